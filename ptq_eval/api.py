@@ -1,0 +1,206 @@
+"""The main job as a function: a checkpoint folder in, a degradation table and its law out.
+
+    discover → verify → plan → sweep → store → fit → report
+
+Each step hands plain records to the next.  Whatever stops a run, what was measured stays in the store, and the same
+call goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ptq_eval import plugins
+from ptq_eval.errors import NothingToFitError, OutputFullError, PtqEvalError
+from ptq_eval.manifest import describe, merged, require_same
+from ptq_eval.records import Checkpoint, Measurement
+from ptq_eval.store import Store, full_disk
+from ptq_eval.table import as_rows, tabulate
+
+if TYPE_CHECKING:
+    from ptq_eval.checkpoints import Overrides
+    from ptq_eval.config import RunConfig
+    from ptq_eval.plan import Plan
+
+Progress = Callable[[str, float, float], None]
+"""progress(what is being done, units done, units in all)."""
+
+
+class DegradationTable(pd.DataFrame):
+    """The degradation table (a pandas data frame) together with its fit.
+
+    `fit` is the content of `fit.json`, `run_info` that of `run.json`, `problems` the errors of checkpoints and
+    trials that could not be measured.
+    """
+
+    _metadata = ["fit", "run_info", "problems"]  # noqa: RUF012 - the name and form that pandas asks for
+    fit: dict[str, Any]
+    run_info: dict[str, Any]
+    problems: list[PtqEvalError]
+
+    @property
+    def _constructor(self) -> type[DegradationTable]:
+        return DegradationTable
+
+
+@dataclass
+class _Session:
+    """One call of `run`: its options, its store, its plan."""
+
+    config: RunConfig
+    store: Store
+    checkpoints: list[Checkpoint]
+    plan: Plan
+    progress: Progress
+
+    def measure(self) -> list[PtqEvalError]:
+        """Run every trial that is missing; the errors of checkpoints that could not be measured."""
+        from ptq_eval.sweep import cost
+
+        done = self.store.keys()
+        todo = [(work, [t for t in work.trials if t.key() not in done]) for work in self.plan.workloads]
+        todo = [(work, missing) for work, missing in todo if missing]
+        total, units, errors = sum(cost(work, missing) for work, missing in todo), 0.0, []
+        executor = plugins.get("executors", "local")()
+        with self.store.writer() as writer:
+
+            def job(item: Any) -> PtqEvalError | None:
+                return self._one(*item, writer=writer, tick=tick)
+
+            def tick(amount: float) -> None:
+                nonlocal units
+                units += amount
+                self.progress("measuring", units, total)
+
+            self.progress("measuring", 0.0, total)
+            errors = [error for error in executor.map(job, todo) if error is not None]
+        return errors
+
+    def _one(self, work: Any, missing: Any, *, writer: Any, tick: Any) -> PtqEvalError | None:
+        from ptq_eval.sweep import sweep
+
+        try:
+            for measurement in sweep(
+                work,
+                missing,
+                device=self.config.resolve_device(),
+                trust_remote_code=self.config.trust_remote_code,
+                tick=tick,
+            ):
+                writer.append(measurement)
+        except PtqEvalError as error:
+            if isinstance(error, OutputFullError):  # going on would lose what is measured
+                raise
+            for trial in missing:
+                writer.append(Measurement(trial, status="failed", message=str(error)))
+            return error
+        return None
+
+
+def run(
+    folders: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    overrides: Overrides | None = None,
+    progress: Progress | None = None,
+    write_report: bool = True,
+    **options: Any,
+) -> DegradationTable:
+    """Measure every checkpoint under `folders` before and after quantization, fit the laws, write the report.
+
+    `options` are the fields of `ptq_eval.config.RunConfig`; `out` defaults to `<folder>-ptq` in the working
+    directory.  Returns the table, whose `fit` attribute is the content of `fit.json`.  The same call continues an
+    interrupted run.  Raises PtqEvalError subclasses; checkpoints that are wrong do not stop the others, they are
+    rows of status "excluded" or "failed" and listed in `problems`.
+    """
+    from ptq_eval.checkpoints import discover, verify_all
+    from ptq_eval.config import RunConfig
+    from ptq_eval.plan import make_plan
+
+    roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    config = RunConfig(**options)
+    progress = progress or (lambda what, done, total: None)
+    started = time.time()
+    store = Store(out if out is not None else default_output(roots[0]), config.shard)
+    old = store.read_run()
+    found = discover(roots, overrides=overrides)
+    checkpoints = verify_all(
+        found,
+        progress=lambda done, total, _name: progress("reading weights", done, total),
+        trust_remote_code=config.trust_remote_code,
+    )
+    plan = make_plan(checkpoints, config)
+    if not plan.workloads and plan.excluded:
+        raise plan.excluded[0][1]
+    info = describe(config, checkpoints, plan, started)
+    if old is not None:
+        require_same(old, info, store.folder)
+        info = merged(old, info)
+    store.write_run(info)
+    session = _Session(config, store, checkpoints, plan, progress)
+    problems = [error for _, error in plan.excluded] + session.measure()
+    info["seconds"] = time.time() - started
+    store.write_run(info)
+    table = analyse(store, info, seed=config.seed, bootstrap=config.bootstrap, progress=progress)
+    table.problems = problems
+    if write_report:
+        with full_disk(store.folder):
+            report(store.folder, table)
+    return table
+
+
+def analyse(
+    store: Store,
+    info: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    bootstrap: int = 500,
+    progress: Progress | None = None,
+) -> DegradationTable:
+    """Tabulate and fit what a store holds.  Needs no torch.  Raises NothingToFitError for an empty store."""
+    from ptq_eval.laws.analyse import analyse as fit_all
+
+    checkpoints = [Checkpoint.from_dict(c) for c in info["checkpoints"]]
+    frame, windows = tabulate(store.measurements(), checkpoints)
+    if frame.empty:
+        raise NothingToFitError("no measurements of these checkpoints", got=store.folder)
+    if progress:
+        progress("fitting", 0.0, 0.0)
+    table = DegradationTable(frame)
+    fit = fit_all(as_rows(frame), windows, seed=seed, n_boot=bootstrap)
+    conflicts = [f"two records of one trial differ, the first is used: {name}" for name in store.conflicts]
+    overlaps = [o["message"] for o in info.get("overlap", {}).values() if o["flagged"]]
+    fit["warnings"] = [*fit["warnings"], *conflicts, *dict.fromkeys(overlaps)]
+    table.fit, table.run_info, table.problems = fit, dict(info), []
+    return table
+
+
+def report(folder: str | Path, table: DegradationTable) -> list[Path]:
+    """Write the table, the fit, the figures and the page of a run below `folder`; the paths written."""
+    from ptq_eval.report import write
+
+    return write(Path(folder), table, table.fit, table.run_info)
+
+
+def load(
+    folder: str | Path, *, seed: int = 0, bootstrap: int = 500, progress: Progress | None = None
+) -> DegradationTable:
+    """The table and fit of an output folder, without measuring anything and without torch."""
+    store = Store(folder)
+    return analyse(store, store.require(), seed=seed, bootstrap=bootstrap, progress=progress)
+
+
+def default_output(root: str | Path) -> Path:
+    """`<name of the folder>-ptq` in the working directory."""
+    name = (
+        str(root).rstrip("/").split("/")[-1].split("@")[0]
+        if str(root).startswith("hub:")
+        else Path(root).resolve().name
+    )
+    return Path(f"{name or 'run'}-ptq")

@@ -1,0 +1,27 @@
+"""Training trajectories: find checkpoints, place them on the axis of tokens, and check what is in them.
+
+`discover` reads names and small JSON files, `verify_all` reads every weight once, `inspection_rows` shows
+both.  Importing this package imports no torch.
+"""
+
+from ptq_eval.checkpoints.base import CheckpointFormat, Position
+from ptq_eval.checkpoints.discover import discover, local_path
+from ptq_eval.checkpoints.inspection import error_for, inspection_rows
+from ptq_eval.checkpoints.overrides import Overrides
+from ptq_eval.checkpoints.parameters import ParameterCounts, count_parameters
+from ptq_eval.checkpoints.verify import tokenizer_folder, verify, verify_all
+
+__all__ = [
+    "CheckpointFormat",
+    "Overrides",
+    "ParameterCounts",
+    "Position",
+    "count_parameters",
+    "discover",
+    "error_for",
+    "inspection_rows",
+    "local_path",
+    "tokenizer_folder",
+    "verify",
+    "verify_all",
+]

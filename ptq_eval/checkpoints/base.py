@@ -1,0 +1,119 @@
+"""The contract of a checkpoint format, and what all formats share.
+
+A trajectory is a set of folders whose *names* carry most of what is known: a step, sometimes a token count.
+So a format is above all a naming rule, `position(model, label)`, and the same rule serves a local folder
+`step1000`, a revision `step1000` in a hub cache and the id `hub:org/name@step1000`: the two hub formats ask
+every installed format to read a label.  A count that the name does not settle stays unknown and says so;
+nothing is guessed from the size of a model.  Weights are never touched here, see `verify`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ptq_eval import plugins
+from ptq_eval.checkpoints.trainer_state import with_trainer_state
+from ptq_eval.records import Checkpoint, Source
+
+UNKNOWN_TOKENS = "tokens per step not known; give --tokens-per-step, --tokens or a trajectory.yaml"
+
+_WEIGHTS = re.compile(r"(model|pytorch_model)(.*\.(safetensors|bin)(\.index\.json)?|\.pt)")
+
+
+@dataclass(frozen=True)
+class Position:
+    """What a checkpoint's label says: the step, D in tokens with its source, and the stage of training."""
+
+    step: int | None
+    tokens: int | None = None
+    source: Source = "unknown"
+    note: str = UNKNOWN_TOKENS
+    stage: str = ""
+
+
+class CheckpointFormat:
+    """One way in which trajectories are stored.
+
+    A subclass sets `name` and overrides `position`, which is all a format of labelled folders needs; one that
+    is laid out otherwise overrides `discover` too, and `local_path` if its checkpoints are not folders yet.
+    """
+
+    name: ClassVar[str]
+    scheme: ClassVar[str] = ""
+    """Roots written `scheme:...` are handed to this format as they are; the others are folders."""
+    fallback: ClassVar[bool] = False
+    """Asked only about a folder in which no other format found anything."""
+
+    def position(self, model: str, label: str) -> Position | None:
+        """The meaning of `label` (a folder's or a revision's name) for a model or run called `model`.
+
+        None where the label is not of this format.
+        """
+        del model, label
+        return None
+
+    def discover(self, root: Path) -> list[Checkpoint]:
+        """The checkpoints directly inside `root`: cheap, and empty where there are none.
+
+        `run` is left empty, to be named after the folder, unless the format knows a better name.
+        """
+        found = []
+        for child in subfolders(root):
+            position = self.position(root.name, child.name)
+            if position is not None and holds_model(child):
+                found.append(self.describe(child, position))
+        return found
+
+    def describe(self, folder: Path, position: Position) -> Checkpoint:
+        """The checkpoint in `folder`; a `trainer_state.json` there completes what the label says."""
+        checkpoint = Checkpoint(
+            run="",
+            step=position.step,
+            tokens=position.tokens,
+            params=None,
+            location=str(folder),
+            format=self.name,
+            revision=folder.name,
+            tokens_source=position.source,
+            tokens_note=position.note,
+            stage=position.stage,
+        )
+        return with_trainer_state(checkpoint, folder)
+
+    def local_path(self, checkpoint: Checkpoint) -> Path:
+        """The folder that holds the checkpoint, fetched first if need be."""
+        return Path(checkpoint.location)
+
+
+def read_label(model: str, label: str) -> Position | None:
+    """The first installed format's reading of a label; formats are asked in order of name."""
+    for plugin in plugins.load_all("checkpoints").values():
+        position = plugin().position(model, label)
+        if position is not None:
+            return position
+    return None
+
+
+def steps_of(step: int, tokens_per_step: int | None, what: str) -> Position:
+    """The position of `step` where every step sees the same number of tokens, or that number is unknown."""
+    if tokens_per_step is None:
+        return Position(step)
+    return Position(step, step * tokens_per_step, "derived", f"step × {tokens_per_step:,} ({what})")
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The visible folders directly inside `folder`, in order of name."""
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder holds a model's weights, or the index of their shards, by file name alone."""
+    return any(_WEIGHTS.fullmatch(child.name) for child in folder.iterdir())
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder holds weights, a configuration or a trainer's state, by file name alone."""
+    return holds_weights(folder) or any((folder / name).is_file() for name in ("config.json", "trainer_state.json"))

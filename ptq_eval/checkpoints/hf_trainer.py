@@ -1,0 +1,22 @@
+"""Folders of the Hugging Face Trainer: `checkpoint-500/`, each with a `trainer_state.json`.
+
+The label gives the step alone; tokens, learning rate and schedule phase come from `trainer_state.json`, which
+`trainer_state` reads for every format.  Optimizer state and the pickled `training_args.bin` are never opened.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ptq_eval.checkpoints.base import CheckpointFormat, Position
+
+
+class HFTrainer(CheckpointFormat):
+    """`checkpoint-N`."""
+
+    name = "hf_trainer"
+
+    def position(self, model: str, label: str) -> Position | None:
+        """The step that the label says."""
+        match = re.fullmatch(r"checkpoint-(\d+)", label)
+        return Position(int(match[1])) if match else None

@@ -1,0 +1,50 @@
+"""A local cache of the Hugging Face hub: `models--org--name/snapshots/<commit>/`, named by `refs/<revision>`.
+
+Each snapshot is one checkpoint, placed by the revisions that point to it under the rule that can read them.
+A revision that is only another name of a placed snapshot (`main`, mostly) adds nothing and is left out; a
+snapshot that no revision names keeps its commit as revision, and its D is unknown.  Snapshots without
+weights, left behind by fetching a tokenizer or a configuration, are no checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+from ptq_eval.checkpoints.base import CheckpointFormat, Position, holds_weights, read_label, subfolders
+from ptq_eval.records import Checkpoint
+
+
+class HubCache(CheckpointFormat):
+    """Several revisions of one model, as `huggingface_hub` stores them."""
+
+    name = "hub_cache"
+
+    def discover(self, root: Path) -> list[Checkpoint]:
+        """The snapshots of the model whose cache folder `root` is."""
+        if not root.name.startswith("models--") or not (root / "snapshots").is_dir():
+            return []
+        model = "/".join(root.name.split("--")[1:])
+        revisions = _revisions(root / "refs")
+        found = []
+        for snapshot in subfolders(root / "snapshots"):
+            if holds_weights(snapshot):
+                for revision, position in _places(model, revisions[snapshot.name] or [snapshot.name]):
+                    found.append(replace(self.describe(snapshot, position), run=model, revision=revision))
+        return found
+
+
+def _revisions(refs: Path) -> defaultdict[str, list[str]]:
+    """{commit: names that point to it}; a revision's name may hold slashes."""
+    names = defaultdict(list)
+    for ref in sorted(refs.rglob("*")):
+        if ref.is_file():
+            names[ref.read_text(encoding="utf-8").strip()].append(ref.relative_to(refs).as_posix())
+    return names
+
+
+def _places(model: str, revisions: list[str]) -> list[tuple[str, Position]]:
+    placed = [(revision, read_label(model, revision)) for revision in revisions]
+    known = [(revision, position) for revision, position in placed if position is not None]
+    return known or [(revisions[0], Position(None))]

@@ -1,0 +1,83 @@
+"""What calibration and evaluation windows share: exact n-grams of tokens.
+
+A quantizer calibrated on the text it is judged on looks better than it is.  What is counted is every stretch
+of `n` tokens within an evaluation window that also stands, token for token, within a calibration
+window.  Thirty-two tokens are some twenty words of prose: chance does not repeat them, licences and
+boilerplate do.  A text that was reworded is not noticed, nor is one under another tokenizer.
+
+Stretches are compared by rank rather than by hash: equal stretches of length 2k are equal pairs of ranks of
+length k, so that log2(n) sorts number all stretches without any collision.  (The doubling of Karp, Miller and
+Rosenberg 1972, "Rapid identification of repeated patterns in strings, trees and arrays".)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ptq_eval.corpora.windows import Windows
+
+FLAG_ABOVE = 0.01
+"""Share of an evaluation text's n-grams above which it is flagged."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Shares of the evaluation windows, and of their n-grams, that calibration windows contain; 0 to 1."""
+
+    share_of_windows: float
+    share_of_ngrams: float
+    flagged: bool
+    message: str
+
+
+def overlap(calibration: Windows, evaluation: Windows, n: int = 32) -> Overlap:
+    """How much of `evaluation` stands in `calibration`, in stretches of `n` tokens (a window's, if shorter).
+
+    Flagged where both are of the same text, or where more than 1 % of the evaluation n-grams are in
+    calibration.  Both must have been made with the same tokenizer.
+    """
+    n = min(n, calibration.seq_len, evaluation.seq_len)
+    shared = _shared(calibration.ids, evaluation.ids, n)
+    windows, ngrams = float(shared.any(axis=1).mean()), float(shared.mean())
+    same = calibration.spec == evaluation.spec or calibration.text_digest == evaluation.text_digest
+    found = (
+        f"{ngrams:.2%} of the {n}-token stretches of the evaluation text ({evaluation.spec}), "
+        f"in {windows:.1%} of its windows, also stand in the calibration text ({calibration.spec})"
+    )
+    if same:
+        message = f"calibration and evaluation are drawn from the same text; {found}"
+    elif ngrams > FLAG_ABOVE:
+        message = f"calibration and evaluation overlap, which can flatter calibrated methods: {found}"
+    else:
+        message = found
+    return Overlap(windows, ngrams, same or ngrams > FLAG_ABOVE, message)
+
+
+def _shared(calibration: np.ndarray, evaluation: np.ndarray, n: int) -> np.ndarray:
+    """Which evaluation n-grams [windows, seq_len − n + 1] occur among the calibration n-grams."""
+    ranks = [calibration.astype(np.int64), evaluation.astype(np.int64)]
+    length = 1
+    while length < n:
+        step = min(length, n - length)  # the last pair of halves may overlap
+        ranks = _ranked([_pairs(rows, step, _limit(ranks)) for rows in ranks])
+        length += step
+    return np.isin(ranks[1], ranks[0])
+
+
+def _limit(ranks: list[np.ndarray]) -> int:
+    return 1 + max(int(rows.max()) for rows in ranks)
+
+
+def _pairs(rows: np.ndarray, step: int, limit: int) -> np.ndarray:
+    """One number for each pair (rank here, rank `step` further on); below limit², so below 2^63."""
+    return rows[:, :-step] * limit + rows[:, step:]
+
+
+def _ranked(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Both arrays with their values replaced by ranks: equal if and only if the values were."""
+    flat = np.concatenate([rows.ravel() for rows in arrays])
+    ranks = np.unique(flat, return_inverse=True)[1].reshape(-1)
+    first = arrays[0].size
+    return [ranks[:first].reshape(arrays[0].shape), ranks[first:].reshape(arrays[1].shape)]

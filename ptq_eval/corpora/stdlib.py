@@ -1,0 +1,84 @@
+"""The embedded text: the source code of the running Python's standard library.
+
+Every machine that runs this package has it, no network is needed and nothing is redistributed.  Modules are
+split by a hash of their dotted name into three parts, `stdlib:train` (80 %), `stdlib:calibration` (10 %) and
+`stdlib:evaluation` (10 %), so that a module belongs to the same part under every version of Python, and
+within a part they follow one another in order of that hash.  Left out: test packages, what pip installed, and
+the packages `encodings` and `pydoc_data`, which are tables of data rather than code.  The text differs a
+little between versions of Python; its digest and the version are recorded with every number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from ptq_eval.corpora.base import Text, TextSource
+from ptq_eval.errors import TextSourceError
+
+PARTS = ("train", "calibration", "evaluation")
+REFERENCE_PYTHON = "3.11"
+SKIPPED = frozenset(
+    {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings", "pydoc_data"}
+)
+
+
+def part_of(module: str) -> str:
+    """Which part the module of this dotted name belongs to."""
+    bucket = int.from_bytes(hashlib.sha256(module.encode()).digest()[:4], "big") % 10
+    return "evaluation" if bucket == 9 else "calibration" if bucket == 8 else "train"
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """(dotted name, file) of every module that takes part."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root).with_suffix("").parts
+        if SKIPPED.isdisjoint(parts):
+            yield ".".join(parts).removesuffix(".__init__"), path
+
+
+class StandardLibrary(TextSource):
+    """`stdlib[:train|calibration|evaluation]`."""
+
+    name = "stdlib"
+    help = "stdlib:PART: source code of the running Python's standard library; PART is " + ", ".join(PARTS)
+    examples = tuple(f"stdlib:{part}" for part in PARTS)
+
+    @classmethod
+    def claims(cls, spec: str) -> bool:
+        """`stdlib` or `stdlib:part`."""
+        return spec.split(":")[0] == cls.name
+
+    def read(self, spec: str, *, max_chars: int | None = None) -> Text:
+        """The part's modules joined by blank lines.  Raises TextSourceError for an unknown part."""
+        part = spec.partition(":")[2] or "evaluation"
+        if part not in PARTS:
+            raise TextSourceError("unknown part of the standard library", got=part, allowed=", ".join(PARTS))
+        chosen = [(name, path) for name, path in modules() if part_of(name) == part]
+        chosen.sort(key=lambda item: hashlib.sha256(item[0].encode()).digest())
+        if not chosen:
+            raise TextSourceError(
+                "this Python has no standard library in source form",
+                got=sysconfig.get_paths()["stdlib"],
+                remedy="give a text of your own with --eval-text and --calib-text",
+            )
+        text = "\n\n".join(path.read_text(encoding="utf-8", errors="replace") for _, path in chosen)
+        if max_chars is not None:
+            text = text[:max_chars]
+        notes = [f"standard library of Python {platform.python_version()}, {len(chosen)} modules"]
+        if platform.python_version().rpartition(".")[0] != REFERENCE_PYTHON:
+            notes.append(
+                f"this Python is not {REFERENCE_PYTHON}, on whose library the embedded trajectory was trained and its "
+                "published numbers measured: the text, and every number, differs a little"
+            )
+        return Text(
+            spec=f"stdlib:{part}",
+            digest=hashlib.sha256(text.encode()).hexdigest(),
+            text=text,
+            name=f"stdlib-{part}",
+            notes=tuple(notes),
+        )

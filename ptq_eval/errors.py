@@ -1,0 +1,156 @@
+"""Everything a user can get wrong, each with a line to read and an exit code of its own.
+
+An error says what was wrong, what was got, what is allowed and how to mend it.  The command line prints that
+line and leaves with the class's `exit_code`; from Python the same classes are raised.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class PtqEvalError(Exception):
+    """Base of every error that a user can mend.  `exit_code` is distinct for each subclass."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, got: object = None, allowed: str = "", remedy: str = "") -> None:
+        self.what, self.got, self.allowed, self.remedy = what, got, allowed, remedy
+        parts = [what]
+        if got is not None:
+            parts.append(f"got {got}")
+        if allowed:
+            parts.append(f"allowed: {allowed}")
+        if remedy:
+            parts.append(f"remedy: {remedy}")
+        super().__init__(" | ".join(" ".join(str(part).split()) for part in parts))
+
+
+class OptionError(PtqEvalError):
+    """An option with a value that makes no sense (the same code as a wrong flag)."""
+
+    exit_code = 2
+
+
+class EmptyFolderError(PtqEvalError):
+    """The folder given holds nothing, or does not exist."""
+
+    exit_code = 10
+
+
+class NoCheckpointError(PtqEvalError):
+    """The folder holds files, but no checkpoint of a known format."""
+
+    exit_code = 11
+
+
+class UnreadableCheckpointError(PtqEvalError):
+    """A weight file is truncated, corrupt, or a shard is missing."""
+
+    exit_code = 12
+
+
+class UnsafeCheckpointError(PtqEvalError):
+    """A pickle holds more than tensors, or a checkpoint asks for remote code."""
+
+    exit_code = 13
+
+
+class NonFiniteWeightsError(PtqEvalError):
+    """NaN or infinite weights."""
+
+    exit_code = 14
+
+
+class MissingTokenizerError(PtqEvalError):
+    """Text was asked for, and the checkpoint has no tokenizer."""
+
+    exit_code = 15
+
+
+class TextTooShortError(PtqEvalError):
+    """The text does not fill one window."""
+
+    exit_code = 16
+
+
+class TokenRangeError(PtqEvalError):
+    """A token id lies outside the model's vocabulary."""
+
+    exit_code = 17
+
+
+class GroupSizeError(PtqEvalError):
+    """Group size 0, negative, or larger than a row of some matrix."""
+
+    exit_code = 18
+
+
+class BitsError(PtqEvalError):
+    """Bits outside 2 to 8."""
+
+    exit_code = 19
+
+
+class UnknownPluginError(PtqEvalError):
+    """No plug-in of that name is installed."""
+
+    exit_code = 20
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str]) -> UnknownPluginError:
+        """The error for an unknown `name` of `kind`, with the nearest known name as its remedy."""
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"install a package that provides it, or choose from {names}"
+        return cls(f"unknown {kind}", got=repr(name), allowed=", ".join(names), remedy=remedy)
+
+
+class OutputMismatchError(PtqEvalError):
+    """The output folder holds results of another trajectory or of other options."""
+
+    exit_code = 21
+
+
+class OutputFullError(PtqEvalError):
+    """The disk is full or the output folder cannot be written."""
+
+    exit_code = 22
+
+
+class UnsupportedModelError(PtqEvalError):
+    """The model cannot be loaded as a causal LM, or has weights that no quantizer here can treat."""
+
+    exit_code = 23
+
+
+class TextSourceError(PtqEvalError):
+    """A text source cannot be read."""
+
+    exit_code = 24
+
+
+class NothingToFitError(PtqEvalError):
+    """There are no measurements to fit or to report."""
+
+    exit_code = 25
+
+
+class TrajectoryFileError(PtqEvalError):
+    """`trajectory.yaml` is malformed, or tokens cannot be told."""
+
+    exit_code = 26
+
+
+class DeviceError(PtqEvalError):
+    """The device asked for is not there, or ran out of memory."""
+
+    exit_code = 27
+
+
+class MeasurementFailedError(PtqEvalError):
+    """Some trial ended with a status other than ok; everything else was measured and stored."""
+
+    exit_code = 28

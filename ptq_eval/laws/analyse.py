@@ -1,0 +1,118 @@
+"""Everything the laws say about one output folder: fits, critical tokens, and what to beware of.
+
+Degradation is fitted per configuration, over all runs: equation 2 where there are at least two sizes, its
+form in D/N where there is one.  The full-precision curve is fitted per trajectory (E + B/D^beta) where each
+has at least `MIN_OWN_CURVE` checkpoints, because D_crit needs the slope of that very curve; with fewer, and
+at least three sizes, one Chinchilla law serves all.  All fits share one seed, hence their resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ptq_eval.laws.base import FitResult, Law, n_distinct
+from ptq_eval.laws.cautions import cautions
+from ptq_eval.laws.chinchilla import Chinchilla, ChinchillaD
+from ptq_eval.laws.critical import CriticalTokens, predict, verdict
+from ptq_eval.laws.fitter import fit
+from ptq_eval.laws.kumar_ptq import KumarPTQ, KumarPTQRatio
+from ptq_eval.laws.table import (
+    FULL_PRECISION,
+    Config,
+    Point,
+    Row,
+    Windows,
+    by,
+    curve,
+    delta_data,
+    full_precision,
+    loss_data,
+    read,
+)
+from ptq_eval.laws.turning import TurningPoint, turning_point
+
+VERSION = 1
+"""Of the shape of the returned object."""
+
+MIN_OWN_CURVE = 6
+
+
+def analyse(table: Iterable[Row], windows: Windows, *, seed: int = 0, n_boot: int = 200) -> dict[str, Any]:
+    """Fit everything in a table of measurements; JSON-ready.
+
+    table: rows with the columns of `degradation.csv` plus "learning_rate", "schedule_phase" and "key".
+    windows: by key, the loss per evaluation window after and before quantization (nats per token); may be
+    empty. Returns "fits", "critical_tokens", "warnings" and "version".  Bad data end as statuses, verdicts
+    and warnings, never as an exception.
+    """
+    points, notes = read(table)
+    if not points:
+        return {"fits": [], "critical_tokens": [], "warnings": [*notes, "nothing to fit"], "version": VERSION}
+    full = full_precision(points)
+    rises = {
+        name: turning_point(*curve(group, windows, quantized=False), seed=seed, n_boot=n_boot)
+        for name, group in by(full, "trajectory").items()
+    }
+    curves, entries = _curves(full, windows, seed, n_boot)
+    critical: list[tuple[Config, CriticalTokens]] = []
+    quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
+    for config, group in by(quantized, "config").items():
+        law: Law = KumarPTQ() if n_distinct([p.N for p in group]) > 1 else KumarPTQRatio()
+        result = fit(law, delta_data(group, windows), seed=seed, n_boot=n_boot)
+        entries.append(_entry(config, group, result))
+        for name, own in by(group, "trajectory").items():
+            for same_bits in by(sorted(own, key=lambda p: (p.P, p.D)), "P").values():
+                own_curve = (curves.get(name), rises.get(name))
+                found = _critical(same_bits, windows, result, *own_curve, (seed, n_boot))
+                critical.append((config, found))
+    return {
+        "fits": entries,
+        "critical_tokens": [{**config.to_dict(), **found.to_dict()} for config, found in critical],
+        "warnings": [*notes, *cautions(points, rises, [found for _, found in critical])],
+        "version": VERSION,
+    }
+
+
+def _curves(
+    full: list[Point], windows: Windows, seed: int, n_boot: int
+) -> tuple[dict[str, FitResult], list[dict[str, Any]]]:
+    """The full-precision curve of every trajectory, and the entries of the fits behind them."""
+    groups = by(full, "trajectory")
+    config = Config(FULL_PRECISION)
+    own = all(len({p.D for p in group}) >= MIN_OWN_CURVE for group in groups.values())
+    if not own and n_distinct([p.N for p in full]) >= Chinchilla.needs["N"]:
+        result = fit(Chinchilla(), loss_data(full, windows), seed=seed, n_boot=n_boot)
+        return dict.fromkeys(groups, result), [_entry(config, full, result)]
+    curves = {
+        name: fit(ChinchillaD(), loss_data(group, windows), seed=seed, n_boot=n_boot) for name, group in groups.items()
+    }
+    return curves, [_entry(config, groups[name], result) for name, result in curves.items()]
+
+
+def _entry(config: Config, points: list[Point], result: FitResult) -> dict[str, Any]:
+    return {**config.to_dict(), "runs": sorted(by(points, "run")), **result.to_dict()}
+
+
+def _critical(
+    points: list[Point],
+    windows: Windows,
+    delta: FitResult,
+    loss: FitResult | None,
+    full: TurningPoint | None,
+    options: tuple[int, int],
+) -> CriticalTokens:
+    """D_crit of one trajectory at one bit-width, predicted and observed."""
+    N, P, largest = points[0].N, points[0].P, max(p.D for p in points)
+    observed = turning_point(*curve(points, windows, quantized=True), seed=options[0], n_boot=options[1])
+    predicted, why_not = predict(delta, loss, N, P) if loss else (None, "no full-precision loss is known")
+    return CriticalTokens(
+        run=points[0].trajectory,
+        params=N,
+        quantizer=points[0].config.quantizer,
+        bits=P,
+        predicted=predicted,
+        extrapolation_factor=predicted.value / largest if predicted else float("nan"),
+        observed=observed,
+        verdict=verdict(N, largest, predicted, why_not, observed, bool(full and full.interior)),
+    )

@@ -1,0 +1,112 @@
+"""What a reader must be told before believing a fit: one plain sentence each.
+
+The gravest is the confound of Catalan-Tatjer et al. (arXiv 2510.06213): degradation jumps when the learning rate
+decays and hardly depends on the number of tokens where all models were annealed alike.  Intermediate checkpoints
+of one decaying run therefore cannot tell the effect of D from that of the learning rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ptq_eval.laws.critical import FARTHEST, CriticalTokens
+from ptq_eval.laws.table import FULL_PRECISION, Point, by
+from ptq_eval.laws.turning import TurningPoint
+
+FEW_RUNS = 10
+FEW_CHECKPOINTS = 4
+
+_SCHEDULE = {
+    "decaying": "are intermediate checkpoints of one decaying run: D and the learning rate change together, and "
+    "degradation is known to jump when the learning rate decays (arXiv 2510.06213), so growth with D may be "
+    "the learning rate's doing",
+    "constant": "are intermediate checkpoints of one constant-rate run: the learning rate does not confound D, "
+    "but no model is annealed, and annealed models may degrade otherwise (arXiv 2510.06213)",
+    "unknown": "are intermediate checkpoints of one run of unknown schedule: if its learning rate decays, "
+    "growth with D may be the learning rate's doing (arXiv 2510.06213)",
+}
+
+
+def cautions(
+    points: Sequence[Point], rises: Mapping[str, TurningPoint], critical: Sequence[CriticalTokens]
+) -> list[str]:
+    """All warnings that the points and what was made of them call for.
+
+    `rises`: by trajectory, the turning point of the full-precision loss.
+    """
+    return [
+        *_full_precision_rises(rises),
+        *_schedules(points),
+        *_few(points),
+        *_negative(points),
+        *_extrapolated(critical),
+    ]
+
+
+def schedule(points: Sequence[Point]) -> str:
+    """Of the checkpoints of one run: "decaying", "constant", "annealed" (each separately) or "unknown"."""
+    ordered = sorted(points, key=lambda p: p.D)
+    phases = {p.phase for p in ordered if p.phase}
+    if phases == {"annealed"}:
+        return "annealed"
+    rates = np.array([p.learning_rate for p in ordered])
+    known = bool(np.all(np.isfinite(rates)))
+    peak = int(np.argmax(rates)) if known else 0
+    if phases & {"decay", "annealed"} or (known and rates[peak:].min() < 0.99 * rates[peak]):
+        return "decaying"
+    return "constant" if known or (phases and all(p.phase for p in ordered)) else "unknown"
+
+
+def _full_precision_rises(rises: Mapping[str, TurningPoint]) -> list[str]:
+    notes = []
+    for run, turn in rises.items():
+        if turn.interior:
+            size = f"{turn.rise:.2g} ± {turn.rise_se:.1g} nats per token at the last checkpoint"
+            what = f"{run}: the full-precision loss itself rises after D = {turn.tokens:.3g} tokens, by {size}"
+            notes.append(f"{what}: the model got worse, not only its quantized form")
+    return notes
+
+
+def _schedules(points: Sequence[Point]) -> list[str]:
+    runs: dict[str, list[str]] = {}
+    for run, group in by(points, "run").items():
+        if len({p.D for p in group}) > 1:
+            runs.setdefault(schedule(group), []).append(run)
+    return [f"the points of {', '.join(runs[kind])} {text}" for kind, text in _SCHEDULE.items() if kind in runs]
+
+
+def _few(points: Sequence[Point]) -> list[str]:
+    notes = []
+    n_runs = len(by(points, "run"))
+    if n_runs < FEW_RUNS:
+        what = f"only {n_runs} training run{'s' * (n_runs != 1)} (fewer than {FEW_RUNS})"
+        notes.append(f"{what}: intervals say little about what another seed or data order would give")
+    for name, group in by(points, "trajectory").items():
+        count = len({p.D for p in group})
+        if count < FEW_CHECKPOINTS:
+            what = f"{count} point{'s' * (count != 1)} along D (fewer than {FEW_CHECKPOINTS})"
+            notes.append(f"{name} has {what}: no trend in D can be judged from it")
+    return notes
+
+
+def _negative(points: Sequence[Point]) -> list[str]:
+    notes = []
+    groups = by([p for p in points if p.config.quantizer != FULL_PRECISION], "config")
+    for config, group in groups.items():
+        negative = sum(p.delta < 0 for p in group)
+        if negative:
+            share = f"{negative} of {len(group)} deltas ({100 * negative / len(group):.0f} %) are negative"
+            notes.append(f"{config.quantizer}: {share}; they are fitted like all others, not dropped")
+    return notes
+
+
+def _extrapolated(critical: Sequence[CriticalTokens]) -> list[str]:
+    beyond = [c.extrapolation_factor for c in critical if c.extrapolation_factor > 1]
+    if not beyond:
+        return []
+    text = f"{len(beyond)} of {len(critical)} critical token counts are extrapolated beyond the largest D seen"
+    text += f", by up to {max(beyond):.2g}×"
+    far = sum(factor > FARTHEST for factor in beyond)
+    return [f"{text}; {far} of them by more than {FARTHEST:g}×, too far to believe" if far else text]

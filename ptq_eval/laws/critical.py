@@ -1,0 +1,136 @@
+"""D_crit: the number of pretraining tokens beyond which more data makes the quantized model worse.
+
+The quantized loss is L(D) + delta(D).  The first falls as B/D^beta, the second grows as D^gamma_D; their sum
+has its minimum where the derivative is zero (Kumar et al., arXiv 2411.04330, eq. 13):
+
+    D_crit = [ beta·B·N^gamma_N·e^{P/gamma_post} / (gamma_D·C_T) ]^{1/(gamma_D + beta)}
+
+The form in D/N is the same with gamma_N = gamma_D.  Its interval comes from both bootstraps, row by row: they
+share their resamples.  A prediction is one thing, an observation another; both are given, and one sentence
+says what they amount to.  A prediction beyond `FARTHEST` times the largest D seen is printed but not
+believed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ptq_eval.laws import bootstrap
+from ptq_eval.laws.base import Estimate, FitResult, finite_or_none
+from ptq_eval.laws.turning import TurningPoint
+
+FARTHEST = 100.0
+"""How many times the largest D seen a prediction may lie and still be called one."""
+
+
+@dataclass(frozen=True)
+class CriticalTokens:
+    """What is known about D_crit of one run at one bit-width; D in tokens, `rise` in nats per token."""
+
+    run: str
+    params: float
+    quantizer: str
+    bits: float
+    predicted: Estimate | None
+    extrapolation_factor: float
+    observed: TurningPoint
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object; what is not finite becomes None."""
+        return {
+            "run": self.run,
+            "params": finite_or_none(self.params),
+            "quantizer": self.quantizer,
+            "bits": finite_or_none(self.bits),
+            "predicted": self.predicted.to_dict() if self.predicted else None,
+            "extrapolation_factor": finite_or_none(self.extrapolation_factor),
+            "observed_tokens": finite_or_none(self.observed.tokens),
+            "observed": self.observed.place.to_dict(),
+            "interior": self.observed.interior,
+            "rise": finite_or_none(self.observed.rise),
+            "rise_se": finite_or_none(self.observed.rise_se),
+            "verdict": self.verdict,
+        }
+
+
+def closed_form(delta: Mapping[str, Any], loss: Mapping[str, Any], N: float, P: float) -> Any:
+    """D_crit in tokens from the constants of a degradation law and of a full-precision curve.
+
+    delta: C_T, gamma_D, gamma_N, gamma_post (or C, gamma, gamma_post); loss: B, beta.  Floats or arrays of
+    one shape.  Infinite where delta does not grow with D.
+    """
+    gamma_D = np.asarray(delta.get("gamma_D", delta.get("gamma")), float)
+    gamma_N = delta.get("gamma_N", delta.get("gamma"))
+    factor = delta.get("C_T", delta.get("C"))
+    growing = np.where(gamma_D > 0, gamma_D, 1.0)
+    logarithm = np.log(loss["beta"]) + np.log(loss["B"]) + gamma_N * np.log(N) + P / delta["gamma_post"]
+    logarithm = (logarithm - np.log(growing) - np.log(factor)) / (growing + loss["beta"])
+    return np.where((gamma_D > 0) & (logarithm < 700), np.exp(np.minimum(logarithm, 700)), np.inf)[()]
+
+
+def predict(delta: FitResult, loss: FitResult, N: float, P: float) -> tuple[Estimate | None, str]:
+    """D_crit with its interval, or None and the reason why there is none."""
+    if reason := _obstacle(delta, loss):
+        return None, reason
+    value = float(closed_form(delta.values, loss.values, N, P))
+    if not math.isfinite(value):
+        return None, "the closed form overflows"
+    tables = [dict(zip(result.estimates, result.replicates.T)) for result in (delta, loss)]
+    replicates = closed_form(tables[0], tables[1], N, P)
+    factor = max(delta.stretch, loss.stretch)
+    low, high = bootstrap.interval(value, replicates, factor=factor, level=delta.level, log=True)
+    return Estimate(value, low, high), ""
+
+
+def _obstacle(delta: FitResult, loss: FitResult) -> str:
+    """What in the two fits forbids a prediction, as words, or ""."""
+    if not delta.identified:
+        return f"the degradation law has {delta.message}"
+    if not loss.identified:
+        return f"the full-precision curve has {loss.message}"
+    if delta.status != "ok":
+        return f"a constant of the degradation law is {delta.status.replace('_', ' ', 1)}"
+    if any(name in loss.status for name in ("B", "beta")):
+        return "the full-precision loss is not seen to fall with D as a power law"
+    name = "gamma_D" if "gamma_D" in delta.estimates else "gamma"
+    growth = delta.estimates[name]
+    if growth.value <= 0 or growth.low <= 0:
+        low, high = f"{growth.low:.2g}", f"{growth.high:.2g}"
+        return f"delta is not seen to grow with D ({name} = {growth.value:.2g}, interval {low} to {high})"
+    return ""
+
+
+def verdict(
+    N: float, largest: float, predicted: Estimate | None, why_not: str, observed: TurningPoint, full_rises: bool
+) -> str:
+    """One plain sentence on what is known; `largest` is the largest D seen, `full_rises` says whether the
+    full-precision loss itself turns upward."""
+    if observed.interior:
+        text = f"harmful beyond D = {_tokens(observed.place.value, N)}, observed inside the range"
+        return text + "; but the full-precision loss rises too, so quantization is not alone to blame" * full_rises
+    if full_rises:
+        return "not identifiable: the full-precision loss itself rises inside the range"
+    if predicted is None:
+        return f"not identifiable: {why_not}"
+    ratio = predicted.value / largest
+    if ratio > FARTHEST:
+        return f"not identifiable: the fits point to {ratio:.2g}× the largest D seen, too far to believe"
+    text = f"predicted at {ratio:.2g}× the largest D seen, D = {_tokens(predicted.value, N)}"
+    if not math.isfinite(predicted.high):
+        text += ", with no upper limit"
+    if ratio < 1:
+        text += "; inside the range, yet no turning point is observed there"
+    return text
+
+
+def _tokens(tokens: float, N: float) -> str:
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if tokens >= size:
+            return f"{tokens / size:.3g}{unit} tokens (D/N = {tokens / N:.3g})"
+    return f"{tokens:.3g} tokens (D/N = {tokens / N:.3g})"

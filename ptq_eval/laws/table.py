@@ -1,0 +1,184 @@
+"""From the rows of `degradation.csv` to the columns that a fit reads.
+
+A row becomes a `Point` if it may be fitted: it was measured (status "ok" or "partial"), and its D and N are
+known. Everything else is counted and named, never dropped silently.  A trajectory is one run with several
+checkpoints; where each run has a single one (separately trained models), all runs of one size form a
+trajectory together.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ptq_eval.laws.base import SAME_SIZE
+
+USABLE = ("ok", "partial")
+FULL_PRECISION = "none"
+Row = Mapping[str, Any]
+Windows = Mapping[Any, tuple[np.ndarray, np.ndarray]]
+"""By a row's key: loss per window after and before quantization, nats per token, each [n_windows]; the same twice
+for full precision."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """How weights were quantized, apart from the bits: one degradation law is fitted per configuration."""
+
+    quantizer: str
+    options: str = ""
+    group_size: int | None = None
+    symmetric: bool | None = None
+    calibration: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One usable row; numbers that are not known are NaN."""
+
+    run: str
+    step: str
+    trajectory: str
+    config: Config
+    D: float
+    N: float
+    P: float
+    loss_fp: float
+    loss_q: float
+    delta: float
+    se: float
+    learning_rate: float
+    phase: str
+    key: Any
+
+
+def read(table: Iterable[Row]) -> tuple[list[Point], list[str]]:
+    """The points of a table in its order, and a sentence for every reason why rows were left out."""
+    points, left_out = [], Counter()
+    for row in table:
+        point = _point(row)
+        if str(row.get("status") or "") not in USABLE:
+            left_out["were not measured (status other than ok or partial)"] += 1
+        elif not point.D > 0:
+            left_out["have an unknown number of tokens"] += 1
+        elif not point.N > 0:
+            left_out["have an unknown number of parameters"] += 1
+        else:
+            points.append(point)
+    notes = [f"{count} row{'s' * (count != 1)} {why}: not fitted" for why, count in left_out.items()]
+    return _with_trajectories(points), notes
+
+
+def full_precision(points: Sequence[Point]) -> list[Point]:
+    """One point per checkpoint, for its full-precision loss, ordered by run and D."""
+    found: dict[tuple[str, str, float], Point] = {}
+    for point in points:
+        place = (point.run, point.step, point.D)
+        if math.isfinite(point.loss_fp) and (place not in found or point.config.quantizer == FULL_PRECISION):
+            found[place] = point
+    return sorted(found.values(), key=lambda point: (point.run, point.D))
+
+
+def by(points: Iterable[Point], attribute: str) -> dict[Any, list[Point]]:
+    """Points grouped by an attribute, in order of first appearance."""
+    groups: dict[Any, list[Point]] = {}
+    for point in points:
+        groups.setdefault(getattr(point, attribute), []).append(point)
+    return groups
+
+
+def delta_data(points: Sequence[Point], windows: Windows) -> dict[str, np.ndarray]:
+    """The columns for a degradation law."""
+    pairs = _stacked(points, windows)
+    data = _columns(points, {"delta": [p.delta for p in points], "se": [p.se for p in points]})
+    if pairs is not None:
+        data["windows"] = pairs[:, 0] - pairs[:, 1]
+        known = np.isfinite(data["se"])
+        data["se"] = np.where(known, data["se"], data["windows"].std(axis=1) / math.sqrt(pairs.shape[2] - 1))
+    return data
+
+
+def loss_data(points: Sequence[Point], windows: Windows) -> dict[str, np.ndarray]:
+    """The columns for a full-precision law."""
+    data = _columns(points, {"loss": [p.loss_fp for p in points]})
+    pairs = _stacked(points, windows)
+    return data if pairs is None else {**data, "windows": pairs[:, 1]}
+
+
+def curve(points: Sequence[Point], windows: Windows, *, quantized: bool) -> tuple[np.ndarray, np.ndarray, Any]:
+    """D [n], loss [n] and loss per window [n, n_windows] (or None), after or before quantization."""
+    pairs = _stacked(points, windows)
+    loss = np.array([p.loss_q if quantized else p.loss_fp for p in points])
+    return np.array([p.D for p in points]), loss, None if pairs is None else pairs[:, 0 if quantized else 1]
+
+
+def _stacked(points: Sequence[Point], windows: Windows) -> np.ndarray | None:
+    """[n, 2, n_windows] after and before, or None unless every point has the same number (two or more)."""
+    found = [pair for pair in (windows.get(point.key) for point in points) if pair is not None]
+    if not found or len(found) < len(points):
+        return None
+    sizes = {np.shape(part) for pair in found for part in pair}
+    return np.array(found, float) if len(sizes) == 1 and sizes.pop() > (1,) else None
+
+
+def _columns(points: Sequence[Point], more: Mapping[str, list[float]]) -> dict[str, np.ndarray]:
+    columns = {name: np.array([getattr(p, name) for p in points], float) for name in ("N", "D", "P")}
+    labels = {"run": [p.run for p in points], "checkpoint": [f"{p.run}@{p.step}@{p.D:.0f}" for p in points]}
+    return {**columns, **{name: np.array(values) for name, values in {**more, **labels}.items()}}
+
+
+def _point(row: Row) -> Point:
+    group_size, symmetric = _number(row.get("group_size")), row.get("symmetric")
+    options = row.get("options") or ""
+    config = Config(
+        quantizer=_text(row.get("quantizer")) or FULL_PRECISION,
+        options=options if isinstance(options, str) else json.dumps(options, sort_keys=True, default=str),
+        group_size=int(group_size) if math.isfinite(group_size) else None,
+        symmetric=bool(symmetric) if isinstance(symmetric, (bool, np.bool_)) else None,
+        calibration=_text(row.get("calibration")),
+    )
+    names = {"D": "tokens", "N": "params", "P": "bits", "se": "delta_se"}
+    plain = ("loss_fp", "loss_q", "delta", "learning_rate")
+    return Point(
+        run=_text(row.get("run")),
+        step=_text(row.get("step")),
+        trajectory="",
+        config=config,
+        phase=_text(row.get("schedule_phase")),
+        key=row.get("key"),
+        **{field: _number(row.get(column)) for field, column in names.items()},
+        **{name: _number(row.get(name)) for name in plain},
+    )
+
+
+def _with_trajectories(points: list[Point]) -> list[Point]:
+    checkpoints = {run: {(p.step, p.D) for p in group} for run, group in by(points, "run").items()}
+    if len(checkpoints) < 2 or any(len(places) > 1 for places in checkpoints.values()):
+        return [replace(p, trajectory=p.run) for p in points]
+    names, last = {}, -math.inf
+    for size in sorted({p.N for p in points}):
+        if size - last > SAME_SIZE * abs(last) or last < 0:
+            last = size
+        names[size] = f"runs of N = {last:.3g}"
+    return [replace(p, trajectory=names[p.N]) for p in points]
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or value != value else str(value)

@@ -1,0 +1,147 @@
+"""`run.json`: what was asked, of what, with what, and whether two runs may share one output folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptq_eval import plugins
+from ptq_eval.errors import OutputMismatchError
+from ptq_eval.records import Checkpoint
+
+if TYPE_CHECKING:
+    from ptq_eval.config import RunConfig
+    from ptq_eval.plan import Plan
+
+
+def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, started: float) -> dict[str, Any]:
+    """The content of `run.json`: options, versions, digests, git state, machine, models and texts."""
+    packages = ("ptq-eval", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "scipy")
+    packages += ("pandas", "matplotlib")
+    digests = {run: {role: text["digest"] for role, text in texts.items()} for run, texts in plan.texts.items()}
+    return {
+        "format": 1,
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "options": config.to_dict(),
+        "fixed": {**config.fixed(), "device": config.resolve_device().split(":")[0]},
+        "quantizer_options": {name: dict(config.options.get(name, {})) for name in config.quantizers},
+        "digests": digests,
+        "texts": plan.texts,
+        "overlap": plan.overlaps,
+        "models": plan.models,
+        "checkpoints": [replace(c, location=_relative(c.location)).to_dict() for c in checkpoints],
+        "notes": plan.notes,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "plugins": {name: plugins.provider("quantizers", name) for name in config.quantizers},
+        "git": git_state(),
+        "machine": {
+            "host": socket.gethostname(),
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def git_state(folder: Path | None = None) -> dict[str, Any] | None:
+    """Commit and cleanliness of the git checkout that holds this package, or None."""
+    where = folder or Path(__file__).resolve().parent
+    try:
+        commit, status = (
+            subprocess.run(["git", *args], cwd=where, capture_output=True, text=True, timeout=10, check=True).stdout
+            for args in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.strip(), "clean": not status.strip()}
+
+
+def _relative(location: str) -> str:
+    """A path as a reader elsewhere can use it: relative to the working directory where it lies below it."""
+    path = Path(location)
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return location
+
+
+def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to mix in one folder: another trajectory, another text, or options that change what numbers mean.
+
+    A grid may grow: further quantizers, bits, checkpoints and runs are welcome.  Raises OutputMismatchError.
+    """
+    before, now = old.get("fixed", {}), _plain(new["fixed"])
+    for name in now:
+        flag = "--" + name.replace("_", "-")
+        _same(folder, "other options", f"{flag} {now[name]}", f"{flag} {before.get(name)}")
+    for name, options in _plain(new["quantizer_options"]).items():
+        _same(
+            folder,
+            "other options",
+            f"{name} {options}",
+            f"{name} {old['quantizer_options'].get(name, options)}",
+        )
+    for run, digests in new["digests"].items():
+        for role, digest in digests.items():
+            earlier = old["digests"].get(run, {}).get(role, digest)
+            _same(
+                folder,
+                f"another {role} text",
+                f"{run}: digest {digest[:12]}",
+                f"{run}: digest {earlier[:12]}",
+            )
+    weights, mine = _weights(old), _weights(new)
+    for place in mine:
+        name = f"{place[0]} step {place[1]} with weights "
+        _same(folder, "another trajectory", name + mine[place][:12], name + weights.get(place, mine[place])[:12])
+    if weights and not weights.keys() & mine.keys():
+        runs = [", ".join(sorted({place[0] for place in places})) for places in (mine, weights)]
+        _same(
+            folder,
+            "another trajectory",
+            f"runs {runs[0]}",
+            f"runs {runs[1]}, none of whose checkpoints is here",
+        )
+
+
+def _same(folder: Path, what: str, got: str, stored: str) -> None:
+    if got != stored:
+        raise OutputMismatchError(
+            f"the output folder {folder} holds results of {what}",
+            got=got,
+            allowed=stored,
+            remedy="choose another -o, or repeat the command as it was",
+        )
+
+
+def _weights(info: Mapping[str, Any]) -> dict[tuple[Any, ...], str]:
+    return {(c["run"], c["step"], c["revision"]): c["weights_sha"] for c in info.get("checkpoints", [])}
+
+
+def merged(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`new` with what only `old` knows: checkpoints measured earlier, quantizers of earlier calls."""
+    known = _weights(new)
+    earlier = [c for c in old.get("checkpoints", []) if (c["run"], c["step"], c["revision"]) not in known]
+    both = {
+        **new,
+        "checkpoints": [*new["checkpoints"], *earlier],
+        "started": old.get("started", new["started"]),
+    }
+    for name in ("models", "texts", "digests", "overlap", "quantizer_options", "plugins"):
+        both[name] = {**old.get(name, {}), **new[name]}
+    return both
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))

@@ -1,0 +1,43 @@
+"""The one door for plug-ins: entry points, for the built-in ones too.
+
+A group is `ptq_eval.<kind>`, kind being quantizers, checkpoints, corpora, laws or executors.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from ptq_eval.errors import UnknownPluginError
+
+KINDS = ("quantizers", "checkpoints", "corpora", "laws", "executors")
+
+
+@cache
+def _points(kind: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"ptq_eval.{kind}")}
+
+
+def names(kind: str) -> list[str]:
+    """The names of all installed plug-ins of a kind, sorted; nothing is imported."""
+    return sorted(_points(kind))
+
+
+def get(kind: str, name: str) -> Any:
+    """Import and return one plug-in (a class).  Raises UnknownPluginError with the nearest name."""
+    points = _points(kind)
+    if name not in points:
+        raise UnknownPluginError.of(kind.removesuffix("s"), name, points)
+    return points[name].load()
+
+
+def provider(kind: str, name: str) -> str:
+    """`package version` that provides a plug-in, for provenance and for the list of quantizers."""
+    dist = _points(kind)[name].dist
+    return f"{dist.name} {dist.version}" if dist else "unknown"
+
+
+def load_all(kind: str) -> dict[str, Any]:
+    """Import every plug-in of a kind: {name: class}, in order of name."""
+    return {name: get(kind, name) for name in names(kind)}

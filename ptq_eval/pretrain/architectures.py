@@ -1,0 +1,93 @@
+"""Architecture presets: a width and a depth in, a transformers configuration out.
+
+Each preset follows its family's own proportions (head size, feed-forward width, tied or untied head).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ptq_eval.errors import OptionError, UnknownPluginError
+
+
+def _heads(width: int) -> int:
+    """Heads of 64 channels where the width allows, of at least 8 otherwise."""
+    for heads in (max(1, width // 64), 4, 2, 1):
+        if (
+            heads > 0
+            and width % heads == 0
+            and (width // heads) % 2 == 0
+            and (width // 64 <= 4 or heads == width // 64)
+        ):
+            return heads
+    return 1
+
+
+def _llama(width: int, layers: int, vocab: int, context: int) -> Any:
+    from transformers import LlamaConfig
+
+    heads = _heads(width)
+    # two thirds of 4·width, rounded up to a multiple of 32, as SwiGLU models do
+    feed_forward = -(-8 * width // 3 // 32) * 32
+    return LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=width,
+        intermediate_size=feed_forward,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=max(1, heads // 2),
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+    )
+
+
+def _gpt2(width: int, layers: int, vocab: int, context: int) -> Any:
+    from transformers import GPT2Config
+
+    return GPT2Config(
+        vocab_size=vocab,
+        n_embd=width,
+        n_layer=layers,
+        n_head=_heads(width),
+        n_positions=context,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+
+
+def _gpt_neox(width: int, layers: int, vocab: int, context: int) -> Any:
+    from transformers import GPTNeoXConfig
+
+    return GPTNeoXConfig(
+        vocab_size=vocab,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=_heads(width),
+        max_position_embeddings=context,
+        tie_word_embeddings=False,
+    )
+
+
+ARCHITECTURES: dict[str, Callable[[int, int, int, int], Any]] = {
+    "llama": _llama,
+    "gpt2": _gpt2,
+    "gpt-neox": _gpt_neox,
+}
+
+
+def configuration(architecture: str, *, width: int, layers: int, vocab: int, context: int) -> Any:
+    """A transformers configuration of `architecture` (a preset's name), of `layers` blocks of `width` channels.
+
+    Special tokens are all id 0.  Raises UnknownPluginError, or OptionError for a width that cannot be split.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UnknownPluginError.of("architecture", architecture, ARCHITECTURES)
+    if width < 8 or width % 8:
+        raise OptionError("--width must be a multiple of 8", got=width, allowed="8, 16, 24, …")
+    config = ARCHITECTURES[architecture](width, layers, vocab, context)
+    config.bos_token_id = config.eos_token_id = 0
+    config.pad_token_id = None
+    return config

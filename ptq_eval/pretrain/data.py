@@ -1,0 +1,75 @@
+"""From a text to a tokenizer and to batches in an order that a seed fixes.
+
+The order of windows is a pure function of (seed, epoch), so a resumed run sees what an uninterrupted one would
+have seen, with no loader state to save.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+
+from ptq_eval.errors import TextTooShortError
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def train_tokenizer(text: str, vocab: int) -> Any:
+    """A byte-level BPE tokenizer of `vocab` entries, trained on `text`; every string round-trips."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    # Documents of bounded length: the trainer counts words within each.
+    tokenizer.train_from_iterator((text[i : i + 100_000] for i in range(0, len(text), 100_000)), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, unk_token=END_OF_TEXT
+    )
+
+
+def encode(tokenizer: Any, text: str) -> np.ndarray:
+    """Token ids of `text` as a 1-D int32 array, encoded in pieces cut at blank lines."""
+    pieces = [text[i : i + 1_000_000] for i in range(0, len(text), 1_000_000)]
+    encoded = tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+    return np.concatenate([np.asarray(piece.ids, dtype=np.int32) for piece in encoded])
+
+
+class Batches:
+    """Windows of `context` tokens in shuffled epochs: `batch(step)` is the [batch_size, context] batch of a step."""
+
+    def __init__(self, ids: np.ndarray, *, context: int, batch_size: int, seed: int) -> None:
+        count = len(ids) // context
+        if count < batch_size:
+            raise TextTooShortError(
+                "the training text does not fill one batch",
+                got=f"{len(ids)} tokens",
+                allowed=f"at least {batch_size * context}",
+                remedy="give more text or a smaller --batch-size",
+            )
+        self._windows = torch.from_numpy(ids[: count * context].reshape(count, context).astype(np.int64))
+        self._batch_size, self._seed = batch_size, seed
+        self.digest = hashlib.sha256(np.ascontiguousarray(ids, dtype="<i4").tobytes()).hexdigest()
+        self.epoch_tokens = count * context
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def batch(self, step: int) -> torch.Tensor:
+        """The batch of optimizer step `step`; batches run on over the ends of epochs."""
+        rows = []
+        for position in range(step * self._batch_size, (step + 1) * self._batch_size):
+            epoch, offset = divmod(position, len(self._windows))
+            if epoch != self._epoch:
+                generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+                self._order, self._epoch = torch.randperm(len(self._windows), generator=generator), epoch
+            rows.append(int(self._order[offset]))
+        return self._windows[rows]

@@ -1,0 +1,241 @@
+"""The three records that flow through the package: Checkpoint, Trial, Measurement.
+
+Standard library only, immutable, and made of plain values, so that each of them is one JSON object.  Nothing
+derived is stored: loss, perplexity and bits per byte are properties of the per-window sums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+KEY_VERSION = 1
+"""Raised whenever the meaning of a trial's fields changes, so that old results are never mistaken for new ones."""
+
+Source = Literal["explicit", "derived", "label", "user", "unknown"]
+"""Where a count comes from: written in the checkpoint, computed from what is written, read off a (rounded)
+label, given by the user, or not known."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a checkpoint.  A fatal one keeps it out of every fit."""
+
+    code: str
+    message: str
+    fatal: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One point of a training trajectory.
+
+    `tokens` is D, the number of tokens seen; `params` is N, by default the true non-embedding count (every
+    parameter but embedding tables, learned positions and the output head).  `step` is the optimizer step or, for
+    formats that number their checkpoints, that number.  `location` is a folder or a `hub:` id and never enters
+    a key; `weights_sha` (SHA-256 over names, shapes, types and bytes of all tensors) stands for the weights.
+    """
+
+    run: str
+    step: int | None
+    tokens: int | None
+    params: int | None
+    location: str = ""
+    format: str = ""
+    revision: str = ""
+    tokens_source: Source = "unknown"
+    tokens_note: str = ""
+    params_source: Source = "unknown"
+    params_convention: str = "non_embedding"
+    params_total: int | None = None
+    params_quantized: int | None = None
+    learning_rate: float | None = None
+    schedule_phase: str = ""
+    """"" where unknown, else warmup | constant | decay | annealed."""
+    stage: str = ""
+    architecture: str = ""
+    weights_sha: str = ""
+    tokenizer_sha: str = ""
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """`run@step`, for people."""
+        return f"{self.run}@{self.step if self.step is not None else self.revision or 'only'}"
+
+    @property
+    def tokens_per_param(self) -> float | None:
+        """D/N, or None where either is unknown."""
+        return self.tokens / self.params if self.tokens is not None and self.params else None
+
+    @property
+    def fatal(self) -> tuple[Problem, ...]:
+        """The problems that keep this checkpoint out of every fit."""
+        return tuple(problem for problem in self.problems if problem.fatal)
+
+    def with_problem(self, code: str, message: str, *, fatal: bool = False) -> Checkpoint:
+        """A copy with one more problem."""
+        return replace(self, problems=(*self.problems, Problem(code, message, fatal)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object; `from_dict` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Checkpoint:
+        """The inverse of `to_dict`; unknown fields are ignored, so that older readers read newer files."""
+        known = _known(cls, data)
+        known["problems"] = tuple(Problem(**problem) for problem in known.get("problems", ()))
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The part of a quantization scheme that a record keeps; the same fields as `quantizers.Scheme`."""
+
+    bits: int
+    group_size: int | None = 128
+    symmetric: bool = False
+    format: str = "int"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One number to be measured: a checkpoint under a quantizer (or none) on a text.
+
+    `quantizer` is "none" for full precision, with `scheme` None.  `protocol` names text, window length, number
+    and selection of windows; `corpus` is the digest of the token windows themselves.
+    """
+
+    checkpoint: Checkpoint
+    corpus: str
+    protocol: str
+    quantizer: str = "none"
+    quantizer_version: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    scheme: Scheme | None = None
+    calibration: str = ""
+    calibration_corpus: str = ""
+    dtype: str = "float32"
+    device: str = "cpu"
+    include_head: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes the number, and nothing else: no path, no step, no date."""
+        return {
+            "version": KEY_VERSION,
+            "weights": self.checkpoint.weights_sha,
+            "corpus": self.corpus,
+            "protocol": self.protocol,
+            "quantizer": self.quantizer,
+            "quantizer_version": self.quantizer_version,
+            "options": dict(sorted(self.options.items())),
+            "scheme": asdict(self.scheme) if self.scheme else None,
+            "calibration": self.calibration,
+            "calibration_corpus": self.calibration_corpus,
+            "dtype": self.dtype,
+            "device": self.device,
+            "include_head": self.include_head,
+        }
+
+    def key(self) -> str:
+        """A versioned hash of `identity()` and of the checkpoint's place (run and step) in its trajectory.
+
+        Two checkpoints with identical weights keep records of their own, so that neither hides the other.
+        """
+        place = {
+            "run": self.checkpoint.run,
+            "step": self.checkpoint.step,
+            "revision": self.checkpoint.revision,
+        }
+        text = json.dumps([self.identity(), place], sort_keys=True, default=str)
+        return f"v{KEY_VERSION}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+    @property
+    def bits(self) -> int | None:
+        """Bits per code, or None for full precision."""
+        return self.scheme.bits if self.scheme else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object; `from_dict` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Trial:
+        """The inverse of `to_dict`."""
+        known = _known(cls, data)
+        known["checkpoint"] = Checkpoint.from_dict(known["checkpoint"])
+        if known.get("scheme"):
+            known["scheme"] = Scheme(**_known(Scheme, known["scheme"]))
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured for a trial.  Sums are per window, in nats, over `n_tokens[i]` scored tokens.
+
+    `kl` is KL(full precision ‖ quantized) summed over a window's scored tokens and `agree` the number of them
+    whose most likely token is unchanged; both are empty for full precision.  `status` is "ok", "partial" (some
+    layers were left in full precision, see `details`) or "failed" (`message` says why; the sums are empty).
+    """
+
+    trial: Trial
+    nll: tuple[float, ...] = ()
+    n_tokens: tuple[int, ...] = ()
+    n_bytes: tuple[int, ...] = ()
+    kl: tuple[float, ...] = ()
+    agree: tuple[int, ...] = ()
+    bits_per_weight: float | None = None
+    status: str = "ok"
+    message: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Time, host, versions: what may differ between two identical measurements."""
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log-likelihood, nats per token."""
+        return math.fsum(self.nll) / sum(self.n_tokens) if self.n_tokens else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Negative log2-likelihood per UTF-8 byte of the scored text; NaN where bytes are unknown."""
+        total = sum(self.n_bytes)
+        return math.fsum(self.nll) / (total * math.log(2)) if total else math.nan
+
+    @property
+    def mean_kl(self) -> float:
+        """Mean KL(full precision ‖ quantized), nats per token."""
+        return math.fsum(self.kl) / sum(self.n_tokens) if self.kl else math.nan
+
+    @property
+    def top1_agreement(self) -> float:
+        """Share of scored tokens whose most likely token is the same as in full precision."""
+        return sum(self.agree) / sum(self.n_tokens) if self.agree else math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object; `from_dict` is its inverse."""
+        return {**{f.name: getattr(self, f.name) for f in fields(self)}, "trial": self.trial.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Measurement:
+        """The inverse of `to_dict`."""
+        known = _known(cls, data)
+        known["trial"] = Trial.from_dict(known["trial"])
+        for name in ("nll", "n_tokens", "n_bytes", "kl", "agree"):
+            known[name] = tuple(known.get(name, ()))
+        return cls(**known)
+
+
+def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in fields(cls)}
+    return {name: value for name, value in data.items() if name in names}

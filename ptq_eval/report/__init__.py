@@ -1,0 +1,48 @@
+"""From measurements to something to read: tables, LaTeX, figures, a page, and the same in a terminal.
+
+`write` makes files, `render` makes what the command line prints; both take the table of measurements, the fit
+and the description of the run, and compute nothing that is not in them.  No torch and no transformers here: a
+report can be written anew on a laptop from an output folder alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptq_eval.report.study import labels
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import RenderableType
+
+__all__ = ["labels", "render", "write"]
+
+
+def write(out: Path, table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any]) -> list[Path]:
+    """Write the whole report below `out` and return the paths of its files.
+
+    `degradation.csv`, `fit.json`, `report.md`, `tables/degradation.tex` and two figures as PNG, PDF and CSV.
+    Each file is replaced atomically.  Raises OutputFullError where the folder cannot be written, and
+    NothingToFitError for a table without rows.
+    """
+    from ptq_eval.report import figures, files, latex, page
+    from ptq_eval.report.study import Study
+
+    study, out = Study(table, fit, run), Path(out)
+    return [
+        files.write_csv(out / "degradation.csv", table),
+        files.write_json(out / "fit.json", fit),
+        files.write_text(out / "tables" / "degradation.tex", latex.document(study)),
+        *figures.write(out / "figures", study),
+        files.write_text(out / "report.md", page.document(study)),
+    ]
+
+
+def render(table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any]) -> RenderableType:
+    """The degradation tables, the fits, the critical tokens and the warnings, for a rich console."""
+    from ptq_eval.report import terminal
+    from ptq_eval.report.study import Study
+
+    return terminal.Report(Study(table, fit, run))

@@ -1,0 +1,54 @@
+"""Figures: drawn from a tidy table, and saved as PNG, PDF and that very table as CSV.
+
+Each figure has two functions in its own file: one that makes the table of everything shown (points, curves,
+marks), and one that draws it and looks at nothing else.  So the CSV is what the figure shows, to the last point.
+Files are the same for the same numbers: no date, no version, matplotlib's own fonts, and the user's settings
+untouched, since a `Figure` is made without pyplot.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+from ptq_eval.report import delta_figure, files, loss_figure
+from ptq_eval.report.study import Study
+
+FIGURES = {"delta_vs_ratio": delta_figure, "loss_vs_tokens": loss_figure}
+PIXELS_PER_INCH = 200
+
+_METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}
+_STYLE = {
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 7.0,
+    "ytick.labelsize": 7.0,
+    "legend.fontsize": 7.0,
+    "legend.frameon": False,
+    "lines.markersize": 3.6,
+    "errorbar.capsize": 0.0,
+    "pdf.fonttype": 42,
+    "figure.constrained_layout.use": True,
+}
+
+
+def write(folder: Path, study: Study) -> list[Path]:
+    """Draw every figure into `folder`; returns the paths, three for each figure."""
+    import matplotlib
+
+    paths = []
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        for name, figure in FIGURES.items():
+            table = figure.data(study)
+            drawn = figure.draw(table)
+            for kind, metadata in _METADATA.items():
+                buffer = BytesIO()
+                drawn.savefig(buffer, format=kind, dpi=PIXELS_PER_INCH, metadata=metadata)
+                paths.append(files.write_bytes(folder / f"{name}.{kind}", buffer.getvalue()))
+            paths.append(files.write_csv(folder / f"{name}.csv", table))
+    return paths

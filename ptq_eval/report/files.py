@@ -1,0 +1,65 @@
+"""The one place where the report writes: every file appears whole or not at all.
+
+A file is written beside its destination, flushed to the disk and renamed, so that a reader, or a report cut
+short, never meets half a table.  Numbers keep every digit they have (a float read back is the same float), and
+JSON gets null where a number is NaN or infinite, since neither exists in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ptq_eval.errors import OutputFullError
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write `content` to `path` atomically, making its folder.  Raises OutputFullError where that fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        remedy = "free some space or choose another output folder; no measurement is lost"
+        raise OutputFullError(f"cannot write {path.name}", got=error.strerror, remedy=remedy) from error
+    return path
+
+
+def write_text(path: Path, content: str) -> Path:
+    """Write UTF-8 text with one line end, the newline, on every system."""
+    return write_bytes(path, content.encode("utf-8"))
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> Path:
+    """Write a table without its index; floats get the shortest digits that give the same float back."""
+    return write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def write_json(path: Path, data: Any) -> Path:
+    """Write valid JSON; NaN and infinities become null."""
+    return write_text(path, json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def plain(data: Any) -> Any:
+    """`data` made of what JSON knows: numpy numbers and arrays unpacked, what is not finite None, else text."""
+    if isinstance(data, Mapping):
+        return {str(key): plain(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple, np.ndarray)):
+        return [plain(value) for value in data]
+    if isinstance(data, np.generic):
+        return plain(data.item())
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    return data if data is None or isinstance(data, (bool, int, str)) else str(data)

@@ -1,0 +1,124 @@
+r"""The degradation tables as a LaTeX document that compiles alone.
+
+Only booktabs, longtable and geometry are used, which every TeX Live has: numbers are already rounded to
+0.1234(56), and two columns joined at the decimal point (`r@{.}l`) align them.  Pages are landscape, at most
+`MAX_COLUMNS` deltas wide; more configurations continue in a further table.  A longtable can be taken out of the
+document and used in a paper as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ptq_eval.report.numbers import MISSING, count
+from ptq_eval.report.study import Study
+from ptq_eval.report.tables import LEAD, Grid, grid
+
+MAX_COLUMNS = 12
+
+_SPECIAL = {
+    **{character: "\\" + character for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "δ": r"$\delta$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "–": r"\textendash{}",
+    "’": "'",
+}
+
+_HEAD = r"""% Compile with: pdflatex degradation.tex
+\documentclass[a4paper,10pt]{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage[landscape,margin=12mm]{geometry}
+\usepackage{booktabs}
+\usepackage{longtable}
+\setlength{\tabcolsep}{3pt}
+\setlength{\LTcapwidth}{0.9\linewidth}
+\begin{document}
+\footnotesize
+"""
+
+
+def escape(text: str) -> str:
+    """Plain text for LaTeX; characters that pdflatex's default fonts lack become a question mark."""
+    escaped = "".join(_SPECIAL.get(character, character) for character in " ".join(str(text).split()))
+    drawn = "".join(c if " " <= c <= "~" or "À" <= c <= "ÿ" else "?" for c in escaped)
+    return drawn.replace("--", "-{}-")
+
+
+def cell(text: str) -> str:
+    """A number such as `-0.123(45)` as two columns joined at the point, anything else centred over both."""
+    match = re.fullmatch(r"(-?)(\d+)\.(\d+(?:\(\d+\))?)(\*?)", text)
+    if match:
+        minus, whole, fraction, star = match.groups()
+        return f"{'$-$' if minus else ''}{whole} & {fraction}{'$^*$' if star else ''}"
+    power = re.fullmatch(r"(.+)e(-?\d+)(\*?)", text)
+    if power:
+        text = rf"${power[1]}\times10^{{{power[2]}}}${'$^*$' if power[3] else ''}"
+        return rf"\multicolumn{{2}}{{c}}{{{text}}}"
+    return rf"\multicolumn{{2}}{{c}}{{{'--' if text == MISSING else escape(text)}}}"
+
+
+def document(study: Study) -> str:
+    """The whole document: one table per run, split where it is wider than a page."""
+    parts = [_longtable(study, part) for run in study.runs for part in split(grid(study, run))]
+    return _HEAD + "\n\\clearpage\n".join(parts) + "\n\\end{document}\n"
+
+
+def split(table: Grid) -> Iterator[Grid]:
+    """Tables of at most MAX_COLUMNS deltas; a configuration is never torn apart."""
+    chosen: list[str] = []
+    for label in table.labels:
+        if chosen and len(table.part([*chosen, label]).columns) > MAX_COLUMNS:
+            yield table.part(chosen)
+            chosen = []
+        chosen.append(label)
+    yield table.part(chosen)
+
+
+def _longtable(study: Study, table: Grid) -> str:
+    caption = (
+        rf"Increase of the loss by quantization, $\delta$ in nats per token, for run {escape(table.run)} "
+        rf"($N = {count(table.params)}$). $0.1234(56)$ stands for $0.1234 \pm 0.0056$, one standard error of the "
+        rf"paired difference over evaluation windows. Protocol: {escape(study.protocols)}."
+    )
+    if any(text.endswith("*") for row in table.rows for text in row):
+        caption += r" $^*$ some layers were left in full precision."
+    head = _header(table)
+    body = "\n".join(
+        " & ".join([*(escape(text) for text in row[: len(LEAD)]), *map(cell, row[len(LEAD) :])]) + r" \\"
+        for row in table.rows
+    )
+    columns = "r" * len(LEAD) + "r@{.}l" * len(table.columns)
+    return "\n".join(
+        [
+            rf"\begin{{longtable}}{{{columns}}}",
+            rf"\caption{{{caption}}}\\",
+            rf"\toprule{head}\midrule\endfirsthead",
+            rf"\toprule{head}\midrule\endhead",
+            r"\bottomrule\endfoot",
+            body,
+            r"\end{longtable}",
+        ]
+    )
+
+
+def _header(table: Grid) -> str:
+    first, rules, at = [""] * len(LEAD), [], len(LEAD) + 1
+    for label in table.labels:
+        width = 2 * sum(name == label for name, _ in table.columns)
+        first.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(label)}}}")
+        rules.append(rf"\cmidrule(lr){{{at}-{at + width - 1}}}")
+        at += width
+    second = [
+        "checkpoint", "$D$", "$D/N$", r"$L$", *(rf"\multicolumn{{2}}{{c}}{{{bits} bits}}" for _, bits in table.columns)
+    ]  # fmt: skip
+    return "\n" + " & ".join(first) + r" \\" + "\n" + "".join(rules) + "\n" + " & ".join(second) + r" \\" + "\n"

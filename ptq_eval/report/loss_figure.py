@@ -1,0 +1,189 @@
+"""Loss before and after quantization against D, with the turning points: a row per run, a column per quantizer.
+
+Each panel has its own loss axis, because a turn of a hundredth of a nat and one of a whole nat are both results.
+A curve that explodes would flatten all others, so of every curve at most `VISIBLE` times the fall of the
+full-precision loss is shown above its own minimum, and a curve that lies wholly out of reach is named in the panel
+instead.  Error bars are those of the paired difference: they belong to the distance from the black points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ptq_eval.report import style
+from ptq_eval.report.curves import predict
+from ptq_eval.report.numbers import bounds, count, number, short
+from ptq_eval.report.sentences import observed, turn
+from ptq_eval.report.study import FULL_PRECISION, Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = ("run", "params", "quantizer", "bits", "kind", "tokens", "loss", "loss_se", "low", "high")
+REACH = 10.0
+"""A predicted turn is drawn up to this multiple of the largest D; beyond, it is named in the panel."""
+VISIBLE, FAR = 2.0, 6.0
+"""In units of the fall of the full-precision loss: shown above a curve's minimum; too far to be shown at all."""
+CURVE_POINTS = 60
+
+
+def data(study: Study) -> pd.DataFrame:
+    """Everything drawn: kind is before, after, fit, observed, predicted or far (named, not drawn)."""
+    parts = [pd.DataFrame(columns=list(COLUMNS))]
+    for run in study.runs:
+        for label in study.labels:
+            parts.append(_panel_data(study, run, label))
+    parts = [part for part in parts if len(part)]
+    return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else pd.DataFrame(columns=list(COLUMNS))
+
+
+def _panel_data(study: Study, run: str, label: str) -> pd.DataFrame:
+    full = study.baseline[(study.baseline["trajectory"] == run) & (study.baseline["tokens"] > 0)]
+    after = study.measured[(study.measured["trajectory"] == run) & (study.measured["label"] == label)]
+    after = after[after["tokens"] > 0]
+    if full.empty or after.empty:
+        return pd.DataFrame()
+    params = float(full["params"].iloc[0])
+    before = pd.DataFrame({"tokens": full["tokens"], "loss": full["loss_fp"], "kind": "before"})
+    columns = {"tokens": after["tokens"], "bits": after["bits"], "loss": after["loss_q"], "loss_se": after["delta_se"]}
+    turns = pd.DataFrame(_turns(study, run, label))
+    drawn = turns[turns["kind"] != "far"]["tokens"].max() if len(turns) else math.nan
+    last = max(full["tokens"].max(), drawn if drawn == drawn else 0.0)
+    tokens = np.geomspace(full["tokens"].min(), last, CURVE_POINTS)
+    parts = [before, pd.DataFrame(columns).assign(kind="after"), turns, *_curves(study, run, label, params, tokens)]
+    parts = [part for part in parts if len(part)]
+    return (
+        pd.concat(parts, ignore_index=True)
+        .assign(run=run, params=params, quantizer=label)
+        .reindex(columns=list(COLUMNS))
+    )
+
+
+def _curves(study: Study, run: str, label: str, params: float, tokens: np.ndarray) -> list[pd.DataFrame]:
+    full = predict(study.fit_for(FULL_PRECISION, run), params=params, tokens=tokens, bits=math.nan)
+    if full is None or len(np.unique(tokens)) < 2:
+        return []
+    curves = [pd.DataFrame({"tokens": tokens, "loss": full, "kind": "fit"})]
+    for bits in study.bits(label):
+        delta = predict(study.fit_for(label, run), params=params, tokens=tokens, bits=bits)
+        if delta is not None:
+            curves.append(pd.DataFrame({"tokens": tokens, "loss": full + delta, "bits": float(bits), "kind": "fit"}))
+    return curves
+
+
+def _turns(study: Study, run: str, label: str) -> list[dict[str, Any]]:
+    """Turning points of one panel: what was observed, else what the fit predicts."""
+    found = []
+    for entry in study.critical:
+        if str(entry.get("run")) == run and study.label_of(entry) == label:
+            found.append({"bits": number(entry.get("bits")), **_turn(entry)})
+    return [mark for mark in found if math.isfinite(mark["tokens"])]
+
+
+def _turn(entry: Mapping[str, Any]) -> dict[str, Any]:
+    seen = observed(entry)
+    value, low, high = bounds(entry.get("observed" if seen else "predicted"))
+    if seen:
+        return {"kind": "observed", "tokens": turn(entry), "low": low, "high": high}
+    kind = "predicted" if number(entry.get("extrapolation_factor")) <= REACH else "far"
+    return {"kind": kind, "tokens": value, "low": low, "high": high}
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """Draw what `data` returned."""
+    if table.empty:
+        return style.nothing("No loss was measured at a known D.")
+    runs, labels = style.runs_by_size(table), list(dict.fromkeys(table["quantizer"]))
+    figure, axes = style.panels(len(runs), len(labels))
+    for row, run in zip(axes, runs):
+        for ax, label in zip(row, labels):
+            panel = table[(table["run"] == run) & (table["quantizer"] == label)]
+            if panel.empty:
+                ax.set_axis_off()
+                continue
+            _panel(ax, panel)
+            ax.set_title(f"{run} (N = {count(panel['params'].iloc[0])}), {label}", fontsize=7.5)
+        row[0].set_ylabel("loss (nats per token)")
+    for ax in axes[-1]:
+        ax.set_xlabel("D (tokens)")
+    _legend(figure, table)
+    return figure
+
+
+def ceiling(panel: pd.DataFrame) -> tuple[float, float, list[float]]:
+    """(bottom, top) of the loss axis, and the bit-widths that lie wholly above it."""
+    before = panel.loc[panel["kind"] == "before", "loss"]
+    fall = max(float(before.max() - before.min()), 0.1)
+    after = panel[panel["kind"] == "after"].groupby("bits")["loss"].agg(["min", "max"])
+    bottom = min(float(before.min()), float(after["min"].min()))
+    near = after[after["min"] <= bottom + FAR * fall]
+    top = max([float(before.max()), *np.minimum(near["max"], near["min"] + VISIBLE * fall)])
+    pad = 0.06 * (top - bottom)
+    return bottom - pad, top + pad, [float(bits) for bits in after.index.difference(near.index)]
+
+
+def _panel(ax: Axes, panel: pd.DataFrame) -> None:
+    bottom, top, above = ceiling(panel)
+    drawn = panel[panel["kind"] != "far"]
+    style.log_x(ax, *style.span(drawn["tokens"]), tokens=True)
+    ax.set_ylim(bottom, top)
+    before = panel[panel["kind"] == "before"]
+    ax.plot(before["tokens"], before["loss"], "o", color="black", markeredgewidth=0, zorder=3)
+    for bits, group in panel[panel["kind"] == "after"].groupby("bits"):
+        se = group["loss_se"].fillna(0)
+        colour = style.colour(float(bits))
+        ax.errorbar(group["tokens"], group["loss"], yerr=se, fmt="o", color=colour, elinewidth=0.7, markeredgewidth=0)
+    for bits, curve in panel[panel["kind"] == "fit"].groupby("bits", dropna=False):
+        colour = "black" if bits != bits else style.colour(float(bits))
+        ax.plot(curve["tokens"], curve["loss"], color=colour, linewidth=0.9)
+    _turning_points(ax, panel)
+    _notes(ax, panel, above, top)
+
+
+def _turning_points(ax: Axes, panel: pd.DataFrame) -> None:
+    for _, mark in panel[panel["kind"].isin(["observed", "predicted"])].iterrows():
+        colour, seen = style.colour(mark["bits"]), mark["kind"] == "observed"
+        if seen and math.isfinite(mark["low"]) and math.isfinite(mark["high"]):
+            ax.axvspan(mark["low"], mark["high"], color=colour, alpha=0.13, linewidth=0, zorder=0)
+        ax.axvline(mark["tokens"], color=colour, linestyle="-" if seen else ":", linewidth=1.0, zorder=1)
+
+
+def _notes(ax: Axes, panel: pd.DataFrame, above: list[float], top: float) -> None:
+    """What the panel does not show, in words, at its lower left, where falling curves leave room."""
+    largest = panel.loc[panel["kind"] == "before", "tokens"].max()
+    notes = [(bits, f"{bits:.0f} bits: above the axis") for bits in above]
+    clipped = panel[(panel["kind"] == "after") & (panel["loss"] > top) & ~panel["bits"].isin(above)]
+    notes += [(bits, f"{bits:.0f} bits: {len(group)} points above the axis") for bits, group in clipped.groupby("bits")]
+    notes += [
+        (mark["bits"], f"{mark['bits']:.0f} bits: turn at {count(mark['tokens'])} ({short(mark['tokens'] / largest)}×)")
+        for _, mark in panel[panel["kind"] == "far"].iterrows()
+    ]
+    for i, (bits, words) in enumerate(reversed(notes)):
+        ax.annotate(
+            words, (0.02, 0.02), xytext=(0, 7.5 * i), xycoords="axes fraction", textcoords="offset points",
+            fontsize=6, color=style.colour(bits), zorder=4,
+        )  # fmt: skip
+
+
+def _legend(figure: Figure, table: pd.DataFrame) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [Line2D([], [], color="black", marker="o", linestyle="none", label="before quantization")]
+    for bits in sorted(table.loc[table["kind"] == "after", "bits"].unique()):
+        handles.append(Line2D([], [], color=style.colour(bits), marker="o", linestyle="none", label=f"{bits:.0f} bits"))
+    kinds = set(table["kind"])
+    if "fit" in kinds:
+        handles.append(Line2D([], [], color="grey", linewidth=0.9, label="fit"))
+    if "observed" in kinds:
+        handles.append(Line2D([], [], color="grey", linewidth=1.2, label="turn observed"))
+        handles.append(Patch(color="grey", alpha=0.2, linewidth=0, label="its interval"))
+    if "predicted" in kinds:
+        handles.append(Line2D([], [], color="grey", linestyle=":", linewidth=1.2, label="turn predicted by the fit"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, handlelength=1.8)

@@ -1,0 +1,115 @@
+"""How numbers are written for people: uncertainties, intervals, token counts.
+
+A measured value is rounded where its standard error says so: two digits of the error are kept, and the value
+stops at the same place.  0.1234(56) is 0.1234 ± 0.0056: the digits in parentheses are the error in units of the
+value's last digits.  Rounding is done in decimal, so that 0.0995 never turns into three digits by accident.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from decimal import Context, Decimal
+from typing import Any
+
+MISSING = "–"
+MAX_DECIMALS = 7
+"""Finer than this a value is written with a power of ten."""
+_PLAIN_DIGITS = 4
+_PRECISION = 700
+"""Digits that Decimal may use: a double ranges over 632 powers of ten."""
+_SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+
+
+def number(value: Any) -> float:
+    """A float from whatever a table or a JSON file holds; NaN for None, text and missing values."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def rounded(value: float, error: float) -> tuple[Decimal, Decimal]:
+    """Value and error rounded at the error's second digit; both are finite and the error is positive."""
+    exact = Decimal(repr(float(error)))
+    place = exact.adjusted() - 1
+    short = exact.quantize(Decimal((0, (1,), place)))
+    if short.adjusted() > exact.adjusted():
+        place += 1
+        short = exact.quantize(Decimal((0, (1,), place)))
+    return Decimal(repr(float(value))).quantize(Decimal((0, (1,), place)), context=Context(prec=_PRECISION)), short
+
+
+def with_error(value: Any, error: Any) -> str:
+    """`0.1234(56)`; without a usable error four decimals; a dash where there is no value."""
+    value, error = number(value), number(error)
+    if not math.isfinite(value):
+        return MISSING
+    if not math.isfinite(error) or error <= 0:
+        return f"{value:.{_PLAIN_DIGITS}f}"
+    short, digits = rounded(value, error)
+    place = int(digits.as_tuple().exponent)
+    if place < -MAX_DECIMALS:
+        power = max(short.adjusted(), digits.adjusted())
+        return f"{with_error(value / 10.0**power, error / 10.0**power)}e{power}"
+    if place > 0:
+        return f"{int(short)}({int(digits)})"
+    return f"{short:f}({int(digits.scaleb(-place))})"
+
+
+def plus_minus(value: Any, error: Any) -> str:
+    """`0.1234 ± 0.0056`, for running text."""
+    value, error = number(value), number(error)
+    if not math.isfinite(value) or not math.isfinite(error) or error <= 0:
+        return with_error(value, error)
+    short, digits = rounded(value, error)
+    return f"{_decimal(short)} ± {_decimal(digits)}"
+
+
+def _decimal(value: Decimal) -> str:
+    place = int(value.as_tuple().exponent)
+    return f"{float(value):.1e}" if place < -MAX_DECIMALS else f"{value:f}" if place <= 0 else str(int(value))
+
+
+def count(value: Any) -> str:
+    """Tokens or parameters with three digits: 1.23M, 300B; a dash where unknown."""
+    value = number(value)
+    if not math.isfinite(value):
+        return MISSING
+    for unit, suffix in _SUFFIXES:
+        if abs(value) >= unit * 0.9995:
+            return f"{_digits(value / unit)}{suffix}"
+    return _digits(value)
+
+
+def _digits(value: float) -> str:
+    """Three significant digits without a power of ten."""
+    if value == 0:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value)) + 1e-12))
+    text = f"{value:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def short(value: Any) -> str:
+    """Three significant digits, with a power of ten where needed; a dash where unknown."""
+    value = number(value)
+    if not math.isfinite(value):
+        return MISSING
+    return _digits(value) if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+
+
+def estimate(entry: Mapping[str, Any] | None, form: Callable[[Any], str] = short) -> str:
+    """`value [low, high]` from {value, low, high}; an unknown end of a known interval is written as open."""
+    value, low, high = bounds(entry)
+    if not math.isfinite(value):
+        return MISSING
+    if not math.isfinite(low) and not math.isfinite(high):
+        return form(value)
+    return f"{form(value)} [{', '.join(form(end) if math.isfinite(end) else 'open' for end in (low, high))}]"
+
+
+def bounds(entry: Mapping[str, Any] | None) -> tuple[float, float, float]:
+    """(value, low, high) of an estimate, NaN where unknown or open."""
+    value, low, high = (number((entry or {}).get(name)) for name in ("value", "low", "high"))
+    return value, low, high

@@ -1,0 +1,163 @@
+"""`report.md`: the page that a researcher reads first, the answer before everything else.
+
+What is not known is said as plainly as what is: which checkpoints were left out and why, where a method did
+worse than rounding, what the intervals do not cover, and what none of these numbers can show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+
+from ptq_eval.report import tables
+from ptq_eval.report.audit import inversions, left_out, solver_summary, within_noise
+from ptq_eval.report.numbers import count, number
+from ptq_eval.report.sentences import answers
+from ptq_eval.report.study import Study
+
+LIMITS = (
+    "Loss on one text under one protocol is not accuracy on a task; a small δ can hide a large loss of ability, and "
+    "losses in nats per token compare only between models with one tokenizer.",
+    "Quantization is simulated: weights are replaced by their dequantized values. Speed, memory and the rounding of "
+    "a particular kernel are not measured, and activations and the key-value cache stay in full precision.",
+    "An interval covers what its fit says it covers. A run is one seed and one order of the data; with few runs the "
+    "difference to another run is not in the interval.",
+    "Where the points are intermediate checkpoints of one run with a decaying learning rate, D and the learning "
+    "rate change together: such a curve cannot tell more data from a lower learning rate.",
+    "A predicted turning point rests on the form of the laws beyond the data; the larger the multiple of the "
+    "largest D, the less it means.",
+    "Constants belong to their quantizer, group size, calibration, text and way of counting N; they cannot be set "
+    "beside published ones that differ in any of these.",
+)
+
+
+def document(study: Study) -> str:
+    """The page in GitHub's Markdown."""
+    sections = [
+        ("", _title(study)),
+        ("The answer", _answer(study)),
+        ("Warnings", _bullets(study.warnings) or "None.\n"),
+        ("Figures", _figures()),
+        ("Degradation", _degradation(study)),
+        ("Fits", _fits(study)),
+        ("Where GPTQ did worse than rounding", _inversions(study)),
+        ("What was quantized", _models(study)),
+        ("Left out, failed or measured in part", _left_out(study)),
+        ("GPTQ numerics", _solver(study)),
+        ("How this was measured", _provenance(study)),
+        ("What these numbers do not show", _bullets(LIMITS)),
+    ]
+    return "\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections)
+
+
+def _title(study: Study) -> str:
+    points = study.rows.drop_duplicates("point")
+    return (
+        "# What post-training quantization costs along the trajectory\n\n"
+        f"{len(points)} checkpoints of {_plural(len(study.runs), 'run')}; quantizers: "
+        f"{tables.cell(', '.join(study.labels)) or 'none'}; bits: {', '.join(map(str, study.bits())) or 'none'}; "
+        f"{len(study.measured)} deltas measured under the protocol `{study.protocols}`. δ is the loss after minus the loss "
+        "before quantization, in nats per token; D are pretraining tokens, N parameters.\n"
+    )
+
+
+def _answer(study: Study) -> str:
+    text = ""
+    for run, found in groupby(answers(study), key=lambda answer: answer[0]):
+        text += f"### {tables.cell(run)}\n\n" + _bullets(f"**{what}.** {words}" for _, what, words, _ in found) + "\n"
+    return text or "Not identifiable: the fit has no entry on critical tokens, so nothing can be said.\n"
+
+
+def _figures() -> str:
+    return (
+        "![δ against D/N](figures/delta_vs_ratio.png)\n\n"
+        "![Loss before and after quantization against D](figures/loss_vs_tokens.png)\n\n"
+        "Both also as PDF, with the numbers behind them as CSV, in `figures/`.\n"
+    )
+
+
+def _degradation(study: Study) -> str:
+    text = "0.1234(56) means 0.1234 ± 0.0056, one standard error of the paired difference over evaluation windows. "
+    text += f"{tables.PARTIAL} some layers were left in full precision. All columns are in `degradation.csv`.\n"
+    for run in study.runs:
+        table = tables.grid(study, run)
+        title = f"### {tables.cell(run)} (N = {count(table.params)})"
+        text += f"\n{title}\n\n{tables.degradation_markdown(table)}"
+    return text
+
+
+def _fits(study: Study) -> str:
+    if not study.fits:
+        return "Nothing was fitted.\n"
+    text = tables.markdown(tables.FIT_HEADER, tables.fit_rows(study), left=3)
+    covered = {str(entry.get("interval")) for entry in study.fits if entry.get("interval")}
+    remarks = [f"Intervals: {words}." for words in sorted(covered)]
+    for entry in study.fits:
+        dropped = number(entry.get("n_dropped"))
+        left = f"; {dropped:.0f} points left out" if dropped > 0 else ""
+        remarks.append(f"{study.label_of(entry)}: {entry.get('message') or 'no remark'}{left}.")
+    return text + "\n" + _bullets(remarks)
+
+
+def _inversions(study: Study) -> str:
+    clear, noise = inversions(study), within_noise(study)
+    text = ""
+    if clear:
+        header = ("checkpoint", "GPTQ", "bits", "δ GPTQ", "δ RTN", "difference")
+        text += "By more than two standard errors:\n\n" + tables.markdown(header, clear, left=2)
+    if noise:
+        text += f"\nWorse, but within noise: {'; '.join(tables.cell(name) for name in noise)}.\n"
+    return text or "Nowhere, among the pairs with the same group size and symmetry.\n"
+
+
+def _models(study: Study) -> str:
+    text = ""
+    for run, model in (study.run.get("models") or {}).items():
+        names, excluded = list(model.get("quantized") or ()), list(model.get("excluded") or ())
+        share = number(model.get("share_quantized"))
+        part = f", {100 * share:.1f} % of N" if share == share else ""
+        text += f"### {tables.cell(run)}\n\n{_plural(len(names), 'matrix', 'matrices')} quantized{part}"
+        text += f": {', '.join(f'`{tables.cell(name)}`' for name in names)}.\n\n" if names else ".\n\n"
+        rows = [(item.get("name"), item.get("reason"), count(item.get("params"))) for item in excluded]
+        text += tables.markdown(("left in full precision", "reason", "parameters"), rows, left=2) + "\n" if rows else ""
+        text += _pairs(model.get("counts") or {})
+    return text or "Not recorded.\n"
+
+
+def _left_out(study: Study) -> str:
+    rows = left_out(study)
+    return tables.markdown(("checkpoint", "what", "status", "reason"), rows, left=4) if rows else "Nothing.\n"
+
+
+def _solver(study: Study) -> str:
+    rows = solver_summary(study)
+    if not rows:
+        return "No GPTQ measurement.\n"
+    header = ("configuration", "bits", "largest damping", "retries", "dead columns", "layers left in full precision")
+    return tables.markdown(header, rows) + "\nDamping is a fraction of the mean diagonal; the counts are sums.\n"
+
+
+def _provenance(study: Study) -> str:
+    windows = ", ".join(sorted({f"{value:.0f}" for value in study.rows["windows"].dropna()}))
+    devices = ", ".join(sorted({" ".join(pair) for pair in zip(study.rows["device"], study.rows["dtype"])}))
+    text = _bullets([f"Windows per loss: {windows or 'unknown'}. Device and type: {devices.strip() or 'unknown'}."])
+    for name in ("options", "versions", "digests", "overlap", "git", "machine"):
+        if study.run.get(name):
+            text += f"\n### {name.capitalize()}\n\n" + _pairs(study.run[name])
+    if study.run.get("seconds") is not None:
+        text += f"\nMeasuring took {number(study.run['seconds']):.0f} seconds.\n"
+    notes = _bullets(study.run.get("notes") or ())
+    return text + (f"\n### Notes\n\n{notes}" if notes else "")
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return _bullets(f"{name}: `{tables.cell(value)}`" for name, value in values.items())
+
+
+def _bullets(lines: Any) -> str:
+    return "".join(f"- {' '.join(str(line).split())}\n" for line in lines)
+
+
+def _plural(n: int, one: str, many: str = "") -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"

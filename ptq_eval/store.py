@@ -1,0 +1,175 @@
+"""The only place that writes results: one append-only file of JSON lines per worker, and one `run.json`.
+
+A record is written whole and fsynced before the next trial starts.  A worker killed at any moment leaves at most
+one torn last line, which readers skip and the next writer ends; so what is in the store is what was measured, and
+nothing has to be repaired.  Several workers write side by side on a shared file system, each to a file of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ptq_eval.errors import NothingToFitError, OutputFullError, OutputMismatchError
+from ptq_eval.records import Measurement
+
+_COMPARED = ("nll", "n_tokens", "n_bytes", "kl", "agree", "status")
+
+
+class Store:
+    """The results under one output folder.
+
+    `shard` is (i, n); worker i of n appends to `records/worker-i-of-n.jsonl`.
+    """
+
+    def __init__(self, folder: str | Path, shard: tuple[int, int] = (1, 1)) -> None:
+        self.folder = Path(folder)
+        self.records = self.folder / "records"
+        self._path = self.records / f"worker-{shard[0]}-of-{shard[1]}.jsonl"
+        self.conflicts: list[str] = []
+
+    def measurements(self) -> list[Measurement]:
+        """Every record of every worker, one per key, in order of file and line.
+
+        A failed record gives way to a later good one of the same key.  Two good records of one key with different
+        numbers are reported in `conflicts`; the first is kept.
+        """
+        found: dict[str, Measurement] = {}
+        self.conflicts = []
+        for path in sorted(self.records.glob("*.jsonl")):
+            for measurement in _lines(path):
+                key = measurement.trial.key()
+                old = found.get(key)
+                if old is None or old.status == "failed":
+                    found[key] = measurement
+                elif measurement.status != "failed" and any(
+                    getattr(old, name) != getattr(measurement, name) for name in _COMPARED
+                ):
+                    self.conflicts.append(f"{measurement.trial.checkpoint.name} {measurement.trial.quantizer} {key}")
+        return list(found.values())
+
+    def keys(self) -> set[str]:
+        """Keys of the trials that need not be run again; a failed one may succeed next time."""
+        return {m.trial.key() for m in self.measurements() if m.status != "failed"}
+
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[Writer]:
+        """A writer that holds this worker's file for itself.  Raises OutputMismatchError if another one does."""
+        with full_disk(self.folder):
+            self.records.mkdir(parents=True, exist_ok=True)
+            handle = open(self._path, "ab+")  # noqa: SIM115 - closed below, after the lock is tried
+        try:
+            _lock(handle, self._path)
+            yield Writer(handle, self.folder)
+        finally:
+            with full_disk(self.folder):
+                handle.close()
+
+    def read_run(self) -> dict[str, Any] | None:
+        """What `run.json` says, or None."""
+        path = self.folder / "run.json"
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OutputMismatchError(
+                "run.json of the output folder is damaged",
+                got=path,
+                remedy="delete that file, the records are kept",
+            ) from error
+
+    def write_run(self, run: Mapping[str, Any]) -> None:
+        """Replace `run.json` atomically."""
+        with full_disk(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = self.folder / f".run.json.{os.getpid()}"
+            partial.write_text(json.dumps(run, indent=2, default=str) + "\n", encoding="utf-8")
+            partial.replace(self.folder / "run.json")
+
+    def require(self) -> dict[str, Any]:
+        """`run.json`, for commands that only read.  Raises NothingToFitError if the folder is not an output."""
+        run = self.read_run()
+        if run is None or not any(self.records.glob("*.jsonl")):
+            raise NothingToFitError(
+                "this is not an output folder of a run",
+                got=self.folder,
+                allowed="a folder with run.json and records/",
+                remedy="measure first: ptq-eval run FOLDER -o " + str(self.folder),
+            )
+        return run
+
+
+class Writer:
+    """Appends records to one worker's file."""
+
+    def __init__(self, handle: Any, folder: Path) -> None:
+        self._handle, self._folder = handle, folder
+        handle.seek(0, os.SEEK_END)
+        if handle.tell():
+            handle.seek(-1, os.SEEK_END)
+            if handle.read(1) != b"\n":  # a worker was killed while writing: end its torn line
+                self._write(b"\n")
+
+    def append(self, measurement: Measurement) -> None:
+        """Write one record and wait until the disk has it.  Raises OutputFullError."""
+        line = json.dumps(measurement.to_dict(), allow_nan=True, separators=(",", ":"), default=str)
+        self._write(line.encode() + b"\n")
+
+    def _write(self, data: bytes) -> None:
+        with full_disk(self._folder):
+            self._handle.write(data)
+            self._handle.flush()
+            os.fsync(self._handle.fileno())
+
+
+@contextlib.contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write under `folder` into one OutputFullError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OutputFullError(
+                "no space left for results",
+                got=folder,
+                remedy="free some space and repeat the command: what is stored is kept",
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise OutputFullError(
+                "the output folder cannot be written",
+                got=f"{folder}: {error.strerror}",
+                remedy="choose another -o",
+            ) from error
+        raise
+
+
+def _lines(path: Path) -> Iterator[Measurement]:
+    with path.open("rb") as handle:
+        for line in handle:
+            try:
+                yield Measurement.from_dict(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                continue  # torn by a kill; the trial counts as missing
+
+
+def _lock(handle: Any, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # no advisory locks on this system
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN):
+            raise OutputMismatchError(
+                "another process writes to this worker's file",
+                got=path.name,
+                remedy="wait for it, or give each process a shard of its own: --shard 1/2, --shard 2/2",
+            ) from error
+        # Some network file systems have no locks: go on without.

@@ -1,0 +1,76 @@
+"""Post-training quantizers of weight matrices: pure functions on torch tensors, and nothing but torch.
+
+    gptq = get_quantizer("gptq", act_order=True)
+    gptq.quantize(weight, Scheme(bits=4), LayerStats.from_inputs(x)).dequantize()
+
+Methods are found through the entry-point group `ptq_eval.quantizers`, the built-in ones too, so a package of
+yours adds one without any change here.  `quantizers.testing` holds the conformance kit for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from quantizers.base import QuantizedWeight, Quantizer, Scheme
+from quantizers.errors import (
+    BitsRangeError,
+    FormatError,
+    GroupSizeRangeError,
+    MissingStatsError,
+    OptionValueError,
+    QuantizationError,
+    ShapeError,
+    UnknownOptionError,
+    UnknownQuantizerError,
+    suggestion,
+)
+from quantizers.options import option
+from quantizers.stats import LayerStats
+
+__all__ = [
+    "BitsRangeError",
+    "FormatError",
+    "GroupSizeRangeError",
+    "LayerStats",
+    "MissingStatsError",
+    "OptionValueError",
+    "QuantizationError",
+    "QuantizedWeight",
+    "Quantizer",
+    "Scheme",
+    "ShapeError",
+    "UnknownOptionError",
+    "UnknownQuantizerError",
+    "available_quantizers",
+    "get_quantizer",
+    "option",
+]
+
+ENTRY_POINT_GROUP = "ptq_eval.quantizers"
+
+
+def available_quantizers() -> dict[str, EntryPoint]:
+    """The installed quantizers, {name: entry point}, in order of name; nothing is imported."""
+    points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return dict(sorted(points.items()))
+
+
+def get_quantizer(name: str, **options: Any) -> Quantizer:
+    """The quantizer `name` with `options`, for example `get_quantizer("gptq", damping=0.01)`.
+
+    Raises UnknownQuantizerError, UnknownOptionError (each with the nearest known name) or OptionValueError.
+    """
+    installed = available_quantizers()
+    if name not in installed:
+        known = ", ".join(installed) or "none"
+        raise UnknownQuantizerError(f"no quantizer {name!r}; installed: {known}{suggestion(name, installed)}")
+    cls = installed[name].load()
+    allowed = [spec.name for spec in dataclasses.fields(cls)]
+    for given in options:
+        if given not in allowed:
+            known = ", ".join(allowed) or "none"
+            hint = suggestion(given, allowed)
+            raise UnknownOptionError(f"{name} has no option {given!r}; its options: {known}{hint}")
+    return cls(**options)

@@ -1,0 +1,145 @@
+"""AWQ (Lin et al. 2023, arXiv 2306.00978): multiply salient input channels before rounding, divide after.
+
+A channel that carries large activations loses less if its weights are scaled up by s before they are
+rounded and its inputs scaled down by s, W ≈ Q(W·diag(s))·diag(s)⁻¹ (their equation 2).  The scale is
+searched along one line, s = s_X^α with s_X the mean |x| of each channel (equation 5), for α = 0, 1/20 …
+19/20, and normalised by √(max s · min s) as in the authors' code.  α = 0 is plain rounding, so the search
+never does worse than RTN on the error it looks at.
+
+The error of a candidate is ‖(W − Ŵ)X‖², which is tr(ΔW·H·ΔWᵀ) up to a constant: the statistics suffice, and
+no activation is kept.  Layers that share an input share one s, and their errors are added.
+
+With `clip`, after the scales, each group's weights are clamped to ±r·max|w| for the r in 1, 0.95 … 0.55
+with the least error of that group's own output, ΔwᵀH_ggΔw with H_gg the group's block on the diagonal of H.
+
+What differs from the paper and its code:
+
+- The paper and its code fold 1/s into the layer before and keep no scale in the quantized layer.  Here s
+  stays in the layer as `input_scale` and is counted in `bits_per_weight`; no model structure has to be
+  known, and layers that have no foldable predecessor are treated alike.
+- The authors' code measures the error after the whole attention or MLP block for q, k, v and for gate and
+  up; here it is the sum of the errors of the layers' own outputs.
+- Their clip search looks at 512 sampled tokens and leaves out q and k; here it uses all tokens and all
+  layers.
+- The grid is that of `grid.py`, the same as for the other methods.
+
+Not done: later forks' "duo scaling", which also divides s by a mean of |w|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from quantizers import grid
+from quantizers.base import QuantizedWeight, Quantizer, Scheme
+from quantizers.errors import QuantizationError
+from quantizers.options import option
+from quantizers.stats import LayerStats, finite_hessian
+
+MIN_SCALE = 1e-4
+CLIP_STEPS, CLIP_GRID = 10, 20
+
+
+@dataclass(frozen=True)
+class AWQ(Quantizer):
+    """Activation-aware scaling of input channels before rounding."""
+
+    name = "awq"
+    version = "1"
+    needs_stats = True
+    default_calibration = "shared"
+
+    n_grid: int = option(20, "Number of exponents tried, 0, 1/n, … (n-1)/n.", low=1)
+    clip: bool = option(False, "After the scales, search a clipped range for every group.")
+
+    def quantize(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None = None) -> QuantizedWeight:
+        """Quantize `weight` [out, in].  Raises QuantizationError if the statistics are not finite."""
+        return self.quantize_group([weight], scheme, stats)[0]
+
+    @torch.no_grad()
+    def quantize_group(
+        self, weights: Sequence[Tensor], scheme: Scheme, stats: LayerStats | None = None
+    ) -> list[QuantizedWeight]:
+        """Quantize layers that share one input, `weights[i]` [out_i, in], with one scale search.
+
+        The report of each gives the exponent chosen (ratio), the group's tr(ΔW·H·ΔWᵀ) with it and without
+        any scale (error, error_unscaled; before clipping), and the tokens behind H.
+        """
+        rows = [self.prepare(weight, scheme, stats) for weight in weights]
+        if not rows or stats is None:
+            return []
+        weight = torch.cat(rows)
+        hessian = finite_hessian(stats, weight.device)
+        mean_abs = stats.mean_abs.to(weight.device)
+        columns = weight.shape[1]
+        size = scheme.columns_per_group(columns)
+
+        ratio, scales, error, error_rtn = self._search(weight, mean_abs, hessian, scheme, size)
+        groups = grid.to_groups(weight * scales, size)
+        if self.clip:
+            groups = clip_groups(groups, hessian / torch.outer(scales, scales), scheme)
+        scale, zero = grid.find_params(groups, scheme.bits, scheme.symmetric)
+        codes = grid.encode(groups, scale, zero, scheme.bits)
+        codes = grid.from_groups(codes, columns).to(torch.uint8)
+
+        report = {"ratio": ratio, "error": error, "error_unscaled": error_rtn, "n_tokens": stats.n_tokens}
+        sizes = [part.shape[0] for part in rows]
+        parts = zip(codes.split(sizes), scale.split(sizes), zero.split(sizes))
+        return [
+            QuantizedWeight(c, s, z, scheme, size, input_scale=scales.clone(), report=dict(report)) for c, s, z in parts
+        ]
+
+    def _search(
+        self, weight: Tensor, mean_abs: Tensor, hessian: Tensor, scheme: Scheme, size: int
+    ) -> tuple[float, Tensor, float, float]:
+        """The best exponent, its scales [in], its error and the error without scales."""
+        candidates = [channel_scales(mean_abs, step / self.n_grid) for step in range(self.n_grid)]
+        errors = []
+        for scales in candidates:
+            groups = grid.to_groups(weight * scales, size)
+            scale, zero = grid.find_params(groups, scheme.bits, scheme.symmetric)
+            rounded = grid.decode(grid.encode(groups, scale, zero, scheme.bits), scale, zero)
+            delta = grid.from_groups(rounded, weight.shape[1]) / scales - weight
+            errors.append(((delta @ hessian) * delta).sum())
+        losses = torch.stack(errors).tolist()
+        finite = [loss for loss in losses if loss < float("inf")]
+        if not finite:
+            raise QuantizationError("no exponent of the AWQ search gives a finite error")
+        best = losses.index(min(finite))
+        return best / self.n_grid, candidates[best], losses[best], losses[0]
+
+
+def channel_scales(mean_abs: Tensor, ratio: float) -> Tensor:
+    """s = mean|x|^ratio of every channel, [in], at least 1e-4, normalised by √(max·min)."""
+    scales = mean_abs.pow(ratio).clamp(min=MIN_SCALE)
+    return scales / (scales.max() * scales.min()).sqrt()
+
+
+def clip_groups(groups: Tensor, hessian: Tensor, scheme: Scheme) -> Tensor:
+    """`groups` [rows, groups, size] clamped to the range that gives each group's output the least error.
+
+    `hessian` [in, in] is that of the inputs of these (scaled) weights.
+    """
+    _, count, size = groups.shape
+    fill = count * size - hessian.shape[0]
+    padded = functional.pad(hessian, (0, fill, 0, fill)).view(count, size, count, size)
+    blocks = padded.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # [groups, size, size]
+    top = groups.abs().amax(-1, keepdim=True)
+    least = torch.full_like(top, torch.inf)
+    best = top
+    for step in range(CLIP_STEPS):
+        limit = top * (1 - step / CLIP_GRID)
+        clamped = groups.clamp(-limit, limit)
+        scale, zero = grid.find_params(clamped, scheme.bits, scheme.symmetric)
+        delta = grid.decode(grid.encode(clamped, scale, zero, scheme.bits), scale, zero) - groups
+        moved = (delta.transpose(0, 1) @ blocks).transpose(0, 1)
+        error = (moved * delta).sum(-1, keepdim=True)
+        better = error < least
+        least = torch.where(better, error, least)
+        best = torch.where(better, limit, best)
+    return groups.clamp(-best, best)

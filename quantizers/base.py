@@ -1,0 +1,192 @@
+"""The whole contract of a quantizer: Scheme, LayerStats, QuantizedWeight, Quantizer.
+
+A quantizer is a pure function of a weight matrix, a scheme, and two small tensors that say all it may know
+about the layer's inputs.  It sees no model, chooses no device and changes none of its arguments, so one
+calibration pass serves every method at every bit-width, and layers fed by the same tensor share one set of
+statistics.
+
+Not done here: packing codes into bytes, quantizing activations, folding input scales into the layer before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from quantizers.errors import (
+    BitsRangeError,
+    FormatError,
+    GroupSizeRangeError,
+    MissingStatsError,
+    QuantizationError,
+    ShapeError,
+)
+from quantizers.options import checked, is_int
+from quantizers.stats import LayerStats
+
+FORMATS = ("int",)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The grid that weights are put on: `bits` (2–8) per code, one scale per `group_size` columns of a row.
+
+    `group_size=None` means one scale per output row.  A last group of fewer columns (ragged) is allowed.
+    Raises BitsRangeError, GroupSizeRangeError or FormatError.
+    """
+
+    bits: int
+    group_size: int | None = 128
+    symmetric: bool = False
+    format: str = "int"
+
+    def __post_init__(self) -> None:
+        if not is_int(self.bits) or not 2 <= self.bits <= 8:
+            raise BitsRangeError(f"bits must be an integer from 2 to 8, got {self.bits!r}")
+        if self.group_size is not None and (not is_int(self.group_size) or self.group_size < 1):
+            raise GroupSizeRangeError(
+                f"group_size must be a positive integer, or None for one scale per row, got {self.group_size!r}"
+            )
+        if self.format not in FORMATS:
+            raise FormatError(f"format must be one of {', '.join(FORMATS)}, got {self.format!r}")
+
+    def columns_per_group(self, in_features: int) -> int:
+        """Columns in a full group of such a row.  Raises GroupSizeRangeError if the group does not fit."""
+        if self.group_size is not None and self.group_size > in_features:
+            raise GroupSizeRangeError(
+                f"group_size {self.group_size} is larger than a row of {in_features} inputs; "
+                f"use at most {in_features}, or None for one scale per row"
+            )
+        return in_features if self.group_size is None else self.group_size
+
+    def groups(self, in_features: int) -> int:
+        """Number of groups in a row of `in_features`.  Raises GroupSizeRangeError if a group does not fit."""
+        return math.ceil(in_features / self.columns_per_group(in_features))
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """A weight [out, in] as integer codes, W ≈ scale·(codes − zero) / input_scale.
+
+    `codes` [out, in] uint8 in the original order of columns; `scale` and `zero` [out, groups] float32;
+    `input_scale` [in] float32 or None: the columns were multiplied by it before they were coded;
+    `permutation` [in] int64 or None: column `permutation[j]` belongs to group `j // group_size` (without
+    it, column j does). `group_size` is the number of columns in a full group.  `report` says what happened
+    on the way (damping used, retries, dead columns, ratio chosen …), as plain numbers and strings.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+    scheme: Scheme
+    group_size: int
+    input_scale: Tensor | None = None
+    permutation: Tensor | None = None
+    report: Mapping[str, float | int | str] = field(default_factory=dict)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the last group has fewer columns than the others."""
+        return self.codes.shape[1] % self.group_size != 0
+
+    @property
+    def group_index(self) -> Tensor:
+        """The group of every column, [in], int64."""
+        columns = self.codes.shape[1]
+        groups = torch.arange(columns, device=self.codes.device) // self.group_size
+        if self.permutation is None:
+            return groups
+        return torch.empty_like(groups).index_copy_(0, self.permutation, groups)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits per weight, as a packed file would need them.
+
+        Codes of `bits` bits; per group a 16-bit scale and, if asymmetric, a zero of `bits` bits; 16 bits per
+        entry of an input scale; ceil(log2 groups) bits per column for its group where columns were permuted.
+        Scales are kept in float32 here, and not rounded to the 16 bits counted.
+        """
+        out_features, in_features = self.codes.shape
+        groups = self.scale.shape[1]
+        total = self.codes.numel() * self.scheme.bits
+        total += out_features * groups * (16 + (0 if self.scheme.symmetric else self.scheme.bits))
+        total += 16 * in_features if self.input_scale is not None else 0
+        total += in_features * math.ceil(math.log2(groups)) if self.permutation is not None else 0
+        return total / self.codes.numel()
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight that the codes stand for, [out, in], computed in float32 and given in `dtype`."""
+        index = self.group_index
+        weight = (self.codes.float() - self.zero[:, index]) * self.scale[:, index]
+        if self.input_scale is not None:
+            weight /= self.input_scale
+        return weight.to(dtype)
+
+
+@dataclass(frozen=True)
+class Quantizer(ABC):
+    """A method: a frozen dataclass whose fields, made with `option`, are its options.
+
+    `version` enters the key of every record: raise it when the same options give other codes.
+    `default_calibration` names the inputs the published method sees: "shared" (of the full-precision model),
+    "sequential" (of the model whose earlier layers are already quantized) or "none".
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    needs_stats: ClassVar[bool]
+    default_calibration: ClassVar[Literal["shared", "sequential", "none"]]
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            object.__setattr__(self, spec.name, checked(self.name, spec, getattr(self, spec.name)))
+
+    @abstractmethod
+    def quantize(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None = None) -> QuantizedWeight:
+        """Quantize `weight` [out, in]; pure, no argument is changed.
+
+        Raises QuantizationError where the numbers do not allow it, ValueError (one of its subclasses in
+        `quantizers.errors`) where the arguments do not.
+        """
+
+    def quantize_group(
+        self, weights: Sequence[Tensor], scheme: Scheme, stats: LayerStats | None = None
+    ) -> list[QuantizedWeight]:
+        """Quantize layers that share one input, `weights[i]` [out_i, in]; a method may treat them jointly."""
+        return [self.quantize(weight, scheme, stats) for weight in weights]
+
+    def prepare(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None) -> Tensor:
+        """Check every argument; return `weight` in float32, which may be the very tensor: do not change it.
+
+        Raises ShapeError, MissingStatsError or GroupSizeRangeError, and QuantizationError for NaN or infinite
+        weights.
+        """
+        if weight.ndim != 2 or weight.numel() == 0 or not weight.is_floating_point():
+            raise ShapeError(
+                f"a weight must be a non-empty floating-point matrix [out, in], "
+                f"got {weight.dtype} of shape {list(weight.shape)}"
+            )
+        scheme.groups(weight.shape[1])
+        if self.needs_stats and stats is None:
+            raise MissingStatsError(f"{self.name} needs LayerStats of the layer's inputs, got None")
+        if stats is not None and stats.in_features != weight.shape[1]:
+            raise ShapeError(f"statistics of {stats.in_features} features do not fit a weight of {weight.shape[1]}")
+        if not weight.isfinite().all():
+            raise QuantizationError("the weight holds NaN or infinite values")
+        return weight.detach().to(torch.float32)
+
+    def options(self) -> dict[str, Any]:
+        """Every option with its value, defaults included."""
+        return {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
+
+    @classmethod
+    def option_help(cls) -> dict[str, str]:
+        """Every option with a sentence that explains it."""
+        return {spec.name: spec.metadata["help"] for spec in dataclasses.fields(cls)}

@@ -1,0 +1,41 @@
+"""RTN, round to nearest: every weight goes to the nearest point of its group's grid.
+
+The baseline that needs no data.  Its only freedom is the range of a group: the full range from the smallest
+to the largest weight, or with `mse` the shrunken range with the least |Δw|^2.4, as searched by the GPTQ
+authors' code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantizers import grid
+from quantizers.base import QuantizedWeight, Quantizer, Scheme
+from quantizers.options import option
+from quantizers.stats import LayerStats
+
+
+@dataclass(frozen=True)
+class RTN(Quantizer):
+    """Round to nearest on a min-max grid."""
+
+    name = "rtn"
+    version = "1"
+    needs_stats = False
+    default_calibration = "none"
+
+    mse: bool = option(False, "Shrink each group's range to where the sum of |error|^2.4 is least.")
+
+    @torch.no_grad()
+    def quantize(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None = None) -> QuantizedWeight:
+        """Quantize `weight` [out, in]; `stats` are not used."""
+        weight = self.prepare(weight, scheme, stats)
+        size = scheme.columns_per_group(weight.shape[1])
+        groups = grid.to_groups(weight, size)
+        scale, zero = grid.find_params(groups, scheme.bits, scheme.symmetric, self.mse)
+        codes = grid.encode(groups, scale, zero, scheme.bits)
+        codes = grid.from_groups(codes, weight.shape[1]).to(torch.uint8)
+        return QuantizedWeight(codes, scale, zero, scheme, size)

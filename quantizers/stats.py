@@ -1,0 +1,82 @@
+"""LayerStats: the two small tensors that say all a quantizer may know about a layer's inputs.
+
+Why statistics instead of activations: GPTQ needs only H = 2/n Σ xxᵀ (Frantar et al. 2022, section 3.3,
+where the layer's objective ‖(W − Ŵ)X‖² has this Hessian), and the error that AWQ minimises is the same
+objective, which is tr(ΔW·H·ΔWᵀ) up to a constant.  Memory then does not grow with the number of calibration
+tokens, and one pass serves every method at every bit-width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from quantizers.errors import QuantizationError, ShapeError
+
+_CHUNK = 16384  # tokens widened to float32 at a time, which bounds the memory of `update`
+
+
+class LayerStats:
+    """Statistics of a layer's inputs, accumulated over tokens; every tensor read from it is a fresh copy.
+
+    Reading never hands out the accumulators, so a quantizer that damps its Hessian in place cannot damp the
+    one its neighbours share.
+    """
+
+    def __init__(self, in_features: int, device: torch.device | str | None = None) -> None:
+        self.in_features = in_features
+        self.n_tokens = 0
+        self._outer = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
+        self._abs = torch.zeros(in_features, dtype=torch.float32, device=device)
+
+    @classmethod
+    def from_inputs(cls, x: Tensor) -> LayerStats:
+        """Statistics of inputs `x` [..., in], on the device of `x`."""
+        stats = cls(x.shape[-1], device=x.device)
+        stats.update(x)
+        return stats
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Add inputs `x` [..., in] of any floating type.  Raises ShapeError for another width."""
+        if x.shape[-1] != self.in_features:
+            raise ShapeError(f"inputs have {x.shape[-1]} features, these statistics {self.in_features}")
+        tokens = x.reshape(-1, self.in_features)
+        for chunk in tokens.split(_CHUNK):
+            rows = chunk.to(self._outer)
+            self._outer.addmm_(rows.T, rows)
+            self._abs.add_(rows.abs().sum(0))
+        self.n_tokens += tokens.shape[0]
+
+    def merge(self, other: LayerStats) -> None:
+        """Add the tokens that `other` has seen, for example on another device."""
+        if other.in_features != self.in_features:
+            raise ShapeError(f"statistics of {other.in_features} features do not fit {self.in_features}")
+        self._outer.add_(other._outer.to(self._outer))
+        self._abs.add_(other._abs.to(self._abs))
+        self.n_tokens += other.n_tokens
+
+    @property
+    def device(self) -> torch.device:
+        """Where the accumulators lie."""
+        return self._outer.device
+
+    @property
+    def hessian(self) -> Tensor:
+        """H = 2/n Σ xxᵀ, [in, in], float32; zeros before the first token."""
+        return self._outer * (2.0 / max(self.n_tokens, 1))
+
+    @property
+    def mean_abs(self) -> Tensor:
+        """Mean |x| of every input feature, [in], float32; zeros before the first token."""
+        return self._abs / max(self.n_tokens, 1)
+
+
+def finite_hessian(stats: LayerStats, device: torch.device) -> Tensor:
+    """A fresh copy of H on `device`.  Raises QuantizationError if no token was seen or H is not finite."""
+    if stats.n_tokens == 0:
+        raise QuantizationError("no calibration token reached this layer")
+    hessian = stats.hessian.to(device)
+    if not hessian.isfinite().all():
+        raise QuantizationError(f"the Hessian of {stats.n_tokens} tokens holds NaN or infinite values")
+    return hessian

@@ -1,0 +1,32 @@
+"""What the tests of this folder share: a tiny Llama's configuration, a tiny tokenizer, a reading of problems."""
+
+HIDDEN = 32
+
+
+def llama_config(**changes):
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        **{
+            "hidden_size": HIDDEN,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 48,
+            "tie_word_embeddings": True,
+            **changes,
+        }
+    )
+
+
+def write_tokenizer(folder, words=("a", "b")):
+    from tokenizers import Tokenizer, models
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {word: i for i, word in enumerate(["<unk>", *words])}
+    Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>")).save(str(folder / "tokenizer.json"))
+
+
+def codes(checkpoint):
+    return [problem.code for problem in checkpoint.problems]

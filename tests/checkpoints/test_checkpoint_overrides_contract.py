@@ -1,0 +1,88 @@
+"""Contract: `trajectory.yaml` and `Overrides` correct what was found, and their mistakes are named."""
+
+import pytest
+
+from ptq_eval.checkpoints import Overrides, discover
+from ptq_eval.errors import TrajectoryFileError
+
+
+def test_tokens_per_step_is_the_users(save_run, tmp_path):
+    run = save_run(tmp_path / "mine", ["step10", "step20"])
+    found = discover([run], overrides=Overrides(tokens_per_step=100, params=7))
+    assert [(c.tokens, c.tokens_source, c.params, c.params_source) for c in found] == [
+        (1000, "user", 7, "user"),
+        (2000, "user", 7, "user"),
+    ]
+    assert found[0].params_total is not None
+    listed = discover([run], overrides=Overrides(tokens=[5, 9], exclude=[]))
+    assert [c.tokens for c in listed] == [5, 9]
+    (one,) = discover([run], overrides=Overrides(tokens={20: 77}, exclude=[10]))
+    assert (one.step, one.tokens) == (20, 77)
+
+
+def test_trajectory_file_the_nearer_one_wins(save_run, tmp_path):
+    root = tmp_path / "study"
+    save_run(root / "a", ["step1", "step2"])
+    save_run(root / "b", ["step1", "step2", "step3"])
+    (root / "trajectory.yaml").write_text(
+        "tokens_per_step: 10\nschedule_phase: constant\nruns: {b: {params: 5, exclude: [3]}}\n"
+    )
+    (root / "a" / "trajectory.yaml").write_text(
+        "tokens: {2: 50}\noffset_tokens: 1000\nlearning_rate: {1: 0.5}\nschedule_phase: {2: annealed}\n"
+    )
+    found = discover([root])
+    assert [(c.run, c.step, c.tokens) for c in found] == [
+        ("a", 1, 1010),
+        ("a", 2, 50),
+        ("b", 1, 10),
+        ("b", 2, 20),
+    ]
+    assert [c.schedule_phase for c in found] == ["constant", "annealed", "constant", "constant"]
+    assert [c.learning_rate for c in found] == [0.5, None, None, None]
+    assert found[2].params == 5
+    assert found[0].params != 5
+    assert {c.tokens_source for c in found} == {"user"}
+    assert discover([root], overrides=Overrides(tokens_per_step=3))[0].tokens == 3
+
+
+def test_the_runs_file_holds_for_one_of_its_checkpoints(save_run, tmp_path):
+    run = save_run(tmp_path / "run", ["step1", "step2"])
+    (run / "trajectory.yaml").write_text("tokens: {1: 10, 2: 20}")
+    (one,) = discover([run / "step2"])
+    assert (one.run, one.tokens) == ("run", 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("tokens_per_steps: 5", "did you mean 'tokens_per_step'"),
+        ("tokens_per_step: many", "positive whole number"),
+        ("tokens_per_step: true", "positive whole number"),
+        ("tokens_per_step: 0", "positive whole number"),
+        ("tokens: {1: -5}", "whole numbers"),
+        ("tokens: [1]", "one count per checkpoint"),
+        ("tokens: {77: 5}", "no checkpoint at a step"),
+        ("exclude: [1, 99]", "no checkpoint at a step"),
+        ("exclude: [1, 2]", "every checkpoint is excluded"),
+        ("schedule_phase: warm", "warmup, constant"),
+        ("learning_rate: -1", "a number"),
+        ("runs: {ruin: {params: 3}}", "did you mean 'run'"),
+        ("runs: {run: {parms: 3}}", "did you mean 'params'"),
+        ("runs: 5", "not a mapping"),
+        ("- 5", "not a mapping"),
+        ("tokens: {1: [", "cannot be read"),
+        ("!!python/object/apply:os.system ['true']", "cannot be read"),
+    ],
+)
+def test_trajectory_file_mistakes(save_run, tmp_path, text, says):
+    run = save_run(tmp_path / "run", ["step1", "step2"])
+    (run / "trajectory.yaml").write_text(text)
+    with pytest.raises(TrajectoryFileError, match=says) as caught:
+        discover([run])
+    assert caught.value.exit_code == 26
+
+
+def test_an_empty_trajectory_file_changes_nothing(trainer_run):
+    before = discover([trainer_run])
+    (trainer_run / "trajectory.yaml").write_text("# nothing yet\nexclude:\n")
+    assert discover([trainer_run]) == before

@@ -1,0 +1,219 @@
+"""Golden, oracle, property and contract tests of token windows."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ptq_eval.corpora import Text, make_windows, windows
+from ptq_eval.errors import MissingTokenizerError, OptionError, TextTooShortError, TokenRangeError
+
+
+def as_text(content: str, name: str = "sample") -> Text:
+    return Text(spec=name, digest=hashlib.sha256(content.encode()).hexdigest(), text=content, name=name)
+
+
+def as_ids(*ids: int) -> Text:
+    return Text(spec="ids.npy", digest="d", ids=np.array(ids, dtype=np.int64), name="ids")
+
+
+@pytest.fixture(params=["tokenizer", "sentencepiece_like", "wordpiece"])
+def any_tokenizer(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_golden_protocol():
+    """The digest of a protocol is fixed: a change here needs a new rule version."""
+    made = make_windows(as_ids(*range(10)), None, seq_len=3)
+    assert made.ids.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert made.protocol == "ids-3-nonoverlap-v1-n3"
+    assert made.digest == hashlib.sha256(b"nonoverlap-v1 (3, 3) " + np.arange(9, dtype="<i4").tobytes()).hexdigest()
+    assert (made.total_windows, len(made), made.seq_len) == (3, 3, 3)
+    assert made.n_bytes is None
+    assert made.text_digest == "d"
+    assert made.notes == ()
+
+
+def test_oracle_published_protocol(any_tokenizer, text):
+    """What the GPTQ authors' evaluation does: one call on the joined text, then a loop over slices."""
+    ids = any_tokenizer(text)["input_ids"]
+    made = make_windows(as_text(text), any_tokenizer, seq_len=64)
+    assert made.total_windows == len(ids) // 64 == len(made)
+    for i in range(len(ids) // 64):
+        assert made.ids[i].tolist() == ids[i * 64 : (i + 1) * 64]
+    assert made.ids.dtype == np.int32
+    assert not made.ids.flags.writeable
+
+
+@pytest.mark.parametrize(("count", "seq_len"), [(1, 2), (3, 64), (20, 32), (5, 17)])
+def test_a_prefix_gives_the_windows_of_the_whole(any_tokenizer, text, count, seq_len):
+    whole = make_windows(as_text(text), any_tokenizer, seq_len=seq_len)
+    first = make_windows(as_text(text), any_tokenizer, seq_len=seq_len, count=count)
+    assert first.total_windows is None, "the whole text was tokenized: this test shows nothing"
+    assert np.array_equal(first.ids, whole.ids[:count])
+    assert first.n_bytes is not None
+    assert whole.n_bytes is not None
+    assert np.array_equal(first.n_bytes, whole.n_bytes[:count])
+
+
+# Runs without a break, longer than anything a tokenizer was trained on, and breaks of every kind between them.
+stretches = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from([" ", "=", "ab", "\n", "漢", "é", "🙂", "-"]), st.integers(1, 400)),
+        st.tuples(st.text(max_size=20).filter(lambda s: not any("\ud800" <= c <= "\udfff" for c in s)), st.just(1)),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pieces=stretches, count=st.integers(1, 6))
+def test_property_a_cut_changes_no_window(any_tokenizer, pieces, count):
+    content = "".join(piece * times for piece, times in pieces) + " a dog" * 40
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "MARGIN", 256)
+        patch.setattr(windows, "CHARS_PER_TOKEN", 2)
+        first = make_windows(as_text(content), any_tokenizer, seq_len=8, count=count)
+    whole = make_windows(as_text(content), any_tokenizer, seq_len=8)
+    assert np.array_equal(first.ids, whole.ids[:count])
+
+
+def test_oracle_bytes_of_byte_level_tokens(tokenizer, text):
+    """Each character of a byte-level token's name stands for one byte; a split character shifts under four."""
+    ids = tokenizer(text)["input_ids"]
+    lengths = np.array([len(token) for token in tokenizer.convert_ids_to_tokens(ids)])
+    made = make_windows(as_text(text), tokenizer, seq_len=16)
+    assert made.n_bytes is not None
+    expected = lengths[: len(made) * 16].reshape(-1, 16)[:, 1:].sum(axis=1)
+    assert np.abs(made.n_bytes - expected).max() <= 3
+    assert (made.n_bytes == expected).mean() > 0.8
+    assert np.any(lengths == 1), "no character was split: this test shows less than it claims"
+
+
+def test_bytes_telescope(any_tokenizer, text):
+    """Scored bytes of one window over everything = all bytes but those of its first token and of the tail."""
+    encoding = any_tokenizer(text, return_offsets_mapping=True)
+    count = len(encoding["input_ids"])
+    if encoding["offset_mapping"][-1] == (0, 0):
+        count -= 1
+    made = make_windows(as_text(text), any_tokenizer, seq_len=count)
+    first, last = encoding["offset_mapping"][0][1], encoding["offset_mapping"][count - 1][1]
+    assert made.n_bytes is not None
+    assert made.n_bytes.tolist() == [len(text[first:last].encode())]
+    pairs = make_windows(as_text(text), any_tokenizer, seq_len=2)
+    assert pairs.n_bytes is not None
+    assert pairs.n_bytes.min() >= 0
+
+
+def test_special_tokens_stand_once_at_the_start(sentencepiece_like, text):
+    made = make_windows(as_text(text), sentencepiece_like, seq_len=32, count=10)
+    assert made.ids[0, 0] == sentencepiece_like.bos_token_id
+    assert (made.ids == sentencepiece_like.bos_token_id).sum() == 1
+
+
+def test_crops_are_drawn_by_the_seed_from_the_whole_text(tokenizer, text):
+    draw = {seed: make_windows(as_text(text), tokenizer, seq_len=32, count=50, seed=seed) for seed in (3, 4)}
+    again = make_windows(as_text(text), tokenizer, seq_len=32, count=50, seed=3)
+    assert np.array_equal(draw[3].ids, again.ids)
+    assert draw[3].digest == again.digest != draw[4].digest
+    assert draw[3].protocol == "sample-32-crops-seed3-v1-n50"
+    ids = np.array(tokenizer(text)["input_ids"])
+    starts = np.random.default_rng(3).integers(0, len(ids) - 32 + 1, size=50)
+    assert np.array_equal(draw[3].ids, np.stack([ids[s : s + 32] for s in starts]))
+    assert starts.max() > len(ids) // 2
+    assert draw[3].n_bytes is not None
+    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    i = int(np.argmax(starts))
+    first, last = offsets[starts[i]][1], offsets[starts[i] + 31][1]
+    assert draw[3].n_bytes[i] == len(text[first:last].encode())
+
+
+def test_every_place_can_be_drawn():
+    made = make_windows(as_ids(*range(6)), None, seq_len=4, count=200, seed=0)
+    assert set(made.ids[:, 0].tolist()) == {0, 1, 2}
+
+
+def test_crops_leave_numpys_global_generator_alone():
+    np.random.seed(0)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    make_windows(as_ids(*range(60)), None, seq_len=4, count=5, seed=1)
+    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_fewer_windows_than_asked_for_are_noted():
+    made = make_windows(as_ids(*range(10)), None, seq_len=3, count=7)
+    assert len(made) == 3
+    assert made.protocol.endswith("-n3")
+    assert "7 windows were asked for" in made.notes[0]
+    assert "holds 3" in made.notes[0]
+
+
+def test_the_digest_tells_what_the_windows_are():
+    base = make_windows(as_ids(*range(12)), None, seq_len=3)
+    assert make_windows(as_ids(*range(12)), None, seq_len=4).digest != base.digest
+    assert make_windows(as_ids(*range(12)), None, seq_len=3, count=3).digest != base.digest
+    assert make_windows(as_ids(*range(1, 13)), None, seq_len=3).digest != base.digest
+    assert make_windows(as_ids(*range(14)), None, seq_len=3).digest == base.digest
+
+
+def test_a_slow_tokenizer_gives_the_same_windows_without_bytes(tokenizer, text):
+    class Slow:
+        is_fast = False
+
+        def __call__(self, content, **options):
+            assert "return_offsets_mapping" not in options
+            return tokenizer(content, **options)
+
+    made = make_windows(as_text(text), Slow(), seq_len=32, count=9)
+    assert made.n_bytes is None
+    assert np.array_equal(made.ids, make_windows(as_text(text), tokenizer, seq_len=32, count=9).ids)
+
+
+def test_no_warning_about_long_texts(tokenizer, text, capsys, monkeypatch):
+    from transformers.utils import logging
+
+    said = []
+    monkeypatch.setattr(tokenizer, "model_max_length", 16)
+    monkeypatch.setattr(logging.get_logger("transformers.tokenization_utils_base"), "warning", said.append)
+    make_windows(as_text(text), tokenizer, seq_len=32)
+    captured = capsys.readouterr()
+    assert (said, captured.out, captured.err) == ([], "", "")
+    tokenizer(text)
+    assert said or capsys.readouterr().err, "transformers would not have warned: this test shows nothing"
+
+
+@pytest.mark.parametrize("options", [{"seq_len": 1}, {"seq_len": 0}, {"seq_len": 4, "count": 0}])
+def test_senseless_options(options):
+    with pytest.raises(OptionError):
+        make_windows(as_ids(1, 2, 3, 4), None, **options)
+
+
+def test_text_shorter_than_one_window(tokenizer):
+    with pytest.raises(TextTooShortError, match=r"got 3 tokens in ids\.npy \| allowed: at least 4"):
+        make_windows(as_ids(1, 2, 3), None, seq_len=4)
+    for content in ("", "a"):
+        with pytest.raises(TextTooShortError):
+            make_windows(as_text(content), tokenizer, seq_len=4, count=1)
+
+
+def test_text_without_a_tokenizer():
+    with pytest.raises(MissingTokenizerError):
+        make_windows(as_text("some text"), None, seq_len=2)
+
+
+@pytest.mark.parametrize(
+    ("ids", "vocab", "named"),
+    [((1, 2, 9, 10), 10, "id 10"), ((1, -1, 2, 2), 10, "id -1"), ((1, 2**31), None, "id 2147483648")],
+)
+def test_ids_outside_the_vocabulary(ids, vocab, named):
+    with pytest.raises(TokenRangeError, match=named):
+        make_windows(as_ids(*ids), None, seq_len=2, vocab_size=vocab)
+
+
+def test_the_last_id_of_the_vocabulary_is_inside():
+    assert make_windows(as_ids(0, 9), None, seq_len=2, vocab_size=10).ids.tolist() == [[0, 9]]

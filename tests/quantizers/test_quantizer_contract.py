@@ -1,0 +1,180 @@
+"""Contract: the conformance kit on every installed quantizer, and the kit itself on broken ones."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from quantizers import (
+    MissingStatsError,
+    OptionValueError,
+    QuantizedWeight,
+    Scheme,
+    UnknownOptionError,
+    UnknownQuantizerError,
+    available_quantizers,
+    get_quantizer,
+)
+from quantizers.errors import BitsRangeError, FormatError, GroupSizeRangeError
+from quantizers.rtn import RTN
+from quantizers.testing import CHECKS, check_quantizer
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+VARIANTS = [(name, {}) for name in available_quantizers()] + [
+    ("rtn", {"mse": True}),
+    ("gptq", {"act_order": True}),
+    ("gptq", {"act_order": True, "static_groups": True, "dead": "round"}),
+    ("gptq", {"group_scale_from": "current", "block_size": 7}),
+    ("awq", {"clip": True}),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+def test_conformance(name, options, check, device):
+    check(lambda: get_quantizer(name, **options), device)
+
+
+def test_built_in_quantizers_are_installed():
+    assert {"rtn", "gptq", "awq"} <= set(available_quantizers())
+
+
+def changed(result: QuantizedWeight, **fields) -> QuantizedWeight:
+    return dataclasses.replace(result, **fields)
+
+
+class ChangesTheWeight(RTN):
+    def quantize(self, weight, scheme, stats=None):
+        result = super().quantize(weight, scheme, stats)
+        with torch.no_grad():
+            weight.mul_(0.5)
+        return result
+
+
+class ChangesTheStatistics(RTN):
+    def quantize(self, weight, scheme, stats=None):
+        if stats is not None:
+            stats.update(torch.ones(1, weight.shape[1]))
+        return super().quantize(weight, scheme, stats)
+
+
+class DrawsFromTheGlobalGenerator(RTN):
+    def quantize(self, weight, scheme, stats=None):
+        torch.rand(1)
+        return super().quantize(weight, scheme, stats)
+
+
+class IgnoresBits(RTN):
+    def quantize(self, weight, scheme, stats=None):
+        result = super().quantize(weight, dataclasses.replace(scheme, bits=2), stats)
+        return changed(result, scheme=scheme)
+
+
+class CodesOutOfRange(RTN):
+    def quantize(self, weight, scheme, stats=None):
+        result = super().quantize(weight, scheme, stats)
+        return changed(result, codes=result.codes + 1, zero=result.zero + 1)
+
+
+class NeedsStatisticsButTakesNone(RTN):
+    needs_stats = True
+
+    def prepare(self, weight, scheme, stats):
+        return RTN().prepare(weight, scheme, None)
+
+
+class ReversesTheGroup(RTN):
+    def quantize_group(self, weights, scheme, stats=None):
+        return super().quantize_group(weights, scheme, stats)[::-1]
+
+
+class WithoutVersion(RTN):
+    version = ""
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ChangesTheWeight,
+        ChangesTheStatistics,
+        DrawsFromTheGlobalGenerator,
+        IgnoresBits,
+        CodesOutOfRange,
+        NeedsStatisticsButTakesNone,
+        ReversesTheGroup,
+        WithoutVersion,
+    ],
+)
+def test_the_kit_catches(broken):
+    with pytest.raises(AssertionError):
+        check_quantizer(broken)
+
+
+def test_unknown_quantizer_names_the_nearest():
+    with pytest.raises(UnknownQuantizerError, match="did you mean 'gptq'"):
+        get_quantizer("gpqt")
+
+
+def test_unknown_option_names_the_nearest():
+    with pytest.raises(UnknownOptionError, match="did you mean 'damping'"):
+        get_quantizer("gptq", dampening=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gptq", {"damping": -0.1}),
+        ("gptq", {"damping": float("nan")}),
+        ("gptq", {"damping": "much"}),
+        ("gptq", {"act_order": 1}),
+        ("gptq", {"block_size": 0}),
+        ("gptq", {"block_size": 12.5}),
+        ("gptq", {"group_scale_from": "later"}),
+        ("awq", {"n_grid": 0}),
+        ("awq", {"clip": "yes"}),
+    ],
+    ids=str,
+)
+def test_wrong_option_value(name, options):
+    with pytest.raises(OptionValueError, match=next(iter(options))):
+        get_quantizer(name, **options)
+
+
+def test_options_carry_defaults_and_one_type_per_option():
+    options = get_quantizer("gptq", damping=1).options()
+    assert options["damping"] == 1.0
+    assert isinstance(options["damping"], float)
+    assert options["act_order"] is False
+    assert options["block_size"] == 128
+
+
+@pytest.mark.parametrize("bits", [1, 9, 4.0, True])
+def test_bits_out_of_range(bits):
+    with pytest.raises(BitsRangeError, match="2 to 8"):
+        Scheme(bits)
+
+
+@pytest.mark.parametrize("size", [0, -1, 16.0, True])
+def test_group_size_out_of_range(size):
+    with pytest.raises(GroupSizeRangeError, match="positive"):
+        Scheme(4, size)
+
+
+def test_group_larger_than_a_row():
+    with pytest.raises(GroupSizeRangeError, match="larger than a row of 64"):
+        Scheme(4, 128).groups(64)
+
+
+def test_unknown_format():
+    with pytest.raises(FormatError, match="int"):
+        Scheme(4, format="nf4")
+
+
+def test_groups_of_a_row():
+    assert [Scheme(4, size).groups(96) for size in (None, 32, 96, 40)] == [1, 3, 1, 3]
+
+
+def test_errors_are_value_errors():
+    for error in (BitsRangeError, GroupSizeRangeError, UnknownOptionError, MissingStatsError):
+        assert issubclass(error, ValueError)
