@@ -1,5 +1,4 @@
-"""What a text source is: something that answers with documents' text, or with token ids that are already
-there.
+"""What a text source is: something that answers with documents' text, or with token ids made elsewhere.
 
 A source is named by a *spec*, `kind:rest` or a path, and one file holds one kind.  Parts of a source (train,
 calibration, evaluation, or the splits of a dataset) are separate texts: nothing is ever drawn from two of

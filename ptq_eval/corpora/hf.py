@@ -150,9 +150,7 @@ def _unreadable(spec: str, error: Exception) -> TextSourceError:
     said = " ".join(str(error).split())
     reason = f"{type(error).__name__}: {said[:300]}"
     if re.search("(bad|unknown) split", said, re.IGNORECASE):
-        return TextSourceError(
-            "unknown split of a data set", got=spec, allowed=said[:300], remedy="name another split"
-        )
+        return TextSourceError("unknown split of a data set", got=spec, allowed=said[:300], remedy="name another split")
     if re.search("BuilderConfig .* not found|config name is missing", said, re.IGNORECASE):
         return TextSourceError(
             "unknown or missing configuration of a data set",
@@ -161,9 +159,7 @@ def _unreadable(spec: str, error: Exception) -> TextSourceError:
             remedy="write hf:ORGANISATION/DATASET/CONFIG:SPLIT",
         )
     if isinstance(error, FileNotFoundError):
-        return TextSourceError(
-            "no such data set", got=f"{spec} ({reason})", remedy="check the name on the hub"
-        )
+        return TextSourceError("no such data set", got=f"{spec} ({reason})", remedy="check the name on the hub")
     return TextSourceError(
         "the data set cannot be read",
         got=f"{spec} ({reason})",

@@ -110,9 +110,7 @@ def _lines(path: Path, field: str) -> Iterator[str]:
                     remedy="write one object a line",
                 ) from error
             if not isinstance(row, dict) or not isinstance(row.get(field), str):
-                raise _no_field(
-                    path, field, list(row) if isinstance(row, dict) else [], f"line {number} of {path}"
-                )
+                raise _no_field(path, field, list(row) if isinstance(row, dict) else [], f"line {number} of {path}")
             yield row[field]
 
 

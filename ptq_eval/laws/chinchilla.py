@@ -49,6 +49,19 @@ class _PowerSum(Law):
             derivatives[exponent] = -theta[factor] * power * np.log(data[x])
         return derivatives
 
+    def objection(self, data: Data) -> str:
+        """Also: the loss is not seen to fall with D, taken linear in the logarithms for this purpose."""
+        if why := super().objection(data):
+            return why
+        design = np.column_stack([*(np.log(data[x]) for x in self.columns), np.ones(len(data["loss"]))])
+        slope = np.linalg.lstsq(design, data["loss"], rcond=None)[0]
+        residual = data["loss"] - design @ slope
+        variance = float(residual @ residual) / (len(residual) - design.shape[1])
+        which = self.columns.index("D")
+        error = np.sqrt(variance * np.linalg.pinv(design.T @ design)[which, which])
+        falls = slope[which] < -2 * error and slope[which] < -_TINY
+        return "" if falls else "the loss is not seen to fall with D"
+
     def starts(self, data: Data, rng: np.random.Generator) -> list[dict[str, float]]:
         """The best nodes of a grid over the exponents, with their exact linear constants."""
         loss, found = data["loss"], []

@@ -21,6 +21,7 @@ from ptq_eval.laws.base import SAME_SIZE
 
 USABLE = ("ok", "partial")
 FULL_PRECISION = "none"
+_BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 Row = Mapping[str, Any]
 Windows = Mapping[Any, tuple[np.ndarray, np.ndarray]]
 """By a row's key: loss per window after and before quantization, nats per token, each [n_windows]; the same twice
@@ -68,14 +69,14 @@ def read(table: Iterable[Row]) -> tuple[list[Point], list[str]]:
     for row in table:
         point = _point(row)
         if str(row.get("status") or "") not in USABLE:
-            left_out["were not measured (status other than ok or partial)"] += 1
+            left_out["status other than ok or partial"] += 1
         elif not point.D > 0:
-            left_out["have an unknown number of tokens"] += 1
+            left_out["tokens unknown"] += 1
         elif not point.N > 0:
-            left_out["have an unknown number of parameters"] += 1
+            left_out["parameters unknown"] += 1
         else:
             points.append(point)
-    notes = [f"{count} row{'s' * (count != 1)} {why}: not fitted" for why, count in left_out.items()]
+    notes = [f"{count} row{'s' * (count != 1)} not fitted: {why}" for why, count in left_out.items()]
     return _with_trajectories(points), notes
 
 
@@ -138,13 +139,13 @@ def _columns(points: Sequence[Point], more: Mapping[str, list[float]]) -> dict[s
 
 
 def _point(row: Row) -> Point:
-    group_size, symmetric = _number(row.get("group_size")), row.get("symmetric")
+    group_size = _number(row.get("group_size"))
     options = row.get("options") or ""
     config = Config(
         quantizer=_text(row.get("quantizer")) or FULL_PRECISION,
         options=options if isinstance(options, str) else json.dumps(options, sort_keys=True, default=str),
         group_size=int(group_size) if math.isfinite(group_size) else None,
-        symmetric=bool(symmetric) if isinstance(symmetric, (bool, np.bool_)) else None,
+        symmetric=_BOOLEANS.get(_text(row.get("symmetric")).lower()),
         calibration=_text(row.get("calibration")),
     )
     names = {"D": "tokens", "N": "params", "P": "bits", "se": "delta_se"}

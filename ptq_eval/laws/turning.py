@@ -73,7 +73,8 @@ def turning_point(
     low, high = np.quantile(drawn, [tail, 1 - tail]) if n_boot else (tokens[i], tokens[i])
     low = min(float(low), tokens[i - 1]) if i else 0.0
     high = max(float(high), tokens[i + 1]) if interior else math.inf
-    place = Estimate(float(np.exp(vertices(x, loss[None])[0])), float(low), float(high))
+    value = float(np.exp(vertices(x, loss[None])[0])) if 0 < i < last else float(tokens[i])
+    place = Estimate(value, min(float(low), value), max(float(high), value))
     return TurningPoint(float(tokens[i]), place, interior, rise, rise_se)
 
 

@@ -36,7 +36,7 @@ def _llama(width: int, layers: int, vocab: int, context: int) -> Any:
         intermediate_size=feed_forward,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=max(1, heads // 2),
+        num_key_value_heads=heads // 2 if heads % 2 == 0 else heads,
         max_position_embeddings=context,
         tie_word_embeddings=True,
     )

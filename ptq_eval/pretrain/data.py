@@ -15,6 +15,8 @@ import torch
 from ptq_eval.errors import TextTooShortError
 
 END_OF_TEXT = "<|endoftext|>"
+SMALLEST_VOCAB = 257
+"""Every byte and the end of text."""
 
 
 def train_tokenizer(text: str, vocab: int) -> Any:
@@ -39,7 +41,9 @@ def train_tokenizer(text: str, vocab: int) -> Any:
 
 
 def encode(tokenizer: Any, text: str) -> np.ndarray:
-    """Token ids of `text` as a 1-D int32 array, encoded in pieces cut at blank lines."""
+    """Token ids of `text` as a 1-D int32 array, encoded in pieces of a million characters."""
+    if not text:
+        raise TextTooShortError("the training text is empty", got="0 characters", remedy="give more text")
     pieces = [text[i : i + 1_000_000] for i in range(0, len(text), 1_000_000)]
     encoded = tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
     return np.concatenate([np.asarray(piece.ids, dtype=np.int32) for piece in encoded])

@@ -8,6 +8,7 @@ real trajectories can be made on a laptop's CPU, or within minutes on one GPU.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -20,8 +21,8 @@ import torch
 
 from ptq_eval.errors import OptionError
 from ptq_eval.pretrain.architectures import configuration
-from ptq_eval.pretrain.data import Batches, encode, train_tokenizer
-from ptq_eval.pretrain.schedule import Schedule, branch_factor, factor, phase
+from ptq_eval.pretrain.data import SMALLEST_VOCAB, Batches, encode, train_tokenizer
+from ptq_eval.pretrain.schedule import SCHEDULES, Schedule, branch_factor, factor, phase
 
 Progress = Callable[[int, int, float], None]
 """progress(steps done, steps in all, last loss)."""
@@ -46,6 +47,15 @@ class PretrainConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ratios", tuple(sorted(set(self.ratios))))
+        if not self.ratios or self.ratios[0] <= 0:
+            raise OptionError("--ratios must be positive values of D/N", got=self.ratios or "none")
+        if self.schedule not in SCHEDULES:
+            raise OptionError("unknown --schedule", got=self.schedule, allowed=", ".join(SCHEDULES))
+        if self.vocab < SMALLEST_VOCAB:
+            raise OptionError("--vocab is too small", got=self.vocab, allowed=f"at least {SMALLEST_VOCAB}")
 
 
 @dataclass
@@ -80,7 +90,8 @@ class _Run:
         model = self._new_model()
         self.params = non_embedding(model)
         self.tokens_per_step = config.context * config.batch_size
-        self.targets = [max(1, round(ratio * self.params / self.tokens_per_step)) for ratio in config.ratios]
+        steps = (max(1, round(ratio * self.params / self.tokens_per_step)) for ratio in config.ratios)
+        self.targets = sorted(set(steps))
         self.state = _State(model, self._optimizer(model), 0, [])
         self._forward = self._compile(model)
         self._describe(digest)
@@ -90,14 +101,16 @@ class _Run:
 
         folder = self.out / "tokenizer"
         if not folder.exists():
-            train_tokenizer(text, self.config.vocab).save_pretrained(folder)
+            partial = folder.with_name(".tokenizer.partial")
+            train_tokenizer(text, self.config.vocab).save_pretrained(partial)
+            partial.rename(folder)
         return AutoTokenizer.from_pretrained(folder)
 
     def _new_model(self) -> Any:
         from transformers import AutoModelForCausalLM
 
         # Initialisation draws from torch's global generator: fork it, so that the caller's is left alone.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             model = AutoModelForCausalLM.from_config(self.model_config, dtype=torch.float32)
         return model.to(self.device).train()
@@ -139,7 +152,9 @@ class _Run:
                     got=self.out,
                     remedy="choose another folder, or delete it",
                 )
-        path.write_text(json.dumps(about, indent=2) + "\n")
+        partial = path.with_suffix(".new")
+        partial.write_text(json.dumps(about, indent=2) + "\n")
+        partial.replace(path)
 
     def advance(self, state: _State, forward: Any, rate: float) -> float:
         """One optimizer step at learning rate `rate`; the loss before it, nats per token."""
@@ -211,7 +226,8 @@ class _Run:
         model = self._new_model()
         model.load_state_dict(self.state.model.state_dict())
         optimizer = self._optimizer(model)
-        optimizer.load_state_dict(self.state.optimizer.state_dict())
+        # load_state_dict keeps references: without a copy the branch would train the trunk's moments
+        optimizer.load_state_dict(copy.deepcopy(self.state.optimizer.state_dict()))
         state = _State(model, optimizer, self.state.step, list(self.state.log))
         forward, start, rate = self._compile(model), self.state.step, 0.0
         while state.step < end:
@@ -224,13 +240,14 @@ class _Run:
     def train(self, progress: Progress | None) -> None:
         """From where the state stands to the last target."""
         config, total = self.config, self.targets[-1]
-        branches = {}
-        if config.schedule == "wsd":
-            branches = {min(end - 1, max(config.warmup, round((1 - config.decay) * end))): end for end in self.targets}
+        branches: dict[int, list[int]] = {}
+        for end in self.targets if config.schedule == "wsd" else ():
+            start = min(end - 1, max(config.warmup, round((1 - config.decay) * end)))
+            branches.setdefault(start, []).append(end)
         while True:
             step = self.state.step
-            if step in branches:
-                self.branch(branches[step], progress)
+            for end in branches.get(step, ()):
+                self.branch(end, progress)
             if step >= total:
                 break
             rate = config.learning_rate * factor(config.schedule, step, warmup=config.warmup, total=total)

@@ -116,16 +116,11 @@ def _panel(ax: Axes, table: pd.DataFrame, runs: list[str], bottom: float) -> Non
             markeredgewidth=0,
         )
         edge = group[group["shown"] == "lower edge"]
-        ax.plot(
-            edge["tokens_per_param"],
-            np.full(len(edge), 0.025),
-            mark,
-            color=colour,
-            markerfacecolor="none",
-            markeredgewidth=0.7,
-            transform=ax.get_xaxis_transform(),
-            clip_on=False,
-        )
+        if len(edge):  # an empty artist outside the clip has no extent, and the layout collapses
+            low = np.full(len(edge), 0.025)
+            transform = ax.get_xaxis_transform()
+            hollow = {"color": colour, "markerfacecolor": "none", "markeredgewidth": 0.7}
+            ax.plot(edge["tokens_per_param"], low, mark, transform=transform, clip_on=False, **hollow)
 
 
 def _legend(figure: Figure, table: pd.DataFrame) -> None:

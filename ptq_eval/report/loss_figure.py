@@ -134,7 +134,7 @@ def _panel(ax: Axes, panel: pd.DataFrame) -> None:
     style.log_x(ax, *style.span(drawn["tokens"]), tokens=True)
     ax.set_ylim(bottom, top)
     before = panel[panel["kind"] == "before"]
-    ax.plot(before["tokens"], before["loss"], "o", color="black", markeredgewidth=0, zorder=3)
+    ax.plot(before["tokens"], before["loss"], "o", color="black", markersize=2.2, markeredgewidth=0, zorder=3)
     for bits, group in panel[panel["kind"] == "after"].groupby("bits"):
         se = group["loss_se"].fillna(0)
         colour = style.colour(float(bits))
@@ -175,7 +175,7 @@ def _legend(figure: Figure, table: pd.DataFrame) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Any] = [Line2D([], [], color="black", marker="o", linestyle="none", label="before quantization")]
+    handles: list[Any] = [Line2D([], [], color="black", marker="o", markersize=2.2, linestyle="none", label="before quantization")]
     for bits in sorted(table.loc[table["kind"] == "after", "bits"].unique()):
         handles.append(Line2D([], [], color=style.colour(bits), marker="o", linestyle="none", label=f"{bits:.0f} bits"))
     kinds = set(table["kind"])

@@ -70,18 +70,18 @@ def _cell(row: Mapping[str, Any]) -> str:
     return with_error(row["delta"], row["delta_se"]) + PARTIAL * (row["status"] == "partial")
 
 
-def fit_rows(study: Study) -> list[list[str]]:
-    """The fits, one row each, in the columns of `FIT_HEADER`."""
+def fit_rows(study: Study, between: str = ", ") -> list[list[str]]:
+    """The fits, one row each, in the columns of `FIT_HEADER`; `between` joins the constants."""
     rows = []
     for entry in study.fits:
-        constants = ", ".join(f"{name} = {estimate(value)}" for name, value in (entry.get("parameters") or {}).items())
+        constants = between.join(f"{name} = {estimate(value)}" for name, value in (entry.get("parameters") or {}).items())
         label = study.label_of(entry)
         rows.append(
             [
                 "full precision" if label == FULL_PRECISION else label,
                 str(entry.get("law", MISSING)),
                 constants or MISSING,
-                *(short(entry.get(name)) for name in ("r2", "r2_log", "objective", "npoints", "n_runs")),
+                *(short(entry.get(name)) for name in ("r2", "r2_log", "objective", "n_points", "n_runs")),
                 str(entry.get("status", MISSING)),
             ]
         )

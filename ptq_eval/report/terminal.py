@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +18,8 @@ from ptq_eval.report.sentences import answers, observed
 from ptq_eval.report.study import Study
 from ptq_eval.report.tables import FIT_HEADER, LEAD, Grid, fit_rows, grid
 
-_PADDING = 3
+_BETWEEN = 3
+"""Blanks that the table's style puts around each column."""
 
 
 class Report:
@@ -31,6 +33,7 @@ class Report:
         for run in self.study.runs:
             for part in fitting(grid(self.study, run), options.max_width):
                 yield degradation(part)
+        yield Text("0.1234(56) means 0.1234 ± 0.0056, one standard error.\n", style="dim")
         if self.study.fits:
             yield _fits(self.study)
         yield from _answers(self.study)
@@ -50,42 +53,38 @@ def fitting(table: Grid, width: int) -> Iterator[Grid]:
     yield table.part(chosen)
 
 
+def _header(table: Grid) -> list[str]:
+    return [*LEAD, *(f"{label}\n{bits} bits" for label, bits in table.columns)]
+
+
 def _width(table: Grid) -> int:
-    header = [*LEAD, *(label if len(label) > 6 else "x bits" for label, _ in table.columns)]
-    return 1 + sum(_PADDING + max(len(row[i]) for row in [header, *table.rows]) for i in range(len(header)))
+    cells = zip(*[[max(text.split("\n"), key=len) for text in row] for row in [_header(table), *table.rows]])
+    return _BETWEEN + sum(_BETWEEN + max(map(len, column)) for column in cells)
 
 
 def degradation(table: Grid) -> Table:
     """The deltas of one run."""
     title = Text.assemble("δ of ", (table.run, "bold"), f" (N = {count(table.params)}), nats per token")
-    drawn = Table(title=title, caption="0.1234(56) means 0.1234 ± 0.0056 (one standard error)", title_justify="left")
-    for name in LEAD:
-        drawn.add_column(name, justify="right", no_wrap=True)
-    for label, bits in table.columns:
-        drawn.add_column(Text(f"{label}\n{bits} bits"), justify="right", no_wrap=True)
+    drawn = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
+    for name in _header(table):
+        drawn.add_column(Text(name), justify="right", no_wrap=True)
     for row in table.rows:
         drawn.add_row(*(Text(text) for text in row))
     return drawn
 
 
 def _fits(study: Study) -> Table:
-    drawn = Table(title="Fits", title_justify="left")
+    drawn = Table(title="Fits", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for i, name in enumerate(FIT_HEADER):
         drawn.add_column(name, justify="left" if i < 3 else "right", overflow="fold")
-    for row in fit_rows(study):
-        drawn.add_row(*(Text(text.replace(", ", "\n") if i == 2 else text) for i, text in enumerate(_open(row))))
+    for row in fit_rows(study, between="\n"):
+        drawn.add_row(*(Text(text) for text in row))
     return drawn
-
-
-def _open(row: list[str]) -> list[str]:
-    """Constants one per line: the comma inside an interval stays."""
-    return [text.replace("], ", "]\n") if i == 2 else text for i, text in enumerate(row)]
 
 
 def _answers(study: Study) -> Iterator[RenderableType]:
     for run, what, words, entry in answers(study):
-        colour = "bold red" if observed(entry) else "bold"
-        yield Text.assemble((f"{run}, {what}: ", colour), words)
+        yield Text.assemble((f"{run}, {what}: ", "bold red" if observed(entry) else "bold"), words)
 
 
 def _troubles(study: Study) -> Iterator[RenderableType]:

@@ -23,9 +23,7 @@ def chinchilla(theta, N, D):
     return theta["E"] + theta["A"] / N ** theta["alpha"] + theta["B"] / D ** theta["beta"]
 
 
-def points(
-    law, theta, sizes, ratios, bits, rng, *, scatter=0.0, by_checkpoint=0.0, by_run=0.0, noise=0.02, windows=48
-):
+def points(law, theta, sizes, ratios, bits, rng, *, scatter=0.0, by_checkpoint=0.0, by_run=0.0, noise=0.02, windows=48):
     """Columns for a degradation law: relative scatter per point, checkpoint and run, and shared windows."""
     grid = [(i, j, N, N * r, float(b)) for i, N in enumerate(sizes) for j, r in enumerate(ratios) for b in bits]
     run, place, N, D, P = (np.array(column) for column in zip(*grid))
