@@ -125,29 +125,38 @@ class LanguageModel:
         weight: Tensor = module.weight  # type: ignore[assignment]
         return weight.T if _transposed(module) else weight
 
-    def set_weight(self, name: str, weight: Tensor) -> None:
-        """Put `weight` [out, in] in place of a module's weight, by reference where the layout allows."""
+    def parameters_of(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+        """Weights [out, in] by layer name as parameters ready to be carried, by reference where the layout allows."""
+        return {name: self._parameter(name, weight) for name, weight in weights.items()}
+
+    def _parameter(self, name: str, weight: Tensor) -> nn.Parameter:
         module = self._linears[name]
         if _transposed(module):
             weight = weight.T.contiguous()
-        module.weight = nn.Parameter(weight.to(module.weight.dtype), requires_grad=False)  # type: ignore[arg-type]
+        own: Tensor = module.weight  # type: ignore[assignment]
+        return nn.Parameter(weight.to(own), requires_grad=False)
+
+    def set_weight(self, name: str, weight: Tensor) -> None:
+        """Put `weight` [out, in] in place of a module's weight."""
+        self._linears[name].weight = self._parameter(name, weight)
 
     @contextlib.contextmanager
     def restoring(self) -> Iterator[None]:
         """Whatever weights are set within the context, afterwards every module carries its own again."""
-        own = {name: module.weight for name, module in self._linears.items()}
+        own = {name: module._parameters["weight"] for name, module in self._linears.items()}
         try:
             yield
         finally:
             for name, parameter in own.items():
-                self._linears[name].weight = parameter
+                self._linears[name]._parameters["weight"] = parameter
 
     @contextlib.contextmanager
-    def weights(self, replaced: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within the context, the named modules carry other weights [out, in]."""
+    def carrying(self, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+        """Within the context, the named modules carry other parameters (of `parameters_of`)."""
         with self.restoring():
-            for name, weight in replaced.items():
-                self.set_weight(name, weight)
+            for name, parameter in parameters.items():
+                # Straight into the dictionary: nn.Module's own assignment takes longer than a small layer's product.
+                self._linears[name]._parameters["weight"] = parameter
             yield
 
     def quantized_params(self) -> int:

@@ -71,39 +71,35 @@ class _Planner:
         self.config = config
         self.quantizers = quantizers_of(config)
         self.device = config.resolve_device().split(":")[0]
-        self.needs_calibration = any(quantizer.needs_stats for quantizer in self.quantizers.values())
         self._windows: dict[tuple[str, str, int, int], Windows] = {}
         self._texts: dict[tuple[str, int | None], Text] = {}
         self._blueprints: dict[str, LanguageModel] = {}
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> Plan:
         plan = Plan()
-        for checkpoint in checkpoints:
-            if checkpoint.fatal:
-                plan.excluded.append((checkpoint, error_for(checkpoint, checkpoint.fatal[0])))
-                continue
-            plan.workloads.append(self._workload(checkpoint, plan))
+        plan.excluded = [(c, error_for(c, c.fatal[0])) for c in checkpoints if c.fatal]
+        sound = [(c, local_path(c)) for c in checkpoints if not c.fatal]
+        models = [self._blueprint(checkpoint, folder) for checkpoint, folder in sound]
+        # One group size and one window length for all runs: deltas of other ones could not be compared.
+        widths = {f"{c.run}: {n}": m.weight(n).shape[1] for (c, _), m in zip(sound, models) for n in m.linears()}
+        group_size = self.config.resolve_group_size(widths) if widths else None
+        seq_len = self._seq_len(models)
+        for (checkpoint, folder), model in zip(sound, models):
+            evaluation = self._cut("evaluation", checkpoint, folder, model, seq_len)
+            calibration = self._calibration(checkpoint, folder, model, seq_len)
+            if checkpoint.run not in plan.models:
+                plan.models[checkpoint.run] = {**model.describe(), "group_size": group_size, "seq_len": seq_len}
+                self._note(plan, checkpoint.run, evaluation, calibration)
+            trials = tuple(self._trials(checkpoint, evaluation, calibration, group_size))
+            plan.workloads.append(Workload(checkpoint, folder, evaluation, calibration, trials))
         index, count = self.config.shard
         plan.workloads = plan.workloads[index - 1 :: count]
         return plan
 
-    def _workload(self, checkpoint: Checkpoint, plan: Plan) -> Workload:
-        folder = local_path(checkpoint)
-        model = self._blueprint(checkpoint, folder)
-        seq_len = self._seq_len(model)
-        evaluation = self._cut("evaluation", checkpoint, folder, model, seq_len)
-        calibration = self._cut("calibration", checkpoint, folder, model, seq_len) if self.needs_calibration else None
-        group_size = self.config.resolve_group_size({n: model.weight(n).shape[1] for n in model.linears()})
-        if checkpoint.run not in plan.models:
-            plan.models[checkpoint.run] = {**model.describe(), "group_size": group_size, "seq_len": seq_len}
-            self._note(plan, checkpoint.run, evaluation, calibration)
-        return Workload(
-            checkpoint,
-            folder,
-            evaluation,
-            calibration,
-            tuple(self._trials(checkpoint, evaluation, calibration, group_size)),
-        )
+    def _calibration(self, checkpoint: Checkpoint, folder: Path, model: LanguageModel, seq_len: int) -> Windows | None:
+        if not any(quantizer.needs_stats for quantizer in self.quantizers.values()):
+            return None
+        return self._cut("calibration", checkpoint, folder, model, seq_len)
 
     def _blueprint(self, checkpoint: Checkpoint, folder: Path) -> LanguageModel:
         content = (folder / "config.json").read_text(encoding="utf-8")
@@ -116,15 +112,13 @@ class _Planner:
             )
         return self._blueprints[content]
 
-    def _seq_len(self, model: LanguageModel) -> int:
-        longest = model.max_length
+    def _seq_len(self, models: Sequence[LanguageModel]) -> int:
+        longest = min((m.max_length for m in models if m.max_length is not None), default=None)
         if self.config.seq_len is None:
             return min(DEFAULT_SEQ_LEN, longest or DEFAULT_SEQ_LEN)
         if longest is not None and self.config.seq_len > longest:
             raise OptionError(
-                "--seq-len is longer than the model's context",
-                got=self.config.seq_len,
-                allowed=f"2 to {longest}",
+                "--seq-len is longer than the model's context", got=self.config.seq_len, allowed=f"2 to {longest}"
             )
         return self.config.seq_len
 

@@ -20,6 +20,9 @@ from ptq_eval.records import Measurement
 
 _COMPARED = ("nll", "n_tokens", "n_bytes", "kl", "agree", "status")
 
+_MAPPINGS = ("fixed", "quantizer_options", "digests")
+"""Keys of `run.json` that a later run is compared with."""
+
 
 class Store:
     """The results under one output folder.
@@ -76,21 +79,28 @@ class Store:
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            run = json.loads(path.read_text(encoding="utf-8"))
+            if not (isinstance(run["checkpoints"], list) and all(isinstance(run[name], dict) for name in _MAPPINGS)):
+                raise TypeError("a key holds another type of value")
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputMismatchError(
                 "run.json of the output folder is damaged",
-                got=path,
-                remedy="delete that file, the records are kept",
+                got=f"{path}: {error!r}",
+                remedy="delete that file and repeat the run: the records are kept",
             ) from error
+        return run
 
     def write_run(self, run: Mapping[str, Any]) -> None:
         """Replace `run.json` atomically."""
+        partial = self.folder / f".run.json.{os.getpid()}"
         with full_disk(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = self.folder / f".run.json.{os.getpid()}"
-            partial.write_text(json.dumps(run, indent=2, default=str) + "\n", encoding="utf-8")
-            partial.replace(self.folder / "run.json")
+            try:
+                partial.write_text(json.dumps(run, indent=2, default=str) + "\n", encoding="utf-8")
+                partial.replace(self.folder / "run.json")
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
 
     def require(self) -> dict[str, Any]:
         """`run.json`, for commands that only read.  Raises NothingToFitError if the folder is not an output."""
@@ -140,13 +150,11 @@ def full_disk(folder: Path) -> Iterator[None]:
                 got=folder,
                 remedy="free some space and repeat the command: what is stored is kept",
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            raise OutputFullError(
-                "the output folder cannot be written",
-                got=f"{folder}: {error.strerror}",
-                remedy="choose another -o",
-            ) from error
-        raise
+        raise OutputFullError(
+            "the output folder cannot be written",
+            got=f"{folder}: {error.strerror}",
+            remedy="choose another -o",
+        ) from error
 
 
 def _lines(path: Path) -> Iterator[Measurement]:
@@ -154,7 +162,7 @@ def _lines(path: Path) -> Iterator[Measurement]:
         for line in handle:
             try:
                 yield Measurement.from_dict(json.loads(line))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # torn by a kill; the trial counts as missing
 
 

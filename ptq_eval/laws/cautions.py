@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ptq_eval.laws.base import n_distinct
+from ptq_eval.laws.bootstrap import MIN_RUNS
 from ptq_eval.laws.critical import FARTHEST, CriticalTokens
 from ptq_eval.laws.table import FULL_PRECISION, Point, by
 from ptq_eval.laws.turning import TurningPoint
@@ -40,6 +42,7 @@ def cautions(
         *_full_precision_rises(rises),
         *_schedules(points),
         *_few(points),
+        *_few_sizes(points),
         *_negative(points),
         *_extrapolated(critical),
     ]
@@ -91,6 +94,17 @@ def _few(points: Sequence[Point]) -> list[str]:
     return notes
 
 
+def _few_sizes(points: Sequence[Point]) -> list[str]:
+    """With two runs of two sizes, whatever else differs between them is taken for the effect of size."""
+    n_runs = len(by(points, "run"))
+    if n_runs >= MIN_RUNS or n_distinct([p.N for p in points]) < 2:
+        return []
+    return [
+        f"C_T and gamma_N rest on {n_runs} runs of different size: their intervals do not cover differences "
+        "between runs and are far too narrow; the critical tokens of these very runs are not affected"
+    ]
+
+
 def _negative(points: Sequence[Point]) -> list[str]:
     notes = []
     groups = by([p for p in points if p.config.quantizer != FULL_PRECISION], "config")
@@ -107,6 +121,6 @@ def _extrapolated(critical: Sequence[CriticalTokens]) -> list[str]:
     if not beyond:
         return []
     text = f"{len(beyond)} of {len(critical)} critical token counts are extrapolated beyond the largest D seen"
-    text += f", by up to {max(beyond):.2g}×"
+    text += f", by up to {max(beyond):.3g}×"
     far = sum(factor > FARTHEST for factor in beyond)
     return [f"{text}; {far} of them by more than {FARTHEST:g}×, too far to believe" if far else text]

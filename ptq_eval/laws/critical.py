@@ -120,8 +120,8 @@ def verdict(
         return f"not identifiable: {why_not}"
     ratio = predicted.value / largest
     if ratio > FARTHEST:
-        return f"not identifiable: the fits point to {ratio:.2g}× the largest D seen, too far to believe"
-    text = f"predicted at {ratio:.2g}× the largest D seen, D = {_tokens(predicted.value, N)}"
+        return f"not identifiable: the fits point to {ratio:.3g}× the largest D seen, too far to believe"
+    text = f"predicted at {ratio:.3g}× the largest D seen, D = {_tokens(predicted.value, N)}"
     if not math.isfinite(predicted.high):
         text += ", with no upper limit"
     if ratio < 1:

@@ -10,6 +10,9 @@ at the last one lies above it by more than two standard errors.  That error has 
   estimator in the manner of Gasser, Sroka and Jennen-Steinmetz 1986), by their median, so that one jump does
   not decide.  It needs six checkpoints and is taken as zero with fewer.
 
+Of perfectly flat curves of nine checkpoints that scatter, 17 % still pass (72 % by the first part alone): the
+lowest of nine was chosen for being low.  Look at the size of the rise, not only at its significance.
+
 The interval of the place comes from drawing windows and scatter anew.  It is never narrower than the two
 neighbouring checkpoints, because nothing was measured between them, and it is open on the right where the
 rise is not significant.
@@ -54,11 +57,17 @@ def turning_point(
     n_boot: int = 200,
     level: float = 0.9,
 ) -> TurningPoint:
-    """The minimum of `loss` [n] (nats per token) over `tokens` [n], with `windows` [n, n_windows] where
-    known."""
-    tokens, first = np.unique(np.asarray(tokens, float), return_index=True)
-    loss, x = np.asarray(loss, float)[first], np.log(tokens)
-    paired = windows[first] if windows is not None and windows.shape[1] > 1 else None
+    """The minimum of `loss` [n] (nats per token) over `tokens` [n], with `windows` [n, n_windows] where known.
+
+    Losses that are not finite are left out; where none is left, everything is NaN.
+    """
+    known = np.flatnonzero(np.isfinite(loss))
+    if not len(known):
+        return TurningPoint(math.nan, Estimate(math.nan), False, math.nan, math.nan)
+    tokens, first = np.unique(np.asarray(tokens, float)[known], return_index=True)
+    rows = known[first]
+    loss, x = np.asarray(loss, float)[rows], np.log(tokens)
+    paired = windows[rows] if windows is not None and windows.shape[1] > 1 else None
     i, last = int(np.argmin(loss)), len(loss) - 1
     scatter = checkpoint_scatter(x, loss)
     rise, rise_se = float(loss[last] - loss[i]), math.nan

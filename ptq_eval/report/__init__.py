@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ptq_eval.report.inspection import inspection_table
 from ptq_eval.report.study import labels
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
-__all__ = ["labels", "render", "write"]
+__all__ = ["inspection_table", "labels", "render", "render_fit", "write", "write_fit"]
 
 
 def write(out: Path, table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any]) -> list[Path]:
@@ -46,3 +47,18 @@ def render(table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any]) 
     from ptq_eval.report.study import Study
 
     return terminal.Report(Study(table, fit, run))
+
+
+def render_fit(table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any]) -> RenderableType:
+    """The part of `render` that the fit says: fits, critical tokens and warnings."""
+    from ptq_eval.report import terminal
+    from ptq_eval.report.study import Study
+
+    return terminal.Report(Study(table, fit, run), measurements=False)
+
+
+def write_fit(out: Path, fit: Mapping[str, Any]) -> Path:
+    """Write `fit.json` alone below `out`.  Raises OutputFullError."""
+    from ptq_eval.report import files
+
+    return files.write_json(Path(out) / "fit.json", fit)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.report.numbers import MISSING, number, short, with_error
-from ptq_eval.report.study import Study
+from ptq_eval.report.numbers import MISSING, short, with_error
+from ptq_eval.report.study import Frame, Study
 
 CLEAR = 2.0
 """A difference of more than this many standard errors is called clear."""
@@ -23,7 +23,7 @@ CLEAR = 2.0
 _GRID = ["point", "bits", "group_size", "symmetric"]
 
 
-def _pairs(study: Study) -> pd.DataFrame:
+def _pairs(study: Study) -> Frame:
     """Rows of GPTQ beside those of RTN for the same checkpoint, bits, group size and symmetry."""
     rows = study.measured.copy()
     for name in ("group_size", "symmetric"):
@@ -32,7 +32,12 @@ def _pairs(study: Study) -> pd.DataFrame:
     both = gptq.merge(rtn, on=_GRID, suffixes=("", "_rtn"), how="inner")
     both["difference"] = both["delta"] - both["delta_rtn"]
     both["error"] = np.hypot(both["delta_se"].fillna(0), both["delta_se_rtn"].fillna(0))
-    return both[both["difference"] > 0].sort_values(["bits", "place", "tokens"], kind="stable")
+    return both.sort_values(["bits", "place", "tokens"], kind="stable")
+
+
+def compared(study: Study) -> int:
+    """How many measurements of GPTQ have one of RTN to be compared with."""
+    return len(_pairs(study))
 
 
 def inversions(study: Study) -> list[list[str]]:
@@ -47,14 +52,14 @@ def inversions(study: Study) -> list[list[str]]:
             with_error(row["delta_rtn"], row["delta_se_rtn"]),
             with_error(row["difference"], row["error"]),
         ]
-        for _, row in both[both["difference"] > CLEAR * both["error"]].iterrows()
+        for _, row in both[(both["difference"] > 0) & (both["difference"] > CLEAR * both["error"])].iterrows()
     ]
 
 
 def within_noise(study: Study) -> list[str]:
     """Names of the pairs where GPTQ is worse by no more than two standard errors, by configuration and bits."""
     both = _pairs(study)
-    small = both[both["difference"] <= CLEAR * both["error"]]
+    small = both[(both["difference"] > 0) & (both["difference"] <= CLEAR * both["error"])]
     return [
         f"{label} {bits:.0f} bits at {', '.join(rows['checkpoint'])}"
         for (label, bits), rows in small.groupby(["label", "bits"], sort=False)
@@ -82,10 +87,10 @@ def solver_summary(study: Study) -> list[list[Any]]:
     return list(_solver_rows(study.rows[study.rows["quantizer"] == "gptq"], names))
 
 
-def _solver_rows(rows: pd.DataFrame, names: tuple[str, ...]) -> Iterator[list[Any]]:
+def _solver_rows(rows: Frame, names: tuple[str, ...]) -> Iterator[list[Any]]:
     for (label, bits), group in rows.groupby(["label", "bits"], sort=False):
-        columns = [pd.to_numeric(group[name], errors="coerce") for name in names]
-        if all(column.isna().all() for column in columns):
+        numbers = group[list(names)].apply(pd.to_numeric, errors="coerce")
+        if numbers.isna().all(axis=None):
             continue
-        sums = [f"{column.sum():.0f}" for column in columns[1:]]
-        yield [label, f"{number(bits):.0f}", short(columns[0].max()), *sums]
+        sums = [f"{numbers[name].sum():.0f}" for name in names[1:]]
+        yield [label, f"{bits:.0f}", short(numbers[names[0]].max()), *sums]

@@ -14,8 +14,8 @@ import pandas as pd
 
 from ptq_eval.report import style
 from ptq_eval.report.curves import predict
-from ptq_eval.report.numbers import count
-from ptq_eval.report.study import Study
+from ptq_eval.report.study import Frame, Study
+from ptq_eval.report.tables import title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ CLEAR = 2.0
 """δ above this many standard errors stands out from its noise and sets the range of the axis."""
 
 
-def data(study: Study) -> pd.DataFrame:
+def data(study: Study) -> Frame:
     """Everything drawn: kind "measured" or "fit"; `shown` is "value", "lower edge" or "curve"."""
     rows = study.measured
     rows = rows[(rows["tokens_per_param"] > 0) & np.isfinite(rows["tokens_per_param"])]
@@ -43,7 +43,7 @@ def data(study: Study) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else pd.DataFrame(columns=list(COLUMNS))
 
 
-def _floor(points: pd.DataFrame) -> float:
+def _floor(points: Frame) -> float:
     """The lower end of the axis: a little below the smallest δ that stands out from its noise."""
     positive = points[points["delta"] > 0]
     clear = positive[positive["delta"] > CLEAR * positive["delta_se"].fillna(0)]
@@ -51,7 +51,7 @@ def _floor(points: pd.DataFrame) -> float:
     return float(smallest) / 2 if math.isfinite(smallest) else math.inf
 
 
-def _curve(study: Study, label: str, run: str, bits: float, group: pd.DataFrame) -> pd.DataFrame:
+def _curve(study: Study, label: str, run: str, bits: float, group: Frame) -> Frame:
     params = float(group["params"].iloc[0])
     tokens = np.geomspace(group["tokens"].min(), group["tokens"].max(), CURVE_POINTS)
     values = predict(study.fit_for(label, run), params=params, tokens=tokens, bits=bits)
@@ -63,7 +63,7 @@ def _curve(study: Study, label: str, run: str, bits: float, group: pd.DataFrame)
     )
 
 
-def draw(table: pd.DataFrame) -> Figure:
+def draw(table: Frame) -> Figure:
     """Draw what `data` returned."""
     if table.empty:
         return style.nothing("No δ was measured at a known D/N.")
@@ -89,7 +89,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _limits(table: pd.DataFrame) -> tuple[float, float]:
+def _limits(table: Frame) -> tuple[float, float]:
     shown = table[table["shown"] == "value"]
     if shown.empty:
         return 1e-4, 1.0
@@ -97,13 +97,13 @@ def _limits(table: pd.DataFrame) -> tuple[float, float]:
     return float(shown["delta"].min()) / 2.5, float(top) * 1.8
 
 
-def _panel(ax: Axes, table: pd.DataFrame, runs: list[str], bottom: float) -> None:
+def _panel(ax: Axes, table: Frame, runs: list[str], bottom: float) -> None:
     for (run, bits), group in table.groupby(["run", "bits"], sort=False):
         place, colour = runs.index(str(run)), style.colour(float(bits))
         mark = style.MARKS[place % len(style.MARKS)]
         curve = group[group["kind"] == "fit"]
         line = style.LINES[place % len(style.LINES)]
-        ax.plot(curve["tokens_per_param"], curve["delta"], line, color=colour, linewidth=0.9)
+        ax.plot(curve["tokens_per_param"], curve["delta"], line, color=colour, linewidth=0.7)
         points = group[group["shown"] == "value"]
         lower = np.minimum(points["delta_se"].fillna(0), points["delta"] - bottom / 10)
         ax.errorbar(
@@ -123,7 +123,7 @@ def _panel(ax: Axes, table: pd.DataFrame, runs: list[str], bottom: float) -> Non
             ax.plot(edge["tokens_per_param"], low, mark, transform=transform, clip_on=False, **hollow)
 
 
-def _legend(figure: Figure, table: pd.DataFrame) -> None:
+def _legend(figure: Figure, table: Frame) -> None:
     from matplotlib.lines import Line2D
 
     has_fit = bool((table["kind"] == "fit").any())
@@ -140,7 +140,7 @@ def _legend(figure: Figure, table: pd.DataFrame) -> None:
             linewidth=0.9,
             marker=style.MARKS[i % len(style.MARKS)],
             linestyle=style.LINES[i % len(style.LINES)] if has_fit else "none",
-            label=f"{run} (N = {count(sizes[run])})" + (", line: fit" if has_fit else ""),
+            label=title(run, sizes[run]) + (", line: fit" if has_fit else ""),
         )
         for i, run in enumerate(style.runs_by_size(table))
     ]

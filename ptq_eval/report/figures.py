@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from ptq_eval.report import delta_figure, files, loss_figure
 from ptq_eval.report.study import Study
@@ -18,7 +19,7 @@ FIGURES = {"delta_vs_ratio": delta_figure, "loss_vs_tokens": loss_figure}
 PIXELS_PER_INCH = 200
 
 _METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 8.0,
     "axes.titlesize": 8.5,
     "axes.linewidth": 0.6,
@@ -49,6 +50,7 @@ def write(folder: Path, study: Study) -> list[Path]:
             for kind, metadata in _METADATA.items():
                 buffer = BytesIO()
                 drawn.savefig(buffer, format=kind, dpi=PIXELS_PER_INCH, metadata=metadata)
+                drawn.set_layout_engine("none")  # the layout of the first format holds for all
                 paths.append(files.write_bytes(folder / f"{name}.{kind}", buffer.getvalue()))
             paths.append(files.write_csv(folder / f"{name}.csv", table))
     return paths

@@ -1,21 +1,23 @@
 r"""The degradation tables as a LaTeX document that compiles alone.
 
-Only booktabs, longtable and geometry are used, which every TeX Live has: numbers are already rounded to
-0.1234(56), and two columns joined at the decimal point (`r@{.}l`) align them.  Pages are landscape, at most
-`MAX_COLUMNS` deltas wide; more configurations continue in a further table.  A longtable can be taken out of the
-document and used in a paper as it is.
+Only booktabs and geometry are needed, which every TeX Live has: numbers are already rounded to 0.1234(56), and
+two columns joined at the decimal point (`r@{.}l`) align them.  Pages are landscape; a table that is wider than
+`MAX_COLUMNS` deltas or longer than `MAX_ROWS` checkpoints is continued in a further one.  (longtable would break
+pages by itself, but sets its columns right in the second run only.)  A table can be taken out of the document and
+used in a paper as it is.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ptq_eval.report.numbers import MISSING, count
 from ptq_eval.report.study import Study
-from ptq_eval.report.tables import LEAD, Grid, grid
+from ptq_eval.report.tables import LEAD, PARTIAL, Grid, grid
 
-MAX_COLUMNS = 12
+MAX_COLUMNS, MAX_ROWS = 12, 40
 
 _SPECIAL = {
     **{character: "\\" + character for character in "&%$#_{}"},
@@ -37,13 +39,12 @@ _HEAD = r"""% Compile with: pdflatex degradation.tex
 \documentclass[a4paper,10pt]{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
+\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}
 \usepackage[landscape,margin=12mm]{geometry}
 \usepackage{booktabs}
-\usepackage{longtable}
 \setlength{\tabcolsep}{3pt}
-\setlength{\LTcapwidth}{0.9\linewidth}
+\setlength{\belowcaptionskip}{5pt}
 \begin{document}
-\footnotesize
 """
 
 
@@ -68,45 +69,46 @@ def cell(text: str) -> str:
 
 
 def document(study: Study) -> str:
-    """The whole document: one table per run, split where it is wider than a page."""
-    parts = [_longtable(study, part) for run in study.runs for part in split(grid(study, run))]
+    """The whole document: one table per run, split where it is larger than a page."""
+    parts = [_table(study, part) for run in study.runs for part in split(grid(study, run))]
     return _HEAD + "\n\\clearpage\n".join(parts) + "\n\\end{document}\n"
 
 
 def split(table: Grid) -> Iterator[Grid]:
-    """Tables of at most MAX_COLUMNS deltas; a configuration is never torn apart."""
+    """Tables of at most MAX_COLUMNS deltas and MAX_ROWS checkpoints; a configuration is never torn apart."""
     chosen: list[str] = []
-    for label in table.labels:
-        if chosen and len(table.part([*chosen, label]).columns) > MAX_COLUMNS:
-            yield table.part(chosen)
+    for label in [*table.labels, None]:
+        if label is None or (chosen and len(table.part([*chosen, label]).columns) > MAX_COLUMNS):
+            part = table.part(chosen)
+            for start in range(0, len(part.rows), MAX_ROWS):
+                yield replace(part, rows=part.rows[start : start + MAX_ROWS])
             chosen = []
-        chosen.append(label)
-    yield table.part(chosen)
+        chosen.append(label or "")
 
 
-def _longtable(study: Study, table: Grid) -> str:
+def _table(study: Study, table: Grid) -> str:
     caption = (
         rf"Increase of the loss by quantization, $\delta$ in nats per token, for run {escape(table.run)} "
-        rf"($N = {count(table.params)}$). $0.1234(56)$ stands for $0.1234 \pm 0.0056$, one standard error of the "
-        rf"paired difference over evaluation windows. Protocol: {escape(study.protocols)}."
+        rf"($N$ = {escape(count(table.params))}). $0.1234(56)$ stands for $0.1234 \pm 0.0056$, one standard error "
+        rf"of the paired difference over evaluation windows. Protocol: {escape(study.protocols)}."
     )
-    if any(text.endswith("*") for row in table.rows for text in row):
-        caption += r" $^*$ some layers were left in full precision."
-    head = _header(table)
-    body = "\n".join(
+    if any(text.endswith(PARTIAL) for row in table.rows for text in row):
+        caption += r" $^*$ Some layers were left in full precision."
+    rows = (
         " & ".join([*(escape(text) for text in row[: len(LEAD)]), *map(cell, row[len(LEAD) :])]) + r" \\"
         for row in table.rows
     )
-    columns = "r" * len(LEAD) + "r@{.}l" * len(table.columns)
     return "\n".join(
         [
-            rf"\begin{{longtable}}{{{columns}}}",
-            rf"\caption{{{caption}}}\\",
-            rf"\toprule{head}\midrule\endfirsthead",
-            rf"\toprule{head}\midrule\endhead",
-            r"\bottomrule\endfoot",
-            body,
-            r"\end{longtable}",
+            r"\begin{table}[p]",
+            r"\centering\footnotesize",
+            rf"\caption{{{caption}}}",
+            rf"\begin{{tabular}}{{{'r' * len(LEAD) + 'r@{.}l' * len(table.columns)}}}",
+            rf"\toprule{_header(table)}\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
         ]
     )
 

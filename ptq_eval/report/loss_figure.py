@@ -9,7 +9,8 @@ instead.  Error bars are those of the paired difference: they belong to the dist
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +19,9 @@ import pandas as pd
 from ptq_eval.report import style
 from ptq_eval.report.curves import predict
 from ptq_eval.report.numbers import bounds, count, number, short
-from ptq_eval.report.sentences import observed, turn
-from ptq_eval.report.study import FULL_PRECISION, Study
+from ptq_eval.report.sentences import observed, predicted, turn
+from ptq_eval.report.study import FULL_PRECISION, Frame, Study
+from ptq_eval.report.tables import title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,11 +32,15 @@ REACH = 10.0
 """A predicted turn is drawn up to this multiple of the largest D; beyond, it is named in the panel."""
 VISIBLE, FAR = 2.0, 6.0
 """In units of the fall of the full-precision loss: shown above a curve's minimum; too far to be shown at all."""
+LEAST_FALL = 0.3
+"""Nats per token that the fall counts for at least, so that a short trajectory does not hide its curves."""
 CURVE_POINTS = 60
+TITLE_WIDTH = 38
+DRAWN = ("observed", "predicted")
 
 
-def data(study: Study) -> pd.DataFrame:
-    """Everything drawn: kind is before, after, fit, observed, predicted or far (named, not drawn)."""
+def data(study: Study) -> Frame:
+    """Everything drawn: kind is before, after, fit, observed or predicted; far and unidentified are named only."""
     parts = [pd.DataFrame(columns=list(COLUMNS))]
     for run in study.runs:
         for label in study.labels:
@@ -43,7 +49,7 @@ def data(study: Study) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else pd.DataFrame(columns=list(COLUMNS))
 
 
-def _panel_data(study: Study, run: str, label: str) -> pd.DataFrame:
+def _panel_data(study: Study, run: str, label: str) -> Frame:
     full = study.baseline[(study.baseline["trajectory"] == run) & (study.baseline["tokens"] > 0)]
     after = study.measured[(study.measured["trajectory"] == run) & (study.measured["label"] == label)]
     after = after[after["tokens"] > 0]
@@ -53,7 +59,7 @@ def _panel_data(study: Study, run: str, label: str) -> pd.DataFrame:
     before = pd.DataFrame({"tokens": full["tokens"], "loss": full["loss_fp"], "kind": "before"})
     columns = {"tokens": after["tokens"], "bits": after["bits"], "loss": after["loss_q"], "loss_se": after["delta_se"]}
     turns = pd.DataFrame(_turns(study, run, label))
-    drawn = turns[turns["kind"] != "far"]["tokens"].max() if len(turns) else math.nan
+    drawn = turns[turns["kind"].isin(DRAWN)]["tokens"].max() if len(turns) else math.nan
     last = max(full["tokens"].max(), drawn if drawn == drawn else 0.0)
     tokens = np.geomspace(full["tokens"].min(), last, CURVE_POINTS)
     parts = [before, pd.DataFrame(columns).assign(kind="after"), turns, *_curves(study, run, label, params, tokens)]
@@ -65,7 +71,7 @@ def _panel_data(study: Study, run: str, label: str) -> pd.DataFrame:
     )
 
 
-def _curves(study: Study, run: str, label: str, params: float, tokens: np.ndarray) -> list[pd.DataFrame]:
+def _curves(study: Study, run: str, label: str, params: float, tokens: np.ndarray) -> list[Frame]:
     full = predict(study.fit_for(FULL_PRECISION, run), params=params, tokens=tokens, bits=math.nan)
     if full is None or len(np.unique(tokens)) < 2:
         return []
@@ -83,7 +89,7 @@ def _turns(study: Study, run: str, label: str) -> list[dict[str, Any]]:
     for entry in study.critical:
         if str(entry.get("run")) == run and study.label_of(entry) == label:
             found.append({"bits": number(entry.get("bits")), **_turn(entry)})
-    return [mark for mark in found if math.isfinite(mark["tokens"])]
+    return found
 
 
 def _turn(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,11 +97,13 @@ def _turn(entry: Mapping[str, Any]) -> dict[str, Any]:
     value, low, high = bounds(entry.get("observed" if seen else "predicted"))
     if seen:
         return {"kind": "observed", "tokens": turn(entry), "low": low, "high": high}
+    if not predicted(entry):
+        return {"kind": "unidentified", "tokens": math.nan}
     kind = "predicted" if number(entry.get("extrapolation_factor")) <= REACH else "far"
     return {"kind": kind, "tokens": value, "low": low, "high": high}
 
 
-def draw(table: pd.DataFrame) -> Figure:
+def draw(table: Frame) -> Figure:
     """Draw what `data` returned."""
     if table.empty:
         return style.nothing("No loss was measured at a known D.")
@@ -108,7 +116,8 @@ def draw(table: pd.DataFrame) -> Figure:
                 ax.set_axis_off()
                 continue
             _panel(ax, panel)
-            ax.set_title(f"{run} (N = {count(panel['params'].iloc[0])}), {label}", fontsize=7.5)
+            words = f"{title(run, panel['params'].iloc[0])}, {label}"
+            ax.set_title(textwrap.fill(words, TITLE_WIDTH), fontsize=7.5)
         row[0].set_ylabel("loss (nats per token)")
     for ax in axes[-1]:
         ax.set_xlabel("D (tokens)")
@@ -116,10 +125,10 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def ceiling(panel: pd.DataFrame) -> tuple[float, float, list[float]]:
+def ceiling(panel: Frame) -> tuple[float, float, list[float]]:
     """(bottom, top) of the loss axis, and the bit-widths that lie wholly above it."""
     before = panel.loc[panel["kind"] == "before", "loss"]
-    fall = max(float(before.max() - before.min()), 0.1)
+    fall = max(float(before.max() - before.min()), LEAST_FALL)
     after = panel[panel["kind"] == "after"].groupby("bits")["loss"].agg(["min", "max"])
     bottom = min(float(before.min()), float(after["min"].min()))
     near = after[after["min"] <= bottom + FAR * fall]
@@ -128,11 +137,11 @@ def ceiling(panel: pd.DataFrame) -> tuple[float, float, list[float]]:
     return bottom - pad, top + pad, [float(bits) for bits in after.index.difference(near.index)]
 
 
-def _panel(ax: Axes, panel: pd.DataFrame) -> None:
+def _panel(ax: Axes, panel: Frame) -> None:
     bottom, top, above = ceiling(panel)
-    drawn = panel[panel["kind"] != "far"]
-    style.log_x(ax, *style.span(drawn["tokens"]), tokens=True)
-    ax.set_ylim(bottom, top)
+    notes = _notes(panel, above, top)
+    style.log_x(ax, *style.span(panel.loc[~panel["kind"].isin(["far", "unidentified"]), "tokens"]), tokens=True)
+    ax.set_ylim(bottom - 0.05 * len(notes) * (top - bottom), top)
     before = panel[panel["kind"] == "before"]
     ax.plot(before["tokens"], before["loss"], "o", color="black", markersize=2.2, markeredgewidth=0, zorder=3)
     for bits, group in panel[panel["kind"] == "after"].groupby("bits"):
@@ -143,39 +152,45 @@ def _panel(ax: Axes, panel: pd.DataFrame) -> None:
         colour = "black" if bits != bits else style.colour(float(bits))
         ax.plot(curve["tokens"], curve["loss"], color=colour, linewidth=0.9)
     _turning_points(ax, panel)
-    _notes(ax, panel, above, top)
+    for i, words in enumerate(reversed(notes)):
+        place = {"xycoords": "axes fraction", "xytext": (0, 7.5 * i), "textcoords": "offset points"}
+        ax.annotate(words, (0.02, 0.02), fontsize=6, color="0.3", zorder=4, **place)
 
 
-def _turning_points(ax: Axes, panel: pd.DataFrame) -> None:
-    for _, mark in panel[panel["kind"].isin(["observed", "predicted"])].iterrows():
+def _turning_points(ax: Axes, panel: Frame) -> None:
+    for _, mark in panel[panel["kind"].isin(DRAWN)].iterrows():
         colour, seen = style.colour(mark["bits"]), mark["kind"] == "observed"
         if seen and math.isfinite(mark["low"]) and math.isfinite(mark["high"]):
             ax.axvspan(mark["low"], mark["high"], color=colour, alpha=0.13, linewidth=0, zorder=0)
         ax.axvline(mark["tokens"], color=colour, linestyle="-" if seen else ":", linewidth=1.0, zorder=1)
 
 
-def _notes(ax: Axes, panel: pd.DataFrame, above: list[float], top: float) -> None:
-    """What the panel does not show, in words, at its lower left, where falling curves leave room."""
+def _notes(panel: Frame, above: list[float], top: float) -> list[str]:
+    """What the panel does not show, in words; they stand at its lower left, where falling curves leave room."""
     largest = panel.loc[panel["kind"] == "before", "tokens"].max()
-    notes = [(bits, f"{bits:.0f} bits: above the axis") for bits in above]
-    clipped = panel[(panel["kind"] == "after") & (panel["loss"] > top) & ~panel["bits"].isin(above)]
-    notes += [(bits, f"{bits:.0f} bits: {len(group)} points above the axis") for bits, group in clipped.groupby("bits")]
+    after = panel[panel["kind"] == "after"]
+    notes = [f"{_list(above)}: above the axis"] if above else []
+    clipped = after[(after["loss"] > top) & ~after["bits"].isin(above)]
+    notes += [f"{_list([bits])}: {len(group)} points above the axis" for bits, group in clipped.groupby("bits")]
     notes += [
-        (mark["bits"], f"{mark['bits']:.0f} bits: turn at {count(mark['tokens'])} ({short(mark['tokens'] / largest)}×)")
+        f"{_list([mark['bits']])}: turn at {count(mark['tokens'])}, {short(mark['tokens'] / largest)}× the data"
         for _, mark in panel[panel["kind"] == "far"].iterrows()
     ]
-    for i, (bits, words) in enumerate(reversed(notes)):
-        ax.annotate(
-            words, (0.02, 0.02), xytext=(0, 7.5 * i), xycoords="axes fraction", textcoords="offset points",
-            fontsize=6, color=style.colour(bits), zorder=4,
-        )  # fmt: skip
+    unknown = list(panel.loc[panel["kind"] == "unidentified", "bits"])
+    return notes + ([f"{_list(unknown)}: turn not identifiable"] if unknown else [])
 
 
-def _legend(figure: Figure, table: pd.DataFrame) -> None:
+def _list(bits: Sequence[float]) -> str:
+    return f"{', '.join(f'{value:.0f}' for value in bits)} bits"
+
+
+def _legend(figure: Figure, table: Frame) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Any] = [Line2D([], [], color="black", marker="o", markersize=2.2, linestyle="none", label="before quantization")]
+    handles: list[Any] = [
+        Line2D([], [], color="black", marker="o", markersize=2.2, linestyle="none", label="before quantization")
+    ]
     for bits in sorted(table.loc[table["kind"] == "after", "bits"].unique()):
         handles.append(Line2D([], [], color=style.colour(bits), marker="o", linestyle="none", label=f"{bits:.0f} bits"))
     kinds = set(table["kind"])

@@ -6,12 +6,16 @@ worse than rounding, what the intervals do not cover, and what none of these num
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
 from ptq_eval.report import tables
-from ptq_eval.report.audit import inversions, left_out, solver_summary, within_noise
+from ptq_eval.report.audit import compared, inversions, left_out, solver_summary, within_noise
+from ptq_eval.report.files import plain
 from ptq_eval.report.numbers import count, number
 from ptq_eval.report.sentences import answers
 from ptq_eval.report.study import Study
@@ -48,17 +52,17 @@ def document(study: Study) -> str:
         ("How this was measured", _provenance(study)),
         ("What these numbers do not show", _bullets(LIMITS)),
     ]
-    return "\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections)
+    return "\n".join(f"## {title}\n\n{text.rstrip()}\n" if title else text for title, text in sections)
 
 
 def _title(study: Study) -> str:
     points = study.rows.drop_duplicates("point")
     return (
         "# What post-training quantization costs along the trajectory\n\n"
-        f"{len(points)} checkpoints of {_plural(len(study.runs), 'run')}; quantizers: "
+        f"{len(points)} checkpoints of {_plural(study.rows['run'].nunique(), 'run')}; quantizers: "
         f"{tables.cell(', '.join(study.labels)) or 'none'}; bits: {', '.join(map(str, study.bits())) or 'none'}; "
-        f"{len(study.measured)} deltas measured under the protocol `{study.protocols}`. δ is the loss after minus the loss "
-        "before quantization, in nats per token; D are pretraining tokens, N parameters.\n"
+        f"{len(study.measured)} deltas measured under the protocol `{study.protocols}`. δ is the loss after minus the "
+        "loss before quantization, in nats per token; D are pretraining tokens, N parameters.\n"
     )
 
 
@@ -79,11 +83,12 @@ def _figures() -> str:
 
 def _degradation(study: Study) -> str:
     text = "0.1234(56) means 0.1234 ± 0.0056, one standard error of the paired difference over evaluation windows. "
-    text += f"{tables.PARTIAL} some layers were left in full precision. All columns are in `degradation.csv`.\n"
+    if (study.rows["status"] == "partial").any():
+        text += f"A \\{tables.PARTIAL} marks deltas with some layers left in full precision. "
+    text += "All columns are in `degradation.csv`.\n"
     for run in study.runs:
         table = tables.grid(study, run)
-        title = f"### {tables.cell(run)} (N = {count(table.params)})"
-        text += f"\n{title}\n\n{tables.degradation_markdown(table)}"
+        text += f"\n### {tables.cell(tables.title(run, table.params))}\n\n{tables.degradation_markdown(table)}"
     return text
 
 
@@ -96,33 +101,51 @@ def _fits(study: Study) -> str:
     for entry in study.fits:
         dropped = number(entry.get("n_dropped"))
         left = f"; {dropped:.0f} points left out" if dropped > 0 else ""
-        remarks.append(f"{study.label_of(entry)}: {entry.get('message') or 'no remark'}{left}.")
+        remarks.append(f"{tables.fit_name(study, entry)}: {entry.get('message') or 'no remark'}{left}.")
     return text + "\n" + _bullets(remarks)
 
 
 def _inversions(study: Study) -> str:
     clear, noise = inversions(study), within_noise(study)
-    text = ""
+    if not compared(study):
+        return "No GPTQ measurement has one of RTN on the same grid to be compared with.\n"
+    text = f"{_plural(compared(study), 'pair')} on the same grid compared. "
+    text += "Where two methods are equal, chance puts one pair in forty beyond two standard errors.\n\n"
     if clear:
         header = ("checkpoint", "GPTQ", "bits", "δ GPTQ", "δ RTN", "difference")
         text += "By more than two standard errors:\n\n" + tables.markdown(header, clear, left=2)
     if noise:
         text += f"\nWorse, but within noise: {'; '.join(tables.cell(name) for name in noise)}.\n"
-    return text or "Nowhere, among the pairs with the same group size and symmetry.\n"
+    return text if clear or noise else text + "GPTQ is nowhere worse.\n"
 
 
 def _models(study: Study) -> str:
     text = ""
     for run, model in (study.run.get("models") or {}).items():
-        names, excluded = list(model.get("quantized") or ()), list(model.get("excluded") or ())
+        names = list(model.get("quantized") or ())
         share = number(model.get("share_quantized"))
-        part = f", {100 * share:.1f} % of N" if share == share else ""
-        text += f"### {tables.cell(run)}\n\n{_plural(len(names), 'matrix', 'matrices')} quantized{part}"
-        text += f": {', '.join(f'`{tables.cell(name)}`' for name in names)}.\n\n" if names else ".\n\n"
-        rows = [(item.get("name"), item.get("reason"), count(item.get("params"))) for item in excluded]
-        text += tables.markdown(("left in full precision", "reason", "parameters"), rows, left=2) + "\n" if rows else ""
-        text += _pairs(model.get("counts") or {})
+        part = f", {100 * share:.1f} % of all parameters" if share == share else ""
+        kinds = ", ".join(f"{times} × `{kind}`" for kind, times in Counter(map(_kind, names)).items())
+        text += f"### {tables.cell(run)}\n\n{_plural(len(names), 'matrix', 'matrices')} quantized{part}: {kinds}.\n\n"
+        text += tables.markdown(("left in full precision", "how many", "reason", "parameters"), _excluded(model), 3)
+        known = ("quantized", "excluded", "share_quantized")
+        text += "\n" + _pairs({name: value for name, value in model.items() if name not in known}) + "\n"
     return text or "Not recorded.\n"
+
+
+def _excluded(model: Mapping[str, Any]) -> list[list[Any]]:
+    """What stays in full precision, parameters of the same name in different layers together."""
+    sums: dict[tuple[str, str], list[float]] = {}
+    for item in model.get("excluded") or ():
+        total = sums.setdefault((_kind(item.get("name")), str(item.get("reason"))), [0, 0.0])
+        total[0] += 1
+        total[1] += number(item.get("params"))
+    return [[f"`{kind}`", times, reason, count(params)] for (kind, reason), (times, params) in sums.items()]
+
+
+def _kind(name: Any) -> str:
+    """A parameter's name with the numbers of layers and experts left open."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", str(name))
 
 
 def _left_out(study: Study) -> str:
@@ -147,12 +170,13 @@ def _provenance(study: Study) -> str:
             text += f"\n### {name.capitalize()}\n\n" + _pairs(study.run[name])
     if study.run.get("seconds") is not None:
         text += f"\nMeasuring took {number(study.run['seconds']):.0f} seconds.\n"
-    notes = _bullets(study.run.get("notes") or ())
+    notes = _bullets(note for note in study.run.get("notes") or () if note not in study.warnings)
     return text + (f"\n### Notes\n\n{notes}" if notes else "")
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return _bullets(f"{name}: `{tables.cell(value)}`" for name, value in values.items())
+    texts = {name: value if isinstance(value, str) else json.dumps(plain(value)) for name, value in values.items()}
+    return _bullets(f"{name}: `{tables.cell(text)}`" for name, text in texts.items())
 
 
 def _bullets(lines: Any) -> str:

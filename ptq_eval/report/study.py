@@ -20,20 +20,43 @@ from ptq_eval.errors import NothingToFitError
 from ptq_eval.laws.table import read
 from ptq_eval.report.numbers import number
 
-COLUMNS = (
-    "run step tokens params tokens_per_param quantizer bits group_size symmetric calibration loss_fp loss_q delta "
-    "delta_se ppl_fp ppl_q kl top1_agreement bits_per_weight windows protocol status"
-).split()
+Frame = Any
+"""A pandas data frame: pandas types its columns so widely that a checker objects to every use of one."""
+
+COLUMNS = [
+    "run",
+    "step",
+    "tokens",
+    "params",
+    "tokens_per_param",
+    "quantizer",
+    "bits",
+    "group_size",
+    "symmetric",
+    "calibration",
+    "loss_fp",
+    "loss_q",
+    "delta",
+    "delta_se",
+    "ppl_fp",
+    "ppl_q",
+    "kl",
+    "top1_agreement",
+    "bits_per_weight",
+    "windows",
+    "protocol",
+    "status",
+]
 """The columns that every table has, in this order; more may follow."""
 
 FULL_PRECISION = "none"
 MEASURED = ("ok", "partial")
-NUMBERS = "step tokens params tokens_per_param bits loss_fp loss_q delta delta_se windows".split()
+NUMBERS = ["step", "tokens", "params", "tokens_per_param", "bits", "loss_fp", "loss_q", "delta", "delta_se", "windows"]
 UNUSABLE = ("not_identified", "failed")
 _CONFIGURATION = ("group_size", "symmetric", "calibration", "options")
 
 
-def labels(table: pd.DataFrame) -> pd.Series:
+def labels(table: Frame) -> Any:
     """A name for the quantizer configuration of each row: `gptq`, or `gptq g32 asym` where `gptq` is ambiguous.
 
     Only what differs between the configurations of one quantizer is added.  Full precision is "none".
@@ -51,7 +74,7 @@ def labels(table: pd.DataFrame) -> pd.Series:
 def _describe(column: str, value: Any) -> str:
     missing = value is None or value != value or value == ""
     if column == "group_size":
-        return "per row" if missing else f"g{int(value)}"
+        return "per row" if missing else f"g{number(value):.0f}"
     if column == "symmetric":
         return "sym" if value in (True, "True") else "asym"
     return f"no {column}" if missing else str(value)
@@ -73,7 +96,7 @@ def _configuration(row: Mapping[str, Any]) -> tuple[str, ...]:
 class Study:
     """Table, fit and run description.  Raises NothingToFitError for a table without rows."""
 
-    table: pd.DataFrame
+    table: Frame
     fit: Mapping[str, Any]
     run: Mapping[str, Any]
 
@@ -85,15 +108,14 @@ class Study:
             raise NothingToFitError("nothing to report", got="a table without rows", remedy="run the sweep first")
 
     @cached_property
-    def rows(self) -> pd.DataFrame:
+    def rows(self) -> Frame:
         """The table with numbers as floats, runs in order of first appearance, checkpoints in order of tokens.
 
         Added are `label` (see `labels`), `checkpoint` (a name), `point` (the checkpoint's identity) and
         `trajectory`: the run or, where each run has a single checkpoint, all runs of one size.
         """
-        frame = pd.DataFrame(self.table).reset_index(drop=True)
-        for name in NUMBERS:
-            frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
+        frame: Frame = pd.DataFrame(self.table).reset_index(drop=True)
+        frame[NUMBERS] = frame[NUMBERS].apply(pd.to_numeric, errors="coerce").astype(float)
         for name in ("run", "quantizer", "status", "protocol", "message", "dtype", "device", "weights_sha"):
             frame[name] = frame[name].fillna("").astype(str) if name in frame else ""
         frame["quantizer"] = frame["quantizer"].replace("", FULL_PRECISION)
@@ -107,21 +129,21 @@ class Study:
         return frame.sort_values(["place", "tokens", "step"], kind="stable").reset_index(drop=True)
 
     @cached_property
-    def measured(self) -> pd.DataFrame:
+    def measured(self) -> Frame:
         """Quantized rows with a finite delta."""
         rows = self.rows
         keep = (rows["quantizer"] != FULL_PRECISION) & rows["status"].isin(MEASURED) & np.isfinite(rows["delta"])
         return rows[keep]
 
     @cached_property
-    def baseline(self) -> pd.DataFrame:
+    def baseline(self) -> Frame:
         """One full-precision row per checkpoint: those of quantizer "none", else what quantized rows say of it."""
         rows = self.rows[self.rows["status"].isin(MEASURED) & np.isfinite(self.rows["loss_fp"])]
         full = rows["quantizer"] == FULL_PRECISION
         return pd.concat([rows[full], rows[~full]]).drop_duplicates("point").sort_index()
 
     @cached_property
-    def troubled(self) -> pd.DataFrame:
+    def troubled(self) -> Frame:
         """Rows that were not measured, or only in part."""
         return self.rows[self.rows["status"] != "ok"]
 

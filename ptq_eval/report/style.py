@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from ptq_eval.report.numbers import count, short
+from ptq_eval.report.study import Frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,12 +61,12 @@ def log_x(axes: Axes, low: float, high: float, *, tokens: bool) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def span(values: pd.Series, margin: float = 1.35) -> tuple[float, float]:
+def span(values: Any, margin: float = 1.35) -> tuple[float, float]:
     """Ends of a logarithmic axis around positive values."""
     return float(values.min()) / margin, float(values.max()) * margin
 
 
-def runs_by_size(table: pd.DataFrame) -> list[str]:
+def runs_by_size(table: Frame) -> list[str]:
     """Run names, smallest N first."""
     first = table.drop_duplicates("run")
     return list(first.sort_values("params", kind="stable")["run"])

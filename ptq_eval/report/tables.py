@@ -41,6 +41,11 @@ class Grid:
         return list(dict.fromkeys(label for label, _ in self.columns))
 
 
+def title(run: str, params: float) -> str:
+    """A trajectory's name with its N, unless N is its name."""
+    return run if run.startswith("runs of N") else f"{run} (N = {count(params)})"
+
+
 def grid(study: Study, run: str) -> Grid:
     """The degradation table of one run."""
     mine = study.rows[study.rows["trajectory"] == run]
@@ -70,15 +75,24 @@ def _cell(row: Mapping[str, Any]) -> str:
     return with_error(row["delta"], row["delta_se"]) + PARTIAL * (row["status"] == "partial")
 
 
+def fit_name(study: Study, entry: Mapping[str, Any]) -> str:
+    """What a fit is about: a configuration and, where it does not cover all runs, which of them."""
+    label, runs = study.label_of(entry), set(entry.get("runs") or ())
+    name = "full precision" if label == FULL_PRECISION else label
+    partial = runs and runs != set(study.rows["run"])
+    return f"{name} ({', '.join(sorted(runs))})" if partial else name
+
+
 def fit_rows(study: Study, between: str = ", ") -> list[list[str]]:
     """The fits, one row each, in the columns of `FIT_HEADER`; `between` joins the constants."""
     rows = []
     for entry in study.fits:
-        constants = between.join(f"{name} = {estimate(value)}" for name, value in (entry.get("parameters") or {}).items())
-        label = study.label_of(entry)
+        constants = between.join(
+            f"{name} = {estimate(value)}" for name, value in (entry.get("parameters") or {}).items()
+        )
         rows.append(
             [
-                "full precision" if label == FULL_PRECISION else label,
+                fit_name(study, entry),
                 str(entry.get("law", MISSING)),
                 constants or MISSING,
                 *(short(entry.get(name)) for name in ("r2", "r2_log", "objective", "n_points", "n_runs")),

@@ -13,33 +13,37 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from ptq_eval.report.numbers import count
 from ptq_eval.report.sentences import answers, observed
 from ptq_eval.report.study import Study
-from ptq_eval.report.tables import FIT_HEADER, LEAD, Grid, fit_rows, grid
+from ptq_eval.report.tables import FIT_HEADER, LEAD, Grid, fit_rows, grid, title
 
 _BETWEEN = 3
 """Blanks that the table's style puts around each column."""
 
 
 class Report:
-    """A rich renderable of a study."""
+    """A rich renderable of a study; without `measurements`, of what its fit says alone."""
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
+    def __init__(self, study: Study, *, measurements: bool = True) -> None:
+        self.study, self.measurements = study, measurements
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Degradation, fits, critical tokens, warnings."""
-        for run in self.study.runs:
-            for part in fitting(grid(self.study, run), options.max_width):
-                yield degradation(part)
-        yield Text("0.1234(56) means 0.1234 ± 0.0056, one standard error.\n", style="dim")
+        if self.measurements:
+            yield from _degradations(self.study, options.max_width)
         if self.study.fits:
             yield _fits(self.study)
         yield from _answers(self.study)
         yield from _troubles(self.study)
         for warning in self.study.warnings:
             yield Text.assemble(("warning: ", "bold yellow"), warning)
+
+
+def _degradations(study: Study, width: int) -> Iterator[RenderableType]:
+    for run in study.runs:
+        for part in fitting(grid(study, run), width):
+            yield degradation(part)
+    yield Text("0.1234(56) means 0.1234 ± 0.0056, one standard error.\n", style="dim")
 
 
 def fitting(table: Grid, width: int) -> Iterator[Grid]:
@@ -64,8 +68,8 @@ def _width(table: Grid) -> int:
 
 def degradation(table: Grid) -> Table:
     """The deltas of one run."""
-    title = Text.assemble("δ of ", (table.run, "bold"), f" (N = {count(table.params)}), nats per token")
-    drawn = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
+    heading = Text.assemble("δ of ", (title(table.run, table.params), "bold"), ", nats per token")
+    drawn = Table(title=heading, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
     for name in _header(table):
         drawn.add_column(Text(name), justify="right", no_wrap=True)
     for row in table.rows:
@@ -75,14 +79,19 @@ def degradation(table: Grid) -> Table:
 
 def _fits(study: Study) -> Table:
     drawn = Table(title="Fits", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    for i, name in enumerate(FIT_HEADER):
-        drawn.add_column(name, justify="left" if i < 3 else "right", overflow="fold")
+    drawn.add_column("law")
+    drawn.add_column("constants [interval]", no_wrap=True)
+    shown = [FIT_HEADER.index(name) for name in ("R²", "points", "runs", "status")]
+    for i in shown:
+        drawn.add_column(FIT_HEADER[i], justify="right")
     for row in fit_rows(study, between="\n"):
-        drawn.add_row(*(Text(text) for text in row))
+        drawn.add_row(*(Text(text) for text in (f"{row[0]}\n{row[1]}", row[2], *(row[i] for i in shown))))
     return drawn
 
 
 def _answers(study: Study) -> Iterator[RenderableType]:
+    if study.critical:
+        yield Text("Beyond how many tokens does more data harm?", style="bold")
     for run, what, words, entry in answers(study):
         yield Text.assemble((f"{run}, {what}: ", "bold red" if observed(entry) else "bold"), words)
 

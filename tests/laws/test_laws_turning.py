@@ -48,6 +48,14 @@ def test_without_windows_significance_is_unknown_and_nothing_is_claimed():
     assert np.isnan(found.rise_se)
 
 
+def test_losses_that_are_not_finite_are_left_out():
+    loss = curve(1.3e7)
+    windows = windows_of(loss, np.random.default_rng(0))
+    holes = np.where(np.arange(len(D)) == 7, np.nan, loss)
+    assert turning_point(D, holes, windows).place.value == pytest.approx(1.3e7, rel=1e-6)
+    assert np.isnan(turning_point(D, np.full(len(D), np.nan), windows).tokens)
+
+
 def test_a_flat_curve_with_training_noise_rarely_seems_to_turn():
     """Windows alone would claim a turn nearly always: they do not see the scatter of the checkpoints."""
     claims = naive = 0
@@ -120,6 +128,7 @@ def test_few_runs_negative_deltas_and_extrapolation_are_warned_of():
     rows[4]["delta"] = -1e-4
     text = " ".join(analyse(rows, windows, n_boot=10)["warnings"])
     assert "only 2 training runs (fewer than 10)" in text
+    assert "C_T and gamma_N rest on 2 runs" in text
     assert "are negative; they are fitted like all others" in text
     assert "extrapolated beyond the largest D seen" in text
 

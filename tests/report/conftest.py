@@ -13,18 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ptq_eval.table import COLUMNS
+
 BASE = {"E": 1.6, "A": 18.0, "alpha": 0.34, "B": 190.0, "beta": 0.37}
 GAMMA_D, GAMMA_N = 0.52, 0.33
 QUANTIZERS = {"rtn": (0.115, 0.78), "gptq": (0.055, 0.72), "awq": (0.072, 0.70)}
 BITS = (2, 3, 4, 8)
 RATIOS = (5, 8, 13, 20, 32, 50, 80, 130, 200, 320)
 RUNS = {"small": 80_000, "large": 150_000}
-COLUMNS = (
-    "run,step,tokens,params,tokens_per_param,quantizer,bits,group_size,symmetric,calibration,loss_fp,loss_q,delta,"
-    "delta_se,ppl_fp,ppl_q,kl,top1_agreement,bits_per_weight,windows,protocol,status,loss_fp_se,loss_q_se,kl_se,"
-    "top1_se,bpb_fp,bpb_q,learning_rate,schedule_phase,stage,options,tokens_source,params_convention,dtype,device,"
-    "message,damping_max,damping_retries,dead_columns,layers_skipped,weights_sha,key"
-).split(",")
 
 
 def loss_fp(n, d):
@@ -61,7 +57,8 @@ def _row(run, ratio, quantizer, bits, rng):
         "protocol": "stdlib/eval/128x64/first", "status": "ok", "loss_fp_se": 0.02, "loss_q_se": 0.02,
         "kl_se": se, "top1_se": 0.003, "bpb_fp": full * 0.45, "bpb_q": quantized * 0.45, "learning_rate": 3e-3,
         "schedule_phase": "constant", "stage": "", "options": "{}", "tokens_source": "explicit",
-        "params_convention": "non_embedding", "dtype": "float32", "device": "cpu", "message": "",
+        "params_source": "explicit", "params_convention": "non_embedding", "dtype": "float32",
+        "device": "cpu", "message": "",
         "damping_max": 0.01 if gptq else math.nan, "damping_retries": int(gptq and bits == 2 and ratio == 5),
         "dead_columns": 3 if gptq else 0, "layers_skipped": 0, "weights_sha": f"{run}{ratio}",
         "key": f"v1-{run}-{ratio}-{quantizer}-{bits}",

@@ -1,0 +1,45 @@
+# Two commands set up everything they need and run on a fresh machine:
+#   make demo    the main job on the embedded trajectory; the report is written to demo-output/
+#   make test    every test
+# For those who change the code: make check, make docs, make bench, make clean.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check lint types docs wheel bench clean
+
+demo: $(STAMP)
+	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --calib-windows 64
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+check: lint types docs test wheel
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate_cli.py --check
+	$(BIN)/python -m pytest -q tests/docs
+
+wheel: $(STAMP)
+	PYTHON=$(BIN)/python tests/wheel.sh
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+$(STAMP): pyproject.toml requirements/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable ".[dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) demo-output build dist .pytest_cache .ruff_cache .hypothesis

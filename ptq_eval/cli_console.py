@@ -1,0 +1,66 @@
+"""What the command line shows: a console as wide as it should be, one progress bar, one line for an error."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPE_WIDTH = 160
+"""A pipe or a file has no width of its own: tables get room instead of being folded at 80 columns."""
+
+
+def console() -> Console:
+    """Standard output."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+
+
+def complain(what: object, code: int) -> int:
+    """Say in one line on stderr what is wrong; returns the exit code for it."""
+    click.echo("ptq-eval: " + " ".join(str(what).split()), err=True)
+    return code
+
+
+class Bar:
+    """One progress bar on stderr with the time that remains; silent where stderr is no terminal.
+
+    Called as bar(what is being done, units done, units in all).  What is done next takes the place of what was done
+    before, so there is a single bar, and for measuring it spans the whole grid.
+    """
+
+    def __enter__(self) -> Bar:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=Console(stderr=True),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+            # Units differ in speed between methods: the estimate looks back over ten minutes, not half of one.
+            speed_estimate_period=600,
+        )
+        self._what, self._task = "", self._progress.add_task("", total=None, visible=False)
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, what: str, done: float, total: float) -> None:
+        """Show that `done` of `total` units are done; a `total` of 0 is one that is not known."""
+        total_known: Any = total or None
+        if what != self._what:
+            self._what = what
+            self._progress.reset(self._task, description=what, total=total_known, completed=0, visible=True)
+        self._progress.update(self._task, completed=done, total=total_known)
