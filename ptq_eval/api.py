@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ptq_eval import plugins
-from ptq_eval.errors import NothingToFitError, OutputFullError, PtqEvalError
+from ptq_eval.errors import MeasurementFailedError, NothingToFitError, OutputFullError, PtqEvalError
 from ptq_eval.manifest import describe, merged, require_same
 from ptq_eval.records import Checkpoint, Measurement
 from ptq_eval.store import Store, full_disk
@@ -55,7 +55,6 @@ class _Session:
 
     config: RunConfig
     store: Store
-    checkpoints: list[Checkpoint]
     plan: Plan
     progress: Progress
 
@@ -94,13 +93,24 @@ class _Session:
                 tick=tick,
             ):
                 writer.append(measurement)
-        except PtqEvalError as error:
-            if isinstance(error, OutputFullError):  # going on would lose what is measured
-                raise
+        except OutputFullError:  # going on would lose what is measured
+            raise
+        except Exception as error:  # whatever one checkpoint does, the others are still to be measured
+            problem = error if isinstance(error, PtqEvalError) else _unexpected(work.checkpoint.name, error)
             for trial in missing:
-                writer.append(Measurement(trial, status="failed", message=str(error)))
-            return error
+                writer.append(Measurement(trial, status="failed", message=str(problem)))
+            return problem
         return None
+
+
+def _unexpected(name: str, error: Exception) -> MeasurementFailedError:
+    problem = MeasurementFailedError(
+        f"{name}: measuring it stopped at an error that was not foreseen",
+        got=f"{type(error).__name__}: {error}",
+        remedy="the other checkpoints are measured; exclude this one, or mend it and repeat the command",
+    )
+    problem.__cause__ = error
+    return problem
 
 
 def run(
@@ -121,10 +131,12 @@ def run(
     """
     from ptq_eval.checkpoints import discover, verify_all
     from ptq_eval.config import RunConfig
-    from ptq_eval.plan import make_plan
+    from ptq_eval.plan import make_plan, quantizers_of
 
     roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
     config = RunConfig(**options)
+    quantizers_of(config)  # a mistake in the request is told before any weight is read
+    config.resolve_device()
     progress = progress or (lambda what, done, total: None)
     started = time.time()
     store = Store(out if out is not None else default_output(roots[0]), config.shard)
@@ -136,14 +148,14 @@ def run(
         trust_remote_code=config.trust_remote_code,
     )
     plan = make_plan(checkpoints, config)
-    if not plan.workloads and plan.excluded:
+    if len(plan.excluded) == len(checkpoints):
         raise plan.excluded[0][1]
-    info = describe(config, checkpoints, plan, started)
+    info = describe(config, plan.checkpoints, plan, started)
     if old is not None:
         require_same(old, info, store.folder)
         info = merged(old, info)
     store.write_run(info)
-    session = _Session(config, store, checkpoints, plan, progress)
+    session = _Session(config, store, plan, progress)
     problems = [error for _, error in plan.excluded] + session.measure()
     info["seconds"] = time.time() - started
     store.write_run(info)
@@ -176,7 +188,7 @@ def analyse(
     fit = fit_all(as_rows(frame), windows, seed=seed, n_boot=bootstrap)
     conflicts = [f"two records of one trial differ, the first is used: {name}" for name in store.conflicts]
     overlaps = [o["message"] for o in info.get("overlap", {}).values() if o["flagged"]]
-    fit["warnings"] = [*fit["warnings"], *conflicts, *dict.fromkeys(overlaps)]
+    fit["warnings"] = [*fit["warnings"], *info.get("warnings", []), *conflicts, *dict.fromkeys(overlaps)]
     table.fit, table.run_info, table.problems = fit, dict(info), []
     return table
 

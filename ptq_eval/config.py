@@ -47,8 +47,13 @@ class RunConfig:
     bootstrap: int = 500
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "bits", tuple(dict.fromkeys(self.bits)))
-        object.__setattr__(self, "quantizers", tuple(dict.fromkeys(self.quantizers)))
+        for name in ("quantizers", "bits"):
+            value = getattr(self, name)
+            if isinstance(value, (str, int)):
+                raise OptionError(
+                    f"--{name} must be several, even if it is one", got=repr(value), remedy=f"({value!r},)"
+                )
+            object.__setattr__(self, name, tuple(dict.fromkeys(value)))
         self._check_grid()
         self._check_windows()
         _one_of("--calibration", self.calibration, CALIBRATIONS)
@@ -73,7 +78,7 @@ class RunConfig:
             if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
                 raise BitsError("--bits out of range", got=bits, allowed="whole numbers from 2 to 8")
         size = self.group_size
-        if not (size is None or size == "auto" or (isinstance(size, int) and size >= 1)):
+        if not (size is None or size == "auto" or (isinstance(size, int) and not isinstance(size, bool) and size >= 1)):
             raise GroupSizeError(
                 "--group-size must be a positive number of columns",
                 got=size,
@@ -85,6 +90,8 @@ class RunConfig:
             ("--seq-len", self.seq_len, 2),
             ("--eval-windows", self.eval_windows, 2),
             ("--calib-windows", self.calib_windows, 1),
+            ("--calib-seed", self.calib_seed, 0),
+            ("--seed", self.seed, 0),
             ("--bootstrap", self.bootstrap, 10),
         ):
             if value is not None and value < low:

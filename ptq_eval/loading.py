@@ -1,4 +1,4 @@
-"""Loading a model from a folder, with every way it can go wrong turned into one line.
+"""Loading a model or a tokenizer from a folder, with every way it can go wrong turned into one line.
 
 Weights are safetensors, or pickles of tensors only; no code from a checkpoint runs unless the user trusts it.
 """
@@ -6,6 +6,7 @@ Weights are safetensors, or pickles of tensors only; no code from a checkpoint r
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from ptq_eval.checkpoints import tokenizer_folder
 from ptq_eval.checkpoints.parameters import quiet_transformers
-from ptq_eval.errors import DeviceError, UnreadableCheckpointError, UnsafeCheckpointError, UnsupportedModelError
+from ptq_eval.errors import (
+    DeviceError,
+    MissingTokenizerError,
+    UnreadableCheckpointError,
+    UnsafeCheckpointError,
+    UnsupportedModelError,
+)
 
 
 def build_without_weights(folder: Path, trust_remote_code: bool, name: str) -> Any:
@@ -52,6 +60,21 @@ def from_pretrained(folder: Path, dtype: torch.dtype, trust: bool, name: str) ->
         raise UnreadableCheckpointError(f"{name}: the weights cannot be read", got=_first_line(error)) from error
     except Exception as error:  # each architecture has its own way of failing on weights
         raise _cannot_load(name, error) from error
+
+
+def load_tokenizer(folder: Path, trust: bool, name: str) -> Callable[..., Mapping[str, Any]]:
+    """The tokenizer in `folder` or beside it.  Raises MissingTokenizerError."""
+    home = tokenizer_folder(folder)
+    remedy = "put the tokenizer's files beside the weights, or give token ids (.bin, .npy) as text"
+    if home is None:
+        raise MissingTokenizerError(f"{name} has no tokenizer", got=folder.name, remedy=remedy)
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(home, trust_remote_code=trust, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        what = f"{name}: its tokenizer cannot be loaded"
+        raise MissingTokenizerError(what, got=_first_line(error)[:200], remedy=remedy) from error
 
 
 def _cannot_load(name: str, error: Exception) -> UnsafeCheckpointError | UnsupportedModelError:

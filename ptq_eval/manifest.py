@@ -42,6 +42,7 @@ def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, s
         "models": plan.models,
         "checkpoints": [replace(c, location=_relative(c.location)).to_dict() for c in checkpoints],
         "notes": plan.notes,
+        "warnings": plan.warnings,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "plugins": {name: plugins.provider("quantizers", name) for name in config.quantizers},
         "git": git_state(),
@@ -126,13 +127,19 @@ def _same(folder: Path, what: str, got: str, stored: str) -> None:
 
 
 def _weights(info: Mapping[str, Any]) -> dict[tuple[Any, ...], str]:
-    return {(c["run"], c["step"], c["revision"]): c["weights_sha"] for c in info.get("checkpoints", [])}
+    """The weights' hashes by place.  A checkpoint that was set aside has no results that others could contradict."""
+    sound = (c for c in info.get("checkpoints", []) if not any(problem["fatal"] for problem in c["problems"]))
+    return {_place(c): c["weights_sha"] for c in sound}
+
+
+def _place(checkpoint: Mapping[str, Any]) -> tuple[Any, ...]:
+    return checkpoint["run"], checkpoint["step"], checkpoint["revision"]
 
 
 def merged(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """`new` with what only `old` knows: checkpoints measured earlier, quantizers of earlier calls."""
-    known = _weights(new)
-    earlier = [c for c in old.get("checkpoints", []) if (c["run"], c["step"], c["revision"]) not in known]
+    known = {_place(c) for c in new["checkpoints"]}
+    earlier = [c for c in old.get("checkpoints", []) if _place(c) not in known]
     both = {
         **new,
         "checkpoints": [*new["checkpoints"], *earlier],

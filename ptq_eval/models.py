@@ -115,6 +115,23 @@ class LanguageModel:
         """Logits [batch, time, vocabulary] of token ids [batch, time], in the model's dtype."""
         return self.module(input_ids=ids.to(self.device), use_cache=False).logits
 
+    @torch.inference_mode()
+    def hidden(self, ids: Tensor) -> Tensor:
+        """The last hidden states [batch, time, width] of token ids [batch, time], which the head turns into logits."""
+        body: Any = self.module.base_model
+        return body(input_ids=ids.to(self.device), use_cache=False)[0]
+
+    def factors(self, ids: Tensor) -> bool:
+        """Whether the logits of `ids` are, bit for bit, the output head applied to the last hidden states."""
+        head: Any = self.module.get_output_embeddings()  # type: ignore[operator]
+        if not isinstance(head, nn.Linear) or self.module.base_model is self.module:
+            return False
+        hidden = self.hidden(ids)
+        if hidden.shape[-1] != head.in_features:
+            return False
+        with torch.inference_mode():
+            return torch.equal(head(hidden), self.logits(ids))
+
     def linears(self) -> dict[str, nn.Module]:
         """The modules that may be quantized, by name, in the model's order."""
         return dict(self._linears)

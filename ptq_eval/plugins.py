@@ -25,11 +25,21 @@ def names(kind: str) -> list[str]:
 
 
 def get(kind: str, name: str) -> Any:
-    """Import and return one plug-in (a class).  Raises UnknownPluginError with the nearest name."""
+    """Import and return one plug-in (a class).
+
+    Raises UnknownPluginError, with the nearest name for one that is not installed.
+    """
     points = _points(kind)
     if name not in points:
         raise UnknownPluginError.of(kind.removesuffix("s"), name, points)
-    return points[name].load()
+    try:
+        return points[name].load()
+    except Exception as error:  # another package's code may fail in any way
+        raise UnknownPluginError(
+            f"the {kind.removesuffix('s')} {name!r} cannot be loaded",
+            got=f"{type(error).__name__}: {error}",
+            remedy=f"mend or uninstall {provider(kind, name)}",
+        ) from error
 
 
 def provider(kind: str, name: str) -> str:

@@ -20,10 +20,11 @@ import torch
 from ptq_eval.calibration import Lane, quantize
 from ptq_eval.config import FULL_PRECISION
 from ptq_eval.errors import DeviceError
-from ptq_eval.evaluate import Scores, evaluate
+from ptq_eval.evaluate import evaluate
 from ptq_eval.models import LanguageModel
 from ptq_eval.plan import Workload
 from ptq_eval.records import Measurement, Trial
+from ptq_eval.scoring import Scores
 from quantizers import Scheme, get_quantizer
 
 Tick = Callable[[float], None]

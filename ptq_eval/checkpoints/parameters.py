@@ -155,5 +155,5 @@ def _refusal(content: dict[str, Any], error: Exception) -> UnsafeCheckpointError
         return UnsafeCheckpointError(
             "the model needs code of its own", got=kind, remedy="--trust-remote-code, if you trust its author"
         )
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
     return UnsupportedModelError("not a causal language model that transformers can build", got=f"{kind}: {reason}")

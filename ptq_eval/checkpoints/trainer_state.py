@@ -14,6 +14,7 @@ last step of training, counts as annealed.
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,13 +36,15 @@ def with_trainer_state(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         return checkpoint
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        step = state["global_step"]
+        step = operator.index(state["global_step"])
+        counts = {name: operator.index(state.get(name) or 0) for name in ("num_input_tokens_seen", "max_steps")}
+        counts["total_flos"] = round(state.get("total_flos") or 0)
         rates = {
             entry["step"]: float(entry["learning_rate"])
             for entry in state.get("log_history", ())
             if entry.get("learning_rate") is not None and entry["step"] <= step
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         return checkpoint.with_problem("unreadable_state", f"{path.name} cannot be read: {error!r}")
     if checkpoint.step is not None and checkpoint.step != step:
         checkpoint = checkpoint.with_problem(
@@ -49,14 +52,15 @@ def with_trainer_state(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
             f"the folder says step {checkpoint.step}, {path.name} says {step}",
             fatal=True,
         )
-    tokens, source, note = _tokens(state, step, folder)
+    tokens, source, note = _tokens(counts, step, folder)
     if tokens is not None and (source == "explicit" or checkpoint.tokens is None):
         checkpoint = replace(checkpoint, tokens=tokens, tokens_source=source, tokens_note=note)
+    last = step > 0 and step == counts["max_steps"]
     return replace(
         checkpoint,
         step=step if checkpoint.step is None else checkpoint.step,
         learning_rate=rates[max(rates)] if rates else None,
-        schedule_phase=_written_phase(state) or phase([rates[at] for at in sorted(rates)], _is_last(state, step)),
+        schedule_phase=_written_phase(state) or phase([rates[at] for at in sorted(rates)], last),
     )
 
 
@@ -75,19 +79,15 @@ def phase(rates: Sequence[float], last: bool = False) -> str:
     return "annealed" if now <= ANNEALED_SHARE * peak or (last and now < before) else "decay"
 
 
-def _is_last(state: dict[str, Any], step: int) -> bool:
-    return step > 0 and step == state.get("max_steps")
-
-
 def _written_phase(state: dict[str, Any]) -> str:
     written = state.get("schedule_phase", "")
     return written if written in PHASES else ""
 
 
-def _tokens(state: dict[str, Any], step: int, folder: Path) -> tuple[int | None, Source, str]:
-    seen, flos = state.get("num_input_tokens_seen") or 0, state.get("total_flos") or 0
+def _tokens(counts: dict[str, int], step: int, folder: Path) -> tuple[int | None, Source, str]:
+    seen, flos = counts["num_input_tokens_seen"], counts["total_flos"]
     if seen > 0:
-        return int(seen), "explicit", "num_input_tokens_seen of trainer_state.json"
+        return seen, "explicit", "num_input_tokens_seen of trainer_state.json"
     if step == 0:
         return 0, "derived", "before the first step"
     if flos > 0:

@@ -66,7 +66,7 @@ def verify_all(
     """
     verified = []
     for checkpoint in checkpoints:
-        verified.append(verify(checkpoint, trust_remote_code=trust_remote_code))
+        verified.append(_verified(checkpoint, trust_remote_code))
         if progress is not None:
             progress(len(verified), len(checkpoints), checkpoint.name)
     runs: dict[str, list[int]] = defaultdict(list)
@@ -76,6 +76,13 @@ def verify_all(
         for index, checkpoint in zip(indices, _compared([verified[index] for index in indices])):
             verified[index] = checkpoint
     return verified
+
+
+def _verified(checkpoint: Checkpoint, trust_remote_code: bool) -> Checkpoint:
+    try:
+        return verify(checkpoint, trust_remote_code=trust_remote_code)
+    except Exception as error:  # one checkpoint that is broken in a new way must not hide the others
+        return _noted(checkpoint, "unreadable", f"{type(error).__name__}: {error}")
 
 
 def tokenizer_folder(folder: Path) -> Path | None:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,9 @@ def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
     import torch
 
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about the pickle's protocol, which is no concern of the reader's
+            warnings.simplefilter("ignore")
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpointError(
             f"{file.name} holds more than tensors, and was not unpickled",

@@ -65,6 +65,8 @@ def _curve(study: Study, label: str, run: str, bits: float, group: Frame) -> Fra
 
 def draw(table: Frame) -> Figure:
     """Draw what `data` returned."""
+    from matplotlib.ticker import NullFormatter
+
     if table.empty:
         return style.nothing("No δ was measured at a known D/N.")
     labels = list(dict.fromkeys(table["quantizer"]))
@@ -74,6 +76,7 @@ def draw(table: Frame) -> Figure:
     for ax, label in zip(axes.flat, labels):
         ax.set_yscale("log")
         ax.set_ylim(bottom, top)
+        ax.yaxis.set_minor_formatter(NullFormatter())
         style.log_x(ax, *style.span(table["tokens_per_param"]), tokens=False)
         ax.set_title(label)
         _panel(ax, table[table["quantizer"] == label], style.runs_by_size(table), bottom)

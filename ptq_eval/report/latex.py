@@ -76,14 +76,16 @@ def document(study: Study) -> str:
 
 def split(table: Grid) -> Iterator[Grid]:
     """Tables of at most MAX_COLUMNS deltas and MAX_ROWS checkpoints; a configuration is never torn apart."""
-    chosen: list[str] = []
-    for label in [*table.labels, None]:
-        if label is None or (chosen and len(table.part([*chosen, label]).columns) > MAX_COLUMNS):
-            part = table.part(chosen)
-            for start in range(0, len(part.rows), MAX_ROWS):
-                yield replace(part, rows=part.rows[start : start + MAX_ROWS])
-            chosen = []
-        chosen.append(label or "")
+    blocks: list[list[tuple[str, int]]] = [[]]
+    for label in table.labels:
+        own = table.of(label)
+        if blocks[-1] and len(blocks[-1]) + len(own) > MAX_COLUMNS:
+            blocks.append([])
+        blocks[-1] += own
+    for block in blocks:
+        part = table.part(block)
+        for start in range(0, len(part.rows), MAX_ROWS):
+            yield replace(part, rows=part.rows[start : start + MAX_ROWS])
 
 
 def _table(study: Study, table: Grid) -> str:

@@ -142,6 +142,7 @@ def _panel(ax: Axes, panel: Frame) -> None:
     notes = _notes(panel, above, top)
     style.log_x(ax, *style.span(panel.loc[~panel["kind"].isin(["far", "unidentified"]), "tokens"]), tokens=True)
     ax.set_ylim(bottom - 0.05 * len(notes) * (top - bottom), top)
+    panel = panel[~panel["bits"].isin(above)]
     before = panel[panel["kind"] == "before"]
     ax.plot(before["tokens"], before["loss"], "o", color="black", markersize=2.2, markeredgewidth=0, zorder=3)
     for bits, group in panel[panel["kind"] == "after"].groupby("bits"):

@@ -14,7 +14,8 @@ from typing import Any
 
 MISSING = "–"
 MAX_DECIMALS = 7
-"""Finer than this a value is written with a power of ten."""
+_SMALL = -3
+"""A value finer than that many decimals and smaller than this power of ten is written with its power of ten."""
 _PLAIN_DIGITS = 4
 _PRECISION = 700
 """Digits that Decimal may use: a double ranges over 632 powers of ten."""
@@ -29,15 +30,21 @@ def number(value: Any) -> float:
         return math.nan
 
 
-def rounded(value: float, error: float) -> tuple[Decimal, Decimal]:
-    """Value and error rounded at the error's second digit; both are finite and the error is positive."""
+def rounded(value: float, error: float) -> tuple[Decimal, Decimal, int]:
+    """Value and error rounded at the error's second digit, and the power of ten to be written after them.
+
+    Both arguments are finite and the error is positive.
+    """
     exact = Decimal(repr(float(error)))
     place = exact.adjusted() - 1
-    short = exact.quantize(Decimal((0, (1,), place)))
-    if short.adjusted() > exact.adjusted():
+    digits = exact.quantize(Decimal((0, (1,), place)))
+    if digits.adjusted() > exact.adjusted():
         place += 1
-        short = exact.quantize(Decimal((0, (1,), place)))
-    return Decimal(repr(float(value))).quantize(Decimal((0, (1,), place)), context=Context(prec=_PRECISION)), short
+        digits = exact.quantize(Decimal((0, (1,), place)))
+    short = Decimal(repr(float(value))).quantize(Decimal((0, (1,), place)), context=Context(prec=_PRECISION))
+    power = max(short.adjusted() if short else place, digits.adjusted())
+    power = power if place < -MAX_DECIMALS and power < _SMALL else 0
+    return short.scaleb(-power, Context(prec=_PRECISION)), digits.scaleb(-power), power
 
 
 def with_error(value: Any, error: Any) -> str:
@@ -47,14 +54,9 @@ def with_error(value: Any, error: Any) -> str:
         return MISSING
     if not math.isfinite(error) or error <= 0:
         return f"{value:.{_PLAIN_DIGITS}f}"
-    short, digits = rounded(value, error)
-    place = int(digits.as_tuple().exponent)
-    if place < -MAX_DECIMALS:
-        power = max(short.adjusted(), digits.adjusted())
-        return f"{with_error(value / 10.0**power, error / 10.0**power)}e{power}"
-    if place > 0:
-        return f"{int(short)}({int(digits)})"
-    return f"{short:f}({int(digits.scaleb(-place))})"
+    short, digits, power = rounded(value, error)
+    place = min(int(digits.as_tuple().exponent), 0)
+    return f"{short:f}({int(digits.scaleb(-place))}){_times(power)}"
 
 
 def plus_minus(value: Any, error: Any) -> str:
@@ -62,13 +64,12 @@ def plus_minus(value: Any, error: Any) -> str:
     value, error = number(value), number(error)
     if not math.isfinite(value) or not math.isfinite(error) or error <= 0:
         return with_error(value, error)
-    short, digits = rounded(value, error)
-    return f"{_decimal(short)} ± {_decimal(digits)}"
+    short, digits, power = rounded(value, error)
+    return f"({short:f} ± {digits:f}){_times(power)}" if power else f"{short:f} ± {digits:f}"
 
 
-def _decimal(value: Decimal) -> str:
-    place = int(value.as_tuple().exponent)
-    return f"{float(value):.1e}" if place < -MAX_DECIMALS else f"{value:f}" if place <= 0 else str(int(value))
+def _times(power: int) -> str:
+    return f"e{power}" if power else ""
 
 
 def count(value: Any) -> str:

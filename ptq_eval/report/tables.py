@@ -29,11 +29,15 @@ class Grid:
     columns: list[tuple[str, int]]
     rows: list[list[str]]
 
-    def part(self, labels: Sequence[str]) -> Grid:
-        """The same table with some configurations only."""
-        keep = [i for i, (label, _) in enumerate(self.columns) if label in labels]
+    def part(self, columns: Sequence[tuple[str, int]]) -> Grid:
+        """The same table with some columns only."""
+        keep = [i for i, column in enumerate(self.columns) if column in columns]
         rows = [row[: len(LEAD)] + [row[len(LEAD) + i] for i in keep] for row in self.rows]
         return Grid(self.run, self.params, [self.columns[i] for i in keep], rows)
+
+    def of(self, label: str) -> list[tuple[str, int]]:
+        """The columns of one configuration."""
+        return [column for column in self.columns if column[0] == label]
 
     @property
     def labels(self) -> list[str]:

@@ -1,7 +1,7 @@
 """The report in a terminal: the same rows as on the page, drawn by rich.
 
-The degradation table of a run is as wide as the console allows: configurations that do not fit beside each
-other follow below one another.
+The degradation table of a run is as wide as the console allows: what does not fit beside the
+rest follows below it.
 """
 
 from __future__ import annotations
@@ -47,13 +47,15 @@ def _degradations(study: Study, width: int) -> Iterator[RenderableType]:
 
 
 def fitting(table: Grid, width: int) -> Iterator[Grid]:
-    """The table in as few parts as fit in `width` characters; a configuration is never torn apart."""
-    chosen: list[str] = []
+    """The table in parts that fit in `width` characters; a configuration is torn apart only where it must be."""
+    chosen: list[tuple[str, int]] = []
     for label in table.labels:
-        if chosen and _width(table.part([*chosen, label])) > width:
-            yield table.part(chosen)
-            chosen = []
-        chosen.append(label)
+        own = table.of(label)
+        for group in [own] if _width(table.part(own)) <= width else [[column] for column in own]:
+            if chosen and _width(table.part([*chosen, *group])) > width:
+                yield table.part(chosen)
+                chosen = []
+            chosen += group
     yield table.part(chosen)
 
 
@@ -80,7 +82,7 @@ def degradation(table: Grid) -> Table:
 def _fits(study: Study) -> Table:
     drawn = Table(title="Fits", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     drawn.add_column("law")
-    drawn.add_column("constants [interval]", no_wrap=True)
+    drawn.add_column("constants [interval]", overflow="fold")
     shown = [FIT_HEADER.index(name) for name in ("R²", "points", "runs", "status")]
     for i in shown:
         drawn.add_column(FIT_HEADER[i], justify="right")

@@ -100,7 +100,7 @@ def test_include_head_takes_the_head_and_leaves_the_embedding(architecture, save
     embedding = model.module.get_input_embeddings().weight
     before, ids = embedding.clone(), core_models.ids()
     plain = model.logits(ids)
-    with model.weights({head: torch.zeros_like(model.weight(head))}):
+    with model.carrying(model.parameters_of({head: torch.zeros_like(model.weight(head))})):
         assert not model.logits(ids).any()
         assert torch.equal(model.module.get_input_embeddings().weight, before)
         assert model.module.get_input_embeddings().weight is embedding
@@ -123,7 +123,7 @@ def test_weights_are_swapped_by_reference_and_come_back(architecture):
             matrix(other.get_submodule(name)).copy_(weight)
     with torch.no_grad():
         expected = other(input_ids=ids).logits
-    with model.weights(new):
+    with model.carrying(model.parameters_of(new)):
         for name, weight in new.items():
             assert torch.equal(model.weight(name), weight)
             if type(model.linears()[name]).__name__ != "Conv1D":
@@ -134,11 +134,22 @@ def test_weights_are_swapped_by_reference_and_come_back(architecture):
     assert torch.equal(model.logits(ids), plain)
 
 
+def test_a_weight_that_was_set_comes_back_too():
+    model = LanguageModel(core_models.build("gpt2"))
+    own = {name: module.weight for name, module in model.linears().items()}
+    with model.restoring():
+        for name in own:
+            model.set_weight(name, torch.ones_like(model.weight(name)))
+            assert model.weight(name).eq(1).all()
+    assert all(module.weight is own[name] for name, module in model.linears().items())
+
+
 def test_weights_come_back_after_an_exception():
     model = LanguageModel(core_models.build("gpt2"))
     name = next(iter(model.linears()))
     own = model.linears()[name].weight
-    with pytest.raises(ZeroDivisionError), model.weights({name: torch.zeros_like(model.weight(name))}):
+    zeros = model.parameters_of({name: torch.zeros_like(model.weight(name))})
+    with pytest.raises(ZeroDivisionError), model.carrying(zeros):
         raise ZeroDivisionError
     assert model.linears()[name].weight is own
 

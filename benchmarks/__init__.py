@@ -1,0 +1,14 @@
+"""What the package promises in numbers, measured: correctness of codes and of delta, time of the demo, overhead of a sweep.
+
+    python -m benchmarks                      every benchmark, results in results/benchmarks/
+    python -m benchmarks --only sweep         one of them
+    python -m benchmarks --only sweep --quick a rehearsal on small sizes; its numbers are not results
+    python -m pytest benchmarks/test_pieces.py      single functions, with pytest-benchmark
+
+Each benchmark is a module with a function `measure(setup) -> Outcome`.  An outcome holds claims (a number, what was
+measured around it, the limit it is held to) and details.  A claim about speed is a ratio of two things timed by turns
+in one process (or in fresh processes by turns), the median of the paired ratios with their smallest and largest; a
+number of seconds says more about the machine than about the program, so where a claim is one, the machine is named.
+
+Not done: comparisons with other quantization packages, and anything on a GPU.
+"""

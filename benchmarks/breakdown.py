@@ -1,0 +1,103 @@
+"""Where the time of a sweep goes: its parts timed by wrapping their functions, each without the parts inside it.
+
+Wrapping costs some microseconds a call, so these times serve for shares and never for the ratio itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import ptq_eval.calibration
+import ptq_eval.evaluate
+import ptq_eval.scoring
+import ptq_eval.store
+import ptq_eval.sweep
+import quantizers
+from ptq_eval.models import LanguageModel
+from quantizers.awq import AWQ
+from quantizers.gptq import GPTQ
+from quantizers.rtn import RTN
+
+PARTS: list[tuple[str, Any, str]] = [
+    ("load", ptq_eval.sweep.LanguageModel, "load"),
+    ("calibration passes", ptq_eval.sweep, "quantize"),
+    ("statistics", quantizers.LayerStats, "from_inputs"),
+    ("quantize: rtn", RTN, "quantize_group"),
+    ("quantize: gptq", GPTQ, "quantize_group"),
+    ("quantize: awq", AWQ, "quantize_group"),
+    ("dequantize", ptq_eval.calibration.Lane, "add"),
+    ("scoring", ptq_eval.sweep, "evaluate"),
+    ("forward passes", LanguageModel, "logits"),
+    ("forward passes", LanguageModel, "hidden"),
+    ("forward passes", ptq_eval.scoring.Factored, "_logits"),
+    ("store", ptq_eval.store.Writer, "append"),
+]
+"""(part, owner, function): time within the function that is in no other part's function."""
+
+
+class Breakdown:
+    """Seconds by part, wall and CPU, of what is called within `watching`."""
+
+    def __init__(self) -> None:
+        self.wall: dict[str, float] = {}
+        self.cpu: dict[str, float] = {}
+        self._running: list[str] = []
+        self._last = (0.0, 0.0)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Time the parts of whatever runs in this context; the rest of it is "bookkeeping"."""
+        with contextlib.ExitStack() as stack:
+            for part, owner, name in PARTS:
+                stack.enter_context(mock.patch.object(owner, name, self._wrapped(part, owner, name)))
+            self._last = (time.perf_counter(), time.process_time())
+            with self._within("bookkeeping"):
+                yield
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """{part: {wall, cpu, wall_share, cpu_share}}, the largest first."""
+        total_wall, total_cpu = sum(self.wall.values()), sum(self.cpu.values())
+        return {
+            part: {
+                "wall": wall,
+                "cpu": self.cpu[part],
+                "wall_share": wall / total_wall,
+                "cpu_share": self.cpu[part] / total_cpu,
+            }
+            for part, wall in sorted(self.wall.items(), key=lambda item: -item[1])
+        }
+
+    def _wrapped(self, part: str, owner: Any, name: str) -> Any:
+        original = inspect.getattr_static(owner, name)
+        of_class = isinstance(original, classmethod)
+        call: Callable[..., Any] = original.__func__ if of_class else original
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self._within(part):
+                return call(*args, **kwargs)
+
+        return classmethod(timed) if of_class else timed
+
+    @contextlib.contextmanager
+    def _within(self, part: str) -> Iterator[None]:
+        self._book()
+        self._running.append(part)
+        try:
+            yield
+        finally:
+            self._book()
+            self._running.pop()
+
+    def _book(self) -> None:
+        """Put the time since the last call on the account of the part that was running."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        if self._running:
+            part = self._running[-1]
+            self.wall[part] = self.wall.get(part, 0.0) + wall - self._last[0]
+            self.cpu[part] = self.cpu.get(part, 0.0) + cpu - self._last[1]
+        self._last = (wall, cpu)

@@ -1,0 +1,95 @@
+"""How much of a sweep is evaluation: all trials of one checkpoint against as many bare forward passes.
+
+A sweep loads the checkpoint, calibrates, quantizes with three methods at four bit-widths, evaluates these twelve
+models and the full-precision one, and stores thirteen records.  The bare loop calls `model(ids)` thirteen times over
+the same windows in the same batches, on a model that is already loaded, and looks at no logits.  Speed is the ratio
+bare / sweep; 1 would mean that everything but the forward passes is free.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.breakdown import Breakdown
+from benchmarks.harness import Claim, Outcome, Seconds, Setup, by_turns, claim_of
+from benchmarks.subjects import bare_model, bare_passes, demo_options, last_of_each_run, random_llama
+from ptq_eval.config import RunConfig
+from ptq_eval.evaluate import batch_size
+from ptq_eval.models import LanguageModel
+from ptq_eval.plan import Workload, make_plan
+from ptq_eval.records import Checkpoint
+from ptq_eval.store import Store
+from ptq_eval.sweep import sweep
+
+LIMIT = 0.80
+
+
+def measure(setup: Setup) -> Outcome:
+    """Both models: the largest of the embedded trajectory, and one of random weights that is 30 times as large."""
+    outcome = Outcome()
+    with tempfile.TemporaryDirectory() as folder:
+        largest = last_of_each_run(setup.trajectory)[-1]
+        _one(outcome, f"{largest.name} (embedded)", largest, RunConfig(**_embedded(setup)), 2 if setup.quick else 7)
+        count = 8 if setup.quick else 64
+        checkpoint, evaluation, calibration = random_llama(Path(folder), count)
+        config = RunConfig(
+            eval_text=str(evaluation),
+            calib_text=str(calibration),
+            seq_len=512,
+            eval_windows=count,
+            calib_windows=count // 2,
+        )
+        _one(outcome, "random Llama, 5.1 M", checkpoint, config, 1 if setup.quick else 2)
+    return outcome
+
+
+def _embedded(setup: Setup) -> dict[str, Any]:
+    options: dict[str, Any] = dict(demo_options())
+    return {**options, "eval_windows": 32, "calib_windows": 8} if setup.quick else options
+
+
+def _one(outcome: Outcome, name: str, checkpoint: Checkpoint, config: RunConfig, repeats: int) -> None:
+    work = make_plan([checkpoint], config).workloads[0]
+    bare, ids = bare_model(work.folder), torch.tensor(work.evaluation.ids, dtype=torch.long)
+    batch = batch_size(LanguageModel(bare), ids.shape[1])
+    pairs = by_turns(
+        lambda: bare_passes(bare, ids, batch, len(work.trials)),
+        lambda: run_sweep(work),
+        repeats,
+    )
+    outcome.claims.append(_speed(f"speed of a sweep, {name}: wall time", [(a.wall, b.wall) for a, b in pairs]))
+    cpu = _speed(f"speed of a sweep, {name}: CPU time", [(a.cpu, b.cpu) for a, b in pairs])
+    outcome.claims.append(replace(cpu, limit=None))
+    parts = Breakdown()
+    with parts.watching():
+        run_sweep(work)
+    outcome.details[name] = {
+        "parts": parts.shares(),
+        "trials": len(work.trials),
+        "evaluation_windows": list(work.evaluation.ids.shape),
+        "calibration_windows": list(work.calibration.ids.shape) if work.calibration else None,
+        "batch": batch,
+        "params": checkpoint.params,
+        "bare": [_plain(a) for a, _ in pairs],
+        "sweep": [_plain(b) for _, b in pairs],
+    }
+
+
+def run_sweep(work: Workload) -> None:
+    """All trials of a workload, from loading to records on the disk."""
+    with tempfile.TemporaryDirectory() as folder, Store(folder).writer() as writer:
+        for measurement in sweep(work, work.trials, tick=lambda _: None):
+            writer.append(measurement)
+
+
+def _speed(what: str, pairs: list[tuple[float, float]]) -> Claim:
+    return claim_of(what, [bare / swept for bare, swept in pairs], limit=LIMIT, sense="at least")
+
+
+def _plain(seconds: Seconds) -> dict[str, float]:
+    return {"wall": seconds.wall, "cpu": seconds.cpu}

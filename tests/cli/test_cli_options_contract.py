@@ -1,0 +1,120 @@
+"""Contract: a request that cannot be met is told in one line, with its own exit code, before anything is written."""
+
+import numpy as np
+import pytest
+
+from ptq_eval import errors
+
+REFUSED = [
+    # bits
+    (("--bits", "1"), 19, ["--bits out of range", "got 1", "2 to 8"]),
+    (("--bits", "9"), 19, ["got 9", "2 to 8"]),
+    (("--bits", "2,3,four"), 19, ["not a list of whole numbers", "2,3,four", "--bits 2,3,4,8"]),
+    (("--bits", "2.5"), 19, ["2.5"]),
+    (("--bits", ""), 2, ["nothing to measure"]),
+    # group size
+    (("--group-size", "0"), 18, ["positive", "got 0", "none"]),
+    (("--group-size", "-4"), 18, ["got -4"]),
+    (("--group-size", "33"), 18, ["larger than a row", "rows of 32 columns", "q_proj", "remedy: --group-size 32"]),
+    (("--group-size", "wide"), 18, ["not a number", "wide", "a number, none, auto"]),
+    # quantizers and their options
+    (("--quantizers", "rtn,gpqt"), 20, ["unknown quantizer", "'gpqt'", "did you mean 'gptq'?"]),
+    (("--quantizers", "smoothquant"), 20, ["unknown quantizer", "awq, gptq, rtn"]),
+    (("--quantizers", ","), 2, ["nothing to measure"]),
+    (("--option", "rtn.msee=true"), 2, ["rtn has no option 'msee'", "did you mean 'mse'?"]),
+    (("--option", "rtn.mse=maybe"), 2, ["rtn", "'mse'", "allowed is bool", "'maybe'"]),
+    (("--quantizers", "gptq", "--option", "gptq.damping=-1"), 2, ["'damping'", "-1"]),
+    (("--quantizers", "gptq", "--option", "gptq.damping=.nan"), 2, ["'damping'", "nan"]),
+    (("--quantizers", "gptq", "--option", "gptq.dead={a: 1}"), 2, ["'dead'"]),
+    (("--option", "gptq.damping=0.1"), 2, ["not in this run", "gptq"]),
+    (("--option", "mse=true"), 2, ["--option gptq.act_order=true"]),
+    (("--option", "rtn.mse"), 2, ["QUANTIZER.OPTION=VALUE"]),
+    (("--option", "rtn.mse=["), 2, ["cannot be read"]),
+    (("--calibration", "sequental"), 2, ["sequental", "sequential"]),
+    # windows and texts
+    (("--seq-len", "1"), 2, ["--seq-len is too small"]),
+    (("--seq-len", "33"), 2, ["longer than the model's context", "2 to 32"]),
+    (("--eval-windows", "some"), 2, ["--eval-windows", "some"]),
+    (("--eval-windows", "1"), 2, ["--eval-windows is too small"]),
+    (("--calib-windows", "0", "--quantizers", "gptq"), 2, ["--calib-windows is too small"]),
+    (("--calib-seed", "-1"), 2, ["--calib-seed"]),
+    (("--eval-text", "missing.txt"), 24, ["no such text file", "missing.txt"]),
+    (("--eval-text", "stdlib:trian"), 24, ["trian", "train, calibration, evaluation"]),
+    (("--eval-text", "wikitext3"), 24, ["unknown kind of text", "did you mean 'wikitext2'?"]),
+    (("--eval-text", "hf:nobody/nothing:test"), 24, ["hf:nobody/nothing:test", "network"]),
+    # machine
+    (("--device", "tpu"), 27, ["unknown device", "tpu", "cuda"]),
+    (("--dtype", "int8"), 2, ["int8", "bfloat16"]),
+    (("--shard", "5/4"), 2, ["--shard", "5/4", "1 <= i <= n"]),
+    (("--shard", "1"), 2, ["--shard is not i/n"]),
+    (("--bootstrap", "1"), 2, ["--bootstrap"]),
+    (("--seed", "-1"), 2, ["--seed"]),
+    (("--tokens", "1e9,many"), 2, ["--tokens is not a list of numbers", "--tokens 1e9"]),
+    (("--tokens", "inf"), 2, ["--tokens is not a list of numbers"]),
+    (("--tokens-per-step", "2.5"), 2, ["2.5"]),
+    # flags
+    (("--bitz", "3"), 2, ["'--bitz'", "--bits", "ptq-eval run --help"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "code", "said"), REFUSED, ids=[" ".join(case[0]) for case in REFUSED])
+def test_a_request_that_cannot_be_met(ptq_eval, material, quick, tmp_path, flags, code, said):
+    ptq_eval("run", material.run, "-o", tmp_path / "out", *quick, *flags).refuses(code, *said)
+    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_text_shorter_than_a_window(ptq_eval, material, quick, tmp_path):
+    (tmp_path / "short.txt").write_text("for item in items")
+    for flag in ("--eval-text", "--calib-text"):
+        flags = (flag, tmp_path / "short.txt", "--quantizers", "gptq")
+        ptq_eval("run", material.run, *quick, *flags).refuses(16, "does not fill one window", "at least 16", "remedy")
+    (tmp_path / "empty.txt").write_text("")
+    ptq_eval("run", material.run, *quick, "--eval-text", tmp_path / "empty.txt").refuses(16, "0 tokens")
+
+
+@pytest.mark.parametrize("bad", [300, -1])
+def test_tokens_outside_the_vocabulary(ptq_eval, material, quick, tmp_path, bad):
+    np.save(tmp_path / "ids.npy", np.array([5] * 100 + [bad] + [5] * 100))
+    answer = ptq_eval("run", material.run, *quick, "--eval-windows", "all", "--eval-text", tmp_path / "ids.npy")
+    answer.refuses(17, f"id {bad}", "0 to 299", "remedy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("inspct", "x"), ["'inspct'", "did you mean 'inspect'?"]),
+        (("reprot",), ["did you mean 'report'?"]),
+        (("run",), ["Missing argument", "ptq-eval run --help"]),
+        (("fit",), ["Missing argument", "ptq-eval fit --help"]),
+        (("fit", "a", "b"), ["unexpected extra argument", "b"]),
+        (("--verison",), ["--verison"]),
+        (("report", "out", "--seed", "x"), ["'x'"]),
+    ],
+)
+def test_commands_and_flags_that_do_not_exist(ptq_eval, arguments, said):
+    ptq_eval(*arguments).refuses(2, *said)
+
+
+def test_a_folder_called_like_a_misspelt_command_is_a_folder(ptq_eval, tmp_path):
+    (tmp_path / "work" / "fits").mkdir()
+    ptq_eval("fits").refuses(10, "an empty folder")
+
+
+def test_a_plug_in_that_cannot_be_imported(ptq_eval, material, quick, monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    from ptq_eval import plugins
+
+    broken = EntryPoint("broken", "no_such_package.quantizer:Broken", "ptq_eval.quantizers")
+    monkeypatch.setitem(plugins._points("quantizers"), "broken", broken)
+    answer = ptq_eval("run", material.run, *quick, "--quantizers", "rtn,broken")
+    answer.refuses(20, "'broken' cannot be loaded", "no_such_package", "remedy")
+
+
+def test_every_kind_of_error_has_an_exit_code_of_its_own():
+    kinds = errors.PtqEvalError.__subclasses__()
+    codes = [errors.PtqEvalError.exit_code, *(kind.exit_code for kind in kinds)]
+    assert len(set(codes)) == len(codes)
+    assert 0 not in codes
+    assert max(codes) < 126  # beyond lie the shell's own

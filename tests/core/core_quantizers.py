@@ -1,0 +1,57 @@
+"""Quantizers for tests: one that writes down what it is told, one that spoils it, one that cannot do some layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantizers import QuantizationError, Quantizer
+from quantizers.rtn import RTN
+
+
+@dataclass(frozen=True)
+class Spy(Quantizer):
+    """Rounds to nearest; keeps a copy of the statistics of each group, in order, in the class's list `told`."""
+
+    name = "spy"
+    version = "1"
+    needs_stats = True
+    default_calibration = "shared"
+    told = []
+
+    def quantize(self, weight, scheme, stats=None):
+        return RTN().quantize(weight, scheme)
+
+    def quantize_group(self, weights, scheme, stats=None):
+        self.told.append((len(weights), stats.hessian, stats.mean_abs, stats.n_tokens))
+        return super().quantize_group(weights, scheme, stats)
+
+
+@dataclass(frozen=True)
+class Vandal(Quantizer):
+    """Writes over every tensor that it is given to read."""
+
+    name = "vandal"
+    version = "1"
+    needs_stats = True
+    default_calibration = "shared"
+
+    def quantize(self, weight, scheme, stats=None):
+        stats.hessian.fill_(7)
+        stats.hessian.diagonal().add_(1)
+        stats.mean_abs.zero_()
+        return RTN().quantize(weight, scheme)
+
+
+@dataclass(frozen=True)
+class Refuser(Quantizer):
+    """Fails for layers that have 48 inputs."""
+
+    name = "refuser"
+    version = "1"
+    needs_stats = True
+    default_calibration = "sequential"
+
+    def quantize(self, weight, scheme, stats=None):
+        if weight.shape[1] == 48:
+            raise QuantizationError("48 is too many")
+        return RTN().quantize(weight, scheme)
