@@ -1,4 +1,4 @@
-"""What the package promises in numbers, measured: correctness of codes and of delta, time of the demo, overhead of a sweep.
+"""What the package promises in numbers, measured: correct codes, correct delta, time of a demo and of a sweep.
 
     python -m benchmarks                      every benchmark, results in results/benchmarks/
     python -m benchmarks --only sweep         one of them

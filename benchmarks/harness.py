@@ -72,9 +72,13 @@ def clock(task: Callable[[], object]) -> Seconds:
     return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def by_turns(first: Callable[[], object], second: Callable[[], object], repeats: int) -> list[tuple[Seconds, Seconds]]:
-    """Times of both, `repeats` pairs, after one call of each that is not counted; who goes first alternates."""
-    first(), second()
+def by_turns(
+    first: Callable[[], object], second: Callable[[], object], repeats: int, *, warm_up: bool = True
+) -> list[tuple[Seconds, Seconds]]:
+    """Times of both, `repeats` pairs, after a call of each that is not counted; who goes first alternates."""
+    if warm_up:
+        first()
+        second()
     pairs = []
     for turn in range(repeats):
         if turn % 2:

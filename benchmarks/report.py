@@ -11,8 +11,9 @@ from benchmarks.harness import Outcome
 
 _HEADER = """# Benchmarks
 
-Made by `python -m benchmarks` from the JSON files beside it, which hold every repetition. The value is the median; in
-brackets, the smallest and the largest. A ratio compares two things timed by turns; seconds hold for the machine named.
+Made by `python -m benchmarks` from the JSON files beside it, which hold every repetition. Where a line does not say
+otherwise, the value is the median of the repetitions; in brackets, the smallest and the largest. A ratio compares two
+things timed by turns; seconds hold for the machine named.
 """
 
 
@@ -32,7 +33,9 @@ def save(out: Path, name: str, command: str, outcome: Outcome, facts: dict[str, 
 
 def write_page(out: Path, names: Sequence[str]) -> str:
     """Write `out/README.md` from the results that are there; its text."""
-    results = [json.loads((out / f"{name}.json").read_text("utf-8")) for name in names if (out / f"{name}.json").exists()]
+    results = [
+        json.loads((out / f"{name}.json").read_text("utf-8")) for name in names if (out / f"{name}.json").exists()
+    ]
     lines = [_HEADER, "| measured | value | limit | met |", "|---|---|---|---|"]
     for result in results:
         lines += [_row(claim) for claim in result["claims"]]
@@ -60,18 +63,32 @@ def _section(result: dict[str, Any]) -> list[str]:
     lines = [
         f"## {result['name']}",
         "",
-        f"`{result['command']}` took {result['seconds']:.0f} s on {facts['cores_used']} of {facts['cores_present']} cores"
-        f" ({facts['processor']}, {facts['threads']} threads, load {facts['load_average']:.1f} before), {facts['time']};"
-        f" Python {facts['python']}, {versions}; commit {facts['commit'][:12] or 'unknown'}{changed}; seed {facts['seed']}.",
+        f"`{result['command']}` took {result['seconds']:.0f} s on {facts['cores_used']} of {facts['cores_present']}"
+        f" cores ({facts['processor']}, {facts['threads']} threads, load {facts['load_average']:.1f} before),"
+        f" {facts['time']}; Python {facts['python']}, {versions}; commit {facts['commit'][:12] or 'unknown'}{changed};"
+        f" seed {facts['seed']}.",
     ]
     for name, detail in result["details"].items():
         if isinstance(detail, dict) and "parts" in detail:
-            lines += ["", f"Parts of a sweep, {name}:", "", "| part | wall s | share | CPU s | share |", "|---|---|---|---|---|"]
-            lines += [
-                f"| {part} | {t['wall']:.3f} | {t['wall_share']:.1%} | {t['cpu']:.3f} | {t['cpu_share']:.1%} |"
-                for part, t in detail["parts"].items()
-            ]
+            lines += ["", *_parts(name, detail)]
     return lines
+
+
+def _parts(name: str, detail: dict[str, Any]) -> list[str]:
+    windows, length = detail["evaluation_windows"]
+    calibrating = detail["calibration_windows"][0] if detail["calibration_windows"] else 0
+    rows = [
+        f"| {part} | {t['wall']:.3f} | {t['wall_share']:.1%} | {t['cpu']:.3f} | {t['cpu_share']:.1%} |"
+        for part, t in detail["parts"].items()
+    ]
+    return [
+        f"Parts of a sweep of {detail['trials']} trials, {name}: {windows} windows of {length} tokens in batches of"
+        f" {detail['batch']}, {calibrating} calibration windows.",
+        "",
+        "| part | wall s | share | CPU s | share |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
 
 
 def _number(value: float) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from benchmarks.harness import ROOT, SEED
 from ptq_eval.checkpoints import discover, verify_all
+from ptq_eval.checkpoints.parameters import quiet_transformers
 from ptq_eval.records import Checkpoint
 
 PEER = {
@@ -36,11 +39,11 @@ def demo_command() -> list[str]:
     raise SystemExit("the Makefile has no `ptq-eval run … -o …`")
 
 
-def demo_options() -> dict[str, int]:
+def demo_options() -> dict[str, Any]:
     """Group size and calibration windows of the demo, as options of `ptq_eval.run`."""
     words = demo_command()
     named = {"--group-size": "group_size", "--calib-windows": "calib_windows", "--eval-windows": "eval_windows"}
-    return {named[flag]: int(value) for flag, value in zip(words, words[1:]) if flag in named}
+    return {named[flag]: int(value) for flag, value in pairwise(words) if flag in named}
 
 
 def last_of_each_run(trajectory: Path) -> list[Checkpoint]:
@@ -50,7 +53,7 @@ def last_of_each_run(trajectory: Path) -> list[Checkpoint]:
 
 
 def random_llama(folder: Path, windows: int) -> tuple[Checkpoint, Path, Path]:
-    """A Llama with random weights below `folder`, and two files of random tokens: (checkpoint, evaluation, calibration)."""
+    """A Llama with random weights below `folder`: (checkpoint, tokens to evaluate on, tokens to calibrate on)."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     home = folder / "random-llama"
@@ -73,7 +76,8 @@ def bare_model(folder: Path) -> torch.nn.Module:
     """The model as transformers gives it."""
     from transformers import AutoModelForCausalLM
 
-    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with quiet_transformers():
+        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval()
 
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["DegradationTable", "load", "report", "run"]
+__all__ = ["DegradationTable", "load", "run", "save_report"]
 
 if TYPE_CHECKING:
-    from ptq_eval.api import DegradationTable, load, report, run
+    from ptq_eval.api import DegradationTable, load, run, save_report
 
 
 def __getattr__(name: str) -> Any:

@@ -163,7 +163,7 @@ def run(
     table.problems = problems
     if write_report:
         with full_disk(store.folder):
-            report(store.folder, table)
+            save_report(store.folder, table)
     return table
 
 
@@ -193,7 +193,7 @@ def analyse(
     return table
 
 
-def report(folder: str | Path, table: DegradationTable) -> list[Path]:
+def save_report(folder: str | Path, table: DegradationTable) -> list[Path]:
     """Write the table, the fit, the figures and the page of a run below `folder`; the paths written."""
     from ptq_eval.report import write
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def cli(ctx: click.Context) -> None:
 
 @cli.command(epilog=RUN_EXAMPLES, short_help="Measure checkpoints before and after quantization, fit, report.")
 @click.argument("folders", nargs=-1, required=True)
-@click.option("-o", "--out", metavar="OUT", help="Output folder.  [default: <FOLDER>-ptq]")
+@click.option("-o", "--out", metavar="OUT", help="Output folder.  [default: FOLDER-ptq, here]")
 @cli_options.grid_options
 @cli_options.text_options
 @cli_options.machine_options
@@ -99,8 +100,7 @@ def run(folders: tuple[str, ...], out: str | None, options: tuple[str, ...], **s
 
 def _raise_problems(table: Any) -> None:
     """Everything that could be measured is stored and reported; now say what could not, with its own exit code."""
-    if table.problems:
-        raise table.problems[0]
+    _raise_first(table.problems)
     failed = table[table["status"] == "failed"]
     if len(failed):
         first = failed.iloc[0]
@@ -110,6 +110,13 @@ def _raise_problems(table: Any) -> None:
             got=f"{first['run']} step {first['step']} {first['quantizer']} {bits}: {first['message']}",
             remedy="the others are stored; see the column message of degradation.csv",
         )
+
+
+def _raise_first(problems: Sequence[PtqEvalError]) -> None:
+    if len(problems) > 1:
+        raise type(problems[0])(f"{problems[0]} | and {len(problems) - 1} more, listed above")
+    if problems:
+        raise problems[0]
 
 
 @cli.command(short_help="Show the checkpoints that are found, and what is wrong with them.")
@@ -142,9 +149,7 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
             click.echo(json.dumps(row, default=str))
     else:
         console().print(inspection_table(rows))
-    for checkpoint in checkpoints:
-        if checkpoint.fatal:
-            raise error_for(checkpoint, checkpoint.fatal[0])
+    _raise_first([error_for(checkpoint, checkpoint.fatal[0]) for checkpoint in checkpoints if checkpoint.fatal])
 
 
 @cli.command(short_help="Fit the laws again to stored measurements.")
@@ -181,7 +186,7 @@ def report(out: str, seed: int, bootstrap: int) -> None:
 
     with Bar() as bar:
         table = ptq_eval.load(out, seed=seed, bootstrap=bootstrap, progress=bar)
-        written = ptq_eval.report(out, table)
+        written = ptq_eval.save_report(out, table)
     console().print(render(table, table.fit, table.run_info))
     click.echo(f"Written: {len(written)} files below {out}")
 

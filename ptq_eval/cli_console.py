@@ -43,14 +43,14 @@ class Bar:
             BarColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(),
-            TextColumn("left"),
+            TextColumn("{task.fields[unit]}"),
             console=Console(stderr=True),
             transient=True,
             disable=not sys.stderr.isatty(),
             # Units differ in speed between methods: the estimate looks back over ten minutes, not half of one.
             speed_estimate_period=600,
         )
-        self._what, self._task = "", self._progress.add_task("", total=None, visible=False)
+        self._what, self._task = "", self._progress.add_task("", total=None, visible=False, unit="")
         self._progress.start()
         return self
 
@@ -62,5 +62,6 @@ class Bar:
         total_known: Any = total or None
         if what != self._what:
             self._what = what
-            self._progress.reset(self._task, description=what, total=total_known, completed=0, visible=True)
+            unit = "left" if total_known else ""
+            self._progress.reset(self._task, description=what, total=total_known, completed=0, visible=True, unit=unit)
         self._progress.update(self._task, completed=done, total=total_known)

@@ -38,7 +38,7 @@ class RunConfig:
     eval_windows: int | None = 256
     calib_windows: int = 128
     calib_seed: int | None = None
-    device: str = "cpu"
+    device: str = "auto"
     dtype: str = "float32"
     include_head: bool = False
     trust_remote_code: bool = False
@@ -133,8 +133,7 @@ class RunConfig:
         Quantizers, bits and shards are not among them: a grid may grow.
         """
         grown = ("quantizers", "bits", "shard", "trust_remote_code", "seed", "bootstrap", "options", "device")
-        fixed = {name: value for name, value in asdict(self).items() if name not in grown}
-        return fixed
+        return {name: value for name, value in asdict(self).items() if name not in grown}
 
     def to_dict(self) -> dict[str, Any]:
         """All options, for `run.json`."""

@@ -34,7 +34,7 @@ def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, s
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "options": config.to_dict(),
-        "fixed": {**config.fixed(), "device": config.resolve_device().split(":")[0]},
+        "fixed": {**config.fixed(), "device": config.resolve_device().split(":")[0], **_resolved(plan)},
         "quantizer_options": {name: dict(config.options.get(name, {})) for name in config.quantizers},
         "digests": digests,
         "texts": plan.texts,
@@ -53,6 +53,12 @@ def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, s
             "cores": os.cpu_count(),
         },
     }
+
+
+def _resolved(plan: Plan) -> dict[str, Any]:
+    """The group size and window length that automatic choices came to; one for all runs of a plan."""
+    models = iter(plan.models.values())
+    return {name: model[name] for model in [next(models, {})] for name in ("group_size", "seq_len") if name in model}
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ softmax(z), W the head's weight and h the lane's last hidden state,
 
     KL(p ‖ softmax(q)) = Σ p·z − logsumexp(z) − Σ p·q + logsumexp(q),     Σ p·q = h·(pW) + p·b,
 
-so p itself is never kept: pW, as wide as the model, is computed once for all lanes.  That a model is of this kind is
+so p itself is never kept: pW, as wide as the model, is computed once for all lanes (p·b, with the head's bias, cancels).  That a model is of this kind is
 tested on its own logits, never assumed.  `Whole` takes the logits as the model returns them and serves every other
 model: soft-capped or scaled logits, a quantized head, types narrower than float32.
 """
@@ -59,7 +59,6 @@ class Factored:
         hidden = self._hidden(ids)
         self.target = ids[:, 1:].flatten()
         self.mean_row = torch.empty_like(hidden)
-        self.mean_bias = hidden.new_zeros(len(hidden))
         self.top = torch.empty_like(self.target)
         lse, nll = hidden.new_empty(len(hidden)), hidden.new_empty(len(hidden))
         for part in _parts(len(hidden), self.rows):
@@ -72,8 +71,6 @@ class Factored:
             nll[part] = lse[part] - target
             probability /= total[:, None]
             self.mean_row[part] = probability @ self.weight
-            if self.bias is not None:
-                self.mean_bias[part] = probability @ self.bias
         self.negative_entropy = self._dot(hidden) - lse
         scores.nll += _per_window(nll, len(ids))
 
@@ -101,7 +98,7 @@ class Factored:
         return torch.nn.functional.linear(hidden, self.weight, self.bias)
 
     def _dot(self, hidden: Tensor) -> Tensor:
-        return torch.linalg.vecdot(hidden, self.mean_row) + self.mean_bias
+        return torch.linalg.vecdot(hidden, self.mean_row)
 
 
 class Whole:

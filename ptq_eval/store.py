@@ -1,8 +1,9 @@
 """The only place that writes results: one append-only file of JSON lines per worker, and one `run.json`.
 
-A record is written whole and fsynced before the next trial starts.  A worker killed at any moment leaves at most
-one torn last line, which readers skip and the next writer ends; so what is in the store is what was measured, and
-nothing has to be repaired.  Several workers write side by side on a shared file system, each to a file of its own.
+A record is written whole and fsynced.  The trials of a checkpoint that fit in memory are measured together and then
+written one by one, so a worker killed at any moment loses at most those in hand, and leaves at most one torn last
+line, which readers skip and the next writer ends; what is in the store is what was measured, and nothing has to be
+repaired.  Several workers write side by side on a shared file system, each to a file of its own.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ class Store:
 
     def write_run(self, run: Mapping[str, Any]) -> None:
         """Replace `run.json` atomically."""
-        partial = self.folder / f".run.json.{os.getpid()}"
+        # Named by worker, not by process: in containers, workers on several machines may all be process 1.
+        partial = self.folder / f".run.json.{self._path.stem}"
         with full_disk(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from ptq_eval.pretrain.trainer import PretrainConfig, pretrain
+from ptq_eval.pretrain.config import PretrainConfig
+from ptq_eval.pretrain.trainer import pretrain
 
 __all__ = ["PretrainConfig", "pretrain"]

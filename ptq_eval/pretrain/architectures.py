@@ -91,3 +91,14 @@ def configuration(architecture: str, *, width: int, layers: int, vocab: int, con
     config.bos_token_id = config.eos_token_id = 0
     config.pad_token_id = None
     return config
+
+
+def non_embedding(model: Any) -> int:
+    """True non-embedding parameters of a model: all but nn.Embedding tables and the output head."""
+    import torch
+
+    outside = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    head = model.get_output_embeddings()
+    if head is not None:
+        outside.add(id(head.weight))
+    return sum(p.numel() for p in model.parameters() if id(p) not in outside)

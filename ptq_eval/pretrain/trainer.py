@@ -1,9 +1,8 @@
 """The training loop: AdamW, one schedule, checkpoints at given D/N, resumable to the bit on one machine.
 
-Checkpoints are folders as HF Trainer writes them (`checkpoint-STEP` with model.safetensors, config.json, the
-tokenizer and trainer_state.json), with the tokens seen, the learning rate and the schedule phase stated.  Optimizer
-state is kept once, beside them, for resuming only.  The loop is not meant to train large models: it exists so that
-real trajectories can be made on a laptop's CPU, or within minutes on one GPU.
+What it leaves behind is said in `saving`: checkpoints as HF Trainer writes them, with the tokens seen, the learning
+rate and the schedule phase stated, and one optimizer state for resuming.  The loop is not meant to train large
+models: it exists so that real trajectories can be made on a laptop's CPU, or within minutes on one GPU.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,43 +17,23 @@ from typing import Any
 
 import torch
 
-from ptq_eval.errors import OptionError
-from ptq_eval.pretrain.architectures import configuration
-from ptq_eval.pretrain.data import SMALLEST_VOCAB, Batches, encode, train_tokenizer
-from ptq_eval.pretrain.schedule import SCHEDULES, Schedule, branch_factor, factor, phase
+from ptq_eval.pretrain.architectures import configuration, non_embedding
+from ptq_eval.pretrain.config import PretrainConfig
+from ptq_eval.pretrain.data import Batches, encode, train_tokenizer
+from ptq_eval.pretrain.saving import (
+    described,
+    keep_state,
+    kept_state,
+    require_same,
+    save_checkpoint,
+    write_folder,
+    write_whole,
+    writing,
+)
+from ptq_eval.pretrain.schedule import branch_factor, factor, phase
 
 Progress = Callable[[int, int, float], None]
 """progress(steps done, steps in all, last loss)."""
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Everything that determines the weights.  `ratios` are the values of D/N to save; N is non-embedding."""
-
-    architecture: str = "llama"
-    width: int = 64
-    layers: int = 3
-    vocab: int = 1024
-    context: int = 128
-    batch_size: int = 32
-    ratios: tuple[float, ...] = (5, 9, 16, 28, 50, 90, 160, 240, 320, 400)
-    schedule: Schedule = "constant"
-    learning_rate: float = 3e-3
-    warmup: int = 100
-    decay: float = 0.2
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ratios", tuple(sorted(set(self.ratios))))
-        if not self.ratios or self.ratios[0] <= 0:
-            raise OptionError("--ratios must be positive values of D/N", got=self.ratios or "none")
-        if self.schedule not in SCHEDULES:
-            raise OptionError("unknown --schedule", got=self.schedule, allowed=", ".join(SCHEDULES))
-        if self.vocab < SMALLEST_VOCAB:
-            raise OptionError("--vocab is too small", got=self.vocab, allowed=f"at least {SMALLEST_VOCAB}")
 
 
 @dataclass
@@ -71,16 +49,18 @@ class _Run:
 
     def __init__(self, config: PretrainConfig, text: str, digest: str, out: Path, device: str, compiled: bool) -> None:
         self.config, self.out, self.device, self.compiled = config, out, device, compiled
-        out.mkdir(parents=True, exist_ok=True)
-        self.tokenizer = self._tokenizer(text)
-        model_config = configuration(
+        # What cannot be built, or belongs elsewhere, is refused before anything is written.
+        self.model_config = configuration(
             config.architecture,
             width=config.width,
             layers=config.layers,
             vocab=config.vocab,
             context=config.context,
         )
-        self.model_config = model_config
+        require_same(out, config=asdict(config))
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = self._tokenizer(text)
         self.batches = Batches(
             encode(self.tokenizer, text),
             context=config.context,
@@ -100,10 +80,10 @@ class _Run:
         from transformers import AutoTokenizer
 
         folder = self.out / "tokenizer"
-        if not folder.exists():
-            partial = folder.with_name(".tokenizer.partial")
-            train_tokenizer(text, self.config.vocab).save_pretrained(partial)
-            partial.rename(folder)
+        # Without pretrain.json nothing tells which options a tokenizer was trained with.
+        if described(self.out) is None or not folder.exists():
+            tokenizer = train_tokenizer(text, self.config.vocab)
+            write_folder(folder, tokenizer.save_pretrained)
         return AutoTokenizer.from_pretrained(folder)
 
     def _new_model(self) -> Any:
@@ -142,19 +122,8 @@ class _Run:
             "dtype": "bfloat16 autocast" if self.device.startswith("cuda") else "float32",
             "torch": torch.__version__,
         }
-        path = self.out / "pretrain.json"
-        about = json.loads(json.dumps(about))
-        if path.exists():
-            old = json.loads(path.read_text())
-            if any(old[name] != about[name] for name in ("config", "token_digest")):
-                raise OptionError(
-                    "the output folder holds a training run of other options or other text",
-                    got=self.out,
-                    remedy="choose another folder, or delete it",
-                )
-        partial = path.with_suffix(".new")
-        partial.write_text(json.dumps(about, indent=2) + "\n")
-        partial.replace(path)
+        require_same(self.out, config=about["config"], token_digest=about["token_digest"])
+        write_whole(self.out / "pretrain.json", (json.dumps(about, indent=2) + "\n").encode())
 
     def advance(self, state: _State, forward: Any, rate: float) -> float:
         """One optimizer step at learning rate `rate`; the loss before it, nats per token."""
@@ -176,11 +145,6 @@ class _Run:
 
     def save(self, state: _State, run: str, phase_name: str, rate: float) -> None:
         """Write `checkpoint-STEP`, whole or not at all."""
-        folder = self.out / run / f"checkpoint-{state.step}"
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        state.model.save_pretrained(partial)
-        self.tokenizer.save_pretrained(partial)
         trainer_state = {
             "global_step": state.step,
             "max_steps": self.targets[-1],
@@ -191,30 +155,25 @@ class _Run:
             "schedule_phase": phase_name,
             "log_history": [*state.log, {"step": state.step, "learning_rate": rate}],
         }
-        (partial / "trainer_state.json").write_text(json.dumps(trainer_state, indent=1) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        folder = self.out / run / f"checkpoint-{state.step}"
+        save_checkpoint(folder, state.model, self.tokenizer, trainer_state)
 
     def keep(self, state: _State) -> None:
-        """Write the state that resuming needs, replacing the last one atomically."""
-        path = self.out / "state.pt"
-        torch.save(
+        """Write the state that resuming needs, replacing the last one."""
+        keep_state(
+            self.out,
             {
                 "model": state.model.state_dict(),
                 "optimizer": state.optimizer.state_dict(),
                 "step": state.step,
                 "log": state.log,
             },
-            path.with_suffix(".new"),
         )
-        path.with_suffix(".new").replace(path)
 
     def resume(self) -> None:
         """Take up the last kept state, if there is one."""
-        path = self.out / "state.pt"
-        if path.exists():
-            kept = torch.load(path, weights_only=True, map_location=self.device)
+        kept = kept_state(self.out, self.device)
+        if kept is not None:
             self.state.model.load_state_dict(kept["model"])
             self.state.optimizer.load_state_dict(kept["optimizer"])
             self.state.step, self.state.log = kept["step"], kept["log"]
@@ -258,16 +217,8 @@ class _Run:
                 self.save(self.state, "trunk", phase(config.schedule, self.state.step, warmup=config.warmup), rate)
             if self.state.step in self.targets or self.state.step % 500 == 0:
                 self.keep(self.state)
-        (self.out / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in self.state.log))
-
-
-def non_embedding(model: Any) -> int:
-    """True non-embedding parameters of a model: all but nn.Embedding tables and the output head."""
-    outside = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    head = model.get_output_embeddings()
-    if head is not None:
-        outside.add(id(head.weight))
-    return sum(p.numel() for p in model.parameters() if id(p) not in outside)
+        log = "".join(json.dumps(entry) + "\n" for entry in self.state.log)
+        write_whole(self.out / "log.jsonl", log.encode())
 
 
 def pretrain(
@@ -283,7 +234,8 @@ def pretrain(
     """Train on `text` and save a trajectory under `out`; the same call takes up an interrupted run.
 
     `compiled` wraps the model in torch.compile (default: on CUDA).  On CUDA, matrices multiply in bfloat16 under
-    autocast with float32 weights.  Returns `out`.  Raises OptionError when `out` holds another run.
+    autocast with float32 weights.  Returns `out`.  Raises OptionError when `out` holds another run, and
+    OutputFullError when it cannot be written.
     """
     compiled = device.startswith("cuda") if compiled is None else compiled
     run = _Run(config, text, digest, Path(out), device, compiled)

@@ -1,8 +1,9 @@
-"""The table of `ptq-eval inspect`: one line per checkpoint, and below it what is wrong with which."""
+"""The tables of `ptq-eval inspect`: one per run with a line per checkpoint, and below what is wrong with which."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from rich import box
@@ -12,41 +13,46 @@ from rich.text import Text
 
 from ptq_eval.report.numbers import count
 
-_RIGHT = ("step", "D", "N", "D/N", "rate")
+_COLUMNS = {"step": "right", "D": "right", "D from": "left", "N": "right", "D/N": "right"}
+_COLUMNS |= {"rate": "right", "phase": "left", "weights": "left"}
 
 
 def inspection_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """The rows of `ptq_eval.checkpoints.inspection_rows`; a cell is empty where a value is not known."""
-    drawn = Table(box=box.SIMPLE_HEAD)
-    for name in ("run", "step", "D", "source", "N", "D/N", "format", "rate", "phase", "weights"):
-        drawn.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=name != "run", overflow="fold")
-    problems = []
+    return Group(*(part for run, group in groupby(rows, lambda row: row["run"]) for part in _run(run, list(group))))
+
+
+def _run(run: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    formats = ", ".join(dict.fromkeys(row["format"] for row in rows))
+    title = Text.assemble((run, "bold"), f" ({formats})")
+    drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="")
+    for name, side in _COLUMNS.items():
+        drawn.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for row in rows:
-        drawn.add_row(*(Text(cell) for cell in _cells(row)), style="red" if "!" in _marks(row) else "")
+        drawn.add_row(*(Text(cell) for cell in _cells(row)), style="red" if _fatal(row) else "")
+    yield drawn
+    for row in rows:
         if row["problems"]:
-            where = f"{row['run']}@{'' if row['step'] is None else row['step']}: "
-            problems.append(Text.assemble((where, "bold red" if "!" in _marks(row) else "bold"), row["problems"]))
-    return Group(drawn, *problems)
+            where = "" if row["step"] is None else f"@{row['step']}"
+            yield Text.assemble((f"{run}{where}: ", "bold red" if _fatal(row) else "bold"), row["problems"])
 
 
-def _marks(row: Mapping[str, Any]) -> str:
-    """The first character of each problem: "!" where it keeps the checkpoint out of every fit."""
-    return "".join(problem[:1] for problem in row["problems"].split("; "))
+def _fatal(row: Mapping[str, Any]) -> bool:
+    """Whether a problem keeps the checkpoint out of every fit."""
+    return any(problem.startswith("!") for problem in row["problems"].split("; "))
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    def shown(name: str, form: str = "") -> str:
-        return "" if row[name] is None else format(row[name], form)
+    def known(name: str) -> str:
+        return "" if row[name] is None else count(row[name])
 
     return [
-        row["run"],
-        shown("step"),
-        "" if row["tokens"] is None else count(row["tokens"]),
+        "" if row["step"] is None else str(row["step"]),
+        known("tokens"),
         row["tokens_source"],
-        "" if row["params"] is None else count(row["params"]),
-        shown("tokens_per_param", ".3g"),
-        row["format"],
-        shown("learning_rate", ".2g"),
+        known("params"),
+        known("tokens_per_param"),
+        "" if row["learning_rate"] is None else f"{row['learning_rate']:.2g}",
         " ".join(part for part in (row["stage"], row["schedule_phase"]) if part),
         row["weights_sha"],
     ]

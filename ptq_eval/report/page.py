@@ -59,7 +59,7 @@ def _title(study: Study) -> str:
     points = study.rows.drop_duplicates("point")
     return (
         "# What post-training quantization costs along the trajectory\n\n"
-        f"{len(points)} checkpoints of {_plural(study.rows['run'].nunique(), 'run')}; quantizers: "
+        f"{_plural(len(points), 'checkpoint')} of {_plural(study.rows['run'].nunique(), 'run')}; quantizers: "
         f"{tables.cell(', '.join(study.labels)) or 'none'}; bits: {', '.join(map(str, study.bits())) or 'none'}; "
         f"{len(study.measured)} deltas measured under the protocol `{study.protocols}`. δ is the loss after minus the "
         "loss before quantization, in nats per token; D are pretraining tokens, N parameters.\n"
@@ -123,14 +123,22 @@ def _models(study: Study) -> str:
     text = ""
     for run, model in (study.run.get("models") or {}).items():
         names = list(model.get("quantized") or ())
-        share = number(model.get("share_quantized"))
-        part = f", {100 * share:.1f} % of all parameters" if share == share else ""
+        part = _shares(model, study.rows.loc[study.rows["run"] == run, "params"].max())
         kinds = ", ".join(f"{times} × `{kind}`" for kind, times in Counter(map(_kind, names)).items())
         text += f"### {tables.cell(run)}\n\n{_plural(len(names), 'matrix', 'matrices')} quantized{part}: {kinds}.\n\n"
         text += tables.markdown(("left in full precision", "how many", "reason", "parameters"), _excluded(model), 3)
         known = ("quantized", "excluded", "share_quantized")
         text += "\n" + _pairs({name: value for name, value in model.items() if name not in known}) + "\n"
     return text or "Not recorded.\n"
+
+
+def _shares(model: Mapping[str, Any], params: float) -> str:
+    """The quantized share of N, as N is counted in this study, and of all parameters."""
+    shares = {
+        "N": number(model.get("params_quantized")) / params,
+        "all parameters": number(model.get("share_quantized")),
+    }
+    return "".join(f", {100 * share:.1f} % of {whole}" for whole, share in shares.items() if share == share)
 
 
 def _excluded(model: Mapping[str, Any]) -> list[list[Any]]:

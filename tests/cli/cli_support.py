@@ -2,11 +2,16 @@
 
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+import pytest
 
 WORDS = ("total", "item", "return", "radius", "for", "in", "items", "def", "area", "0.5")
 
@@ -100,3 +105,31 @@ def start(*arguments, before="", **options):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         **options,
     )
+
+
+def numbers(out):
+    """The stored records without what may differ between two identical measurements."""
+    return [{name: value for name, value in json.loads(line).items() if name != "provenance"} for line in records(out)]
+
+
+@contextmanager
+def largest_file(size):
+    """No file may grow beyond `size` bytes: the system refuses, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def mounted(folder, options):
+    """A file system of its own at `folder`."""
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 import core_models
 import pytest
 import torch
+from core_steps import environ
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -85,7 +85,28 @@ def small(texts):
         "eval_windows": 12,
         "calib_windows": 4,
         "bootstrap": 10,
+        "device": "cpu",
     }
+
+
+@pytest.fixture(scope="session")
+def complete(trajectory, small, tmp_path_factory):
+    """(output folder, table) of an uninterrupted run with its report."""
+    import ptq_eval
+
+    out = tmp_path_factory.mktemp("complete") / "out"
+    return out, ptq_eval.run(trajectory, out, **small)
+
+
+@pytest.fixture
+def measure(trajectory, small, tmp_path):
+    """measure(folder=trajectory, **changed options) -> the table, measured into one output folder, no report."""
+    import ptq_eval
+
+    def run(folder=trajectory, **changes):
+        return ptq_eval.run(folder, tmp_path / "out", write_report=False, **{**small, **changes})
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -104,8 +125,3 @@ def python():
         )
 
     return call
-
-
-def environ(**changes: str) -> dict[str, str]:
-    """This process's environment on one thread and without a network, with changes."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **changes}

@@ -33,6 +33,7 @@ def config(architecture, **changes):
         "olmo2": (t.Olmo2Config, {**gated, "num_key_value_heads": 4}),
         "qwen3": (t.Qwen3Config, {**gated, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": False}),
         "gptj": (t.GPTJConfig, {**gpt2, "rotary_dim": 4}),
+        "cohere": (t.CohereConfig, {**gated, "num_key_value_heads": 2, "logit_scale": 0.5}),
         "mixtral": (t.MixtralConfig, {**gated, "num_key_value_heads": 2, "num_local_experts": 4}),
     }
     cls, fields = classes[architecture]

@@ -1,4 +1,4 @@
-"""The measurement as one would write it at once: no sharing, no batches, no statistics.  It uses nothing of the package."""
+"""The measurement as one would write it at once: no sharing, no batches, nothing of the package."""
 
 from __future__ import annotations
 

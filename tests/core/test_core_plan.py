@@ -19,9 +19,7 @@ from ptq_eval.errors import (
 from ptq_eval.records import Checkpoint, Measurement, Problem, Scheme, Trial
 
 CHECKPOINT = Checkpoint(run="a", step=100, tokens=1000, params=10, location="/here", weights_sha="w", revision="r")
-TRIAL = Trial(
-    CHECKPOINT, "digest", "protocol", "gptq", "1", {"damping": 0.01}, Scheme(4, 128), "sequential", "calib"
-)
+TRIAL = Trial(CHECKPOINT, "digest", "protocol", "gptq", "1", {"damping": 0.01}, Scheme(4, 128), "sequential", "calib")
 CHANGES = {
     "corpus": "other",
     "protocol": "other",

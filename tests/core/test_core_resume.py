@@ -1,49 +1,27 @@
 """Recovery: killed, sharded, out of space, or grown, an output folder ends up with the same numbers."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
-import core_models
 import pandas as pd
 import pytest
-from conftest import environ
+from core_steps import PER_CHECKPOINT, environ, lines
 
 import ptq_eval
 from ptq_eval import sweep as sweep_module
-from ptq_eval.errors import OutputFullError, OutputMismatchError, UnreadableCheckpointError
+from ptq_eval.errors import OutputFullError, UnreadableCheckpointError
 from ptq_eval.store import Store
-
-PER_CHECKPOINT = 1 + 2 * 2
-
-
-@pytest.fixture(scope="module")
-def complete(trajectory, small, tmp_path_factory):
-    """(output folder, table) of an uninterrupted run with its report."""
-    out = tmp_path_factory.mktemp("complete") / "out"
-    return out, ptq_eval.run(trajectory, out, **small)
-
-
-@pytest.fixture
-def measure(trajectory, small, tmp_path):
-    """measure(folder=trajectory, **changed options) -> the table, measured into one output folder, no report."""
-
-    def run(folder=trajectory, **changes):
-        return ptq_eval.run(folder, tmp_path / "out", write_report=False, **{**small, **changes})
-
-    return run
 
 
 def command(folder, out, options):
     """The same run as a command line."""
     flags = {name: ",".join(map(str, v)) if isinstance(v, tuple) else v for name, v in options.items()}
     pairs = [part for name, value in flags.items() for part in ("--" + name.replace("_", "-"), str(value))]
-    return [sys.executable, "-m", "ptq_eval", "run", str(folder), "-o", str(out), "--device", "cpu", *pairs]
+    return [sys.executable, "-m", "ptq_eval", "run", str(folder), "-o", str(out), *pairs]
 
 
 def start(arguments):
@@ -55,11 +33,6 @@ def finish(process):
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     return output
-
-
-def lines(out):
-    """Complete lines in all record files."""
-    return sum(path.read_bytes().count(b"\n") for path in Path(out).glob("records/*.jsonl"))
 
 
 def wait_for_records(process, out):
@@ -129,86 +102,6 @@ def test_the_same_call_again_measures_nothing(complete, trajectory, small, monke
     assert lines(complete[0]) == before
     pd.testing.assert_frame_equal(pd.DataFrame(again), pd.DataFrame(complete[1]), check_exact=True)
     assert again.fit == complete[1].fit
-
-
-def test_a_grid_may_grow(measure, complete, trajectory, small, tmp_path):
-    """First one bit-width of one quantizer on two checkpoints; then the rest."""
-    part = tmp_path / "small"
-    for step in (100, 200):
-        shutil.copytree(trajectory / f"checkpoint-{step}", part / f"checkpoint-{step}")
-    first = measure(part, quantizers=("gptq",), bits=(4,))
-    assert len(first) == lines(tmp_path / "out") == 4
-    second = measure(part, quantizers=("gptq",))
-    assert len(second) == lines(tmp_path / "out") == 6
-    shutil.copytree(trajectory / "checkpoint-400", part / "checkpoint-400")
-    table = measure(part)
-    assert lines(tmp_path / "out") == 3 * PER_CHECKPOINT
-    pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(complete[1]), check_exact=True)
-    assert measure(part, quantizers=("rtn",), bits=(3,)).equals(table), "asking for less has lost something"
-
-
-MISMATCHES = [
-    ({"seq_len": 16}, "--seq-len 16"),
-    ({"symmetric": True}, "--symmetric True"),
-    ({"group_size": 8}, "--group-size 8"),
-    ({"eval_windows": 5}, "--eval-windows 5"),
-    ({"calibration": "shared"}, "--calibration shared"),
-    ({"dtype": "bfloat16"}, "--dtype bfloat16"),
-    ({"include_head": True}, "--include-head True"),
-    ({"options": {"gptq": {"act_order": True}}}, "act_order"),
-]
-
-
-@pytest.mark.parametrize(("changes", "words"), MISMATCHES, ids=[words for _, words in MISMATCHES])
-def test_other_options_are_refused(complete, trajectory, small, changes, words):
-    run_json, before = (complete[0] / "run.json").read_bytes(), lines(complete[0])
-    with pytest.raises(OutputMismatchError, match="results of other options") as caught:
-        ptq_eval.run(trajectory, complete[0], write_report=False, **{**small, **changes})
-    assert words in str(caught.value)
-    assert "choose another -o" in str(caught.value)
-    assert ((complete[0] / "run.json").read_bytes(), lines(complete[0])) == (run_json, before)
-
-
-def test_another_trajectory_is_refused(complete, small, tmp_path, tokenizer):
-    same_name = tmp_path / "small"
-    core_models.save(same_name / "checkpoint-100", core_models.build("llama", seed=77), tokenizer, tokens=100_000)
-    with pytest.raises(OutputMismatchError, match=r"another trajectory.*small step 100 with weights"):
-        ptq_eval.run(same_name, complete[0], write_report=False, **small)
-    with pytest.raises(OutputMismatchError, match=r"another trajectory.*runs elsewhere"):
-        ptq_eval.run(same_name.rename(tmp_path / "elsewhere"), complete[0], write_report=False, **small)
-
-
-def test_another_text_under_the_same_name_is_refused(measure, texts, trajectory, small, tmp_path):
-    text = tmp_path / "text.txt"
-    shutil.copy(texts.evaluation, text)
-    measure(eval_text=str(text), quantizers=("rtn",))
-    text.write_text("x" + text.read_text(encoding="utf-8"), encoding="utf-8")
-    with pytest.raises(OutputMismatchError, match="another evaluation text"):
-        measure(eval_text=str(text), quantizers=("rtn",))
-
-
-def test_a_broken_checkpoint_may_be_mended_later(measure, complete, trajectory, tmp_path):
-    """It was set aside, so nothing of it is stored that its new weights could contradict."""
-    root = shutil.copytree(trajectory, tmp_path / "small")
-    weights = root / "checkpoint-200" / "model.safetensors"
-    good = weights.read_bytes()
-    weights.write_bytes(good[: len(good) // 2])
-    table = measure(root)
-    assert table["status"].value_counts().to_dict() == {"ok": 2 * PER_CHECKPOINT, "excluded": 1}
-    assert [type(p) for p in table.problems] == [UnreadableCheckpointError]
-    weights.write_bytes(good)
-    table = measure(root)
-    assert table.problems == []
-    pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(complete[1]), check_exact=True)
-
-
-def test_a_checkpoint_that_breaks_later_is_set_aside(measure, trajectory, tmp_path):
-    root = shutil.copytree(trajectory, tmp_path / "small")
-    measure(root, quantizers=("rtn",))
-    weights = root / "checkpoint-200" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    table = measure(root, quantizers=("rtn",))
-    assert table[table.step == 200]["status"].tolist() == ["excluded"]
 
 
 def test_failed_trials_are_tried_again(measure, complete, monkeypatch, tmp_path):

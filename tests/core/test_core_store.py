@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_a_torn_last_line_is_skipped_and_ended_by_the_next_writer(tmp_path, lost
     whole = 2 if lost == 1 else 1  # without its line feed alone, a line is still a record
     assert len(store.measurements()) == whole
     write(store, record(4))
-    assert [m.trial.bits for m in store.measurements()] == [2, 3, 4][:whole] + [4]
+    assert [m.trial.bits for m in store.measurements()] == [*(2, 3)[:whole], 4]
     assert path.read_bytes().endswith(b"\n")
 
 
@@ -102,10 +103,10 @@ def test_a_full_disk_is_one_error_and_what_is_stored_is_kept(tmp_path, monkeypat
     def full(_descriptor):
         raise OSError(code, os.strerror(code))
 
-    with pytest.raises(OutputFullError, match="no space left"), store.writer() as writer:
-        writer.append(record(2))
-        monkeypatch.setattr(os, "fsync", full)
-        writer.append(record(3))
+    write(store, record(2))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputFullError, match="no space left"):
+        write(store, record(3))
     monkeypatch.undo()
     assert record(2) in store.measurements()
     write(store, record(4))
@@ -132,6 +133,21 @@ def test_run_json_is_replaced_whole(tmp_path):
         (store.folder / "run.json").write_text(damaged, encoding="utf-8")
         with pytest.raises(OutputMismatchError, match="damaged"):
             store.read_run()
+
+
+def test_workers_that_replace_run_json_at_once_do_not_disturb_each_other(tmp_path, monkeypatch):
+    """Both under one process number, as workers in containers on two machines are."""
+    original = Path.replace
+
+    def meanwhile(partial, target):
+        monkeypatch.undo()
+        Store(tmp_path, (2, 2)).write_run({**RUN, "seconds": 2})
+        return original(partial, target)
+
+    monkeypatch.setattr(Path, "replace", meanwhile)
+    Store(tmp_path, (1, 2)).write_run({**RUN, "seconds": 1})
+    assert Store(tmp_path).read_run() == {**RUN, "seconds": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_a_folder_that_is_no_output_is_told(tmp_path):

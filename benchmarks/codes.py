@@ -1,0 +1,127 @@
+"""Are the codes right?  Every quantizer against the slow implementations of the tests' oracle.
+
+The oracle (`tests/quantizers/oracle.py`) is numpy in float64, written from the papers with other algebra.  The layers
+are random ones, and every layer of the last checkpoint of each run with the inputs that reach it.  GPTQ compares
+rounded sums, so a code on the edge between two may differ; held to the limit is the smallest share of equal codes in
+any combination of layer and scheme.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import naive
+from benchmarks.harness import ROOT, SEED, Claim, Outcome, Setup
+from benchmarks.subjects import bare_model, demo_options, last_of_each_run
+from ptq_eval.config import RunConfig
+from ptq_eval.plan import make_plan
+from quantizers import LayerStats, Scheme, get_quantizer
+from quantizers.testing import sample_layer
+
+LIMIT = 0.999
+BITS, SIZES, SYMMETRIC, ACT_ORDER = (2, 3, 4, 8), (16, 32, None), (False, True), (False, True)
+
+
+@dataclass
+class Layers:
+    """Weights [out, in] that share inputs [tokens, in]."""
+
+    source: str
+    weights: list[Tensor]
+    inputs: Tensor
+
+
+def measure(setup: Setup) -> Outcome:
+    """Agreement over bits × groups × symmetric × act_order, for trained and for random layers."""
+    oracle = load_oracle()
+    gptq: dict[str, list[float]] = defaultdict(list)
+    cells: dict[str, list[float]] = defaultdict(list)
+    rtn, awq = [], []
+    for layers in _all_layers(setup):
+        stats = LayerStats.from_inputs(layers.inputs)
+        x = layers.inputs.double().numpy()
+        exact = 2 / len(x) * x.T @ x
+        weight = torch.cat(layers.weights)
+        for bits, size, symmetric in itertools.product(BITS, SIZES, SYMMETRIC):
+            scheme = Scheme(bits, size, symmetric)
+            codes = get_quantizer("rtn").quantize(weight, scheme).codes.numpy()
+            rtn.append(float((codes == oracle.rtn(weight.numpy(), bits, size, symmetric)[0]).mean()))
+            for act_order in ACT_ORDER:
+                ours = get_quantizer("gptq", act_order=act_order).quantize(weight, scheme, stats).codes.numpy()
+                theirs = oracle.gptq(weight.numpy(), exact, bits, size, symmetric, act_order=act_order)
+                share = float((ours == theirs).mean())
+                gptq[layers.source].append(share)
+                cells[f"{bits} bits, group {size}, symmetric {symmetric}, act_order {act_order}"].append(share)
+            awq.append(_same_exponent(oracle, layers, stats, scheme))
+    outcome = Outcome()
+    outcome.claims = [_share("rtn: codes equal to the oracle's", rtn, 1.0)]
+    for source, shares in gptq.items():
+        outcome.claims.append(_share(f"gptq: codes equal to the oracle's, {source}", shares, LIMIT))
+        mean = float(np.mean(shares))
+        outcome.claims.append(Claim(f"gptq: the same, mean over {len(shares)} combinations", mean, mean, mean))
+    outcome.claims.append(_share("awq: exponent equal to that of a search on stored activations", awq, 1.0))
+    outcome.details = {
+        "combinations": {source: len(shares) for source, shares in gptq.items()},
+        "gptq_by_scheme": {name: {"min": min(v), "mean": float(np.mean(v))} for name, v in cells.items()},
+        "gptq_combinations_below_limit": sum(share < LIMIT for shares in gptq.values() for share in shares),
+    }
+    return outcome
+
+
+def load_oracle() -> ModuleType:
+    """The tests' slow implementations."""
+    path = ROOT / "tests" / "quantizers" / "oracle.py"
+    spec = importlib.util.spec_from_file_location("oracle", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _all_layers(setup: Setup) -> Iterator[Layers]:
+    for seed in range(SEED, SEED + (1 if setup.quick else 3)):
+        weight, inputs = sample_layer(64, 192, tokens=1024, seed=seed)
+        yield Layers("random layers", list(weight.split([32, 32])), inputs)
+    for checkpoint in last_of_each_run(setup.trajectory)[: 1 if setup.quick else None]:
+        work = make_plan([checkpoint], RunConfig(**demo_options())).workloads[0]
+        assert work.calibration is not None
+        model, windows = bare_model(work.folder), torch.tensor(work.calibration.ids, dtype=torch.long)
+        names = naive.linear_names(model)
+        inputs = naive.inputs_of(model, names, windows)
+        for group in naive.groups_of(model, names, windows)[: 2 if setup.quick else None]:
+            weights = [naive.matrix(model.get_submodule(name)).contiguous() for name in group]
+            yield Layers("layers of the embedded trajectory", weights, inputs[group[0]])
+
+
+def _same_exponent(oracle: ModuleType, layers: Layers, stats: LayerStats, scheme: Scheme) -> float:
+    ours = get_quantizer("awq").quantize_group(layers.weights, scheme, stats)
+    ratio, _ = oracle.awq(
+        [weight.numpy() for weight in layers.weights],
+        layers.inputs.numpy(),
+        scheme.bits,
+        scheme.group_size,
+        scheme.symmetric,
+        stats.mean_abs.numpy(),
+    )
+    return float(all(result.report["ratio"] == ratio for result in ours))
+
+
+def _share(what: str, shares: list[float], limit: float) -> Claim:
+    return Claim(
+        f"{what}: smallest share of {len(shares)} combinations",
+        min(shares),
+        min(shares),
+        max(shares),
+        limit,
+        "at least",
+    )

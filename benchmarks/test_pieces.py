@@ -1,0 +1,53 @@
+"""Single functions, timed with pytest-benchmark: `python -m pytest benchmarks/test_pieces.py`.
+
+For finding out what a change of one function does; no claim rests on these.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from benchmarks.subjects import PEER
+from ptq_eval.evaluate import evaluate
+from ptq_eval.models import LanguageModel
+from quantizers import LayerStats, Scheme, get_quantizer
+from quantizers.testing import sample_layer
+
+SHAPES = [(256, 256), (768, 256)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(**{**PEER, "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 3})
+    return LanguageModel(LlamaForCausalLM(config))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("name", ["rtn", "gptq", "awq"])
+def test_quantizer(benchmark, name, bits, shape):
+    weight, inputs = sample_layer(*shape, tokens=2048)
+    stats, quantizer, scheme = LayerStats.from_inputs(inputs), get_quantizer(name), Scheme(bits, 32)
+    result = benchmark(quantizer.quantize, weight, scheme, stats)
+    assert result.codes.shape == shape
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_statistics(benchmark, shape):
+    _, inputs = sample_layer(*shape, tokens=8192)
+    assert benchmark(LayerStats.from_inputs, inputs).n_tokens == 8192
+
+
+@pytest.mark.parametrize("lanes", [0, 3])
+def test_evaluator(benchmark, model, lanes):
+    ids = torch.randint(model.vocab_size, (32, 128), generator=torch.Generator().manual_seed(0))
+    weights = {name: model.weight(name) + 0.01 for name in model.linears()}
+    full, scores = benchmark(evaluate, model, ids, [weights] * lanes)
+    assert len(full.nll) == 32
+    assert len(scores) == lanes
+    assert all(math.isfinite(value) for value in full.nll)
