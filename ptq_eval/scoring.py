@@ -7,9 +7,10 @@ softmax(z), W the head's weight and h the lane's last hidden state,
 
     KL(p ‖ softmax(q)) = Σ p·z − logsumexp(z) − Σ p·q + logsumexp(q),     Σ p·q = h·(pW) + p·b,
 
-so p itself is never kept: pW, as wide as the model, is computed once for all lanes (p·b, with the head's bias, cancels).  That a model is of this kind is
-tested on its own logits, never assumed.  `Whole` takes the logits as the model returns them and serves every other
-model: soft-capped or scaled logits, a quantized head, types narrower than float32.
+so p itself is never kept: pW, as wide as the model, is computed once for all lanes, and p·b, with the head's bias,
+cancels.  That a model is of this kind is tested on its own logits, never assumed.  `Whole` takes the logits as the
+model returns them and serves every other model: soft-capped or scaled logits, a quantized head, types narrower than
+float32.
 """
 
 from __future__ import annotations
