@@ -92,4 +92,4 @@ def _parts(name: str, detail: dict[str, Any]) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value:.5g}"

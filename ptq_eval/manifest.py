@@ -31,7 +31,7 @@ def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, s
     digests = {run: {role: text["digest"] for role, text in texts.items()} for run, texts in plan.texts.items()}
     return {
         "format": 1,
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "options": config.to_dict(),
         "fixed": {**config.fixed(), "device": config.resolve_device().split(":")[0], **_resolved(plan)},
