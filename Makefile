@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test check lint types docs wheel bench clean
 
 demo: $(STAMP)
-	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --calib-windows 64
+	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --eval-windows 192 --calib-windows 48
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import sys
+import tempfile
 import time
 from importlib import import_module
 from pathlib import Path
@@ -18,17 +19,18 @@ def main() -> int:
     root = Path(__file__).resolve().parent.parent
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--only", action="append", choices=NAMES, help="run this one (may be repeated)")
-    parser.add_argument("--out", type=Path, default=root / "results" / "benchmarks", help="folder of the results")
+    parser.add_argument("--out", type=Path, help="folder of the results (default: results/benchmarks)")
     parser.add_argument("--trajectory", type=Path, default=root / "examples" / "trajectory")
     parser.add_argument("--cores", type=int, default=2, help="cores to use, for this process and those it starts")
-    parser.add_argument("--quick", action="store_true", help="a rehearsal on small sizes, written to OUT/quick")
+    parser.add_argument("--quick", action="store_true", help="a rehearsal on small sizes, kept apart")
     chosen = parser.parse_args()
     use_cores(chosen.cores)
 
     from benchmarks.harness import Setup, environment
     from benchmarks.report import save, write_page
 
-    out = chosen.out / "quick" if chosen.quick else chosen.out
+    rehearsal = Path(tempfile.gettempdir()) / "ptq-eval-benchmarks"
+    out = chosen.out or (rehearsal if chosen.quick else root / "results" / "benchmarks")
     setup = Setup(chosen.trajectory, chosen.quick)
     missed = 0
     for name in chosen.only or NAMES:

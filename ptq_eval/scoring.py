@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ptq_eval.models import LanguageModel
 
-_ROWS_BYTES = {"cpu": 2**19, "cuda": 2**30}
+_ROWS_BYTES = {"cpu": 2**20, "cuda": 2**30}
 """Aim for the logits that are reduced at a time."""
 
 _FEWEST_ROWS = 64
