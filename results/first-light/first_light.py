@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import bz2
 import gzip
+import os
 import time
 from pathlib import Path
 
@@ -50,9 +51,10 @@ def train(text: str, work: Path, device: str) -> None:
 
 def measure(work: Path, device: str) -> None:
     """Sweep the constant and the annealed checkpoints of all sizes, each into a folder beside this file."""
+    os.chdir(work)  # so that the records name texts and checkpoints as a reader elsewhere would
     for kind, folder in (("constant", "trunk"), ("annealed", "annealed")):
         # One folder per run, named after its size, so that runs carry the names of their models.
-        family = work / kind
+        family = Path(kind)
         family.mkdir(exist_ok=True)
         for width in FAMILY[device]:
             link = family / f"llama-{width}"
@@ -63,8 +65,8 @@ def measure(work: Path, device: str) -> None:
             HERE / kind,
             bits=(2, 3, 4, 8),
             group_size=16,
-            eval_text=str(work / "evaluation.txt"),
-            calib_text=str(work / "calibration.txt"),
+            eval_text="evaluation.txt",
+            calib_text="calibration.txt",
             eval_windows=512,
             calib_windows=128,
             device=device,
