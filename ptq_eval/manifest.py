@@ -76,9 +76,8 @@ def git_state(folder: Path | None = None) -> dict[str, Any] | None:
 
 def _relative(location: str) -> str:
     """A path as a reader elsewhere can use it: relative to the working directory where it lies below it."""
-    path = Path(location)
     try:
-        return str(path.resolve().relative_to(Path.cwd()))
+        return str(Path(os.path.abspath(location)).relative_to(Path.cwd()))
     except ValueError:
         return location
 
