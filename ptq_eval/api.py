@@ -21,7 +21,7 @@ from ptq_eval.errors import MeasurementFailedError, NothingToFitError, OutputFul
 from ptq_eval.manifest import describe, merged, require_same
 from ptq_eval.records import Checkpoint, Measurement
 from ptq_eval.store import Store, full_disk
-from ptq_eval.table import as_rows, tabulate
+from ptq_eval.table import as_rows, tabulate, unmeasured
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints import Overrides
@@ -113,6 +113,17 @@ def _unexpected(name: str, error: Exception) -> MeasurementFailedError:
     return problem
 
 
+_CORRECTIONS = ("tokens_per_step", "tokens", "params", "exclude")
+
+
+def _overrides(options: dict[str, Any]) -> Overrides | None:
+    """Take what corrects the trajectory out of `options`."""
+    from ptq_eval.checkpoints import Overrides
+
+    given = {name: options.pop(name) for name in _CORRECTIONS if name in options}
+    return Overrides(**given) if any(value is not None for value in given.values()) else None
+
+
 def run(
     folders: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
@@ -124,17 +135,19 @@ def run(
 ) -> DegradationTable:
     """Measure every checkpoint under `folders` before and after quantization, fit the laws, write the report.
 
-    `options` are the fields of `ptq_eval.config.RunConfig`; `out` defaults to `<folder>-ptq` in the working
-    directory.  Returns the table, whose `fit` attribute is the content of `fit.json`.  The same call continues an
-    interrupted run.  Raises PtqEvalError subclasses; checkpoints that are wrong do not stop the others, they are
-    rows of status "excluded" or "failed" and listed in `problems`.
+    `options` are those of the command line: the fields of `ptq_eval.config.RunConfig`, and `tokens_per_step`,
+    `tokens`, `params` and `exclude` for what checkpoints do not say (or `overrides`, for more of it).  `out` defaults
+    to `<folder>-ptq` in the working directory.  Returns the table, whose `fit` attribute is the content of
+    `fit.json`.  The same call continues an interrupted run.  Raises PtqEvalError subclasses; checkpoints that are
+    wrong do not stop the others, they are rows of status "excluded" or "failed" and listed in `problems`.
     """
     from ptq_eval.checkpoints import discover, verify_all
     from ptq_eval.config import RunConfig
     from ptq_eval.plan import make_plan, quantizers_of
 
     roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
-    config = RunConfig(**options)
+    overrides = _overrides(options) or overrides
+    config = RunConfig.of(options, also=_CORRECTIONS)
     quantizers_of(config)  # a mistake in the request is told before any weight is read
     config.resolve_device()
     progress = progress or (lambda what, done, total: None)
@@ -153,7 +166,7 @@ def run(
     info = describe(config, plan.checkpoints, plan, started)
     if old is not None:
         require_same(old, info, store.folder)
-        info = merged(old, info)
+        info = merged(old, info, roots)
     store.write_run(info)
     session = _Session(config, store, plan, progress)
     problems = [error for _, error in plan.excluded] + session.measure()
@@ -186,9 +199,10 @@ def analyse(
         progress("fitting", 0.0, 0.0)
     table = DegradationTable(frame)
     fit = fit_all(as_rows(frame), windows, seed=seed, n_boot=bootstrap)
+    told = [*unmeasured(frame, checkpoints), *info.get("warnings", [])]
     conflicts = [f"two records of one trial differ, the first is used: {name}" for name in store.conflicts]
     overlaps = [o["message"] for o in info.get("overlap", {}).values() if o["flagged"]]
-    fit["warnings"] = [*fit["warnings"], *info.get("warnings", []), *conflicts, *dict.fromkeys(overlaps)]
+    fit["warnings"] = [*fit["warnings"], *told, *conflicts, *dict.fromkeys(overlaps)]
     table.fit, table.run_info, table.problems = fit, dict(info), []
     return table
 

@@ -85,7 +85,7 @@ def together(*options: _Decorator) -> _Decorator:
 
 trajectory_options = together(
     click.option(
-        "--tokens-per-step", type=int, help="D = step × this, where checkpoints do not say.", metavar="TOKENS"
+        "--tokens-per-step", type=int, help="D = step × this, in place of what checkpoints say.", metavar="TOKENS"
     ),
     click.option(
         "--tokens", callback=numbers(int, "1e9,2e9,4e9"), metavar="D,D,…", help="D of each checkpoint, in order."

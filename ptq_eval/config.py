@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from ptq_eval import plugins
@@ -97,6 +98,18 @@ class RunConfig:
             if value is not None and value < low:
                 raise OptionError(f"{name} is too small", got=value, allowed=f"at least {low}")
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any], also: Sequence[str] = ()) -> RunConfig:
+        """The configuration of named options; an unknown name raises OptionError with the nearest, of `also` too."""
+        own = [spec.name for spec in fields(cls)]
+        for name in options:
+            if name not in own:
+                known = [*own, *also]
+                near = difflib.get_close_matches(name, known, n=1)
+                remedy = f"did you mean {near[0]}?" if near else ""
+                raise OptionError("unknown option", got=name, allowed=", ".join(known), remedy=remedy)
+        return cls(**options)
+
     def resolve_group_size(self, widths: Mapping[str, int]) -> int | None:
         """The group size for a model whose matrices have rows of `widths` (by layer name) columns.
 
@@ -151,7 +164,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
         if not (equals and dot and option):
             raise OptionError("--option is not QUANTIZER.OPTION=VALUE", got=pair, remedy="--option gptq.act_order=true")
         try:
-            parsed.setdefault(quantizer, {})[option] = yaml.safe_load(value)
+            parsed.setdefault(quantizer, {})[option] = _number(yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise OptionError("--option has a value that cannot be read", got=pair) from error
     return parsed
@@ -160,3 +173,11 @@ def parse_options(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
 def _one_of(flag: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise OptionError(f"{flag} has an unknown value", got=value, allowed=", ".join(allowed))
+
+
+def _number(value: Any) -> Any:
+    """A string that is a number to everybody but YAML 1.1, such as 1e-2, as that number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -141,18 +141,28 @@ def _place(checkpoint: Mapping[str, Any]) -> tuple[Any, ...]:
     return checkpoint["run"], checkpoint["step"], checkpoint["revision"]
 
 
-def merged(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`new` with what only `old` knows: checkpoints measured earlier, quantizers of earlier calls."""
+def merged(old: Mapping[str, Any], new: dict[str, Any], roots: Sequence[str | Path]) -> dict[str, Any]:
+    """`new` with what only `old` knows: checkpoints measured earlier, quantizers of earlier calls.
+
+    A checkpoint that still lies below one of the `roots` and was not found there this time has been excluded, and
+    leaves the table; one that was deleted after it was measured, or lies elsewhere, stays.
+    """
     known = {_place(c) for c in new["checkpoints"]}
-    earlier = [c for c in old.get("checkpoints", []) if _place(c) not in known]
+    earlier = [c for c in old.get("checkpoints", []) if _place(c) not in known and not _lies_below(c, roots)]
+    every = [*new["checkpoints"], *earlier]
     both = {
         **new,
-        "checkpoints": [*new["checkpoints"], *earlier],
+        "checkpoints": sorted(every, key=lambda c: (c["run"], c["stage"], c["step"] is None, c["step"] or 0)),
         "started": old.get("started", new["started"]),
     }
     for name in ("models", "texts", "digests", "overlap", "quantizer_options", "plugins"):
         both[name] = {**old.get(name, {}), **new[name]}
     return both
+
+
+def _lies_below(checkpoint: Mapping[str, Any], roots: Sequence[str | Path]) -> bool:
+    place = Path(os.path.abspath(checkpoint["location"]))
+    return place.exists() and any(Path(os.path.abspath(root)) in (place, *place.parents) for root in roots)
 
 
 def _plain(value: Any) -> Any:

@@ -169,3 +169,11 @@ def _excluded(checkpoint: Checkpoint) -> dict[str, Any]:
 def as_rows(table: pd.DataFrame) -> list[Mapping[str, Any]]:
     """The table as plain dictionaries, for the laws."""
     return table.to_dict("records")  # type: ignore[return-value]
+
+
+def unmeasured(table: pd.DataFrame, checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """A warning if sound checkpoints have no row yet, as in the report of one shard among several."""
+    measured = table.loc[table["status"] != "excluded", ["run", "step", "weights_sha"]].drop_duplicates()
+    sound = sum(1 for checkpoint in checkpoints if not checkpoint.fatal)
+    missing = sound - len(measured)
+    return [f"{missing} of {sound} checkpoints are not measured yet: this report is partial"] if missing > 0 else []

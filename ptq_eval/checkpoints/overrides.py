@@ -97,7 +97,9 @@ class Overrides:
         elif self.tokens is not None:
             return self.tokens[index], "given for this checkpoint"
         tokens, note = checkpoint.tokens, checkpoint.tokens_note
-        if self.tokens_per_step is not None and step is not None:
+        # A stage of OLMo after the first counts its steps from 0 again: its D is the label's, or an offset's.
+        restarted = checkpoint.format == "olmo" and checkpoint.stage not in ("", "stage1")
+        if self.tokens_per_step is not None and step is not None and not restarted:
             tokens, note = step * self.tokens_per_step, f"step × {self.tokens_per_step:,}"
         elif not self.offset_tokens:
             return None, ""

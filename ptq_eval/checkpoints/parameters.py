@@ -107,7 +107,8 @@ def _count_known(text: str) -> ParameterCounts:
 
     content = json.loads(text)
     try:
-        config = CONFIG_MAPPING[content["model_type"]].from_dict(content)
+        with quiet_transformers():
+            config = CONFIG_MAPPING[content["model_type"]].from_dict(content)
     except Exception as error:
         raise _refusal(content, error) from error
     return _count(config, trust_remote_code=False)

@@ -17,6 +17,8 @@ comes with a data set is never run.  A text is a prefix of a split: nothing is s
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -68,8 +70,9 @@ class HuggingFaceDataset(TextSource):
         """
         recipe = _recipe(spec, max_chars)
         try:
-            rows, revision = _rows(recipe, max_chars)
-            text = joined(_documents(rows, spec), recipe.separator, max_chars)
+            with _quiet("huggingface_hub", "datasets"):
+                rows, revision = _rows(recipe, max_chars)
+                text = joined(_documents(rows, spec), recipe.separator, max_chars)
         except TextSourceError:
             raise
         except Exception as error:  # datasets lets the errors of a dozen libraries through
@@ -82,6 +85,20 @@ class HuggingFaceDataset(TextSource):
             name=recipe.name,
             notes=(f"{where}, split {recipe.split}, revision {revision}",),
         )
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Keep libraries from telling every retry: what failed in the end is said once, by the error."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 def _recipe(spec: str, max_chars: int | None) -> _Recipe:

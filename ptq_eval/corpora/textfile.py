@@ -109,6 +109,8 @@ def _lines(path: Path, field: str) -> Iterator[str]:
                     got=f"line {number} of {path} ({error})",
                     remedy="write one object a line",
                 ) from error
+            if isinstance(row, dict) and field in row and row[field] is None:
+                continue  # an empty document, as a null in a column of a .parquet
             if not isinstance(row, dict) or not isinstance(row.get(field), str):
                 raise _no_field(path, field, list(row) if isinstance(row, dict) else [], f"line {number} of {path}")
             yield row[field]

@@ -8,8 +8,11 @@ at least three sizes, one Chinchilla law serves all.  All fits share one seed, h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
 
 from ptq_eval.laws.base import FitResult, Law, n_distinct
 from ptq_eval.laws.cautions import cautions
@@ -58,13 +61,13 @@ def analyse(table: Iterable[Row], windows: Windows, *, seed: int = 0, n_boot: in
     critical: list[tuple[Config, CriticalTokens]] = []
     quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
     for config, group in by(quantized, "config").items():
-        law: Law = KumarPTQ() if n_distinct([p.N for p in group]) > 1 else KumarPTQRatio()
+        law = _degradation_law(group)
         result = fit(law, delta_data(group, windows), seed=seed, n_boot=n_boot)
         entries.append(_entry(config, group, result))
         for name, own in by(group, "trajectory").items():
             for same_bits in by(sorted(own, key=lambda p: (p.P, p.D)), "P").values():
                 own_curve = (curves.get(name), rises.get(name))
-                found = _critical(same_bits, windows, result, *own_curve, (seed, n_boot))
+                found = _critical(same_bits, windows, law, result, *own_curve, (seed, n_boot))
                 critical.append((config, found))
     return {
         "fits": entries,
@@ -72,6 +75,13 @@ def analyse(table: Iterable[Row], windows: Windows, *, seed: int = 0, n_boot: in
         "warnings": [*notes, *cautions(points, rises, [found for _, found in critical])],
         "version": VERSION,
     }
+
+
+def _degradation_law(points: list[Point]) -> Law:
+    """Equation 2 or its form for one size; with one bit-width, gamma_post is given and not fitted."""
+    form = KumarPTQ if n_distinct([p.N for p in points]) > 1 else KumarPTQRatio
+    bits = {p.P for p in points if math.isfinite(p.P)}
+    return form(gamma_post=1.0) if len(bits) == 1 else form()
 
 
 def _curves(
@@ -97,6 +107,7 @@ def _entry(config: Config, points: list[Point], result: FitResult) -> dict[str, 
 def _critical(
     points: list[Point],
     windows: Windows,
+    law: Law,
     delta: FitResult,
     loss: FitResult | None,
     full: TurningPoint | None,
@@ -106,6 +117,9 @@ def _critical(
     N, P, largest = points[0].N, points[0].P, max(p.D for p in points)
     observed = turning_point(*curve(points, windows, quantized=True), seed=options[0], n_boot=options[1])
     predicted, why_not = predict(delta, loss, N, P) if loss else (None, "no full-precision loss is known")
+    if predicted and not _told_apart(points, law, delta):
+        predicted, why_not = None, f"at {P:g} bits delta is not told apart from zero"
+    rise = _full_precision_rise(points, observed)
     return CriticalTokens(
         run=points[0].trajectory,
         params=N,
@@ -114,5 +128,30 @@ def _critical(
         predicted=predicted,
         extrapolation_factor=predicted.value / largest if predicted else float("nan"),
         observed=observed,
-        verdict=verdict(N, largest, predicted, why_not, observed, bool(full and full.interior)),
+        verdict=verdict(N, largest, predicted, why_not, observed, bool(full and full.interior), rise),
+        full_precision_rise=rise,
     )
+
+
+def _told_apart(points: list[Point], law: Law, result: FitResult) -> bool:
+    """Whether these deltas of one run and bit-width show what the law says of them.
+
+    The ratio delta/f is constant under the law; its mean, weighted by what the fit says of the noise, must lie
+    above zero by two standard errors, taken from its scatter between checkpoints: deltas that jump about zero
+    may each stand far from it by their evaluation errors.
+    """
+    known = [p for p in points if math.isfinite(p.delta)]
+    delta, se = (np.array([getattr(p, name) for p in known]) for name in ("delta", "se"))
+    if len(known) < 2:
+        return bool(np.all(delta > 2 * se))
+    f = law.predict(result.values, {name: np.array([getattr(p, name) for p in known]) for name in law.columns})
+    weights = np.square(f) / (np.square(np.nan_to_num(se)) + np.square(result.scatter * f))
+    mean = float(np.average(delta / f, weights=weights))
+    variance = float(np.average(np.square(delta / f - mean), weights=weights)) / (len(known) - 1)
+    return mean > 2 * math.sqrt(variance)
+
+
+def _full_precision_rise(points: list[Point], observed: TurningPoint) -> float:
+    """How much the full-precision loss changes from the observed minimum to the last checkpoint; NaN if unknown."""
+    losses = {p.D: p.loss_fp for p in points if math.isfinite(p.loss_q)}
+    return losses[max(losses)] - losses[observed.tokens] if observed.tokens in losses else math.nan

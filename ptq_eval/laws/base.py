@@ -43,6 +43,11 @@ class Parameter:
     unit: str = ""
     log: bool = False
 
+    @property
+    def given(self) -> bool:
+        """Whether the bounds leave nothing to fit."""
+        return self.low == self.high
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -66,10 +71,10 @@ class Law(ABC):
     response: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
     """The variables that `predict` reads, all positive."""
-    parameters: ClassVar[tuple[Parameter, ...]]
+    parameters: tuple[Parameter, ...]
     min_scatter: ClassVar[float]
     """The least relative deviation from the law that is believed possible."""
-    needs: ClassVar[Mapping[str, int]]
+    needs: Mapping[str, int]
     """How many distinct values (more than 5 % apart) of each variable a fit needs at least."""
 
     @abstractmethod
@@ -84,13 +89,18 @@ class Law(ABC):
     def starts(self, data: Data, rng: np.random.Generator) -> list[dict[str, float]]:
         """Where to start the search, the best guess first; `data` holds finite points only."""
 
+    @property
+    def n_free(self) -> int:
+        """How many constants a fit has to find."""
+        return sum(not p.given for p in self.parameters)
+
     def variables(self, data: Data) -> dict[str, np.ndarray]:
         """The quantities whose distinct values `needs` counts, by name."""
         return {name: data[name] for name in self.needs}
 
     def objection(self, data: Data) -> str:
         """Why these points cannot identify the constants, as a sentence, or "" where nothing is known."""
-        n, p = len(data[self.response]), len(self.parameters)
+        n, p = len(data[self.response]), self.n_free
         if n <= p:
             return f"{n} points for {p} constants leave nothing to judge the fit by"
         for name, values in self.variables(data).items():

@@ -43,7 +43,8 @@ def replicates(law: Law, data: Data, solution: Solution, k: float, *, seed: int,
     y, sigma = data[law.response], solution.sigma
     f = law.predict(to_theta(law, solution.point), data)
     r = (y - f) / sigma
-    scaled = jacobian(law, solution.point[None], data)[0] / sigma[:, None]
+    free = [not p.given for p in law.parameters]
+    scaled = jacobian(law, solution.point[None], data)[0][:, free] / sigma[:, None]
     labels = clusters(data["run"].tolist(), data["checkpoint"].tolist())
     residual = jackknifed(r, scaled * np.sqrt(huber_weight(r, k))[:, None], labels)
     noise = sigma * residual * multipliers(labels, n_boot, seed)

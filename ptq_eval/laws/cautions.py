@@ -15,7 +15,7 @@ from ptq_eval.laws.base import n_distinct
 from ptq_eval.laws.bootstrap import MIN_RUNS
 from ptq_eval.laws.critical import FARTHEST, CriticalTokens
 from ptq_eval.laws.table import FULL_PRECISION, Point, by
-from ptq_eval.laws.turning import TurningPoint
+from ptq_eval.laws.turning import MIN_FOR_MEDIAN, SIGNIFICANT, TurningPoint
 
 FEW_RUNS = 10
 FEW_CHECKPOINTS = 4
@@ -28,6 +28,8 @@ _SCHEDULE = {
     "but no model is annealed, and annealed models may degrade otherwise (arXiv 2510.06213)",
     "unknown": "are intermediate checkpoints of one run of unknown schedule: if its learning rate decays, "
     "growth with D may be the learning rate's doing (arXiv 2510.06213)",
+    "annealed": "are annealed models, each at its own D, not intermediate checkpoints; where they are branches of one "
+    "trunk they share its seed and data order and are not independent runs",
 }
 
 
@@ -41,6 +43,7 @@ def cautions(
     return [
         *_full_precision_rises(rises),
         *_schedules(points),
+        *_mixed(points),
         *_few(points),
         *_few_sizes(points),
         *_negative(points),
@@ -65,10 +68,12 @@ def schedule(points: Sequence[Point]) -> str:
 def _full_precision_rises(rises: Mapping[str, TurningPoint]) -> list[str]:
     notes = []
     for run, turn in rises.items():
-        if turn.interior:
+        if turn.rise > SIGNIFICANT * turn.evaluation_se:
             size = f"{turn.rise:.2g} ± {turn.rise_se:.1g} nats per token at the last checkpoint"
             what = f"{run}: the full-precision loss itself rises after D = {turn.tokens:.3g} tokens, by {size}"
-            notes.append(f"{what}: the model got worse, not only its quantized form")
+            certain = turn.rise > SIGNIFICANT * turn.rise_se
+            meaning = "the model got worse, not only its quantized form"
+            notes.append(f"{what}: {meaning if certain else 'within the scatter of checkpoints'}")
     return notes
 
 
@@ -80,9 +85,19 @@ def _schedules(points: Sequence[Point]) -> list[str]:
     return [f"the points of {', '.join(runs[kind])} {text}" for kind, text in _SCHEDULE.items() if kind in runs]
 
 
+def _mixed(points: Sequence[Point]) -> list[str]:
+    annealed = [p.phase == "annealed" for p in points]
+    if all(annealed) or not any(annealed):
+        return []
+    return [
+        "annealed and other checkpoints enter one fit of delta: this mixes the effect of D with that of the learning "
+        "rate (arXiv 2510.06213); fit the folder `annealed` alone"
+    ]
+
+
 def _few(points: Sequence[Point]) -> list[str]:
     notes = []
-    n_runs = len(by(points, "run"))
+    n_runs = len(by(points, "training"))
     if n_runs < FEW_RUNS:
         what = f"only {n_runs} training run{'s' * (n_runs != 1)} (fewer than {FEW_RUNS})"
         notes.append(f"{what}: intervals say little about what another seed or data order would give")
@@ -91,12 +106,15 @@ def _few(points: Sequence[Point]) -> list[str]:
         if count < FEW_CHECKPOINTS:
             what = f"{count} point{'s' * (count != 1)} along D (fewer than {FEW_CHECKPOINTS})"
             notes.append(f"{name} has {what}: no trend in D can be judged from it")
+        elif count < MIN_FOR_MEDIAN:
+            what = f"only {count} points along D (fewer than {MIN_FOR_MEDIAN})"
+            notes.append(f"{name} has {what}: it is hardly known how checkpoints scatter, a turn may be chance")
     return notes
 
 
 def _few_sizes(points: Sequence[Point]) -> list[str]:
     """With two runs of two sizes, whatever else differs between them is taken for the effect of size."""
-    n_runs = len(by(points, "run"))
+    n_runs = len(by(points, "training"))
     if n_runs >= MIN_RUNS or n_distinct([p.N for p in points]) < 2:
         return []
     return [

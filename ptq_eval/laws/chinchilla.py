@@ -93,7 +93,7 @@ class Chinchilla(_PowerSum):
         _BETA,
     )
     columns = ("N", "D")
-    needs: ClassVar[Mapping[str, int]] = {"N": 3, "D": 3}
+    needs: Mapping[str, int] = {"N": 3, "D": 3}
     terms = (("N", "A", "alpha"), ("D", "B", "beta"))
 
 
@@ -105,5 +105,5 @@ class ChinchillaD(_PowerSum):
     source = "Hoffmann et al. 2022, arXiv 2203.15556, eq. 2, at fixed N"
     parameters = (_E, _B, _BETA)
     columns = ("D",)
-    needs: ClassVar[Mapping[str, int]] = {"D": 3}
+    needs: Mapping[str, int] = {"D": 3}
     terms = (("D", "B", "beta"),)

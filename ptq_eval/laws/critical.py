@@ -22,10 +22,13 @@ import numpy as np
 
 from ptq_eval.laws import bootstrap
 from ptq_eval.laws.base import Estimate, FitResult, finite_or_none
-from ptq_eval.laws.turning import TurningPoint
+from ptq_eval.laws.turning import MIN_FOR_MEDIAN, TurningPoint
 
 FARTHEST = 100.0
 """How many times the largest D seen a prediction may lie and still be called one."""
+
+OWN_SHARE, MAIN_SHARE = 0.2, 0.5
+"""From which share of an observed rise on the full-precision loss's own rise is named, and blamed."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class CriticalTokens:
     extrapolation_factor: float
     observed: TurningPoint
     verdict: str
+    full_precision_rise: float = math.nan
+    """What the full-precision loss rises by between the same two checkpoints as `observed.rise`."""
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; what is not finite becomes None."""
@@ -55,6 +60,7 @@ class CriticalTokens:
             "interior": self.observed.interior,
             "rise": finite_or_none(self.observed.rise),
             "rise_se": finite_or_none(self.observed.rise_se),
+            "full_precision_rise": finite_or_none(self.full_precision_rise),
             "verdict": self.verdict,
         }
 
@@ -94,6 +100,8 @@ def _obstacle(delta: FitResult, loss: FitResult) -> str:
         return f"the degradation law has {delta.message}"
     if not loss.identified:
         return f"the full-precision curve has {loss.message}"
+    if delta.status == "at_bound: gamma_post":
+        return "how delta falls with the bits is not determined by these --bits (gamma_post is at its bound)"
     if delta.status != "ok":
         return f"a constant of the degradation law is {delta.status.replace('_', ' ', 1)}"
     if any(name in loss.status for name in ("B", "beta")):
@@ -107,13 +115,19 @@ def _obstacle(delta: FitResult, loss: FitResult) -> str:
 
 
 def verdict(
-    N: float, largest: float, predicted: Estimate | None, why_not: str, observed: TurningPoint, full_rises: bool
+    N: float,
+    largest: float,
+    predicted: Estimate | None,
+    why_not: str,
+    observed: TurningPoint,
+    full_rises: bool,
+    full_rise: float = math.nan,
 ) -> str:
     """One plain sentence on what is known; `largest` is the largest D seen, `full_rises` says whether the
-    full-precision loss itself turns upward."""
+    full-precision loss itself turns upward, `full_rise` by how much it rises where the quantized one does."""
     if observed.interior:
         text = f"harmful beyond D = {_tokens(observed.place.value, N)}, observed inside the range"
-        return text + "; but the full-precision loss rises too, so quantization is not alone to blame" * full_rises
+        return text + _own(observed.rise, full_rise, full_rises) + _few(observed)
     if full_rises:
         return "not identifiable: the full-precision loss itself rises inside the range"
     if predicted is None:
@@ -127,6 +141,21 @@ def verdict(
     if ratio < 1:
         text += "; inside the range, yet no turning point is observed there"
     return text
+
+
+def _own(rise: float, full_rise: float, full_rises: bool) -> str:
+    """What the full-precision loss has to do with an observed rise; "" where little or nothing."""
+    if full_rise > MAIN_SHARE * rise or full_rises:
+        size = f" ({full_rise:.3g} of {rise:.3g} nats per token)" if full_rise > 0 else ""
+        return f"; but the full-precision loss rises too{size}: quantization is not alone to blame"
+    if full_rise > OWN_SHARE * rise:
+        return f"; the rise is {rise:.3g} nats per token, of which {full_rise:.3g} is the full-precision loss's own"
+    return ""
+
+
+def _few(observed: TurningPoint) -> str:
+    n = observed.n_checkpoints
+    return f"; with only {n} checkpoints it is hardly known how they scatter" if n < MIN_FOR_MEDIAN else ""
 
 
 def _tokens(tokens: float, N: float) -> str:

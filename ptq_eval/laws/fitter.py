@@ -128,7 +128,7 @@ def _scatter(law: Law, residual: np.ndarray, se: np.ndarray, scale: np.ndarray, 
 
     def excess(tau: float) -> float:
         r = np.minimum(np.abs(residual) / np.hypot(se, tau * scale), k)
-        return float(np.sum(r * r)) / (len(r) - len(law.parameters)) - expected
+        return float(np.sum(r * r)) / (len(r) - law.n_free) - expected
 
     low, high = law.min_scatter, _MAX_SCATTER
     if excess(low) <= 0:

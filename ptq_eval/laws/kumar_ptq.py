@@ -9,12 +9,16 @@ a choice and not a finding: for one N it describes the same curves as eq. 2, and
 In logarithms both are linear in (log C, exponents, 1/gamma_post), hence solved exactly on the positive
 points. That solution only starts the search, for two reasons: points with delta ≤ 0 carry information and
 have no logarithm, and the noise of delta is additive.
+
+With one bit-width nothing tells the factor from e^(−P/gamma_post) either.  Their product is all that D_crit at
+this bit-width needs, so gamma_post may be given instead of fitted; the factor then holds only together with it.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -31,6 +35,13 @@ class _Exponential(Law):
     response: ClassVar[str] = "delta"
     columns: ClassVar[tuple[str, ...]] = ("N", "D", "P")
     min_scatter: ClassVar[float] = 0.01
+
+    def __init__(self, gamma_post: float | None = None) -> None:
+        """`gamma_post` in bits: given, for data of one bit-width; None, to be fitted."""
+        if gamma_post is not None:
+            given = replace(_GAMMA_POST, low=gamma_post, high=gamma_post)
+            self.parameters = (*self.parameters[:-1], given)
+            self.needs = {name: count for name, count in self.needs.items() if name != "P"}
 
     @abstractmethod
     def _columns(self, data: Data) -> dict[str, np.ndarray]:
@@ -76,7 +87,7 @@ class _Exponential(Law):
     def objection(self, data: Data) -> str:
         """Also: too few deltas that stand out from their noise."""
         clear = int(np.sum((data["delta"] > 0) & (data["delta"] > 2 * data["se"])))
-        p = len(self.parameters)
+        p = self.n_free
         if len(data["delta"]) > p and clear < p:
             found = f"only {clear} of {len(data['delta'])} deltas are above zero"
             return f"{found} by two standard errors, {p} needed"
@@ -95,7 +106,7 @@ class KumarPTQ(_Exponential):
         Parameter("gamma_N", -3.0, 3.0),
         _GAMMA_POST,
     )
-    needs: ClassVar[Mapping[str, int]] = {"N": 2, "D": 2, "P": 2}
+    needs: Mapping[str, int] = {"N": 2, "D": 2, "P": 2}
 
     def _columns(self, data: Data) -> dict[str, np.ndarray]:
         return {"gamma_D": np.log(data["D"]), "gamma_N": -np.log(data["N"])}
@@ -112,7 +123,7 @@ class KumarPTQRatio(_Exponential):
         Parameter("gamma", -3.0, 3.0),
         _GAMMA_POST,
     )
-    needs: ClassVar[Mapping[str, int]] = {"D/N": 2, "P": 2}
+    needs: Mapping[str, int] = {"D/N": 2, "P": 2}
 
     def variables(self, data: Data) -> dict[str, np.ndarray]:
         """D/N and P."""

@@ -38,13 +38,15 @@ class Frame:
         theta = {name: float(value[0]) for name, value in to_theta(law, solution.point).items()}
         factor = bootstrap.stretch(len(set(self._clusters())), self.level)
         natural = np.column_stack([value[:, 0] for value in to_theta(law, replicates).values()])
-        estimates = {}
-        for p, draws in zip(law.parameters, natural.T):
-            ends = bootstrap.interval(theta[p.name], draws, factor=factor, level=self.level, log=p.log)
-            estimates[p.name] = Estimate(theta[p.name], *(float(np.clip(end, p.low, p.high)) for end in ends))
         low, high = search_bounds(law)
         stuck = (solution.point <= low) | (solution.point >= high)
-        names = ", ".join(p.name for p, at in zip(law.parameters, stuck) if at)
+        estimates = {p.name: Estimate(theta[p.name]) for p in law.parameters}
+        for p, draws, at in zip(law.parameters, natural.T, stuck):
+            if at:  # replicates held at a bound say nothing about how sure it is
+                continue
+            ends = bootstrap.interval(theta[p.name], draws, factor=factor, level=self.level, log=p.log)
+            estimates[p.name] = Estimate(theta[p.name], *(float(np.clip(end, p.low, p.high)) for end in ends))
+        names = ", ".join(p.name for p, at in zip(law.parameters, stuck) if at and not p.given)
         f = law.predict(theta, self.data)
         both = (y > 0) & (f > 0)
         return self._result(
@@ -87,6 +89,10 @@ class Frame:
         if math.isfinite(tau):
             floor = " (the least assumed)" if tau <= self.law.min_scatter else ""
             text += f", scattering {100 * tau:.2g} % about the law beyond evaluation noise{floor}"
+        for p in self.law.parameters:
+            if p.given:
+                text += f"; one bit-width: {p.name} is set to {p.low:g} and not fitted, "
+                text += f"{self.law.parameters[0].name} holds only together with it and for these --bits"
         return text + (f"; at its bound: {at_bound}" if at_bound else "")
 
     def _covers(self) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from ptq_eval.laws.base import SAME_SIZE
 
 USABLE = ("ok", "partial")
+_PARTS = ("trunk", "annealed")
 FULL_PRECISION = "none"
 _BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 Row = Mapping[str, Any]
@@ -61,6 +62,12 @@ class Point:
     learning_rate: float
     phase: str
     key: Any
+
+    @property
+    def training(self) -> str:
+        """The training run behind `run`: annealed branches share that of their trunk, the folder above both."""
+        parent, _, last = self.run.rpartition("/")
+        return parent if last in _PARTS else self.run
 
 
 def read(table: Iterable[Row]) -> tuple[list[Point], list[str]]:
@@ -134,7 +141,7 @@ def _stacked(points: Sequence[Point], windows: Windows) -> np.ndarray | None:
 
 def _columns(points: Sequence[Point], more: Mapping[str, list[float]]) -> dict[str, np.ndarray]:
     columns = {name: np.array([getattr(p, name) for p in points], float) for name in ("N", "D", "P")}
-    labels = {"run": [p.run for p in points], "checkpoint": [f"{p.run}@{p.step}@{p.D:.0f}" for p in points]}
+    labels = {"run": [p.training for p in points], "checkpoint": [f"{p.run}@{p.step}@{p.D:.0f}" for p in points]}
     return {**columns, **{name: np.array(values) for name, values in {**more, **labels}.items()}}
 
 

@@ -151,4 +151,4 @@ def _legend(figure: Figure, table: Frame) -> None:
     if hidden:
         label = f"hollow: δ ≤ 0 or below the axis ({hidden} points)"
         handles.append(Line2D([], [], color="black", marker="o", markerfacecolor="none", linestyle="none", label=label))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=2.4)
+    style.legend(figure, handles, most=4, handlelength=2.4)

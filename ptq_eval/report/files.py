@@ -20,6 +20,11 @@ import pandas as pd
 
 from ptq_eval.errors import OutputFullError
 
+WHOLE = (
+    "step", "tokens", "params", "bits", "group_size", "windows", "damping_retries", "dead_columns", "layers_skipped",
+)  # fmt: skip
+"""Columns of whole numbers, some with blank cells."""
+
 
 def write_bytes(path: Path, content: bytes) -> Path:
     """Write `content` to `path` atomically, making its folder.  Raises OutputFullError where that fails."""
@@ -45,8 +50,20 @@ def write_text(path: Path, content: str) -> Path:
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> Path:
-    """Write a table without its index; floats get the shortest digits that give the same float back."""
-    return write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+    """Write a table without its index; floats get the shortest digits that give the same float back.
+
+    The columns of `WHOLE` are written without a decimal point, also where a blank cell made pandas hold them as
+    floats; one that has a fraction after all keeps it.
+    """
+    whole = {name: _whole(frame[name]) for name in WHOLE if name in frame}
+    return write_text(path, frame.assign(**whole).to_csv(index=False, lineterminator="\n"))
+
+
+def _whole(column: pd.Series) -> pd.Series:
+    """The same numbers as integers that may be missing; the column itself where one of them has a fraction."""
+    numbers: Any = pd.to_numeric(column, errors="coerce")
+    exact = numbers.isna().equals(column.isna()) and bool((numbers.dropna() % 1 == 0).all())
+    return numbers.astype("Int64") if exact else column
 
 
 def write_json(path: Path, data: Any) -> Path:

@@ -37,6 +37,8 @@ LEAST_FALL = 0.3
 CURVE_POINTS = 60
 TITLE_WIDTH = 38
 DRAWN = ("observed", "predicted")
+_PAPER = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+"""Behind a note, so that lines and curves do not run through its letters."""
 
 
 def data(study: Study) -> Frame:
@@ -155,7 +157,7 @@ def _panel(ax: Axes, panel: Frame) -> None:
     _turning_points(ax, panel)
     for i, words in enumerate(reversed(notes)):
         place = {"xycoords": "axes fraction", "xytext": (0, 7.5 * i), "textcoords": "offset points"}
-        ax.annotate(words, (0.02, 0.02), fontsize=6, color="0.3", zorder=4, **place)
+        ax.annotate(words, (0.02, 0.02), fontsize=6, color="0.3", zorder=4, bbox=_PAPER, **place)
 
 
 def _turning_points(ax: Axes, panel: Frame) -> None:
@@ -202,4 +204,4 @@ def _legend(figure: Figure, table: Frame) -> None:
         handles.append(Patch(color="grey", alpha=0.2, linewidth=0, label="its interval"))
     if "predicted" in kinds:
         handles.append(Line2D([], [], color="grey", linestyle=":", linewidth=1.2, label="turn predicted by the fit"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, handlelength=1.8)
+    style.legend(figure, handles, most=5, handlelength=1.8)

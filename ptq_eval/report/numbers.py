@@ -100,11 +100,16 @@ def short(value: Any) -> str:
     return _digits(value) if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
 
 
-def estimate(entry: Mapping[str, Any] | None, form: Callable[[Any], str] = short) -> str:
-    """`value [low, high]` from {value, low, high}; an unknown end of a known interval is written as open."""
+def estimate(entry: Mapping[str, Any] | None, form: Callable[[Any], str] = short, *, at_bound: bool = False) -> str:
+    """`value [low, high]` from {value, low, high}; an unknown end of a known interval is written as open.
+
+    A value `at_bound` of its search has no interval where an end is unknown, and is said to be there instead.
+    """
     value, low, high = bounds(entry)
     if not math.isfinite(value):
         return MISSING
+    if at_bound and not (math.isfinite(low) and math.isfinite(high)):
+        return f"{form(value)} (at bound)"
     if not math.isfinite(low) and not math.isfinite(high):
         return form(value)
     return f"{form(value)} [{', '.join(form(end) if math.isfinite(end) else 'open' for end in (low, high))}]"

@@ -98,10 +98,7 @@ def _fits(study: Study) -> str:
     text = tables.markdown(tables.FIT_HEADER, tables.fit_rows(study), left=3)
     covered = {str(entry.get("interval")) for entry in study.fits if entry.get("interval")}
     remarks = [f"Intervals: {words}." for words in sorted(covered)]
-    for entry in study.fits:
-        dropped = number(entry.get("n_dropped"))
-        left = f"; {dropped:.0f} points left out" if dropped > 0 else ""
-        remarks.append(f"{tables.fit_name(study, entry)}: {entry.get('message') or 'no remark'}{left}.")
+    remarks += [tables.fit_line(study, entry) for entry in study.fits]
     return text + "\n" + _bullets(remarks)
 
 

@@ -6,6 +6,9 @@ a bit-width has the same colour in every study.  Nothing is told by colour alone
 
 from __future__ import annotations
 
+import math
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from ptq_eval.report.numbers import count, short
 from ptq_eval.report.study import Frame
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -23,6 +27,13 @@ LINES = ("-", "--", ":", "-.")
 PANEL = (2.4, 2.3)
 """Width and height of a panel in inches: three beside each other fill a page's text width."""
 
+LABEL_WIDTH = 48
+"""Characters after which a legend's entry is broken: fewer than the narrowest figure holds."""
+
+_ROOM = 0.97
+"""Share of the figure's width that a legend may take: text is a little wider at some resolutions."""
+_ROWS, _ROW = 2, 0.16
+"""Rows of a legend that a figure has room for, and the inches that each further row adds."""
 _WIDE = 1.6
 """Powers of ten from which an axis is labelled at powers of ten alone."""
 
@@ -38,6 +49,21 @@ def panels(rows: int, columns: int, **options: Any) -> tuple[Figure, np.ndarray]
 
     figure = Figure(figsize=(max(PANEL[0] * columns, 1.5 * PANEL[0]), PANEL[1] * rows + 0.5))
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def legend(figure: Figure, handles: Sequence[Artist], most: int, **options: Any) -> None:
+    """A legend below the panels: `most` columns where they fit in the figure's width, else as many as do."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    labels = [textwrap.fill(str(handle.get_label()), LABEL_WIDTH) for handle in handles]
+    for columns in range(min(most, len(handles)), 0, -1):
+        drawn = figure.legend(handles, labels, loc="outside lower center", ncols=columns, **options)
+        if columns == 1 or drawn.get_window_extent(renderer).width <= _ROOM * figure.bbox.width:
+            rows = math.ceil(len(handles) / columns)
+            figure.set_figheight(figure.get_figheight() + _ROW * max(0, rows - _ROWS))
+            return
+        drawn.remove()
 
 
 def nothing(message: str) -> Figure:

@@ -6,6 +6,7 @@ in each cell.  LaTeX, Markdown and the terminal only differ in how they draw the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,8 +92,10 @@ def fit_rows(study: Study, between: str = ", ") -> list[list[str]]:
     """The fits, one row each, in the columns of `FIT_HEADER`; `between` joins the constants."""
     rows = []
     for entry in study.fits:
+        stuck = _at_bound(entry)
         constants = between.join(
-            f"{name} = {estimate(value)}" for name, value in (entry.get("parameters") or {}).items()
+            f"{name} = {estimate(value, at_bound=name in stuck)}"
+            for name, value in (entry.get("parameters") or {}).items()
         )
         rows.append(
             [
@@ -104,6 +107,25 @@ def fit_rows(study: Study, between: str = ", ") -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _at_bound(entry: Mapping[str, Any]) -> set[str]:
+    """The constants that a fit's status says are at a bound of their search: "at_bound: gamma_D, gamma_N"."""
+    kind, _, names = str(entry.get("status")).partition(":")
+    return set(re.findall(r"\w+", names)) if kind == "at_bound" else set()
+
+
+def fit_line(study: Study, entry: Mapping[str, Any]) -> str:
+    """What must be told with every fit, for Markdown: its form, its loss, points kept and left out, scatter."""
+    huber, scatter = number(entry.get("huber_delta")), number(entry.get("scatter"))
+    bend = f", linear beyond {huber:g} standard deviations" if entry.get("loss") == "huber" and huber == huber else ""
+    parts = [
+        f"`{entry['equation']}`" if entry.get("equation") else "form not recorded",
+        f"{entry.get('loss') or 'unrecorded'} loss{bend}",
+        f"{short(entry.get('n_points'))} points, {short(entry.get('n_dropped'))} left out",
+        f"scatter about the law beyond evaluation noise: {f'{100 * scatter:.2g} %' if scatter == scatter else MISSING}",
+    ]
+    return f"{cell(fit_name(study, entry))}: {'; '.join(parts)}."
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> str:

@@ -1,6 +1,7 @@
 """Contract: what may share one output folder, and what is refused."""
 
 import shutil
+from pathlib import Path
 
 import core_models
 import pandas as pd
@@ -9,6 +10,8 @@ from core_steps import PER_CHECKPOINT, lines
 
 import ptq_eval
 from ptq_eval.errors import OutputMismatchError, UnreadableCheckpointError
+
+EMBEDDED = Path(__file__).resolve().parents[2] / "examples" / "trajectory" / "llama-40k"
 
 
 def test_a_grid_may_grow(measure, complete, trajectory, small, tmp_path):
@@ -89,3 +92,21 @@ def test_a_checkpoint_that_breaks_later_is_set_aside(measure, trajectory, tmp_pa
     weights.write_bytes(weights.read_bytes()[:1000])
     table = measure(root, quantizers=("rtn",))
     assert table[table.step == 200]["status"].tolist() == ["excluded"]
+
+
+def test_an_excluded_checkpoint_leaves_the_table_and_a_deleted_one_stays(tmp_path):
+    root = tmp_path / "r"
+    for step in (98, 980, 3138):
+        shutil.copytree(EMBEDDED / f"checkpoint-{step}", root / f"checkpoint-{step}")
+    options = {"quantizers": ("rtn",), "bits": (4,), "eval_windows": 4, "seq_len": 32, "bootstrap": 10}
+    steps = lambda table: list(dict.fromkeys(table["step"]))
+    assert steps(ptq_eval.run(root, tmp_path / "out", write_report=False, **options)) == [98, 980, 3138]
+    assert steps(ptq_eval.run(root, tmp_path / "out", write_report=False, exclude=(98,), **options)) == [980, 3138]
+    shutil.rmtree(root / "checkpoint-980")
+    assert steps(ptq_eval.run(root, tmp_path / "out", write_report=False, **options)) == [98, 980, 3138]
+
+
+def test_the_report_of_one_shard_says_that_it_is_partial(tmp_path):
+    options = {"quantizers": ("rtn",), "bits": (4,), "eval_windows": 4, "seq_len": 32, "bootstrap": 10}
+    table = ptq_eval.run(EMBEDDED, tmp_path / "out", write_report=False, shard=(1, 5), **options)
+    assert "8 of 10 checkpoints are not measured yet: this report is partial" in table.fit["warnings"]

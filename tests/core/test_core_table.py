@@ -125,3 +125,17 @@ def test_loading_gives_the_same_table_and_fit(table, out):
     again = ptq_eval.load(out, bootstrap=10)
     pd.testing.assert_frame_equal(pd.DataFrame(again), pd.DataFrame(table), check_exact=True)
     assert again.fit == table.fit
+
+
+def test_an_unknown_option_is_named_with_the_nearest_one(tmp_path):
+    from ptq_eval.errors import OptionError
+
+    with pytest.raises(OptionError, match=r"got group_sise .* did you mean group_size"):
+        ptq_eval.run(tmp_path, tmp_path / "out", group_sise=16)
+
+
+def test_corrections_of_the_trajectory_go_by_the_names_of_the_command_line(tmp_path):
+    from ptq_eval.errors import EmptyFolderError
+
+    with pytest.raises(EmptyFolderError):  # understood, and only then the folder is found empty
+        ptq_eval.run(tmp_path, tmp_path / "out", tokens_per_step=2048, exclude=(3,))
