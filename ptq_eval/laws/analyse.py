@@ -145,9 +145,11 @@ def _told_apart(points: list[Point], law: Law, result: FitResult) -> bool:
     if len(known) < 2:
         return bool(np.all(delta > 2 * se))
     f = law.predict(result.values, {name: np.array([getattr(p, name) for p in known]) for name in law.columns})
-    weights = np.square(f) / (np.square(np.nan_to_num(se)) + np.square(result.scatter * f))
-    mean = float(np.average(delta / f, weights=weights))
-    variance = float(np.average(np.square(delta / f - mean), weights=weights)) / (len(known) - 1)
+    noise = np.hypot(np.nan_to_num(se), result.scatter * f)
+    share = f / f.max()  # so that neither ratio nor weight is lost where f is very small
+    weights = np.square(share * noise.max() / noise)
+    mean = float(np.average(delta / share, weights=weights))
+    variance = float(np.average(np.square(delta / share - mean), weights=weights)) / (len(known) - 1)
     return mean > 2 * math.sqrt(variance)
 
 

@@ -76,6 +76,8 @@ class Law(ABC):
     """The least relative deviation from the law that is believed possible."""
     needs: Mapping[str, int]
     """How many distinct values (more than 5 % apart) of each variable a fit needs at least."""
+    undetermined: ClassVar[str] = "the constants trade off against each other exactly on these points"
+    """What to say of points that meet `needs` and still do not tell the constants apart."""
 
     @abstractmethod
     def predict(self, theta: Theta, data: Data) -> np.ndarray:
@@ -105,7 +107,7 @@ class Law(ABC):
             return f"{n} points for {p} constants leave nothing to judge the fit by"
         for name, values in self.variables(data).items():
             count = n_distinct(values)
-            if count < self.needs[name]:
+            if count < self.needs.get(name, 0):
                 values_of = f"value{'s' * (count != 1)} of {name}"
                 return f"{count} distinct {values_of}, at least {self.needs[name]} needed"
         return ""

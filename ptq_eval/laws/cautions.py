@@ -7,6 +7,7 @@ of one decaying run therefore cannot tell the effect of D from that of the learn
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -69,11 +70,16 @@ def _full_precision_rises(rises: Mapping[str, TurningPoint]) -> list[str]:
     notes = []
     for run, turn in rises.items():
         if turn.rise > SIGNIFICANT * turn.evaluation_se:
-            size = f"{turn.rise:.2g} ± {turn.rise_se:.1g} nats per token at the last checkpoint"
+            unknown = math.isnan(turn.rise_se)
+            error = turn.evaluation_se if unknown else turn.rise_se
+            size = f"{turn.rise:.2g} ± {error:.1g} nats per token at the last checkpoint"
             what = f"{run}: the full-precision loss itself rises after D = {turn.tokens:.3g} tokens, by {size}"
-            certain = turn.rise > SIGNIFICANT * turn.rise_se
-            meaning = "the model got worse, not only its quantized form"
-            notes.append(f"{what}: {meaning if certain else 'within the scatter of checkpoints'}")
+            meaning = "within the scatter of checkpoints"
+            if unknown:
+                meaning = "so few checkpoints do not tell whether that is their scatter"
+            elif turn.rise > SIGNIFICANT * turn.rise_se:
+                meaning = "the model got worse, not only its quantized form"
+            notes.append(f"{what}: {meaning}")
     return notes
 
 

@@ -65,7 +65,7 @@ def fit(
     starts = np.array([to_search(law, theta) for theta in law.starts(data, rng)])
     solution = _solve(law, data, starts, k)
     if not _determined(law, data, solution):
-        return frame.not_identified("the constants trade off against each other exactly on these points")
+        return frame.not_identified(law.undetermined)
     return frame.finished(solution, bootstrap.replicates(law, data, solution, k, seed=seed, n_boot=n_boot))
 
 

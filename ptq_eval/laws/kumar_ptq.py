@@ -35,6 +35,10 @@ class _Exponential(Law):
     response: ClassVar[str] = "delta"
     columns: ClassVar[tuple[str, ...]] = ("N", "D", "P")
     min_scatter: ClassVar[float] = 0.01
+    undetermined: ClassVar[str] = (
+        "these --bits do not tell the constants apart: at least two widths whose delta stands out from zero are "
+        "needed, or one width alone"
+    )
 
     def __init__(self, gamma_post: float | None = None) -> None:
         """`gamma_post` in bits: given, for data of one bit-width; None, to be fitted."""

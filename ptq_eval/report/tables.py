@@ -125,6 +125,8 @@ def fit_line(study: Study, entry: Mapping[str, Any]) -> str:
         f"{short(entry.get('n_points'))} points, {short(entry.get('n_dropped'))} left out",
         f"scatter about the law beyond evaluation noise: {f'{100 * scatter:.2g} %' if scatter == scatter else MISSING}",
     ]
+    said = f"{entry.get('n_points')} points"  # the clause of the message that repeats points and scatter
+    parts += [words for words in str(entry.get("message") or "").split("; ") if words and not words.startswith(said)]
     return f"{cell(fit_name(study, entry))}: {'; '.join(parts)}."
 
 

@@ -26,11 +26,14 @@ def test_size_on_disk():
 
 def test_two_sizes_with_enough_checkpoints_over_the_promised_range(checkpoints):
     runs = {c.run: [d for d in checkpoints if d.run == c.run] for c in checkpoints}
-    assert len(runs) == 2 and len({c.params for c in checkpoints}) == 2
+    assert len(runs) == 2
+    assert len({c.params for c in checkpoints}) == 2
     for own in runs.values():
         ratios = [c.tokens_per_param for c in own]
-        assert len(own) >= 8 and ratios == sorted(ratios)
-        assert ratios[0] == pytest.approx(5, rel=0.02) and ratios[-1] >= 300
+        assert len(own) >= 8
+        assert ratios == sorted(ratios)
+        assert ratios[0] == pytest.approx(5, rel=0.02)
+        assert ratios[-1] >= 300
 
 
 def test_nothing_is_wrong_with_it_and_every_count_is_explicit(checkpoints):
@@ -44,11 +47,14 @@ def test_how_it_was_trained_is_written_down(checkpoints):
     for run in {c.run for c in checkpoints}:
         about = json.loads((TRAJECTORY / run / "pretrain.json").read_text())
         own = [c for c in checkpoints if c.run == run]
-        assert about["params_non_embedding"] == own[0].params and about["params_total"] == own[0].params_total
+        assert about["params_non_embedding"] == own[0].params
+        assert about["params_total"] == own[0].params_total
         assert [s * about["tokens_per_step"] for s in about["steps_saved"]] == [c.tokens for c in own]
-        assert len(about["text_digest"]) == 64 and isinstance(about["config"]["seed"], int)
+        assert len(about["text_digest"]) == 64
+        assert isinstance(about["config"]["seed"], int)
         log = [json.loads(line) for line in (TRAJECTORY / run / "log.jsonl").read_text().splitlines()]
-        assert log[-1]["step"] <= own[-1].step and log[0]["loss"] > log[-1]["loss"]
+        assert log[-1]["step"] <= own[-1].step
+        assert log[0]["loss"] > log[-1]["loss"]
 
 
 def test_no_module_is_in_two_parts():

@@ -65,7 +65,9 @@ def test_exit_codes_are_distinct():
         return [cls, *(deeper for sub in cls.__subclasses__() for deeper in below(sub))]
 
     codes = [cls.exit_code for cls in below(PtqEvalError) if cls.__module__ == "ptq_eval.errors"]
-    assert len(codes) == len(set(codes)) and 0 not in codes and 130 not in codes
+    assert len(codes) == len(set(codes))
+    assert 0 not in codes
+    assert 130 not in codes
 
 
 def test_the_newcomer_needs_two_commands():
@@ -74,7 +76,7 @@ def test_the_newcomer_needs_two_commands():
     for command in ("demo", "test"):
         assert re.search(rf"^{command}: \$\(STAMP\)$", makefile, re.MULTILINE), "sets up what it needs by itself"
         assert f"make {command}" in readme
-    first = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make")][0]
+    first = next(line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make"))
     assert first == "make test"
 
 

@@ -81,11 +81,13 @@ def test_a_fraction_in_a_column_of_whole_numbers_is_kept(tmp_path):
 
 def test_form_loss_points_and_scatter_are_told_with_every_fit(table, fit):
     told = {"equation": "delta = C * (D/N)^gamma", "loss": "huber", "huber_delta": 1.345}
-    entries = [{**fit["fits"][1], **told, "scatter": 0.0312, "n_points": 77, "n_dropped": 3}, fit["fits"][2]]
+    told |= {"scatter": 0.0312, "n_points": 77, "n_dropped": 3}
+    told["message"] = "77 points, scattering 3.1 % about the law; one bit-width: gamma_post is not fitted"
+    entries = [{**fit["fits"][1], **told}, fit["fits"][2]]
     section = page.document(Study(table, {"fits": entries}, {})).split("## Fits")[1].split("## ")[0]
     assert (
         "- rtn: `delta = C * (D/N)^gamma`; huber loss, linear beyond 1.345 standard deviations; 77 points, 3 left out; "
-        "scatter about the law beyond evaluation noise: 3.1 %.\n"
+        "scatter about the law beyond evaluation noise: 3.1 %; one bit-width: gamma_post is not fitted.\n"
     ) in section
     assert "- gptq: form not recorded; huber loss; 80 points, 0 left out; scatter" in section
 
