@@ -6,7 +6,6 @@ batch are computed once for all of them.  How many fit changes the time a sweep 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import socket
@@ -27,9 +26,6 @@ from ptq_eval.plan import Workload
 from ptq_eval.records import Measurement, Trial
 from ptq_eval.scoring import Scores
 from quantizers import Scheme, get_quantizer
-
-_WORTH_SPLITTING = 2**16
-"""Weights in the largest matrix from which a second thread pays."""
 
 Tick = Callable[[float], None]
 """tick(amount): so many units of work are done, one unit being one pass over one evaluation window."""
@@ -72,9 +68,8 @@ def sweep(
     full_missing = len(lanes) < len(missing)
     try:
         for group in _groups(model, lanes) or [[]]:
-            with _threads(model):
-                measured = _measure(model, work, group, tick)
-                facts = provenance(device)
+            measured = _measure(model, work, group, tick)
+            facts = provenance(device)
             facts["seconds"] = time.time() - started
             yield from (
                 replace(m, provenance=facts) for m in measured if full_missing or m.trial.quantizer != FULL_PRECISION
@@ -86,23 +81,6 @@ def sweep(
             got=str(error).splitlines()[0][:160],
             remedy="fewer --calib-windows, a shorter --seq-len, or --dtype bfloat16",
         ) from error
-
-
-@contextlib.contextmanager
-def _threads(model: LanguageModel) -> Iterator[None]:
-    """One thread while a model of tiny matrices is measured, torch's own choice otherwise.
-
-    Splitting a product of microseconds costs more than it saves, and many times more on a machine that others use
-    too, where every product waits for a thread that is not running.
-    """
-    largest = max(model.weight(name).numel() for name in model.linears())
-    threads = torch.get_num_threads()
-    if model.device.type == "cpu" and largest < _WORTH_SPLITTING:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _groups(model: LanguageModel, lanes: Sequence[Trial]) -> list[list[Trial]]:
