@@ -28,6 +28,9 @@ LIMIT = 0.80
 PEER_WINDOWS, PEER_CALIBRATION = 64, 16
 """Windows of 512 tokens; a quarter as many for calibration as for evaluation, as in the demo."""
 
+MANY_WINDOWS = 512
+"""Evaluation windows of 128 tokens: what calibration and quantizing cost once is spread over more of them."""
+
 
 def measure(setup: Setup) -> Outcome:
     """Both models: the largest of the embedded trajectory, and one of random weights that is 30 times as large."""
@@ -36,8 +39,9 @@ def measure(setup: Setup) -> Outcome:
     options = demo_options()
     if setup.quick:
         options.update(eval_windows=32, calib_windows=8)
-    work = make_plan([largest], RunConfig(**options)).workloads[0]
-    _one(outcome, f"{largest.name} (embedded)", work, repeats=2 if setup.quick else 7)
+    for windows in (options["eval_windows"], MANY_WINDOWS):
+        work = make_plan([largest], RunConfig(**{**options, "eval_windows": windows})).workloads[0]
+        _one(outcome, f"{largest.name} (embedded), {windows} windows", work, repeats=2 if setup.quick else 5)
     with tempfile.TemporaryDirectory() as folder:
         part = 8 if setup.quick else 1
         checkpoint, evaluation, calibration = random_llama(Path(folder), PEER_WINDOWS // part)
