@@ -57,7 +57,7 @@ def measure(setup: Setup) -> Outcome:
         claim_of("demo, start, reading, fit and figures at four bit-widths", [end], unit="s"),
     ]
     outcome.details = {
-        "command": ["ptq-eval", *_command(setup, ALL)],
+        "command": ["ptq-eval", *(word.removeprefix(f"{ROOT}/") for word in _command(setup, ALL))],
         "runs": [asdict(run) for run in runs],
         "repeated_on_finished_output": [asdict(run) for run in again],
     }

@@ -19,34 +19,12 @@ import pandas as pd
 from ptq_eval.errors import NothingToFitError
 from ptq_eval.laws.table import read
 from ptq_eval.report.numbers import number
+from ptq_eval.table import COLUMNS as TABLE_COLUMNS
 
 Frame = Any
 """A pandas data frame: pandas types its columns so widely that a checker objects to every use of one."""
 
-COLUMNS = [
-    "run",
-    "step",
-    "tokens",
-    "params",
-    "tokens_per_param",
-    "quantizer",
-    "bits",
-    "group_size",
-    "symmetric",
-    "calibration",
-    "loss_fp",
-    "loss_q",
-    "delta",
-    "delta_se",
-    "ppl_fp",
-    "ppl_q",
-    "kl",
-    "top1_agreement",
-    "bits_per_weight",
-    "windows",
-    "protocol",
-    "status",
-]
+COLUMNS = list(TABLE_COLUMNS[: TABLE_COLUMNS.index("status") + 1])
 """The columns that every table has, in this order; more may follow."""
 
 FULL_PRECISION = "none"
