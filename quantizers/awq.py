@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from quantizers import grid
+from quantizers import grid, kernels
 from quantizers.base import QuantizedWeight, Quantizer, Scheme
 from quantizers.errors import QuantizationError
 from quantizers.options import option
@@ -44,13 +44,19 @@ from quantizers.stats import LayerStats, finite_hessian
 MIN_SCALE = 1e-4
 CLIP_STEPS, CLIP_GRID = 10, 20
 
+_BATCH_BYTES = 2**21
+"""Aim for the rounding errors that are kept at a time, so that they stay near the core."""
+
+_BLOCKS, _FEWEST_COLUMNS = 8, 128
+"""Block rows of H in `quadratic_form`, which then needs (1 + 1/8)/2 of the multiplications, unless they get small."""
+
 
 @dataclass(frozen=True)
 class AWQ(Quantizer):
     """Activation-aware scaling of input channels before rounding."""
 
     name = "awq"
-    version = "1"
+    version = "2"
     needs_stats = True
     default_calibration = "shared"
 
@@ -61,7 +67,6 @@ class AWQ(Quantizer):
         """Quantize `weight` [out, in].  Raises QuantizationError if the statistics are not finite."""
         return self.quantize_group([weight], scheme, stats)[0]
 
-    @torch.no_grad()
     def quantize_group(
         self, weights: Sequence[Tensor], scheme: Scheme, stats: LayerStats | None = None
     ) -> list[QuantizedWeight]:
@@ -70,48 +75,88 @@ class AWQ(Quantizer):
         The report of each gives the exponent chosen (ratio), the group's tr(ΔW·H·ΔWᵀ) with it and without
         any scale (error, error_unscaled; before clipping), and the tokens behind H.
         """
-        rows = [self.prepare(weight, scheme, stats) for weight in weights]
+        return self.quantize_grid(weights, [scheme], stats)[0]
+
+    @torch.no_grad()
+    def quantize_grid(
+        self, weights: Sequence[Tensor], schemes: Sequence[Scheme], stats: LayerStats | None = None
+    ) -> list[list[QuantizedWeight]]:
+        """As `quantize_group` for several schemes; they share the statistics and the candidates."""
+        for scheme in schemes[1:]:
+            for weight in weights:
+                scheme.groups(weight.shape[-1])
+        rows = [self.prepare(weight, scheme, stats) for scheme in schemes[:1] for weight in weights]
         if not rows or stats is None:
-            return []
+            return [[] for _ in schemes]
         weight = torch.cat(rows)
         hessian = finite_hessian(stats, weight.device)
         mean_abs = stats.mean_abs.to(weight.device)
+        candidates = torch.stack([channel_scales(mean_abs, step / self.n_grid) for step in range(self.n_grid)])
+        columns_first = weight.T.contiguous()
+        sizes, results = [part.shape[0] for part in rows], []
+        for scheme in schemes:
+            losses = _search(columns_first, candidates, hessian, scheme)
+            best = losses.index(min(loss for loss in losses if loss < float("inf")))
+            report = {"ratio": best / self.n_grid, "error": losses[best], "error_unscaled": losses[0]}
+            report["n_tokens"] = stats.n_tokens
+            results.append(self._coded(weight, candidates[best], hessian, scheme, sizes, report))
+        return results
+
+    def _coded(
+        self,
+        weight: Tensor,
+        scales: Tensor,
+        hessian: Tensor,
+        scheme: Scheme,
+        sizes: Sequence[int],
+        report: dict[str, float],
+    ) -> list[QuantizedWeight]:
+        """`weight` [Σ sizes, in] under the channel `scales` [in] that were chosen."""
         columns = weight.shape[1]
         size = scheme.columns_per_group(columns)
-
-        ratio, scales, error, error_rtn = self._search(weight, mean_abs, hessian, scheme, size)
         groups = grid.to_groups(weight * scales, size)
         if self.clip:
             groups = clip_groups(groups, hessian / torch.outer(scales, scales), scheme)
         scale, zero = grid.find_params(groups, scheme.bits, scheme.symmetric)
         codes = grid.encode(groups, scale, zero, scheme.bits)
         codes = grid.from_groups(codes, columns).to(torch.uint8)
-
-        report = {"ratio": ratio, "error": error, "error_unscaled": error_rtn, "n_tokens": stats.n_tokens}
-        sizes = [part.shape[0] for part in rows]
-        parts = zip(codes.split(sizes), scale.split(sizes), zero.split(sizes))
+        parts = zip(*(t.split(list(sizes)) for t in (codes, scale, zero)))
         return [
             QuantizedWeight(c, s, z, scheme, size, input_scale=scales.clone(), report=dict(report)) for c, s, z in parts
         ]
 
-    def _search(
-        self, weight: Tensor, mean_abs: Tensor, hessian: Tensor, scheme: Scheme, size: int
-    ) -> tuple[float, Tensor, float, float]:
-        """The best exponent, its scales [in], its error and the error without scales."""
-        candidates = [channel_scales(mean_abs, step / self.n_grid) for step in range(self.n_grid)]
-        errors = []
-        for scales in candidates:
-            groups = grid.to_groups(weight * scales, size)
-            scale, zero = grid.find_params(groups, scheme.bits, scheme.symmetric)
-            rounded = grid.decode(grid.encode(groups, scale, zero, scheme.bits), scale, zero)
-            delta = grid.from_groups(rounded, weight.shape[1]) / scales - weight
-            errors.append(((delta @ hessian) * delta).sum())
-        losses = torch.stack(errors).tolist()
-        finite = [loss for loss in losses if loss < float("inf")]
-        if not finite:
-            raise QuantizationError("no exponent of the AWQ search gives a finite error")
-        best = losses.index(min(finite))
-        return best / self.n_grid, candidates[best], losses[best], losses[0]
+
+def _search(weight: Tensor, candidates: Tensor, hessian: Tensor, scheme: Scheme) -> list[float]:
+    """tr(ΔW·H·ΔWᵀ) of `weight` [in, out] under each of the `candidates` [n, in].
+
+    Raises QuantizationError if none is finite.
+    """
+    size = scheme.columns_per_group(len(weight))
+    together = max(1, _BATCH_BYTES // (4 * weight.numel()))
+    losses: list[float] = []
+    for scales in candidates.split(together):
+        delta = kernels.rounding_errors(weight, scales, scheme.bits, size, scheme.symmetric)
+        losses += quadratic_form(delta, hessian).tolist()
+    if not any(loss < float("inf") for loss in losses):
+        raise QuantizationError("no exponent of the AWQ search gives a finite error")
+    return losses
+
+
+def quadratic_form(delta: Tensor, hessian: Tensor) -> Tensor:
+    """Σ over rows of δᵀHδ, [n], for `delta` [n, in, rows] and the symmetric `hessian` [in, in].
+
+    Only the blocks of H on and below the diagonal are multiplied, those below it counting twice.
+    """
+    columns = len(hessian)
+    step = max(_FEWEST_COLUMNS, -(-columns // _BLOCKS))
+    total = delta.new_zeros(len(delta))
+    for start in range(0, columns, step):
+        stop = min(start + step, columns)
+        moved = hessian[start:stop, start:stop] @ delta[:, start:stop]
+        if start:
+            moved += 2 * (hessian[start:stop, :start] @ delta[:, :start])
+        total += moved.mul_(delta[:, start:stop]).sum((1, 2))
+    return total
 
 
 def channel_scales(mean_abs: Tensor, ratio: float) -> Tensor:

@@ -29,7 +29,7 @@ from quantizers.errors import (
     ShapeError,
 )
 from quantizers.options import checked, is_int
-from quantizers.stats import LayerStats
+from quantizers.stats import LayerStats, all_finite
 
 FORMATS = ("int",)
 
@@ -162,6 +162,12 @@ class Quantizer(ABC):
         """Quantize layers that share one input, `weights[i]` [out_i, in]; a method may treat them jointly."""
         return [self.quantize(weight, scheme, stats) for weight in weights]
 
+    def quantize_grid(
+        self, weights: Sequence[Tensor], schemes: Sequence[Scheme], stats: LayerStats | None = None
+    ) -> list[list[QuantizedWeight]]:
+        """`quantize_group` for each of several schemes, with the same results; a method may share their work."""
+        return [self.quantize_group(weights, scheme, stats) for scheme in schemes]
+
     def prepare(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None) -> Tensor:
         """Check every argument; return `weight` in float32, which may be the very tensor: do not change it.
 
@@ -178,7 +184,7 @@ class Quantizer(ABC):
             raise MissingStatsError(f"{self.name} needs LayerStats of the layer's inputs, got None")
         if stats is not None and stats.in_features != weight.shape[1]:
             raise ShapeError(f"statistics of {stats.in_features} features do not fit a weight of {weight.shape[1]}")
-        if not weight.isfinite().all():
+        if not all_finite(weight):
             raise QuantizationError("the weight holds NaN or infinite values")
         return weight.detach().to(torch.float32)
 

@@ -47,10 +47,11 @@ def from_groups(groups: Tensor, columns: int) -> Tensor:
     return groups.flatten(1)[:, :columns]
 
 
-def find_params(groups: Tensor, bits: int, symmetric: bool, mse: bool = False) -> tuple[Tensor, Tensor]:
+def find_params(groups: Tensor, bits: int | Tensor, symmetric: bool, mse: bool = False) -> tuple[Tensor, Tensor]:
     """Scale and zero point of every group, each [...], for `groups` [..., size] in float32.
 
-    With `mse`, the range is shrunk in steps to where the sum of |Δw|^2.4 is least.
+    `bits` is a number, or an integer tensor that broadcasts against [...].  With `mse`, the range is shrunk in
+    steps to where the sum of |Δw|^2.4 is least.
     """
     low = groups.amin(-1).clamp(max=0)
     high = groups.amax(-1).clamp(min=0)
@@ -65,10 +66,12 @@ def find_params(groups: Tensor, bits: int, symmetric: bool, mse: bool = False) -
     return _params(low, high, bits, symmetric)
 
 
-def encode(groups: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    """The nearest codes, as floating-point integers of the shape of `groups` [..., size]."""
-    codes = (groups / scale.unsqueeze(-1)).round_()
-    return codes.add_(zero.unsqueeze(-1)).clamp_(0, 2**bits - 1)
+def encode(groups: Tensor, scale: Tensor, zero: Tensor, bits: int | Tensor) -> Tensor:
+    """The nearest codes, as floating-point integers of the shape of `groups` [..., size]; `bits` as above."""
+    codes = (groups / scale.unsqueeze(-1)).round_().add_(zero.unsqueeze(-1))
+    if isinstance(bits, int):
+        return codes.clamp_(0, 2**bits - 1)
+    return codes.clamp_(min=0).clamp_(max=(2**bits - 1).unsqueeze(-1))
 
 
 def decode(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
@@ -76,13 +79,13 @@ def decode(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     return (codes - zero.unsqueeze(-1)) * scale.unsqueeze(-1)
 
 
-def _params(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+def _params(low: Tensor, high: Tensor, bits: int | Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:
     scale = (high - low) / (2**bits - 1)
-    zero = torch.full_like(scale, 2 ** (bits - 1)) if symmetric else (-low / scale).round_()
+    zero = torch.zeros_like(scale) + 2 ** (bits - 1) if symmetric else (-low / scale).round_()
     return scale, zero
 
 
-def _clipped(groups: Tensor, low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+def _clipped(groups: Tensor, low: Tensor, high: Tensor, bits: int | Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:
     best_scale, best_zero = _params(low, high, bits, symmetric)
     best = torch.full_like(low, torch.inf)
     for step in range(CLIP_STEPS):

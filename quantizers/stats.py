@@ -8,12 +8,15 @@ tokens, and one pass serves every method at every bit-width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from quantizers.errors import QuantizationError, ShapeError
 
-_CHUNK = 16384  # tokens widened to float32 at a time, which bounds the memory of `update`
+_CHUNK = 4096  # tokens widened to float32 at a time, which bounds the memory of `update` and stays in a cache
+_BLOCKS, _FEWEST_COLUMNS = 8, 128  # block rows of H; fewer columns than this make a product slow
 
 
 class LayerStats:
@@ -44,9 +47,19 @@ class LayerStats:
         tokens = x.reshape(-1, self.in_features)
         for chunk in tokens.split(_CHUNK):
             rows = chunk.to(self._outer)
-            self._outer.addmm_(rows.T, rows)
+            self._add_outer(rows)
             self._abs.add_(rows.abs().sum(0))
         self.n_tokens += tokens.shape[0]
+
+    def _add_outer(self, rows: Tensor) -> None:
+        """Add Σ xxᵀ up to the diagonal block of each block row; the rest of H is known by symmetry."""
+        for start, stop in self._block_rows():
+            self._outer[start:stop, :stop].addmm_(rows[:, start:stop].T, rows[:, :stop])
+
+    def _block_rows(self) -> Iterator[tuple[int, int]]:
+        step = max(_FEWEST_COLUMNS, -(-self.in_features // _BLOCKS))
+        for start in range(0, self.in_features, step):
+            yield start, min(start + step, self.in_features)
 
     def merge(self, other: LayerStats) -> None:
         """Add the tokens that `other` has seen, for example on another device."""
@@ -64,7 +77,10 @@ class LayerStats:
     @property
     def hessian(self) -> Tensor:
         """H = 2/n Σ xxᵀ, [in, in], float32; zeros before the first token."""
-        return self._outer * (2.0 / max(self.n_tokens, 1))
+        full = self._outer * (2.0 / max(self.n_tokens, 1))
+        for start, stop in self._block_rows():
+            full[:start, start:stop] = full[start:stop, :start].T
+        return full
 
     @property
     def mean_abs(self) -> Tensor:
@@ -72,11 +88,16 @@ class LayerStats:
         return self._abs / max(self.n_tokens, 1)
 
 
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite.  A finite sum says so at once; an infinite one may be an overflow."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+
+
 def finite_hessian(stats: LayerStats, device: torch.device) -> Tensor:
     """A fresh copy of H on `device`.  Raises QuantizationError if no token was seen or H is not finite."""
     if stats.n_tokens == 0:
         raise QuantizationError("no calibration token reached this layer")
     hessian = stats.hessian.to(device)
-    if not hessian.isfinite().all():
+    if not all_finite(hessian):
         raise QuantizationError(f"the Hessian of {stats.n_tokens} tokens holds NaN or infinite values")
     return hessian

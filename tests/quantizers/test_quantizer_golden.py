@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quantizers import LayerStats, QuantizationError, Scheme, ShapeError, get_quantizer
-from quantizers.gptq import inverse_factor
+from quantizers.factor import cholesky_factor
 from quantizers.testing import output_error, sample_layer
 
 
@@ -133,16 +133,17 @@ def test_damping_ladder():
     """Ten times as much until it works, the first step 0.01 if none was asked for."""
     unit = torch.tensor(1.0)
     weak = torch.diag(torch.tensor([1.0, 1.0, -0.05]))
-    factor, damping, retries = inverse_factor(weak, 0.01, unit)
+    factor, damping, retries = cholesky_factor(weak, 0.01, unit)
     assert (damping, retries) == (pytest.approx(0.1), 1)
-    torch.testing.assert_close(factor.T @ factor, torch.linalg.inv(weak + 0.1 * torch.eye(3)))
-    assert inverse_factor(weak, 0.0, unit)[1:] == (pytest.approx(0.1), 2)
-    assert inverse_factor(torch.eye(3), 0.0, unit)[1:] == (0.0, 0)
+    torch.testing.assert_close(factor @ factor.T, weak + 0.1 * torch.eye(3))
+    assert torch.equal(factor, factor.triu())
+    assert cholesky_factor(weak, 0.0, unit)[1:] == (pytest.approx(0.1), 2)
+    assert cholesky_factor(torch.eye(3), 0.0, unit)[1:] == (0.0, 0)
 
 
 def test_hopeless_hessian_is_an_error():
     with pytest.raises(QuantizationError, match=r"2 inputs .* damping up to 1"):
-        inverse_factor(-2 * torch.eye(2), 0.01, torch.tensor(1.0))
+        cholesky_factor(-2 * torch.eye(2), 0.01, torch.tensor(1.0))
 
 
 def test_the_ladder_is_reported():

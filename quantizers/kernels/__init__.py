@@ -1,0 +1,74 @@
+"""The two inner loops of the package, each in up to three versions that give the same codes.
+
+`solve_block` rounds a block of GPTQ's columns one by one; `rounding_errors` rounds a weight under many channel
+scales, which is what AWQ's search does.  Written in torch both are a chain of small operations, each of which reads
+and writes the whole matrix; compiled, a tile of rows stays in the core's cache until its last column is done.
+
+    plain.py    torch, on every device; what the others are tested against
+    cpu.py      numba, one thread per core over tiles of rows; used on CPUs where numba is installed
+    cuda.py     Triton, one program per tile of rows; used on CUDA for the first of the two
+
+All of them take matrices as [columns, rows], transposed: the rows are independent of each other, so they are what
+lies side by side in memory and in vector registers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from quantizers.kernels import plain
+
+COMPILED = {"cpu": "numba", "cuda": "triton"}
+
+
+def backend(device: torch.device) -> str:
+    """What runs the inner loops on a device: "numba", "triton" or "torch"."""
+    package = COMPILED.get(device.type)
+    return package if package and importlib.util.find_spec(package) else "torch"
+
+
+def _module(device: torch.device) -> ModuleType:
+    name = backend(device)
+    if name == "numba":
+        from quantizers.kernels import cpu
+
+        return cpu
+    if name == "triton":
+        from quantizers.kernels import cuda
+
+        return cuda
+    return plain
+
+
+def solve_block(
+    state: Tensor,
+    original: Tensor,
+    feedback: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    group_of: Tensor,
+    bits: Tensor,
+    levels: Tensor,
+    delta: Tensor,
+) -> None:
+    """Round the columns of a block in order, each with the errors of those before it fed back.
+
+    For n schemes that differ in `bits` [n] only: state [n, columns, rows], the weights as the blocks before left them
+    (it may be overwritten); original [columns, rows], as they were at first; feedback [columns, columns], its row j
+    U_j,j: / U_jj (what lies below the diagonal is not read); scale, zero [n, groups, rows]; group_of [columns] int64.
+    Writes levels [n, columns, rows], codes minus zero, and delta [n, columns, rows] = original − levels·scale.  The
+    last dimension of each is contiguous.
+    """
+    _module(state.device).solve_block(state, original, feedback, scale, zero, group_of, bits, levels, delta)
+
+
+def rounding_errors(weight: Tensor, scales: Tensor, bits: int, size: int, symmetric: bool) -> Tensor:
+    """Ŵ − W [candidates, columns, rows] for W = `weight` [columns, rows] scaled, rounded and scaled back.
+
+    scales [candidates, columns] multiply the columns before they are rounded in groups of `size` columns.
+    """
+    return _module(weight.device).rounding_errors(weight, scales, bits, size, symmetric)

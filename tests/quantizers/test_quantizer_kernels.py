@@ -1,0 +1,154 @@
+"""Oracle: every compiled version of an inner loop gives the codes of the plain one; architecture: who runs where."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from quantizers import LayerStats, Scheme, get_quantizer, kernels
+from quantizers.kernels import plain
+from quantizers.testing import sample_layer
+
+needs_numba = pytest.mark.skipif(not find_spec("numba"), reason="numba is not installed")
+ROWS = 70  # not a multiple of any tile
+
+
+def block(columns, groups, bits=(2, 4), rows=ROWS, symmetric=False, seed=0):
+    """Arguments of `solve_block`, with feedback of a factor's size."""
+    generator = torch.Generator().manual_seed(seed)
+    n = len(bits)
+    original = torch.randn(columns, rows, generator=generator)
+    state = original + 0.1 * torch.randn(n, columns, rows, generator=generator)
+    inverse = torch.eye(columns) + 0.2 * torch.randn(columns, columns, generator=generator).triu(1)
+    group_of = torch.randint(groups, (columns,), generator=generator)
+    scale = 0.3 + torch.rand(n, groups, rows, generator=generator)
+    tops = (2 ** torch.tensor(bits))[:, None, None]
+    zero = (
+        (tops / 2).expand_as(scale).float()
+        if symmetric
+        else (torch.rand(scale.shape, generator=generator) * tops).floor()
+    )
+    levels, delta = (torch.full((n, columns, rows), torch.nan) for _ in range(2))
+    return [state, original, inverse, scale, zero.contiguous(), group_of, torch.tensor(bits), levels, delta]
+
+
+def by_hand(state, original, feedback, scale, zero, group_of, bits, levels, delta):
+    """The definition, in float64, one weight at a time."""
+    state = state.double()
+    for lane, top in enumerate((2**bits - 1).tolist()):
+        for row in range(state.shape[2]):
+            for i, group in enumerate(group_of.tolist()):
+                step, z = scale[lane, group, row].double(), zero[lane, group, row].double()
+                level = (state[lane, i, row] / step).round().clamp(-z, top - z)
+                error = state[lane, i, row] - level * step
+                state[lane, i + 1 :, row] -= feedback[i, i + 1 :].double() * error
+                levels[lane, i, row], delta[lane, i, row] = level, original[i, row].double() - level * step
+
+
+@pytest.mark.parametrize("backend", ["plain", pytest.param("cpu", marks=needs_numba)])
+@pytest.mark.parametrize(("columns", "groups"), [(1, 1), (7, 2), (33, 3)])
+def test_a_block_by_hand(backend, columns, groups):
+    module = __import__(f"quantizers.kernels.{backend}", fromlist=["solve_block"])
+    arguments = block(columns, groups, rows=9)
+    by_hand(*arguments)
+    expected = [t.clone() for t in arguments[-2:]]
+    for result in arguments[-2:]:
+        result.fill_(torch.nan)
+    module.solve_block(*arguments)
+    assert torch.equal(arguments[-2], expected[0])
+    torch.testing.assert_close(arguments[-1], expected[1], atol=1e-5, rtol=1e-5)
+
+
+@needs_numba
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("columns", [5, 64, 128])
+def test_numba_gives_the_codes_of_torch(columns, symmetric):
+    from quantizers.kernels import cpu
+
+    ours = block(columns, 4, (2, 3, 8), symmetric=symmetric)
+    theirs = [t.clone() for t in ours]
+    cpu.solve_block(*ours)
+    plain.solve_block(*theirs)
+    assert (ours[-2] == theirs[-2]).float().mean() >= 0.999
+    same = ours[-2] == theirs[-2]
+    torch.testing.assert_close(ours[-1][same], theirs[-1][same])
+
+
+@needs_numba
+def test_infinite_weights_stay_visible():
+    from quantizers.kernels import cpu
+
+    arguments = block(4, 1)
+    arguments[0][0, 0, 0] = torch.nan
+    cpu.solve_block(*arguments)
+    assert not arguments[-2].isfinite().all()
+
+
+@needs_numba
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("size", [1, 16, 24, 40])
+@pytest.mark.parametrize("bits", [2, 8])
+def test_rounding_errors_are_those_of_torch(bits, size, symmetric):
+    from quantizers.kernels import cpu
+
+    generator = torch.Generator().manual_seed(size)
+    weight = torch.randn(40, ROWS, generator=generator)
+    weight[:, 3] = 0  # a row of zeros, which gets the range [-1, 1]
+    weight[:, 4] = weight[:, 4].abs()
+    scales = torch.rand(3, 40, generator=generator) + 0.5
+    ours = cpu.rounding_errors(weight, scales, bits, size, symmetric)
+    assert torch.equal(ours, plain.rounding_errors(weight, scales, bits, size, symmetric))
+
+
+@needs_numba
+def test_threads_do_not_matter():
+    from quantizers.kernels import cpu
+
+    weight, scales = torch.randn(256, 400), torch.rand(20, 256) + 0.5
+    results, before = [], torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        arguments = block(128, 2, rows=400)
+        cpu.solve_block(*arguments)
+        results.append((arguments[-2], cpu.rounding_errors(weight, scales, 4, 64, False)))
+    torch.set_num_threads(before)
+    for levels, errors in results[1:]:
+        assert torch.equal(levels, results[0][0])
+        assert torch.equal(errors, results[0][1])
+
+
+@pytest.mark.parametrize("name", ["gptq", "awq"])
+def test_without_numba_the_methods_are_the_same(name, monkeypatch):
+    weight, inputs = sample_layer(48, 80)
+    stats, quantizer = LayerStats.from_inputs(inputs), get_quantizer(name)
+    ours = quantizer.quantize(weight, Scheme(3, 16), stats)
+    monkeypatch.setattr(kernels, "COMPILED", {})
+    assert kernels.backend(torch.device("cpu")) == "torch"
+    theirs = quantizer.quantize(weight, Scheme(3, 16), stats)
+    assert (ours.codes == theirs.codes).float().mean() >= 0.999
+    assert torch.equal(ours.scale, theirs.scale) or name == "gptq"
+
+
+@pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")
+def test_triton_gives_the_codes_of_torch():
+    """On a GPU where there is one, else by Triton's interpreter, which has to be chosen before it is imported."""
+    code = (
+        "import torch\n"
+        "from tests.quantizers.test_quantizer_kernels import block\n"
+        "from quantizers.kernels import cuda, plain\n"
+        "device = 'cuda' if torch.cuda.is_available() else 'cpu'\n"
+        "for columns in (5, 32, 128):\n"
+        "    ours = [t.to(device) for t in block(columns, 4, (2, 3, 8))]\n"
+        "    theirs = [t.clone() for t in ours]\n"
+        "    cuda.solve_block(*ours), plain.solve_block(*theirs)\n"
+        "    assert (ours[-2] == theirs[-2]).float().mean() >= 0.999, columns\n"
+        "    same = ours[-2] == theirs[-2]\n"
+        "    torch.testing.assert_close(ours[-1][same], theirs[-1][same])\n"
+    )
+    interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+    environment = {**os.environ, **interpreted, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
