@@ -23,29 +23,10 @@ from torch import Tensor
 
 from quantizers.base import QuantizedWeight, Quantizer, Scheme
 from quantizers.errors import GroupSizeRangeError, MissingStatsError, QuantizationError, ShapeError
+from quantizers.samples import COLUMNS, output_error, sample_layer
 from quantizers.stats import LayerStats
 
 Make = Callable[[], Quantizer]
-COLUMNS = 40  # not a multiple of 16, so that groups of 16 are ragged
-
-
-def sample_layer(
-    rows: int = 12, columns: int = COLUMNS, tokens: int = 256, seed: int = 0, device: str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    """A weight [rows, columns] and inputs [tokens, columns] like a trained layer's: correlated, some loud."""
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(columns, columns, generator=generator) / columns**0.5
-    loudness = torch.randn(columns, generator=generator).exp()
-    noise = torch.randn(2, tokens, columns, generator=generator)
-    inputs = (noise[0] @ mixing + 0.5 * noise[1] + 0.2) * loudness
-    weight = 0.05 * torch.randn(rows, columns, generator=generator)
-    return weight.to(device), inputs.to(device)
-
-
-def output_error(weight: Tensor, quantized: QuantizedWeight, stats: LayerStats) -> float:
-    """tr(ΔW·H·ΔWᵀ): twice the mean squared error of the layer's output, summed over its features."""
-    delta = quantized.dequantize() - weight
-    return float(((delta @ stats.hessian) * delta).sum())
 
 
 def check_result(quantized: QuantizedWeight, weight: Tensor, scheme: Scheme) -> None:
@@ -189,6 +170,22 @@ def check_group(make: Make, device: str = "cpu") -> None:
     _require(make().quantize_group([], scheme, stats) == [], "quantize_group of nothing is not an empty list")
 
 
+def check_grid(make: Make, device: str = "cpu") -> None:
+    """A grid of schemes gives, scheme by scheme, what each gives alone."""
+    stats = LayerStats.from_inputs(sample_layer(device=device)[1])
+    weights = [sample_layer(rows, seed=rows, device=device)[0] for rows in (4, 9)]
+    schemes = [Scheme(4, 16), Scheme(2, None), Scheme(8, 16), Scheme(3, 16, symmetric=True), Scheme(2, COLUMNS)]
+    results = make().quantize_grid(weights, schemes, stats)
+    _require([len(result) for result in results] == [2] * len(schemes), "quantize_grid loses schemes or layers")
+    for scheme, result in zip(schemes, results):
+        for weight, together, alone in zip(weights, result, make().quantize_group(weights, scheme, stats)):
+            check_result(together, weight, scheme)
+            same = (together.codes == alone.codes).float().mean().item()
+            _require(same > 0.99, f"{scheme} has other codes in a grid than alone")
+    _require(make().quantize_grid(weights, [], stats) == [], "quantize_grid of no scheme is not an empty list")
+    _require(make().quantize_grid([], schemes[:2], stats) == [[], []], "quantize_grid of no layers is not empty")
+
+
 def check_errors(make: Make, device: str = "cpu") -> None:
     """Wrong arguments and hopeless numbers are refused with the errors of `quantizers.errors`."""
     weight, inputs = sample_layer(device=device)
@@ -218,6 +215,7 @@ CHECKS: tuple[Callable[[Make, str], None], ...] = (
     check_more_bits,
     check_degenerate,
     check_group,
+    check_grid,
     check_errors,
 )
 

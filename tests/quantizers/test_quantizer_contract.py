@@ -89,6 +89,14 @@ class ReversesTheGroup(RTN):
         return super().quantize_group(weights, scheme, stats)[::-1]
 
 
+class GridOfTheFirstScheme(RTN):
+    def quantize_grid(self, weights, schemes, stats=None):
+        return [
+            [changed(result, scheme=scheme) for result in self.quantize_group(weights, schemes[0], stats)]
+            for scheme in schemes
+        ]
+
+
 class WithoutVersion(RTN):
     version = ""
 
@@ -103,6 +111,7 @@ class WithoutVersion(RTN):
         CodesOutOfRange,
         NeedsStatisticsButTakesNone,
         ReversesTheGroup,
+        GridOfTheFirstScheme,
         WithoutVersion,
     ],
 )

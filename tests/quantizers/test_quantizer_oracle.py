@@ -131,3 +131,32 @@ def test_mse_range_is_the_best_of_the_search():
     reached = (np.abs(ours.dequantize().double().numpy() - rows) ** 2.4).sum(1)
     np.testing.assert_allclose(reached, np.min(errors, axis=0), rtol=1e-4)
     assert torch.unique(ours.scale / ((torch.tensor(high - low) / 7).unsqueeze(1))).numel() > 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"act_order": True},
+        {"act_order": True, "static_groups": True},
+        {"group_scale_from": "current"},
+        {"block_size": 24},
+        {"mse": True},
+        {"dead": "round", "act_order": True},
+    ],
+    ids=str,
+)
+def test_a_grid_gives_what_each_scheme_gives_alone(options):
+    """Groups inside a block, across blocks, ragged, of whole rows; both symmetries; several layers; dead columns."""
+    weights = [layer(seed, rows)[0] for seed, rows in ((0, 20), (1, 33))]
+    inputs = layer(0)[1].clone()
+    inputs[:, 5] = 0
+    stats = LayerStats.from_inputs(inputs)
+    schemes = [Scheme(b, g, s) for g in (None, 16, 48, 20) for b, s in ((2, False), (3, False), (4, True), (8, True))]
+    quantizer = get_quantizer("gptq", **options)
+    for scheme, together in zip(schemes, quantizer.quantize_grid(weights, schemes, stats)):
+        for one, alone in zip(together, quantizer.quantize_group(weights, scheme, stats)):
+            assert (one.codes == alone.codes).float().mean() >= 0.999
+            torch.testing.assert_close(one.scale, alone.scale, rtol=1e-4, atol=1e-6)
+            assert one.scheme == scheme
+            assert dict(one.report) == dict(alone.report)
