@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from quantizers import grid
 from quantizers.errors import (
     BitsRangeError,
     FormatError,
@@ -123,10 +124,13 @@ class QuantizedWeight:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight that the codes stand for, [out, in], computed in float32 and given in `dtype`."""
-        index = self.group_index
-        weight = (self.codes.float() - self.zero[:, index]) * self.scale[:, index]
+        codes = self.codes if self.permutation is None else self.codes[:, self.permutation]
+        groups = grid.to_groups(codes.float(), self.group_size)
+        weight = grid.from_groups(grid.decode(groups, self.scale, self.zero), codes.shape[1]).contiguous()
+        if self.permutation is not None:
+            weight = torch.empty_like(weight).index_copy_(1, self.permutation, weight)
         if self.input_scale is not None:
-            weight /= self.input_scale
+            weight = weight / self.input_scale
         return weight.to(dtype)
 
 
