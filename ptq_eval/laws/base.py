@@ -5,6 +5,9 @@ A law is a formula with named constants: it predicts one response ("delta", the 
 numbers or arrays that broadcast against the data, so that the same formula serves one fit and a few hundred
 bootstrap replicates at once.  One law per file; a law holds no data and fits nothing.
 
+`linear` names the constants in which the prediction is linear once the others are given; the search for a start
+solves for them exactly (variable projection).
+
 A constant marked `log` is searched for, and gets its interval, on a logarithmic scale: a positive factor such
 as C_T ranges over many powers of ten.  Whether data can tell a law's constants apart is partly known before
 any fit: `needs` says how many distinct values of each variable the formula requires, and `objection`
@@ -69,13 +72,15 @@ class Law(ABC):
     equation: ClassVar[str]
     source: ClassVar[str]
     response: ClassVar[str]
-    columns: ClassVar[tuple[str, ...]]
+    columns: tuple[str, ...]
     """The variables that `predict` reads, all positive."""
     parameters: tuple[Parameter, ...]
     min_scatter: ClassVar[float]
     """The least relative deviation from the law that is believed possible."""
     needs: Mapping[str, int]
     """How many distinct values (more than 5 % apart) of each variable a fit needs at least."""
+    linear: ClassVar[tuple[str, ...]] = ()
+    """The constants in which `predict` is linear once the others are given."""
     undetermined: ClassVar[str] = "the constants trade off against each other exactly on these points"
     """What to say of points that meet `needs` and still do not tell the constants apart."""
 
@@ -90,6 +95,14 @@ class Law(ABC):
     @abstractmethod
     def starts(self, data: Data, rng: np.random.Generator) -> list[dict[str, float]]:
         """Where to start the search, the best guess first; `data` holds finite points only."""
+
+    def linearise(self, theta: Theta, data: Data) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """`predict` and `gradient` at once; a law whose two share their work overrides this."""
+        return self.predict(theta, data), self.gradient(theta, data)
+
+    def complete(self, theta: Theta) -> dict[str, Any]:
+        """All constants of the formula by name, in its order, from those that are searched for."""
+        return {p.name: theta[p.name] for p in self.parameters}
 
     @property
     def n_free(self) -> int:
@@ -117,11 +130,14 @@ class Law(ABC):
 class FitResult:
     """A law fitted to data, with everything needed to judge it.
 
-    `objective` is the minimum of Σ rho((y − f)/sigma), rho being ½r² (to `huber_delta`, then linear, for the
-    "huber" loss).  `scatter` is tau in sigma² = se² + (tau·f)²: the relative deviation from the law beyond
-    the evaluation noise.  `r2` is taken in the response itself, `r2_log` in its logarithm over positive
-    points. `status` is "ok", "at_bound: …" or "not_identified: …".  `replicates` [n_boot, p] holds the
-    bootstrap's constants in the law's order; two fits with one seed share their resamples, row by row.
+    `objective` is the minimum of Σ rho(r), r being (y − f)/sigma or, for a logarithmic loss, (log y − log f)/sigma;
+    `huber_delta` is where rho turns from ½r² to linear (infinite for squares, 0 for absolute values).
+    `scatter` is tau in sigma² = se² + (tau·f)²: the relative deviation from the law beyond the evaluation noise, NaN
+    where sigma was not estimated.  `r2` is taken in the response itself, `r2_log` in its logarithm over positive
+    points.  `aicc` compares laws on the same points (see `diagnostics`).  `status` is "ok", "at_bound: names",
+    "not_identified: why" or "not_converged".  `replicates` [n_boot, p] holds the bootstrap's constants in the law's
+    order; two fits with one seed share their resamples, row by row.  `residuals` and `leverage` [rows of the
+    data] are r and the diagonal of the hat matrix, NaN for rows that were dropped.
     """
 
     law: str
@@ -146,6 +162,9 @@ class FitResult:
     interval_covers: str
     stretch: float = field(default=1.0, repr=False)
     replicates: np.ndarray = field(default_factory=lambda: np.empty((0, 0)), repr=False, compare=False)
+    aicc: float = field(default=math.nan, compare=False)
+    residuals: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    leverage: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
     @property
     def identified(self) -> bool:
@@ -161,7 +180,7 @@ class FitResult:
         """A JSON object, without the replicates; what is not finite becomes None."""
         plain = ("law", "equation", "source", "status", "message", "loss", "n_points", "n_dropped", "n_runs")
         plain += ("seed", "digest", "level", "n_boot")
-        numbers = ("objective", "huber_delta", "scatter", "r2", "r2_log")
+        numbers = ("objective", "huber_delta", "scatter", "r2", "r2_log", "aicc")
         return {
             **{name: getattr(self, name) for name in plain},
             **{name: finite_or_none(getattr(self, name)) for name in numbers},
