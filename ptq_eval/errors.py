@@ -154,3 +154,79 @@ class MeasurementFailedError(PtqEvalError):
     """Some trial ended with a status other than ok; everything else was measured and stored."""
 
     exit_code = 28
+
+
+class DataFileError(PtqEvalError):
+    """A data file cannot be read: missing, empty, or of no known kind."""
+
+    exit_code = 40
+
+
+class ColumnError(PtqEvalError):
+    """A column is missing from the data, or nothing says which one a law's variable is."""
+
+    exit_code = 41
+
+    @classmethod
+    def of(cls, name: str, known: Iterable[str], *, why: str = "") -> ColumnError:
+        """The error for a column `name` that is not among `known`, with the nearest one as its remedy."""
+        names = list(known)
+        folded = {other.lower(): other for other in names}
+        near = difflib.get_close_matches(name.lower(), folded, n=1)
+        remedy = f"did you mean {folded[near[0]]!r}?" if near else "name one of these columns"
+        what = f"there is no column {name!r}" + (f" ({why})" if why else "")
+        return cls(what, allowed=", ".join(names) or "nothing: the table has no columns", remedy=remedy)
+
+
+class ExpressionError(PtqEvalError):
+    """A column's expression or a condition is not arithmetic over columns."""
+
+    exit_code = 42
+
+
+class TextColumnError(PtqEvalError):
+    """A column holds text where numbers are needed."""
+
+    exit_code = 43
+
+
+class NotFiniteError(PtqEvalError):
+    """A column has blank cells, NaN or infinities."""
+
+    exit_code = 44
+
+
+class NotPositiveError(PtqEvalError):
+    """Parameters, tokens or bits that are zero or negative."""
+
+    exit_code = 45
+
+
+class UnitsError(PtqEvalError):
+    """Parameters or tokens that look like millions or billions instead of plain counts."""
+
+    exit_code = 46
+
+
+class TooFewPointsError(PtqEvalError):
+    """No more points than the law has constants."""
+
+    exit_code = 47
+
+
+class NotVaryingError(PtqEvalError):
+    """A variable has too few distinct values: one N where two are needed, bits all equal."""
+
+    exit_code = 48
+
+
+class NegativeDeltaError(PtqEvalError):
+    """No degradation, or too little of it, lies above zero."""
+
+    exit_code = 49
+
+
+class PlanError(PtqEvalError):
+    """A question to the planner that lacks something, or that these constants cannot answer at all."""
+
+    exit_code = 50

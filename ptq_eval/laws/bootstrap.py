@@ -28,8 +28,11 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from scipy import stats
 
-from ptq_eval.laws.base import Data, Law
-from ptq_eval.laws.solver import Solution, huber_weight, jacobian, minimise, to_theta
+from ptq_eval.laws.absolute import minimise
+from ptq_eval.laws.base import Data
+from ptq_eval.laws.diagnostics import jacobian
+from ptq_eval.laws.losses import huber_weight
+from ptq_eval.laws.solver import Minima, Solution, to_theta
 
 MIN_RUNS = 3
 """With fewer runs than this the runs themselves cannot be resampled."""
@@ -38,18 +41,31 @@ _MOST_ABSORBED = 0.9
 _WEBB = np.sqrt([0.5, 1.0, 1.5, 0.5, 1.0, 1.5]) * [-1, -1, -1, 1, 1, 1]
 
 
-def replicates(law: Law, data: Data, solution: Solution, k: float, *, seed: int, n_boot: int) -> np.ndarray:
+def replicates(solution: Solution, *, seed: int, n_boot: int) -> np.ndarray:
     """The constants of `n_boot` refits, [n_boot, p] in search coordinates, with the same weights."""
-    y, sigma = data[law.response], solution.sigma
-    f = law.predict(to_theta(law, solution.point), data)
-    r = (y - f) / sigma
-    free = [not p.given for p in law.parameters]
-    scaled = jacobian(law, solution.point[None], data)[0][:, free] / sigma[:, None]
+    responses = resampled(solution, seed=seed, n_boot=n_boot)
+    return refit(solution, responses).points
+
+
+def refit(solution: Solution, responses: np.ndarray) -> Minima:
+    """The minima for other responses [replicates, n] on the scale of the loss, each searched for from the solution."""
+    return minimise(solution.problem, responses, np.tile(solution.point, (len(responses), 1)))
+
+
+def resampled(solution: Solution, *, seed: int, n_boot: int) -> np.ndarray:
+    """The responses of `n_boot` replicates, [n_boot, n], on the scale of the loss."""
+    problem, point = solution.problem, solution.point
+    data, sigma, k = problem.data, problem.sigma, problem.loss.k
+    f = problem.law.predict(to_theta(problem.law, point), data)
+    z = problem.loss.transform(data[problem.law.response])
+    r = problem.residuals(point[None], z)[0]
+    scaled = jacobian(problem, point, z)[:, [not p.given for p in problem.law.parameters]]
     labels = clusters(data["run"].tolist(), data["checkpoint"].tolist())
-    residual = jackknifed(r, scaled * np.sqrt(huber_weight(r, k))[:, None], labels)
+    weight = huber_weight(r, k) if k > 0 else np.ones(len(r))
+    residual = jackknifed(r, scaled * np.sqrt(weight)[:, None], labels)
     noise = sigma * residual * multipliers(labels, n_boot, seed)
-    noise += evaluation_noise(data, n_boot, seed)
-    return minimise(law, data, f + noise, sigma, np.tile(solution.point, (n_boot, 1)), k)[0]
+    noise += evaluation_noise(data, n_boot, seed) / (f if problem.loss.log else 1.0)
+    return problem.loss.transform(f) + noise
 
 
 def evaluation_noise(data: Data, n_boot: int, seed: int) -> np.ndarray:

@@ -8,7 +8,8 @@ has its minimum where the derivative is zero (Kumar et al., arXiv 2411.04330, eq
 The form in D/N is the same with gamma_N = gamma_D.  Its interval comes from both bootstraps, row by row: they
 share their resamples.  A prediction is one thing, an observation another; both are given, and one sentence
 says what they amount to.  A prediction beyond `FARTHEST` times the largest D seen is printed but not
-believed.
+believed, and none is given where the interval spans more than a factor of `VAGUE`: the points then do not
+identify it, usually because their range of D is too short.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from ptq_eval.laws.turning import MIN_FOR_MEDIAN, TurningPoint
 
 FARTHEST = 100.0
 """How many times the largest D seen a prediction may lie and still be called one."""
+
+VAGUE = 100.0
+"""An interval whose ends are farther apart than this factor says that D_crit is not identified."""
 
 OWN_SHARE, MAIN_SHARE = 0.2, 0.5
 """From which share of an observed rise on the full-precision loss's own rise is named, and blamed."""
@@ -91,6 +95,11 @@ def predict(delta: FitResult, loss: FitResult, N: float, P: float) -> tuple[Esti
     replicates = closed_form(tables[0], tables[1], N, P)
     factor = max(delta.stretch, loss.stretch)
     low, high = bootstrap.interval(value, replicates, factor=factor, level=delta.level, log=True)
+    if not high <= VAGUE * low:
+        return (
+            None,
+            f"D_crit is not identified, its interval spans {low:.2g} to {high:.2g} tokens: the range is too short",
+        )
     return Estimate(value, low, high), ""
 
 
@@ -136,8 +145,6 @@ def verdict(
     if ratio > FARTHEST:
         return f"not identifiable: the fits point to {ratio:.3g}× the largest D seen, too far to believe"
     text = f"predicted at {ratio:.3g}× the largest D seen, D = {_tokens(predicted.value, N)}"
-    if not math.isfinite(predicted.high):
-        text += ", with no upper limit"
     if ratio < 1:
         text += "; inside the range, yet no turning point is observed there"
     return text

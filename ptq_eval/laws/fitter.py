@@ -11,112 +11,134 @@ with one relative scatter tau for all points, raised until the residuals are as 
 chi² = 1, in Huber's robust form: "proposal 2") and never below the law's own `min_scatter`.  Tau is
 reported: it is the precision of the law on these data.  Weights and constants depend on each other and are
 iterated to a fixed point; weights come from predictions, not from measured values, which would favour points
-that came out low.
+that came out low.  A logarithmic loss weights all points alike unless `sigma` is given: relative errors are its scale.
+
+The steps are files of their own: `losses` (what a residual costs), `restrict` (constants given, tied or bounded),
+`projection` (where to start), `solver` and `absolute` (the search), `bootstrap` and `profile` (intervals),
+`diagnostics` (AICc, leverage, what is not determined), `summary` (the result in numbers and words).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
 from ptq_eval.errors import OptionError
-from ptq_eval.laws import bootstrap
+from ptq_eval.laws import bootstrap, profile, projection
+from ptq_eval.laws.absolute import minimise, polish
 from ptq_eval.laws.base import Data, FitResult, Law
-from ptq_eval.laws.solver import Solution, jacobian, minimise, search_bounds, to_search, to_theta
+from ptq_eval.laws.columns import clean
+from ptq_eval.laws.diagnostics import blind_direction
+from ptq_eval.laws.losses import DEFAULT_DELTA, Loss, make_loss
+from ptq_eval.laws.restrict import restrict
+from ptq_eval.laws.solver import Minima, Problem, Solution, to_theta
 from ptq_eval.laws.summary import Frame
+
+INTERVALS = ("bootstrap", "profile", "none")
 
 _MAX_SCATTER = 10.0
 _ROUNDS = 30
-_SINGULAR = 1e-7
 
 
 def fit(
     law: Law,
     data: Data,
     *,
-    loss: Literal["huber", "squared"] = "huber",
-    huber_delta: float = 1.345,
-    sigma: np.ndarray | None = None,
+    loss: Literal["huber", "squared", "lad", "log-huber", "log-squared", "log-lad"] = "huber",
+    huber_delta: float | None = None,
+    sigma: Any = None,
+    fixed: Mapping[str, float] | None = None,
+    tied: Iterable[tuple[str, str]] = (),
+    bounds: Mapping[str, tuple[float, float]] | None = None,
     seed: int = 0,
     n_boot: int = 200,
     level: float = 0.9,
+    intervals: Literal["bootstrap", "profile", "none"] = "bootstrap",
 ) -> FitResult:
-    """Fit `law` to `data` and bootstrap it.
+    """Fit `law` to `data`, with intervals.
 
     data: the law's columns and response, each [n], and optionally "se", "run", "checkpoint" and "windows"
-    [n, n_windows] (see `base.Data`).  Points with anything not finite, or with a variable that is not
-    positive, are dropped and counted.  `sigma` [n] replaces the estimated weights.  The result depends on
-    data and seed only. Bad data give a result with status "not_identified: …"; OptionError is for a wrong
-    option.
+    [n, n_windows] (see `base.Data`).  Points with anything not finite, or with a variable that is not positive, are
+    dropped and counted; so are responses that are not positive if the loss is logarithmic.
+
+    loss: see `losses`.  `huber_delta` is Huber's threshold in units of sigma (1.345; 1e-3 for "log-huber").
+    sigma: [n] or one number, the standard error of the response (of its logarithm for a logarithmic loss); replaces
+    the weights that are otherwise estimated, or equal for a logarithmic loss.
+    fixed, tied, bounds: constants by name that are given, pairs that are equal, bounds instead of the law's own.
+    intervals: "bootstrap" over windows and runs (`n_boot` refits), "profile" likelihood, or "none".
+
+    The result depends on arguments and seed only.  Bad data give a result with status "not_identified: why";
+    OptionError is for a wrong option, a column that is missing, or one that holds no numbers.
     """
-    if loss not in ("huber", "squared"):
-        raise OptionError("unknown loss", got=repr(loss), allowed="huber, squared")
-    if not 0 < level < 1 or not huber_delta > 0 or n_boot < 0:
-        raise OptionError("fit options out of range", got=f"{level=}, {huber_delta=}, {n_boot=}")
-    k = huber_delta if loss == "huber" else math.inf
-    data, dropped = _clean(law, data, sigma)
-    frame = Frame(law, data, dropped, loss, k, seed, level)
+    cost = make_loss(loss, huber_delta)
+    if not 0 < level < 1 or n_boot < 0:
+        raise OptionError("fit options out of range", got=f"{level=}, {n_boot=}")
+    if intervals not in INTERVALS:
+        raise OptionError("unknown kind of interval", got=repr(intervals), allowed=", ".join(INTERVALS))
+    law = restrict(law, fixed, tied, bounds)
+    data, kept, undefined = clean(law, data, sigma, cost)
+    frame = Frame(law, data, kept, undefined, cost, seed, level)
     if objection := law.objection(data):
         return frame.not_identified(objection)
-    rng = np.random.default_rng(seed)
-    starts = np.array([to_search(law, theta) for theta in law.starts(data, rng)])
-    solution = _solve(law, data, starts, k)
-    if not _determined(law, data, solution):
-        return frame.not_identified(law.undetermined)
-    return frame.finished(solution, bootstrap.replicates(law, data, solution, k, seed=seed, n_boot=n_boot))
+    solution = _solve(law, data, cost, np.random.default_rng(seed))
+    z = cost.transform(data[law.response])
+    blind = blind_direction(solution.problem, solution.point, z)
+    if blind is not None:
+        named = f" ({_together(blind)})" if blind else ""
+        return frame.not_identified(law.undetermined + named)
+    if intervals == "profile":
+        return frame.finished(solution, solution.point[None][:0], profile.intervals(solution, z, level))
+    draws = bootstrap.replicates(solution, seed=seed, n_boot=n_boot if intervals == "bootstrap" else 0)
+    return frame.finished(solution, draws)
 
 
-def _determined(law: Law, data: Data, solution: Solution) -> bool:
-    """Whether the constants that are not at a bound move the prediction in independent directions."""
-    low, high = search_bounds(law)
-    free = (solution.point > low) & (solution.point < high)
-    scaled = jacobian(law, solution.point[None], data)[0][:, free] / solution.sigma[:, None]
-    size = np.linalg.norm(scaled, axis=0)
-    if not np.all(np.isfinite(size)) or np.any(size == 0):
-        return False
-    return not len(size) or bool(np.linalg.svd(scaled / size, compute_uv=False)[-1] > _SINGULAR)
+def minimum(law: Law, data: Data, *, loss: str = "huber", huber_delta: float | None = None, seed: int = 0) -> Solution:
+    """The minimum that `fit` finds, as a point with its problem: for refits of other responses."""
+    cost = make_loss(loss, huber_delta)
+    return _solve(law, clean(law, data, None, cost)[0], cost, np.random.default_rng(seed))
 
 
-def _clean(law: Law, data: Data, sigma: np.ndarray | None) -> tuple[dict[str, np.ndarray], int]:
-    """The usable points, every optional column filled in, and the number of points dropped."""
-    y = np.asarray(data[law.response], float)
-    keep = np.isfinite(y)
-    for name in law.columns:
-        values = np.asarray(data[name], float)
-        keep &= np.isfinite(values) & (values > 0)
-    index = np.arange(len(y))
-    defaults = {"se": np.zeros(len(y)), "run": np.zeros(len(y), int), "checkpoint": index}
-    columns = {**defaults, **data} if sigma is None else {**defaults, **data, "sigma": np.asarray(sigma, float)}
-    clean = {name: np.asarray(values)[keep] for name, values in columns.items()}
-    for name in (*law.columns, law.response, "se"):
-        clean[name] = clean[name].astype(float)
-    clean["se"] = np.where(np.isfinite(clean["se"]) & (clean["se"] > 0), clean["se"], 0.0)
-    return clean, int(np.sum(~keep))
+def _together(names: list[str]) -> str:
+    if len(names) == 1:
+        return f"{names[0]} changes nothing in the prediction"
+    return f"{', '.join(names[:-1])} and {names[-1]} can change together without changing the prediction"
 
 
-def _solve(law: Law, data: Data, starts: np.ndarray, k: float) -> Solution:
-    """The fixed point of weights and constants."""
-    y, se = data[law.response], data["se"]
-    if "sigma" in data:
-        points, values = minimise(law, data, y, data["sigma"], starts, k)
-        lowest = int(np.argmin(values))
-        return Solution(points[lowest], float(values[lowest]), data["sigma"], math.nan)
-    tau, best = 0.3, np.full(starts.shape[1], np.nan)
+def _solve(law: Law, data: Data, loss: Loss, rng: np.random.Generator) -> Solution:
+    """The minimum over all starts; weights that are not given are iterated with the constants to a fixed point."""
+    y = data[law.response]
+    z, ones = loss.transform(y), np.ones(len(y))
+    if "sigma" in data or loss.log:
+        problem = Problem(law, data, data.get("sigma", ones), loss)
+        return _finished(problem, z, minimise(problem, z, projection.starts(problem, y, rng)), math.nan)
+    tau, best, se = 0.3, np.full(len(law.parameters), np.nan), data["se"]
     scale = np.maximum(np.abs(y), 1e-3 * np.abs(y).max())
-    points, values, sigma = starts, np.zeros(len(starts)), scale
+    problem = Problem(law, data, np.hypot(se, tau * scale), loss)
+    points = projection.starts(problem, y, rng)
+    found = minimise(problem, z, points)
     for _ in range(_ROUNDS):
-        sigma = np.hypot(se, tau * scale)
-        points, values = minimise(law, data, y, sigma, points, k)
-        before, best = (tau, best), points[int(np.argmin(values))]
+        before, best = (tau, best), found.points[found.lowest]
         f = law.predict(to_theta(law, best), data)
         scale = np.maximum(np.abs(f), 1e-9 * np.abs(y).max())
-        tau = _scatter(law, y - f, se, scale, k)
+        tau = _scatter(law, y - f, se, scale, loss.k or DEFAULT_DELTA["huber"])
         if abs(tau - before[0]) < 1e-6 * tau and np.allclose(best, before[1], rtol=1e-7, atol=1e-9):
             break
-    return Solution(best, float(values.min()), sigma, tau)
+        problem = replace(problem, sigma=np.hypot(se, tau * scale))
+        found = minimise(problem, z, found.points)
+    return _finished(problem, z, found, tau)
+
+
+def _finished(problem: Problem, z: np.ndarray, found: Minima, tau: float) -> Solution:
+    """The lowest minimum, made exact where the loss has corners."""
+    point = found.points[found.lowest]
+    if problem.loss.k == 0:
+        point = polish(problem, z, point)
+    return Solution(point, float(problem.values(point[None], z)[0]), problem, tau, bool(found.converged[found.lowest]))
 
 
 def _scatter(law: Law, residual: np.ndarray, se: np.ndarray, scale: np.ndarray, k: float) -> float:

@@ -10,7 +10,8 @@ from ptq_eval.laws import closed_form, fit
 from ptq_eval.laws.base import n_distinct
 from ptq_eval.laws.bootstrap import interval, jackknifed, multipliers, window_noise
 from ptq_eval.laws.kumar_ptq import KumarPTQRatio
-from ptq_eval.laws.solver import huber, to_search, to_theta
+from ptq_eval.laws.losses import huber
+from ptq_eval.laws.solver import to_search, to_theta
 
 seeds = st.integers(0, 10_000)
 

@@ -1,0 +1,89 @@
+"""Laws by the names that people use, with the options their constructors take.
+
+`kumar` and `ptq` both mean equation 2 of Kumar et al.; every installed law goes by its full name as well.  An option
+is `NAME=VALUE`, the value being `true`, `false`, a number, or words joined by `+`: `parts=weights+kv`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ptq_eval import plugins
+from ptq_eval.errors import OptionError, UnknownPluginError
+from ptq_eval.laws.base import Law
+from ptq_eval.laws.n_eff import PARTS
+from ptq_eval.laws.requirements import USUAL
+
+ALIASES: Mapping[str, str] = {
+    "kumar": "kumar_ptq",
+    "ptq": "kumar_ptq",
+    "delta_ptq": "kumar_ptq",
+    "ratio": "kumar_ptq_ratio",
+    "neff": "n_eff",
+    "kumar_train": "n_eff",
+    "unified_ptq": "unified",
+    "hoffmann": "chinchilla",
+}
+"""Short names, by the name of the entry point that they stand for."""
+
+
+def names() -> list[str]:
+    """Every name that `make_law` knows, sorted."""
+    installed = plugins.names("laws")
+    return sorted({*installed, *(short for short, name in ALIASES.items() if name in installed)})
+
+
+def make_law(name: str, options: Mapping[str, Any] | None = None) -> Law:
+    """The law called `name`, with `options` for its constructor.
+
+    Raises UnknownPluginError for a name that is not known and OptionError for an option that the law lacks.
+    """
+    known = names()
+    if name not in known:
+        raise UnknownPluginError.of("law", name, known)
+    cls = plugins.get("laws", ALIASES.get(name, name))
+    allowed = [p for p in inspect.signature(cls).parameters if p not in ("args", "kwargs")]
+    wrong = next((option for option in options or {} if option not in allowed), None)
+    if wrong is not None:
+        raise OptionError(f"the law {name} has no option {wrong!r}", allowed=", ".join(allowed) or "none")
+    return cls(**(options or {}))
+
+
+def law_for(name: str, given: Iterable[str], options: Mapping[str, Any] | None = None) -> Law:
+    """The law called `name` with the parts (weights, activations, kv) whose training precisions are among `given`.
+
+    A law of training precision alone that is given one column of bits means the weights' (eq. 3 of Kumar et al.).
+    """
+    given, options = set(given), dict(options or {})
+    law = make_law(name, options)
+    if "parts" in options or not hasattr(law, "capacity"):
+        return law
+    columns = {part: f"P_{short}" for part, short in PARTS.items()}
+    parts = [part for part, column in columns.items() if given & {column, *USUAL[column]}]
+    if not parts and "P" not in law.columns and given & {"P", *USUAL["P"]}:
+        parts = ["weights"]
+    return make_law(name, {**options, "parts": tuple(parts)}) if parts else law
+
+
+def parse_options(texts: Iterable[str]) -> dict[str, Any]:
+    """`["offsets=false", "parts=weights+kv"]` as a law's options.  Raises OptionError."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise OptionError("a law's option is not NAME=VALUE", got=repr(text), remedy="--law-option offsets=false")
+        found[name.strip()] = _value(name.strip(), value.strip())
+    return found
+
+
+def _value(name: str, text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if name == "parts" or "+" in text:
+        return tuple(text.split("+"))
+    try:
+        return float(text)
+    except ValueError:
+        return text

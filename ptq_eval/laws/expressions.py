@@ -1,0 +1,132 @@
+"""Arithmetic over the columns of a table: `flop/(6*N)`, `1e9*params`, `bits <= 4 and isfinite(loss)`.
+
+An expression is parsed with `ast` and walked here: numbers, names, `+ - * / **`, comparisons, and/or/not, and the
+functions of `FUNCTIONS`.  Nothing else is a node that this module knows, so no text from a command line is ever
+run as code.  A name in backticks may hold anything: `` `Model Size` ``.  In a condition quoted text is a value to
+compare with; elsewhere it names a column too.
+
+Columns are read through a function, so that only those which an expression names are looked up, and the error for
+one that is not there is the caller's.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ptq_eval.errors import ExpressionError
+
+Lookup = Callable[[str], np.ndarray]
+"""The values [n] of a name; it raises where there is no such name."""
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "log": np.log, "log2": np.log2, "log10": np.log10, "exp": np.exp, "sqrt": np.sqrt, "abs": np.abs,
+    "isfinite": np.isfinite,
+}  # fmt: skip
+LONGEST = 1000
+"""Characters: an expression is a formula, and a parser is not to be fed a book."""
+
+_ARITHMETIC: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.Pow: operator.pow, ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: np.logical_not,
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
+    ast.Eq: operator.eq, ast.NotEq: operator.ne,
+}  # fmt: skip
+_ALLOWED = f"numbers, columns, + - * / **, comparisons, and or not, {' '.join(FUNCTIONS)}"
+_BACKTICKS = re.compile(r"`([^`]+)`")
+
+
+def evaluate(text: str, lookup: Lookup, *, condition: bool = False) -> Any:
+    """The value of an expression: an array [n], or a number where it names no column.
+
+    `condition`: quoted text is a value, not a column.  Raises ExpressionError for anything but arithmetic, and
+    whatever `lookup` raises.
+    """
+    quoted: list[str] = []
+
+    def place(match: re.Match[str]) -> str:
+        quoted.append(match[1])
+        return f" _column_{len(quoted) - 1} "
+
+    try:
+        if len(text) > LONGEST:
+            raise SyntaxError(f"longer than {LONGEST} characters")
+        tree = ast.parse(_BACKTICKS.sub(place, text).strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        what = getattr(error, "msg", "") or "it cannot be read"
+        raise ExpressionError(f"not an expression: {what}", got=repr(text), allowed=_ALLOWED) from error
+    names = {f"_column_{i}": name for i, name in enumerate(quoted)}
+    with np.errstate(all="ignore"):  # what is not finite is found, and named, where the values are checked
+        return _Walk(text, lambda name: lookup(names.get(name, name)), condition).value(tree)
+
+
+class _Walk:
+    """One expression on its way through the tree."""
+
+    def __init__(self, text: str, lookup: Lookup, condition: bool) -> None:
+        self.text, self.lookup, self.condition = text, lookup, condition
+
+    def value(self, node: ast.AST) -> Any:
+        """The value of a node; each kind has a method of its own."""
+        method = getattr(self, f"_{type(node).__name__.lower()}", None)
+        if method is None:
+            raise self.refusal(f"{type(node).__name__} is not arithmetic")
+        return method(node)
+
+    def refusal(self, why: str) -> ExpressionError:
+        return ExpressionError(f"not an expression: {why}", got=repr(self.text), allowed=_ALLOWED)
+
+    def _constant(self, node: ast.Constant) -> Any:
+        if isinstance(node.value, str):
+            return node.value if self.condition else self.lookup(node.value)
+        if isinstance(node.value, (int, float)):  # of floats, so that no power grows into a number of a million digits
+            return np.float64(node.value)
+        raise self.refusal(f"{node.value!r} is not a number")
+
+    def _name(self, node: ast.Name) -> Any:
+        return self.lookup(node.id)
+
+    def _binop(self, node: ast.BinOp) -> Any:
+        return self._apply(node.op, self._number(node.left), self._number(node.right))
+
+    def _unaryop(self, node: ast.UnaryOp) -> Any:
+        return self._apply(node.op, self._number(node.operand))
+
+    def _boolop(self, node: ast.BoolOp) -> Any:
+        parts = [np.asarray(self.value(part), bool) for part in node.values]
+        combine = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
+        return combine.reduce(np.broadcast_arrays(*parts))
+
+    def _compare(self, node: ast.Compare) -> Any:
+        sides = [self.value(side) for side in (node.left, *node.comparators)]
+        parts = [self._apply(op, *_comparable(a, b)) for op, a, b in zip(node.ops, sides, sides[1:])]
+        return np.logical_and.reduce(np.broadcast_arrays(*parts))
+
+    def _call(self, node: ast.Call) -> Any:
+        name = node.func.id if isinstance(node.func, ast.Name) else "a method"
+        if name not in FUNCTIONS or node.keywords or len(node.args) != 1:
+            raise self.refusal(f"{name} is not one of the functions, each of one argument")
+        return FUNCTIONS[name](self._number(node.args[0]))
+
+    def _number(self, node: ast.AST) -> Any:
+        value = self.value(node)
+        if np.asarray(value).dtype.kind not in "iufb":
+            raise self.refusal("text where a number is needed")
+        return value
+
+    def _apply(self, op: ast.AST, *values: Any) -> Any:
+        function = _ARITHMETIC.get(type(op))
+        if function is None:
+            raise self.refusal(f"the operator {type(op).__name__} is not arithmetic")
+        return function(*values)
+
+
+def _comparable(a: Any, b: Any) -> tuple[Any, Any]:
+    """Both sides as text where one of them is text."""
+    texts = [np.asarray(side).dtype.kind not in "iufb" for side in (a, b)]
+    return (np.asarray(a).astype(str), np.asarray(b).astype(str)) if any(texts) else (a, b)

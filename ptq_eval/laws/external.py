@@ -1,0 +1,131 @@
+"""From anybody's table to the columns that a law reads.
+
+A mapping says what each variable of a law is in the table: `N=params,D=flop/(6*N),loss=final_loss,bits=b`.  The
+right side is a column's name, exactly as the table spells it, or an expression over columns and over the names
+that the mapping has defined before.  A variable that the mapping leaves out is taken from the column of its own
+name or of a usual one (`params` for N, `tokens` for D, `bits` for P), so tables of this project need no mapping.
+
+What is wrong with the data is said before any fit, in terms of the table: which column, which row, which value.
+Nothing is dropped: a row with a blank cell is the user's to leave out, with a condition (`where`).
+
+Points that share a checkpoint or a run are not independent.  A column `run` says which do; without one every pair
+(N, D) is taken for a training run of its own, which is what most published tables hold, and the notes say so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ptq_eval.errors import ExpressionError
+from ptq_eval.laws.base import Law
+from ptq_eval.laws.expressions import evaluate
+from ptq_eval.laws.reader import Reader, Table, column
+from ptq_eval.laws.requirements import USUAL, check_units
+
+LABELS = ("run", "checkpoint", "phase")
+"""Columns of names, not of numbers; all of them may be absent."""
+_SPLIT = re.compile(r",(?=\s*[A-Za-z_]\w*\s*=(?!=))")
+_PAIR = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)\s*(.*\S)\s*", re.DOTALL)
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """`N=params,D=flop/(6*N)` as {"N": "params", "D": "flop/(6*N)"}, in order.  Raises ExpressionError."""
+    found: dict[str, str] = {}
+    for part in _SPLIT.split(text) if text.strip() else ():
+        pair = _PAIR.fullmatch(part)
+        if pair is None or pair[1] in found:
+            what = "is defined twice" if pair else "is not NAME=COLUMN"
+            remedy = "--columns N=params,D='flop/(6*N)',loss=final_loss"
+            raise ExpressionError(f"a part of the column mapping {what}", got=repr(part.strip()), remedy=remedy)
+        found[pair[1]] = pair[2]
+    return found
+
+
+@dataclass
+class Mapped:
+    """A table as a law's data: `data` columns [n], `rows` [n] their places in the table, and `notes`."""
+
+    data: dict[str, np.ndarray]
+    rows: np.ndarray
+    notes: list[str] = field(default_factory=list)
+
+
+def select(table: Table, where: str) -> np.ndarray:
+    """The places [n] of the rows that meet a condition, in order; all of them for "".
+
+    Raises ColumnError and ExpressionError; also for a condition that no row meets.
+    """
+    n = _length(table)
+    if not where.strip():
+        return np.arange(n)
+    chosen = evaluate(where, lambda name: column(table, name, why="in the condition"), condition=True)
+    chosen = np.broadcast_to(np.asarray(chosen, bool), n)
+    if not chosen.any():
+        raise ExpressionError("no row meets the condition", got=repr(where), allowed=f"any of {n} rows")
+    return np.flatnonzero(chosen)
+
+
+def map_columns(
+    law: Law,
+    table: Table,
+    columns: Mapping[str, str],
+    rows: np.ndarray | None = None,
+    needed: Sequence[str] | None = None,
+) -> Mapped:
+    """The columns of `law` out of a table; `columns` maps names to columns or expressions, in order.
+
+    rows: the places of those to be used, as `select` gives them; all by default.  needed: the variables that must be
+    there, all by default; others are left out where nothing says which column they are.
+
+    Raises ColumnError, ExpressionError, TextColumnError, NotFiniteError, NotPositiveError and UnitsError.
+    """
+    rows = select(table, "") if rows is None else rows
+    table = {name: np.asarray(values)[rows] for name, values in table.items()}
+    reader = Reader(table, rows, law)
+    for name, expression in columns.items():
+        reader.define(name, expression)
+    wanted = dict.fromkeys((*law.columns, law.response))
+    wanted = [name for name in wanted if needed is None or name in needed or reader.has(name)]
+    data = {name: reader.required(name) for name in wanted}
+    if (errors := reader.find("se", (f"{law.response}_se", "se"))) is not None:
+        data["se"] = errors
+    notes = []
+    for name in LABELS:
+        if (labels := reader.label(name)) is not None:
+            data[name] = labels
+    if (rates := reader.find("learning_rate", ("learning_rate", *USUAL["learning_rate"]))) is not None:
+        data["learning_rate"] = rates
+    pairs = [f"N={n:g} D={d:g}" for n, d in zip(data.get("N", data[law.response]), data.get("D", data[law.response]))]
+    if "run" not in data:
+        data["run"] = np.array(pairs)
+        notes.append(
+            "no column `run` says which points come from one training run: each pair (N, D) is taken for a run of its "
+            "own, and intervals are too narrow where points are checkpoints of one run"
+        )
+        data.setdefault("checkpoint", data["run"])
+    data.setdefault("checkpoint", np.array([f"{run} {pair}" for run, pair in zip(data["run"], pairs)]))
+    check_units(law, data, reader.source)
+    if law.response == "loss" and "P" not in law.columns and reader.has("P") and "P_w" not in law.columns:
+        first = _first_of_each(data, (*law.columns, "loss", "run"))
+        if len(first) < len(rows):
+            notes.append(f"{law.name}: {len(rows)} rows hold {len(first)} losses, each counted once")
+            rows, data = rows[first], {name: values[first] for name, values in data.items()}
+    return Mapped(data, rows, notes)
+
+
+def _first_of_each(data: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    """The first of all points that agree in these columns: a loss before quantization stands beside every bit-width."""
+    keys = zip(*(data[name].tolist() for name in names if name in data))
+    found: dict[Any, int] = {}
+    for place, key in enumerate(keys):
+        found.setdefault(key, place)
+    return np.array(list(found.values()))
+
+
+def _length(table: Table) -> int:
+    return max((len(values) for values in table.values()), default=0)

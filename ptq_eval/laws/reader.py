@@ -1,0 +1,157 @@
+"""One table read column by column: names that a mapping defines, numbers out of cells, and what is wrong with them.
+
+Errors speak of the table: the variable, the column or expression behind it, the row, the value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ptq_eval.errors import ColumnError, NotFiniteError, NotPositiveError, TextColumnError
+from ptq_eval.laws.base import Law
+from ptq_eval.laws.expressions import evaluate
+from ptq_eval.laws.requirements import USUAL
+
+Table = Mapping[str, np.ndarray]
+"""Columns by name, each [n]: numbers, or objects where some cell is text."""
+
+
+def column(table: Table, name: str, *, why: str = "") -> np.ndarray:
+    """A column as it is; `why` says what it is wanted for.  Raises ColumnError with the nearest name."""
+    if name not in table:
+        raise ColumnError.of(name, table, why=why)
+    return np.asarray(table[name])
+
+
+def as_text(table: Table, name: str) -> np.ndarray:
+    """A column as labels, whole numbers without a decimal point.  Raises ColumnError."""
+    return np.array([label_of(value) for value in column(table, name).tolist()])
+
+
+class Reader:
+    """A table read column by column, with the names that a mapping has defined so far."""
+
+    def __init__(self, table: Table, rows: np.ndarray, law: Law) -> None:
+        self.table, self.rows, self.law, self.n = table, rows, law, len(rows)
+        self.defined: dict[str, np.ndarray] = {}
+        self.expressions: dict[str, str] = {}
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """The names that a variable goes by; bits are those of the weights where the law reads no others."""
+        only_weights = name == "P_w" and "P" not in self.law.columns
+        return (name, *USUAL.get(name, ()), *(("P", *USUAL["P"]) if only_weights else ()))
+
+    def source(self, name: str) -> str:
+        """The column or expression that a variable is taken from, as the user wrote it."""
+        mapped = next((other for other in self.names(name) if other in self.expressions), None)
+        if mapped is not None:
+            return self.expressions[mapped]
+        return next((other for other in self.names(name) if other in self.table), name)
+
+    def define(self, name: str, expression: str) -> None:
+        """Add a name: a column as the table spells it, or an expression."""
+        self.expressions[name] = expression
+        if expression in self.table and expression not in self.defined:
+            self.defined[name] = np.asarray(self.table[expression])
+        else:
+            values = evaluate(expression, lambda other: self._number(other, name))
+            self.defined[name] = np.broadcast_to(np.asarray(values), self.n)
+
+    def find(self, name: str, columns: Sequence[str]) -> np.ndarray | None:
+        """Numbers under `name` in the mapping, or in the first of `columns` that the table has; None if neither."""
+        for other in self.names(name):
+            if other in self.defined:
+                return self.numbers(self.defined[other], name)
+        return next((self._unmapped(column) for column in columns if column in self.table), None)
+
+    def _unmapped(self, column: str) -> np.ndarray:
+        """A column that nobody asked for: blank cells are allowed, and become NaN."""
+        values = self.table[column]
+        return np.array([_number(value) for value in values], float)
+
+    def has(self, name: str) -> bool:
+        """Whether the mapping or the table says what `name` is."""
+        return any(other in self.defined or other in self.table for other in self.names(name))
+
+    def required(self, name: str) -> np.ndarray:
+        """A variable of the law: finite and, but for the response, positive."""
+        for other in self.names(name):
+            if other in self.defined or other in self.table:
+                values = self.numbers(self.defined.get(other, self.table.get(other)), name)
+                break
+        else:
+            what = f"{self.law.name} needs {name}, and nothing says which column that is"
+            remedy = f"--columns {name}=COLUMN"
+            raise ColumnError(what, allowed=", ".join(self.table) or "none", remedy=remedy)
+        self._refuse(~np.isfinite(values), values, name, NotFiniteError, "is blank, NaN or infinite")
+        if name != "delta":
+            self._refuse(values <= 0, values, name, NotPositiveError, "is zero or negative")
+        return values
+
+    def label(self, name: str) -> np.ndarray | None:
+        """A column of names, as text; None if there is none."""
+        for other in self.names(name):
+            if other in self.defined or other in self.table:
+                return as_text({**self.table, **self.defined}, other)
+        return None
+
+    def numbers(self, values: Any, name: str) -> np.ndarray:
+        """Values as floats; blank cells become NaN.  Raises TextColumnError."""
+        values = np.asarray(values)
+        if values.dtype.kind in "iufb":
+            return values.astype(float)
+        found = [(i, v) for i, v in enumerate(values.tolist()) if v is not None and v == v and not _is_number(v)]
+        if found:
+            place, value = found[0]
+            got = f"{value!r} in row {self.rows[place] + 1}"
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            remedy = "write plain numbers (7e9, not 7B)"
+            raise TextColumnError(f"{self._said(name)} holds text", got=got + more, allowed="numbers", remedy=remedy)
+        return np.array([_number(value) for value in values.tolist()], float)
+
+    def _number(self, name: str, wanted: str) -> np.ndarray:
+        """A name inside an expression: one defined before, or a column of numbers."""
+        if name in self.defined:
+            return self.numbers(self.defined[name], name)
+        return self.numbers(column({**self.defined, **self.table}, name, why=f"wanted for {wanted}"), name)
+
+    def _refuse(self, bad: np.ndarray, values: np.ndarray, name: str, error: Any, what: str) -> None:
+        if not bad.any():
+            return
+        first = int(np.flatnonzero(bad)[0])
+        count = int(bad.sum())
+        got = f"{values[first]:g} in row {self.rows[first] + 1}" + (f" and {count - 1} more" if count > 1 else "")
+        source = self.source(name)
+        source = source if source.isidentifier() or source not in self.table else f"`{source}`"
+        condition = f"isfinite({source})" if error is NotFiniteError else f"{source} > 0"
+        raise error(f"{self._said(name)} {what}", got=got, remedy=f"leave such rows out with --where '{condition}'")
+
+    def _said(self, name: str) -> str:
+        """A variable with the column or expression that it is taken from."""
+        source = self.source(name)
+        return name if source == name else f"{name} = {source}"
+
+
+def label_of(value: Any) -> str:
+    """A cell as a label: "" for a blank, a whole number without its decimal point."""
+    if value is None or value != value:
+        return ""
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

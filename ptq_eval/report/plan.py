@@ -1,0 +1,42 @@
+"""The files of a plan: `plan.json` with every answer, and three figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ptq_eval.laws.planner import Plan
+from ptq_eval.report import figures, files, plan_budget_figure, plan_contour_figure, plan_loss_figure, plan_words
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+VERSION = 1
+FIGURES = {
+    "loss_vs_tokens": plan_loss_figure,
+    "loss_over_bits": plan_contour_figure,
+    "precision_vs_budget": plan_budget_figure,
+}
+
+
+def write(out: str | Path, plan: Plan) -> list[Path]:
+    """Write `plan.json` and, in `figures/`, each figure as PNG, PDF and CSV; the paths.  Raises OutputFullError."""
+    out, source = Path(out), plan.source
+    constants = {name: source.estimate(values).to_dict() for name, values in source.constants.items()}
+    about = {"name": source.name, "note": source.note, "laws": [*source.laws], "constants": constants}
+    content = {
+        "version": VERSION,
+        "source": {**about, "fitted_range": dict(source.ranges), "intervals": source.uncertainty},
+        "question": vars(plan.question),
+        "answers": [answer.to_dict() for answer in plan.answers],
+        "sentences": plan_words.sentences(plan),
+        "cautions": plan_words.cautions(plan),
+    }
+    return [files.write_json(out / "plan.json", content), *figures.write(out / "figures", plan, FIGURES)]
+
+
+def render(plan: Plan) -> RenderableType:
+    """The plan for a rich console."""
+    from ptq_eval.report.plan_tables import PlanReport
+
+    return PlanReport(plan)

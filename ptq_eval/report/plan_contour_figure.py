@@ -1,0 +1,89 @@
+"""Iso-loss contours over serving bits and D/N at one N, with the D_crit beyond which more data harms.
+
+Along a contour the served loss is the same: it shows how many bits are worth how many tokens.  Above the dashed
+line of D_crit contours bend back, and more tokens need more bits for the same loss.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ptq_eval.laws.plan_curves import loss_over_bits_and_ratio
+from ptq_eval.laws.planner import Plan
+from ptq_eval.report import style
+from ptq_eval.report.numbers import count, short
+from ptq_eval.report.study import Frame
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = ("kind", "params", "bits", "ratio", "loss", "beyond")
+LEVELS = 10
+_LABELS_AT = 0.85
+"""Share of the axis of bits."""
+
+
+def data(plan: Plan) -> Frame:
+    """Everything drawn: kind is grid, critical or fitted (two corners of the fitted range)."""
+    return pd.DataFrame(loss_over_bits_and_ratio(plan.planner), columns=list(COLUMNS))
+
+
+def levels(loss: np.ndarray) -> np.ndarray:
+    """Losses to draw contours at: closer to each other near the lowest, where the contours are far apart."""
+    low, high = float(loss.min()), float(np.quantile(loss, 0.85))
+    steps = np.geomspace(1, 20, LEVELS + 1)[1:]
+    found = low + (high - low) * (steps - 1) / (steps[-1] - 1)
+    return np.unique([float(f"{level:.4g}") for level in found])
+
+
+def places(surface: Frame, drawn: np.ndarray) -> list[tuple[float, float]]:
+    """Where contours are labelled, (bits, D/N): at the right, where they are level and leave room for each other."""
+    column = int(_LABELS_AT * (surface.shape[1] - 1))
+    loss, ratios = surface.iloc[:, column].to_numpy(), surface.index.to_numpy()
+    first = [int(np.argmax(loss <= level)) for level in drawn if (loss <= level).any()]
+    return [(float(surface.columns[column]), float(ratios[row])) for row in first]
+
+
+def draw(table: Frame) -> Figure:
+    """Draw what `data` returned."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch, Rectangle
+    from matplotlib.ticker import FuncFormatter
+
+    grid = table[table["kind"] == "grid"]
+    if grid.empty:
+        return style.nothing("The loss before or after quantization is not known at this N.")
+    figure, axes = style.panels(1, 1)
+    figure.set_size_inches(4.2, 3.6)
+    ax = axes[0, 0]
+    surface = grid.pivot(index="ratio", columns="bits", values="loss")
+    loss = surface.to_numpy()
+    drawn = ax.contour(surface.columns, surface.index, loss, levels=levels(loss), colors="#2A788E", linewidths=0.8)
+    ax.set_yscale("log")
+    ax.clabel(
+        drawn, fmt=lambda value: f"{value:.4g}", fontsize=6, inline_spacing=2, manual=places(surface, drawn.levels)
+    )
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    ax.set_xlim(surface.columns.min(), surface.columns.max())
+    ax.set_ylim(surface.index.min(), surface.index.max())
+    handles: list[Any] = [
+        Line2D([], [], color="#2A788E", linewidth=0.9, label="loss after quantization (nats per token)")
+    ]
+    turn = table[table["kind"] == "critical"].sort_values("bits")
+    if len(turn):
+        ax.plot(turn["bits"], turn["ratio"], color="black", linestyle="--", linewidth=1.0)
+        handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1.0, label="D_crit"))
+    corners = table[table["kind"] == "fitted"]
+    if len(corners) == 2:
+        (left, right), (low, high) = corners["bits"], corners["ratio"]
+        ax.add_patch(Rectangle((left, low), right - left, high - low, facecolor="0.88", edgecolor="none", zorder=0))
+        handles.append(Patch(facecolor="0.88", edgecolor="none", label="bits and D within the fitted range"))
+    ax.set_xlabel("serving precision (bits)")
+    ax.set_ylabel("D/N (tokens per parameter)")
+    inside = " (beyond the fitted range)" if (grid["beyond"] > 1).all() and len(corners) == 2 else ""
+    ax.set_title(f"N = {count(grid['params'].iloc[0])}{inside}")
+    style.legend(figure, handles, most=2, handlelength=1.8)
+    return figure

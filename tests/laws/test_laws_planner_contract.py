@@ -1,0 +1,147 @@
+"""Contract: what a plan says where it knows little, and what it refuses."""
+
+import math
+
+import pytest
+from laws_synthetic import KUMAR, eq2
+
+from ptq_eval.errors import BitsError, NotPositiveError, PlanError, UnitsError
+from ptq_eval.laws.plan_source import from_preset
+from ptq_eval.laws.planner import Planner, Question, plan
+from ptq_eval.laws.presets import EPOCH_2024, KUMAR_2024, OUYANG_2024, PRESETS, SUN_2025
+
+
+def test_every_preset_answers_or_says_what_is_missing():
+    for preset in PRESETS.values():
+        question = Question(params=1e9, tokens=2e10, serve_bits=(4,))
+        if not {"C_T", "gamma_P", "E"} & set(preset.constants):
+            with pytest.raises(PlanError, match=r"C_T.*not known"):
+                plan(from_preset(preset), question)
+            continue
+        found = plan(from_preset(preset), question)
+        assert all(answer.values or answer.why_not for answer in found.answers)
+        assert all(math.isnan(v.low) for answer in found.answers for v in answer.values.values())
+        assert "no answer has an interval" in found.source.uncertainty
+
+
+def test_a_loss_law_alone_answers_what_it_can():
+    found = plan(from_preset(EPOCH_2024), Question(params=1e9, tokens=2e10, serve_bits=(4,)))
+    [loss], [turn], [lower] = (found.of(ask) for ask in ("loss", "critical_tokens", "lower"))
+    assert set(loss.values) == {"before"}
+    assert loss.missing == ("C_T", "gamma_D", "gamma_N", "gamma_post")
+    assert turn.values == {}
+    assert set(turn.missing) == {"C_T", "gamma_D", "gamma_N", "gamma_post"}
+    assert lower.missing == ("gamma_w", "gamma_a", "gamma_kv")
+    assert any(answer.values for answer in found.of("optimum"))  # the best N and D at 16 bits
+    assert all(answer.at.get("train_bits", 16) == 16 for answer in found.of("optimum"))
+
+
+def test_a_degradation_law_alone_answers_what_it_can():
+    found = plan(from_preset(OUYANG_2024), Question(params=1e9, tokens=2e10, serve_bits=(4,), max_loss=0.1))
+    [loss], [turn], [smallest] = (found.of(ask) for ask in ("loss", "critical_tokens", "smallest_bits"))
+    want = 0.017 * 2e10**0.5251 / (1e9**0.2261 * 4**5.4967)
+    assert loss.values["damage"].value == pytest.approx(want)
+    assert "after" not in loss.values
+    assert set(loss.missing) == {"A", "alpha", "B", "beta", "E"}
+    assert turn.missing == ("B", "beta")
+    assert 0.017 * 2e10**0.5251 / (1e9**0.2261 * smallest.values["bits"].value ** 5.4967) == pytest.approx(0.1)
+    assert all(not answer.values for answer in found.of("optimum"))
+    assert "range" in found.source.doubts[0]
+
+
+def test_nothing_can_be_answered():
+    with pytest.raises(PlanError, match="gamma_post") as caught:
+        plan(from_preset(SUN_2025), Question(params=1e9))
+    assert caught.value.exit_code == 50
+    with pytest.raises(PlanError, match="nothing to plan"):
+        Question()
+    with pytest.raises(PlanError, match="--tokens"):
+        Question(params=1e9, max_loss=0.1)
+    with pytest.raises(PlanError, match="budget"):
+        Question(params=1e9, served_tokens=1e12)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"params": 1.0}, UnitsError),
+        ({"params": 7.0}, UnitsError),
+        ({"params": -1e9}, NotPositiveError),
+        ({"params": math.nan}, NotPositiveError),
+        ({"params": math.inf}, UnitsError),
+        ({"params": 1e9, "tokens": 20.0}, UnitsError),
+        ({"budget": 21.0}, UnitsError),
+        ({"memory": 80.0}, UnitsError),
+        ({"params": 1e9, "serve_bits": (0.0,)}, BitsError),
+        ({"params": 1e9, "serve_bits": (4.0, 64.0)}, BitsError),
+        ({"params": 1e9, "serve_bits": (math.nan,)}, BitsError),
+        ({"params": 1e9, "tokens": 2e10, "max_loss": 0.0}, PlanError),
+        ({"params": 1e9, "tokens": 2e10, "max_loss": math.nan}, PlanError),
+        ({"params": 1e9, "tokens": 2e10, "served_tokens": 1e12, "per_served": -1.0}, PlanError),
+    ],
+)
+def test_questions_that_make_no_sense(wrong, error):
+    with pytest.raises(error):
+        Question(**wrong)
+
+
+def test_a_budget_that_does_not_pay_for_serving():
+    found = plan(from_preset(KUMAR_2024), Question(params=1e9, budget=1e18, served_tokens=1e15, serve_bits=(4,)))
+    given = [answer for answer in found.of("optimum") if answer.label.startswith("N given")]
+    assert given
+    for answer in given:
+        assert not answer.values
+        assert "does not even pay" in answer.why_not
+
+
+def test_without_n_a_budget_that_does_not_pay_leaves_no_n():
+    with_loss_alone = plan(from_preset(EPOCH_2024), Question(budget=1e21, serve_bits=(4,)))
+    [turn] = with_loss_alone.of("critical_tokens")
+    assert turn.at["N"] > 1e8
+    assert "C_T" in turn.missing
+    degradation_alone = from_preset(OUYANG_2024)
+    with pytest.raises(PlanError, match="N is not given"):
+        plan(degradation_alone, Question(budget=1e21, serve_bits=(4,)))
+
+
+def test_too_few_bits_for_the_law_leave_no_model():
+    found = plan(from_preset(KUMAR_2024), Question(params=1e9, tokens=2e10, serve_bits=(3,)))
+    [low] = [a for a in found.of("optimum") if a.label.startswith("N given") and a.at.get("train_bits") == 3]
+    assert low.values == {}
+    assert "no effective parameters" in low.why_not
+
+
+def test_one_part_without_offset_has_no_best_precision():
+    constants = {name: KUMAR_2024.constants[name] for name in ("A", "alpha", "B", "beta", "E", "gamma_w")}
+    source = from_preset(type(KUMAR_2024)("X", "", "", constants, ()))
+    [lower] = plan(source, Question(params=1e9, tokens=2e10, serve_bits=(4,))).of("lower")
+    assert "fewer bits are always better" in lower.why_not
+
+
+def test_n_follows_from_the_budget_or_from_the_memory():
+    by_budget = plan(from_preset(KUMAR_2024), Question(budget=1e21, serve_bits=(4,)))
+    [turn] = by_budget.of("critical_tokens")
+    [best] = [a for a in by_budget.of("optimum") if a.at.get("serve_bits") == 4 and a.at.get("train_bits") == 16]
+    assert turn.at["N"] == pytest.approx(best.values["N"].value, rel=1e-6)
+    by_memory = plan(from_preset(KUMAR_2024), Question(memory=1e9, serve_bits=(2, 4)))
+    assert [answer.at["N"] for answer in by_memory.of("critical_tokens")] == [4e9, 2e9]
+
+
+def test_equation_2_is_what_the_synthetic_tables_are_made_of():
+    planner = Planner(from_preset(KUMAR_2024), Question(params=1e8))
+    assert planner.formulas.damage(1e8, 1e10, 4.0)[0] == pytest.approx(eq2(KUMAR, 1e8, 1e10, 4.0), rel=1e-12)
+
+
+def test_memory_and_serving_are_paid_for():
+    losses = []
+    for served in (0.0, 1e13):
+        question = Question(budget=1e22, serve_bits=(4,), memory=1e9, served_tokens=served)
+        best = [a for a in plan(from_preset(KUMAR_2024), question).of("optimum") if "memory" in a.at and a.values]
+        assert best
+        for answer in best:
+            N, held = answer.values["N"].value, answer.at.get("serve_bits", answer.values["P"].value)
+            assert N * held / 8 <= 1e9 * (1 + 1e-9)
+            spent = 6 / 16 * N * answer.values["D"].value * answer.values["P"].value + 2 / 16 * N * held * served
+            assert spent == pytest.approx(1e22, rel=1e-9)
+        losses.append([answer.values["loss"].value for answer in best])
+    assert all(paid > unpaid for unpaid, paid in zip(*losses))
