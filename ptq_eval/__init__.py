@@ -14,15 +14,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["DegradationTable", "load", "run", "save_report"]
+__all__ = ["DegradationTable", "compare", "fit_by", "fit_data", "load", "run", "save_report"]
+_ELSEWHERE = {"compare": "comparing", "fit_by": "comparing", "fit_data": "fitting"}
 
 if TYPE_CHECKING:
     from ptq_eval.api import DegradationTable, load, run, save_report
+    from ptq_eval.comparing import compare, fit_by
+    from ptq_eval.fitting import fit_data
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from ptq_eval import api
+        from importlib import import_module
 
-        return getattr(api, name)
+        return getattr(import_module(f"ptq_eval.{_ELSEWHERE.get(name, 'api')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,7 +16,10 @@ import click
 
 from ptq_eval import __version__, cli_options
 from ptq_eval.cli_console import Bar, complain, console
+from ptq_eval.cli_fit import fit
+from ptq_eval.cli_plan import plan
 from ptq_eval.cli_pretrain import pretrain
+from ptq_eval.cli_sensitivity import sensitivity
 from ptq_eval.errors import MeasurementFailedError, PtqEvalError
 
 INTERRUPTED = 130
@@ -152,25 +155,6 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
     _raise_first([error_for(checkpoint, checkpoint.fatal[0]) for checkpoint in checkpoints if checkpoint.fatal])
 
 
-@cli.command(short_help="Fit the laws again to stored measurements.")
-@click.argument("out")
-@cli_options.fit_options
-def fit(out: str, seed: int, bootstrap: int) -> None:
-    """Fit the laws again to the records in OUT, and write fit.json.
-
-    \b
-    Example:
-      ptq-eval fit out --bootstrap 2000
-    """
-    import ptq_eval
-    from ptq_eval.report import render_fit, write_fit
-
-    with Bar() as bar:
-        table = ptq_eval.load(out, seed=seed, bootstrap=bootstrap, progress=bar)
-    console().print(render_fit(table, table.fit, table.run_info))
-    click.echo(f"Written: {write_fit(Path(out), table.fit)}")
-
-
 @cli.command(short_help="Write tables, figures and page again from stored measurements.")
 @click.argument("out")
 @cli_options.fit_options
@@ -213,7 +197,10 @@ def quantizers() -> None:
     console().print(table)
 
 
+cli.add_command(fit)
+cli.add_command(plan)
 cli.add_command(pretrain)
+cli.add_command(sensitivity)
 
 
 def main() -> None:

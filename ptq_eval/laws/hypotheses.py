@@ -33,7 +33,7 @@ _ONE_PHASE = (
 def phase_against_tokens(data: Data, **options: Any) -> dict[str, Any]:
     """Whether delta follows tokens, the phase S of the schedule, or both; JSON-ready, the answer under "verdict".
 
-    data: as for the laws of delta, with "S" (`ptq_eval.laws.phase.phase_of`).  `options` go to the fitter.
+    data: as for the laws of delta, with "S" (`ptq_eval.laws.schedule.phase_of`).  `options` go to the fitter.
     """
     s = np.asarray(data.get("S", np.empty(0)), float)
     known = np.isfinite(s)

@@ -17,7 +17,7 @@ has decayed yet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -25,7 +25,6 @@ from ptq_eval.laws.base import Data, Law, Parameter, Theta
 from ptq_eval.laws.kumar_ptq import KumarPTQ
 
 _GAMMA_S = Parameter("gamma_S", -5.0, 5.0)
-ANNEALED, AT_PEAK = "annealed", ("constant", "warmup")
 
 
 class KumarPhase(KumarPTQ):
@@ -64,39 +63,6 @@ class PhasePTQ(KumarPhase):
     def critical_tokens(self, theta: Theta, loss: Theta, data: Data) -> float:
         """Infinite: where delta does not depend on tokens, no number of them makes a model worse."""
         return float("inf")
-
-
-def phase_of(
-    rates: np.ndarray, phases: Sequence[str] | np.ndarray, runs: Sequence[str] | np.ndarray, tokens: np.ndarray
-) -> tuple[np.ndarray, list[str]]:
-    """S [n] of every checkpoint, from 1 (peak) to 2 (decayed to zero), and what a reader must know of it.
-
-    rates [n]: learning rates, NaN where unknown; phases [n]: `constant`, `warmup`, `decay`, `annealed` or ""; runs [n]:
-    names of training runs; tokens [n]: D.  NaN where neither rate nor phase tells.  The peak of a run is the highest
-    rate among its own points.
-    """
-    runs_, phases_ = np.asarray(runs), np.asarray(phases)
-    s = np.full(len(rates), np.nan)
-    single = []
-    for run in dict.fromkeys(runs_.tolist()):
-        rows = np.flatnonzero((runs_ == run) & np.isfinite(rates))
-        if not len(rows):
-            continue
-        peak = rates[rows].max()
-        first = tokens[rows[rates[rows] >= peak]].min()
-        share = 1 - rates[rows] / peak if peak > 0 else np.ones(len(rows))
-        s[rows] = 1 + np.where(tokens[rows] < first, 0.0, share)
-        if len(np.unique(tokens[rows])) == 1 and phases_[rows[0]] != ANNEALED:
-            single.append(run)
-    s[np.isin(phases_, AT_PEAK)] = 1.0
-    s[phases_ == ANNEALED] = 2.0
-    notes = []
-    if single:
-        notes.append(
-            f"{len(single)} runs have a single checkpoint, whose learning rate is then their highest: give their phase "
-            "(`annealed`, `constant`) in a column `phase`"
-        )
-    return s, notes
 
 
 def laws_of_phase() -> dict[str, Law]:

@@ -28,7 +28,7 @@ def write(out: Path, table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[s
     Each file is replaced atomically.  Raises OutputFullError where the folder cannot be written, and
     NothingToFitError for a table without rows.
     """
-    from ptq_eval.report import figures, files, latex, page
+    from ptq_eval.report import figures, files, latex, page, sensitivity
     from ptq_eval.report.study import Study
 
     study, out = Study(table, fit, run), Path(out)
@@ -37,7 +37,7 @@ def write(out: Path, table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[s
         files.write_json(out / "fit.json", fit),
         files.write_text(out / "tables" / "degradation.tex", latex.document(study)),
         *figures.write(out / "figures", study),
-        files.write_text(out / "report.md", page.document(study)),
+        files.write_text(out / "report.md", page.document(study, theory=sensitivity.read(out))),
     ]
 
 
@@ -57,8 +57,8 @@ def render_fit(table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, An
     return terminal.Report(Study(table, fit, run), measurements=False)
 
 
-def write_fit(out: Path, fit: Mapping[str, Any]) -> Path:
-    """Write `fit.json` alone below `out`.  Raises OutputFullError."""
+def write_fit(out: Path, fit: Mapping[str, Any], name: str = "fit.json") -> Path:
+    """Write `fit.json` alone below `out`, or under another name.  Raises OutputFullError."""
     from ptq_eval.report import files
 
-    return files.write_json(Path(out) / "fit.json", fit)
+    return files.write_json(Path(out) / name, fit)

@@ -8,12 +8,12 @@ untouched, since a `Figure` is made without pyplot.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from ptq_eval.report import delta_figure, files, loss_figure
-from ptq_eval.report.study import Study
 
 FIGURES = {"delta_vs_ratio": delta_figure, "loss_vs_tokens": loss_figure}
 PIXELS_PER_INCH = 200
@@ -36,15 +36,15 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def write(folder: Path, study: Study) -> list[Path]:
-    """Draw every figure into `folder`; returns the paths, three for each figure."""
+def write(folder: Path, study: Any, figures: Mapping[str, Any] = FIGURES) -> list[Path]:
+    """Draw `figures` (by name, modules with `data` and `draw`) into `folder`; the paths, three for each figure."""
     import matplotlib
 
     paths = []
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
-        for name, figure in FIGURES.items():
+        for name, figure in figures.items():
             table = figure.data(study)
             drawn = figure.draw(table)
             for kind, metadata in _METADATA.items():

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
-from ptq_eval.report import tables
+from ptq_eval.report import sensitivity, tables
 from ptq_eval.report.audit import compared, inversions, left_out, solver_summary, within_noise
 from ptq_eval.report.files import plain
 from ptq_eval.report.numbers import count, number
@@ -36,8 +36,8 @@ LIMITS = (
 )
 
 
-def document(study: Study) -> str:
-    """The page in GitHub's Markdown."""
+def document(study: Study, theory: Mapping[str, Any] | None = None) -> str:
+    """The page in GitHub's Markdown; `theory` is the record of `ptq-eval sensitivity`, where there is one."""
     sections = [
         ("", _title(study)),
         ("The answer", _answer(study)),
@@ -45,6 +45,7 @@ def document(study: Study) -> str:
         ("Figures", _figures()),
         ("Degradation", _degradation(study)),
         ("Fits", _fits(study)),
+        *([("From theory: which layers carry the damage", sensitivity.section(theory))] if theory else []),
         ("Where GPTQ did worse than rounding", _inversions(study)),
         ("What was quantized", _models(study)),
         ("Left out, failed or measured in part", _left_out(study)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptq_eval.laws.planner import Plan
+from ptq_eval.laws.planning.planner import Plan
 from ptq_eval.report import figures, files, plan_budget_figure, plan_contour_figure, plan_loss_figure, plan_words
 
 if TYPE_CHECKING:

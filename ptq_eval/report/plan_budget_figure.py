@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ptq_eval.laws.plan_curves import precision_against_budget
-from ptq_eval.laws.planner import Plan
+from ptq_eval.laws.planning.curves import precision_against_budget
+from ptq_eval.laws.planning.planner import Plan
 from ptq_eval.report import style
 from ptq_eval.report.numbers import count
 from ptq_eval.report.plan_loss_figure import band, beyond_handles, line

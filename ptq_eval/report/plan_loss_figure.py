@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.laws.plan_curves import loss_against_tokens
-from ptq_eval.laws.planner import Plan
+from ptq_eval.laws.planning.curves import loss_against_tokens
+from ptq_eval.laws.planning.planner import Plan
 from ptq_eval.report import style
 from ptq_eval.report.numbers import count
 from ptq_eval.report.study import Frame

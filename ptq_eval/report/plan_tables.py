@@ -9,8 +9,8 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from ptq_eval.laws.plan_question import Answer
-from ptq_eval.laws.planner import Plan
+from ptq_eval.laws.planning.planner import Plan
+from ptq_eval.laws.planning.question import Answer
 from ptq_eval.report.numbers import MISSING, count, short
 from ptq_eval.report.plan_words import beyond, bits, cautions, farther, interval, loss, sentences, size
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 
 from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.critical import FARTHEST
-from ptq_eval.laws.plan_formulas import HIGH
-from ptq_eval.laws.plan_question import Answer
-from ptq_eval.laws.planner import Plan
+from ptq_eval.laws.planning.formulas import HIGH
+from ptq_eval.laws.planning.planner import Plan
+from ptq_eval.laws.planning.question import Answer
 from ptq_eval.report.numbers import count, estimate, short
 
 _EQUAL = 5e-5

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ptq_eval.laws.plan_source import Source, from_preset
-from ptq_eval.laws.planner import Question, plan
+from ptq_eval.laws.planning.planner import Question, plan
+from ptq_eval.laws.planning.source import Source, from_preset
 from ptq_eval.laws.presets import KUMAR_2024, OUYANG_2024
 from ptq_eval.report.plan import render
 from ptq_eval.report.plan_words import cautions, sentences, size

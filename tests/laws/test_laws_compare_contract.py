@@ -10,7 +10,8 @@ from ptq_eval.laws.candidate import undetermined
 from ptq_eval.laws.catalogue import make_law
 from ptq_eval.laws.compare import Difference, compare
 from ptq_eval.laws.hypotheses import equality, phase_against_tokens
-from ptq_eval.laws.phase import KumarPhase, PhasePTQ, phase_of
+from ptq_eval.laws.phase import KumarPhase, PhasePTQ
+from ptq_eval.laws.schedule import phase_of
 
 SIZES, TOKENS = (3e7, 6e7, 1.1e8), (1.5e9, 3e9, 6e9, 13e9, 26e9)
 

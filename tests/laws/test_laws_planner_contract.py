@@ -6,8 +6,8 @@ import pytest
 from laws_synthetic import KUMAR, eq2
 
 from ptq_eval.errors import BitsError, NotPositiveError, PlanError, UnitsError
-from ptq_eval.laws.plan_source import from_preset
-from ptq_eval.laws.planner import Planner, Question, plan
+from ptq_eval.laws.planning.planner import Planner, Question, plan
+from ptq_eval.laws.planning.source import from_preset
 from ptq_eval.laws.presets import EPOCH_2024, KUMAR_2024, OUYANG_2024, PRESETS, SUN_2025
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from ptq_eval.errors import NotPositiveError, OptionError, UnitsError
-from ptq_eval.laws.optimum import Budget, optimum
-from ptq_eval.laws.plan_source import from_preset
-from ptq_eval.laws.planner import Planner, Question, plan
+from ptq_eval.laws.planning.optimum import Budget, optimum
+from ptq_eval.laws.planning.planner import Planner, Question, plan
+from ptq_eval.laws.planning.quantities import read
+from ptq_eval.laws.planning.source import from_preset
 from ptq_eval.laws.presets import KUMAR_2024
-from ptq_eval.laws.quantities import read
 
 D_CRIT = {
     30e6: {3: 16.4e9, 4: 88.6e9, 5: 479e9, 6: 2.59e12},

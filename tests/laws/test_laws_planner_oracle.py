@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ptq_eval.laws.n_eff import NEff
-from ptq_eval.laws.optimum import Budget, optimum
-from ptq_eval.laws.plan_source import from_preset
-from ptq_eval.laws.planner import Planner, Question, plan
+from ptq_eval.laws.planning.optimum import Budget, optimum
+from ptq_eval.laws.planning.planner import Planner, Question, plan
+from ptq_eval.laws.planning.source import from_preset
 from ptq_eval.laws.presets import KUMAR_2024
 
 K = dict(KUMAR_2024.constants)

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptq_eval.laws.optimum import Budget, lowest, optimum
-from ptq_eval.laws.plan_source import from_preset
-from ptq_eval.laws.planner import Planner, Question
+from ptq_eval.laws.planning.optimum import Budget, lowest, optimum
+from ptq_eval.laws.planning.planner import Planner, Question
+from ptq_eval.laws.planning.source import from_preset
 from ptq_eval.laws.presets import KUMAR_2024
 
 few = settings(max_examples=25, deadline=None)

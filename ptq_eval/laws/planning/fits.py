@@ -20,7 +20,7 @@ from ptq_eval.laws.cautions import cautions
 from ptq_eval.laws.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.fitter import fit
 from ptq_eval.laws.kumar_ptq import KumarPTQ, KumarPTQRatio
-from ptq_eval.laws.plan_source import Source, from_fits
+from ptq_eval.laws.planning.source import Source, from_fits
 from ptq_eval.laws.table import FULL_PRECISION, Point, Row, Windows, by, delta_data, full_precision, loss_data, read
 
 REPLICATES = 200

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ptq_eval.laws.optimum import BITS, Optimum
-from ptq_eval.laws.plan_formulas import HIGH
-from ptq_eval.laws.plan_question import Answer
+from ptq_eval.laws.planning.formulas import HIGH
+from ptq_eval.laws.planning.optimum import BITS, Optimum
+from ptq_eval.laws.planning.question import Answer
 
 if TYPE_CHECKING:
-    from ptq_eval.laws.planner import Planner
+    from ptq_eval.laws.planning.planner import Planner
 
 ALWAYS_LOWER = "fewer bits are always better under this law: P is the least that was searched"
 

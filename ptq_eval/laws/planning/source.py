@@ -19,7 +19,7 @@ import numpy as np
 
 from ptq_eval.laws import bootstrap, critical
 from ptq_eval.laws.base import Estimate, FitResult
-from ptq_eval.laws.plan_formulas import Formulas
+from ptq_eval.laws.planning.formulas import Formulas
 from ptq_eval.laws.presets import Preset
 
 Ranges = Mapping[str, tuple[float, float]]

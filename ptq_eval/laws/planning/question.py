@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ptq_eval.errors import BitsError, PlanError
-from ptq_eval.laws import quantities
 from ptq_eval.laws.base import Estimate
-from ptq_eval.laws.optimum import SERVING, Budget
-from ptq_eval.laws.plan_formulas import HIGH
+from ptq_eval.laws.planning import quantities
+from ptq_eval.laws.planning.formulas import HIGH
+from ptq_eval.laws.planning.optimum import SERVING, Budget
 
 SERVED = (1.0, HIGH)
 """Serving precisions that can be asked about, in bits."""

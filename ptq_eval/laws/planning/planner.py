@@ -21,11 +21,11 @@ import numpy as np
 
 from ptq_eval.errors import PlanError
 from ptq_eval.laws.base import Estimate
-from ptq_eval.laws.optimum import BITS, Budget, Optimum, lowest, optimum
-from ptq_eval.laws.plan_formulas import HIGH
-from ptq_eval.laws.plan_optima import ALWAYS_LOWER, optima
-from ptq_eval.laws.plan_question import Answer, Question
-from ptq_eval.laws.plan_source import Source
+from ptq_eval.laws.planning.formulas import HIGH
+from ptq_eval.laws.planning.optima import ALWAYS_LOWER, optima
+from ptq_eval.laws.planning.optimum import BITS, Budget, Optimum, lowest, optimum
+from ptq_eval.laws.planning.question import Answer, Question
+from ptq_eval.laws.planning.source import Source
 
 
 class Planner:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws.optimum import BITS, Budget, optimum
-from ptq_eval.laws.planner import Planner
+from ptq_eval.laws.planning.optimum import BITS, Budget, optimum
+from ptq_eval.laws.planning.planner import Planner
 
 POINTS, BUDGETS, GRID = 70, 25, 61
 FARTHEST_RATIO = 1e4

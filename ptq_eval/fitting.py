@@ -1,0 +1,189 @@
+"""Any law fitted to anybody's table: `fit_data("runs.csv", "chinchilla", "N=params,D=flop/(6*N),loss=final")`.
+
+The table is a file, a data frame or plain columns.  What comes back holds `fit`, of the shape of `fit.json`, so that
+whatever reads an output folder of this project reads this too.  Each law is fitted to the rows that its own columns
+call for; a law of the loss and a law of delta fitted together also give the critical number of tokens.
+
+Unlike the main job, which reports what cannot be fitted, this one refuses it: see `ptq_eval.laws.requirements`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ptq_eval import __version__
+from ptq_eval.datafile import as_columns, read_table
+from ptq_eval.errors import OptionError, UnknownPluginError
+from ptq_eval.laws.analyse import VERSION
+from ptq_eval.laws.base import FitResult, Law
+from ptq_eval.laws.candidate import undetermined
+from ptq_eval.laws.catalogue import law_for
+from ptq_eval.laws.external import Mapped, map_columns, parse_columns, select
+from ptq_eval.laws.fitter import fit
+from ptq_eval.laws.reader import Table, as_text
+from ptq_eval.laws.requirements import USUAL, require
+from ptq_eval.laws.restrict import restrict
+from ptq_eval.laws.table import Config
+from ptq_eval.laws.turns import critical_tokens
+
+Data = str | Path | pd.DataFrame | Mapping[str, Any]
+Progress = Callable[[str, float, float], None]
+MOST_GROUPS = 200
+"""A column with more values than this is no grouping."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One law fitted to one group of rows."""
+
+    law: Law
+    result: FitResult
+    mapped: Mapped
+    group: Mapping[str, str]
+
+    @property
+    def label(self) -> str:
+        """What was fitted, in a few words."""
+        return ", ".join([self.law.name, *(f"{name} {value}" for name, value in self.group.items())])
+
+    def entry(self) -> dict[str, Any]:
+        """The entry of `fits` in `fit.json`."""
+        config = {**Config(self.group.get("quantizer", "")).to_dict(), "group": dict(self.group)}
+        data, names = self.mapped.data, (*self.law.columns, self.law.response)
+        ranges = {name: [float(data[name].min()), float(data[name].max())] for name in names}
+        return {**config, "runs": [], **self.result.to_dict(), "law": self.law.name, "ranges": ranges}
+
+
+@dataclass(frozen=True)
+class DataFit:
+    """What `fit_data` found: `fit` is JSON-ready, of the shape of `fit.json`; `parts` hold the fits themselves."""
+
+    fit: dict[str, Any]
+    parts: list[Part] = field(repr=False)
+
+    @property
+    def results(self) -> list[FitResult]:
+        """The fits, in the order of the laws and, within one, of the groups."""
+        return [part.result for part in self.parts]
+
+    def write(self, out: str | Path) -> list[Path]:
+        """Write fit.json, report.md and the figures below `out`; the paths written.  Raises OutputFullError."""
+        from ptq_eval.report.data_fit import write
+
+        return write(Path(out), self)
+
+
+def columns_of(data: Data) -> tuple[Table, str]:
+    """The columns of a table, and what to call it.  Raises DataFileError."""
+    if isinstance(data, (str, Path)):
+        return read_table(data), Path(data).name
+    frame = data if isinstance(data, pd.DataFrame) else pd.DataFrame({name: np.asarray(v) for name, v in data.items()})
+    return as_columns(frame), "a table in memory"
+
+
+def fit_data(
+    data: Data,
+    law: str = "chinchilla",
+    columns: str | Mapping[str, str] = "",
+    *,
+    where: str = "",
+    by: str = "",
+    loss: str = "huber",
+    huber_delta: float | None = None,
+    fixed: Mapping[str, float] | None = None,
+    tied: Iterable[tuple[str, str]] = (),
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    law_options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    bootstrap: int = 200,
+    level: float = 0.9,
+    progress: Progress | None = None,
+) -> DataFit:
+    """Fit one law, or several joined by commas, to a table.
+
+    data: a .csv, .tsv, .parquet or .jsonl file, a data frame, or columns by name.  columns: what each variable is,
+    as "N=params,D=flop/(6*N)" or a mapping; the usual names need not be given.  where: a condition on rows.  by: a
+    column, for one fit per value; where that is the bits, what they do to delta is held.  The other options are the
+    fitter's (`ptq_eval.laws.fit`).
+
+    Raises DataFileError, ColumnError, ExpressionError, TextColumnError, NotFiniteError, NotPositiveError, UnitsError,
+    TooFewPointsError, NotVaryingError, NegativeDeltaError, UnknownPluginError and OptionError.
+    """
+    table, name = columns_of(data)
+    mapping = parse_columns(columns) if isinstance(columns, str) else dict(columns)
+    laws = [text.strip() for text in law.split(",") if text.strip()]
+    if not laws:
+        raise UnknownPluginError("no law is named", remedy="--law chinchilla")
+    made = [law_for(text, [*mapping, *table], law_options) for text in laws]
+    options: dict[str, Any] = {"loss": loss, "huber_delta": huber_delta, "seed": seed, "n_boot": bootstrap}
+    groups = groups_of(table, by, where)
+    per_bits = by in ("P", *USUAL["P"]) or (by != "" and by == mapping.get("P", mapping.get("bits")))
+    parts: list[Part] = []
+    for one in made:
+        searched = restrict(one, *_own(one, fixed, tied, bounds, len(made) > 1))
+        for group, rows in groups:
+            if progress:
+                progress("fitting", float(len(parts)), float(len(made) * len(groups)))
+            mapped = map_columns(one, table, mapping, rows)
+            held = restrict(searched, undetermined(one, mapped.data, ("P",))) if per_bits else searched
+            require(held, mapped.data)
+            parts.append(Part(one, fit(held, mapped.data, level=level, **options), mapped, group))
+    turns = [(group, found.to_dict()) for group, found in _turns(parts, seed)]
+    critical = [{**Config("").to_dict(), "group": dict(group), **found} for group, found in turns]
+    about = {"source": name, "columns": mapping, "where": where, "rows": len(next(iter(table.values()), ()))}
+    notes = list(dict.fromkeys(note for part in parts for note in part.mapped.notes))
+    found = {"fits": [part.entry() for part in parts], "critical_tokens": critical, "warnings": notes}
+    return DataFit({**found, "version": VERSION, "data": about, "ptq_eval": __version__}, parts)
+
+
+def _own(law: Law, fixed: Any, tied: Any, bounds: Any, several: bool) -> tuple[Any, Any, Any]:
+    """The restrictions that name constants of this law: among several laws each has its own."""
+    if not several:
+        return fixed, tied, bounds
+    known = {p.name for p in law.parameters}
+    mine = [{name: value for name, value in (given or {}).items() if name in known} for given in (fixed, bounds)]
+    return mine[0], [pair for pair in tied if set(pair) <= known], mine[1]
+
+
+def groups_of(table: Table, by: str, where: str) -> list[tuple[dict[str, str], np.ndarray]]:
+    """({column: value}, places of its rows) for each value of the column `by`; one group of all rows without it.
+
+    Raises ColumnError and, for a column with very many values, OptionError.
+    """
+    rows = select(table, where)
+    if not by:
+        return [({}, rows)]
+    labels = as_text(table, by)[rows]
+    values = list(dict.fromkeys(labels.tolist()))
+    if len(values) > MOST_GROUPS:
+        allowed = f"at most {MOST_GROUPS}"
+        raise OptionError(f"--by {by}: too many values for a grouping", got=len(values), allowed=allowed)
+    return [({by: value}, rows[labels == value]) for value in values]
+
+
+def _turns(parts: list[Part], seed: int) -> Iterable[tuple[Mapping[str, str], Any]]:
+    """Critical tokens wherever a group has a law of delta and one of the loss, or one law of both."""
+    for part in parts:
+        if not hasattr(part.law, "critical_tokens"):
+            continue
+        same = [other for other in parts if other.group == part.group and {"B", "beta"} <= set(other.result.values)]
+        own = part.law.response == "loss"
+        curve = part if own else next((other for other in same if other.law.response == "loss"), None)
+        data = part.mapped.data
+        after = data["loss"] if own else None
+        if curve and not own:
+            before = {key: loss for key, loss in zip(_places(curve.mapped.data), curve.mapped.data["loss"])}
+            after = np.array([before.get(key, np.nan) for key in _places(data)]) + data["delta"]
+        for found in critical_tokens(part.law, part.result, data, curve and curve.result, after, seed=seed):
+            yield part.group, found
+
+
+def _places(data: Mapping[str, np.ndarray]) -> Iterable[tuple[Any, ...]]:
+    """What tells the checkpoints of a table apart."""
+    return zip(data["run"].tolist(), data["N"].tolist(), data["D"].tolist())

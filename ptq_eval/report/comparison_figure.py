@@ -1,0 +1,112 @@
+"""Laws ranked: held-out error on the left, AICc on the right, one row of panels per comparison, the best law on top.
+
+Small hollow marks are the kinds of leaving out, the filled one their mean.  Bars are standard errors of the difference
+from the best law, so the best has none.  The grey band of AICc is within 2 of the lowest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ptq_eval.report import style
+from ptq_eval.report.numbers import number
+from ptq_eval.report.study import Frame
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = ("comparison", "response", "law", "rank", "quantity", "value", "se")
+MEAN, AICC = "held-out error", "delta AICc"
+ALIKE = 2.0
+_MARKS = ("o", "s", "^")
+_WIDTH, _ROW, _HEAD = 6.8, 0.24, 0.75
+
+
+def data(found: Mapping[str, Any]) -> Frame:
+    """Everything drawn: one row per law and quantity, the kinds of leaving out under their own names."""
+    rows = []
+    for comparison in found["comparisons"]:
+        for law in comparison["laws"]:
+            head = (comparison["label"], comparison["response"], law["name"], law["rank"])
+            best = law["rank"] == 1
+            against = law["against_best"]
+            left_out = comparison["left_out"]
+            rows += [(*head, left_out[kind], number(value), math.nan) for kind, value in law["held_out"].items()]
+            rows.append((*head, MEAN, number(law["held_out_error"]), math.nan if best else number(against["error_se"])))
+            rows.append((*head, AICC, number(law["delta_aicc"]), math.nan if best else number(against["aicc_se"])))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def draw(table: Frame) -> Figure:
+    """Draw what `data` returned."""
+    from matplotlib.figure import Figure
+
+    if table.empty:
+        return style.nothing("No law could be fitted.")
+    groups = list(table.groupby(["comparison", "response"], sort=False))
+    heights = [_HEAD + _ROW * group["law"].nunique() for _, group in groups]
+    figure = Figure(figsize=(_WIDTH, sum(heights) + 0.4))
+    axes = figure.subplots(len(groups), 2, squeeze=False, height_ratios=heights)
+    kinds = [k for k in dict.fromkeys(table["quantity"]) if k not in (MEAN, AICC)]
+    for (left, right), ((label, response), group) in zip(axes, groups):
+        _errors(left, group, kinds)
+        _aicc(right, group)
+        what = "δ" if response == "delta" else "loss"
+        left.set_title(f"{label}: {what}", loc="left")
+    axes[-1, 0].set_xlabel("held-out error (1 = as large as the value)")
+    axes[-1, 1].set_xlabel("AICc above the lowest")
+    _legend(figure, kinds)
+    return figure
+
+
+def _laws(ax: Axes, group: Frame) -> list[str]:
+    laws = list(group.sort_values("rank")["law"].unique())
+    ax.set_yticks(range(len(laws)), laws)
+    ax.set_ylim(len(laws) - 0.4, -0.6)
+    ax.grid(axis="y", linewidth=0.4, color="#DDDDDD")
+    ax.set_axisbelow(True)
+    return laws
+
+
+def _errors(ax: Axes, group: Frame, kinds: list[str]) -> None:
+    laws = _laws(ax, group)
+    for kind, mark in zip(kinds, _MARKS):
+        rows = group[group["quantity"] == kind]
+        places = [laws.index(law) for law in rows["law"]]
+        ax.plot(rows["value"], places, mark, color="#7F7F7F", markerfacecolor="none", markeredgewidth=0.7)
+    mean = group[group["quantity"] == MEAN]
+    places = [laws.index(law) for law in mean["law"]]
+    ax.errorbar(mean["value"], places, xerr=mean["se"], fmt="D", color=style.COLOURS[8], elinewidth=0.9, zorder=3)
+    ax.set_xlim(left=0)
+
+
+def _aicc(ax: Axes, group: Frame) -> None:
+    laws = _laws(ax, group)
+    rows = group[group["quantity"] == AICC]
+    places = [laws.index(law) for law in rows["law"]]
+    ax.axvspan(0, ALIKE, color="#EEEEEE", zorder=0)
+    ax.errorbar(rows["value"], places, xerr=rows["se"], fmt="D", color=style.COLOURS[2], elinewidth=0.9, zorder=3)
+    ax.set_xscale("symlog", linthresh=10)
+    ax.set_yticklabels([])
+
+
+def _legend(figure: Figure, kinds: list[str]) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = []
+    for kind, mark in zip(kinds, _MARKS):
+        text = f"without {kind}" if kind.startswith("each") else f"without the {kind}"
+        handles.append(
+            Line2D([], [], color="#7F7F7F", marker=mark, markerfacecolor="none", linestyle="none", label=text)
+        )
+    blue, red = style.COLOURS[8], style.COLOURS[2]
+    handles.append(Line2D([], [], marker="D", color=blue, linewidth=0.9, label="mean ± error of difference from best"))
+    handles.append(Line2D([], [], marker="D", color=red, linewidth=0.9, label="AICc ± error of difference from best"))
+    handles.append(Patch(color="#EEEEEE", label=f"AICc within {ALIKE:g}"))
+    style.legend(figure, handles, most=3)

@@ -1,0 +1,117 @@
+"""A law fitted to somebody's table: what it says against what was measured, and what it leaves over.
+
+The first panel has measured values over fitted ones; a law that holds puts them on the line.  The others show the
+residual, relative to the fitted value, over each variable of the law: a trend there is what the law does not know.
+Values that are not positive have no place on a logarithmic axis and are drawn at its lower edge.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ptq_eval.report import style
+from ptq_eval.report.study import Frame
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = ("fit", "response", "row", "variables", "measured", "se", "fitted", "relative_residual", "standard_residual")
+MOST = 6
+"""Rows of panels: more groups than this are in the table, not in the figure."""
+_NAMES = {"N": "N (parameters)", "D": "D (tokens)", "P": "bits", "S": "phase (1 peak, 2 decayed)", "G": "group size"}
+_WIDE = 8.0
+_ROOM = 1.3
+
+
+def data(found: Any) -> Frame:
+    """One row per point of every fit (a `DataFit`): its variables, measured and fitted value, residuals."""
+    frames = []
+    for part in found.parts:
+        if not part.result.identified:
+            continue
+        columns, y = part.mapped.data, part.mapped.data[part.law.response]
+        f = np.broadcast_to(part.law.predict(part.result.values, columns), len(y))
+        frame = pd.DataFrame({name: columns[name] for name in part.law.columns})
+        frames.append(
+            frame.assign(
+                fit=part.label,
+                response=part.law.response,
+                row=part.mapped.rows + 1,
+                variables=" ".join(part.law.columns),
+                measured=y,
+                se=columns.get("se", np.full(len(y), math.nan)),
+                fitted=f,
+                relative_residual=(y - f) / np.abs(f),
+                standard_residual=part.result.residuals,
+            )
+        )
+    if not frames:
+        return pd.DataFrame(columns=list(COLUMNS))
+    table = pd.concat(frames, ignore_index=True)
+    return table[[*COLUMNS, *(name for name in table if name not in COLUMNS)]]
+
+
+def draw(table: Frame) -> Figure:
+    """Draw what `data` returned."""
+    if table.empty:
+        return style.nothing("No law could be fitted.")
+    groups = list(table.groupby("fit", sort=False))[:MOST]
+    columns = 1 + max(len(_varying(group)) for _, group in groups)
+    figure, axes = style.panels(len(groups), columns)
+    for row, (label, group) in zip(axes, groups):
+        _against(row[0], group)
+        row[0].set_title(str(label), loc="left")
+        for ax, name in zip(row[1:], _varying(group)):
+            _residuals(ax, group, name)
+        for ax in row[1 + len(_varying(group)) :]:
+            ax.set_axis_off()
+    return figure
+
+
+def _varying(group: Frame) -> list[str]:
+    return [name for name in str(group["variables"].iloc[0]).split() if group[name].nunique() > 1]
+
+
+def _against(ax: Axes, group: Frame) -> None:
+    x, y = group["fitted"].to_numpy(float), group["measured"].to_numpy(float)
+    positive = (x > 0) & (y > 0)
+    what = "δ" if group["response"].iloc[0] == "delta" else "loss"
+    both = np.concatenate([x[positive], y[positive]])
+    low, high = both.min(), both.max()
+    if high / low > _WIDE:
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlim(low / _ROOM, high * _ROOM)
+        ax.set_ylim(low / _ROOM, high * _ROOM)
+        lost = x[~positive & (x > 0)]
+        ax.plot(lost, np.full(len(lost), low / _ROOM), "v", color="#7F7F7F", markerfacecolor="none", clip_on=False)
+    else:
+        positive = np.isfinite(x) & np.isfinite(y)
+    ends = np.array([low, high])
+    ax.plot(ends, ends, "-", color="black", linewidth=0.7)
+    error = group["se"].to_numpy(float)[positive]
+    known = {"yerr": error} if np.isfinite(error).any() else {}
+    ax.errorbar(
+        x[positive], y[positive], fmt="o", color=style.COLOURS[8], elinewidth=0.6, alpha=0.7, markersize=2.6, **known
+    )
+    ax.set_xlabel(f"{what} fitted (nats per token)")
+    ax.set_ylabel(f"{what} measured")
+
+
+def _residuals(ax: Axes, group: Frame, name: str) -> None:
+    x, residual = group[name], 100 * group["relative_residual"]
+    ax.axhline(0, color="black", linewidth=0.7)
+    ax.plot(x, residual, "o", color=style.COLOURS[8], alpha=0.7, markersize=2.6, markeredgewidth=0)
+    bound = float(np.nanmax(np.abs(residual))) * 1.1
+    if bound > 100 * _WIDE:
+        ax.set_yscale("symlog", linthresh=100)
+    ax.set_ylim(-bound, bound)
+    if name in ("N", "D") or x.max() / x.min() > 100:
+        style.log_x(ax, *style.span(x), tokens=True)
+    ax.set_xlabel(_NAMES.get(name, name))
+    ax.set_ylabel("measured − fitted (% of fitted)")
