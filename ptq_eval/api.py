@@ -90,9 +90,11 @@ class _Session:
                 missing,
                 device=self.config.resolve_device(),
                 trust_remote_code=self.config.trust_remote_code,
+                memory=self.config.memory_bytes(),
                 tick=tick,
             ):
                 writer.append(measurement)
+            writer.sync()
         except OutputFullError:  # going on would lose what is measured
             raise
         except Exception as error:  # whatever one checkpoint does, the others are still to be measured

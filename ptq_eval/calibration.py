@@ -1,73 +1,40 @@
 """One forward pass over the calibration windows: statistics of each distinct input, solved there and then.
 
-The whole calibration batch goes through the model once.  When the first of the layers that share an input is about
-to run, a hook takes the statistics of that input, hands them to every quantizer that waits for them, drops them,
-and the pass goes on: with the full-precision weights ("shared") or with the quantized ones ("sequential", the
-published GPTQ).  The pass stops at the last matrix, before any logits.  No decoder block is ever called by hand, so
-every architecture works, and only one layer's statistics are alive at a time.
+The calibration windows go through the model once.  When the first of the layers that share an input is about to
+run, a hook takes the statistics of that input, hands them to every quantizer that waits for them, drops them, and
+the pass goes on: with the full-precision weights ("shared") or with the quantized ones ("sequential", the published
+GPTQ).  The pass stops at the last matrix, before any logits.  No decoder block is ever called by hand, so every
+architecture works, and only one layer's statistics are alive at a time.  Windows that would be too many for one
+batch advance in chunks, layer by layer (`lockstep`).
+
+All lanes of one quantizer under the same statistics are solved in one call, `Quantizer.quantize_grid`.  Sequential
+lanes need a pass each, because each sees inputs of its own; they share the probing pass, and the first input of the
+model, which is the same for all of them, is solved once for all.
 
 Which layers share an input is found by a short probing pass: their inputs are one and the same tensor object.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ptq_eval import lockstep
+from ptq_eval.lanes import Lane
 from ptq_eval.models import LanguageModel
-from quantizers import LayerStats, QuantizationError, QuantizedWeight, Quantizer, Scheme
+from quantizers import LayerStats, QuantizationError, QuantizedWeight, Quantizer
+
+__all__ = ["Lane", "chunks_of", "input_groups", "quantize"]
+
+_CHUNK_TOKENS = {"cpu": 16384, "cuda": 65536}
+"""Calibration tokens that go through the model as one batch."""
 
 
-@dataclass
-class Lane:
-    """A model under one quantizer and scheme: its weights by layer name, and what happened on the way."""
-
-    quantizer: Quantizer
-    scheme: Scheme
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    stored_bits: float = 0.0
-    stored_weights: int = 0
-    reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def add(self, name: str, quantized: QuantizedWeight, dtype: torch.dtype) -> None:
-        """Take up one layer's result."""
-        self.weights[name] = quantized.dequantize(dtype)
-        self.stored_bits += quantized.bits_per_weight * quantized.codes.numel()
-        self.stored_weights += quantized.codes.numel()
-        report = dict(quantized.report)
-        if quantized.ragged:
-            report["ragged"] = 1
-        self.reports[name] = report
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Stored bits per quantized weight, scales and zeros included."""
-        return self.stored_bits / self.stored_weights if self.stored_weights else math.nan
-
-    def details(self) -> dict[str, Any]:
-        """A summary for the record: sums and maxima of the layers' reports, and the layers left out."""
-        summary: dict[str, Any] = {"layers": len(self.weights), "layers_skipped": dict(self.skipped)}
-        reports = self.reports.values()
-        summary["ragged_layers"] = sum(1 for report in reports if report.get("ragged"))
-        for source, name, combine in (
-            ("damping", "damping_max", max),
-            ("damping_retries", "damping_retries", sum),
-            ("dead_columns", "dead_columns", sum),
-        ):
-            values = [report[source] for report in reports if source in report]
-            if values:
-                summary[name] = combine(values)
-        return summary
-
-
-class _Finished(Exception):
-    """Every layer has been solved: the rest of the forward pass is not needed."""
+def chunks_of(model: LanguageModel, ids: Tensor) -> list[Tensor]:
+    """Calibration windows [n, time] cut into batches: a function of shapes alone, never of free memory."""
+    tokens = _CHUNK_TOKENS.get(model.device.type, _CHUNK_TOKENS["cpu"])
+    return list(ids.split(max(1, tokens // ids.shape[1])))
 
 
 def input_groups(model: LanguageModel, ids: Tensor) -> list[tuple[str, ...]]:
@@ -76,8 +43,11 @@ def input_groups(model: LanguageModel, ids: Tensor) -> list[tuple[str, ...]]:
     A layer that no token of `ids` reaches (an expert) comes last, on its own.
     """
     groups = _probe(model, ids[:1])
-    if sum(map(len, groups)) < len(model.linears()):
-        groups = _probe(model, ids)
+    everything = set(model.linears())
+    for chunk in chunks_of(model, ids):
+        if everything <= {name for group in groups for name in group}:
+            break
+        groups = _merged(groups, _probe(model, chunk))
     reached = {name for group in groups for name in group}
     return [*groups, *((name,) for name in model.linears() if name not in reached)]
 
@@ -86,21 +56,32 @@ def _probe(model: LanguageModel, ids: Tensor) -> list[tuple[str, ...]]:
     inputs: list[tuple[Tensor, list[str]]] = []  # holds the tensors, so that no identity is used twice
     called: set[str] = set()
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def record(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            if name in called:
+    def record(name: str, x: Tensor) -> None:
+        if name in called:
+            return
+        called.add(name)
+        for seen, names in reversed(inputs[-4:]):
+            if seen is x:
+                names.append(name)
                 return
-            called.add(name)
-            for seen, names in reversed(inputs[-4:]):
-                if seen is args[0]:
-                    names.append(name)
-                    return
-            inputs.append((args[0], [name]))
+        inputs.append((x, [name]))
 
-        return record
-
-    _forward_with_hooks(model, ids, {name: hook(name) for name in model.linears()})
+    lockstep.forward(model, ids, dict.fromkeys(model.linears(), record))
     return [tuple(names) for _, names in inputs]
+
+
+def _merged(known: Sequence[tuple[str, ...]], more: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """`known` with the layers that only `more` has, each after the group that it follows there."""
+    merged, place = list(known), 0
+    for group in more:
+        at = {name: index for index, names in enumerate(merged) for name in names}
+        new = tuple(name for name in group if name not in at)
+        if new:
+            merged.insert(place, new)
+            place += 1
+        else:
+            place = max(at[name] for name in group) + 1
+    return merged
 
 
 def quantize(
@@ -109,91 +90,93 @@ def quantize(
     ids: Tensor | None,
     *,
     sequential: bool = False,
+    groups: Sequence[tuple[str, ...]] | None = None,
     tick: Callable[[], None] | None = None,
 ) -> None:
-    """Fill the lanes' weights.  `ids` [windows, time] is the calibration batch, None if no lane needs statistics.
+    """Fill the lanes' weights.  `ids` [windows, time] are the calibration windows, None if no lane needs statistics.
 
-    "shared" serves any number of lanes in one pass; "sequential" serves one lane.  A layer that cannot be quantized
-    stays in full precision and is named in `lane.skipped`.  Raises ValueError of `quantizers.errors` for a wrong
-    scheme or option.
+    "shared" serves all lanes in one pass, "sequential" takes a pass per lane.  `groups` are those of `input_groups`,
+    where they are known; `tick` is called once per group of a pass, and per data-free lane.  A layer that cannot be
+    quantized stays in full precision and is named in `lane.skipped`.  Raises ValueError of `quantizers.errors` for
+    a wrong scheme or option.
     """
-    if sequential and len(lanes) != 1:
-        raise ValueError("sequential calibration serves one lane at a time")
     data_free = [lane for lane in lanes if not lane.quantizer.needs_stats]
     waiting = [lane for lane in lanes if lane.quantizer.needs_stats]
-    for lane in data_free:
+    if data_free:
         for name in model.linears():
-            _solve(model, lane, (name,), None)
-        if tick:
-            tick()
+            _solve(model, data_free, (name,), None)
+        for _ in data_free:
+            _call(tick)
     if not waiting:
         return
     if ids is None:
         raise ValueError("these quantizers need calibration tokens")
-    groups = input_groups(model, ids)
-    with model.restoring():
-        _calibrating_pass(model, waiting, ids, groups, sequential, tick)
+    groups = groups or input_groups(model, ids)
+    for taken in [[lane] for lane in waiting] if sequential else [waiting]:
+        with model.restoring():
+            _calibrating_pass(model, taken, waiting, ids, groups, sequential, tick)
     for lane in waiting:
         for name in model.linears():
-            if name not in lane.weights:
-                lane.skipped.setdefault(name, "no calibration token reached it")
+            if not lane.knows(name):
+                lane.skipped[name] = "no calibration token reached it"
 
 
 def _calibrating_pass(
     model: LanguageModel,
     lanes: Sequence[Lane],
+    every: Sequence[Lane],
     ids: Tensor,
     groups: Sequence[tuple[str, ...]],
     sequential: bool,
     tick: Callable[[], None] | None,
 ) -> None:
-    pending = {name: group for group in groups for name in group}
+    """One pass that solves every layer of `lanes`, and the first layers of `every` lane."""
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def solve(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            group = pending.get(name)
-            if group is None:
-                return
-            stats = LayerStats.from_inputs(args[0])
-            for member in group:
-                pending.pop(member)
-            for lane in lanes:
-                solved = _solve(model, lane, group, stats)
-                if sequential:
-                    for member, weight in solved.items():
-                        model.set_weight(member, weight)
-            if tick:
-                tick()
-            if not pending:
-                raise _Finished
+    def serve(place: int, inputs: list[Tensor]) -> None:
+        group = groups[place]
+        concerned = every if place == 0 else lanes
+        unsolved = [lane for lane in concerned if not lane.knows(group[0])]
+        if unsolved:
+            stats = LayerStats.from_inputs(inputs[0])
+            for x in inputs[1:]:
+                stats.update(x)
+            _solve(model, unsolved, group, stats)
+        if sequential:
+            (lane,) = lanes
+            model.adopt(lane.weights, tuple(name for name in group if name in lane.weights))
+        _call(tick)
 
-        return solve
-
-    _forward_with_hooks(model, ids, {name: hook(name) for name in model.linears()})
+    lockstep.run(model, chunks_of(model, ids), groups, serve)
 
 
-def _solve(model: LanguageModel, lane: Lane, group: tuple[str, ...], stats: LayerStats | None) -> dict[str, Tensor]:
-    """Quantize a group of layers for one lane; the new weights by name, empty where it failed."""
+def _solve(model: LanguageModel, lanes: Sequence[Lane], group: Sequence[str], stats: LayerStats | None) -> None:
+    """Quantize a group of layers for several lanes: one call for all that share a quantizer."""
     weights = [model.weight(name) for name in group]
+    rest = list(lanes)
+    while rest:
+        quantizer = rest[0].quantizer
+        alike = [lane for lane in rest if lane.quantizer == quantizer]
+        rest = [lane for lane in rest if lane.quantizer != quantizer]
+        for lane, outcome in zip(alike, _grid(quantizer, weights, alike, stats)):
+            if isinstance(outcome, QuantizationError):
+                lane.skipped.update(dict.fromkeys(group, str(outcome)))
+                continue
+            for name, weight, quantized in zip(group, weights, outcome):
+                lane.add(name, quantized, weight.dtype)
+
+
+def _grid(
+    quantizer: Quantizer, weights: Sequence[Tensor], lanes: Sequence[Lane], stats: LayerStats | None
+) -> list[list[QuantizedWeight] | QuantizationError]:
+    """Each lane's result or failure: where the lanes fail together, each is tried alone."""
     try:
-        results = lane.quantizer.quantize_group(weights, lane.scheme, stats)
+        return [*quantizer.quantize_grid(weights, [lane.scheme for lane in lanes], stats)]
     except QuantizationError as error:
-        lane.skipped.update(dict.fromkeys(group, str(error)))
-        return {}
-    for name, weight, quantized in zip(group, weights, results):
-        lane.add(name, quantized, weight.dtype)
-    return {name: lane.weights[name] for name in group}
+        if len(lanes) == 1:
+            return [error]
+    return [outcome for lane in lanes for outcome in _grid(quantizer, weights, [lane], stats)]
 
 
-def _forward_with_hooks(model: LanguageModel, ids: Tensor, hooks: Mapping[str, Callable[..., None]]) -> None:
-    modules = model.linears()
-    handles = [modules[name].register_forward_pre_hook(hook) for name, hook in hooks.items()]
-    body = model.module.base_model if not model.include_head else model.module
-    try:
-        with torch.inference_mode():
-            body(input_ids=ids.to(model.device), use_cache=False)  # type: ignore[operator]
-    except _Finished:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+def _call(tick: Callable[[], None] | None) -> None:
+    if tick:
+        tick()

@@ -193,6 +193,17 @@ machine_options = together(
         metavar="i/n",
         help="Measure every n-th checkpoint only, from the i-th on.",
     ),
+    click.option(
+        "--precision",
+        type=float,
+        metavar="P",
+        help="End a measurement once the error of delta is below P of delta (0.02: 2 %).  [default: all windows]",
+    ),
+    click.option(
+        "--memory",
+        metavar="BYTES",
+        help="What weights may take on the device, such as 8GB.  [default: most of what is free]",
+    ),
 )
 
 

@@ -23,7 +23,7 @@ Examples:
 
 
 def _quantity(_ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    from ptq_eval.laws.quantities import read
+    from ptq_eval.laws.planning.quantities import read
 
     return None if value is None else read(param.opts[0], value)
 
@@ -76,8 +76,8 @@ def plan(fit: str | None, preset: str | None, out: str | None, **settings: Any) 
     The constants are those of a fit or of a publication.  Every answer has an interval where they have one, and the
     factor by which it lies beyond the data behind them.  Without --params, N is the best under --budget.
     """
-    from ptq_eval.laws.planner import Question
-    from ptq_eval.laws.planner import plan as answer
+    from ptq_eval.laws.planning.planner import Question
+    from ptq_eval.laws.planning.planner import plan as answer
     from ptq_eval.report import plan as report
 
     if fit is not None and preset is not None:

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from ptq_eval import plugins
+from ptq_eval.early_stop import StopRule
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError
+from ptq_eval.memory import parse_bytes
 
 FULL_PRECISION = "none"
 DEFAULT_SEQ_LEN = 2048
@@ -24,6 +26,8 @@ class RunConfig:
     `group_size` is a number of columns, None for one scale per row, or "auto": 128, or for narrower models the
     largest power of two that no row is shorter than.  `calibration` "default" leaves each quantizer what its paper
     does (sequential for GPTQ, shared for AWQ).  `options` are per quantizer: {"gptq": {"act_order": True}}.
+    `precision` lets a measurement end once δ is known to that relative error; `memory` ("8GB", or bytes) is what
+    weights may take on the device, by default most of what is free.
     Raises OptionError, BitsError or GroupSizeError.
     """
 
@@ -44,6 +48,8 @@ class RunConfig:
     include_head: bool = False
     trust_remote_code: bool = False
     shard: tuple[int, int] = (1, 1)
+    precision: float | None = None
+    memory: int | str | None = None
     seed: int = 0
     bootstrap: int = 500
 
@@ -57,6 +63,7 @@ class RunConfig:
             object.__setattr__(self, name, tuple(dict.fromkeys(value)))
         self._check_grid()
         self._check_windows()
+        self._check_machine()
         _one_of("--calibration", self.calibration, CALIBRATIONS)
         _one_of("--dtype", self.dtype, DTYPES)
         index, count = self.shard
@@ -97,6 +104,25 @@ class RunConfig:
         ):
             if value is not None and value < low:
                 raise OptionError(f"{name} is too small", got=value, allowed=f"at least {low}")
+
+    def _check_machine(self) -> None:
+        if self.precision is not None and not 0 < self.precision < 1:
+            raise OptionError("--precision is not a fraction", got=self.precision, allowed="between 0 and 1")
+        if self.memory is not None:
+            try:
+                positive = parse_bytes(self.memory) > 0
+            except ValueError:
+                positive = False
+            if not positive:
+                raise OptionError("--memory is not a number of bytes", got=self.memory, remedy="--memory 8GB")
+
+    def memory_bytes(self) -> int | None:
+        """`memory` in bytes."""
+        return None if self.memory is None else parse_bytes(self.memory)
+
+    def stop_rule(self) -> dict[str, Any]:
+        """The rule of `precision` as a trial keeps it; empty without one."""
+        return {} if self.precision is None else StopRule(self.precision).to_dict()
 
     @classmethod
     def of(cls, options: Mapping[str, Any], also: Sequence[str] = ()) -> RunConfig:
@@ -145,7 +171,7 @@ class RunConfig:
 
         Quantizers, bits and shards are not among them: a grid may grow.
         """
-        grown = ("quantizers", "bits", "shard", "trust_remote_code", "seed", "bootstrap", "options", "device")
+        grown = ("quantizers", "bits", "shard", "trust_remote_code", "seed", "bootstrap", "options", "device", "memory")
         return {name: value for name, value in asdict(self).items() if name not in grown}
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,20 +3,28 @@
 Each batch of windows passes through the full-precision model once, for all lanes; then each lane's weights are put
 in place by reference, and the same batch gives its loss, KL(full precision ‖ lane) and top-1 agreement (`scoring`).
 Sums are per window, because the window is the unit that the paired standard error resamples.
+
+Lanes that do not fit in memory together come in groups.  The full-precision results are then kept from group to
+group where the budget allows, and computed again where it does not: the same numbers in either case.  Under a
+`StopRule` windows come in its order, and a lane leaves as soon as the rule is satisfied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ptq_eval.early_stop import StopRule
 from ptq_eval.models import LanguageModel
-from ptq_eval.scoring import Scores, scorer
+from ptq_eval.scoring import Reference, Scores, scorer
 
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 _LOGIT_BYTES = {"cpu": 2**28, "cuda": 2**31}
+
+Tick = Callable[[int], None]
 
 
 def batch_size(model: LanguageModel, seq_len: int) -> int:
@@ -26,31 +34,109 @@ def batch_size(model: LanguageModel, seq_len: int) -> int:
     return max(1, tokens // seq_len)
 
 
+@dataclass
+class _Running:
+    """A lane on its way through the windows."""
+
+    parameters: Mapping[str, nn.Parameter]
+    scores: Scores = field(default_factory=Scores)
+    settled: bool = False
+
+
+class Evaluator:
+    """Scores lanes on windows `ids` [n, time]; the first token of a window is context only.
+
+    `budget` is the memory (bytes) that full-precision results may still take until the next call of `score`, at first
+    none.  `tick(windows)` is called after each forward pass, and for windows that a lane need not see.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        ids: Tensor,
+        *,
+        batch: int | None = None,
+        rule: StopRule | None = None,
+        tick: Tick | None = None,
+    ) -> None:
+        self.model, self.rule, self.tick = model, rule, tick or (lambda windows: None)
+        self.order = rule.order(len(ids)) if rule else list(range(len(ids)))
+        self.ids = ids.to(device=model.device, dtype=torch.long)[self.order]
+        self._looks = self._cut(batch or batch_size(model, ids.shape[1]))
+        self.judge = scorer(model, self.ids[:1])
+        self._full = Scores()
+        self._kept: dict[int, Reference] = {}
+        self.budget = 0.0
+
+    @property
+    def full(self) -> Scores:
+        """The full-precision model's scores on all windows, in their own order."""
+        for places in self._looks:
+            for place in places:
+                if place.start >= len(self._full.nll):
+                    self._note(place, self.judge.loss(self.ids[place]))
+        return self._ordered(self._full)[1]
+
+    def score(self, lanes: Sequence[Mapping[str, Tensor]]) -> list[tuple[list[int], Scores]]:
+        """Per lane with weights {name: [out, in]}: the windows it has seen, ascending, and their scores."""
+        running = [_Running(self.model.parameters_of(lane)) for lane in lanes]
+        for places in self._looks:
+            active = [lane for lane in running if not lane.settled]
+            for place in places if active else ():
+                self._one(place, active)
+            if self.rule:
+                for lane in active:
+                    lane.settled = self.rule.settled(self._full.nll, lane.scores.nll, self.ids.shape[1] - 1)
+        for lane in running:
+            self.tick(len(self.ids) - len(lane.scores.nll))
+        return [self._ordered(lane.scores) for lane in running]
+
+    def _cut(self, batch: int) -> list[list[slice]]:
+        """The batches between one look of the rule and the next: the same for every lane, however it is grouped."""
+        looks, start = [], 0
+        for length in self.rule.chunks(len(self.ids)) if self.rule else [len(self.ids)]:
+            stop = start + length
+            looks.append([slice(place, min(place + batch, stop)) for place in range(start, stop, batch)])
+            start = stop
+        return looks
+
+    def _one(self, place: slice, lanes: Sequence[_Running]) -> None:
+        rows, reference = self.ids[place], self._kept.get(place.start)
+        if reference is None:
+            reference = self.judge.reference(rows)
+            self._note(place, reference.nll)
+            if reference.nbytes <= self.budget:
+                self.budget -= reference.nbytes
+                self._kept[place.start] = reference
+        for lane in lanes:
+            with self.model.carrying(lane.parameters):
+                lane.scores.extend(self.judge.lane(rows, reference))
+            self.tick(len(rows))
+
+    def _note(self, place: slice, nll: list[float]) -> None:
+        """Take up full-precision losses, unless they are those of an earlier group of lanes again."""
+        if place.start == len(self._full.nll):
+            self._full.nll += nll
+            self.tick(len(nll))
+
+    def _ordered(self, scores: Scores) -> tuple[list[int], Scores]:
+        seen = self.order[: len(scores.nll)]
+        places = sorted(range(len(seen)), key=seen.__getitem__)
+        return [seen[i] for i in places], scores.at(places)
+
+
 def evaluate(
     model: LanguageModel,
     ids: Tensor,
     lanes: Sequence[Mapping[str, Tensor]] = (),
     *,
     batch: int | None = None,
-    tick: Callable[[int], None] | None = None,
+    tick: Tick | None = None,
 ) -> tuple[Scores, list[Scores]]:
     """Scores of the model on windows `ids` [n, time], and of the model with each lane's weights {name: [out, in]}.
 
-    The first token of a window is context only: time − 1 tokens are scored.  `tick(windows)` is called after each
-    forward pass.  Returns (full precision, one Scores per lane).
+    Returns (full precision, one Scores per lane), all windows each.
     """
-    ids = ids.to(device=model.device, dtype=torch.long)
-    batch = batch or batch_size(model, ids.shape[1])
-    full, scores = Scores(), [Scores() for _ in lanes]
-    parameters = [model.parameters_of(lane) for lane in lanes]
-    judge = scorer(model, ids[:1])
-    for rows in ids.split(batch):
-        judge.reference(rows, full)
-        if tick:
-            tick(len(rows))
-        for lane, score in zip(parameters, scores):
-            with model.carrying(lane):
-                judge.lane(rows, score)
-            if tick:
-                tick(len(rows))
-    return full, scores
+    evaluator = Evaluator(model, ids, batch=batch, tick=tick)
+    scores = [score for _, score in evaluator.score(lanes)] if lanes else []
+    return evaluator.full, scores

@@ -39,15 +39,20 @@ def build_without_weights(folder: Path, trust_remote_code: bool, name: str) -> A
     return module
 
 
-def from_pretrained(folder: Path, dtype: torch.dtype, trust: bool, name: str) -> tuple[Any, dict[str, Any]]:
-    """The module in `folder`, and transformers' account of keys that were missing or left over."""
+def from_pretrained(
+    folder: Path, dtype: torch.dtype, trust: bool, name: str, **where: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The module in `folder`, and transformers' account of keys that were missing or left over.
+
+    `where` is told to transformers: `device_map` and `offload_folder`, for a model larger than memory.
+    """
     from transformers import AutoModelForCausalLM
 
     try:
         with quiet_transformers():
             loader: Any = AutoModelForCausalLM
             return loader.from_pretrained(
-                folder, dtype=dtype, trust_remote_code=trust, local_files_only=True, output_loading_info=True
+                folder, dtype=dtype, trust_remote_code=trust, local_files_only=True, output_loading_info=True, **where
             )
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpointError(

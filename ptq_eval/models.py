@@ -22,9 +22,7 @@ from torch import Tensor, nn
 
 from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
 from ptq_eval.loading import build_without_weights, from_pretrained, to_device
-
-GATE_NAMES = frozenset({"gate", "router", "shared_expert_gate", "ve_gate", "smear_gate", "gating"})
-"""Last name of modules that choose or scale, and are never quantized."""
+from ptq_eval.quantizable import reason_to_leave, transposed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -65,13 +63,7 @@ class LanguageModel:
         """
         name = name or str(folder)
         module, info = from_pretrained(Path(folder), DTYPES[dtype], trust_remote_code, name)
-        missing = sorted(info.get("missing_keys", ()))
-        if missing:
-            raise UnreadableCheckpointError(
-                f"{name}: {len(missing)} parameters of the model are not in the checkpoint",
-                got=", ".join(missing[:3]),
-                remedy="check that config.json belongs to these weights",
-            )
+        refuse_missing(info, name)
         return cls(to_device(module, device), include_head=include_head, name=name)
 
     @classmethod
@@ -140,15 +132,19 @@ class LanguageModel:
         """The weight of a quantizable module as [out, in] (a view)."""
         module = self._linears[name]
         weight: Tensor = module.weight  # type: ignore[assignment]
-        return weight.T if _transposed(module) else weight
+        return weight.T if transposed(module) else weight
 
-    def parameters_of(self, weights: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+    def weight_bytes(self, name: str) -> int:
+        """Memory of a quantizable module's weight."""
+        return self._linears[name].weight.nbytes  # type: ignore[union-attr,return-value]
+
+    def parameters_of(self, weights: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """Weights [out, in] by layer name as parameters ready to be carried, by reference where the layout allows."""
         return {name: self._parameter(name, weight) for name, weight in weights.items()}
 
     def _parameter(self, name: str, weight: Tensor) -> nn.Parameter:
         module = self._linears[name]
-        if _transposed(module):
+        if transposed(module):
             weight = weight.T.contiguous()
         own: Tensor = module.weight  # type: ignore[assignment]
         return nn.Parameter(weight.to(own), requires_grad=False)
@@ -156,6 +152,11 @@ class LanguageModel:
     def set_weight(self, name: str, weight: Tensor) -> None:
         """Put `weight` [out, in] in place of a module's weight."""
         self._linears[name].weight = self._parameter(name, weight)
+
+    def adopt(self, weights: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
+        """Put the named ones of a lane's weights in place."""
+        for name in names:
+            self.set_weight(name, weights[name])
 
     @contextlib.contextmanager
     def restoring(self) -> Iterator[None]:
@@ -168,7 +169,7 @@ class LanguageModel:
                 self._linears[name]._parameters["weight"] = parameter
 
     @contextlib.contextmanager
-    def carrying(self, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    def carrying(self, parameters: Mapping[str, Any]) -> Iterator[None]:
         """Within the context, the named modules carry other parameters (of `parameters_of`)."""
         with self.restoring():
             for name, parameter in parameters.items():
@@ -200,7 +201,7 @@ class LanguageModel:
         for module_name, module in self.module.named_modules():
             for parameter_name, parameter in module.named_parameters(recurse=False):
                 name = f"{module_name}.{parameter_name}"
-                reason = _reason(module, module_name, parameter_name, parameter, head, self.include_head)
+                reason = reason_to_leave(module, module_name, parameter_name, parameter, head, self.include_head)
                 if reason == "fused experts":
                     fused.append(name)
                 elif id(parameter) in seen and not (module is head and self.include_head):
@@ -222,27 +223,12 @@ class LanguageModel:
             raise UnsupportedModelError(f"{self.name}: no nn.Linear or Conv1D matrix to quantize")
 
 
-def _reason(
-    module: nn.Module, module_name: str, parameter_name: str, parameter: Tensor, head: Any, include_head: bool
-) -> str:
-    """Why this parameter stays in full precision; "" if it is quantizable."""
-    if isinstance(module, nn.Embedding):
-        return "embedding"
-    if parameter.dim() < 2:
-        return "bias" if parameter_name == "bias" else "norm or vector"
-    if parameter.dim() >= 3:
-        convolution = isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-        return "convolution" if convolution else "fused experts"
-    if module is head:
-        return "" if include_head else "output head"
-    if module_name.rpartition(".")[2] in GATE_NAMES:
-        return "gate"
-    if not (isinstance(module, nn.Linear) or _transposed(module)):
-        return f"matrix of an unknown module ({type(module).__name__})"
-    return ""
-
-
-def _transposed(module: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, Conv1D)
+def refuse_missing(info: Mapping[str, Any], name: str) -> None:
+    """Raise UnreadableCheckpointError if transformers' loading account names parameters that were not found."""
+    missing = sorted(info.get("missing_keys", ()))
+    if missing:
+        raise UnreadableCheckpointError(
+            f"{name}: {len(missing)} parameters of the model are not in the checkpoint",
+            got=", ".join(missing[:3]),
+            remedy="check that config.json belongs to these weights",
+        )

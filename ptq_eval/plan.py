@@ -193,6 +193,7 @@ class _Planner:
             "dtype": self.config.dtype,
             "device": self.device,
             "include_head": self.config.include_head,
+            "stop": self.config.stop_rule(),
         }
         trials = [Trial(quantizer=FULL_PRECISION, **common)]
         for name, quantizer in self.quantizers.items():

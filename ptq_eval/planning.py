@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptq_eval.errors import NothingToFitError, UnknownPluginError
-from ptq_eval.laws.plan_fits import REPLICATES, from_records, from_stored
-from ptq_eval.laws.plan_source import Source, from_preset
+from ptq_eval.laws.planning.fits import REPLICATES, from_records, from_stored
+from ptq_eval.laws.planning.source import Source, from_preset
 from ptq_eval.laws.presets import PRESETS
 
 if TYPE_CHECKING:

@@ -108,7 +108,8 @@ class Trial:
     """One number to be measured: a checkpoint under a quantizer (or none) on a text.
 
     `quantizer` is "none" for full precision, with `scheme` None.  `protocol` names text, window length, number
-    and selection of windows; `corpus` is the digest of the token windows themselves.
+    and selection of windows; `corpus` is the digest of the token windows themselves.  `stop` are the fields of the
+    rule that may end the measurement before the last window (`early_stop.StopRule`), empty where there is none.
     """
 
     checkpoint: Checkpoint
@@ -123,6 +124,7 @@ class Trial:
     dtype: str = "float32"
     device: str = "cpu"
     include_head: bool = False
+    stop: Mapping[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the number, and nothing else: no path, no step, no date."""
@@ -140,6 +142,8 @@ class Trial:
             "dtype": self.dtype,
             "device": self.device,
             "include_head": self.include_head,
+            # Only where there is a rule, so that keys made before there were any stay what they are.
+            **({"stop": dict(sorted(self.stop.items()))} if self.stop else {}),
         }
 
     def key(self) -> str:
@@ -181,6 +185,8 @@ class Measurement:
     `kl` is KL(full precision ‖ quantized) summed over a window's scored tokens and `agree` the number of them
     whose most likely token is unchanged; both are empty for full precision.  `status` is "ok", "partial" (some
     layers were left in full precision, see `details`) or "failed" (`message` says why; the sums are empty).
+    `windows` are the places of the windows measured, in ascending order, where the trial's rule stopped early;
+    empty means all of them.
     """
 
     trial: Trial
@@ -195,6 +201,7 @@ class Measurement:
     details: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Time, host, versions: what may differ between two identical measurements."""
+    windows: tuple[int, ...] = ()
 
     @property
     def loss(self) -> float:
@@ -231,7 +238,7 @@ class Measurement:
         """The inverse of `to_dict`."""
         known = _known(cls, data)
         known["trial"] = Trial.from_dict(known["trial"])
-        for name in ("nll", "n_tokens", "n_bytes", "kl", "agree"):
+        for name in ("nll", "n_tokens", "n_bytes", "kl", "agree", "windows"):
             known[name] = tuple(known.get(name, ()))
         return cls(**known)
 

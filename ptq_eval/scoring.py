@@ -10,11 +10,13 @@ softmax(z), W the head's weight and h the lane's last hidden state,
 so p itself is never kept: pW, as wide as the model, is computed once for all lanes, and p·b, with the head's bias,
 cancels.  That a model is of this kind is tested on its own logits, never assumed.  `Whole` takes the logits as the
 model returns them and serves every other model: soft-capped or scaled logits, a quantized head, types narrower than
-float32.
+float32.  It holds the logits of one batch and the full-precision probabilities of the same batch, and widens and
+reduces a few rows at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +40,36 @@ class Scores:
     kl: list[float] = field(default_factory=list)
     agree: list[int] = field(default_factory=list)
 
+    def extend(self, more: Scores) -> None:
+        """Append the scores of further windows."""
+        self.nll += more.nll
+        self.kl += more.kl
+        self.agree += more.agree
+
+    def at(self, places: Sequence[int]) -> Scores:
+        """The scores at these places, in this order."""
+        take = lambda values: [values[i] for i in places] if values else []
+        return Scores(take(self.nll), take(self.kl), take(self.agree))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What lanes are compared with: the full-precision model's results on one batch.
+
+    `nll` per window, `top` [tokens] the most likely tokens, `negative_entropy` [tokens]; `mean` is pW [tokens, width]
+    for a `Factored` scorer and p [tokens, vocabulary] for a `Whole` one.
+    """
+
+    nll: list[float]
+    top: Tensor
+    negative_entropy: Tensor
+    mean: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return self.top.nbytes + self.negative_entropy.nbytes + self.mean.nbytes
+
 
 def scorer(model: LanguageModel, ids: Tensor) -> Factored | Whole:
     """The way that fits the model; `ids` [1, time] is a window to test it on."""
@@ -55,41 +87,49 @@ class Factored:
         self.rows = _rows(model.vocab_size, model.device)
 
     @torch.inference_mode()
-    def reference(self, ids: Tensor, scores: Scores) -> None:
-        """Score the full-precision model on windows `ids` [batch, time] and keep what lanes are compared with."""
-        hidden = self._hidden(ids)
-        self.target = ids[:, 1:].flatten()
-        self.mean_row = torch.empty_like(hidden)
-        self.top = torch.empty_like(self.target)
+    def loss(self, ids: Tensor) -> list[float]:
+        """Negative log-likelihood per window of `ids` [batch, time], of the model as it stands, and nothing else."""
+        hidden, targets = self._hidden(ids), _targets(ids)
+        nll = hidden.new_empty(len(hidden))
+        for part in _parts(len(hidden), self.rows):
+            z = self._logits(hidden[part])
+            target = z.gather(-1, targets[part, None])[:, 0]
+            nll[part] = _logsumexp_(z, z.amax(-1)) - target
+        return _per_window(nll, len(ids))
+
+    @torch.inference_mode()
+    def reference(self, ids: Tensor) -> Reference:
+        """Score the full-precision model on windows `ids` [batch, time], for lanes to be compared with."""
+        hidden, targets = self._hidden(ids), _targets(ids)
+        mean, top = torch.empty_like(hidden), torch.empty_like(targets)
         lse, nll = hidden.new_empty(len(hidden)), hidden.new_empty(len(hidden))
         for part in _parts(len(hidden), self.rows):
             z = self._logits(hidden[part])
-            highest, self.top[part] = z.max(-1)
-            target = z.gather(-1, self.target[part, None])[:, 0]
+            highest, top[part] = z.max(-1)
+            target = z.gather(-1, targets[part, None])[:, 0]
             probability = z.sub_(highest[:, None]).exp_()
             total = probability.sum(-1)
             lse[part] = total.log().add_(highest)
             nll[part] = lse[part] - target
-            probability /= total[:, None]
-            self.mean_row[part] = probability @ self.weight
-        self.negative_entropy = self._dot(hidden) - lse
-        scores.nll += _per_window(nll, len(ids))
+            torch.mm(probability, self.weight, out=mean[part])
+            mean[part].div_(total[:, None])
+        entropy = torch.linalg.vecdot(hidden, mean) - lse
+        return Reference(_per_window(nll, len(ids)), top, entropy, mean)
 
     @torch.inference_mode()
-    def lane(self, ids: Tensor, scores: Scores) -> None:
-        """Score the model as it stands now on the windows that `reference` saw last."""
-        hidden = self._hidden(ids)
+    def lane(self, ids: Tensor, reference: Reference) -> Scores:
+        """Score the model as it stands now on the windows of `reference`."""
+        hidden, targets = self._hidden(ids), _targets(ids)
         lse, nll, agree = (hidden.new_empty(len(hidden)) for _ in range(3))
         for part in _parts(len(hidden), self.rows):
             q = self._logits(hidden[part])
             highest = q.amax(-1)
-            agree[part] = q.gather(-1, self.top[part, None])[:, 0] == highest
-            target = q.gather(-1, self.target[part, None])[:, 0]
-            lse[part] = q.sub_(highest[:, None]).exp_().sum(-1).log_().add_(highest)
+            agree[part] = q.gather(-1, reference.top[part, None])[:, 0] == highest
+            target = q.gather(-1, targets[part, None])[:, 0]
+            lse[part] = _logsumexp_(q, highest)
             nll[part] = lse[part] - target
-        scores.nll += _per_window(nll, len(ids))
-        scores.kl += _per_window(self.negative_entropy - self._dot(hidden) + lse, len(ids))
-        scores.agree += agree.view(len(ids), -1).sum(1).long().tolist()
+        kl = reference.negative_entropy - torch.linalg.vecdot(hidden, reference.mean) + lse
+        return _scores(nll, kl, agree, len(ids))
 
     def _hidden(self, ids: Tensor) -> Tensor:
         # The last position predicts nothing that is in the window.
@@ -97,9 +137,6 @@ class Factored:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return torch.nn.functional.linear(hidden, self.weight, self.bias)
-
-    def _dot(self, hidden: Tensor) -> Tensor:
-        return torch.linalg.vecdot(hidden, self.mean_row)
 
 
 class Whole:
@@ -110,33 +147,64 @@ class Whole:
         self.rows = _rows(model.vocab_size, model.device)
 
     @torch.inference_mode()
-    def reference(self, ids: Tensor, scores: Scores) -> None:
-        """As `Factored.reference`."""
-        z = self._logits(ids)
-        self.target = ids[:, 1:].flatten()
-        lse = z.logsumexp(-1)
-        self.top = z.max(-1).indices
-        self.probability = (z - lse[:, None]).exp_()
-        self.negative_entropy = torch.linalg.vecdot(self.probability, z) - lse
-        scores.nll += _per_window(lse - z.gather(-1, self.target[:, None])[:, 0], len(ids))
+    def loss(self, ids: Tensor) -> list[float]:
+        """As `Factored.loss`."""
+        z, targets = self._logits(ids), _targets(ids)
+        nll = z.new_empty(len(z), dtype=torch.float32)
+        for part in _parts(len(z), self.rows):
+            x = z[part].float()
+            nll[part] = x.logsumexp(-1) - x.gather(-1, targets[part, None])[:, 0]
+        return _per_window(nll, len(ids))
 
     @torch.inference_mode()
-    def lane(self, ids: Tensor, scores: Scores) -> None:
+    def reference(self, ids: Tensor) -> Reference:
+        """As `Factored.reference`."""
+        z, targets = self._logits(ids), _targets(ids)
+        # Full-precision logits are not needed once they are probabilities: these take their place.
+        probability = z if z.dtype is torch.float32 else torch.empty_like(z, dtype=torch.float32)
+        nll, entropy = (probability.new_empty(len(z)) for _ in range(2))
+        top = torch.empty_like(targets)
+        for part in _parts(len(z), self.rows):
+            x = z[part].float()
+            lse = x.logsumexp(-1)
+            top[part] = x.argmax(-1)
+            nll[part] = lse - x.gather(-1, targets[part, None])[:, 0]
+            p = (x - lse[:, None]).exp_()
+            entropy[part] = torch.linalg.vecdot(p, x) - lse
+            probability[part] = p
+        return Reference(_per_window(nll, len(ids)), top, entropy, probability)
+
+    @torch.inference_mode()
+    def lane(self, ids: Tensor, reference: Reference) -> Scores:
         """As `Factored.lane`."""
-        q = self._logits(ids)
-        nll, kl, agree = (q.new_empty(len(q)) for _ in range(3))
+        q, targets = self._logits(ids), _targets(ids)
+        nll, kl, agree = (q.new_empty(len(q), dtype=torch.float32) for _ in range(3))
         for part in _parts(len(q), self.rows):
             x = q[part].float()
             lse = x.logsumexp(-1)
-            agree[part] = x.gather(-1, self.top[part, None])[:, 0] == x.amax(-1)
-            nll[part] = lse - x.gather(-1, self.target[part, None])[:, 0]
-            kl[part] = self.negative_entropy[part] - torch.linalg.vecdot(self.probability[part], x) + lse
-        scores.nll += _per_window(nll, len(ids))
-        scores.kl += _per_window(kl, len(ids))
-        scores.agree += agree.view(len(ids), -1).sum(1).long().tolist()
+            agree[part] = x.gather(-1, reference.top[part, None])[:, 0] == x.amax(-1)
+            nll[part] = lse - x.gather(-1, targets[part, None])[:, 0]
+            kl[part] = reference.negative_entropy[part] - torch.linalg.vecdot(reference.mean[part], x) + lse
+        return _scores(nll, kl, agree, len(ids))
 
     def _logits(self, ids: Tensor) -> Tensor:
-        return self.model.logits(ids)[:, :-1].flatten(0, 1).float()
+        """[tokens, vocabulary], the last position of every window left out; a view where there is one window."""
+        logits = self.model.logits(ids)[:, :-1]
+        return logits[0] if len(ids) == 1 else logits.flatten(0, 1)
+
+
+def _logsumexp_(z: Tensor, highest: Tensor) -> Tensor:
+    """logsumexp of the rows of `z`, which is overwritten, given their maxima: the arithmetic of `reference`."""
+    return z.sub_(highest[:, None]).exp_().sum(-1).log_().add_(highest)
+
+
+def _targets(ids: Tensor) -> Tensor:
+    return ids[:, 1:].flatten()
+
+
+def _scores(nll: Tensor, kl: Tensor, agree: Tensor, windows: int) -> Scores:
+    counts = agree.view(windows, -1).sum(1).long().tolist()
+    return Scores(_per_window(nll, windows), _per_window(kl, windows), counts)
 
 
 def _per_window(values: Tensor, windows: int) -> list[float]:

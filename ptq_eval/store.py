@@ -1,9 +1,10 @@
 """The only place that writes results: one append-only file of JSON lines per worker, and one `run.json`.
 
-A record is written whole and fsynced.  The trials of a checkpoint that fit in memory are measured together and then
-written one by one, so a worker killed at any moment loses at most those in hand, and leaves at most one torn last
-line, which readers skip and the next writer ends; what is in the store is what was measured, and nothing has to be
-repaired.  Several workers write side by side on a shared file system, each to a file of its own.
+A record is handed to the system whole, and synced to the disk with the others of its checkpoint.  The trials of a
+checkpoint that fit in memory are measured together and then written one by one, so a worker killed at any moment
+loses at most those in hand (a machine that loses its power, those of one checkpoint), and leaves at most one torn
+last line, which readers skip and the next writer ends; what is in the store is what was measured, and nothing has to
+be repaired.  Several workers write side by side on a shared file system, each to a file of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from ptq_eval.errors import NothingToFitError, OutputFullError, OutputMismatchError
 from ptq_eval.records import Measurement
 
-_COMPARED = ("nll", "n_tokens", "n_bytes", "kl", "agree", "status")
+_COMPARED = ("nll", "n_tokens", "n_bytes", "kl", "agree", "windows", "status")
 
 _MAPPINGS = ("fixed", "quantizer_options", "digests")
 """Keys of `run.json` that a later run is compared with."""
@@ -69,7 +70,9 @@ class Store:
             handle = open(self._path, "ab+")  # noqa: SIM115 - closed below, after the lock is tried
         try:
             _lock(handle, self._path)
-            yield Writer(handle, self.folder)
+            writer = Writer(handle, self.folder)
+            yield writer
+            writer.sync()
         finally:
             with full_disk(self.folder):
                 handle.close()
@@ -129,7 +132,7 @@ class Writer:
                 self._write(b"\n")
 
     def append(self, measurement: Measurement) -> None:
-        """Write one record and wait until the disk has it.  Raises OutputFullError."""
+        """Write one record; whatever happens to this process, the system has it.  Raises OutputFullError."""
         line = json.dumps(measurement.to_dict(), allow_nan=True, separators=(",", ":"), default=str)
         self._write(line.encode() + b"\n")
 
@@ -137,6 +140,10 @@ class Writer:
         with full_disk(self._folder):
             self._handle.write(data)
             self._handle.flush()
+
+    def sync(self) -> None:
+        """Wait until the disk has all that was written.  Raises OutputFullError."""
+        with full_disk(self._folder):
             os.fsync(self._handle.fileno())
 
 

@@ -1,31 +1,40 @@
 """One checkpoint, all its missing trials: loaded once, calibrated once, evaluated batch by batch for all lanes.
 
 Lanes whose weights fit in memory together are calibrated and evaluated together, so the full-precision logits of a
-batch are computed once for all of them.  How many fit changes the time a sweep takes and never its results.
+batch are computed once for all of them.  Where not even one lane fits beside the model, the model's blocks and the
+lanes stay on disk (`offload`).  What fits changes the time a sweep takes and never its results.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-import socket
+import contextlib
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from ptq_eval.calibration import Lane, quantize
+from ptq_eval.calibration import input_groups, quantize
 from ptq_eval.config import FULL_PRECISION
+from ptq_eval.early_stop import StopRule
 from ptq_eval.errors import DeviceError
-from ptq_eval.evaluate import evaluate
-from ptq_eval.models import LanguageModel
+from ptq_eval.evaluate import Evaluator
+from ptq_eval.lanes import Lane, OnDisk
+from ptq_eval.memory import Budget, out_of_memory
+from ptq_eval.models import DTYPES, LanguageModel
+from ptq_eval.offload import OffloadedModel
 from ptq_eval.plan import Workload
+from ptq_eval.provenance import provenance
 from ptq_eval.records import Measurement, Trial
 from ptq_eval.scoring import Scores
-from quantizers import Scheme, get_quantizer
+from quantizers import Quantizer, Scheme, get_quantizer
+
+_FOR_REFERENCES = 0.1
+"""Share of the budget for full-precision results that are kept from one group of lanes to the next."""
 
 Tick = Callable[[float], None]
 """tick(amount): so many units of work are done, one unit being one pass over one evaluation window."""
@@ -46,100 +55,157 @@ def sweep(
     *,
     device: str = "cpu",
     trust_remote_code: bool = False,
+    memory: int | None = None,
     tick: Tick,
 ) -> Iterator[Measurement]:
     """Measure the `missing` trials of a workload, the full-precision one first.
 
-    Raises PtqEvalError when the checkpoint cannot be loaded or the device runs out of memory.
+    `memory` is what the weights of the model and its lanes may take on the device (bytes); by default most of what
+    is free.  Raises PtqEvalError when the checkpoint cannot be loaded or the device runs out of memory.
     """
     if not missing:
         return
     started = time.time()
-    first = missing[0]
-    model = LanguageModel.load(
-        work.folder,
-        dtype=first.dtype,
-        device=device,
-        include_head=first.include_head,
-        trust_remote_code=trust_remote_code,
-        name=work.checkpoint.name,
-    )
     lanes = [trial for trial in missing if trial.quantizer != FULL_PRECISION]
     full_missing = len(lanes) < len(missing)
     try:
-        for group in _groups(model, lanes) or [[]]:
-            measured = _measure(model, work, group, tick)
-            facts = provenance(device)
-            facts["seconds"] = time.time() - started
-            yield from (
-                replace(m, provenance=facts) for m in measured if full_missing or m.trial.quantizer != FULL_PRECISION
-            )
-            full_missing = False
-    except torch.OutOfMemoryError as error:
+        with _Sweep.started(work, missing[0], device, trust_remote_code, memory, tick) as running:
+            for group in running.groups(lanes):
+                measured = running.measure(group)
+                facts = provenance(device)
+                facts["attention"] = getattr(running.model.module.config, "_attn_implementation", None)
+                facts["seconds"] = time.time() - started
+                yield from (
+                    replace(m, provenance=facts)
+                    for m in measured
+                    if full_missing or m.trial.quantizer != FULL_PRECISION
+                )
+                full_missing = False
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not out_of_memory(error):
+            raise
         raise DeviceError(
             f"{work.checkpoint.name}: out of memory on {device}",
-            got=str(error).splitlines()[0][:160],
-            remedy="fewer --calib-windows, a shorter --seq-len, or --dtype bfloat16",
+            got=(str(error).splitlines() or [""])[0][:160],
+            remedy="a smaller --memory, fewer --calib-windows, a shorter --seq-len, or --dtype bfloat16",
         ) from error
 
 
-def _groups(model: LanguageModel, lanes: Sequence[Trial]) -> list[list[Trial]]:
-    """Split lanes so that the weights of each group take at most half of the free memory."""
-    bytes_per_lane = sum(model.weight(name).nbytes for name in model.linears())
-    size = max(1, int(0.5 * free_memory(model.device) // bytes_per_lane))
-    return [list(lanes[i : i + size]) for i in range(0, len(lanes), size)]
+@dataclass
+class _Sweep:
+    """One checkpoint that is loaded, with its texts and what its lanes have in common."""
+
+    model: LanguageModel
+    work: Workload
+    budget: Budget
+    scratch: Path | None
+    """Where lanes lie that do not fit in memory; None if they do."""
+    tick: Tick
+
+    @classmethod
+    @contextlib.contextmanager
+    def started(
+        cls, work: Workload, trial: Trial, device: str, trust: bool, memory: int | None, tick: Tick
+    ) -> Iterator[_Sweep]:
+        """Load the model, whole or (where it does not fit with one lane) with its blocks left on disk."""
+        options: dict[str, Any] = {
+            "dtype": trial.dtype,
+            "device": device,
+            "include_head": trial.include_head,
+            "trust_remote_code": trust,
+            "name": work.checkpoint.name,
+        }
+        budget = Budget.of(device, memory)
+        if budget.holds((work.checkpoint.params_total or 0) * DTYPES[trial.dtype].itemsize):
+            yield cls(LanguageModel.load(work.folder, **options), work, budget, None, tick)
+            return
+        with tempfile.TemporaryDirectory(prefix="ptq-eval-") as folder:
+            scratch = Path(folder)
+            model = OffloadedModel.load_from_disk(work.folder, scratch / "model", **options)
+            yield cls(model, work, budget, scratch, tick)
+
+    def __post_init__(self) -> None:
+        calibration, trial = self.work.calibration, self.work.trials[0]
+        self.ids = None if calibration is None else torch.tensor(calibration.ids, dtype=torch.long)
+        self.inputs: list[tuple[str, ...]] | None = None
+        self.evaluator = Evaluator(
+            self.model,
+            torch.tensor(self.work.evaluation.ids),
+            rule=StopRule(**trial.stop) if trial.stop else None,
+            tick=self.tick,
+        )
+
+    def groups(self, lanes: Sequence[Trial]) -> list[list[Trial]]:
+        """Lanes that are held at the same time."""
+        lane_bytes = sum(self.model.weight_bytes(name) for name in self.model.linears())
+        if self.scratch is None:
+            model_bytes = sum(parameter.nbytes for parameter in self.model.module.parameters())
+            size = self.budget.lanes(model_bytes, lane_bytes)
+        else:
+            size = max(1, int(0.5 * shutil.disk_usage(self.scratch).free // lane_bytes))
+        if size < len(lanes):
+            self.evaluator.budget = _FOR_REFERENCES * self.budget.total
+        return [list(lanes[i : i + size]) for i in range(0, len(lanes), size)] or [[]]
+
+    def measure(self, trials: Sequence[Trial]) -> list[Measurement]:
+        """Quantize and evaluate a group of lanes: the full-precision record, and one per lane."""
+        lanes = _lanes(trials, self.scratch)
+        self._quantize([lane for t, lane in zip(trials, lanes) if t.calibration != "sequential"], False)
+        self._quantize([lane for t, lane in zip(trials, lanes) if t.calibration == "sequential"], True)
+        scores = self.evaluator.score([lane.weights for lane in lanes])
+        measured = [_record(self.work.trials[0], self.evaluator.full, self.work, None)]
+        for trial, lane, (windows, score) in zip(trials, lanes, scores):
+            measured.append(_record(trial, score, self.work, lane, windows))
+            lane.weights.clear()
+        return measured
+
+    def _quantize(self, lanes: list[Lane], sequential: bool) -> None:
+        calibrated = sum(lane.quantizer.needs_stats for lane in lanes)
+        if not lanes:
+            return
+        if calibrated and self.ids is not None and self.inputs is None:
+            self.inputs = input_groups(self.model, self.ids)
+        quantize(self.model, lanes, self.ids, sequential=sequential, groups=self.inputs)
+        if calibrated and self.ids is not None:
+            self.tick(float(len(self.ids)) * (calibrated if sequential else 1))
 
 
-def free_memory(device: torch.device) -> float:
-    """Bytes that are free on a device now; on a CPU what the system can give without swapping."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as handle:
-            fields = dict(line.split(":") for line in handle)
-        return float(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
-
-
-def _measure(model: LanguageModel, work: Workload, trials: Sequence[Trial], tick: Tick) -> list[Measurement]:
-    lanes = {trial.key(): _lane(trial) for trial in trials}
-    calibration = work.calibration
-    ids = torch.tensor(calibration.ids, dtype=torch.long, device=model.device) if calibration is not None else None
-    weight = float(len(calibration.ids)) if calibration is not None else 0.0
-    shared = [lanes[t.key()] for t in trials if t.calibration in ("shared", "none")]
-    quantize(model, shared, ids)
-    tick(weight if any(t.calibration == "shared" for t in trials) else 0.0)
+def _lanes(trials: Sequence[Trial], scratch: Path | None) -> list[Lane]:
+    made: dict[str, Quantizer] = {}  # finding a plug-in among those installed takes milliseconds
+    lanes = []
     for trial in trials:
-        if trial.calibration == "sequential":
-            quantize(model, [lanes[trial.key()]], ids, sequential=True)
-            tick(weight)
-    ordered = [lanes[trial.key()] for trial in trials]
-    windows = torch.tensor(work.evaluation.ids)
-    full, scores = evaluate(model, windows, [lane.weights for lane in ordered], tick=tick)
-    reference = work.trials[0]
-    measured = [_record(reference, full, work, None)]
-    return measured + [_record(t, s, work, lane) for t, s, lane in zip(trials, scores, ordered)]
+        assert trial.scheme is not None
+        key = f"{trial.quantizer} {sorted(trial.options.items())}"
+        if key not in made:
+            made[key] = get_quantizer(trial.quantizer, **trial.options)
+        scheme = Scheme(trial.scheme.bits, trial.scheme.group_size, trial.scheme.symmetric, trial.scheme.format)
+        lanes.append(Lane(made[key], scheme))
+        if scratch is not None:
+            lanes[-1].weights = OnDisk(scratch / trial.key())
+    return lanes
 
 
-def _lane(trial: Trial) -> Lane:
-    assert trial.scheme is not None
-    scheme = Scheme(trial.scheme.bits, trial.scheme.group_size, trial.scheme.symmetric, trial.scheme.format)
-    return Lane(get_quantizer(trial.quantizer, **trial.options), scheme)
-
-
-def _record(trial: Trial, scores: Scores, work: Workload, lane: Lane | None) -> Measurement:
+def _record(
+    trial: Trial, scores: Scores, work: Workload, lane: Lane | None, windows: Sequence[int] = ()
+) -> Measurement:
     count, time_ = work.evaluation.ids.shape
+    early = 0 < len(windows) < count
+    n_bytes = work.evaluation.n_bytes
+    if n_bytes is not None and early:
+        n_bytes = n_bytes[list(windows)]
     measurement = Measurement(
         trial=trial,
         nll=tuple(scores.nll),
-        n_tokens=(time_ - 1,) * count,
-        n_bytes=tuple(int(b) for b in work.evaluation.n_bytes) if work.evaluation.n_bytes is not None else (),
+        n_tokens=(time_ - 1,) * len(scores.nll),
+        n_bytes=tuple(int(b) for b in n_bytes) if n_bytes is not None else (),
         kl=tuple(scores.kl),
         agree=tuple(scores.agree),
+        windows=tuple(windows) if early else (),
     )
     if lane is not None:
         measurement = replace(measurement, bits_per_weight=lane.bits_per_weight, details=lane.details())
+        if trial.stop:
+            measurement = replace(measurement, details={**measurement.details, "stopped_early": early})
         if lane.skipped and not lane.weights:
             return _failed(measurement, "no layer could be quantized: " + next(iter(lane.skipped.values())))
         if lane.skipped:
@@ -155,23 +221,10 @@ def _record(trial: Trial, scores: Scores, work: Workload, lane: Lane | None) -> 
 
 
 def _failed(measurement: Measurement, message: str) -> Measurement:
-    return replace(measurement, status="failed", message=message, nll=(), n_tokens=(), n_bytes=(), kl=(), agree=())
+    return replace(
+        measurement, status="failed", message=message, nll=(), n_tokens=(), n_bytes=(), kl=(), agree=(), windows=()
+    )
 
 
 def _finite(value: float) -> bool:
     return value == value and abs(value) != float("inf")
-
-
-def provenance(device: str) -> dict[str, Any]:
-    """Where and with what a number was measured."""
-    facts = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "host": socket.gethostname(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        **{name: version(name) for name in ("ptq-eval", "torch", "transformers")},
-    }
-    if device.startswith("cuda"):
-        facts["gpu"] = torch.cuda.get_device_name(device)
-    return facts

@@ -3,6 +3,12 @@
 Delta is the mean paired difference of the windows' losses.  Its standard error is that of a ratio of means over
 windows: the windows are the sample, and each pair shares its text, which makes the error many times smaller than
 that of either loss.
+
+A measurement that stopped early has a random sample of the windows, and its delta is that of the sample.  The
+full-precision loss is known on all windows, so the quantized loss of such a row is the sum of the two (the difference
+estimator of survey sampling: Särndal, Swensson and Wretman 1992, section 6.3), with an error that counts both.  The
+laws are given an array over all windows in any case: what was not measured stands at the mean, and what was is
+spread so that mean and standard error over windows, and covariances with other rows, are those of the sample.
 """
 
 from __future__ import annotations
@@ -68,7 +74,7 @@ COLUMNS = (
 )
 
 Windows = dict[str, tuple[np.ndarray, np.ndarray]]
-"""Per row key: the windows' mean losses after and before quantization, nats per token."""
+"""Per row key: the windows' mean losses after and before quantization, nats per token; all windows, see above."""
 
 
 def mean_and_error(values: ArrayLike, weights: ArrayLike) -> tuple[float, float]:
@@ -97,7 +103,7 @@ def tabulate(measurements: Iterable[Measurement], checkpoints: Sequence[Checkpoi
         row = _row(checkpoint, measurement, reference if reference and reference.nll else None)
         rows.append((order[place], _rank(measurement), row))
         if row["status"] in ("ok", "partial") and reference is not None and reference.nll:
-            windows[row["key"]] = _per_token(measurement), _per_token(reference)
+            windows[row["key"]] = _after(measurement, reference), _per_token(reference)
     for checkpoint in checkpoints:
         if checkpoint.fatal:
             rows.append((order[_place(checkpoint)], ("", 0.0, ""), _excluded(checkpoint)))
@@ -116,6 +122,27 @@ def _rank(measurement: Measurement) -> tuple[str, float, str]:
 
 def _per_token(measurement: Measurement) -> np.ndarray:
     return np.asarray(measurement.nll) / np.asarray(measurement.n_tokens)
+
+
+def _after(measurement: Measurement, reference: Measurement) -> np.ndarray:
+    """Loss per window after quantization, over all windows of the reference."""
+    if not measurement.windows:
+        return _per_token(measurement)
+    before = _per_token(reference)
+    return before + spread(_per_token(measurement) - before[list(measurement.windows)], measurement.windows, before)
+
+
+def spread(sample: np.ndarray, windows: Sequence[int], population: np.ndarray) -> np.ndarray:
+    """A sample's values over all windows: same mean, and the mean's standard error over windows is the sample's.
+
+    With n of N windows known, deviations from the mean are N/n times as large, times √((n/(n−1))/(N/(N−1))) for the
+    degrees of freedom, and zero where nothing is known.
+    """
+    n, total = len(sample), len(population)
+    freedom = np.sqrt((n / (n - 1)) / (total / (total - 1))) if n > 1 else 1.0
+    full = np.full(total, sample.mean())
+    full[list(windows)] += (sample - sample.mean()) * (total / n) * freedom
+    return full
 
 
 def _row(checkpoint: Checkpoint, m: Measurement, reference: Measurement | None) -> dict[str, Any]:
@@ -151,8 +178,23 @@ def _damage(m: Measurement, reference: Measurement | None) -> dict[str, Any]:
     row["kl"], row["kl_se"] = mean_and_error(m.kl, m.n_tokens)
     row["top1_agreement"], row["top1_se"] = mean_and_error(m.agree, m.n_tokens)
     if reference is not None:
-        row["delta"], row["delta_se"] = mean_and_error(np.subtract(m.nll, reference.nll), m.n_tokens)
+        before = np.asarray(reference.nll)[list(m.windows) or slice(None)]
+        row["delta"], row["delta_se"] = mean_and_error(np.subtract(m.nll, before), m.n_tokens)
+        if m.windows:
+            row |= _added(row["delta"], m, reference)
     return row
+
+
+def _added(delta: float, m: Measurement, reference: Measurement) -> dict[str, Any]:
+    """The quantized loss of a measurement that stopped early: full precision on all windows, plus delta."""
+    loss = reference.loss + delta
+    after = _after(m, reference)
+    return {
+        "loss_q": loss,
+        "loss_q_se": float(after.std(ddof=1) / np.sqrt(len(after))),
+        "ppl_q": math.exp(loss) if loss < 700 else math.inf,
+        "bpb_q": reference.bits_per_byte * loss / reference.loss,
+    }
 
 
 def _about(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -112,5 +112,3 @@ def test_wrong_calls_are_refused():
     model, lane = LanguageModel(core_models.build("llama")), Lane(get_quantizer("gptq"), SCHEME)
     with pytest.raises(ValueError, match="calibration tokens"):
         quantize(model, [lane], None)
-    with pytest.raises(ValueError, match="one lane"):
-        quantize(model, [lane, lane], core_models.ids(), sequential=True)

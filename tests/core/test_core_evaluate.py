@@ -164,6 +164,12 @@ def test_half_precision_models_are_scored_in_float32(saved, ids, dtype):
     assert score.kl == pytest.approx(kl, abs=1e-5 * TOKENS)
 
 
+def test_attention_is_the_fused_kernel_where_there_is_one(saved):
+    """And the record says which it was."""
+    for architecture in ("llama", "gpt2"):
+        assert LanguageModel.load(saved(architecture)).module.config._attn_implementation == "sdpa"
+
+
 @pytest.fixture(scope="module")
 def records(saved, small):
     options = {**small, "quantizers": ("rtn",), "bits": (2, 4), "eval_windows": 200}
@@ -173,6 +179,7 @@ def records(saved, small):
 def test_delta_s_error_is_that_of_a_bootstrap_over_windows(records):
     """Oracle: 4,000 resamples of whole windows, the ratio of sums each time."""
     _, (full, *quantized) = records
+    assert full.provenance["attention"] == "sdpa"
     rng = np.random.default_rng(0)
     for record in quantized:
         difference, tokens = np.subtract(record.nll, full.nll), np.asarray(record.n_tokens)

@@ -1,0 +1,116 @@
+"""How much memory there is, and how it is shared out between the model and its lanes.
+
+Three things may limit a process on a CPU: what the system has left, a control group (as in containers and batch
+systems), and a resource limit of the process itself; the least of them counts.  Nothing here changes a result: less
+memory only means more groups of lanes, or weights that are read from disk instead of kept.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_FOR_WEIGHTS = 0.8
+"""Share of the free memory that weights may take when nobody says how much; the rest is for activations."""
+
+
+def parse_bytes(text: str | int) -> int:
+    """`8GB`, `512MiB`, `2e9` or a number as bytes; GB is 10⁹ and GiB 2³⁰.  Raises ValueError."""
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?) *([kmgt]?i?)b?", str(text).strip(), flags=re.IGNORECASE)
+    if match is None or match[2].upper() not in _UNITS:
+        raise ValueError(f"{text!r} is not a number of bytes")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def free_memory(device: str) -> float:
+    """Bytes that are free on a device now; on a CPU what can be had without swapping."""
+    if device.startswith("cuda"):
+        import torch
+
+        # What torch keeps for itself after an earlier model is as good as free.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
+    return max(0.0, min(_of_the_system(), _of_the_control_group(), _of_the_process()))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What weights may take on a device: `total` bytes for the model and its lanes together."""
+
+    total: float
+
+    @classmethod
+    def of(cls, device: str, limit: int | None) -> Budget:
+        """`limit` bytes, or a share of what is free now, before the model is loaded."""
+        return cls(float(limit) if limit is not None else _FOR_WEIGHTS * free_memory(device))
+
+    def holds(self, model_bytes: float) -> bool:
+        """Whether the model and one lane, which is at most as large, fit together."""
+        return 2 * model_bytes <= self.total
+
+    def lanes(self, model_bytes: float, lane_bytes: float) -> int:
+        """How many lanes fit beside the model; at least one."""
+        return max(1, int((self.total - model_bytes) // lane_bytes))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: on a GPU torch has a class for that, on a CPU only a message."""
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or any(words in str(error) for words in ("can't allocate memory", "Cannot allocate memory"))
+
+
+def _of_the_system() -> float:
+    try:
+        return _field("/proc/meminfo", "MemAvailable")
+    except (OSError, KeyError):
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
+
+
+def _of_the_control_group() -> float:
+    root = Path("/sys/fs/cgroup")
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return float("inf")
+    free = float("inf")
+    for _, kinds, place in (line.split(":", 2) for line in lines):
+        if kinds == "":
+            names, folder = ("memory.max", "memory.current"), root / place.lstrip("/")
+        elif "memory" in kinds.split(","):
+            names, folder = ("memory.limit_in_bytes", "memory.usage_in_bytes"), root / "memory" / place.lstrip("/")
+        else:
+            continue
+        free = min(free, _left(folder, *names))
+    return free
+
+
+def _left(folder: Path, limit: str, used: str) -> float:
+    """Limit less use; pages of files count as used there, although they are given up on demand."""
+    try:
+        most, now = (float((folder / name).read_text(encoding="ascii")) for name in (limit, used))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):  # no such group, or no limit: "max"
+        return float("inf")
+    return most - now + float(stat.get("inactive_file", stat.get("total_inactive_file", 0)))
+
+
+def _of_the_process() -> float:
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        if limit != resource.RLIM_INFINITY:
+            return limit - _field("/proc/self/status", "VmData")
+    except (ImportError, OSError, KeyError, AttributeError):
+        pass
+    return float("inf")
+
+
+def _field(path: str, name: str) -> float:
+    """A field of kilobytes in one of the system's tables, in bytes."""
+    with open(path, encoding="ascii") as handle:
+        fields = dict(line.split(":", 1) for line in handle)
+    return float(fields[name].split()[0]) * 1024

@@ -1,0 +1,173 @@
+"""Contract and oracle: how much memory there is changes how a sweep goes about it, and none of its numbers."""
+
+import subprocess
+import sys
+
+import core_models
+import pytest
+import torch
+from core_steps import environ, planned
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptq_eval.config import RunConfig
+from ptq_eval.errors import OptionError
+from ptq_eval.lanes import OnDisk
+from ptq_eval.memory import Budget, free_memory, parse_bytes
+from ptq_eval.models import LanguageModel
+from ptq_eval.offload import OffloadedModel
+from ptq_eval.sweep import sweep
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8GB", 8 * 10**9), ("512MiB", 2**29), ("1.5 g", 1.5e9), ("2e9", 2e9), (7, 7), ("3kib", 3072), ("10B", 10)],
+)
+def test_sizes_as_people_write_them(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["much", "8 GBB", "-1GB", "", "GB", "8QB", 0])
+def test_other_sizes_are_refused(text):
+    with pytest.raises(OptionError, match="--memory"):
+        RunConfig(memory=text)
+
+
+@given(total=st.floats(0, 1e12), model=st.floats(1, 1e11), lane=st.floats(1, 1e11))
+def test_a_budget_is_kept_wherever_one_lane_fits(total, model, lane):
+    budget = Budget(total)
+    count = budget.lanes(model, lane)
+    assert count >= 1
+    if model + lane <= total:
+        assert model + count * lane <= total * (1 + 1e-9)
+        assert model + (count + 1) * lane > total * (1 - 1e-9)
+
+
+def test_free_memory_is_some_and_not_more_than_the_machine_has():
+    import os
+
+    assert 0 < free_memory("cpu") <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def test_a_limit_of_the_process_counts(python):
+    code = (
+        "import resource; from ptq_eval.memory import free_memory, _field;"
+        "used = _field('/proc/self/status', 'VmData');"
+        "resource.setrlimit(resource.RLIMIT_DATA, (int(used) + 2**26, resource.RLIM_INFINITY));"
+        "print(free_memory('cpu'))"
+    )
+    if sys.platform != "linux":
+        pytest.skip("RLIMIT_DATA is Linux's")
+    done = python("-c", code)
+    assert 2**25 < float(done.stdout) <= 2**26, done.stderr
+
+
+@pytest.fixture(scope="module")
+def grid(small):
+    return {**small, "quantizers": ("rtn", "gptq", "awq"), "bits": (2, 4)}
+
+
+def records(work, memory):
+    measured = list(sweep(work, work.trials, memory=memory, tick=lambda _: None))
+    return [(m.trial.key(), m.status, m.nll, m.kl, m.agree, m.bits_per_weight, dict(m.details)) for m in measured]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("include_head", [False, True])
+def test_any_memory_gives_the_same_records(architecture, include_head, saved, grid, monkeypatch):
+    """All lanes at once, one at a time, or the blocks on disk: bit by bit the same."""
+    work = planned(saved(architecture).parent, **grid, include_head=include_head).workloads[0]
+    loaded = []
+    for cls, name in ((LanguageModel, "load"), (OffloadedModel, "load_from_disk")):
+        original = getattr(cls, name)
+        note = lambda *args, _own=original, _as=name, **kwargs: loaded.append(_as) or _own(*args, **kwargs)
+        monkeypatch.setattr(cls, name, staticmethod(note))
+    size = 4 * work.checkpoint.params_total
+    plenty, one_lane, none = (records(work, memory) for memory in (None, 2 * size, 1))
+    assert loaded == ["load", "load", "load_from_disk"]
+    assert plenty == one_lane
+    assert plenty == none
+
+
+def test_full_precision_results_are_kept_or_made_again_with_the_same_numbers(saved, grid, monkeypatch):
+    from ptq_eval import sweep as module
+    from ptq_eval.scoring import Factored
+
+    work = planned(saved("llama").parent, **grid).workloads[0]
+    made = []
+    reference = Factored.reference
+    monkeypatch.setattr(Factored, "reference", lambda self, ids: made.append(1) or reference(self, ids))
+    counts, found = [], []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(module, "_FOR_REFERENCES", share)
+        made.clear()
+        found.append(records(work, 2 * 4 * work.checkpoint.params_total))
+        counts.append(len(made))
+    assert found[0] == found[1]
+    assert counts[0] > counts[1] > 0
+
+
+def test_an_offloaded_model_is_the_same_model(saved, tmp_path):
+    ids, folder = core_models.ids(), saved("gpt2")
+    whole, parts = LanguageModel.load(folder), OffloadedModel.load_from_disk(folder, tmp_path / "scratch")
+    assert any(parameter.is_meta for parameter in parts.module.parameters())
+    assert torch.equal(whole.logits(ids), parts.logits(ids))
+    assert list(whole.linears()) == list(parts.linears())
+    name = list(whole.linears())[3]
+    assert torch.equal(whole.weight(name), parts.weight(name))
+    lane = {name: torch.zeros_like(whole.weight(name))}
+    for model in (whole, parts):
+        before = model.logits(ids)
+        with model.carrying(model.parameters_of(lane)):
+            changed = model.logits(ids)
+        assert not torch.equal(before, changed)
+        assert torch.equal(before, model.logits(ids)), "the lane's weights are still there"
+    with whole.carrying(whole.parameters_of(lane)):
+        assert torch.equal(whole.logits(ids), changed)
+
+
+def test_tensors_on_disk_behave_like_a_dictionary(tmp_path):
+    tensors = OnDisk(tmp_path / "lane")
+    tensors["a.b"] = torch.arange(6.0).view(2, 3).T
+    tensors["c"] = torch.ones(2, dtype=torch.bfloat16)
+    assert list(tensors) == ["a.b", "c"]
+    assert torch.equal(tensors["a.b"], torch.arange(6.0).view(2, 3).T)
+    assert tensors["c"].dtype is torch.bfloat16
+    assert "x" not in tensors
+    with pytest.raises(KeyError):
+        tensors["x"]
+    tensors.clear()
+    assert not tensors
+    assert not list((tmp_path / "lane").iterdir())
+
+
+LARGE_VOCABULARY = """
+import resource, sys, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from ptq_eval.evaluate import evaluate
+from ptq_eval.models import LanguageModel
+from ptq_eval.scoring import scorer
+torch.set_num_threads(1)
+config = LlamaConfig(vocab_size=150_000, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                     num_attention_heads=2, max_position_embeddings=512, tie_word_embeddings=sys.argv[1] == "True")
+model = LanguageModel(LlamaForCausalLM(config), include_head=sys.argv[1] == "False")
+ids = torch.randint(150_000, (1, 512), generator=torch.Generator().manual_seed(0))
+lane = {name: model.weight(name) * 0.9 for name in model.linears()}
+print(type(scorer(model, ids)).__name__)
+with open("/proc/self/status") as status:
+    used = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (used + int(sys.argv[2]), resource.RLIM_INFINITY))
+full, (score,) = evaluate(model, ids, [lane])
+print(min(score.kl) > 0, len(full.nll))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+@pytest.mark.parametrize(("tied", "way", "limit"), [(True, "Factored", 0.6), (False, "Whole", 2.6)])
+def test_a_vocabulary_of_150_000_fits(tied, way, limit):
+    """The logits of one window of 512 tokens are 307 MB: one way of scoring never holds them, the other twice."""
+    window = 512 * 150_000 * 4
+    arguments = [sys.executable, "-c", LARGE_VOCABULARY, str(tied), str(int(limit * window))]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environ(), timeout=120, check=False)
+    assert done.stdout.splitlines() == [way, "True 1"], done.stderr[-2000:]
