@@ -11,7 +11,19 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("codes", "delta", "sweep", "demo")
+NAMES = (
+    "codes",
+    "delta",
+    "sweep",
+    "demo",
+    "bootstrap",
+    "solver",
+    "throughput",
+    "early_stop",
+    "scaling",
+    "methods",
+    "grid",
+)
 
 
 def main() -> int:

@@ -51,10 +51,11 @@ class Claim:
 
 @dataclass
 class Outcome:
-    """The claims of a benchmark, and everything behind them as plain values."""
+    """The claims of a benchmark, everything behind them as plain values, and matplotlib figures by file name."""
 
     claims: list[Claim] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,16 @@ things timed by turns; seconds hold for the machine named.
 
 
 def save(out: Path, name: str, command: str, outcome: Outcome, facts: dict[str, Any], seconds: float) -> None:
-    """Write `out/name.json`."""
+    """Write `out/name.json` and the figures."""
     out.mkdir(parents=True, exist_ok=True)
+    for file, figure in outcome.figures.items():
+        figure.savefig(out / file, dpi=120)
     content = {
         "name": name,
         "command": command,
         "claims": [claim.to_dict() for claim in outcome.claims],
         "details": outcome.details,
+        "figures": list(outcome.figures),
         "environment": facts,
         "seconds": seconds,
     }
@@ -68,9 +71,23 @@ def _section(result: dict[str, Any]) -> list[str]:
         f" {facts['time']}; Python {facts['python']}, {versions}; commit {facts['commit'][:12] or 'unknown'}{changed};"
         f" seed {facts['seed']}.",
     ]
+    for file in result.get("figures", ()):
+        lines += ["", f"![{result['name']}]({file})"]
     for name, detail in result["details"].items():
         if isinstance(detail, dict) and "parts" in detail:
             lines += ["", *_parts(name, detail)]
+        elif isinstance(detail, dict) and "columns" in detail:
+            lines += ["", *_table(name, detail)]
+    return lines
+
+
+def _table(name: str, detail: dict[str, Any]) -> list[str]:
+    """A detail {"columns": names, "rows": lists of values, "note": text} under its name."""
+    lines = [f"**{name}.** {detail.get('note', '')}".rstrip(), ""]
+    lines += [f"| {' | '.join(detail['columns'])} |", "|---" * len(detail["columns"]) + "|"]
+    for row in detail["rows"]:
+        cells = [_number(value) if isinstance(value, float) else "" if value is None else str(value) for value in row]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

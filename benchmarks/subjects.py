@@ -1,8 +1,10 @@
-"""The models that are measured on: checkpoints of the embedded trajectory, and one of random weights."""
+"""The models that are measured on: the embedded trajectory, a larger Llama trained here, one of random weights."""
 
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import ROOT, SEED
+from benchmarks.peers.environments import FOLDER
 from ptq_eval.checkpoints import discover, verify_all
 from ptq_eval.checkpoints.parameters import quiet_transformers
+from ptq_eval.config import RunConfig
+from ptq_eval.plan import Workload, make_plan
 from ptq_eval.records import Checkpoint
 
 PEER = {
@@ -27,6 +32,31 @@ PEER = {
     "tie_word_embeddings": True,
 }
 """A Llama of 5.1 M parameters in 42 matrices, small enough for two cores and large enough to be like others."""
+
+
+LARGE = {
+    "vocab_size": 32000,
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 2048,
+}
+"""A Llama of 1.1 B parameters, the shapes of TinyLlama, for a GPU."""
+
+TINY = {
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+"""Its rehearsal."""
+
+TRAINED_LENGTH, TRAINED_GROUP = 256, 64
 
 
 def demo_command() -> list[str]:
@@ -52,13 +82,42 @@ def last_of_each_run(trajectory: Path) -> list[Checkpoint]:
     return verify_all(sorted(found.values(), key=lambda c: (c.params or 0, c.run)))
 
 
-def random_llama(folder: Path, windows: int) -> tuple[Checkpoint, Path, Path]:
-    """A Llama with random weights below `folder`: (checkpoint, tokens to evaluate on, tokens to calibrate on)."""
+def trained_llama() -> list[Checkpoint]:
+    """Four checkpoints of a Llama of 4.4 M parameters, trained here for some minutes at the first use and then kept.
+
+    Barely trained, but its losses are those of text: enough for comparing what quantizers do to one model.  The rows
+    of its matrices have 256 and 704 columns, so groups of 64 fit every package.
+    """
+    folder = FOLDER / "subject-llama-5m"
+    if not (folder / "complete").exists():
+        words = f"--width 256 --layers 6 --context {TRAINED_LENGTH} --batch-size 4 --ratios 0.02,0.04,0.08,0.12"
+        command = [sys.executable, "-m", "ptq_eval", "pretrain", str(folder), *words.split()]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        (folder / "complete").touch()
+    return sorted(verify_all(discover([folder])), key=lambda checkpoint: checkpoint.tokens or 0)
+
+
+def prepared(checkpoint: Checkpoint, folder: Path, **options: Any) -> tuple[Workload, Path]:
+    """The work on a trained Llama under options of a run, and its calibration windows as a file below `folder`."""
+    named = {"group_size": TRAINED_GROUP, "seq_len": TRAINED_LENGTH, **options}
+    work = make_plan([checkpoint], RunConfig(**named)).workloads[0]
+    assert work.calibration is not None
+    path = folder / "calibration.npy"
+    np.save(path, np.asarray(work.calibration.ids))
+    return work, path
+
+
+def random_llama(folder: Path, windows: int, **shape: int) -> tuple[Checkpoint, Path, Path]:
+    """A Llama with random weights below `folder`: (checkpoint, tokens to evaluate on, tokens to calibrate on).
+
+    Its shape is `PEER` with the changes in `shape`; the tokens are random too.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     home = folder / "random-llama"
     generator = torch.Generator().manual_seed(SEED)
-    model = LlamaForCausalLM(LlamaConfig(**PEER, bos_token_id=0, eos_token_id=0))
+    shape = {**PEER, **shape}
+    model = LlamaForCausalLM(LlamaConfig(**shape, bos_token_id=0, eos_token_id=0))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
@@ -66,7 +125,7 @@ def random_llama(folder: Path, windows: int) -> tuple[Checkpoint, Path, Path]:
     model.save_pretrained(home)
     texts = []
     for name in ("evaluation", "calibration"):
-        ids = torch.randint(PEER["vocab_size"], (windows * PEER["max_position_embeddings"],), generator=generator)
+        ids = torch.randint(shape["vocab_size"], (windows * shape["max_position_embeddings"],), generator=generator)
         texts.append(folder / f"{name}.npy")
         np.save(texts[-1], ids.numpy().astype(np.uint16))
     return verify_all(discover([home]))[0], texts[0], texts[1]

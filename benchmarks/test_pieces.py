@@ -10,6 +10,7 @@ import math
 import pytest
 import torch
 
+from benchmarks import published_gptq
 from benchmarks.subjects import PEER
 from ptq_eval.evaluate import evaluate
 from ptq_eval.models import LanguageModel
@@ -35,6 +36,31 @@ def test_quantizer(benchmark, name, bits, shape):
     stats, quantizer, scheme = LayerStats.from_inputs(inputs), get_quantizer(name), Scheme(bits, 32)
     result = benchmark(quantizer.quantize, weight, scheme, stats)
     assert result.codes.shape == shape
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("name", ["gptq", "awq"])
+def test_grid(benchmark, name, count, shape):
+    weight, inputs = sample_layer(*shape, tokens=2048)
+    stats, schemes = LayerStats.from_inputs(inputs), [Scheme(bits, 32) for bits in (4, 3, 2, 8)[:count]]
+    results = benchmark(get_quantizer(name).quantize_grid, [weight], schemes, stats)
+    assert [result.scheme for (result,) in results] == schemes
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_published_gptq(benchmark, shape):
+    weight, inputs = sample_layer(*shape, tokens=2048)
+    hessian = LayerStats.from_inputs(inputs).hessian
+    codes, _ = benchmark(lambda: published_gptq.gptq(weight, published_gptq.upper_factor(hessian), 4, 32))
+    assert codes.shape == shape
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_dequantize(benchmark, shape):
+    weight, _ = sample_layer(*shape)
+    quantized = get_quantizer("rtn").quantize(weight, Scheme(4, 32))
+    assert benchmark(quantized.dequantize).shape == shape
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -1,0 +1,40 @@
+"""This package under the same driver: one model, one method, its published calibration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.peers.driver import installed
+from ptq_eval.calibration import Lane
+from ptq_eval.calibration import quantize as fill
+from ptq_eval.models import LanguageModel
+from quantizers import LayerStats, Scheme, get_quantizer
+from quantizers.testing import sample_layer
+
+
+def versions() -> dict[str, str]:
+    return installed("ptq-eval")
+
+
+def warm_up(folder: str, cell: dict[str, Any]) -> None:
+    """Compile what is compiled at first use, as the other sides may too."""
+    weight, inputs = sample_layer(8, 32, tokens=64)
+    get_quantizer("gptq").quantize(weight, Scheme(4, 16), LayerStats.from_inputs(inputs))
+
+
+def load(folder: str, cell: dict[str, Any]) -> LanguageModel:
+    return LanguageModel.load(folder)
+
+
+def quantize(model: LanguageModel, ids: Any, cell: dict[str, Any]) -> LanguageModel:
+    quantizer = get_quantizer(cell["method"])
+    lane = Lane(quantizer, Scheme(cell["bits"], cell["group_size"], cell["symmetric"]))
+    fill(model, [lane], ids, sequential=quantizer.default_calibration == "sequential")
+    for name, weight in lane.weights.items():
+        model.set_weight(name, weight)
+    return model
+
+
+def module_of(model: LanguageModel) -> Any:
+    """The transformers model that carries the quantized weights."""
+    return model.module
