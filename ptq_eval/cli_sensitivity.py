@@ -39,7 +39,7 @@ def sensitivity(folders: tuple[str, ...], out: str, options: tuple[str, ...], **
     \b
     Examples:
       ptq-eval sensitivity runs/my-model -o out --steps first,last
-      ptq-eval sensitivity runs/my-model/checkpoint-1000 -o out --quantizers rtn,gptq --bits 3,4
+      ptq-eval sensitivity runs/my-model/checkpoint-1000 -o out --bits 3,4
     """
     from ptq_eval.config import parse_options
     from ptq_eval.report.sensitivity import render

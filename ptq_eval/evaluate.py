@@ -22,6 +22,9 @@ from ptq_eval.models import LanguageModel
 from ptq_eval.scoring import Reference, Scores, scorer
 
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+_BATCH_ACTIVATIONS = 2**18
+"""A batch may have more tokens than that where the model is so narrow that calls are what a pass costs."""
+
 _LOGIT_BYTES = {"cpu": 2**28, "cuda": 2**31}
 
 Tick = Callable[[int], None]
@@ -30,7 +33,8 @@ Tick = Callable[[int], None]
 def batch_size(model: LanguageModel, seq_len: int) -> int:
     """Windows per batch: a function of shapes alone, so that results do not depend on free memory."""
     kind = model.device.type if model.device.type in _BATCH_TOKENS else "cpu"
-    tokens = min(_BATCH_TOKENS[kind], _LOGIT_BYTES[kind] // (4 * model.vocab_size))
+    tokens = max(_BATCH_TOKENS[kind], _BATCH_ACTIVATIONS // model.width)
+    tokens = min(tokens, _LOGIT_BYTES[kind] // (4 * model.vocab_size))
     return max(1, tokens // seq_len)
 
 

@@ -93,6 +93,11 @@ class LanguageModel:
         return int(self.module.get_input_embeddings().weight.shape[0])  # type: ignore[operator,union-attr]
 
     @property
+    def width(self) -> int:
+        """Columns of the input embedding."""
+        return int(self.module.get_input_embeddings().weight.shape[1])  # type: ignore[operator,union-attr]
+
+    @property
     def max_length(self) -> int | None:
         """The longest context the architecture was built for, or None where the configuration does not say."""
         config: Any = self.module.config

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ptq_eval.models import LanguageModel
 
-_ROWS_BYTES = {"cpu": 2**20, "cuda": 2**30}
+_ROWS_BYTES = {"cpu": 2**21, "cuda": 2**30}
 """Aim for the logits that are reduced at a time."""
 
 _FEWEST_ROWS = 64
@@ -119,17 +119,18 @@ class Factored:
     @torch.inference_mode()
     def lane(self, ids: Tensor, reference: Reference) -> Scores:
         """Score the model as it stands now on the windows of `reference`."""
-        hidden, targets = self._hidden(ids), _targets(ids)
-        lse, nll, agree = (hidden.new_empty(len(hidden)) for _ in range(3))
+        hidden = self._hidden(ids)
+        wanted = torch.stack([reference.top, _targets(ids)], dim=1)
+        logits = hidden.new_empty(wanted.shape)
+        highest, total = hidden.new_empty(len(hidden)), hidden.new_empty(len(hidden))
         for part in _parts(len(hidden), self.rows):
             q = self._logits(hidden[part])
-            highest = q.amax(-1)
-            agree[part] = q.gather(-1, reference.top[part, None])[:, 0] == highest
-            target = q.gather(-1, targets[part, None])[:, 0]
-            lse[part] = _logsumexp_(q, highest)
-            nll[part] = lse[part] - target
+            torch.gather(q, 1, wanted[part], out=logits[part])
+            torch.amax(q, -1, out=highest[part])
+            torch.sum(q.sub_(highest[part, None]).exp_(), -1, out=total[part])
+        lse = total.log_().add_(highest)
         kl = reference.negative_entropy - torch.linalg.vecdot(hidden, reference.mean) + lse
-        return _scores(nll, kl, agree, len(ids))
+        return _scores(lse - logits[:, 1], kl, logits[:, 0] == highest, len(ids))
 
     def _hidden(self, ids: Tensor) -> Tensor:
         # The last position predicts nothing that is in the window.

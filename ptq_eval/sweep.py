@@ -24,7 +24,7 @@ from ptq_eval.early_stop import StopRule
 from ptq_eval.errors import DeviceError
 from ptq_eval.evaluate import Evaluator
 from ptq_eval.lanes import Lane, OnDisk
-from ptq_eval.memory import Budget, out_of_memory
+from ptq_eval.memory import Budget, keep_freed_memory, out_of_memory
 from ptq_eval.models import DTYPES, LanguageModel
 from ptq_eval.offload import OffloadedModel
 from ptq_eval.plan import Workload
@@ -32,6 +32,9 @@ from ptq_eval.provenance import provenance
 from ptq_eval.records import Measurement, Trial
 from ptq_eval.scoring import Scores
 from quantizers import Quantizer, Scheme, get_quantizer
+
+_FOR_REUSE = 0.05
+"""Share of the budget that may lie idle between one activation and the next."""
 
 _FOR_REFERENCES = 0.1
 """Share of the budget for full-precision results that are kept from one group of lanes to the next."""
@@ -117,6 +120,7 @@ class _Sweep:
         }
         budget = Budget.of(device, memory)
         if budget.holds((work.checkpoint.params_total or 0) * DTYPES[trial.dtype].itemsize):
+            keep_freed_memory(_FOR_REUSE * budget.total)
             yield cls(LanguageModel.load(work.folder, **options), work, budget, None, tick)
             return
         with tempfile.TemporaryDirectory(prefix="ptq-eval-") as folder:

@@ -91,7 +91,8 @@ class AWQ(Quantizer):
         weight = torch.cat(rows)
         hessian = finite_hessian(stats, weight.device)
         mean_abs = stats.mean_abs.to(weight.device)
-        candidates = torch.stack([channel_scales(mean_abs, step / self.n_grid) for step in range(self.n_grid)])
+        ratios = torch.arange(self.n_grid, dtype=mean_abs.dtype, device=mean_abs.device) / self.n_grid
+        candidates = channel_scales(mean_abs, ratios)
         columns_first = weight.T.contiguous()
         sizes, results = [part.shape[0] for part in rows], []
         for scheme in schemes:
@@ -159,10 +160,10 @@ def quadratic_form(delta: Tensor, hessian: Tensor) -> Tensor:
     return total
 
 
-def channel_scales(mean_abs: Tensor, ratio: float) -> Tensor:
-    """s = mean|x|^ratio of every channel, [in], at least 1e-4, normalised by √(max·min)."""
-    scales = mean_abs.pow(ratio).clamp(min=MIN_SCALE)
-    return scales / (scales.max() * scales.min()).sqrt()
+def channel_scales(mean_abs: Tensor, ratios: Tensor) -> Tensor:
+    """s = mean|x|^ratio [n, in] for every ratio [n] and channel, at least 1e-4, normalised by √(max·min)."""
+    scales = mean_abs.pow(ratios.unsqueeze(1)).clamp(min=MIN_SCALE)
+    return scales / (scales.amax(1, keepdim=True) * scales.amin(1, keepdim=True)).sqrt()
 
 
 def clip_groups(groups: Tensor, hessian: Tensor, scheme: Scheme) -> Tensor:

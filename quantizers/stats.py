@@ -48,7 +48,7 @@ class LayerStats:
         for chunk in tokens.split(_CHUNK):
             rows = chunk.to(self._outer)
             self._add_outer(rows)
-            self._abs.add_(rows.abs().sum(0))
+            self._abs.addmv_(rows.abs().T, rows.new_ones(len(rows)))
         self.n_tokens += tokens.shape[0]
 
     def _add_outer(self, rows: Tensor) -> None:
