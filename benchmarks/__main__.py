@@ -20,6 +20,7 @@ NAMES = (
     "solver",
     "throughput",
     "early_stop",
+    "memory",
     "scaling",
     "methods",
     "grid",
