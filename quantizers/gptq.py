@@ -47,12 +47,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantizers import grid, kernels
 from quantizers.base import QuantizedWeight, Quantizer, Scheme
 from quantizers.errors import QuantizationError
 from quantizers.factor import cholesky_factor
+from quantizers.family import Family, families_of
 from quantizers.options import option
 from quantizers.stats import LayerStats, all_finite, finite_hessian
+
+_PANEL = 512
+"""Columns for which one product takes up all columns before them."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class GPTQ(Quantizer):
         if self.dead == "zero":
             work[dead] = 0
 
-        families = _families(self, schemes, work)
+        families = families_of(self, schemes, work)
         if self.act_order:
             order = torch.argsort(diagonal, descending=True, stable=True)
             hessian, work = hessian[order][:, order], work[order]
@@ -128,23 +131,25 @@ class GPTQ(Quantizer):
             results.update(family.results([weight.shape[0] for weight in rows], report))
         return [results[index] for index in range(len(schemes))]
 
-    def _solve(self, work: Tensor, factor: Tensor, families: Sequence[_Family]) -> None:
+    def _solve(self, work: Tensor, factor: Tensor, families: Sequence[Family]) -> None:
         """Code every column of `work` [in, rows] for every scheme, with the `factor` R of H in the same order."""
         columns, rows = work.shape
         counts = [len(family.members) for family in families]
         delta = work.new_empty(sum(counts), columns, rows)
+        each, carried = (len(delta), -1, -1), _Carried(factor, delta)
         for start, stop in self._blocks(columns, [family.size for family in families]):
             end = max(stop, *(family.reach(stop) for family in families))
             own = factor[start:end, start:end]
             inverse = torch.linalg.solve_triangular(own, torch.eye(end - start).to(own), upper=True)
-            state = work[start:end].repeat(len(delta), 1, 1)
-            if start:
-                state += inverse.T @ (factor[:start, start:end].T @ delta[:, :start])
+            state = work[start:end].expand(each)
+            state = torch.baddbmm(state, inverse.T.expand(each), carried(start, end)) if start else state.clone()
             inverse = inverse[: stop - start, : stop - start]
             feedback = inverse / inverse.diagonal().unsqueeze(1)
             for family, now, error in zip(families, state.split(counts), delta[:, start:stop].split(counts)):
                 family.take_scales(now, start, stop)
                 family.run_block(now[:, : stop - start], work[start:stop], feedback, start, stop, error)
+        if not all_finite(delta):
+            raise QuantizationError("the error feedback overflowed: H is too close to singular")
 
     def _blocks(self, columns: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Where blocks begin and end; with scales from the current weights, a group also begins a block."""
@@ -158,88 +163,25 @@ class GPTQ(Quantizer):
             start = stop
 
 
-class _Family:
-    """Grids and codes, during a solve, of the schemes that differ in their bits only.
+class _Carried:
+    """Δ_F·R_FB for one block B after another, [schemes, columns of B, rows], F being all columns before it.
 
-    `members` are their places among all schemes.  Everything lies with a column, or a group, per row: levels
-    [members, in, rows], codes minus zero; scale and zero [members, groups, rows].
+    The columns before a panel of several blocks enter with one product for all of them: one of few columns has to read
+    the whole of Δ for little arithmetic.
     """
 
-    def __init__(self, options: GPTQ, schemes: Sequence[Scheme], members: Sequence[int], work: Tensor) -> None:
-        self.options, self.members = options, list(members)
-        self.schemes = [schemes[index] for index in members]
-        self.bits = torch.tensor([scheme.bits for scheme in self.schemes], device=work.device)
-        columns, rows = work.shape
-        self.size = self.schemes[0].columns_per_group(columns)
-        self.group_of = torch.arange(columns, device=work.device) // self.size
-        self.order: Tensor | None = None
-        self.levels = work.new_empty(len(self.members), columns, rows)
-        self.scale = work.new_empty(len(self.members), self.schemes[0].groups(columns), rows)
-        self.zero = torch.empty_like(self.scale)
-        if options.static_groups:
-            self._take(0, self.scale.shape[1], work.expand(len(self.members), -1, -1))
+    def __init__(self, factor: Tensor, delta: Tensor) -> None:
+        self.factor, self.delta = factor, delta
+        self.start = self.stop = 0
+        self.panel = delta[:, :0]
 
-    def reorder(self, order: Tensor) -> None:
-        """Take the columns in another order; groups taken before keep their columns."""
-        self.order = order
-        if self.options.static_groups:
-            self.group_of = self.group_of[order]
+    def __call__(self, start: int, end: int) -> Tensor:
+        if end > self.stop:
+            self.start, self.stop = start, max(end, min(start + _PANEL, len(self.factor)))
+            self.panel = self._product(0, start, start, self.stop)
+        before = self.panel[:, start - self.start : end - self.start]
+        return before + self._product(self.start, start, start, end) if start > self.start else before
 
-    def reach(self, stop: int) -> int:
-        """Where the last group ends whose first column lies before `stop`."""
-        columns = self.levels.shape[1]
-        return 0 if self.options.static_groups else min(-(-stop // self.size) * self.size, columns)
-
-    def take_scales(self, state: Tensor, start: int, stop: int) -> None:
-        """Scales of the groups that begin from `start` to before `stop`.
-
-        Row 0 of `state` [members, columns, rows] is column `start`.
-        """
-        first, last = -(-start // self.size), -(-stop // self.size)
-        if first < last and not self.options.static_groups:
-            self._take(first, last, state[:, first * self.size - start : last * self.size - start])
-
-    def _take(self, first: int, last: int, columns: Tensor) -> None:
-        members, count, rows = columns.shape
-        groups = grid.to_groups(columns.mT.reshape(members * rows, count), self.size)
-        groups = groups.view(members, rows, last - first, self.size)
-        bits = self.bits[:, None, None] if members > 1 else self.schemes[0].bits
-        scale, zero = grid.find_params(groups, bits, self.schemes[0].symmetric, self.options.mse)
-        self.scale[:, first:last], self.zero[:, first:last] = scale.mT, zero.mT
-
-    def run_block(
-        self, state: Tensor, original: Tensor, feedback: Tensor, start: int, stop: int, delta: Tensor
-    ) -> None:
-        """Code the columns from `start` to before `stop`, and write their differences from the original."""
-        grids = self.scale, self.zero, self.group_of[start:stop], self.bits
-        kernels.solve_block(state, original, feedback, *grids, self.levels[:, start:stop], delta)
-
-    def results(
-        self, sizes: Sequence[int], report: dict[str, float | int | str]
-    ) -> Iterator[tuple[int, list[QuantizedWeight]]]:
-        """By member the result of every layer, `sizes[i]` rows each, codes in the original order of columns."""
-        if not all_finite(self.levels):
-            raise QuantizationError("the error feedback overflowed: H is too close to singular")
-        grouped_in_order = self.order is not None and not self.options.static_groups and self.scale.shape[1] > 1
-        permutation = self.order if grouped_in_order else None
-        for member, scheme, *tensors in zip(self.members, self.schemes, self.levels, self.scale, self.zero):
-            levels, scale, zero = tensors
-            codes = (levels + zero[self.group_of]).to(torch.uint8)
-            if self.order is not None:
-                codes = torch.empty_like(codes).index_copy_(0, self.order, codes)
-            parts = zip(*(t.T.contiguous().split(list(sizes)) for t in (codes, scale, zero)))
-            yield (
-                member,
-                [
-                    QuantizedWeight(c, s, z, scheme, self.size, permutation=permutation, report=dict(report))
-                    for c, s, z in parts
-                ],
-            )
-
-
-def _families(options: GPTQ, schemes: Sequence[Scheme], work: Tensor) -> list[_Family]:
-    """The schemes sorted into families, in order of first appearance."""
-    members: dict[tuple[int, bool], list[int]] = {}
-    for index, scheme in enumerate(schemes):
-        members.setdefault((scheme.columns_per_group(len(work)), scheme.symmetric), []).append(index)
-    return [_Family(options, schemes, places, work) for places in members.values()]
+    def _product(self, first: int, last: int, start: int, end: int) -> Tensor:
+        factor = self.factor[first:last, start:end].T.expand(len(self.delta), -1, -1)
+        return torch.bmm(factor, self.delta[:, first:last])

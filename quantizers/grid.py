@@ -53,17 +53,13 @@ def find_params(groups: Tensor, bits: int | Tensor, symmetric: bool, mse: bool =
     `bits` is a number, or an integer tensor that broadcasts against [...].  With `mse`, the range is shrunk in
     steps to where the sum of |Δw|^2.4 is least.
     """
-    low = groups.amin(-1).clamp(max=0)
-    high = groups.amax(-1).clamp(min=0)
-    if symmetric:
-        high = torch.maximum(-low, high)
-        low = -high
-    empty = (high - low) / (2**bits - 1) == 0  # zeros only, or so small that the scale underflows
-    low = torch.where(empty, -1.0, low)
-    high = torch.where(empty, 1.0, high)
-    if mse:
-        return _clipped(groups, low, high, bits, symmetric)
-    return _params(low, high, bits, symmetric)
+    low, high = _range(groups.amin(-1), groups.amax(-1), bits, symmetric)
+    return _clipped(groups, low, high, bits, symmetric) if mse else _params(low, high, bits, symmetric)
+
+
+def params_of_range(low: Tensor, high: Tensor, bits: int | Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """As `find_params`, for groups of which the smallest and the largest weight are known, each [...]."""
+    return _params(*_range(low, high, bits, symmetric), bits, symmetric)
 
 
 def encode(groups: Tensor, scale: Tensor, zero: Tensor, bits: int | Tensor) -> Tensor:
@@ -77,6 +73,15 @@ def encode(groups: Tensor, scale: Tensor, zero: Tensor, bits: int | Tensor) -> T
 def decode(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """The weights that `codes` [..., size] stand for."""
     return (codes - zero.unsqueeze(-1)) * scale.unsqueeze(-1)
+
+
+def _range(low: Tensor, high: Tensor, bits: int | Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    if symmetric:
+        high = torch.maximum(-low, high)
+        low = -high
+    empty = (high - low) / (2**bits - 1) == 0  # zeros only, or so small that the scale underflows
+    return torch.where(empty, -1.0, low), torch.where(empty, 1.0, high)
 
 
 def _params(low: Tensor, high: Tensor, bits: int | Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,7 @@ def solve_block(
     zero: Tensor,
     group_of: Tensor,
     bits: Tensor,
-    levels: Tensor,
+    codes: Tensor,
     delta: Tensor,
 ) -> None:
     """Round the columns of a block in order, each with the errors of those before it fed back.
@@ -60,10 +60,10 @@ def solve_block(
     For n schemes that differ in `bits` [n] only: state [n, columns, rows], the weights as the blocks before left them
     (it may be overwritten); original [columns, rows], as they were at first; feedback [columns, columns], its row j
     U_j,j: / U_jj (what lies below the diagonal is not read); scale, zero [n, groups, rows]; group_of [columns] int64.
-    Writes levels [n, columns, rows], codes minus zero, and delta [n, columns, rows] = original − levels·scale.  The
-    last dimension of each is contiguous.
+    Writes codes [n, columns, rows] uint8, and delta [n, columns, rows], the original minus what the codes stand for,
+    which is not finite where the feedback overflowed.  The last dimension of each is contiguous.
     """
-    _module(state.device).solve_block(state, original, feedback, scale, zero, group_of, bits, levels, delta)
+    _module(state.device).solve_block(state, original, feedback, scale, zero, group_of, bits, codes, delta)
 
 
 def rounding_errors(weight: Tensor, scales: Tensor, bits: int, size: int, symmetric: bool) -> Tensor:

@@ -34,7 +34,7 @@ def solve_block(
     zero: Tensor,
     group_of: Tensor,
     bits: Tensor,
-    levels: Tensor,
+    codes: Tensor,
     delta: Tensor,
 ) -> None:
     """See `quantizers.kernels.solve_block`."""
@@ -42,7 +42,7 @@ def solve_block(
     common = original.numpy(), feedback.T.contiguous().numpy(), group_of.numpy()
     tops = [np.float32(2**b - 1) for b in bits.tolist()]
     # One matrix after another: numba's loops over contiguous matrices are the ones that vectorise.
-    each = [[t.numpy() for t in matrices] for matrices in zip(state, scale, zero, levels, delta)]
+    each = [[t.numpy() for t in matrices] for matrices in zip(state, scale, zero, codes, delta)]
 
     def loop(first: int, last: int) -> None:
         for top, matrices in zip(tops, each):
@@ -73,7 +73,7 @@ def _over_rows(rows: int, work: float, loop: Callable[[int, int], None]) -> None
         list(pool.map(lambda first: loop(first, min(first + step, rows)), range(0, rows, step)))
 
 
-def _solve_loop(original, feedback, group_of, top, state, scale, zero, levels, delta, first, last):  # pragma: no cover
+def _solve_loop(original, feedback, group_of, top, state, scale, zero, codes, delta, first, last):  # pragma: no cover
     columns = len(state)
     errors = np.empty((columns, TILE), np.float32)
     now = np.empty(TILE, np.float32)
@@ -97,12 +97,13 @@ def _solve_loop(original, feedback, group_of, top, state, scale, zero, levels, d
             group = group_of[i]
             for t in range(n):
                 step, z = scale[group, start + t], zero[group, start + t]
-                level = np.rint(now[t] / step)
-                level = -z if level < -z else level
-                level = top - z if level > top - z else level
-                levels[i, start + t] = level
-                errors[i, t] = now[t] - level * step
-                delta[i, start + t] = original[i, start + t] - level * step
+                code = np.rint(now[t] / step) + z
+                code = np.float32(0) if code < 0 else code
+                code = top if code > top else code
+                codes[i, start + t] = np.uint8(code)
+                value = (code - z) * step
+                errors[i, t] = now[t] - value
+                delta[i, start + t] = original[i, start + t] - value
 
 
 def _round_loop(weight, scales, top, size, symmetric, out, first, last):  # pragma: no cover

@@ -29,19 +29,19 @@ def solve_block(
     zero: Tensor,
     group_of: Tensor,
     bits: Tensor,
-    levels: Tensor,
+    codes: Tensor,
     delta: Tensor,
 ) -> None:
     """See `quantizers.kernels.solve_block`."""
     lanes, columns, rows = state.shape
     if columns > MOST_COLUMNS:
-        plain.solve_block(state, original, feedback, scale, zero, group_of, bits, levels, delta)
+        plain.solve_block(state, original, feedback, scale, zero, group_of, bits, codes, delta)
         return
     width = max(16, triton.next_power_of_2(columns))
     tile = max(16, _TILE_ELEMENTS // width)
-    matrices = [feedback.contiguous(), state, original, scale, zero, levels, delta]
-    steps = [state.stride(0), scale.stride(0), levels.stride(0), delta.stride(0)]
-    strides = [state.stride(1), original.stride(0), scale.stride(1), levels.stride(1), delta.stride(1)]
+    matrices = [feedback.contiguous(), state, original, scale, zero, codes, delta]
+    steps = [state.stride(0), scale.stride(0), codes.stride(0), delta.stride(0)]
+    strides = [state.stride(1), original.stride(0), scale.stride(1), codes.stride(1), delta.stride(1)]
     with torch.cuda.device(state.device) if state.is_cuda else torch.no_grad():
         _solve[(triton.cdiv(rows, tile), lanes)](  # pyright: ignore[reportIndexIssue]
             *matrices, group_of, bits, rows, columns, *steps, *strides, WIDTH=width, TILE=tile, num_warps=1
@@ -55,7 +55,7 @@ def _solve(
     original_ptr,
     scale_ptr,
     zero_ptr,
-    levels_ptr,
+    codes_ptr,
     delta_ptr,
     group_ptr,
     bits_ptr,
@@ -63,12 +63,12 @@ def _solve(
     columns,
     state_lane,
     scale_lane,
-    levels_lane,
+    codes_lane,
     delta_lane,
     state_step,
     original_step,
     scale_step,
-    levels_step,
+    codes_step,
     delta_step,
     WIDTH: tl.constexpr,
     TILE: tl.constexpr,
@@ -92,7 +92,7 @@ def _solve(
         # Adding and taking away 1.5 * 2^23 rounds halves to even; the bounds are whole numbers, so it may come last.
         level = (level + 12582912.0) - 12582912.0
         error = weight - level * step
-        tl.store(levels_ptr + lane * levels_lane + i * levels_step + row, level, mask=inside)
+        tl.store(codes_ptr + lane * codes_lane + i * codes_step + row, (level + zero).to(tl.uint8), mask=inside)
         before = tl.load(original_ptr + i * original_step + row, mask=inside, other=0.0)
         tl.store(delta_ptr + lane * delta_lane + i * delta_step + row, before - level * step, mask=inside)
         back = tl.load(feedback_ptr + i * columns + column, mask=(column > i) & (column < columns), other=0.0)

@@ -16,21 +16,20 @@ def solve_block(
     zero: Tensor,
     group_of: Tensor,
     bits: Tensor,
-    levels: Tensor,
+    codes: Tensor,
     delta: Tensor,
 ) -> None:
     """See `quantizers.kernels.solve_block`.  A few operations a column: on small matrices calls are what it costs."""
-    lows, highs = -zero, (2**bits - 1)[:, None, None] - zero
-    error = torch.empty_like(state[:, 0])
-    grids = list(zip(scale.unbind(1), lows.unbind(1), highs.unbind(1)))
-    columns = zip(group_of.tolist(), state.unbind(1), levels.unbind(1), feedback.unbind())
-    for i, (group, weight, level, back) in enumerate(columns, start=1):
-        step, low, high = grids[group]
-        torch.div(weight, step, out=error)
-        level.copy_(error.round_().clamp_(low, high))
-        torch.addcmul(weight, level, step, value=-1, out=error)
-        state[:, i:] -= back[i:, None] * error[:, None]
-    delta.copy_(torch.addcmul(original, levels, scale[:, group_of], value=-1))
+    tops = (2**bits - 1).to(scale)[:, None]
+    grids = list(zip(scale.unbind(1), zero.unbind(1)))
+    columns = zip(group_of.tolist(), original, state.unbind(1), codes.unbind(1), delta.unbind(1), feedback)
+    for i, (group, before, weight, code, change, back) in enumerate(columns, start=1):
+        step, middle = grids[group]
+        rounded = (weight / step).round_().add_(middle).clamp_(min=0).clamp_(max=tops)
+        code.copy_(rounded)
+        value = rounded.sub_(middle).mul_(step)
+        torch.sub(before, value, out=change)
+        state[:, i:] -= back[i:, None] * (weight - value)[:, None]
 
 
 def rounding_errors(weight: Tensor, scales: Tensor, bits: int, size: int, symmetric: bool) -> Tensor:

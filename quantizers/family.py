@@ -1,0 +1,115 @@
+"""Schemes that GPTQ solves together: their grids and codes while columns are fixed one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from quantizers import grid, kernels
+from quantizers.base import QuantizedWeight, Scheme
+
+
+class FamilyOptions(Protocol):
+    """What of GPTQ's options concerns grids."""
+
+    @property
+    def static_groups(self) -> bool:
+        """All scales from the original weights."""
+        ...
+
+    @property
+    def mse(self) -> bool:
+        """A clipped range."""
+        ...
+
+
+class Family:
+    """Grids and codes, during a solve, of the schemes that differ in their bits only.
+
+    `members` are their places among all schemes.  Everything lies with a column, or a group, per row: codes
+    [members, in, rows]; scale and zero [members, groups, rows].
+    """
+
+    def __init__(self, options: FamilyOptions, schemes: Sequence[Scheme], members: Sequence[int], work: Tensor) -> None:
+        self.options, self.members = options, list(members)
+        self.schemes = [schemes[index] for index in members]
+        self.bits = torch.tensor([scheme.bits for scheme in self.schemes], device=work.device)
+        columns, rows = work.shape
+        self.size = self.schemes[0].columns_per_group(columns)
+        self.group_of = torch.arange(columns, device=work.device) // self.size
+        self.order: Tensor | None = None
+        self.codes = work.new_empty(len(self.members), columns, rows, dtype=torch.uint8)
+        self.scale = work.new_empty(len(self.members), self.schemes[0].groups(columns), rows)
+        self.zero = torch.empty_like(self.scale)
+        if options.static_groups:
+            self._take(0, self.scale.shape[1], work.expand(len(self.members), -1, -1))
+
+    def reorder(self, order: Tensor) -> None:
+        """Take the columns in another order; groups taken before keep their columns."""
+        self.order = order
+        if self.options.static_groups:
+            self.group_of = self.group_of[order]
+
+    def reach(self, stop: int) -> int:
+        """Where the last group ends whose first column lies before `stop`."""
+        columns = self.codes.shape[1]
+        return 0 if self.options.static_groups else min(-(-stop // self.size) * self.size, columns)
+
+    def take_scales(self, state: Tensor, start: int, stop: int) -> None:
+        """Scales of the groups that begin from `start` to before `stop`.
+
+        Row 0 of `state` [members, columns, rows] is column `start`.
+        """
+        first, last = -(-start // self.size), -(-stop // self.size)
+        if first < last and not self.options.static_groups:
+            self._take(first, last, state[:, first * self.size - start : last * self.size - start])
+
+    def _take(self, first: int, last: int, columns: Tensor) -> None:
+        bits = self.bits[:, None, None] if len(columns) > 1 else self.schemes[0].bits
+        symmetric, size = self.schemes[0].symmetric, self.size
+        if self.options.mse:
+            groups = grid.to_groups(columns.mT.flatten(0, 1), size).unflatten(0, (len(columns), -1))
+            scale, zero = (t.mT for t in grid.find_params(groups, bits, symmetric, mse=True))
+        else:
+            whole = columns.shape[1] // size * size
+            parts = [columns[:, :whole].unflatten(1, (-1, size))] if whole else []
+            parts += [columns[:, None, whole:]] if whole < columns.shape[1] else []  # a ragged last group
+            low, high = (torch.cat([end(part, 2) for part in parts], 1) for end in (torch.amin, torch.amax))
+            scale, zero = grid.params_of_range(low, high, bits, symmetric)
+        self.scale[:, first:last], self.zero[:, first:last] = scale, zero
+
+    def run_block(
+        self, state: Tensor, original: Tensor, feedback: Tensor, start: int, stop: int, delta: Tensor
+    ) -> None:
+        """Code the columns from `start` to before `stop`, and write their differences from the original."""
+        grids = self.scale, self.zero, self.group_of[start:stop], self.bits
+        kernels.solve_block(state, original, feedback, *grids, self.codes[:, start:stop], delta)
+
+    def results(
+        self, sizes: Sequence[int], report: dict[str, float | int | str]
+    ) -> Iterator[tuple[int, list[QuantizedWeight]]]:
+        """By member the result of every layer, `sizes[i]` rows each, codes in the original order of columns."""
+        grouped_in_order = self.order is not None and not self.options.static_groups and self.scale.shape[1] > 1
+        permutation = self.order if grouped_in_order else None
+        for member, scheme, codes, *grids in zip(self.members, self.schemes, self.codes, self.scale, self.zero):
+            if self.order is not None:
+                codes = torch.empty_like(codes).index_copy_(0, self.order, codes)
+            parts = zip(*(t.T.contiguous().split(list(sizes)) for t in (codes, *grids)))
+            yield (
+                member,
+                [
+                    QuantizedWeight(c, s, z, scheme, self.size, permutation=permutation, report=dict(report))
+                    for c, s, z in parts
+                ],
+            )
+
+
+def families_of(options: FamilyOptions, schemes: Sequence[Scheme], work: Tensor) -> list[Family]:
+    """The schemes sorted into families, in order of first appearance."""
+    members: dict[tuple[int, bool], list[int]] = {}
+    for index, scheme in enumerate(schemes):
+        members.setdefault((scheme.columns_per_group(len(work)), scheme.symmetric), []).append(index)
+    return [Family(options, schemes, places, work) for places in members.values()]
