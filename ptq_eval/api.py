@@ -18,8 +18,9 @@ import pandas as pd
 
 from ptq_eval import plugins
 from ptq_eval.errors import MeasurementFailedError, NothingToFitError, OutputFullError, PtqEvalError
-from ptq_eval.manifest import describe, merged, require_same
+from ptq_eval.manifest import describe, merged, require_matching, require_same
 from ptq_eval.records import Checkpoint, Measurement
+from ptq_eval.selection import version_notes
 from ptq_eval.store import Store, full_disk
 from ptq_eval.table import as_rows, tabulate, unmeasured
 
@@ -169,6 +170,8 @@ def run(
     if old is not None:
         require_same(old, info, store.folder)
         info = merged(old, info, roots)
+    else:
+        require_matching(store.measurements(), plan, store.folder)
     store.write_run(info)
     session = _Session(config, store, plan, progress)
     problems = [error for _, error in plan.excluded] + session.measure()
@@ -194,14 +197,15 @@ def analyse(
     from ptq_eval.laws.analyse import analyse as fit_all
 
     checkpoints = [Checkpoint.from_dict(c) for c in info["checkpoints"]]
-    frame, windows = tabulate(store.measurements(), checkpoints)
+    measurements = store.measurements()
+    frame, windows = tabulate(measurements, checkpoints)
     if frame.empty:
         raise NothingToFitError("no measurements of these checkpoints", got=store.folder)
     if progress:
         progress("fitting", 0.0, 0.0)
     table = DegradationTable(frame)
     fit = fit_all(as_rows(frame), windows, seed=seed, n_boot=bootstrap)
-    told = [*unmeasured(frame, checkpoints), *info.get("warnings", [])]
+    told = [*version_notes(measurements, checkpoints), *unmeasured(frame, checkpoints), *info.get("warnings", [])]
     conflicts = [f"two records of one trial differ, the first is used: {name}" for name in store.conflicts]
     overlaps = [o["message"] for o in info.get("overlap", {}).values() if o["flagged"]]
     fit["warnings"] = [*fit["warnings"], *told, *conflicts, *dict.fromkeys(overlaps)]

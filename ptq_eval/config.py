@@ -111,7 +111,7 @@ class RunConfig:
         if self.memory is not None:
             try:
                 positive = parse_bytes(self.memory) > 0
-            except ValueError:
+            except (ValueError, OverflowError):
                 positive = False
             if not positive:
                 raise OptionError("--memory is not a number of bytes", got=self.memory, remedy="--memory 8GB")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from ptq_eval import plugins
 from ptq_eval.errors import OutputMismatchError
-from ptq_eval.records import Checkpoint
+from ptq_eval.records import Checkpoint, Measurement, Trial
+from ptq_eval.selection import conditions
 
 if TYPE_CHECKING:
     from ptq_eval.config import RunConfig
@@ -89,8 +90,7 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
     """
     before, now = old.get("fixed", {}), _plain(new["fixed"])
     for name in now:
-        flag = "--" + name.replace("_", "-")
-        _same(folder, "other options", f"{flag} {now[name]}", f"{flag} {before.get(name)}")
+        _same(folder, "other options", _flag(name, now[name]), _flag(name, before.get(name)))
     for name, options in _plain(new["quantizer_options"]).items():
         _same(
             folder,
@@ -119,6 +119,56 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
             f"runs {runs[0]}",
             f"runs {runs[1]}, none of whose checkpoints is here",
         )
+
+
+def _flag(name: str, value: Any) -> str:
+    """An option as it is given on the command line; None is an option left out, or its word for none."""
+    flag = "--" + name.replace("_", "-")
+    if value is None:
+        words = {"group_size": "none", "eval_windows": "all"}
+        return f"{flag} {words[name]}" if name in words else f"without {flag}"
+    return f"{flag} {value}"
+
+
+def require_matching(records: Iterable[Measurement], plan: Plan, folder: Path) -> None:
+    """Refuse records that were measured under other options than the plan's, where no `run.json` tells of them.
+
+    What is compared stands in the records themselves.  Raises OutputMismatchError.
+    """
+    trials = [trial for work in plan.workloads for trial in work.trials]
+    quantized = {_whose(t): _request(t) for t in trials if t.scheme is not None}
+    common = conditions(trials[0]) if trials else {}
+    corpora = {t.checkpoint.run: t.corpus for t in trials}
+    for record in records:
+        trial = record.trial
+        if record.status == "failed" or not trials:
+            continue
+        wanted = {**common, "corpus": corpora.get(trial.checkpoint.run, trial.corpus)}
+        for name, value in conditions(trial).items():
+            _same(folder, "other options", _condition(name, wanted[name]), _condition(name, value))
+        mine = _request(trial)
+        for name, value in quantized.get(_whose(trial), mine).items():
+            what = f"{trial.quantizer} {name.replace('_', ' ')}"
+            _same(folder, "other options", f"{what} {value}", f"{what} {mine[name]}")
+
+
+def _condition(name: str, value: Any) -> str:
+    if name == "stop":
+        return _flag("precision", value.get("precision"))
+    return f"evaluation windows {value[:12]}" if name == "corpus" else f"{name.replace('_', ' ')} {value}"
+
+
+def _whose(trial: Trial) -> tuple[str, str, str]:
+    return trial.checkpoint.run, trial.quantizer, trial.quantizer_version
+
+
+def _request(trial: Trial) -> dict[str, Any]:
+    """What a trial asks of its quantizer, but for the bits."""
+    asked = {"options": _plain(dict(trial.options)), "calibration": trial.calibration}
+    asked["calibration_windows"] = trial.calibration_corpus[:12]
+    if trial.scheme is not None:
+        asked |= {"group_size": trial.scheme.group_size, "symmetric": trial.scheme.symmetric}
+    return asked
 
 
 def _same(folder: Path, what: str, got: str, stored: str) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.records import Checkpoint, Measurement
+from ptq_eval.selection import pairing, place, select
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -71,6 +72,7 @@ COLUMNS = (
     "layers_skipped",
     "weights_sha",
     "key",
+    "quantizer_version",
 )
 
 Windows = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -91,28 +93,23 @@ def tabulate(measurements: Iterable[Measurement], checkpoints: Sequence[Checkpoi
     """The table of all measurements of these checkpoints, and the per-window losses behind its rows.
 
     A checkpoint that is set aside gets one row of status "excluded" with its reason.  Records of checkpoints that
-    are not listed are left out.
+    are not listed are left out, and so are those that a newer version of their quantizer supersedes.
     """
-    order = {_place(c): i for i, c in enumerate(checkpoints)}
-    mine = [m for m in measurements if _place(m.trial.checkpoint) in order]
-    full = {_place(m.trial.checkpoint): m for m in mine if m.trial.scheme is None}
+    order = {place(c): i for i, c in enumerate(checkpoints)}
+    mine, _ = select(measurements, checkpoints)
+    full = {pairing(m.trial): m for m in mine if m.trial.scheme is None}
     rows, windows = [], {}
     for measurement in mine:
-        place = _place(measurement.trial.checkpoint)
-        checkpoint, reference = checkpoints[order[place]], full.get(place)
-        row = _row(checkpoint, measurement, reference if reference and reference.nll else None)
-        rows.append((order[place], _rank(measurement), row))
+        at, reference = order[place(measurement.trial.checkpoint)], full.get(pairing(measurement.trial))
+        row = _row(checkpoints[at], measurement, reference if reference and reference.nll else None)
+        rows.append((at, _rank(measurement), row))
         if row["status"] in ("ok", "partial") and reference is not None and reference.nll:
             windows[row["key"]] = _after(measurement, reference), _per_token(reference)
     for checkpoint in checkpoints:
         if checkpoint.fatal:
-            rows.append((order[_place(checkpoint)], ("", 0.0, ""), _excluded(checkpoint)))
+            rows.append((order[place(checkpoint)], ("", 0.0, ""), _excluded(checkpoint)))
     rows.sort(key=lambda item: item[:2])
     return pd.DataFrame([row for *_, row in rows], columns=COLUMNS), windows
-
-
-def _place(checkpoint: Checkpoint) -> tuple[str, int | None, str, str]:
-    return checkpoint.run, checkpoint.step, checkpoint.revision, checkpoint.weights_sha
 
 
 def _rank(measurement: Measurement) -> tuple[str, float, str]:
@@ -159,6 +156,7 @@ def _row(checkpoint: Checkpoint, m: Measurement, reference: Measurement | None) 
         "device": trial.device,
         "options": json.dumps(dict(trial.options), sort_keys=True),
         "key": trial.key(),
+        "quantizer_version": trial.quantizer_version,
     }
     if scheme is not None:
         row |= {"bits": scheme.bits, "group_size": scheme.group_size, "symmetric": scheme.symmetric}

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.laws.base import FitResult, Law, n_distinct
-from ptq_eval.laws.cautions import cautions
+from ptq_eval.laws.cautions import cautions, poor_fit
 from ptq_eval.laws.chinchilla import Chinchilla, ChinchillaD
-from ptq_eval.laws.critical import CriticalTokens, predict, verdict
+from ptq_eval.laws.critical import CriticalTokens, poorly, predict, verdict
 from ptq_eval.laws.fitter import fit
 from ptq_eval.laws.kumar_ptq import KumarPTQ, KumarPTQRatio
 from ptq_eval.laws.table import (
@@ -59,11 +59,13 @@ def analyse(table: Iterable[Row], windows: Windows, *, seed: int = 0, n_boot: in
     }
     curves, entries = _curves(full, windows, seed, n_boot)
     critical: list[tuple[Config, CriticalTokens]] = []
+    poor: list[str] = []
     quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
     for config, group in by(quantized, "config").items():
         law = _degradation_law(group)
         result = fit(law, delta_data(group, windows), seed=seed, n_boot=n_boot)
         entries.append(_entry(config, group, result))
+        poor += poor_fit(config, result)
         for name, own in by(group, "trajectory").items():
             for same_bits in by(sorted(own, key=lambda p: (p.P, p.D)), "P").values():
                 own_curve = (curves.get(name), rises.get(name))
@@ -72,7 +74,7 @@ def analyse(table: Iterable[Row], windows: Windows, *, seed: int = 0, n_boot: in
     return {
         "fits": entries,
         "critical_tokens": [{**config.to_dict(), **found.to_dict()} for config, found in critical],
-        "warnings": [*notes, *cautions(points, rises, [found for _, found in critical])],
+        "warnings": [*notes, *cautions(points, rises, [found for _, found in critical]), *poor],
         "version": VERSION,
     }
 
@@ -117,8 +119,8 @@ def _critical(
     N, P, largest = points[0].N, points[0].P, max(p.D for p in points)
     observed = turning_point(*curve(points, windows, quantized=True), seed=options[0], n_boot=options[1])
     predicted, why_not = predict(delta, loss, N, P) if loss else (None, "no full-precision loss is known")
-    if predicted and not _told_apart(points, law, delta):
-        predicted, why_not = None, f"at {P:g} bits delta is not told apart from zero"
+    if predicted and (doubt := _doubt(points, law, delta)):
+        predicted, why_not = None, f"at {P:g} bits {doubt}"
     rise = _full_precision_rise(points, observed)
     return CriticalTokens(
         run=points[0].trajectory,
@@ -128,29 +130,36 @@ def _critical(
         predicted=predicted,
         extrapolation_factor=predicted.value / largest if predicted else float("nan"),
         observed=observed,
-        verdict=verdict(N, largest, predicted, why_not, observed, bool(full and full.interior), rise),
+        verdict=verdict(N, largest, predicted, why_not, observed, bool(full and full.interior), rise, poorly(delta)),
         full_precision_rise=rise,
     )
 
 
-def _told_apart(points: list[Point], law: Law, result: FitResult) -> bool:
-    """Whether these deltas of one run and bit-width show what the law says of them.
+def _doubt(points: list[Point], law: Law, result: FitResult) -> str:
+    """Why these deltas of one run and bit-width do not show what the law says of them, or "" where they do.
 
     The ratio delta/f is constant under the law; its mean, weighted by what the fit says of the noise, must lie
     above zero by two standard errors, taken from its scatter between checkpoints: deltas that jump about zero
-    may each stand far from it by their evaluation errors.
+    may each stand far from it by their evaluation errors.  Where it does not, either no delta is seen to differ from
+    zero, or some are and the law fails them: two things that must not be taken for each other.
     """
     known = [p for p in points if math.isfinite(p.delta)]
     delta, se = (np.array([getattr(p, name) for p in known]) for name in ("delta", "se"))
+    above = int(np.sum(delta > 2 * se))
+    none = "delta is not told apart from zero"
     if len(known) < 2:
-        return bool(np.all(delta > 2 * se))
+        return "" if above == len(known) else none
     f = law.predict(result.values, {name: np.array([getattr(p, name) for p in known]) for name in law.columns})
     noise = np.hypot(np.nan_to_num(se), result.scatter * f)
     share = f / f.max()  # so that neither ratio nor weight is lost where f is very small
     weights = np.square(share * noise.max() / noise)
     mean = float(np.average(delta / share, weights=weights))
     variance = float(np.average(np.square(delta / share - mean), weights=weights)) / (len(known) - 1)
-    return mean > 2 * math.sqrt(variance)
+    if mean > 2 * math.sqrt(variance):
+        return ""
+    stand = "stands" if above == 1 else "stand"
+    count = f"{above} of {len(known)} of which {stand} more than two standard errors above zero"
+    return f"the law does not describe the deltas, {count}" if above else none
 
 
 def _full_precision_rise(points: list[Point], observed: TurningPoint) -> float:

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ptq_eval.laws.base import n_distinct
+from ptq_eval.laws.base import FitResult, n_distinct
 from ptq_eval.laws.bootstrap import MIN_RUNS
-from ptq_eval.laws.critical import FARTHEST, CriticalTokens
-from ptq_eval.laws.table import FULL_PRECISION, Point, by
+from ptq_eval.laws.critical import FARTHEST, CriticalTokens, poorly
+from ptq_eval.laws.table import FULL_PRECISION, Config, Point, by
 from ptq_eval.laws.turning import MIN_FOR_MEDIAN, SIGNIFICANT, TurningPoint
 
 FEW_RUNS = 10
@@ -138,6 +138,22 @@ def _negative(points: Sequence[Point]) -> list[str]:
             share = f"{negative} of {len(group)} deltas ({100 * negative / len(group):.0f} %) are negative"
             notes.append(f"{config.quantizer}: {share}; they are fitted like all others, not dropped")
     return notes
+
+
+def poor_fit(config: Config, result: FitResult) -> list[str]:
+    """A warning where the law describes the deltas of a configuration poorly; see `critical.poorly`."""
+    how = poorly(result)
+    return [
+        f"{_name(config)}: the law describes these deltas poorly ({how}); its constants and what is predicted from "
+        "them are not to be relied on"
+    ] * bool(how)
+
+
+def _name(config: Config) -> str:
+    """A quantizer with what tells its configurations apart."""
+    grid = f"group size {config.group_size}" if config.group_size else "one scale per row"
+    calibration = f", {config.calibration}" if config.calibration not in ("", "none") else ""
+    return f"{config.quantizer} ({grid}{calibration})"
 
 
 def _extrapolated(critical: Sequence[CriticalTokens]) -> list[str]:

@@ -31,6 +31,9 @@ FARTHEST = 100.0
 VAGUE = 100.0
 """An interval whose ends are farther apart than this factor says that D_crit is not identified."""
 
+POOR_R2, POOR_SCATTER = 0.5, 0.5
+"""A fit that explains less of the variance than this, or scatters by more, is said to describe its points poorly."""
+
 OWN_SHARE, MAIN_SHARE = 0.2, 0.5
 """From which share of an observed rise on the full-precision loss's own rise is named, and blamed."""
 
@@ -103,6 +106,17 @@ def predict(delta: FitResult, loss: FitResult, N: float, P: float) -> tuple[Esti
     return Estimate(value, low, high), ""
 
 
+def poorly(fit: FitResult) -> str:
+    """How poorly a law describes its points, as "R² = −0.2, scatter 81 %"; "" where it does well enough.
+
+    R² is that of the response itself, as an R² of logarithms leaves out what is negative.
+    """
+    if not fit.identified or not (fit.r2 < POOR_R2 or fit.scatter > POOR_SCATTER):
+        return ""
+    scatter = f", scatter {100 * fit.scatter:.2g} %" if math.isfinite(fit.scatter) else ""
+    return f"R² = {fit.r2:.2g}{scatter}".replace("= -", "= −")
+
+
 def _obstacle(delta: FitResult, loss: FitResult) -> str:
     """What in the two fits forbids a prediction, as words, or ""."""
     if not delta.identified:
@@ -131,9 +145,11 @@ def verdict(
     observed: TurningPoint,
     full_rises: bool,
     full_rise: float = math.nan,
+    poor: str = "",
 ) -> str:
     """One plain sentence on what is known; `largest` is the largest D seen, `full_rises` says whether the
-    full-precision loss itself turns upward, `full_rise` by how much it rises where the quantized one does."""
+    full-precision loss itself turns upward, `full_rise` by how much it rises where the quantized one does, and
+    `poor` how poorly the law describes the deltas (see `poorly`)."""
     if observed.interior:
         text = f"harmful beyond D = {_tokens(observed.place.value, N)}, observed inside the range"
         return text + _own(observed.rise, full_rise, full_rises) + _few(observed)
@@ -146,8 +162,18 @@ def verdict(
         return f"not identifiable: the fits point to {ratio:.3g}× the largest D seen, too far to believe"
     text = f"predicted at {ratio:.3g}× the largest D seen, D = {_tokens(predicted.value, N)}"
     if ratio < 1:
-        text += "; inside the range, yet no turning point is observed there"
-    return text
+        text += _contradiction(largest, observed, N)
+    return text + (f"; the law describes these deltas poorly ({poor})" if poor else "")
+
+
+def _contradiction(largest: float, observed: TurningPoint, N: float) -> str:
+    """What the measurement says of a turn that is predicted inside its range and was not seen there."""
+    if observed.n_checkpoints < 2:
+        return "; inside the range of the fit, where this run has no second checkpoint to check it by"
+    if observed.tokens == largest:
+        return f"; contradicted by the measurement: the loss still falls to D = {_tokens(largest, N)}"
+    lowest = _tokens(observed.tokens, N)
+    return f"; not confirmed by the measurement: the loss is least at D = {lowest}, yet no turn is observed there"
 
 
 def _own(rise: float, full_rise: float, full_rises: bool) -> str:

@@ -3,6 +3,8 @@
 The first panel has measured values over fitted ones; a law that holds puts them on the line.  The others show the
 residual, relative to the fitted value, over each variable of the law: a trend there is what the law does not know.
 Values that are not positive have no place on a logarithmic axis and are drawn at its lower edge.
+
+Every fit has a row of its own, and the figure grows with them, up to `MOST` rows; the table has all of them.
 """
 
 from __future__ import annotations
@@ -20,16 +22,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = ("fit", "response", "row", "variables", "measured", "se", "fitted", "relative_residual", "standard_residual")
-MOST = 6
+COLUMNS = (
+    "fit", "response", "row", "variables", "measured", "se", "fitted", "residual", "relative_residual",
+    "standard_residual", "leverage",
+)  # fmt: skip
+MOST = 8
 """Rows of panels: more groups than this are in the table, not in the figure."""
 _NAMES = {"N": "N (parameters)", "D": "D (tokens)", "P": "bits", "S": "phase (1 peak, 2 decayed)", "G": "group size"}
 _WIDE = 8.0
 _ROOM = 1.3
+_DECADES = 2.0
+"""Powers of ten from which an axis is labelled at powers of ten alone."""
 
 
 def data(found: Any) -> Frame:
-    """One row per point of every fit (a `DataFit`): its variables, measured and fitted value, residuals."""
+    """One row per point of every fit (a `DataFit`): its variables, measured and fitted value, residuals, leverage.
+
+    `residual` is measured − fitted in nats per token, `relative_residual` the same over the fitted value and
+    `standard_residual` in units of its standard error, as the fit weighs it; `leverage` is between 0 and 1.
+    """
     frames = []
     for part in found.parts:
         if not part.result.identified:
@@ -46,8 +57,10 @@ def data(found: Any) -> Frame:
                 measured=y,
                 se=columns.get("se", np.full(len(y), math.nan)),
                 fitted=f,
+                residual=y - f,
                 relative_residual=(y - f) / np.abs(f),
                 standard_residual=part.result.residuals,
+                leverage=part.result.leverage,
             )
         )
     if not frames:
@@ -60,9 +73,12 @@ def draw(table: Frame) -> Figure:
     """Draw what `data` returned."""
     if table.empty:
         return style.nothing("No law could be fitted.")
-    groups = list(table.groupby("fit", sort=False))[:MOST]
+    every = list(table.groupby("fit", sort=False))
+    groups = every[:MOST]
     columns = 1 + max(len(_varying(group)) for _, group in groups)
     figure, axes = style.panels(len(groups), columns)
+    if len(every) > MOST:
+        figure.suptitle(f"The first {MOST} of {len(every)} fits; all are in the table.", fontsize=8)
     for row, (label, group) in zip(axes, groups):
         _against(row[0], group)
         row[0].set_title(str(label), loc="left")
@@ -81,15 +97,13 @@ def _against(ax: Axes, group: Frame) -> None:
     x, y = group["fitted"].to_numpy(float), group["measured"].to_numpy(float)
     positive = (x > 0) & (y > 0)
     what = "δ" if group["response"].iloc[0] == "delta" else "loss"
-    both = np.concatenate([x[positive], y[positive]])
+    both = np.concatenate([x[positive], y[positive]]) if positive.any() else np.concatenate([x, y])
     low, high = both.min(), both.max()
-    if high / low > _WIDE:
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.set_xlim(low / _ROOM, high * _ROOM)
-        ax.set_ylim(low / _ROOM, high * _ROOM)
+    if positive.any() and high / low > _WIDE:
+        _log_both(ax, low / _ROOM, high * _ROOM)
         lost = x[~positive & (x > 0)]
-        ax.plot(lost, np.full(len(lost), low / _ROOM), "v", color="#7F7F7F", markerfacecolor="none", clip_on=False)
+        if len(lost):  # an empty line that is not clipped has an extent at the origin, which breaks the layout
+            ax.plot(lost, np.full(len(lost), low / _ROOM), "v", color="#7F7F7F", markerfacecolor="none", clip_on=False)
     else:
         positive = np.isfinite(x) & np.isfinite(y)
     ends = np.array([low, high])
@@ -103,6 +117,21 @@ def _against(ax: Axes, group: Frame) -> None:
     ax.set_ylabel(f"{what} measured")
 
 
+def _log_both(ax: Axes, low: float, high: float) -> None:
+    """Both axes logarithmic with the same limits and few labels."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    decades = math.log10(high / low)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlim(low, high)
+    ax.set_ylim(low, high)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0,) if decades >= _DECADES else (1.0, 3.0), numticks=6))
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(NullFormatter())
+
+
 def _residuals(ax: Axes, group: Frame, name: str) -> None:
     x, residual = group[name], 100 * group["relative_residual"]
     ax.axhline(0, color="black", linewidth=0.7)
@@ -114,4 +143,4 @@ def _residuals(ax: Axes, group: Frame, name: str) -> None:
     if name in ("N", "D") or x.max() / x.min() > 100:
         style.log_x(ax, *style.span(x), tokens=True)
     ax.set_xlabel(_NAMES.get(name, name))
-    ax.set_ylabel("measured − fitted (% of fitted)")
+    ax.set_ylabel("residual (% of fitted)")

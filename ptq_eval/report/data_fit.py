@@ -1,8 +1,14 @@
-"""A fit to somebody's table, to read: `fit.json`, `report.md`, a figure, and the same in a terminal."""
+"""A fit to somebody's table, to read: `fit.json`, `report.md`, a figure, and the same in a terminal.
+
+`replicates.npz` has what the intervals were made of: for each fit, by its place in `fit.json`'s list "fits", an array
+[n_boot, p] with the constants of every bootstrap refit, in the order of the fit's `parameters`.  Fits of one call share
+their resamples row by row, so that quantities of two fits keep their correlation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +30,20 @@ def write(out: Path, found: Any) -> list[Path]:
     """Write a `DataFit` below `out`; the paths written.  Raises OutputFullError."""
     return [
         files.write_json(out / "fit.json", found.fit),
+        files.write_bytes(out / "replicates.npz", replicates(found.results)),
         *figures.write(out / "figures", found, {NAME: data_figure}),
         files.write_text(out / "report.md", page(found.fit)),
     ]
+
+
+def replicates(results: Sequence[Any]) -> bytes:
+    """The bootstrap's constants of every fit as an .npz file; [0, p] of a fit without any."""
+    import numpy as np
+
+    arrays = {str(i): np.reshape(fit.replicates, (-1, len(fit.estimates))) for i, fit in enumerate(results)}
+    buffer = BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def name_of(entry: Mapping[str, Any]) -> str:
@@ -37,7 +54,9 @@ def name_of(entry: Mapping[str, Any]) -> str:
 def rows(fit: Mapping[str, Any], between: str) -> Iterator[list[str]]:
     """The fits in the columns of `HEADER`; `between` joins the constants."""
     for entry in fit["fits"]:
-        constants = between.join(f"{name} = {estimate(value)}" for name, value in entry["parameters"].items())
+        marks = dict.fromkeys(entry["held"], " (held)")
+        named = entry["parameters"].items()
+        constants = between.join(f"{name} = {estimate(value)}{marks.get(name, '')}" for name, value in named)
         numbers = [f"{number(entry['objective']):.10g}" if entry["objective"] is not None else MISSING]
         numbers += [short(entry[name]) for name in ("r2", "r2_log", "aicc", "n_points")]
         yield [name_of(entry), constants or MISSING, *numbers, str(entry["status"])]

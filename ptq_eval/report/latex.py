@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ptq_eval.report.numbers import MISSING, count
+from ptq_eval.report.sentences import early
 from ptq_eval.report.study import Study
 from ptq_eval.report.tables import LEAD, PARTIAL, Grid, grid
 
@@ -110,6 +111,7 @@ def _table(study: Study, table: Grid) -> str:
             *rows,
             r"\bottomrule",
             r"\end{tabular}",
+            *([rf"\par\smallskip {escape(early(study))}"] if early(study) else []),
             r"\end{table}",
         ]
     )

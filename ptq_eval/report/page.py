@@ -17,7 +17,7 @@ from ptq_eval.report import sensitivity, tables
 from ptq_eval.report.audit import compared, inversions, left_out, solver_summary, within_noise
 from ptq_eval.report.files import plain
 from ptq_eval.report.numbers import count, number
-from ptq_eval.report.sentences import answers
+from ptq_eval.report.sentences import answers, early
 from ptq_eval.report.study import Study
 
 LIMITS = (
@@ -86,6 +86,8 @@ def _degradation(study: Study) -> str:
     text = "0.1234(56) means 0.1234 ± 0.0056, one standard error of the paired difference over evaluation windows. "
     if (study.rows["status"] == "partial").any():
         text += f"A \\{tables.PARTIAL} marks deltas with some layers left in full precision. "
+    if words := early(study):
+        text += f"{words} "
     text += "All columns are in `degradation.csv`.\n"
     for run in study.runs:
         table = tables.grid(study, run)
@@ -99,6 +101,11 @@ def _fits(study: Study) -> str:
     text = tables.markdown(tables.FIT_HEADER, tables.fit_rows(study), left=3)
     covered = {str(entry.get("interval")) for entry in study.fits if entry.get("interval")}
     remarks = [f"Intervals: {words}." for words in sorted(covered)]
+    if study.early[0]:
+        remarks.append(
+            "Deltas that ended early enter the fits with the noise of the windows they were measured on, not of all: "
+            "where an interval covers the choice of evaluation windows, for them it covers the choice of those few."
+        )
     remarks += [tables.fit_line(study, entry) for entry in study.fits]
     return text + "\n" + _bullets(remarks)
 
@@ -168,7 +175,9 @@ def _solver(study: Study) -> str:
 
 
 def _provenance(study: Study) -> str:
-    windows = ", ".join(sorted({f"{value:.0f}" for value in study.rows["windows"].dropna()}))
+    windows = ", ".join(f"{value:.0f}" for value in sorted(set(study.rows["windows"].dropna())))
+    if study.early[0]:
+        windows += " (fewer where a delta ended early)"
     devices = ", ".join(sorted({" ".join(pair) for pair in zip(study.rows["device"], study.rows["dtype"])}))
     text = _bullets([f"Windows per loss: {windows or 'unknown'}. Device and type: {devices.strip() or 'unknown'}."])
     for name in ("options", "versions", "digests", "overlap", "git", "machine"):

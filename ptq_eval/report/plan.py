@@ -1,4 +1,4 @@
-"""The files of a plan: `plan.json` with every answer, and three figures."""
+"""The files of a plan: `plan.json` with every answer, and up to three figures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ def write(out: str | Path, plan: Plan) -> list[Path]:
         "sentences": plan_words.sentences(plan),
         "cautions": plan_words.cautions(plan),
     }
-    return [files.write_json(out / "plan.json", content), *figures.write(out / "figures", plan, FIGURES)]
+    drawn = dict(FIGURES)
+    if plan.planner.lacking("precision")[0]:  # there would be nothing on it
+        del drawn["precision_vs_budget"]
+        for old in (out / "figures").glob("precision_vs_budget.*"):  # of an earlier plan
+            old.unlink()
+    return [files.write_json(out / "plan.json", content), *figures.write(out / "figures", plan, drawn)]
 
 
 def render(plan: Plan) -> RenderableType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -48,7 +49,8 @@ def _serving(plan: Plan) -> Table:
         cells = [f"{serve:g}", count(answer.at.get("N")), turn]
         cells.append(interval(values["tokens_per_param"], short) if values else MISSING)
         if given is not None:
-            found = losses[serve].values
+            found, far = losses[serve].values, losses[serve].beyond
+            answer = replace(answer, beyond={**answer.beyond, **{axis: far[axis] for axis in ("P",) if axis in far}})
             cells += [loss(found[name]) if name in found else MISSING for name in ("before", "damage", "after")]
         drawn.add_row(*map(Text, [*cells, beyond(answer)]))
     return drawn

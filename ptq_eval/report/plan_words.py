@@ -13,6 +13,7 @@ from ptq_eval.laws.critical import FARTHEST
 from ptq_eval.laws.planning.formulas import HIGH
 from ptq_eval.laws.planning.planner import Plan
 from ptq_eval.laws.planning.question import Answer
+from ptq_eval.laws.planning.source import TRAINED
 from ptq_eval.report.numbers import count, estimate, short
 
 _EQUAL = 5e-5
@@ -34,7 +35,8 @@ def cautions(plan: Plan) -> list[str]:
         told.append(f"{number} rest on values beyond the fitted range ({ranges}), by the factors given with them")
     if any(farther(answer) for answer in far):
         told.append(f"! marks D_crit at more than {FARTHEST:g}× the largest D fitted: not to be believed")
-    if source.formulas().capacity is not None:
+    told += _curve(plan)
+    if source.formulas().capacity is not None and not set(TRAINED) & set(source.ranges):
         told.append("the training precisions behind these constants are not recorded: none is marked as beyond them")
     if any(answer.at_most for answer in plan.answers):
         told.append(
@@ -48,6 +50,17 @@ def cautions(plan: Plan) -> list[str]:
             lacking.setdefault(answer.why_not, []).append(_asked(answer))
     told += [f"{', '.join(dict.fromkeys(asked))}: {why}" for why, asked in lacking.items()]
     return told
+
+
+def _curve(plan: Plan) -> Iterator[str]:
+    """Whose loss curve D_crit takes, where that is a run of another N."""
+    source = plan.source
+    others = [
+        a.at["N"] for a in plan.of("critical_tokens") if a.values and source.formulas().missing("loss", a.at["N"])
+    ]
+    if source.one_size is not None and others:
+        run = f"run {source.curve} (N = {count(source.one_size)})"
+        yield f"D_crit at N = {count(others[0])} takes B and beta from the loss curve of {run}, the nearest in N"
 
 
 def beyond(answer: Answer) -> str:

@@ -10,6 +10,7 @@ verdict; here the intervals and the size of the rise are put beside it.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -59,6 +60,19 @@ def _interval(what: str, entry: Mapping[str, Any] | None) -> list[str]:
     _, low, high = bounds(entry)
     ends = [count(end) if math.isfinite(end) else "open" for end in (low, high)]
     return [f"{what}: {ends[0]} to {ends[1]}"] if ends != ["open", "open"] else []
+
+
+def early(study: Study) -> str:
+    """How many deltas ended before the last window and what that means for their row; "" where none did."""
+    used, whole = study.early
+    if not used:
+        return ""
+    spread = f"median, {used[0]} to {used[-1]}" if used[0] < used[-1] else "each"
+    return (
+        f"{len(used)} of {len(study.measured)} deltas ended early, by the rule of --precision, after "
+        f"{statistics.median(used):g} of {whole} windows ({spread}); their standard error is that of the windows "
+        "measured, and their loss_q is the full-precision loss over all windows plus δ."
+    )
 
 
 def answers(study: Study) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:

@@ -121,6 +121,14 @@ class Study:
         return pd.concat([rows[full], rows[~full]]).drop_duplicates("point").sort_index()
 
     @cached_property
+    def early(self) -> tuple[list[int], int]:
+        """(windows behind each delta that ended early, windows of the full-precision losses they are paired with)."""
+        full = self.baseline.drop_duplicates("point").set_index("point")["windows"]
+        all_of_them = self.measured["point"].map(full).astype(float)
+        used = self.measured.loc[self.measured["windows"] < all_of_them, "windows"]
+        return sorted(int(n) for n in used), int(all_of_them.max()) if len(used) else 0
+
+    @cached_property
     def troubled(self) -> Frame:
         """Rows that were not measured, or only in part."""
         return self.rows[self.rows["status"] != "ok"]

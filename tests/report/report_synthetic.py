@@ -59,7 +59,7 @@ def _row(run, ratio, quantizer, bits, rng):
         "device": "cpu", "message": "",
         "damping_max": 0.01 if gptq else math.nan, "damping_retries": int(gptq and bits == 2 and ratio == 5),
         "dead_columns": 3 if gptq else 0, "layers_skipped": 0, "weights_sha": f"{run}{ratio}",
-        "key": f"v1-{run}-{ratio}-{quantizer}-{bits}",
+        "key": f"v1-{run}-{ratio}-{quantizer}-{bits}", "quantizer_version": "1" if bits else "",
     }  # fmt: skip
     return {name: values[name] for name in COLUMNS}
 

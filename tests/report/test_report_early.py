@@ -1,0 +1,36 @@
+"""Contract: what a report says of deltas that ended before the last evaluation window."""
+
+from __future__ import annotations
+
+from report_synthetic import make_fit, make_table
+
+from ptq_eval.report import latex, page
+from ptq_eval.report.study import Study
+
+
+def early(windows):
+    table = make_table(runs=("small",), quantizers=("rtn",), bits=(3, 4))
+    rows = table.index[table["quantizer"] != "none"][: len(windows)]
+    table.loc[rows, "windows"] = windows
+    return Study(table, make_fit(table), {})
+
+
+def test_deltas_that_ended_early_are_counted_on_the_page_and_under_the_table():
+    study = early([16, 20, 48])
+    words = "3 of 20 deltas ended early, by the rule of --precision, after 20 of 64 windows (median, 16 to 48)"
+    text = page.document(study)
+    assert words in text
+    assert "their loss_q is the full-precision loss over all windows plus δ." in text
+    assert "for them it covers the choice of those few" in text
+    tex = latex.document(study)
+    assert words.replace("--", "-{}-") in tex
+    assert r"their loss\_q is the full-precision loss over all windows plus $\delta$." in tex
+
+
+def test_deltas_that_ended_at_one_place_have_no_range():
+    assert "after 32 of 64 windows (each)" in page.document(early([32, 32]))
+
+
+def test_without_an_early_stop_nothing_is_said_of_it():
+    study = early([])
+    assert "ended early" not in page.document(study) + latex.document(study)
