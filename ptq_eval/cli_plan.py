@@ -18,6 +18,7 @@ Examples:
   ptq-eval plan --params 300M --tokens 20B --serve-bits 3,4 --max-loss 0.01
   ptq-eval plan --budget 1e21 --serve-bits 4 --served-tokens 1T
   ptq-eval plan --budget 1e21 --memory 8GB --serve-bits 3,4
+  ptq-eval plan --preset EPOCH_2024,OUYANG_2024 --params 1B --serve-bits 4
   ptq-eval plan --fit out --quantizer gptq --params 160M --serve-bits 4
 """
 
@@ -30,7 +31,11 @@ def _quantity(_ctx: click.Context, param: click.Parameter, value: str | None) ->
 
 _options = cli_options.together(
     click.option("--fit", "fit", metavar="OUT", help="Plan from the measurements or the fit in this output folder."),
-    click.option("--preset", metavar="NAME", help=f"Plan from published constants.  [default: {DEFAULT_PRESET}]"),
+    click.option(
+        "--preset",
+        metavar="NAME,…",
+        help=f"Plan from published constants, of several presets together.  [default: {DEFAULT_PRESET}]",
+    ),
     click.option("--params", callback=_quantity, metavar="N", help="Parameters: 1B, 300M or 1e9."),
     click.option("--tokens", callback=_quantity, metavar="D", help="Training tokens: 20B or 2e10."),
     click.option(
@@ -93,7 +98,8 @@ def plan(fit: str | None, preset: str | None, out: str | None, **settings: Any) 
         source = _source(fit, preset, settings, bar)
         bar("planning", 0.0, 0.0)
         found = answer(source, question)
-        folder = Path(out or (f"{fit.rstrip('/')}/plan" if fit else f"{(preset or DEFAULT_PRESET).lower()}-plan"))
+        beside = f"{(preset or DEFAULT_PRESET).lower().replace(',', '+')}-plan"
+        folder = Path(out or (f"{fit.rstrip('/')}/plan" if fit else beside))
         written = report.write(folder, found)
     console().print(report.render(found))
     click.echo(f"\nWritten to {folder}: plan.json and {len(written) - 1} files in figures/")

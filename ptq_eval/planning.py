@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
 
 from ptq_eval.errors import NothingToFitError, UnknownPluginError
-from ptq_eval.laws.planning.fits import REPLICATES, from_records, from_stored
+from ptq_eval.laws.planning.fits import REPLICATES, from_records
 from ptq_eval.laws.planning.source import Source, from_preset
+from ptq_eval.laws.planning.stored import from_stored, verdicts
 from ptq_eval.laws.presets import PRESETS
-
-if TYPE_CHECKING:
-    from ptq_eval.laws.presets import Preset
+from ptq_eval.laws.table import FULL_PRECISION
 
 Progress = Callable[[str, float, float], None]
 
 
 def preset_named(name: str, *, offsets: bool = True) -> Source:
-    """Published constants by name, without the offsets n of N_eff if asked.  Raises UnknownPluginError."""
-    if name not in PRESETS:
-        raise UnknownPluginError.of("preset", name, PRESETS)
-    preset: Preset = PRESETS[name]
-    return from_preset(preset if offsets else preset.without_offsets())
+    """Published constants by name, or by several joined by commas, without the offsets n of N_eff if asked.
+
+    Raises UnknownPluginError, and PlanError for presets that do not go together.
+    """
+    names = list(dict.fromkeys(part.strip() for part in name.split(",")))
+    if unknown := [part for part in names if part not in PRESETS]:
+        near = difflib.get_close_matches(unknown[0].upper(), PRESETS, n=1)
+        remedy = f"did you mean {near[0]}?" if near else "choose one of these, or several joined by commas"
+        raise UnknownPluginError("unknown preset", got=repr(unknown[0]), allowed=", ".join(PRESETS), remedy=remedy)
+    presets = [PRESETS[part] for part in names]
+    return from_preset(*(preset if offsets else preset.without_offsets() for preset in presets))
 
 
 def folder(
@@ -37,23 +47,52 @@ def folder(
 ) -> Source:
     """The constants of an output folder: of its records, fitted again, or else of its `fit.json`.
 
-    params: the N asked about, for folders with fewer than three sizes.  Raises NothingToFitError for a folder that has
-    neither, PlanError where a quantizer has to be named.
+    params: the N asked about, for folders with fewer than three sizes.  What `fit.json` says of the D_crit of a run is
+    kept.  Raises NothingToFitError for a folder that has neither, PlanError where a quantizer has to be named.
     """
+    out = Path(out)
+    content = _read(out / "fit.json") if (out / "fit.json").is_file() else {}
+    if content and not (out / "records").is_dir():
+        options: dict[str, Any] = {"quantizer": quantizer, "params": params, "name": str(out)}
+        return from_stored(content, **options, replicates=_replicates(out), rows=_rows(out))
     from ptq_eval.records import Checkpoint
     from ptq_eval.store import Store
     from ptq_eval.table import as_rows, tabulate
 
-    out = Path(out)
-    if not (out / "records").is_dir() and (out / "fit.json").is_file():
-        return from_stored(_read(out / "fit.json"), name=str(out))
     store = Store(out)
     checkpoints = [Checkpoint.from_dict(entry) for entry in store.require()["checkpoints"]]
     frame, windows = tabulate(store.measurements(), checkpoints)
     if progress:
         progress("fitting", 0.0, 0.0)
     named = {"quantizer": quantizer, "params": params, "name": str(out)}
-    return from_records(as_rows(frame), windows, **named, seed=seed, n_boot=bootstrap)
+    source = from_records(as_rows(frame), windows, **named, seed=seed, n_boot=bootstrap)
+    quantizers = [row["quantizer"] for row in as_rows(frame) if row["quantizer"] != FULL_PRECISION]
+    chosen = quantizer or next((name for name in quantizers if isinstance(name, str)), None)
+    return replace(source, verdicts=verdicts(content.get("critical_tokens") or [], chosen))
+
+
+def _replicates(out: Path) -> dict[str, np.ndarray]:
+    """The bootstrap's constants of each fit, by its place in `fit.json`; none where they are not kept."""
+    path = out / "replicates.npz"
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return {key: kept[key] for key in kept.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise NothingToFitError("these replicates cannot be read", got=f"{path}: {error}") from error
+
+
+def _rows(out: Path) -> list[dict[str, Any]]:
+    """The rows of `degradation.csv` that say what was measured, where that is kept."""
+    path = out / "degradation.csv"
+    if not path.is_file():
+        return []
+    import pandas as pd
+
+    table = pd.read_csv(path)
+    names = ["run", "tokens", "params", "quantizer", "bits"]
+    return table.reindex(columns=names).astype(object).to_dict("records")
 
 
 def _read(path: Path) -> dict:

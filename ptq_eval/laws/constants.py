@@ -34,6 +34,14 @@ def constants_of(constants: Constants, *, offsets: bool = True) -> dict[str, flo
     return {name: float(value) for name, value in found.items() if offsets or name not in OFFSETS}
 
 
+def check_bits(constants: Constants, bits: object) -> None:
+    """Check that presets which hold for one number of bits are asked about that one.  Raises OptionError."""
+    for preset in constants if isinstance(constants, (list, tuple)) else (constants,):
+        if isinstance(preset, Preset) and preset.bits is not None and not np.all(np.asarray(bits) == preset.bits):
+            what = f"the constants of {preset.name} hold for one number of bits"
+            raise OptionError(what, got=repr(bits), allowed=f"{preset.bits:g}")
+
+
 def pick(theta: dict[str, float], names: Sequence[str], purpose: str) -> dict[str, float]:
     """The constants `names`, all there and numbers; `purpose` is what they are needed for, for the error.
 

@@ -19,19 +19,19 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.errors import OptionError
+from ptq_eval.laws.arguments import bits_of, count, format_of, group, plain, together
+from ptq_eval.laws.chen import Chen
 from ptq_eval.laws.chinchilla import Chinchilla, turning_tokens
-from ptq_eval.laws.constants import Constants, constants_of, pick
+from ptq_eval.laws.constants import Constants, check_bits, constants_of, pick
 from ptq_eval.laws.kumar_ptq import KumarPTQ, KumarPTQRatio
 from ptq_eval.laws.n_eff import COST_PER_BIT, PARTS, part_factor, precision_with
 from ptq_eval.laws.ouyang import Ouyang
 from ptq_eval.laws.presets import KUMAR_2024
+from ptq_eval.laws.sun import Sun
 from ptq_eval.laws.unified import robustness
 
 FULL_BITS = 16.0
 """From this training precision on a part counts as trained in full precision."""
-
-LEAST_COUNT = 1e3
-"""Counts below this are taken for millions or billions."""
 
 _DEGRADATION = (KumarPTQ(), KumarPTQRatio(), Ouyang())
 
@@ -49,26 +49,33 @@ def effective_params(
 
     `offsets=False` leaves out the offsets n.  Zero where a precision is so low that nothing is left.
     """
-    return _plain(_count("N", N) * _capacity(constants_of(constants, offsets=offsets), (weights, activations, kv)))
+    together(N=N, weights=weights, activations=activations, kv=kv)
+    return plain(count("N", N) * _capacity(constants_of(constants, offsets=offsets), (weights, activations, kv)))
 
 
-def delta_ptq(N: Any, D: Any, bits: Any, *, constants: Constants = KUMAR_2024) -> Any:
+def delta_ptq(N: Any, D: Any, bits: Any, *, group_size: Any = None, constants: Constants = KUMAR_2024) -> Any:
     """The loss added by quantizing the weights of a model trained in full precision to `bits`.
 
-    Kumar et al., arXiv 2411.04330, eq. 2, or whichever degradation law the constants belong to.
+    Kumar et al., arXiv 2411.04330, eq. 2, or whichever degradation law the constants belong to.  Those of Chen et al.,
+    arXiv 2505.14302, need `group_size` and hold for one number of bits; for those of Sun et al., arXiv 2501.02423,
+    what training in a format adds, `bits` being the format, "E4M3", and `group_size` how many numbers share a scale.
     """
-    return _plain(_degradation(constants_of(constants), _count("N", N), _count("D", D), _bits("bits", bits))[0])
+    theta, N, D = constants_of(constants), count("N", N), count("D", D)
+    check_bits(constants, bits)
+    return plain(_added(theta, N, D, bits, group_size)[0])
 
 
-def critical_tokens(N: Any, bits: Any, *, constants: Constants = KUMAR_2024) -> Any:
+def critical_tokens(N: Any, bits: Any, *, group_size: Any = None, constants: Constants = KUMAR_2024) -> Any:
     """D_crit: the tokens beyond which pretraining makes a model served at `bits` worse; arXiv 2411.04330, eq. 13.
 
-    Needs B and beta of a loss law beside a degradation law.  Infinite where delta does not grow with D.
+    Needs B and beta of a loss law beside a degradation law.  Infinite where delta does not grow with D.  `bits` and
+    `group_size` as in `delta_ptq`; for the constants of Sun et al. of a model trained in that format.
     """
     theta = constants_of(constants)
-    loss = pick(theta, ("B", "beta"), "the fall of the loss with D")
-    rise, exponent = _degradation(theta, _count("N", N), np.ones(()), _bits("bits", bits))
-    return _plain(turning_tokens(loss["B"], loss["beta"], rise, exponent))
+    check_bits(constants, bits)
+    known = pick(theta, ("B", "beta"), "the fall of the loss with D")
+    rise, exponent = _added(theta, count("N", N), np.ones(()), bits, group_size)
+    return plain(turning_tokens(known["B"], known["beta"], rise, exponent))
 
 
 def optimal_precision(*, offsets: bool = True, constants: Constants = KUMAR_2024) -> float:
@@ -103,20 +110,22 @@ def loss(
     Infinite where a training precision leaves no effective parameters.
     """
     theta = constants_of(constants, offsets=offsets)
-    N, D, trained = _count("N", N), _count("D", D), (weights, activations, kv)
+    N, D, trained = count("N", N), count("D", D), (weights, activations, kv)
+    together(N=N, D=D, weights=weights, activations=activations, kv=kv, bits=1.0 if bits is None else bits)
     law = Chinchilla()
     known = pick(theta, [p.name for p in law.parameters], "the loss")
     N_eff = N * _capacity(theta, trained)
     with np.errstate(divide="ignore"):
         total = law.predict(known, {"N": N_eff, "D": D})
         if bits is not None:
-            total = total + _after_training(theta, N, N_eff, D, _bits("bits", bits), trained)
-    return _plain(total)
+            total = total + _after_training(theta, N, N_eff, D, bits_of("bits", bits), trained)
+    return plain(total)
 
 
 def compute_cost(N: Any, D: Any, P: Any = FULL_BITS) -> Any:
     """FLOPs at 16 bits that training costs: (6/16)·N·D·P; arXiv 2411.04330, eq. 5."""
-    return _plain(COST_PER_BIT * _count("N", N) * _count("D", D) * _bits("P", P))
+    together(N=N, D=D, P=P)
+    return plain(COST_PER_BIT * count("N", N) * count("D", D) * bits_of("P", P))
 
 
 def _after_training(
@@ -124,7 +133,7 @@ def _after_training(
 ) -> Any:
     """Equation 9; equation 2 where everything was trained in full precision and the C_x are not known."""
     given = [f"C_{subscript}" in theta for subscript in PARTS.values()]
-    precisions = [_bits(part, value) for part, value in zip(PARTS, trained)]
+    precisions = [bits_of(part, value) for part, value in zip(PARTS, trained)]
     served_as_trained = np.any(np.broadcast_arrays(*(value <= P for value in precisions)), axis=0)
     full = np.all(np.broadcast_arrays(*(value >= FULL_BITS for value in precisions)), axis=0)
     if any(given) or not np.all(np.logical_or(full, served_as_trained)):
@@ -132,6 +141,27 @@ def _after_training(
         factors = [robustness(C, value, P) for C, value in zip(robust.values(), precisions)]
         return _degradation(theta, N_eff, D, P)[0] * np.prod(np.broadcast_arrays(*factors), axis=0)
     return np.where(served_as_trained, 0.0, _degradation(theta, N, D, P)[0])
+
+
+def _added(theta: dict[str, float], N: np.ndarray, D: np.ndarray, bits: Any, group_size: Any) -> tuple[Any, float]:
+    """Delta and the exponent with which it grows with D, also for the laws that need a group size or a format."""
+    if "nu" in theta and not any(name in theta for name in ("gamma_D", "gamma_post")):
+        known = pick(theta, [p.name for p in Sun.parameters], "what a format adds to the loss")
+        data = {"N": N, "D": D, "B_g": group(group_size), **format_of(bits)}
+        together(N=N, D=D, group_size=data["B_g"])
+        return Sun().added(known, data), known["beta"]
+    P = bits_of("bits", bits)
+    if "gamma_G" in theta:
+        law = Chen()
+        known = pick(theta, [p.name for p in law.parameters], "the degradation")
+        data = {"N": N, "D": D, "G": group(group_size)}
+        together(**data, bits=P)
+        return law.predict(known, data) * np.ones_like(P), known[law.grows]
+    if group_size is not None:
+        raise OptionError(
+            "the group size is no variable of this degradation law", got=group_size, remedy="leave it out"
+        )
+    return _degradation(theta, N, D, P)
 
 
 def _degradation(theta: dict[str, float], N: np.ndarray, D: np.ndarray, P: np.ndarray) -> tuple[Any, float]:
@@ -146,6 +176,7 @@ def _degradation(theta: dict[str, float], N: np.ndarray, D: np.ndarray, P: np.nd
         )
     law = complete[0] if complete else _DEGRADATION[-1 if "gamma_P" in theta else 0]
     known = pick(theta, [p.name for p in law.parameters], "the degradation")
+    together(N=N, D=D, bits=P)
     return law.predict(known, {"N": N, "D": D, "P": P}), known[law.grows]
 
 
@@ -153,7 +184,7 @@ def _capacity(theta: dict[str, float], trained: Sequence[Any]) -> Any:
     """N_eff/N at the precisions of weights, activations and KV cache."""
     factor: Any = 1.0
     for (part, subscript), value in zip(PARTS.items(), trained):
-        P, pair = _bits(part, value), _part(theta, subscript)
+        P, pair = bits_of(part, value), _part(theta, subscript)
         if pair:
             factor = factor * part_factor(P, *pair)
         elif np.any(P < FULL_BITS):
@@ -169,43 +200,3 @@ def _part(theta: dict[str, float], subscript: str) -> tuple[float, float] | None
         if f"gamma_{of}" in theta:
             return pick(theta, (f"gamma_{of}",), "the effective parameters")[f"gamma_{of}"], theta.get(f"n_{of}", 0.0)
     return None
-
-
-def _count(name: str, value: Any) -> np.ndarray:
-    """N or D as an array, checked."""
-    array = _numbers(name, value)
-    if not np.all(np.isfinite(array) & (array > 0)):
-        raise OptionError(f"{name} must be positive and finite", got=_first(array, ~(np.isfinite(array) & (array > 0))))
-    if np.any(array < LEAST_COUNT):
-        raise OptionError(
-            f"{name} looks like a number of millions or billions",
-            got=_first(array, array < LEAST_COUNT),
-            allowed=f"raw counts of at least {LEAST_COUNT:g}",
-            remedy=f"7 billion is {name} = 7e9",
-        )
-    return array
-
-
-def _bits(name: str, value: Any) -> np.ndarray:
-    """A precision as an array, checked; infinity is allowed and means no rounding at all."""
-    array = _numbers(name, value)
-    if not np.all(array > 0):
-        raise OptionError(f"{name} must be a positive number of bits", got=_first(array, ~(array > 0)))
-    return array
-
-
-def _numbers(name: str, value: Any) -> np.ndarray:
-    try:
-        return np.asarray(value, float)
-    except (TypeError, ValueError):
-        raise OptionError(f"{name} must be a number or an array of numbers", got=repr(value)) from None
-
-
-def _first(array: np.ndarray, wrong: np.ndarray) -> str:
-    return f"{float(array[wrong].flat[0]):g}"
-
-
-def _plain(value: Any) -> Any:
-    """A float for scalars, an array for arrays."""
-    array = np.asarray(value, float)
-    return array if array.ndim else float(array)

@@ -21,13 +21,18 @@ OFFSETS = ("n_w", "n_a", "n_kv", "n_bar")
 
 @dataclass(frozen=True)
 class Preset:
-    """Constants of one publication: `laws` names the laws that can be evaluated with them."""
+    """Constants of one publication: `laws` names the laws that can be evaluated with them.
+
+    `uncertainty` says what is known of how sure they are; `bits` is the one serving precision that they hold for.
+    """
 
     name: str
     source: str
     note: str
     constants: Mapping[str, float] = field(hash=False)
     laws: tuple[str, ...]
+    uncertainty: str = "no uncertainty is published for these constants"
+    bits: float | None = None
 
     def __post_init__(self) -> None:
         """Freeze the constants: presets are shared."""
@@ -35,7 +40,8 @@ class Preset:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Presets can be copied and sent to other processes, read-only mappings cannot."""
-        return type(self), (self.name, self.source, self.note, dict(self.constants), self.laws)
+        plain = (self.name, self.source, self.note, dict(self.constants), self.laws, self.uncertainty, self.bits)
+        return type(self), plain
 
     def replace(self, **constants: float) -> Preset:
         """The same preset with some constants changed or added; its note says so."""
@@ -115,6 +121,7 @@ CHEN_2025 = Preset(
     note="Quantization-aware training with 4-bit weights and 16-bit activations (W4A16).",
     constants={"k": 0.2522, "gamma_N": 0.3589, "gamma_D": 0.1610, "gamma_G": 0.3533},
     laws=("chen",),
+    bits=4.0,
 )
 
 HOFFMANN_2022 = Preset(
@@ -123,17 +130,22 @@ HOFFMANN_2022 = Preset(
     note="Epoch's re-analysis shows that these constants do not minimise the objective they were fitted with.",
     constants={"A": 406.4, "alpha": 0.34, "B": 410.7, "beta": 0.28, "E": 1.69},
     laws=("chinchilla",),
+    uncertainty="the paper gives percentiles for the exponents of the best N and D, none for these constants",
 )
 
 EPOCH_2024 = Preset(
     name="EPOCH_2024",
     source="Besiroglu et al. (Epoch AI) 2024, arXiv 2404.10102",
-    note="240 points read off a figure of Hoffmann et al. Standard errors in the paper: A 124.58, alpha 0.02, "
-    "B 1293.23, beta 0.02, E 0.03. Said to minimise log-Huber(1e-3), on which these constants score 0.00102284 and the "
-    "minimum is 0.00101827; A, B and alpha are those of least absolute deviation (EPOCH_2024_LAD).",
+    note="240 points read off a figure of Hoffmann et al. Said to minimise log-Huber(1e-3), on which these constants "
+    "score 0.00102284 and the minimum is 0.00101827; A, B and alpha are those of least absolute deviation "
+    "(EPOCH_2024_LAD).",
     constants={"A": 482.01, "alpha": 0.3478, "B": 2085.43, "beta": 0.3658, "E": 1.8172},
     laws=("chinchilla",),
+    uncertainty="the paper gives standard errors (A 124.58, alpha 0.02, B 1293.23, beta 0.02, E 0.03) but not how they "
+    "are correlated",
 )
+
+_FITTED_AGAIN = "these constants are a fit of this project whose bootstrap is not kept; EPOCH_2024 has standard errors"
 
 EPOCH_2024_LAD = Preset(
     name="EPOCH_2024_LAD",
@@ -141,6 +153,7 @@ EPOCH_2024_LAD = Preset(
     note="Sum of absolute deviations 1.129495; not printed in the paper.",
     constants={"A": 482.006, "alpha": 0.347813, "B": 2085.436, "beta": 0.365854, "E": 1.816864},
     laws=("chinchilla",),
+    uncertainty=_FITTED_AGAIN,
 )
 
 EPOCH_2024_HUBER = Preset(
@@ -149,6 +162,7 @@ EPOCH_2024_HUBER = Preset(
     note="The minimum of the objective that the paper names, 0.0010182740; not printed in the paper.",
     constants={"A": 477.826, "alpha": 0.347310, "B": 2143.417, "beta": 0.367172, "E": 1.817218},
     laws=("chinchilla",),
+    uncertainty=_FITTED_AGAIN,
 )
 
 _ALL = (

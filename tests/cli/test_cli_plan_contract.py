@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -88,7 +89,10 @@ def test_counts_in_any_notation_are_one_plan(ptq_eval, tmp_path):
         (("--params", "1B", "--served-tokens", "1T"), errors.PlanError, "--budget"),
         (("--params", "1B", "--tokens", "1B", "--served-tokens", "1T", "--serve-cost", "0"), errors.PlanError, "cost"),
         (("--params", "1B", "--preset", "KUMAR"), errors.UnknownPluginError, "KUMAR_2024"),
-        (("--params", "1B", "--preset", "SUN_2025"), errors.PlanError, "C_T"),
+        (("--params", "1B", "--preset", "nothing"), errors.UnknownPluginError, "choose one of these"),
+        (("--params", "1B", "--preset", "SUN_2025"), errors.PlanError, "E4M3"),
+        (("--params", "1B", "--preset", "CHEN_2025"), errors.PlanError, "group_size=128"),
+        (("--params", "1B", "--preset", "KUMAR_2024,OUYANG_2024"), errors.PlanError, "do not go together"),
         (("--params", "1B", "--fit", "nowhere"), errors.NothingToFitError, "nowhere"),
         (("--params", "1B", "--fit", "a", "--preset", "b"), errors.OptionError, "--preset"),
     ],
@@ -173,17 +177,58 @@ def test_a_stored_fit_that_is_none(ptq_eval, tmp_path):
 def test_a_plan_from_a_table_of_data(ptq_eval, tmp_path):
     """Chinchilla's law fitted to a table answers what it can, with the table's own ranges."""
     rows = [(N, D, 1.7 + 400 * N**-0.34 + 2000 * D**-0.37) for N in (1e8, 3e8, 1e9, 3e9) for D in (1e9, 1e10, 1e11)]
-    pd.DataFrame(rows, columns=["N", "D", "loss"]).to_csv(tmp_path / "runs.csv", index=False)
+    frame = pd.DataFrame(rows, columns=["N", "D", "loss"])
+    frame["loss"] += np.random.default_rng(0).normal(0, 1e-4, len(frame))
+    frame.to_csv(tmp_path / "runs.csv", index=False)
     fitted = ptq_eval("fit", "--data", tmp_path / "runs.csv", "--law", "chinchilla", "-o", tmp_path / "out")
     assert fitted.code == 0, fitted.err
     answer = ptq_eval("plan", "--fit", tmp_path / "out", "--params", "10B", "--tokens", "100B", "--serve-bits", "4")
     assert (answer.code, answer.err) == (0, "")
     content = plan_of(tmp_path / "out" / "plan")
     [loss] = asked(content, "loss")
-    assert loss["values"]["before"]["value"] == pytest.approx(1.7 + 400 * 1e10**-0.34 + 2000 * 1e11**-0.37, abs=1e-3)
+    assert loss["values"]["before"]["value"] == pytest.approx(1.7 + 400 * 1e10**-0.34 + 2000 * 1e11**-0.37, abs=3e-3)
     assert loss["beyond"] == {"N": pytest.approx(10 / 3, rel=1e-6)}
     assert "C_T" in loss["missing"]
+    assert loss["values"]["before"]["low"] < loss["values"]["before"]["value"] < loss["values"]["before"]["high"]
+    names = {path.name for path in (tmp_path / "out" / "plan" / "figures").iterdir()}
+    assert names == {f"{name}.{kind}" for name in FIGURES[:2] for kind in ("png", "pdf", "csv")}
+    (tmp_path / "out" / "replicates.npz").write_bytes(b"no zip")
+    broken = ptq_eval("plan", "--fit", tmp_path / "out", "--params", "10B")
+    assert broken.code == errors.NothingToFitError.exit_code
+    (tmp_path / "out" / "replicates.npz").unlink()
+    answer = ptq_eval("plan", "--fit", tmp_path / "out", "--params", "10B", "--tokens", "100B", "--serve-bits", "4")
     assert "without replicates" in answer.out
+    assert asked(plan_of(tmp_path / "out" / "plan"), "loss")[0]["values"]["before"]["low"] is None
+
+
+def test_several_presets_together(ptq_eval, tmp_path):
+    question = ("--params", "1B", "--serve-bits", "4")
+    answer = ptq_eval("plan", "--preset", "EPOCH_2024,OUYANG_2024", *question)
+    assert (answer.code, answer.err) == (0, "")
+    assert "342B" in answer.out
+    assert (tmp_path / "work" / "epoch_2024+ouyang_2024-plan" / "plan.json").is_file()
+    figures = tmp_path / "work" / "epoch_2024+ouyang_2024-plan" / "figures"
+    assert not [*figures.glob("precision_vs_budget.*")]  # it would be empty
+    assert ptq_eval("plan", *question, "-o", figures.parent).code == 0
+    assert [*figures.glob("precision_vs_budget.*")]
+    assert ptq_eval("plan", "--preset", "EPOCH_2024,OUYANG_2024", *question, "-o", figures.parent).code == 0
+    assert not [*figures.glob("precision_vs_budget.*")]  # nor is that of an earlier plan left
+
+
+def test_what_the_fit_does_not_identify_the_plan_does_not_give(ptq_eval, simulated, tmp_path):
+    """A verdict in fit.json holds for the plan from the same folder, at its bits and for the nearest run."""
+    folder = shutil.copytree(simulated, tmp_path / "copy")
+    verdict = {"quantizer": "rtn", "run": "size100000", "params": 1e5, "bits": 3.0, "predicted": None}
+    verdict["verdict"] = "not identifiable: at 3 bits delta is not told apart from zero"
+    found = {**verdict, "run": "size400000", "params": 4e5, "predicted": {"value": 1e9}}
+    other = {**verdict, "quantizer": "gptq", "bits": 2.0}
+    (folder / "fit.json").write_text(json.dumps({"fits": [], "critical_tokens": [verdict, found, other]}))
+    options = ("--fit", folder, "--serve-bits", "2,3", "--bootstrap", "10", "-o", tmp_path / "plan")
+    for N, known in (("120k", {2: True, 3: False}), ("350k", {2: True, 3: True})):
+        assert ptq_eval("plan", "--params", N, *options).code == 0
+        turns = asked(plan_of(tmp_path / "plan"), "critical_tokens")
+        assert {answer["at"]["bits"]: bool(answer["values"]) for answer in turns} == known
+        assert all("size100000 says: at 3 bits delta" in a["why_not"] for a in turns if not a["values"])
 
 
 def test_plan_needs_no_torch(tmp_path):

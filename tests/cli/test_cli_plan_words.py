@@ -84,7 +84,7 @@ def test_cautions_name_what_is_missing_and_what_lies_beyond():
     told = " ".join(cautions(plan(from_preset(OUYANG_2024), Question(params=1e9, tokens=2e10, serve_bits=(4,)))))
     assert "gamma_w, gamma_a, gamma_kv not known" in told
     assert "B, beta not known" in told
-    assert "the range of the data behind these constants is not known" in told
+    assert "the range of the data behind OUYANG_2024 is not known" in told
 
 
 def test_sizes_in_bytes():

@@ -1,21 +1,23 @@
 """Contract: what a plan says where it knows little, and what it refuses."""
 
 import math
+import pickle
 
 import pytest
 from laws_synthetic import KUMAR, eq2
 
 from ptq_eval.errors import BitsError, NotPositiveError, PlanError, UnitsError
+from ptq_eval.laws.functions import critical_tokens
 from ptq_eval.laws.planning.planner import Planner, Question, plan
 from ptq_eval.laws.planning.source import from_preset
-from ptq_eval.laws.presets import EPOCH_2024, KUMAR_2024, OUYANG_2024, PRESETS, SUN_2025
+from ptq_eval.laws.presets import EPOCH_2024, HOFFMANN_2022, KUMAR_2024, OUYANG_2024, PRESETS, SUN_2025
 
 
 def test_every_preset_answers_or_says_what_is_missing():
     for preset in PRESETS.values():
         question = Question(params=1e9, tokens=2e10, serve_bits=(4,))
         if not {"C_T", "gamma_P", "E"} & set(preset.constants):
-            with pytest.raises(PlanError, match=r"C_T.*not known"):
+            with pytest.raises(PlanError, match="group size"):
                 plan(from_preset(preset), question)
             continue
         found = plan(from_preset(preset), question)
@@ -49,8 +51,31 @@ def test_a_degradation_law_alone_answers_what_it_can():
     assert "range" in found.source.doubts[0]
 
 
+def test_presets_together_answer_what_neither_can():
+    sources = from_preset(EPOCH_2024, OUYANG_2024), from_preset(OUYANG_2024, EPOCH_2024)
+    for source in sources:
+        [turn] = plan(source, Question(params=1e9, serve_bits=(4,))).of("critical_tokens")
+        assert turn.values["D"].value == pytest.approx(critical_tokens(1e9, 4, constants=[EPOCH_2024, OUYANG_2024]))
+        assert source.ranges == from_preset(EPOCH_2024).ranges
+        assert any("behind OUYANG_2024 is not known" in doubt for doubt in source.doubts)
+    both = from_preset(KUMAR_2024, EPOCH_2024)
+    assert both.ranges == {"N": (57e6, 220e6), "D": (1.5e9, 26e9), "bits": (3, 6)}
+    assert both.constants["E"][0] == EPOCH_2024.constants["E"]
+    assert both.constants["C_T"][0] == KUMAR_2024.constants["C_T"]
+    for wrong in ((KUMAR_2024, OUYANG_2024), (EPOCH_2024, KUMAR_2024)):
+        with pytest.raises(PlanError, match="do not go together"):
+            from_preset(*wrong)
+
+
+def test_what_is_said_of_uncertainty_is_true_of_each_preset():
+    assert "standard errors (A 124.58" in from_preset(EPOCH_2024).uncertainty
+    assert "percentiles" in from_preset(HOFFMANN_2022).uncertainty
+    assert "no uncertainty is published" in from_preset(KUMAR_2024).uncertainty
+    assert pickle.loads(pickle.dumps(EPOCH_2024)) == EPOCH_2024
+
+
 def test_nothing_can_be_answered():
-    with pytest.raises(PlanError, match="gamma_post") as caught:
+    with pytest.raises(PlanError, match="E4M3") as caught:
         plan(from_preset(SUN_2025), Question(params=1e9))
     assert caught.value.exit_code == 50
     with pytest.raises(PlanError, match="nothing to plan"):

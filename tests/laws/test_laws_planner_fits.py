@@ -13,9 +13,10 @@ from ptq_eval.laws.chinchilla import Chinchilla
 from ptq_eval.laws.kumar_ptq import KumarPTQ
 from ptq_eval.laws.n_eff import NEff
 from ptq_eval.laws.planning.curves import loss_against_tokens, loss_over_bits_and_ratio, precision_against_budget
-from ptq_eval.laws.planning.fits import from_records, from_stored
+from ptq_eval.laws.planning.fits import from_records
 from ptq_eval.laws.planning.planner import Planner, Question, plan
 from ptq_eval.laws.planning.source import from_fits, from_preset
+from ptq_eval.laws.planning.stored import from_stored
 from ptq_eval.laws.presets import HOFFMANN_2022, KUMAR_2024
 from ptq_eval.laws.simulate import PAPER_SIZES, PAPER_TOKENS, grid, paper_design, simulate
 

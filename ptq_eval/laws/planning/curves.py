@@ -73,7 +73,7 @@ def loss_over_bits_and_ratio(planner: Planner) -> Rows:
         for b, r in zip(bits, critical)
         if r <= FARTHEST_RATIO
     ]
-    if "D" in planner.source.ranges:
+    if {"D", "bits"} <= set(planner.source.ranges):
         corners = zip(*(planner.source.ranges[axis] for axis in ("D", "bits")))
         rows += [{"kind": "fitted", "params": N, "bits": b, "ratio": D / N, "loss": math.nan} for D, b in corners]
     for row in rows:
@@ -106,7 +106,7 @@ def precision_against_budget(planner: Planner) -> Rows:
             if math.isfinite(best.loss[0]):
                 found = {"setting": label, "params": setting.get("N", math.nan), "budget": float(C)}
                 at = {"N": float(best.N[0]), "D": float(best.D[0])}
-                beyond = _factor(planner.source.beyond(**at))
+                beyond = _factor(planner.source.beyond(**at, P=float(best.P[0])))
                 rows.append({**found, **_ends(planner, best.P, "bits"), **at, "beyond": beyond})
     asked = {"setting": "asked", "params": math.nan, "budget": middle}
     return rows if middle is None else [*rows, asked]

@@ -1,4 +1,4 @@
-"""Fits for a plan: from the records of an output folder, with replicates, or from a `fit.json` alone, without.
+"""Fits for a plan from the records of an output folder, with replicates of their own; see `stored` for a `fit.json`.
 
 A plan needs one degradation law and one loss law.  Records hold several quantizers, so one has to be named.  The loss
 before quantization follows Chinchilla's law where there are three sizes; with fewer, the curve of the one size that is
@@ -8,14 +8,14 @@ nearest to the N asked about, whose E contains A/N^alpha and says nothing about 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ptq_eval.errors import NothingToFitError, PlanError
-from ptq_eval.laws.base import SAME_SIZE, Estimate, FitResult, n_distinct
+from ptq_eval.laws.base import SAME_SIZE, n_distinct
 from ptq_eval.laws.cautions import cautions
 from ptq_eval.laws.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.fitter import fit
@@ -25,7 +25,6 @@ from ptq_eval.laws.table import FULL_PRECISION, Point, Row, Windows, by, delta_d
 
 REPLICATES = 200
 """Fewer than for a fit, because an optimum is searched for in each."""
-_AXES = {"N": "N", "D": "D", "P": "bits"}
 
 
 def from_records(
@@ -49,12 +48,13 @@ def from_records(
         raise NothingToFitError("no measurement with known N and D to plan from", got=name)
     options: Any = {"seed": seed, "n_boot": n_boot}
     mine = _of(quantizer, [p for p in points if p.config.quantizer != FULL_PRECISION], name)
-    one_size, law = None, Chinchilla()
+    one_size, curve, law = None, "", Chinchilla()
     if n_distinct([p.N for p in full]) < Chinchilla.needs["N"]:
         wanted = params or max(p.N for p in full)
         nearest = min(full, key=lambda p: abs(math.log(p.N / wanted)))
         full = [p for p in full if abs(p.N / nearest.N - 1) <= SAME_SIZE]
         one_size, law = float(np.median([p.N for p in full])), ChinchillaD()
+        curve = ", ".join(dict.fromkeys(p.run for p in full))
     fits = [fit(law, loss_data(full, windows), **options)]
     if mine:
         form = KumarPTQ if n_distinct([p.N for p in mine]) > 1 else KumarPTQRatio
@@ -64,7 +64,7 @@ def from_records(
     ranges = {axis: (min(values), max(values)) for axis, values in columns.items() if values}
     note = f"{len(full)} checkpoints before quantization"
     note += f", {len(mine)} measurements after {mine[0].config.quantizer}" if mine else ", none after quantization"
-    source = from_fits(fits, name=name, ranges=ranges, note=note, one_size=one_size)
+    source = from_fits(fits, name=name, ranges=ranges, note=note, one_size=one_size, curve=curve)
     source = replace(source, bits=tuple(sorted(set(columns["bits"]))) or source.bits)
     return replace(source, doubts=(*source.doubts, *cautions([*full, *mine], {}, [])))
 
@@ -85,56 +85,3 @@ def _of(quantizer: str | None, points: Sequence[Point], name: str) -> list[Point
             remedy="plan from an output folder with one group size, symmetry and calibration",
         )
     return chosen[0] if chosen else []
-
-
-def from_stored(content: Mapping[str, Any], *, name: str) -> Source:
-    """The constants of a `fit.json` that has no records beside it, as a fit to a table of data writes it.
-
-    Raises PlanError where it holds several fits of one law, of which no plan can choose one.
-    """
-    entries = [entry for entry in content.get("fits", []) if entry.get("parameters")]
-    laws = [str(entry.get("law")) for entry in entries]
-    if not entries:
-        raise NothingToFitError("no fit to plan from", got=name)
-    if twice := sorted({law for law in laws if laws.count(law) > 1}):
-        raise PlanError(
-            f"{name} holds several fits of {twice[0]}: a plan needs one",
-            got=f"{laws.count(twice[0])} fits",
-            remedy="fit the rows of one group alone (--where)",
-        )
-    ranges: dict[str, tuple[float, float]] = {}
-    for entry in entries:
-        for axis, (low, high) in (entry.get("ranges") or {}).items():
-            if axis in _AXES:
-                old = ranges.get(_AXES[axis], (low, high))
-                ranges[_AXES[axis]] = (min(old[0], low), max(old[1], high))
-    source = content.get("data", {}).get("source", "")
-    return from_fits([stored(entry) for entry in entries], name=name, ranges=ranges, note=f"fitted to {source}")
-
-
-def stored(entry: Mapping[str, Any]) -> FitResult:
-    """An entry of `fits` in `fit.json` as a result, without its replicates; null becomes NaN."""
-
-    def number(value: Any) -> float:
-        return math.nan if value is None else float(value)
-
-    texts: dict[str, Any] = {
-        name: str(entry.get(name) or "") for name in ("law", "equation", "source", "status", "message", "loss")
-    }
-    counts: dict[str, Any] = {
-        name: int(entry.get(name) or 0) for name in ("n_points", "n_dropped", "n_runs", "seed", "n_boot")
-    }
-    names = ("objective", "huber_delta", "scatter", "r2", "r2_log", "level")
-    floats: dict[str, Any] = {name: number(entry.get(name)) for name in names}
-    estimates = {
-        constant: Estimate(*(number(values.get(end)) for end in ("value", "low", "high")))
-        for constant, values in entry["parameters"].items()
-    }
-    return FitResult(
-        **texts,
-        **counts,
-        **floats,
-        estimates=estimates,
-        digest=str(entry.get("digest") or ""),
-        interval_covers=str(entry.get("interval") or ""),
-    )

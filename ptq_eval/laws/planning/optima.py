@@ -83,7 +83,7 @@ def _best(
     if P != HIGH:
         full = planner.search(HIGH, served, **setting)
         values["against_16"] = planner.source.estimate(best.loss - full.loss, log=False)
-    beyond = planner.source.beyond(N=values["N"].value, D=values["D"].value, bits=bits)
+    beyond = planner.source.beyond(**{name: values[name].value for name in ("N", "D", "P")}, bits=bits)
     searched = bits is not None and not isinstance(P, float)
     return Answer(
         "optimum", f"{label}: {way}", at, values, beyond, why, at_most=searched and not planner.formulas.robust

@@ -106,7 +106,7 @@ class Planner:
         if len(values) == 2:
             values["after"] = self.source.estimate(self.formulas.before(N, D) + self.formulas.damage(N, D, bits))
         why = "; ".join(why for why, _ in (no_loss, no_damage) if why)
-        return Answer(*about, at, values, self.source.beyond(**at), why, no_loss[1] + no_damage[1])
+        return Answer(*about, at, values, self.source.beyond(**at, P=HIGH), why, no_loss[1] + no_damage[1])
 
     def smallest(self, D: float, most: float) -> Answer:
         """The smallest serving precision that adds less than `most` nats per token."""
@@ -149,7 +149,8 @@ class Planner:
         (_, P), cheapest, edges = lowest(price, [(0.0, 0.0), BITS])
         share = cheapest / (HIGH / self.formulas.share(HIGH))
         values = {"P": self.source.estimate(P), "compute_share": self.source.estimate(share)}
-        return Answer(*about, {}, values, why_not=ALWAYS_LOWER if edges[1] == 0 else "")
+        beyond = self.source.beyond(P=values["P"].value)
+        return Answer(*about, {}, values, beyond, why_not=ALWAYS_LOWER if edges[1] == 0 else "")
 
     def search(self, P: float | tuple[float, float], bits: float | None, **setting: Any) -> Optimum:
         """The optimum under the budget for training at P and serving at `bits`, or as trained for None."""
@@ -190,8 +191,11 @@ def plan(source: Source, question: Question) -> Plan:
     planner = Planner(source, question)
     answers = tuple(planner.answers())
     if not any(answer.values for answer in answers):
-        missing = sorted({name for answer in answers for name in answer.missing})
-        reasons = "; ".join(dict.fromkeys(answer.why_not for answer in answers if answer.why_not))
-        remedy = f"constants that have {', '.join(missing)}" if missing else "measure more, or plan from a preset"
+        asked = [answer for answer in answers if answer.ask != "lower" and answer.why_not]
+        missing = sorted({name for answer in asked for name in answer.missing})
+        reasons = "; ".join(dict.fromkeys(why for answer in asked for why in answer.why_not.split("; ")))
+        by_constants = bool(missing) and all(answer.missing for answer in asked)
+        other = "measure more, or plan from another preset or fit"
+        remedy = f"constants that have {', '.join(missing)}" if by_constants else other
         raise PlanError(f"{source.name} cannot answer this", got=reasons, remedy=remedy)
     return Plan(source, question, answers, planner)

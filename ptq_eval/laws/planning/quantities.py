@@ -10,7 +10,7 @@ import math
 import re
 
 from ptq_eval.errors import NotPositiveError, OptionError, UnitsError
-from ptq_eval.laws.functions import LEAST_COUNT
+from ptq_eval.laws.arguments import LEAST_COUNT
 
 _COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 _BYTES = {"": 1.0, "b": 1.0}

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ptq_eval.errors import PlanError
 from ptq_eval.laws import bootstrap, critical
 from ptq_eval.laws.base import Estimate, FitResult
 from ptq_eval.laws.planning.formulas import Formulas
@@ -31,8 +32,17 @@ RANGES: Mapping[str, Ranges] = {
 }
 """Models, data and serving bits behind published constants, by the beginning of the preset's name."""
 
+TRAINED = ("P_w", "P_a", "P_kv")
+"""The training precisions of weights, activations and KV cache, as ranges name them."""
 DEFAULT_BITS = (3.0, 6.0)
 """Ends of the serving precisions that are looked at where none was fitted."""
+PLAIN: Mapping[str, str] = {
+    "chen": "this law holds for one number of bits and needs the group size: "
+    "ptq_eval.laws.delta_ptq(N, D, 4, group_size=128, constants=CHEN_2025) evaluates it",
+    "sun": "this law describes training in floating-point formats, not quantization to bits: "
+    'ptq_eval.laws.critical_tokens(N, "E4M3", group_size=128, constants=SUN_2025) evaluates it',
+}
+"""Laws of presets that no plan can use, and where they can be."""
 USED = ("kumar_ptq", "kumar_ptq_ratio", "ouyang", "chinchilla", "chinchilla_d", "n_eff", "unified", "unified_delta")
 """The laws whose constants a plan can use, by name."""
 
@@ -41,9 +51,10 @@ USED = ("kumar_ptq", "kumar_ptq_ratio", "ouyang", "chinchilla", "chinchilla_d", 
 class Source:
     """Constants [1 + replicates] by name, with the ranges of N, D and bits that they were fitted in.
 
-    `bits` are the serving precisions to look at where none is asked for.  `refused` says of "damage" or "loss" why the
-    fit does not determine it, `doubts` what else to beware of.  `one_size` is the N for which E holds, where E contains
-    A/N^alpha.
+    `bits` are the serving precisions to look at where none is asked for.  `refused` says of "damage", "loss" or
+    "precision" why it is not known, `doubts` what else to beware of.  `one_size` is the N for which E holds, where E
+    contains A/N^alpha, and `curve` names the run.  `verdicts` say for runs (N, bits, reason) why the fit to them gives
+    no D_crit; the reason is "" where it does.
     """
 
     name: str
@@ -55,6 +66,8 @@ class Source:
     refused: Mapping[str, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     one_size: float | None = None
+    curve: str = ""
+    verdicts: tuple[tuple[float, float, str], ...] = ()
     level: float = math.nan
     stretch: float = 1.0
     uncertainty: str = ""
@@ -78,18 +91,26 @@ class Source:
         return Estimate(value, low, high)
 
     def critical_tokens(self, N: float, bits: float) -> tuple[Estimate, str]:
-        """D_crit with its interval; NaN and the reason where the fits behind the constants do not determine it."""
+        """D_crit with its interval; NaN and the reason where the fits behind the constants do not determine it.
+
+        What was found for the run of the nearest N at these very bits holds here too.
+        """
+        known = [verdict for verdict in self.verdicts if verdict[1] == bits]
+        if known and (reason := min(known, key=lambda verdict: abs(math.log(verdict[0] / N)))[2]):
+            return Estimate(math.nan), reason
         if {"damage", "loss"} <= set(self.fits):
             predicted, why_not = critical.predict(self.fits["damage"], self.fits["loss"], N, bits)
             return predicted or Estimate(math.nan), why_not
         return self.estimate(self.formulas().critical_tokens(N, bits)), ""
 
     def beyond(self, **at: float | None) -> dict[str, float]:
-        """For each of N, D and bits that lies outside the fitted range, by which factor."""
+        """For each of N, D, P and bits that lies outside the fitted range, by which factor; P is that of all parts."""
         found = {}
         for name, value in at.items():
-            low, high = self.ranges.get(name, (0.0, math.inf))
-            if value is not None and 0 < value < math.inf and (factor := max(value / high, low / value)) > 1.005:
+            ends = [self.ranges[axis] for axis in (TRAINED if name == "P" else (name,)) if axis in self.ranges]
+            if value is None or not 0 < value < math.inf or not ends:
+                continue
+            if (factor := max(max(value / high, low / value) for low, high in ends)) > 1.005:
                 found[name] = factor
         return found
 
@@ -100,23 +121,52 @@ def whole_bits(ranges: Ranges) -> tuple[float, ...]:
     return tuple(float(bits) for bits in range(math.ceil(low), math.floor(high) + 1))
 
 
-def from_preset(preset: Preset) -> Source:
-    """Published constants, and the paper's ranges where they are known."""
-    known = [ranges for name, ranges in RANGES.items() if preset.name.startswith(name)]
+def from_preset(*presets: Preset) -> Source:
+    """Published constants, and the papers' ranges where they are known; of several presets the later ones count.
+
+    Raises PlanError for presets of several degradation laws, and for one whose constants the others replace.
+    """
+    known, constants = {}, {}
+    for preset in presets:
+        known[preset.name] = next((RANGES[name] for name in RANGES if preset.name.startswith(name)), {})
+        constants |= {name: (float(value), preset.name) for name, value in preset.constants.items()}
+    names = ",".join(preset.name for preset in presets)
+    unused = [preset.name for preset in presets if preset.name not in {owner for _, owner in constants.values()}]
+    several = [preset.name for preset in presets if "gamma_D" in preset.constants]
+    if unused or len(several) > 1:
+        why = f"nothing of {unused[0]} is left" if unused else f"{' and '.join(several)} are different degradation laws"
+        raise PlanError(f"these presets do not go together: {why}", got=names, remedy="leave one out")
+    axes = dict.fromkeys(axis for ranges in known.values() for axis in ranges)
+    columns = {axis: [ranges[axis] for ranges in known.values() if axis in ranges] for axis in axes}
+    ranges = {axis: (max(low for low, _ in ends), min(high for _, high in ends)) for axis, ends in columns.items()}
+    formulas = Formulas({name: value for name, (value, _) in constants.items()})
+    laws = tuple(law for preset in presets for law in preset.laws)
+    why = next((PLAIN[law] for law in laws if law in PLAIN), "") if formulas.law is None else ""
     return Source(
-        name=preset.name,
-        note=f"{preset.source}. {preset.note}",
-        constants={name: np.array([float(value)]) for name, value in preset.constants.items()},
-        ranges=known[0] if known else {},
-        bits=whole_bits(known[0] if known else {}),
-        laws=preset.laws,
-        doubts=() if known else ("the range of the data behind these constants is not known: nothing is marked",),
-        uncertainty="no uncertainty is published for these constants, so no answer has an interval",
+        name=names,
+        note=" ".join(f"{preset.source}. {preset.note}" for preset in presets),
+        constants={name: np.array([value]) for name, (value, _) in constants.items()},
+        ranges=ranges,
+        bits=whole_bits(ranges),
+        laws=laws,
+        refused={"damage": why, "precision": "these constants are of no law of training precision"} if why else {},
+        doubts=tuple(
+            f"the range of the data behind {name} is not known: nothing is marked for it"
+            for name, ends in known.items()
+            if not ends
+        ),
+        uncertainty="; ".join(dict.fromkeys(preset.uncertainty for preset in presets)) + ": no answer has an interval",
     )
 
 
 def from_fits(
-    fits: Sequence[FitResult], *, name: str, ranges: Ranges, note: str = "", one_size: float | None = None
+    fits: Sequence[FitResult],
+    *,
+    name: str,
+    ranges: Ranges,
+    note: str = "",
+    one_size: float | None = None,
+    curve: str = "",
 ) -> Source:
     """The constants of a degradation law, of a loss law, or of both, fitted with one seed.
 
@@ -134,7 +184,7 @@ def from_fits(
             refused[part] = result.message
             continue
         if result.status != "ok":
-            doubts.append(f"{result.law}: {result.status.replace('_', ' ')}")
+            doubts.append(f"{result.law}: {result.status.replace('_', ' ', 1)}")
         for i, (constant, estimate) in enumerate(result.estimates.items()):
             constants[constant] = np.append(estimate.value, result.replicates[:rows, i] if rows else [])
     if "gamma" in constants and "C" in constants:  # the form in D/N, for one size
@@ -152,6 +202,7 @@ def from_fits(
         refused=refused,
         doubts=tuple(doubts),
         one_size=one_size,
+        curve=curve,
         level=fits[0].level if fits else math.nan,
         stretch=max((result.stretch for result in good.values()), default=1.0),
         uncertainty=covers if rows else "these fits come without replicates, so no answer has an interval",
