@@ -20,6 +20,7 @@ Examples:
   ptq-eval fit out --test gamma_D=gamma_N
   ptq-eval fit --data runs.csv --law chinchilla --columns 'D=flop/(6*N)' -o o
   ptq-eval fit --data runs.csv --law chinchilla --loss log-huber -o o
+  ptq-eval fit --data runs.csv --law chinchilla --intervals profile
   ptq-eval fit --data ptq.parquet --law ptq --columns 'P=b,delta=q-fp'
   ptq-eval fit --data ptq.jsonl --law chinchilla,ptq --fixed gamma_N=0.34
 """
@@ -61,6 +62,13 @@ table_options = cli_options.together(
     click.option("--where", default="", metavar="EXPR", help="Which rows of FILE: a condition on its columns."),
     click.option(
         "--loss", default="huber", show_default=True, type=click.Choice(LOSSES), help="What a residual costs."
+    ),
+    click.option(
+        "--intervals",
+        default="bootstrap",
+        show_default=True,
+        type=click.Choice(("bootstrap", "profile")),
+        help="Of the constants: over runs, or by profile likelihood with points as independent.",
     ),
     click.option("--huber-delta", type=float, metavar="X", help="Where Huber's loss turns linear, in its own unit."),
     click.option(
@@ -141,8 +149,9 @@ def _compare(out: str | None, data: str | None, **options: Any) -> None:
     import ptq_eval
     from ptq_eval.report import comparison
 
-    if options["fixed"] or options["tied"] or options["bounds"] or options["law_option"]:
-        raise OptionError("--fixed, --tied, --bounds and --law-option go with --law, not with a comparison")
+    if any(options[name] for name in ("fixed", "tied", "bounds", "law_option")) or options["intervals"] != "bootstrap":
+        flags = "--fixed, --tied, --bounds, --intervals and --law-option"
+        raise OptionError(f"{flags} go with --law, not with a comparison")
     names = ("columns", "where", "by", "tests", "loss", "huber_delta", "seed", "bootstrap")
     laws = options["laws"] or options["law"]
     with Bar() as bar:
@@ -158,7 +167,7 @@ def _fit_table(data: str, **options: Any) -> None:
 
     if not options["law"]:
         raise OptionError("--data needs a law", remedy="--law chinchilla, or --laws kumar,ouyang to compare")
-    names = ("columns", "where", "by", "loss", "huber_delta", "tied", "seed", "bootstrap")
+    names = ("columns", "where", "by", "loss", "huber_delta", "tied", "intervals", "seed", "bootstrap")
     given = {"fixed": dict(options["fixed"]), "bounds": dict(options["bounds"])}
     given["law_options"] = parse_options(options["law_option"])
     with Bar() as bar:
@@ -176,8 +185,9 @@ def _fit_again(out: str, *, seed: int, bootstrap: int, by: str, **options: Any) 
     unused = next(
         (name for name in ("law", "columns", "where", "fixed", "tied", "bounds", "law_option") if options[name]), ""
     )
-    if unused or options["loss"] != "huber" or options["huber_delta"] is not None or options["target"]:
-        flag = f"--{unused.replace('_', '-')}" if unused else "--loss, --huber-delta and -o"
+    changed = options["loss"] != "huber" or options["intervals"] != "bootstrap" or options["huber_delta"] is not None
+    if unused or changed or options["target"]:
+        flag = f"--{unused.replace('_', '-')}" if unused else "--loss, --huber-delta, --intervals and -o"
         raise OptionError(f"{flag} goes with --data", remedy="for other laws on records: ptq-eval fit OUT --laws LAW,…")
     with Bar() as bar:
         table = ptq_eval.load(out, seed=seed, bootstrap=bootstrap, progress=bar)

@@ -23,7 +23,7 @@ from ptq_eval.laws.analyse import analyse
 from ptq_eval.laws.base import Law
 from ptq_eval.laws.catalogue import law_for, make_law
 from ptq_eval.laws.compare import compare as compare_laws
-from ptq_eval.laws.external import map_columns, parse_columns
+from ptq_eval.laws.external import map_columns, parse_columns, unread
 from ptq_eval.laws.hypotheses import equality, phase_against_tokens
 from ptq_eval.laws.reader import label_of
 from ptq_eval.laws.schedule import phase_of
@@ -171,6 +171,7 @@ def _given(
     table, name = columns_of(source)
     mapping = parse_columns(columns) if isinstance(columns, str) else dict(columns)
     laws = {text: law_for(text, [*mapping, *table]) for text in names}
+    unread(laws.values(), mapping, table)
     groups = []
     for about, rows in groups_of(table, by, where):
         label = ", ".join(f"{key} {value}" for key, value in about.items()) or name

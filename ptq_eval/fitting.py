@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from ptq_eval.laws.analyse import VERSION
 from ptq_eval.laws.base import FitResult, Law
 from ptq_eval.laws.candidate import undetermined
 from ptq_eval.laws.catalogue import law_for
-from ptq_eval.laws.external import Mapped, map_columns, parse_columns, select
+from ptq_eval.laws.external import Mapped, map_columns, parse_columns, select, unread
 from ptq_eval.laws.fitter import fit
 from ptq_eval.laws.reader import Table, as_text
 from ptq_eval.laws.requirements import USUAL, require
@@ -46,6 +46,8 @@ class Part:
     result: FitResult
     mapped: Mapped
     group: Mapping[str, str]
+    held: tuple[str, ...] = ()
+    """The constants that were given, or that these rows cannot determine, and were not fitted."""
 
     @property
     def label(self) -> str:
@@ -57,7 +59,8 @@ class Part:
         config = {**Config(self.group.get("quantizer", "")).to_dict(), "group": dict(self.group)}
         data, names = self.mapped.data, (*self.law.columns, self.law.response)
         ranges = {name: [float(data[name].min()), float(data[name].max())] for name in names}
-        return {**config, "runs": [], **self.result.to_dict(), "law": self.law.name, "ranges": ranges}
+        found = {**self.result.to_dict(), "law": self.law.name, "ranges": ranges, "held": list(self.held)}
+        return {**config, "runs": [], **found}
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,10 @@ class DataFit:
         return [part.result for part in self.parts]
 
     def write(self, out: str | Path) -> list[Path]:
-        """Write fit.json, report.md and the figures below `out`; the paths written.  Raises OutputFullError."""
+        """Write fit.json, replicates.npz, report.md and the figures below `out`; the paths written.
+
+        Raises OutputFullError.
+        """
         from ptq_eval.report.data_fit import write
 
         return write(Path(out), self)
@@ -103,6 +109,7 @@ def fit_data(
     seed: int = 0,
     bootstrap: int = 200,
     level: float = 0.9,
+    intervals: Literal["bootstrap", "profile", "none"] = "bootstrap",
     progress: Progress | None = None,
 ) -> DataFit:
     """Fit one law, or several joined by commas, to a table.
@@ -121,25 +128,52 @@ def fit_data(
     if not laws:
         raise UnknownPluginError("no law is named", remedy="--law chinchilla")
     made = [law_for(text, [*mapping, *table], law_options) for text in laws]
+    unused = unread(made, mapping, table)
     options: dict[str, Any] = {"loss": loss, "huber_delta": huber_delta, "seed": seed, "n_boot": bootstrap}
+    options |= {"level": level, "intervals": intervals}
     groups = groups_of(table, by, where)
     per_bits = by in ("P", *USUAL["P"]) or (by != "" and by == mapping.get("P", mapping.get("bits")))
     parts: list[Part] = []
     for one in made:
-        searched = restrict(one, *_own(one, fixed, tied, bounds, len(made) > 1))
+        own, *others = _own(one, fixed, tied, bounds, len(made) > 1)
         for group, rows in groups:
             if progress:
                 progress("fitting", float(len(parts)), float(len(made) * len(groups)))
             mapped = map_columns(one, table, mapping, rows)
-            held = restrict(searched, undetermined(one, mapped.data, ("P",))) if per_bits else searched
-            require(held, mapped.data)
-            parts.append(Part(one, fit(held, mapped.data, level=level, **options), mapped, group))
+            given = {**(undetermined(one, mapped.data, ("P",)) if per_bits else {}), **(own or {})}
+            searched = restrict(one, given, *others)
+            require(searched, mapped.data)
+            parts.append(Part(one, fit(searched, mapped.data, **options), mapped, group, tuple(given)))
+    about = {"source": name, "columns": mapping, "where": where, "rows": len(next(iter(table.values()), ()))}
+    return _found(parts, about, unused, seed)
+
+
+def _found(parts: list[Part], about: dict[str, Any], notes: Iterable[str], seed: int) -> DataFit:
+    """The fits with the critical tokens that follow from them, and what is to be said of all of them."""
+    lone = list(dict.fromkeys(part.law.name for part in parts if _has_turns(part) and _curve(part, parts) is None))
+    notes = [*(note for part in parts for note in part.mapped.notes), *notes]
+    for law in lone:
+        notes.append(
+            f"{law} alone gives no critical number of tokens: fit a law of the loss beside it, as in "
+            f"--law chinchilla,{law}"
+        )
     turns = [(group, found.to_dict()) for group, found in _turns(parts, seed)]
     critical = [{**Config("").to_dict(), "group": dict(group), **found} for group, found in turns]
-    about = {"source": name, "columns": mapping, "where": where, "rows": len(next(iter(table.values()), ()))}
-    notes = list(dict.fromkeys(note for part in parts for note in part.mapped.notes))
-    found = {"fits": [part.entry() for part in parts], "critical_tokens": critical, "warnings": notes}
+    warnings = list(dict.fromkeys(notes))
+    found = {"fits": [part.entry() for part in parts], "critical_tokens": critical, "warnings": warnings}
     return DataFit({**found, "version": VERSION, "data": about, "ptq_eval": __version__}, parts)
+
+
+def _has_turns(part: Part) -> bool:
+    return hasattr(part.law, "critical_tokens")
+
+
+def _curve(part: Part, parts: list[Part]) -> Part | None:
+    """The fit of the loss before quantization that belongs to a law of delta, or the law itself if it has one."""
+    if part.law.response == "loss":
+        return part
+    same = (other for other in parts if other.group == part.group and other.law.response == "loss")
+    return next((other for other in same if {"B", "beta"} <= set(other.result.values)), None)
 
 
 def _own(law: Law, fixed: Any, tied: Any, bounds: Any, several: bool) -> tuple[Any, Any, Any]:
@@ -170,17 +204,16 @@ def groups_of(table: Table, by: str, where: str) -> list[tuple[dict[str, str], n
 def _turns(parts: list[Part], seed: int) -> Iterable[tuple[Mapping[str, str], Any]]:
     """Critical tokens wherever a group has a law of delta and one of the loss, or one law of both."""
     for part in parts:
-        if not hasattr(part.law, "critical_tokens"):
+        curve = _curve(part, parts) if _has_turns(part) else None
+        if curve is None:
             continue
-        same = [other for other in parts if other.group == part.group and {"B", "beta"} <= set(other.result.values)]
-        own = part.law.response == "loss"
-        curve = part if own else next((other for other in same if other.law.response == "loss"), None)
         data = part.mapped.data
-        after = data["loss"] if own else None
-        if curve and not own:
+        if curve is part:
+            after = data["loss"]
+        else:
             before = {key: loss for key, loss in zip(_places(curve.mapped.data), curve.mapped.data["loss"])}
             after = np.array([before.get(key, np.nan) for key in _places(data)]) + data["delta"]
-        for found in critical_tokens(part.law, part.result, data, curve and curve.result, after, seed=seed):
+        for found in critical_tokens(part.law, part.result, data, curve.result, after, seed=seed):
             yield part.group, found
 
 

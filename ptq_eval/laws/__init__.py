@@ -9,7 +9,9 @@ from any law.
 from ptq_eval.laws.analyse import analyse
 from ptq_eval.laws.base import Estimate, FitResult, Law, Parameter
 from ptq_eval.laws.critical import CriticalTokens, closed_form
-from ptq_eval.laws.fitter import fit
+from ptq_eval.laws.crossval import HeldOut, held_out
+from ptq_eval.laws.diagnostics import leverage
+from ptq_eval.laws.fitter import fit, minimum
 from ptq_eval.laws.functions import (
     compute_cost,
     critical_tokens,
@@ -31,6 +33,7 @@ from ptq_eval.laws.presets import (
     SUN_2025,
     Preset,
 )
+from ptq_eval.laws.profile import intervals as profile_intervals
 from ptq_eval.laws.simulate import grid, paper_design, simulate
 from ptq_eval.laws.turning import TurningPoint, turning_point
 
@@ -48,6 +51,7 @@ __all__ = [
     "CriticalTokens",
     "Estimate",
     "FitResult",
+    "HeldOut",
     "Law",
     "Parameter",
     "Preset",
@@ -60,9 +64,13 @@ __all__ = [
     "effective_params",
     "fit",
     "grid",
+    "held_out",
+    "leverage",
     "loss",
+    "minimum",
     "optimal_precision",
     "paper_design",
+    "profile_intervals",
     "simulate",
     "turning_point",
 ]

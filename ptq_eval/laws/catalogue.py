@@ -58,7 +58,7 @@ def law_for(name: str, given: Iterable[str], options: Mapping[str, Any] | None =
     """
     given, options = set(given), dict(options or {})
     law = make_law(name, options)
-    if "parts" in options or not hasattr(law, "capacity"):
+    if "parts" in options or "parts" not in inspect.signature(type(law)).parameters:
         return law
     columns = {part: f"P_{short}" for part, short in PARTS.items()}
     parts = [part for part, column in columns.items() if given & {column, *USUAL[column]}]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,25 @@ def evaluate(text: str, lookup: Lookup, *, condition: bool = False) -> Any:
     names = {f"_column_{i}": name for i, name in enumerate(quoted)}
     with np.errstate(all="ignore"):  # what is not finite is found, and named, where the values are checked
         return _Walk(text, lambda name: lookup(names.get(name, name)), condition).value(tree)
+
+
+def names_in(text: str) -> set[str]:
+    """The names that an expression uses, functions left out; none where it cannot be read."""
+    quoted = set(_BACKTICKS.findall(text))
+    try:
+        tree = ast.parse(_BACKTICKS.sub(" 0 ", text).strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return quoted
+    return quoted | {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - set(FUNCTIONS)
+
+
+def in_backticks(text: str, columns: Iterable[str]) -> str:
+    """`text` with backticks around the columns in it whose names are not plain words."""
+    unusual = sorted((name for name in columns if not name.isidentifier()), key=len, reverse=True)
+    if not unusual:
+        return text
+    found = re.compile("|".join(["`[^`]*`", *(rf"(?<!\w){re.escape(name)}(?!\w)" for name in unusual)]))
+    return found.sub(lambda match: match[0] if match[0].startswith("`") else f"`{match[0]}`", text)
 
 
 class _Walk:

@@ -14,17 +14,18 @@ Points that share a checkpoint or a run are not independent.  A column `run` say
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ptq_eval.errors import ExpressionError
+from ptq_eval.errors import ColumnError, ExpressionError
 from ptq_eval.laws.base import Law
-from ptq_eval.laws.expressions import evaluate
-from ptq_eval.laws.reader import Reader, Table, column
+from ptq_eval.laws.expressions import evaluate, names_in
+from ptq_eval.laws.reader import Reader, Table, column, speaking_of
 from ptq_eval.laws.requirements import USUAL, check_units
 
 LABELS = ("run", "checkpoint", "phase")
@@ -63,7 +64,8 @@ def select(table: Table, where: str) -> np.ndarray:
     n = _length(table)
     if not where.strip():
         return np.arange(n)
-    chosen = evaluate(where, lambda name: column(table, name, why="in the condition"), condition=True)
+    with speaking_of("the condition", where, table, ""):
+        chosen = evaluate(where, lambda name: column(table, name, why="in the condition"), condition=True)
     chosen = np.broadcast_to(np.asarray(chosen, bool), n)
     if not chosen.any():
         raise ExpressionError("no row meets the condition", got=repr(where), allowed=f"any of {n} rows")
@@ -109,13 +111,44 @@ def map_columns(
         )
         data.setdefault("checkpoint", data["run"])
     data.setdefault("checkpoint", np.array([f"{run} {pair}" for run, pair in zip(data["run"], pairs)]))
-    check_units(law, data, reader.source)
+    check_units(law, data, rows, reader.source)
     if law.response == "loss" and "P" not in law.columns and reader.has("P") and "P_w" not in law.columns:
         first = _first_of_each(data, (*law.columns, "loss", "run"))
         if len(first) < len(rows):
             notes.append(f"{law.name}: {len(rows)} rows hold {len(first)} losses, each counted once")
             rows, data = rows[first], {name: values[first] for name, values in data.items()}
     return Mapped(data, rows, notes)
+
+
+def unread(laws: Iterable[Law], columns: Mapping[str, str], table: Table) -> list[str]:
+    """Notes on what the mapping gives and no law here reads.
+
+    Raises ColumnError for a name that is no variable of any law and that no other expression uses: a misprint.
+    """
+    laws = list(laws)
+    used = {name for text in columns.values() if text not in table for name in names_in(text)}
+    usual = {*USUAL, "delta", "se", "loss_se", "delta_se", *LABELS}
+    own = {name for law in laws for name in (*law.columns, law.response, f"{law.response}_se")}
+    every = {other for name in {*usual, *own} for other in (name, *USUAL.get(name, ()))}
+    read = {
+        *own,
+        "P",
+        "se",
+        *LABELS,
+        "learning_rate",
+    }  # with "P", a loss that stands beside every bit-width counts once
+    read |= {other for name in read for other in USUAL.get(name, ())}
+    wanted = dict.fromkeys(name for law in laws for name in (*law.columns, law.response))
+    notes = []
+    for name in [name for name in columns if name not in used]:
+        if name not in every:
+            near = difflib.get_close_matches(name, sorted(every), n=1, cutoff=0.5)
+            remedy = f"did you mean {near[0]!r}?" if near else "leave it out"
+            what = "the mapping gives a name that no law reads and no expression uses"
+            raise ColumnError(what, got=repr(name), allowed=", ".join(wanted), remedy=remedy)
+        if name not in read:
+            notes.append(f"{name} = {columns[name]} is given, and read by none of: {', '.join(x.name for x in laws)}")
+    return notes
 
 
 def _first_of_each(data: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:

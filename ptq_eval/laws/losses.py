@@ -59,6 +59,8 @@ def make_loss(name: str, huber_delta: float | None = None) -> Loss:
         raise OptionError("unknown loss", got=repr(name), allowed=", ".join(NAMES))
     if huber_delta is not None and not huber_delta > 0:
         raise OptionError("huber_delta must be positive", got=huber_delta)
+    if huber_delta is not None and name not in DEFAULT_DELTA:
+        raise OptionError(f"the loss {name} has no huber_delta", got=huber_delta, allowed=", ".join(DEFAULT_DELTA))
     kind = name.removeprefix("log-")
     k = {"squared": math.inf, "lad": 0.0}.get(kind, huber_delta or DEFAULT_DELTA.get(name, math.nan))
     return Loss(name, name != kind, float(k))

@@ -5,14 +5,15 @@ Errors speak of the table: the variable, the column or expression behind it, the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from ptq_eval.errors import ColumnError, NotFiniteError, NotPositiveError, TextColumnError
+from ptq_eval.errors import ColumnError, ExpressionError, NotFiniteError, NotPositiveError, TextColumnError
 from ptq_eval.laws.base import Law
-from ptq_eval.laws.expressions import evaluate
+from ptq_eval.laws.expressions import evaluate, in_backticks
 from ptq_eval.laws.requirements import USUAL
 
 Table = Mapping[str, np.ndarray]
@@ -29,6 +30,20 @@ def column(table: Table, name: str, *, why: str = "") -> np.ndarray:
 def as_text(table: Table, name: str) -> np.ndarray:
     """A column as labels, whole numbers without a decimal point.  Raises ColumnError."""
     return np.array([label_of(value) for value in column(table, name).tolist()])
+
+
+@contextmanager
+def speaking_of(subject: str, expression: str, table: Table, before: str) -> Iterator[None]:
+    """Errors in an expression are raised again with its `subject`, and with backticks as the remedy if they lack."""
+    try:
+        yield
+    except (ExpressionError, ColumnError) as error:
+        better = in_backticks(expression, table)
+        what = f"{subject}: {error.what}" if isinstance(error, ExpressionError) else error.what
+        remedy = error.remedy
+        if better != expression:
+            remedy = f"a name with blanks stands in backticks: {before}{better}"
+        raise type(error)(what, got=error.got, allowed=error.allowed, remedy=remedy) from error
 
 
 class Reader:
@@ -57,7 +72,8 @@ class Reader:
         if expression in self.table and expression not in self.defined:
             self.defined[name] = np.asarray(self.table[expression])
         else:
-            values = evaluate(expression, lambda other: self._number(other, name))
+            with speaking_of(name, expression, self.table, f"{name}="):
+                values = evaluate(expression, lambda other: self._number(other, name))
             self.defined[name] = np.broadcast_to(np.asarray(values), self.n)
 
     def find(self, name: str, columns: Sequence[str]) -> np.ndarray | None:

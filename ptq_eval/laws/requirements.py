@@ -30,19 +30,37 @@ USUAL: dict[str, tuple[str, ...]] = {
     "phase": ("schedule_phase",),
 }
 """Other names by which a variable goes, in a table and in a mapping."""
+FAR = 1e5
+"""A single N or D that is this many times larger or smaller than the median was written in another unit."""
+LEAST = 1e3
+"""No model has fewer parameters than this, and no checkpoint fewer tokens."""
 FEWEST = 1e4
 """A median of N or D below this is no count of parameters or tokens, but one of millions or billions."""
 
 
-def check_units(law: Law, data: Data, source: Callable[[str], str]) -> None:
-    """Raises UnitsError where N or D look like billions; `source` says which column a variable is, for the remedy."""
-    for name in ("N", "D"):
-        if name in data and name in law.columns and np.median(data[name]) < FEWEST:
+def check_units(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], str]) -> None:
+    """Raises UnitsError where N or D, or single ones of them, look like millions or billions.
+
+    `rows` [n] are the places in the table, and `source` says which column a variable is.
+    """
+    for name in [name for name in ("N", "D") if name in data and name in law.columns]:
+        values, median = data[name], float(np.median(data[name]))
+        if median < FEWEST:
             raise UnitsError(
                 f"{name} looks like millions or billions, not like a count of {USUAL[name][-1]}",
-                got=f"a median of {np.median(data[name]):.4g}",
+                got=f"a median of {median:.4g}",
                 allowed=f"a median of at least {FEWEST:g}",
                 remedy=f"did you mean {name}=1e9*{source(name)}?  (1e6* where the column counts millions)",
+            )
+        odd = np.flatnonzero((values < LEAST) | (values > FAR * median) | (values < median / FAR))
+        if len(odd):
+            said = name if source(name) == name else f"{name} = {source(name)}"
+            more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+            raise UnitsError(
+                f"{said} is in another unit in some rows than in others, by its size",
+                got=f"{values[odd[0]]:.4g} in row {rows[odd[0]] + 1}{more}, the median being {median:.4g}",
+                allowed=f"at least {LEAST:g}, and within {FAR:g} times of the median",
+                remedy=f"write plain counts of {USUAL[name][-1]}, or leave such rows out with --where",
             )
 
 

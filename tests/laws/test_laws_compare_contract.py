@@ -92,7 +92,7 @@ def annealed(gamma_S, gamma_D, rng, *, confounded):
     """Each run decays: the share of the decay grows with D, or is drawn for itself."""
     data = grid(lambda N, D, P: (D / 1e9) ** gamma_D * np.exp(-P / 0.6), rng)
     share = {d: i / 4 for i, d in enumerate(TOKENS)}
-    pairs = {run: rng.uniform() for run in set(data["run"].tolist())}
+    pairs = {run: rng.uniform() for run in dict.fromkeys(data["run"].tolist())}
     S = np.array([1 + (share[d] if confounded else pairs[run]) for d, run in zip(data["D"], data["run"])])
     return {**data, "delta": data["delta"] * np.exp(gamma_S * (S - 1)), "S": S}
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from ptq_eval import errors
+from ptq_eval import errors, laws
 from ptq_eval.laws.catalogue import law_for, make_law, parse_options
 from ptq_eval.laws.chinchilla import Chinchilla
-from ptq_eval.laws.external import map_columns, parse_columns, select
+from ptq_eval.laws.external import map_columns, parse_columns, select, unread
 from ptq_eval.laws.kumar_ptq import KumarPTQ
+from ptq_eval.laws.losses import make_loss
 from ptq_eval.laws.requirements import require
 
 
@@ -173,3 +174,66 @@ def test_one_column_of_bits_means_the_weights():
     table = {"params": np.full(3, 1e8), "tokens": np.full(3, 1e9), "loss": np.full(3, 3.0), "bits": np.full(3, 4.0)}
     law = law_for("n_eff", table)
     assert set(map_columns(law, table, {}).data["P_w"]) == {4.0}
+
+
+@pytest.mark.parametrize(
+    ("law", "given"), [("n_eff", "P_w"), ("unified_delta", "P_w"), ("unified", "P_w"), ("unified", "kv")]
+)
+def test_laws_of_trained_precision_have_the_parts_that_are_given(law, given):
+    parts = [name for name in law_for(law, ["N", "D", "P", given]).columns if name.startswith("P_")]
+    assert parts == ["P_w" if given == "P_w" else "P_kv"]
+
+
+def test_names_with_blanks_outside_backticks_are_shown_with_them(table):
+    with pytest.raises(errors.ExpressionError) as raised:
+        mapped(table, "N=Model Size,D=flop/(6*Model Size),P=b,delta=q")
+    assert str(raised.value).startswith("D: not an expression")
+    assert raised.value.remedy.endswith("D=flop/(6*`Model Size`)")
+    with pytest.raises(errors.ExpressionError, match="`Model Size` < 4e7"):
+        select(table, "Model Size < 4e7")
+
+
+def test_a_column_whose_name_reads_as_a_difference_is_shown_in_backticks(table):
+    with pytest.raises(errors.ColumnError) as raised:
+        mapped(table | {"q-fp": table["q"]}, "N=Model Size,D=flop,P=b,delta=2*q-fpp")
+    assert "backticks" not in str(raised.value)
+    with pytest.raises(errors.ColumnError, match=r"delta=2\*`loss-after`"):
+        mapped(table | {"loss-after": table["q"]}, "N=Model Size,D=flop,P=b,delta=2*loss-after")
+
+
+def test_a_name_that_nothing_reads_is_refused(table):
+    asked = [KumarPTQ()]
+    with pytest.raises(errors.ColumnError, match=r"got 'bitz' .* did you mean 'bits'"):
+        unread(asked, {"bitz": "b"}, table)
+    assert unread(asked, {"C": "flop", "D": "C/6", "bits": "b", "se": "b", "run": "b"}, table) == []
+    assert unread(asked, {"loss": "fp"}, table) == ["loss = fp is given, and read by none of: kumar_ptq"]
+
+
+@pytest.mark.parametrize(("row", "value"), [(4, 30.0), (7, 999.0), (9, 1e13)])
+def test_a_single_count_in_another_unit_is_named_by_row_and_column(table, row, value):
+    table["Model Size"][row] = value
+    with pytest.raises(errors.UnitsError) as raised:
+        mapped(table, COLUMNS.replace("D=flop/(6*N)", "D=flop"))
+    assert f"N = Model Size is in another unit in some rows than in others, by its size | got {value:.4g} in row " in (
+        str(raised.value)
+    )
+    assert f"in row {row + 1}, the median being" in str(raised.value)
+
+
+def test_a_threshold_for_a_loss_without_one_is_refused():
+    assert make_loss("log-huber", 0.01).k == 0.01
+    for name in ("squared", "lad", "log-squared", "log-lad"):
+        with pytest.raises(errors.OptionError, match="no huber_delta"):
+            make_loss(name, 1.0)
+
+
+def test_the_steps_behind_intervals_are_public():
+    law = Chinchilla()
+    data = laws.simulate(
+        law, laws.KUMAR_2024, laws.grid({"N": (3e7, 6e7, 2e8), "D": (1e9, 4e9, 8e9, 2e10)}), noise=1e-3
+    )
+    found = laws.minimum(law, data)
+    ends = laws.profile_intervals(found, data["loss"], 0.9)
+    assert ((ends[:, 0] < found.point) & (found.point < ends[:, 1])).all()
+    assert laws.leverage(found.problem, found.point, data["loss"]).sum() == pytest.approx(5)
+    assert laws.held_out(law, data, by="D").status == "ok"
