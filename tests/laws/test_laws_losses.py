@@ -105,7 +105,7 @@ def test_a_logarithmic_loss_counts_what_has_no_logarithm():
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=9), st.sampled_from(NAMES), st.floats(1e-4, 1e4))
 def test_the_total_is_the_sum_of_the_costs(values, name, k):
-    loss, r = make_loss(name, k), np.array(values)
+    loss, r = make_loss(name, k if name.endswith("huber") else None), np.array(values)
     assert float(loss.total(r)) == pytest.approx(float(np.sum(loss.rho(r))), rel=1e-6, abs=1e-6 * k)
 
 
