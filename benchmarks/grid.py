@@ -47,7 +47,7 @@ QUANTIZING = {"shared": 10.0, "default": 4.0}
 """Limits of the first ratio: with one set of statistics for all, and with GPTQ's published sequential calibration."""
 
 EVERYTHING = 4.0
-TURNS = 1
+TURNS = 2
 OURS_PARTS = ("quantizing", "everything", "evaluating", "start, fit and report")
 
 

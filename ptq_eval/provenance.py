@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from quantizers import kernels
+
 
 def provenance(device: str) -> dict[str, Any]:
     """Where and with what a number was measured."""
@@ -20,6 +22,7 @@ def provenance(device: str) -> dict[str, Any]:
         "machine": platform.machine(),
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
+        "kernels": kernels.backend(torch.device(device)),
         **_versions(),
     }
     if device.startswith("cuda"):

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from quantizers import grid, kernels
 from quantizers.base import QuantizedWeight, Scheme
-
-
-class FamilyOptions(Protocol):
-    """What of GPTQ's options concerns grids."""
-
-    @property
-    def static_groups(self) -> bool:
-        """All scales from the original weights."""
-        ...
-
-    @property
-    def mse(self) -> bool:
-        """A clipped range."""
-        ...
+from quantizers.kernels.block import Block
 
 
 class Family:
@@ -33,8 +19,10 @@ class Family:
     [members, in, rows]; scale and zero [members, groups, rows].
     """
 
-    def __init__(self, options: FamilyOptions, schemes: Sequence[Scheme], members: Sequence[int], work: Tensor) -> None:
-        self.options, self.members = options, list(members)
+    def __init__(
+        self, schemes: Sequence[Scheme], members: Sequence[int], work: Tensor, *, static_groups: bool, mse: bool
+    ) -> None:
+        self.members, self.static_groups, self.mse = list(members), static_groups, mse
         self.schemes = [schemes[index] for index in members]
         self.bits = torch.tensor([scheme.bits for scheme in self.schemes], device=work.device)
         columns, rows = work.shape
@@ -44,19 +32,19 @@ class Family:
         self.codes = work.new_empty(len(self.members), columns, rows, dtype=torch.uint8)
         self.scale = work.new_empty(len(self.members), self.schemes[0].groups(columns), rows)
         self.zero = torch.empty_like(self.scale)
-        if options.static_groups:
+        if static_groups:
             self._take(0, self.scale.shape[1], work.expand(len(self.members), -1, -1))
 
     def reorder(self, order: Tensor) -> None:
         """Take the columns in another order; groups taken before keep their columns."""
         self.order = order
-        if self.options.static_groups:
+        if self.static_groups:
             self.group_of = self.group_of[order]
 
     def reach(self, stop: int) -> int:
         """Where the last group ends whose first column lies before `stop`."""
         columns = self.codes.shape[1]
-        return 0 if self.options.static_groups else min(-(-stop // self.size) * self.size, columns)
+        return 0 if self.static_groups else min(-(-stop // self.size) * self.size, columns)
 
     def take_scales(self, state: Tensor, start: int, stop: int) -> None:
         """Scales of the groups that begin from `start` to before `stop`.
@@ -64,13 +52,13 @@ class Family:
         Row 0 of `state` [members, columns, rows] is column `start`.
         """
         first, last = -(-start // self.size), -(-stop // self.size)
-        if first < last and not self.options.static_groups:
+        if first < last and not self.static_groups:
             self._take(first, last, state[:, first * self.size - start : last * self.size - start])
 
     def _take(self, first: int, last: int, columns: Tensor) -> None:
         bits = self.bits[:, None, None] if len(columns) > 1 else self.schemes[0].bits
         symmetric, size = self.schemes[0].symmetric, self.size
-        if self.options.mse:
+        if self.mse:
             groups = grid.to_groups(columns.mT.flatten(0, 1), size).unflatten(0, (len(columns), -1))
             scale, zero = (t.mT for t in grid.find_params(groups, bits, symmetric, mse=True))
         else:
@@ -86,13 +74,13 @@ class Family:
     ) -> None:
         """Code the columns from `start` to before `stop`, and write their differences from the original."""
         grids = self.scale, self.zero, self.group_of[start:stop], self.bits
-        kernels.solve_block(state, original, feedback, *grids, self.codes[:, start:stop], delta)
+        kernels.solve_block(Block(state, original, feedback, *grids, self.codes[:, start:stop], delta))
 
     def results(
         self, sizes: Sequence[int], report: dict[str, float | int | str]
     ) -> Iterator[tuple[int, list[QuantizedWeight]]]:
         """By member the result of every layer, `sizes[i]` rows each, codes in the original order of columns."""
-        grouped_in_order = self.order is not None and not self.options.static_groups and self.scale.shape[1] > 1
+        grouped_in_order = self.order is not None and not self.static_groups and self.scale.shape[1] > 1
         permutation = self.order if grouped_in_order else None
         for member, scheme, codes, *grids in zip(self.members, self.schemes, self.codes, self.scale, self.zero):
             if self.order is not None:
@@ -107,9 +95,9 @@ class Family:
             )
 
 
-def families_of(options: FamilyOptions, schemes: Sequence[Scheme], work: Tensor) -> list[Family]:
-    """The schemes sorted into families, in order of first appearance."""
+def families_of(schemes: Sequence[Scheme], work: Tensor, *, static_groups: bool, mse: bool) -> list[Family]:
+    """The schemes sorted into families, in order of first appearance, for weights `work` [in, rows]."""
     members: dict[tuple[int, bool], list[int]] = {}
     for index, scheme in enumerate(schemes):
         members.setdefault((scheme.columns_per_group(len(work)), scheme.symmetric), []).append(index)
-    return [Family(options, schemes, places, work) for places in members.values()]
+    return [Family(schemes, places, work, static_groups=static_groups, mse=mse) for places in members.values()]

@@ -112,7 +112,7 @@ class GPTQ(Quantizer):
         if self.dead == "zero":
             work[dead] = 0
 
-        families = families_of(self, schemes, work)
+        families = families_of(schemes, work, static_groups=self.static_groups, mse=self.mse)
         if self.act_order:
             order = torch.argsort(diagonal, descending=True, stable=True)
             hessian, work = hessian[order][:, order], work[order]

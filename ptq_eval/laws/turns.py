@@ -24,7 +24,7 @@ MOST = 500
 
 
 def critical_tokens(
-    law: Law, result: FitResult, data: Data, curve: FitResult | None, after: np.ndarray | None, *, seed: int = 0
+    law: Law, result: FitResult, data: Data, curve: FitResult, after: np.ndarray | None, *, seed: int = 0
 ) -> Iterator[CriticalTokens]:
     """D_crit at every N and P (and whatever else `law` reads) of `data`.
 
@@ -73,11 +73,7 @@ def _verdict(predicted: Estimate | None, why_not: str, observed: TurningPoint, l
     return f"{text}; the lowest measured loss after quantization is {where}"
 
 
-def _predicted(
-    law: Law, result: FitResult, curve: FitResult | None, at: dict[str, float]
-) -> tuple[Estimate | None, str]:
-    if curve is None:
-        return None, "no law of the loss before quantization is fitted beside it: --law chinchilla,LAW"
+def _predicted(law: Law, result: FitResult, curve: FitResult, at: dict[str, float]) -> tuple[Estimate | None, str]:
     bad = next((fit for fit in (result, curve) if not fit.identified), None)
     if bad is not None:
         return None, f"{bad.law} has {bad.message}"

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from quantizers.kernels import plain
+from quantizers.kernels.block import Block
 
 COMPILED = {"cpu": "numba", "cuda": "triton"}
 
@@ -44,26 +45,9 @@ def _module(device: torch.device) -> ModuleType:
     return plain
 
 
-def solve_block(
-    state: Tensor,
-    original: Tensor,
-    feedback: Tensor,
-    scale: Tensor,
-    zero: Tensor,
-    group_of: Tensor,
-    bits: Tensor,
-    codes: Tensor,
-    delta: Tensor,
-) -> None:
-    """Round the columns of a block in order, each with the errors of those before it fed back.
-
-    For n schemes that differ in `bits` [n] only: state [n, columns, rows], the weights as the blocks before left them
-    (it may be overwritten); original [columns, rows], as they were at first; feedback [columns, columns], its row j
-    U_j,j: / U_jj (what lies below the diagonal is not read); scale, zero [n, groups, rows]; group_of [columns] int64.
-    Writes codes [n, columns, rows] uint8, and delta [n, columns, rows], the original minus what the codes stand for,
-    which is not finite where the feedback overflowed.  The last dimension of each is contiguous.
-    """
-    _module(state.device).solve_block(state, original, feedback, scale, zero, group_of, bits, codes, delta)
+def solve_block(block: Block) -> None:
+    """Round the columns of `block` in order, each with the errors of those before it fed back; writes its results."""
+    _module(block.state.device).solve_block(block)
 
 
 def rounding_errors(weight: Tensor, scales: Tensor, bits: int, size: int, symmetric: bool) -> Tensor:

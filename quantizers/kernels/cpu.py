@@ -19,6 +19,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from quantizers.kernels.block import Block
+
 TILE = 64
 """Rows per tile: 64 rows of 128 columns in float32 are 32 kB, a first-level cache."""
 
@@ -26,18 +28,9 @@ _WORTH_A_THREAD = 2e6
 """Inner steps below which starting threads takes longer than the loop."""
 
 
-def solve_block(
-    state: Tensor,
-    original: Tensor,
-    feedback: Tensor,
-    scale: Tensor,
-    zero: Tensor,
-    group_of: Tensor,
-    bits: Tensor,
-    codes: Tensor,
-    delta: Tensor,
-) -> None:
+def solve_block(block: Block) -> None:
     """See `quantizers.kernels.solve_block`."""
+    state, original, feedback, scale, zero, group_of, bits, codes, delta = block
     lanes, columns, rows = state.shape
     common = original.numpy(), feedback.T.contiguous().numpy(), group_of.numpy()
     tops = [np.float32(2**b - 1) for b in bits.tolist()]

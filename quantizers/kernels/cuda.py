@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
-from torch import Tensor
 
 from quantizers.kernels import plain
+from quantizers.kernels.block import Block
 
 rounding_errors = plain.rounding_errors
 
@@ -21,21 +21,12 @@ MOST_COLUMNS = 256
 _TILE_ELEMENTS = 4096
 
 
-def solve_block(
-    state: Tensor,
-    original: Tensor,
-    feedback: Tensor,
-    scale: Tensor,
-    zero: Tensor,
-    group_of: Tensor,
-    bits: Tensor,
-    codes: Tensor,
-    delta: Tensor,
-) -> None:
+def solve_block(block: Block) -> None:
     """See `quantizers.kernels.solve_block`."""
+    state, original, feedback, scale, zero, group_of, bits, codes, delta = block
     lanes, columns, rows = state.shape
     if columns > MOST_COLUMNS:
-        plain.solve_block(state, original, feedback, scale, zero, group_of, bits, codes, delta)
+        plain.solve_block(block)
         return
     width = max(16, triton.next_power_of_2(columns))
     tile = max(16, _TILE_ELEMENTS // width)

@@ -6,20 +6,12 @@ import torch
 from torch import Tensor
 
 from quantizers import grid
+from quantizers.kernels.block import Block
 
 
-def solve_block(
-    state: Tensor,
-    original: Tensor,
-    feedback: Tensor,
-    scale: Tensor,
-    zero: Tensor,
-    group_of: Tensor,
-    bits: Tensor,
-    codes: Tensor,
-    delta: Tensor,
-) -> None:
+def solve_block(block: Block) -> None:
     """See `quantizers.kernels.solve_block`.  A few operations a column: on small matrices calls are what it costs."""
+    state, original, feedback, scale, zero, group_of, bits, codes, delta = block
     tops = (2**bits - 1).to(scale)[:, None]
     grids = list(zip(scale.unbind(1), zero.unbind(1)))
     columns = zip(group_of.tolist(), original, state.unbind(1), codes.unbind(1), delta.unbind(1), feedback)

@@ -10,6 +10,7 @@ import torch
 
 from quantizers import LayerStats, Scheme, get_quantizer, kernels
 from quantizers.kernels import plain
+from quantizers.kernels.block import Block
 from quantizers.testing import sample_layer
 
 needs_numba = pytest.mark.skipif(not find_spec("numba"), reason="numba is not installed")
@@ -17,7 +18,7 @@ ROWS = 70  # not a multiple of any tile
 
 
 def block(columns, groups, bits=(2, 4), rows=ROWS, symmetric=False, seed=0):
-    """Arguments of `solve_block`, with feedback of a factor's size."""
+    """A block with feedback of a factor's size."""
     generator = torch.Generator().manual_seed(seed)
     n = len(bits)
     original = torch.randn(columns, rows, generator=generator)
@@ -33,7 +34,7 @@ def block(columns, groups, bits=(2, 4), rows=ROWS, symmetric=False, seed=0):
     )
     codes = torch.full((n, columns, rows), 255, dtype=torch.uint8)
     delta = torch.full((n, columns, rows), torch.nan)
-    return [state, original, inverse, scale, zero.contiguous(), group_of, torch.tensor(bits), codes, delta]
+    return Block(state, original, inverse, scale, zero.contiguous(), group_of, torch.tensor(bits), codes, delta)
 
 
 def by_hand(state, original, feedback, scale, zero, group_of, bits, codes, delta):
@@ -58,7 +59,7 @@ def test_a_block_by_hand(backend, columns, groups):
     expected = [t.clone() for t in arguments[-2:]]
     arguments[-2].fill_(255)
     arguments[-1].fill_(torch.nan)
-    module.solve_block(*arguments)
+    module.solve_block(arguments)
     assert torch.equal(arguments[-2], expected[0])
     torch.testing.assert_close(arguments[-1], expected[1], atol=1e-5, rtol=1e-5)
 
@@ -70,9 +71,9 @@ def test_numba_gives_the_codes_of_torch(columns, symmetric):
     from quantizers.kernels import cpu
 
     ours = block(columns, 4, (2, 3, 8), symmetric=symmetric)
-    theirs = [t.clone() for t in ours]
-    cpu.solve_block(*ours)
-    plain.solve_block(*theirs)
+    theirs = Block(*(t.clone() for t in ours))
+    cpu.solve_block(ours)
+    plain.solve_block(theirs)
     assert (ours[-2] == theirs[-2]).float().mean() >= 0.999
     same = ours[-2] == theirs[-2]
     torch.testing.assert_close(ours[-1][same], theirs[-1][same])
@@ -84,7 +85,7 @@ def test_infinite_weights_stay_visible():
 
     arguments = block(4, 1)
     arguments[0][0, 0, 0] = torch.nan
-    cpu.solve_block(*arguments)
+    cpu.solve_block(arguments)
     assert not arguments[-1].isfinite().all()
 
 
@@ -113,7 +114,7 @@ def test_threads_do_not_matter():
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         arguments = block(128, 2, rows=400)
-        cpu.solve_block(*arguments)
+        cpu.solve_block(arguments)
         results.append((arguments[-2], cpu.rounding_errors(weight, scales, 4, 64, False)))
     torch.set_num_threads(before)
     for levels, errors in results[1:]:
@@ -138,13 +139,13 @@ def test_triton_gives_the_codes_of_torch():
     """On a GPU where there is one, else by Triton's interpreter, which has to be chosen before it is imported."""
     code = (
         "import torch\n"
-        "from tests.quantizers.test_quantizer_kernels import block\n"
+        "from tests.quantizers.test_quantizer_kernels import Block, block\n"
         "from quantizers.kernels import cuda, plain\n"
         "device = 'cuda' if torch.cuda.is_available() else 'cpu'\n"
         "for columns in (5, 32, 128):\n"
-        "    ours = [t.to(device) for t in block(columns, 4, (2, 3, 8))]\n"
-        "    theirs = [t.clone() for t in ours]\n"
-        "    cuda.solve_block(*ours), plain.solve_block(*theirs)\n"
+        "    ours = Block(*(t.to(device) for t in block(columns, 4, (2, 3, 8))))\n"
+        "    theirs = Block(*(t.clone() for t in ours))\n"
+        "    cuda.solve_block(ours), plain.solve_block(theirs)\n"
         "    assert (ours[-2] == theirs[-2]).float().mean() >= 0.999, columns\n"
         "    same = ours[-2] == theirs[-2]\n"
         "    torch.testing.assert_close(ours[-1][same], theirs[-1][same])\n"
