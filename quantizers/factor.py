@@ -12,45 +12,48 @@ FIRST_RESCUE = 0.01
 LAST_RESCUE = 1.0
 
 
-_BLOCK = 512
+_BLOCK = 256
 """Columns factored at a time on a CPU, where torch's own factor clears its other half slowly."""
 
 
 def cholesky_factor(hessian: Tensor, damping: float, unit: Tensor) -> tuple[Tensor, float, int]:
-    """R, upper triangular with H + damping·unit·I = RRᵀ, the damping that was used, and the retries.
+    """R with H + damping·unit·I = RRᵀ, the damping that was used, and the retries.
 
+    R takes the place of the upper half of `hessian`, diagonal included; below the diagonal H stays as it was.
     Raises QuantizationError if H cannot be factored even with a damping of 1.0.
     """
-    retries = 0
-    while True:
-        factor = _upper(hessian, damping * unit)
-        if factor is not None and all_finite(factor):
-            return factor, damping, retries
+    diagonal, retries = hessian.diagonal().clone(), 0
+    while not _factored(hessian, diagonal + damping * unit):
         if damping >= LAST_RESCUE:
             raise QuantizationError(
                 f"the Hessian of {len(hessian)} inputs cannot be factored with damping up to {damping:g}"
             )
         damping = min(LAST_RESCUE, 10 * damping) if damping > 0 else FIRST_RESCUE
         retries += 1
+        hessian.copy_(hessian.tril() + hessian.tril(-1).T)
+    return hessian, damping, retries
 
 
-def _upper(matrix: Tensor, added: Tensor) -> Tensor | None:
-    """R with matrix + added·I = RRᵀ, block column by block column from the last; None if there is none."""
+def _factored(matrix: Tensor, diagonal: Tensor) -> bool:
+    """Whether `matrix` with that diagonal has a factor; it is left in its upper half.
+
+    Block column by block column from the last, in place: a large matrix is slow to copy.
+    """
     columns = len(matrix)
     step = columns if matrix.is_cuda else _BLOCK
-    factor = torch.zeros_like(matrix)
+    matrix.diagonal().copy_(diagonal)
     for start in reversed(range(0, columns, step)):
         stop = min(start + step, columns)
-        panel = matrix[:stop, start:stop].clone()
-        panel[start:].diagonal().add_(added)
+        above, block = matrix[:start, start:stop], matrix[start:stop, start:stop]
+        below = block.tril(-1)
         if stop < columns:
-            panel.addmm_(factor[:stop, stop:], factor[start:stop, stop:].T, alpha=-1)
-        lower, failed = torch.linalg.cholesky_ex(panel[start:].flip(0, 1))  # of the reversed block: J·block·J = LLᵀ
-        if failed:
-            return None
+            matrix[:stop, start:stop].addmm_(matrix[:stop, stop:], matrix[start:stop, stop:].T, alpha=-1)
+        lower, failed = torch.linalg.cholesky_ex(block.flip(0, 1))  # of the reversed block: J·block·J = LLᵀ
         corner = lower.flip(0, 1)
-        factor[start:stop, start:stop] = corner
+        torch.add(corner, below, out=block)
+        if failed:
+            return False
         if start:
-            above = torch.linalg.solve_triangular(corner.T, panel[:start], upper=False, left=False)
-            factor[:start, start:stop] = above
-    return factor
+            inverse = torch.linalg.solve_triangular(corner.T, torch.eye(stop - start).to(corner), upper=False)
+            above.copy_(above @ inverse)
+    return all_finite(matrix)

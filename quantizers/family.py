@@ -76,23 +76,15 @@ class Family:
         grids = self.scale, self.zero, self.group_of[start:stop], self.bits
         kernels.solve_block(Block(state, original, feedback, *grids, self.codes[:, start:stop], delta))
 
-    def results(
-        self, sizes: Sequence[int], report: dict[str, float | int | str]
-    ) -> Iterator[tuple[int, list[QuantizedWeight]]]:
-        """By member the result of every layer, `sizes[i]` rows each, codes in the original order of columns."""
+    def results(self) -> Iterator[tuple[int, QuantizedWeight]]:
+        """By member the result for all rows, codes in the original order of columns."""
         grouped_in_order = self.order is not None and not self.static_groups and self.scale.shape[1] > 1
         permutation = self.order if grouped_in_order else None
         for member, scheme, codes, *grids in zip(self.members, self.schemes, self.codes, self.scale, self.zero):
             if self.order is not None:
                 codes = torch.empty_like(codes).index_copy_(0, self.order, codes)
-            parts = zip(*(t.T.contiguous().split(list(sizes)) for t in (codes, *grids)))
-            yield (
-                member,
-                [
-                    QuantizedWeight(c, s, z, scheme, self.size, permutation=permutation, report=dict(report))
-                    for c, s, z in parts
-                ],
-            )
+            tensors = (t.T.contiguous() for t in (codes, *grids))
+            yield member, QuantizedWeight(*tensors, scheme, self.size, permutation=permutation)
 
 
 def families_of(schemes: Sequence[Scheme], work: Tensor, *, static_groups: bool, mse: bool) -> list[Family]:

@@ -41,8 +41,8 @@ all schemes of a grid under the same statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,12 +50,16 @@ from torch import Tensor
 from quantizers.base import QuantizedWeight, Quantizer, Scheme
 from quantizers.errors import QuantizationError
 from quantizers.factor import cholesky_factor
-from quantizers.family import Family, families_of
+from quantizers.family import families_of
 from quantizers.options import option
+from quantizers.parallel import over_rows
 from quantizers.stats import LayerStats, all_finite, finite_hessian
 
-_PANEL = 512
+_PANEL = 256
 """Columns for which one product takes up all columns before them."""
+
+_ROWS_OF_A_THREAD = 512
+"""Fewer rows make a product slow; then torch's own threads share every operation."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class GPTQ(Quantizer):
     """Column-wise rounding with second-order error feedback."""
 
     name = "gptq"
-    version = "2"
+    version = "3"
     needs_stats = True
     default_calibration = "sequential"
 
@@ -103,36 +107,42 @@ class GPTQ(Quantizer):
         rows = [self.prepare(weight, scheme, stats) for scheme in schemes[:1] for weight in weights]
         if not rows or stats is None:
             return [[] for _ in schemes]
-        work = torch.cat(rows).T.contiguous()  # [in, Σ out]: a column is contiguous
-        hessian = finite_hessian(stats, work.device)
+        whole = rows[0] if len(rows) == 1 else torch.cat(rows)
+        hessian = finite_hessian(stats, whole.device)
         diagonal = hessian.diagonal()
         dead = diagonal == 0
         unit = diagonal.sum() / (~dead).sum().clamp(min=1)
         diagonal[dead] = 1
-        if self.dead == "zero":
-            work[dead] = 0
-
-        families = families_of(schemes, work, static_groups=self.static_groups, mse=self.mse)
-        if self.act_order:
-            order = torch.argsort(diagonal, descending=True, stable=True)
-            hessian, work = hessian[order][:, order], work[order]
-            for family in families:
-                family.reorder(order)
+        order = torch.argsort(diagonal, descending=True, stable=True) if self.act_order else None
+        if order is not None:
+            hessian = hessian[order][:, order]
         factor, damping, retries = cholesky_factor(hessian, self.damping, unit)
-        self._solve(work, factor, families)
+
+        def solved(first: int, last: int) -> list[QuantizedWeight]:
+            work = whole[first:last].T.clone(memory_format=torch.contiguous_format)  # [in, rows], ours to change
+            if self.dead == "zero":
+                work[dead] = 0
+            return self._solve(work, factor, order, schemes)
+
+        threads = min(torch.get_num_threads(), len(whole) // _ROWS_OF_A_THREAD) if whole.device.type == "cpu" else 1
         report = {
             "damping": damping,
             "damping_retries": retries,
             "dead_columns": int(dead.sum()),
             "n_tokens": stats.n_tokens,
         }
-        results: dict[int, list[QuantizedWeight]] = {}
-        for family in families:
-            results.update(family.results([weight.shape[0] for weight in rows], report))
-        return [results[index] for index in range(len(schemes))]
+        parts = zip(*over_rows(solved, len(whole), threads))
+        return [_layers(each, [len(weight) for weight in rows], report) for each in parts]
 
-    def _solve(self, work: Tensor, factor: Tensor, families: Sequence[Family]) -> None:
-        """Code every column of `work` [in, rows] for every scheme, with the `factor` R of H in the same order."""
+    def _solve(
+        self, work: Tensor, factor: Tensor, order: Tensor | None, schemes: Sequence[Scheme]
+    ) -> list[QuantizedWeight]:
+        """`work` [in, rows] under every scheme, with the `factor` R of H, both taken in `order`."""
+        families = families_of(schemes, work, static_groups=self.static_groups, mse=self.mse)
+        if order is not None:
+            work = work[order]
+            for family in families:
+                family.reorder(order)
         columns, rows = work.shape
         counts = [len(family.members) for family in families]
         delta = work.new_empty(sum(counts), columns, rows)
@@ -150,6 +160,8 @@ class GPTQ(Quantizer):
                 family.run_block(now[:, : stop - start], work[start:stop], feedback, start, stop, error)
         if not all_finite(delta):
             raise QuantizationError("the error feedback overflowed: H is too close to singular")
+        results = dict(pair for family in families for pair in family.results())
+        return [results[index] for index in range(len(schemes))]
 
     def _blocks(self, columns: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Where blocks begin and end; with scales from the current weights, a group also begins a block."""
@@ -161,6 +173,15 @@ class GPTQ(Quantizer):
                 stop = min(stop, *((start // size + 1) * size for size in sizes))
             yield start, stop
             start = stop
+
+
+def _layers(
+    parts: Sequence[QuantizedWeight], sizes: Sequence[int], report: Mapping[str, float | int | str]
+) -> list[QuantizedWeight]:
+    """Stacked layers, solved in parts of their rows, as layers of `sizes[i]` rows again."""
+    stacked = (torch.cat(t) if len(t) > 1 else t[0] for t in zip(*((p.codes, p.scale, p.zero) for p in parts)))
+    layers = zip(*(tensor.split(list(sizes)) for tensor in stacked))
+    return [replace(parts[0], codes=c, scale=s, zero=z, report=dict(report)) for c, s, z in layers]
 
 
 class _Carried:

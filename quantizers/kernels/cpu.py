@@ -11,7 +11,6 @@ multiply-adds, so that a weight that lies within rounding error of the middle be
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from numba import njit
 from torch import Tensor
 
 from quantizers.kernels.block import Block
+from quantizers.parallel import over_rows
 
 TILE = 64
 """Rows per tile: 64 rows of 128 columns in float32 are 32 kB, a first-level cache."""
@@ -41,7 +41,7 @@ def solve_block(block: Block) -> None:
         for top, matrices in zip(tops, each):
             _solve(*common, top, *matrices, first, last)
 
-    _over_rows(rows, lanes * rows * columns * columns / 2, loop)
+    over_rows(loop, rows, _threads(lanes * rows * columns * columns / 2), multiple=TILE)
 
 
 def rounding_errors(weight: Tensor, scales: Tensor, bits: int, size: int, symmetric: bool) -> Tensor:
@@ -50,20 +50,16 @@ def rounding_errors(weight: Tensor, scales: Tensor, bits: int, size: int, symmet
     out = torch.empty(len(scales), columns, rows)
     arrays = [t.numpy() for t in (weight.contiguous(), scales.contiguous())]
     result = out.numpy()
-    work = 4.0 * out.numel()
-    _over_rows(rows, work, lambda a, b: _round(*arrays, np.float32(2**bits - 1), size, symmetric, result, a, b))
+
+    def loop(first: int, last: int) -> None:
+        _round(*arrays, np.float32(2**bits - 1), size, symmetric, result, first, last)
+
+    over_rows(loop, rows, _threads(4.0 * out.numel()), multiple=TILE)
     return out
 
 
-def _over_rows(rows: int, work: float, loop: Callable[[int, int], None]) -> None:
-    """Run `loop(first, last)` over all rows, in threads where there is enough to do."""
-    threads = min(torch.get_num_threads(), -(-rows // TILE), 1 + int(work / _WORTH_A_THREAD))
-    if threads == 1:
-        loop(0, rows)
-        return
-    step = -(-rows // (threads * TILE)) * TILE
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda first: loop(first, min(first + step, rows)), range(0, rows, step)))
+def _threads(work: float) -> int:
+    return min(torch.get_num_threads(), 1 + int(work / _WORTH_A_THREAD))
 
 
 def _solve_loop(original, feedback, group_of, top, state, scale, zero, codes, delta, first, last):  # pragma: no cover

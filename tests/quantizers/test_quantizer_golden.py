@@ -133,12 +133,27 @@ def test_damping_ladder():
     """Ten times as much until it works, the first step 0.01 if none was asked for."""
     unit = torch.tensor(1.0)
     weak = torch.diag(torch.tensor([1.0, 1.0, -0.05]))
-    factor, damping, retries = cholesky_factor(weak, 0.01, unit)
+    factor, damping, retries = cholesky_factor(weak.clone(), 0.01, unit)
     assert (damping, retries) == (pytest.approx(0.1), 1)
-    torch.testing.assert_close(factor @ factor.T, weak + 0.1 * torch.eye(3))
-    assert torch.equal(factor, factor.triu())
-    assert cholesky_factor(weak, 0.0, unit)[1:] == (pytest.approx(0.1), 2)
+    torch.testing.assert_close(factor.triu() @ factor.triu().T, weak + 0.1 * torch.eye(3))
+    assert cholesky_factor(weak.clone(), 0.0, unit)[1:] == (pytest.approx(0.1), 2)
     assert cholesky_factor(torch.eye(3), 0.0, unit)[1:] == (0.0, 0)
+
+
+@pytest.mark.parametrize("block", [3, 4, 11, 64])
+@pytest.mark.parametrize("shift", [0.0, -0.3], ids=["at once", "after retries"])
+def test_factor_in_place(block, shift, monkeypatch):
+    """The upper half becomes R, of whatever number of blocks and after a failure too; H stays below the diagonal."""
+    monkeypatch.setattr("quantizers.factor._BLOCK", block)
+    x = torch.randn(40, 11, generator=torch.Generator().manual_seed(0))
+    h = x.T @ x / 40 + shift * torch.eye(11)
+    changed = h.clone()
+    factor, damping, retries = cholesky_factor(changed, 0.01, torch.tensor(1.0))
+    assert factor is changed
+    assert (retries > 0) == (shift < 0)
+    reversed_factor = torch.linalg.cholesky((h + damping * torch.eye(11)).double().flip(0, 1))
+    torch.testing.assert_close(factor.triu(), reversed_factor.flip(0, 1).float(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(factor.tril(-1), h.tril(-1))
 
 
 def test_hopeless_hessian_is_an_error():
