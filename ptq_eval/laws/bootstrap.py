@@ -32,7 +32,7 @@ from ptq_eval.laws.absolute import minimise
 from ptq_eval.laws.base import Data
 from ptq_eval.laws.diagnostics import jacobian
 from ptq_eval.laws.losses import huber_weight
-from ptq_eval.laws.solver import Minima, Solution, to_theta
+from ptq_eval.laws.solver import Minima, Solution, minimise_near, to_theta
 
 MIN_RUNS = 3
 """With fewer runs than this the runs themselves cannot be resampled."""
@@ -49,6 +49,8 @@ def replicates(solution: Solution, *, seed: int, n_boot: int) -> np.ndarray:
 
 def refit(solution: Solution, responses: np.ndarray) -> Minima:
     """The minima for other responses [replicates, n] on the scale of the loss, each searched for from the solution."""
+    if solution.problem.loss.k > 0:
+        return minimise_near(solution.problem, responses, solution.point)
     return minimise(solution.problem, responses, np.tile(solution.point, (len(responses), 1)))
 
 

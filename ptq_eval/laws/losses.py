@@ -38,12 +38,26 @@ class Loss:
 
     def total(self, r: np.ndarray) -> np.ndarray:
         """The summed cost of each row of residuals [..., n]; infinite where one is not a number."""
-        if self.k == 0:
-            total = np.abs(r).sum(-1)
-        else:  # rho = psi·r − ½psi², in two passes
-            psi = r if np.isinf(self.k) else np.clip(r, -self.k, self.k)
-            total = np.einsum("...n,...n->...", psi, r) - 0.5 * np.einsum("...n,...n->...", psi, psi)
+        if self.k > 0:
+            return self._sum(r if np.isinf(self.k) else np.clip(r, -self.k, self.k), r)
+        total = np.abs(r).sum(-1)
         return np.where(np.isfinite(total), total, np.inf)
+
+    def _sum(self, psi: np.ndarray, r: np.ndarray) -> np.ndarray:
+        """Σ rho = Σ (psi·r − ½psi²), in two passes."""
+        total = np.einsum("...n,...n->...", psi, r) - 0.5 * np.einsum("...n,...n->...", psi, psi)
+        return np.where(np.isfinite(total), total, np.inf)
+
+    def parts(self, r: np.ndarray, damping: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`total` of residuals [m, n]; and for each residual psi, the derivative of rho, and the weight of its square:
+        one up to the threshold k, damping·k/|r| beyond, with `damping` [m] up to one.  Not for absolute values."""
+        if np.isinf(self.k):
+            return self._sum(r, r), r, np.ones_like(r)
+        psi, size = np.clip(r, -self.k, self.k), np.abs(r)
+        share = np.maximum(size <= self.k, np.minimum(damping, 1.0)[:, None])
+        np.maximum(size, self.k, out=size)
+        share *= np.divide(self.k, size, out=size)
+        return self._sum(psi, r), psi, share
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """Values of the response on the scale on which residuals are taken; NaN where there is no logarithm."""

@@ -50,7 +50,7 @@ def project(problem: Problem, points: np.ndarray, y: np.ndarray) -> np.ndarray:
         sigma = problem.sigma * (y if problem.loss.log else 1.0)
         design = np.stack([gradient[p.name] + 0 * f for p in linear], -1) / sigma[:, None]
         rest = f / sigma - sum(design[..., j] * theta[p.name] for j, p in enumerate(linear))
-    size = np.linalg.norm(design, axis=1, keepdims=True)
+        size = np.linalg.norm(design, axis=1, keepdims=True)
     usable = np.all(np.isfinite(size) & (size > 0), axis=(1, 2)) & np.all(np.isfinite(rest), axis=1)
     found = points.copy()
     if np.any(usable):

@@ -18,7 +18,7 @@ import numpy as np
 from ptq_eval.errors import OptionError
 from ptq_eval.laws.base import Data, Law, Parameter, Theta
 
-_SAME = ("name", "source", "response", "columns", "min_scatter", "undetermined")
+_SAME = ("name", "source", "response", "columns", "min_scatter", "from_zero", "undetermined")
 
 
 def restrict(
@@ -29,8 +29,8 @@ def restrict(
 ) -> Law:
     """`law` with constants `fixed` at values, pairs `tied` to be equal, and `bounds` in place of its own.
 
-    Returns `law` itself where nothing is restricted.  OptionError names a constant that the law lacks, a value that
-    is not finite, bounds the wrong way round, or ties that contradict each other.
+    Returns `law` itself where nothing is restricted.  OptionError names a constant that the law lacks, a value
+    outside the law's bounds, bounds the wrong way round, or ties that contradict each other.
     """
     fixed, bounds, pairs = dict(fixed or {}), dict(bounds or {}), [tuple(pair) for pair in tied]
     known = [p.name for p in law.parameters]
@@ -38,8 +38,9 @@ def restrict(
         if name not in known:
             raise OptionError(f"{law.name} has no constant of this name", got=repr(name), allowed=", ".join(known))
     for name, value in fixed.items():
-        if not math.isfinite(value):
-            raise OptionError(f"{name} cannot be fixed", got=value, allowed="a finite number")
+        own = law.parameters[known.index(name)]
+        if not (math.isfinite(value) and own.low <= value <= own.high):
+            raise OptionError(f"{name} cannot be fixed there", got=value, allowed=f"{own.low:g} to {own.high:g}")
     parameters = tuple(_bounded(p, bounds[p.name]) if p.name in bounds else p for p in law.parameters)
     if not fixed and not pairs:
         return law if not bounds else _with_parameters(law, parameters)
@@ -71,21 +72,20 @@ class Restricted(Law):
         self.equation = f"{law.equation}, {', '.join(said)}"  # type: ignore[misc]
 
     def complete(self, theta: Theta) -> dict[str, Any]:
-        """All constants of the full law, by name and in its order."""
-        heads = {**self._fixed, **theta}
-        return {p.name: heads[self._leader[p.name]] for p in self.full.parameters}
+        """All constants of the full law, by name and in its order; of the first law where restrictions are nested."""
+        return self.full.complete(self._inner(theta))
 
     def predict(self, theta: Theta, data: Data) -> np.ndarray:
         """The full law's prediction."""
-        return self.full.predict(self.complete(theta), data)
+        return self.full.predict(self._inner(theta), data)
 
     def gradient(self, theta: Theta, data: Data) -> dict[str, np.ndarray]:
         """The full law's derivatives, summed over what is tied."""
-        return self._collected(self.full.gradient(self.complete(theta), data))
+        return self._collected(self.full.gradient(self._inner(theta), data))
 
     def linearise(self, theta: Theta, data: Data) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Both."""
-        f, gradient = self.full.linearise(self.complete(theta), data)
+        f, gradient = self.full.linearise(self._inner(theta), data)
         return f, self._collected(gradient)
 
     def starts(self, data: Data, rng: np.random.Generator) -> list[dict[str, float]]:
@@ -96,6 +96,11 @@ class Restricted(Law):
     def objection(self, data: Data) -> str:
         """The full law's, for as many constants as are left."""
         return _with_parameters(self.full, self.parameters, needs={}).objection(data)
+
+    def _inner(self, theta: Theta) -> dict[str, Any]:
+        """What the full law is searched for in, beside whatever else is in `theta`."""
+        heads = {**self._fixed, **theta}
+        return heads | {p.name: heads[self._leader[p.name]] for p in self.full.parameters}
 
     def _collected(self, gradient: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         total: dict[str, np.ndarray] = {}

@@ -2,37 +2,28 @@
 
 A bootstrap solves the same problem a few hundred times with slightly different responses.  Each is tiny (three to
 eight constants, tens or hundreds of points), so what costs time is the number of Python steps and passes over memory,
-not the arithmetic. `minimise` therefore runs Levenberg–Marquardt on blocks of problems side by side: one prediction
-with its derivatives and one batched linear solve per iteration, in blocks that stay in the processor's cache.
+not the arithmetic.  `minimise` therefore searches for all minima side by side (`descent`), and looks at the points in
+blocks that stay in the processor's cache.
 
-Huber's loss needs care.  Reweighting (IRLS) always goes down, but crawls where most residuals lie beyond the threshold.
-Newton's matrix counts only residuals inside it, and overshoots.  The damping goes from the one to the other:
-
-    H = JᵀcJ + damping·diag(JᵀcJ),      c = 1 where |r| ≤ k, damping·k/|r| beyond,
-
-which is Newton's for small damping and a short IRLS step for large.  Bounds enter as a projection: a constant that
-sits on a bound and is pushed outwards is held there.  Least absolute deviation is in `absolute`.
+Replicates of one fit start from its minimum, where they have their derivatives in common.  On this tangent of the law
+a step costs a few matrix products for all replicates together, so `minimise_near` takes the first steps there; what
+is left to the law itself is its curvature.  Least absolute deviation is in `absolute`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ptq_eval.laws.base import Data, Law, Theta
-from ptq_eval.laws.losses import Loss, huber_weight
+from ptq_eval.laws.descent import Local, descend
+from ptq_eval.laws.losses import Loss
 
-MAX_ITERATIONS = 300
-TOLERANCE = 1e-12
-"""A problem is done when the next step promises a smaller relative decrease of the objective than this."""
-
-_BLOCK = 250_000
-_DAMPING = 1e-4
-_FREE = 1e-2
-_LAMBDA_MAX, _LAMBDA_MIN = 1e12, 1e-10
-_FLOOR = 1e-30
+_BLOCK = 60_000
+_TANGENT_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -54,14 +45,21 @@ class Problem:
 
     def linearised(self, points: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The residuals, and the derivatives of t(f)/sigma by the search coordinates, [replicates, p, n]."""
+        out = np.empty((len(points), len(self.law.parameters), len(self.sigma)))
+        r, slopes, scale = self.derived(points, z, out)
+        with np.errstate(all="ignore"):
+            return r, np.multiply(slopes, scale[..., None, :], out=out)
+
+    def derived(self, points: np.ndarray, z: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The residuals, the derivatives of f by the search coordinates in `out` [replicates, p, n], and what these are
+        to be multiplied by to be those of t(f)/sigma."""
         theta = to_theta(self.law, points)
         with np.errstate(all="ignore"):
             f, gradient = self.law.linearise(theta, self.data)
-            slopes = np.empty((len(points), len(self.law.parameters), f.shape[-1]))
-            scale = 1 / (f * self.sigma) if self.loss.log else 1 / self.sigma
             for j, p in enumerate(self.law.parameters):
-                np.multiply(gradient[p.name], theta[p.name] * scale if p.log else scale, out=slopes[:, j])
-            return (z - self.loss.transform(f)) / self.sigma, slopes
+                np.multiply(gradient[p.name], theta[p.name] if p.log else 1.0, out=out[:, j])
+            scale = 1 / (f * self.sigma) if self.loss.log else 1 / self.sigma
+            return (z - self.loss.transform(f)) / self.sigma, out, scale
 
     def values(self, points: np.ndarray, z: np.ndarray) -> np.ndarray:
         """The objective for each row of `points` [replicates, p]; infinite where the law overflows."""
@@ -119,81 +117,98 @@ def minimise(problem: Problem, z: np.ndarray, start: np.ndarray, hold: np.ndarra
     z is [n] or [replicates, n], start [replicates, p] in search coordinates; `hold` [replicates, p] marks the
     coordinates of each row that stay where they start.  The loss must not be that of absolute values.
     """
-    low, high = search_bounds(problem.law)
-    points = np.clip(start, low, high)
-    z = np.broadcast_to(z, (len(points), z.shape[-1]))
-    hold = np.zeros(points.shape, bool) if hold is None else hold
-    values, converged = np.full(len(points), np.inf), np.zeros(len(points), bool)
-    for rows in _blocks(len(points), z.shape[-1] * (points.shape[1] + 1)):
-        points[rows], values[rows], converged[rows] = _block(problem, z[rows], points[rows], hold[rows], (low, high))
-    return Minima(points, values, converged)
+    bounds = search_bounds(problem.law)
+    start = np.clip(start, *bounds)
+    z = np.broadcast_to(z, (len(start), z.shape[-1]))
+    hold = np.zeros(start.shape, bool) if hold is None else hold
+    return Minima(*descend(_Replicates(problem, z), start, hold, bounds))
 
 
-def _blocks(n_rows: int, size: int) -> Iterator[slice]:
-    step = max(1, _BLOCK // max(size, 1))
-    return (slice(first, first + step) for first in range(0, n_rows, step))
+def minimise_near(problem: Problem, z: np.ndarray, point: np.ndarray) -> Minima:
+    """`minimise` for each row of z [replicates, n] from one `point` [p], with its first steps on the tangent there."""
+    bounds = search_bounds(problem.law)
+    point = np.clip(point, *bounds)
+    start = np.tile(point, (len(z), 1))
+    r, slopes = problem.linearised(point[None], z)
+    tangent = _Tangent(problem.loss, point, r, slopes[0])
+    near, _, _ = descend(tangent, start, np.zeros(start.shape, bool), bounds, _TANGENT_STEPS)
+    found = minimise(problem, z, near)
+    astray = ~(found.values <= problem.loss.total(r)) | ~found.converged
+    if np.any(astray):
+        again = minimise(problem, z[astray], start[astray])
+        lower = again.values < found.values[astray]
+        rows = np.flatnonzero(astray)[lower]
+        for name in ("points", "values", "converged"):
+            getattr(found, name)[rows] = getattr(again, name)[lower]
+    return found
 
 
-def _block(
-    problem: Problem, z: np.ndarray, points: np.ndarray, hold: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`minimise` for a few rows.  `r` and `slopes` belong to the rows still `active`, at their best points."""
-    points = points.copy()
-    r, slopes = problem.linearised(points, z)
-    best = problem.loss.total(r)
-    converged = np.zeros(len(points), bool)
-    active = np.flatnonzero(np.isfinite(best))
-    r, slopes, z = r[active], slopes[active], z[active]
-    damping = np.full(len(active), _DAMPING)
-    for _ in range(MAX_ITERATIONS):
-        if not len(active):
-            break
-        step, promise = _step(r, slopes, problem.loss.k, damping, points[active], hold[active], bounds)
-        floor = TOLERANCE * np.maximum(best[active], _FLOOR)
-        trial = np.clip(points[active] + step, *bounds)
-        new_r, new_slopes = problem.linearised(trial, z)
-        value = problem.loss.total(new_r)
-        better = value < best[active]
-        points[active[better]], best[active[better]] = trial[better], value[better]
-        # A promise below the tolerance ends the search, unless it is small only because the damping is large.
-        done = (promise <= floor) & (damping <= _FREE)
-        stuck = ~better & (damping >= _LAMBDA_MAX)
-        converged[active] = done | stuck
-        damping = np.clip(damping * np.where(better, 0.1, 10.0), _LAMBDA_MIN, _LAMBDA_MAX)
-        keep = ~(done | stuck)
-        worse = np.flatnonzero(~better)
-        new_r[worse], new_slopes[worse] = r[worse], slopes[worse]
-        r, slopes = new_r, new_slopes
-        if not np.all(keep):
-            r, slopes, z, active, damping = r[keep], slopes[keep], z[keep], active[keep], damping[keep]
-    return points, best, converged
+class _Rows(ABC):
+    """An objective whose rows are looked at in blocks that fit the processor's cache."""
+
+    def __init__(self, n: int, p: int) -> None:
+        self._size = max(1, _BLOCK // (n * (p + 1)))
+
+    def local(self, points: np.ndarray, rows: np.ndarray, damping: np.ndarray) -> Local:
+        m, p = points.shape
+        found = Local(np.empty(m), np.empty((m, p)), np.empty((m, p, p)))
+        with np.errstate(all="ignore"):
+            for block in self._blocks(m):
+                found.update(block, self._local(points[block], rows[block], damping[block]))
+        return found
+
+    def values(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([self._values(points[block], rows[block]) for block in self._blocks(len(rows))])
+
+    def _blocks(self, m: int) -> Iterator[slice]:
+        return (slice(first, min(first + self._size, m)) for first in range(0, m, self._size))
+
+    @abstractmethod
+    def _local(self, points: np.ndarray, rows: np.ndarray, damping: np.ndarray) -> Local:
+        """`local` for one block."""
+
+    @abstractmethod
+    def _values(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """`values` for one block."""
 
 
-def _step(
-    r: np.ndarray,
-    slopes: np.ndarray,
-    k: float,
-    damping: np.ndarray,
-    points: np.ndarray,
-    hold: np.ndarray,
-    bounds: tuple[np.ndarray, np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """One damped step per row, [replicates, p], with the decrease of the objective that its model promises."""
-    if np.isinf(k):
-        slope = (slopes @ r[:, :, None])[:, :, 0]
-        normal = slopes @ slopes.transpose(0, 2, 1)
-        normal *= (1 + damping)[:, None, None]
-    else:
-        weight = huber_weight(r, k)
-        slope = (slopes @ np.clip(r, -k, k)[:, :, None])[:, :, 0]
-        curvature = np.where(weight < 1, damping[:, None] * weight, 1.0)
-        normal = (slopes * curvature[:, None]) @ slopes.transpose(0, 2, 1)
-    diagonal = np.einsum("rpp->rp", normal).copy()
-    held = hold | ((points <= bounds[0]) & (slope < 0)) | ((points >= bounds[1]) & (slope > 0))
-    slope = np.where(held | ~np.isfinite(slope), 0.0, slope)
-    scale = np.sqrt(np.where((diagonal > 0) & np.isfinite(diagonal), diagonal, 1.0))
-    normal = np.where(held[:, :, None] | held[:, None, :], 0.0, normal / scale[:, :, None] / scale[:, None, :])
-    normal = np.where(np.isfinite(normal), normal, 0.0)
-    normal += (damping[:, None] + held + (diagonal <= 0) + 1e-14)[:, :, None] * np.eye(points.shape[1])
-    step = np.linalg.solve(normal, (slope / scale)[..., None])[..., 0]
-    return step / scale, 0.5 * np.sum(step * slope / scale, axis=1)
+class _Replicates(_Rows):
+    """A problem with responses z [replicates, n]: the objective itself."""
+
+    def __init__(self, problem: Problem, z: np.ndarray) -> None:
+        n, p = z.shape[1], len(problem.law.parameters)
+        super().__init__(n, p)
+        self._problem, self._z = problem, z
+        self._slopes, self._weighted = np.empty((2, self._size, p, n))
+
+    def _values(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return self._problem.values(points, self._z[rows])
+
+    def _local(self, points: np.ndarray, rows: np.ndarray, damping: np.ndarray) -> Local:
+        r, slopes, scale = self._problem.derived(points, self._z[rows], out=self._slopes[: len(rows)])
+        value, psi, weight = self._problem.loss.parts(r, damping)
+        weight *= np.square(scale)
+        weighted = np.multiply(slopes, weight[:, None], out=self._weighted[: len(rows)])
+        psi = psi * scale
+        return Local(value, (slopes @ psi[..., None])[..., 0], weighted @ slopes.transpose(0, 2, 1))
+
+
+class _Tangent(_Rows):
+    """The same objective with the law replaced by its tangent at `point`: residuals r [replicates, n] and derivatives
+    [p, n], which all replicates share there."""
+
+    def __init__(self, loss: Loss, point: np.ndarray, r: np.ndarray, slopes: np.ndarray) -> None:
+        p, n = slopes.shape
+        super().__init__(n, 1)
+        self._loss, self._point, self._r, self._slopes = loss, point, r, slopes
+        self._products = np.ascontiguousarray((slopes[:, None] * slopes).reshape(p * p, n).T)
+
+    def _values(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return self._loss.total(self._residuals(points, rows))
+
+    def _local(self, points: np.ndarray, rows: np.ndarray, damping: np.ndarray) -> Local:
+        value, psi, weight = self._loss.parts(self._residuals(points, rows), damping)
+        return Local(value, psi @ self._slopes.T, (weight @ self._products).reshape(*points.shape, -1))
+
+    def _residuals(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return self._r[rows] - (points - self._point) @ self._slopes

@@ -16,7 +16,7 @@ The response of `UnifiedDelta` is the loss added by quantization, that of `Unifi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,9 +24,11 @@ import numpy as np
 from ptq_eval.laws.base import Data, Law, Parameter, Theta
 from ptq_eval.laws.chinchilla import turning_tokens
 from ptq_eval.laws.kumar_ptq import KumarPTQ
+from ptq_eval.laws.losses import make_loss
 from ptq_eval.laws.n_eff import PARTS, Capacity, NEff
+from ptq_eval.laws.solver import Problem, minimise, to_search, to_theta
 
-_N_STARTS = 12
+_N_STARTS, _N_STAGED, _N_KEPT = 12, 4, 3
 _LEAST_SHARE = 1e-6
 _DELTA = "delta = C_T * exp(-P / gamma_post) * D^gamma_D / N_eff^gamma_N * prod over x of (1 - exp(-C_x * (P_x - P)))"
 
@@ -149,16 +151,38 @@ class Unified(Law):
         return before + added, by | {name: by.get(name, 0.0) + value for name, value in more.items()}
 
     def starts(self, data: Data, rng: np.random.Generator) -> list[dict[str, float]]:
-        """The loss law on the quarter of the points served at the highest precision; delta is what others have more."""
+        """In stages, by least squares: the loss law on the quarter of the points served at the highest precision; delta
+        on what the others have more, with the loss law's effective parameters; then both are searched for together."""
         best = data["P"] >= np.quantile(data["P"], 0.75)
         high = {name: column[best] for name, column in data.items()}
+        capacity = {p.name for p in self.before.capacity.parameters}
         found = []
-        for theta in self.before.starts_above(self.before.capacity.lowest(data), high, rng)[:_N_STARTS]:
-            left = np.maximum(data["loss"] - self.before.predict(theta, data), _LEAST_SHARE * data["loss"])
-            guess = self.added.starts({**data, "delta": left, "se": 0 * left}, rng)[0]
-            found.append({**guess, **theta})
+        guesses = self.before.starts_above(self.before.capacity.lowest(data), high, rng)
+        # A law of the high points may leave no parameters to points trained at a lower precision; a guess does.
+        laws = [*_least_squares(self.before, high, guesses), *guesses]
+        usable = [theta for theta in laws if np.all(np.isfinite(self.before.predict(theta, data)))]
+        for theta in usable[:_N_STAGED]:
+            more = data["loss"] - self.before.predict(theta, data)
+            visible = {**data, "delta": np.maximum(more, _LEAST_SHARE * data["loss"]), "se": 0 * more}
+            guesses = [
+                {**guess, **{name: theta[name] for name in capacity}} for guess in self.added.starts(visible, rng)
+            ]
+            added = _least_squares(self.added, {**data, "delta": more}, guesses, hold=capacity)
+            found += [{**guess, **theta} for guess in added[:_N_KEPT]]
         return found
 
     def critical_tokens(self, theta: Theta, data: Data) -> Any:
         """As `UnifiedDelta.critical_tokens`, with this law's own B and beta."""
         return self.added.critical_tokens(theta, theta, data)
+
+
+def _least_squares(
+    law: Law, data: Data, guesses: Sequence[Theta], hold: Collection[str] = ()
+) -> list[dict[str, float]]:
+    """The minima from each of the guesses, the lowest first; constants in `hold` stay as guessed."""
+    problem = Problem(law, data, np.ones(len(data["N"])), make_loss("squared"))
+    start = np.array([to_search(law, guess) for guess in guesses])
+    held = np.broadcast_to([p.name in hold for p in law.parameters], start.shape)
+    found = minimise(problem, data[law.response], start, held)
+    lowest = found.points[np.argsort(found.values, kind="stable")]
+    return [{name: float(value[0]) for name, value in to_theta(law, point).items()} for point in lowest]

@@ -15,7 +15,7 @@ from ptq_eval.laws.chinchilla import Chinchilla
 from ptq_eval.laws.critical import predict
 from ptq_eval.laws.fitter import minimum
 from ptq_eval.laws.kumar_ptq import KumarPTQ
-from ptq_eval.laws.solver import search_bounds
+from ptq_eval.laws.solver import minimise, minimise_near, search_bounds
 
 SIZES, TOKENS, BITS = (30e6, 60e6, 110e6, 220e6), (1.5e9, 3e9, 6e9, 13e9, 26e9), (3.0, 4.0, 5.0, 6.0)
 
@@ -75,6 +75,18 @@ def test_refits_are_no_worse_than_those_of_l_bfgs_b(which, loss):
         bounds = list(zip(*search_bounds(law)))
         done = minimize(cost, solution.point, (response,), jac=True, method="L-BFGS-B", bounds=bounds)
         assert value <= done.fun / scale * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("which", "loss"), [(0, "huber"), (0, "squared"), (1, "huber"), (1, "log-huber")])
+def test_the_tangent_only_shortens_the_way(which, loss):
+    law = (KumarPTQ(), Chinchilla())[which]
+    solution = minimum(law, paper(0)[which], loss=loss)
+    problem, responses = solution.problem, bootstrap.resampled(solution, seed=0, n_boot=200)
+    near = minimise_near(problem, responses, solution.point)
+    far = minimise(problem, responses, np.tile(solution.point, (200, 1)))
+    assert np.all(near.converged)
+    assert np.all(near.values <= far.values * (1 + 1e-9))
+    assert minimise_near(problem, responses[:0], solution.point).points.shape == (0, len(law.parameters))
 
 
 def test_leverage_sums_to_the_constants_and_residuals_keep_the_rows_of_the_data():

@@ -109,6 +109,15 @@ def test_the_total_is_the_sum_of_the_costs(values, name, k):
     assert float(loss.total(r)) == pytest.approx(float(np.sum(loss.rho(r))), rel=1e-6, abs=1e-6 * k)
 
 
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=9), st.floats(1e-4, 1e4), st.floats(0, 1e9))
+def test_the_parts_of_hubers_loss_are_its_derivative_and_a_damped_weight(values, k, damping):
+    loss, r = make_loss("huber", k), np.array([values])
+    total, psi, weight = loss.parts(r, np.array([damping]))
+    assert total == loss.total(r)
+    assert psi == pytest.approx(r * huber_weight(r, k))
+    assert weight == pytest.approx(np.where(np.abs(r) <= k, 1.0, min(damping, 1.0) * huber_weight(r, k)))
+
+
 @given(st.floats(-50, 50), st.floats(1e-3, 10))
 def test_huber_lies_between_its_limits(r, k):
     r = np.array([r])

@@ -15,11 +15,8 @@ from ptq_eval.laws.presets import EPOCH_2024, HOFFMANN_2022, KUMAR_2024, OUYANG_
 
 def test_every_preset_answers_or_says_what_is_missing():
     for preset in PRESETS.values():
-        question = Question(params=1e9, tokens=2e10, serve_bits=(4,))
-        if not {"C_T", "gamma_P", "E"} & set(preset.constants):
-            with pytest.raises(PlanError, match="group size"):
-                plan(from_preset(preset), question)
-            continue
+        held = {"SUN_2025": {"serve_format": ("E4M3",), "group_size": 128}, "CHEN_2025": {"group_size": 128}}
+        question = Question(params=1e9, tokens=2e10, **held.get(preset.name, {"serve_bits": (4,)}))
         found = plan(from_preset(preset), question)
         assert all(answer.values or answer.why_not for answer in found.answers)
         assert all(math.isnan(v.low) for answer in found.answers for v in answer.values.values())
@@ -69,7 +66,8 @@ def test_presets_together_answer_what_neither_can():
 
 def test_what_is_said_of_uncertainty_is_true_of_each_preset():
     assert "standard errors (A 124.58" in from_preset(EPOCH_2024).uncertainty
-    assert "percentiles" in from_preset(HOFFMANN_2022).uncertainty
+    assert "implausibly narrow" in from_preset(HOFFMANN_2022).uncertainty
+    assert "2404.10102" in from_preset(HOFFMANN_2022).uncertainty
     assert "no uncertainty is published" in from_preset(KUMAR_2024).uncertainty
     assert pickle.loads(pickle.dumps(EPOCH_2024)) == EPOCH_2024
 
@@ -155,6 +153,33 @@ def test_n_follows_from_the_budget_or_from_the_memory():
 def test_equation_2_is_what_the_synthetic_tables_are_made_of():
     planner = Planner(from_preset(KUMAR_2024), Question(params=1e8))
     assert planner.formulas.damage(1e8, 1e10, 4.0)[0] == pytest.approx(eq2(KUMAR, 1e8, 1e10, 4.0), rel=1e-12)
+
+
+def test_a_given_model_that_does_not_fit_is_said_not_to():
+    found = plan(from_preset(KUMAR_2024), Question(params=1e9, tokens=2e10, serve_bits=(2, 4), memory=3e8))
+    given = {
+        a.at.get("serve_bits"): a.why_not for a in found.of("optimum") if a.at.get("train_bits") == 16 and "N" in a.at
+    }
+    assert "do not fit" in given[None]  # served as trained: 2 GB
+    assert "do not fit" in given[4]  # 500 MB
+    assert "do not fit" not in given[2]  # 250 MB
+
+
+def test_the_smallest_precision_is_one_that_can_be_served():
+    def smallest(most):
+        question = Question(params=220e6, tokens=26e9, serve_bits=(4,), max_loss=most)
+        [answer] = plan(from_preset(KUMAR_2024), question).of("smallest_bits")
+        return answer
+
+    assert smallest(0.01).values["whole_bits"].value == 5
+    assert smallest(100.0).values["whole_bits"].value == 1
+    assert smallest(1e-30).values == {}
+    assert "up to 16 bits" in smallest(1e-30).why_not
+
+
+def test_bits_given_twice_are_answered_once():
+    found = plan(from_preset(KUMAR_2024), Question(params=1e9, serve_bits=(4, 4.0, 3)))
+    assert [answer.at["bits"] for answer in found.of("critical_tokens")] == [4, 3]
 
 
 def test_memory_and_serving_are_paid_for():

@@ -93,6 +93,27 @@ def test_derivatives_of_a_restricted_law_are_those_of_finite_differences(data):
         np.testing.assert_allclose(derivative, (up - down) / (2 * step), rtol=1e-5)
 
 
+def test_restrictions_add_up(data):
+    fixed, tied = {"gamma_post": 0.59}, [("gamma_D", "gamma_N")]
+    twice, once = restrict(restrict(KumarPTQ(), fixed), tied=tied), restrict(KumarPTQ(), fixed, tied)
+    theta = {"C_T": 0.06, "gamma_D": 0.4}
+    assert list(twice.complete(theta).items()) == list(once.complete(theta).items())
+    np.testing.assert_array_equal(twice.predict(theta, data), once.predict(theta, data))
+    assert twice.gradient(theta, data).keys() == once.gradient(theta, data).keys()
+    results = [
+        fit(restrict(KumarPTQ(), **first), data, n_boot=20, **then) for first, then in _in_either_order(fixed, tied)
+    ]
+    both = fit(KumarPTQ(), data, fixed=fixed, tied=tied, n_boot=20)
+    for result in results:
+        assert list(result.estimates) == ["C_T", "gamma_D", "gamma_N", "gamma_post"]
+        assert result.values == pytest.approx(both.values, rel=1e-6)
+        assert result.replicates.shape == both.replicates.shape
+
+
+def _in_either_order(fixed, tied):
+    return [({"fixed": fixed}, {"tied": tied}), ({"tied": tied}, {"fixed": fixed})]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -5,13 +5,14 @@ import pytest
 from scipy import stats
 
 from ptq_eval.errors import OptionError
-from ptq_eval.laws import CHEN_2025, KUMAR_2024, OUYANG_2024, SUN_2025, fit, grid, paper_design, simulate
+from ptq_eval.laws import CHEN_2025, KUMAR_2024, OUYANG_2024, SUN_2025, fit, grid, minimum, paper_design, simulate
 from ptq_eval.laws.chen import Chen
 from ptq_eval.laws.chinchilla import Chinchilla
 from ptq_eval.laws.kumar_ptq import KumarPTQ
 from ptq_eval.laws.n_eff import NEff
 from ptq_eval.laws.ouyang import Ouyang
 from ptq_eval.laws.simulate import PAPER_SIZES, PAPER_TOKENS
+from ptq_eval.laws.solver import to_search
 from ptq_eval.laws.sun import Sun
 from ptq_eval.laws.unified import Unified, UnifiedDelta
 
@@ -55,6 +56,22 @@ def test_the_constants_that_were_put_in_come_out(law, theta, design, noise):
     chi2 = float(np.sum(np.square((data[law.response] - predicted) / (noise * scale))))
     n = int(np.sum(predicted > 0))
     assert stats.chi2.ppf(1e-3, n - law.n_free) < chi2 < stats.chi2.ppf(1 - 1e-3, n)
+
+
+@pytest.mark.parametrize(
+    ("seed", "loss", "noise"), [(3, "huber", 0.01), (9, "log-huber", 0.002), (13, "log-huber", 0.002)]
+)
+def test_the_fit_of_all_18_constants_of_the_unified_law_is_no_worse_than_the_truth(seed, loss, noise):
+    rng = np.random.default_rng(100 + seed)
+    N, D, _ = (axis.ravel() for axis in np.meshgrid(PAPER_SIZES, PAPER_TOKENS, (0, 1)))
+    runs = {"N": N, "D": D, **{P: rng.choice([4.0, 5.0, 6.0, 8.0, 12.0, 16.0], N.size) for P in ("P_w", "P_a", "P_kv")}}
+    design = {**{name: np.repeat(column, 4) for name, column in runs.items()}, "P": np.tile([3.0, 4.0, 5.0, 16.0], 40)}
+    law = Unified()
+    data = simulate(law, KUMAR, design, noise=noise, seed=seed)
+    found = minimum(law, data, loss=loss)
+    truth = to_search(law, {p.name: KUMAR.constants[p.name] for p in law.parameters})
+    z = found.problem.loss.transform(data["loss"])
+    assert found.objective <= found.problem.values(truth[None], z)[0]
 
 
 def test_noise_is_relative_for_a_degradation_and_absolute_for_a_loss():
