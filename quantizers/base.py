@@ -169,7 +169,12 @@ class Quantizer(ABC):
     def quantize_grid(
         self, weights: Sequence[Tensor], schemes: Sequence[Scheme], stats: LayerStats | None = None
     ) -> list[list[QuantizedWeight]]:
-        """`quantize_group` for each of several schemes, with the same results; a method may share their work."""
+        """`quantize_group` for each of several schemes; a method may share their work.
+
+        The results are the same to the last bit for one group size and rows and columns that are multiples of 16.
+        Else stacked products may sum in another order: a scale may differ in its last bit, and a weight on the edge
+        between two codes may get the other one.
+        """
         return [self.quantize_group(weights, scheme, stats) for scheme in schemes]
 
     def prepare(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None) -> Tensor:

@@ -53,3 +53,8 @@ def quantize(model: Any, ids: Any, cell: dict[str, Any]) -> Any:
         num_calibration_samples=len(ids),
         shuffle_calibration_samples=False,
     )
+
+
+def save(model: Any, folder: str) -> None:
+    """Packed, as compressed-tensors."""
+    model.save_pretrained(folder, save_compressed=True)

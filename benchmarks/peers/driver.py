@@ -4,6 +4,8 @@ A job is {"model": folder, "calibration": file of token ids [windows, time], "ce
 "group_size", "symmetric", "weights": file or null}], "threads": number}.  Each cell loads the model anew, as the loop
 of a user does, and quantizes it; its result gives seconds of loading and of the quantizing call, wall and CPU, and the
 process's peak memory until then.  Reading the weights back is not timed.  An error ends the cell, not the process.
+With "evaluation", another file of token ids, and "batch", windows at a time, the rest of a user's loop follows in each
+cell: saving, reloading and evaluating (`kept`), which needs "weights"; and full precision is evaluated once.
 
 The weights are taken from the quantized modules as they multiply: each layer that was an nn.Linear is given the
 identity matrix, whatever its packing, input scales or types.  Everything else is read from the state dict, because AWQ
@@ -49,6 +51,10 @@ def main() -> None:
     }
     if hasattr(side, "warm_up"):
         side.warm_up(job["model"], job["cells"][0])
+    if job.get("evaluation"):
+        from benchmarks.peers.kept import full_precision
+
+        result["full"] = full_precision(job)
     for cell in job["cells"]:
         try:
             # A driver that does something else than quantizing brings its own `run`.
@@ -62,7 +68,7 @@ def main() -> None:
 
 
 def run_cell(side: Any, job: dict[str, Any], cell: dict[str, Any], names: dict[str, int]) -> dict[str, Any]:
-    """Load, quantize, and save the weights if the cell names a file for them."""
+    """Load, quantize, save the weights if the cell names a file for them; the rest of the loop if the job asks."""
     ids = token_ids(job["calibration"])
     before = clock()
     model = side.load(job["model"], cell)
@@ -71,9 +77,13 @@ def run_cell(side: Any, job: dict[str, Any], cell: dict[str, Any], names: dict[s
     model = side.quantize(model, ids, cell)
     quantized = since(before)
     result = {"load": loaded, "quantize": quantized, "memory_loaded": memory_loaded, "memory_peak": peak_memory()}
+    module = side.module_of(model) if hasattr(side, "module_of") else model
     if cell.get("weights"):
-        module = side.module_of(model) if hasattr(side, "module_of") else model
         save_weights(module, names, Path(cell["weights"]), load_causal_lm(job["model"]).state_dict())
+    if job.get("evaluation"):
+        from benchmarks.peers.kept import kept
+
+        result |= kept(side, job, model, module, names, Path(cell["weights"]))
     return result
 
 
@@ -95,7 +105,7 @@ def peak_memory() -> int:
 
 
 def token_ids(path: str) -> Any:
-    """Calibration windows [windows, time], int64."""
+    """Windows [windows, time], int64."""
     import numpy as np
     import torch
 

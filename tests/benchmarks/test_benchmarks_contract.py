@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from benchmarks import published_gptq
 from benchmarks.harness import Claim, Outcome
-from benchmarks.peers import environments, jobs
+from benchmarks.peers import driver, environments, jobs, loop
+from benchmarks.peers.kept import full_precision, kept
 from benchmarks.report import save, write_page
 from benchmarks.solver import layer, solve
 from benchmarks.subjects import random_llama
@@ -65,7 +66,8 @@ def test_the_driver_quantizes_weighs_and_writes_weights(tmp_path):
         jobs.Cell("rtn", 4, 32, False, str(tmp_path / "rtn.safetensors")),
         jobs.Cell("unheard", 4, 32, False),
     ]
-    result = jobs.run_driver(jobs.OURS, tmp_path / "random-llama", calibration, cells, threads=1, timeout=120)
+    job = {"evaluation": str(calibration), "batch": 1}
+    result = jobs.run_driver(jobs.OURS, tmp_path / "random-llama", calibration, cells, threads=1, timeout=120, **job)
     done, failed = result["cells"]
     assert "unheard" in failed["error"]
     assert done["quantize"]["wall"] > 0
@@ -76,6 +78,53 @@ def test_the_driver_quantizes_weighs_and_writes_weights(tmp_path):
     expected = get_quantizer("rtn").quantize(model.state_dict()[name], Scheme(4, 32)).dequantize()
     torch.testing.assert_close(written[name], expected)
     assert torch.equal(written["model.norm.weight"], model.state_dict()["model.norm.weight"])
+
+    # Saved, reloaded and evaluated too: this package's driver packs nothing, so densely.
+    ids = torch.from_numpy(np.load(calibration))
+    assert result["full"]["loss"] == pytest.approx(model(input_ids=ids, labels=ids).loss.item(), rel=1e-5)
+    model.load_state_dict(written)
+    assert done["loss"] == pytest.approx(model(input_ids=ids, labels=ids).loss.item(), rel=1e-5)
+    assert done["form"] == "dense"
+    assert "packed" in done["reason"]
+    assert all(done[part]["wall"] > 0 for part in loop.AFTER)
+
+
+class Lossy:
+    """A package whose file holds another model than the one it quantized."""
+
+    @staticmethod
+    def save(model, folder):
+        with torch.no_grad():
+            model.model.norm.weight *= 1.2
+        model.save_pretrained(folder)
+
+
+def test_a_file_that_holds_another_model_is_told_and_the_dense_weights_are_kept_instead(tmp_path):
+    checkpoint, text, _ = random_llama(tmp_path, 1, hidden_size=32, intermediate_size=64, num_hidden_layers=1)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.location)
+    weights, evaluation = tmp_path / "weights.safetensors", tmp_path / "windows.npy"
+    save_file({name: tensor.clone() for name, tensor in model.state_dict().items()}, weights)
+    np.save(evaluation, np.load(text).reshape(1, -1)[:, :32])
+    job = {"model": checkpoint.location, "evaluation": str(evaluation), "batch": 1}
+    found = kept(Lossy, job, model, model, driver.linear_names(checkpoint.location), weights)
+    assert found["form"] == "dense"
+    assert "model.norm.weight is 20.0% off" in found["reason"]
+    assert found["loss"] == pytest.approx(full_precision(job)["loss"], rel=1e-6)
+
+
+def test_seconds_of_the_loop_are_those_of_its_parts_counted_for_every_checkpoint():
+    cell = {"load": 1.0, "quantize": 10.0, "save": 2.0, "reload": 3.0, "evaluate": 5.0}
+    packages = {
+        "a": {"import": 100.0, "full": {"load": 1.0, "evaluate": 6.0}},
+        "b": {"import": 200.0, "full": {"load": 1.0, "evaluate": 7.0}},
+    }
+    cells = {"rtn": {4: cell, 8: cell}, "awq": {4: cell}}
+    found = loop.seconds({"packages": packages, "cells": cells, "bare": 4.0}, checkpoints=2)
+    assert found["quantizing"] == 2 * 3 * 11
+    assert found["evaluations"] == 2 * (3 + 1) * 4
+    assert found["granted"] == 66 + 300 + 32
+    assert found["offered"] == 66 + 300 + 2 * (3 * 10 + 7)
+    assert found["again"] == found["offered"] + 2 * (3 - 1) * 4
 
 
 def test_tables_and_figures_reach_the_page(tmp_path):
