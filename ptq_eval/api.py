@@ -195,6 +195,7 @@ def analyse(
 ) -> DegradationTable:
     """Tabulate and fit what a store holds.  Needs no torch.  Raises NothingToFitError for an empty store."""
     from ptq_eval.laws.analyse import analyse as fit_all
+    from ptq_eval.report.sentences import with_early
 
     checkpoints = [Checkpoint.from_dict(c) for c in info["checkpoints"]]
     measurements = store.measurements()
@@ -204,7 +205,7 @@ def analyse(
     if progress:
         progress("fitting", 0.0, 0.0)
     table = DegradationTable(frame)
-    fit = fit_all(as_rows(frame), windows, seed=seed, n_boot=bootstrap)
+    fit = with_early(fit_all(as_rows(frame), windows, seed=seed, n_boot=bootstrap), frame)
     told = [*version_notes(measurements, checkpoints), *unmeasured(frame, checkpoints), *info.get("warnings", [])]
     conflicts = [f"two records of one trial differ, the first is used: {name}" for name in store.conflicts]
     overlaps = [o["message"] for o in info.get("overlap", {}).values() if o["flagged"]]

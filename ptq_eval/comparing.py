@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ptq_eval import __version__
 from ptq_eval.errors import ColumnError, NothingToFitError, OptionError, UnknownPluginError
-from ptq_eval.fitting import Data, columns_of, groups_of
+from ptq_eval.fitting import Data, Progress, columns_of, groups_of
 from ptq_eval.laws.analyse import VERSION as FIT_VERSION
 from ptq_eval.laws.analyse import analyse
 from ptq_eval.laws.base import Law
@@ -29,10 +30,11 @@ from ptq_eval.laws.reader import label_of
 from ptq_eval.laws.schedule import phase_of
 from ptq_eval.laws.table import FULL_PRECISION, Point, Windows, by, delta_data, full_precision, loss_data, read
 from ptq_eval.records import Checkpoint
+from ptq_eval.report.sentences import with_early
+from ptq_eval.report.study import digest
 from ptq_eval.store import Store
 from ptq_eval.table import tabulate
 
-Progress = Callable[[str, float, float], None]
 VERSION = 1
 """Of the shape of `comparison.json`."""
 QUANTIZATION = ("quantizer", "bits", "group_size", "symmetric", "calibration", "options")
@@ -74,13 +76,13 @@ def compare(
     source: an output folder, or a table as for `fit_data` with its `columns` and `where`.  laws: names joined by
     commas, or a list.  by: a column, for one comparison per value.  tests: pairs of constants that may be equal.
 
-    Raises NothingToFitError for a folder without measurements, and what `fit_data` raises.
+    "records" is the digest of the folder's.  Raises NothingToFitError without any, and what `fit_data` raises.
     """
     names = [n.strip() for n in (laws.split(",") if isinstance(laws, str) else laws) if n.strip()]
     if not names and not tests:
         raise UnknownPluginError("no law is named", remedy="--laws kumar,ouyang")
-    folder = isinstance(source, (str, Path)) and Path(source).is_dir()
-    made, groups = _recorded(source, by, names) if folder else _given(source, columns, where, by, names)  # type: ignore[arg-type]
+    grouped = _recorded if isinstance(source, (str, Path)) and Path(source).is_dir() else _given
+    made, groups, known = grouped(source, columns, where, by, names)
     options: dict[str, Any] = {"loss": loss, "huber_delta": huber_delta, "seed": seed}
     asked = made or {"kumar": make_law("kumar")}
     comparisons, phases, answers = [], [], []
@@ -103,11 +105,10 @@ def compare(
             if data is not None:
                 answers.append({**about, **equality(law, data, *pair, **options, n_boot=bootstrap)})
     if not comparisons and not answers:
-        raise NothingToFitError(
-            "nothing to compare these laws on", got=", ".join(names), allowed="rows with delta or loss"
-        )
-    found = {"comparisons": comparisons, "phase": phases, "tests": answers, "criterion": CRITERION}
-    return {**found, "laws": names, "by": by, "version": VERSION, "ptq_eval": __version__}
+        asked_for, allowed = ", ".join(names), "rows with delta or loss"
+        raise NothingToFitError("nothing to compare these laws on", got=asked_for, allowed=allowed)
+    found = {"comparisons": comparisons, "phase": phases, "tests": answers, "criterion": CRITERION, "laws": names}
+    return {**found, "by": by, "loss": loss, "records": known, "version": VERSION, "ptq_eval": __version__}
 
 
 def fit_by(
@@ -125,7 +126,7 @@ def fit_by(
     for place, (about, own) in enumerate(groups):
         if progress:
             progress("fitting", float(place), float(len(groups)))
-        one = analyse(own, windows, seed=seed, n_boot=bootstrap)
+        one = with_early(analyse(own, windows, seed=seed, n_boot=bootstrap), pd.DataFrame(own))
         said = ", ".join(f"{key} {value}" for key, value in about.items())
         for entry in one["fits"]:
             if entry["quantizer"] != FULL_PRECISION:
@@ -166,8 +167,8 @@ def _columns_for(group: Group, laws: Iterable[Law]) -> dict[str, np.ndarray] | N
 
 def _given(
     source: Data, columns: str | Mapping[str, str], where: str, by: str, names: list[str]
-) -> tuple[dict[str, Law], list[Group]]:
-    """Laws and groups of somebody's table."""
+) -> tuple[dict[str, Law], list[Group], str]:
+    """Laws and groups of somebody's table, which has no digest."""
     table, name = columns_of(source)
     mapping = parse_columns(columns) if isinstance(columns, str) else dict(columns)
     laws = {text: law_for(text, [*mapping, *table]) for text in names}
@@ -180,7 +181,7 @@ def _given(
             return map_columns(law, table, mapping, rows, needed=(law.response,)).data
 
         groups.append(Group(label, {"group": about}, read_columns))
-    return laws, groups
+    return laws, groups, ""
 
 
 def records(folder: str | Path) -> tuple[list[dict[str, Any]], Windows]:
@@ -213,8 +214,12 @@ def row_groups(rows: Sequence[Mapping[str, Any]], column: str) -> list[tuple[dic
     return groups
 
 
-def _recorded(folder: Any, column: str, names: list[str]) -> tuple[dict[str, Law], list[Group]]:
-    """Laws and groups of an output folder: one per configuration, and one of the full-precision losses."""
+def _recorded(
+    folder: Any, columns: Any, where: str, column: str, names: list[str]
+) -> tuple[dict[str, Law], list[Group], str]:
+    """Laws and groups (per configuration, and of the full-precision losses) of an output folder, and its digest."""
+    if columns or where:
+        raise OptionError("columns and where are for a table", remedy=f"--data {folder}/degradation.csv")
     rows, windows = records(folder)
     groups = []
     for about, own in row_groups(rows, column):
@@ -229,7 +234,7 @@ def _recorded(folder: Any, column: str, names: list[str]) -> tuple[dict[str, Law
             groups.append(Group("full precision", {"group": about}, _reader(full, windows, "loss")))
     if not groups:
         raise OptionError("no row can be compared", got=str(folder))
-    return {name: make_law(name) for name in names}, groups
+    return {name: make_law(name) for name in names}, groups, digest(rows)
 
 
 def _reader(points: list[Point], windows: Windows, response: str) -> Callable[[Law], dict[str, np.ndarray]]:

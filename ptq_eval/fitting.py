@@ -211,12 +211,14 @@ def _turns(parts: list[Part], seed: int) -> Iterable[tuple[Mapping[str, str], An
         if curve is part:
             after = data["loss"]
         else:
-            before = {key: loss for key, loss in zip(_places(curve.mapped.data), curve.mapped.data["loss"])}
-            after = np.array([before.get(key, np.nan) for key in _places(data)]) + data["delta"]
+            known = curve.mapped.data
+            shared = [name for name in ("run", "N", "D") if name in known and name in data]
+            before = dict(zip(_places(known, shared), known["loss"]))
+            after = np.array([before.get(key, np.nan) for key in _places(data, shared)]) + data["delta"]
         for found in critical_tokens(part.law, part.result, data, curve.result, after, seed=seed):
             yield part.group, found
 
 
-def _places(data: Mapping[str, np.ndarray]) -> Iterable[tuple[Any, ...]]:
+def _places(data: Mapping[str, np.ndarray], names: Iterable[str]) -> Iterable[tuple[Any, ...]]:
     """What tells the checkpoints of a table apart."""
-    return zip(data["run"].tolist(), data["N"].tolist(), data["D"].tolist())
+    return zip(*(data[name].tolist() for name in names))

@@ -24,11 +24,13 @@ __all__ = ["inspection_table", "labels", "render", "render_fit", "write", "write
 def write(out: Path, table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any]) -> list[Path]:
     """Write the whole report below `out` and return the paths of its files.
 
-    `degradation.csv`, `fit.json`, `report.md`, `tables/degradation.tex` and two figures as PNG, PDF and CSV.
-    Each file is replaced atomically.  Raises OutputFullError where the folder cannot be written, and
-    NothingToFitError for a table without rows.
+    `degradation.csv`, `fit.json`, `report.md`, `tables/degradation.tex` and two figures as PNG, PDF and CSV.  The page
+    includes a comparison of laws and a study of sensitivity where they lie there.  Each file is replaced atomically.
+
+    Raises OutputFullError where the folder cannot be written, NothingToFitError for a table without rows, and
+    OutputMismatchError where the comparison or the study of sensitivity is damaged.
     """
-    from ptq_eval.report import figures, files, latex, page, sensitivity
+    from ptq_eval.report import comparison, figures, files, latex, page, sensitivity
     from ptq_eval.report.study import Study
 
     study, out = Study(table, fit, run), Path(out)
@@ -37,7 +39,7 @@ def write(out: Path, table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[s
         files.write_json(out / "fit.json", fit),
         files.write_text(out / "tables" / "degradation.tex", latex.document(study)),
         *figures.write(out / "figures", study),
-        files.write_text(out / "report.md", page.document(study, theory=sensitivity.read(out))),
+        files.write_text(out / "report.md", page.document(study, sensitivity.read(out), comparison.read(out))),
     ]
 
 

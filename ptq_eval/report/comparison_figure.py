@@ -1,7 +1,8 @@
 """Laws ranked: held-out error on the left, AICc on the right, one row of panels per comparison, the best law on top.
 
-Small hollow marks are the kinds of leaving out, the filled one their mean.  Bars are standard errors of the difference
-from the best law, so the best has none.  The grey band of AICc is within 2 of the lowest.
+Small hollow marks, a little above the line of their law, are the kinds of leaving out, the filled one is their mean.
+Bars are standard errors of the difference from the best law, so the best has none.  The grey band of AICc is within 2
+of the lowest.  All panels of a column have one axis.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from ptq_eval.report import style
@@ -24,7 +26,11 @@ COLUMNS = ("comparison", "response", "law", "rank", "quantity", "value", "se")
 MEAN, AICC = "held-out error", "delta AICc"
 ALIKE = 2.0
 _MARKS = ("o", "s", "^")
-_WIDTH, _ROW, _HEAD = 6.8, 0.24, 0.75
+_WIDTH, _ROW, _HEAD = 6.8, 0.28, 0.75
+_ABOVE = 0.24
+"""Rows by which the hollow marks stand above the filled one, which would hide them."""
+_LINEAR = 10.0
+"""AICc up to which the axis is linear; logarithmic beyond."""
 
 
 def data(found: Mapping[str, Any]) -> Frame:
@@ -51,15 +57,19 @@ def draw(table: Frame) -> Figure:
     groups = list(table.groupby(["comparison", "response"], sort=False))
     heights = [_HEAD + _ROW * group["law"].nunique() for _, group in groups]
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.4))
-    axes = figure.subplots(len(groups), 2, squeeze=False, height_ratios=heights)
+    axes = figure.subplots(len(groups), 2, squeeze=False, sharex="col", height_ratios=heights)
     kinds = [k for k in dict.fromkeys(table["quantity"]) if k not in (MEAN, AICC)]
     for (left, right), ((label, response), group) in zip(axes, groups):
         _errors(left, group, kinds)
         _aicc(right, group)
         what = "δ" if response == "delta" else "loss"
         left.set_title(f"{label}: {what}", loc="left")
+        for ax in (left, right):
+            ax.tick_params(labelbottom=True)
+    axes[-1, 0].set_xlim(left=0)
     axes[-1, 0].set_xlabel("held-out error (1 = as large as the value)")
     axes[-1, 1].set_xlabel("AICc above the lowest")
+    _logarithmic(axes[-1, 1], table.loc[table["quantity"] == AICC, "value"].max())
     _legend(figure, kinds)
     return figure
 
@@ -78,11 +88,17 @@ def _errors(ax: Axes, group: Frame, kinds: list[str]) -> None:
     for kind, mark in zip(kinds, _MARKS):
         rows = group[group["quantity"] == kind]
         places = [laws.index(law) for law in rows["law"]]
-        ax.plot(rows["value"], places, mark, color="#7F7F7F", markerfacecolor="none", markeredgewidth=0.7)
+        ax.plot(
+            rows["value"],
+            np.subtract(places, _ABOVE),
+            mark,
+            color="#7F7F7F",
+            markerfacecolor="none",
+            markeredgewidth=0.7,
+        )
     mean = group[group["quantity"] == MEAN]
     places = [laws.index(law) for law in mean["law"]]
     ax.errorbar(mean["value"], places, xerr=mean["se"], fmt="D", color=style.COLOURS[8], elinewidth=0.9, zorder=3)
-    ax.set_xlim(left=0)
 
 
 def _aicc(ax: Axes, group: Frame) -> None:
@@ -91,8 +107,21 @@ def _aicc(ax: Axes, group: Frame) -> None:
     places = [laws.index(law) for law in rows["law"]]
     ax.axvspan(0, ALIKE, color="#EEEEEE", zorder=0)
     ax.errorbar(rows["value"], places, xerr=rows["se"], fmt="D", color=style.COLOURS[2], elinewidth=0.9, zorder=3)
-    ax.set_xscale("symlog", linthresh=10)
     ax.set_yticklabels([])
+
+
+def _logarithmic(ax: Axes, largest: float) -> None:
+    """The axis of AICc, and of those that share it: linear at first, with labels at 1, 2, 5, 10, 20 or at powers."""
+    from matplotlib.ticker import NullLocator
+
+    powers = range(1, max(2, math.ceil(math.log10(max(largest, _LINEAR))) + 1))
+    steps = (1, 2, 5) if len(powers) <= 2 else (1,)
+    ax.set_xscale("symlog", linthresh=_LINEAR, linscale=1.0)
+    ticks = [0, 5, *(step * 10.0**power for power in powers for step in steps)]
+    low, high = ax.get_xlim()
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks([tick for tick in ticks if tick <= high], [f"{tick:g}" for tick in ticks if tick <= high])
+    ax.set_xlim(low, high)
 
 
 def _legend(figure: Figure, kinds: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 The first panel has measured values over fitted ones; a law that holds puts them on the line.  The others show the
 residual, relative to the fitted value, over each variable of the law: a trend there is what the law does not know.
-Values that are not positive have no place on a logarithmic axis and are drawn at its lower edge.
+Values that are not positive have no place on a logarithmic axis: they are drawn at its lower edge and counted there.
 
 Every fit has a row of its own, and the figure grows with them, up to `MOST` rows; the table has all of them.
 """
@@ -29,6 +29,7 @@ COLUMNS = (
 MOST = 8
 """Rows of panels: more groups than this are in the table, not in the figure."""
 _NAMES = {"N": "N (parameters)", "D": "D (tokens)", "P": "bits", "S": "phase (1 peak, 2 decayed)", "G": "group size"}
+_GREY = "#666666"
 _WIDE = 8.0
 _ROOM = 1.3
 _DECADES = 2.0
@@ -103,7 +104,15 @@ def _against(ax: Axes, group: Frame) -> None:
         _log_both(ax, low / _ROOM, high * _ROOM)
         lost = x[~positive & (x > 0)]
         if len(lost):  # an empty line that is not clipped has an extent at the origin, which breaks the layout
-            ax.plot(lost, np.full(len(lost), low / _ROOM), "v", color="#7F7F7F", markerfacecolor="none", clip_on=False)
+            hollow: dict[str, Any] = {
+                "color": _GREY,
+                "markerfacecolor": "none",
+                "markeredgewidth": 0.6,
+                "markersize": 3.2,
+            }
+            ax.plot(lost, np.full(len(lost), 0.02), "v", transform=ax.get_xaxis_transform(), **hollow)
+            words = {"transform": ax.transAxes, "verticalalignment": "top", "fontsize": 6, "color": _GREY}
+            ax.text(0.03, 0.98, f"▽ {len(lost)} measured at or below zero", **words)
     else:
         positive = np.isfinite(x) & np.isfinite(y)
     ends = np.array([low, high])
@@ -114,12 +123,12 @@ def _against(ax: Axes, group: Frame) -> None:
         x[positive], y[positive], fmt="o", color=style.COLOURS[8], elinewidth=0.6, alpha=0.7, markersize=2.6, **known
     )
     ax.set_xlabel(f"{what} fitted (nats per token)")
-    ax.set_ylabel(f"{what} measured")
+    ax.set_ylabel(f"{what} measured (nats per token)")
 
 
 def _log_both(ax: Axes, low: float, high: float) -> None:
     """Both axes logarithmic with the same limits and few labels."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogFormatterMathtext, LogLocator, NullFormatter
 
     decades = math.log10(high / low)
     ax.set_xscale("log")
@@ -128,7 +137,7 @@ def _log_both(ax: Axes, low: float, high: float) -> None:
     ax.set_ylim(low, high)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(subs=(1.0,) if decades >= _DECADES else (1.0, 3.0), numticks=6))
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_major_formatter(LogFormatterMathtext() if decades >= _DECADES else lambda value, _: f"{value:g}")
         axis.set_minor_formatter(NullFormatter())
 
 

@@ -1,7 +1,9 @@
-"""δ against D/N, both logarithmic: one panel per quantizer configuration, colours for bits, marks for runs.
+"""δ against D/N: one panel per quantizer configuration, colours for bits, marks for runs.
 
-A logarithmic axis has no place for δ ≤ 0, which evaluation noise makes common at 8 bits.  Such points, and those
-far below every δ that stands out from its noise, are drawn hollow at the lower edge, so that none disappears.
+Both axes are logarithmic.  Where evaluation noise reaches zero, as is common at 8 bits, the axis of δ becomes linear
+below the size of that noise and goes on to negative values: every point stands at its value with its whole bar, none is
+put at an edge where it would hide another.  A law is a straight line above that zone and bends within it.  Hollow
+points are those that the noise does not tell from zero.  Runs at one D/N stand side by side, a little apart.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from ptq_eval.report.study import Frame, Study
 from ptq_eval.report.tables import title
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -25,30 +28,25 @@ COLUMNS = ("quantizer", "run", "params", "bits", "kind", "tokens", "tokens_per_p
 PER_ROW = 3
 CURVE_POINTS = 40
 CLEAR = 2.0
-"""δ above this many standard errors stands out from its noise and sets the range of the axis."""
+"""δ this many standard errors from zero stands out from its noise."""
+_LINEAR = 0.7
+"""Length of the axis from zero to where it turns logarithmic, in powers of ten."""
+_BESIDE = 1.035
+"""Factor between the places of two runs at one D/N."""
 
 
 def data(study: Study) -> Frame:
-    """Everything drawn: kind "measured" or "fit"; `shown` is "value", "lower edge" or "curve"."""
+    """Everything drawn: kind "measured" or "fit"; `shown` is "clear", "noise" (within `CLEAR` of zero) or "curve"."""
     rows = study.measured
     rows = rows[(rows["tokens_per_param"] > 0) & np.isfinite(rows["tokens_per_param"])]
     points = rows.assign(quantizer=rows["label"], run=rows["trajectory"], kind="measured")
-    floor = _floor(points)
-    points["shown"] = np.where(points["delta"] >= floor, "value", "lower edge")
+    points["shown"] = np.where(points["delta"].abs() > CLEAR * points["delta_se"].fillna(0), "clear", "noise")
     curves = [
         _curve(study, label, run, bits, group)
         for (label, run, bits), group in points.groupby(["quantizer", "run", "bits"], sort=False)
     ]
     parts = [part for part in (points, *curves) if len(part)]
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else pd.DataFrame(columns=list(COLUMNS))
-
-
-def _floor(points: Frame) -> float:
-    """The lower end of the axis: a little below the smallest δ that stands out from its noise."""
-    positive = points[points["delta"] > 0]
-    clear = positive[positive["delta"] > CLEAR * positive["delta_se"].fillna(0)]
-    smallest = (clear if len(clear) else positive)["delta"].min()
-    return float(smallest) / 2 if math.isfinite(smallest) else math.inf
 
 
 def _curve(study: Study, label: str, run: str, bits: float, group: Frame) -> Frame:
@@ -63,23 +61,33 @@ def _curve(study: Study, label: str, run: str, bits: float, group: Frame) -> Fra
     )
 
 
+def linear_below(table: Frame) -> float:
+    """δ below which the axis is linear: a power of ten near the noise of what it hides; 0 where it hides nothing.
+
+    The noise is the median standard error of the hollow points.  Where no standard error is known, or all points
+    below zero stand out from theirs, it is the smallest |δ|.
+    """
+    points = table[table["kind"] == "measured"]
+    low = points[(points["shown"] == "noise") | (points["delta"] <= 0)]
+    if low.empty:
+        return 0.0
+    noise = low["delta_se"].median() if (low["delta_se"] > 0).any() else math.nan
+    size = noise if noise > 0 else points["delta"].abs().where(points["delta"] != 0).min()
+    return 10.0 ** math.ceil(math.log10(size)) if size > 0 else 1e-4
+
+
 def draw(table: Frame) -> Figure:
     """Draw what `data` returned."""
-    from matplotlib.ticker import NullFormatter
-
     if table.empty:
         return style.nothing("No δ was measured at a known D/N.")
     labels = list(dict.fromkeys(table["quantizer"]))
     columns = min(len(labels), PER_ROW)
     figure, axes = style.panels(math.ceil(len(labels) / columns), columns, sharex=True, sharey=True)
-    bottom, top = _limits(table)
     for ax, label in zip(axes.flat, labels):
-        ax.set_yscale("log")
-        ax.set_ylim(bottom, top)
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        _delta_axis(ax, table)
         style.log_x(ax, *style.span(table["tokens_per_param"]), tokens=False)
         ax.set_title(label)
-        _panel(ax, table[table["quantizer"] == label], style.runs_by_size(table), bottom)
+        _panel(ax, table[table["quantizer"] == label], style.runs_by_size(table))
     for ax in axes.flat[len(labels) :]:
         ax.set_axis_off()
     for ax in axes[:, 0]:
@@ -92,46 +100,54 @@ def draw(table: Frame) -> Figure:
     return figure
 
 
-def _limits(table: Frame) -> tuple[float, float]:
-    shown = table[table["shown"] == "value"]
-    if shown.empty:
-        return 1e-4, 1.0
-    top = (shown["delta"] + shown["delta_se"].fillna(0)).max()
-    return float(shown["delta"].min()) / 2.5, float(top) * 1.8
+def _delta_axis(ax: Axes, table: Frame) -> None:
+    """The axis of δ: logarithmic, from `linear_below` on where there is something at or below zero."""
+    from matplotlib.ticker import NullFormatter, SymmetricalLogLocator
+
+    points = table[table["kind"] == "measured"]
+    error, linear = points["delta_se"].fillna(0), linear_below(table)
+    top = max(float((points["delta"] + error).max()), linear) * 1.8
+    if linear:
+        ax.set_yscale("symlog", linthresh=linear, linscale=_LINEAR)
+        ax.set_ylim(min(1.5 * float((points["delta"] - error).min()), -0.3 * linear), top)
+        ax.yaxis.set_minor_locator(SymmetricalLogLocator(base=10, linthresh=linear, subs=np.arange(2, 10).tolist()))
+        ax.axhspan(-linear, linear, color="0.95", linewidth=0, zorder=0)
+        ax.axhline(0, color="0.4", linewidth=0.6, zorder=0.5)
+    else:
+        ax.set_yscale("log")
+        ax.set_ylim(float(points["delta"].min()) / 2.5, top)
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _panel(ax: Axes, table: Frame, runs: list[str], bottom: float) -> None:
+def _panel(ax: Axes, table: Frame, runs: list[str]) -> None:
     for (run, bits), group in table.groupby(["run", "bits"], sort=False):
         place, colour = runs.index(str(run)), style.colour(float(bits))
-        mark = style.MARKS[place % len(style.MARKS)]
+        mark, line = style.MARKS[place % len(style.MARKS)], style.LINES[place % len(style.LINES)]
         curve = group[group["kind"] == "fit"]
-        line = style.LINES[place % len(style.LINES)]
         ax.plot(curve["tokens_per_param"], curve["delta"], line, color=colour, linewidth=0.7)
-        points = group[group["shown"] == "value"]
-        lower = np.minimum(points["delta_se"].fillna(0), points["delta"] - bottom / 10)
-        ax.errorbar(
-            points["tokens_per_param"],
-            points["delta"],
-            yerr=[lower, points["delta_se"].fillna(0)],
-            fmt=mark,
-            color=colour,
-            elinewidth=0.7,
-            markeredgewidth=0,
-        )
-        edge = group[group["shown"] == "lower edge"]
-        if len(edge):  # an empty artist outside the clip has no extent, and the layout collapses
-            low = np.full(len(edge), 0.025)
-            transform = ax.get_xaxis_transform()
-            hollow = {"color": colour, "markerfacecolor": "none", "markeredgewidth": 0.7}
-            ax.plot(edge["tokens_per_param"], low, mark, transform=transform, clip_on=False, **hollow)
+        beside = _BESIDE ** (place - (len(runs) - 1) / 2)
+        for shown, face in (("clear", colour), ("noise", "white")):
+            points = group[group["shown"] == shown]
+            ax.errorbar(
+                points["tokens_per_param"] * beside,
+                points["delta"],
+                yerr=points["delta_se"].fillna(0),
+                fmt=mark,
+                color=colour,
+                elinewidth=0.7,
+                markerfacecolor=face,
+                markeredgewidth=0.7,
+                markersize=3.2,
+            )
 
 
 def _legend(figure: Figure, table: Frame) -> None:
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     has_fit = bool((table["kind"] == "fit").any())
     sizes = table.drop_duplicates("run").set_index("run")["params"]
-    handles = [
+    handles: list[Artist] = [
         Line2D([], [], color=style.colour(bits), linewidth=3, label=f"{bits:.0f} bits")
         for bits in sorted(table["bits"].unique())
     ]
@@ -147,8 +163,10 @@ def _legend(figure: Figure, table: Frame) -> None:
         )
         for i, run in enumerate(style.runs_by_size(table))
     ]
-    hidden = int((table["shown"] == "lower edge").sum())
-    if hidden:
-        label = f"hollow: δ ≤ 0 or below the axis ({hidden} points)"
+    noise = int((table["shown"] == "noise").sum())
+    if noise:
+        label = f"hollow: |δ| ≤ {CLEAR:g} standard errors ({noise} points)"
         handles.append(Line2D([], [], color="black", marker="o", markerfacecolor="none", linestyle="none", label=label))
+    if linear_below(table):
+        handles.append(Patch(color="0.95", label="axis of δ linear"))
     style.legend(figure, handles, most=4, handlelength=2.4)

@@ -3,7 +3,12 @@
 Each panel has its own loss axis, because a turn of a hundredth of a nat and one of a whole nat are both results.
 A curve that explodes would flatten all others, so of every curve at most `VISIBLE` times the fall of the
 full-precision loss is shown above its own minimum, and a curve that lies wholly out of reach is named in the panel
-instead.  Error bars are those of the paired difference: they belong to the distance from the black points.
+instead.  The loss before quantization is a black ring, and the fewer the bits the smaller their mark, drawn on top: at
+8 bits δ is often less than a mark is high, and what coincides must still be seen.
+
+In the table `loss_se` is a standard error of a mean over windows, in nats per token: of the loss itself before
+quantization, of the paired difference δ after it.  Only the latter is drawn, as bars: they belong to the distance from
+the rings.  The former is common to a column of points, and many times larger.
 """
 
 from __future__ import annotations
@@ -36,6 +41,10 @@ LEAST_FALL = 0.3
 """Nats per token that the fall counts for at least, so that a short trajectory does not hide its curves."""
 CURVE_POINTS = 60
 TITLE_WIDTH = 38
+RING = {"color": "black", "markerfacecolor": "none", "markersize": 5.8, "markeredgewidth": 0.7, "linestyle": "none"}
+"""The marks of losses before quantization."""
+_SMALLEST, _LARGEST = 2.8, 4.6
+"""Points: the marks of the smallest and of the largest bit-width."""
 DRAWN = ("observed", "predicted")
 _PAPER = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 """Behind a note, so that lines and curves do not run through its letters."""
@@ -59,6 +68,8 @@ def _panel_data(study: Study, run: str, label: str) -> Frame:
         return pd.DataFrame()
     params = float(full["params"].iloc[0])
     before = pd.DataFrame({"tokens": full["tokens"], "loss": full["loss_fp"], "kind": "before"})
+    if "loss_fp_se" in full:
+        before["loss_se"] = [number(error) for error in full["loss_fp_se"]]
     columns = {"tokens": after["tokens"], "bits": after["bits"], "loss": after["loss_q"], "loss_se": after["delta_se"]}
     turns = pd.DataFrame(_turns(study, run, label))
     drawn = turns[turns["kind"].isin(DRAWN)]["tokens"].max() if len(turns) else math.nan
@@ -111,13 +122,14 @@ def draw(table: Frame) -> Figure:
         return style.nothing("No loss was measured at a known D.")
     runs, labels = style.runs_by_size(table), list(dict.fromkeys(table["quantizer"]))
     figure, axes = style.panels(len(runs), len(labels))
+    sizes = mark_sizes(table)
     for row, run in zip(axes, runs):
         for ax, label in zip(row, labels):
             panel = table[(table["run"] == run) & (table["quantizer"] == label)]
             if panel.empty:
                 ax.set_axis_off()
                 continue
-            _panel(ax, panel)
+            _panel(ax, panel, sizes)
             words = f"{title(run, panel['params'].iloc[0])}, {label}"
             ax.set_title(textwrap.fill(words, TITLE_WIDTH), fontsize=7.5)
         row[0].set_ylabel("loss (nats per token)")
@@ -139,18 +151,24 @@ def ceiling(panel: Frame) -> tuple[float, float, list[float]]:
     return bottom - pad, top + pad, [float(bits) for bits in after.index.difference(near.index)]
 
 
-def _panel(ax: Axes, panel: Frame) -> None:
+def mark_sizes(table: Frame) -> dict[float, float]:
+    """The size of the mark of each bit-width, in points: marks that coincide show as rings about each other."""
+    bits = sorted(table.loc[table["kind"] == "after", "bits"].unique())
+    return dict(zip(bits, np.linspace(_SMALLEST, _LARGEST, len(bits)))) if len(bits) > 1 else dict.fromkeys(bits, 3.2)
+
+
+def _panel(ax: Axes, panel: Frame, sizes: Mapping[float, float]) -> None:
     bottom, top, above = ceiling(panel)
     notes = _notes(panel, above, top)
     style.log_x(ax, *style.span(panel.loc[~panel["kind"].isin(["far", "unidentified"]), "tokens"]), tokens=True)
     ax.set_ylim(bottom - 0.05 * len(notes) * (top - bottom), top)
     panel = panel[~panel["bits"].isin(above)]
     before = panel[panel["kind"] == "before"]
-    ax.plot(before["tokens"], before["loss"], "o", color="black", markersize=2.2, markeredgewidth=0, zorder=3)
-    for bits, group in panel[panel["kind"] == "after"].groupby("bits"):
+    ax.plot(before["tokens"], before["loss"], "o", zorder=3, **RING)
+    for place, (bits, group) in enumerate(reversed(list(panel[panel["kind"] == "after"].groupby("bits")))):
+        look = {"color": style.colour(float(bits)), "markersize": sizes[bits], "zorder": 3.1 + 0.01 * place}
         se = group["loss_se"].fillna(0)
-        colour = style.colour(float(bits))
-        ax.errorbar(group["tokens"], group["loss"], yerr=se, fmt="o", color=colour, elinewidth=0.7, markeredgewidth=0)
+        ax.errorbar(group["tokens"], group["loss"], yerr=se, fmt="o", elinewidth=0.7, markeredgewidth=0, **look)
     for bits, curve in panel[panel["kind"] == "fit"].groupby("bits", dropna=False):
         colour = "black" if bits != bits else style.colour(float(bits))
         ax.plot(curve["tokens"], curve["loss"], color=colour, linewidth=0.9)
@@ -191,11 +209,10 @@ def _legend(figure: Figure, table: Frame) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Any] = [
-        Line2D([], [], color="black", marker="o", markersize=2.2, linestyle="none", label="before quantization")
-    ]
-    for bits in sorted(table.loc[table["kind"] == "after", "bits"].unique()):
-        handles.append(Line2D([], [], color=style.colour(bits), marker="o", linestyle="none", label=f"{bits:.0f} bits"))
+    handles: list[Any] = [Line2D([], [], marker="o", label="before quantization", **RING)]
+    for bits, size in mark_sizes(table).items():
+        look = {"color": style.colour(bits), "markersize": size, "markeredgewidth": 0, "linestyle": "none"}
+        handles.append(Line2D([], [], marker="o", label=f"{bits:.0f} bits", **look))
     kinds = set(table["kind"])
     if "fit" in kinds:
         handles.append(Line2D([], [], color="grey", linewidth=0.9, label="fit"))

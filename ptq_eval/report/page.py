@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
-from ptq_eval.report import sensitivity, tables
+from ptq_eval.report import comparison, sensitivity, tables
 from ptq_eval.report.audit import compared, inversions, left_out, solver_summary, within_noise
 from ptq_eval.report.files import plain
 from ptq_eval.report.numbers import count, number
@@ -36,15 +36,19 @@ LIMITS = (
 )
 
 
-def document(study: Study, theory: Mapping[str, Any] | None = None) -> str:
-    """The page in GitHub's Markdown; `theory` is the record of `ptq-eval sensitivity`, where there is one."""
+def document(study: Study, theory: Mapping[str, Any] | None = None, found: Mapping[str, Any] | None = None) -> str:
+    """The page in GitHub's Markdown.
+
+    `theory` is the record of `ptq-eval sensitivity` and `found` the comparison of laws, where there is one.
+    """
     sections = [
         ("", _title(study)),
         ("The answer", _answer(study)),
         ("Warnings", _bullets(study.warnings) or "None.\n"),
         ("Figures", _figures()),
         ("Degradation", _degradation(study)),
-        ("Fits", _fits(study)),
+        (comparison.AFTER, _fits(study)),
+        *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
         *([("From theory: which layers carry the damage", sensitivity.section(theory))] if theory else []),
         ("Where GPTQ did worse than rounding", _inversions(study)),
         ("What was quantized", _models(study)),
@@ -101,7 +105,7 @@ def _fits(study: Study) -> str:
     text = tables.markdown(tables.FIT_HEADER, tables.fit_rows(study), left=3)
     covered = {str(entry.get("interval")) for entry in study.fits if entry.get("interval")}
     remarks = [f"Intervals: {words}." for words in sorted(covered)]
-    if study.early[0]:
+    if early(study):
         remarks.append(
             "Deltas that ended early enter the fits with the noise of the windows they were measured on, not of all: "
             "where an interval covers the choice of evaluation windows, for them it covers the choice of those few."
@@ -176,7 +180,7 @@ def _solver(study: Study) -> str:
 
 def _provenance(study: Study) -> str:
     windows = ", ".join(f"{value:.0f}" for value in sorted(set(study.rows["windows"].dropna())))
-    if study.early[0]:
+    if early(study):
         windows += " (fewer where a delta ended early)"
     devices = ", ".join(sorted({" ".join(pair) for pair in zip(study.rows["device"], study.rows["dtype"])}))
     text = _bullets([f"Windows per loss: {windows or 'unknown'}. Device and type: {devices.strip() or 'unknown'}."])

@@ -32,10 +32,13 @@ def write(out: str | Path, plan: Plan) -> list[Path]:
         "sentences": plan_words.sentences(plan),
         "cautions": plan_words.cautions(plan),
     }
-    drawn = dict(FIGURES)
-    if plan.planner.lacking("precision")[0]:  # there would be nothing on it
-        del drawn["precision_vs_budget"]
-        for old in (out / "figures").glob("precision_vs_budget.*"):  # of an earlier plan
+    empty = {
+        "precision_vs_budget": bool(plan.planner.lacking("precision")[0]),
+        "loss_over_bits": plan.planner.formulas.law is not None and not plan.planner.formulas.by_bits,
+    }
+    drawn = {name: figure for name, figure in FIGURES.items() if not empty.get(name)}
+    for name in FIGURES.keys() - drawn.keys():
+        for old in (out / "figures").glob(f"{name}.*"):  # of an earlier plan
             old.unlink()
     return [files.write_json(out / "plan.json", content), *figures.write(out / "figures", plan, drawn)]
 

@@ -1,11 +1,15 @@
 """Iso-loss contours over serving bits and D/N at one N, with the D_crit beyond which more data harms.
 
-Along a contour the served loss is the same: it shows how many bits are worth how many tokens.  Above the dashed
-line of D_crit contours bend back, and more tokens need more bits for the same loss.
+Along a contour the served loss is the same: it shows how many bits are worth how many tokens.  Above the line of
+D_crit contours bend back, and more tokens need more bits for the same loss.
+
+The line says no more than the table of the plan: it ends where the fits give no D_crit, with the reason in the legend,
+and is dashed where N, D or the bits lie beyond the data, with the largest factor.
 """
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +19,19 @@ from ptq_eval.laws.planning.curves import loss_over_bits_and_ratio
 from ptq_eval.laws.planning.planner import Plan
 from ptq_eval.report import style
 from ptq_eval.report.numbers import count, short
+from ptq_eval.report.plan_loss_figure import band, line
 from ptq_eval.report.study import Frame
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = ("kind", "params", "bits", "ratio", "loss", "beyond")
+COLUMNS = ("kind", "params", "bits", "ratio", "low", "high", "loss", "beyond", "why_not")
 LEVELS = 10
 _LABELS_AT = 0.85
 """Share of the axis of bits."""
+_LINE = 0.13
+"""Inches that a further line of a legend's entry takes."""
 
 
 def data(plan: Plan) -> Frame:
@@ -33,7 +41,7 @@ def data(plan: Plan) -> Frame:
 
 def levels(loss: np.ndarray) -> np.ndarray:
     """Losses to draw contours at: closer to each other near the lowest, where the contours are far apart."""
-    low, high = float(loss.min()), float(np.quantile(loss, 0.85))
+    low, high = float(loss.min()), min(float(np.quantile(loss, 0.85)), float(loss[:, -1].max()))
     steps = np.geomspace(1, 20, LEVELS + 1)[1:]
     found = low + (high - low) * (steps - 1) / (steps[-1] - 1)
     return np.unique([float(f"{level:.4g}") for level in found])
@@ -72,10 +80,7 @@ def draw(table: Frame) -> Figure:
     handles: list[Any] = [
         Line2D([], [], color="#2A788E", linewidth=0.9, label="loss after quantization (nats per token)")
     ]
-    turn = table[table["kind"] == "critical"].sort_values("bits")
-    if len(turn):
-        ax.plot(turn["bits"], turn["ratio"], color="black", linestyle="--", linewidth=1.0)
-        handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1.0, label="D_crit"))
+    handles += _turns(ax, table[table["kind"] == "critical"].sort_values("bits"), surface)
     corners = table[table["kind"] == "fitted"]
     if len(corners) == 2:
         (left, right), (low, high) = corners["bits"], corners["ratio"]
@@ -86,4 +91,27 @@ def draw(table: Frame) -> Figure:
     inside = " (beyond the fitted range)" if (grid["beyond"] > 1).all() and len(corners) == 2 else ""
     ax.set_title(f"N = {count(grid['params'].iloc[0])}{inside}")
     style.legend(figure, handles, most=2, handlelength=1.8)
+    lines = sum(len(textwrap.wrap(str(handle.get_label()), style.LABEL_WIDTH)) - 1 for handle in handles)
+    figure.set_figheight(figure.get_figheight() + _LINE * lines)
     return figure
+
+
+def _turns(ax: Axes, turn: Frame, surface: Frame) -> list[Any]:
+    """Draw D_crit; legend entries for its parts within and beyond the data, and for why it is not given elsewhere."""
+    from matplotlib.lines import Line2D
+
+    line(ax, turn["bits"], turn["ratio"], turn["beyond"], "black")
+    band(ax, turn["bits"], turn["low"], turn["high"], "black")
+    shown = turn[turn["ratio"].between(surface.index.min(), surface.index.max())]
+    handles: list[Any] = []
+    if not (shown["beyond"] > 1).all():
+        where = ", within the data" if shown["beyond"].notna().any() else " (the range of the data is not known)"
+        handles.append(Line2D([], [], color="black", linewidth=1.2, label=f"D_crit{where}"))
+    if len(far := shown.loc[shown["beyond"] > 1, "beyond"]):
+        label = f"D_crit, beyond the data by up to {short(far.max())}×"
+        handles.append(Line2D([], [], color="black", linewidth=0.9, linestyle=(0, (4, 2)), label=label))
+    for why, refused in turn.dropna(subset="why_not").groupby("why_not", sort=False):
+        ends = " to ".join(dict.fromkeys(f"{bits:.3g}" for bits in (refused["bits"].min(), refused["bits"].max())))
+        short_why = str(why).partition(";")[0]
+        handles.append(Line2D([], [], linestyle="none", label=f"no D_crit at {ends} bits: {short_why}"))
+    return handles

@@ -1,7 +1,7 @@
 """Loss against D at each serving precision, with D_crit marked.
 
-A line is dashed where N, D or the bits lie beyond what was fitted.  Curves that explode would flatten all others, so
-the axis ends a little above the loss before quantization at the left edge.
+A line is dashed, and the mark of a D_crit hollow, where N, D or the bits lie beyond what was fitted.  Curves that
+explode would flatten all others, so the axis ends a little above the loss before quantization at the left edge.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = ("kind", "params", "bits", "tokens", "loss", "low", "high", "beyond")
+COLUMNS = ("kind", "params", "bits", "serving", "tokens", "loss", "low", "high", "beyond")
 _ABOVE = 0.25
 """Share of the fall of the loss that the axis goes on above it."""
 
@@ -49,7 +49,8 @@ def draw(table: Frame) -> Figure:
         band(ax, curve["tokens"], curve["low"], curve["high"], colour)
     for _, mark in table[table["kind"] == "critical"].iterrows():
         colour = style.colour(mark["bits"])
-        ax.plot(mark["tokens"], mark["loss"], "o", color=colour, zorder=4)
+        inside = "white" if mark["beyond"] > 1 else colour
+        ax.plot(mark["tokens"], mark["loss"], "o", color=colour, markerfacecolor=inside, zorder=4)
         if math.isfinite(mark["low"]) and math.isfinite(mark["high"]):
             ax.plot([mark["low"], mark["high"]], [mark["loss"]] * 2, color=colour, linewidth=2.4, alpha=0.5, zorder=3)
     for _, mark in table[table["kind"] == "asked"].iterrows():
@@ -62,8 +63,8 @@ def draw(table: Frame) -> Figure:
 
 
 def line(ax: Axes, x: Any, y: Any, beyond: Any, colour: str, width: float = 1.0) -> None:
-    """A curve, dashed where it lies beyond what was fitted."""
-    x, y, inside = np.asarray(x, float), np.asarray(y, float), np.asarray(beyond, float) <= 1
+    """A curve, dashed where it lies beyond what was fitted; solid throughout where that is not known."""
+    x, y, inside = np.asarray(x, float), np.asarray(y, float), ~(np.asarray(beyond, float) > 1)
     ax.plot(x, y, color=colour, linewidth=0.9 * width, linestyle=(0, (4, 2)))
     ax.plot(x, np.where(inside, y, np.nan), color=colour, linewidth=1.2 * width)
 
@@ -95,11 +96,14 @@ def _legend(figure: Figure, table: Frame) -> None:
 
     curves, kinds = table[table["kind"] == "curve"], set(table["kind"])
     handles: list[Any] = [Line2D([], [], color="black", label="before quantization")]
-    for bits in sorted(curves["bits"].dropna().unique()):
-        handles.append(Line2D([], [], color=style.colour(bits), label=f"{bits:g} bits"))
+    served = curves.dropna(subset="bits").drop_duplicates("bits").sort_values("bits")
+    for bits, label in zip(served["bits"], served["serving"]):
+        handles.append(Line2D([], [], color=style.colour(bits), label=label))
     handles += beyond_handles(curves)
     if "critical" in kinds:
-        handles.append(Line2D([], [], color="grey", marker="o", linestyle="none", label="D_crit"))
+        turns = table[table["kind"] == "critical"]
+        label = "D_crit (hollow: beyond the data)" if (turns["beyond"] > 1).any() else "D_crit"
+        handles.append(Line2D([], [], color="grey", marker="o", linestyle="none", label=label))
     if np.isfinite(curves["low"]).any():
         handles.append(Patch(color="grey", alpha=0.2, linewidth=0, label="interval"))
     if "asked" in kinds:

@@ -40,13 +40,13 @@ class PlanReport:
 def _serving(plan: Plan) -> Table:
     given = plan.question.tokens
     at = "" if given is None else f", D = {count(given)}"
-    title = Text.assemble("Trained at 16 bits, then quantized", at)
-    drawn = _table(title, "bits", *(_SERVING if given is not None else (*_SERVING[:3], _SERVING[-1])))
+    title = Text.assemble(_way(plan), at)
+    drawn = _table(title, "served at", *(_SERVING if given is not None else (*_SERVING[:3], _SERVING[-1])))
     losses = {answer.at["bits"]: answer for answer in plan.of("loss")}
     for answer in plan.of("critical_tokens"):
         serve, values = answer.at["bits"], answer.values
         turn = interval(values["D"]) + " !" * farther(answer) if "D" in values else MISSING
-        cells = [f"{serve:g}", count(answer.at.get("N")), turn]
+        cells = [answer.label, count(answer.at.get("N")), turn]
         cells.append(interval(values["tokens_per_param"], short) if values else MISSING)
         if given is not None:
             found, far = losses[serve].values, losses[serve].beyond
@@ -56,13 +56,22 @@ def _serving(plan: Plan) -> Table:
     return drawn
 
 
+def _way(plan: Plan) -> str:
+    """How the served model came about under the law at hand, with the group size where that counts."""
+    formulas, group = plan.planner.formulas, plan.source.serving.group_size
+    ways = {"sun": "Trained and served in one format", "chen": "Trained to be quantized"}
+    name = "" if formulas.law is None else formulas.law.name
+    way = ways.get(name, "Trained at 16 bits, then quantized")
+    return way if group is None else f"{way}, {group:g} numbers per scale"
+
+
 def _optima(plan: Plan) -> Iterator[RenderableType]:
     answers = [answer for answer in plan.of("optimum") if answer.values]
     for setting in dict.fromkeys(answer.label.partition(": ")[0] for answer in answers):
         mine = [answer for answer in answers if answer.label.startswith(setting)]
         drawn = _table(Text.assemble("Least loss, ", (_budget(mine[0]), "bold")), *_OPTIMUM)
         for answer in mine:
-            drawn.add_row(*map(Text, _optimum_cells(answer)))
+            drawn.add_row(*map(Text, _optimum_cells(answer, plan)))
         yield drawn
 
 
@@ -77,13 +86,13 @@ def _budget(answer: Answer) -> str:
     return ", ".join(words)
 
 
-def _optimum_cells(answer: Answer) -> list[str]:
+def _optimum_cells(answer: Answer, plan: Plan) -> list[str]:
     values, serve = answer.values, answer.at.get("serve_bits")
     given = answer.at.get("train_bits")
     trained = f"{given:g}" if given is not None else f"{interval(values['P'], bits)} (best)"
     held = values["P"].value if serve is None else serve
     return [
-        "as trained" if serve is None else f"{serve:g}",
+        "as trained" if serve is None else plan.planner.label(serve),
         trained,
         interval(values["N"]),
         interval(values["D"]),

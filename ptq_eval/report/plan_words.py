@@ -116,7 +116,11 @@ def _longer(plan: Plan) -> Iterator[str]:
         sign = _sign(after)
         verdict = {-1: "longer pays", 1: "longer harms", 0: "whether longer pays cannot be told"}[sign]
         change = f"{_signed(after)} after quantization ({_signed(before)} before)"
-        yield f"Served at {serve:g} bits: {place}twice the tokens change the loss by {change}: {verdict}."
+        yield f"Served {_at(plan, serve)}: {place}twice the tokens change the loss by {change}: {verdict}."
+
+
+def _at(plan: Plan, serve: float) -> str:
+    return f"{'in' if plan.source.serving.formats else 'at'} {plan.planner.label(serve)}"
 
 
 def _smallest(plan: Plan) -> Iterator[str]:
@@ -142,14 +146,21 @@ def _lower(plan: Plan) -> Iterator[str]:
             told = f"{interval(free.values['P'], bits)} bits instead of {HIGH:g} {change}"
             yield f"{_conditions(setting, free.at)}, served as trained: {told}: {_pays(free)}."
         for serve in plan.planner.bits:
-            yield from _ways(setting, serve, best)
+            own = best.get((setting, serve, serve)) if plan.planner.formulas.trained_as_served else None
+            if own and "against_16" in own.values:
+                change = f"{_signed(own.values['against_16'])} against training at {HIGH:g} bits: {_pays(own)}"
+                at = f"{_conditions(setting, own.at)}, trained and served {_at(plan, serve)}"
+                yield f"{at}: this changes the loss by {change}."
+            yield from _ways(plan, setting, serve, best)
 
 
-def _ways(setting: str, serve: float, best: Mapping[tuple[str, float | None, float | None], Answer]) -> Iterator[str]:
+def _ways(
+    plan: Plan, setting: str, serve: float, best: Mapping[tuple[str, float | None, float | None], Answer]
+) -> Iterator[str]:
     """The ways to a model served at `serve` bits, compared."""
     ways = {
         f"trained at {HIGH:g} bits and quantized": best.get((setting, serve, HIGH)),
-        f"trained at {serve:g} bits": best.get((setting, None, serve)),
+        f"trained at {plan.planner.label(serve)}": best.get((setting, None, serve)),
         "trained in between and quantized": best.get((setting, serve, None)),
     }
     known = {name: answer for name, answer in ways.items() if answer}
@@ -163,7 +174,7 @@ def _ways(setting: str, serve: float, best: Mapping[tuple[str, float | None, flo
     best_lower = min(lower, key=lambda answer: answer.values["loss"].value)
     parts.append(f"the lower training precision changes the loss by {_signed(best_lower.values['against_16'])}")
     first, pays = next(iter(known.values())), _pays(best_lower)
-    yield f"{_conditions(setting, first.at)}, served at {serve:g} bits: {'; '.join(parts)}: {pays}."
+    yield f"{_conditions(setting, first.at)}, served at {plan.planner.label(serve)}: {'; '.join(parts)}: {pays}."
 
 
 def _pays(answer: Answer) -> str:

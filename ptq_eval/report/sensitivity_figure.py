@@ -2,7 +2,7 @@
 
 Predicted against measured δ, and against KL, a point per layer and bit-width; the layers that carry the damage at one
 width; and the damage of all layers together against bits, with prediction and bound.  A δ that is negative, or too
-small for the axis, is drawn hollow at its lower edge.
+small for the axis, is drawn hollow in a strip below it, with a row for each bit-width.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ALL = "all"
 BARS = 10
 MOST_ROWS = 6
+_STRIP, _GAP = 0.045, 0.02
+"""Shares of a panel's height: a row of the strip, and the room about all rows."""
 NUMBERS = ("delta", "delta_se", "kl", "kl_se", "predicted", "predicted_se", "spread", "scatter")
 COLUMNS = ("checkpoint", "kind", "layer", "bits", *NUMBERS, "bound", "bar")
 
@@ -87,8 +89,8 @@ def draw(table: Frame) -> Figure:
         _layers(row[2], own[own["bar"]])
         _widths(row[3], own[own["kind"] == "joint"].sort_values("bits"))
         row[0].set_title(name)
-        row[0].set_ylabel("δ of one layer, measured")
-        row[1].set_ylabel("KL of one layer, measured")
+        row[0].set_ylabel("δ of one layer, measured\n(nats per token)")
+        row[1].set_ylabel("KL of one layer, measured\n(nats per token)")
         row[3].set_ylabel("all layers (nats per token)")
     for ax, words in zip(axes[-1], ("predicted (nats per token)",) * 2 + ("KL (nats per token)", "bits")):
         ax.set_xlabel(words)
@@ -102,23 +104,34 @@ def _scatter(ax: Axes, own: Frame, column: str) -> None:
         ax.set_axis_off()
         return
     low, high = float(layers["predicted"].min()) / 3, float(layers["predicted"].max()) * 4
-    ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+    hidden = layers[~(layers[column] > low)]
+    strip = sorted(hidden["bits"].unique())
+    share = len(strip) * _STRIP + (_GAP if strip else 0)
+    bottom = low / (high / low) ** (share / (1 - share))
+    ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(bottom, high))
     ax.plot([low, high], [low, high], color="0.6", linewidth=0.7, zorder=0)
     for bits, group in layers.groupby("bits"):
-        colour, inside = style.colour(float(bits)), group[column] > low
-        seen, hidden = group[inside], group[~inside]
+        seen = group[group[column] > low]
         error = seen[f"{column}_se"].fillna(0)
-        lower = np.minimum(error, seen[column] - low / 10)
-        marks: dict[str, Any] = {"color": colour, "markersize": 2.6}
-        ax.errorbar(
-            seen["predicted"], seen[column], yerr=[lower, error], fmt="o", elinewidth=0.5, markeredgewidth=0, **marks
-        )
-        if len(hidden):
-            edge = np.full(len(hidden), 0.03)
-            where = ax.get_xaxis_transform()
-            ax.plot(
-                hidden["predicted"], edge, "o", transform=where, markerfacecolor="none", markeredgewidth=0.6, **marks
-            )
+        lower = np.minimum(error, seen[column] - low)
+        marks: dict[str, Any] = {"fmt": "o", "color": style.colour(float(bits)), "markersize": 2.6}
+        ax.errorbar(seen["predicted"], seen[column], yerr=[lower, error], elinewidth=0.5, markeredgewidth=0, **marks)
+    if strip:
+        _strip(ax, hidden, strip, low)
+
+
+def _strip(ax: Axes, hidden: Frame, widths: list[float], floor: float) -> None:
+    """What has no place on a logarithmic axis, hollow in a band below it: a row for each of `widths`."""
+    ends = ax.get_ylim()
+    ax.axhspan(ends[0], floor, color="0.95", linewidth=0, zorder=0)
+    for row, bits in enumerate(reversed(widths)):
+        group = hidden[hidden["bits"] == bits]
+        places, hollow = np.full(len(group), (row + 0.5) * _STRIP), {"markerfacecolor": "none", "markeredgewidth": 0.6}
+        look: dict[str, Any] = {"color": style.colour(float(bits)), "markersize": 2.6, **hollow}
+        ax.plot(group["predicted"], places, "o", transform=ax.get_xaxis_transform(), **look)
+    ax.set_yticks([tick for tick in ax.get_yticks() if floor <= tick <= ends[1]])
+    ax.set_yticks([tick for tick in ax.get_yticks(minor=True) if floor <= tick <= ends[1]], minor=True)
+    ax.set_ylim(*ends)
 
 
 def _layers(ax: Axes, bars: Frame) -> None:
@@ -159,12 +172,18 @@ def _widths(ax: Axes, joint: Frame) -> None:
     ax.plot(bits, joint["predicted"], color="black", linewidth=0.9)
     limit = joint.dropna(subset=["bound"])
     ax.plot(limit["bits"], limit["bound"].astype(float), color="#D55E00", linewidth=0.9, linestyle="--")
-    ax.plot(bits, joint["kl"], "s", color="#0072B2", markersize=3, markerfacecolor="none", markeredgewidth=0.8)
+    ax.plot(
+        bits, joint["kl"], "s", color="#0072B2", zorder=4, markersize=5, markerfacecolor="none", markeredgewidth=0.9
+    )
     positive = joint[joint["delta"] > floor]
     lower = np.minimum(positive["delta_se"].fillna(0), positive["delta"] - floor / 10)
     upper = positive["delta_se"].fillna(0)
     ax.errorbar(positive["bits"], positive["delta"], yerr=[lower, upper], fmt="o", color="black", elinewidth=0.7)
     ax.set_ylim(bottom=floor)
+    lost = joint.loc[~(joint["delta"] > floor), "bits"]
+    if len(lost):
+        edge = {"transform": ax.get_xaxis_transform(), "markerfacecolor": "none", "markersize": 3.6}
+        ax.plot(lost, np.full(len(lost), 0.03), "o", color="black", **edge)
     ax.set_xticks(bits)
 
 
@@ -180,9 +199,9 @@ def _legend(figure: Figure, table: Frame) -> None:
     handles += [
         Line2D([], [], marker="o", label="δ ≤ 0 or below the axis", **hollow),
         Line2D([], [], color="black", marker="o", linestyle="none", label="δ, all layers"),
-        Line2D([], [], marker="s", label="KL, all layers", **{**hollow, "color": "#0072B2"}),
+        Line2D([], [], marker="s", label="KL, all layers", **{**hollow, "color": "#0072B2", "markersize": 5}),
         Line2D([], [], color="black", marker="D", markersize=2.6, linewidth=0.9, label="predicted"),
-        Patch(color="0.85", linewidth=0, label="± δ of roundings"),
-        Line2D([], [], color="#D55E00", linestyle="--", label="bound C·4^−bits"),
+        Patch(color="0.85", linewidth=0, label="± roundings (of δ)"),
+        Line2D([], [], color="#D55E00", linestyle="--", label=r"bound $C\,4^{-\mathrm{bits}}$"),
     ]
     style.legend(figure, handles, most=6)

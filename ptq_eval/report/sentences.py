@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ptq_eval.report.numbers import MISSING, bounds, count, estimate, number, plus_minus
-from ptq_eval.report.study import Study
+from ptq_eval.report.study import Frame, Study
 
 
 def observed(entry: Mapping[str, Any]) -> bool:
@@ -64,15 +64,38 @@ def _interval(what: str, entry: Mapping[str, Any] | None) -> list[str]:
 
 def early(study: Study) -> str:
     """How many deltas ended before the last window and what that means for their row; "" where none did."""
-    used, whole = study.early
+    words = _early(study, study.measured)
+    meaning = (
+        "their standard error is that of the windows measured, and their loss_q is the full-precision loss over all "
+        "windows plus δ"
+    )
+    return f"{words}; {meaning}." if words else ""
+
+
+def _early(study: Study, rows: Frame) -> str:
+    used, whole = study.early(rows)
     if not used:
         return ""
     spread = f"median, {used[0]} to {used[-1]}" if used[0] < used[-1] else "each"
     return (
-        f"{len(used)} of {len(study.measured)} deltas ended early, by the rule of --precision, after "
-        f"{statistics.median(used):g} of {whole} windows ({spread}); their standard error is that of the windows "
-        "measured, and their loss_q is the full-precision loss over all windows plus δ."
+        f"{len(used)} of {len(rows)} deltas ended early, by the rule of --precision, after "
+        f"{statistics.median(used):g} of {whole} windows ({spread})"
     )
+
+
+def with_early(fit: Mapping[str, Any], table: Frame) -> dict[str, Any]:
+    """The fit, its intervals followed by how many of their deltas ended early and after how many windows.
+
+    table: the rows behind the fit.  A fit of full-precision losses is left alone: those are of all windows.
+    """
+    study = Study(table, fit, {})
+
+    def told(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+        rows = study.measured[study.measured["label"] == study.label_of(entry)]
+        words = _early(study, rows[rows["run"].isin(entry["runs"])])
+        return {**entry, "interval": f"{entry['interval']}; {words}"} if words else entry
+
+    return {**fit, "fits": [told(entry) for entry in fit["fits"]]}
 
 
 def answers(study: Study) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:

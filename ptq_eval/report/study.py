@@ -7,8 +7,9 @@ label adds what tells them apart, so that no table mixes rows that are not compa
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -70,6 +71,13 @@ def _configuration(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def digest(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The first 16 hexadecimal digits of SHA-256 over what laws are fitted to in these rows, in any order."""
+    names = ("key", "trajectory", "phase", "D", "N", "P", "loss_fp", "loss_q", "delta", "se", "learning_rate")
+    told = sorted(repr([getattr(point, name) for name in names]) for point in read(rows)[0])
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True, eq=False)
 class Study:
     """Table, fit and run description.  Raises NothingToFitError for a table without rows."""
@@ -107,6 +115,11 @@ class Study:
         return frame.sort_values(["place", "tokens", "step"], kind="stable").reset_index(drop=True)
 
     @cached_property
+    def digest(self) -> str:
+        """What the rows are known by; see `digest`."""
+        return digest(self.table.to_dict("records"))
+
+    @cached_property
     def measured(self) -> Frame:
         """Quantized rows with a finite delta."""
         rows = self.rows
@@ -120,12 +133,14 @@ class Study:
         full = rows["quantizer"] == FULL_PRECISION
         return pd.concat([rows[full], rows[~full]]).drop_duplicates("point").sort_index()
 
-    @cached_property
-    def early(self) -> tuple[list[int], int]:
-        """(windows behind each delta that ended early, windows of the full-precision losses they are paired with)."""
+    def early(self, rows: Frame) -> tuple[list[int], int]:
+        """(windows behind each delta that ended early, windows of the full-precision losses they are paired with).
+
+        rows: some of `measured`.
+        """
         full = self.baseline.drop_duplicates("point").set_index("point")["windows"]
-        all_of_them = self.measured["point"].map(full).astype(float)
-        used = self.measured.loc[self.measured["windows"] < all_of_them, "windows"]
+        all_of_them = rows["point"].map(full).astype(float)
+        used = rows.loc[rows["windows"] < all_of_them, "windows"]
         return sorted(int(n) for n in used), int(all_of_them.max()) if len(used) else 0
 
     @cached_property

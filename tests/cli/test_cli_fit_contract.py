@@ -214,6 +214,11 @@ def test_laws_are_compared_on_records(ptq_eval, out):
     assert [one["label"] for one in found["comparisons"]] == ["rtn"]
     assert found["comparisons"][0]["n_points"] == 6
     assert found["phase"][0]["tested"] is False
+    page = (out / "report.md").read_text()
+    assert found["comparisons"][0]["verdict"][1:] in page.split("## Laws compared\n")[1].split("\n## ")[0]
+    assert "Out of date" not in page
+    assert ptq_eval("report", out, "--bootstrap", "10").code == 0
+    assert found["comparisons"][0]["verdict"][1:] in (out / "report.md").read_text()
 
 
 def test_records_are_fitted_per_bit_width_beside_the_usual_fit(ptq_eval, out):

@@ -91,8 +91,14 @@ def test_counts_in_any_notation_are_one_plan(ptq_eval, tmp_path):
         (("--params", "1B", "--preset", "KUMAR"), errors.UnknownPluginError, "KUMAR_2024"),
         (("--params", "1B", "--preset", "nothing"), errors.UnknownPluginError, "choose one of these"),
         (("--params", "1B", "--preset", "SUN_2025"), errors.PlanError, "E4M3"),
-        (("--params", "1B", "--preset", "CHEN_2025"), errors.PlanError, "group_size=128"),
+        (("--params", "1B", "--preset", "CHEN_2025"), errors.PlanError, "--group-size 128"),
+        (("--params", "1B", "--group-size", "128"), errors.PlanError, "EPOCH_2024,CHEN_2025"),
+        (("--params", "1B", "--serve-format", "E4M3"), errors.PlanError, "SUN_2025"),
+        (("--params", "1B", "--preset", "SUN_2025", "--serve-bits", "4"), errors.PlanError, "--serve-bits 4"),
         (("--params", "1B", "--preset", "KUMAR_2024,OUYANG_2024"), errors.PlanError, "do not go together"),
+        (("--params", "1B", "--quantizer", "rtn"), errors.OptionError, "--fit OUT"),
+        (("--params", "1B", "--fit", "out", "--no-offsets"), errors.OptionError, "--no-offsets"),
+        (("--params", "1B", "--preset", ""), errors.UnknownPluginError, "choose one of these"),
         (("--params", "1B", "--fit", "nowhere"), errors.NothingToFitError, "nowhere"),
         (("--params", "1B", "--fit", "a", "--preset", "b"), errors.OptionError, "--preset"),
     ],
@@ -220,15 +226,30 @@ def test_what_the_fit_does_not_identify_the_plan_does_not_give(ptq_eval, simulat
     folder = shutil.copytree(simulated, tmp_path / "copy")
     verdict = {"quantizer": "rtn", "run": "size100000", "params": 1e5, "bits": 3.0, "predicted": None}
     verdict["verdict"] = "not identifiable: at 3 bits delta is not told apart from zero"
-    found = {**verdict, "run": "size400000", "params": 4e5, "predicted": {"value": 1e9}}
+    found = {**verdict, "run": "size400000", "params": 4e5, "predicted": {"value": 1e9}, "verdict": "predicted"}
+    two = [{**entry, "bits": 2.0, "predicted": {"value": 1e8}, "verdict": "predicted"} for entry in (verdict, found)]
     other = {**verdict, "quantizer": "gptq", "bits": 2.0}
-    (folder / "fit.json").write_text(json.dumps({"fits": [], "critical_tokens": [verdict, found, other]}))
+    (folder / "fit.json").write_text(json.dumps({"fits": [], "critical_tokens": [verdict, found, other, *two]}))
     options = ("--fit", folder, "--serve-bits", "2,3", "--bootstrap", "10", "-o", tmp_path / "plan")
     for N, known in (("120k", {2: True, 3: False}), ("350k", {2: True, 3: True})):
         assert ptq_eval("plan", "--params", N, *options).code == 0
         turns = asked(plan_of(tmp_path / "plan"), "critical_tokens")
         assert {answer["at"]["bits"]: bool(answer["values"]) for answer in turns} == known
         assert all("size100000 says: at 3 bits delta" in a["why_not"] for a in turns if not a["values"])
+
+
+def test_formats_and_group_sizes(ptq_eval, tmp_path):
+    options = ("--params", "1B", "--tokens", "100B", "--group-size", "128", "-o", tmp_path / "plan")
+    answer = ptq_eval("plan", "--preset", "SUN_2025", "--serve-format", "E4M3,E2M1", *options)
+    assert (answer.code, answer.err) == (0, "")
+    for words in ("Trained and served in one format, 128 numbers per scale", "27.3T", "393B", "served in E2M1"):
+        assert words in answer.out, words
+    answer = ptq_eval("plan", "--preset", "EPOCH_2024,CHEN_2025", *options)
+    assert (answer.code, answer.err) == (0, "")
+    assert "0.0174" in answer.out
+    assert plan_of(tmp_path / "plan")["question"]["group_size"] == 128
+    names = {path.stem for path in (tmp_path / "plan" / "figures").iterdir()}
+    assert names == {"loss_vs_tokens"}  # the bits are no axis under these laws
 
 
 def test_plan_needs_no_torch(tmp_path):

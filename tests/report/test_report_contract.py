@@ -105,10 +105,14 @@ def test_figures_hold_what_was_measured(out, written, table):
     ratio = pd.read_csv(out / "figures/delta_vs_ratio.csv")
     points = ratio[ratio["kind"] == "measured"]
     assert len(points) == len(measured)
-    assert set(points.loc[points["delta"] <= 0, "shown"]) == {"lower edge"}
+    noise = points["delta"].abs() <= 2 * points["delta_se"]
+    assert 0 < noise.sum() < len(points)
+    assert (points["shown"] == np.where(noise, "noise", "clear")).all()
     assert points["delta"].sum() == pytest.approx(measured["delta"].sum(), rel=1e-12)
     tokens = pd.read_csv(out / "figures/loss_vs_tokens.csv", dtype={"bits": float})
     assert (tokens["kind"] == "after").sum() == len(measured)
+    assert set(tokens.loc[tokens["kind"] == "before", "loss_se"]) == {0.02}  # loss_fp_se of every checkpoint
+    assert tokens.loc[tokens["kind"] == "after", "loss_se"].sum() == pytest.approx(measured["delta_se"].sum())
     assert set(tokens["kind"]) == {"before", "after", "fit", "observed", "predicted", "unidentified"}
 
 

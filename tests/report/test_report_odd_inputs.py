@@ -10,7 +10,7 @@ import pytest
 from report_synthetic import make_fit, make_run, make_table
 from rich.console import Console
 
-from ptq_eval.report import render, write
+from ptq_eval.report import delta_figure, render, write
 from ptq_eval.report.loss_figure import ceiling
 from ptq_eval.report.loss_figure import data as loss_data
 from ptq_eval.report.study import Study
@@ -47,6 +47,11 @@ def all_negative():
     return table.assign(delta=-table["delta"].abs(), delta_se=0.001)
 
 
+def mixed_signs():
+    table = one_run()
+    return table.assign(delta=table["delta"] * np.where(np.arange(len(table)) % 2, 1, -1e-3), delta_se=2e-4)
+
+
 def no_errors_known():
     return one_run().assign(delta_se=np.nan)
 
@@ -81,11 +86,16 @@ def test_a_report_is_written_whole(case, tmp_path):
     assert "loss before" in console.file.getvalue()
 
 
-def test_deltas_that_a_logarithm_cannot_show_are_kept_at_the_lower_edge(tmp_path):
-    write(tmp_path, all_negative(), EMPTY, {})
-    points = pd.read_csv(tmp_path / "figures/delta_vs_ratio.csv")
-    assert len(points) == 6
-    assert set(points["shown"]) == {"lower edge"}
+@pytest.mark.parametrize("case", [all_negative, no_errors_known, mixed_signs], ids=lambda case: case.__name__)
+def test_every_delta_stands_at_its_value_inside_the_axes(case):
+    study = Study(case(), EMPTY, {})
+    axes = delta_figure.draw(delta_figure.data(study)).axes[0]
+    low, high = axes.get_ylim()
+    drawn = sorted(y for line in axes.lines if line.get_linestyle() == "None" for y in line.get_ydata())
+    assert drawn == sorted(study.measured["delta"])
+    assert low < drawn[0]
+    assert drawn[-1] < high
+    assert axes.get_yscale() == ("symlog" if drawn[0] <= 0 else "log")
 
 
 def test_an_exploding_curve_does_not_flatten_the_others():
