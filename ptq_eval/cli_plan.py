@@ -19,6 +19,8 @@ Examples:
   ptq-eval plan --budget 1e21 --serve-bits 4 --served-tokens 1T
   ptq-eval plan --budget 1e21 --memory 8GB --serve-bits 3,4
   ptq-eval plan --preset EPOCH_2024,OUYANG_2024 --params 1B --serve-bits 4
+  ptq-eval plan --preset EPOCH_2024,CHEN_2025 --params 1B --group-size 128
+  ptq-eval plan --preset SUN_2025 --params 1B --serve-format E4M3,E2M1 --group-size 128
   ptq-eval plan --fit out --quantizer gptq --params 160M --serve-bits 4
 """
 
@@ -27,6 +29,10 @@ def _quantity(_ctx: click.Context, param: click.Parameter, value: str | None) ->
     from ptq_eval.laws.planning.quantities import read
 
     return None if value is None else read(param.opts[0], value)
+
+
+def _formats(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return () if value is None else tuple(part.strip() for part in value.split(","))
 
 
 _options = cli_options.together(
@@ -43,6 +49,18 @@ _options = cli_options.together(
         callback=cli_options.numbers(float, "3,4"),
         metavar="B,…",
         help="Precisions to serve at.  [default: those that were fitted]",
+    ),
+    click.option(
+        "--serve-format",
+        callback=_formats,
+        metavar="ExMy,…",
+        help="Floating-point formats to train and serve in, for a law that knows them: E4M3.",
+    ),
+    click.option(
+        "--group-size",
+        type=float,
+        metavar="G",
+        help="How many numbers share one scale, for a law that knows it: 128.",
     ),
     click.option("--max-loss", type=float, metavar="X", help="Find the fewest bits that add less, in nats per token."),
     click.option("--budget", callback=_quantity, metavar="C", help="FLOPs at 16 bits.  [default: 6·N·D, where given]"),
@@ -85,9 +103,8 @@ def plan(fit: str | None, preset: str | None, out: str | None, **settings: Any) 
     from ptq_eval.laws.planning.planner import plan as answer
     from ptq_eval.report import plan as report
 
-    if fit is not None and preset is not None:
-        raise OptionError("--fit and --preset exclude each other", got=f"{fit} and {preset}", remedy="leave one out")
-    names = ("params", "tokens", "max_loss", "budget", "memory")
+    _check(fit, preset, settings)
+    names = ("params", "tokens", "max_loss", "budget", "memory", "serve_format", "group_size")
     question = Question(
         **{name: settings[name] for name in names},
         serve_bits=settings["serve_bits"] or (),
@@ -105,10 +122,22 @@ def plan(fit: str | None, preset: str | None, out: str | None, **settings: Any) 
     click.echo(f"\nWritten to {folder}: plan.json and {len(written) - 1} files in figures/")
 
 
+def _check(fit: str | None, preset: str | None, settings: dict[str, Any]) -> None:
+    """Raises OptionError for options that belong to the other origin of constants."""
+    if fit is not None and preset is not None:
+        raise OptionError("--fit and --preset exclude each other", got=f"{fit} and {preset}", remedy="leave one out")
+    if fit is None and settings["quantizer"] is not None:
+        what = "--quantizer chooses among the measurements of --fit, and presets have none"
+        raise OptionError(what, got=settings["quantizer"], remedy="--fit OUT, or leave it out")
+    if fit is not None and not settings["offsets"]:
+        what = "--no-offsets belongs to presets: a fit has the offsets that were fitted"
+        raise OptionError(what, got=fit, remedy="leave it out, or fit again: --law-option offsets=false")
+
+
 def _source(fit: str | None, preset: str | None, settings: dict[str, Any], bar: Bar) -> Any:
     from ptq_eval.planning import folder, preset_named
 
     if fit is None:
-        return preset_named(preset or DEFAULT_PRESET, offsets=settings["offsets"])
+        return preset_named(DEFAULT_PRESET if preset is None else preset, offsets=settings["offsets"])
     options = {name: settings[name] for name in ("quantizer", "params", "seed", "bootstrap")}
     return folder(fit, **options, progress=bar)

@@ -6,7 +6,6 @@ import difflib
 import json
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ import numpy as np
 from ptq_eval.errors import NothingToFitError, UnknownPluginError
 from ptq_eval.laws.planning.fits import REPLICATES, from_records
 from ptq_eval.laws.planning.source import Source, from_preset
-from ptq_eval.laws.planning.stored import from_stored, verdicts
+from ptq_eval.laws.planning.stored import from_stored
 from ptq_eval.laws.presets import PRESETS
-from ptq_eval.laws.table import FULL_PRECISION
 
 Progress = Callable[[str, float, float], None]
 
@@ -48,7 +46,8 @@ def folder(
     """The constants of an output folder: of its records, fitted again, or else of its `fit.json`.
 
     params: the N asked about, for folders with fewer than three sizes.  What `fit.json` says of the D_crit of a run is
-    kept.  Raises NothingToFitError for a folder that has neither, PlanError where a quantizer has to be named.
+    kept; without it the records are judged as `fit` would.  Raises NothingToFitError for a folder that has neither,
+    PlanError where a quantizer has to be named.
     """
     out = Path(out)
     content = _read(out / "fit.json") if (out / "fit.json").is_file() else {}
@@ -65,10 +64,8 @@ def folder(
     if progress:
         progress("fitting", 0.0, 0.0)
     named = {"quantizer": quantizer, "params": params, "name": str(out)}
-    source = from_records(as_rows(frame), windows, **named, seed=seed, n_boot=bootstrap)
-    quantizers = [row["quantizer"] for row in as_rows(frame) if row["quantizer"] != FULL_PRECISION]
-    chosen = quantizer or next((name for name in quantizers if isinstance(name, str)), None)
-    return replace(source, verdicts=verdicts(content.get("critical_tokens") or [], chosen))
+    judged = content.get("critical_tokens")
+    return from_records(as_rows(frame), windows, **named, seed=seed, n_boot=bootstrap, critical=judged)
 
 
 def _replicates(out: Path) -> dict[str, np.ndarray]:

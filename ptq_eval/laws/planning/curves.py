@@ -6,10 +6,12 @@ A curve has the interval of its source at every point, and says which of its poi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from ptq_eval.laws.critical import FARTHEST
 from ptq_eval.laws.planning.optimum import BITS, Budget, optimum
 from ptq_eval.laws.planning.planner import Planner
 
@@ -41,21 +43,25 @@ def loss_against_tokens(planner: Planner) -> Rows:
     for bits in (math.nan, *planner.bits):
         curve = before if math.isnan(bits) else before + formulas.damage(N, tokens, bits)
         for D, values in zip(tokens, np.atleast_2d(curve).T):
-            drawn = {"kind": "curve", "params": N, "bits": bits, "tokens": float(D)}
+            drawn = {"kind": "curve", "params": N, "bits": bits, "serving": _serving(planner, bits), "tokens": float(D)}
             rows.append(
-                {**drawn, **_ends(planner, values), "beyond": _factor(source.beyond(N=N, D=float(D), bits=bits))}
+                {
+                    **drawn,
+                    **_ends(planner, values),
+                    "beyond": _factor(planner, source.beyond(N=N, D=float(D), bits=bits)),
+                }
             )
     return rows + marks
 
 
 def loss_over_bits_and_ratio(planner: Planner) -> Rows:
     """Loss after quantization on a grid of bits and D/N at one N, kind "grid"; D_crit/N over bits, "critical"; two
-    corners of what was fitted, "fitted".
+    corners of what was fitted, "fitted".  Where there is no D_crit `why_not` says why, and there is no ratio.
 
-    Empty where the loss or the damage is not known at this N.
+    Empty where the loss or the damage is not known at this N, or the bits are no variable of the law.
     """
     N = planner.size(planner.bits[0])
-    if N is None or planner.lacking("damage", "loss", N=N)[0]:
+    if N is None or planner.lacking("damage", "loss", N=N)[0] or not planner.formulas.by_bits:
         return []
     formulas = planner.source.formulas(2)
     bits = np.linspace(max(min(planner.bits) - 1, 1), max(planner.bits) + 1, GRID)
@@ -67,18 +73,28 @@ def loss_over_bits_and_ratio(planner: Planner) -> Rows:
         for i, b in enumerate(bits)
         for j, r in enumerate(ratio)
     ]
-    critical = [float(np.atleast_1d(planner.formulas.critical_tokens(N, b))[0]) / N for b in bits]
-    rows += [
-        {"kind": "critical", "params": N, "bits": float(b), "ratio": r, "loss": math.nan}
-        for b, r in zip(bits, critical)
-        if r <= FARTHEST_RATIO
-    ]
+    rows += _turns(planner, N, bits)
     if {"D", "bits"} <= set(planner.source.ranges):
         corners = zip(*(planner.source.ranges[axis] for axis in ("D", "bits")))
         rows += [{"kind": "fitted", "params": N, "bits": b, "ratio": D / N, "loss": math.nan} for D, b in corners]
     for row in rows:
         at = {"N": N, "D": row["ratio"] * N, "bits": row["bits"]}
-        row["beyond"] = _factor(planner.source.beyond(**at))
+        row["beyond"] = _factor(planner, planner.source.beyond(**at))
+    return rows
+
+
+def _turns(planner: Planner, N: float, bits: np.ndarray) -> Rows:
+    """D_crit/N at each of `bits`, with its interval, as far as a table of the plan would give and believe it."""
+    rows = []
+    for b in bits:
+        found, why_not = planner.source.critical_tokens(N, float(b))
+        if planner.source.beyond(D=found.value).get("D", 0.0) > FARTHEST:
+            why_not = f"more than {FARTHEST:g}× the largest D fitted: not to be believed"
+        ends = (math.nan,) * 3 if why_not else (found.value / N, found.low / N, found.high / N)
+        turn = dict(zip(("ratio", "low", "high"), ends))
+        rows.append(
+            {"kind": "critical", "params": N, "bits": float(b), **turn, "loss": math.nan, "why_not": why_not or None}
+        )
     return rows
 
 
@@ -106,10 +122,14 @@ def precision_against_budget(planner: Planner) -> Rows:
             if math.isfinite(best.loss[0]):
                 found = {"setting": label, "params": setting.get("N", math.nan), "budget": float(C)}
                 at = {"N": float(best.N[0]), "D": float(best.D[0])}
-                beyond = _factor(planner.source.beyond(**at, P=float(best.P[0])))
+                beyond = _factor(planner, planner.source.beyond(**at, P=float(best.P[0])))
                 rows.append({**found, **_ends(planner, best.P, "bits"), **at, "beyond": beyond})
     asked = {"setting": "asked", "params": math.nan, "budget": middle}
     return rows if middle is None else [*rows, asked]
+
+
+def _serving(planner: Planner, bits: float) -> str | None:
+    return None if math.isnan(bits) else planner.label(bits)
 
 
 def _ends(planner: Planner, values: np.ndarray, name: str = "loss") -> dict[str, float]:
@@ -117,9 +137,9 @@ def _ends(planner: Planner, values: np.ndarray, name: str = "loss") -> dict[str,
     return {name: estimate.value, "low": estimate.low, "high": estimate.high}
 
 
-def _factor(beyond: dict[str, float]) -> float:
-    """The largest factor by which a point lies outside the fitted range; 1 within."""
-    return max(beyond.values(), default=1.0)
+def _factor(planner: Planner, beyond: Mapping[str, float]) -> float:
+    """The largest factor by which a point lies outside the fitted range; 1 within, NaN where no range is known."""
+    return max(beyond.values(), default=1.0 if planner.source.ranges else math.nan)
 
 
 def _marks(planner: Planner, N: float) -> Rows:
@@ -130,12 +150,20 @@ def _marks(planner: Planner, N: float) -> Rows:
         found = answer.values.get("D")
         if found is not None and found.value <= FARTHEST_RATIO * N:
             loss = planner.formulas.before(N, found.value) + planner.formulas.damage(N, found.value, bits)
-            at = {"kind": "critical", "params": N, "bits": bits, "tokens": found.value}
+            at = {
+                "kind": "critical",
+                "params": N,
+                "bits": bits,
+                "serving": _serving(planner, bits),
+                "tokens": found.value,
+            }
             ends = {"low": found.low, "high": found.high}
-            marks.append({**at, "loss": float(np.atleast_1d(loss)[0]), **ends, "beyond": _factor(dict(answer.beyond))})
+            marks.append(
+                {**at, "loss": float(np.atleast_1d(loss)[0]), **ends, "beyond": _factor(planner, answer.beyond)}
+            )
     if planner.question.tokens is not None:
         asked = {"kind": "asked", "params": N, "bits": math.nan, "tokens": planner.question.tokens, "loss": math.nan}
-        marks.append({**asked, "low": math.nan, "high": math.nan, "beyond": 1.0})
+        marks.append({**asked, "low": math.nan, "high": math.nan, "beyond": math.nan})
     return marks
 
 

@@ -3,24 +3,29 @@
 A plan needs one degradation law and one loss law.  Records hold several quantizers, so one has to be named.  The loss
 before quantization follows Chinchilla's law where there are three sizes; with fewer, the curve of the one size that is
 nearest to the N asked about, whose E contains A/N^alpha and says nothing about another N.
+
+Which runs have a D_crit at which bits is decided by `analyse`, as for `fit.json`: the same records are judged alike by
+whichever command reads them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ptq_eval.errors import NothingToFitError, PlanError
+from ptq_eval.laws.analyse import analyse
 from ptq_eval.laws.base import SAME_SIZE, n_distinct
 from ptq_eval.laws.cautions import cautions
 from ptq_eval.laws.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.fitter import fit
 from ptq_eval.laws.kumar_ptq import KumarPTQ, KumarPTQRatio
 from ptq_eval.laws.planning.source import Source, from_fits
+from ptq_eval.laws.planning.stored import verdicts
 from ptq_eval.laws.table import FULL_PRECISION, Point, Row, Windows, by, delta_data, full_precision, loss_data, read
 
 REPLICATES = 200
@@ -36,12 +41,15 @@ def from_records(
     name: str = "records",
     seed: int = 0,
     n_boot: int = REPLICATES,
+    critical: Sequence[Mapping[str, Any]] | None = None,
 ) -> Source:
     """Fit what a plan needs to the rows of `degradation.csv` (for `rows` and `windows` see `analyse`).
 
+    critical: `critical_tokens` of a `fit.json` of these very records, so that they are not judged again.
     Raises PlanError where there are several quantizers and none is named, or the one named is not there;
     NothingToFitError where no row can be used.
     """
+    rows = list(rows)
     points, _ = read(rows)
     full = full_precision(points)
     if not full:
@@ -65,8 +73,14 @@ def from_records(
     note = f"{len(full)} checkpoints before quantization"
     note += f", {len(mine)} measurements after {mine[0].config.quantizer}" if mine else ", none after quantization"
     source = from_fits(fits, name=name, ranges=ranges, note=note, one_size=one_size, curve=curve)
-    source = replace(source, bits=tuple(sorted(set(columns["bits"]))) or source.bits)
-    return replace(source, doubts=(*source.doubts, *cautions([*full, *mine], {}, [])))
+    if mine and critical is None:
+        critical = analyse(rows, windows, **options)["critical_tokens"]
+    return replace(
+        source,
+        bits=tuple(sorted(set(columns["bits"]))) or source.bits,
+        doubts=(*source.doubts, *cautions([*full, *mine], {}, [])),
+        verdicts=verdicts(critical or (), mine[0].config.quantizer) if mine else (),
+    )
 
 
 def _of(quantizer: str | None, points: Sequence[Point], name: str) -> list[Point]:

@@ -5,6 +5,8 @@ The laws themselves are in their own files; here is only which of them a set of 
     before(N, D, P) = E + A/(N·f(P))^alpha + B/D^beta        f = 1 where the law of training precision is not known
     damage(N, D, b) = equation 2 of Kumar et al., or Ouyang's law, for a model trained at 16 bits
     damage(N, D, b, P) = equation 9 for a model trained at P > b bits, zero at P = b
+    damage(N, D, b) = Chen's law at a given group size, or what training in a floating-point format of b bits adds under
+                      Sun's law, in which no quantization follows
 
 Where C_w, C_a, C_kv of equation 9 are not known, its last factor, which lies between 0 and 1, is set to 1: the damage
 is then the most that equation 9 allows (`robust` tells which).  P is one precision for all parts of the model.
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.laws.base import SAME_SIZE
+from ptq_eval.laws.chen import Chen
 from ptq_eval.laws.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.functions import FULL_BITS
 from ptq_eval.laws.kumar_ptq import KumarPTQ
@@ -27,6 +30,8 @@ from ptq_eval.laws.loglinear import LogLinear
 from ptq_eval.laws.n_eff import PARTS as MODEL_PARTS
 from ptq_eval.laws.n_eff import Capacity
 from ptq_eval.laws.ouyang import Ouyang
+from ptq_eval.laws.planning.serving import Serving
+from ptq_eval.laws.sun import Sun
 from ptq_eval.laws.unified import UnifiedDelta
 
 HIGH = FULL_BITS
@@ -45,11 +50,14 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
 class Formulas:
     """The formulas that `constants` (floats, or arrays that broadcast against N, D and P) can fill in.
 
-    one_size: the N for which E holds, where E contains A/N^alpha.
+    one_size: the N for which E holds, where E contains A/N^alpha.  serving: the group size and the formats, for laws
+    that have them.
     """
 
-    def __init__(self, constants: Mapping[str, Any], one_size: float | None = None) -> None:
-        self.constants, self.one_size = constants, one_size
+    def __init__(
+        self, constants: Mapping[str, Any], one_size: float | None = None, serving: Serving | None = None
+    ) -> None:
+        self.constants, self.one_size, self.serving = constants, one_size, serving or Serving()
 
     def has(self, *names: str) -> bool:
         """Whether all of these constants are known."""
@@ -65,10 +73,20 @@ class Formulas:
         return tuple(name for name in NEEDED[part] if name not in self.constants)
 
     @cached_property
-    def law(self) -> LogLinear | None:
+    def law(self) -> LogLinear | Sun | None:
         """The degradation law that is known."""
-        known = (law for law in (KumarPTQ(), Ouyang()) if self.has(*(p.name for p in law.parameters)))
+        known = (law for law in (KumarPTQ(), Ouyang(), Chen(), Sun()) if self.has(*(p.name for p in law.parameters)))
         return next(known, None)
+
+    @property
+    def by_bits(self) -> bool:
+        """Whether the damage is known at any number of bits."""
+        return self.law is not None and "P" in self.law.columns
+
+    @property
+    def trained_as_served(self) -> bool:
+        """Whether the damage is that of training in the format served, so that no quantization follows."""
+        return isinstance(self.law, Sun)
 
     @cached_property
     def capacity(self) -> Capacity | None:
@@ -93,6 +111,10 @@ class Formulas:
     def damage(self, N: Any, D: Any, bits: Any, P: Any = HIGH) -> Any:
         """What quantization from P to `bits` adds to the loss, nats per token; at most that, unless `robust`."""
         assert self.law is not None
+        if not self.by_bits:
+            data: Any = {"N": N, "D": D, **self.serving.variables(bits)}
+            of = self.law.added if isinstance(self.law, Sun) else self.law.predict
+            return of(self.constants, data)
         if self.capacity is None or (not self.robust and np.all(np.asarray(P) == HIGH)):
             return self.law.predict(self.constants, {"N": N, "D": D, "P": bits})
         law = UnifiedDelta(self.capacity.parts, offsets=self.capacity.offsets, tied=self.capacity.tied)
@@ -121,5 +143,8 @@ class Formulas:
 
     def critical_tokens(self, N: Any, bits: Any) -> Any:
         """D_crit in tokens of a model trained at 16 bits; infinite where the damage does not grow with D."""
+        data = {"N": N, "P": bits, **self.serving.variables(bits)}
+        if isinstance(self.law, Sun):
+            return self.law.critical_tokens(self.constants, data)
         assert self.law is not None
-        return self.law.critical_tokens(self.constants, self.constants, {"N": N, "P": bits})
+        return self.law.critical_tokens(self.constants, self.constants, data)

@@ -2,7 +2,8 @@
 
 Three ways to arrive at a served model of b bits are compared: train at 16 bits and quantize; train at b bits and serve
 as trained; train at some P in between and quantize.  The last needs C_w, C_a and C_kv of equation 9 of Kumar et al.;
-without them its damage, hence its loss, is the most that the equation allows (`at_most`).
+without them its damage, hence its loss, is the most that the equation allows (`at_most`).  Under a law of formats there
+is one way: to train in the format that is served.
 
 Each way is set `against_16`: its loss minus that of training at 16 bits and serving at the same bits, replicate by
 replicate, because the interval of a difference is not that of the losses.
@@ -54,9 +55,11 @@ def _optima(planner: Planner, label: str, setting: Mapping[str, Any]) -> Iterato
         trained += [("served as trained", bits) for bits in planner.bits if bits != HIGH]
     for way, P in trained:
         yield _best(planner, label, way, conditions, setting, P, None)
-    for bits in () if no_damage[0] else (bits for bits in planner.bits if bits < HIGH):
-        for P in (HIGH, *([(bits, HIGH)] if planner.formulas.unified else [])):
-            yield _best(planner, label, f"quantized to {bits:g} bits", conditions, setting, P, bits)
+    own = planner.formulas.trained_as_served
+    for bits in () if no_damage[0] else (bits for bits in planner.bits if bits < HIGH or own):
+        way = f"trained in {planner.label(bits)}" if own else f"quantized to {planner.label(bits)}"
+        for P in (planner.trained(bits), *([(bits, HIGH)] if planner.formulas.unified else [])):
+            yield _best(planner, label, way, conditions, setting, P, bits)
     for what, (why, missing) in (("the best training precision", no_precision), ("the loss served", no_damage)):
         if why:
             yield Answer("optimum", label, conditions, why_not=f"{what}: {why}", missing=missing)
@@ -76,10 +79,12 @@ def _best(
     at = {**conditions, **({} if bits is None else {"serve_bits": bits})}
     if isinstance(P, float):
         at["train_bits"] = P
-    why = _objection(planner, best, P, "memory" in setting)
+    why = _objection(planner, best, P, "memory" in setting) or _too_large(planner, best, bits, setting)
     if not math.isfinite(values["loss"].value) or (bits is not None and "P low" in best.edge):
         return Answer("optimum", f"{label}: {way}", at, why_not=why)
     served = P if bits is None and isinstance(P, float) and P < HIGH and not planner.lacking("damage")[0] else bits
+    if planner.formulas.trained_as_served:
+        served = None
     if P != HIGH:
         full = planner.search(HIGH, served, **setting)
         values["against_16"] = planner.source.estimate(best.loss - full.loss, log=False)
@@ -88,6 +93,14 @@ def _best(
     return Answer(
         "optimum", f"{label}: {way}", at, values, beyond, why, at_most=searched and not planner.formulas.robust
     )
+
+
+def _too_large(planner: Planner, best: Optimum, bits: float | None, setting: Mapping[str, Any]) -> str:
+    """Whether a model of the given N takes more memory than there is, or ""."""
+    memory, held = planner.question.memory, best.P[0] if bits is None else bits
+    if memory is None or "N" not in setting or not setting["N"] * held / 8 > memory * (1 + 1e-9):
+        return ""
+    return "its weights do not fit into --memory"
 
 
 def _objection(planner: Planner, best: Optimum, P: float | tuple[float, float], limited: bool) -> str:

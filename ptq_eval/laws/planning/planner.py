@@ -24,7 +24,7 @@ from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.planning.formulas import HIGH
 from ptq_eval.laws.planning.optima import ALWAYS_LOWER, optima
 from ptq_eval.laws.planning.optimum import BITS, Budget, Optimum, lowest, optimum
-from ptq_eval.laws.planning.question import Answer, Question
+from ptq_eval.laws.planning.question import SERVED, Answer, Question
 from ptq_eval.laws.planning.source import Source
 
 
@@ -32,9 +32,9 @@ class Planner:
     """The answers to one question from one source; `bits` are the serving precisions that are looked at."""
 
     def __init__(self, source: Source, question: Question) -> None:
-        self.source, self.question = source, question
-        self.bits = tuple(float(b) for b in question.serve_bits or source.bits)
-        self.formulas, self.grid = source.formulas(), source.formulas(2)
+        self.question = question
+        self.source, self.bits = source.asked(question)
+        self.formulas, self.grid = self.source.formulas(), self.source.formulas(2)
         self._searched: dict[tuple[Any, ...], Optimum] = {}
 
     def answers(self) -> list[Answer]:
@@ -57,6 +57,14 @@ class Planner:
             why = f"this fit knows the loss of N = {self.source.one_size:.3g} alone; {why}"
         return why, missing
 
+    def label(self, bits: float) -> str:
+        """`4 bits`, or the format asked about."""
+        return self.source.serving.label(bits)
+
+    def trained(self, bits: float | None) -> float:
+        """The training precision of what is served at `bits`: 16 bits, or those of the format it is trained in."""
+        return bits if self.formulas.trained_as_served and bits is not None else HIGH
+
     def size(self, bits: float) -> float | None:
         """The N that questions about serving at `bits` are answered for; None where it cannot be told."""
         if self.question.params is not None:
@@ -67,7 +75,8 @@ class Planner:
         if self.lacking("loss")[0]:
             return None
         setting = {} if self.question.memory is None else {"memory": self.question.memory}
-        best = self.search(HIGH, None if self.lacking("damage")[0] else bits, **setting)
+        serve = None if self.lacking("damage")[0] else bits
+        best = self.search(self.trained(serve), serve, **setting)
         return float(best.N[0]) if best.N[0] > 0 else None
 
     def _no_size(self) -> tuple[str, tuple[str, ...]]:
@@ -76,7 +85,7 @@ class Planner:
 
     def critical(self, bits: float) -> Answer:
         """D_crit at one serving precision."""
-        N, about = self.size(bits), ("critical_tokens", f"{bits:g} bits")
+        N, about = self.size(bits), ("critical_tokens", self.label(bits))
         if N is None:
             why, missing = self._no_size()
             return Answer(*about, {"bits": bits}, why_not=why, missing=missing)
@@ -93,7 +102,7 @@ class Planner:
 
     def loss(self, bits: float, D: float) -> Answer:
         """The loss before and after quantization of a model trained on D tokens at 16 bits."""
-        N, about = self.size(bits), ("loss", f"{bits:g} bits")
+        N, about = self.size(bits), ("loss", self.label(bits))
         if N is None:
             why, missing = self._no_size()
             return Answer(*about, {"D": D, "bits": bits}, why_not=why, missing=missing)
@@ -113,17 +122,22 @@ class Planner:
         N = self.size(self.bits[0])
         about = ("smallest_bits", f"adds less than {most:g}")
         why, missing = self.lacking("damage")
+        if not why and not self.formulas.by_bits:
+            why = "this law has no number of bits to search: compare the losses at those asked about"
         if why or N is None:
             return Answer(*about, {"D": D, "max_loss": most}, why_not=why or self._no_size()[0], missing=missing)
         at = {"N": N, "D": D, "max_loss": most}
         bits = self.source.estimate(self.formulas.smallest_bits(N, D, most), log=False)
-        whole = Estimate(*(float(np.ceil(end - 1e-9)) for end in (bits.value, bits.low, bits.high)))
+        if bits.value > SERVED[1]:
+            why = f"under this law no precision up to {SERVED[1]:g} bits adds so little"
+            return Answer(*about, at, why_not=why)
+        whole = Estimate(*(max(float(np.ceil(end - 1e-9)), SERVED[0]) for end in (bits.value, bits.low, bits.high)))
         beyond = self.source.beyond(N=N, D=D, bits=bits.value)
         return Answer(*about, at, {"bits": bits, "whole_bits": whole}, beyond)
 
     def longer(self, bits: float, D: float) -> Answer:
         """What training on twice the tokens would change in the loss before and after quantization."""
-        N, about = self.size(bits), ("longer", f"{bits:g} bits")
+        N, about = self.size(bits), ("longer", self.label(bits))
         why, missing = self.lacking("damage", "slope")
         if why or N is None:
             return Answer(*about, {"D": D, "bits": bits}, why_not=why or self._no_size()[0], missing=missing)
@@ -186,7 +200,7 @@ class Plan:
 def plan(source: Source, question: Question) -> Plan:
     """Every answer that `source` has to `question`; what it lacks constants for is an answer that says so.
 
-    Raises PlanError where not a single one can be given.
+    Raises PlanError where not a single one can be given, or an option has no place in the law at hand.
     """
     planner = Planner(source, question)
     answers = tuple(planner.answers())
@@ -198,4 +212,4 @@ def plan(source: Source, question: Question) -> Plan:
         other = "measure more, or plan from another preset or fit"
         remedy = f"constants that have {', '.join(missing)}" if by_constants else other
         raise PlanError(f"{source.name} cannot answer this", got=reasons, remedy=remedy)
-    return Plan(source, question, answers, planner)
+    return Plan(planner.source, question, answers, planner)

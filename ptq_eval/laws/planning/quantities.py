@@ -22,6 +22,8 @@ FEWEST = {
     "--params": LEAST_COUNT, "--tokens": LEAST_COUNT, "--served-tokens": LEAST_COUNT, "--memory": 1e3, "--budget": 1e6,
 }  # fmt: skip
 """Below this a count is none of raw parameters, tokens, bytes or operations."""
+NONE_ALLOWED = ("--served-tokens",)
+"""Counts that may be zero."""
 MOST = {"--params": 1e16, "--tokens": 1e19, "--served-tokens": 1e22, "--memory": 1e18, "--budget": 1e40}
 _WHAT = {
     "--params": ("parameters", "1B or 1e9", "a number of millions or billions"),
@@ -43,7 +45,8 @@ def read(flag: str, text: str) -> float:
     if found is None or found[2].lower() not in units:
         allowed = f"a number of {what}, with k, M, B or T" if units is _COUNTS else "bytes, with kB, MB, GB, GiB or TB"
         raise OptionError(f"{flag} is not a number", got=repr(text), allowed=allowed, remedy=f"{flag} {example}")
-    return check(flag, float(found[1].replace("_", "")) * units[found[2].lower()], text)
+    value = float(found[1].replace("_", "")) * units[found[2].lower()]
+    return value if flag in NONE_ALLOWED and value == 0 else check(flag, value, text)
 
 
 def check(flag: str, value: float, text: object = None) -> float:

@@ -12,6 +12,7 @@ from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.planning import quantities
 from ptq_eval.laws.planning.formulas import HIGH
 from ptq_eval.laws.planning.optimum import SERVING, Budget
+from ptq_eval.laws.planning.serving import check_group, read_formats
 
 SERVED = (1.0, HIGH)
 """Serving precisions that can be asked about, in bits."""
@@ -20,7 +21,8 @@ SERVED = (1.0, HIGH)
 @dataclass(frozen=True)
 class Question:
     """What is asked: N in parameters, D and served tokens in tokens, losses in nats per token, budget in FLOPs at 16
-    bits, memory in bytes, precisions in bits.  What is None is free, or not asked."""
+    bits, memory in bytes, precisions in bits, formats as "E4M3", `group_size` numbers per scale.  What is None is free,
+    or not asked."""
 
     params: float | None = None
     tokens: float | None = None
@@ -30,16 +32,20 @@ class Question:
     served_tokens: float = 0.0
     memory: float | None = None
     per_served: float = SERVING
+    serve_format: tuple[str, ...] = ()
+    group_size: float | None = None
 
     def __post_init__(self) -> None:
         """Raises PlanError for questions that lack something, UnitsError and NotPositiveError for impossible counts."""
         for flag in quantities.FEWEST:
             value = getattr(self, flag.removeprefix("--").replace("-", "_"))
-            if value is not None and (value != 0 or flag != "--served-tokens"):
+            if value is not None and (value != 0 or flag not in quantities.NONE_ALLOWED):
                 quantities.check(flag, value)
         low, high = SERVED
         if wrong := [bits for bits in self.serve_bits if not low <= bits <= high]:
             raise BitsError("--serve-bits out of range", got=f"{wrong[0]:g}", allowed=f"{low:g} to {high:g}")
+        read_formats(self.serve_format)
+        check_group(self.group_size)
         if self.max_loss is not None and not 0 < self.max_loss < math.inf:
             what = "--max-loss is what quantization may add, in nats per token"
             raise PlanError(what, got=f"{self.max_loss:g}", allowed="more than 0", remedy="--max-loss 0.01")

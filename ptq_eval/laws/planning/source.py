@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from ptq_eval.errors import PlanError
 from ptq_eval.laws import bootstrap, critical
 from ptq_eval.laws.base import Estimate, FitResult
 from ptq_eval.laws.planning.formulas import Formulas
+from ptq_eval.laws.planning.question import Question
+from ptq_eval.laws.planning.serving import Serving, settle
 from ptq_eval.laws.presets import Preset
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -36,14 +38,10 @@ TRAINED = ("P_w", "P_a", "P_kv")
 """The training precisions of weights, activations and KV cache, as ranges name them."""
 DEFAULT_BITS = (3.0, 6.0)
 """Ends of the serving precisions that are looked at where none was fitted."""
-PLAIN: Mapping[str, str] = {
-    "chen": "this law holds for one number of bits and needs the group size: "
-    "ptq_eval.laws.delta_ptq(N, D, 4, group_size=128, constants=CHEN_2025) evaluates it",
-    "sun": "this law describes training in floating-point formats, not quantization to bits: "
-    'ptq_eval.laws.critical_tokens(N, "E4M3", group_size=128, constants=SUN_2025) evaluates it',
-}
-"""Laws of presets that no plan can use, and where they can be."""
-USED = ("kumar_ptq", "kumar_ptq_ratio", "ouyang", "chinchilla", "chinchilla_d", "n_eff", "unified", "unified_delta")
+USED = (
+    "kumar_ptq", "kumar_ptq_ratio", "ouyang", "chen", "sun",
+    "chinchilla", "chinchilla_d", "n_eff", "unified", "unified_delta",
+)  # fmt: skip
 """The laws whose constants a plan can use, by name."""
 
 
@@ -54,7 +52,8 @@ class Source:
     `bits` are the serving precisions to look at where none is asked for.  `refused` says of "damage", "loss" or
     "precision" why it is not known, `doubts` what else to beware of.  `one_size` is the N for which E holds, where E
     contains A/N^alpha, and `curve` names the run.  `verdicts` say for runs (N, bits, reason) why the fit to them gives
-    no D_crit; the reason is "" where it does.
+    no D_crit; the reason is "" where it does.  `only_bits`: the one serving precision that the constants hold for,
+    where the law has none among its variables; `serving`: the group size and formats that were asked about.
     """
 
     name: str
@@ -72,11 +71,23 @@ class Source:
     stretch: float = 1.0
     uncertainty: str = ""
     fits: Mapping[str, FitResult] = field(default_factory=dict)
+    only_bits: float | None = None
+    serving: Serving = field(default_factory=Serving)
+
+    def asked(self, question: Question) -> tuple[Source, tuple[float, ...]]:
+        """The same constants for the group size and formats of a question, and the serving precisions to look at.
+
+        Raises PlanError for what the law at hand has no variable for, or needs besides.
+        """
+        serving, bits = settle(self.formulas().law, self.only_bits, question)
+        return replace(self, serving=serving), bits or self.bits
 
     def formulas(self, axes: int = 0) -> Formulas:
         """The formulas of these constants, whose results are [1 + replicates, …] with `axes` further axes."""
         shape = (-1, *[1] * axes)
-        return Formulas({name: values.reshape(shape) for name, values in self.constants.items()}, self.one_size)
+        return Formulas(
+            {name: values.reshape(shape) for name, values in self.constants.items()}, self.one_size, self.serving
+        )
 
     def estimate(self, values: Any, *, log: bool = True) -> Estimate:
         """`values` [1 + replicates] as a value with its interval; infinite replicates open an end."""
@@ -93,20 +104,34 @@ class Source:
     def critical_tokens(self, N: float, bits: float) -> tuple[Estimate, str]:
         """D_crit with its interval; NaN and the reason where the fits behind the constants do not determine it.
 
-        What was found for the run of the nearest N at these very bits holds here too.
+        What was found for the run of the nearest N, at the nearest bits that were measured, holds here too.
         """
-        known = [verdict for verdict in self.verdicts if verdict[1] == bits]
-        if known and (reason := min(known, key=lambda verdict: abs(math.log(verdict[0] / N)))[2]):
+        reason = self._verdict(N, bits)
+        if not reason and {"damage", "loss"} <= set(self.fits):
+            reason = critical.obstacle(self.fits["damage"], self.fits["loss"])
+        if reason:
             return Estimate(math.nan), reason
-        if {"damage", "loss"} <= set(self.fits):
-            predicted, why_not = critical.predict(self.fits["damage"], self.fits["loss"], N, bits)
-            return predicted or Estimate(math.nan), why_not
-        return self.estimate(self.formulas().critical_tokens(N, bits)), ""
+        found = self.estimate(self.formulas().critical_tokens(N, bits))
+        reason = critical.vague(found) if math.isfinite(found.value) else "no number of tokens harms under this law"
+        return (Estimate(math.nan), reason) if reason else (found, "")
+
+    def _verdict(self, N: float, bits: float) -> str:
+        """Why the fit gives no D_crit for the nearest N and bits of those it was asked for, or ""."""
+        apart = min((abs(at - bits) for _, at, _ in self.verdicts), default=0.0)
+        near = [verdict for verdict in self.verdicts if abs(verdict[1] - bits) <= apart]
+        if not near:
+            return ""
+        N_apart = min(abs(math.log(at / N)) for at, _, _ in near)
+        return next((why for at, _, why in near if abs(math.log(at / N)) <= N_apart and why), "")
 
     def beyond(self, **at: float | None) -> dict[str, float]:
-        """For each of N, D, P and bits that lies outside the fitted range, by which factor; P is that of all parts."""
-        found = {}
-        for name, value in at.items():
+        """For each of N, D, P and bits that lies outside the fitted range, by which factor; P is that of all parts.
+
+        So for the variables that stand for the bits, or belong to them, where there are a group size and formats.
+        """
+        found, bits = {}, at.get("bits")
+        held = {} if bits is None or math.isnan(bits) else self.serving.variables(bits)
+        for name, value in {**at, **held}.items():
             ends = [self.ranges[axis] for axis in (TRAINED if name == "P" else (name,)) if axis in self.ranges]
             if value is None or not 0 < value < math.inf or not ends:
                 continue
@@ -139,9 +164,8 @@ def from_preset(*presets: Preset) -> Source:
     axes = dict.fromkeys(axis for ranges in known.values() for axis in ranges)
     columns = {axis: [ranges[axis] for ranges in known.values() if axis in ranges] for axis in axes}
     ranges = {axis: (max(low for low, _ in ends), min(high for _, high in ends)) for axis, ends in columns.items()}
-    formulas = Formulas({name: value for name, (value, _) in constants.items()})
     laws = tuple(law for preset in presets for law in preset.laws)
-    why = next((PLAIN[law] for law in laws if law in PLAIN), "") if formulas.law is None else ""
+    only = next((preset.bits for preset in presets if preset.bits is not None), None)
     return Source(
         name=names,
         note=" ".join(f"{preset.source}. {preset.note}" for preset in presets),
@@ -149,7 +173,7 @@ def from_preset(*presets: Preset) -> Source:
         ranges=ranges,
         bits=whole_bits(ranges),
         laws=laws,
-        refused={"damage": why, "precision": "these constants are of no law of training precision"} if why else {},
+        only_bits=only,
         doubts=tuple(
             f"the range of the data behind {name} is not known: nothing is marked for it"
             for name, ends in known.items()
@@ -206,7 +230,7 @@ def from_fits(
         level=fits[0].level if fits else math.nan,
         stretch=max((result.stretch for result in good.values()), default=1.0),
         uncertainty=covers if rows else "these fits come without replicates, so no answer has an interval",
-        fits=good if rows else {},
+        fits=good,
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from ptq_eval.errors import NothingToFitError, PlanError
 from ptq_eval.laws import bootstrap
 from ptq_eval.laws.base import Estimate, FitResult
+from ptq_eval.laws.critical import FARTHEST
 from ptq_eval.laws.planning.source import TRAINED, Source, from_fits
 from ptq_eval.laws.table import FULL_PRECISION, Row
 
@@ -25,8 +26,9 @@ Ranges = dict[str, tuple[float, float]]
 
 ONE_RUN = "chinchilla_d"
 """The loss law of one run."""
-_AXES = {"N": "N", "D": "D", "P": "bits", **{name: name for name in TRAINED}}
+_AXES = {"P": "bits", **{name: name for name in ("N", "D", *TRAINED, "G", "E_bits", "M_bits", "B_g")}}
 _CONFIGURATION = ("options", "group_size", "symmetric", "calibration")
+_REFUSED = "not identifiable: "
 _LINEAR = ("beta", "gamma_D", "gamma")
 """Constants whose interval is taken on a linear scale in every law that a plan can use."""
 
@@ -78,14 +80,19 @@ def from_stored(
 
 
 def verdicts(critical: Iterable[Entry], quantizer: str | None) -> tuple[tuple[float, float, str], ...]:
-    """(N, bits, why there is no predicted D_crit or "") for the entries of `critical_tokens` of one quantizer."""
+    """(N, bits, why there is no predicted D_crit or "") for the entries of `critical_tokens` of one quantizer.
+
+    A prediction that the fit calls too far to believe is none of these: the plan judges the distance of its own N.
+    """
     found = []
     for entry in critical:
         N, bits = entry.get("params"), entry.get("bits")
         if N and bits and quantizer in (None, entry.get("quantizer")):
-            told = str(entry.get("verdict", "")).removeprefix("not identifiable: ")
+            told = str(entry.get("verdict", ""))
             run = f" of run {entry['run']}" if entry.get("run") else ""
-            reason = "" if entry.get("predicted") else f"the fit{run} says: {told}"
+            far = (entry.get("extrapolation_factor") or 0.0) > FARTHEST
+            given = entry.get("predicted") and (far or not told.startswith(_REFUSED))
+            reason = "" if given else f"the fit{run} says: {told.removeprefix(_REFUSED)}"
             found.append((float(N), float(bits), reason))
     return tuple(found)
 
