@@ -1,6 +1,7 @@
 """A table out of a file: CSV, Parquet or JSON lines, told by its ending.
 
-Columns come as arrays: numbers where every cell is one, else objects.  A blank cell of a column of numbers is NaN.
+Columns come as arrays: numbers where every cell is one, booleans likewise, else objects.  A blank cell of a column of
+numbers is NaN.
 What the columns mean is decided elsewhere (`ptq_eval.laws.external`).
 """
 
@@ -44,10 +45,14 @@ def read_table(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def as_columns(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """A data frame's columns by name: floats where every cell is a number or blank, else objects."""
+    """A data frame's columns by name: floats where every cell is a number or blank, booleans, else objects."""
     columns = {}
     for name in frame.columns:
         column = frame[name]
-        numeric = pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype)
-        columns[str(name)] = column.to_numpy(float, na_value=np.nan) if numeric else column.to_numpy(object)
+        if pd.api.types.is_bool_dtype(column.dtype):
+            columns[str(name)] = column.to_numpy(object if column.hasnans else bool)
+        elif pd.api.types.is_numeric_dtype(column.dtype):
+            columns[str(name)] = column.to_numpy(float, na_value=np.nan)
+        else:
+            columns[str(name)] = column.to_numpy(object)
     return columns

@@ -17,6 +17,7 @@ import numpy as np
 from ptq_eval.laws.base import FitResult, Law, n_distinct
 from ptq_eval.laws.cautions import cautions, poor_fit
 from ptq_eval.laws.chinchilla import Chinchilla, ChinchillaD
+from ptq_eval.laws.columns import standard_errors
 from ptq_eval.laws.critical import CriticalTokens, poorly, predict, verdict
 from ptq_eval.laws.fitter import fit
 from ptq_eval.laws.kumar_ptq import KumarPTQ, KumarPTQRatio
@@ -150,7 +151,7 @@ def _doubt(points: list[Point], law: Law, result: FitResult) -> str:
     if len(known) < 2:
         return "" if above == len(known) else none
     f = law.predict(result.values, {name: np.array([getattr(p, name) for p in known]) for name in law.columns})
-    noise = np.hypot(np.nan_to_num(se), result.scatter * f)
+    noise = np.hypot(standard_errors(se), result.scatter * f)
     share = f / f.max()  # so that neither ratio nor weight is lost where f is very small
     weights = np.square(share * noise.max() / noise)
     mean = float(np.average(delta / share, weights=weights))

@@ -73,7 +73,7 @@ class Law(ABC):
     source: ClassVar[str]
     response: ClassVar[str]
     columns: tuple[str, ...]
-    """The variables that `predict` reads, all positive."""
+    """The variables that `predict` reads, all positive but those `from_zero`."""
     parameters: tuple[Parameter, ...]
     min_scatter: ClassVar[float]
     """The least relative deviation from the law that is believed possible."""
@@ -81,6 +81,8 @@ class Law(ABC):
     """How many distinct values (more than 5 % apart) of each variable a fit needs at least."""
     linear: ClassVar[tuple[str, ...]] = ()
     """The constants in which `predict` is linear once the others are given."""
+    from_zero: ClassVar[tuple[str, ...]] = ()
+    """The variables that may be zero."""
     undetermined: ClassVar[str] = "the constants trade off against each other exactly on these points"
     """What to say of points that meet `needs` and still do not tell the constants apart."""
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.laws.base import Data, FitResult, Law, n_distinct
+from ptq_eval.laws.columns import standard_errors
 from ptq_eval.laws.crossval import held_out
 from ptq_eval.laws.fitter import fit
 
@@ -75,13 +76,13 @@ def undetermined(law: Law, data: Data, variables: Sequence[str] = ("N", "D", "P"
 def weights(law: Law, result: FitResult, data: Data) -> np.ndarray:
     """The sigma [n] under which other laws are judged beside this one: its own, with (|y| + |f|)/2 for f."""
     size = (np.abs(law.predict(result.values, data)) + np.abs(data[law.response])) / 2
-    se = np.nan_to_num(data.get("se", np.zeros(len(size))))
+    se = standard_errors(data.get("se", np.zeros(len(size))))
     return np.hypot(se, result.scatter * np.maximum(size, 1e-9 * size.max()))
 
 
 def _errors(law: Law, data: Data, kind: Any, options: Mapping[str, Any]) -> np.ndarray:
     """The error [n] of every point that this kind leaves out; NaN of those that it keeps."""
-    y, se = data[law.response], np.nan_to_num(data.get("se", np.zeros(len(data[law.response]))))
+    y, se = data[law.response], standard_errors(data.get("se", np.zeros(len(data[law.response]))))
     f = np.full(len(y), math.nan)
     for fold in held_out(law, data, by=kind, **options).folds:
         f[fold.rows] = fold.predicted

@@ -31,12 +31,21 @@ def clean(law: Law, data: Data, sigma: Any, loss: Loss) -> tuple[dict[str, np.nd
         if len(values) != n:
             raise OptionError(f"column {name!r} has another length than {law.response!r}", got=f"{len(values)} and {n}")
     for name in (*law.columns, *(["sigma"] if sigma is not None else [])):
-        keep &= np.isfinite(columns[name]) & (columns[name] > 0)
+        allowed = columns[name] >= 0 if name in law.from_zero else columns[name] > 0
+        keep &= np.isfinite(columns[name]) & allowed
     undefined = keep & ~(y > 0) if loss.log else np.zeros(n, bool)
     keep &= ~undefined
     kept = {name: np.asarray(values)[keep] for name, values in columns.items()}
-    kept["se"] = np.where(np.isfinite(kept["se"]) & (kept["se"] > 0), kept["se"], 0.0)
+    kept["se"] = standard_errors(kept["se"])
     return kept, keep, int(np.sum(undefined))
+
+
+def standard_errors(values: Any) -> np.ndarray:
+    """Standard errors [n] as weights may use them: those that are not known, or no errors at all, are as large as the
+    largest known one, so that no point is trusted for its missing error; all zero where none is known."""
+    se = np.asarray(values, float)
+    known = np.isfinite(se) & (se > 0)
+    return np.where(known, se, se[known].max()) if known.any() else np.zeros(len(se))
 
 
 def _optional(n: int) -> dict[str, np.ndarray]:

@@ -157,7 +157,8 @@ def _common(laws: Mapping[str, Law], data: Data, response: str) -> tuple[dict[st
     set_aside: dict[str, str] = {}
     for name, law in laws.items():
         for column in law.columns:
-            known = np.isfinite(data[column]) & (data[column] > 0) if column in data else np.zeros(len(usual), bool)
+            known = np.asarray(data.get(column, np.full(len(usual), np.nan)), float)
+            known = np.isfinite(known) & (known >= 0 if column in law.from_zero else known > 0)
             if not known[usual].all():
                 missing = int(np.sum(~known[usual]))
                 set_aside[name] = f"it reads {column}, which is not known of {missing} of {int(usual.sum())} points"

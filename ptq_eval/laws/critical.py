@@ -89,7 +89,7 @@ def closed_form(delta: Mapping[str, Any], loss: Mapping[str, Any], N: float, P: 
 
 def predict(delta: FitResult, loss: FitResult, N: float, P: float) -> tuple[Estimate | None, str]:
     """D_crit with its interval, or None and the reason why there is none."""
-    if reason := _obstacle(delta, loss):
+    if reason := obstacle(delta, loss):
         return None, reason
     value = float(closed_form(delta.values, loss.values, N, P))
     if not math.isfinite(value):
@@ -97,13 +97,17 @@ def predict(delta: FitResult, loss: FitResult, N: float, P: float) -> tuple[Esti
     tables = [dict(zip(result.estimates, result.replicates.T)) for result in (delta, loss)]
     replicates = closed_form(tables[0], tables[1], N, P)
     factor = max(delta.stretch, loss.stretch)
-    low, high = bootstrap.interval(value, replicates, factor=factor, level=delta.level, log=True)
-    if not high <= VAGUE * low:
-        return (
-            None,
-            f"D_crit is not identified, its interval spans {low:.2g} to {high:.2g} tokens: the range is too short",
-        )
-    return Estimate(value, low, high), ""
+    found = Estimate(value, *bootstrap.interval(value, replicates, factor=factor, level=delta.level, log=True))
+    reason = vague(found)
+    return (None, reason) if reason else (found, "")
+
+
+def vague(found: Estimate) -> str:
+    """Why the interval of a D_crit says that it is not identified, or ""; without an interval nothing is said."""
+    low, high = found.low, found.high
+    if math.isnan(low) or high <= VAGUE * low:
+        return ""
+    return f"D_crit is not identified, its interval spans {low:.2g} to {high:.2g} tokens: the range is too short"
 
 
 def poorly(fit: FitResult) -> str:
@@ -117,7 +121,7 @@ def poorly(fit: FitResult) -> str:
     return f"R² = {fit.r2:.2g}{scatter}".replace("= -", "= −")
 
 
-def _obstacle(delta: FitResult, loss: FitResult) -> str:
+def obstacle(delta: FitResult, loss: FitResult) -> str:
     """What in the two fits forbids a prediction, as words, or ""."""
     if not delta.identified:
         return f"the degradation law has {delta.message}"
@@ -130,8 +134,8 @@ def _obstacle(delta: FitResult, loss: FitResult) -> str:
     if any(name in loss.status for name in ("B", "beta")):
         return "the full-precision loss is not seen to fall with D as a power law"
     name = "gamma_D" if "gamma_D" in delta.estimates else "gamma"
-    growth = delta.estimates[name]
-    if growth.value <= 0 or growth.low <= 0:
+    growth = delta.estimates.get(name)
+    if growth is not None and (growth.value <= 0 or growth.low <= 0):
         low, high = f"{growth.low:.2g}", f"{growth.high:.2g}"
         return f"delta is not seen to grow with D ({name} = {growth.value:.2g}, interval {low} to {high})"
     return ""

@@ -17,7 +17,9 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
+from ptq_eval.laws.base import Law
 from ptq_eval.laws.losses import Loss, huber_weight
+from ptq_eval.laws.requirements import CONSTANTS
 from ptq_eval.laws.solver import Problem, search_bounds
 
 SINGULAR = 1e-7
@@ -55,6 +57,20 @@ def blind_direction(problem: Problem, point: np.ndarray, z: np.ndarray) -> list[
     if len(singular) == len(names) and singular[-1] > SINGULAR:
         return None
     return [name for name, share in zip(names, directions[-1]) if abs(share) > _NAMED]
+
+
+def blindness(law: Law, names: list[str]) -> str:
+    """Why these points do not determine the constants `names`, which `blind_direction` found.
+
+    What a law says of points that do not tell its bits (or group sizes) apart is said where their constant is named.
+    """
+    if not names:
+        return "the derivatives of the law are not finite on these points: some of their values are far too large"
+    what = f"{names[0]} changes nothing in the prediction"
+    if len(names) > 1:
+        what = f"{', '.join(names[:-1])} and {names[-1]} can change together without changing the prediction"
+    about_bits = any({*names} & {*CONSTANTS[variable]} for variable in ("P", "G"))
+    return f"{law.undetermined} ({what})" if about_bits else what
 
 
 def leverage(problem: Problem, point: np.ndarray, z: np.ndarray) -> np.ndarray:

@@ -8,8 +8,7 @@ name or of a usual one (`params` for N, `tokens` for D, `bits` for P), so tables
 What is wrong with the data is said before any fit, in terms of the table: which column, which row, which value.
 Nothing is dropped: a row with a blank cell is the user's to leave out, with a condition (`where`).
 
-Points that share a checkpoint or a run are not independent.  A column `run` says which do; without one every pair
-(N, D) is taken for a training run of its own, which is what most published tables hold, and the notes say so.
+Which points belong to one training run is found in `runs`.
 """
 
 from __future__ import annotations
@@ -26,10 +25,9 @@ from ptq_eval.errors import ColumnError, ExpressionError
 from ptq_eval.laws.base import Law
 from ptq_eval.laws.expressions import evaluate, names_in
 from ptq_eval.laws.reader import Reader, Table, column, speaking_of
-from ptq_eval.laws.requirements import USUAL, check_units
+from ptq_eval.laws.requirements import USUAL, check_sizes, check_units
+from ptq_eval.laws.runs import LABELS, belonging, share_of_decay
 
-LABELS = ("run", "checkpoint", "phase")
-"""Columns of names, not of numbers; all of them may be absent."""
 _SPLIT = re.compile(r",(?=\s*[A-Za-z_]\w*\s*=(?!=))")
 _PAIR = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)\s*(.*\S)\s*", re.DOTALL)
 
@@ -84,34 +82,25 @@ def map_columns(
     rows: the places of those to be used, as `select` gives them; all by default.  needed: the variables that must be
     there, all by default; others are left out where nothing says which column they are.
 
-    Raises ColumnError, ExpressionError, TextColumnError, NotFiniteError, NotPositiveError and UnitsError.
+    Raises ColumnError, ExpressionError, TextColumnError, NotFiniteError, NotPositiveError, UnitsError and BitsError.
     """
     rows = select(table, "") if rows is None else rows
     table = {name: np.asarray(values)[rows] for name, values in table.items()}
     reader = Reader(table, rows, law)
     for name, expression in columns.items():
         reader.define(name, expression)
-    wanted = dict.fromkeys((*law.columns, law.response))
-    wanted = [name for name in wanted if needed is None or name in needed or reader.has(name)]
+    phase = "S" in law.columns and not reader.has("S")
+    every = [name for name in law.columns if name != "S" or not phase]
+    every = dict.fromkeys((*every, law.response, *(("N", "D") if needed is not None else ())))
+    wanted = [name for name in every if needed is None or name in needed or reader.has(name)]
     data = {name: reader.required(name) for name in wanted}
-    if (errors := reader.find("se", (f"{law.response}_se", "se"))) is not None:
+    if (errors := reader.standard_errors(law.response)) is not None:
         data["se"] = errors
-    notes = []
-    for name in LABELS:
-        if (labels := reader.label(name)) is not None:
-            data[name] = labels
-    if (rates := reader.find("learning_rate", ("learning_rate", *USUAL["learning_rate"]))) is not None:
-        data["learning_rate"] = rates
-    pairs = [f"N={n:g} D={d:g}" for n, d in zip(data.get("N", data[law.response]), data.get("D", data[law.response]))]
-    if "run" not in data:
-        data["run"] = np.array(pairs)
-        notes.append(
-            "no column `run` says which points come from one training run: each pair (N, D) is taken for a run of its "
-            "own, and intervals are too narrow where points are checkpoints of one run"
-        )
-        data.setdefault("checkpoint", data["run"])
-    data.setdefault("checkpoint", np.array([f"{run} {pair}" for run, pair in zip(data["run"], pairs)]))
+    notes = belonging(reader, data)
+    if phase and needed is None:
+        data["S"] = share_of_decay(reader, data)
     check_units(law, data, rows, reader.source)
+    check_sizes(law, data, rows, reader.source)
     if law.response == "loss" and "P" not in law.columns and reader.has("P") and "P_w" not in law.columns:
         first = _first_of_each(data, (*law.columns, "loss", "run"))
         if len(first) < len(rows):

@@ -33,8 +33,9 @@ from ptq_eval.laws import bootstrap, profile, projection
 from ptq_eval.laws.absolute import minimise, polish
 from ptq_eval.laws.base import Data, FitResult, Law
 from ptq_eval.laws.columns import clean
-from ptq_eval.laws.diagnostics import blind_direction
+from ptq_eval.laws.diagnostics import blind_direction, blindness
 from ptq_eval.laws.losses import DEFAULT_DELTA, Loss, make_loss
+from ptq_eval.laws.requirements import confounded, trade_off
 from ptq_eval.laws.restrict import restrict
 from ptq_eval.laws.solver import Minima, Problem, Solution, to_theta
 from ptq_eval.laws.summary import Frame
@@ -83,14 +84,14 @@ def fit(
     law = restrict(law, fixed, tied, bounds)
     data, kept, undefined = clean(law, data, sigma, cost)
     frame = Frame(law, data, kept, undefined, cost, seed, level)
-    if objection := law.objection(data):
+    pair = confounded(law, data)
+    if objection := trade_off(law, pair) if pair else law.objection(data):
         return frame.not_identified(objection)
     solution = _solve(law, data, cost, np.random.default_rng(seed))
     z = cost.transform(data[law.response])
     blind = blind_direction(solution.problem, solution.point, z)
     if blind is not None:
-        named = f" ({_together(blind)})" if blind else ""
-        return frame.not_identified(law.undetermined + named)
+        return frame.not_identified(blindness(law, blind))
     if intervals == "profile":
         return frame.finished(solution, solution.point[None][:0], profile.intervals(solution, z, level))
     draws = bootstrap.replicates(solution, seed=seed, n_boot=n_boot if intervals == "bootstrap" else 0)
@@ -101,12 +102,6 @@ def minimum(law: Law, data: Data, *, loss: str = "huber", huber_delta: float | N
     """The minimum that `fit` finds, as a point with its problem: for refits of other responses."""
     cost = make_loss(loss, huber_delta)
     return _solve(law, clean(law, data, None, cost)[0], cost, np.random.default_rng(seed))
-
-
-def _together(names: list[str]) -> str:
-    if len(names) == 1:
-        return f"{names[0]} changes nothing in the prediction"
-    return f"{', '.join(names[:-1])} and {names[-1]} can change together without changing the prediction"
 
 
 def _solve(law: Law, data: Data, loss: Loss, rng: np.random.Generator) -> Solution:

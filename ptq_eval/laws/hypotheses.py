@@ -21,8 +21,8 @@ from ptq_eval.laws.phase import laws_of_phase
 from ptq_eval.laws.verdicts import equality_verdict, phase_verdict
 
 _NO_RATES = (
-    "not tested: no learning rates are in the records, so growth with tokens and the schedule's phase cannot be told "
-    "apart"
+    "not tested: no learning rates (of two or more checkpoints of a run) or phases are in the records, so growth with "
+    "tokens and the schedule's phase cannot be told apart"
 )
 _ONE_PHASE = (
     "every checkpoint is at the same phase of its schedule: the phase explains no change of degradation here, and what "

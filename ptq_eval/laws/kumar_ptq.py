@@ -31,8 +31,8 @@ class _Exponential(LogLinear):
 
     columns = ("N", "D", "P")
     undetermined: ClassVar[str] = (
-        "these --bits do not tell the constants apart: at least two widths whose delta stands out from zero are "
-        "needed, or one width alone"
+        "these bit-widths do not tell the constants apart: at least two whose delta stands out from zero are needed, "
+        "or one alone"
     )
 
     def __init__(self, gamma_post: float | None = None) -> None:

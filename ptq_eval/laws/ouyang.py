@@ -34,7 +34,7 @@ class Ouyang(LogLinear):
     linear = ("k",)
     needs: Mapping[str, int] = {"N": 2, "D": 2, "P": 2}
     undetermined: ClassVar[str] = (
-        "these --bits do not tell the constants apart: at least two widths whose delta stands out from zero are needed"
+        "these bit-widths do not tell the constants apart: at least two whose delta stands out from zero are needed"
     )
 
     def _columns(self, data: Data) -> dict[str, np.ndarray]:

@@ -127,10 +127,12 @@ CHEN_2025 = Preset(
 HOFFMANN_2022 = Preset(
     name="HOFFMANN_2022",
     source="Hoffmann et al. 2022, arXiv 2203.15556, approach 3",
-    note="Epoch's re-analysis shows that these constants do not minimise the objective they were fitted with.",
+    note="Besiroglu et al. 2024, arXiv 2404.10102, find that they fail to fit the points read off the paper's own "
+    "figure, and disagree with its first two approaches.",
     constants={"A": 406.4, "alpha": 0.34, "B": 410.7, "beta": 0.28, "E": 1.69},
     laws=("chinchilla",),
-    uncertainty="the paper gives percentiles for the exponents of the best N and D, none for these constants",
+    uncertainty="none is given here: Besiroglu et al. 2024, arXiv 2404.10102, find the confidence intervals reported "
+    "with this fit implausibly narrow, as they would take more than 600,000 experiments",
 )
 
 EPOCH_2024 = Preset(

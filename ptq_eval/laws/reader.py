@@ -5,6 +5,7 @@ Errors speak of the table: the variable, the column or expression behind it, the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -76,24 +77,42 @@ class Reader:
                 values = evaluate(expression, lambda other: self._number(other, name))
             self.defined[name] = np.broadcast_to(np.asarray(values), self.n)
 
-    def find(self, name: str, columns: Sequence[str]) -> np.ndarray | None:
-        """Numbers under `name` in the mapping, or in the first of `columns` that the table has; None if neither."""
-        for other in self.names(name):
-            if other in self.defined:
-                return self.numbers(self.defined[other], name)
-        return next((self._unmapped(column) for column in columns if column in self.table), None)
+    def optional(self, names: Sequence[str]) -> tuple[str, np.ndarray] | None:
+        """The first of `names` that the mapping defines, else that the table has, with its numbers.
 
-    def _unmapped(self, column: str) -> np.ndarray:
-        """A column that nobody asked for: blank cells are allowed, and become NaN."""
-        values = self.table[column]
-        return np.array([_number(value) for value in values], float)
+        None if there is none, or if every cell is blank.  Raises TextColumnError.
+        """
+        for place in (self.defined, self.table):
+            for name in [name for name in names if name in place]:
+                values = self.numbers(place[name], name)
+                return None if np.isnan(values).all() else (name, values)
+        return None
+
+    def standard_errors(self, response: str) -> np.ndarray | None:
+        """The standard errors of the response: positive, and known of every row or of none."""
+        if (found := self.optional((f"{response}_se", "se"))) is None:
+            return None
+        name, values = found
+        remedy = "every row needs its error, since errors are weights"
+        self._refuse(~np.isfinite(values), values, name, NotFiniteError, "is blank, NaN or infinite", remedy)
+        self._refuse(values <= 0, values, name, NotPositiveError, "is zero or negative", remedy)
+        return values
+
+    def learning_rates(self) -> np.ndarray | None:
+        """Learning rates, NaN where blank; zero is the end of a schedule."""
+        if (found := self.optional(self.names("learning_rate"))) is None:
+            return None
+        name, values = found
+        self._refuse(np.isinf(values), values, name, NotFiniteError, "is infinite")
+        self._refuse(values < 0, values, name, NotPositiveError, "is negative", at_least="= 0")
+        return values
 
     def has(self, name: str) -> bool:
         """Whether the mapping or the table says what `name` is."""
         return any(other in self.defined or other in self.table for other in self.names(name))
 
     def required(self, name: str) -> np.ndarray:
-        """A variable of the law: finite and, but for the response, positive."""
+        """A variable of the law: finite and, but for the response, positive (or zero, where the law allows it)."""
         for other in self.names(name):
             if other in self.defined or other in self.table:
                 values = self.numbers(self.defined.get(other, self.table.get(other)), name)
@@ -103,38 +122,50 @@ class Reader:
             remedy = f"--columns {name}=COLUMN"
             raise ColumnError(what, allowed=", ".join(self.table) or "none", remedy=remedy)
         self._refuse(~np.isfinite(values), values, name, NotFiniteError, "is blank, NaN or infinite")
-        if name != "delta":
+        if name in self.law.from_zero:
+            self._refuse(values < 0, values, name, NotPositiveError, "is negative", at_least="= 0")
+        elif name != "delta":
             self._refuse(values <= 0, values, name, NotPositiveError, "is zero or negative")
         return values
 
     def label(self, name: str) -> np.ndarray | None:
-        """A column of names, as text; None if there is none."""
+        """A column of names, as text; None if there is none, or if every cell is blank."""
         for other in self.names(name):
             if other in self.defined or other in self.table:
-                return as_text({**self.table, **self.defined}, other)
+                labels = as_text({**self.table, **self.defined}, other)
+                return labels if (labels != "").any() else None
         return None
+
+    def complete_label(self, name: str) -> np.ndarray | None:
+        """`label` where a blank cell among others is refused: it would make one run of all that lack a name."""
+        labels = self.label(name)
+        if labels is not None:
+            blank = np.where(labels == "", math.nan, 0.0)
+            self._refuse(np.isnan(blank), blank, name, NotFiniteError, "is blank", "name the run of every row")
+        return labels
 
     def numbers(self, values: Any, name: str) -> np.ndarray:
         """Values as floats; blank cells become NaN.  Raises TextColumnError."""
         values = np.asarray(values)
-        if values.dtype.kind in "iufb":
+        if values.dtype.kind in "iuf":
             return values.astype(float)
         found = [(i, v) for i, v in enumerate(values.tolist()) if v is not None and v == v and not _is_number(v)]
         if found:
             place, value = found[0]
             got = f"{value!r} in row {self.rows[place] + 1}"
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            remedy = "write plain numbers (7e9, not 7B)"
-            raise TextColumnError(f"{self._said(name)} holds text", got=got + more, allowed="numbers", remedy=remedy)
+            what = f"{self._said(name)} holds {'true and false' if isinstance(value, bool) else 'text'}"
+            raise TextColumnError(what, got=got + more, allowed="numbers", remedy="write plain numbers (7e9, not 7B)")
         return np.array([_number(value) for value in values.tolist()], float)
 
     def _number(self, name: str, wanted: str) -> np.ndarray:
         """A name inside an expression: one defined before, or a column of numbers."""
-        if name in self.defined:
-            return self.numbers(self.defined[name], name)
-        return self.numbers(column({**self.defined, **self.table}, name, why=f"wanted for {wanted}"), name)
+        values = column({**self.table, **self.defined}, name, why=f"wanted for {wanted}")
+        return values.astype(float) if values.dtype.kind == "b" else self.numbers(values, name)
 
-    def _refuse(self, bad: np.ndarray, values: np.ndarray, name: str, error: Any, what: str) -> None:
+    def _refuse(
+        self, bad: np.ndarray, values: np.ndarray, name: str, error: Any, what: str, remedy: str = "", at_least: str = ""
+    ) -> None:
         if not bad.any():
             return
         first = int(np.flatnonzero(bad)[0])
@@ -142,8 +173,9 @@ class Reader:
         got = f"{values[first]:g} in row {self.rows[first] + 1}" + (f" and {count - 1} more" if count > 1 else "")
         source = self.source(name)
         source = source if source.isidentifier() or source not in self.table else f"`{source}`"
-        condition = f"isfinite({source})" if error is NotFiniteError else f"{source} > 0"
-        raise error(f"{self._said(name)} {what}", got=got, remedy=f"leave such rows out with --where '{condition}'")
+        condition = f"isfinite({source})" if error is NotFiniteError else f"{source} >{at_least or ' 0'}"
+        leave_out = f"leave such rows out with --where '{condition}'"
+        raise error(f"{self._said(name)} {what}", got=got, remedy=f"{remedy}, or {leave_out}" if remedy else leave_out)
 
     def _said(self, name: str) -> str:
         """A variable with the column or expression that it is taken from."""
@@ -166,6 +198,8 @@ def _number(value: Any) -> float:
 
 
 def _is_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
     try:
         float(value)
     except (TypeError, ValueError):

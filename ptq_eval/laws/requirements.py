@@ -8,11 +8,12 @@ know at once what to mend, so the same requirements are errors here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 
 import numpy as np
 
-from ptq_eval.errors import NegativeDeltaError, NotVaryingError, TooFewPointsError, UnitsError
-from ptq_eval.laws.base import Data, Law, n_distinct
+from ptq_eval.errors import BitsError, NegativeDeltaError, NotVaryingError, TooFewPointsError, UnitsError
+from ptq_eval.laws.base import SAME_SIZE, Data, Law, n_distinct
 
 USUAL: dict[str, tuple[str, ...]] = {
     "N": ("params", "parameters"),
@@ -30,6 +31,23 @@ USUAL: dict[str, tuple[str, ...]] = {
     "phase": ("schedule_phase",),
 }
 """Other names by which a variable goes, in a table and in a mapping."""
+CONSTANTS: dict[str, tuple[str, ...]] = {
+    "N": ("A", "alpha", "gamma_N"),
+    "D": ("B", "beta", "gamma_D"),
+    "P": ("gamma_post", "gamma_P"),
+    "G": ("gamma_G",),
+    "S": ("gamma_S",),
+    "E_bits": ("delta",),
+    "M_bits": ("nu",),
+    "P_w": ("gamma_w", "n_w", "C_w"),
+    "P_a": ("gamma_a", "n_a", "C_a"),
+    "P_kv": ("gamma_kv", "n_kv", "C_kv"),
+}
+"""The constants that say what a variable does, in all laws."""
+MOST_BITS = 64.0
+"""No number format here has more bits."""
+LARGEST = 1e6
+"""Nats per token: no loss, and no change of one, is larger."""
 FAR = 1e5
 """A single N or D that is this many times larger or smaller than the median was written in another unit."""
 LEAST = 1e3
@@ -64,6 +82,58 @@ def check_units(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], 
             )
 
 
+def check_sizes(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], str]) -> None:
+    """Raises BitsError for more bits than a number can have, and UnitsError for a response that is no loss."""
+    limits = {name: (BitsError, MOST_BITS, "bits") for name in ("P", "P_w", "P_a", "P_kv", "E_bits", "M_bits")}
+    limits[law.response] = (UnitsError, LARGEST, "nats per token")
+    for name in [name for name in limits if name in data]:
+        error, most, unit = limits[name]
+        large = np.flatnonzero(np.abs(data[name]) > most)
+        if len(large):
+            said = name if source(name) == name else f"{name} = {source(name)}"
+            more = f" and {len(large) - 1} more" if len(large) > 1 else ""
+            raise error(
+                f"{said} is too large to be in {unit}",
+                got=f"{data[name][large[0]]:.4g} in row {rows[large[0]] + 1}{more}",
+                allowed=f"at most {most:g} {unit}",
+                remedy=f"write {unit}, or leave such rows out with --where",
+            )
+
+
+def confounded(law: Law, data: Data) -> tuple[str, str] | None:
+    """Two variables of `law` that always change together: within 5 % one is a power of the other, as D = 20·N.
+
+    None where too few points or values say enough already, and for laws with constants given or tied, which need no
+    distinct values: there the rank of the derivatives tells.
+    """
+    known = law.variables(data)
+    scarce = any(n_distinct(values) < max(2, law.needs[name]) for name, values in known.items())
+    if scarce or len(data[law.response]) <= law.n_free:
+        return None
+    logs = {name: np.log(values + 0.5 * (name in law.from_zero)) for name, values in known.items()}
+    for a, b in combinations(logs, 2):
+        if max(_left_over(logs[a], logs[b]), _left_over(logs[b], logs[a])) < np.log1p(SAME_SIZE):
+            return a, b
+    return None
+
+
+def trade_off(law: Law, pair: tuple[str, str]) -> str:
+    """What it means for the constants of `law` that two variables always change together."""
+    ours, theirs = (" and ".join(constants_of(law, name)) or f"the effect of {name}" for name in pair)
+    return f"{pair[0]} and {pair[1]} always change together, so {ours} trade off against {theirs}"
+
+
+def constants_of(law: Law, variable: str) -> list[str]:
+    """The constants of `law` that say what a variable does."""
+    return [p.name for p in law.parameters if not p.given and p.name in CONSTANTS.get(variable, ())]
+
+
+def _left_over(x: np.ndarray, y: np.ndarray) -> float:
+    """The largest deviation of y [n] from a straight line in x [n]."""
+    design = np.column_stack([np.ones(len(x)), x - x.mean()])
+    return float(np.max(np.abs(y - design @ np.linalg.lstsq(design, y, rcond=None)[0])))
+
+
 def require(law: Law, data: Data) -> None:
     """Raises TooFewPointsError, NotVaryingError and NegativeDeltaError where `law` cannot be fitted."""
     n, p = len(data[law.response]), law.n_free
@@ -83,6 +153,14 @@ def require(law: Law, data: Data) -> None:
                 allowed=f"at least {needed}, 5 % apart",
                 remedy=f"add rows with another {name}, or fix the constants that belong to it: --fixed NAME=VALUE",
             )
+    if pair := confounded(law, data):
+        one, other = pair
+        raise NotVaryingError(
+            f"{law.name}: {trade_off(law, pair)}",
+            got=f"one {other} for each {one} in {n} points",
+            allowed=f"ratios of {one} and {other} more than {100 * SAME_SIZE:g} % apart, off any one power law",
+            remedy=f"add rows with another {other} at the same {one}, or fix constants of one: --fixed NAME=VALUE",
+        )
     positive = int(np.sum(data[law.response] > 0))
     if law.response == "delta" and positive < p:
         raise NegativeDeltaError(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 ANNEALED, AT_PEAK = "annealed", ("constant", "warmup")
+KNOWN = ("warmup", "constant", "decay", "annealed")
+"""The phases of a schedule."""
 
 
 def phase_of(
@@ -16,7 +18,7 @@ def phase_of(
 
     rates [n]: learning rates, NaN where unknown; phases [n]: `constant`, `warmup`, `decay`, `annealed` or ""; runs [n]:
     names of training runs; tokens [n]: D.  NaN where neither rate nor phase tells.  The peak of a run is the highest
-    rate among its own points.
+    rate among its own points, so the rate of a run's only checkpoint tells nothing.
     """
     runs_, phases_ = np.asarray(runs), np.asarray(phases)
     s = np.full(len(rates), np.nan)
@@ -25,18 +27,19 @@ def phase_of(
         rows = np.flatnonzero((runs_ == run) & np.isfinite(rates))
         if not len(rows):
             continue
+        if len(np.unique(tokens[rows])) == 1:
+            single += [run] if np.any(~np.isin(phases_[rows], (ANNEALED, *AT_PEAK))) else []
+            continue
         peak = rates[rows].max()
         first = tokens[rows[rates[rows] >= peak]].min()
         share = 1 - rates[rows] / peak if peak > 0 else np.ones(len(rows))
         s[rows] = 1 + np.where(tokens[rows] < first, 0.0, share)
-        if len(np.unique(tokens[rows])) == 1 and phases_[rows[0]] != ANNEALED:
-            single.append(run)
     s[np.isin(phases_, AT_PEAK)] = 1.0
     s[phases_ == ANNEALED] = 2.0
     notes = []
     if single:
         notes.append(
-            f"{len(single)} runs have a single checkpoint, whose learning rate is then their highest: give their phase "
+            f"{len(single)} runs have a single checkpoint, whose learning rate tells nothing of a decay: give their phase "
             "(`annealed`, `constant`) in a column `phase`"
         )
     return s, notes

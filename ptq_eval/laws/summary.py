@@ -127,7 +127,7 @@ class Frame:
         for p in self.law.parameters:
             if p.given:
                 text += f"; one bit-width: {p.name} is set to {p.low:g} and not fitted, "
-                text += f"{self.law.parameters[0].name} holds only together with it and for these --bits"
+                text += f"{self.law.parameters[0].name} holds only together with it and for these bits"
         if self.undefined:
             text += f"; {self.undefined} values of {self.law.response} are not positive and have no logarithm: dropped"
         if not solution.converged:

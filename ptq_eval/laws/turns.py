@@ -2,8 +2,8 @@
 
 In an output folder `analyse` knows runs, windows and checkpoints.  A table has points: for every N and P in it, the law
 says where the loss after quantization turns, and the measured losses, where the table has them, where it is lowest.
-Without evaluation windows no rise can be called significant, so nothing here is ever "observed" in the sense of the
-main job.
+Where a fit does not determine D_crit none is given, by the same tests as in an output folder.  Without evaluation
+windows no rise can be called significant, so nothing here is ever "observed" in the sense of the main job.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from ptq_eval.laws import bootstrap
 from ptq_eval.laws.base import Data, Estimate, FitResult, Law
-from ptq_eval.laws.critical import FARTHEST, CriticalTokens
+from ptq_eval.laws.critical import FARTHEST, CriticalTokens, obstacle, vague
 from ptq_eval.laws.turning import TurningPoint, turning_point
 
 MOST = 500
@@ -74,11 +74,10 @@ def _verdict(predicted: Estimate | None, why_not: str, observed: TurningPoint, l
 
 
 def _predicted(law: Law, result: FitResult, curve: FitResult, at: dict[str, float]) -> tuple[Estimate | None, str]:
-    bad = next((fit for fit in (result, curve) if not fit.identified), None)
-    if bad is not None:
-        return None, f"{bad.law} has {bad.message}"
-    if "gamma_D" in result.values and not result.estimates["gamma_D"].value > 0:
-        return None, f"delta is not seen to grow with D (gamma_D = {result.values['gamma_D']:.2g})"
+    if law.response == "delta" and (reason := obstacle(result, curve)):
+        return None, reason
+    if not result.identified:
+        return None, f"{result.law} has {result.message}"
     value = float(_at(law, result.values, curve.values, at))
     if not math.isfinite(value):
         return None, "the law has no turning point here"
@@ -86,7 +85,9 @@ def _predicted(law: Law, result: FitResult, curve: FitResult, at: dict[str, floa
     draws = _at(law, tables[0], tables[1], at) if all(tables) else np.empty(0)
     factor = max(result.stretch, curve.stretch)
     low, high = bootstrap.interval(value, np.asarray(draws, float), factor=factor, level=result.level, log=True)
-    return Estimate(value, low, high), ""
+    found = Estimate(value, low, high)
+    reason = vague(found)
+    return (None, reason) if reason else (found, "")
 
 
 def _at(law: Any, theta: dict[str, Any], loss: dict[str, Any], at: dict[str, float]) -> Any:

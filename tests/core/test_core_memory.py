@@ -10,6 +10,7 @@ from core_steps import environ, planned
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptq_eval import memory
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import OptionError
 from ptq_eval.lanes import OnDisk
@@ -49,17 +50,62 @@ def test_free_memory_is_some_and_not_more_than_the_machine_has():
     assert 0 < free_memory("cpu") <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def test_a_limit_of_the_process_counts(python):
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
+@pytest.mark.parametrize(("limit", "field"), [("RLIMIT_DATA", "VmData"), ("RLIMIT_AS", "VmSize")])
+def test_a_limit_of_the_process_counts(python, limit, field):
     code = (
         "import resource; from ptq_eval.memory import free_memory, _field;"
-        "used = _field('/proc/self/status', 'VmData');"
-        "resource.setrlimit(resource.RLIMIT_DATA, (int(used) + 2**26, resource.RLIM_INFINITY));"
+        f"used = _field('/proc/self/status', '{field}');"
+        f"resource.setrlimit(resource.{limit}, (int(used) + 2**26, resource.RLIM_INFINITY));"
         "print(free_memory('cpu'))"
     )
-    if sys.platform != "linux":
-        pytest.skip("RLIMIT_DATA is Linux's")
     done = python("-c", code)
     assert 2**25 < float(done.stdout) <= 2**26, done.stderr
+
+
+FILES = {2: ("memory.max", "memory.current"), 1: ("memory.limit_in_bytes", "memory.usage_in_bytes")}
+UNLIMITED = {2: "max", 1: str(2**63 - 4096)}
+
+
+def grouped(tmp_path, version, groups, place="/job/step"):
+    """What a process in `place` has left in a made-up tree of control groups {folder: (limit or None, use, cache)}."""
+    mount = tmp_path / "cgroup"
+    root = mount if version == 2 else mount / "memory"
+    for folder, (limit, used, cache) in groups.items():
+        home = root / folder
+        home.mkdir(parents=True, exist_ok=True)
+        for name, value in zip(FILES[version], (UNLIMITED[version] if limit is None else limit, used)):
+            (home / name).write_text(f"{value}\n")
+        own = f"inactive_file {cache}\n" if version == 2 else f"inactive_file 0\ntotal_inactive_file {cache}\n"
+        (home / "memory.stat").write_text("anon 7\n" + own)
+    lines = f"0::{place}\n" if version == 2 else f"9:name=systemd:/\n4:cpu,memory:{place}\n0::/\n"
+    (tmp_path / "self").write_text(lines)
+    return memory._of_the_control_group(tmp_path / "self", mount)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_control_group_leaves_its_limit_less_its_use_without_pages_of_files(tmp_path, version):
+    assert grouped(tmp_path, version, {"job/step": (1000, 400, 150)}) == 750
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("where", ["job", "job/step"])
+def test_the_narrowest_of_the_groups_that_a_process_lies_in_counts(tmp_path, version, where):
+    tree = {"job": (5000, 1000, 0), "job/step": (None, 100, 0), "other": (10, 10, 0)}
+    assert grouped(tmp_path, version, tree) == 4000
+    assert grouped(tmp_path, version, {**tree, where: (2000, 1500, 0)}) == 500
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("place", ["/outside/of/this", "/../sibling"])
+def test_a_group_that_cannot_be_seen_is_bounded_by_the_root_of_the_container(tmp_path, version, place):
+    assert grouped(tmp_path, version, {"": (3000, 1000, 0)}, place) == 2000
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_without_a_limit_a_control_group_leaves_everything(tmp_path, version):
+    assert grouped(tmp_path, version, {"job/step": (None, 400, 0)}) > 2**62
+    assert memory._of_the_control_group(tmp_path / "absent", tmp_path) == float("inf")
 
 
 @pytest.fixture(scope="module")
