@@ -3,7 +3,8 @@
     python -m benchmarks                      every benchmark, results in results/benchmarks/
     python -m benchmarks --only sweep         one of them
     python -m benchmarks --only sweep --quick a rehearsal on small sizes; its numbers are not results
-    python -m pytest benchmarks/test_pieces.py      single functions, with pytest-benchmark
+    python -m benchmarks --check              exit code 1 where a limit is missed
+    python -m pytest benchmarks/test_pieces.py      single functions, with all that pytest-benchmark says
 
 Each benchmark is a module with a function `measure(setup) -> Outcome`.  An outcome holds claims (a number, what was
 measured around it, the limit it is held to) and details.  A claim about speed is a ratio of two things timed by turns

@@ -14,6 +14,7 @@ from unittest import mock
 
 import ptq_eval.calibration
 import ptq_eval.evaluate
+import ptq_eval.lockstep
 import ptq_eval.scoring
 import ptq_eval.store
 import ptq_eval.sweep
@@ -25,7 +26,8 @@ from quantizers.rtn import RTN
 
 PARTS: list[tuple[str, Any, str]] = [
     ("load", ptq_eval.sweep.LanguageModel, "load"),
-    ("calibration passes", ptq_eval.sweep, "quantize"),
+    ("calibration passes", ptq_eval.lockstep, "run"),
+    ("bookkeeping", ptq_eval.calibration, "_solve"),
     ("statistics", quantizers.LayerStats, "from_inputs"),
     ("quantize: rtn", RTN, "quantize_grid"),
     ("quantize: gptq", GPTQ, "quantize_grid"),
@@ -34,10 +36,14 @@ PARTS: list[tuple[str, Any, str]] = [
     ("scoring", ptq_eval.evaluate.Evaluator, "score"),
     ("forward passes", LanguageModel, "logits"),
     ("forward passes", LanguageModel, "hidden"),
-    ("forward passes", ptq_eval.scoring.Factored, "_logits"),
+    ("forward passes", ptq_eval.scoring.Hidden, "block"),
     ("store", ptq_eval.store.Writer, "append"),
 ]
 """(part, owner, function): time within the function that is in no other part's function."""
+
+
+PASSES, SCORING = ("forward passes", "calibration passes"), "scoring"
+"""What is no overhead: passes through the model, and what is made of their logits."""
 
 
 class Breakdown:

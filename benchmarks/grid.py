@@ -55,7 +55,7 @@ OURS_PARTS = ("quantizing", "everything", "start, fit and report")
 
 def measure(setup: Setup) -> Outcome:
     """The loop's cells and ours by turns, then the losses of the loop's models."""
-    checkpoints = trained_llama()
+    checkpoints = trained_llama(setup.quick)
     windows = {"eval_windows": 16 if setup.quick else 256, "calib_windows": 4 if setup.quick else 64}
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     turns: list[dict[str, Any]] = []

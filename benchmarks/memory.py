@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import ROOT, SEED, Claim, Outcome, Setup
+from benchmarks.report import LEFT_OUT
 
 SHAPE = {
     "vocab_size": 512,
@@ -57,7 +58,7 @@ def measure(setup: Setup) -> Outcome:
                 capped, peak = _process(root, group, None), _usage(group)
                 forced = _process(root, group, 100 * weights)
         except OSError as error:
-            outcome.details["skipped"] = f"no control group can be made here: {error}"
+            outcome.details[LEFT_OUT] = f"no control group can be made here ({error.strerror or error})"
             return outcome
         free = _process(root, None, None)
     same = capped["records"] is not None and free["records"] == capped["records"]

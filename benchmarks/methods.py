@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 from benchmarks.harness import Claim, Outcome, Setup, claim_of
 from benchmarks.peers.environments import QUANTIZING
 from benchmarks.peers.jobs import OURS, Cell, run_driver
+from benchmarks.report import LEFT_OUT
 from benchmarks.subjects import TRAINED_GROUP, bare_model, prepared, trained_llama
 from ptq_eval.evaluate import evaluate
 from ptq_eval.models import LanguageModel
@@ -56,7 +57,7 @@ Times = dict[str, list[dict[str, Any]]]
 def measure(setup: Setup) -> Outcome:
     """All packages that can be installed, by turns."""
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
-    checkpoint = trained_llama()[-1]
+    checkpoint = trained_llama(setup.quick)[-1]
     outcome = Outcome()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -87,6 +88,8 @@ def measure(setup: Setup) -> Outcome:
         "runs": results,
         "losses": {Path(path).stem: sum(nll) / len(nll) for path, nll in losses.items()},
     }
+    if missing := [side for side in QUANTIZING if side not in results]:
+        outcome.details[LEFT_OUT] = f"{', '.join(missing)}, which cannot be installed or run here"
     for cell in (cell for runs in results.values() for run in runs for cell in run["cells"]):
         cell["weights"] = None  # a file of this run, gone with its folder
     return outcome

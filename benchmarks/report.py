@@ -1,4 +1,9 @@
-"""Results of the benchmarks as files: one JSON file each, and one page made from them all."""
+"""Results of the benchmarks as files: one JSON file each, and one page made from them all.
+
+What cannot be measured here (another package's environment that cannot be built, a control group that cannot be made)
+stands in an outcome's details under `LEFT_OUT`, a sentence or several, and on the page.  A run that measured less than
+a stored result never replaces it: it is written beside it as `name.partial.json`, which the page mentions.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +21,21 @@ otherwise, the value is the median of the repetitions; in brackets, the smallest
 things timed by turns; seconds hold for the machine named.
 """
 
+LEFT_OUT = "left out"
+"""The detail that holds a sentence, or several, on what could not be measured."""
 
-def save(out: Path, name: str, command: str, outcome: Outcome, facts: dict[str, Any], seconds: float) -> None:
-    """Write `out/name.json` and the figures."""
+
+def save(out: Path, name: str, command: str, outcome: Outcome, facts: dict[str, Any], seconds: float) -> Path:
+    """Write `out/name.json`, or `out/name.partial.json` where the first has more claims, and figures; the file."""
     out.mkdir(parents=True, exist_ok=True)
-    for file, figure in outcome.figures.items():
-        figure.savefig(out / file, dpi=120)
+    whole, partial = out / f"{name}.json", out / f"{name}.partial.json"
+    stored = json.loads(whole.read_text("utf-8")) if whole.exists() else {"claims": [], "details": {}}
+    nothing = _measured(stored["details"]) and not (outcome.claims or _measured(outcome.details))
+    file = partial if nothing or len(outcome.claims) < len(stored["claims"]) else whole
+    if file == whole:
+        partial.unlink(missing_ok=True)
+        for figure, drawn in outcome.figures.items():
+            drawn.savefig(out / figure, dpi=120)
     content = {
         "name": name,
         "command": command,
@@ -31,7 +45,18 @@ def save(out: Path, name: str, command: str, outcome: Outcome, facts: dict[str, 
         "environment": facts,
         "seconds": seconds,
     }
-    (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return file
+
+
+def left_out(details: dict[str, Any]) -> list[str]:
+    """The sentences that say what was not measured."""
+    found = details.get(LEFT_OUT, ())
+    return [found] if isinstance(found, str) else list(found)
+
+
+def _measured(details: dict[str, Any]) -> bool:
+    return any(name != LEFT_OUT for name in details)
 
 
 def write_page(out: Path, names: Sequence[str]) -> str:
@@ -44,6 +69,9 @@ def write_page(out: Path, names: Sequence[str]) -> str:
         lines += [_row(claim) for claim in result["claims"]]
     for result in results:
         lines += ["", *_section(result)]
+        partial = out / f"{result['name']}.partial.json"
+        if partial.exists():
+            lines += ["", *_later(json.loads(partial.read_text("utf-8")), partial.name)]
     text = "\n".join(lines) + "\n"
     (out / "README.md").write_text(text, encoding="utf-8")
     return text
@@ -71,6 +99,8 @@ def _section(result: dict[str, Any]) -> list[str]:
         f" {facts['time']}; Python {facts['python']}, {versions}; commit {facts['commit'][:12] or 'unknown'}{changed};"
         f" seed {facts['seed']}.",
     ]
+    for reason in left_out(result["details"]):
+        lines += ["", f"Left out: {reason}."]
     for file in result.get("figures", ()):
         lines += ["", f"![{result['name']}]({file})"]
     for name, detail in result["details"].items():
@@ -79,6 +109,12 @@ def _section(result: dict[str, Any]) -> list[str]:
         elif isinstance(detail, dict) and "columns" in detail:
             lines += ["", *_table(name, detail)]
     return lines
+
+
+def _later(result: dict[str, Any], file: str) -> list[str]:
+    """A run that measured less than the result above."""
+    why = "; ".join(left_out(result["details"])) or f"{len(result['claims'])} claims"
+    return [f"A later run ({result['environment']['time']}, `{file}`) measured less: {why}."]
 
 
 def _table(name: str, detail: dict[str, Any]) -> list[str]:

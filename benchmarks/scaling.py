@@ -7,11 +7,12 @@ peak of a fresh process that loads one model and quantizes it with GPTQ, less wh
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import statistics
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,23 @@ Curve = list[tuple[float, float]]
 def measure(setup: Setup) -> Outcome:
     """All curves; in a rehearsal, two points each."""
     curves: dict[str, Curve] = {}
-    windows = {"eval_windows": 16 if setup.quick else 64, "calib_windows": 8 if setup.quick else 64}
-    checkpoints = trained_llama()
+    windows = {"eval_windows": 16 if setup.quick else 32, "calib_windows": 8 if setup.quick else 64}
+    checkpoints = trained_llama(setup.quick)
     repeats = 1 if setup.quick else 3
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         last = checkpoints[-1]
         works = [prepared(checkpoint, folder, bits=BITS[-1], **windows)[0] for checkpoint in checkpoints]
-        curves["checkpoints"] = [(n, _seconds(works[:n], repeats)) for n in _few((1, 2, 3, 4), setup)]
+        run_sweep(works[0])  # what is compiled or read for the first time is no part of any curve
+        laps = [list(itertools.accumulate(map(_lap, works))) for _ in range(repeats)]
+        curves["checkpoints"] = [(n, statistics.median(lap[n - 1] for lap in laps)) for n in _few((1, 2, 3, 4), setup)]
         curves["bit-widths"] = [
-            (len(bits), _seconds([prepared(last, folder, bits=bits, **windows)[0]], repeats))
+            (len(bits), _seconds(prepared(last, folder, bits=bits, **windows)[0], repeats))
             for bits in _few(BITS, setup)
         ]
         sizes = [{**windows, "calib_windows": count} for count in _few(CALIBRATION, setup)]
         curves["calibration tokens"] = [
-            (size["calib_windows"] * 256, _seconds([prepared(last, folder, bits=(4,), **size)[0]], repeats))
+            (size["calib_windows"] * 256, _seconds(prepared(last, folder, bits=(4,), **size)[0], repeats))
             for size in sizes
         ]
         curves["parameters"], curves["memory"] = _by_parameters(folder, _few(WIDTHS, setup), windows, repeats)
@@ -69,13 +72,13 @@ def _few(points: Sequence[Any], setup: Setup) -> Sequence[Any]:
     return (points[0], points[-1]) if setup.quick and points is not WIDTHS else points[:2] if setup.quick else points
 
 
-def _seconds(works: Iterable[Workload], repeats: int) -> float:
-    """Median seconds of sweeping the works one after the other, after once without the clock."""
-    works = list(works)
-    run_sweep(works[0])
-    return statistics.median(
-        sum(clock(lambda work=work: run_sweep(work)).wall for work in works) for _ in range(repeats)
-    )
+def _lap(work: Workload) -> float:
+    return clock(lambda: run_sweep(work)).wall
+
+
+def _seconds(work: Workload, repeats: int) -> float:
+    """Median seconds of a sweep."""
+    return statistics.median(_lap(work) for _ in range(repeats))
 
 
 def _by_parameters(folder: Path, widths: Sequence[int], windows: dict[str, int], repeats: int) -> tuple[Curve, Curve]:
@@ -95,7 +98,7 @@ def _by_parameters(folder: Path, widths: Sequence[int], windows: dict[str, int],
         checkpoint, evaluation, calibration = random_llama(home, max(windows.values()), **shape)
         options = {"eval_text": str(evaluation), "calib_text": str(calibration), "seq_len": LENGTH, **windows}
         work = make_plan([checkpoint], RunConfig(bits=(4,), group_size=64, **options)).workloads[0]
-        times.append((float(checkpoint.params or 0), _seconds([work], 1 if width > 512 else repeats)))
+        times.append((float(checkpoint.params or 0), _seconds(work, 1 if width > 512 else repeats)))
         memory.append(_memory(checkpoint, work, home))
     return times, memory
 
@@ -133,6 +136,7 @@ def _claims(curves: dict[str, Curve]) -> list[Claim]:
 
 def _figure(curves: dict[str, Curve]) -> Any:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(14, 3), layout="constrained")
     for axes, (name, curve) in zip(figure.subplots(1, len(curves)), curves.items()):
@@ -147,6 +151,7 @@ def _figure(curves: dict[str, Curve]) -> Any:
             axes.set_xscale("log", base=10 if name == "parameters" else 2)
         if name == "parameters":
             axes.set_yscale("log")
+            axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_formatter="")
         else:
             axes.set_ylim(bottom=0)
             if name in ("checkpoints", "bit-widths"):

@@ -56,6 +56,27 @@ TINY = {
 }
 """Its rehearsal."""
 
+REALISTIC = {
+    "vocab_size": 32000,
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 256,
+}
+"""A Llama of 25 M parameters beside a vocabulary of the usual size: two fifths of a pass are the output head."""
+
+HEAD_HEAVY = {
+    "vocab_size": 50304,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 256,
+}
+"""The shapes of Pythia-70M: more than half of a pass is the output head."""
+
 TRAINED_LENGTH, TRAINED_GROUP = 256, 64
 
 
@@ -82,15 +103,18 @@ def last_of_each_run(trajectory: Path) -> list[Checkpoint]:
     return verify_all(sorted(found.values(), key=lambda c: (c.params or 0, c.run)))
 
 
-def trained_llama() -> list[Checkpoint]:
-    """Four checkpoints of a Llama of 4.4 M parameters, trained here for some minutes at the first use and then kept.
+def trained_llama(quick: bool = False) -> list[Checkpoint]:
+    """Four checkpoints of a Llama of 4.4 M parameters, trained here at the first use and then kept.
 
-    Barely trained, but its losses are those of text: enough for comparing what quantizers do to one model.  The rows
+    Barely trained, which takes minutes, but its losses are those of text: enough for comparing what quantizers do to
+    one model; `quick` gives one of the same shape that has seen a few batches, in seconds, for a rehearsal.  The rows
     of its matrices have 256 and 704 columns, so groups of 64 fit every package.
     """
-    folder = FOLDER / "subject-llama-5m"
+    folder = FOLDER / ("subject-llama-5m-rehearsal" if quick else "subject-llama-5m")
     if not (folder / "complete").exists():
-        words = f"--width 256 --layers 6 --context {TRAINED_LENGTH} --batch-size 4 --ratios 0.02,0.04,0.08,0.12"
+        ratios, takes = ("0.0005,0.001,0.0015,0.002", "seconds") if quick else ("0.02,0.04,0.08,0.12", "minutes")
+        print(f"training the Llama to measure on, once: some {takes} …", file=sys.stderr, flush=True)
+        words = f"--width 256 --layers 6 --context {TRAINED_LENGTH} --batch-size 4 --ratios {ratios}"
         command = [sys.executable, "-m", "ptq_eval", "pretrain", str(folder), *words.split()]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         (folder / "complete").touch()
@@ -129,6 +153,16 @@ def random_llama(folder: Path, windows: int, **shape: int) -> tuple[Checkpoint, 
         texts.append(folder / f"{name}.npy")
         np.save(texts[-1], ids.numpy().astype(np.uint16))
     return verify_all(discover([home]))[0], texts[0], texts[1]
+
+
+def random_module(shape: dict[str, int], family: str = "llama") -> torch.nn.Module:
+    """A model of a family of transformers with the random weights that it starts from."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(SEED)
+    config = AutoConfig.for_model(family, **shape, bos_token_id=0, eos_token_id=0)
+    module: torch.nn.Module = AutoModelForCausalLM.from_config(config)
+    return module.eval()
 
 
 def bare_model(folder: Path) -> torch.nn.Module:

@@ -1,5 +1,7 @@
 """Tokens per second of the evaluator: against bare forward passes, against lm-eval, and against the machine's peak.
 
+Three models: a trained Llama with a small vocabulary, and with random weights, which cost what trained ones cost, a
+Llama with a vocabulary of 32,000 and one with the shapes of Pythia-70M, most of whose work is its vocabulary of 50,304.
 The bare loop calls `model(ids)` over the same windows in the same batches and looks at no logits.  "Loss alone" is the
 evaluator without lanes against one bare pass; "loss, KL and top-1" is the evaluator with lanes against as many bare
 passes, the full-precision one included.  lm-eval answers `loglikelihood_rolling` for the same windows in the same
@@ -23,20 +25,33 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import Claim, Outcome, Seconds, Setup, by_turns, claim_of, clock
+from benchmarks.harness import SEED, Claim, Outcome, Seconds, Setup, by_turns, claim_of, clock
 from benchmarks.peers.jobs import Cell, run_driver
-from benchmarks.subjects import bare_model, bare_passes, prepared, trained_llama
+from benchmarks.report import LEFT_OUT
+from benchmarks.subjects import (
+    HEAD_HEAVY,
+    REALISTIC,
+    bare_model,
+    bare_passes,
+    prepared,
+    random_module,
+    trained_llama,
+)
 from ptq_eval.evaluate import batch_size, evaluate
 from ptq_eval.models import LanguageModel
 
 ALONE, ALL_METRICS = 0.95, 0.85
 LANES = 3
 PREFIX = 0
+RANDOM = {
+    "Llama, vocabulary 32,000": ("llama", REALISTIC),
+    "Pythia-70M's shapes, vocabulary 50,304": ("gpt_neox", HEAD_HEAVY),
+}
 
 
 def measure(setup: Setup) -> Outcome:
     """The trained Llama on windows of its own length."""
-    checkpoint = trained_llama()[-1]
+    checkpoint = trained_llama(setup.quick)[-1]
     outcome = Outcome()
     with tempfile.TemporaryDirectory() as name:
         work, _ = prepared(checkpoint, Path(name), eval_windows=32 if setup.quick else 256, calib_windows=1)
@@ -58,14 +73,32 @@ def measure(setup: Setup) -> Outcome:
             Claim("total log-likelihood, distance from lm-eval's, relative", *[abs(own / total - 1)] * 3, limit=1e-5),
         ]
     outcome.claims += _shares(module, ids, pairs)
+    others = {what: _random(*each, quick=setup.quick) for what, each in RANDOM.items()}
+    for what, found in others.items():
+        outcome.claims += claims_of(found, f", {what}")
     outcome.details = {
+        **({LEFT_OUT: "lm-eval, which cannot be installed or run here"} if theirs is None else {}),
         "windows": list(ids.shape),
         "batch": batch_size(LanguageModel(module), ids.shape[1]),
         "tokens per second, loss alone": scored / alone,
-        "times": {what: [[asdict(a), asdict(b)] for a, b in found] for what, found in pairs.items()},
+        "times": times_of(pairs),
+        "times of random models": {what: times_of(found) for what, found in others.items()},
         "lm-eval": theirs,
     }
     return outcome
+
+
+def _random(family: str, shape: dict[str, int], *, quick: bool) -> dict[str, list[tuple[Seconds, Seconds]]]:
+    """Paired times for a model of random weights on random tokens."""
+    length = shape["max_position_embeddings"]
+    generator = torch.Generator().manual_seed(SEED)
+    ids = torch.randint(shape["vocab_size"], (2 if quick else 16, length), generator=generator)
+    return speeds(random_module(shape, family), ids, repeats=1 if quick else 3)
+
+
+def times_of(pairs: dict[str, list[tuple[Seconds, Seconds]]]) -> dict[str, Any]:
+    """Paired times as plain values."""
+    return {what: [[asdict(a), asdict(b)] for a, b in found] for what, found in pairs.items()}
 
 
 def speeds(
@@ -87,12 +120,12 @@ def speeds(
     return {"loss alone": pair([]), "loss, KL and top-1": pair(lanes)}
 
 
-def claims_of(pairs: dict[str, list[tuple[Seconds, Seconds]]]) -> list[Claim]:
+def claims_of(pairs: dict[str, list[tuple[Seconds, Seconds]]], subject: str = "") -> list[Claim]:
     """Of both the share of the bare loop's speed."""
     limits = {"loss alone": ALONE, "loss, KL and top-1": ALL_METRICS}
     return [
         claim_of(
-            f"speed: evaluator with {what} / bare forward passes",
+            f"speed: evaluator with {what} / bare forward passes{subject}",
             [bare.wall / ours.wall for bare, ours in found],
             limit=limits[what],
             sense="at least",

@@ -1,8 +1,9 @@
 """How much memory there is, and how it is shared out between the model and its lanes.
 
-Three things may limit a process on a CPU: what the system has left, a control group (as in containers and batch
-systems), and a resource limit of the process itself; the least of them counts.  Nothing here changes a result: less
-memory only means more groups of lanes, or weights that are read from disk instead of kept.
+Three things may limit a process on a CPU: what the system has left, a control group or one of those it lies in (as in
+containers and batch systems), and the resource limits of the process itself (`ulimit -v` and `-d`); the least of them
+counts.  Nothing here changes a result: less memory only means more groups of lanes, or weights that are read from disk
+instead of kept.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "
 _FOR_WEIGHTS = 0.8
 """Share of the free memory that weights may take when nobody says how much; the rest is for activations."""
 
-
+_NO_LIMIT = float("inf")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_FROM_HEAP = 2**25
 """From glibc's malloc.h, and the largest threshold that it accepts."""
@@ -89,21 +90,29 @@ def _of_the_system() -> float:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / 2
 
 
-def _of_the_control_group() -> float:
-    root = Path("/sys/fs/cgroup")
+def _of_the_control_group(own: Path = Path("/proc/self/cgroup"), cgroups: Path = Path("/sys/fs/cgroup"), /) -> float:
+    """The least that the process's control group and its ancestors leave, by version 1 or 2, whichever is in use.
+
+    A batch system often sets its limit on a job and runs each step in a group below that has none.  Groups that cannot
+    be seen, as from within a container, do not count; its root then stands for them.
+    """
     try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+        lines = own.read_text(encoding="ascii").splitlines()
     except OSError:
-        return float("inf")
-    free = float("inf")
+        return _NO_LIMIT
+    free = _NO_LIMIT
     for _, kinds, place in (line.split(":", 2) for line in lines):
         if kinds == "":
-            names, folder = ("memory.max", "memory.current"), root / place.lstrip("/")
+            names, root = ("memory.max", "memory.current"), cgroups
         elif "memory" in kinds.split(","):
-            names, folder = ("memory.limit_in_bytes", "memory.usage_in_bytes"), root / "memory" / place.lstrip("/")
+            names, root = ("memory.limit_in_bytes", "memory.usage_in_bytes"), cgroups / "memory"
         else:
             continue
-        free = min(free, _left(folder, *names))
+        inner = root / place.lstrip("/")
+        for folder in (inner, *inner.parents):
+            free = min(free, _left(folder, *names))
+            if folder == root:
+                break
     return free
 
 
@@ -113,20 +122,22 @@ def _left(folder: Path, limit: str, used: str) -> float:
         most, now = (float((folder / name).read_text(encoding="ascii")) for name in (limit, used))
         stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
     except (OSError, ValueError):  # no such group, or no limit: "max"
-        return float("inf")
-    return most - now + float(stat.get("inactive_file", stat.get("total_inactive_file", 0)))
+        return _NO_LIMIT
+    # Groups below count in version 1 only where a field says total.
+    return most - now + float(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
 
 
 def _of_the_process() -> float:
+    """What limits of the address space and of its private data leave; memory-mapped files count in the first."""
     try:
         import resource
 
-        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
-        if limit != resource.RLIM_INFINITY:
-            return limit - _field("/proc/self/status", "VmData")
+        fields = {resource.RLIMIT_AS: "VmSize", resource.RLIMIT_DATA: "VmData"}
+        limits = {field: resource.getrlimit(kind)[0] for kind, field in fields.items()}
+        bounded = {field: limit for field, limit in limits.items() if limit != resource.RLIM_INFINITY}
+        return min((limit - _field("/proc/self/status", field) for field, limit in bounded.items()), default=_NO_LIMIT)
     except (ImportError, OSError, KeyError, AttributeError):
-        pass
-    return float("inf")
+        return _NO_LIMIT
 
 
 def _field(path: str, name: str) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from gptqmodel import BACKEND, GPTQModel
-from gptqmodel.quantization.config import AWQConfig, GPTQConfig, RTNConfig
+from gptqmodel.quantization.config import FORMAT, AWQConfig, GPTQConfig, RTNConfig
 
 from benchmarks.peers.driver import installed
 
@@ -28,6 +28,8 @@ def load(folder: str, cell: dict[str, Any]) -> Any:
     options = {"bits": cell["bits"], "group_size": cell["group_size"], "sym": cell["symmetric"]}
     if cell["method"] == "gptq":
         options["damp_percent"] = 0.01
+    if cell["method"] != "awq":
+        options["format"] = FORMAT.GPTQ_V2  # the first format stores zeros less one, and this torch layer adds none
     config = CONFIGS[cell["method"]](**options, offload_to_disk=False, device="cpu")
     dtype = torch.bfloat16 if cell["method"] == "awq" else torch.float32
     return GPTQModel.load(folder, config, dtype=dtype)

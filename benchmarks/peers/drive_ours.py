@@ -19,7 +19,8 @@ def versions() -> dict[str, str]:
 def warm_up(folder: str, cell: dict[str, Any]) -> None:
     """Compile what is compiled at first use, as the other sides may too."""
     weight, inputs = sample_layer(8, 32, tokens=64)
-    get_quantizer("gptq").quantize(weight, Scheme(4, 16), LayerStats.from_inputs(inputs))
+    for name in ("gptq", "awq"):
+        get_quantizer(name).quantize(weight, Scheme(4, 16), LayerStats.from_inputs(inputs))
 
 
 def load(folder: str, cell: dict[str, Any]) -> LanguageModel:

@@ -29,7 +29,7 @@ from ptq_eval.evaluate import batch_size
 from ptq_eval.models import LanguageModel
 from ptq_eval.records import Checkpoint
 
-FASTEST = {"rtn": "llm-compressor", "gptq": "llm-compressor", "awq": "auto-round"}
+FASTEST = {"rtn": "llm-compressor", "gptq": "neural-compressor", "awq": "auto-round"}
 BITS = (2, 3, 4, 8)
 AFTER = ("save", "reload", "evaluate")
 PARTS = ("load", "quantize", *AFTER)

@@ -141,8 +141,8 @@ def test_full_precision_results_are_kept_or_made_again_with_the_same_numbers(sav
 
     work = planned(saved("llama").parent, **grid).workloads[0]
     made = []
-    reference = Factored.reference
-    monkeypatch.setattr(Factored, "reference", lambda self, ids: made.append(1) or reference(self, ids))
+    output = Factored.output
+    monkeypatch.setattr(Factored, "output", lambda self, ids: made.append(1) or output(self, ids))
     counts, found = [], []
     for share in (0.0, 1.0):
         monkeypatch.setattr(module, "_FOR_REFERENCES", share)
@@ -189,14 +189,15 @@ def test_tensors_on_disk_behave_like_a_dictionary(tmp_path):
 
 LARGE_VOCABULARY = """
 import resource, sys, torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from ptq_eval.evaluate import evaluate
 from ptq_eval.models import LanguageModel
 from ptq_eval.scoring import scorer
 torch.set_num_threads(1)
-config = LlamaConfig(vocab_size=150_000, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                     num_attention_heads=2, max_position_embeddings=512, tie_word_embeddings=sys.argv[1] == "True")
-model = LanguageModel(LlamaForCausalLM(config), include_head=sys.argv[1] == "False")
+config = AutoConfig.for_model(sys.argv[1], vocab_size=150_000, hidden_size=16, intermediate_size=16, pad_token_id=0,
+                              num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=512,
+                              num_key_value_heads=2, bos_token_id=0, eos_token_id=0)
+model = LanguageModel(AutoModelForCausalLM.from_config(config).to(getattr(torch, sys.argv[3])))
 ids = torch.randint(150_000, (1, 512), generator=torch.Generator().manual_seed(0))
 lane = {name: model.weight(name) * 0.9 for name in model.linears()}
 print(type(scorer(model, ids)).__name__)
@@ -210,10 +211,18 @@ print(min(score.kl) > 0, len(full.nll))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
-@pytest.mark.parametrize(("tied", "way", "limit"), [(True, "Factored", 0.6), (False, "Whole", 2.6)])
-def test_a_vocabulary_of_150_000_fits(tied, way, limit):
-    """The logits of one window of 512 tokens are 307 MB: one way of scoring never holds them, the other twice."""
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "way", "limit"),
+    [
+        ("llama", "float32", "Factored", 0.6),
+        ("llama", "bfloat16", "Factored", 0.6),
+        ("cohere", "float32", "Whole", 3.4),
+    ],
+)
+def test_a_vocabulary_of_150_000_fits(architecture, dtype, way, limit):
+    """The logits of one window of 512 tokens are 307 MB: one way of scoring never holds them, the other those of two
+    models, and those that this model has not yet scaled."""
     window = 512 * 150_000 * 4
-    arguments = [sys.executable, "-c", LARGE_VOCABULARY, str(tied), str(int(limit * window))]
+    arguments = [sys.executable, "-c", LARGE_VOCABULARY, architecture, str(int(limit * window)), dtype]
     done = subprocess.run(arguments, capture_output=True, text=True, env=environ(), timeout=120, check=False)
     assert done.stdout.splitlines() == [way, "True 1"], done.stderr[-2000:]
