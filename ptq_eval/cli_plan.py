@@ -63,7 +63,12 @@ _options = cli_options.together(
         help="How many numbers share one scale, for a law that knows it: 128.",
     ),
     click.option("--max-loss", type=float, metavar="X", help="Find the fewest bits that add less, in nats per token."),
-    click.option("--budget", callback=_quantity, metavar="C", help="FLOPs at 16 bits.  [default: 6·N·D, where given]"),
+    click.option(
+        "--budget",
+        callback=_quantity,
+        metavar="C",
+        help="The most FLOPs at 16 bits.  [default: 6·N·D, where given]",
+    ),
     click.option(
         "--served-tokens", callback=_quantity, metavar="T", help="Tokens to serve, paid from the same budget."
     ),
@@ -76,17 +81,7 @@ _options = cli_options.together(
     click.option("--memory", callback=_quantity, metavar="BYTES", help="The most that served weights may take: 8GB."),
     click.option("--offsets/--no-offsets", default=True, show_default=True, help="The offsets n of a preset's N_eff."),
     click.option("--quantizer", metavar="NAME", help="Which, where OUT holds several."),
-    click.option(
-        "--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N", help="Seed of the bootstrap."
-    ),
-    click.option(
-        "--bootstrap",
-        default=200,
-        show_default=True,
-        type=click.IntRange(min=10),
-        metavar="N",
-        help="Resamples behind each interval.",
-    ),
+    cli_options.fit_options,
     click.option("-o", "--out", metavar="FOLDER", help="Output folder.  [default: OUT/plan, or NAME-plan here]"),
 )
 

@@ -19,11 +19,11 @@ import pandas as pd
 from ptq_eval import __version__
 from ptq_eval.errors import ColumnError, NothingToFitError, OptionError, UnknownPluginError
 from ptq_eval.fitting import Data, Progress, columns_of, groups_of
+from ptq_eval.laws import compare as ranking
 from ptq_eval.laws.analyse import VERSION as FIT_VERSION
 from ptq_eval.laws.analyse import analyse
 from ptq_eval.laws.base import Law
 from ptq_eval.laws.catalogue import law_for, make_law
-from ptq_eval.laws.compare import compare as compare_laws
 from ptq_eval.laws.external import map_columns, parse_columns, unread
 from ptq_eval.laws.hypotheses import equality, phase_against_tokens
 from ptq_eval.laws.reader import label_of
@@ -75,7 +75,6 @@ def compare(
 
     source: an output folder, or a table as for `fit_data` with its `columns` and `where`.  laws: names joined by
     commas, or a list.  by: a column, for one comparison per value.  tests: pairs of constants that may be equal.
-
     "records" is the digest of the folder's.  Raises NothingToFitError without any, and what `fit_data` raises.
     """
     names = [n.strip() for n in (laws.split(",") if isinstance(laws, str) else laws) if n.strip()]
@@ -85,28 +84,28 @@ def compare(
     made, groups, known = grouped(source, columns, where, by, names)
     options: dict[str, Any] = {"loss": loss, "huber_delta": huber_delta, "seed": seed}
     asked = made or {"kumar": make_law("kumar")}
-    comparisons, phases, answers = [], [], []
+    comparisons, phases, answers, failed = [], [], [], ()
     for place, group in enumerate(groups):
         if progress:
             progress("comparing laws", float(place), float(len(groups)))
         about = {"label": group.label, **group.about}
         for same in _by_response(made):
-            data = _columns_for(group, same.values())
-            if data is not None:
-                found = compare_laws(same, data, **options, intervals="none")
-                comparisons.append({**about, **found.to_dict()})
+            if (data := _columns_for(group, same.values())) is not None:
+                ranked = ranking.compare(same, data, **options, intervals="none")
+                failed = failed or (() if ranked.entries else (same, data, ranked))
+                comparisons.append({**about, **ranked.to_dict()})
         deltas = {name: law for name, law in asked.items() if law.response == "delta"}
         data = _columns_for(group, deltas.values()) if deltas else None
         if data is not None:
             phases.append({**about, **phase_against_tokens(data, **options, n_boot=bootstrap)})
         for pair in tests:
             law = _with(asked, pair)
-            data = _columns_for(group, [law])
-            if data is not None:
+            if (data := _columns_for(group, [law])) is not None:
                 answers.append({**about, **equality(law, data, *pair, **options, n_boot=bootstrap)})
     if not comparisons and not answers:
         asked_for, allowed = ", ".join(names), "rows with delta or loss"
         raise NothingToFitError("nothing to compare these laws on", got=asked_for, allowed=allowed)
+    ranking.require_one(comparisons, answers, () if known else failed)  # a report of records says what none can fit
     found = {"comparisons": comparisons, "phase": phases, "tests": answers, "criterion": CRITERION, "laws": names}
     return {**found, "by": by, "loss": loss, "records": known, "version": VERSION, "ptq_eval": __version__}
 
@@ -159,7 +158,7 @@ def _columns_for(group: Group, laws: Iterable[Law]) -> dict[str, np.ndarray] | N
         data |= group.columns(law)
         if law.response not in data or not np.isfinite(data[law.response]).any():
             return None
-    if "S" not in data and "learning_rate" in data:
+    if "S" not in data and {"learning_rate", "D"} <= {*data}:
         phases = data.get("phase", np.full(len(data["run"]), ""))
         data["S"], _ = phase_of(data["learning_rate"], phases, data["run"], data["D"])
     return data

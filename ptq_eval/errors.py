@@ -89,7 +89,7 @@ class GroupSizeError(PtqEvalError):
 
 
 class BitsError(PtqEvalError):
-    """Bits outside 2 to 8."""
+    """Bits outside 2 to 8, or in a table more than 64."""
 
     exit_code = 19
 
@@ -203,7 +203,7 @@ class NotPositiveError(PtqEvalError):
 
 
 class UnitsError(PtqEvalError):
-    """Parameters or tokens that look like millions or billions instead of plain counts."""
+    """Parameters or tokens that look like millions or billions instead of plain counts, or over 1e6 nats per token."""
 
     exit_code = 46
 

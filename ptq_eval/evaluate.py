@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ptq_eval.early_stop import StopRule
 from ptq_eval.models import LanguageModel
-from ptq_eval.scoring import Reference, Scores, scorer
+from ptq_eval.scoring import Output, Scores, compare, scorer
 
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 _BATCH_ACTIVATIONS = 2**18
@@ -69,8 +69,14 @@ class Evaluator:
         self._looks = self._cut(batch or batch_size(model, ids.shape[1]))
         self.judge = scorer(model, self.ids[:1])
         self._full = Scores()
-        self._kept: dict[int, Reference] = {}
+        self._kept: dict[int, Output] = {}
         self.budget = 0.0
+
+    @property
+    def working_bytes(self) -> float:
+        """Memory that a batch's hidden states or logits take, beside the weights."""
+        batch = max(place.stop - place.start for places in self._looks for place in places)
+        return self.judge.working_bytes(batch, self.ids.shape[1])
 
     @property
     def full(self) -> Scores:
@@ -78,7 +84,8 @@ class Evaluator:
         for places in self._looks:
             for place in places:
                 if place.start >= len(self._full.nll):
-                    self._note(place, self.judge.loss(self.ids[place]))
+                    rows = self.ids[place]
+                    self._note(place, compare(rows, self.judge.output(rows))[0])
         return self._ordered(self._full)[1]
 
     def score(self, lanes: Sequence[Mapping[str, Tensor]]) -> list[tuple[list[int], Scores]]:
@@ -105,17 +112,26 @@ class Evaluator:
         return looks
 
     def _one(self, place: slice, lanes: Sequence[_Running]) -> None:
-        rows, reference = self.ids[place], self._kept.get(place.start)
-        if reference is None:
-            reference = self.judge.reference(rows)
-            self._note(place, reference.nll)
-            if reference.nbytes <= self.budget:
-                self.budget -= reference.nbytes
-                self._kept[place.start] = reference
+        rows, full = self.ids[place], self._kept.get(place.start)
+        if full is None:
+            full = self.judge.output(rows)
+            if full.nbytes <= self.budget:
+                self.budget -= full.nbytes
+                self._kept[place.start] = full
+        together = self.judge.together(full)
+        for first in range(0, len(lanes), together):
+            self._compare(place, full, lanes[first : first + together])
+
+    def _compare(self, place: slice, full: Output, lanes: Sequence[_Running]) -> None:
+        rows, outputs = self.ids[place], []
         for lane in lanes:
             with self.model.carrying(lane.parameters):
-                lane.scores.extend(self.judge.lane(rows, reference))
+                outputs.append(self.judge.output(rows))
             self.tick(len(rows))
+        nll, scores = compare(rows, full, outputs)
+        self._note(place, nll)
+        for lane, score in zip(lanes, scores):
+            lane.scores.extend(score)
 
     def _note(self, place: slice, nll: list[float]) -> None:
         """Take up full-precision losses, unless they are those of an earlier group of lanes again."""

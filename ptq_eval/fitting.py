@@ -19,7 +19,7 @@ import pandas as pd
 
 from ptq_eval import __version__
 from ptq_eval.datafile import as_columns, read_table
-from ptq_eval.errors import OptionError, UnknownPluginError
+from ptq_eval.errors import NegativeDeltaError, NotVaryingError, OptionError, TooFewPointsError, UnknownPluginError
 from ptq_eval.laws.analyse import VERSION
 from ptq_eval.laws.base import FitResult, Law
 from ptq_eval.laws.candidate import undetermined
@@ -34,6 +34,9 @@ from ptq_eval.laws.turns import critical_tokens
 
 Data = str | Path | pd.DataFrame | Mapping[str, Any]
 Progress = Callable[[str, float, float], None]
+Refusal = TooFewPointsError | NotVaryingError | NegativeDeltaError
+REFUSALS = (TooFewPointsError, NotVaryingError, NegativeDeltaError)
+"""What keeps one group from being fitted and says nothing of the others."""
 MOST_GROUPS = 200
 """A column with more values than this is no grouping."""
 
@@ -116,11 +119,12 @@ def fit_data(
 
     data: a .csv, .tsv, .parquet or .jsonl file, a data frame, or columns by name.  columns: what each variable is,
     as "N=params,D=flop/(6*N)" or a mapping; the usual names need not be given.  where: a condition on rows.  by: a
-    column, for one fit per value; where that is the bits, what they do to delta is held.  The other options are the
-    fitter's (`ptq_eval.laws.fit`).
+    column, for one fit per value; where that is the bits, what they do to delta is held, and a group that cannot be
+    fitted is named in a warning, as long as another one can.  The other options are the fitter's
+    (`ptq_eval.laws.fit`).
 
     Raises DataFileError, ColumnError, ExpressionError, TextColumnError, NotFiniteError, NotPositiveError, UnitsError,
-    TooFewPointsError, NotVaryingError, NegativeDeltaError, UnknownPluginError and OptionError.
+    BitsError, TooFewPointsError, NotVaryingError, NegativeDeltaError, UnknownPluginError and OptionError.
     """
     table, name = columns_of(data)
     mapping = parse_columns(columns) if isinstance(columns, str) else dict(columns)
@@ -133,7 +137,7 @@ def fit_data(
     options |= {"level": level, "intervals": intervals}
     groups = groups_of(table, by, where)
     per_bits = by in ("P", *USUAL["P"]) or (by != "" and by == mapping.get("P", mapping.get("bits")))
-    parts: list[Part] = []
+    parts, refused = list[Part](), list[Refusal]()
     for one in made:
         own, *others = _own(one, fixed, tied, bounds, len(made) > 1)
         for group, rows in groups:
@@ -142,10 +146,25 @@ def fit_data(
             mapped = map_columns(one, table, mapping, rows)
             given = {**(undetermined(one, mapped.data, ("P",)) if per_bits else {}), **(own or {})}
             searched = restrict(one, given, *others)
-            require(searched, mapped.data)
+            if (refusal := _refusal(searched, mapped.data, group)) is not None:
+                refused.append(refusal)
+                continue
             parts.append(Part(one, fit(searched, mapped.data, **options), mapped, group, tuple(given)))
+    if not parts or (refused and not by):
+        raise refused[0]
+    unused += [f"{error.what}, got {error.got}: not fitted" for error in refused]
     about = {"source": name, "columns": mapping, "where": where, "rows": len(next(iter(table.values()), ()))}
     return _found(parts, about, unused, seed)
+
+
+def _refusal(law: Law, data: Mapping[str, np.ndarray], group: Mapping[str, str]) -> Refusal | None:
+    """Why `law` cannot be fitted to a group, with the group's name; None where it can."""
+    try:
+        require(law, data)
+    except REFUSALS as error:
+        what = ": ".join(filter(None, (", ".join(f"{name} {value}" for name, value in group.items()), error.what)))
+        return type(error)(what, got=error.got, allowed=error.allowed, remedy=error.remedy)
+    return None
 
 
 def _found(parts: list[Part], about: dict[str, Any], notes: Iterable[str], seed: int) -> DataFit:

@@ -46,8 +46,8 @@ def folder(
     """The constants of an output folder: of its records, fitted again, or else of its `fit.json`.
 
     params: the N asked about, for folders with fewer than three sizes.  What `fit.json` says of the D_crit of a run is
-    kept; without it the records are judged as `fit` would.  Raises NothingToFitError for a folder that has neither,
-    PlanError where a quantizer has to be named.
+    kept where it was made of these records; otherwise they are judged as `fit` would.  Raises NothingToFitError for a
+    folder that has neither, PlanError where a quantizer has to be named.
     """
     out = Path(out)
     content = _read(out / "fit.json") if (out / "fit.json").is_file() else {}
@@ -64,8 +64,7 @@ def folder(
     if progress:
         progress("fitting", 0.0, 0.0)
     named = {"quantizer": quantizer, "params": params, "name": str(out)}
-    judged = content.get("critical_tokens")
-    return from_records(as_rows(frame), windows, **named, seed=seed, n_boot=bootstrap, critical=judged)
+    return from_records(as_rows(frame), windows, **named, seed=seed, n_boot=bootstrap, told=content)
 
 
 def _replicates(out: Path) -> dict[str, np.ndarray]:

@@ -1,17 +1,15 @@
-"""From a batch of windows to its loss, KL and top-1 agreement, without holding more logits than are being reduced.
+"""From a batch of windows to its loss, KL and top-1 agreement, without holding more logits than it takes.
 
-Two ways, with the same results up to rounding.  `Factored` serves the usual model, whose logits are exactly
-`head(body(ids))` with a head that is left in full precision: the head is applied to a few rows at a time and their
-logits are reduced while they lie in the core's own cache.  With z the full-precision logits, q a lane's, p =
-softmax(z), W the head's weight and h the lane's last hidden state,
+A forward pass leaves an `Output`, from which blocks of logits, some tokens by some of the vocabulary, are read as
+often as they are needed and reduced (`reduction`) before they leave the core's cache.  There are two.  `Hidden`
+serves the usual model, whose logits are exactly `head(body(ids))`: it keeps the last hidden states and the head they
+go through, quantized or not, and a block of logits is a matrix product.  The outputs of many lanes are compared with
+full precision together, because hidden states are small: its logits are made once for all of them.  That a model is
+of this kind is tested on its own logits, never assumed.  `Logits` serves every other model (soft-capped or scaled
+logits): it keeps the logits of a batch as the model returns them, in the model's type, two models' at a time.
 
-    KL(p ‖ softmax(q)) = Σ p·z − logsumexp(z) − Σ p·q + logsumexp(q),     Σ p·q = h·(pW) + p·b,
-
-so p itself is never kept: pW, as wide as the model, is computed once for all lanes, and p·b, with the head's bias,
-cancels.  That a model is of this kind is tested on its own logits, never assumed.  `Whole` takes the logits as the
-model returns them and serves every other model: soft-capped or scaled logits, a quantized head, types narrower than
-float32.  It holds the logits of one batch and the full-precision probabilities of the same batch, and widens and
-reduces a few rows at a time.
+Logits of a type narrower than float32 are those of the model, rounded to its type; they are widened block by block,
+and nothing after them is rounded to that type.
 """
 
 from __future__ import annotations
@@ -23,13 +21,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptq_eval import reduction
 from ptq_eval.models import LanguageModel
+from ptq_eval.reduction import Sums
+from quantizers.parallel import over_rows
 
-_ROWS_BYTES = {"cpu": 2**21, "cuda": 2**30}
-"""Aim for the logits that are reduced at a time."""
+_BLOCK = {"cpu": (128, 2048), "cuda": (8192, 32768)}
+"""Tokens and vocabulary of a block: on a CPU two of them in float32 fill a second-level cache."""
 
-_FEWEST_ROWS = 64
-"""Below this a matrix product loses its speed, however large the vocabulary."""
+_HELD_BYTES = {"cpu": 2**26, "cuda": 2**30}
+"""Aim for the outputs of lanes that are held at a time."""
+
+_TESTED = 8
+"""Tokens on which it is tested whether the head alone makes the logits."""
 
 
 @dataclass
@@ -53,28 +57,52 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What lanes are compared with: the full-precision model's results on one batch.
+class Hidden:
+    """The last hidden states [tokens, width] of a batch, and the head (weight [vocabulary, width], bias) they meet."""
 
-    `nll` per window, `top` [tokens] the most likely tokens, `negative_entropy` [tokens]; `mean` is pW [tokens, width]
-    for a `Factored` scorer and p [tokens, vocabulary] for a `Whole` one.
-    """
-
-    nll: list[float]
-    top: Tensor
-    negative_entropy: Tensor
-    mean: Tensor
+    states: Tensor
+    weight: Tensor
+    bias: Tensor | None
 
     @property
     def nbytes(self) -> int:
         """Memory it takes."""
-        return self.top.nbytes + self.negative_entropy.nbytes + self.mean.nbytes
+        return self.states.nbytes
+
+    def block(self, rows: slice, columns: slice, out: Tensor) -> None:
+        """The logits of some tokens and some of the vocabulary, in float32."""
+        own = out if out.dtype is self.states.dtype else torch.empty_like(out, dtype=self.states.dtype)
+        states, weight = self.states[rows], self.weight[columns].T
+        if self.bias is None:
+            torch.mm(states, weight, out=own)
+        else:
+            torch.addmm(self.bias[columns], states, weight, out=own)
+        if own is not out:
+            out.copy_(own)
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The logits [tokens, vocabulary] of a batch."""
+
+    logits: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return self.logits.nbytes
+
+    def block(self, rows: slice, columns: slice, out: Tensor) -> None:
+        """The logits of some tokens and some of the vocabulary, in float32."""
+        out.copy_(self.logits[rows, columns])
+
+
+Output = Hidden | Logits
 
 
 def scorer(model: LanguageModel, ids: Tensor) -> Factored | Whole:
     """The way that fits the model; `ids` [1, time] is a window to test it on."""
-    factored = not model.include_head and model.module.dtype is torch.float32 and model.factors(ids[:1, :32])
-    return Factored(model) if factored else Whole(model)
+    return Factored(model) if model.factors(ids[:1, :_TESTED]) else Whole(model)
 
 
 class Factored:
@@ -82,62 +110,23 @@ class Factored:
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
-        head: Any = model.module.get_output_embeddings()  # type: ignore[operator]
-        self.weight, self.bias = head.weight, head.bias
-        self.rows = _rows(model.vocab_size, model.device)
+        self.head: Any = model.module.get_output_embeddings()  # type: ignore[operator]
 
     @torch.inference_mode()
-    def loss(self, ids: Tensor) -> list[float]:
-        """Negative log-likelihood per window of `ids` [batch, time], of the model as it stands, and nothing else."""
-        hidden, targets = self._hidden(ids), _targets(ids)
-        nll = hidden.new_empty(len(hidden))
-        for part in _parts(len(hidden), self.rows):
-            z = self._logits(hidden[part])
-            target = z.gather(-1, targets[part, None])[:, 0]
-            nll[part] = _logsumexp_(z, z.amax(-1)) - target
-        return _per_window(nll, len(ids))
-
-    @torch.inference_mode()
-    def reference(self, ids: Tensor) -> Reference:
-        """Score the full-precision model on windows `ids` [batch, time], for lanes to be compared with."""
-        hidden, targets = self._hidden(ids), _targets(ids)
-        mean, top = torch.empty_like(hidden), torch.empty_like(targets)
-        lse, nll = hidden.new_empty(len(hidden)), hidden.new_empty(len(hidden))
-        for part in _parts(len(hidden), self.rows):
-            z = self._logits(hidden[part])
-            highest, top[part] = z.max(-1)
-            target = z.gather(-1, targets[part, None])[:, 0]
-            probability = z.sub_(highest[:, None]).exp_()
-            total = probability.sum(-1)
-            lse[part] = total.log().add_(highest)
-            nll[part] = lse[part] - target
-            torch.mm(probability, self.weight, out=mean[part])
-            mean[part].div_(total[:, None])
-        entropy = torch.linalg.vecdot(hidden, mean) - lse
-        return Reference(_per_window(nll, len(ids)), top, entropy, mean)
-
-    @torch.inference_mode()
-    def lane(self, ids: Tensor, reference: Reference) -> Scores:
-        """Score the model as it stands now on the windows of `reference`."""
-        hidden = self._hidden(ids)
-        wanted = torch.stack([reference.top, _targets(ids)], dim=1)
-        logits = hidden.new_empty(wanted.shape)
-        highest, total = hidden.new_empty(len(hidden)), hidden.new_empty(len(hidden))
-        for part in _parts(len(hidden), self.rows):
-            q = self._logits(hidden[part])
-            torch.gather(q, 1, wanted[part], out=logits[part])
-            torch.amax(q, -1, out=highest[part])
-            torch.sum(q.sub_(highest[part, None]).exp_(), -1, out=total[part])
-        lse = total.log_().add_(highest)
-        kl = reference.negative_entropy - torch.linalg.vecdot(hidden, reference.mean) + lse
-        return _scores(lse - logits[:, 1], kl, logits[:, 0] == highest, len(ids))
-
-    def _hidden(self, ids: Tensor) -> Tensor:
+    def output(self, ids: Tensor) -> Hidden:
+        """What the model as it stands makes of windows `ids` [batch, time]."""
         # The last position predicts nothing that is in the window.
-        return self.model.hidden(ids)[:, :-1].flatten(0, 1)
+        states = self.model.hidden(ids)[:, :-1].flatten(0, 1)
+        return Hidden(states, self.head.weight, self.head.bias)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return torch.nn.functional.linear(hidden, self.weight, self.bias)
+    def together(self, output: Output) -> int:
+        """How many lanes' outputs of this size to hold at a time."""
+        return max(1, _of(_HELD_BYTES, self.model.device) // output.nbytes)
+
+    def working_bytes(self, batch: int, time: int) -> float:
+        """Memory that outputs of lanes take while a batch is scored."""
+        one = batch * time * self.model.width * self.model.module.dtype.itemsize  # type: ignore[operator,union-attr]
+        return one + max(one, _of(_HELD_BYTES, self.model.device))
 
 
 class Whole:
@@ -145,76 +134,80 @@ class Whole:
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
-        self.rows = _rows(model.vocab_size, model.device)
 
     @torch.inference_mode()
-    def loss(self, ids: Tensor) -> list[float]:
-        """As `Factored.loss`."""
-        z, targets = self._logits(ids), _targets(ids)
-        nll = z.new_empty(len(z), dtype=torch.float32)
-        for part in _parts(len(z), self.rows):
-            x = z[part].float()
-            nll[part] = x.logsumexp(-1) - x.gather(-1, targets[part, None])[:, 0]
-        return _per_window(nll, len(ids))
-
-    @torch.inference_mode()
-    def reference(self, ids: Tensor) -> Reference:
-        """As `Factored.reference`."""
-        z, targets = self._logits(ids), _targets(ids)
-        # Full-precision logits are not needed once they are probabilities: these take their place.
-        probability = z if z.dtype is torch.float32 else torch.empty_like(z, dtype=torch.float32)
-        nll, entropy = (probability.new_empty(len(z)) for _ in range(2))
-        top = torch.empty_like(targets)
-        for part in _parts(len(z), self.rows):
-            x = z[part].float()
-            lse = x.logsumexp(-1)
-            top[part] = x.argmax(-1)
-            nll[part] = lse - x.gather(-1, targets[part, None])[:, 0]
-            p = (x - lse[:, None]).exp_()
-            entropy[part] = torch.linalg.vecdot(p, x) - lse
-            probability[part] = p
-        return Reference(_per_window(nll, len(ids)), top, entropy, probability)
-
-    @torch.inference_mode()
-    def lane(self, ids: Tensor, reference: Reference) -> Scores:
-        """As `Factored.lane`."""
-        q, targets = self._logits(ids), _targets(ids)
-        nll, kl, agree = (q.new_empty(len(q), dtype=torch.float32) for _ in range(3))
-        for part in _parts(len(q), self.rows):
-            x = q[part].float()
-            lse = x.logsumexp(-1)
-            agree[part] = x.gather(-1, reference.top[part, None])[:, 0] == x.amax(-1)
-            nll[part] = lse - x.gather(-1, targets[part, None])[:, 0]
-            kl[part] = reference.negative_entropy[part] - torch.linalg.vecdot(reference.mean[part], x) + lse
-        return _scores(nll, kl, agree, len(ids))
-
-    def _logits(self, ids: Tensor) -> Tensor:
-        """[tokens, vocabulary], the last position of every window left out; a view where there is one window."""
+    def output(self, ids: Tensor) -> Logits:
+        """As `Factored.output`; a view of the model's logits where there is one window."""
         logits = self.model.logits(ids)[:, :-1]
-        return logits[0] if len(ids) == 1 else logits.flatten(0, 1)
+        return Logits(logits[0] if len(ids) == 1 else logits.flatten(0, 1))
+
+    def together(self, output: Output) -> int:
+        """As `Factored.together`: one, beside full precision."""
+        return 1
+
+    def working_bytes(self, batch: int, time: int) -> float:
+        """As `Factored.working_bytes`: two models' logits, and those that a model scales or caps on the way."""
+        one = batch * time * self.model.vocab_size * self.model.module.dtype.itemsize  # type: ignore[operator,union-attr]
+        return 3.0 * one
 
 
-def _logsumexp_(z: Tensor, highest: Tensor) -> Tensor:
-    """logsumexp of the rows of `z`, which is overwritten, given their maxima: the arithmetic of `reference`."""
-    return z.sub_(highest[:, None]).exp_().sum(-1).log_().add_(highest)
+def compare(ids: Tensor, full: Output, lanes: Sequence[Output] = ()) -> tuple[list[float], list[Scores]]:
+    """Score outputs of windows `ids` [batch, time]: (full-precision loss per window, one Scores per lane).
+
+    No lane's scores depend, to the last bit, on the other lanes, nor the full-precision loss on any of them.
+    """
+    targets = ids[:, 1:].flatten()
+    device, tokens = targets.device, len(targets)
+    sums = [Sums.nothing(tokens, device) for _ in range(1 + len(lanes))]
+    rows, columns = _of(_BLOCK, device)
+    part = lambda first, last: _reduce(targets, [full, *lanes], sums, (first, last), columns)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    if device.type == "cpu":
+        over_rows(part, tokens, threads, multiple=rows)
+    else:
+        part(0, tokens)
+    reference, windows = sums[0], len(ids)
+    scores = [
+        Scores(
+            _per_window(each.nll(), windows),
+            _per_window(reference.kl(each), windows),
+            (each.top == each.highest).view(windows, -1).sum(1).tolist(),
+        )
+        for each in sums[1:]
+    ]
+    return _per_window(reference.nll(), windows), scores
 
 
-def _targets(ids: Tensor) -> Tensor:
-    return ids[:, 1:].flatten()
+@torch.inference_mode()
+def _reduce(
+    targets: Tensor, outputs: Sequence[Output], sums: Sequence[Sums], between: tuple[int, int], columns: int
+) -> None:
+    """Reduce all logits of the tokens `between`, one block of them after another."""
+    device, (first, last) = targets.device, between
+    reduce, high = reduction.best(device), _of(_BLOCK, device)[0]
+    vocabulary = _vocabulary(outputs[0])
+    room = torch.empty((2, min(high, last - first) * min(columns, vocabulary)), device=device)
+    for start in range(first, last, high):
+        rows = slice(start, min(start + high, last))
+        parts, wanted = [each.part(rows) for each in sums], targets[rows]
+        for begin in range(0, vocabulary, columns):
+            block = slice(begin, min(begin + columns, vocabulary))
+            shape = (rows.stop - rows.start, block.stop - block.start)
+            z, e = (each[: shape[0] * shape[1]].view(shape) for each in room)
+            outputs[0].block(rows, block, z)
+            reduce.reference(z, e if len(outputs) > 1 else None, wanted, begin, parts[0])
+            for output, part in zip(outputs[1:], parts[1:]):
+                output.block(rows, block, z)
+                reduce.lane(z, e, wanted, begin, parts[0], part)
 
 
-def _scores(nll: Tensor, kl: Tensor, agree: Tensor, windows: int) -> Scores:
-    counts = agree.view(windows, -1).sum(1).long().tolist()
-    return Scores(_per_window(nll, windows), _per_window(kl, windows), counts)
+def _vocabulary(output: Output) -> int:
+    return len(output.weight) if isinstance(output, Hidden) else output.logits.shape[1]
 
 
 def _per_window(values: Tensor, windows: int) -> list[float]:
-    return values.view(windows, -1).sum(1, dtype=torch.float64).tolist()
+    return values.view(windows, -1).sum(1).tolist()
 
 
-def _parts(total: int, rows: int) -> list[slice]:
-    return [slice(start, start + rows) for start in range(0, total, rows)]
-
-
-def _rows(vocab: int, device: torch.device) -> int:
-    return max(_FEWEST_ROWS, _ROWS_BYTES.get(device.type, _ROWS_BYTES["cpu"]) // (4 * vocab))
+def _of(sizes: dict[str, Any], device: torch.device) -> Any:
+    return sizes.get(device.type, sizes["cpu"])

@@ -144,7 +144,7 @@ class _Sweep:
         lane_bytes = sum(self.model.weight_bytes(name) for name in self.model.linears())
         if self.scratch is None:
             model_bytes = sum(parameter.nbytes for parameter in self.model.module.parameters())
-            size = self.budget.lanes(model_bytes, lane_bytes)
+            size = self.budget.lanes(model_bytes + self.evaluator.working_bytes, lane_bytes)
         else:
             size = max(1, int(0.5 * shutil.disk_usage(self.scratch).free // lane_bytes))
         if size < len(lanes):

@@ -18,7 +18,7 @@ from ptq_eval.laws.base import FitResult, Law, n_distinct
 from ptq_eval.laws.cautions import cautions, poor_fit
 from ptq_eval.laws.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.columns import standard_errors
-from ptq_eval.laws.critical import CriticalTokens, poorly, predict, verdict
+from ptq_eval.laws.critical import CriticalTokens, out_of_reach, poorly, predict, verdict
 from ptq_eval.laws.fitter import fit
 from ptq_eval.laws.kumar_ptq import KumarPTQ, KumarPTQRatio
 from ptq_eval.laws.table import (
@@ -69,8 +69,10 @@ def analyse(table: Iterable[Row], windows: Windows, *, seed: int = 0, n_boot: in
         poor += poor_fit(config, result)
         for name, own in by(group, "trajectory").items():
             for same_bits in by(sorted(own, key=lambda p: (p.P, p.D)), "P").values():
-                own_curve = (curves.get(name), rises.get(name))
-                found = _critical(same_bits, windows, law, result, *own_curve, (seed, n_boot))
+                known, rise = curves.get(name), rises.get(name)
+                alone = known is not None and known.law == ChinchillaD.name
+                tokens = [p.D for p in (own if alone else group)]
+                found = _critical(same_bits, windows, law, result, known, rise, tokens, (seed, n_boot))
                 critical.append((config, found))
     return {
         "fits": entries,
@@ -114,14 +116,18 @@ def _critical(
     delta: FitResult,
     loss: FitResult | None,
     full: TurningPoint | None,
+    tokens: list[float],
     options: tuple[int, int],
 ) -> CriticalTokens:
-    """D_crit of one trajectory at one bit-width, predicted and observed."""
+    """D_crit of one trajectory at one bit-width, predicted and observed; `tokens` are the D behind the prediction."""
     N, P, largest = points[0].N, points[0].P, max(p.D for p in points)
     observed = turning_point(*curve(points, windows, quantized=True), seed=options[0], n_boot=options[1])
     predicted, why_not = predict(delta, loss, N, P) if loss else (None, "no full-precision loss is known")
     if predicted and (doubt := _doubt(points, law, delta)):
         predicted, why_not = None, f"at {P:g} bits {doubt}"
+    if predicted and (doubt := out_of_reach(predicted.value, tokens)):
+        predicted, why_not = None, doubt
+    why_not = why_not.replace("these bit-widths", "these --bits")  # what a sweep's user can change
     rise = _full_precision_rise(points, observed)
     return CriticalTokens(
         run=points[0].trajectory,

@@ -12,6 +12,8 @@ from ptq_eval.errors import OptionError
 LEAST_COUNT = 1e3
 """Counts below this are taken for millions or billions."""
 _FORMAT = re.compile(r"E(\d+)M(\d+)", re.IGNORECASE)
+USUAL_FORMATS = {"BF16": "E8M7", "FP16": "E5M10", "FP32": "E8M23", "TF32": "E8M10"}
+"""Formats that go by a name of their own; FP8 and FP4 are several formats each."""
 
 
 def together(**arrays: Any) -> None:
@@ -30,13 +32,13 @@ def together(**arrays: Any) -> None:
 
 
 def format_of(value: Any) -> dict[str, float]:
-    """The exponent and mantissa bits of a format such as "E4M3".  Raises OptionError."""
-    found = _FORMAT.fullmatch(value) if isinstance(value, str) else None
-    if found is None or not int(found[1]) or not int(found[2]):
+    """The exponent and mantissa bits of a format such as "E4M3" or "BF16".  Raises OptionError."""
+    found = _FORMAT.fullmatch(USUAL_FORMATS.get(value.upper(), value)) if isinstance(value, str) else None
+    if found is None or not int(found[1]):
         raise OptionError(
             "this law describes training in floating-point formats",
             got=repr(value),
-            allowed="exponent and mantissa bits, at least 1 each",
+            allowed=f"exponent bits, at least 1, and mantissa bits, or {', '.join(USUAL_FORMATS)}",
             remedy='give the format instead of bits: "E4M3"',
         )
     return {"E_bits": float(found[1]), "M_bits": float(found[2])}

@@ -21,17 +21,20 @@ no law is then called the better one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from ptq_eval.errors import NothingToFitError
 from ptq_eval.laws import bootstrap
 from ptq_eval.laws.base import Data, FitResult, Law, finite_or_none, n_distinct
 from ptq_eval.laws.candidate import KINDS, Candidate, undetermined, weights
 from ptq_eval.laws.fitter import fit
+from ptq_eval.laws.requirements import require
+from ptq_eval.laws.restrict import restrict
 
 AICC_ALIKE = 2.0
 ERROR_ALIKE = 0.05
@@ -146,6 +149,22 @@ def compare(laws: Mapping[str, Law], data: Data, **options: Any) -> Comparison:
         n_clusters=len(set(labels)),
         clusters_are="runs" if by_run else "checkpoints",
         response=response,
+    )
+
+
+def require_one(comparisons: Iterable[Mapping[str, Any]], answers: Iterable[Mapping[str, Any]], failed: Any) -> None:
+    """Refuse what ranks no law and answers no test: by the error that a fit of the first law alone ends with, else by
+    NothingToFitError.  failed: laws, data and comparison of a group where no law could be fitted, or ()."""
+    if not failed or any(one["laws"] for one in comparisons) or any(one["tested"] for one in answers):
+        return
+    laws, data, found = failed
+    for law in laws.values():
+        if {*law.columns} <= {*data}:
+            scarce = len(data[law.response]) <= law.n_free
+            require(law if scarce else restrict(law, undetermined(law, data)), data)
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in found.set_aside.items())
+    raise NothingToFitError(
+        "none of these laws can be fitted", got=reasons, remedy="bring data that one of them can use"
     )
 
 

@@ -8,15 +8,16 @@ has its minimum where the derivative is zero (Kumar et al., arXiv 2411.04330, eq
 The form in D/N is the same with gamma_N = gamma_D.  Its interval comes from both bootstraps, row by row: they
 share their resamples.  A prediction is one thing, an observation another; both are given, and one sentence
 says what they amount to.  A prediction beyond `FARTHEST` times the largest D seen is printed but not
-believed, and none is given where the interval spans more than a factor of `VAGUE`: the points then do not
-identify it, usually because their range of D is too short.
+believed.  None is given where the points do not identify it: where the interval spans more than a factor of `VAGUE`,
+and where D_crit lies farther out than `REACH` times the range of D.  An interval knows how the constants of a law
+scatter, not whether the law still holds out there, and over a short range any smooth curve passes for a power law.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,10 @@ VAGUE = 100.0
 
 POOR_R2, POOR_SCATTER = 0.5, 0.5
 """A fit that explains less of the variance than this, or scatters by more, is said to describe its points poorly."""
+
+REACH = 2.0
+"""How far beyond the largest D a prediction may lie, in units of the range of D seen, both as logarithms: from a range
+of 4× as far as 16×."""
 
 OWN_SHARE, MAIN_SHARE = 0.2, 0.5
 """From which share of an observed rise on the full-precision loss's own rise is named, and blamed."""
@@ -52,6 +57,8 @@ class CriticalTokens:
     verdict: str
     full_precision_rise: float = math.nan
     """What the full-precision loss rises by between the same two checkpoints as `observed.rise`."""
+    at: Mapping[str, float] = field(default_factory=dict)
+    """The variables beside N and bits that it holds for: a floating-point format, a group size, training precisions."""
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; what is not finite becomes None."""
@@ -69,6 +76,7 @@ class CriticalTokens:
             "rise_se": finite_or_none(self.observed.rise_se),
             "full_precision_rise": finite_or_none(self.full_precision_rise),
             "verdict": self.verdict,
+            **({"at": dict(self.at)} if self.at else {}),
         }
 
 
@@ -110,6 +118,17 @@ def vague(found: Estimate) -> str:
     return f"D_crit is not identified, its interval spans {low:.2g} to {high:.2g} tokens: the range is too short"
 
 
+def out_of_reach(value: float, tokens: Any) -> str:
+    """Why the range of `tokens` [n], the D that were fitted, is too short to say D_crit = `value`, or ""."""
+    low, high = float(np.min(tokens)), float(np.max(tokens))
+    if value <= high * (high / low) ** REACH:
+        return ""
+    return (
+        f"D_crit is not identified, the range of D ({low:.3g} to {high:.3g} tokens, {high / low:.3g}×) is too short "
+        f"for {value / high:.3g}× the largest D"
+    )
+
+
 def poorly(fit: FitResult) -> str:
     """How poorly a law describes its points, as "R² = −0.2, scatter 81 %"; "" where it does well enough.
 
@@ -128,7 +147,7 @@ def obstacle(delta: FitResult, loss: FitResult) -> str:
     if not loss.identified:
         return f"the full-precision curve has {loss.message}"
     if delta.status == "at_bound: gamma_post":
-        return "how delta falls with the bits is not determined by these --bits (gamma_post is at its bound)"
+        return "how delta falls with the bits is not determined by these bit-widths (gamma_post is at its bound)"
     if delta.status != "ok":
         return f"a constant of the degradation law is {delta.status.replace('_', ' ', 1)}"
     if any(name in loss.status for name in ("B", "beta")):

@@ -26,7 +26,7 @@ from ptq_eval.laws.base import Law
 from ptq_eval.laws.expressions import evaluate, names_in
 from ptq_eval.laws.reader import Reader, Table, column, speaking_of
 from ptq_eval.laws.requirements import USUAL, check_sizes, check_units
-from ptq_eval.laws.runs import LABELS, belonging, share_of_decay
+from ptq_eval.laws.runs import LABELS, belonging, check_phases, share_of_decay
 
 _SPLIT = re.compile(r",(?=\s*[A-Za-z_]\w*\s*=(?!=))")
 _PAIR = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)\s*(.*\S)\s*", re.DOTALL)
@@ -97,8 +97,9 @@ def map_columns(
     if (errors := reader.standard_errors(law.response)) is not None:
         data["se"] = errors
     notes = belonging(reader, data)
-    if phase and needed is None:
-        data["S"] = share_of_decay(reader, data)
+    if phase:
+        check_phases(reader, data)
+        data |= {"S": share_of_decay(reader, data)} if needed is None else {}
     check_units(law, data, rows, reader.source)
     check_sizes(law, data, rows, reader.source)
     if law.response == "loss" and "P" not in law.columns and reader.has("P") and "P_w" not in law.columns:

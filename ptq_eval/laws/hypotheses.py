@@ -2,7 +2,8 @@
 
 Both are nested: a larger law contains the smaller one at a known value of a constant.  Nothing is then said on the
 strength of one number.  A constant counts as needed where its interval, which knows that checkpoints and runs belong
-together, excludes that value *and* the AICc, which pays for the constant, falls by more than 2.
+belong together, excludes that value *and* the AICc, which pays for the constant, falls by more than 2.  Whether it
+also matters is another question: precise data show effects of any size.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def phase_against_tokens(data: Data, **options: Any) -> dict[str, Any]:
     both = candidates["tokens and phase"]
     joint = fit(both, data, fixed=undetermined(both, data) or None, **options)
     adding = {
-        "tokens": _adding(joint, "gamma_D", aicc["phase"] - aicc["tokens and phase"]),
-        "phase": _adding(joint, "gamma_S", aicc["tokens"] - aicc["tokens and phase"]),
+        "tokens": _adding(joint, "gamma_D", aicc["phase"] - aicc["tokens and phase"], np.log(data["D"])),
+        "phase": _adding(joint, "gamma_S", aicc["tokens"] - aicc["tokens and phase"], data["S"]),
     }
     found = {
         "tested": True,
@@ -64,11 +65,16 @@ def phase_against_tokens(data: Data, **options: Any) -> dict[str, Any]:
     return {**found, "verdict": phase_verdict(found)}
 
 
-def _adding(joint: FitResult, constant: str, aicc: float) -> dict[str, Any]:
-    """What a constant of the joint law is worth: the AICc that it saves, its interval, and whether both say so."""
+def _adding(joint: FitResult, constant: str, aicc: float, x: np.ndarray) -> dict[str, Any]:
+    """What a constant of the joint law is worth: the AICc that it saves, its interval, and whether both say so.
+
+    "change" is by what share delta changes with the constant over the whole range of x [n], which it multiplies in the
+    exponent.
+    """
     estimate = joint.estimates[constant]
     adds = excludes(estimate, 0.0) and aicc > AICC_ALIKE
-    return {"constant": constant, "aicc": finite_or_none(aicc), **estimate.to_dict(), "adds": adds}
+    change = math.expm1(min(abs(estimate.value) * float(np.ptp(x)), 700.0))
+    return {"constant": constant, "aicc": finite_or_none(aicc), **estimate.to_dict(), "adds": adds, "change": change}
 
 
 def equality(law: Law, data: Data, a: str, b: str, **options: Any) -> dict[str, Any]:

@@ -164,7 +164,14 @@ class Reader:
         return values.astype(float) if values.dtype.kind == "b" else self.numbers(values, name)
 
     def _refuse(
-        self, bad: np.ndarray, values: np.ndarray, name: str, error: Any, what: str, remedy: str = "", at_least: str = ""
+        self,
+        bad: np.ndarray,
+        values: np.ndarray,
+        name: str,
+        error: Any,
+        what: str,
+        remedy: str = "",
+        at_least: str = "",
     ) -> None:
         if not bad.any():
             return

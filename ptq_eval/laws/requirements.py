@@ -84,7 +84,9 @@ def check_units(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], 
 
 def check_sizes(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], str]) -> None:
     """Raises BitsError for more bits than a number can have, and UnitsError for a response that is no loss."""
-    limits = {name: (BitsError, MOST_BITS, "bits") for name in ("P", "P_w", "P_a", "P_kv", "E_bits", "M_bits")}
+    limits: dict[str, tuple[type[BitsError | UnitsError], float, str]] = {
+        name: (BitsError, MOST_BITS, "bits") for name in ("P", "P_w", "P_a", "P_kv", "E_bits", "M_bits")
+    }
     limits[law.response] = (UnitsError, LARGEST, "nats per token")
     for name in [name for name in limits if name in data]:
         error, most, unit = limits[name]
@@ -93,7 +95,7 @@ def check_sizes(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], 
             said = name if source(name) == name else f"{name} = {source(name)}"
             more = f" and {len(large) - 1} more" if len(large) > 1 else ""
             raise error(
-                f"{said} is too large to be in {unit}",
+                f"{said} is too large for a number of {unit}",
                 got=f"{data[name][large[0]]:.4g} in row {rows[large[0]] + 1}{more}",
                 allowed=f"at most {most:g} {unit}",
                 remedy=f"write {unit}, or leave such rows out with --where",
@@ -106,9 +108,10 @@ def confounded(law: Law, data: Data) -> tuple[str, str] | None:
     None where too few points or values say enough already, and for laws with constants given or tied, which need no
     distinct values: there the rank of the derivatives tells.
     """
-    known = law.variables(data)
+    n = len(data[law.response])
+    known = {name: v for name, v in law.variables(data).items() if name in law.needs and np.size(v) == n}
     scarce = any(n_distinct(values) < max(2, law.needs[name]) for name, values in known.items())
-    if scarce or len(data[law.response]) <= law.n_free:
+    if scarce or n <= law.n_free:
         return None
     logs = {name: np.log(values + 0.5 * (name in law.from_zero)) for name, values in known.items()}
     for a, b in combinations(logs, 2):
@@ -120,7 +123,7 @@ def confounded(law: Law, data: Data) -> tuple[str, str] | None:
 def trade_off(law: Law, pair: tuple[str, str]) -> str:
     """What it means for the constants of `law` that two variables always change together."""
     ours, theirs = (" and ".join(constants_of(law, name)) or f"the effect of {name}" for name in pair)
-    return f"{pair[0]} and {pair[1]} always change together, so {ours} trade off against {theirs}"
+    return f"{pair[0]} and {pair[1]} always change together, so {ours} can be traded off against {theirs}"
 
 
 def constants_of(law: Law, variable: str) -> list[str]:

@@ -33,7 +33,6 @@ def belonging(reader: Reader, data: dict[str, np.ndarray]) -> list[str]:
             data[name] = labels
     if (rates := reader.learning_rates()) is not None:
         data["learning_rate"] = rates
-        _check_phases(reader, data)
     if "se" not in data and reader.has("se"):
         notes.append("the column `se` is blank in every row: no standard errors are known")
     training = _training(reader, data)
@@ -54,8 +53,7 @@ def belonging(reader: Reader, data: dict[str, np.ndarray]) -> list[str]:
 def share_of_decay(reader: Reader, data: dict[str, np.ndarray]) -> np.ndarray:
     """S [n] of the laws of phase, from learning rates or phases.
 
-    Raises ColumnError where there are neither, NotFiniteError where they do not tell of some row, and
-    TextColumnError for a phase that is none.
+    Raises ColumnError where there are neither, and NotFiniteError where they do not tell of some row.
     """
     n = len(data["run"])
     if "learning_rate" not in data and "phase" not in data:
@@ -64,7 +62,6 @@ def share_of_decay(reader: Reader, data: dict[str, np.ndarray]) -> np.ndarray:
             allowed=", ".join(reader.table) or "none",
             remedy="--columns learning_rate=COLUMN, phase=COLUMN or S=COLUMN",
         )
-    _check_phases(reader, data)
     tokens = data["D"] if "D" in data else reader.required("D")
     rates, phases = data.get("learning_rate", np.full(n, np.nan)), data.get("phase", np.full(n, ""))
     s, _ = phase_of(rates, phases, data["run"], tokens)
@@ -80,10 +77,9 @@ def share_of_decay(reader: Reader, data: dict[str, np.ndarray]) -> np.ndarray:
     return s
 
 
-def _check_phases(reader: Reader, data: dict[str, np.ndarray]) -> None:
-    phases = data.get("phase")
-    if phases is None or reader.law.response != "delta":
-        return
+def check_phases(reader: Reader, data: dict[str, np.ndarray]) -> None:
+    """Raises TextColumnError for a phase that is none."""
+    phases = data.get("phase", np.full(1, ""))
     odd = np.flatnonzero(~np.isin(phases, ("", *KNOWN)))
     if len(odd):
         more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
@@ -103,7 +99,7 @@ def _training(reader: Reader, data: dict[str, np.ndarray]) -> dict[str, list[str
         if known is not None:
             found[name] = [f"{value:g}" for value in known[1]]
     if "D" not in found:
-        instead = next((name for name in ("learning_rate", "S", reader.law.response) if name in data))
+        instead = next(name for name in ("learning_rate", "S", reader.law.response) if name in data)
         found[instead] = [f"{value:g}" for value in data[instead]]
     for name in TRAINED:
         if name in data:

@@ -39,7 +39,7 @@ def phase_of(
     notes = []
     if single:
         notes.append(
-            f"{len(single)} runs have a single checkpoint, whose learning rate tells nothing of a decay: give their phase "
-            "(`annealed`, `constant`) in a column `phase`"
+            f"{len(single)} runs have a single checkpoint, whose learning rate tells nothing of a decay: give their "
+            "phase (`annealed`, `constant`) in a column `phase`"
         )
     return s, notes

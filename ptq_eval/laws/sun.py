@@ -25,7 +25,7 @@ _TINY = 1e-12
 class Sun(Law):
     """Loss of training in a floating-point format; Sun et al., arXiv 2501.02423.
 
-    Columns N, D, E_bits, M_bits, B_g; a format may have no exponent bits, or no mantissa bits (E3M0).
+    Columns N, D, E_bits, M_bits, B_g; a format may have no mantissa bits (E3M0).
     """
 
     name = "sun"
@@ -37,7 +37,7 @@ class Sun(Law):
     response: ClassVar[str] = "loss"
     min_scatter: ClassVar[float] = 1e-4
     columns = ("N", "D", "E_bits", "M_bits", "B_g")
-    from_zero: ClassVar[tuple[str, ...]] = ("E_bits", "M_bits")
+    from_zero: ClassVar[tuple[str, ...]] = ("M_bits",)
     parameters = (
         *Chinchilla.parameters,
         Parameter("gamma", 1e-12, 1e30, "tokens^beta per parameter^alpha per nat", log=True),

@@ -16,7 +16,7 @@ import numpy as np
 
 from ptq_eval.laws import bootstrap
 from ptq_eval.laws.base import Data, Estimate, FitResult, Law
-from ptq_eval.laws.critical import FARTHEST, CriticalTokens, obstacle, vague
+from ptq_eval.laws.critical import FARTHEST, CriticalTokens, obstacle, out_of_reach, vague
 from ptq_eval.laws.turning import TurningPoint, turning_point
 
 MOST = 500
@@ -38,7 +38,7 @@ def critical_tokens(
         rows = np.all([data[name] == value for name, value in at.items()], axis=0)
         tokens = data["D"][rows] if "D" in data else np.array([math.nan])
         observed = _observed(tokens, None if after is None else after[rows], seed)
-        predicted, why_not = _predicted(law, result, curve, at)
+        predicted, why_not = _predicted(law, result, curve, at, data)
         largest = float(tokens.max())
         yield CriticalTokens(
             run="",
@@ -48,7 +48,8 @@ def critical_tokens(
             predicted=predicted,
             extrapolation_factor=predicted.value / largest if predicted else math.nan,
             observed=observed,
-            verdict=_verdict(predicted, why_not, observed, largest),
+            verdict=_verdict(law, predicted, why_not, observed, largest),
+            at={name: value for name, value in at.items() if name not in ("N", "P")},
         )
 
 
@@ -59,7 +60,7 @@ def _observed(tokens: np.ndarray, after: np.ndarray | None, seed: int) -> Turnin
     return turning_point(tokens, after, None, seed=seed, n_boot=0)
 
 
-def _verdict(predicted: Estimate | None, why_not: str, observed: TurningPoint, largest: float) -> str:
+def _verdict(law: Law, predicted: Estimate | None, why_not: str, observed: TurningPoint, largest: float) -> str:
     """One sentence: what the law says, and where the lowest measured loss lies."""
     if predicted is None:
         text = f"not identifiable: {why_not}"
@@ -70,10 +71,13 @@ def _verdict(predicted: Estimate | None, why_not: str, observed: TurningPoint, l
     if not math.isfinite(observed.tokens):
         return text
     where = f"at D = {observed.tokens:.3g}" if observed.tokens < largest else "at the largest D"
-    return f"{text}; the lowest measured loss after quantization is {where}"
+    after = "" if law.response == "loss" and "P" not in law.columns else " after quantization"
+    return f"{text}; the lowest measured loss{after} is {where}"
 
 
-def _predicted(law: Law, result: FitResult, curve: FitResult, at: dict[str, float]) -> tuple[Estimate | None, str]:
+def _predicted(
+    law: Law, result: FitResult, curve: FitResult, at: dict[str, float], data: Data
+) -> tuple[Estimate | None, str]:
     if law.response == "delta" and (reason := obstacle(result, curve)):
         return None, reason
     if not result.identified:
@@ -86,7 +90,7 @@ def _predicted(law: Law, result: FitResult, curve: FitResult, at: dict[str, floa
     factor = max(result.stretch, curve.stretch)
     low, high = bootstrap.interval(value, np.asarray(draws, float), factor=factor, level=result.level, log=True)
     found = Estimate(value, low, high)
-    reason = vague(found)
+    reason = vague(found) or (out_of_reach(value, data["D"]) if "D" in data else "")
     return (None, reason) if reason else (found, "")
 
 

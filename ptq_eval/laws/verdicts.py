@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ptq_eval.laws.bootstrap import MIN_RUNS
 
+NEGLIGIBLE = 0.05
+"""An effect that changes delta by less than this share over all records is no explanation of it."""
+
 if TYPE_CHECKING:
     from ptq_eval.laws.compare import Comparison, Difference
 
@@ -62,23 +65,40 @@ def _list(items: list[str]) -> str:
 
 def phase_verdict(found: dict[str, Any]) -> str:
     """Whether delta follows tokens, the schedule's phase, or both, from the tests of the nested laws."""
-    adds = {name: found["adding"][name]["adds"] for name in ("tokens", "phase")}
-    if adds["tokens"] and adds["phase"]:
-        text = "degradation follows both tokens and the learning rate's phase, and neither alone explains it"
-    elif adds["tokens"]:
-        text = "degradation follows tokens: the learning rate's phase adds nothing that is told from chance"
-    elif adds["phase"]:
-        text = "degradation follows the learning rate's phase: tokens add nothing that is told from chance"
-    else:
-        text = (
-            "whether degradation follows tokens or the learning rate's phase cannot be told: neither adds to the other"
-        )
     parts = [
         f"{name} added to the other {'lower' if one['aicc'] > 0 else 'raise'} the AICc by {abs(one['aicc']):.1f}, "
         f"{one['constant']} = {one['value']:.2g} [{one['low']:.2g}, {one['high']:.2g}]"
         for name, one in found["adding"].items()
     ]
+    text = _what_it_follows(found["adding"])
     return f"{text} ({'; '.join(parts)}; correlation of log D with the phase {found['correlation']:.2f})"
+
+
+def _what_it_follows(adding: dict[str, Any]) -> str:
+    """The first words of the answer; an effect that is beyond chance and changes delta by little is called so."""
+    names = {"tokens": "tokens", "phase": "the learning rate's phase"}
+    adds = [name for name in names if adding[name]["adds"]]
+    matter = [name for name in adds if adding[name]["change"] >= NEGLIGIBLE]
+    if not adds:
+        return (
+            "whether degradation follows tokens or the learning rate's phase cannot be told: neither adds to the other"
+        )
+    if len(matter) == 2:
+        return "degradation follows both tokens and the learning rate's phase, and neither alone explains it"
+    if not matter:
+        return "what degradation follows here is negligible: " + " and ".join(
+            _little(names[x], adding[x]) for x in adds
+        )
+    other = "phase" if matter == ["tokens"] else "tokens"
+    if other in adds:
+        return f"degradation follows {names[matter[0]]}: {_little(names[other], adding[other])}, which is negligible"
+    verb = "adds" if other == "phase" else "add"
+    return f"degradation follows {names[matter[0]]}: {names[other]} {verb} nothing that is told from chance"
+
+
+def _little(name: str, one: dict[str, Any]) -> str:
+    verb = "change" if name == "tokens" else "changes"
+    return f"{name} {verb} delta by {100 * one['change']:.2g} % over the whole range of these records"
 
 
 def equality_verdict(found: dict[str, Any]) -> str:

@@ -149,7 +149,7 @@ def _residuals(ax: Axes, group: Frame, name: str) -> None:
     if bound > 100 * _WIDE:
         ax.set_yscale("symlog", linthresh=100)
     ax.set_ylim(-bound, bound)
-    if name in ("N", "D") or x.max() / x.min() > 100:
+    if name in ("N", "D") or x.max() > 100 * x.min() > 0:
         style.log_x(ax, *style.span(x), tokens=True)
     ax.set_xlabel(_NAMES.get(name, name))
     ax.set_ylabel("residual (% of fitted)")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NAME = "fit_against_data"
 HEADER = ("law", "constants [interval]", "objective", "R²", "R² (log)", "AICc", "points", "status")
-TURNS = ("N", "bits", "D_crit [interval]", "× largest D", "verdict")
+TURNS = ("N", "served as", "D_crit [interval]", "× largest D", "verdict")
 MOST_TURNS = 40
 """Rows of the table of critical tokens on a page; all are in fit.json."""
 
@@ -67,13 +67,22 @@ def turns(fit: Mapping[str, Any]) -> list[list[str]]:
     return [
         [
             count(entry["params"]),
-            short(entry["bits"]),
+            served_as(entry),
             estimate(entry["predicted"], count),
             short(entry["extrapolation_factor"]),
             str(entry["verdict"]),
         ]
         for entry in fit["critical_tokens"]
     ]
+
+
+def served_as(entry: Mapping[str, Any]) -> str:
+    """The bits or the floating-point format (E4M3) of an entry, and whatever else it holds for."""
+    other = {name: f"{value:g}" for name, value in (entry.get("at") or {}).items()}
+    parts = [short(entry["bits"])] if entry["bits"] is not None else []
+    if {"E_bits", "M_bits"} <= set(other):
+        parts.append(f"E{other.pop('E_bits')}M{other.pop('M_bits')}")
+    return ", ".join([*parts, *(f"{name} {value}" for name, value in other.items())]) or MISSING
 
 
 def page(fit: Mapping[str, Any]) -> str:

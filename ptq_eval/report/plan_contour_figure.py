@@ -3,8 +3,8 @@
 Along a contour the served loss is the same: it shows how many bits are worth how many tokens.  Above the line of
 D_crit contours bend back, and more tokens need more bits for the same loss.
 
-The line says no more than the table of the plan: it ends where the fits give no D_crit, with the reason in the legend,
-and is dashed where N, D or the bits lie beyond the data, with the largest factor.
+All lines are dashed where N, D or the bits lie beyond the data.  That of D_crit says no more than the table of the
+plan: it ends where the fits give no D_crit, with the reason in the legend, and has the largest factor beyond the data.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("kind", "params", "bits", "ratio", "low", "high", "loss", "beyond", "why_not")
 LEVELS = 10
+_COLOUR, _DASHED = "#2A788E", (0, (4, 2))
 _LABELS_AT = 0.85
 """Share of the axis of bits."""
 _LINE = 0.13
@@ -57,8 +58,6 @@ def places(surface: Frame, drawn: np.ndarray) -> list[tuple[float, float]]:
 
 def draw(table: Frame) -> Figure:
     """Draw what `data` returned."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch, Rectangle
     from matplotlib.ticker import FuncFormatter
 
     grid = table[table["kind"] == "grid"]
@@ -68,32 +67,56 @@ def draw(table: Frame) -> Figure:
     figure.set_size_inches(4.2, 3.6)
     ax = axes[0, 0]
     surface = grid.pivot(index="ratio", columns="bits", values="loss")
-    loss = surface.to_numpy()
-    drawn = ax.contour(surface.columns, surface.index, loss, levels=levels(loss), colors="#2A788E", linewidths=0.8)
     ax.set_yscale("log")
-    ax.clabel(
-        drawn, fmt=lambda value: f"{value:.4g}", fontsize=6, inline_spacing=2, manual=places(surface, drawn.levels)
-    )
+    handles = _contours(ax, surface, table)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     ax.set_xlim(surface.columns.min(), surface.columns.max())
     ax.set_ylim(surface.index.min(), surface.index.max())
-    handles: list[Any] = [
-        Line2D([], [], color="#2A788E", linewidth=0.9, label="loss after quantization (nats per token)")
-    ]
     handles += _turns(ax, table[table["kind"] == "critical"].sort_values("bits"), surface)
-    corners = table[table["kind"] == "fitted"]
-    if len(corners) == 2:
-        (left, right), (low, high) = corners["bits"], corners["ratio"]
-        ax.add_patch(Rectangle((left, low), right - left, high - low, facecolor="0.88", edgecolor="none", zorder=0))
-        handles.append(Patch(facecolor="0.88", edgecolor="none", label="bits and D within the fitted range"))
     ax.set_xlabel("serving precision (bits)")
     ax.set_ylabel("D/N (tokens per parameter)")
-    inside = " (beyond the fitted range)" if (grid["beyond"] > 1).all() and len(corners) == 2 else ""
-    ax.set_title(f"N = {count(grid['params'].iloc[0])}{inside}")
+    ax.set_title(f"N = {count(grid['params'].iloc[0])}")
     style.legend(figure, handles, most=2, handlelength=1.8)
     lines = sum(len(textwrap.wrap(str(handle.get_label()), style.LABEL_WIDTH)) - 1 for handle in handles)
     figure.set_figheight(figure.get_figheight() + _LINE * lines)
     return figure
+
+
+def _contours(ax: Axes, surface: Frame, table: Frame) -> list[Any]:
+    """Draw and label the contours, dashed beyond the data; legend entries for their parts within and beyond."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Rectangle
+
+    what, bits, ratios, loss = (
+        "loss after quantization (nats per token)",
+        surface.columns,
+        surface.index,
+        surface.values,
+    )
+    options: dict[str, Any] = {"levels": levels(loss), "colors": _COLOUR, "linewidths": 0.8}
+    unknown = table.loc[table["kind"] == "grid", "beyond"].isna().all()
+    drawn = ax.contour(bits, ratios, loss, linestyles="solid" if unknown else [_DASHED], **options)
+    corners, handles = table[table["kind"] == "fitted"], []
+    if unknown or len(corners) == 2:
+        known = " (the range of the data is not known)" if unknown else ""
+        handles.append(Line2D([], [], color=_COLOUR, linewidth=0.9, label=what + known))
+    if len(corners) == 2:
+        left, right = np.clip(corners["bits"], bits.min(), bits.max())
+        low, high = np.clip(corners["ratio"], ratios.min(), ratios.max())
+        inside = Rectangle((left, low), right - left, high - low, transform=ax.transData)
+        ax.contour(bits, ratios, loss, linestyles="solid", **options).set_clip_path(inside)
+    if not unknown:
+        label = "the same, beyond the data" if handles else f"{what}, beyond the data"
+        handles.append(Line2D([], [], color=_COLOUR, linewidth=0.9, linestyle=_DASHED, label=label))
+    for text in ax.clabel(
+        drawn, fmt=_four_digits, fontsize=6, inline=False, manual=places(surface, np.asarray(drawn.levels))
+    ):
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})
+    return handles
+
+
+def _four_digits(value: float) -> str:
+    return f"{value:.4g}"
 
 
 def _turns(ax: Axes, turn: Frame, surface: Frame) -> list[Any]:
@@ -109,7 +132,7 @@ def _turns(ax: Axes, turn: Frame, surface: Frame) -> list[Any]:
         handles.append(Line2D([], [], color="black", linewidth=1.2, label=f"D_crit{where}"))
     if len(far := shown.loc[shown["beyond"] > 1, "beyond"]):
         label = f"D_crit, beyond the data by up to {short(far.max())}×"
-        handles.append(Line2D([], [], color="black", linewidth=0.9, linestyle=(0, (4, 2)), label=label))
+        handles.append(Line2D([], [], color="black", linewidth=0.9, linestyle=_DASHED, label=label))
     for why, refused in turn.dropna(subset="why_not").groupby("why_not", sort=False):
         ends = " to ".join(dict.fromkeys(f"{bits:.3g}" for bits in (refused["bits"].min(), refused["bits"].max())))
         short_why = str(why).partition(";")[0]

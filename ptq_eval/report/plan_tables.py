@@ -13,10 +13,10 @@ from rich.text import Text
 from ptq_eval.laws.planning.planner import Plan
 from ptq_eval.laws.planning.question import Answer
 from ptq_eval.report.numbers import MISSING, count, short
-from ptq_eval.report.plan_words import beyond, bits, cautions, farther, interval, loss, sentences, size
+from ptq_eval.report.plan_words import beyond, bits, cautions, farther, interval, loss, percent, sentences, size
 
 _SERVING = ("N", "D_crit", "D_crit/N", "loss before", "added", "after", "beyond the data")
-_OPTIMUM = ("served at", "trained at", "N", "D", "D/N", "weights", "loss", "beyond the data")
+_OPTIMUM = ("served at", "trained at", "N", "D", "D/N", "weights", "loss", "budget spent", "beyond the data")
 
 
 class PlanReport:
@@ -99,6 +99,7 @@ def _optimum_cells(answer: Answer, plan: Plan) -> list[str]:
         short(values["D"].value / values["N"].value),
         size(values["N"].value * held / 8),
         "≤ " * answer.at_most + loss(values["loss"]),
+        percent(values["spent"]) + ", stops at D_crit" * answer.stops_at_critical,
         beyond(answer),
     ]
 

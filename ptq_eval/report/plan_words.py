@@ -21,8 +21,8 @@ _EQUAL = 5e-5
 
 
 def sentences(plan: Plan) -> list[str]:
-    """Longer, lower, and what is to be kept in mind, one sentence or two each."""
-    return [*_longer(plan), *_smallest(plan), *_lower(plan)]
+    """Longer, lower, and where the budget is not spent, one sentence or two each."""
+    return [*_longer(plan), *_smallest(plan), *_lower(plan), *_stops(plan)]
 
 
 def cautions(plan: Plan) -> list[str]:
@@ -88,6 +88,11 @@ def bits(value: object) -> str:
     return f"{float(str(value)):.2f}"
 
 
+def percent(value: Estimate) -> str:
+    """A share as a percentage."""
+    return interval(value, lambda number: f"{100 * float(number):.3g}") + " %"
+
+
 def size(bytes_: float) -> str:
     """A number of bytes, in thousands of thousands: 1.5 GB."""
     text = count(bytes_).replace("B", "G")
@@ -112,7 +117,7 @@ def _longer(plan: Plan) -> Iterator[str]:
         before, after = answer.values["before"], answer.values["after"]
         D, serve, turn = answer.at["D"], answer.at["bits"], critical[answer.at["bits"]].values.get("D")
         known = turn is not None and math.isfinite(turn.value)
-        place = f"D = {count(D)} is {short(D / turn.value)} of D_crit; " if known and turn else ""
+        place = f"D = {count(D)} is {short(D / turn.value)} of D_crit = {count(turn.value)}; " if known and turn else ""
         sign = _sign(after)
         verdict = {-1: "longer pays", 1: "longer harms", 0: "whether longer pays cannot be told"}[sign]
         change = f"{_signed(after)} after quantization ({_signed(before)} before)"
@@ -142,9 +147,7 @@ def _lower(plan: Plan) -> Iterator[str]:
     for setting in dict.fromkeys(setting for setting, _, _ in best):
         free = best.get((setting, None, None))
         if free and setting != "N, D and P free":
-            change = f"change the loss by {_signed(free.values['against_16'])}"
-            told = f"{interval(free.values['P'], bits)} bits instead of {HIGH:g} {change}"
-            yield f"{_conditions(setting, free.at)}, served as trained: {told}: {_pays(free)}."
+            yield f"{_conditions(setting, free.at)}, served as trained: {_instead(free)}."
         for serve in plan.planner.bits:
             own = best.get((setting, serve, serve)) if plan.planner.formulas.trained_as_served else None
             if own and "against_16" in own.values:
@@ -152,6 +155,29 @@ def _lower(plan: Plan) -> Iterator[str]:
                 at = f"{_conditions(setting, own.at)}, trained and served {_at(plan, serve)}"
                 yield f"{at}: this changes the loss by {change}."
             yield from _ways(plan, setting, serve, best)
+
+
+def _instead(free: Answer) -> str:
+    """The best training precision against 16 bits."""
+    best = f"{interval(free.values['P'], bits)} bits"
+    if "against_16" not in free.values:
+        return f"{best} are best, and {HIGH:g} bits are more than the budget pays for: lower pays"
+    return f"{best} instead of {HIGH:g} change the loss by {_signed(free.values['against_16'])}: {_pays(free)}"
+
+
+def _stops(plan: Plan) -> Iterator[str]:
+    """Where an optimum stops at D_crit and leaves part of the budget."""
+    for answer in plan.of("optimum"):
+        same = "train_bits" not in answer.at and answer.values and answer.values["P"].value == HIGH
+        if not answer.stops_at_critical or same:  # the best P is 16 bits: told of these
+            continue
+        values, setting = answer.values, answer.label.partition(": ")[0]
+        given = answer.at.get("train_bits")
+        trained = bits(values["P"].value) if given is None else f"{given:g}"
+        served = f"{_conditions(setting, answer.at)}, trained at {trained} bits"
+        served += f" and served {_at(plan, answer.at['serve_bits'])}"
+        told = f"more tokens than D_crit = {interval(values['D'])} would harm, so the least loss"
+        yield f"{served}: {told} spends {percent(values['spent'])} of the budget."
 
 
 def _ways(
@@ -167,12 +193,16 @@ def _ways(
     lower = [answer for answer in known.values() if "against_16" in answer.values]
     if len(known) < 2 or not lower:
         return
-    parts = []
+    best_lower, parts = min(lower, key=lambda answer: answer.values["loss"].value), []
     for name, answer in known.items():
-        at = f" (P = {bits(answer.values['P'].value)})" if "between" in name else ""
-        parts.append(f"{name}{at} {'≤ ' * answer.at_most}{answer.values['loss'].value:.4f}")
-    best_lower = min(lower, key=lambda answer: answer.values["loss"].value)
-    parts.append(f"the lower training precision changes the loss by {_signed(best_lower.values['against_16'])}")
+        P = answer.values["P"].value
+        at = f" (P = {bits(P)})" if "between" in name else ""
+        if "between" not in name or P < HIGH:
+            parts.append(f"{name}{at} {'≤ ' * answer.at_most}{answer.values['loss'].value:.4f}")
+    if best_lower.values["P"].value < HIGH:
+        parts.append(f"the lower training precision changes the loss by {_signed(best_lower.values['against_16'])}")
+    else:
+        parts.append(f"no P in between is {'known to be ' * best_lower.at_most}better than {HIGH:g} bits")
     first, pays = next(iter(known.values())), _pays(best_lower)
     yield f"{_conditions(setting, first.at)}, served at {plan.planner.label(serve)}: {'; '.join(parts)}: {pays}."
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from ptq_eval import fit_data
-from ptq_eval.errors import OptionError
+from ptq_eval.errors import NotPositiveError, OptionError, TooFewPointsError
 from ptq_eval.report import data_figure, figures
 
 BITS = (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
@@ -131,3 +131,22 @@ def test_a_law_of_several_trained_parts_takes_the_one_that_is_given(ptq_eval, fr
     answer = ptq_eval("fit", "--data", tmp_path / "u.csv", "--law", "unified", *options)
     assert answer.code == 0, answer.err
     assert set(json.loads(Path("o/fit.json").read_text())["fits"][0]["ranges"]) == {"N", "D", "P", "P_w", "loss"}
+
+
+def test_a_comparison_of_nothing_is_refused_with_the_code_of_a_fit(ptq_eval, tmp_path):
+    table = pd.DataFrame({"N": [1e8], "D": [1e9], "bits": [4], "delta": [0.1]})
+    table.to_csv(tmp_path / "one.csv", index=False)
+    alone = ptq_eval("fit", "--data", tmp_path / "one.csv", "--law", "kumar")
+    alone.refuses(TooFewPointsError.exit_code, "too few points for 4 constants")
+    compared = ptq_eval("fit", "--data", tmp_path / "one.csv", "--laws", "kumar,ouyang")
+    compared.refuses(TooFewPointsError.exit_code, "too few points for 4 constants")
+
+
+def test_a_negative_standard_error_is_refused_before_anything_is_written(ptq_eval, tmp_path):
+    N, D, P = (g.ravel() for g in np.meshgrid([3e7, 6e7, 1e8], [1e9, 4e9, 16e9], [3.0, 4.0], indexing="ij"))
+    table = pd.DataFrame({"N": N, "D": D, "P": P, "delta": 1e-3 * D**0.3 * np.exp(-P), "se": -0.1})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    for law in ("--law", "--laws"):
+        answer = ptq_eval("fit", "--data", tmp_path / "t.csv", law, "kumar", "-o", "o")
+        answer.refuses(NotPositiveError.exit_code, "se is zero or negative | got -0.1 in row 1")
+    assert not Path("o").exists()

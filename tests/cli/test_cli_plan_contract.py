@@ -229,7 +229,9 @@ def test_what_the_fit_does_not_identify_the_plan_does_not_give(ptq_eval, simulat
     found = {**verdict, "run": "size400000", "params": 4e5, "predicted": {"value": 1e9}, "verdict": "predicted"}
     two = [{**entry, "bits": 2.0, "predicted": {"value": 1e8}, "verdict": "predicted"} for entry in (verdict, found)]
     other = {**verdict, "quantizer": "gptq", "bits": 2.0}
-    (folder / "fit.json").write_text(json.dumps({"fits": [], "critical_tokens": [verdict, found, other, *two]}))
+    assert ptq_eval("fit", folder, "--bootstrap", "10").code == 0
+    fitted = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
+    (folder / "fit.json").write_text(json.dumps({**fitted, "critical_tokens": [verdict, found, other, *two]}))
     options = ("--fit", folder, "--serve-bits", "2,3", "--bootstrap", "10", "-o", tmp_path / "plan")
     for N, known in (("120k", {2: True, 3: False}), ("350k", {2: True, 3: True})):
         assert ptq_eval("plan", "--params", N, *options).code == 0

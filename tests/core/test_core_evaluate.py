@@ -59,7 +59,7 @@ KINDS = {
     "transposed weights": ("gpt2", False, Factored),
     "head with a bias": ("gptj", False, Factored),
     "scaled logits": ("cohere", False, Whole),
-    "quantized head": ("llama", True, Whole),
+    "quantized head": ("llama", True, Factored),
 }
 
 

@@ -80,7 +80,8 @@ def test_limited_memory(bits, binding):
     assert bool(found.N[0] * held / 8 == pytest.approx(memory, rel=1e-6)) is binding
     if bits:
         N = np.geomspace(1e7, 8 * memory / bits, 200_001)
-        D = compute / (6 * N)
+        turn = (K["beta"] * K["B"] / (K["gamma_D"] * damage(N, 1.0, bits))) ** (1 / (K["gamma_D"] + K["beta"]))
+        D = np.minimum(compute / (6 * N), turn)
         value = before(N, D, 16.0) + damage(N, D, bits)
         assert found.loss[0] == pytest.approx(value.min(), abs=1e-8)
         assert found.N[0] == pytest.approx(N[np.argmin(value)], rel=1e-3)

@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptq_eval.laws.planning.optimum import Budget, lowest, optimum
+from ptq_eval.laws.planning.optimum import Budget, optimum
 from ptq_eval.laws.planning.planner import Planner, Question
+from ptq_eval.laws.planning.search import lowest
 from ptq_eval.laws.planning.source import from_preset
 from ptq_eval.laws.presets import KUMAR_2024
 
@@ -63,7 +64,7 @@ def test_at_given_size_precision_grows_with_the_logarithm_of_the_budget(N):
     tied = {f"gamma_{part}": gamma for part in ("w", "a", "kv")} | {f"n_{part}": 0.0 for part in ("w", "a", "kv")}
     law = grid(beta=beta, **tied)
     compute = 6 * N * 20 * N * np.geomspace(1, 1e6, 7)
-    P = np.array([optimum(law.before, Budget(c), N=N).P[0] for c in compute])
+    P = np.array([optimum(law.before, Budget(c), N=N, P=(1.0, 32.0)).P[0] for c in compute])
     assert np.all(np.diff(P) > 0)
     slope = np.diff(P) / np.diff(np.log(compute))
     middle = (P[1:] + P[:-1]) / 2

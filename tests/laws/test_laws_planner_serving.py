@@ -41,7 +41,9 @@ def test_a_format_is_trained_in_and_paid_for_at_its_own_bits():
     assert set(given) == {4, 8, 16}
     for bits, answer in given.items():
         D, label = answer.values["D"].value, found.planner.label(bits)
-        assert D * bits == pytest.approx(1e11 * 16)
+        turn = next(a.values["D"].value for a in found.of("critical_tokens") if a.label == label)
+        assert pytest.approx(min(1e11 * 16 / bits, turn)) == D
+        assert answer.stops_at_critical == (label == "E2M1")
         want = loss(1e9, D, constants=SUN_2025) + delta_ptq(1e9, D, label, group_size=128, constants=SUN_2025)
         assert answer.values["loss"].value == pytest.approx(want)
         if bits < 16:

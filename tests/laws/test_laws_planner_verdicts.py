@@ -48,9 +48,9 @@ def labels(planner):
 
 
 def test_records_are_judged_as_fit_judges_them(noisy):
-    found = analyse(noisy, {}, **OPTIONS)["critical_tokens"]
-    alone = from_records(noisy, {}, **OPTIONS)
-    assert alone.verdicts == from_records(noisy, {}, **OPTIONS, critical=found).verdicts
+    told = analyse(noisy, {}, **OPTIONS)
+    found, alone = told["critical_tokens"], from_records(noisy, {}, **OPTIONS)
+    assert alone.verdicts == from_records(noisy, {}, **OPTIONS, told=told).verdicts
     given = {(entry["params"], entry["bits"]): entry["predicted"] is not None for entry in found}
     assert set(given.values()) == {True, False}
     for N in SIZES:
@@ -60,6 +60,20 @@ def test_records_are_judged_as_fit_judges_them(noisy):
         }
         [eight] = [answer for answer in answers if answer.at["bits"] == 8]
         assert "delta is not told apart from zero" in eight.why_not
+
+
+def test_a_fit_of_other_records_is_out_of_date(noisy):
+    """The verdicts of a fit.json count as long as it was made of the records at hand, and are judged anew after."""
+    told = analyse(noisy, {}, **OPTIONS)
+    marked = {**told, "critical_tokens": [{**e, "predicted": None, "verdict": "kept"} for e in told["critical_tokens"]]}
+    same = from_records(noisy, {}, **OPTIONS, told=marked)
+    assert all("kept" in reason for _, _, reason in same.verdicts)
+    assert not any("out of date" in doubt for doubt in same.doubts)
+    fewer = noisy[: -len(noisy) // 4]
+    anew = from_records(fewer, {}, **OPTIONS, told=marked, name="out")
+    assert anew.verdicts == from_records(fewer, {}, **OPTIONS).verdicts
+    [doubt] = [doubt for doubt in anew.doubts if "out of date" in doubt]
+    assert doubt == "out/fit.json is out of date, so D_crit was judged anew: ptq-eval fit out"
 
 
 def test_the_line_of_a_figure_is_refused_where_the_table_refuses(noisy):

@@ -56,7 +56,8 @@ def loss_against_tokens(planner: Planner) -> Rows:
 
 def loss_over_bits_and_ratio(planner: Planner) -> Rows:
     """Loss after quantization on a grid of bits and D/N at one N, kind "grid"; D_crit/N over bits, "critical"; two
-    corners of what was fitted, "fitted".  Where there is no D_crit `why_not` says why, and there is no ratio.
+    corners of what was fitted, "fitted", unless N lies outside.  Where there is no D_crit `why_not` says why, and there
+    is no ratio.
 
     Empty where the loss or the damage is not known at this N, or the bits are no variable of the law.
     """
@@ -74,8 +75,10 @@ def loss_over_bits_and_ratio(planner: Planner) -> Rows:
         for j, r in enumerate(ratio)
     ]
     rows += _turns(planner, N, bits)
-    if {"D", "bits"} <= set(planner.source.ranges):
-        corners = zip(*(planner.source.ranges[axis] for axis in ("D", "bits")))
+    ranges = planner.source.ranges
+    if ranges and not planner.source.beyond(N=N):
+        whole = {"bits": (float(bits[0]), float(bits[-1])), "D": (float(D[0, 0]), float(D[0, -1]))}
+        corners = zip(*(ranges.get(axis, whole[axis]) for axis in ("D", "bits")))
         rows += [{"kind": "fitted", "params": N, "bits": b, "ratio": D / N, "loss": math.nan} for D, b in corners]
     for row in rows:
         at = {"N": N, "D": row["ratio"] * N, "bits": row["bits"]}

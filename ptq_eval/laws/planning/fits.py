@@ -5,7 +5,8 @@ before quantization follows Chinchilla's law where there are three sizes; with f
 nearest to the N asked about, whose E contains A/N^alpha and says nothing about another N.
 
 Which runs have a D_crit at which bits is decided by `analyse`, as for `fit.json`: the same records are judged alike by
-whichever command reads them.
+whichever command reads them.  A `fit.json` beside the records is believed if the digest of its fit says that it was
+made of the same measurements.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from ptq_eval.laws.planning.source import Source, from_fits
 from ptq_eval.laws.planning.stored import verdicts
 from ptq_eval.laws.table import FULL_PRECISION, Point, Row, Windows, by, delta_data, full_precision, loss_data, read
 
-REPLICATES = 200
-"""Fewer than for a fit, because an optimum is searched for in each."""
+REPLICATES = 500
+"""As many as for a fit: verdicts near a border are then the same."""
 
 
 def from_records(
@@ -41,11 +42,11 @@ def from_records(
     name: str = "records",
     seed: int = 0,
     n_boot: int = REPLICATES,
-    critical: Sequence[Mapping[str, Any]] | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> Source:
     """Fit what a plan needs to the rows of `degradation.csv` (for `rows` and `windows` see `analyse`).
 
-    critical: `critical_tokens` of a `fit.json` of these very records, so that they are not judged again.
+    told: a `fit.json` of these records, so that they need not be judged again; one of others is left out, with a note.
     Raises PlanError where there are several quantizers and none is named, or the one named is not there;
     NothingToFitError where no row can be used.
     """
@@ -73,14 +74,24 @@ def from_records(
     note = f"{len(full)} checkpoints before quantization"
     note += f", {len(mine)} measurements after {mine[0].config.quantizer}" if mine else ", none after quantization"
     source = from_fits(fits, name=name, ranges=ranges, note=note, one_size=one_size, curve=curve)
-    if mine and critical is None:
-        critical = analyse(rows, windows, **options)["critical_tokens"]
+    doubts = (*source.doubts, *cautions([*full, *mine], {}, []))
+    if not mine:
+        return replace(source, doubts=doubts)
+    if told and not _same(told, fits[-1].digest):
+        doubts = (f"{name}/fit.json is out of date, so D_crit was judged anew: ptq-eval fit {name}", *doubts)
+        told = None
+    critical = (told or analyse(rows, windows, **options))["critical_tokens"]
     return replace(
         source,
         bits=tuple(sorted(set(columns["bits"]))) or source.bits,
-        doubts=(*source.doubts, *cautions([*full, *mine], {}, [])),
-        verdicts=verdicts(critical or (), mine[0].config.quantizer) if mine else (),
+        doubts=doubts,
+        verdicts=verdicts(critical, mine[0].config.quantizer),
     )
+
+
+def _same(told: Mapping[str, Any], digest: str) -> bool:
+    """Whether a `fit.json` holds a fit to the data of this digest, and what it says of D_crit."""
+    return "critical_tokens" in told and any(entry.get("digest") == digest for entry in told.get("fits", []))
 
 
 def _of(quantizer: str | None, points: Sequence[Point], name: str) -> list[Point]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from ptq_eval.laws.base import SAME_SIZE
 from ptq_eval.laws.chen import Chen
-from ptq_eval.laws.chinchilla import Chinchilla, ChinchillaD
+from ptq_eval.laws.chinchilla import Chinchilla, ChinchillaD, turning_tokens
 from ptq_eval.laws.functions import FULL_BITS
 from ptq_eval.laws.kumar_ptq import KumarPTQ
 from ptq_eval.laws.loglinear import LogLinear
@@ -109,17 +109,22 @@ class Formulas:
             return law.predict(self.constants, data)
 
     def damage(self, N: Any, D: Any, bits: Any, P: Any = HIGH) -> Any:
-        """What quantization from P to `bits` adds to the loss, nats per token; at most that, unless `robust`."""
+        """What quantization from P to `bits` adds to the loss, nats per token; at most that, unless `robust`.
+
+        At P = 16 the degradation law itself holds, and there is no need of a bound.
+        """
         assert self.law is not None
         if not self.by_bits:
             data: Any = {"N": N, "D": D, **self.serving.variables(bits)}
             of = self.law.added if isinstance(self.law, Sun) else self.law.predict
             return of(self.constants, data)
-        if self.capacity is None or (not self.robust and np.all(np.asarray(P) == HIGH)):
+        full = np.asarray(P) == HIGH
+        if self.capacity is None or (not self.robust and np.all(full)):
             return self.law.predict(self.constants, {"N": N, "D": D, "P": bits})
         law = UnifiedDelta(self.capacity.parts, offsets=self.capacity.offsets, tied=self.capacity.tied)
         none = {f"C_{MODEL_PARTS[part]}": math.inf for part in self.capacity.parts}
-        return law.predict({**none, **self.constants}, {"N": N, "D": D, "P": bits, **self.capacity.at(P)})
+        found = law.predict({**none, **self.constants}, {"N": N, "D": D, "P": bits, **self.capacity.at(P)})
+        return found if self.robust or not np.any(full) else np.where(full, self.damage(N, D, bits), found)
 
     @property
     def unified(self) -> bool:
@@ -141,10 +146,11 @@ class Formulas:
             return np.maximum(c["gamma_post"] * np.log(self.damage(N, D, 0.0) / most), 0.0)
         return (self.damage(N, D, 1.0) / most) ** (1 / c["gamma_P"])
 
-    def critical_tokens(self, N: Any, bits: Any) -> Any:
-        """D_crit in tokens of a model trained at 16 bits; infinite where the damage does not grow with D."""
-        data = {"N": N, "P": bits, **self.serving.variables(bits)}
-        if isinstance(self.law, Sun):
-            return self.law.critical_tokens(self.constants, data)
-        assert self.law is not None
-        return self.law.critical_tokens(self.constants, self.constants, data)
+    def critical_tokens(self, N: Any, bits: Any, P: Any = HIGH) -> Any:
+        """D_crit in tokens of a model trained at P bits; infinite where the damage does not grow with D.
+
+        Every law here is a power of D, so that its value at D = 1 says all (equation 13 of Kumar et al.).
+        """
+        c = self.constants
+        exponent = c["beta"] if isinstance(self.law, Sun) else c["gamma_D"]
+        return turning_tokens(c["B"], c["beta"], self.damage(N, np.ones(()), bits, P), exponent)

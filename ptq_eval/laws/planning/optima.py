@@ -5,6 +5,9 @@ as trained; train at some P in between and quantize.  The last needs C_w, C_a an
 without them its damage, hence its loss, is the most that the equation allows (`at_most`).  Under a law of formats there
 is one way: to train in the format that is served.
 
+The budget is the most that may be spent.  A model that is quantized takes no more tokens than D_crit, so at a given N,
+or at given memory, the optimum may leave part of the budget: `stops_at_critical`, with the share `spent`.
+
 Each way is set `against_16`: its loss minus that of training at 16 bits and serving at the same bits, replicate by
 replicate, because the interval of a difference is not that of the losses.
 """
@@ -24,6 +27,7 @@ from ptq_eval.laws.planning.question import Answer
 if TYPE_CHECKING:
     from ptq_eval.laws.planning.planner import Planner
 
+AT_CEILING = f"{BITS[1]:g} bits are best, and more were not searched"
 ALWAYS_LOWER = "fewer bits are always better under this law: P is the least that was searched"
 
 
@@ -47,12 +51,12 @@ def _optima(planner: Planner, label: str, setting: Mapping[str, Any]) -> Iterato
     if why:
         yield Answer("optimum", label, conditions, why_not=why, missing=missing)
         return
-    trained: list[tuple[str, Any]] = [("served as trained", HIGH)]
+    trained: list[tuple[str, Any]] = [(_at(HIGH), HIGH)]
     no_precision = planner.lacking("precision")
     no_damage = planner.lacking("damage")
     if not no_precision[0]:
         trained.insert(0, ("served as trained", BITS))
-        trained += [("served as trained", bits) for bits in planner.bits if bits != HIGH]
+        trained += [(_at(bits), bits) for bits in planner.bits if bits != HIGH]
     for way, P in trained:
         yield _best(planner, label, way, conditions, setting, P, None)
     own = planner.formulas.trained_as_served
@@ -63,6 +67,10 @@ def _optima(planner: Planner, label: str, setting: Mapping[str, Any]) -> Iterato
     for what, (why, missing) in (("the best training precision", no_precision), ("the loss served", no_damage)):
         if why:
             yield Answer("optimum", label, conditions, why_not=f"{what}: {why}", missing=missing)
+
+
+def _at(bits: float) -> str:
+    return f"served as trained, at {bits:g} bits"
 
 
 def _best(
@@ -79,7 +87,8 @@ def _best(
     at = {**conditions, **({} if bits is None else {"serve_bits": bits})}
     if isinstance(P, float):
         at["train_bits"] = P
-    why = _objection(planner, best, P, "memory" in setting) or _too_large(planner, best, bits, setting)
+    values["spent"] = planner.source.estimate(best.spent, log=False)
+    why = _objection(planner, best, P) or _too_large(planner, best, bits, setting) or _unsure(planner, best, bits)
     if not math.isfinite(values["loss"].value) or (bits is not None and "P low" in best.edge):
         return Answer("optimum", f"{label}: {way}", at, why_not=why)
     served = P if bits is None and isinstance(P, float) and P < HIGH and not planner.lacking("damage")[0] else bits
@@ -87,12 +96,12 @@ def _best(
         served = None
     if P != HIGH:
         full = planner.search(HIGH, served, **setting)
-        values["against_16"] = planner.source.estimate(best.loss - full.loss, log=False)
+        if math.isfinite(full.loss[0]):  # what 16 bits cost may be more than the budget
+            values["against_16"] = planner.source.estimate(best.loss - full.loss, log=False)
     beyond = planner.source.beyond(**{name: values[name].value for name in ("N", "D", "P")}, bits=bits)
-    searched = bits is not None and not isinstance(P, float)
-    return Answer(
-        "optimum", f"{label}: {way}", at, values, beyond, why, at_most=searched and not planner.formulas.robust
-    )
+    at_most = bits is not None and not isinstance(P, float) and not planner.formulas.robust
+    named = ("optimum", f"{label}: {way}")
+    return Answer(*named, at, values, beyond, why, at_most=at_most, stops_at_critical=best.stops)
 
 
 def _too_large(planner: Planner, best: Optimum, bits: float | None, setting: Mapping[str, Any]) -> str:
@@ -103,7 +112,13 @@ def _too_large(planner: Planner, best: Optimum, bits: float | None, setting: Map
     return "its weights do not fit into --memory"
 
 
-def _objection(planner: Planner, best: Optimum, P: float | tuple[float, float], limited: bool) -> str:
+def _unsure(planner: Planner, best: Optimum, bits: float | None) -> str:
+    """Why the D_crit that an optimum stops at is not to be relied on, or ""."""
+    why = planner.source.critical_tokens(float(best.N[0]), bits)[1] if best.stops and bits is not None else ""
+    return f"it stops at a D_crit that the plan does not give: {why}" if why else ""
+
+
+def _objection(planner: Planner, best: Optimum, P: float | tuple[float, float]) -> str:
     """What is wrong with an optimum, or ""."""
     if not math.isfinite(best.loss[0]):
         if isinstance(P, float) and not np.atleast_1d(planner.formulas.share(P))[0] > 0:
@@ -112,6 +127,5 @@ def _objection(planner: Planner, best: Optimum, P: float | tuple[float, float], 
     if "P low" in best.edge:
         return ALWAYS_LOWER if P == BITS else "no training precision above the serving one is better than that one"
     if "P high" in best.edge and P == BITS:
-        return f"P is the most that was searched, {BITS[1]:g} bits"
-    at_end = "N low" in best.edge or ("N high" in best.edge and not limited)
-    return "N is at the end of the range that was searched" if at_end else ""
+        return AT_CEILING
+    return "N is at the end of the range that was searched" if {"N low", "N high"} & set(best.edge) else ""

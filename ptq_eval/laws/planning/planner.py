@@ -5,7 +5,7 @@
     smallest bits      the lowest serving precision that costs less than a given loss
     longer             what twice the tokens would change, before and after quantization
     lower              what the best training precision saves against 16 bits
-    optimum            the N, D and P of least loss under a budget, free, at given N, or at given memory
+    optimum            the N, D and P of least loss for at most a budget, free, at given N, or at given memory
 
 Every answer says under which conditions it holds, carries an interval where the constants have one, and names by
 which factor each condition lies beyond the data that the constants were fitted to.  An answer that needs constants
@@ -22,9 +22,10 @@ import numpy as np
 from ptq_eval.errors import PlanError
 from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.planning.formulas import HIGH
-from ptq_eval.laws.planning.optima import ALWAYS_LOWER, optima
-from ptq_eval.laws.planning.optimum import BITS, Budget, Optimum, lowest, optimum
+from ptq_eval.laws.planning.optima import ALWAYS_LOWER, AT_CEILING, optima
+from ptq_eval.laws.planning.optimum import BITS, Budget, Optimum, optimum
 from ptq_eval.laws.planning.question import SERVED, Answer, Question
+from ptq_eval.laws.planning.search import lowest
 from ptq_eval.laws.planning.source import Source
 
 
@@ -164,7 +165,8 @@ class Planner:
         share = cheapest / (HIGH / self.formulas.share(HIGH))
         values = {"P": self.source.estimate(P), "compute_share": self.source.estimate(share)}
         beyond = self.source.beyond(P=values["P"].value)
-        return Answer(*about, {}, values, beyond, why_not=ALWAYS_LOWER if edges[1] == 0 else "")
+        why = {0: ALWAYS_LOWER, 1: AT_CEILING}.get(-1 if edges[1] is None else edges[1], "")
+        return Answer(*about, {}, values, beyond, why)
 
     def search(self, P: float | tuple[float, float], bits: float | None, **setting: Any) -> Optimum:
         """The optimum under the budget for training at P and serving at `bits`, or as trained for None."""
@@ -179,7 +181,11 @@ class Planner:
             before = self.grid.before(N, D, at)
             return before if bits is None else before + self.grid.damage(N, D, bits, at)
 
-        self._searched[case] = optimum(loss, budget, P=P, serve=bits, **setting)
+        def turn(N: np.ndarray, at: np.ndarray) -> np.ndarray:
+            return self.grid.critical_tokens(N, bits, at)
+
+        harms = None if bits is None else turn
+        self._searched[case] = optimum(loss, budget, turn=harms, P=P, serve=bits, **setting)
         return self._searched[case]
 
 

@@ -77,7 +77,8 @@ class Answer:
     """One answer: what was asked, under which conditions it holds (`at`), and numbers with intervals.
 
     beyond: by which factor a condition, or the answer, lies outside the fitted range.  why_not: what it could not say
-    and why; missing: the constants that this would take.  at_most: the loss is an upper bound.
+    and why; missing: the constants that this would take.  at_most: the loss is an upper bound.  stops_at_critical: D is
+    D_crit, and the rest of the budget is not spent.
     """
 
     ask: str
@@ -88,9 +89,10 @@ class Answer:
     why_not: str = ""
     missing: tuple[str, ...] = ()
     at_most: bool = False
+    stops_at_critical: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
-        plain = {name: getattr(self, name) for name in ("ask", "label", "why_not", "at_most")}
+        plain = {name: getattr(self, name) for name in ("ask", "label", "why_not", "at_most", "stops_at_critical")}
         values = {name: value.to_dict() for name, value in self.values.items()}
         return {**plain, "at": dict(self.at), "values": values, "beyond": dict(self.beyond), "missing": [*self.missing]}

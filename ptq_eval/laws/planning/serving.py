@@ -51,7 +51,7 @@ def read_formats(names: Sequence[str]) -> dict[float, str]:
             bits = 1 + sum(format_of(name).values())
         except OptionError as error:
             what = "--serve-format is no floating-point format"
-            allowed = "exponent and mantissa bits, at least 1 each"
+            allowed = "at least 1 exponent bit, and mantissa bits"
             raise OptionError(what, got=repr(name), allowed=allowed, remedy="--serve-format E4M3") from error
         if bits > MOST_BITS:
             allowed = f"at most {MOST_BITS:g} bits, one of them the sign"
