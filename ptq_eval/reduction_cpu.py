@@ -71,7 +71,7 @@ def _power(t):  # pragma: no cover
     integer = t + _TO_INTEGER
     f = t - (integer - _TO_INTEGER)
     p = _ONE + f * (_C1 + f * (_C2 + f * (_C3 + f * (_C4 + f * (_C5 + f * _C6)))))
-    result = _times_power(p, integer)
+    result = _times_power(p, integer)  # type: ignore[call-arg]
     return _ZERO if t < _LEAST else result
 
 

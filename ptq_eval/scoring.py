@@ -147,8 +147,8 @@ class Whole:
 
     def working_bytes(self, batch: int, time: int) -> float:
         """As `Factored.working_bytes`: two models' logits, and those that a model scales or caps on the way."""
-        one = batch * time * self.model.vocab_size * self.model.module.dtype.itemsize  # type: ignore[operator,union-attr]
-        return 3.0 * one
+        itemsize: int = self.model.module.dtype.itemsize  # type: ignore[assignment,union-attr]
+        return 3.0 * batch * time * self.model.vocab_size * itemsize
 
 
 def compare(ids: Tensor, full: Output, lanes: Sequence[Output] = ()) -> tuple[list[float], list[Scores]]:

@@ -83,8 +83,8 @@ class Family:
         for member, scheme, codes, *grids in zip(self.members, self.schemes, self.codes, self.scale, self.zero):
             if self.order is not None:
                 codes = torch.empty_like(codes).index_copy_(0, self.order, codes)
-            tensors = (t.T.contiguous() for t in (codes, *grids))
-            yield member, QuantizedWeight(*tensors, scheme, self.size, permutation=permutation)
+            codes, scale, zero = (t.T.contiguous() for t in (codes, *grids))
+            yield member, QuantizedWeight(codes, scale, zero, scheme, self.size, permutation=permutation)
 
 
 def families_of(schemes: Sequence[Scheme], work: Tensor, *, static_groups: bool, mse: bool) -> list[Family]:

@@ -179,9 +179,12 @@ def _layers(
     parts: Sequence[QuantizedWeight], sizes: Sequence[int], report: Mapping[str, float | int | str]
 ) -> list[QuantizedWeight]:
     """Stacked layers, solved in parts of their rows, as layers of `sizes[i]` rows again."""
-    stacked = (torch.cat(t) if len(t) > 1 else t[0] for t in zip(*((p.codes, p.scale, p.zero) for p in parts)))
+    first, *others = parts
+    stacked = first.codes, first.scale, first.zero
+    if others:
+        stacked = tuple(map(torch.cat, zip(*((part.codes, part.scale, part.zero) for part in parts))))
     layers = zip(*(tensor.split(list(sizes)) for tensor in stacked))
-    return [replace(parts[0], codes=c, scale=s, zero=z, report=dict(report)) for c, s, z in layers]
+    return [replace(first, codes=c, scale=s, zero=z, report=dict(report)) for c, s, z in layers]
 
 
 class _Carried:

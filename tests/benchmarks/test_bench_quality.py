@@ -25,7 +25,8 @@ def nll(mean, draws=2):
 def test_ours_is_held_against_the_best_of_its_kind_of_each_draw():
     ours, a, b = nll(2.0), nll(2.1), nll(1.99)
     b[1] = b[1] + 0.5  # the second draw is a's
-    by = {"ours": ours, "ours, shared calibration": nll(2.3), "ours, by activity": nll(1.0), "llm-compressor": a, "gptqmodel": b}
+    own = {"ours": ours, "ours, shared calibration": nll(2.3), "ours, by activity": nll(1.0)}
+    by = {**own, "llm-compressor": a, "gptqmodel": b}
     held, shared = quality.claims_of({("gptq", True, 2): by})
     assert (held.low, held.high) == pytest.approx((math.exp(-0.1), math.exp(0.01)))
     assert "gptq, symmetric, 2 bits" in held.what
