@@ -7,6 +7,7 @@ rests on these times; they are for seeing what a change of one function does.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,9 @@ def measure(setup: Setup) -> Outcome:
         options = [f"--benchmark-json={result}", f"--benchmark-max-time={SECONDS}", f"--benchmark-min-rounds={ROUNDS}"]
         options += ["-k", "test_dequantize"] if setup.quick else []
         command = [sys.executable, "-m", "pytest", "-q", *options, str(ROOT / "benchmarks" / "test_pieces.py")]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        # Inside a parallel run of pytest, its variables would switch the timing off.
+        own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError((done.stdout.strip().splitlines() or ["pytest failed"])[-1])
         found = json.loads(result.read_text(encoding="utf-8"))["benchmarks"]

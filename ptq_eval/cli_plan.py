@@ -20,7 +20,6 @@ Examples:
   ptq-eval plan --budget 1e21 --memory 8GB --serve-bits 3,4
   ptq-eval plan --preset EPOCH_2024,OUYANG_2024 --params 1B --serve-bits 4
   ptq-eval plan --preset EPOCH_2024,CHEN_2025 --params 1B --group-size 128
-  ptq-eval plan --preset SUN_2025 --params 1B --serve-format E4M3 --group-size 64
   ptq-eval plan --fit out --quantizer gptq --params 160M --serve-bits 4
 """
 
