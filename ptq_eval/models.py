@@ -119,7 +119,7 @@ class LanguageModel:
         return body(input_ids=ids.to(self.device), use_cache=False)[0]
 
     def factors(self, ids: Tensor) -> bool:
-        """Whether the logits of `ids` are, bit for bit, the output head applied to the last hidden states."""
+        """Whether the logits of `ids` are, bit for bit, the last hidden states times the output head's weight."""
         head: Any = self.module.get_output_embeddings()  # type: ignore[operator]
         if not isinstance(head, nn.Linear) or self.module.base_model is self.module:
             return False
@@ -127,7 +127,7 @@ class LanguageModel:
         if hidden.shape[-1] != head.in_features:
             return False
         with torch.inference_mode():
-            return torch.equal(head(hidden), self.logits(ids))
+            return torch.equal(nn.functional.linear(hidden, head.weight, head.bias), self.logits(ids))
 
     def linears(self) -> dict[str, nn.Module]:
         """The modules that may be quantized, by name, in the model's order."""

@@ -10,6 +10,9 @@ so one exponential per logit serves each model, the reference's e serves all lan
 When a later block raises the shift, what was summed before is scaled (the online softmax of Milakov and Gimelshein
 2018).  Sums over a block are in float32, sums of blocks in float64.
 
+Logits below `LOWEST`, minus infinity among them, stand for tokens that a model rules out: they count as `LOWEST`, whose
+exponential is zero beside any other, and a next token that was ruled out has an infinite loss.
+
 This is the version in torch, for every device and for CPUs without numba, and what the other one (`reduction_cpu`) is
 tested against.
 """
@@ -23,6 +26,8 @@ import torch
 from torch import Tensor
 
 from quantizers import kernels
+
+LOWEST = -1e6
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Sums:
 
     def nll(self) -> Tensor:
         """Negative log-likelihood of the next token [tokens], nats, float64."""
-        return self.logsumexp() - self.target
+        return torch.where(self.target > LOWEST, self.logsumexp() - self.target, self.target.new_tensor(torch.inf))
 
     def kl(self, lane: Sums) -> Tensor:
         """KL of `lane` from this reference [tokens], nats, float64."""
@@ -83,8 +88,9 @@ def best(device: torch.device) -> ModuleType:
 def reference(z: Tensor, e: Tensor | None, targets: Tensor, first: int, sums: Sums) -> None:
     """Take up full-precision logits z [tokens, columns], float32, of the vocabulary from entry `first` on.
 
-    `e`, of the same shape, becomes exp(z − shift); None where no lane is compared.
+    `e`, of the same shape, becomes exp(z − shift); None where no lane is compared.  z may be changed.
     """
+    z.clamp_(min=LOWEST)
     if e is not None:  # torch finds the highest faster than the highest and its place
         highest, place = z.max(-1)
         sums.top.copy_(torch.where(highest > sums.highest, place + first, sums.top))
@@ -96,8 +102,11 @@ def reference(z: Tensor, e: Tensor | None, targets: Tensor, first: int, sums: Su
 
 
 def lane(q: Tensor, e: Tensor, targets: Tensor, first: int, full: Sums, sums: Sums) -> None:
-    """Take up a lane's logits q [tokens, columns] of a block whose full-precision `e` and sums are known."""
-    shifted = _raise(q, None, q.amax(-1), sums)
+    """Take up a lane's logits q [tokens, columns] of a block whose full-precision `e` and sums are known.
+
+    q may be changed.
+    """
+    shifted = _raise(q.clamp_(min=LOWEST), None, q.amax(-1), sums)
     sums.cross.mul_(full.scale).add_(torch.linalg.vecdot(e, q))
     sums.total.mul_(sums.scale).add_(shifted)
     _take(q, targets, first, sums.target)

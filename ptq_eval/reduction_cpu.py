@@ -20,7 +20,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from ptq_eval.reduction import Sums
+from ptq_eval.reduction import LOWEST, Sums
+from quantizers.kernels.cpu import compiled
 
 WIDTH = 64
 _LOG2E = np.float32(math.log2(math.e))
@@ -30,7 +31,7 @@ _TO_INTEGER = np.float32(1.5 * 2**23)
 _LEAST = np.float32(-126)
 """Below this power of two float32 loses digits: taken as zero."""
 _C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(_LN2**k / math.factorial(k)) for k in range(1, 7))
-_ONE, _ZERO = np.float32(1), np.float32(0)
+_ONE, _ZERO, _LOWEST = np.float32(1), np.float32(0), np.float32(LOWEST)
 
 
 def reference(z: Tensor, e: Tensor | None, targets: Tensor, first: int, sums: Sums) -> None:
@@ -76,6 +77,12 @@ def _power(t):  # pragma: no cover
 
 
 @njit
+def _read(logit):  # pragma: no cover
+    """A logit, or the lowest that counts; NaN stays."""
+    return _LOWEST if logit < _LOWEST else logit
+
+
+@njit
 def _highest(row, width):  # pragma: no cover
     """The highest of `row`; `width` is room for WIDTH numbers."""
     columns = len(row)
@@ -102,9 +109,9 @@ def _sum(row, shift, width):  # pragma: no cover
     whole = columns - columns % WIDTH
     for start in range(0, whole, WIDTH):
         for t in range(WIDTH):
-            width[t] += _power(row[start + t] * _LOG2E - shift)
+            width[t] += _power(_read(row[start + t]) * _LOG2E - shift)
     for j in range(whole, columns):
-        width[j - whole] += _power(row[j] * _LOG2E - shift)
+        width[j - whole] += _power(_read(row[j]) * _LOG2E - shift)
     return _total(width)
 
 
@@ -116,16 +123,17 @@ def _sum_and_keep(row, shift, e, width, products):  # pragma: no cover
     whole = columns - columns % WIDTH
     for start in range(0, whole, WIDTH):
         for t in range(WIDTH):
-            v = row[start + t]
+            v = _read(row[start + t])
             power = _power(v * _LOG2E - shift)
             e[start + t] = power
             width[t] += power
             products[t] += power * v
     for j in range(whole, columns):
-        power = _power(row[j] * _LOG2E - shift)
+        v = _read(row[j])
+        power = _power(v * _LOG2E - shift)
         e[j] = power
         width[j - whole] += power
-        products[j - whole] += power * row[j]
+        products[j - whole] += power * v
     return _total(width), _total(products)
 
 
@@ -137,12 +145,13 @@ def _sum_and_cross(row, shift, e, width, products):  # pragma: no cover
     whole = columns - columns % WIDTH
     for start in range(0, whole, WIDTH):
         for t in range(WIDTH):
-            v = row[start + t]
+            v = _read(row[start + t])
             width[t] += _power(v * _LOG2E - shift)
             products[t] += e[start + t] * v
     for j in range(whole, columns):
-        width[j - whole] += _power(row[j] * _LOG2E - shift)
-        products[j - whole] += e[j] * row[j]
+        v = _read(row[j])
+        width[j - whole] += _power(v * _LOG2E - shift)
+        products[j - whole] += e[j] * v
     return _total(width), _total(products)
 
 
@@ -160,6 +169,7 @@ def _total(width):  # pragma: no cover
 def _raised(found, i, highest, shift, scale):  # pragma: no cover
     """Raise row i's shift to a `found` highest logit; the shift in powers of two."""
     scale[i] = 1.0
+    found = _read(found)
     if found > highest[i]:
         highest[i] = found
         new = np.rint(found * _LOG2E) * _LN2
@@ -171,10 +181,10 @@ def _raised(found, i, highest, shift, scale):  # pragma: no cover
 @njit
 def _take(row, place, first, i, out):  # pragma: no cover
     if first <= place < first + len(row):
-        out[i] = row[place - first]
+        out[i] = _read(row[place - first])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _losses(z, targets, first, highest, shift, total, target, scale):  # pragma: no cover
     width = np.empty(WIDTH, np.float32)
     for i in range(len(z)):
@@ -183,7 +193,7 @@ def _losses(z, targets, first, highest, shift, total, target, scale):  # pragma:
         _take(z[i], targets[i], first, i, target)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _references(z, e, targets, first, highest, shift, total, target, scale, cross, top):  # pragma: no cover
     width, products = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
     for i in range(len(z)):
@@ -200,7 +210,7 @@ def _references(z, e, targets, first, highest, shift, total, target, scale, cros
         _take(z[i], targets[i], first, i, target)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _lanes(
     q, e, targets, first, highest, shift, total, target, scale, cross, at_top, rescaled, top
 ):  # pragma: no cover

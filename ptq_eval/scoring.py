@@ -26,7 +26,7 @@ from ptq_eval.models import LanguageModel
 from ptq_eval.reduction import Sums
 from quantizers.parallel import over_rows
 
-_BLOCK = {"cpu": (128, 2048), "cuda": (8192, 32768)}
+_BLOCK = {"cpu": (128, 2048), "cuda": (2048, 16384)}
 """Tokens and vocabulary of a block: on a CPU two of them in float32 fill a second-level cache."""
 
 _HELD_BYTES = {"cpu": 2**26, "cuda": 2**30}

@@ -221,6 +221,8 @@ def _record(
             )
     if not all(map(_finite, scores.nll)):
         return _failed(measurement, "the loss is not finite")
+    if not all(map(_finite, scores.kl)):
+        return _failed(measurement, "the KL is not finite")
     return measurement
 
 

@@ -41,10 +41,11 @@ class Family:
         if self.static_groups:
             self.group_of = self.group_of[order]
 
-    def reach(self, stop: int) -> int:
-        """Where the last group ends whose first column lies before `stop`."""
-        columns = self.codes.shape[1]
-        return 0 if self.static_groups else min(-(-stop // self.size) * self.size, columns)
+    def reach(self, start: int, stop: int) -> int:
+        """Where the last group ends that begins from `start` to before `stop`; 0 if none does."""
+        last = -(-stop // self.size)
+        begins = last > -(-start // self.size) and not self.static_groups
+        return min(last * self.size, self.codes.shape[1]) if begins else 0
 
     def take_scales(self, state: Tensor, start: int, stop: int) -> None:
         """Scales of the groups that begin from `start` to before `stop`.

@@ -148,7 +148,7 @@ class GPTQ(Quantizer):
         delta = work.new_empty(sum(counts), columns, rows)
         each, carried = (len(delta), -1, -1), _Carried(factor, delta)
         for start, stop in self._blocks(columns, [family.size for family in families]):
-            end = max(stop, *(family.reach(stop) for family in families))
+            end = max(stop, *(family.reach(start, stop) for family in families))
             own = factor[start:end, start:end]
             inverse = torch.linalg.solve_triangular(own, torch.eye(end - start).to(own), upper=True)
             state = work[start:end].expand(each)

@@ -14,7 +14,8 @@ lies side by side in memory and in vector registers.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -29,7 +30,17 @@ COMPILED = {"cpu": "numba", "cuda": "triton"}
 def backend(device: torch.device) -> str:
     """What runs the inner loops on a device: "numba", "triton" or "torch"."""
     package = COMPILED.get(device.type)
-    return package if package and importlib.util.find_spec(package) else "torch"
+    return package if package and _usable(package) else "torch"
+
+
+@cache
+def _usable(package: str) -> bool:
+    """Whether a package can be imported: numba, for one, refuses versions of numpy that it does not know."""
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        return False
+    return True
 
 
 def _module(device: torch.device) -> ModuleType:

@@ -133,12 +133,13 @@ def _round_loop(weight, scales, top, size, symmetric, out, first, last):  # prag
                         out[c, j, start + t] = (code - zero[t]) * step[t] / factor - w
 
 
-def _compiled(loop: Callable[..., None], **options: Any) -> Any:
+def compiled(loop: Callable[..., Any], **options: Any) -> Any:
+    """`loop` compiled, and kept for later processes where there is a folder to keep it in."""
     try:
         return njit(loop, nogil=True, cache=True, error_model="numpy", **options)
-    except RuntimeError:  # no folder to keep the compiled code in: compile again in every process
+    except RuntimeError:
         return njit(loop, nogil=True, error_model="numpy", **options)
 
 
-_solve = _compiled(_solve_loop, fastmath={"contract"})
-_round = _compiled(_round_loop)
+_solve = compiled(_solve_loop, fastmath={"contract"})
+_round = compiled(_round_loop)

@@ -84,6 +84,27 @@ def test_entries_that_a_model_masks_count_for_nothing(reduce):
     torch.testing.assert_close(found[0].kl(found[1]), expected[0].kl(expected[1]), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("least", [-math.inf, torch.finfo(torch.float32).min, torch.finfo(torch.bfloat16).min])
+@pytest.mark.parametrize("masked", [slice(0, 100), slice(0, 130), slice(100, 200), slice(290, None)], ids=str)
+def test_a_whole_block_may_be_masked(reduce, masked, least):
+    """The first, one between, the last; and a target among them is infinitely unlikely."""
+    z, q, targets = logits()
+    allowed = [entry for entry in range(VOCABULARY) if entry not in range(VOCABULARY)[masked]]
+    places = torch.arange(TOKENS) * 7
+    expected = reduced(reduce, z[:, allowed].contiguous(), q[:, allowed].contiguous(), places, len(allowed))
+    for each in (z, q):
+        each[:, masked] = least
+    targets = torch.tensor(allowed)[places]
+    found = reduced(reduce, z.clone(), q.clone(), targets, 100)
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one.nll(), other.nll(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[0].kl(found[1]), expected[0].kl(expected[1]), rtol=0, atol=1e-5)
+    targets[3] = range(VOCABULARY)[masked][5]
+    full, lane = reduced(reduce, z, q, targets, 100)
+    assert [math.isinf(loss) for loss in full.nll()] == [token == 3 for token in range(TOKENS)]
+    assert [math.isinf(loss) for loss in lane.nll()] == [token == 3 for token in range(TOKENS)]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_logits_that_are_no_numbers_give_a_loss_that_is_none(reduce, value):
     z, q, targets = logits()
