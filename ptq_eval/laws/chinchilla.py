@@ -57,17 +57,19 @@ class _PowerSum(Law):
         return [(term, np.exp(-theta[term[2]] * np.log(data[term[0]]))) for term in self.terms]
 
     def objection(self, data: Data) -> str:
-        """Also: the loss is not seen to fall with D, taken linear in the logarithms for this purpose."""
+        """Also: the loss is not seen to fall with D, taken linear in log D for this purpose.
+
+        What the other variable does is first taken linear as well; then as a cubic, because where it nearly follows D
+        its curvature would pass for scatter.
+        """
         if why := super().objection(data):
             return why
-        design = np.column_stack([*(np.log(data[x]) for x in self.columns), np.ones(len(data["loss"]))])
-        slope = np.linalg.lstsq(design, data["loss"], rcond=None)[0]
-        residual = data["loss"] - design @ slope
-        variance = float(residual @ residual) / (len(residual) - design.shape[1])
-        which = self.columns.index("D")
-        error = np.sqrt(variance * np.linalg.pinv(design.T @ design)[which, which])
-        falls = slope[which] < -2 * error and slope[which] < -_TINY
-        return "" if falls else "the loss is not seen to fall with D"
+        others = [np.log(data[x]) for x in self.columns if x != "D"]
+        for degree in (1, 3):
+            powers = [(x - x.mean()) ** k for x in others for k in range(1, degree + 1)]
+            if _falls(np.log(data["D"]), powers, data["loss"]):
+                return ""
+        return "the loss is not seen to fall with D"
 
     def starts(self, data: Data, rng: np.random.Generator) -> list[dict[str, float]]:
         """The best nodes of a grid over the exponents, with their exact linear constants."""
@@ -127,6 +129,18 @@ class ChinchillaD(_PowerSum):
     linear = ("E", "B")
     needs: Mapping[str, int] = {"D": 3}
     terms = (("D", "B", "beta"),)
+
+
+def _falls(x: np.ndarray, others: list[np.ndarray], loss: np.ndarray) -> bool:
+    """Whether the slope of `loss` by x, the `others` held, is below zero by two standard errors."""
+    design = np.column_stack([x - x.mean(), *others, np.ones(len(loss))])
+    spare = len(loss) - np.linalg.matrix_rank(design)
+    if spare < 1:
+        return False
+    slope = np.linalg.lstsq(design, loss, rcond=None)[0]
+    residual = loss - design @ slope
+    error = np.sqrt(residual @ residual / spare * np.linalg.pinv(design.T @ design)[0, 0])
+    return bool(slope[0] < -2 * error and slope[0] < -_TINY)
 
 
 def turning_tokens(B: Any, beta: Any, rise: Any, exponent: Any) -> Any:

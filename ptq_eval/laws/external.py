@@ -96,7 +96,7 @@ def map_columns(
     data = {name: reader.required(name) for name in wanted}
     if (errors := reader.standard_errors(law.response)) is not None:
         data["se"] = errors
-    notes = belonging(reader, data)
+    notes = belonging(reader, data, "S" in law.columns or needed is not None or "learning_rate" in columns)
     if phase:
         check_phases(reader, data)
         data |= {"S": share_of_decay(reader, data)} if needed is None else {}

@@ -5,7 +5,6 @@ Errors speak of the table: the variable, the column or expression behind it, the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -139,9 +138,14 @@ class Reader:
     def complete_label(self, name: str) -> np.ndarray | None:
         """`label` where a blank cell among others is refused: it would make one run of all that lack a name."""
         labels = self.label(name)
-        if labels is not None:
-            blank = np.where(labels == "", math.nan, 0.0)
-            self._refuse(np.isnan(blank), blank, name, NotFiniteError, "is blank", "name the run of every row")
+        blank = np.flatnonzero(labels == "") if labels is not None else ()
+        if len(blank):
+            raise NotFiniteError(
+                f"{self._said(name)} is blank in some rows",
+                got=f"row {self.rows[blank[0]] + 1}" + (f" and {len(blank) - 1} more" if len(blank) > 1 else ""),
+                allowed="a name in every row, or in none",
+                remedy="name the run of every row, or give the column another name",
+            )
         return labels
 
     def numbers(self, values: Any, name: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ptq_eval.errors import ColumnError, NotFiniteError, TextColumnError
+from ptq_eval.errors import ColumnError, NotFiniteError, NotPositiveError, TextColumnError
 from ptq_eval.laws.reader import Reader, label_of
 from ptq_eval.laws.requirements import MOST_BITS, USUAL
 from ptq_eval.laws.schedule import KNOWN, phase_of
@@ -21,17 +21,24 @@ TRAINED = ("P_w", "P_a", "P_kv", "E_bits", "M_bits", "B_g")
 """Variables of training beside N and D."""
 
 
-def belonging(reader: Reader, data: dict[str, np.ndarray]) -> list[str]:
+def belonging(reader: Reader, data: dict[str, np.ndarray], rates_matter: bool) -> list[str]:
     """Add to `data` the columns "run", "checkpoint" and, where known, "phase" and "learning_rate"; what to note of it.
 
-    Raises NotFiniteError, NotPositiveError and TextColumnError.
+    Raises NotFiniteError, NotPositiveError and TextColumnError; for learning rates only where they matter.
     """
     notes, n = [], len(data[reader.law.response])
     for name in LABELS:
         labels = reader.label(name) if name == "phase" else reader.complete_label(name)
         if labels is not None:
             data[name] = labels
-    if (rates := reader.learning_rates()) is not None:
+    try:
+        rates = reader.learning_rates()
+    except (NotFiniteError, NotPositiveError, TextColumnError) as problem:
+        if rates_matter:
+            raise
+        rates = None
+        notes.append(f"learning rates are left out: {str(problem).partition(' | ')[0]}")
+    if rates is not None:
         data["learning_rate"] = rates
     if "se" not in data and reader.has("se"):
         notes.append("the column `se` is blank in every row: no standard errors are known")
@@ -70,7 +77,7 @@ def share_of_decay(reader: Reader, data: dict[str, np.ndarray]) -> np.ndarray:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise NotFiniteError(
             "S, how far the learning rate has decayed, cannot be told",
-            got=f"run {data['run'][unknown[0]]!r} in row {reader.rows[unknown[0]] + 1}{more}",
+            got=f"run {str(data['run'][unknown[0]])!r} in row {reader.rows[unknown[0]] + 1}{more}",
             allowed="rates of two or more checkpoints of a run, or a phase",
             remedy="name the runs (--columns run=COLUMN), or give phases: annealed, constant",
         )

@@ -92,7 +92,7 @@ def section(found: Mapping[str, Any], records: str) -> str:
         return body(found, 3)
     pairs = dict.fromkeys(f"{one['a']}={one['b']}" for one in found["tests"])
     flags = [f"--laws {','.join(found['laws'])}"] * bool(found["laws"]) + [f"--by {found['by']}"] * bool(found["by"])
-    flags += [f"--test {pair}" for pair in pairs]
+    flags += [f"--test {pair}" for pair in pairs] + [f"--loss {found['loss']}"]
     return (
         "**Out of date: this comparison was made of other measurements than those of this page.** "
         f"`ptq-eval fit OUT {' '.join(flags)}` makes it again.\n\n{body(found, 3)}"

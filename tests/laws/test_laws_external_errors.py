@@ -130,7 +130,7 @@ def test_a_blank_name_of_a_run_is_refused_and_a_blank_column_noted(table):
     assert "the column `run` is blank" in found.notes[0]
     names = np.full(18, "a", object)
     names[6] = None
-    with pytest.raises(errors.NotFiniteError, match=r"run is blank .* in row 7 "):
+    with pytest.raises(errors.NotFiniteError, match=r"run is blank in some rows . got row 7 . .* another name"):
         map_columns(KumarPTQ(), {**table, "run": names}, {})
 
 
@@ -197,3 +197,27 @@ def test_a_format_without_mantissa_bits_is_a_format():
         map_columns(law, {**table, "M_bits": M - 1}, {})
     with pytest.raises(errors.NotPositiveError, match="E_bits is zero or negative"):
         map_columns(law, {**table, "E_bits": E - 1}, {})
+
+
+def test_a_rate_that_the_law_does_not_read_is_noted_and_left_out(schedule):
+    table = {**schedule, "lr": np.full(len(schedule["N"]), "3e-4 cosine")}
+    mapped = map_columns(KumarPTQ(), table, {})
+    assert any("learning rates are left out: lr holds text" in note for note in mapped.notes)
+    with pytest.raises(errors.TextColumnError):
+        map_columns(KumarPTQ(), table, {"learning_rate": "lr"})
+
+
+@pytest.mark.parametrize("spread", [0.2, 0.4])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_design_that_nearly_follows_the_optimum_is_fitted(spread, seed):
+    """D = 20·N times e^±spread: N and D are nearly proportional, and the curvature by N is no scatter by D."""
+    law, rng = Chinchilla(), np.random.default_rng(seed)
+    N = np.repeat(np.geomspace(3e7, 3e9, 8), 3)
+    data = {"N": N, "D": 20 * N * np.exp(spread * np.tile([-1, 0, 1], 8))}
+    truth = {"A": 4299.0, "alpha": 0.4965, "B": 18060.0, "beta": 0.4965, "E": 2.7648}
+    data["loss"] = law.predict(truth, data) * np.exp(1e-5 * rng.standard_normal(24))
+    found = fit(law, data, intervals="none")
+    assert found.status == "ok"
+    assert found.values["beta"] == pytest.approx(0.4965, rel=0.05)
+    data["loss"] = law.predict({**truth, "B": 1e-12}, data) * np.exp(1e-3 * rng.standard_normal(24))
+    assert "not seen to fall with D" in fit(law, data, intervals="none").status

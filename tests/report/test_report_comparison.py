@@ -68,7 +68,9 @@ def test_other_measurements_make_it_out_of_date_and_another_fit_does_not(rows, f
     more.loc[more.index[1], "delta"] *= 1.01
     write(tmp_path, more, refitted, {})
     assert section(tmp_path).lstrip().startswith("**Out of date: ")
-    assert "`ptq-eval fit OUT --laws kumar,ouyang --test gamma_D=gamma_N` makes it again" in section(tmp_path)
+    assert "`ptq-eval fit OUT --laws kumar,ouyang --test gamma_D=gamma_N --loss huber` makes it again" in section(
+        tmp_path
+    )
     assert "| 1 | kumar |" in section(tmp_path)
     comparison.write(tmp_path, found)  # into a page of other measurements: no less out of date
     assert "Out of date" in section(tmp_path)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,7 +88,8 @@ def _best(
     at = {**conditions, **({} if bits is None else {"serve_bits": bits})}
     if isinstance(P, float):
         at["train_bits"] = P
-    values["spent"] = planner.source.estimate(best.spent, log=False)
+    spent = planner.source.estimate(best.spent, log=False)
+    values["spent"] = replace(spent, high=min(spent.high, 1.0))  # an interval around a median knows of no limit
     why = _objection(planner, best, P) or _too_large(planner, best, bits, setting) or _unsure(planner, best, bits)
     if not math.isfinite(values["loss"].value) or (bits is not None and "P low" in best.edge):
         return Answer("optimum", f"{label}: {way}", at, why_not=why)
