@@ -39,7 +39,7 @@ def measure(setup: Setup) -> Outcome:
     curves: dict[str, Curve] = {}
     windows = {"eval_windows": 16 if setup.quick else 32, "calib_windows": 8 if setup.quick else 64}
     checkpoints = trained_llama(setup.quick)
-    repeats = 1 if setup.quick else 3
+    repeats = 1 if setup.quick else 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         last = checkpoints[-1]
