@@ -138,8 +138,8 @@ class Reader:
     def complete_label(self, name: str) -> np.ndarray | None:
         """`label` where a blank cell among others is refused: it would make one run of all that lack a name."""
         labels = self.label(name)
-        blank = np.flatnonzero(labels == "") if labels is not None else ()
-        if len(blank):
+        blank = [] if labels is None else np.flatnonzero(labels == "").tolist()
+        if blank:
             raise NotFiniteError(
                 f"{self._said(name)} is blank in some rows",
                 got=f"row {self.rows[blank[0]] + 1}" + (f" and {len(blank) - 1} more" if len(blank) > 1 else ""),
