@@ -137,7 +137,8 @@ def test_factored_curvature_and_output_error_against_statistics(model):
     handle = model.linears()[LAYER].register_forward_hook(lambda _module, _args, out: out + probe)
     logits = model.module(input_ids=ids, use_cache=False).logits[:, :-1]
     handle.remove()
-    total, draws = torch.zeros(probe.shape[-1]), 40
+    total, draws = torch.zeros(probe.shape[-1]), 160
+    torch.manual_seed(0)  # and enough draws: the scatter of 40 is a large part of the tolerance
     for _ in range(draws):
         labels = torch.distributions.Categorical(logits=logits.detach()).sample()
         loss = -logits.log_softmax(-1).gather(-1, labels[..., None]).sum()
