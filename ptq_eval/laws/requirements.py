@@ -72,11 +72,9 @@ def check_units(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], 
             )
         odd = np.flatnonzero((values < LEAST) | (values > FAR * median) | (values < median / FAR))
         if len(odd):
-            said = name if source(name) == name else f"{name} = {source(name)}"
-            more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
             raise UnitsError(
-                f"{said} is in another unit in some rows than in others, by its size",
-                got=f"{values[odd[0]]:.4g} in row {rows[odd[0]] + 1}{more}, the median being {median:.4g}",
+                f"{_said(name, source)} is in another unit in some rows than in others, by its size",
+                got=f"{_first_of(values, odd, rows)}, the median being {median:.4g}",
                 allowed=f"at least {LEAST:g}, and within {FAR:g} times of the median",
                 remedy=f"write plain counts of {USUAL[name][-1]}, or leave such rows out with --where",
             )
@@ -92,14 +90,23 @@ def check_sizes(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], 
         error, most, unit = limits[name]
         large = np.flatnonzero(np.abs(data[name]) > most)
         if len(large):
-            said = name if source(name) == name else f"{name} = {source(name)}"
-            more = f" and {len(large) - 1} more" if len(large) > 1 else ""
             raise error(
-                f"{said} is too large for a number of {unit}",
-                got=f"{data[name][large[0]]:.4g} in row {rows[large[0]] + 1}{more}",
+                f"{_said(name, source)} is too large for a number of {unit}",
+                got=_first_of(data[name], large, rows),
                 allowed=f"at most {most:g} {unit}",
                 remedy=f"write {unit}, or leave such rows out with --where",
             )
+
+
+def _said(name: str, source: Callable[[str], str]) -> str:
+    """A variable with the column or expression that it is taken from."""
+    return name if source(name) == name else f"{name} = {source(name)}"
+
+
+def _first_of(values: np.ndarray, places: np.ndarray, rows: np.ndarray) -> str:
+    """The first of the values at `places`, with its row in the table, and how many more there are."""
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    return f"{values[places[0]]:.4g} in row {rows[places[0]] + 1}{more}"
 
 
 def confounded(law: Law, data: Data) -> tuple[str, str] | None:

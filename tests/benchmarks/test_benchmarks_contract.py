@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from bench_facts import FACTS
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -132,20 +133,7 @@ def test_tables_and_figures_reach_the_page(tmp_path):
     figure = SimpleNamespace(savefig=lambda path, dpi: drawn.append(path.name))
     details = {"a table": {"columns": ["what", "value"], "rows": [["x", 0.123456789], ["y", None]], "note": "A note."}}
     outcome = Outcome([Claim("speed", 2.0, 1.5, 2.5, 3.0, "at least")], details, {"curve.png": figure})
-    facts = {
-        "cores_used": 1,
-        "cores_present": 2,
-        "processor": "p",
-        "threads": 1,
-        "load_average": 0.0,
-        "time": "t",
-        "python": "3",
-        "versions": {},
-        "commit": "",
-        "changed_files": 0,
-        "seed": 0,
-    }
-    save(tmp_path, "one", "command", outcome, facts, 1.0)
+    save(tmp_path, "one", "command", outcome, FACTS, 1.0)
     page = write_page(tmp_path, ("one",))
     assert drawn == ["curve.png"]
     assert "| x | 0.12346 |" in page

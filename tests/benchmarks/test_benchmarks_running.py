@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from bench_facts import FACTS
 
 from benchmarks import __main__ as program
 from benchmarks import memory, pieces, solver, solver_parts, subjects
@@ -19,19 +20,6 @@ from ptq_eval.config import RunConfig
 from ptq_eval.plan import make_plan
 from quantizers import Scheme, get_quantizer, gptq
 
-FACTS = {
-    "cores_used": 1,
-    "cores_present": 2,
-    "processor": "p",
-    "threads": 1,
-    "load_average": 0.0,
-    "time": "t",
-    "python": "3",
-    "versions": {},
-    "commit": "",
-    "changed_files": 0,
-    "seed": 0,
-}
 MET = Claim("one number", 1.0, 1.0, 1.0, 2.0)
 MISSED = Claim("another number", 3.0, 3.0, 3.0, 2.0)
 
