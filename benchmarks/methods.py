@@ -48,7 +48,7 @@ LACKS = {
 """What a package does not have, or has in the other grid and is measured there."""
 
 AT_LEAST = {("gptq", True): 1.5, ("awq", False): 5.0}
-TURNS, WINDOWS, CALIBRATION = 2, 256, 64
+TURNS, WINDOWS, CALIBRATION = 3, 256, 64
 
 Times = dict[str, list[dict[str, Any]]]
 """Side: its driver's results, one a turn."""

@@ -162,7 +162,7 @@ def _solve(model: LanguageModel, lanes: Sequence[Lane], group: Sequence[str], st
                 lane.skipped.update(dict.fromkeys(group, str(outcome)))
                 continue
             for name, weight, quantized in zip(group, weights, outcome):
-                lane.add(name, quantized, weight.dtype)
+                lane.add(name, quantized, weight)
 
 
 def _grid(

@@ -69,9 +69,12 @@ class Lane:
     stored_weights: int = 0
     reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def add(self, name: str, quantized: QuantizedWeight, dtype: torch.dtype) -> None:
-        """Take up one layer's result."""
-        self.weights[name] = quantized.dequantize(dtype)
+    def add(self, name: str, quantized: QuantizedWeight, own: Tensor) -> None:
+        """Take up one layer's result, laid out in memory as the model's `own` weight [out, in] is."""
+        weight = quantized.dequantize(own.dtype)
+        # A Conv1D's [out, in] is a transposed view: laid out like it, the lane's weight is carried without a copy.
+        laid_out = weight.stride() == own.stride()
+        self.weights[name] = weight if laid_out else torch.empty_like(own, device=weight.device).copy_(weight)
         self.stored_bits += quantized.bits_per_weight * quantized.codes.numel()
         self.stored_weights += quantized.codes.numel()
         report = dict(quantized.report)

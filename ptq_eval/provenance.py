@@ -22,6 +22,7 @@ def provenance(device: str) -> dict[str, Any]:
         "machine": platform.machine(),
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
         "kernels": kernels.backend(torch.device(device)),
         **_versions(),
     }

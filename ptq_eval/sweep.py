@@ -142,13 +142,18 @@ class _Sweep:
     def groups(self, lanes: Sequence[Trial]) -> list[list[Trial]]:
         """Lanes that are held at the same time."""
         lane_bytes = sum(self.model.weight_bytes(name) for name in self.model.linears())
+        references = _FOR_REFERENCES * self.budget.total
         if self.scratch is None:
-            model_bytes = sum(parameter.nbytes for parameter in self.model.module.parameters())
-            size = self.budget.lanes(model_bytes + self.evaluator.working_bytes, lane_bytes)
+            taken = sum(parameter.nbytes for parameter in self.model.module.parameters())
+            taken += self.evaluator.working_bytes
+            size = self.budget.lanes(taken, lane_bytes)
+            if size < len(lanes):
+                size = self.budget.lanes(taken + references, lane_bytes)
+                references = min(references, max(0.0, self.budget.total - taken - size * lane_bytes))
         else:
             size = max(1, int(0.5 * shutil.disk_usage(self.scratch).free // lane_bytes))
         if size < len(lanes):
-            self.evaluator.budget = _FOR_REFERENCES * self.budget.total
+            self.evaluator.budget = references
         return [list(lanes[i : i + size]) for i in range(0, len(lanes), size)] or [[]]
 
     def measure(self, trials: Sequence[Trial]) -> list[Measurement]:

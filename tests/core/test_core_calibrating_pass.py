@@ -87,6 +87,15 @@ def test_the_model_is_left_as_it_was(sequential):
         assert not module._forward_pre_hooks
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_lane_is_carried_without_a_copy(architecture):
+    """A copy per lane would double what lanes take, and the memory budget would not hold."""
+    model, lane = LanguageModel(core_models.build(architecture)), Lane(get_quantizer("rtn"), SCHEME)
+    quantize(model, [lane], None)
+    carried = model.parameters_of(lane.weights)
+    assert {name: w.data_ptr() for name, w in lane.weights.items()} == {n: p.data_ptr() for n, p in carried.items()}
+
+
 def test_a_layer_that_cannot_be_quantized_is_named_and_the_pass_goes_on():
     model = LanguageModel(core_models.build("llama"))
     lane = Lane(Refuser(), SCHEME)

@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptq_eval import memory
+from ptq_eval import sweep as sweeping
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import OptionError
 from ptq_eval.lanes import OnDisk
 from ptq_eval.memory import Budget, free_memory, parse_bytes
 from ptq_eval.models import LanguageModel
 from ptq_eval.offload import OffloadedModel
-from ptq_eval.sweep import sweep
+from ptq_eval.scoring import Factored
+from ptq_eval.sweep import _Sweep, sweep
 
 
 @pytest.mark.parametrize(
@@ -135,22 +137,39 @@ def test_any_memory_gives_the_same_records(architecture, include_head, saved, gr
     assert plenty == none
 
 
-def test_full_precision_results_are_kept_or_made_again_with_the_same_numbers(saved, grid, monkeypatch):
-    from ptq_eval import sweep as module
-    from ptq_eval.scoring import Factored
+def sizes(work):
+    """Bytes that a sweep takes beside its lanes, and bytes of a lane."""
+    with _Sweep.started(work, work.trials[0], "cpu", False, None, lambda _: None) as running:
+        model = sum(parameter.nbytes for parameter in running.model.module.parameters())
+        lane = sum(running.model.weight_bytes(name) for name in running.model.linears())
+        return model + running.evaluator.working_bytes, lane
 
+
+def test_full_precision_results_are_kept_or_made_again_with_the_same_numbers(saved, grid, monkeypatch):
     work = planned(saved("llama").parent, **grid).workloads[0]
+    taken, lane = sizes(work)
     made = []
     output = Factored.output
     monkeypatch.setattr(Factored, "output", lambda self, ids: made.append(1) or output(self, ids))
     counts, found = [], []
     for share in (0.0, 1.0):
-        monkeypatch.setattr(module, "_FOR_REFERENCES", share)
+        monkeypatch.setattr(sweeping, "_FOR_REFERENCES", share)
         made.clear()
-        found.append(records(work, 2 * 4 * work.checkpoint.params_total))
+        found.append(records(work, int(taken + 2.5 * lane)))
         counts.append(len(made))
     assert found[0] == found[1]
     assert counts[0] > counts[1] > 0
+
+
+@pytest.mark.parametrize("room", [1.2, 2.5, 3.0, 5.9])
+def test_lanes_and_the_results_that_are_kept_share_one_budget(saved, grid, room):
+    work = planned(saved("llama").parent, **grid).workloads[0]
+    lanes = [trial for trial in work.trials if trial.quantizer != "none"]
+    taken, lane = sizes(work)
+    with _Sweep.started(work, work.trials[0], "cpu", False, int(taken + room * lane), lambda _: None) as running:
+        largest = max(map(len, running.groups(lanes)))
+    assert 1 <= largest < len(lanes)
+    assert 0 < running.evaluator.budget <= running.budget.total - taken - largest * lane
 
 
 def test_an_offloaded_model_is_the_same_model(saved, tmp_path):
