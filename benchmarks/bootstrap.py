@@ -25,11 +25,11 @@ from scipy.optimize import minimize
 
 from benchmarks.harness import SEED, Claim, Outcome, Setup, clock
 from ptq_eval.laws import KUMAR_2024, Law, paper_design, simulate
-from ptq_eval.laws import bootstrap as resampling
 from ptq_eval.laws.chinchilla import Chinchilla
-from ptq_eval.laws.fitter import minimum
+from ptq_eval.laws.estimation import bootstrap as resampling
+from ptq_eval.laws.estimation.fitter import minimum
+from ptq_eval.laws.estimation.solver import Solution, search_bounds
 from ptq_eval.laws.kumar_ptq import KumarPTQ
-from ptq_eval.laws.solver import Solution, search_bounds
 
 DATA = "PTQ_EVAL_EPOCH_DATA"
 REFITS, SAMPLE, TURNS = 1000, 100, 5

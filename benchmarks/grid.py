@@ -94,9 +94,7 @@ def measure(setup: Setup) -> Outcome:
         "perplexity of the last checkpoint": quality,
         "the loop's models": kept,
         "seconds": _table(turns, len(checkpoints)),
-        "turns": [
-            {**turn, **{how: {part: turn[how][part] for part in OURS_PARTS} for how in OURS}} for turn in turns
-        ],
+        "turns": [{**turn, **{how: {part: turn[how][part] for part in OURS_PARTS} for how in OURS}} for turn in turns],
     }
     return outcome
 
@@ -174,11 +172,7 @@ def _table(turns: list[dict[str, Any]], checkpoints: int) -> dict[str, Any]:
         "the same, full precision evaluated for each cell again": [loop["again"] for loop in loops],
         "loop: everything, granted": [loop["granted"] for loop in loops],
         f"{evaluations} evaluations, each a bare pass": [loop["evaluations"] for loop in loops],
-        **{
-            f"ours, {NAMES[how]}: {part}": [turn[how][part] for turn in turns]
-            for how in OURS
-            for part in OURS_PARTS
-        },
+        **{f"ours, {NAMES[how]}: {part}": [turn[how][part] for turn in turns] for how in OURS for part in OURS_PARTS},
         "window evaluations, all / those before lanes are ended": [
             _windows_seen(turn["default"]) / _windows_seen(turn[EARLY]) for turn in turns
         ],

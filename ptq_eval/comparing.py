@@ -19,16 +19,16 @@ import pandas as pd
 from ptq_eval import __version__
 from ptq_eval.errors import ColumnError, NothingToFitError, OptionError, UnknownPluginError
 from ptq_eval.fitting import Data, Progress, columns_of, groups_of
-from ptq_eval.laws import compare as ranking
 from ptq_eval.laws.analyse import VERSION as FIT_VERSION
 from ptq_eval.laws.analyse import analyse
 from ptq_eval.laws.base import Law
 from ptq_eval.laws.catalogue import law_for, make_law
-from ptq_eval.laws.external import map_columns, parse_columns, unread
-from ptq_eval.laws.hypotheses import equality, phase_against_tokens
-from ptq_eval.laws.reader import label_of
-from ptq_eval.laws.schedule import phase_of
-from ptq_eval.laws.table import FULL_PRECISION, Point, Windows, by, delta_data, full_precision, loss_data, read
+from ptq_eval.laws.comparison import compare as ranking
+from ptq_eval.laws.comparison.hypotheses import equality, phase_against_tokens
+from ptq_eval.laws.tables.external import map_columns, parse_columns, unread
+from ptq_eval.laws.tables.reader import label_of
+from ptq_eval.laws.tables.schedule import phase_of
+from ptq_eval.laws.tables.table import FULL_PRECISION, Point, Windows, by, delta_data, full_precision, loss_data, read
 from ptq_eval.records import Checkpoint
 from ptq_eval.report.sentences import with_early
 from ptq_eval.report.study import digest

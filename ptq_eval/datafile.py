@@ -2,7 +2,7 @@
 
 Columns come as arrays: numbers where every cell is one, booleans likewise, else objects.  A blank cell of a column of
 numbers is NaN.
-What the columns mean is decided elsewhere (`ptq_eval.laws.external`).
+What the columns mean is decided elsewhere (`ptq_eval.laws.tables.external`).
 """
 
 from __future__ import annotations

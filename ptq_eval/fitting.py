@@ -4,7 +4,7 @@ The table is a file, a data frame or plain columns.  What comes back holds `fit`
 whatever reads an output folder of this project reads this too.  Each law is fitted to the rows that its own columns
 call for; a law of the loss and a law of delta fitted together also give the critical number of tokens.
 
-Unlike the main job, which reports what cannot be fitted, this one refuses it: see `ptq_eval.laws.requirements`.
+Unlike the main job, which reports what cannot be fitted, this one refuses it: see `laws.estimation.requirements`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ptq_eval.datafile import as_columns, read_table
 from ptq_eval.errors import NegativeDeltaError, NotVaryingError, OptionError, TooFewPointsError, UnknownPluginError
 from ptq_eval.laws.analyse import VERSION
 from ptq_eval.laws.base import FitResult, Law
-from ptq_eval.laws.candidate import undetermined
 from ptq_eval.laws.catalogue import law_for
-from ptq_eval.laws.external import Mapped, map_columns, parse_columns, select, unread
-from ptq_eval.laws.fitter import fit
-from ptq_eval.laws.reader import Table, as_text
-from ptq_eval.laws.requirements import USUAL, require
-from ptq_eval.laws.restrict import restrict
-from ptq_eval.laws.table import Config
+from ptq_eval.laws.comparison.candidate import undetermined
+from ptq_eval.laws.estimation.fitter import fit
+from ptq_eval.laws.estimation.requirements import USUAL, require
+from ptq_eval.laws.estimation.restrict import restrict
+from ptq_eval.laws.tables.external import Mapped, map_columns, parse_columns, select, unread
+from ptq_eval.laws.tables.reader import Table, as_text
+from ptq_eval.laws.tables.table import Config
 from ptq_eval.laws.turns import critical_tokens
 
 Data = str | Path | pd.DataFrame | Mapping[str, Any]

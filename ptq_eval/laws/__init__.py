@@ -8,10 +8,11 @@ from any law.
 
 from ptq_eval.laws.analyse import analyse
 from ptq_eval.laws.base import Estimate, FitResult, Law, Parameter
+from ptq_eval.laws.comparison.crossval import HeldOut, held_out
 from ptq_eval.laws.critical import CriticalTokens, closed_form
-from ptq_eval.laws.crossval import HeldOut, held_out
-from ptq_eval.laws.diagnostics import leverage
-from ptq_eval.laws.fitter import fit, minimum
+from ptq_eval.laws.estimation.diagnostics import leverage
+from ptq_eval.laws.estimation.fitter import fit, minimum
+from ptq_eval.laws.estimation.profile import intervals as profile_intervals
 from ptq_eval.laws.functions import (
     compute_cost,
     critical_tokens,
@@ -33,7 +34,6 @@ from ptq_eval.laws.presets import (
     SUN_2025,
     Preset,
 )
-from ptq_eval.laws.profile import intervals as profile_intervals
 from ptq_eval.laws.simulate import grid, paper_design, simulate
 from ptq_eval.laws.turning import TurningPoint, turning_point
 

@@ -17,11 +17,11 @@ import numpy as np
 from ptq_eval.laws.base import FitResult, Law, n_distinct
 from ptq_eval.laws.cautions import cautions, poor_fit
 from ptq_eval.laws.chinchilla import Chinchilla, ChinchillaD
-from ptq_eval.laws.columns import standard_errors
 from ptq_eval.laws.critical import CriticalTokens, out_of_reach, poorly, predict, verdict
-from ptq_eval.laws.fitter import fit
+from ptq_eval.laws.estimation.columns import standard_errors
+from ptq_eval.laws.estimation.fitter import fit
 from ptq_eval.laws.kumar_ptq import KumarPTQ, KumarPTQRatio
-from ptq_eval.laws.table import (
+from ptq_eval.laws.tables.table import (
     FULL_PRECISION,
     Config,
     Point,

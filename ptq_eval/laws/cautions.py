@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ptq_eval.laws.base import FitResult, n_distinct
-from ptq_eval.laws.bootstrap import MIN_RUNS
 from ptq_eval.laws.critical import FARTHEST, CriticalTokens, poorly
-from ptq_eval.laws.table import FULL_PRECISION, Config, Point, by
+from ptq_eval.laws.estimation.bootstrap import MIN_RUNS
+from ptq_eval.laws.tables.table import FULL_PRECISION, Config, Point, by
 from ptq_eval.laws.turning import MIN_FOR_MEDIAN, SIGNIFICANT, TurningPoint
 
 FEW_RUNS = 10

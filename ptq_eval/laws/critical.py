@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws import bootstrap
 from ptq_eval.laws.base import Estimate, FitResult, finite_or_none
+from ptq_eval.laws.estimation import bootstrap
 from ptq_eval.laws.turning import MIN_FOR_MEDIAN, TurningPoint
 
 FARTHEST = 100.0

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ptq_eval.laws.base import Estimate
-from ptq_eval.laws.bootstrap import window_noise
+from ptq_eval.laws.estimation.bootstrap import window_noise
 
 MIN_FOR_SCATTER = 4
 MIN_FOR_MEDIAN = 6

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws import bootstrap
 from ptq_eval.laws.base import Data, Estimate, FitResult, Law
 from ptq_eval.laws.critical import FARTHEST, CriticalTokens, obstacle, out_of_reach, vague
+from ptq_eval.laws.estimation import bootstrap
 from ptq_eval.laws.turning import TurningPoint, turning_point
 
 MOST = 500

@@ -23,10 +23,10 @@ import numpy as np
 
 from ptq_eval.laws.base import Data, Law, Parameter, Theta
 from ptq_eval.laws.chinchilla import turning_tokens
+from ptq_eval.laws.estimation.losses import make_loss
+from ptq_eval.laws.estimation.solver import Problem, minimise, to_search, to_theta
 from ptq_eval.laws.kumar_ptq import KumarPTQ
-from ptq_eval.laws.losses import make_loss
 from ptq_eval.laws.n_eff import PARTS, Capacity, NEff
-from ptq_eval.laws.solver import Problem, minimise, to_search, to_theta
 
 _N_STARTS, _N_STAGED, _N_KEPT = 12, 4, 3
 _LEAST_SHARE = 1e-6

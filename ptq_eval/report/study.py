@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.errors import NothingToFitError
-from ptq_eval.laws.table import read
+from ptq_eval.laws.tables.table import read
 from ptq_eval.report.numbers import number
 from ptq_eval.table import COLUMNS as TABLE_COLUMNS
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from laws_synthetic import KUMAR, eq2
 
-from ptq_eval.laws.candidate import undetermined
 from ptq_eval.laws.catalogue import make_law
-from ptq_eval.laws.compare import Difference, compare
-from ptq_eval.laws.hypotheses import equality, phase_against_tokens
+from ptq_eval.laws.comparison.candidate import undetermined
+from ptq_eval.laws.comparison.compare import Difference, compare
+from ptq_eval.laws.comparison.hypotheses import equality, phase_against_tokens
 from ptq_eval.laws.phase import KumarPhase, PhasePTQ
-from ptq_eval.laws.schedule import phase_of
+from ptq_eval.laws.tables.schedule import phase_of
 
 SIZES, TOKENS = (3e7, 6e7, 1.1e8), (1.5e9, 3e9, 6e9, 13e9, 26e9)
 

@@ -9,7 +9,7 @@ from laws_synthetic import KUMAR, chinchilla, eq2, points
 from ptq_eval.errors import OptionError
 from ptq_eval.laws import fit
 from ptq_eval.laws.chinchilla import Chinchilla
-from ptq_eval.laws.crossval import held_out
+from ptq_eval.laws.comparison.crossval import held_out
 from ptq_eval.laws.kumar_ptq import KumarPTQ
 
 SIZES, TOKENS, BITS = (30e6, 60e6, 110e6, 220e6), np.array([1.5e9, 3e9, 6e9, 13e9, 26e9]), (3.0, 4.0, 5.0, 6.0)

@@ -6,10 +6,10 @@ import pytest
 from ptq_eval import errors, laws
 from ptq_eval.laws.catalogue import law_for, make_law, parse_options
 from ptq_eval.laws.chinchilla import Chinchilla
-from ptq_eval.laws.external import map_columns, parse_columns, select, unread
+from ptq_eval.laws.estimation.losses import make_loss
+from ptq_eval.laws.estimation.requirements import require
 from ptq_eval.laws.kumar_ptq import KumarPTQ
-from ptq_eval.laws.losses import make_loss
-from ptq_eval.laws.requirements import require
+from ptq_eval.laws.tables.external import map_columns, parse_columns, select, unread
 
 
 @pytest.fixture

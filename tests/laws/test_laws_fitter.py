@@ -10,12 +10,13 @@ from laws_synthetic import KUMAR, KUMAR_LOSS, chinchilla, eq2
 from scipy.optimize import minimize
 
 from ptq_eval.errors import OptionError
-from ptq_eval.laws import bootstrap, closed_form, fit
+from ptq_eval.laws import closed_form, fit
 from ptq_eval.laws.chinchilla import Chinchilla
 from ptq_eval.laws.critical import out_of_reach, predict
-from ptq_eval.laws.fitter import minimum
+from ptq_eval.laws.estimation import bootstrap
+from ptq_eval.laws.estimation.fitter import minimum
+from ptq_eval.laws.estimation.solver import minimise, minimise_near, search_bounds
 from ptq_eval.laws.kumar_ptq import KumarPTQ
-from ptq_eval.laws.solver import minimise, minimise_near, search_bounds
 
 SIZES, TOKENS, BITS = (30e6, 60e6, 110e6, 220e6), (1.5e9, 3e9, 6e9, 13e9, 26e9), (3.0, 4.0, 5.0, 6.0)
 

@@ -13,10 +13,10 @@ from scipy.optimize import linprog
 
 from ptq_eval.errors import OptionError
 from ptq_eval.laws import fit
-from ptq_eval.laws.absolute import polish
 from ptq_eval.laws.chinchilla import Chinchilla
-from ptq_eval.laws.losses import NAMES, huber, huber_weight, make_loss
-from ptq_eval.laws.solver import Problem, to_search, to_theta
+from ptq_eval.laws.estimation.absolute import polish
+from ptq_eval.laws.estimation.losses import NAMES, huber, huber_weight, make_loss
+from ptq_eval.laws.estimation.solver import Problem, to_search, to_theta
 
 POINTS = Path(os.environ.get("PTQ_EVAL_EPOCH_DATA", ""))
 needs_points = pytest.mark.skipif(not POINTS.is_file(), reason="PTQ_EVAL_EPOCH_DATA does not name the 240 points")

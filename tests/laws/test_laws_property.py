@@ -8,10 +8,10 @@ from laws_synthetic import KUMAR_LOSS, RATIO, RATIOS, points, ratio
 
 from ptq_eval.laws import closed_form, fit
 from ptq_eval.laws.base import n_distinct
-from ptq_eval.laws.bootstrap import interval, jackknifed, multipliers, window_noise
+from ptq_eval.laws.estimation.bootstrap import interval, jackknifed, multipliers, window_noise
+from ptq_eval.laws.estimation.losses import huber
+from ptq_eval.laws.estimation.solver import to_search, to_theta
 from ptq_eval.laws.kumar_ptq import KumarPTQRatio
-from ptq_eval.laws.losses import huber
-from ptq_eval.laws.solver import to_search, to_theta
 
 seeds = st.integers(0, 10_000)
 

@@ -7,8 +7,8 @@ from laws_synthetic import KUMAR, KUMAR_LOSS, chinchilla, eq2, points
 from ptq_eval.errors import OptionError
 from ptq_eval.laws import fit
 from ptq_eval.laws.chinchilla import Chinchilla
+from ptq_eval.laws.estimation.restrict import restrict
 from ptq_eval.laws.kumar_ptq import KumarPTQ, KumarPTQRatio
-from ptq_eval.laws.restrict import restrict
 
 SIZES, RATIOS = (30e6, 60e6, 110e6, 220e6), (20, 60, 200)
 

@@ -8,11 +8,11 @@ from ptq_eval.errors import OptionError
 from ptq_eval.laws import CHEN_2025, KUMAR_2024, OUYANG_2024, SUN_2025, fit, grid, minimum, paper_design, simulate
 from ptq_eval.laws.chen import Chen
 from ptq_eval.laws.chinchilla import Chinchilla
+from ptq_eval.laws.estimation.solver import to_search
 from ptq_eval.laws.kumar_ptq import KumarPTQ
 from ptq_eval.laws.n_eff import NEff
 from ptq_eval.laws.ouyang import Ouyang
 from ptq_eval.laws.simulate import PAPER_SIZES, PAPER_TOKENS
-from ptq_eval.laws.solver import to_search
 from ptq_eval.laws.sun import Sun
 from ptq_eval.laws.unified import Unified, UnifiedDelta
 

@@ -8,13 +8,13 @@ from laws_synthetic import KUMAR, KUMAR_LOSS, chinchilla, eq2, table
 import ptq_eval
 from ptq_eval import errors
 from ptq_eval.laws.analyse import analyse
+from ptq_eval.laws.comparison.verdicts import phase_verdict
 from ptq_eval.laws.critical import out_of_reach
+from ptq_eval.laws.estimation.restrict import restrict
 from ptq_eval.laws.functions import critical_tokens
 from ptq_eval.laws.kumar_ptq import KumarPTQ
 from ptq_eval.laws.presets import SUN_2025
-from ptq_eval.laws.restrict import restrict
 from ptq_eval.laws.sun import Sun
-from ptq_eval.laws.verdicts import phase_verdict
 
 
 def both(tokens, rng, *, noise=1e-3):

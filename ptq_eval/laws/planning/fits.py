@@ -23,11 +23,21 @@ from ptq_eval.laws.analyse import analyse
 from ptq_eval.laws.base import SAME_SIZE, n_distinct
 from ptq_eval.laws.cautions import cautions
 from ptq_eval.laws.chinchilla import Chinchilla, ChinchillaD
-from ptq_eval.laws.fitter import fit
+from ptq_eval.laws.estimation.fitter import fit
 from ptq_eval.laws.kumar_ptq import KumarPTQ, KumarPTQRatio
 from ptq_eval.laws.planning.source import Source, from_fits
 from ptq_eval.laws.planning.stored import verdicts
-from ptq_eval.laws.table import FULL_PRECISION, Point, Row, Windows, by, delta_data, full_precision, loss_data, read
+from ptq_eval.laws.tables.table import (
+    FULL_PRECISION,
+    Point,
+    Row,
+    Windows,
+    by,
+    delta_data,
+    full_precision,
+    loss_data,
+    read,
+)
 
 REPLICATES = 500
 """As many as for a fit: verdicts near a border are then the same."""

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.errors import PlanError
-from ptq_eval.laws import bootstrap, critical
+from ptq_eval.laws import critical
 from ptq_eval.laws.base import Estimate, FitResult
+from ptq_eval.laws.estimation import bootstrap
 from ptq_eval.laws.planning.formulas import Formulas
 from ptq_eval.laws.planning.question import Question
 from ptq_eval.laws.planning.serving import Serving, settle

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.errors import NothingToFitError, PlanError
-from ptq_eval.laws import bootstrap
 from ptq_eval.laws.base import Estimate, FitResult
 from ptq_eval.laws.critical import FARTHEST
+from ptq_eval.laws.estimation import bootstrap
 from ptq_eval.laws.planning.source import TRAINED, Source, from_fits
-from ptq_eval.laws.table import FULL_PRECISION, Row
+from ptq_eval.laws.tables.table import FULL_PRECISION, Row
 
 Entry = Mapping[str, Any]
 Ranges = dict[str, tuple[float, float]]

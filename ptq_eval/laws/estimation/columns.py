@@ -8,7 +8,7 @@ import numpy as np
 
 from ptq_eval.errors import OptionError
 from ptq_eval.laws.base import Data, Law
-from ptq_eval.laws.losses import Loss
+from ptq_eval.laws.estimation.losses import Loss
 
 
 def clean(law: Law, data: Data, sigma: Any, loss: Loss) -> tuple[dict[str, np.ndarray], np.ndarray, int]:

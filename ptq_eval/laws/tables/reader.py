@@ -13,8 +13,8 @@ import numpy as np
 
 from ptq_eval.errors import ColumnError, ExpressionError, NotFiniteError, NotPositiveError, TextColumnError
 from ptq_eval.laws.base import Law
-from ptq_eval.laws.expressions import evaluate, in_backticks
-from ptq_eval.laws.requirements import USUAL
+from ptq_eval.laws.estimation.requirements import USUAL
+from ptq_eval.laws.tables.expressions import evaluate, in_backticks
 
 Table = Mapping[str, np.ndarray]
 """Columns by name, each [n]: numbers, or objects where some cell is text."""

@@ -15,9 +15,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from ptq_eval.laws.absolute import minimise
-from ptq_eval.laws.diagnostics import free, jacobian, variance_factor
-from ptq_eval.laws.solver import Problem, Solution, search_bounds
+from ptq_eval.laws.estimation.absolute import minimise
+from ptq_eval.laws.estimation.diagnostics import free, jacobian, variance_factor
+from ptq_eval.laws.estimation.solver import Problem, Solution, search_bounds
 
 _DOUBLINGS = 60
 _BISECTIONS = 30

@@ -29,16 +29,16 @@ import numpy as np
 from scipy import stats
 
 from ptq_eval.errors import OptionError
-from ptq_eval.laws import bootstrap, profile, projection
-from ptq_eval.laws.absolute import minimise, polish
 from ptq_eval.laws.base import Data, FitResult, Law
-from ptq_eval.laws.columns import clean
-from ptq_eval.laws.diagnostics import blind_direction, blindness
-from ptq_eval.laws.losses import DEFAULT_DELTA, Loss, make_loss
-from ptq_eval.laws.requirements import confounded, trade_off
-from ptq_eval.laws.restrict import restrict
-from ptq_eval.laws.solver import Minima, Problem, Solution, to_theta
-from ptq_eval.laws.summary import Frame
+from ptq_eval.laws.estimation import bootstrap, profile, projection
+from ptq_eval.laws.estimation.absolute import minimise, polish
+from ptq_eval.laws.estimation.columns import clean
+from ptq_eval.laws.estimation.diagnostics import blind_direction, blindness
+from ptq_eval.laws.estimation.losses import DEFAULT_DELTA, Loss, make_loss
+from ptq_eval.laws.estimation.requirements import confounded, trade_off
+from ptq_eval.laws.estimation.restrict import restrict
+from ptq_eval.laws.estimation.solver import Minima, Problem, Solution, to_theta
+from ptq_eval.laws.estimation.summary import Frame
 
 INTERVALS = ("bootstrap", "profile", "none")
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws import bootstrap
 from ptq_eval.laws.base import Data, Estimate, FitResult, Law
-from ptq_eval.laws.diagnostics import aicc, free, leverage, r2
-from ptq_eval.laws.losses import Loss
-from ptq_eval.laws.solver import Solution, to_theta
+from ptq_eval.laws.estimation import bootstrap
+from ptq_eval.laws.estimation.diagnostics import aicc, free, leverage, r2
+from ptq_eval.laws.estimation.losses import Loss
+from ptq_eval.laws.estimation.solver import Solution, to_theta
 
 
 @dataclass(frozen=True)

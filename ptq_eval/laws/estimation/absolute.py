@@ -15,9 +15,9 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_array, eye_array, hstack, vstack
 
-from ptq_eval.laws import solver
-from ptq_eval.laws.losses import Loss
-from ptq_eval.laws.solver import Minima, Problem, search_bounds
+from ptq_eval.laws.estimation import solver
+from ptq_eval.laws.estimation.losses import Loss
+from ptq_eval.laws.estimation.solver import Minima, Problem, search_bounds
 
 _SHRINK = 0.1
 _STAGES = 6

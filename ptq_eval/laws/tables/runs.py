@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from ptq_eval.errors import ColumnError, NotFiniteError, NotPositiveError, TextColumnError
-from ptq_eval.laws.reader import Reader, label_of
-from ptq_eval.laws.requirements import MOST_BITS, USUAL
-from ptq_eval.laws.schedule import KNOWN, phase_of
+from ptq_eval.laws.estimation.requirements import MOST_BITS, USUAL
+from ptq_eval.laws.tables.reader import Reader, label_of
+from ptq_eval.laws.tables.schedule import KNOWN, phase_of
 
 LABELS = ("run", "checkpoint", "phase")
 """Columns of names, not of numbers; all of them may be absent."""

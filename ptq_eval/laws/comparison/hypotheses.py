@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws import bootstrap
 from ptq_eval.laws.base import Data, Estimate, FitResult, Law, finite_or_none, n_distinct
-from ptq_eval.laws.candidate import undetermined, weights
-from ptq_eval.laws.compare import AICC_ALIKE, compare
-from ptq_eval.laws.fitter import fit
+from ptq_eval.laws.comparison.candidate import undetermined, weights
+from ptq_eval.laws.comparison.compare import AICC_ALIKE, compare
+from ptq_eval.laws.comparison.verdicts import equality_verdict, phase_verdict
+from ptq_eval.laws.estimation import bootstrap
+from ptq_eval.laws.estimation.fitter import fit
 from ptq_eval.laws.phase import laws_of_phase
-from ptq_eval.laws.verdicts import equality_verdict, phase_verdict
 
 _NO_RATES = (
     "not tested: no learning rates (of two or more checkpoints of a run) or phases are in the records, so growth with "
@@ -34,7 +34,7 @@ _ONE_PHASE = (
 def phase_against_tokens(data: Data, **options: Any) -> dict[str, Any]:
     """Whether delta follows tokens, the phase S of the schedule, or both; JSON-ready, the answer under "verdict".
 
-    data: as for the laws of delta, with "S" (`ptq_eval.laws.schedule.phase_of`).  `options` go to the fitter.
+    data: as for the laws of delta, with "S" (`ptq_eval.laws.tables.schedule.phase_of`).  `options` go to the fitter.
     """
     s = np.asarray(data.get("S", np.empty(0)), float)
     known = np.isfinite(s)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from ptq_eval.laws.base import Parameter
-from ptq_eval.laws.solver import Problem, search_bounds, to_search, to_theta
+from ptq_eval.laws.estimation.solver import Problem, search_bounds, to_search, to_theta
 
 N_DRAWS = 192
 N_BEST = 8

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ptq_eval.laws.base import Data, Law, Theta
-from ptq_eval.laws.descent import Local, descend
-from ptq_eval.laws.losses import Loss
+from ptq_eval.laws.estimation.descent import Local, descend
+from ptq_eval.laws.estimation.losses import Loss
 
 _BLOCK = 60_000
 _TANGENT_STEPS = 3

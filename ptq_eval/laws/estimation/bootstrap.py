@@ -28,11 +28,11 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from scipy import stats
 
-from ptq_eval.laws.absolute import minimise
 from ptq_eval.laws.base import Data
-from ptq_eval.laws.diagnostics import jacobian
-from ptq_eval.laws.losses import huber_weight
-from ptq_eval.laws.solver import Minima, Solution, minimise_near, to_theta
+from ptq_eval.laws.estimation.absolute import minimise
+from ptq_eval.laws.estimation.diagnostics import jacobian
+from ptq_eval.laws.estimation.losses import huber_weight
+from ptq_eval.laws.estimation.solver import Minima, Solution, minimise_near, to_theta
 
 MIN_RUNS = 3
 """With fewer runs than this the runs themselves cannot be resampled."""

@@ -18,9 +18,9 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from ptq_eval.laws.base import Law
-from ptq_eval.laws.losses import Loss, huber_weight
-from ptq_eval.laws.requirements import CONSTANTS
-from ptq_eval.laws.solver import Problem, search_bounds
+from ptq_eval.laws.estimation.losses import Loss, huber_weight
+from ptq_eval.laws.estimation.requirements import CONSTANTS
+from ptq_eval.laws.estimation.solver import Problem, search_bounds
 
 SINGULAR = 1e-7
 """Constants count as not told apart where the scaled derivatives have a singular value below this."""

@@ -29,12 +29,12 @@ import numpy as np
 from scipy import stats
 
 from ptq_eval.errors import NothingToFitError
-from ptq_eval.laws import bootstrap
 from ptq_eval.laws.base import Data, FitResult, Law, finite_or_none, n_distinct
-from ptq_eval.laws.candidate import KINDS, Candidate, undetermined, weights
-from ptq_eval.laws.fitter import fit
-from ptq_eval.laws.requirements import require
-from ptq_eval.laws.restrict import restrict
+from ptq_eval.laws.comparison.candidate import KINDS, Candidate, undetermined, weights
+from ptq_eval.laws.estimation import bootstrap
+from ptq_eval.laws.estimation.fitter import fit
+from ptq_eval.laws.estimation.requirements import require
+from ptq_eval.laws.estimation.restrict import restrict
 
 AICC_ALIKE = 2.0
 ERROR_ALIKE = 0.05
@@ -83,7 +83,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; what is not finite becomes None."""
-        from ptq_eval.laws.verdicts import verdict
+        from ptq_eval.laws.comparison.verdicts import verdict
 
         rows = [self._row(rank, *pair) for rank, pair in enumerate(zip(self.entries, self.differences), start=1)]
         return {

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.laws.base import Data, FitResult, Law, n_distinct
-from ptq_eval.laws.columns import standard_errors
-from ptq_eval.laws.crossval import held_out
-from ptq_eval.laws.fitter import fit
+from ptq_eval.laws.comparison.crossval import held_out
+from ptq_eval.laws.estimation.columns import standard_errors
+from ptq_eval.laws.estimation.fitter import fit
 
 KINDS: Mapping[str, str] = {"D": "largest D", "N": "largest N", "P": "each bit-width"}
 """What is left out, by the variable it is about."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ptq_eval.laws.bootstrap import MIN_RUNS
+from ptq_eval.laws.estimation.bootstrap import MIN_RUNS
 
 NEGLIGIBLE = 0.05
 """An effect that changes delta by less than this share over all records is no explanation of it."""
 
 if TYPE_CHECKING:
-    from ptq_eval.laws.compare import Comparison, Difference
+    from ptq_eval.laws.comparison.compare import Comparison, Difference
 
 
 def verdict(comparison: Comparison) -> str:

@@ -19,9 +19,9 @@ import numpy as np
 
 from ptq_eval.errors import OptionError
 from ptq_eval.laws.base import SAME_SIZE, Data, FitResult, Law, finite_or_none
-from ptq_eval.laws.columns import clean
-from ptq_eval.laws.fitter import fit
-from ptq_eval.laws.losses import make_loss
+from ptq_eval.laws.estimation.columns import clean
+from ptq_eval.laws.estimation.fitter import fit
+from ptq_eval.laws.estimation.losses import make_loss
 
 LEAST_SHARE = 0.1
 """At least this share of the points is held out."""

@@ -110,7 +110,7 @@ def _first_of(values: np.ndarray, places: np.ndarray, rows: np.ndarray) -> str:
 
 
 def confounded(law: Law, data: Data) -> tuple[str, str] | None:
-    """Two variables of `law` that always change together: within 5 % one is a power of the other, as D = 20·N.
+    """Two variables of `law` that say the same: within 5 % one is a power of the other, as D = 20·N.
 
     None where too few points or values say enough already, and for laws with constants given or tied, which need no
     distinct values: there the rank of the derivatives tells.
@@ -128,9 +128,10 @@ def confounded(law: Law, data: Data) -> tuple[str, str] | None:
 
 
 def trade_off(law: Law, pair: tuple[str, str]) -> str:
-    """What it means for the constants of `law` that two variables always change together."""
+    """What it means for the constants of `law` that two variables lie near one power law."""
     ours, theirs = (" and ".join(constants_of(law, name)) or f"the effect of {name}" for name in pair)
-    return f"{pair[0]} and {pair[1]} always change together, so {ours} can be traded off against {theirs}"
+    near = f"{pair[0]} and {pair[1]} are never more than {100 * SAME_SIZE:g} % off one power law"
+    return f"{near}, so {ours} can be traded off against {theirs}"
 
 
 def constants_of(law: Law, variable: str) -> list[str]:

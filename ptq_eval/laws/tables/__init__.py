@@ -1,0 +1,1 @@
+"""From rows, ours or anybody's, to the columns that a fit reads."""
