@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -37,6 +38,7 @@ NAMES = (
 def main() -> int:
     """Run the benchmarks asked for; 1 if one could not be run or, with --check, if a limit is missed."""
     root = Path(__file__).resolve().parent.parent
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended from outside too, what was set up is taken down
     chosen = _arguments(root)
     use_cores(chosen.cores)
 

@@ -2,9 +2,10 @@
 
 Nothing is downloaded and no peer is installed: the models have random weights, which cost what trained ones cost.  A
 Llama of about 1 B parameters is swept whole (RTN, GPTQ, AWQ at four bit-widths, shared and sequential calibration, and
-two bit-widths alone for what a further one costs); the solver is measured against the published algorithm in plain
-torch on the same GPU, the evaluator against bare forward passes and the peak of a matrix product.  Parts run in order
-of importance, and one is left out, and named, when less time is left than it took to be expected.
+one bit-width alone for what a further one costs); the solver is measured against the published algorithm in plain
+torch on the same GPU, the evaluator against bare forward passes and the peak of a matrix product.  For losses a small
+trained model is swept on the GPU and on the CPU (`devices`).  Not here: other packages, and curves over sizes.  Parts
+run in order of importance, and one is left out, and named, when less time is left than it took to be expected.
 
     python -m benchmarks.gpu --out gpu.json         on the first CUDA device, bfloat16
     python -m benchmarks.gpu --tiny --device cpu    a rehearsal anywhere, in a minute
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import devices
 from benchmarks.harness import SEED, Claim, environment
 from benchmarks.solver import claims_of as solver_claims
 from benchmarks.solver import solve, table_of
@@ -43,6 +45,7 @@ BUDGET = 570.0
 BITS = (2, 3, 4, 8)
 EXPECTED = {
     "solver": 60.0,
+    "loss": 40.0,
     "evaluator": 60.0,
     "sweep, shared": 90.0,
     "sweep, default": 150.0,
@@ -153,6 +156,12 @@ class Bench:
             "bits": list(bits),
         }
 
+    def loss(self) -> dict[str, Any]:
+        """δ of a small trained model, here and on a CPU."""
+        found, claims = devices.compared(self.device, *((16, 4) if self.tiny else (512, 64)))
+        self.claims(claims)
+        return found
+
     # What they need
 
     def model(self) -> torch.nn.Module:
@@ -202,6 +211,8 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for everything")
     parser.add_argument("--out", type=Path, help="also write the result to this file")
     chosen = parser.parse_args()
+    if chosen.device != "cpu" and not torch.cuda.is_available():
+        parser.error(f"--device {chosen.device}: torch sees no GPU; --tiny --device cpu rehearses without one")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(chosen.device, chosen.tiny, Path(folder), chosen.budget)
         bench.result["environment"] = {
@@ -211,6 +222,7 @@ def main() -> int:
             **_gpu(chosen.device),
         }
         bench.run("solver", bench.solver)
+        bench.run("loss", bench.loss)
         bench.run("sweep, shared", lambda: bench.sweep("shared", BITS))
         bench.run("evaluator", bench.evaluator)
         bench.run("sweep, one bit-width", lambda: bench.sweep("shared", (4,)))

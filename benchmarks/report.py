@@ -67,6 +67,15 @@ def write_page(out: Path, names: Sequence[str]) -> str:
     lines = [_HEADER, "| measured | value | limit | met |", "|---|---|---|---|"]
     for result in results:
         lines += [_row(claim) for claim in result["claims"]]
+    gpu = out / "gpu.json"
+    if gpu.exists():
+        found = json.loads(gpu.read_text("utf-8"))
+        device = found["environment"].get("gpu", found["environment"]["device"])
+        lines += [_row({**claim, "what": f"on {device}: {claim['what']}"}) for claim in found["claims"]]
+    missing = [f"`{name}`" for name in names if not (out / f"{name}.json").exists()]
+    missing += [] if gpu.exists() else ["anything on a GPU (`python -m benchmarks.gpu --out .../gpu.json`)"]
+    if missing:
+        lines += ["", f"Not measured yet: {', '.join(missing)}."]
     for result in results:
         lines += ["", *_section(result)]
         partial = out / f"{result['name']}.partial.json"

@@ -16,7 +16,9 @@ Which layers share an input is found by a short probing pass: their inputs are o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -29,6 +31,12 @@ __all__ = ["Lane", "chunks_of", "input_groups", "quantize"]
 
 _CHUNK_TOKENS = {"cpu": 16384, "cuda": 65536}
 """Calibration tokens that go through the model as one batch."""
+
+_PER_SCHEME = 12
+"""Bytes per weight that each scheme takes while several are solved together: its copy, differences, codes, result."""
+
+Solve = Callable[[Sequence[Lane], Sequence[str], LayerStats | None], None]
+"""solve(lanes, group, stats): quantize the layers of a group for these lanes."""
 
 
 def chunks_of(model: LanguageModel, ids: Tensor) -> list[Tensor]:
@@ -91,20 +99,23 @@ def quantize(
     *,
     sequential: bool = False,
     groups: Sequence[tuple[str, ...]] | None = None,
+    memory: float = math.inf,
     tick: Callable[[], None] | None = None,
 ) -> None:
     """Fill the lanes' weights.  `ids` [windows, time] are the calibration windows, None if no lane needs statistics.
 
     "shared" serves all lanes in one pass, "sequential" takes a pass per lane.  `groups` are those of `input_groups`,
-    where they are known; `tick` is called once per group of a pass, and per data-free lane.  A layer that cannot be
-    quantized stays in full precision and is named in `lane.skipped`.  Raises ValueError of `quantizers.errors` for
-    a wrong scheme or option.
+    where they are known; `tick` is called once per group of a pass, and per data-free lane.  `memory` (bytes) bounds
+    what schemes that are solved together take, beyond the first of them.  A layer that cannot be quantized stays in
+    full precision and is named in `lane.skipped`.  Raises ValueError of `quantizers.errors` for a wrong scheme or
+    option.
     """
+    solve = partial(_solve, model, memory)
     data_free = [lane for lane in lanes if not lane.quantizer.needs_stats]
     waiting = [lane for lane in lanes if lane.quantizer.needs_stats]
     if data_free:
         for name in model.linears():
-            _solve(model, data_free, (name,), None)
+            solve(data_free, (name,), None)
         for _ in data_free:
             _call(tick)
     if not waiting:
@@ -114,7 +125,7 @@ def quantize(
     groups = groups or input_groups(model, ids)
     for taken in [[lane] for lane in waiting] if sequential else [waiting]:
         with model.restoring():
-            _calibrating_pass(model, taken, waiting, ids, groups, sequential, tick)
+            _calibrating_pass(model, solve, taken, waiting, ids, groups, sequential, tick)
     for lane in waiting:
         for name in model.linears():
             if not lane.knows(name):
@@ -123,6 +134,7 @@ def quantize(
 
 def _calibrating_pass(
     model: LanguageModel,
+    solve: Solve,
     lanes: Sequence[Lane],
     every: Sequence[Lane],
     ids: Tensor,
@@ -140,7 +152,7 @@ def _calibrating_pass(
             stats = LayerStats.from_inputs(inputs[0])
             for x in inputs[1:]:
                 stats.update(x)
-            _solve(model, unsolved, group, stats)
+            solve(unsolved, group, stats)
         if sequential:
             (lane,) = lanes
             model.adopt(lane.weights, tuple(name for name in group if name in lane.weights))
@@ -149,14 +161,17 @@ def _calibrating_pass(
     lockstep.run(model, chunks_of(model, ids), groups, serve)
 
 
-def _solve(model: LanguageModel, lanes: Sequence[Lane], group: Sequence[str], stats: LayerStats | None) -> None:
-    """Quantize a group of layers for several lanes: one call for all that share a quantizer."""
+def _solve(
+    model: LanguageModel, memory: float, lanes: Sequence[Lane], group: Sequence[str], stats: LayerStats | None
+) -> None:
+    """Quantize a group of layers for several lanes: one call for all that share a quantizer and fit in `memory`."""
     weights = [model.weight(name) for name in group]
+    most = max(1.0, memory / (_PER_SCHEME * sum(weight.numel() for weight in weights)))
     rest = list(lanes)
     while rest:
         quantizer = rest[0].quantizer
-        alike = [lane for lane in rest if lane.quantizer == quantizer]
-        rest = [lane for lane in rest if lane.quantizer != quantizer]
+        alike = [lane for lane in rest if lane.quantizer == quantizer][: int(min(most, len(rest)))]
+        rest = [lane for lane in rest if not any(lane is one for one in alike)]
         for lane, outcome in zip(alike, _grid(quantizer, weights, alike, stats)):
             if isinstance(outcome, QuantizationError):
                 lane.skipped.update(dict.fromkeys(group, str(outcome)))

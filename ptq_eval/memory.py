@@ -130,7 +130,7 @@ def _left(folder: Path, limit: str, used: str) -> float:
 
 
 def _of_the_process() -> float:
-    """What limits of the address space and of its private data leave; memory-mapped files count in the first."""
+    """What limits of the address space and of its private data leave; maps of the weights' files count in both."""
     try:
         import resource
 

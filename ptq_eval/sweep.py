@@ -39,6 +39,12 @@ _FOR_REUSE = 0.05
 _FOR_REFERENCES = 0.1
 """Share of the budget for full-precision results that are kept from one group of lanes to the next."""
 
+_FOR_SOLVING = 0.2
+"""Share of the budget for schemes that are solved together."""
+
+_LESS = "a smaller --memory, fewer --calib-windows, a shorter --seq-len, or --dtype bfloat16"
+_MAPPING = "limits (ulimit -v, -d) above the largest file of the weights, which is mapped whole, or smaller shards"
+
 Tick = Callable[[float], None]
 """tick(amount): so many units of work are done, one unit being one pass over one evaluation window."""
 
@@ -90,7 +96,7 @@ def sweep(
         raise DeviceError(
             f"{work.checkpoint.name}: out of memory on {device}",
             got=(str(error).splitlines() or [""])[0][:160],
-            remedy="a smaller --memory, fewer --calib-windows, a shorter --seq-len, or --dtype bfloat16",
+            remedy=_MAPPING if "unable to mmap" in str(error) else _LESS,
         ) from error
 
 
@@ -174,7 +180,8 @@ class _Sweep:
             return
         if calibrated and self.ids is not None and self.inputs is None:
             self.inputs = input_groups(self.model, self.ids)
-        quantize(self.model, lanes, self.ids, sequential=sequential, groups=self.inputs)
+        memory = _FOR_SOLVING * self.budget.total
+        quantize(self.model, lanes, self.ids, sequential=sequential, groups=self.inputs, memory=memory)
         if calibrated and self.ids is not None:
             self.tick(float(len(self.ids)) * (calibrated if sequential else 1))
 

@@ -60,7 +60,9 @@ class Family:
         bits = self.bits[:, None, None] if len(columns) > 1 else self.schemes[0].bits
         symmetric, size = self.schemes[0].symmetric, self.size
         if self.mse:
-            groups = grid.to_groups(columns.mT.flatten(0, 1), size).unflatten(0, (len(columns), -1))
+            # Laid out anew also for one scheme, whose errors would else be summed in another order than among others.
+            rows = columns.mT.contiguous().flatten(0, 1)
+            groups = grid.to_groups(rows, size).unflatten(0, (len(columns), -1))
             scale, zero = (t.mT for t in grid.find_params(groups, bits, symmetric, mse=True))
         else:
             whole = columns.shape[1] // size * size

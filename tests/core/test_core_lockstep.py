@@ -140,3 +140,21 @@ def test_sequential_lanes_share_their_first_input(ids):
     groups = [len(group) for group in input_groups(model, ids)]
     alone = [[(size, [bits]) for size in groups[1:]] for bits in (3, 4)]
     assert Grid.calls == [(groups[0], [3, 4]), *alone[0], *alone[1]]
+
+
+def test_schemes_are_solved_together_only_as_far_as_memory_goes(ids):
+    """One at a time, or some at a time: the same weights as all at once."""
+    model, bits = built("llama"), [3, 4, 5, 8]
+    sizes = [(len(group), sum(model.weight(name).numel() for name in group)) for group in input_groups(model, ids)]
+    largest = max(size for _, size in sizes)
+    found = {}
+    for at_once in (0, 1, 2, 4):
+        Grid.calls.clear()
+        lanes = [Lane(Grid(), Scheme(b, 16)) for b in bits]
+        quantize(model, lanes, ids, memory=calibration._PER_SCHEME * largest * at_once)
+        most = [(count, max(1, at_once * largest // size)) for count, size in sizes]
+        assert Grid.calls == [(count, bits[i : i + k]) for count, k in most for i in range(0, len(bits), k)]
+        found[at_once] = [lane.weights for lane in lanes]
+    for some in found.values():
+        for lane, other in zip(some, found[4]):
+            assert all(torch.equal(lane[name], other[name]) for name in model.linears())

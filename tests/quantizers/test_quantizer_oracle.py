@@ -133,19 +133,31 @@ def test_mse_range_is_the_best_of_the_search():
     assert torch.unique(ours.scale / ((torch.tensor(high - low) / 7).unsqueeze(1))).numel() > 1
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"act_order": True},
-        {"act_order": True, "static_groups": True},
-        {"group_scale_from": "current"},
-        {"block_size": 24},
-        {"mse": True},
-        {"dead": "round", "act_order": True},
-    ],
-    ids=str,
-)
+OPTIONS = [
+    {},
+    {"act_order": True},
+    {"act_order": True, "static_groups": True},
+    {"group_scale_from": "current"},
+    {"block_size": 24},
+    {"mse": True},
+    {"dead": "round", "act_order": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("columns", [64, 512])
+def test_schemes_of_one_group_size_are_alone_what_they_are_together_to_the_last_bit(options, columns):
+    """As promised where rows and columns are multiples of 16: a trial must not depend on which others are missing."""
+    weight, inputs = sample_layer(256, columns, tokens=2 * columns)
+    stats, quantizer = LayerStats.from_inputs(inputs), get_quantizer("gptq", **options)
+    schemes = [Scheme(bits, 32, True) for bits in (2, 3, 4)]
+    for scheme, (together,) in zip(schemes, quantizer.quantize_grid([weight], schemes, stats)):
+        alone = quantizer.quantize(weight, scheme, stats)
+        assert torch.equal(together.codes, alone.codes)
+        assert torch.equal(together.scale, alone.scale)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_grid_gives_what_each_scheme_gives_alone(options):
     """Groups inside a block, across blocks, ragged, of whole rows; both symmetries; several layers; dead columns."""
     weights = [layer(seed, rows)[0] for seed, rows in ((0, 20), (1, 33))]
