@@ -12,10 +12,10 @@ these draws stands beside each ratio.  Ours is held against the best package of 
 time: the strictest reading, as the least of several equal estimates lies below their mean.
 
 Packages share neither one "symmetric" grid nor one default.  Like is held against like (`rivals`): AWQ that searches a
-clipped range against GPTQModel and neural-compressor, which do so, AWQ with scales alone against the others; on
+clipped range against GPTQModel and neural-compressor, which do so, AWQ with scales alone against the others; GPTQ that
+takes columns by activity against llm-compressor and GPTQModel, GPTQ in the order of the columns against the others; on
 symmetric grids only packages that mean the same grid count.  Whose grid is ours is measured, by rounding to nearest.
-The tables have every side, also GPTQ that takes columns by activity, as llm-compressor and GPTQModel do.  Not
-compared: what a package has beyond these three methods.
+The tables have every side against our defaults.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours, by activity": {"quantizers": ("gptq",), "options": {"gptq": {"act_order": True, "static_groups": True}}},
     "ours, clipping": {"quantizers": ("awq",), "options": {"awq": {"clip": True}}},
 }
-HELD = (OURS, "ours, shared calibration", "ours, clipping")
-"""The variants that are held to the limit; "by activity" is another algorithm for the same thing."""
+BY_ACTIVITY = {"gptqmodel", "llm-compressor"}
+"""Packages whose GPTQ orders columns by activity unless told otherwise."""
 
 CLIPPING = {"gptqmodel", "neural-compressor"}
 OTHER_SYMMETRIC_GRID = {"auto-round", "modelopt", "neural-compressor"}
@@ -59,8 +59,8 @@ OTHER_SYMMETRIC_GRID = {"auto-round", "modelopt", "neural-compressor"}
 NOTES = {
     "rtn": "Symmetric grids differ, see the last table: ModelOpt's and neural-compressor's leave one value out; "
     "auto-round's gives a scale a sign, so the largest weight is exact.",
-    "gptq": "llm-compressor takes the columns by activity with the scales of the original groups, as 'ours, by "
-    "activity' does. The symmetric grids are those of rounding to nearest.",
+    "gptq": "llm-compressor takes columns by activity with the scales of the original groups, as 'ours, by activity' "
+    "does; GPTQModel orders groups so, and columns within them. The symmetric grids are those of rounding to nearest.",
     "awq": "Ours searches scales alone by default; GPTQModel and neural-compressor search a clipped range too, as "
     "'ours, clipping' does. GPTQModel also divides the scales by a mean of the weights, and runs in bfloat16.",
 }
@@ -186,15 +186,16 @@ def _grid(model: Path, path: str, key: Key) -> tuple[int, float]:
 def rivals(variant: str, method: str, symmetric: bool) -> list[str]:
     """The packages that a variant of ours is held against: those that do the same on the same grid."""
     sides = [side for side in QUANTIZING if not (symmetric and side in OTHER_SYMMETRIC_GRID)]
-    if method == "awq":
-        sides = [side for side in sides if (side in CLIPPING) == (variant == "ours, clipping")]
-    return sides
+    if method == "rtn":
+        return sides
+    packages, own = (CLIPPING, "ours, clipping") if method == "awq" else (BY_ACTIVITY, "ours, by activity")
+    return [side for side in sides if (side in packages) == (variant == own)]
 
 
 def claims_of(losses: Losses) -> Iterator[Claim]:
     """Perplexity of ours over that of each draw's best package of its kind: the median of the draws."""
     for (method, symmetric, bits), by in losses.items():
-        for variant in HELD:
+        for variant in VARIANTS:
             theirs = [by[side] for side in rivals(variant, method, symmetric) if side in by]
             if variant in by and theirs:
                 pairs = zip(by[variant], zip(*theirs))
@@ -244,5 +245,5 @@ def _figure(losses: Losses, full: float) -> Any:
             axes.yaxis.set(major_formatter="{x:g}", minor_formatter="{x:g}")
             axes.spines[["top", "right"]].set_visible(False)
     handles = {h.get_label(): h for axes in figure.axes for h in axes.get_legend_handles_labels()[0]}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(sides), frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False)
     return figure

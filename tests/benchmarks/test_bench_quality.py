@@ -26,10 +26,10 @@ def test_ours_is_held_against_the_best_of_its_kind_of_each_draw():
     ours, a, b = nll(2.0), nll(2.1), nll(1.99)
     b[1] = b[1] + 0.5  # the second draw is a's
     own = {"ours": ours, "ours, shared calibration": nll(2.3), "ours, by activity": nll(1.0)}
-    by = {**own, "llm-compressor": a, "gptqmodel": b}
-    held, shared = quality.claims_of({("gptq", True, 2): by})
+    by = {**own, "neural-compressor": a, "auto-round": b}
+    held, shared = quality.claims_of({("gptq", False, 2): by})
     assert (held.low, held.high) == pytest.approx((math.exp(-0.1), math.exp(0.01)))
-    assert "gptq, symmetric, 2 bits" in held.what
+    assert "gptq, asymmetric, 2 bits" in held.what
     assert held.limit == 1.005
     assert held.met
     assert shared.met is False
@@ -39,7 +39,9 @@ def test_like_is_held_against_like():
     """Clipping against clipping, and a symmetric grid against the same one."""
     assert set(quality.rivals("ours", "awq", True)) == {"llm-compressor"}
     assert set(quality.rivals("ours, clipping", "awq", False)) == {"gptqmodel", "neural-compressor"}
-    assert set(quality.rivals("ours", "gptq", False)) == set(quality.QUANTIZING)
+    assert set(quality.rivals("ours", "rtn", False)) == set(quality.QUANTIZING)
+    assert set(quality.rivals("ours, by activity", "gptq", True)) == {"gptqmodel", "llm-compressor"}
+    assert set(quality.rivals("ours", "gptq", False)) == {"neural-compressor", "modelopt", "auto-round"}
     by = {"ours": nll(2.0), "ours, clipping": nll(1.9), "gptqmodel": nll(1.9), "auto-round": nll(2.0)}
     assert [claim.value for claim in quality.claims_of({("awq", False, 2): by})] == pytest.approx([1, 1])
 
