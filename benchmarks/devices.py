@@ -7,12 +7,11 @@ last digits of a loss.  What must not differ is δ: its difference is told in un
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Claim
+from benchmarks.harness import ROOT, Claim
 from benchmarks.subjects import last_of_each_run
 from ptq_eval.config import RunConfig
 from ptq_eval.plan import make_plan
@@ -20,7 +19,6 @@ from ptq_eval.records import Checkpoint
 from ptq_eval.sweep import sweep
 
 BITS, GROUP, LENGTH = (2, 3, 4, 8), 16, 128
-TRAJECTORY = Path(__file__).resolve().parent.parent / "examples" / "trajectory"
 LIMIT = 1.0
 """Standard errors of δ."""
 
@@ -29,8 +27,8 @@ Deltas = dict[tuple[str, int], np.ndarray]
 
 
 def compared(device: str, eval_windows: int, calib_windows: int) -> tuple[dict[str, Any], list[Claim]]:
-    """δ of RTN, GPTQ and AWQ on both devices, as a table, and the claim that they agree."""
-    checkpoint = last_of_each_run(TRAJECTORY)[-1]
+    """δ of RTN, GPTQ and AWQ on a CPU and on `device`, nats per token, as a table, and the claim that they agree."""
+    checkpoint = last_of_each_run(ROOT / "examples" / "trajectory")[-1]
     sizes = {"eval_windows": eval_windows, "calib_windows": calib_windows}
     here, there = (_deltas(checkpoint, where, sizes) for where in ("cpu", device))
     rows, apart = [], []

@@ -42,7 +42,7 @@ SHAPE = {
     "tie_word_embeddings": False,
 }
 SEQ_LEN, WINDOWS, CALIBRATION = 64, 4, 4
-QUANTIZERS, BITS = ("rtn", "gptq", "awq"), (3, 4)
+QUANTIZERS, BITS = ("rtn", "gptq", "awq"), (3,)
 
 
 def measure(setup: Setup) -> Outcome:
