@@ -25,11 +25,11 @@ from scipy.optimize import minimize
 
 from benchmarks.harness import SEED, Claim, Outcome, Setup, clock
 from ptq_eval.laws import KUMAR_2024, Law, paper_design, simulate
-from ptq_eval.laws.chinchilla import Chinchilla
-from ptq_eval.laws.estimation import bootstrap as resampling
-from ptq_eval.laws.estimation.fitter import minimum
-from ptq_eval.laws.estimation.solver import Solution, search_bounds
-from ptq_eval.laws.kumar_ptq import KumarPTQ
+from ptq_eval.laws.fit import bootstrap as resampling
+from ptq_eval.laws.fit.fit import minimum
+from ptq_eval.laws.fit.solver import Solution, search_bounds
+from ptq_eval.laws.formulas.chinchilla import Chinchilla
+from ptq_eval.laws.formulas.kumar import KumarPTQ
 
 DATA = "PTQ_EVAL_EPOCH_DATA"
 REFITS, SAMPLE, TURNS = 1000, 100, 5

@@ -12,32 +12,32 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-import ptq_eval.calibration
-import ptq_eval.evaluate
-import ptq_eval.lockstep
-import ptq_eval.scoring
-import ptq_eval.store
-import ptq_eval.sweep
+import ptq_eval.measure.calibration
+import ptq_eval.measure.evaluate
+import ptq_eval.measure.paused_forward
+import ptq_eval.measure.scoring
+import ptq_eval.measure.sweep
+import ptq_eval.results.store
 import quantizers
-from ptq_eval.models import LanguageModel
+from ptq_eval.models.language_model import LanguageModel
 from quantizers.awq import AWQ
 from quantizers.gptq import GPTQ
 from quantizers.rtn import RTN
 
 PARTS: list[tuple[str, Any, str]] = [
-    ("load", ptq_eval.sweep.LanguageModel, "load"),
-    ("calibration passes", ptq_eval.lockstep, "run"),
-    ("bookkeeping", ptq_eval.calibration, "_solve"),
+    ("load", ptq_eval.measure.sweep.LanguageModel, "load"),
+    ("calibration passes", ptq_eval.measure.paused_forward, "run"),
+    ("bookkeeping", ptq_eval.measure.calibration, "_solve"),
     ("statistics", quantizers.LayerStats, "from_inputs"),
     ("quantize: rtn", RTN, "quantize_grid"),
     ("quantize: gptq", GPTQ, "quantize_grid"),
     ("quantize: awq", AWQ, "quantize_grid"),
-    ("dequantize", ptq_eval.calibration.Lane, "add"),
-    ("scoring", ptq_eval.evaluate.Evaluator, "score"),
+    ("dequantize", ptq_eval.measure.calibration.Lane, "add"),
+    ("scoring", ptq_eval.measure.evaluate.Evaluator, "score"),
     ("forward passes", LanguageModel, "logits"),
     ("forward passes", LanguageModel, "hidden"),
-    ("forward passes", ptq_eval.scoring.Hidden, "block"),
-    ("store", ptq_eval.store.Writer, "append"),
+    ("forward passes", ptq_eval.measure.scoring.Hidden, "block"),
+    ("store", ptq_eval.results.store.Writer, "append"),
 ]
 """(part, owner, function): time within the function that is in no other part's function."""
 

@@ -23,7 +23,7 @@ from benchmarks import naive
 from benchmarks.harness import ROOT, SEED, Claim, Outcome, Setup
 from benchmarks.subjects import bare_model, demo_options, last_of_each_run
 from ptq_eval.config import RunConfig
-from ptq_eval.plan import make_plan
+from ptq_eval.measure.trials import make_plan
 from quantizers import LayerStats, Scheme, get_quantizer
 from quantizers.testing import sample_layer
 

@@ -17,7 +17,7 @@ from benchmarks import naive
 from benchmarks.harness import Claim, Outcome, Setup
 from benchmarks.subjects import bare_model, demo_options, last_of_each_run
 from ptq_eval.config import RunConfig
-from ptq_eval.plan import Workload, make_plan
+from ptq_eval.measure.trials import Workload, make_plan
 
 METHODS = {"rtn": (naive.rtn, False), "gptq": (naive.gptq, True), "awq": (naive.awq, False)}
 """Quantizer: (naive code, whether each layer sees inputs from already quantized layers)."""

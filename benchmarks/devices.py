@@ -14,9 +14,9 @@ import numpy as np
 from benchmarks.harness import ROOT, Claim
 from benchmarks.subjects import last_of_each_run
 from ptq_eval.config import RunConfig
-from ptq_eval.plan import make_plan
+from ptq_eval.measure.sweep import sweep
+from ptq_eval.measure.trials import make_plan
 from ptq_eval.records import Checkpoint
-from ptq_eval.sweep import sweep
 
 BITS, GROUP, LENGTH = (2, 3, 4, 8), 16, 128
 LIMIT = 1.0

@@ -17,7 +17,7 @@ from typing import Any
 import ptq_eval
 from benchmarks.harness import Claim, Outcome, Setup
 from benchmarks.subjects import demo_options, last_of_each_run
-from ptq_eval.store import Store
+from ptq_eval.results.store import Store
 
 PRECISION = 0.02
 WINDOWS = None  # all of the embedded evaluation text

@@ -36,9 +36,9 @@ from benchmarks.throughput import claims_of as evaluator_claims
 from benchmarks.throughput import forward_operations, product_peak, speeds
 from ptq_eval.checkpoints import discover, verify_all
 from ptq_eval.config import RunConfig
-from ptq_eval.evaluate import Evaluator
-from ptq_eval.plan import Workload, make_plan
-from ptq_eval.sweep import sweep
+from ptq_eval.measure.evaluate import Evaluator
+from ptq_eval.measure.sweep import sweep
+from ptq_eval.measure.trials import Workload, make_plan
 
 SOLVER_LIMIT = 20.0
 BUDGET = 570.0

@@ -33,11 +33,11 @@ from benchmarks.peers import loop as peers
 from benchmarks.peers.loop import BITS, FASTEST, weights_of
 from benchmarks.subjects import TRAINED_GROUP, TRAINED_LENGTH, prepared, trained_llama
 from ptq_eval.config import RunConfig
-from ptq_eval.evaluate import Evaluator
-from ptq_eval.plan import Workload, make_plan
+from ptq_eval.measure.evaluate import Evaluator
+from ptq_eval.measure.sweep import sweep
+from ptq_eval.measure.trials import Workload, make_plan
 from ptq_eval.records import Checkpoint, Measurement
-from ptq_eval.store import Store
-from ptq_eval.sweep import sweep
+from ptq_eval.results.store import Store
 
 QUANTIZING = {"shared": 10.0, "default": 4.0}
 """Limits of the first ratio: with one set of statistics for all, and with GPTQ's published sequential calibration."""

@@ -166,8 +166,8 @@ def sweep_in_this_process(root: Path, group: str, memory: int | None) -> dict[st
 
     from ptq_eval.checkpoints import discover, verify_all
     from ptq_eval.config import RunConfig
-    from ptq_eval.plan import make_plan
-    from ptq_eval.sweep import sweep
+    from ptq_eval.measure.sweep import sweep
+    from ptq_eval.measure.trials import make_plan
 
     torch.set_num_threads(1)
     config = RunConfig(

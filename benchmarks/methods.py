@@ -30,9 +30,9 @@ from benchmarks.peers.environments import QUANTIZING
 from benchmarks.peers.jobs import OURS, Cell, run_driver
 from benchmarks.report import LEFT_OUT
 from benchmarks.subjects import TRAINED_GROUP, bare_model, prepared, trained_llama
-from ptq_eval.evaluate import evaluate
-from ptq_eval.models import LanguageModel
-from ptq_eval.plan import Workload
+from ptq_eval.measure.evaluate import evaluate
+from ptq_eval.measure.trials import Workload
+from ptq_eval.models.language_model import LanguageModel
 
 BITS = 4
 METHODS = (("rtn", True), ("gptq", True), ("awq", False), ("awq", True))

@@ -37,9 +37,9 @@ from benchmarks.peers.environments import QUANTIZING
 from benchmarks.peers.jobs import OURS, Cell, run_driver
 from benchmarks.report import LEFT_OUT
 from benchmarks.subjects import bare_model, last_of_each_run, prepared
-from ptq_eval.plan import Workload
+from ptq_eval.measure.sweep import sweep
+from ptq_eval.measure.trials import Workload
 from ptq_eval.records import Checkpoint
-from ptq_eval.sweep import sweep
 from quantizers import Scheme, get_quantizer
 
 BITS, GROUP, LENGTH, METHODS = (2, 3, 4, 8), 16, 128, ("rtn", "gptq", "awq")

@@ -23,7 +23,7 @@ from benchmarks.peers.jobs import OURS, Cell, run_driver
 from benchmarks.subjects import prepared, random_llama, trained_llama
 from benchmarks.sweep import run_sweep
 from ptq_eval.config import RunConfig
-from ptq_eval.plan import Workload, make_plan
+from ptq_eval.measure.trials import Workload, make_plan
 from ptq_eval.records import Checkpoint
 
 BITS = ((4,), (3, 4), (2, 3, 4), (2, 3, 4, 8))

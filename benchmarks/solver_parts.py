@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 
 from quantizers import gptq, kernels
-from quantizers.family import Family
+from quantizers.gptq.batch import Family
 
 PARTS: list[tuple[str, Any, str]] = [
     ("statistics, copied", gptq, "finite_hessian"),

@@ -25,11 +25,11 @@ from benchmarks.breakdown import PASSES, SCORING, Breakdown
 from benchmarks.harness import Claim, Outcome, Setup, by_turns, claim_of, clock
 from benchmarks.subjects import bare_model, bare_passes, demo_options, last_of_each_run, random_llama
 from ptq_eval.config import RunConfig
-from ptq_eval.evaluate import batch_size
-from ptq_eval.models import LanguageModel
-from ptq_eval.plan import Workload, make_plan
-from ptq_eval.store import Store
-from ptq_eval.sweep import sweep
+from ptq_eval.measure.evaluate import batch_size
+from ptq_eval.measure.sweep import sweep
+from ptq_eval.measure.trials import Workload, make_plan
+from ptq_eval.models.language_model import LanguageModel
+from ptq_eval.results.store import Store
 
 SPEED, OVERHEAD = 0.80, 0.15
 PEER_WINDOWS, PEER_CALIBRATION = 64, 16

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks import published_gptq
 from benchmarks.subjects import PEER
-from ptq_eval.evaluate import evaluate
-from ptq_eval.models import LanguageModel
+from ptq_eval.measure.evaluate import evaluate
+from ptq_eval.models.language_model import LanguageModel
 from quantizers import LayerStats, Scheme, get_quantizer
 from quantizers.testing import sample_layer
 

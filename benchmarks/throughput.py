@@ -37,8 +37,8 @@ from benchmarks.subjects import (
     random_module,
     trained_llama,
 )
-from ptq_eval.evaluate import batch_size, evaluate
-from ptq_eval.models import LanguageModel
+from ptq_eval.measure.evaluate import batch_size, evaluate
+from ptq_eval.models.language_model import LanguageModel
 
 ALONE, ALL_METRICS = 0.95, 0.85
 LANES = 3

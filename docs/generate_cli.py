@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from ptq_eval import errors
-from ptq_eval.cli import INTERRUPTED, cli
+from ptq_eval.cli.main import INTERRUPTED, cli
 
 PAGE = Path(__file__).resolve().parent / "cli.md"
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = ["DegradationTable", "compare", "fit_by", "fit_data", "load", "run", "save_report"]
-_ELSEWHERE = {"compare": "comparing", "fit_by": "comparing", "fit_data": "fitting"}
+_ELSEWHERE = {"compare": "compare_laws", "fit_by": "compare_laws", "fit_data": "fit_table"}
 
 if TYPE_CHECKING:
     from ptq_eval.api import DegradationTable, load, run, save_report
-    from ptq_eval.comparing import compare, fit_by
-    from ptq_eval.fitting import fit_data
+    from ptq_eval.compare_laws import compare, fit_by
+    from ptq_eval.fit_table import fit_data
 
 
 def __getattr__(name: str) -> Any:

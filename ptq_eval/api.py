@@ -16,18 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ptq_eval import plugins
 from ptq_eval.errors import MeasurementFailedError, NothingToFitError, OutputFullError, PtqEvalError
-from ptq_eval.manifest import describe, merged, require_matching, require_same
 from ptq_eval.records import Checkpoint, Measurement
-from ptq_eval.selection import version_notes
-from ptq_eval.store import Store, full_disk
-from ptq_eval.table import as_rows, tabulate, unmeasured
+from ptq_eval.results.manifest import describe, merged, require_matching, require_same
+from ptq_eval.results.selection import version_notes
+from ptq_eval.results.store import Store, full_disk
+from ptq_eval.results.table import as_rows, tabulate, unmeasured
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints import Overrides
     from ptq_eval.config import RunConfig
-    from ptq_eval.plan import Plan
+    from ptq_eval.measure.trials import Plan
 
 Progress = Callable[[str, float, float], None]
 """progress(what is being done, units done, units in all)."""
@@ -61,17 +60,13 @@ class _Session:
 
     def measure(self) -> list[PtqEvalError]:
         """Run every trial that is missing; the errors of checkpoints that could not be measured."""
-        from ptq_eval.sweep import cost
+        from ptq_eval.measure.sweep import cost
 
         done = self.store.keys()
         todo = [(work, [t for t in work.trials if t.key() not in done]) for work in self.plan.workloads]
         todo = [(work, missing) for work, missing in todo if missing]
         total, units, errors = sum(cost(work, missing) for work, missing in todo), 0.0, []
-        executor = plugins.get("executors", "local")()
         with self.store.writer() as writer:
-
-            def job(item: Any) -> PtqEvalError | None:
-                return self._one(*item, writer=writer, tick=tick)
 
             def tick(amount: float) -> None:
                 nonlocal units
@@ -79,11 +74,12 @@ class _Session:
                 self.progress("measuring", units, total)
 
             self.progress("measuring", 0.0, total)
-            errors = [error for error in executor.map(job, todo) if error is not None]
+            found = [self._one(work, missing, writer=writer, tick=tick) for work, missing in todo]
+            errors = [error for error in found if error is not None]
         return errors
 
     def _one(self, work: Any, missing: Any, *, writer: Any, tick: Any) -> PtqEvalError | None:
-        from ptq_eval.sweep import sweep
+        from ptq_eval.measure.sweep import sweep
 
         try:
             for measurement in sweep(
@@ -146,7 +142,7 @@ def run(
     """
     from ptq_eval.checkpoints import discover, verify_all
     from ptq_eval.config import RunConfig
-    from ptq_eval.plan import make_plan, quantizers_of
+    from ptq_eval.measure.trials import make_plan, quantizers_of
 
     roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
     overrides = _overrides(options) or overrides
@@ -194,8 +190,8 @@ def analyse(
     progress: Progress | None = None,
 ) -> DegradationTable:
     """Tabulate and fit what a store holds.  Needs no torch.  Raises NothingToFitError for an empty store."""
-    from ptq_eval.laws.analyse import analyse as fit_all
-    from ptq_eval.report.sentences import with_early
+    from ptq_eval.laws.fit.folder import analyse as fit_all
+    from ptq_eval.report.run.words import with_early
 
     checkpoints = [Checkpoint.from_dict(c) for c in info["checkpoints"]]
     measurements = store.measurements()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ptq_eval import plugins
 from ptq_eval.early_stop import StopRule
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError
-from ptq_eval.memory import parse_bytes
+from ptq_eval.measure.memory import parse_bytes
 
 FULL_PRECISION = "none"
 DEFAULT_SEQ_LEN = 2048

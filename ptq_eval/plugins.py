@@ -1,6 +1,6 @@
 """The one door for plug-ins: entry points, for the built-in ones too.
 
-A group is `ptq_eval.<kind>`, kind being quantizers, checkpoints, corpora, laws or executors.
+A group is `ptq_eval.<kind>`, kind being quantizers, checkpoints, corpora or laws.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from ptq_eval.errors import UnknownPluginError
 
-KINDS = ("quantizers", "checkpoints", "corpora", "laws", "executors")
+KINDS = ("quantizers", "checkpoints", "corpora", "laws")
 
 
 @cache

@@ -1,8 +1,137 @@
-"""Every test process uses one thread: the suite itself runs in parallel, and results must not depend on it."""
+"""What tests share: a tiny tokenizer, saved models, a trajectory with its texts.
 
+Every test process uses one thread: the suite itself runs in parallel, and results must not depend on it.
+"""
+
+from __future__ import annotations
+
+import argparse
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+import pytest
+import torch
+
+from tests.support import models as core_models
+from tests.support.steps import environ
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums in one order, here as in the subprocesses: bit-identity is asked across them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def source() -> str:
+    """Some English and Python that every machine has: the text of a module with much of both."""
+    return Path(argparse.__file__).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(source):
+    """A byte-level tokenizer of the models' vocabulary."""
+    from ptq_eval.pretrain.data import train_tokenizer
+
+    return train_tokenizer(source[:40_000], core_models.VOCAB)
+
+
+@pytest.fixture(scope="session")
+def texts(source, tmp_path_factory):
+    """Two text files without a common line: `evaluation` and `calibration`."""
+    folder = tmp_path_factory.mktemp("texts")
+    half = len(source) // 2
+    for name, part in (("evaluation", source[:half]), ("calibration", source[half:])):
+        (folder / f"{name}.txt").write_text(part, encoding="utf-8")
+    return SimpleNamespace(evaluation=str(folder / "evaluation.txt"), calibration=str(folder / "calibration.txt"))
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory, tokenizer):
+    """saved(architecture) -> the folder of one checkpoint; each architecture is built once."""
+    folders: dict[str, Path] = {}
+
+    def get(architecture: str) -> Path:
+        if architecture not in folders:
+            folder = tmp_path_factory.mktemp(architecture) / "checkpoint-100"
+            folders[architecture] = core_models.save(folder, core_models.build(architecture, seed=1), tokenizer)
+        return folders[architecture]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def trajectory(tmp_path_factory, tokenizer):
+    """A run of three tiny Llama checkpoints with known D."""
+    root = tmp_path_factory.mktemp("trajectory") / "small"
+    for index, step in enumerate((100, 200, 400)):
+        model = core_models.build("llama", seed=index)
+        core_models.save(root / f"checkpoint-{step}", model, tokenizer, tokens=step * 1000)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small(texts):
+    """Options of a run that takes a second a checkpoint."""
+    return {
+        "quantizers": ("rtn", "gptq"),
+        "bits": (3, 4),
+        "group_size": 16,
+        "eval_text": texts.evaluation,
+        "calib_text": texts.calibration,
+        "seq_len": 32,
+        "eval_windows": 12,
+        "calib_windows": 4,
+        "bootstrap": 10,
+        "device": "cpu",
+    }
+
+
+@pytest.fixture(scope="session")
+def complete(trajectory, small, tmp_path_factory):
+    """(output folder, table) of an uninterrupted run with its report."""
+    import ptq_eval
+
+    out = tmp_path_factory.mktemp("complete") / "out"
+    return out, ptq_eval.run(trajectory, out, **small)
+
+
+@pytest.fixture
+def measure(trajectory, small, tmp_path):
+    """measure(folder=trajectory, **changed options) -> the table, measured into one output folder, no report."""
+    import ptq_eval
+
+    def run(folder=trajectory, **changes):
+        return ptq_eval.run(folder, tmp_path / "out", write_report=False, **{**small, **changes})
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def python():
+    """python(*arguments, **environment) -> a finished process of this interpreter, on one thread."""
+
+    def call(*arguments, cwd=None, **environment):
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=environ(**environment),
+            check=False,
+            timeout=300,
+        )
+
+    return call

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.peers.driver import installed
-from ptq_eval.calibration import Lane
-from ptq_eval.calibration import quantize as fill
-from ptq_eval.models import LanguageModel
+from ptq_eval.measure.calibration import Lane
+from ptq_eval.measure.calibration import quantize as fill
+from ptq_eval.models.language_model import LanguageModel
 from quantizers import LayerStats, Scheme, get_quantizer
 from quantizers.testing import sample_layer
 

@@ -25,8 +25,8 @@ import torch
 from benchmarks.harness import clock
 from benchmarks.peers.jobs import Cell, run_driver
 from benchmarks.subjects import TRAINED_GROUP, bare_model, bare_passes, prepared
-from ptq_eval.evaluate import batch_size
-from ptq_eval.models import LanguageModel
+from ptq_eval.measure.evaluate import batch_size
+from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.records import Checkpoint
 
 FASTEST = {"rtn": "llm-compressor", "gptq": "neural-compressor", "awq": "auto-round"}

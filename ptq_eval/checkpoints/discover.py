@@ -18,8 +18,8 @@ from pathlib import Path
 from ptq_eval import plugins
 from ptq_eval.checkpoints.base import CheckpointFormat, subfolders
 from ptq_eval.checkpoints.overrides import Overrides, did_you_mean, read_overrides
-from ptq_eval.checkpoints.parameters import with_counts
 from ptq_eval.errors import EmptyFolderError, NoCheckpointError, PtqEvalError, TrajectoryFileError
+from ptq_eval.models.counts import with_counts
 from ptq_eval.records import Checkpoint
 
 MAX_DEPTH = 3

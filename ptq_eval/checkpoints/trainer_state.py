@@ -20,8 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.checkpoints.parameters import count_parameters
 from ptq_eval.errors import PtqEvalError
+from ptq_eval.models.counts import count_parameters
 from ptq_eval.records import Checkpoint, Source
 
 PHASES = ("warmup", "constant", "decay", "annealed")

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval.checkpoints.discover import local_path
-from ptq_eval.checkpoints.parameters import quiet_transformers, with_counts
 from ptq_eval.checkpoints.weights import WeightFiles, find_weights, read_weights
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
+from ptq_eval.models.counts import quiet_transformers, with_counts
 from ptq_eval.records import Checkpoint
 
 _SHOWN = 3

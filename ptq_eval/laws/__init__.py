@@ -6,14 +6,8 @@ plain functions (`delta_ptq`, `critical_tokens`, …) that take published consta
 from any law.
 """
 
-from ptq_eval.laws.analyse import analyse
 from ptq_eval.laws.base import Estimate, FitResult, Law, Parameter
-from ptq_eval.laws.comparison.crossval import HeldOut, held_out
-from ptq_eval.laws.critical import CriticalTokens, closed_form
-from ptq_eval.laws.estimation.diagnostics import leverage
-from ptq_eval.laws.estimation.fitter import fit, minimum
-from ptq_eval.laws.estimation.profile import intervals as profile_intervals
-from ptq_eval.laws.functions import (
+from ptq_eval.laws.calculator import (
     compute_cost,
     critical_tokens,
     delta_ptq,
@@ -21,7 +15,12 @@ from ptq_eval.laws.functions import (
     loss,
     optimal_precision,
 )
-from ptq_eval.laws.presets import (
+from ptq_eval.laws.compare.crossval import HeldOut, held_out
+from ptq_eval.laws.fit.diagnostics import leverage
+from ptq_eval.laws.fit.fit import fit, minimum
+from ptq_eval.laws.fit.folder import analyse
+from ptq_eval.laws.fit.profile import intervals as profile_intervals
+from ptq_eval.laws.formulas.presets import (
     CHEN_2025,
     EPOCH_2024,
     EPOCH_2024_HUBER,
@@ -35,7 +34,8 @@ from ptq_eval.laws.presets import (
     Preset,
 )
 from ptq_eval.laws.simulate import grid, paper_design, simulate
-from ptq_eval.laws.turning import TurningPoint, turning_point
+from ptq_eval.laws.turning.observed import TurningPoint, turning_point
+from ptq_eval.laws.turning.predicted import CriticalTokens, closed_form
 
 __all__ = [
     "CHEN_2025",

@@ -13,8 +13,8 @@ from typing import Any
 from ptq_eval import plugins
 from ptq_eval.errors import OptionError, UnknownPluginError
 from ptq_eval.laws.base import Law
-from ptq_eval.laws.estimation.requirements import USUAL
-from ptq_eval.laws.n_eff import PARTS
+from ptq_eval.laws.fit.requirements import USUAL
+from ptq_eval.laws.formulas.n_eff import PARTS
 
 ALIASES: Mapping[str, str] = {
     "kumar": "kumar_ptq",

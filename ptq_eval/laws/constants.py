@@ -8,7 +8,7 @@ import numpy as np
 
 from ptq_eval.errors import OptionError
 from ptq_eval.laws.base import FitResult
-from ptq_eval.laws.presets import OFFSETS, Preset
+from ptq_eval.laws.formulas.presets import OFFSETS, Preset
 
 Constants = Preset | FitResult | Mapping[str, float] | Sequence["Preset | FitResult | Mapping[str, float]"]
 """Whatever constants can be taken from."""

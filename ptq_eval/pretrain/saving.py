@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from ptq_eval.checkpoints.parameters import quiet_transformers
 from ptq_eval.errors import OptionError, OutputMismatchError, UnreadableCheckpointError
-from ptq_eval.store import full_disk
+from ptq_eval.models.counts import quiet_transformers
+from ptq_eval.results.store import full_disk
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptq_eval.report.inspection import inspection_table
-from ptq_eval.report.study import labels
+from ptq_eval.report.common.data import labels
+from ptq_eval.report.run.inspection import inspection_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +30,11 @@ def write(out: Path, table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[s
     Raises OutputFullError where the folder cannot be written, NothingToFitError for a table without rows, and
     OutputMismatchError where the comparison or the study of sensitivity is damaged.
     """
-    from ptq_eval.report import comparison, figures, files, latex, page, sensitivity
-    from ptq_eval.report.study import Study
+    from ptq_eval.report.common import figures, files
+    from ptq_eval.report.common.data import Study
+    from ptq_eval.report.comparison import page as comparison
+    from ptq_eval.report.run import latex, page
+    from ptq_eval.report.sensitivity import page as sensitivity
 
     study, out = Study(table, fit, run), Path(out)
     return [
@@ -45,22 +48,22 @@ def write(out: Path, table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[s
 
 def render(table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any]) -> RenderableType:
     """The degradation tables, the fits, the critical tokens and the warnings, for a rich console."""
-    from ptq_eval.report import terminal
-    from ptq_eval.report.study import Study
+    from ptq_eval.report.common.data import Study
+    from ptq_eval.report.run import terminal
 
     return terminal.Report(Study(table, fit, run))
 
 
 def render_fit(table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any]) -> RenderableType:
     """The part of `render` that the fit says: fits, critical tokens and warnings."""
-    from ptq_eval.report import terminal
-    from ptq_eval.report.study import Study
+    from ptq_eval.report.common.data import Study
+    from ptq_eval.report.run import terminal
 
     return terminal.Report(Study(table, fit, run), measurements=False)
 
 
 def write_fit(out: Path, fit: Mapping[str, Any], name: str = "fit.json") -> Path:
     """Write `fit.json` alone below `out`, or under another name.  Raises OutputFullError."""
-    from ptq_eval.report import files
+    from ptq_eval.report.common import files
 
     return files.write_json(Path(out) / name, fit)

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptq_eval.models import LanguageModel
+from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.theory import noise
 from ptq_eval.theory.gradients import gradients
 from quantizers import Scheme

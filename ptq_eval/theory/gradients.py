@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptq_eval.models import LanguageModel
+from ptq_eval.models.language_model import LanguageModel
 
 Gradients = dict[str, tuple[Tensor, Tensor]]
 """{layer: (inputs [tokens, in], gradients of the summed loss by its outputs [tokens, out])}, float32."""

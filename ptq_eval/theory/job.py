@@ -22,18 +22,18 @@ from typing import Any
 
 import torch
 
-from ptq_eval.calibration import Lane, quantize
 from ptq_eval.checkpoints import Overrides, discover, verify_all
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import DeviceError, OptionError, PtqEvalError
-from ptq_eval.manifest import git_state
-from ptq_eval.memory import Budget, out_of_memory
-from ptq_eval.models import LanguageModel
-from ptq_eval.plan import Workload, make_plan, quantizers_of
-from ptq_eval.plan_texts import Texts, describe_windows
+from ptq_eval.measure.calibration import Lane, quantize
+from ptq_eval.measure.memory import Budget, out_of_memory
+from ptq_eval.measure.sweep import provenance
+from ptq_eval.measure.texts import Texts, describe_windows
+from ptq_eval.measure.trials import Workload, make_plan, quantizers_of
+from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.records import Checkpoint, Trial
-from ptq_eval.report import sensitivity as report
-from ptq_eval.sweep import provenance
+from ptq_eval.report.sensitivity import page as report
+from ptq_eval.results.manifest import git_state
 from ptq_eval.theory.sensitivity import rows
 from ptq_eval.theory.summary import agreements, bounds
 from quantizers import Scheme, get_quantizer

@@ -21,10 +21,10 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
-from ptq_eval.calibration import Lane
-from ptq_eval.evaluate import evaluate
-from ptq_eval.models import LanguageModel
-from ptq_eval.scoring import Scores
+from ptq_eval.measure.calibration import Lane
+from ptq_eval.measure.evaluate import evaluate
+from ptq_eval.measure.scoring import Scores
+from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.theory.curvature import Curvature, Perturbation, fisher, slope
 
 ALL = "all"

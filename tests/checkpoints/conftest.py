@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from checkpoint_models import llama_config, write_tokenizer
+
+from tests.checkpoints.support import llama_config, write_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import warnings
 from types import SimpleNamespace
 
 import pytest
-from cli_support import Answer, save_checkpoint, write_text
+
+from tests.cli.support import Answer, save_checkpoint, write_text
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,7 @@ def quick(material):
 @pytest.fixture
 def ptq_eval(monkeypatch, capfd, tmp_path):
     """ptq_eval(*arguments) -> Answer: the entry point of `ptq-eval`, in an empty working directory."""
-    from ptq_eval.cli import main
+    from ptq_eval.cli.main import main
 
     def show(message, category, *_):  # as without pytest: a warning is a line on stderr
         sys.stderr.write(f"{category.__name__}: {message}\n")

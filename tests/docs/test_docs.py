@@ -12,12 +12,12 @@ import sys
 
 import click
 import pytest
-from docs_pages import PAGES, ROOT, anchors, blocks, commands, links, name, prose
 
 from ptq_eval import errors
 from ptq_eval.checkpoints import Overrides
-from ptq_eval.cli import cli
-from ptq_eval.table import COLUMNS
+from ptq_eval.cli.main import cli
+from ptq_eval.results.table import COLUMNS
+from tests.docs.pages import PAGES, ROOT, anchors, blocks, commands, links, name, prose
 
 if sys.version_info >= (3, 11):
     import tomllib

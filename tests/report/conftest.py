@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from report_synthetic import make_fit, make_run, make_table
 
 from ptq_eval.report import write
+from tests.report.synthetic import make_fit, make_run, make_table
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,1 @@
-"""From rows, ours or anybody's, to the columns that a fit reads."""
+"""From a table of anybody's measurements to the points and columns that laws are fitted to."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from ptq_eval.errors import ColumnError, ExpressionError
 from ptq_eval.laws.base import Law
-from ptq_eval.laws.estimation.requirements import USUAL, check_sizes, check_units
+from ptq_eval.laws.fit.requirements import USUAL, check_sizes, check_units
 from ptq_eval.laws.tables.expressions import evaluate, names_in
 from ptq_eval.laws.tables.reader import Reader, Table, column, speaking_of
 from ptq_eval.laws.tables.runs import LABELS, belonging, check_phases, share_of_decay

@@ -13,7 +13,7 @@ import numpy as np
 
 from ptq_eval.errors import ColumnError, ExpressionError, NotFiniteError, NotPositiveError, TextColumnError
 from ptq_eval.laws.base import Law
-from ptq_eval.laws.estimation.requirements import USUAL
+from ptq_eval.laws.fit.requirements import USUAL
 from ptq_eval.laws.tables.expressions import evaluate, in_backticks
 
 Table = Mapping[str, np.ndarray]

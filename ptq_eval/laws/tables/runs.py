@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ptq_eval.errors import ColumnError, NotFiniteError, NotPositiveError, TextColumnError
-from ptq_eval.laws.estimation.requirements import MOST_BITS, USUAL
+from ptq_eval.laws.fit.requirements import MOST_BITS, USUAL
 from ptq_eval.laws.tables.reader import Reader, label_of
 from ptq_eval.laws.tables.schedule import KNOWN, phase_of
 

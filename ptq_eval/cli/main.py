@@ -1,0 +1,220 @@
+"""The command line: arguments in, calls out.
+
+This module and those beside it called `cli_…` are the only place that prints.  Each command
+imports what it needs when it runs, so that help and mistyped flags are answered without torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ptq_eval import __version__
+from ptq_eval.cli import options as cli_options
+from ptq_eval.cli.console import Bar, complain, console
+from ptq_eval.cli.fit import fit
+from ptq_eval.cli.plan import plan
+from ptq_eval.cli.pretrain import pretrain
+from ptq_eval.cli.sensitivity import sensitivity
+from ptq_eval.errors import MeasurementFailedError, PtqEvalError
+
+INTERRUPTED = 130
+RUN_EXAMPLES = """\b
+Examples:
+  ptq-eval run runs/my-model -o out
+  ptq-eval run runs/ -o out --quantizers rtn,gptq --bits 2,3 --group-size 64
+  ptq-eval run runs/ -o out --option gptq.act_order=true --symmetric
+  ptq-eval run runs/ -o out --eval-text wikitext2 --calib-text c4
+  ptq-eval run runs/ -o out --shard 1/4     (and 2/4, 3/4, 4/4 in other jobs)
+  ptq-eval run 'hub:EleutherAI/pythia-70m@{step1000,step143000}'
+"""
+
+
+class _Commands(click.Group):
+    """`ptq-eval FOLDER` means `ptq-eval run FOLDER`; a misspelt command is told apart from a folder."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = [name for param in self.get_params(ctx) for name in param.opts]
+        if args and args[0] not in (*own, *self.list_commands(ctx)):
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if near and not Path(args[0]).exists():
+                raise click.UsageError(f"No command or folder {args[0]!r}; did you mean {near[0]!r}?", ctx)
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="ptq-eval")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """What post-training quantization costs along a pretraining run, and where more data makes it worse.
+
+    `ptq-eval FOLDER` measures a folder of checkpoints, the same as `ptq-eval run FOLDER`.
+
+    \b
+    Examples:
+      ptq-eval inspect runs/my-model
+      ptq-eval run runs/my-model -o out
+      ptq-eval report out
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@cli.command(epilog=RUN_EXAMPLES, short_help="Measure checkpoints before and after quantization, fit, report.")
+@click.argument("folders", nargs=-1, required=True)
+@click.option("-o", "--out", metavar="OUT", help="Output folder.  [default: FOLDER-ptq, here]")
+@cli_options.grid_options
+@cli_options.text_options
+@cli_options.machine_options
+@cli_options.fit_options
+@cli_options.trajectory_options
+@cli_options.trust_option
+def run(folders: tuple[str, ...], out: str | None, options: tuple[str, ...], **settings: Any) -> None:
+    """Measure every checkpoint under FOLDERS before and after quantization, fit the laws, write the report.
+
+    An interrupted run goes on when the same command is given again.  A FOLDER may hold one run, several runs, one
+    checkpoint or a hub cache; hub:ORG/NAME@{REV,REV} names checkpoints on the hub.  A TEXT is a .txt, .jsonl or
+    .parquet file, token ids in a .npy or .bin file, stdlib:PART, wikitext2, c4 or hf:DATASET:SPLIT.
+    """
+    import ptq_eval
+    from ptq_eval.api import default_output
+    from ptq_eval.config import parse_options
+    from ptq_eval.report import render
+
+    corrections = cli_options.overrides(settings)
+    with Bar() as bar:
+        table = ptq_eval.run(
+            folders, out, overrides=corrections, progress=bar, options=parse_options(options), **settings
+        )
+    console().print(render(table, table.fit, table.run_info))
+    folder = out or default_output(folders[0])
+    click.echo(f"\nWritten to {folder}: report.md, degradation.csv, fit.json, tables/, figures/")
+    _raise_problems(table)
+
+
+def _raise_problems(table: Any) -> None:
+    """Everything that could be measured is stored and reported; now say what could not, with its own exit code."""
+    _raise_first(table.problems)
+    failed = table[table["status"] == "failed"]
+    if len(failed):
+        first = failed.iloc[0]
+        bits = f"{first['bits']:g} bits" if first["bits"] == first["bits"] else "in full precision"
+        raise MeasurementFailedError(
+            f"{len(failed)} of {len(table)} measurements failed",
+            got=f"{first['run']} step {first['step']} {first['quantizer']} {bits}: {first['message']}",
+            remedy="the others are stored; see the column message of degradation.csv",
+        )
+
+
+def _raise_first(problems: Sequence[PtqEvalError]) -> None:
+    if len(problems) > 1:
+        raise type(problems[0])(f"{problems[0]} | and {len(problems) - 1} more, listed above")
+    if problems:
+        raise problems[0]
+
+
+@cli.command(short_help="Show the checkpoints that are found, and what is wrong with them.")
+@click.argument("folders", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per checkpoint instead of a table.")
+@cli_options.trajectory_options
+@cli_options.trust_option
+def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **settings: Any) -> None:
+    """Show the checkpoints under FOLDERS: step, D, N, D/N, learning rate, weight hash, and what is wrong.
+
+    \b
+    Examples:
+      ptq-eval inspect runs/my-model
+      ptq-eval inspect runs/ --tokens-per-step 2097152
+    """
+    import json
+
+    from ptq_eval.checkpoints import discover, error_for, inspection_rows, verify_all
+    from ptq_eval.report import inspection_table
+
+    with Bar() as bar:
+        checkpoints = verify_all(
+            discover(folders, overrides=cli_options.overrides(settings)),
+            progress=lambda done, total, _name: bar("reading weights", done, total),
+            trust_remote_code=trust_remote_code,
+        )
+    rows = inspection_rows(checkpoints)
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row, default=str))
+    else:
+        console().print(inspection_table(rows))
+    _raise_first([error_for(checkpoint, checkpoint.fatal[0]) for checkpoint in checkpoints if checkpoint.fatal])
+
+
+@cli.command(short_help="Write tables, figures and page again from stored measurements.")
+@click.argument("out")
+@cli_options.fit_options
+def report(out: str, seed: int, bootstrap: int) -> None:
+    """Write tables, figures and the report page again from the records in OUT.
+
+    \b
+    Example:
+      ptq-eval report out
+    """
+    import ptq_eval
+    from ptq_eval.report import render
+
+    with Bar() as bar:
+        table = ptq_eval.load(out, seed=seed, bootstrap=bootstrap, progress=bar)
+        written = ptq_eval.save_report(out, table)
+    console().print(render(table, table.fit, table.run_info))
+    click.echo(f"Written: {len(written)} files below {out}")
+
+
+@cli.command(short_help="List the installed quantizers with their options.")
+def quantizers() -> None:
+    """List the installed quantizers with their options.
+
+    \b
+    Example of an option in use:
+      ptq-eval run runs/my-model -o out --option gptq.act_order=true
+    """
+    from rich.table import Table
+
+    from ptq_eval import plugins
+
+    table = Table("quantizer", "from", "calibration", "option", "default", "meaning")
+    for name, cls in plugins.load_all("quantizers").items():
+        head: tuple[str, ...] = (name, plugins.provider("quantizers", name), cls.default_calibration)
+        defaults = cls().options()
+        for option, text in cls.option_help().items() or {"": ""}.items():
+            table.add_row(*head, option, str(defaults.get(option, "")), text)
+            head = ("", "", "")
+    console().print(table)
+
+
+cli.add_command(fit)
+cli.add_command(plan)
+cli.add_command(pretrain)
+cli.add_command(sensitivity)
+
+
+def main() -> None:
+    """Entry point: one line on stderr and an exit code of its own for everything that a user can mend."""
+    try:
+        code = cli.main(prog_name="ptq-eval", standalone_mode=False)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "ptq-eval"
+        code = complain(f"{error.format_message()} | remedy: see {where} --help", error.exit_code)
+    except PtqEvalError as error:
+        code = complain(error, error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        code = complain("interrupted | what is done is kept; the same command goes on from there", INTERRUPTED)
+    except OSError as error:  # a file that went away or may not be read, wherever that shows
+        code = complain(f"a file cannot be read or written | got {error}", PtqEvalError.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,79 @@
+"""The command that asks theory: which layers carry the damage, predicted and measured one at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ptq_eval.cli import options as cli_options
+from ptq_eval.cli.console import Bar, console
+from ptq_eval.errors import NothingToFitError
+
+
+@click.command(short_help="Damage per layer: predicted from noise and curvature, and measured.")
+@click.argument("folders", nargs=-1, required=True)
+@click.option("-o", "--out", required=True, metavar="OUT", help="Output folder; may be one of `ptq-eval run`.")
+@cli_options.grid_options
+@cli_options.text_options
+@click.option(
+    "--steps",
+    default="all",
+    show_default=True,
+    metavar="STEP,…|first,last|all",
+    help="Checkpoints of each run.",
+)
+@click.option("--draws", default=2, show_default=True, metavar="N", help="Labels drawn per calibration window.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N", help="Of those labels.")
+@cli_options.device_option
+@cli_options.trajectory_options
+@cli_options.trust_option
+def sensitivity(folders: tuple[str, ...], out: str, options: tuple[str, ...], **settings: Any) -> None:
+    """Quantize the layers of checkpoints under FOLDERS one at a time, and predict what that costs.
+
+    The prediction is that of uniform rounding noise and the Fisher information of the calibration text.  Writes
+    sensitivity.json, .csv and .md and figures; where OUT is an output folder of `ptq-eval run`, its report.md includes
+    them.  An interrupted job goes on when the same command is given again.
+
+    \b
+    Examples:
+      ptq-eval sensitivity runs/my-model -o out --steps first,last
+      ptq-eval sensitivity runs/my-model/checkpoint-1000 -o out --bits 3,4
+    """
+    from ptq_eval.config import parse_options
+    from ptq_eval.report.sensitivity.page import render
+    from ptq_eval.theory.job import sensitivity as study
+
+    corrections = cli_options.overrides(settings)
+    with Bar() as bar:
+        record, problems = study(
+            folders, out, overrides=corrections, progress=bar, options=parse_options(options), **settings
+        )
+        page = _page(Path(out), bar)
+    console().print(render(record))
+    click.echo(f"Written to {out}: sensitivity.json, sensitivity.csv, sensitivity.md, figures/{page}")
+    for problem in problems[1:]:
+        click.echo(f"set aside: {problem}")
+    if problems:
+        raise problems[0]
+
+
+def _page(out: Path, bar: Bar) -> str:
+    """Write the report of an output folder again, as it was fitted; what to add to the list of files."""
+    import ptq_eval
+    from ptq_eval.results.store import Store
+
+    run = Store(out).read_run()
+    if run is None:
+        return ""
+    kept = {name: run["options"][name] for name in ("seed", "bootstrap") if name in run.get("options", {})}
+    try:
+        ptq_eval.save_report(out, ptq_eval.load(out, progress=bar, **kept))
+    except NothingToFitError:  # nothing measured yet: the report that is written later includes this
+        return ""
+    return ", report.md"
+
+
+# Theory is about rounding; other methods are measured where they are asked for.
+next(parameter for parameter in sensitivity.params if parameter.name == "quantizers").default = "rtn"

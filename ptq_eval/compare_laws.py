@@ -1,0 +1,248 @@
+"""Laws ranked on the same records, and hypotheses tested: `compare("out", "kumar,ouyang")`.
+
+The records are those of an output folder, or any table (see `ptq_eval.fit_table`).  Laws of delta are compared per
+quantizer configuration, laws of the loss on the full-precision losses; on request per value of a column (`by`).
+With learning rates among the records, tokens and the schedule's phase are tested as rival explanations of delta
+without being asked, because no comparison of laws in D means anything where the phase does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ptq_eval import __version__
+from ptq_eval.errors import ColumnError, NothingToFitError, OptionError, UnknownPluginError
+from ptq_eval.fit_table import Data, Progress, columns_of, groups_of
+from ptq_eval.laws.base import Law
+from ptq_eval.laws.catalogue import law_for, make_law
+from ptq_eval.laws.compare import ranking as ranking
+from ptq_eval.laws.compare.hypotheses import equality, phase_against_tokens
+from ptq_eval.laws.fit.folder import VERSION as FIT_VERSION
+from ptq_eval.laws.fit.folder import analyse
+from ptq_eval.laws.tables.external import map_columns, parse_columns, unread
+from ptq_eval.laws.tables.points import FULL_PRECISION, Point, Windows, by, delta_data, full_precision, loss_data, read
+from ptq_eval.laws.tables.reader import label_of
+from ptq_eval.laws.tables.schedule import phase_of
+from ptq_eval.records import Checkpoint
+from ptq_eval.report.common.data import digest
+from ptq_eval.report.run.words import with_early
+from ptq_eval.results.store import Store
+from ptq_eval.results.table import tabulate
+
+VERSION = 1
+"""Of the shape of `comparison.json`."""
+QUANTIZATION = ("quantizer", "bits", "group_size", "symmetric", "calibration", "options")
+"""Columns that say how weights were quantized: full-precision rows belong to every value of them."""
+COLUMN_NAMES = {"corpus": "protocol", "text": "protocol"}
+CRITERION = (
+    "Rank: mean error on points that were left out (largest D, largest N, each bit-width), |y - f| over the root of "
+    "squared standard error and squared mean size of both. Told apart: worse by more than 5 % of that error, or in "
+    "AICc by more than 2, beyond what chance gives at 95 % (Student's t over runs, or over checkpoints of fewer than "
+    "three runs), and not better in the other."
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Points that are fitted together: what they are called, and their columns for a law's response."""
+
+    label: str
+    about: Mapping[str, Any]
+    columns: Callable[[Law], dict[str, np.ndarray]]
+
+
+def compare(
+    source: Data,
+    laws: str | Sequence[str],
+    columns: str | Mapping[str, str] = "",
+    *,
+    where: str = "",
+    by: str = "",
+    tests: Iterable[tuple[str, str]] = (),
+    loss: str = "huber",
+    huber_delta: float | None = None,
+    seed: int = 0,
+    bootstrap: int = 200,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """What `comparison.json` holds: rankings per group and response, the test of phase against tokens, other `tests`.
+
+    source: an output folder, or a table as for `fit_data` with its `columns` and `where`.  laws: names joined by
+    commas, or a list.  by: a column, for one comparison per value.  tests: pairs of constants that may be equal.
+    "records" is the digest of the folder's.  Raises NothingToFitError without any, and what `fit_data` raises.
+    """
+    names = [n.strip() for n in (laws.split(",") if isinstance(laws, str) else laws) if n.strip()]
+    if not names and not tests:
+        raise UnknownPluginError("no law is named", remedy="--laws kumar,ouyang")
+    grouped = _recorded if isinstance(source, (str, Path)) and Path(source).is_dir() else _given
+    made, groups, known = grouped(source, columns, where, by, names)
+    options: dict[str, Any] = {"loss": loss, "huber_delta": huber_delta, "seed": seed}
+    asked = made or {"kumar": make_law("kumar")}
+    comparisons, phases, answers, failed = [], [], [], ()
+    for place, group in enumerate(groups):
+        if progress:
+            progress("comparing laws", float(place), float(len(groups)))
+        about = {"label": group.label, **group.about}
+        for same in _by_response(made):
+            if (data := _columns_for(group, same.values())) is not None:
+                ranked = ranking.compare(same, data, **options, intervals="none")
+                failed = failed or (() if ranked.entries else (same, data, ranked))
+                comparisons.append({**about, **ranked.to_dict()})
+        deltas = {name: law for name, law in asked.items() if law.response == "delta"}
+        data = _columns_for(group, deltas.values()) if deltas else None
+        if data is not None:
+            phases.append({**about, **phase_against_tokens(data, **options, n_boot=bootstrap)})
+        for pair in tests:
+            law = _with(asked, pair)
+            if (data := _columns_for(group, [law])) is not None:
+                answers.append({**about, **equality(law, data, *pair, **options, n_boot=bootstrap)})
+    if not comparisons and not answers:
+        asked_for, allowed = ", ".join(names), "rows with delta or loss"
+        raise NothingToFitError("nothing to compare these laws on", got=asked_for, allowed=allowed)
+    ranking.require_one(comparisons, answers, () if known else failed)  # a report of records says what none can fit
+    found = {"comparisons": comparisons, "phase": phases, "tests": answers, "criterion": CRITERION, "laws": names}
+    return {**found, "by": by, "loss": loss, "records": known, "version": VERSION, "ptq_eval": __version__}
+
+
+def fit_by(
+    folder: str | Path, column: str, *, seed: int = 0, bootstrap: int = 500, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The laws of the main job fitted to the records of a folder, once per value of a column; as `fit.json`.
+
+    Entries name their "group".  column: `bits`, `quantizer`, `corpus`, `run` or any other of the degradation table.
+    Raises NothingToFitError and ColumnError.
+    """
+    rows, windows = records(folder)
+    groups = row_groups(rows, column)
+    found: dict[str, Any] = {"fits": [], "critical_tokens": [], "warnings": [], "version": FIT_VERSION, "by": column}
+    said_in: dict[str, list[str]] = {}
+    for place, (about, own) in enumerate(groups):
+        if progress:
+            progress("fitting", float(place), float(len(groups)))
+        one = with_early(analyse(own, windows, seed=seed, n_boot=bootstrap), pd.DataFrame(own))
+        said = ", ".join(f"{key} {value}" for key, value in about.items())
+        for entry in one["fits"]:
+            if entry["quantizer"] != FULL_PRECISION:
+                found["fits"].append({**entry, "group": about, "label": f"{entry['quantizer']}, {said}"})
+            elif entry not in found["fits"]:
+                found["fits"].append(entry)
+        found["critical_tokens"] += [{**entry, "group": about} for entry in one["critical_tokens"]]
+        for warning in one["warnings"]:
+            said_in.setdefault(warning, []).append(said)
+    for warning, where in said_in.items():
+        found["warnings"].append(warning if len(where) == len(groups) else f"{'; '.join(where)}: {warning}")
+    return found
+
+
+def _with(laws: Mapping[str, Law], pair: tuple[str, str]) -> Law:
+    """The first law that has both constants; the first of all where none has, to be told so."""
+    fitting = (law for law in laws.values() if set(pair) <= {p.name for p in law.parameters})
+    return next(fitting, next(iter(laws.values())))
+
+
+def _by_response(laws: Mapping[str, Law]) -> Iterator[dict[str, Law]]:
+    for response in dict.fromkeys(law.response for law in laws.values()):
+        yield {name: law for name, law in laws.items() if law.response == response}
+
+
+def _columns_for(group: Group, laws: Iterable[Law]) -> dict[str, np.ndarray] | None:
+    """All columns that these laws read, as far as the group has them; None where it lacks their response."""
+    data: dict[str, np.ndarray] = {}
+    for law in laws:
+        data |= group.columns(law)
+        if law.response not in data or not np.isfinite(data[law.response]).any():
+            return None
+    if "S" not in data and {"learning_rate", "D"} <= {*data}:
+        phases = data.get("phase", np.full(len(data["run"]), ""))
+        data["S"], _ = phase_of(data["learning_rate"], phases, data["run"], data["D"])
+    return data
+
+
+def _given(
+    source: Data, columns: str | Mapping[str, str], where: str, by: str, names: list[str]
+) -> tuple[dict[str, Law], list[Group], str]:
+    """Laws and groups of somebody's table, which has no digest."""
+    table, name = columns_of(source)
+    mapping = parse_columns(columns) if isinstance(columns, str) else dict(columns)
+    laws = {text: law_for(text, [*mapping, *table]) for text in names}
+    unread(laws.values(), mapping, table)
+    groups = []
+    for about, rows in groups_of(table, by, where):
+        label = ", ".join(f"{key} {value}" for key, value in about.items()) or name
+
+        def read_columns(law: Law, rows: np.ndarray = rows) -> dict[str, np.ndarray]:
+            return map_columns(law, table, mapping, rows, needed=(law.response,)).data
+
+        groups.append(Group(label, {"group": about}, read_columns))
+    return laws, groups, ""
+
+
+def records(folder: str | Path) -> tuple[list[dict[str, Any]], Windows]:
+    """The rows of an output folder's table, and the losses per window behind them.  Raises NothingToFitError."""
+    store = Store(folder)
+    info = store.require()
+    frame, windows = tabulate(store.measurements(), [Checkpoint.from_dict(c) for c in info["checkpoints"]])
+    if frame.empty:
+        raise NothingToFitError("no measurements of these checkpoints", got=folder)
+    return frame.to_dict("records"), windows  # type: ignore[return-value]
+
+
+def row_groups(rows: Sequence[Mapping[str, Any]], column: str) -> list[tuple[dict[str, str], list[Mapping[str, Any]]]]:
+    """Rows by the value of a column, full precision with each where the column is about quantization.
+
+    Raises ColumnError; one group of all rows for "".
+    """
+    if not column:
+        return [({}, list(rows))]
+    name = COLUMN_NAMES.get(column, column)
+    if name not in rows[0]:
+        raise ColumnError.of(column, rows[0])
+    shared = name in QUANTIZATION
+    value_of = {id(row): label_of(row[name]) for row in rows}
+    quantized = [row for row in rows if row["quantizer"] != FULL_PRECISION]
+    groups = []
+    for value in dict.fromkeys(value_of[id(row)] for row in quantized):
+        own = [r for r in rows if value_of[id(r)] == value or (shared and r["quantizer"] == FULL_PRECISION)]
+        groups.append(({column: value}, own))
+    return groups
+
+
+def _recorded(
+    folder: Any, columns: Any, where: str, column: str, names: list[str]
+) -> tuple[dict[str, Law], list[Group], str]:
+    """Laws and groups (per configuration, and of the full-precision losses) of an output folder, and its digest."""
+    if columns or where:
+        raise OptionError("columns and where are for a table", remedy=f"--data {folder}/degradation.csv")
+    rows, windows = records(folder)
+    groups = []
+    for about, own in row_groups(rows, column):
+        points, _ = read(own)
+        said = ", ".join(f"{key} {value}" for key, value in about.items())
+        quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
+        for config, some in by(quantized, "config").items():
+            label = ", ".join(filter(None, (config.quantizer, said)))
+            groups.append(Group(label, {**config.to_dict(), "group": about}, _reader(some, windows, "delta")))
+        if not about or column not in QUANTIZATION:
+            full = full_precision(points)
+            groups.append(Group("full precision", {"group": about}, _reader(full, windows, "loss")))
+    if not groups:
+        raise OptionError("no row can be compared", got=str(folder))
+    return {name: make_law(name) for name in names}, groups, digest(rows)
+
+
+def _reader(points: list[Point], windows: Windows, response: str) -> Callable[[Law], dict[str, np.ndarray]]:
+    def read_columns(law: Law) -> dict[str, np.ndarray]:
+        if law.response != response or not points:
+            return {}
+        data = delta_data(points, windows) if response == "delta" else loss_data(points, windows)
+        sizes = np.array([float(p.config.group_size or np.nan) for p in points])
+        rates = np.array([p.learning_rate for p in points])
+        return {**data, "G": sizes, "learning_rate": rates, "phase": np.array([p.phase for p in points])}
+
+    return read_columns

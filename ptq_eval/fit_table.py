@@ -1,0 +1,243 @@
+"""Any law fitted to anybody's table: `fit_data("runs.csv", "chinchilla", "N=params,D=flop/(6*N),loss=final")`.
+
+The table is a file, a data frame or plain columns.  What comes back holds `fit`, of the shape of `fit.json`, so that
+whatever reads an output folder of this project reads this too.  Each law is fitted to the rows that its own columns
+call for; a law of the loss and a law of delta fitted together also give the critical number of tokens.
+
+Unlike the main job, which reports what cannot be fitted, this one refuses it: see `laws.estimation.requirements`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ptq_eval import __version__
+from ptq_eval.errors import NegativeDeltaError, NotVaryingError, OptionError, TooFewPointsError, UnknownPluginError
+from ptq_eval.laws.base import FitResult, Law
+from ptq_eval.laws.catalogue import law_for
+from ptq_eval.laws.compare.candidate import undetermined
+from ptq_eval.laws.fit.fit import fit
+from ptq_eval.laws.fit.folder import VERSION
+from ptq_eval.laws.fit.requirements import USUAL, require
+from ptq_eval.laws.fit.restrict import restrict
+from ptq_eval.laws.tables.external import Mapped, map_columns, parse_columns, select, unread
+from ptq_eval.laws.tables.files import as_columns, read_table
+from ptq_eval.laws.tables.points import Config
+from ptq_eval.laws.tables.reader import Table, as_text
+from ptq_eval.laws.turning.table import critical_tokens
+
+Data = str | Path | pd.DataFrame | Mapping[str, Any]
+Progress = Callable[[str, float, float], None]
+Refusal = TooFewPointsError | NotVaryingError | NegativeDeltaError
+REFUSALS = (TooFewPointsError, NotVaryingError, NegativeDeltaError)
+"""What keeps one group from being fitted and says nothing of the others."""
+MOST_GROUPS = 200
+"""A column with more values than this is no grouping."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One law fitted to one group of rows."""
+
+    law: Law
+    result: FitResult
+    mapped: Mapped
+    group: Mapping[str, str]
+    held: tuple[str, ...] = ()
+    """The constants that were given, or that these rows cannot determine, and were not fitted."""
+
+    @property
+    def label(self) -> str:
+        """What was fitted, in a few words."""
+        return ", ".join([self.law.name, *(f"{name} {value}" for name, value in self.group.items())])
+
+    def entry(self) -> dict[str, Any]:
+        """The entry of `fits` in `fit.json`."""
+        config = {**Config(self.group.get("quantizer", "")).to_dict(), "group": dict(self.group)}
+        data, names = self.mapped.data, (*self.law.columns, self.law.response)
+        ranges = {name: [float(data[name].min()), float(data[name].max())] for name in names}
+        found = {**self.result.to_dict(), "law": self.law.name, "ranges": ranges, "held": list(self.held)}
+        return {**config, "runs": [], **found}
+
+
+@dataclass(frozen=True)
+class DataFit:
+    """What `fit_data` found: `fit` is JSON-ready, of the shape of `fit.json`; `parts` hold the fits themselves."""
+
+    fit: dict[str, Any]
+    parts: list[Part] = field(repr=False)
+
+    @property
+    def results(self) -> list[FitResult]:
+        """The fits, in the order of the laws and, within one, of the groups."""
+        return [part.result for part in self.parts]
+
+    def write(self, out: str | Path) -> list[Path]:
+        """Write fit.json, replicates.npz, report.md and the figures below `out`; the paths written.
+
+        Raises OutputFullError.
+        """
+        from ptq_eval.report.table_fit.page import write
+
+        return write(Path(out), self)
+
+
+def columns_of(data: Data) -> tuple[Table, str]:
+    """The columns of a table, and what to call it.  Raises DataFileError."""
+    if isinstance(data, (str, Path)):
+        return read_table(data), Path(data).name
+    frame = data if isinstance(data, pd.DataFrame) else pd.DataFrame({name: np.asarray(v) for name, v in data.items()})
+    return as_columns(frame), "a table in memory"
+
+
+def fit_data(
+    data: Data,
+    law: str = "chinchilla",
+    columns: str | Mapping[str, str] = "",
+    *,
+    where: str = "",
+    by: str = "",
+    loss: str = "huber",
+    huber_delta: float | None = None,
+    fixed: Mapping[str, float] | None = None,
+    tied: Iterable[tuple[str, str]] = (),
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    law_options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    bootstrap: int = 200,
+    level: float = 0.9,
+    intervals: Literal["bootstrap", "profile", "none"] = "bootstrap",
+    progress: Progress | None = None,
+) -> DataFit:
+    """Fit one law, or several joined by commas, to a table.
+
+    data: a .csv, .tsv, .parquet or .jsonl file, a data frame, or columns by name.  columns: what each variable is,
+    as "N=params,D=flop/(6*N)" or a mapping; the usual names need not be given.  where: a condition on rows.  by: a
+    column, for one fit per value; where that is the bits, what they do to delta is held, and a group that cannot be
+    fitted is named in a warning, as long as another one can.  The other options are the fitter's
+    (`ptq_eval.laws.fit`).
+
+    Raises DataFileError, ColumnError, ExpressionError, TextColumnError, NotFiniteError, NotPositiveError, UnitsError,
+    BitsError, TooFewPointsError, NotVaryingError, NegativeDeltaError, UnknownPluginError and OptionError.
+    """
+    table, name = columns_of(data)
+    mapping = parse_columns(columns) if isinstance(columns, str) else dict(columns)
+    laws = [text.strip() for text in law.split(",") if text.strip()]
+    if not laws:
+        raise UnknownPluginError("no law is named", remedy="--law chinchilla")
+    made = [law_for(text, [*mapping, *table], law_options) for text in laws]
+    unused = unread(made, mapping, table)
+    options: dict[str, Any] = {"loss": loss, "huber_delta": huber_delta, "seed": seed, "n_boot": bootstrap}
+    options |= {"level": level, "intervals": intervals}
+    groups = groups_of(table, by, where)
+    per_bits = by in ("P", *USUAL["P"]) or (by != "" and by == mapping.get("P", mapping.get("bits")))
+    parts, refused = list[Part](), list[Refusal]()
+    for one in made:
+        own, *others = _own(one, fixed, tied, bounds, len(made) > 1)
+        for group, rows in groups:
+            if progress:
+                progress("fitting", float(len(parts)), float(len(made) * len(groups)))
+            mapped = map_columns(one, table, mapping, rows)
+            given = {**(undetermined(one, mapped.data, ("P",)) if per_bits else {}), **(own or {})}
+            searched = restrict(one, given, *others)
+            if (refusal := _refusal(searched, mapped.data, group)) is not None:
+                refused.append(refusal)
+                continue
+            parts.append(Part(one, fit(searched, mapped.data, **options), mapped, group, tuple(given)))
+    if not parts or (refused and not by):
+        raise refused[0]
+    unused += [f"{error.what}, got {error.got}: not fitted" for error in refused]
+    about = {"source": name, "columns": mapping, "where": where, "rows": len(next(iter(table.values()), ()))}
+    return _found(parts, about, unused, seed)
+
+
+def _refusal(law: Law, data: Mapping[str, np.ndarray], group: Mapping[str, str]) -> Refusal | None:
+    """Why `law` cannot be fitted to a group, with the group's name; None where it can."""
+    try:
+        require(law, data)
+    except REFUSALS as error:
+        what = ": ".join(filter(None, (", ".join(f"{name} {value}" for name, value in group.items()), error.what)))
+        return type(error)(what, got=error.got, allowed=error.allowed, remedy=error.remedy)
+    return None
+
+
+def _found(parts: list[Part], about: dict[str, Any], notes: Iterable[str], seed: int) -> DataFit:
+    """The fits with the critical tokens that follow from them, and what is to be said of all of them."""
+    lone = list(dict.fromkeys(part.law.name for part in parts if _has_turns(part) and _curve(part, parts) is None))
+    notes = [*(note for part in parts for note in part.mapped.notes), *notes]
+    for law in lone:
+        notes.append(
+            f"{law} alone gives no critical number of tokens: fit a law of the loss beside it, as in "
+            f"--law chinchilla,{law}"
+        )
+    turns = [(group, found.to_dict()) for group, found in _turns(parts, seed)]
+    critical = [{**Config("").to_dict(), "group": dict(group), **found} for group, found in turns]
+    warnings = list(dict.fromkeys(notes))
+    found = {"fits": [part.entry() for part in parts], "critical_tokens": critical, "warnings": warnings}
+    return DataFit({**found, "version": VERSION, "data": about, "ptq_eval": __version__}, parts)
+
+
+def _has_turns(part: Part) -> bool:
+    return hasattr(part.law, "critical_tokens")
+
+
+def _curve(part: Part, parts: list[Part]) -> Part | None:
+    """The fit of the loss before quantization that belongs to a law of delta, or the law itself if it has one."""
+    if part.law.response == "loss":
+        return part
+    same = (other for other in parts if other.group == part.group and other.law.response == "loss")
+    return next((other for other in same if {"B", "beta"} <= set(other.result.values)), None)
+
+
+def _own(law: Law, fixed: Any, tied: Any, bounds: Any, several: bool) -> tuple[Any, Any, Any]:
+    """The restrictions that name constants of this law: among several laws each has its own."""
+    if not several:
+        return fixed, tied, bounds
+    known = {p.name for p in law.parameters}
+    mine = [{name: value for name, value in (given or {}).items() if name in known} for given in (fixed, bounds)]
+    return mine[0], [pair for pair in tied if set(pair) <= known], mine[1]
+
+
+def groups_of(table: Table, by: str, where: str) -> list[tuple[dict[str, str], np.ndarray]]:
+    """({column: value}, places of its rows) for each value of the column `by`; one group of all rows without it.
+
+    Raises ColumnError and, for a column with very many values, OptionError.
+    """
+    rows = select(table, where)
+    if not by:
+        return [({}, rows)]
+    labels = as_text(table, by)[rows]
+    values = list(dict.fromkeys(labels.tolist()))
+    if len(values) > MOST_GROUPS:
+        allowed = f"at most {MOST_GROUPS}"
+        raise OptionError(f"--by {by}: too many values for a grouping", got=len(values), allowed=allowed)
+    return [({by: value}, rows[labels == value]) for value in values]
+
+
+def _turns(parts: list[Part], seed: int) -> Iterable[tuple[Mapping[str, str], Any]]:
+    """Critical tokens wherever a group has a law of delta and one of the loss, or one law of both."""
+    for part in parts:
+        curve = _curve(part, parts) if _has_turns(part) else None
+        if curve is None:
+            continue
+        data = part.mapped.data
+        if curve is part:
+            after = data["loss"]
+        else:
+            known = curve.mapped.data
+            shared = [name for name in ("run", "N", "D") if name in known and name in data]
+            before = dict(zip(_places(known, shared), known["loss"]))
+            after = np.array([before.get(key, np.nan) for key in _places(data, shared)]) + data["delta"]
+        for found in critical_tokens(part.law, part.result, data, curve.result, after, seed=seed):
+            yield part.group, found
+
+
+def _places(data: Mapping[str, np.ndarray], names: Iterable[str]) -> Iterable[tuple[Any, ...]]:
+    """What tells the checkpoints of a table apart."""
+    return zip(*(data[name].tolist() for name in names))

@@ -1,0 +1,1 @@
+"""Which law describes the measurements: ranking by held-out error, information criteria, nested hypotheses."""

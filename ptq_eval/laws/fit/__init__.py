@@ -1,0 +1,1 @@
+"""Fitting one law to points: losses, solver, intervals, diagnostics; `folder` fits everything that a run measured."""

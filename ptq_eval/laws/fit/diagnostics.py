@@ -1,0 +1,139 @@
+"""What is said about a minimum beside its constants: AICc, leverage, and which direction is not determined.
+
+AICc needs a likelihood, and the losses are not all squares.  A loss rho is read as the density exp(−rho(r)/T)/Z(T) of a
+standardized residual, with one temperature T fitted to all points: squares give the normal density with its variance
+estimated, absolute values Laplace's, Huber's the mixture of both.  The densities of the weights and, for a logarithmic
+loss, of log y are carried along, so that every AICc refers to the response itself: laws may be compared under any
+loss and weights, as long as the points are the same.  Points are taken as independent, which flatters laws with
+more constants where runs differ; held-out errors (`crossval`) do not depend on that.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import minimize_scalar
+
+from ptq_eval.laws.base import Law
+from ptq_eval.laws.fit.losses import Loss, huber_weight
+from ptq_eval.laws.fit.requirements import CONSTANTS
+from ptq_eval.laws.fit.solver import Problem, search_bounds
+
+SINGULAR = 1e-7
+"""Constants count as not told apart where the scaled derivatives have a singular value below this."""
+
+_NAMED = 0.3
+_TINY = 1e-300
+
+
+def free(problem: Problem, point: np.ndarray) -> np.ndarray:
+    """Which search coordinates of `point` [p] are not at a bound."""
+    low, high = search_bounds(problem.law)
+    return (point > low) & (point < high)
+
+
+def jacobian(problem: Problem, point: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Derivatives of t(f)/sigma by the search coordinates, [n, p]."""
+    return problem.linearised(point[None], z)[1][0].T
+
+
+def blind_direction(problem: Problem, point: np.ndarray, z: np.ndarray) -> list[str] | None:
+    """The constants that can move together without moving the prediction; [] if it is not known which, None if all
+    constants that are not at a bound are determined."""
+    columns = np.flatnonzero(free(problem, point))
+    scaled = jacobian(problem, point, z)[:, columns]
+    size = np.linalg.norm(scaled, axis=0)
+    names = [problem.law.parameters[j].name for j in columns]
+    if not np.all(np.isfinite(size)):
+        return []
+    if np.any(size == 0):
+        return [name for name, length in zip(names, size) if length == 0]
+    if not len(size):
+        return None
+    _, singular, directions = np.linalg.svd(scaled / size, full_matrices=False)
+    if len(singular) == len(names) and singular[-1] > SINGULAR:
+        return None
+    return [name for name, share in zip(names, directions[-1]) if abs(share) > _NAMED]
+
+
+def blindness(law: Law, names: list[str]) -> str:
+    """Why these points do not determine the constants `names`, which `blind_direction` found.
+
+    What a law says of points that do not tell its bits (or group sizes) apart is said where their constant is named.
+    """
+    if not names:
+        return "the derivatives of the law are not finite on these points: some of their values are far too large"
+    what = f"{names[0]} changes nothing in the prediction"
+    if len(names) > 1:
+        what = f"{', '.join(names[:-1])} and {names[-1]} can change together without changing the prediction"
+    about_bits = any({*names} & {*CONSTANTS[variable]} for variable in ("P", "G"))
+    return f"{law.undetermined} ({what})" if about_bits else what
+
+
+def leverage(problem: Problem, point: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """The diagonal of the hat matrix [n]: how far a point's fit follows the point; its sum is the number of constants
+    that are not at a bound.  Huber's weights are counted in; absolute values have none."""
+    scaled = jacobian(problem, point, z)[:, free(problem, point)]
+    if 0 < problem.loss.k < math.inf:
+        r = problem.residuals(point[None], z)[0]
+        scaled = scaled * np.sqrt(huber_weight(r, problem.loss.k))[:, None]
+    if not scaled.shape[1] or not np.all(np.isfinite(scaled)):
+        return np.zeros(len(scaled))
+    size = np.linalg.norm(scaled, axis=0)
+    basis, singular, _ = np.linalg.svd(scaled / np.where(size > 0, size, 1.0), full_matrices=False)
+    return np.sum(np.square(basis[:, singular > SINGULAR]), axis=1)
+
+
+def aicc(problem: Problem, objective: float, y: np.ndarray, n_free: int) -> float:
+    """−2 log-likelihood + 2q + 2q(q + 1)/(n − q − 1), q being `n_free` and one for the scale; NaN for n ≤ q + 1."""
+    n, q = len(y), n_free + 1
+    if n <= q + 1 or not objective > 0:
+        return math.nan
+    change = np.sum(np.log(problem.sigma)) + (np.sum(np.log(y)) if problem.loss.log else 0.0)
+    minus = n * _log_partition(objective / n, problem.loss) + float(change)
+    return 2 * minus + 2 * q + 2 * q * (q + 1) / (n - q - 1)
+
+
+def _log_partition(mean: float, loss: Loss) -> float:
+    """The least of log Z(T) + mean/T over T, for the mean cost of a residual."""
+    if loss.k == 0:
+        return math.log(2 * mean) + 1
+    if math.isinf(loss.k):
+        return 0.5 * math.log(4 * math.pi * mean) + 0.5
+
+    def cost(log_t: float) -> float:
+        s = math.exp(0.5 * log_t)
+        inside = math.sqrt(2 * math.pi) * s * math.erf(loss.k / s / math.sqrt(2))
+        outside = 2 * s * s / loss.k * math.exp(-0.5 * (loss.k / s) ** 2)
+        return math.log(max(inside + outside, _TINY)) + mean / (s * s)
+
+    middle = math.log(mean)
+    found: Any = minimize_scalar(cost, bounds=(middle - 5, middle + 5), method="bounded")
+    return float(found.fun)
+
+
+def variance_factor(problem: Problem, r: np.ndarray, n_free: int) -> float:
+    """E[psi²]/E[psi'] of the residuals: what a drop of the objective by ½chi² is to be multiplied by.
+
+    One for normal residuals as large as sigma says.  Where few residuals lie inside Huber's threshold, the mean of
+    psi' is taken over a window around zero as wide as the residuals' own scale and number call for.
+    """
+    n, k = len(r), problem.loss.k
+    if math.isinf(k):
+        return float(r @ r) / max(n - n_free, 1)
+    scale = float(np.median(np.abs(r))) / stats.norm.ppf(0.75)
+    h = max(k, scale * n ** (-0.2), _TINY)
+    inside = max(float(np.mean(np.abs(r) <= h)), 1 / n)
+    psi = np.clip(r, -k, k) if k > 0 else np.sign(r)
+    # Huber 1981, section 7.6: residuals of a fit lie inside the threshold more often than the errors do.
+    bias = 1 + n_free / n * (1 - inside) / inside if k > 0 else 1.0
+    return bias**2 * float(psi @ psi) / max(n - n_free, 1) / (inside * (k / h if k > 0 else 1 / h))
+
+
+def r2(y: np.ndarray, f: np.ndarray) -> float:
+    """1 − Σ(y − f)²/Σ(y − mean)²; NaN where y does not vary."""
+    total = float(np.sum(np.square(y - y.mean()))) if len(y) else 0.0
+    return 1 - float(np.sum(np.square(y - f))) / total if total > 0 else math.nan

@@ -1,0 +1,175 @@
+"""Everything the laws say about one output folder: fits, critical tokens, and what to beware of.
+
+Degradation is fitted per configuration, over all runs: equation 2 where there are at least two sizes, its
+form in D/N where there is one.  The full-precision curve is fitted per trajectory (E + B/D^beta) where each
+has at least `MIN_OWN_CURVE` checkpoints, because D_crit needs the slope of that very curve; with fewer, and
+at least three sizes, one Chinchilla law serves all.  All fits share one seed, hence their resamples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ptq_eval.laws.base import FitResult, Law, n_distinct
+from ptq_eval.laws.fit.columns import standard_errors
+from ptq_eval.laws.fit.fit import fit
+from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
+from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
+from ptq_eval.laws.tables.points import (
+    FULL_PRECISION,
+    Config,
+    Point,
+    Row,
+    Windows,
+    by,
+    curve,
+    delta_data,
+    full_precision,
+    loss_data,
+    read,
+)
+from ptq_eval.laws.turning.observed import TurningPoint, turning_point
+from ptq_eval.laws.turning.predicted import CriticalTokens, out_of_reach, poorly, predict, verdict
+from ptq_eval.laws.warnings import cautions, poor_fit
+
+VERSION = 1
+"""Of the shape of the returned object."""
+
+MIN_OWN_CURVE = 6
+
+
+def analyse(table: Iterable[Row], windows: Windows, *, seed: int = 0, n_boot: int = 200) -> dict[str, Any]:
+    """Fit everything in a table of measurements; JSON-ready.
+
+    table: rows with the columns of `degradation.csv` plus "learning_rate", "schedule_phase" and "key".
+    windows: by key, the loss per evaluation window after and before quantization (nats per token); may be
+    empty. Returns "fits", "critical_tokens", "warnings" and "version".  Bad data end as statuses, verdicts
+    and warnings, never as an exception.
+    """
+    points, notes = read(table)
+    if not points:
+        return {"fits": [], "critical_tokens": [], "warnings": [*notes, "nothing to fit"], "version": VERSION}
+    full = full_precision(points)
+    rises = {
+        name: turning_point(*curve(group, windows, quantized=False), seed=seed, n_boot=n_boot)
+        for name, group in by(full, "trajectory").items()
+    }
+    curves, entries = _curves(full, windows, seed, n_boot)
+    critical: list[tuple[Config, CriticalTokens]] = []
+    poor: list[str] = []
+    quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
+    for config, group in by(quantized, "config").items():
+        law = _degradation_law(group)
+        result = fit(law, delta_data(group, windows), seed=seed, n_boot=n_boot)
+        entries.append(_entry(config, group, result))
+        poor += poor_fit(config, result)
+        for name, own in by(group, "trajectory").items():
+            for same_bits in by(sorted(own, key=lambda p: (p.P, p.D)), "P").values():
+                known, rise = curves.get(name), rises.get(name)
+                alone = known is not None and known.law == ChinchillaD.name
+                tokens = [p.D for p in (own if alone else group)]
+                found = _critical(same_bits, windows, law, result, known, rise, tokens, (seed, n_boot))
+                critical.append((config, found))
+    return {
+        "fits": entries,
+        "critical_tokens": [{**config.to_dict(), **found.to_dict()} for config, found in critical],
+        "warnings": [*notes, *cautions(points, rises, [found for _, found in critical]), *poor],
+        "version": VERSION,
+    }
+
+
+def _degradation_law(points: list[Point]) -> Law:
+    """Equation 2 or its form for one size; with one bit-width, gamma_post is given and not fitted."""
+    form = KumarPTQ if n_distinct([p.N for p in points]) > 1 else KumarPTQRatio
+    bits = {p.P for p in points if math.isfinite(p.P)}
+    return form(gamma_post=1.0) if len(bits) == 1 else form()
+
+
+def _curves(
+    full: list[Point], windows: Windows, seed: int, n_boot: int
+) -> tuple[dict[str, FitResult], list[dict[str, Any]]]:
+    """The full-precision curve of every trajectory, and the entries of the fits behind them."""
+    groups = by(full, "trajectory")
+    config = Config(FULL_PRECISION)
+    own = all(len({p.D for p in group}) >= MIN_OWN_CURVE for group in groups.values())
+    if not own and n_distinct([p.N for p in full]) >= Chinchilla.needs["N"]:
+        result = fit(Chinchilla(), loss_data(full, windows), seed=seed, n_boot=n_boot)
+        return dict.fromkeys(groups, result), [_entry(config, full, result)]
+    curves = {
+        name: fit(ChinchillaD(), loss_data(group, windows), seed=seed, n_boot=n_boot) for name, group in groups.items()
+    }
+    return curves, [_entry(config, groups[name], result) for name, result in curves.items()]
+
+
+def _entry(config: Config, points: list[Point], result: FitResult) -> dict[str, Any]:
+    return {**config.to_dict(), "runs": sorted(by(points, "run")), **result.to_dict()}
+
+
+def _critical(
+    points: list[Point],
+    windows: Windows,
+    law: Law,
+    delta: FitResult,
+    loss: FitResult | None,
+    full: TurningPoint | None,
+    tokens: list[float],
+    options: tuple[int, int],
+) -> CriticalTokens:
+    """D_crit of one trajectory at one bit-width, predicted and observed; `tokens` are the D behind the prediction."""
+    N, P, largest = points[0].N, points[0].P, max(p.D for p in points)
+    observed = turning_point(*curve(points, windows, quantized=True), seed=options[0], n_boot=options[1])
+    predicted, why_not = predict(delta, loss, N, P) if loss else (None, "no full-precision loss is known")
+    if predicted and (doubt := _doubt(points, law, delta)):
+        predicted, why_not = None, f"at {P:g} bits {doubt}"
+    if predicted and (doubt := out_of_reach(predicted.value, tokens)):
+        predicted, why_not = None, doubt
+    why_not = why_not.replace("these bit-widths", "these --bits")  # what a sweep's user can change
+    rise = _full_precision_rise(points, observed)
+    return CriticalTokens(
+        run=points[0].trajectory,
+        params=N,
+        quantizer=points[0].config.quantizer,
+        bits=P,
+        predicted=predicted,
+        extrapolation_factor=predicted.value / largest if predicted else float("nan"),
+        observed=observed,
+        verdict=verdict(N, largest, predicted, why_not, observed, bool(full and full.interior), rise, poorly(delta)),
+        full_precision_rise=rise,
+    )
+
+
+def _doubt(points: list[Point], law: Law, result: FitResult) -> str:
+    """Why these deltas of one run and bit-width do not show what the law says of them, or "" where they do.
+
+    The ratio delta/f is constant under the law; its mean, weighted by what the fit says of the noise, must lie
+    above zero by two standard errors, taken from its scatter between checkpoints: deltas that jump about zero
+    may each stand far from it by their evaluation errors.  Where it does not, either no delta is seen to differ from
+    zero, or some are and the law fails them: two things that must not be taken for each other.
+    """
+    known = [p for p in points if math.isfinite(p.delta)]
+    delta, se = (np.array([getattr(p, name) for p in known]) for name in ("delta", "se"))
+    above = int(np.sum(delta > 2 * se))
+    none = "delta is not told apart from zero"
+    if len(known) < 2:
+        return "" if above == len(known) else none
+    f = law.predict(result.values, {name: np.array([getattr(p, name) for p in known]) for name in law.columns})
+    noise = np.hypot(standard_errors(se), result.scatter * f)
+    share = f / f.max()  # so that neither ratio nor weight is lost where f is very small
+    weights = np.square(share * noise.max() / noise)
+    mean = float(np.average(delta / share, weights=weights))
+    variance = float(np.average(np.square(delta / share - mean), weights=weights)) / (len(known) - 1)
+    if mean > 2 * math.sqrt(variance):
+        return ""
+    stand = "stands" if above == 1 else "stand"
+    count = f"{above} of {len(known)} of which {stand} more than two standard errors above zero"
+    return f"the law does not describe the deltas, {count}" if above else none
+
+
+def _full_precision_rise(points: list[Point], observed: TurningPoint) -> float:
+    """How much the full-precision loss changes from the observed minimum to the last checkpoint; NaN if unknown."""
+    losses = {p.D: p.loss_fp for p in points if math.isfinite(p.loss_q)}
+    return losses[max(losses)] - losses[observed.tokens] if observed.tokens in losses else math.nan

@@ -1,0 +1,214 @@
+"""Many small robust regressions at once.
+
+A bootstrap solves the same problem a few hundred times with slightly different responses.  Each is tiny (three to
+eight constants, tens or hundreds of points), so what costs time is the number of Python steps and passes over memory,
+not the arithmetic.  `minimise` therefore searches for all minima side by side (`descent`), and looks at the points in
+blocks that stay in the processor's cache.
+
+Replicates of one fit start from its minimum, where they have their derivatives in common.  On this tangent of the law
+a step costs a few matrix products for all replicates together, so `minimise_near` takes the first steps there; what
+is left to the law itself is its curvature.  Least absolute deviation is in `absolute`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ptq_eval.laws.base import Data, Law, Theta
+from ptq_eval.laws.fit.descent import Local, descend
+from ptq_eval.laws.fit.losses import Loss
+
+_BLOCK = 60_000
+_TANGENT_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is minimised: Σ rho((z − t(f))/sigma), z and t(f) being response and prediction on the loss's scale.
+
+    `sigma` is [n]; the responses z, [n] or one row per replicate, are given to `minimise`.
+    """
+
+    law: Law
+    data: Data
+    sigma: np.ndarray
+    loss: Loss
+
+    def residuals(self, points: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """(z − t(f))/sigma, [replicates, n], at points [replicates, p]; NaN or infinite where the law overflows."""
+        with np.errstate(all="ignore"):
+            return (z - self.loss.transform(self.law.predict(to_theta(self.law, points), self.data))) / self.sigma
+
+    def linearised(self, points: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The residuals, and the derivatives of t(f)/sigma by the search coordinates, [replicates, p, n]."""
+        out = np.empty((len(points), len(self.law.parameters), len(self.sigma)))
+        r, slopes, scale = self.derived(points, z, out)
+        with np.errstate(all="ignore"):
+            return r, np.multiply(slopes, scale[..., None, :], out=out)
+
+    def derived(self, points: np.ndarray, z: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The residuals, the derivatives of f by the search coordinates in `out` [replicates, p, n], and what these are
+        to be multiplied by to be those of t(f)/sigma."""
+        theta = to_theta(self.law, points)
+        with np.errstate(all="ignore"):
+            f, gradient = self.law.linearise(theta, self.data)
+            for j, p in enumerate(self.law.parameters):
+                np.multiply(gradient[p.name], theta[p.name] if p.log else 1.0, out=out[:, j])
+            scale = 1 / (f * self.sigma) if self.loss.log else 1 / self.sigma
+            return (z - self.loss.transform(f)) / self.sigma, out, scale
+
+    def values(self, points: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """The objective for each row of `points` [replicates, p]; infinite where the law overflows."""
+        return self.loss.total(self.residuals(points, z))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A minimum: `point` [p] in search coordinates, its objective, the problem (with its weights), the scatter tau
+    behind them (NaN where sigma was given), and whether the search came to its end."""
+
+    point: np.ndarray
+    objective: float
+    problem: Problem
+    tau: float
+    converged: bool = True
+
+
+@dataclass(frozen=True)
+class Minima:
+    """Where `minimise` arrived: points [replicates, p], their objectives, and whether each is a minimum."""
+
+    points: np.ndarray
+    values: np.ndarray
+    converged: np.ndarray
+
+    @property
+    def lowest(self) -> int:
+        """The row of the lowest objective."""
+        return int(np.argmin(self.values))
+
+
+def to_search(law: Law, theta: Theta) -> np.ndarray:
+    """Constants as a vector [p] of search coordinates: logarithms where a constant is marked so."""
+    pairs = [(p, float(theta[p.name])) for p in law.parameters]
+    return np.array([np.log(np.clip(v, p.low, p.high)) if p.log else np.clip(v, p.low, p.high) for p, v in pairs])
+
+
+def to_theta(law: Law, points: np.ndarray) -> dict[str, np.ndarray]:
+    """The inverse of `to_search`, for [p] or [replicates, p]; constants become [1] or [replicates, 1]."""
+    columns = np.moveaxis(points, -1, 0)[..., None]
+    return {p.name: np.exp(c) if p.log else c for p, c in zip(law.parameters, columns)}
+
+
+def search_bounds(law: Law) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper bounds in search coordinates, each [p]."""
+    ends = [(np.log([p.low, p.high]) if p.log else np.array([p.low, p.high])) for p in law.parameters]
+    low, high = np.array(ends).reshape(-1, 2).T
+    return low, high
+
+
+def minimise(problem: Problem, z: np.ndarray, start: np.ndarray, hold: np.ndarray | None = None) -> Minima:
+    """Minimise the objective from each row of `start`.
+
+    z is [n] or [replicates, n], start [replicates, p] in search coordinates; `hold` [replicates, p] marks the
+    coordinates of each row that stay where they start.  The loss must not be that of absolute values.
+    """
+    bounds = search_bounds(problem.law)
+    start = np.clip(start, *bounds)
+    z = np.broadcast_to(z, (len(start), z.shape[-1]))
+    hold = np.zeros(start.shape, bool) if hold is None else hold
+    return Minima(*descend(_Replicates(problem, z), start, hold, bounds))
+
+
+def minimise_near(problem: Problem, z: np.ndarray, point: np.ndarray) -> Minima:
+    """`minimise` for each row of z [replicates, n] from one `point` [p], with its first steps on the tangent there."""
+    bounds = search_bounds(problem.law)
+    point = np.clip(point, *bounds)
+    start = np.tile(point, (len(z), 1))
+    r, slopes = problem.linearised(point[None], z)
+    tangent = _Tangent(problem.loss, point, r, slopes[0])
+    near, _, _ = descend(tangent, start, np.zeros(start.shape, bool), bounds, _TANGENT_STEPS)
+    found = minimise(problem, z, near)
+    astray = ~(found.values <= problem.loss.total(r)) | ~found.converged
+    if np.any(astray):
+        again = minimise(problem, z[astray], start[astray])
+        lower = again.values < found.values[astray]
+        rows = np.flatnonzero(astray)[lower]
+        for name in ("points", "values", "converged"):
+            getattr(found, name)[rows] = getattr(again, name)[lower]
+    return found
+
+
+class _Rows(ABC):
+    """An objective whose rows are looked at in blocks that fit the processor's cache."""
+
+    def __init__(self, n: int, p: int) -> None:
+        self._size = max(1, _BLOCK // (n * (p + 1)))
+
+    def local(self, points: np.ndarray, rows: np.ndarray, damping: np.ndarray) -> Local:
+        m, p = points.shape
+        found = Local(np.empty(m), np.empty((m, p)), np.empty((m, p, p)))
+        with np.errstate(all="ignore"):
+            for block in self._blocks(m):
+                found.update(block, self._local(points[block], rows[block], damping[block]))
+        return found
+
+    def values(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([self._values(points[block], rows[block]) for block in self._blocks(len(rows))])
+
+    def _blocks(self, m: int) -> Iterator[slice]:
+        return (slice(first, min(first + self._size, m)) for first in range(0, m, self._size))
+
+    @abstractmethod
+    def _local(self, points: np.ndarray, rows: np.ndarray, damping: np.ndarray) -> Local:
+        """`local` for one block."""
+
+    @abstractmethod
+    def _values(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """`values` for one block."""
+
+
+class _Replicates(_Rows):
+    """A problem with responses z [replicates, n]: the objective itself."""
+
+    def __init__(self, problem: Problem, z: np.ndarray) -> None:
+        n, p = z.shape[1], len(problem.law.parameters)
+        super().__init__(n, p)
+        self._problem, self._z = problem, z
+        self._slopes, self._weighted = np.empty((2, self._size, p, n))
+
+    def _values(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return self._problem.values(points, self._z[rows])
+
+    def _local(self, points: np.ndarray, rows: np.ndarray, damping: np.ndarray) -> Local:
+        r, slopes, scale = self._problem.derived(points, self._z[rows], out=self._slopes[: len(rows)])
+        value, psi, weight = self._problem.loss.parts(r, damping)
+        weight *= np.square(scale)
+        weighted = np.multiply(slopes, weight[:, None], out=self._weighted[: len(rows)])
+        psi = psi * scale
+        return Local(value, (slopes @ psi[..., None])[..., 0], weighted @ slopes.transpose(0, 2, 1))
+
+
+class _Tangent(_Rows):
+    """The same objective with the law replaced by its tangent at `point`: residuals r [replicates, n] and derivatives
+    [p, n], which all replicates share there."""
+
+    def __init__(self, loss: Loss, point: np.ndarray, r: np.ndarray, slopes: np.ndarray) -> None:
+        p, n = slopes.shape
+        super().__init__(n, 1)
+        self._loss, self._point, self._r, self._slopes = loss, point, r, slopes
+        self._products = np.ascontiguousarray((slopes[:, None] * slopes).reshape(p * p, n).T)
+
+    def _values(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return self._loss.total(self._residuals(points, rows))
+
+    def _local(self, points: np.ndarray, rows: np.ndarray, damping: np.ndarray) -> Local:
+        value, psi, weight = self._loss.parts(self._residuals(points, rows), damping)
+        return Local(value, psi @ self._slopes.T, (weight @ self._products).reshape(*points.shape, -1))
+
+    def _residuals(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return self._r[rows] - (points - self._point) @ self._slopes

@@ -1,0 +1,1 @@
+"""Planning a training run that is served at P bits: critical tokens, optimal sizes, intervals."""

@@ -1,0 +1,156 @@
+"""What constants of several laws say together, as functions of N, D and P: the loss before and after quantization.
+
+The laws themselves are in their own files; here is only which of them a set of constants can fill in:
+
+    before(N, D, P) = E + A/(N·f(P))^alpha + B/D^beta        f = 1 where the law of training precision is not known
+    damage(N, D, b) = equation 2 of Kumar et al., or Ouyang's law, for a model trained at 16 bits
+    damage(N, D, b, P) = equation 9 for a model trained at P > b bits, zero at P = b
+    damage(N, D, b) = Chen's law at a given group size, or what training in a floating-point format of b bits adds under
+                      Sun's law, in which no quantization follows
+
+Where C_w, C_a, C_kv of equation 9 are not known, its last factor, which lies between 0 and 1, is set to 1: the damage
+is then the most that equation 9 allows (`robust` tells which).  P is one precision for all parts of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ptq_eval.laws.base import SAME_SIZE
+from ptq_eval.laws.calculator import FULL_BITS
+from ptq_eval.laws.formulas.chen import Chen
+from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD, turning_tokens
+from ptq_eval.laws.formulas.kumar import KumarPTQ
+from ptq_eval.laws.formulas.loglinear import LogLinear
+from ptq_eval.laws.formulas.n_eff import PARTS as MODEL_PARTS
+from ptq_eval.laws.formulas.n_eff import Capacity
+from ptq_eval.laws.formulas.ouyang import Ouyang
+from ptq_eval.laws.formulas.sun import Sun
+from ptq_eval.laws.formulas.unified import UnifiedDelta
+from ptq_eval.laws.plan.serving import Serving
+
+HIGH = FULL_BITS
+"""The training precision of the models that degradation laws describe."""
+
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "damage": tuple(p.name for p in KumarPTQ.parameters),
+    "slope": ("B", "beta"),
+    "loss": tuple(p.name for p in Chinchilla.parameters),
+    "precision": ("gamma_w", "gamma_a", "gamma_kv"),
+    "robustness": ("C_w", "C_a", "C_kv"),
+}
+"""What an answer may need, and the constants of each."""
+
+
+class Formulas:
+    """The formulas that `constants` (floats, or arrays that broadcast against N, D and P) can fill in.
+
+    one_size: the N for which E holds, where E contains A/N^alpha.  serving: the group size and the formats, for laws
+    that have them.
+    """
+
+    def __init__(
+        self, constants: Mapping[str, Any], one_size: float | None = None, serving: Serving | None = None
+    ) -> None:
+        self.constants, self.one_size, self.serving = constants, one_size, serving or Serving()
+
+    def has(self, *names: str) -> bool:
+        """Whether all of these constants are known."""
+        return set(names) <= set(self.constants)
+
+    def missing(self, part: str, N: float | None = None) -> tuple[str, ...]:
+        """The constants of a part of `NEEDED` that are not known; for the loss of one model size, at another N."""
+        if (part == "precision" and self.capacity) or (part == "damage" and self.law):
+            return ()
+        if part == "loss" and self.one_size is not None:
+            near = N is not None and abs(N / self.one_size - 1) <= SAME_SIZE
+            return () if near else ("A", "alpha")
+        return tuple(name for name in NEEDED[part] if name not in self.constants)
+
+    @cached_property
+    def law(self) -> LogLinear | Sun | None:
+        """The degradation law that is known."""
+        known = (law for law in (KumarPTQ(), Ouyang(), Chen(), Sun()) if self.has(*(p.name for p in law.parameters)))
+        return next(known, None)
+
+    @property
+    def by_bits(self) -> bool:
+        """Whether the damage is known at any number of bits."""
+        return self.law is not None and "P" in self.law.columns
+
+    @property
+    def trained_as_served(self) -> bool:
+        """Whether the damage is that of training in the format served, so that no quantization follows."""
+        return isinstance(self.law, Sun)
+
+    @cached_property
+    def capacity(self) -> Capacity | None:
+        """The law of training precision that is known: for which parts, with which offsets."""
+        if self.has("gamma_bar"):
+            return Capacity(offsets=self.has("n_bar"), tied=True)
+        parts = tuple(part for part, letter in MODEL_PARTS.items() if self.has(f"gamma_{letter}"))
+        return Capacity(parts, self.has(*(f"n_{MODEL_PARTS[part]}" for part in parts))) if parts else None
+
+    def share(self, P: Any) -> Any:
+        """N_eff/N at training precision P; 1 where no law of training precision is known."""
+        capacity = self.capacity
+        return capacity.factor(self.constants, capacity.at(P)) if capacity else 1.0
+
+    def before(self, N: Any, D: Any, P: Any = HIGH) -> Any:
+        """Loss before quantization, nats per token, of N parameters trained on D tokens at P bits."""
+        data = {"N": N * self.share(P), "D": D}
+        law = Chinchilla() if self.one_size is None else ChinchillaD()
+        with np.errstate(divide="ignore"):
+            return law.predict(self.constants, data)
+
+    def damage(self, N: Any, D: Any, bits: Any, P: Any = HIGH) -> Any:
+        """What quantization from P to `bits` adds to the loss, nats per token; at most that, unless `robust`.
+
+        At P = 16 the degradation law itself holds, and there is no need of a bound.
+        """
+        assert self.law is not None
+        if not self.by_bits:
+            data: Any = {"N": N, "D": D, **self.serving.variables(bits)}
+            of = self.law.added if isinstance(self.law, Sun) else self.law.predict
+            return of(self.constants, data)
+        full = np.asarray(P) == HIGH
+        if self.capacity is None or (not self.robust and np.all(full)):
+            return self.law.predict(self.constants, {"N": N, "D": D, "P": bits})
+        law = UnifiedDelta(self.capacity.parts, offsets=self.capacity.offsets, tied=self.capacity.tied)
+        none = {f"C_{MODEL_PARTS[part]}": math.inf for part in self.capacity.parts}
+        found = law.predict({**none, **self.constants}, {"N": N, "D": D, "P": bits, **self.capacity.at(P)})
+        return found if self.robust or not np.any(full) else np.where(full, self.damage(N, D, bits), found)
+
+    @property
+    def unified(self) -> bool:
+        """Whether damage is known for models trained below 16 bits, be it as an upper bound."""
+        return self.capacity is not None and isinstance(self.law, KumarPTQ)
+
+    @property
+    def robust(self) -> bool:
+        """Whether the last factor of equation 9 is known."""
+        return self.capacity is not None and self.has(*(f"C_{MODEL_PARTS[part]}" for part in self.capacity.parts))
+
+    def smallest_bits(self, N: Any, D: Any, most: float) -> Any:
+        """The serving precision, as a real number of bits, at which quantization costs exactly `most` nats per token.
+
+        The inverse of the degradation law in P: gamma_post·log(delta(P = 0)/most), or of Ouyang's power of P.
+        """
+        c = self.constants
+        if isinstance(self.law, KumarPTQ):
+            return np.maximum(c["gamma_post"] * np.log(self.damage(N, D, 0.0) / most), 0.0)
+        return (self.damage(N, D, 1.0) / most) ** (1 / c["gamma_P"])
+
+    def critical_tokens(self, N: Any, bits: Any, P: Any = HIGH) -> Any:
+        """D_crit in tokens of a model trained at P bits; infinite where the damage does not grow with D.
+
+        Every law here is a power of D, so that its value at D = 1 says all (equation 13 of Kumar et al.).
+        """
+        c = self.constants
+        exponent = c["beta"] if isinstance(self.law, Sun) else c["gamma_D"]
+        return turning_tokens(c["B"], c["beta"], self.damage(N, np.ones(()), bits, P), exponent)

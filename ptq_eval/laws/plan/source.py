@@ -1,0 +1,239 @@
+"""The constants that a plan is made from: where they come from, how sure they are, and where they were measured.
+
+Three origins.  A *preset* is a published table of constants: no uncertainty is known, so its answers have no
+interval.  *Records* of an output folder are fitted again (`plan_fits`), because `fit.json` holds intervals but not the
+bootstrap's replicates, and an answer combines constants of two fits whose errors go together: it is evaluated on
+every replicate.  *Fits* are `FitResult` objects, or the entries of a `fit.json`, which have no replicates.
+
+Constants are arrays [1 + replicates], the estimate first, so that one formula gives an answer and its interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ptq_eval.errors import PlanError
+from ptq_eval.laws.base import Estimate, FitResult
+from ptq_eval.laws.fit import bootstrap
+from ptq_eval.laws.formulas.presets import Preset
+from ptq_eval.laws.plan.model import Formulas
+from ptq_eval.laws.plan.question import Question
+from ptq_eval.laws.plan.serving import Serving, settle
+from ptq_eval.laws.turning import predicted as critical
+
+Ranges = Mapping[str, tuple[float, float]]
+
+RANGES: Mapping[str, Ranges] = {
+    "KUMAR_2024": {"N": (30e6, 220e6), "D": (1.5e9, 26e9), "bits": (3, 6)},
+    "HOFFMANN_2022": {"N": (70e6, 16e9), "D": (5e9, 500e9)},
+    "EPOCH_2024": {"N": (57e6, 16.2e9), "D": (245e6, 318e9)},
+}
+"""Models, data and serving bits behind published constants, by the beginning of the preset's name."""
+
+TRAINED = ("P_w", "P_a", "P_kv")
+"""The training precisions of weights, activations and KV cache, as ranges name them."""
+DEFAULT_BITS = (3.0, 6.0)
+"""Ends of the serving precisions that are looked at where none was fitted."""
+USED = (
+    "kumar_ptq", "kumar_ptq_ratio", "ouyang", "chen", "sun",
+    "chinchilla", "chinchilla_d", "n_eff", "unified", "unified_delta",
+)  # fmt: skip
+"""The laws whose constants a plan can use, by name."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Constants [1 + replicates] by name, with the ranges of N, D and bits that they were fitted in.
+
+    `bits` are the serving precisions to look at where none is asked for.  `refused` says of "damage", "loss" or
+    "precision" why it is not known, `doubts` what else to beware of.  `one_size` is the N for which E holds, where E
+    contains A/N^alpha, and `curve` names the run.  `verdicts` say for runs (N, bits, reason) why the fit to them gives
+    no D_crit; the reason is "" where it does.  `only_bits`: the one serving precision that the constants hold for,
+    where the law has none among its variables; `serving`: the group size and formats that were asked about.
+    """
+
+    name: str
+    note: str
+    constants: Mapping[str, np.ndarray]
+    ranges: Ranges
+    bits: tuple[float, ...]
+    laws: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+    one_size: float | None = None
+    curve: str = ""
+    verdicts: tuple[tuple[float, float, str], ...] = ()
+    level: float = math.nan
+    stretch: float = 1.0
+    uncertainty: str = ""
+    fits: Mapping[str, FitResult] = field(default_factory=dict)
+    only_bits: float | None = None
+    serving: Serving = field(default_factory=Serving)
+
+    def asked(self, question: Question) -> tuple[Source, tuple[float, ...]]:
+        """The same constants for the group size and formats of a question, and the serving precisions to look at.
+
+        Raises PlanError for what the law at hand has no variable for, or needs besides.
+        """
+        serving, bits = settle(self.formulas().law, self.only_bits, question)
+        return replace(self, serving=serving), bits or self.bits
+
+    def formulas(self, axes: int = 0) -> Formulas:
+        """The formulas of these constants, whose results are [1 + replicates, …] with `axes` further axes."""
+        shape = (-1, *[1] * axes)
+        return Formulas(
+            {name: values.reshape(shape) for name, values in self.constants.items()}, self.one_size, self.serving
+        )
+
+    def estimate(self, values: Any, *, log: bool = True) -> Estimate:
+        """`values` [1 + replicates] as a value with its interval; infinite replicates open an end."""
+        values = np.broadcast_to(np.asarray(values, float), np.shape(values) or (1,))
+        value, draws = float(values[0]), values[1:]
+        if not len(draws) or np.isnan(draws).any() or not math.isfinite(value):
+            return Estimate(value)
+        if np.allclose(draws, value, rtol=1e-9, atol=0):  # given, not estimated
+            return Estimate(value)
+        on_log = log and value > 0 and bool(np.all(draws > 0))
+        low, high = bootstrap.interval(value, draws, factor=self.stretch, level=self.level, log=on_log)
+        return Estimate(value, low, high)
+
+    def critical_tokens(self, N: float, bits: float) -> tuple[Estimate, str]:
+        """D_crit with its interval; NaN and the reason where the fits behind the constants do not determine it.
+
+        What was found for the run of the nearest N, at the nearest bits that were measured, holds here too.
+        """
+        reason = self._verdict(N, bits)
+        if not reason and {"damage", "loss"} <= set(self.fits):
+            reason = critical.obstacle(self.fits["damage"], self.fits["loss"])
+        if reason:
+            return Estimate(math.nan), reason
+        found = self.estimate(self.formulas().critical_tokens(N, bits))
+        reason = critical.vague(found) if math.isfinite(found.value) else "no number of tokens harms under this law"
+        return (Estimate(math.nan), reason) if reason else (found, "")
+
+    def _verdict(self, N: float, bits: float) -> str:
+        """Why the fit gives no D_crit for the nearest N and bits of those it was asked for, or ""."""
+        apart = min((abs(at - bits) for _, at, _ in self.verdicts), default=0.0)
+        near = [verdict for verdict in self.verdicts if abs(verdict[1] - bits) <= apart]
+        if not near:
+            return ""
+        N_apart = min(abs(math.log(at / N)) for at, _, _ in near)
+        return next((why for at, _, why in near if abs(math.log(at / N)) <= N_apart and why), "")
+
+    def beyond(self, **at: float | None) -> dict[str, float]:
+        """For each of N, D, P and bits that lies outside the fitted range, by which factor; P is that of all parts.
+
+        So for the variables that stand for the bits, or belong to them, where there are a group size and formats.
+        """
+        found, bits = {}, at.get("bits")
+        held = {} if bits is None or math.isnan(bits) else self.serving.variables(bits)
+        for name, value in {**at, **held}.items():
+            ends = [self.ranges[axis] for axis in (TRAINED if name == "P" else (name,)) if axis in self.ranges]
+            if value is None or not 0 < value < math.inf or not ends:
+                continue
+            if (factor := max(max(value / high, low / value) for low, high in ends)) > 1.005:
+                found[name] = factor
+        return found
+
+
+def whole_bits(ranges: Ranges) -> tuple[float, ...]:
+    """The whole numbers of bits within a fitted range."""
+    low, high = ranges.get("bits", DEFAULT_BITS)
+    return tuple(float(bits) for bits in range(math.ceil(low), math.floor(high) + 1))
+
+
+def from_preset(*presets: Preset) -> Source:
+    """Published constants, and the papers' ranges where they are known; of several presets the later ones count.
+
+    Raises PlanError for presets of several degradation laws, and for one whose constants the others replace.
+    """
+    known, constants = {}, {}
+    for preset in presets:
+        known[preset.name] = next((RANGES[name] for name in RANGES if preset.name.startswith(name)), {})
+        constants |= {name: (float(value), preset.name) for name, value in preset.constants.items()}
+    names = ",".join(preset.name for preset in presets)
+    unused = [preset.name for preset in presets if preset.name not in {owner for _, owner in constants.values()}]
+    several = [preset.name for preset in presets if "gamma_D" in preset.constants]
+    if unused or len(several) > 1:
+        why = f"nothing of {unused[0]} is left" if unused else f"{' and '.join(several)} are different degradation laws"
+        raise PlanError(f"these presets do not go together: {why}", got=names, remedy="leave one out")
+    axes = dict.fromkeys(axis for ranges in known.values() for axis in ranges)
+    columns = {axis: [ranges[axis] for ranges in known.values() if axis in ranges] for axis in axes}
+    ranges = {axis: (max(low for low, _ in ends), min(high for _, high in ends)) for axis, ends in columns.items()}
+    laws = tuple(law for preset in presets for law in preset.laws)
+    only = next((preset.bits for preset in presets if preset.bits is not None), None)
+    return Source(
+        name=names,
+        note=" ".join(f"{preset.source}. {preset.note}" for preset in presets),
+        constants={name: np.array([value]) for name, (value, _) in constants.items()},
+        ranges=ranges,
+        bits=whole_bits(ranges),
+        laws=laws,
+        only_bits=only,
+        doubts=tuple(
+            f"the range of the data behind {name} is not known: nothing is marked for it"
+            for name, ends in known.items()
+            if not ends
+        ),
+        uncertainty="; ".join(dict.fromkeys(preset.uncertainty for preset in presets)) + ": no answer has an interval",
+    )
+
+
+def from_fits(
+    fits: Sequence[FitResult],
+    *,
+    name: str,
+    ranges: Ranges,
+    note: str = "",
+    one_size: float | None = None,
+    curve: str = "",
+) -> Source:
+    """The constants of a degradation law, of a loss law, or of both, fitted with one seed.
+
+    Their replicates then belong together row by row.  Of several laws for one thing the one with most constants is
+    taken; a law that no plan can use is left out.  `ranges` are those of N, D and bits in the data.
+    """
+    constants: dict[str, np.ndarray] = {}
+    refused, doubts = {}, [f"a plan cannot use the law {fit.law}" for fit in fits if fit.law not in USED]
+    chosen = {_part(fit): fit for fit in sorted(fits, key=lambda fit: len(fit.estimates)) if fit.law in USED}
+    doubts += [f"not used: {fit.law}" for fit in fits if fit.law in USED and fit not in chosen.values()]
+    good = {part: result for part, result in chosen.items() if result.identified}
+    rows = min((len(result.replicates) for result in good.values()), default=0)
+    for part, result in chosen.items():
+        if part not in good:
+            refused[part] = result.message
+            continue
+        if result.status != "ok":
+            doubts.append(f"{result.law}: {result.status.replace('_', ' ', 1)}")
+        for i, (constant, estimate) in enumerate(result.estimates.items()):
+            constants[constant] = np.append(estimate.value, result.replicates[:rows, i] if rows else [])
+    if "gamma" in constants and "C" in constants:  # the form in D/N, for one size
+        gamma = constants.pop("gamma")
+        constants |= {"C_T": constants.pop("C"), "gamma_D": gamma, "gamma_N": gamma}
+        doubts.append("gamma_N was not fitted but set to gamma_D: what is said of another N rests on that")
+    covers = "; ".join(dict.fromkeys(f"{result.law}: {result.interval_covers}" for result in good.values()))
+    return Source(
+        name=name,
+        note=note,
+        constants=constants,
+        ranges=ranges,
+        bits=whole_bits(ranges),
+        laws=tuple(f"{result.law}: {result.equation}" for result in chosen.values()),
+        refused=refused,
+        doubts=tuple(doubts),
+        one_size=one_size,
+        curve=curve,
+        level=fits[0].level if fits else math.nan,
+        stretch=max((result.stretch for result in good.values()), default=1.0),
+        uncertainty=covers if rows else "these fits come without replicates, so no answer has an interval",
+        fits=good,
+    )
+
+
+def _part(result: FitResult) -> str:
+    return "loss" if "beta" in result.estimates else "damage"

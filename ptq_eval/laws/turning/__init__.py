@@ -1,0 +1,1 @@
+"""Where the loss after quantization turns upward: observed in the measurements, or predicted by fitted laws."""

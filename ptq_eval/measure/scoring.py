@@ -1,0 +1,213 @@
+"""From a batch of windows to its loss, KL and top-1 agreement, without holding more logits than it takes.
+
+A forward pass leaves an `Output`, from which blocks of logits, some tokens by some of the vocabulary, are read as
+often as they are needed and reduced (`reduction`) before they leave the core's cache.  There are two.  `Hidden`
+serves the usual model, whose logits are exactly `head(body(ids))`: it keeps the last hidden states and the head they
+go through, quantized or not, and a block of logits is a matrix product.  The outputs of many lanes are compared with
+full precision together, because hidden states are small: its logits are made once for all of them.  That a model is
+of this kind is tested on its own logits, never assumed.  `Logits` serves every other model (soft-capped or scaled
+logits): it keeps the logits of a batch as the model returns them, in the model's type, two models' at a time.
+
+Logits of a type narrower than float32 are those of the model, rounded to its type; they are widened block by block,
+and nothing after them is rounded to that type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptq_eval.measure.kernels import plain as reduction
+from ptq_eval.measure.kernels.plain import Sums
+from ptq_eval.models.language_model import LanguageModel
+from quantizers.parallel import over_rows
+
+_BLOCK = {"cpu": (128, 2048), "cuda": (2048, 16384)}
+"""Tokens and vocabulary of a block: on a CPU two of them in float32 fill a second-level cache."""
+
+_HELD_BYTES = {"cpu": 2**26, "cuda": 2**30}
+"""Aim for the outputs of lanes that are held at a time."""
+
+_TESTED = 8
+"""Tokens on which it is tested whether the head alone makes the logits."""
+
+
+@dataclass
+class Scores:
+    """Per window: the summed negative log-likelihood and KL (nats), and the count of agreeing top-1 tokens."""
+
+    nll: list[float] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)
+    agree: list[int] = field(default_factory=list)
+
+    def extend(self, more: Scores) -> None:
+        """Append the scores of further windows."""
+        self.nll += more.nll
+        self.kl += more.kl
+        self.agree += more.agree
+
+    def at(self, places: Sequence[int]) -> Scores:
+        """The scores at these places, in this order."""
+        take = lambda values: [values[i] for i in places] if values else []
+        return Scores(take(self.nll), take(self.kl), take(self.agree))
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """The last hidden states [tokens, width] of a batch, and the head (weight [vocabulary, width], bias) they meet."""
+
+    states: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return self.states.nbytes
+
+    def block(self, rows: slice, columns: slice, out: Tensor) -> None:
+        """The logits of some tokens and some of the vocabulary, in float32."""
+        own = out if out.dtype is self.states.dtype else torch.empty_like(out, dtype=self.states.dtype)
+        states, weight = self.states[rows], self.weight[columns].T
+        if self.bias is None:
+            torch.mm(states, weight, out=own)
+        else:
+            torch.addmm(self.bias[columns], states, weight, out=own)
+        if own is not out:
+            out.copy_(own)
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The logits [tokens, vocabulary] of a batch."""
+
+    logits: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return self.logits.nbytes
+
+    def block(self, rows: slice, columns: slice, out: Tensor) -> None:
+        """The logits of some tokens and some of the vocabulary, in float32."""
+        out.copy_(self.logits[rows, columns])
+
+
+Output = Hidden | Logits
+
+
+def scorer(model: LanguageModel, ids: Tensor) -> Factored | Whole:
+    """The way that fits the model; `ids` [1, time] is a window to test it on."""
+    return Factored(model) if model.factors(ids[:1, :_TESTED]) else Whole(model)
+
+
+class Factored:
+    """Scores batches through the model's body and head."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+        self.head: Any = model.module.get_output_embeddings()  # type: ignore[operator]
+
+    @torch.inference_mode()
+    def output(self, ids: Tensor) -> Hidden:
+        """What the model as it stands makes of windows `ids` [batch, time]."""
+        # The last position predicts nothing that is in the window.
+        states = self.model.hidden(ids)[:, :-1].flatten(0, 1)
+        return Hidden(states, self.head.weight, self.head.bias)
+
+    def together(self, output: Output) -> int:
+        """How many lanes' outputs of this size to hold at a time."""
+        return max(1, _of(_HELD_BYTES, self.model.device) // output.nbytes)
+
+    def working_bytes(self, batch: int, time: int) -> float:
+        """Memory that outputs of lanes take while a batch is scored."""
+        one = batch * time * self.model.width * self.model.module.dtype.itemsize  # type: ignore[operator,union-attr]
+        return one + max(one, _of(_HELD_BYTES, self.model.device))
+
+
+class Whole:
+    """Scores batches through the logits that the model returns."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+
+    @torch.inference_mode()
+    def output(self, ids: Tensor) -> Logits:
+        """As `Factored.output`; a view of the model's logits where there is one window."""
+        logits = self.model.logits(ids)[:, :-1]
+        return Logits(logits[0] if len(ids) == 1 else logits.flatten(0, 1))
+
+    def together(self, output: Output) -> int:
+        """As `Factored.together`: one, beside full precision."""
+        return 1
+
+    def working_bytes(self, batch: int, time: int) -> float:
+        """As `Factored.working_bytes`: two models' logits, and those that a model scales or caps on the way."""
+        itemsize: int = self.model.module.dtype.itemsize  # type: ignore[assignment,union-attr]
+        return 3.0 * batch * time * self.model.vocab_size * itemsize
+
+
+def compare(ids: Tensor, full: Output, lanes: Sequence[Output] = ()) -> tuple[list[float], list[Scores]]:
+    """Score outputs of windows `ids` [batch, time]: (full-precision loss per window, one Scores per lane).
+
+    No lane's scores depend, to the last bit, on the other lanes, nor the full-precision loss on any of them.
+    """
+    targets = ids[:, 1:].flatten()
+    device, tokens = targets.device, len(targets)
+    sums = [Sums.nothing(tokens, device) for _ in range(1 + len(lanes))]
+    rows, columns = _of(_BLOCK, device)
+    part = lambda first, last: _reduce(targets, [full, *lanes], sums, (first, last), columns)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    if device.type == "cpu":
+        over_rows(part, tokens, threads, multiple=rows)
+    else:
+        part(0, tokens)
+    reference, windows = sums[0], len(ids)
+    scores = [
+        Scores(
+            _per_window(each.nll(), windows),
+            _per_window(reference.kl(each), windows),
+            (each.top == each.highest).view(windows, -1).sum(1).tolist(),
+        )
+        for each in sums[1:]
+    ]
+    return _per_window(reference.nll(), windows), scores
+
+
+@torch.inference_mode()
+def _reduce(
+    targets: Tensor, outputs: Sequence[Output], sums: Sequence[Sums], between: tuple[int, int], columns: int
+) -> None:
+    """Reduce all logits of the tokens `between`, one block of them after another."""
+    device, (first, last) = targets.device, between
+    reduce, high = reduction.best(device), _of(_BLOCK, device)[0]
+    vocabulary = _vocabulary(outputs[0])
+    room = torch.empty((2, min(high, last - first) * min(columns, vocabulary)), device=device)
+    for start in range(first, last, high):
+        rows = slice(start, min(start + high, last))
+        parts, wanted = [each.part(rows) for each in sums], targets[rows]
+        for begin in range(0, vocabulary, columns):
+            block = slice(begin, min(begin + columns, vocabulary))
+            shape = (rows.stop - rows.start, block.stop - block.start)
+            z, e = (each[: shape[0] * shape[1]].view(shape) for each in room)
+            outputs[0].block(rows, block, z)
+            reduce.reference(z, e if len(outputs) > 1 else None, wanted, begin, parts[0])
+            for output, part in zip(outputs[1:], parts[1:]):
+                output.block(rows, block, z)
+                reduce.lane(z, e, wanted, begin, parts[0], part)
+
+
+def _vocabulary(output: Output) -> int:
+    return len(output.weight) if isinstance(output, Hidden) else output.logits.shape[1]
+
+
+def _per_window(values: Tensor, windows: int) -> list[float]:
+    return values.view(windows, -1).sum(1).tolist()
+
+
+def _of(sizes: dict[str, Any], device: torch.device) -> Any:
+    return sizes.get(device.type, sizes["cpu"])

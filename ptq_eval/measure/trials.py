@@ -1,0 +1,219 @@
+"""From options and checkpoints to the list of numbers to measure.
+
+Everything that can be wrong with a request is found here, before any weight is loaded: text too short, a group
+larger than a row, fused experts, a missing tokenizer.  Checkpoints that are wrong themselves do not stop the
+others; they are set aside with their reason, and so are those that turn out to lack a tokenizer or a model class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ptq_eval import records
+from ptq_eval.checkpoints import error_for, local_path
+from ptq_eval.config import DEFAULT_SEQ_LEN, FULL_PRECISION, RunConfig
+from ptq_eval.corpora.windows import Windows
+from ptq_eval.errors import (
+    MissingTokenizerError,
+    OptionError,
+    PtqEvalError,
+    TokenRangeError,
+    UnreadableCheckpointError,
+    UnsafeCheckpointError,
+    UnsupportedModelError,
+)
+from ptq_eval.measure.texts import Texts, describe_overlap, describe_windows
+from ptq_eval.models.language_model import LanguageModel
+from ptq_eval.records import Checkpoint, Trial
+from quantizers import Quantizer, get_quantizer
+
+_OF_ONE_CHECKPOINT = (
+    MissingTokenizerError,
+    TokenRangeError,
+    UnreadableCheckpointError,
+    UnsafeCheckpointError,
+    UnsupportedModelError,
+)
+"""What may be wrong with one checkpoint and right with the next; anything else is wrong with the request."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One checkpoint with its texts and all its trials, the full-precision one first."""
+
+    checkpoint: Checkpoint
+    folder: Path
+    evaluation: Windows
+    calibration: Windows | None
+    trials: tuple[Trial, ...]
+
+
+@dataclass
+class Plan:
+    """What a run will do, and what a reader of its results must know.
+
+    `checkpoints` are those asked for; whatever sets one aside is among its fatal problems, and in `excluded`.
+    """
+
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    workloads: list[Workload] = field(default_factory=list)
+    excluded: list[tuple[Checkpoint, PtqEvalError]] = field(default_factory=list)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    overlaps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    texts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def quantizers_of(config: RunConfig) -> dict[str, Quantizer]:
+    """The quantizers of a run with their options.  Raises OptionError."""
+    try:
+        return {name: get_quantizer(name, **config.options.get(name, {})) for name in config.quantizers}
+    except ValueError as error:
+        raise OptionError(f"--option: {error}", remedy="`ptq-eval quantizers` lists them all") from error
+
+
+def make_plan(checkpoints: Sequence[Checkpoint], config: RunConfig) -> Plan:
+    """The plan for verified checkpoints.  Raises the PtqEvalError of whatever is wrong with the request."""
+    return _Planner(config).plan(checkpoints)
+
+
+@contextlib.contextmanager
+def _setting_aside(plan: Plan, place: int) -> Iterator[None]:
+    """An error that concerns the checkpoint at `place` alone takes it out of the plan."""
+    try:
+        yield
+    except _OF_ONE_CHECKPOINT as error:
+        checkpoint = plan.checkpoints[place].with_problem("not_measurable", str(error), fatal=True)
+        plan.checkpoints[place] = checkpoint
+        plan.excluded.append((checkpoint, error))
+
+
+class _Planner:
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.quantizers = quantizers_of(config)
+        self.device = config.resolve_device().split(":")[0]
+        self.texts = Texts(config)
+        self._blueprints: dict[str, LanguageModel] = {}
+
+    def plan(self, checkpoints: Sequence[Checkpoint]) -> Plan:
+        plan = Plan(checkpoints=list(checkpoints))
+        sound = []
+        for place, checkpoint in enumerate(checkpoints):
+            if checkpoint.fatal:
+                plan.excluded.append((checkpoint, error_for(checkpoint, checkpoint.fatal[0])))
+                continue
+            with _setting_aside(plan, place):
+                folder = local_path(checkpoint)
+                sound.append((place, folder, self._blueprint(checkpoint, folder)))
+        # One group size and one window length for all runs: deltas of other ones could not be compared.
+        widths = {
+            f"{checkpoints[place].run}: {name}": model.weight(name).shape[1]
+            for place, _, model in sound
+            for name in model.linears()
+        }
+        group_size = self.config.resolve_group_size(widths) if widths else None
+        seq_len = self._seq_len([model for *_, model in sound])
+        for place, folder, model in sound:
+            with _setting_aside(plan, place):
+                plan.workloads.append(self._workload(plan, checkpoints[place], folder, model, group_size, seq_len))
+        if len({work.checkpoint.tokenizer_sha for work in plan.workloads}) > 1:
+            plan.warnings.append(
+                "the runs have different tokenizers: their losses per token, and fits over several sizes, "
+                "cannot be compared"
+            )
+        index, count = self.config.shard
+        plan.workloads = plan.workloads[index - 1 :: count]
+        return plan
+
+    def _workload(
+        self,
+        plan: Plan,
+        checkpoint: Checkpoint,
+        folder: Path,
+        model: LanguageModel,
+        group_size: int | None,
+        seq_len: int,
+    ) -> Workload:
+        evaluation = self.texts.cut("evaluation", checkpoint, folder, model.vocab_size, seq_len)
+        calibration = self._calibration(checkpoint, folder, model, seq_len)
+        if checkpoint.run not in plan.models:
+            plan.models[checkpoint.run] = {**model.describe(), "group_size": group_size, "seq_len": seq_len}
+            self._note(plan, checkpoint.run, evaluation, calibration)
+        trials = tuple(self._trials(checkpoint, evaluation, calibration, group_size))
+        return Workload(checkpoint, folder, evaluation, calibration, trials)
+
+    def _calibration(self, checkpoint: Checkpoint, folder: Path, model: LanguageModel, seq_len: int) -> Windows | None:
+        if not any(quantizer.needs_stats for quantizer in self.quantizers.values()):
+            return None
+        return self.texts.cut("calibration", checkpoint, folder, model.vocab_size, seq_len)
+
+    def _blueprint(self, checkpoint: Checkpoint, folder: Path) -> LanguageModel:
+        content = (folder / "config.json").read_text(encoding="utf-8")
+        if content not in self._blueprints:
+            self._blueprints[content] = LanguageModel.blueprint(
+                folder,
+                include_head=self.config.include_head,
+                trust_remote_code=self.config.trust_remote_code,
+                name=checkpoint.name,
+            )
+        return self._blueprints[content]
+
+    def _seq_len(self, models: Sequence[LanguageModel]) -> int:
+        longest = min((m.max_length for m in models if m.max_length is not None), default=None)
+        if self.config.seq_len is None:
+            return min(DEFAULT_SEQ_LEN, longest or DEFAULT_SEQ_LEN)
+        if longest is not None and self.config.seq_len > longest:
+            raise OptionError(
+                "--seq-len is longer than the model's context", got=self.config.seq_len, allowed=f"2 to {longest}"
+            )
+        return self.config.seq_len
+
+    def _note(self, plan: Plan, run: str, evaluation: Windows, calibration: Windows | None) -> None:
+        for role, windows in (("evaluation", evaluation), ("calibration", calibration)):
+            if windows is not None:
+                plan.texts.setdefault(run, {})[role] = describe_windows(windows)
+                plan.notes += [f"{role} text: {note}" for note in windows.notes]
+        if calibration is not None:
+            plan.overlaps[run] = describe_overlap(calibration, evaluation)
+        plan.notes = list(dict.fromkeys(plan.notes))
+
+    def _trials(
+        self, checkpoint: Checkpoint, evaluation: Windows, calibration: Windows | None, group_size: int | None
+    ) -> list[Trial]:
+        common: dict[str, Any] = {
+            "checkpoint": checkpoint,
+            "corpus": evaluation.digest,
+            "protocol": evaluation.protocol,
+            "dtype": self.config.dtype,
+            "device": self.device,
+            "include_head": self.config.include_head,
+            "stop": self.config.stop_rule(),
+        }
+        trials = [Trial(quantizer=FULL_PRECISION, **common)]
+        for name, quantizer in self.quantizers.items():
+            mode = _calibration(quantizer, self.config)
+            for bits in self.config.bits:
+                trials.append(
+                    Trial(
+                        quantizer=name,
+                        quantizer_version=quantizer.version,
+                        options=quantizer.options(),
+                        scheme=records.Scheme(bits, group_size, self.config.symmetric),
+                        calibration=mode,
+                        calibration_corpus=calibration.digest if calibration and mode != "none" else "",
+                        **common,
+                    )
+                )
+        return trials
+
+
+def _calibration(quantizer: Quantizer, config: RunConfig) -> str:
+    if not quantizer.needs_stats:
+        return "none"
+    return quantizer.default_calibration if config.calibration == "default" else config.calibration

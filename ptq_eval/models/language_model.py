@@ -1,0 +1,239 @@
+"""A causal language model as the rest of the package sees it: logits, and the matrices that may be quantized.
+
+A matrix is quantizable when its module is an instance of nn.Linear or of transformers' Conv1D (whose weight is
+stored transposed); subclasses count.  Everything else is left in full precision and *listed with its reason*:
+embeddings, the output head, norms and biases, gates and routers, parameters of unknown modules.  Fused expert
+weights (three-dimensional parameters) are refused by name, because leaving them out would measure another model.
+
+Weights are swapped by reference (`weights`), so putting a quantized model in place copies nothing, and a tied head
+can be quantized without touching the embedding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
+from ptq_eval.models.loading import build_without_weights, from_pretrained, to_device
+from ptq_eval.models.quantizable import reason_to_leave, transposed
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A parameter that stays in full precision, and why."""
+
+    name: str
+    reason: str
+    params: int
+
+
+class LanguageModel:
+    """A loaded causal LM on one device, in evaluation mode, without gradients."""
+
+    def __init__(self, module: nn.Module, *, include_head: bool = False, name: str = "") -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.name, self.include_head = name, include_head
+        self._linears: dict[str, nn.Module] = {}
+        self.excluded: list[Excluded] = []
+        self._classify()
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        dtype: str = "float32",
+        device: str = "cpu",
+        include_head: bool = False,
+        trust_remote_code: bool = False,
+        name: str = "",
+    ) -> LanguageModel:
+        """Load a checkpoint folder through AutoModelForCausalLM (safetensors, or pickles with weights only).
+
+        Raises UnreadableCheckpointError, UnsafeCheckpointError, UnsupportedModelError or DeviceError.
+        """
+        name = name or str(folder)
+        module, info = from_pretrained(Path(folder), DTYPES[dtype], trust_remote_code, name)
+        refuse_missing(info, name)
+        return cls(to_device(module, device), include_head=include_head, name=name)
+
+    @classmethod
+    def blueprint(
+        cls,
+        folder: str | Path,
+        *,
+        include_head: bool = False,
+        trust_remote_code: bool = False,
+        name: str = "",
+    ) -> LanguageModel:
+        """The model without its weights (on torch's meta device), to know its matrices before anything is loaded.
+
+        Raises what `load` raises for a model that cannot be treated.
+        """
+        module = build_without_weights(Path(folder), trust_remote_code, name or str(folder))
+        return cls(module, include_head=include_head, name=name or str(folder))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return next(self.module.parameters()).device
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the input embedding."""
+        return int(self.module.get_input_embeddings().weight.shape[0])  # type: ignore[operator,union-attr]
+
+    @property
+    def width(self) -> int:
+        """Columns of the input embedding."""
+        return int(self.module.get_input_embeddings().weight.shape[1])  # type: ignore[operator,union-attr]
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest context the architecture was built for, or None where the configuration does not say."""
+        config: Any = self.module.config
+        for field in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
+            value = getattr(config, field, None)
+            if isinstance(value, int) and value > 0:
+                return value
+        return None
+
+    @torch.inference_mode()
+    def logits(self, ids: Tensor) -> Tensor:
+        """Logits [batch, time, vocabulary] of token ids [batch, time], in the model's dtype."""
+        return self.module(input_ids=ids.to(self.device), use_cache=False).logits
+
+    @torch.inference_mode()
+    def hidden(self, ids: Tensor) -> Tensor:
+        """The last hidden states [batch, time, width] of token ids [batch, time], which the head turns into logits."""
+        body: Any = self.module.base_model
+        return body(input_ids=ids.to(self.device), use_cache=False)[0]
+
+    def factors(self, ids: Tensor) -> bool:
+        """Whether the logits of `ids` are, bit for bit, the last hidden states times the output head's weight."""
+        head: Any = self.module.get_output_embeddings()  # type: ignore[operator]
+        if not isinstance(head, nn.Linear) or self.module.base_model is self.module:
+            return False
+        hidden = self.hidden(ids)
+        if hidden.shape[-1] != head.in_features:
+            return False
+        with torch.inference_mode():
+            return torch.equal(nn.functional.linear(hidden, head.weight, head.bias), self.logits(ids))
+
+    def linears(self) -> dict[str, nn.Module]:
+        """The modules that may be quantized, by name, in the model's order."""
+        return dict(self._linears)
+
+    def weight(self, name: str) -> Tensor:
+        """The weight of a quantizable module as [out, in] (a view)."""
+        module = self._linears[name]
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        return weight.T if transposed(module) else weight
+
+    def weight_bytes(self, name: str) -> int:
+        """Memory of a quantizable module's weight."""
+        return self._linears[name].weight.nbytes  # type: ignore[union-attr,return-value]
+
+    def parameters_of(self, weights: Mapping[str, Tensor]) -> Mapping[str, Any]:
+        """Weights [out, in] by layer name as parameters ready to be carried, by reference where the layout allows."""
+        return {name: self._parameter(name, weight) for name, weight in weights.items()}
+
+    def _parameter(self, name: str, weight: Tensor) -> nn.Parameter:
+        module = self._linears[name]
+        if transposed(module):
+            weight = weight.T.contiguous()
+        own: Tensor = module.weight  # type: ignore[assignment]
+        return nn.Parameter(weight.to(own), requires_grad=False)
+
+    def set_weight(self, name: str, weight: Tensor) -> None:
+        """Put `weight` [out, in] in place of a module's weight."""
+        self._linears[name].weight = self._parameter(name, weight)
+
+    def adopt(self, weights: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
+        """Put the named ones of a lane's weights in place."""
+        for name in names:
+            self.set_weight(name, weights[name])
+
+    @contextlib.contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Whatever weights are set within the context, afterwards every module carries its own again."""
+        own = {name: module._parameters["weight"] for name, module in self._linears.items()}
+        try:
+            yield
+        finally:
+            for name, parameter in own.items():
+                self._linears[name]._parameters["weight"] = parameter
+
+    @contextlib.contextmanager
+    def carrying(self, parameters: Mapping[str, Any]) -> Iterator[None]:
+        """Within the context, the named modules carry other parameters (of `parameters_of`)."""
+        with self.restoring():
+            for name, parameter in parameters.items():
+                # Straight into the dictionary: nn.Module's own assignment takes longer than a small layer's product.
+                self._linears[name]._parameters["weight"] = parameter
+            yield
+
+    def quantized_params(self) -> int:
+        """Number of weights that are quantized."""
+        return sum(module.weight.numel() for module in self._linears.values())  # type: ignore[operator,union-attr]
+
+    def describe(self) -> dict[str, Any]:
+        """What is quantized and what is not, by name, with counts and the quantized share of all parameters."""
+        quantized = self.quantized_params()
+        seen = {id(p): p.numel() for p in self.module.parameters()}
+        return {
+            "architecture": type(self.module).__name__,
+            "params_total": sum(seen.values()),
+            "params_quantized": quantized,
+            "share_quantized": quantized / sum(seen.values()),
+            "quantized": list(self._linears),
+            "excluded": [{"name": e.name, "reason": e.reason, "params": e.params} for e in self.excluded],
+        }
+
+    def _classify(self) -> None:
+        head = self.module.get_output_embeddings()  # type: ignore[operator]
+        embedding = self.module.get_input_embeddings()  # type: ignore[operator]
+        fused, seen = [], {}
+        for module_name, module in self.module.named_modules():
+            for parameter_name, parameter in module.named_parameters(recurse=False):
+                name = f"{module_name}.{parameter_name}"
+                reason = reason_to_leave(module, module_name, parameter_name, parameter, head, self.include_head)
+                if reason == "fused experts":
+                    fused.append(name)
+                elif id(parameter) in seen and not (module is head and self.include_head):
+                    note = "tied output head" if module is head or module is embedding else "shared weight"
+                    self.excluded.append(Excluded(name, f"{note}: the same tensor as {seen[id(parameter)]}", 0))
+                elif reason:
+                    self.excluded.append(Excluded(name, reason, parameter.numel()))
+                else:
+                    self._linears[module_name] = module
+                seen.setdefault(id(parameter), name)
+        if fused:
+            raise UnsupportedModelError(
+                f"{self.name}: {len(fused)} fused expert weights (three-dimensional parameters) cannot be quantized",
+                got=", ".join(fused),
+                allowed="experts that are nn.Linear modules of their own",
+                remedy="use a model class with one nn.Linear per expert matrix",
+            )
+        if not self._linears:
+            raise UnsupportedModelError(f"{self.name}: no nn.Linear or Conv1D matrix to quantize")
+
+
+def refuse_missing(info: Mapping[str, Any], name: str) -> None:
+    """Raise UnreadableCheckpointError if transformers' loading account names parameters that were not found."""
+    missing = sorted(info.get("missing_keys", ()))
+    if missing:
+        raise UnreadableCheckpointError(
+            f"{name}: {len(missing)} parameters of the model are not in the checkpoint",
+            got=", ".join(missing[:3]),
+            remedy="check that config.json belongs to these weights",
+        )

@@ -1,0 +1,202 @@
+"""What a report is made from: the table of measurements, the fit and the description of the run, read together.
+
+Everything here is a view of those three; nothing is measured, fitted or rounded.  A quantizer measured in one
+configuration is called by its name alone; where there are several (two group sizes, two calibrations), the
+label adds what tells them apart, so that no table mixes rows that are not comparable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ptq_eval.errors import NothingToFitError
+from ptq_eval.laws.tables.points import read
+from ptq_eval.report.common.numbers import number
+from ptq_eval.results.table import COLUMNS as TABLE_COLUMNS
+
+Frame = Any
+"""A pandas data frame: pandas types its columns so widely that a checker objects to every use of one."""
+
+COLUMNS = list(TABLE_COLUMNS[: TABLE_COLUMNS.index("status") + 1])
+"""The columns that every table has, in this order; more may follow."""
+
+FULL_PRECISION = "none"
+MEASURED = ("ok", "partial")
+NUMBERS = ["step", "tokens", "params", "tokens_per_param", "bits", "loss_fp", "loss_q", "delta", "delta_se", "windows"]
+UNUSABLE = ("not_identified", "failed")
+_CONFIGURATION = ("group_size", "symmetric", "calibration", "options")
+
+
+def labels(table: Frame) -> Any:
+    """A name for the quantizer configuration of each row: `gptq`, or `gptq g32 asym` where `gptq` is ambiguous.
+
+    Only what differs between the configurations of one quantizer is added.  Full precision is "none".
+    """
+    named = table["quantizer"].fillna(FULL_PRECISION).astype(str)
+    for quantizer in named.unique():
+        rows = named.index[named == quantizer]
+        for column in _CONFIGURATION if quantizer != FULL_PRECISION else ():
+            if column not in table or table.loc[rows, column].astype(object).fillna("").nunique() < 2:
+                continue
+            named.loc[rows] += [" " + _describe(column, value) for value in table.loc[rows, column]]
+    return named
+
+
+def _describe(column: str, value: Any) -> str:
+    missing = value is None or value != value or value == ""
+    if column == "group_size":
+        return "per row" if missing else f"g{number(value):.0f}"
+    if column == "symmetric":
+        return "sym" if value in (True, "True") else "asym"
+    return f"no {column}" if missing else str(value)
+
+
+def _configuration(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What makes two rows, or a row and an entry of the fit, the same configuration."""
+    group_size, symmetric = number(row.get("group_size")), row.get("symmetric")
+    texts = [str(row.get(name) or "").replace("nan", "") for name in ("calibration", "options")]
+    return (
+        str(row.get("quantizer") or FULL_PRECISION),
+        f"{group_size:.0f}" if math.isfinite(group_size) else "",
+        str(bool(symmetric)) if str(symmetric) in ("True", "False") else "",
+        *texts,
+    )
+
+
+def digest(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The first 16 hexadecimal digits of SHA-256 over what laws are fitted to in these rows, in any order."""
+    names = ("key", "trajectory", "phase", "D", "N", "P", "loss_fp", "loss_q", "delta", "se", "learning_rate")
+    told = sorted(repr([getattr(point, name) for name in names]) for point in read(rows)[0])
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Table, fit and run description.  Raises NothingToFitError for a table without rows."""
+
+    table: Frame
+    fit: Mapping[str, Any]
+    run: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        missing = [name for name in COLUMNS if name not in self.table]
+        if missing:
+            raise KeyError(f"the table lacks the columns {', '.join(missing)}")
+        if self.table.empty:
+            raise NothingToFitError("nothing to report", got="a table without rows", remedy="run the sweep first")
+
+    @cached_property
+    def rows(self) -> Frame:
+        """The table with numbers as floats, runs in order of first appearance, checkpoints in order of tokens.
+
+        Added are `label` (see `labels`), `checkpoint` (a name), `point` (the checkpoint's identity) and
+        `trajectory`: the run or, where each run has a single checkpoint, all runs of one size.
+        """
+        frame: Frame = pd.DataFrame(self.table).reset_index(drop=True)
+        frame[NUMBERS] = frame[NUMBERS].apply(pd.to_numeric, errors="coerce").astype(float)
+        for name in ("run", "quantizer", "status", "protocol", "message", "dtype", "device", "weights_sha"):
+            frame[name] = frame[name].fillna("").astype(str) if name in frame else ""
+        frame["quantizer"] = frame["quantizer"].replace("", FULL_PRECISION)
+        frame["label"] = labels(frame)
+        frame["checkpoint"] = [f"{r}@{s:.0f}" if s == s else r for r, s in zip(frame["run"], frame["step"])]
+        frame["point"] = frame["checkpoint"] + "|" + frame["tokens"].astype(str) + "|" + frame["weights_sha"]
+        together = {point.run: point.trajectory for point in read(self.table.to_dict("records"))[0]}
+        frame["trajectory"] = [together.get(run, run) for run in frame["run"]]
+        places = {name: i for i, name in enumerate(frame["trajectory"].unique())}
+        frame["place"] = frame["trajectory"].map(places)
+        return frame.sort_values(["place", "tokens", "step"], kind="stable").reset_index(drop=True)
+
+    @cached_property
+    def digest(self) -> str:
+        """What the rows are known by; see `digest`."""
+        return digest(self.table.to_dict("records"))
+
+    @cached_property
+    def measured(self) -> Frame:
+        """Quantized rows with a finite delta."""
+        rows = self.rows
+        keep = (rows["quantizer"] != FULL_PRECISION) & rows["status"].isin(MEASURED) & np.isfinite(rows["delta"])
+        return rows[keep]
+
+    @cached_property
+    def baseline(self) -> Frame:
+        """One full-precision row per checkpoint: those of quantizer "none", else what quantized rows say of it."""
+        rows = self.rows[self.rows["status"].isin(MEASURED) & np.isfinite(self.rows["loss_fp"])]
+        full = rows["quantizer"] == FULL_PRECISION
+        return pd.concat([rows[full], rows[~full]]).drop_duplicates("point").sort_index()
+
+    def early(self, rows: Frame) -> tuple[list[int], int]:
+        """(windows behind each delta that ended early, windows of the full-precision losses they are paired with).
+
+        rows: some of `measured`.
+        """
+        full = self.baseline.drop_duplicates("point").set_index("point")["windows"]
+        all_of_them = rows["point"].map(full).astype(float)
+        used = rows.loc[rows["windows"] < all_of_them, "windows"]
+        return sorted(int(n) for n in used), int(all_of_them.max()) if len(used) else 0
+
+    @cached_property
+    def troubled(self) -> Frame:
+        """Rows that were not measured, or only in part."""
+        return self.rows[self.rows["status"] != "ok"]
+
+    @cached_property
+    def runs(self) -> list[str]:
+        """Names of the trajectories."""
+        return list(dict.fromkeys(self.rows["trajectory"]))
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Quantizer configurations, in order of first appearance."""
+        quantized = self.rows[self.rows["quantizer"] != FULL_PRECISION]
+        return list(dict.fromkeys(quantized["label"]))
+
+    def bits(self, label: str | None = None) -> list[int]:
+        """Bit-widths tried with one configuration, or with any."""
+        rows = self.rows if label is None else self.rows[self.rows["label"] == label]
+        return sorted({int(bits) for bits in rows["bits"].dropna()})
+
+    @property
+    def protocols(self) -> str:
+        """The evaluation protocols by name."""
+        return ", ".join(sorted(set(self.rows["protocol"]) - {""})) or "not recorded"
+
+    @property
+    def fits(self) -> list[Mapping[str, Any]]:
+        """The entries of the fit, one per law and configuration."""
+        return list(self.fit.get("fits") or ())
+
+    @property
+    def critical(self) -> list[Mapping[str, Any]]:
+        """The entries on critical tokens, one per trajectory, configuration and bit-width."""
+        return list(self.fit.get("critical_tokens") or ())
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the fit warns of."""
+        return [str(warning) for warning in self.fit.get("warnings") or ()]
+
+    @cached_property
+    def _names(self) -> dict[tuple[str, ...], str]:
+        return {_configuration(row): row["label"] for row in self.rows.to_dict("records")}
+
+    def label_of(self, entry: Mapping[str, Any]) -> str:
+        """The label of the configuration that an entry of the fit is about."""
+        return str(entry.get("label") or self._names.get(_configuration(entry)) or entry.get("quantizer") or "")
+
+    def fit_for(self, label: str, run: str) -> Mapping[str, Any] | None:
+        """The usable fit of a configuration ("none": the full-precision curve) that covers a trajectory."""
+        members = set(self.rows.loc[self.rows["trajectory"] == run, "run"])
+        for entry in self.fits:
+            covered = not entry.get("runs") or members & set(entry["runs"])
+            if covered and self.label_of(entry) == label and not str(entry.get("status")).startswith(UNUSABLE):
+                return entry
+        return None

@@ -1,0 +1,147 @@
+"""The degradation tables as rows of text, for every form of output, and their Markdown.
+
+One table per run: a row per checkpoint, a column per configuration and bit-width, delta with its standard error
+in each cell.  LaTeX, Markdown and the terminal only differ in how they draw these rows, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ptq_eval.report.common.data import FULL_PRECISION, Study
+from ptq_eval.report.common.numbers import MISSING, count, estimate, number, short, with_error
+
+LEAD = ("checkpoint", "D", "D/N", "loss before")
+"""The columns before the deltas."""
+PARTIAL = "*"
+"""Marks a delta measured with some layers left in full precision."""
+FIT_HEADER = ("quantizer", "law", "constants [interval]", "R²", "R² (log)", "objective", "points", "runs", "status")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The deltas of one run: `columns` are (label, bits), `rows` start with the cells of `LEAD`."""
+
+    run: str
+    params: float
+    columns: list[tuple[str, int]]
+    rows: list[list[str]]
+
+    def part(self, columns: Sequence[tuple[str, int]]) -> Grid:
+        """The same table with some columns only."""
+        keep = [i for i, column in enumerate(self.columns) if column in columns]
+        rows = [row[: len(LEAD)] + [row[len(LEAD) + i] for i in keep] for row in self.rows]
+        return Grid(self.run, self.params, [self.columns[i] for i in keep], rows)
+
+    def of(self, label: str) -> list[tuple[str, int]]:
+        """The columns of one configuration."""
+        return [column for column in self.columns if column[0] == label]
+
+    @property
+    def labels(self) -> list[str]:
+        """Configurations in order."""
+        return list(dict.fromkeys(label for label, _ in self.columns))
+
+
+def title(run: str, params: float) -> str:
+    """A trajectory's name with its N, unless N is its name."""
+    return run if run.startswith("runs of N") else f"{run} (N = {count(params)})"
+
+
+def grid(study: Study, run: str) -> Grid:
+    """The degradation table of one run."""
+    mine = study.rows[study.rows["trajectory"] == run]
+    columns = [(label, bits) for label in study.labels for bits in study.bits(label)]
+    full = study.baseline.set_index("point")["loss_fp"]
+    rows = []
+    for point, group in mine.groupby("point", sort=False):
+        first = group.iloc[0]
+        cells = {(row["label"], row["bits"]): _cell(row) for _, row in group.iloc[::-1].iterrows()}
+        excluded = (group["status"] == "excluded").any()
+        loss = f"{full[point]:.4f}" if point in full.index else ("excluded" if excluded else MISSING)
+        lead = [_name(first, run), count(first["tokens"]), short(first["tokens_per_param"]), loss]
+        rows.append(lead + [cells.get(column, MISSING) for column in columns])
+    return Grid(run, number(mine["params"].iloc[0]), columns, rows)
+
+
+def _name(row: Mapping[str, Any], run: str) -> str:
+    """A checkpoint's step or, among several runs, its whole name."""
+    if row["run"] != run:
+        return str(row["checkpoint"])
+    return f"{row['step']:.0f}" if row["step"] == row["step"] else MISSING
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    if row["delta"] != row["delta"]:
+        return str(row["status"]) if row["status"] not in ("ok", "partial") else MISSING
+    return with_error(row["delta"], row["delta_se"]) + PARTIAL * (row["status"] == "partial")
+
+
+def fit_name(study: Study, entry: Mapping[str, Any]) -> str:
+    """What a fit is about: a configuration and, where it does not cover all runs, which of them."""
+    label, runs = study.label_of(entry), set(entry.get("runs") or ())
+    name = "full precision" if label == FULL_PRECISION else label
+    partial = runs and runs != set(study.rows["run"])
+    return f"{name} ({', '.join(sorted(runs))})" if partial else name
+
+
+def fit_rows(study: Study, between: str = ", ") -> list[list[str]]:
+    """The fits, one row each, in the columns of `FIT_HEADER`; `between` joins the constants."""
+    rows = []
+    for entry in study.fits:
+        stuck = _at_bound(entry)
+        constants = between.join(
+            f"{name} = {estimate(value, at_bound=name in stuck)}"
+            for name, value in (entry.get("parameters") or {}).items()
+        )
+        rows.append(
+            [
+                fit_name(study, entry),
+                str(entry.get("law", MISSING)),
+                constants or MISSING,
+                *(short(entry.get(name)) for name in ("r2", "r2_log", "objective", "n_points", "n_runs")),
+                str(entry.get("status", MISSING)),
+            ]
+        )
+    return rows
+
+
+def _at_bound(entry: Mapping[str, Any]) -> set[str]:
+    """The constants that a fit's status says are at a bound of their search: "at_bound: gamma_D, gamma_N"."""
+    kind, _, names = str(entry.get("status")).partition(":")
+    return set(re.findall(r"\w+", names)) if kind == "at_bound" else set()
+
+
+def fit_line(study: Study, entry: Mapping[str, Any]) -> str:
+    """What must be told with every fit, for Markdown: its form, its loss, points kept and left out, scatter."""
+    huber, scatter = number(entry.get("huber_delta")), number(entry.get("scatter"))
+    bend = f", linear beyond {huber:g} standard deviations" if entry.get("loss") == "huber" and huber == huber else ""
+    parts = [
+        f"`{entry['equation']}`" if entry.get("equation") else "form not recorded",
+        f"{entry.get('loss') or 'unrecorded'} loss{bend}",
+        f"{short(entry.get('n_points'))} points, {short(entry.get('n_dropped'))} left out",
+        f"scatter about the law beyond evaluation noise: {f'{100 * scatter:.2g} %' if scatter == scatter else MISSING}",
+    ]
+    said = f"{entry.get('n_points')} points"  # the clause of the message that repeats points and scatter
+    parts += [words for words in str(entry.get("message") or "").split("; ") if words and not words.startswith(said)]
+    return f"{cell(fit_name(study, entry))}: {'; '.join(parts)}."
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> str:
+    """A table in GitHub's Markdown: the first `left` columns flush left, the others flush right."""
+    rules = [":---" if i < left else "---:" for i in range(len(header))]
+    lines = [header, rules, *rows]
+    return "\n".join("| " + " | ".join(cell(value) for value in line) + " |" for line in lines) + "\n"
+
+
+def cell(value: Any) -> str:
+    """Text that cannot break a Markdown table or become a tag."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def degradation_markdown(table: Grid) -> str:
+    """One run's deltas in Markdown."""
+    return markdown([*LEAD, *(f"{label} {bits} bits" for label, bits in table.columns)], table.rows, left=0)

@@ -1,0 +1,239 @@
+"""A plan in words: whether it pays to train longer, or in lower precision, and what could not be answered.
+
+Every sentence is made from answers of the plan, so it says nothing that `plan.json` does not hold as a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from ptq_eval.laws.base import Estimate
+from ptq_eval.laws.plan.model import HIGH
+from ptq_eval.laws.plan.planner import Plan
+from ptq_eval.laws.plan.question import Answer
+from ptq_eval.laws.plan.source import TRAINED
+from ptq_eval.laws.turning.predicted import FARTHEST
+from ptq_eval.report.common.numbers import count, estimate, short
+
+_EQUAL = 5e-5
+"""Losses that differ by less are printed as the same."""
+
+
+def sentences(plan: Plan) -> list[str]:
+    """Longer, lower, and where the budget is not spent, one sentence or two each."""
+    return [*_longer(plan), *_smallest(plan), *_lower(plan), *_stops(plan)]
+
+
+def cautions(plan: Plan) -> list[str]:
+    """What the answers rest on, what lies beyond the data, and what could not be answered."""
+    source = plan.source
+    told = [f"intervals: {source.uncertainty}", *source.doubts]
+    if far := [answer for answer in plan.answers if answer.beyond and answer.values]:
+        ranges = ", ".join(f"{name} {count(low)} to {count(high)}" for name, (low, high) in source.ranges.items())
+        number = f"{len(far)} of {sum(bool(answer.values) for answer in plan.answers)} answers"
+        told.append(f"{number} rest on values beyond the fitted range ({ranges}), by the factors given with them")
+    if any(farther(answer) for answer in far):
+        told.append(f"! marks D_crit at more than {FARTHEST:g}× the largest D fitted: not to be believed")
+    told += _curve(plan)
+    if source.formulas().capacity is not None and not set(TRAINED) & set(source.ranges):
+        told.append("the training precisions behind these constants are not recorded: none is marked as beyond them")
+    if any(answer.at_most for answer in plan.answers):
+        told.append(
+            "≤ marks a loss that is at most this: C_w, C_a and C_kv of equation 9, which would lower it, are not known"
+        )
+    if plan.question.spent is None:
+        told.append("the best N, D and P need a budget: --budget, or --params and --tokens")
+    lacking: dict[str, list[str]] = {}
+    for answer in plan.answers:
+        if answer.why_not:
+            lacking.setdefault(answer.why_not, []).append(_asked(answer))
+    told += [f"{', '.join(dict.fromkeys(asked))}: {why}" for why, asked in lacking.items()]
+    return told
+
+
+def _curve(plan: Plan) -> Iterator[str]:
+    """Whose loss curve D_crit takes, where that is a run of another N."""
+    source = plan.source
+    others = [
+        a.at["N"] for a in plan.of("critical_tokens") if a.values and source.formulas().missing("loss", a.at["N"])
+    ]
+    if source.one_size is not None and others:
+        run = f"run {source.curve} (N = {count(source.one_size)})"
+        yield f"D_crit at N = {count(others[0])} takes B and beta from the loss curve of {run}, the nearest in N"
+
+
+def beyond(answer: Answer) -> str:
+    """`N 4.55×, D 11.3×`, or nothing within the range."""
+    return ", ".join(f"{name} {short(factor)}×" for name, factor in answer.beyond.items())
+
+
+def farther(answer: Answer) -> bool:
+    """Whether a D_crit lies so far beyond the data that it is not to be believed."""
+    return answer.ask == "critical_tokens" and answer.beyond.get("D", 0.0) > FARTHEST and bool(answer.values)
+
+
+def interval(value: Estimate, form=count) -> str:
+    """`value [low, high]`, the value alone where no interval is known."""
+    return estimate(value.to_dict(), form)
+
+
+def loss(value: Estimate) -> str:
+    """A loss with four decimals."""
+    return interval(value, lambda number: f"{float(number):.4f}")
+
+
+def bits(value: object) -> str:
+    """A precision with two decimals."""
+    return f"{float(str(value)):.2f}"
+
+
+def percent(value: Estimate) -> str:
+    """A share as a percentage."""
+    return interval(value, lambda number: f"{100 * float(number):.3g}") + " %"
+
+
+def size(bytes_: float) -> str:
+    """A number of bytes, in thousands of thousands: 1.5 GB."""
+    text = count(bytes_).replace("B", "G")
+    return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"
+
+
+def _asked(answer: Answer) -> str:
+    names = {
+        "critical_tokens": "D_crit at ",
+        "loss": "the loss at ",
+        "longer": "training longer, ",
+        "lower": "training lower, ",
+    }
+    return names.get(answer.ask, "") + answer.label
+
+
+def _longer(plan: Plan) -> Iterator[str]:
+    critical = {answer.at["bits"]: answer for answer in plan.of("critical_tokens")}
+    for answer in plan.of("longer"):
+        if not answer.values:
+            continue
+        before, after = answer.values["before"], answer.values["after"]
+        D, serve, turn = answer.at["D"], answer.at["bits"], critical[answer.at["bits"]].values.get("D")
+        known = turn is not None and math.isfinite(turn.value)
+        place = f"D = {count(D)} is {short(D / turn.value)} of D_crit = {count(turn.value)}; " if known and turn else ""
+        sign = _sign(after)
+        verdict = {-1: "longer pays", 1: "longer harms", 0: "whether longer pays cannot be told"}[sign]
+        change = f"{_signed(after)} after quantization ({_signed(before)} before)"
+        yield f"Served {_at(plan, serve)}: {place}twice the tokens change the loss by {change}: {verdict}."
+
+
+def _at(plan: Plan, serve: float) -> str:
+    return f"{'in' if plan.source.serving.formats else 'at'} {plan.planner.label(serve)}"
+
+
+def _smallest(plan: Plan) -> Iterator[str]:
+    for answer in plan.of("smallest_bits"):
+        if answer.values:
+            whole, real = answer.values["whole_bits"], answer.values["bits"]
+            at = f"N = {count(answer.at['N'])} and D = {count(answer.at['D'])}"
+            found = f"{interval(whole, lambda b: f'{float(b):g}')} bits (exactly: {interval(real, bits)})"
+            yield f"The smallest serving precision that {answer.label} nats per token at {at} is {found}."
+
+
+def _lower(plan: Plan) -> Iterator[str]:
+    for answer in plan.of("lower"):
+        if answer.values and not answer.why_not:
+            P, share = answer.values["P"], answer.values["compute_share"]
+            at = f"With N, D and P free, {interval(P, bits)} bits are the best training precision at any budget"
+            yield f"{at}: they need {interval(share, short)} of the compute that {HIGH:g} bits need for the same loss."
+    best = {_case(answer): answer for answer in plan.of("optimum") if answer.values}
+    for setting in dict.fromkeys(setting for setting, _, _ in best):
+        free = best.get((setting, None, None))
+        if free and setting != "N, D and P free":
+            yield f"{_conditions(setting, free.at)}, served as trained: {_instead(free)}."
+        for serve in plan.planner.bits:
+            own = best.get((setting, serve, serve)) if plan.planner.formulas.trained_as_served else None
+            if own and "against_16" in own.values:
+                change = f"{_signed(own.values['against_16'])} against training at {HIGH:g} bits: {_pays(own)}"
+                at = f"{_conditions(setting, own.at)}, trained and served {_at(plan, serve)}"
+                yield f"{at}: this changes the loss by {change}."
+            yield from _ways(plan, setting, serve, best)
+
+
+def _instead(free: Answer) -> str:
+    """The best training precision against 16 bits."""
+    best = f"{interval(free.values['P'], bits)} bits"
+    if "against_16" not in free.values:
+        return f"{best} are best, and {HIGH:g} bits are more than the budget pays for: lower pays"
+    return f"{best} instead of {HIGH:g} change the loss by {_signed(free.values['against_16'])}: {_pays(free)}"
+
+
+def _stops(plan: Plan) -> Iterator[str]:
+    """Where an optimum stops at D_crit and leaves part of the budget."""
+    for answer in plan.of("optimum"):
+        same = "train_bits" not in answer.at and answer.values and answer.values["P"].value == HIGH
+        if not answer.stops_at_critical or same:  # the best P is 16 bits: told of these
+            continue
+        values, setting = answer.values, answer.label.partition(": ")[0]
+        given = answer.at.get("train_bits")
+        trained = bits(values["P"].value) if given is None else f"{given:g}"
+        served = f"{_conditions(setting, answer.at)}, trained at {trained} bits"
+        served += f" and served {_at(plan, answer.at['serve_bits'])}"
+        told = f"more tokens than D_crit = {interval(values['D'])} would harm, so the least loss"
+        yield f"{served}: {told} spends {percent(values['spent'])} of the budget."
+
+
+def _ways(
+    plan: Plan, setting: str, serve: float, best: Mapping[tuple[str, float | None, float | None], Answer]
+) -> Iterator[str]:
+    """The ways to a model served at `serve` bits, compared."""
+    ways = {
+        f"trained at {HIGH:g} bits and quantized": best.get((setting, serve, HIGH)),
+        f"trained at {plan.planner.label(serve)}": best.get((setting, None, serve)),
+        "trained in between and quantized": best.get((setting, serve, None)),
+    }
+    known = {name: answer for name, answer in ways.items() if answer}
+    lower = [answer for answer in known.values() if "against_16" in answer.values]
+    if len(known) < 2 or not lower:
+        return
+    best_lower, parts = min(lower, key=lambda answer: answer.values["loss"].value), []
+    for name, answer in known.items():
+        P = answer.values["P"].value
+        at = f" (P = {bits(P)})" if "between" in name else ""
+        if "between" not in name or P < HIGH:
+            parts.append(f"{name}{at} {'≤ ' * answer.at_most}{answer.values['loss'].value:.4f}")
+    if best_lower.values["P"].value < HIGH:
+        parts.append(f"the lower training precision changes the loss by {_signed(best_lower.values['against_16'])}")
+    else:
+        parts.append(f"no P in between is {'known to be ' * best_lower.at_most}better than {HIGH:g} bits")
+    first, pays = next(iter(known.values())), _pays(best_lower)
+    yield f"{_conditions(setting, first.at)}, served at {plan.planner.label(serve)}: {'; '.join(parts)}: {pays}."
+
+
+def _pays(answer: Answer) -> str:
+    """Whether training at fewer than 16 bits lowers the loss."""
+    against = answer.values["against_16"]
+    sign = _sign(against) if abs(against.value) > _EQUAL else 1
+    if sign < 0 and answer.values["P"].value < HIGH:
+        return "lower pays"
+    return "whether lower pays cannot be told" if sign == 0 or answer.at_most else "lower does not pay"
+
+
+def _case(answer: Answer) -> tuple[str, float | None, float | None]:
+    setting = answer.label.partition(": ")[0]
+    return setting, answer.at.get("serve_bits"), answer.at.get("train_bits")
+
+
+def _conditions(setting: str, at: Mapping[str, float]) -> str:
+    given = {
+        "N given": f"N = {count(at.get('N'))}",
+        "limited memory": f"At most {size(at.get('memory', math.nan))} of weights",
+    }
+    return given.get(setting, setting)
+
+
+def _sign(value: Estimate) -> int:
+    """-1 or 1; 0 where the interval holds both signs."""
+    ends = [end for end in (value.low, value.high) if math.isfinite(end)] or [value.value]
+    return 0 if min(ends) < 0 < max(ends) else -1 if value.value < 0 else 1
+
+
+def _signed(value: Estimate) -> str:
+    return interval(value, lambda number: f"{float(number):+.4f}")

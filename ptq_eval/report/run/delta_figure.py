@@ -1,0 +1,172 @@
+"""δ against D/N: one panel per quantizer configuration, colours for bits, marks for runs.
+
+Both axes are logarithmic.  Where evaluation noise reaches zero, as is common at 8 bits, the axis of δ becomes linear
+below the size of that noise and goes on to negative values: every point stands at its value with its whole bar, none is
+put at an edge where it would hide another.  A law is a straight line above that zone and bends within it.  Hollow
+points are those that the noise does not tell from zero.  Runs at one D/N stand side by side, a little apart.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ptq_eval.report.common import style
+from ptq_eval.report.common.data import Frame, Study
+from ptq_eval.report.common.tables import title
+from ptq_eval.report.run.curves import predict
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = ("quantizer", "run", "params", "bits", "kind", "tokens", "tokens_per_param", "delta", "delta_se", "shown")
+PER_ROW = 3
+CURVE_POINTS = 40
+CLEAR = 2.0
+"""δ this many standard errors from zero stands out from its noise."""
+_LINEAR = 0.7
+"""Length of the axis from zero to where it turns logarithmic, in powers of ten."""
+_BESIDE = 1.035
+"""Factor between the places of two runs at one D/N."""
+
+
+def data(study: Study) -> Frame:
+    """Everything drawn: kind "measured" or "fit"; `shown` is "clear", "noise" (within `CLEAR` of zero) or "curve"."""
+    rows = study.measured
+    rows = rows[(rows["tokens_per_param"] > 0) & np.isfinite(rows["tokens_per_param"])]
+    points = rows.assign(quantizer=rows["label"], run=rows["trajectory"], kind="measured")
+    points["shown"] = np.where(points["delta"].abs() > CLEAR * points["delta_se"].fillna(0), "clear", "noise")
+    curves = [
+        _curve(study, label, run, bits, group)
+        for (label, run, bits), group in points.groupby(["quantizer", "run", "bits"], sort=False)
+    ]
+    parts = [part for part in (points, *curves) if len(part)]
+    return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else pd.DataFrame(columns=list(COLUMNS))
+
+
+def _curve(study: Study, label: str, run: str, bits: float, group: Frame) -> Frame:
+    params = float(group["params"].iloc[0])
+    tokens = np.geomspace(group["tokens"].min(), group["tokens"].max(), CURVE_POINTS)
+    values = predict(study.fit_for(label, run), params=params, tokens=tokens, bits=bits)
+    if values is None or len(group) < 2:
+        return pd.DataFrame()
+    curve = pd.DataFrame({"tokens": tokens, "tokens_per_param": tokens / params, "delta": values})
+    return curve.assign(
+        quantizer=label, run=run, params=params, bits=bits, kind="fit", delta_se=math.nan, shown="curve"
+    )
+
+
+def linear_below(table: Frame) -> float:
+    """δ below which the axis is linear: a power of ten near the noise of what it hides; 0 where it hides nothing.
+
+    The noise is the median standard error of the hollow points.  Where no standard error is known, or all points
+    below zero stand out from theirs, it is the smallest |δ|.
+    """
+    points = table[table["kind"] == "measured"]
+    low = points[(points["shown"] == "noise") | (points["delta"] <= 0)]
+    if low.empty:
+        return 0.0
+    noise = low["delta_se"].median() if (low["delta_se"] > 0).any() else math.nan
+    size = noise if noise > 0 else points["delta"].abs().where(points["delta"] != 0).min()
+    return 10.0 ** math.ceil(math.log10(size)) if size > 0 else 1e-4
+
+
+def draw(table: Frame) -> Figure:
+    """Draw what `data` returned."""
+    if table.empty:
+        return style.nothing("No δ was measured at a known D/N.")
+    labels = list(dict.fromkeys(table["quantizer"]))
+    columns = min(len(labels), PER_ROW)
+    figure, axes = style.panels(math.ceil(len(labels) / columns), columns, sharex=True, sharey=True)
+    for ax, label in zip(axes.flat, labels):
+        _delta_axis(ax, table)
+        style.log_x(ax, *style.span(table["tokens_per_param"]), tokens=False)
+        ax.set_title(label)
+        _panel(ax, table[table["quantizer"] == label], style.runs_by_size(table))
+    for ax in axes.flat[len(labels) :]:
+        ax.set_axis_off()
+    for ax in axes[:, 0]:
+        ax.set_ylabel("δ (nats per token)")
+    for column in range(columns):
+        lowest = [ax for ax, _ in zip(axes.flat, labels)][column::columns][-1]
+        lowest.set_xlabel("D/N (tokens per parameter)")
+        lowest.tick_params(labelbottom=True)
+    _legend(figure, table)
+    return figure
+
+
+def _delta_axis(ax: Axes, table: Frame) -> None:
+    """The axis of δ: logarithmic, from `linear_below` on where there is something at or below zero."""
+    from matplotlib.ticker import NullFormatter, SymmetricalLogLocator
+
+    points = table[table["kind"] == "measured"]
+    error, linear = points["delta_se"].fillna(0), linear_below(table)
+    top = max(float((points["delta"] + error).max()), linear) * 1.8
+    if linear:
+        ax.set_yscale("symlog", linthresh=linear, linscale=_LINEAR)
+        ax.set_ylim(min(1.5 * float((points["delta"] - error).min()), -0.3 * linear), top)
+        ax.yaxis.set_minor_locator(SymmetricalLogLocator(base=10, linthresh=linear, subs=np.arange(2, 10).tolist()))
+        ax.axhspan(-linear, linear, color="0.95", linewidth=0, zorder=0)
+        ax.axhline(0, color="0.4", linewidth=0.6, zorder=0.5)
+    else:
+        ax.set_yscale("log")
+        ax.set_ylim(float(points["delta"].min()) / 2.5, top)
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _panel(ax: Axes, table: Frame, runs: list[str]) -> None:
+    for (run, bits), group in table.groupby(["run", "bits"], sort=False):
+        place, colour = runs.index(str(run)), style.colour(float(bits))
+        mark, line = style.MARKS[place % len(style.MARKS)], style.LINES[place % len(style.LINES)]
+        curve = group[group["kind"] == "fit"]
+        ax.plot(curve["tokens_per_param"], curve["delta"], line, color=colour, linewidth=0.7)
+        beside = _BESIDE ** (place - (len(runs) - 1) / 2)
+        for shown, face in (("clear", colour), ("noise", "white")):
+            points = group[group["shown"] == shown]
+            ax.errorbar(
+                points["tokens_per_param"] * beside,
+                points["delta"],
+                yerr=points["delta_se"].fillna(0),
+                fmt=mark,
+                color=colour,
+                elinewidth=0.7,
+                markerfacecolor=face,
+                markeredgewidth=0.7,
+                markersize=3.2,
+            )
+
+
+def _legend(figure: Figure, table: Frame) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    has_fit = bool((table["kind"] == "fit").any())
+    sizes = table.drop_duplicates("run").set_index("run")["params"]
+    handles: list[Artist] = [
+        Line2D([], [], color=style.colour(bits), linewidth=3, label=f"{bits:.0f} bits")
+        for bits in sorted(table["bits"].unique())
+    ]
+    handles += [
+        Line2D(
+            [],
+            [],
+            color="black",
+            linewidth=0.9,
+            marker=style.MARKS[i % len(style.MARKS)],
+            linestyle=style.LINES[i % len(style.LINES)] if has_fit else "none",
+            label=title(run, sizes[run]) + (", line: fit" if has_fit else ""),
+        )
+        for i, run in enumerate(style.runs_by_size(table))
+    ]
+    noise = int((table["shown"] == "noise").sum())
+    if noise:
+        label = f"hollow: |δ| ≤ {CLEAR:g} standard errors ({noise} points)"
+        handles.append(Line2D([], [], color="black", marker="o", markerfacecolor="none", linestyle="none", label=label))
+    if linear_below(table):
+        handles.append(Patch(color="0.95", label="axis of δ linear"))
+    style.legend(figure, handles, most=4, handlelength=2.4)

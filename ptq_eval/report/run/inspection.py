@@ -1,0 +1,58 @@
+"""The tables of `ptq-eval inspect`: one per run with a line per checkpoint, and below what is wrong with which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ptq_eval.report.common.numbers import count
+
+_COLUMNS = {"step": "right", "D": "right", "D from": "left", "N": "right", "D/N": "right"}
+_COLUMNS |= {"rate": "right", "phase": "left", "weights": "left"}
+
+
+def inspection_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The rows of `ptq_eval.checkpoints.inspection_rows`; a cell is empty where a value is not known."""
+    return Group(*(part for run, group in groupby(rows, lambda row: row["run"]) for part in _run(run, list(group))))
+
+
+def _run(run: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    formats = ", ".join(dict.fromkeys(row["format"] for row in rows))
+    title = Text.assemble((run, "bold"), f" ({formats})")
+    drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="")
+    for name, side in _COLUMNS.items():
+        drawn.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in _cells(row)), style="red" if _fatal(row) else "")
+    yield drawn
+    for row in rows:
+        if row["problems"]:
+            where = "" if row["step"] is None else f"@{row['step']}"
+            yield Text.assemble((f"{run}{where}: ", "bold red" if _fatal(row) else "bold"), row["problems"])
+
+
+def _fatal(row: Mapping[str, Any]) -> bool:
+    """Whether a problem keeps the checkpoint out of every fit."""
+    return any(problem.startswith("!") for problem in row["problems"].split("; "))
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    def known(name: str) -> str:
+        return "" if row[name] is None else count(row[name])
+
+    return [
+        "" if row["step"] is None else str(row["step"]),
+        known("tokens"),
+        row["tokens_source"],
+        known("params"),
+        known("tokens_per_param"),
+        "" if row["learning_rate"] is None else f"{row['learning_rate']:.2g}",
+        " ".join(part for part in (row["stage"], row["schedule_phase"]) if part),
+        row["weights_sha"],
+    ]

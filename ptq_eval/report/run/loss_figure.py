@@ -1,0 +1,224 @@
+"""Loss before and after quantization against D, with the turning points: a row per run, a column per quantizer.
+
+Each panel has its own loss axis, because a turn of a hundredth of a nat and one of a whole nat are both results.
+A curve that explodes would flatten all others, so of every curve at most `VISIBLE` times the fall of the
+full-precision loss is shown above its own minimum, and a curve that lies wholly out of reach is named in the panel
+instead.  The loss before quantization is a black ring, and the fewer the bits the smaller their mark, drawn on top: at
+8 bits δ is often less than a mark is high, and what coincides must still be seen.
+
+In the table `loss_se` is a standard error of a mean over windows, in nats per token: of the loss itself before
+quantization, of the paired difference δ after it.  Only the latter is drawn, as bars: they belong to the distance from
+the rings.  The former is common to a column of points, and many times larger.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ptq_eval.report.common import style
+from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study
+from ptq_eval.report.common.numbers import bounds, count, number, short
+from ptq_eval.report.common.tables import title
+from ptq_eval.report.run.curves import predict
+from ptq_eval.report.run.words import observed, predicted, turn
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = ("run", "params", "quantizer", "bits", "kind", "tokens", "loss", "loss_se", "low", "high")
+REACH = 10.0
+"""A predicted turn is drawn up to this multiple of the largest D; beyond, it is named in the panel."""
+VISIBLE, FAR = 2.0, 6.0
+"""In units of the fall of the full-precision loss: shown above a curve's minimum; too far to be shown at all."""
+LEAST_FALL = 0.3
+"""Nats per token that the fall counts for at least, so that a short trajectory does not hide its curves."""
+CURVE_POINTS = 60
+TITLE_WIDTH = 38
+RING = {"color": "black", "markerfacecolor": "none", "markersize": 5.8, "markeredgewidth": 0.7, "linestyle": "none"}
+"""The marks of losses before quantization."""
+_SMALLEST, _LARGEST = 2.8, 4.6
+"""Points: the marks of the smallest and of the largest bit-width."""
+DRAWN = ("observed", "predicted")
+_PAPER = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+"""Behind a note, so that lines and curves do not run through its letters."""
+
+
+def data(study: Study) -> Frame:
+    """Everything drawn: kind is before, after, fit, observed or predicted; far and unidentified are named only."""
+    parts = [pd.DataFrame(columns=list(COLUMNS))]
+    for run in study.runs:
+        for label in study.labels:
+            parts.append(_panel_data(study, run, label))
+    parts = [part for part in parts if len(part)]
+    return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else pd.DataFrame(columns=list(COLUMNS))
+
+
+def _panel_data(study: Study, run: str, label: str) -> Frame:
+    full = study.baseline[(study.baseline["trajectory"] == run) & (study.baseline["tokens"] > 0)]
+    after = study.measured[(study.measured["trajectory"] == run) & (study.measured["label"] == label)]
+    after = after[after["tokens"] > 0]
+    if full.empty or after.empty:
+        return pd.DataFrame()
+    params = float(full["params"].iloc[0])
+    before = pd.DataFrame({"tokens": full["tokens"], "loss": full["loss_fp"], "kind": "before"})
+    if "loss_fp_se" in full:
+        before["loss_se"] = [number(error) for error in full["loss_fp_se"]]
+    columns = {"tokens": after["tokens"], "bits": after["bits"], "loss": after["loss_q"], "loss_se": after["delta_se"]}
+    turns = pd.DataFrame(_turns(study, run, label))
+    drawn = turns[turns["kind"].isin(DRAWN)]["tokens"].max() if len(turns) else math.nan
+    last = max(full["tokens"].max(), drawn if drawn == drawn else 0.0)
+    tokens = np.geomspace(full["tokens"].min(), last, CURVE_POINTS)
+    parts = [before, pd.DataFrame(columns).assign(kind="after"), turns, *_curves(study, run, label, params, tokens)]
+    parts = [part for part in parts if len(part)]
+    return (
+        pd.concat(parts, ignore_index=True)
+        .assign(run=run, params=params, quantizer=label)
+        .reindex(columns=list(COLUMNS))
+    )
+
+
+def _curves(study: Study, run: str, label: str, params: float, tokens: np.ndarray) -> list[Frame]:
+    full = predict(study.fit_for(FULL_PRECISION, run), params=params, tokens=tokens, bits=math.nan)
+    if full is None or len(np.unique(tokens)) < 2:
+        return []
+    curves = [pd.DataFrame({"tokens": tokens, "loss": full, "kind": "fit"})]
+    for bits in study.bits(label):
+        delta = predict(study.fit_for(label, run), params=params, tokens=tokens, bits=bits)
+        if delta is not None:
+            curves.append(pd.DataFrame({"tokens": tokens, "loss": full + delta, "bits": float(bits), "kind": "fit"}))
+    return curves
+
+
+def _turns(study: Study, run: str, label: str) -> list[dict[str, Any]]:
+    """Turning points of one panel: what was observed, else what the fit predicts."""
+    found = []
+    for entry in study.critical:
+        if str(entry.get("run")) == run and study.label_of(entry) == label:
+            found.append({"bits": number(entry.get("bits")), **_turn(entry)})
+    return found
+
+
+def _turn(entry: Mapping[str, Any]) -> dict[str, Any]:
+    seen = observed(entry)
+    value, low, high = bounds(entry.get("observed" if seen else "predicted"))
+    if seen:
+        return {"kind": "observed", "tokens": turn(entry), "low": low, "high": high}
+    if not predicted(entry):
+        return {"kind": "unidentified", "tokens": math.nan}
+    kind = "predicted" if number(entry.get("extrapolation_factor")) <= REACH else "far"
+    return {"kind": kind, "tokens": value, "low": low, "high": high}
+
+
+def draw(table: Frame) -> Figure:
+    """Draw what `data` returned."""
+    if table.empty:
+        return style.nothing("No loss was measured at a known D.")
+    runs, labels = style.runs_by_size(table), list(dict.fromkeys(table["quantizer"]))
+    figure, axes = style.panels(len(runs), len(labels))
+    sizes = mark_sizes(table)
+    for row, run in zip(axes, runs):
+        for ax, label in zip(row, labels):
+            panel = table[(table["run"] == run) & (table["quantizer"] == label)]
+            if panel.empty:
+                ax.set_axis_off()
+                continue
+            _panel(ax, panel, sizes)
+            words = f"{title(run, panel['params'].iloc[0])}, {label}"
+            ax.set_title(textwrap.fill(words, TITLE_WIDTH), fontsize=7.5)
+        row[0].set_ylabel("loss (nats per token)")
+    for ax in axes[-1]:
+        ax.set_xlabel("D (tokens)")
+    _legend(figure, table)
+    return figure
+
+
+def ceiling(panel: Frame) -> tuple[float, float, list[float]]:
+    """(bottom, top) of the loss axis, and the bit-widths that lie wholly above it."""
+    before = panel.loc[panel["kind"] == "before", "loss"]
+    fall = max(float(before.max() - before.min()), LEAST_FALL)
+    after = panel[panel["kind"] == "after"].groupby("bits")["loss"].agg(["min", "max"])
+    bottom = min(float(before.min()), float(after["min"].min()))
+    near = after[after["min"] <= bottom + FAR * fall]
+    top = max([float(before.max()), *np.minimum(near["max"], near["min"] + VISIBLE * fall)])
+    pad = 0.06 * (top - bottom)
+    return bottom - pad, top + pad, [float(bits) for bits in after.index.difference(near.index)]
+
+
+def mark_sizes(table: Frame) -> dict[float, float]:
+    """The size of the mark of each bit-width, in points: marks that coincide show as rings about each other."""
+    bits = sorted(table.loc[table["kind"] == "after", "bits"].unique())
+    return dict(zip(bits, np.linspace(_SMALLEST, _LARGEST, len(bits)))) if len(bits) > 1 else dict.fromkeys(bits, 3.2)
+
+
+def _panel(ax: Axes, panel: Frame, sizes: Mapping[float, float]) -> None:
+    bottom, top, above = ceiling(panel)
+    notes = _notes(panel, above, top)
+    style.log_x(ax, *style.span(panel.loc[~panel["kind"].isin(["far", "unidentified"]), "tokens"]), tokens=True)
+    ax.set_ylim(bottom - 0.05 * len(notes) * (top - bottom), top)
+    panel = panel[~panel["bits"].isin(above)]
+    before = panel[panel["kind"] == "before"]
+    ax.plot(before["tokens"], before["loss"], "o", zorder=3, **RING)
+    for place, (bits, group) in enumerate(reversed(list(panel[panel["kind"] == "after"].groupby("bits")))):
+        look = {"color": style.colour(float(bits)), "markersize": sizes[bits], "zorder": 3.1 + 0.01 * place}
+        se = group["loss_se"].fillna(0)
+        ax.errorbar(group["tokens"], group["loss"], yerr=se, fmt="o", elinewidth=0.7, markeredgewidth=0, **look)
+    for bits, curve in panel[panel["kind"] == "fit"].groupby("bits", dropna=False):
+        colour = "black" if bits != bits else style.colour(float(bits))
+        ax.plot(curve["tokens"], curve["loss"], color=colour, linewidth=0.9)
+    _turning_points(ax, panel)
+    for i, words in enumerate(reversed(notes)):
+        place = {"xycoords": "axes fraction", "xytext": (0, 7.5 * i), "textcoords": "offset points"}
+        ax.annotate(words, (0.02, 0.02), fontsize=6, color="0.3", zorder=4, bbox=_PAPER, **place)
+
+
+def _turning_points(ax: Axes, panel: Frame) -> None:
+    for _, mark in panel[panel["kind"].isin(DRAWN)].iterrows():
+        colour, seen = style.colour(mark["bits"]), mark["kind"] == "observed"
+        if seen and math.isfinite(mark["low"]) and math.isfinite(mark["high"]):
+            ax.axvspan(mark["low"], mark["high"], color=colour, alpha=0.13, linewidth=0, zorder=0)
+        ax.axvline(mark["tokens"], color=colour, linestyle="-" if seen else ":", linewidth=1.0, zorder=1)
+
+
+def _notes(panel: Frame, above: list[float], top: float) -> list[str]:
+    """What the panel does not show, in words; they stand at its lower left, where falling curves leave room."""
+    largest = panel.loc[panel["kind"] == "before", "tokens"].max()
+    after = panel[panel["kind"] == "after"]
+    notes = [f"{_list(above)}: above the axis"] if above else []
+    clipped = after[(after["loss"] > top) & ~after["bits"].isin(above)]
+    notes += [f"{_list([bits])}: {len(group)} points above the axis" for bits, group in clipped.groupby("bits")]
+    notes += [
+        f"{_list([mark['bits']])}: turn at {count(mark['tokens'])}, {short(mark['tokens'] / largest)}× the data"
+        for _, mark in panel[panel["kind"] == "far"].iterrows()
+    ]
+    unknown = list(panel.loc[panel["kind"] == "unidentified", "bits"])
+    return notes + ([f"{_list(unknown)}: turn not identifiable"] if unknown else [])
+
+
+def _list(bits: Sequence[float]) -> str:
+    return f"{', '.join(f'{value:.0f}' for value in bits)} bits"
+
+
+def _legend(figure: Figure, table: Frame) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [Line2D([], [], marker="o", label="before quantization", **RING)]
+    for bits, size in mark_sizes(table).items():
+        look = {"color": style.colour(bits), "markersize": size, "markeredgewidth": 0, "linestyle": "none"}
+        handles.append(Line2D([], [], marker="o", label=f"{bits:.0f} bits", **look))
+    kinds = set(table["kind"])
+    if "fit" in kinds:
+        handles.append(Line2D([], [], color="grey", linewidth=0.9, label="fit"))
+    if "observed" in kinds:
+        handles.append(Line2D([], [], color="grey", linewidth=1.2, label="turn observed"))
+        handles.append(Patch(color="grey", alpha=0.2, linewidth=0, label="its interval"))
+    if "predicted" in kinds:
+        handles.append(Line2D([], [], color="grey", linestyle=":", linewidth=1.2, label="turn predicted by the fit"))
+    style.legend(figure, handles, most=5, handlelength=1.8)

@@ -1,0 +1,208 @@
+"""`report.md`: the page that a researcher reads first, the answer before everything else.
+
+What is not known is said as plainly as what is: which checkpoints were left out and why, where a method did
+worse than rounding, what the intervals do not cover, and what none of these numbers can show.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+
+from ptq_eval.report.common import tables
+from ptq_eval.report.common.data import Study
+from ptq_eval.report.common.files import plain
+from ptq_eval.report.common.numbers import count, number
+from ptq_eval.report.comparison import page as comparison
+from ptq_eval.report.run.audit import compared, inversions, left_out, solver_summary, within_noise
+from ptq_eval.report.run.words import answers, early
+from ptq_eval.report.sensitivity import page as sensitivity
+
+LIMITS = (
+    "Loss on one text under one protocol is not accuracy on a task; a small δ can hide a large loss of ability, and "
+    "losses in nats per token compare only between models with one tokenizer.",
+    "Quantization is simulated: weights are replaced by their dequantized values. Speed, memory and the rounding of "
+    "a particular kernel are not measured, and activations and the key-value cache stay in full precision.",
+    "An interval covers what its fit says it covers. A run is one seed and one order of the data; with few runs the "
+    "difference to another run is not in the interval.",
+    "Where the points are intermediate checkpoints of one run with a decaying learning rate, D and the learning "
+    "rate change together: such a curve cannot tell more data from a lower learning rate.",
+    "A predicted turning point rests on the form of the laws beyond the data; the larger the multiple of the "
+    "largest D, the less it means.",
+    "Constants belong to their quantizer, group size, calibration, text and way of counting N; they cannot be set "
+    "beside published ones that differ in any of these.",
+)
+
+
+def document(study: Study, theory: Mapping[str, Any] | None = None, found: Mapping[str, Any] | None = None) -> str:
+    """The page in GitHub's Markdown.
+
+    `theory` is the record of `ptq-eval sensitivity` and `found` the comparison of laws, where there is one.
+    """
+    sections = [
+        ("", _title(study)),
+        ("The answer", _answer(study)),
+        ("Warnings", _bullets(study.warnings) or "None.\n"),
+        ("Figures", _figures()),
+        ("Degradation", _degradation(study)),
+        (comparison.AFTER, _fits(study)),
+        *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
+        *([("From theory: which layers carry the damage", sensitivity.section(theory))] if theory else []),
+        ("Where GPTQ did worse than rounding", _inversions(study)),
+        ("What was quantized", _models(study)),
+        ("Left out, failed or measured in part", _left_out(study)),
+        ("GPTQ numerics", _solver(study)),
+        ("How this was measured", _provenance(study)),
+        ("What these numbers do not show", _bullets(LIMITS)),
+    ]
+    return "\n".join(f"## {title}\n\n{text.rstrip()}\n" if title else text for title, text in sections)
+
+
+def _title(study: Study) -> str:
+    points = study.rows.drop_duplicates("point")
+    return (
+        "# What post-training quantization costs along the trajectory\n\n"
+        f"{_plural(len(points), 'checkpoint')} of {_plural(study.rows['run'].nunique(), 'run')}; quantizers: "
+        f"{tables.cell(', '.join(study.labels)) or 'none'}; bits: {', '.join(map(str, study.bits())) or 'none'}; "
+        f"{len(study.measured)} deltas measured under the protocol `{study.protocols}`. δ is the loss after minus the "
+        "loss before quantization, in nats per token; D are pretraining tokens, N parameters.\n"
+    )
+
+
+def _answer(study: Study) -> str:
+    text = ""
+    for run, found in groupby(answers(study), key=lambda answer: answer[0]):
+        text += f"### {tables.cell(run)}\n\n" + _bullets(f"**{what}.** {words}" for _, what, words, _ in found) + "\n"
+    return text or "Not identifiable: the fit has no entry on critical tokens, so nothing can be said.\n"
+
+
+def _figures() -> str:
+    return (
+        "![δ against D/N](figures/delta_vs_ratio.png)\n\n"
+        "![Loss before and after quantization against D](figures/loss_vs_tokens.png)\n\n"
+        "Both also as PDF, with the numbers behind them as CSV, in `figures/`.\n"
+    )
+
+
+def _degradation(study: Study) -> str:
+    text = "0.1234(56) means 0.1234 ± 0.0056, one standard error of the paired difference over evaluation windows. "
+    if (study.rows["status"] == "partial").any():
+        text += f"A \\{tables.PARTIAL} marks deltas with some layers left in full precision. "
+    if words := early(study):
+        text += f"{words} "
+    text += "All columns are in `degradation.csv`.\n"
+    for run in study.runs:
+        table = tables.grid(study, run)
+        text += f"\n### {tables.cell(tables.title(run, table.params))}\n\n{tables.degradation_markdown(table)}"
+    return text
+
+
+def _fits(study: Study) -> str:
+    if not study.fits:
+        return "Nothing was fitted.\n"
+    text = tables.markdown(tables.FIT_HEADER, tables.fit_rows(study), left=3)
+    covered = {str(entry.get("interval")) for entry in study.fits if entry.get("interval")}
+    remarks = [f"Intervals: {words}." for words in sorted(covered)]
+    if early(study):
+        remarks.append(
+            "Deltas that ended early enter the fits with the noise of the windows they were measured on, not of all: "
+            "where an interval covers the choice of evaluation windows, for them it covers the choice of those few."
+        )
+    remarks += [tables.fit_line(study, entry) for entry in study.fits]
+    return text + "\n" + _bullets(remarks)
+
+
+def _inversions(study: Study) -> str:
+    clear, noise = inversions(study), within_noise(study)
+    if not compared(study):
+        return "No GPTQ measurement has one of RTN on the same grid to be compared with.\n"
+    text = f"{_plural(compared(study), 'pair')} on the same grid compared. "
+    text += "Where two methods are equal, chance puts one pair in forty beyond two standard errors.\n\n"
+    if clear:
+        header = ("checkpoint", "GPTQ", "bits", "δ GPTQ", "δ RTN", "difference")
+        text += "By more than two standard errors:\n\n" + tables.markdown(header, clear, left=2)
+    if noise:
+        text += f"\nWorse, but within noise: {'; '.join(tables.cell(name) for name in noise)}.\n"
+    return text if clear or noise else text + "GPTQ is nowhere worse.\n"
+
+
+def _models(study: Study) -> str:
+    text = ""
+    for run, model in (study.run.get("models") or {}).items():
+        names = list(model.get("quantized") or ())
+        part = _shares(model, study.rows.loc[study.rows["run"] == run, "params"].max())
+        kinds = ", ".join(f"{times} × `{kind}`" for kind, times in Counter(map(_kind, names)).items())
+        text += f"### {tables.cell(run)}\n\n{_plural(len(names), 'matrix', 'matrices')} quantized{part}: {kinds}.\n\n"
+        text += tables.markdown(("left in full precision", "how many", "reason", "parameters"), _excluded(model), 3)
+        known = ("quantized", "excluded", "share_quantized")
+        text += "\n" + _pairs({name: value for name, value in model.items() if name not in known}) + "\n"
+    return text or "Not recorded.\n"
+
+
+def _shares(model: Mapping[str, Any], params: float) -> str:
+    """The quantized share of N, as N is counted in this study, and of all parameters."""
+    shares = {
+        "N": number(model.get("params_quantized")) / params,
+        "all parameters": number(model.get("share_quantized")),
+    }
+    return "".join(f", {100 * share:.1f} % of {whole}" for whole, share in shares.items() if share == share)
+
+
+def _excluded(model: Mapping[str, Any]) -> list[list[Any]]:
+    """What stays in full precision, parameters of the same name in different layers together."""
+    sums: dict[tuple[str, str], list[float]] = {}
+    for item in model.get("excluded") or ():
+        total = sums.setdefault((_kind(item.get("name")), str(item.get("reason"))), [0, 0.0])
+        total[0] += 1
+        total[1] += number(item.get("params"))
+    return [[f"`{kind}`", times, reason, count(params)] for (kind, reason), (times, params) in sums.items()]
+
+
+def _kind(name: Any) -> str:
+    """A parameter's name with the numbers of layers and experts left open."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", str(name))
+
+
+def _left_out(study: Study) -> str:
+    rows = left_out(study)
+    return tables.markdown(("checkpoint", "what", "status", "reason"), rows, left=4) if rows else "Nothing.\n"
+
+
+def _solver(study: Study) -> str:
+    rows = solver_summary(study)
+    if not rows:
+        return "No GPTQ measurement.\n"
+    header = ("configuration", "bits", "largest damping", "retries", "dead columns", "layers left in full precision")
+    return tables.markdown(header, rows) + "\nDamping is a fraction of the mean diagonal; the counts are sums.\n"
+
+
+def _provenance(study: Study) -> str:
+    windows = ", ".join(f"{value:.0f}" for value in sorted(set(study.rows["windows"].dropna())))
+    if early(study):
+        windows += " (fewer where a delta ended early)"
+    devices = ", ".join(sorted({" ".join(pair) for pair in zip(study.rows["device"], study.rows["dtype"])}))
+    text = _bullets([f"Windows per loss: {windows or 'unknown'}. Device and type: {devices.strip() or 'unknown'}."])
+    for name in ("options", "versions", "digests", "overlap", "git", "machine"):
+        if study.run.get(name):
+            text += f"\n### {name.capitalize()}\n\n" + _pairs(study.run[name])
+    if study.run.get("seconds") is not None:
+        text += f"\nMeasuring took {number(study.run['seconds']):.0f} seconds.\n"
+    notes = _bullets(note for note in study.run.get("notes") or () if note not in study.warnings)
+    return text + (f"\n### Notes\n\n{notes}" if notes else "")
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    texts = {name: value if isinstance(value, str) else json.dumps(plain(value)) for name, value in values.items()}
+    return _bullets(f"{name}: `{tables.cell(text)}`" for name, text in texts.items())
+
+
+def _bullets(lines: Any) -> str:
+    return "".join(f"- {' '.join(str(line).split())}\n" for line in lines)
+
+
+def _plural(n: int, one: str, many: str = "") -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"

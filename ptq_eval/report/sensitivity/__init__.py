@@ -1,0 +1,1 @@
+"""The damage per layer, predicted and measured."""

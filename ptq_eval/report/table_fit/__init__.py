@@ -1,0 +1,1 @@
+"""The report of laws fitted to a user's table."""

@@ -1,0 +1,140 @@
+"""A fit to somebody's table, to read: `fit.json`, `report.md`, a figure, and the same in a terminal.
+
+`replicates.npz` has what the intervals were made of: for each fit, by its place in `fit.json`'s list "fits", an array
+[n_boot, p] with the constants of every bootstrap refit, in the order of the fit's `parameters`.  Fits of one call share
+their resamples row by row, so that quantities of two fits keep their correlation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptq_eval.report.common import figures, files
+from ptq_eval.report.common.numbers import MISSING, count, estimate, number, short
+from ptq_eval.report.common.tables import markdown
+from ptq_eval.report.table_fit import figure as data_figure
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+NAME = "fit_against_data"
+HEADER = ("law", "constants [interval]", "objective", "R²", "R² (log)", "AICc", "points", "status")
+TURNS = ("N", "served as", "D_crit [interval]", "× largest D", "verdict")
+MOST_TURNS = 40
+"""Rows of the table of critical tokens on a page; all are in fit.json."""
+
+
+def write(out: Path, found: Any) -> list[Path]:
+    """Write a `DataFit` below `out`; the paths written.  Raises OutputFullError."""
+    return [
+        files.write_json(out / "fit.json", found.fit),
+        files.write_bytes(out / "replicates.npz", replicates(found.results)),
+        *figures.write(out / "figures", found, {NAME: data_figure}),
+        files.write_text(out / "report.md", page(found.fit)),
+    ]
+
+
+def replicates(results: Sequence[Any]) -> bytes:
+    """The bootstrap's constants of every fit as an .npz file; [0, p] of a fit without any."""
+    import numpy as np
+
+    arrays = {str(i): np.reshape(fit.replicates, (-1, len(fit.estimates))) for i, fit in enumerate(results)}
+    buffer = BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def name_of(entry: Mapping[str, Any]) -> str:
+    """The law and the group of an entry."""
+    return ", ".join([str(entry["law"]), *(f"{key} {value}" for key, value in entry["group"].items())])
+
+
+def rows(fit: Mapping[str, Any], between: str) -> Iterator[list[str]]:
+    """The fits in the columns of `HEADER`; `between` joins the constants."""
+    for entry in fit["fits"]:
+        marks = dict.fromkeys(entry["held"], " (held)")
+        named = entry["parameters"].items()
+        constants = between.join(f"{name} = {estimate(value)}{marks.get(name, '')}" for name, value in named)
+        numbers = [f"{number(entry['objective']):.10g}" if entry["objective"] is not None else MISSING]
+        numbers += [short(entry[name]) for name in ("r2", "r2_log", "aicc", "n_points")]
+        yield [name_of(entry), constants or MISSING, *numbers, str(entry["status"])]
+
+
+def turns(fit: Mapping[str, Any]) -> list[list[str]]:
+    """The critical tokens in the columns of `TURNS`."""
+    return [
+        [
+            count(entry["params"]),
+            served_as(entry),
+            estimate(entry["predicted"], count),
+            short(entry["extrapolation_factor"]),
+            str(entry["verdict"]),
+        ]
+        for entry in fit["critical_tokens"]
+    ]
+
+
+def served_as(entry: Mapping[str, Any]) -> str:
+    """The bits or the floating-point format (E4M3) of an entry, and whatever else it holds for."""
+    other = {name: f"{value:g}" for name, value in (entry.get("at") or {}).items()}
+    parts = [short(entry["bits"])] if entry["bits"] is not None else []
+    if {"E_bits", "M_bits"} <= set(other):
+        parts.append(f"E{other.pop('E_bits')}M{other.pop('M_bits')}")
+    return ", ".join([*parts, *(f"{name} {value}" for name, value in other.items())]) or MISSING
+
+
+def page(fit: Mapping[str, Any]) -> str:
+    """The fit in Markdown."""
+    about = fit["data"]
+    mapping = (
+        ", ".join(f"`{name} = {text}`" for name, text in about["columns"].items()) or "columns by their usual names"
+    )
+    where = f", rows with `{about['where']}`" if about["where"] else ""
+    parts = [f"# Fit to {about['source']}\n", f"{about['rows']} rows; {mapping}{where}.\n"]
+    parts.append(markdown(HEADER, rows(fit, ", "), left=2))
+    for entry in fit["fits"]:
+        bend = f" (linear beyond {entry['huber_delta']:g})" if "huber" in entry["loss"] else ""
+        parts.append(f"{name_of(entry)}: `{entry['equation']}` ({entry['source']}); {entry['loss']} loss{bend}; ")
+        parts[-1] += f"{entry['message']}; {entry['interval']}.\n"
+    parts.append(f"![measured over fitted values, and residuals](figures/{NAME}.png)\n")
+    if fit["critical_tokens"]:
+        shown = turns(fit)[:MOST_TURNS]
+        more = len(fit["critical_tokens"]) - len(shown)
+        parts.append("## Beyond how many tokens does more data harm?\n\n" + markdown(TURNS, shown, left=0))
+        parts += [f"{more} more in fit.json.\n"] if more else []
+    parts += [f"- {warning}" for warning in fit["warnings"]]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+class Rendered:
+    """A rich renderable of a fit to a table."""
+
+    def __init__(self, fit: Mapping[str, Any]) -> None:
+        self.fit = fit
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Fits, critical tokens, warnings."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        drawn = Table(box=box.SIMPLE_HEAD)
+        for i, name in enumerate(HEADER):
+            drawn.add_column(name, justify="left" if i < 2 else "right", overflow="fold")
+        for row in rows(self.fit, "\n"):
+            drawn.add_row(*(Text(text) for text in row))
+        yield drawn
+        for entry in self.fit["fits"]:
+            yield Text(f"{name_of(entry)}: {entry['message']}; {entry['interval']}", style="dim")
+        if self.fit["critical_tokens"]:
+            table = Table(title="Critical tokens", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+            for name in TURNS:
+                table.add_column(name)
+            for row in turns(self.fit)[:MOST_TURNS]:
+                table.add_row(*(Text(text) for text in row))
+            yield table
+        for warning in self.fit["warnings"]:
+            yield Text.assemble(("warning: ", "bold yellow"), warning)

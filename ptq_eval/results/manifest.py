@@ -1,0 +1,219 @@
+"""`run.json`: what was asked, of what, with what, and whether two runs may share one output folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptq_eval import plugins
+from ptq_eval.errors import OutputMismatchError
+from ptq_eval.records import Checkpoint, Measurement, Trial
+from ptq_eval.results.selection import conditions
+
+if TYPE_CHECKING:
+    from ptq_eval.config import RunConfig
+    from ptq_eval.measure.trials import Plan
+
+
+def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, started: float) -> dict[str, Any]:
+    """The content of `run.json`: options, versions, digests, git state, machine, models and texts."""
+    packages = ("ptq-eval", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "scipy")
+    packages += ("pandas", "matplotlib")
+    digests = {run: {role: text["digest"] for role, text in texts.items()} for run, texts in plan.texts.items()}
+    return {
+        "format": 1,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "options": config.to_dict(),
+        "fixed": {**config.fixed(), "device": config.resolve_device().split(":")[0], **_resolved(plan)},
+        "quantizer_options": {name: dict(config.options.get(name, {})) for name in config.quantizers},
+        "digests": digests,
+        "texts": plan.texts,
+        "overlap": plan.overlaps,
+        "models": plan.models,
+        "checkpoints": [replace(c, location=_relative(c.location)).to_dict() for c in checkpoints],
+        "notes": plan.notes,
+        "warnings": plan.warnings,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "plugins": {name: plugins.provider("quantizers", name) for name in config.quantizers},
+        "git": git_state(),
+        "machine": {
+            "host": socket.gethostname(),
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def _resolved(plan: Plan) -> dict[str, Any]:
+    """The group size and window length that automatic choices came to; one for all runs of a plan."""
+    models = iter(plan.models.values())
+    return {name: model[name] for model in [next(models, {})] for name in ("group_size", "seq_len") if name in model}
+
+
+def git_state(folder: Path | None = None) -> dict[str, Any] | None:
+    """Commit and cleanliness of the git checkout that holds this package, or None."""
+    where = folder or Path(__file__).resolve().parent
+    try:
+        commit, status = (
+            subprocess.run(["git", *args], cwd=where, capture_output=True, text=True, timeout=10, check=True).stdout
+            for args in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.strip(), "clean": not status.strip()}
+
+
+def _relative(location: str) -> str:
+    """A path as a reader elsewhere can use it: relative to the working directory where it lies below it."""
+    try:
+        return str(Path(os.path.abspath(location)).relative_to(Path.cwd()))
+    except ValueError:
+        return location
+
+
+def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to mix in one folder: another trajectory, another text, or options that change what numbers mean.
+
+    A grid may grow: further quantizers, bits, checkpoints and runs are welcome.  Raises OutputMismatchError.
+    """
+    before, now = old.get("fixed", {}), _plain(new["fixed"])
+    for name in now:
+        _same(folder, "other options", _flag(name, now[name]), _flag(name, before.get(name)))
+    for name, options in _plain(new["quantizer_options"]).items():
+        _same(
+            folder,
+            "other options",
+            f"{name} {options}",
+            f"{name} {old['quantizer_options'].get(name, options)}",
+        )
+    for run, digests in new["digests"].items():
+        for role, digest in digests.items():
+            earlier = old["digests"].get(run, {}).get(role, digest)
+            _same(
+                folder,
+                f"another {role} text",
+                f"{run}: digest {digest[:12]}",
+                f"{run}: digest {earlier[:12]}",
+            )
+    weights, mine = _weights(old), _weights(new)
+    for place in mine:
+        name = f"{place[0]} step {place[1]} with weights "
+        _same(folder, "another trajectory", name + mine[place][:12], name + weights.get(place, mine[place])[:12])
+    if weights and not weights.keys() & mine.keys():
+        runs = [", ".join(sorted({place[0] for place in places})) for places in (mine, weights)]
+        _same(
+            folder,
+            "another trajectory",
+            f"runs {runs[0]}",
+            f"runs {runs[1]}, none of whose checkpoints is here",
+        )
+
+
+def _flag(name: str, value: Any) -> str:
+    """An option as it is given on the command line; None is an option left out, or its word for none."""
+    flag = "--" + name.replace("_", "-")
+    if value is None:
+        words = {"group_size": "none", "eval_windows": "all"}
+        return f"{flag} {words[name]}" if name in words else f"without {flag}"
+    return f"{flag} {value}"
+
+
+def require_matching(records: Iterable[Measurement], plan: Plan, folder: Path) -> None:
+    """Refuse records that were measured under other options than the plan's, where no `run.json` tells of them.
+
+    What is compared stands in the records themselves.  Raises OutputMismatchError.
+    """
+    trials = [trial for work in plan.workloads for trial in work.trials]
+    quantized = {_whose(t): _request(t) for t in trials if t.scheme is not None}
+    common = conditions(trials[0]) if trials else {}
+    corpora = {t.checkpoint.run: t.corpus for t in trials}
+    for record in records:
+        trial = record.trial
+        if record.status == "failed" or not trials:
+            continue
+        wanted = {**common, "corpus": corpora.get(trial.checkpoint.run, trial.corpus)}
+        for name, value in conditions(trial).items():
+            _same(folder, "other options", _condition(name, wanted[name]), _condition(name, value))
+        mine = _request(trial)
+        for name, value in quantized.get(_whose(trial), mine).items():
+            what = f"{trial.quantizer} {name.replace('_', ' ')}"
+            _same(folder, "other options", f"{what} {value}", f"{what} {mine[name]}")
+
+
+def _condition(name: str, value: Any) -> str:
+    if name == "stop":
+        return _flag("precision", value.get("precision"))
+    return f"evaluation windows {value[:12]}" if name == "corpus" else f"{name.replace('_', ' ')} {value}"
+
+
+def _whose(trial: Trial) -> tuple[str, str, str]:
+    return trial.checkpoint.run, trial.quantizer, trial.quantizer_version
+
+
+def _request(trial: Trial) -> dict[str, Any]:
+    """What a trial asks of its quantizer, but for the bits."""
+    asked = {"options": _plain(dict(trial.options)), "calibration": trial.calibration}
+    asked["calibration_windows"] = trial.calibration_corpus[:12]
+    if trial.scheme is not None:
+        asked |= {"group_size": trial.scheme.group_size, "symmetric": trial.scheme.symmetric}
+    return asked
+
+
+def _same(folder: Path, what: str, got: str, stored: str) -> None:
+    if got != stored:
+        raise OutputMismatchError(
+            f"the output folder {folder} holds results of {what}",
+            got=got,
+            allowed=stored,
+            remedy="choose another -o, or repeat the command as it was",
+        )
+
+
+def _weights(info: Mapping[str, Any]) -> dict[tuple[Any, ...], str]:
+    """The weights' hashes by place.  A checkpoint that was set aside has no results that others could contradict."""
+    sound = (c for c in info.get("checkpoints", []) if not any(problem["fatal"] for problem in c["problems"]))
+    return {_place(c): c["weights_sha"] for c in sound}
+
+
+def _place(checkpoint: Mapping[str, Any]) -> tuple[Any, ...]:
+    return checkpoint["run"], checkpoint["step"], checkpoint["revision"]
+
+
+def merged(old: Mapping[str, Any], new: dict[str, Any], roots: Sequence[str | Path]) -> dict[str, Any]:
+    """`new` with what only `old` knows: checkpoints measured earlier, quantizers of earlier calls.
+
+    A checkpoint that still lies below one of the `roots` and was not found there this time has been excluded, and
+    leaves the table; one that was deleted after it was measured, or lies elsewhere, stays.
+    """
+    known = {_place(c) for c in new["checkpoints"]}
+    earlier = [c for c in old.get("checkpoints", []) if _place(c) not in known and not _lies_below(c, roots)]
+    every = [*new["checkpoints"], *earlier]
+    both = {
+        **new,
+        "checkpoints": sorted(every, key=lambda c: (c["run"], c["stage"], c["step"] is None, c["step"] or 0)),
+        "started": old.get("started", new["started"]),
+    }
+    for name in ("models", "texts", "digests", "overlap", "quantizer_options", "plugins"):
+        both[name] = {**old.get(name, {}), **new[name]}
+    return both
+
+
+def _lies_below(checkpoint: Mapping[str, Any], roots: Sequence[str | Path]) -> bool:
+    place = Path(os.path.abspath(checkpoint["location"]))
+    return place.exists() and any(Path(os.path.abspath(root)) in (place, *place.parents) for root in roots)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))

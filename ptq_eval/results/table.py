@@ -1,0 +1,219 @@
+"""From records to one tidy table: a row per checkpoint, quantizer and bits, in the order of the trajectory.
+
+Delta is the mean paired difference of the windows' losses.  Its standard error is that of a ratio of means over
+windows: the windows are the sample, and each pair shares its text, which makes the error many times smaller than
+that of either loss.
+
+A measurement that stopped early has a random sample of the windows, and its delta is that of the sample.  The
+full-precision loss is known on all windows, so the quantized loss of such a row is the sum of the two (the difference
+estimator of survey sampling: Särndal, Swensson and Wretman 1992, section 6.3), with an error that counts both.  The
+laws are given an array over all windows in any case: what was not measured stands at the mean, and what was is
+spread so that mean and standard error over windows, and covariances with other rows, are those of the sample.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ptq_eval.records import Checkpoint, Measurement
+from ptq_eval.results.selection import pairing, place, select
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+COLUMNS = (
+    "run",
+    "step",
+    "tokens",
+    "params",
+    "tokens_per_param",
+    "quantizer",
+    "bits",
+    "group_size",
+    "symmetric",
+    "calibration",
+    "loss_fp",
+    "loss_q",
+    "delta",
+    "delta_se",
+    "ppl_fp",
+    "ppl_q",
+    "kl",
+    "top1_agreement",
+    "bits_per_weight",
+    "windows",
+    "protocol",
+    "status",
+    "loss_fp_se",
+    "loss_q_se",
+    "kl_se",
+    "top1_se",
+    "bpb_fp",
+    "bpb_q",
+    "learning_rate",
+    "schedule_phase",
+    "stage",
+    "options",
+    "tokens_source",
+    "params_source",
+    "params_convention",
+    "dtype",
+    "device",
+    "message",
+    "damping_max",
+    "damping_retries",
+    "dead_columns",
+    "layers_skipped",
+    "weights_sha",
+    "key",
+    "quantizer_version",
+)
+
+Windows = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Per row key: the windows' mean losses after and before quantization, nats per token; all windows, see above."""
+
+
+def mean_and_error(values: ArrayLike, weights: ArrayLike) -> tuple[float, float]:
+    """Σ values / Σ weights over windows, and its standard error (linearised ratio, n − 1)."""
+    v, w = np.asarray(values, float), np.asarray(weights, float)
+    mean = v.sum() / w.sum()
+    if len(v) < 2:
+        return float(mean), math.nan
+    residual = v - mean * w
+    return float(mean), float(np.sqrt((residual**2).sum() / (len(v) * (len(v) - 1))) / w.mean())
+
+
+def tabulate(measurements: Iterable[Measurement], checkpoints: Sequence[Checkpoint]) -> tuple[pd.DataFrame, Windows]:
+    """The table of all measurements of these checkpoints, and the per-window losses behind its rows.
+
+    A checkpoint that is set aside gets one row of status "excluded" with its reason.  Records of checkpoints that
+    are not listed are left out, and so are those that a newer version of their quantizer supersedes.
+    """
+    order = {place(c): i for i, c in enumerate(checkpoints)}
+    mine, _ = select(measurements, checkpoints)
+    full = {pairing(m.trial): m for m in mine if m.trial.scheme is None}
+    rows, windows = [], {}
+    for measurement in mine:
+        at, reference = order[place(measurement.trial.checkpoint)], full.get(pairing(measurement.trial))
+        row = _row(checkpoints[at], measurement, reference if reference and reference.nll else None)
+        rows.append((at, _rank(measurement), row))
+        if row["status"] in ("ok", "partial") and reference is not None and reference.nll:
+            windows[row["key"]] = _after(measurement, reference), _per_token(reference)
+    for checkpoint in checkpoints:
+        if checkpoint.fatal:
+            rows.append((order[place(checkpoint)], ("", 0.0, ""), _excluded(checkpoint)))
+    rows.sort(key=lambda item: item[:2])
+    return pd.DataFrame([row for *_, row in rows], columns=COLUMNS), windows
+
+
+def _rank(measurement: Measurement) -> tuple[str, float, str]:
+    trial = measurement.trial
+    return "" if trial.scheme is None else trial.quantizer, float(trial.bits or 0), trial.key()
+
+
+def _per_token(measurement: Measurement) -> np.ndarray:
+    return np.asarray(measurement.nll) / np.asarray(measurement.n_tokens)
+
+
+def _after(measurement: Measurement, reference: Measurement) -> np.ndarray:
+    """Loss per window after quantization, over all windows of the reference."""
+    if not measurement.windows:
+        return _per_token(measurement)
+    before = _per_token(reference)
+    return before + spread(_per_token(measurement) - before[list(measurement.windows)], measurement.windows, before)
+
+
+def spread(sample: np.ndarray, windows: Sequence[int], population: np.ndarray) -> np.ndarray:
+    """A sample's values over all windows: same mean, and the mean's standard error over windows is the sample's.
+
+    With n of N windows known, deviations from the mean are N/n times as large, times √((n/(n−1))/(N/(N−1))) for the
+    degrees of freedom, and zero where nothing is known.
+    """
+    n, total = len(sample), len(population)
+    freedom = np.sqrt((n / (n - 1)) / (total / (total - 1))) if n > 1 else 1.0
+    full = np.full(total, sample.mean())
+    full[list(windows)] += (sample - sample.mean()) * (total / n) * freedom
+    return full
+
+
+def _row(checkpoint: Checkpoint, m: Measurement, reference: Measurement | None) -> dict[str, Any]:
+    trial, scheme = m.trial, m.trial.scheme
+    row = _about(checkpoint) | {
+        "quantizer": trial.quantizer,
+        "calibration": trial.calibration,
+        "bits_per_weight": m.bits_per_weight,
+        "windows": len(m.nll),
+        "protocol": trial.protocol,
+        "status": m.status,
+        "message": m.message,
+        "dtype": trial.dtype,
+        "device": trial.device,
+        "options": json.dumps(dict(trial.options), sort_keys=True),
+        "key": trial.key(),
+        "quantizer_version": trial.quantizer_version,
+    }
+    if scheme is not None:
+        row |= {"bits": scheme.bits, "group_size": scheme.group_size, "symmetric": scheme.symmetric}
+    if reference is not None:
+        row["loss_fp"], row["loss_fp_se"] = mean_and_error(reference.nll, reference.n_tokens)
+        row |= {"ppl_fp": reference.perplexity, "bpb_fp": reference.bits_per_byte}
+    if scheme is not None and m.nll:
+        row |= _damage(m, reference)
+    row |= {name: m.details[name] for name in ("damping_max", "damping_retries", "dead_columns") if name in m.details}
+    row["layers_skipped"] = len(m.details.get("layers_skipped", ()))
+    return row
+
+
+def _damage(m: Measurement, reference: Measurement | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"ppl_q": m.perplexity, "bpb_q": m.bits_per_byte}
+    row["loss_q"], row["loss_q_se"] = mean_and_error(m.nll, m.n_tokens)
+    row["kl"], row["kl_se"] = mean_and_error(m.kl, m.n_tokens)
+    row["top1_agreement"], row["top1_se"] = mean_and_error(m.agree, m.n_tokens)
+    if reference is not None:
+        before = np.asarray(reference.nll)[list(m.windows) or slice(None)]
+        row["delta"], row["delta_se"] = mean_and_error(np.subtract(m.nll, before), m.n_tokens)
+        if m.windows:
+            row |= _added(row["delta"], m, reference)
+    return row
+
+
+def _added(delta: float, m: Measurement, reference: Measurement) -> dict[str, Any]:
+    """The quantized loss of a measurement that stopped early: full precision on all windows, plus delta."""
+    loss = reference.loss + delta
+    after = _after(m, reference)
+    return {
+        "loss_q": loss,
+        "loss_q_se": float(after.std(ddof=1) / np.sqrt(len(after))),
+        "ppl_q": math.exp(loss) if loss < 700 else math.inf,
+        "bpb_q": reference.bits_per_byte * loss / reference.loss,
+    }
+
+
+def _about(checkpoint: Checkpoint) -> dict[str, Any]:
+    names = "run step tokens params learning_rate schedule_phase stage tokens_source params_source"
+    row = {name: getattr(checkpoint, name) for name in [*names.split(), "params_convention", "weights_sha"]}
+    return row | {"tokens_per_param": checkpoint.tokens_per_param}
+
+
+def _excluded(checkpoint: Checkpoint) -> dict[str, Any]:
+    reasons = "; ".join(problem.message for problem in checkpoint.fatal)
+    return _about(checkpoint) | {"status": "excluded", "message": reasons, "windows": 0}
+
+
+def as_rows(table: pd.DataFrame) -> list[Mapping[str, Any]]:
+    """The table as plain dictionaries, for the laws."""
+    return table.to_dict("records")  # type: ignore[return-value]
+
+
+def unmeasured(table: pd.DataFrame, checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """A warning if sound checkpoints have no row yet, as in the report of one shard among several."""
+    measured = table.loc[table["status"] != "excluded", ["run", "step", "weights_sha"]].drop_duplicates()
+    sound = sum(1 for checkpoint in checkpoints if not checkpoint.fatal)
+    missing = sound - len(measured)
+    return [f"{missing} of {sound} checkpoints are not measured yet: this report is partial"] if missing > 0 else []

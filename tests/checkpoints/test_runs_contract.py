@@ -1,0 +1,68 @@
+"""Contract: what is wrong between the checkpoints of a run, and the rows that show it."""
+
+import json
+import shutil
+
+import pytest
+
+from ptq_eval.checkpoints import Overrides, discover, inspection_rows, verify_all
+from tests.checkpoints.support import codes, llama_config, write_tokenizer
+
+
+def test_identical_weights_are_found_and_progress_is_told(trainer_run):
+    shutil.copy(trainer_run / "checkpoint-200" / "model.safetensors", trainer_run / "checkpoint-1000")
+    told = []
+    found = verify_all(discover([trainer_run]), progress=lambda *seen: told.append(seen))
+    assert [codes(c) for c in found] == [[], [], ["identical_weights"]]
+    assert "small@200" in found[2].fatal[0].message
+    assert told == [(1, 3, "small@200"), (2, 3, "small@500"), (3, 3, "small@1000")]
+
+
+def test_a_tokenizer_that_differs(trainer_run):
+    write_tokenizer(trainer_run / "checkpoint-500", words=("a", "c"))
+    path = trainer_run / "checkpoint-1000" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=7))  # laid out otherwise, the same content
+    found = verify_all(discover([trainer_run]))
+    assert [codes(c) for c in found] == [[], ["tokenizer_differs"], []]
+    assert found[1].fatal
+
+
+def test_another_model_in_the_run(trainer_run, save):
+    save(trainer_run / "checkpoint-500", seed=9, config=llama_config(num_hidden_layers=1))
+    found = verify_all(discover([trainer_run]))
+    assert [codes(c) for c in found] == [[], ["model_differs"], []]
+
+
+def test_steps_out_of_order_with_tokens(trainer_run):
+    overrides = Overrides(tokens={200: 50, 500: 40, 1000: 60})
+    found = verify_all(discover([trainer_run], overrides=overrides))
+    assert [codes(c) for c in found] == [[], ["steps_out_of_order"], []]
+    assert found[1].fatal
+
+
+def test_unknown_tokens_are_measured_but_said(save_run, tmp_path):
+    found = verify_all(discover([save_run(tmp_path / "mine", ["step1", "step2"])]))
+    assert [codes(c) for c in found] == [["tokens_unknown"]] * 2
+    assert not found[0].fatal
+
+
+def test_stage_2_restarts_are_noted_and_are_not_out_of_order(save_run, tmp_path):
+    labels = ["stage1-step10000-tokens21B", "stage2-ingredient1-step1000-tokens3B"]
+    found = verify_all(discover([save_run(tmp_path / "OLMo-2-0425-1B", labels)]))
+    assert [codes(c) for c in found] == [[], ["stage_restart"]]
+    assert not found[1].fatal
+
+
+def test_inspection_rows(trainer_run):
+    shutil.copy(trainer_run / "checkpoint-200" / "model.safetensors", trainer_run / "checkpoint-1000")
+    found = verify_all(discover([trainer_run]))
+    rows = inspection_rows(found)
+    assert list(rows[0]) == [
+        "run", "step", "tokens", "tokens_source", "params", "tokens_per_param", "format", "learning_rate",
+        "schedule_phase", "stage", "weights_sha", "problems",
+    ]  # fmt: skip
+    assert rows[0]["tokens_per_param"] == pytest.approx(200 * 4096 / found[0].params)
+    assert rows[0]["weights_sha"] == found[0].weights_sha[:12]
+    assert rows[0]["problems"] == ""
+    assert rows[2]["problems"].startswith("!identical_weights: ")
+    json.dumps(rows)

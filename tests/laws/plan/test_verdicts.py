@@ -1,0 +1,145 @@
+"""Contract: a plan gives no D_crit, in its table or in its figure, where the fit to the same records gives none."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ptq_eval.laws import analyse, fit
+from ptq_eval.laws.formulas.chinchilla import Chinchilla
+from ptq_eval.laws.formulas.ouyang import Ouyang
+from ptq_eval.laws.formulas.presets import EPOCH_2024, KUMAR_2024, OUYANG_2024
+from ptq_eval.laws.plan.curves import loss_over_bits_and_ratio
+from ptq_eval.laws.plan.fits import from_records
+from ptq_eval.laws.plan.planner import Planner, Question, plan
+from ptq_eval.laws.plan.source import from_fits, from_preset
+from ptq_eval.laws.simulate import paper_design, simulate
+from ptq_eval.laws.turning.predicted import FARTHEST
+from ptq_eval.laws.turning.table import critical_tokens
+from ptq_eval.report.plan import contour_figure as plan_contour_figure
+from tests.laws.synthetic import table
+
+SIZES = (50e3, 100e3, 200e3)
+OPTIONS = {"n_boot": 30, "seed": 2}
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """Rows whose deltas at 8 bits scatter about zero."""
+    rows, _ = table(np.random.default_rng(0), sizes=SIZES)
+    rng = np.random.default_rng(1)
+    for row in rows:
+        if row["bits"] == 8:
+            row["delta"], row["delta_se"] = rng.normal(0, 0.002), 0.003
+            row["loss_q"] = row["loss_fp"] + row["delta"]
+    return rows
+
+
+def turns(planner):
+    return [row for row in loss_over_bits_and_ratio(planner) if row["kind"] == "critical"]
+
+
+def labels(planner):
+    drawn = pd.DataFrame(loss_over_bits_and_ratio(planner), columns=list(plan_contour_figure.COLUMNS))
+    [legend] = plan_contour_figure.draw(drawn).legends
+    return " | ".join(" ".join(text.get_text().split()) for text in legend.get_texts())
+
+
+def test_records_are_judged_as_fit_judges_them(noisy):
+    told = analyse(noisy, {}, **OPTIONS)
+    found, alone = told["critical_tokens"], from_records(noisy, {}, **OPTIONS)
+    assert alone.verdicts == from_records(noisy, {}, **OPTIONS, told=told).verdicts
+    given = {(entry["params"], entry["bits"]): entry["predicted"] is not None for entry in found}
+    assert set(given.values()) == {True, False}
+    for N in SIZES:
+        answers = plan(alone, Question(params=N)).of("critical_tokens")
+        assert {(N, a.at["bits"]): bool(a.values) for a in answers} == {
+            at: known for at, known in given.items() if at[0] == N
+        }
+        [eight] = [answer for answer in answers if answer.at["bits"] == 8]
+        assert "delta is not told apart from zero" in eight.why_not
+
+
+def test_a_fit_of_other_records_is_out_of_date(noisy):
+    """The verdicts of a fit.json count as long as it was made of the records at hand, and are judged anew after."""
+    told = analyse(noisy, {}, **OPTIONS)
+    marked = {**told, "critical_tokens": [{**e, "predicted": None, "verdict": "kept"} for e in told["critical_tokens"]]}
+    same = from_records(noisy, {}, **OPTIONS, told=marked)
+    assert all("kept" in reason for _, _, reason in same.verdicts)
+    assert not any("out of date" in doubt for doubt in same.doubts)
+    fewer = noisy[: -len(noisy) // 4]
+    anew = from_records(fewer, {}, **OPTIONS, told=marked, name="out")
+    assert anew.verdicts == from_records(fewer, {}, **OPTIONS).verdicts
+    [doubt] = [doubt for doubt in anew.doubts if "out of date" in doubt]
+    assert doubt == "out/fit.json is out of date, so D_crit was judged anew: ptq-eval fit out"
+
+
+def test_the_line_of_a_figure_is_refused_where_the_table_refuses(noisy):
+    planner = Planner(from_records(noisy, {}, **OPTIONS), Question(params=200e3))
+    rows = turns(planner)
+    for row in rows:
+        value, why_not = planner.source.critical_tokens(200e3, row["bits"])
+        assert math.isnan(row["ratio"]) == bool(row["why_not"])
+        if not why_not and not row["why_not"]:
+            assert row["ratio"] == pytest.approx(value.value / 200e3)
+    refused = [row["bits"] for row in rows if row["why_not"]]
+    assert min(refused) >= 6  # of the widths measured, 8 bits are the nearest
+    assert max(refused) == 9
+    assert all("not told apart from zero" in row["why_not"] for row in rows if row["bits"] >= 6)
+    assert "no D_crit at" in labels(planner)
+    assert "not told apart from zero" in labels(planner)
+
+
+def test_a_fit_that_identifies_nothing_draws_no_line(noisy):
+    source = from_records(noisy, {}, **OPTIONS)
+    refusing = replace(source, verdicts=tuple((N, P, "it is not identified") for N, P, _ in source.verdicts))
+    planner = Planner(refusing, Question(params=200e3))
+    assert all(math.isnan(row["ratio"]) for row in turns(planner))
+    assert "no D_crit at 1 to 9 bits: it is not identified" in labels(planner)
+    assert "D_crit, " not in labels(planner)
+
+
+def test_the_line_is_marked_beyond_the_data_and_ends_where_it_is_not_believed():
+    planner = Planner(from_preset(KUMAR_2024), Question(params=220e6, serve_bits=(2, 3, 4, 8)))
+    rows = turns(planner)
+    for row in rows:
+        D = float(planner.source.critical_tokens(220e6, row["bits"])[0].value)
+        assert bool(row["why_not"]) == (D > FARTHEST * 26e9)
+        assert row["why_not"] or row["beyond"] == pytest.approx(
+            max(planner.source.beyond(N=220e6, D=D, bits=row["bits"]).values(), default=1.0)
+        )
+    assert "D_crit, beyond the data by up to" in labels(planner)
+    assert "not to be believed" in labels(planner)
+
+
+def test_fits_of_another_degradation_law_have_a_turn_with_its_interval():
+    design = paper_design()
+    delta = fit(Ouyang(), simulate(Ouyang(), OUYANG_2024, design, noise=0.03), n_boot=40)
+    curve = fit(Chinchilla(), simulate(Chinchilla(), EPOCH_2024, design, noise=0.001), n_boot=40)
+    source = from_fits([delta, curve], name="out", ranges={})
+    [turn] = plan(source, Question(params=1e8, serve_bits=(4,))).of("critical_tokens")
+    assert turn.values["D"].low < turn.values["D"].value < turn.values["D"].high
+    flat = replace(delta, estimates={**delta.estimates, "gamma_D": replace(delta.estimates["gamma_D"], low=-0.1)})
+    [turn] = plan(
+        from_fits([flat, curve], name="out", ranges={}), Question(params=1e8, tokens=1e10, serve_bits=(4,))
+    ).of("critical_tokens")
+    assert "not seen to grow with D" in turn.why_not
+
+
+def test_a_table_of_data_is_refused_a_turn_by_the_same_tests():
+    design = paper_design()
+    law = Ouyang()
+    delta = fit(law, simulate(law, OUYANG_2024, design, noise=0.03), n_boot=40)
+    curve = fit(Chinchilla(), simulate(Chinchilla(), EPOCH_2024, design, noise=0.001), n_boot=40)
+    data = {name: design[name] for name in law.columns}
+    given = list(critical_tokens(law, delta, data, curve, None))
+    assert all(one.predicted is not None for one in given)
+    stuck = replace(delta, status="at_bound: gamma_P")
+    draws = delta.replicates.copy()
+    draws[:, list(delta.estimates).index("k")] *= np.exp(np.linspace(-6, 6, len(draws)))
+    for bad, words in ((stuck, "at bound: gamma_P"), (replace(delta, replicates=draws), "D_crit is not identified")):
+        told = list(critical_tokens(law, bad, data, curve, None))
+        assert all(one.predicted is None for one in told)
+        assert all(words in one.verdict for one in told)

@@ -1,0 +1,155 @@
+"""Contract: what a fit must not claim, and what it must say beside a claim."""
+
+import numpy as np
+import pytest
+
+from ptq_eval.laws import Estimate, TurningPoint, analyse, closed_form, fit, turning_point
+from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
+from ptq_eval.laws.turning.predicted import verdict
+from tests.laws.synthetic import RATIO, RATIOS, SMALL_LOSS, points, ratio, table
+
+ONE = {"sizes": (80e3,), "bits": (2, 3, 4)}
+
+
+def windows_of(loss, rng):
+    return loss[:, None] + rng.normal(0, 0.5, 64) + 0.01 * rng.normal(size=(len(loss), 64))
+
+
+def lifted(rows, windows, lift):
+    """The same table with `lift(tokens per parameter)` nats added to the loss before and after quantization."""
+    by_key = {}
+    for row in rows:
+        more = lift(row["tokens_per_param"])
+        by_key[row["key"]] = tuple(part + more for part in windows[row["key"]])
+        row |= {name: row[name] + more for name in ("loss_fp", "loss_q") if name in row}
+    return rows, by_key
+
+
+@pytest.mark.parametrize("n", [3, 4, 5])
+def test_few_flat_checkpoints_rarely_seem_to_turn_and_a_large_rise_is_still_found(n):
+    x, claims, found = np.linspace(-1, 1, n), 0, 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        noise = 0.01 * rng.normal(size=n)
+        flat, turning = 3 + noise, 3 + 0.2 * ((x - x[1]) / (1 - x[1])) ** 2 + noise
+        claims += turning_point(np.exp(x), flat, windows_of(flat, rng), n_boot=0).interior
+        found += turning_point(np.exp(x), turning, windows_of(turning, rng), n_boot=0).interior
+    assert claims <= (0.2 * 300 if n > 3 else 0)
+    assert found >= (0.95 * 300 if n > 3 else 0)
+
+
+def test_a_turn_among_few_checkpoints_is_qualified():
+    rows, windows = table(np.random.default_rng(0), **ONE, ratios=RATIOS[::2])
+    out = analyse(rows, windows, n_boot=20)
+    assert out["critical_tokens"][0]["interior"]
+    assert out["critical_tokens"][0]["verdict"].endswith(
+        "; with only 5 checkpoints it is hardly known how they scatter"
+    )
+    assert any("only 5 points along D (fewer than 6): it is hardly known" in w for w in out["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("full_rise", "full_rises", "words"),
+    [
+        (float("nan"), False, "observed inside the range"),
+        (0.05, False, "observed inside the range"),
+        (0.108, False, "; the rise is 0.3 nats per token, of which 0.108 is the full-precision loss's own"),
+        (
+            0.2,
+            False,
+            "the full-precision loss rises too (0.2 of 0.3 nats per token): quantization is not alone to blame",
+        ),
+        (-0.1, True, "the full-precision loss rises too: quantization is not alone to blame"),
+    ],
+)
+def test_the_share_of_the_full_precision_loss_in_a_rise_is_named(full_rise, full_rises, words):
+    observed = TurningPoint(1e7, Estimate(1e7, 5e6, 2e7), True, 0.3, 0.01, 0.005, 9)
+    text = verdict(1e5, 1e8, None, "", observed, full_rises, full_rise)
+    assert text.startswith("harmful beyond D = 10M tokens")
+    assert text.endswith(words)
+
+
+def test_the_full_precision_rise_is_taken_between_the_same_two_checkpoints():
+    rows, windows = lifted(*table(np.random.default_rng(0), **ONE), lambda r: 0.5 * max(0.0, np.log(r / 100)))
+    two = analyse(rows, windows, n_boot=20)["critical_tokens"][0]
+    full = {row["tokens"]: row["loss_fp"] for row in rows}
+    assert two["full_precision_rise"] == pytest.approx(full[max(full)] - full[two["observed_tokens"]])
+    assert two["full_precision_rise"] > 0.3
+    assert "nats per token): quantization is not alone to blame" in two["verdict"]
+
+
+def test_a_full_precision_rise_within_the_scatter_of_checkpoints_is_warned_of():
+    rows, windows = table(np.random.default_rng(0), **ONE, training=0.0)
+    jumps = dict(zip(RATIOS, 0.2 * np.random.default_rng(5).normal(size=len(RATIOS))))
+    jumps[RATIOS[-1]], jumps[RATIOS[-2]] = 0.0, -0.25
+    warnings = analyse(*lifted(rows, windows, jumps.get), n_boot=20)["warnings"]
+    assert any(
+        "full-precision loss itself rises" in w and w.endswith("within the scatter of checkpoints") for w in warnings
+    )
+
+
+def test_annealed_branches_are_named_and_share_the_training_of_their_trunk():
+    rows, windows = table(np.random.default_rng(0), **ONE)
+    parts = []
+    for part, phase in (("trunk", "constant"), ("annealed", "annealed")):
+        parts.append([{**row, "run": f"small/{part}", "schedule_phase": phase} for row in rows])
+    both = analyse([*parts[0], *parts[1]], windows, n_boot=10)
+    alone = analyse(parts[1], windows, n_boot=10)
+    mixed = "this mixes the effect of D with that of the learning rate"
+    assert any("small/annealed are annealed models" in w and "not independent runs" in w for w in both["warnings"])
+    assert any(mixed in w for w in both["warnings"])
+    assert not any(mixed in w for w in alone["warnings"])
+    assert any("only 1 training run " in w for w in both["warnings"])
+    assert both["fits"][-1]["n_runs"] == 1
+
+
+@pytest.mark.parametrize("sizes", [(80e3,), (40e3, 160e3)])
+def test_one_bit_width_gives_critical_tokens_without_gamma_post(sizes):
+    rows, windows = table(np.random.default_rng(0), sizes=sizes, bits=(3,))
+    out = analyse(rows, windows, n_boot=50)
+    delta = out["fits"][-1]
+    assert delta["status"] == "ok"
+    assert delta["parameters"]["gamma_post"] == {"value": 1.0, "low": None, "high": None}
+    assert "one bit-width: gamma_post is set to 1 and not fitted" in delta["message"]
+    for found in out["critical_tokens"]:
+        true = closed_form(RATIO, SMALL_LOSS, found["params"], 3)
+        assert found["predicted"]["low"] < true < found["predicted"]["high"]
+
+
+def test_a_given_gamma_post_is_absorbed_by_the_factor():
+    data = points(ratio, RATIO, [80e3], RATIOS, (3,), np.random.default_rng(0), scatter=0.05)
+    one, other = (fit(KumarPTQRatio(gamma_post=g), data, n_boot=0).values for g in (0.5, 2.0))
+    assert one["gamma"] == pytest.approx(other["gamma"], rel=1e-5)
+    assert one["C"] * np.exp(-3 / 0.5) == pytest.approx(other["C"] * np.exp(-3 / 2.0), rel=1e-4)
+    assert KumarPTQ().needs["P"] == 2
+
+
+def noisy_eight(theta, N, D, P):
+    """Follows the law but for 8 bits, where delta jumps about zero by more than its evaluation error."""
+    return 2e-4 * np.sin(40 * np.log(D)) if P == 8 else ratio(theta, N, D, P)
+
+
+def test_bits_whose_delta_is_noise_get_no_prediction():
+    rows, windows = table(np.random.default_rng(0), sizes=(80e3,), bits=(2, 3, 4, 8), delta=noisy_eight, noise=0.1)
+    critical = {c["bits"]: c for c in analyse(rows, windows, n_boot=50)["critical_tokens"]}
+    assert critical[8.0]["predicted"] is None
+    assert critical[8.0]["verdict"] == "not identifiable: at 8 bits delta is not told apart from zero"
+    assert critical[4.0]["predicted"] is not None
+
+
+def test_bits_that_do_not_determine_the_constants_are_named_as_the_option():
+    rows, windows = table(np.random.default_rng(0), sizes=(80e3,), bits=(4, 8), delta=flat_at_eight)
+    verdicts = [c["verdict"] for c in analyse(rows, windows, n_boot=10)["critical_tokens"]]
+    assert all("--bits" in text for text in verdicts), verdicts
+
+
+def flat_at_eight(theta, N, D, P):
+    return -1e-5 if P == 8 else ratio(theta, N, D, P)
+
+
+def test_a_constant_at_its_bound_has_no_interval():
+    data = points(ratio, {**RATIO, "gamma": 4.0}, [80e3], RATIOS, (2, 3, 4), np.random.default_rng(0))
+    result = fit(KumarPTQRatio(), data)
+    assert result.status == "at_bound: gamma"
+    assert result.estimates["gamma"].to_dict() == {"value": 3.0, "low": None, "high": None}
+    assert result.to_dict()["parameters"]["C"]["low"] is not None

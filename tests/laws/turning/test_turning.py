@@ -1,0 +1,144 @@
+"""Turning points: found where there is one, and, as the negative control, not found where there is none."""
+
+import numpy as np
+import pytest
+
+from ptq_eval.laws import analyse, turning_point
+from tests.laws.synthetic import RATIO, RATIOS, SMALL_LOSS, table
+
+D = np.geomspace(1e6, 1e8, 9)
+
+
+def curve(turn, rng=None, scatter=0.0, depth=0.05):
+    x = np.log(D / turn)
+    loss = 3 + depth * x * x
+    return loss + (scatter * rng.normal(size=len(D)) if rng else 0)
+
+
+def windows_of(loss, rng, noise=0.05, n=64):
+    return loss[:, None] + rng.normal(0, 0.5, n) + noise * rng.normal(size=(len(loss), n))
+
+
+def constant(theta, N, D, P):
+    return 0.5 * np.exp(-P / 0.9)
+
+
+def test_an_interior_minimum_is_found_between_its_neighbours():
+    rng = np.random.default_rng(0)
+    loss = curve(1.3e7)
+    found = turning_point(D, loss, windows_of(loss, rng))
+    assert found.interior
+    assert found.place.value == pytest.approx(1.3e7, rel=1e-6)
+    assert found.place.low <= D[3] < 1.3e7 < D[5] <= found.place.high
+    assert found.rise > 2 * found.rise_se > 0
+
+
+@pytest.mark.parametrize("turn", [1e12, 1e3])
+def test_a_minimum_at_either_end_is_not_interior(turn):
+    loss = curve(turn)
+    found = turning_point(D, loss, windows_of(loss, np.random.default_rng(0)))
+    assert not found.interior
+    assert found.tokens == (D[-1] if turn > 1e9 else D[0])
+    assert found.place.high == np.inf
+
+
+def test_without_windows_significance_is_unknown_and_nothing_is_claimed():
+    found = turning_point(D, curve(1.3e7), None)
+    assert not found.interior
+    assert np.isnan(found.rise_se)
+
+
+def test_losses_that_are_not_finite_are_left_out():
+    loss = curve(1.3e7)
+    windows = windows_of(loss, np.random.default_rng(0))
+    holes = np.where(np.arange(len(D)) == 7, np.nan, loss)
+    assert turning_point(D, holes, windows).place.value == pytest.approx(1.3e7, rel=1e-6)
+    assert np.isnan(turning_point(D, np.full(len(D), np.nan), windows).tokens)
+
+
+def test_a_flat_curve_with_training_noise_rarely_seems_to_turn():
+    """Windows alone would claim a turn nearly always: they do not see the scatter of the checkpoints."""
+    claims = naive = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        loss = 3 + 0.01 * rng.normal(size=len(D))
+        windows = windows_of(loss, rng, noise=0.01)
+        found = turning_point(D, loss, windows, n_boot=0)
+        difference = windows[-1] - windows[int(np.argmin(loss))]
+        naive += 0 < np.argmin(loss) < 8 and found.rise > 2 * difference.std() / 8
+        claims += found.interior
+    assert naive > 100
+    assert claims < 40
+
+
+def test_negative_control_no_growth_of_delta_no_turning_point():
+    for seed in range(5):
+        rows, windows = table(np.random.default_rng(seed), delta=constant, bits=(2, 3, 4))
+        for found in analyse(rows, windows, n_boot=50)["critical_tokens"]:
+            assert not found["interior"]
+            assert found["predicted"] is None or found["extrapolation_factor"] > 100
+            assert found["verdict"].startswith("not identifiable")
+
+
+def test_an_observed_turn_is_called_harmful_and_the_rest_predicted():
+    rows, windows = table(np.random.default_rng(0))
+    verdicts = {(c["run"], c["bits"]): c for c in analyse(rows, windows)["critical_tokens"]}
+    two = verdicts["size0", 2.0]
+    assert two["interior"]
+    assert two["verdict"].startswith("harmful beyond D = ")
+    assert two["verdict"].endswith("observed inside the range")
+    assert two["observed"]["low"] < 87.7 * 80e3 < two["observed"]["high"]
+    four = verdicts["size0", 4.0]
+    assert not four["interior"]
+    assert "× the largest D seen" in four["verdict"]
+    assert four["observed"]["high"] is None
+    assert "too far to believe" in verdicts["size0", 8.0]["verdict"]
+
+
+def test_a_full_precision_loss_that_rises_is_named_and_forbids_a_prediction():
+    rows, windows = table(np.random.default_rng(0), sizes=(80e3,), delta=constant)
+    late = {}
+    for row in rows:
+        lift = 0.3 * max(0.0, np.log(row["tokens_per_param"] / 50))
+        late[row["key"]] = tuple(part + lift for part in windows[row["key"]])
+        row["loss_fp"] += lift
+        if "loss_q" in row:
+            row["loss_q"] += lift
+    out = analyse(rows, late, n_boot=50)
+    assert any("full-precision loss itself rises" in warning for warning in out["warnings"])
+    assert all("full-precision loss" in c["verdict"] for c in out["critical_tokens"])
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        (np.linspace(3e-3, 3e-4, len(RATIOS)), "one decaying run"),
+        (np.append(np.full(len(RATIOS) - 1, 3e-3), 1e-3), "one decaying run"),
+        (np.full(len(RATIOS), 3e-3), "one constant-rate run"),
+        ([None] * len(RATIOS), "unknown schedule"),
+    ],
+)
+def test_the_learning_rate_confound_is_named(rates, words):
+    rows, windows = table(np.random.default_rng(0), rates=rates)
+    assert any(words in warning for warning in analyse(rows, windows, n_boot=10)["warnings"])
+
+
+def test_few_runs_negative_deltas_and_extrapolation_are_warned_of():
+    rows, windows = table(np.random.default_rng(0), noise=0.05)
+    rows[4]["delta"] = -1e-4
+    text = " ".join(analyse(rows, windows, n_boot=10)["warnings"])
+    assert "only 2 training runs (fewer than 10)" in text
+    assert "C_T and gamma_N rest on 2 runs" in text
+    assert "are negative; they are fitted like all others" in text
+    assert "extrapolated beyond the largest D seen" in text
+
+
+def test_the_growth_of_delta_shifts_the_observed_turn():
+    """Twice the degradation turns earlier, and the observation follows the closed form."""
+    places = []
+    for factor in (1, 4):
+        theta = {**RATIO, "C": factor * RATIO["C"]}
+        rows, windows = table(np.random.default_rng(1), theta=theta, loss=SMALL_LOSS, bits=(2, 3))
+        places.append(analyse(rows, windows, n_boot=20)["critical_tokens"][0]["observed"]["value"])
+    expected = 4 ** (-1 / (RATIO["gamma"] + SMALL_LOSS["beta"]))
+    assert places[1] / places[0] == pytest.approx(expected, rel=0.35)

@@ -1,0 +1,247 @@
+"""Contract and oracle: how much memory there is changes how a sweep goes about it, and none of its numbers."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptq_eval.config import RunConfig
+from ptq_eval.errors import OptionError
+from ptq_eval.measure import memory
+from ptq_eval.measure import sweep as sweeping
+from ptq_eval.measure.memory import Budget, free_memory, parse_bytes
+from ptq_eval.measure.scoring import Factored
+from ptq_eval.measure.sweep import _Sweep, sweep
+from ptq_eval.measure.variants import OnDisk
+from ptq_eval.models.language_model import LanguageModel
+from ptq_eval.models.offload import OffloadedModel
+from tests.support import models as core_models
+from tests.support.steps import environ, planned
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8GB", 8 * 10**9), ("512MiB", 2**29), ("1.5 g", 1.5e9), ("2e9", 2e9), (7, 7), ("3kib", 3072), ("10B", 10)],
+)
+def test_sizes_as_people_write_them(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["much", "8 GBB", "-1GB", "", "GB", "8QB", 0])
+def test_other_sizes_are_refused(text):
+    with pytest.raises(OptionError, match="--memory"):
+        RunConfig(memory=text)
+
+
+@given(total=st.floats(0, 1e12), model=st.floats(1, 1e11), lane=st.floats(1, 1e11))
+def test_a_budget_is_kept_wherever_one_lane_fits(total, model, lane):
+    budget = Budget(total)
+    count = budget.lanes(model, lane)
+    assert count >= 1
+    if model + lane <= total:
+        assert model + count * lane <= total * (1 + 1e-9)
+        assert model + (count + 1) * lane > total * (1 - 1e-9)
+
+
+def test_free_memory_is_some_and_not_more_than_the_machine_has():
+    import os
+
+    assert 0 < free_memory("cpu") <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
+@pytest.mark.parametrize(("limit", "field"), [("RLIMIT_DATA", "VmData"), ("RLIMIT_AS", "VmSize")])
+def test_a_limit_of_the_process_counts(python, limit, field):
+    code = (
+        "import resource; from ptq_eval.measure.memory import free_memory, _field;"
+        f"used = _field('/proc/self/status', '{field}');"
+        f"resource.setrlimit(resource.{limit}, (int(used) + 2**26, resource.RLIM_INFINITY));"
+        "print(free_memory('cpu'))"
+    )
+    done = python("-c", code)
+    assert 2**25 < float(done.stdout) <= 2**26, done.stderr
+
+
+FILES = {2: ("memory.max", "memory.current"), 1: ("memory.limit_in_bytes", "memory.usage_in_bytes")}
+UNLIMITED = {2: "max", 1: str(2**63 - 4096)}
+
+
+def grouped(tmp_path, version, groups, place="/job/step"):
+    """What a process in `place` has left in a made-up tree of control groups {folder: (limit or None, use, cache)}."""
+    mount = tmp_path / "cgroup"
+    root = mount if version == 2 else mount / "memory"
+    for folder, (limit, used, cache) in groups.items():
+        home = root / folder
+        home.mkdir(parents=True, exist_ok=True)
+        for name, value in zip(FILES[version], (UNLIMITED[version] if limit is None else limit, used)):
+            (home / name).write_text(f"{value}\n")
+        own = f"inactive_file {cache}\n" if version == 2 else f"inactive_file 0\ntotal_inactive_file {cache}\n"
+        (home / "memory.stat").write_text("anon 7\n" + own)
+    lines = f"0::{place}\n" if version == 2 else f"9:name=systemd:/\n4:cpu,memory:{place}\n0::/\n"
+    (tmp_path / "self").write_text(lines)
+    return memory._of_the_control_group(tmp_path / "self", mount)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_control_group_leaves_its_limit_less_its_use_without_pages_of_files(tmp_path, version):
+    assert grouped(tmp_path, version, {"job/step": (1000, 400, 150)}) == 750
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("where", ["job", "job/step"])
+def test_the_narrowest_of_the_groups_that_a_process_lies_in_counts(tmp_path, version, where):
+    tree = {"job": (5000, 1000, 0), "job/step": (None, 100, 0), "other": (10, 10, 0)}
+    assert grouped(tmp_path, version, tree) == 4000
+    assert grouped(tmp_path, version, {**tree, where: (2000, 1500, 0)}) == 500
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("place", ["/outside/of/this", "/../sibling"])
+def test_a_group_that_cannot_be_seen_is_bounded_by_the_root_of_the_container(tmp_path, version, place):
+    assert grouped(tmp_path, version, {"": (3000, 1000, 0)}, place) == 2000
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_without_a_limit_a_control_group_leaves_everything(tmp_path, version):
+    assert grouped(tmp_path, version, {"job/step": (None, 400, 0)}) > 2**62
+    assert memory._of_the_control_group(tmp_path / "absent", tmp_path) == float("inf")
+
+
+@pytest.fixture(scope="module")
+def grid(small):
+    return {**small, "quantizers": ("rtn", "gptq", "awq"), "bits": (2, 4)}
+
+
+def records(work, memory):
+    measured = list(sweep(work, work.trials, memory=memory, tick=lambda _: None))
+    return [(m.trial.key(), m.status, m.nll, m.kl, m.agree, m.bits_per_weight, dict(m.details)) for m in measured]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("include_head", [False, True])
+def test_any_memory_gives_the_same_records(architecture, include_head, saved, grid, monkeypatch):
+    """All lanes at once, one at a time, or the blocks on disk: bit by bit the same."""
+    work = planned(saved(architecture).parent, **grid, include_head=include_head).workloads[0]
+    loaded = []
+    for cls, name in ((LanguageModel, "load"), (OffloadedModel, "load_from_disk")):
+        original = getattr(cls, name)
+        note = lambda *args, _own=original, _as=name, **kwargs: loaded.append(_as) or _own(*args, **kwargs)
+        monkeypatch.setattr(cls, name, staticmethod(note))
+    size = 4 * work.checkpoint.params_total
+    plenty, one_lane, none = (records(work, memory) for memory in (None, 2 * size, 1))
+    assert loaded == ["load", "load", "load_from_disk"]
+    assert plenty == one_lane
+    assert plenty == none
+
+
+def sizes(work):
+    """Bytes that a sweep takes beside its lanes, and bytes of a lane."""
+    with _Sweep.started(work, work.trials[0], "cpu", False, None, lambda _: None) as running:
+        model = sum(parameter.nbytes for parameter in running.model.module.parameters())
+        lane = sum(running.model.weight_bytes(name) for name in running.model.linears())
+        return model + running.evaluator.working_bytes, lane
+
+
+def test_full_precision_results_are_kept_or_made_again_with_the_same_numbers(saved, grid, monkeypatch):
+    work = planned(saved("llama").parent, **grid).workloads[0]
+    taken, lane = sizes(work)
+    made = []
+    output = Factored.output
+    monkeypatch.setattr(Factored, "output", lambda self, ids: made.append(1) or output(self, ids))
+    counts, found = [], []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(sweeping, "_FOR_REFERENCES", share)
+        made.clear()
+        found.append(records(work, int(taken + 2.5 * lane)))
+        counts.append(len(made))
+    assert found[0] == found[1]
+    assert counts[0] > counts[1] > 0
+
+
+@pytest.mark.parametrize("room", [1.2, 2.5, 3.0, 5.9])
+def test_lanes_and_the_results_that_are_kept_share_one_budget(saved, grid, room):
+    work = planned(saved("llama").parent, **grid).workloads[0]
+    lanes = [trial for trial in work.trials if trial.quantizer != "none"]
+    taken, lane = sizes(work)
+    with _Sweep.started(work, work.trials[0], "cpu", False, int(taken + room * lane), lambda _: None) as running:
+        largest = max(map(len, running.groups(lanes)))
+    assert 1 <= largest < len(lanes)
+    assert 0 < running.evaluator.budget <= running.budget.total - taken - largest * lane
+
+
+def test_an_offloaded_model_is_the_same_model(saved, tmp_path):
+    ids, folder = core_models.ids(), saved("gpt2")
+    whole, parts = LanguageModel.load(folder), OffloadedModel.load_from_disk(folder, tmp_path / "scratch")
+    assert any(parameter.is_meta for parameter in parts.module.parameters())
+    assert torch.equal(whole.logits(ids), parts.logits(ids))
+    assert list(whole.linears()) == list(parts.linears())
+    name = list(whole.linears())[3]
+    assert torch.equal(whole.weight(name), parts.weight(name))
+    lane = {name: torch.zeros_like(whole.weight(name))}
+    for model in (whole, parts):
+        before = model.logits(ids)
+        with model.carrying(model.parameters_of(lane)):
+            changed = model.logits(ids)
+        assert not torch.equal(before, changed)
+        assert torch.equal(before, model.logits(ids)), "the lane's weights are still there"
+    with whole.carrying(whole.parameters_of(lane)):
+        assert torch.equal(whole.logits(ids), changed)
+
+
+def test_tensors_on_disk_behave_like_a_dictionary(tmp_path):
+    tensors = OnDisk(tmp_path / "lane")
+    tensors["a.b"] = torch.arange(6.0).view(2, 3).T
+    tensors["c"] = torch.ones(2, dtype=torch.bfloat16)
+    assert list(tensors) == ["a.b", "c"]
+    assert torch.equal(tensors["a.b"], torch.arange(6.0).view(2, 3).T)
+    assert tensors["c"].dtype is torch.bfloat16
+    assert "x" not in tensors
+    with pytest.raises(KeyError):
+        tensors["x"]
+    tensors.clear()
+    assert not tensors
+    assert not list((tmp_path / "lane").iterdir())
+
+
+LARGE_VOCABULARY = """
+import resource, sys, torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from ptq_eval.measure.evaluate import evaluate
+from ptq_eval.models.language_model import LanguageModel
+from ptq_eval.measure.scoring import scorer
+torch.set_num_threads(1)
+config = AutoConfig.for_model(sys.argv[1], vocab_size=150_000, hidden_size=16, intermediate_size=16, pad_token_id=0,
+                              num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=512,
+                              num_key_value_heads=2, bos_token_id=0, eos_token_id=0)
+model = LanguageModel(AutoModelForCausalLM.from_config(config).to(getattr(torch, sys.argv[3])))
+ids = torch.randint(150_000, (1, 512), generator=torch.Generator().manual_seed(0))
+lane = {name: model.weight(name) * 0.9 for name in model.linears()}
+print(type(scorer(model, ids)).__name__)
+with open("/proc/self/status") as status:
+    used = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (used + int(sys.argv[2]), resource.RLIM_INFINITY))
+full, (score,) = evaluate(model, ids, [lane])
+print(min(score.kl) > 0, len(full.nll))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "way", "limit"),
+    [
+        ("llama", "float32", "Factored", 0.6),
+        ("llama", "bfloat16", "Factored", 0.6),
+        ("cohere", "float32", "Whole", 3.4),
+    ],
+)
+def test_a_vocabulary_of_150_000_fits(architecture, dtype, way, limit):
+    """The logits of one window of 512 tokens are 307 MB: one way of scoring never holds them, the other those of two
+    models, and those that this model has not yet scaled."""
+    window = 512 * 150_000 * 4
+    arguments = [sys.executable, "-c", LARGE_VOCABULARY, architecture, str(int(limit * window)), dtype]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environ(), timeout=120, check=False)
+    assert done.stdout.splitlines() == [way, "True 1"], done.stderr[-2000:]

@@ -1,0 +1,141 @@
+"""Contract: the degradation table, in Python and as a file, and what each number in it is."""
+
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import ptq_eval
+from ptq_eval.results.store import Store
+
+NAMED = (
+    *("run", "step", "tokens", "params", "tokens_per_param", "quantizer", "bits", "group_size", "symmetric"),
+    *("calibration", "loss_fp", "loss_q", "delta", "delta_se", "ppl_fp", "ppl_q", "kl", "top1_agreement"),
+    *("bits_per_weight", "windows", "protocol", "status"),
+)
+
+
+@pytest.fixture(scope="module")
+def root(trajectory, tmp_path_factory):
+    """The trajectory with a fourth checkpoint, whose weights are those of the third."""
+    root = shutil.copytree(trajectory, tmp_path_factory.mktemp("table") / "small")
+    shutil.copytree(root / "checkpoint-400", root / "checkpoint-800")
+    state = root / "checkpoint-800" / "trainer_state.json"
+    state.write_text(state.read_text(encoding="utf-8").replace("400", "800"), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.fixture(scope="module")
+def table(root, out, small):
+    return ptq_eval.run(root, out, **{**small, "quantizers": ("rtn", "gptq", "awq")})
+
+
+def test_the_table_is_a_data_frame_with_its_fit(table):
+    assert isinstance(table, pd.DataFrame)
+    assert {"fits", "critical_tokens", "warnings"} <= table.fit.keys()
+    assert {fit["quantizer"] for fit in table.fit["fits"]} >= {"rtn", "gptq", "awq"}
+    assert table.run_info["options"]["bits"] == (3, 4)
+    part = table[table["bits"] == 4]
+    assert isinstance(part, ptq_eval.DegradationTable)
+    assert part.fit is table.fit
+
+
+def test_the_file_has_the_named_columns_and_a_row_per_checkpoint_quantizer_and_bits(table, out):
+    written = pd.read_csv(out / "degradation.csv")
+    assert list(written.columns[: len(NAMED)]) == list(NAMED)
+    assert list(written.columns) == list(table.columns)
+    assert len(written) == len(table) == 3 * (1 + 3 * 2) + 1
+    for name in ("delta", "delta_se", "loss_fp", "kl"):
+        assert np.array_equal(written[name], table[name], equal_nan=True), "the file does not hold every digit"
+
+
+def test_rows_follow_the_trajectory(table):
+    assert table["step"].tolist() == [100] * 7 + [200] * 7 + [400] * 7 + [800]
+    order = [("none", None), *((q, b) for q in ("awq", "gptq", "rtn") for b in (3, 4))]
+    for step in (100, 200, 400):
+        rows = table[table["step"] == step]
+        got = [(q, None if math.isnan(b) else b) for q, b in zip(rows["quantizer"], rows["bits"])]
+        assert sorted(got, key=str) == sorted(order, key=str)
+        assert got[0] == ("none", None)
+
+
+def test_a_checkpoint_set_aside_is_a_row_with_its_reason(table):
+    row = table.iloc[-1]
+    assert (row["status"], row["step"], row["windows"]) == ("excluded", 800, 0)
+    assert "the same weights as small@400" in row["message"]
+    assert math.isnan(row["delta"])
+    (problem,) = table.problems
+    assert "the same weights as small@400" in str(problem)
+
+
+def test_every_number_is_what_its_records_say(table, out):
+    records = {m.trial.key(): m for m in Store(out).measurements()}
+    full = {m.trial.checkpoint.step: m for m in records.values() if m.trial.quantizer == "none"}
+    for _, row in table[table["status"] == "ok"].iterrows():
+        m, reference = records[row["key"]], full[row["step"]]
+        n = sum(m.n_tokens)
+        assert row["tokens"] == row["step"] * 1000
+        assert row["tokens_per_param"] == row["tokens"] / row["params"]
+        assert row["loss_fp"] == pytest.approx(sum(reference.nll) / n)
+        assert row["ppl_fp"] == pytest.approx(math.exp(row["loss_fp"]))
+        assert row["windows"] == 12
+        assert n == 12 * 31
+        assert row["protocol"] == m.trial.protocol
+        if row["quantizer"] == "none":
+            assert math.isnan(row["delta"])
+            continue
+        assert row["loss_q"] == pytest.approx(sum(m.nll) / n)
+        assert row["ppl_q"] == pytest.approx(math.exp(row["loss_q"]))
+        assert row["delta"] == pytest.approx(row["loss_q"] - row["loss_fp"], abs=1e-12)
+        paired = (np.array(m.nll) - np.array(reference.nll)) / 31
+        assert row["delta_se"] == pytest.approx(paired.std(ddof=1) / math.sqrt(12))
+        assert row["kl"] == pytest.approx(sum(m.kl) / n)
+        assert row["top1_agreement"] == sum(m.agree) / n
+        assert (row["bits"], row["group_size"], row["symmetric"]) == (m.trial.bits, 16, False)
+        assert row["bits_per_weight"] == m.bits_per_weight > row["bits"]
+    modes = table.groupby("quantizer")["calibration"].unique().map(list).to_dict()
+    assert modes == {"none": [""], "rtn": ["none"], "gptq": ["sequential"], "awq": ["shared"]}
+
+
+def test_methods_and_bits_are_ordered_as_they_must_be(table):
+    """More bits lose less, at every checkpoint, in KL from full precision."""
+    pivot = table[table["status"] == "ok"].pivot_table(index=["step", "quantizer"], columns="bits", values="kl")
+    assert (pivot[3] > pivot[4]).all()
+
+
+def test_run_json_names_everything_that_was_done(table, out):
+    info = Store(out).require()
+    assert info["options"]["seq_len"] == 32
+    assert info["versions"].keys() >= {"python", "torch", "transformers", "ptq-eval"}
+    assert info["digests"]["small"].keys() == {"evaluation", "calibration"}
+    assert info["models"]["small"]["group_size"] == 16
+    assert len(info["checkpoints"]) == 4
+    assert info["plugins"]["rtn"].startswith("ptq-eval ")
+    assert info["machine"]["cores"] >= 1
+
+
+def test_loading_gives_the_same_table_and_fit(table, out):
+    again = ptq_eval.load(out, bootstrap=10)
+    pd.testing.assert_frame_equal(pd.DataFrame(again), pd.DataFrame(table), check_exact=True)
+    assert again.fit == table.fit
+
+
+def test_an_unknown_option_is_named_with_the_nearest_one(tmp_path):
+    from ptq_eval.errors import OptionError
+
+    with pytest.raises(OptionError, match=r"got group_sise .* did you mean group_size"):
+        ptq_eval.run(tmp_path, tmp_path / "out", group_sise=16)
+
+
+def test_corrections_of_the_trajectory_go_by_the_names_of_the_command_line(tmp_path):
+    from ptq_eval.errors import EmptyFolderError
+
+    with pytest.raises(EmptyFolderError):  # understood, and only then the folder is found empty
+        ptq_eval.run(tmp_path, tmp_path / "out", tokens_per_step=2048, exclude=(3,))

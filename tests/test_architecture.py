@@ -1,0 +1,245 @@
+"""Architecture: the rules that keep the rooms apart, read from the sources."""
+
+import ast
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import ptq_eval
+import quantizers
+from ptq_eval import plugins
+
+ROOTS = [Path(package.__file__).parent for package in (ptq_eval, quantizers)]
+HEAVY = {"torch", "transformers", "accelerate", "datasets", "quantizers"}
+
+
+@cache
+def sources() -> dict[str, ast.Module]:
+    """Every module of both packages: {dotted name: syntax tree}."""
+    found = {}
+    for root in ROOTS:
+        for path in sorted(root.rglob("*.py")):
+            parts = path.relative_to(root.parent).with_suffix("").parts
+            found[".".join(parts).removesuffix(".__init__")] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+def below(*names):
+    """The modules that are, or lie in, one of `names`."""
+    return [m for m in sources() if any(m == name or m.startswith(name + ".") for name in names)]
+
+
+def imported(node: ast.AST) -> set[str]:
+    """What one import statement names, as dotted names; `from a import b` may mean the module a.b."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "relative imports hide where a name comes from"
+        return {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return set()
+
+
+def imports(module: str) -> set[str]:
+    """Everything that a module imports anywhere, also within functions and for type checking."""
+    return set().union(*map(imported, ast.walk(sources()[module])))
+
+
+def on_import(tree: ast.AST) -> set[str]:
+    """What is imported when the module itself is: not within functions, not for type checking only."""
+    names = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        names |= imported(node) | on_import(node)
+    return names
+
+
+def closure(module: str) -> set[str]:
+    """Every package that importing `module` loads, through any module of ours."""
+    seen, queue = set(), [module]
+    while queue:
+        name = queue.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in sources():
+            queue += on_import(sources()[name])
+            queue += [name.rpartition(".")[0]] if "." in name else []
+    return {name.partition(".")[0] for name in seen - {""}}
+
+
+def roots_of(names):
+    return {name.partition(".")[0] for name in names if name}
+
+
+def calls(module: str):
+    return [node for node in ast.walk(sources()[module]) if isinstance(node, ast.Call)]
+
+
+def test_quantizers_know_nothing_of_ptq_eval_or_transformers():
+    compiled = {"quantizers.kernels.cpu": {"numba", "numpy"}, "quantizers.kernels.cuda": {"triton"}}
+    for module in below("quantizers"):
+        known = {"torch", "quantizers"} | compiled.get(module, set())
+        foreign = roots_of(imports(module)) - known - sys.stdlib_module_names
+        assert not foreign, f"{module} imports {foreign}"
+
+
+def test_records_are_of_the_standard_library_alone():
+    assert roots_of(imports("ptq_eval.records")) <= sys.stdlib_module_names
+
+
+def test_laws_know_neither_torch_nor_quantizers():
+    for module in below("ptq_eval.laws"):
+        assert not roots_of(imports(module)) & HEAVY, module
+        assert not closure(module) & HEAVY, module
+
+
+@pytest.mark.parametrize("room", ["report", "results", "api", "plugins", "errors", "laws", "cli"])
+def test_fitting_and_reporting_need_no_torch(room):
+    for module in below(f"ptq_eval.{room}"):
+        assert not closure(module) & HEAVY, f"importing {module} loads {closure(module) & HEAVY}"
+        if room in ("report", "results"):
+            assert not roots_of(imports(module)) & HEAVY, module
+
+
+def test_concrete_plug_ins_are_reached_through_entry_points_alone():
+    concrete = {point.module for kind in plugins.KINDS for point in plugins._points(kind).values()}
+    ours = {name for name in concrete if name in sources()}
+    assert len(ours) > 15
+    for module in sources():
+        others = {name for name in imports(module) & ours if module.split(".")[:2] != name.split(".")[:2]}
+        assert not others, f"{module} imports {others}"
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_every_plug_in_of_ours_loads(kind):
+    for name, cls in plugins.load_all(kind).items():
+        assert isinstance(cls, type), name
+        assert cls.name.replace("-", "_") == name
+        assert cls.__doc__, name
+
+
+WRITING = {"write_text", "write_bytes", "writelines", "savefig", "to_csv", "to_json", "dump", "save", "save_pretrained"}
+WRITERS = ("ptq_eval.results.store", "ptq_eval.report", "ptq_eval.pretrain")
+"""`pretrain` writes checkpoints, which are not results."""
+
+
+def writes(call: ast.Call) -> bool:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name == "open":
+        texts = [a.value for a in [*call.args, *(k.value for k in call.keywords)] if isinstance(a, ast.Constant)]
+        modes = [t for t in texts if isinstance(t, str) and t and set(t) <= set("rwxabt+")]
+        return any(set(mode) & set("wxa+") for mode in modes)
+    return name in WRITING
+
+
+def test_only_the_store_and_the_report_write_results():
+    for module in set(sources()) - set(below(*WRITERS)):
+        found = [ast.unparse(call) for call in calls(module) if writes(call)]
+        assert not found, f"{module} writes: {found}"
+    assert any(writes(call) for call in calls("ptq_eval.results.store")), "the rule recognises nothing"
+
+
+def prints(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    return name == "print" or name.endswith((".print", "click.echo", "click.secho", "stdout.write", "stderr.write"))
+
+
+def test_only_the_command_line_prints():
+    for module in sources():
+        if not module.startswith("ptq_eval.cli."):
+            found = [ast.unparse(call) for call in calls(module) if prints(call)]
+            assert not found, f"{module} prints: {found}"
+    assert any(prints(call) for call in calls("ptq_eval.cli.main")), "the rule recognises nothing"
+
+
+def random_calls(tree: ast.AST, forked: bool = False):
+    """Calls that seed or draw from a global generator, outside of `fork_rng`."""
+    for node in ast.iter_child_nodes(tree):
+        inside = forked
+        if isinstance(node, ast.With):
+            inside |= any("fork_rng" in ast.unparse(item.context_expr) for item in node.items)
+        if isinstance(node, ast.Call) and not inside:
+            name = ast.unparse(node.func)
+            seeds = name in ("torch.manual_seed", "random.seed", "torch.seed") or name.startswith("torch.cuda.manual")
+            draws = name in {f"torch.{f}" for f in ("rand", "randn", "randint", "randperm", "normal", "multinomial")}
+            draws &= not any(keyword.arg == "generator" for keyword in node.keywords)
+            legacy = name.startswith("np.random.") and not name.startswith(
+                ("np.random.default_rng", "np.random.Generator")
+            )
+            if seeds or draws or legacy:
+                yield ast.unparse(node)
+        yield from random_calls(node, inside)
+
+
+def test_no_global_generator_is_seeded_or_drawn_from():
+    for module, tree in sources().items():
+        found = list(random_calls(tree))
+        assert not found, f"{module}: {found}"
+    bad = "torch.manual_seed(0)\nwith torch.random.fork_rng():\n    torch.manual_seed(1)\nnp.random.rand(3)"
+    assert list(random_calls(ast.parse(bad))) == ["torch.manual_seed(0)", "np.random.rand(3)"]
+
+
+@pytest.mark.parametrize("root", ROOTS, ids=lambda root: root.name)
+def test_files_and_functions_stay_small(root):
+    for path in root.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") < 250, f"{path.name} has {text.count(chr(10))} lines"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                assert length < 60, f"{path.name}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("root", ROOTS, ids=lambda root: root.name)
+def test_the_packages_are_typed(root):
+    assert (root / "py.typed").is_file()
+
+
+LIGHT = """
+import sys, click
+import ptq_eval
+from ptq_eval.cli.main import cli
+assert ptq_eval.__version__
+for command in ([], *([name] for name in cli.commands)):
+    try:
+        cli.main([*command, "--help"], standalone_mode=False)
+    except click.exceptions.Exit:
+        pass
+print("loaded:", *({"torch", "transformers", "pandas", "scipy", "matplotlib"} & set(sys.modules)))
+"""
+
+
+def test_importing_and_help_load_nothing_heavy(python):
+    done = python("-c", LIGHT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("loaded:"), done.stdout[-300:]
+    assert "Usage:" in done.stdout
+
+
+WITHOUT = """
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "accelerate", "datasets", "quantizers"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NotInstalled())
+import ptq_eval
+table = ptq_eval.load({out!r}, bootstrap=10)
+ptq_eval.save_report({out!r}, table)
+print(len(table))
+"""
+
+
+def test_a_run_is_loaded_fitted_and_reported_where_there_is_no_torch(trajectory, small, tmp_path, python):
+    table = ptq_eval.run(trajectory, tmp_path / "out", write_report=False, **{**small, "quantizers": ("rtn",)})
+    done = python("-c", WITHOUT.format(out=str(tmp_path / "out")))
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(table)
+    assert (tmp_path / "out" / "report.md").is_file()

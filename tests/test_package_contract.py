@@ -1,0 +1,91 @@
+"""Contract: what the package promises from outside: metadata, plug-ins, types, the two commands."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points, metadata, requires
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from ptq_eval import plugins
+from ptq_eval.errors import PtqEvalError, UnknownPluginError
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = {
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "click",
+    "rich",
+    "numpy",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "pyyaml",
+}
+
+
+def test_core_dependencies_are_the_agreed_ones():
+    names = {re.split(r"[<>=\[; ]", line)[0].lower() for line in requires("ptq-eval") or () if "extra ==" not in line}
+    assert names == CORE
+
+
+def test_metadata_names_licence_and_python():
+    about = metadata("ptq-eval")
+    assert about["License-Expression"] == "MIT"
+    assert about["Requires-Python"] == ">=3.10"
+    assert "MIT License" in (ROOT / "LICENSE").read_text()
+
+
+@pytest.mark.parametrize("package", ["ptq_eval", "quantizers"])
+def test_packages_are_typed(package):
+    assert files(package).joinpath("py.typed").is_file()
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_every_entry_point_of_every_kind_loads(kind):
+    found = [point for point in entry_points(group=f"ptq_eval.{kind}") if point.dist and point.dist.name == "ptq-eval"]
+    assert found
+    for point in found:
+        assert isinstance(point.load(), type)
+        assert plugins.get(kind, point.name) is point.load()
+
+
+def test_an_unknown_plugin_is_answered_with_the_nearest_name():
+    with pytest.raises(UnknownPluginError, match="did you mean 'gptq'"):
+        plugins.get("quantizers", "gpqt")
+
+
+def test_exit_codes_are_distinct():
+    def below(cls):
+        return [cls, *(deeper for sub in cls.__subclasses__() for deeper in below(sub))]
+
+    codes = [cls.exit_code for cls in below(PtqEvalError) if cls.__module__ == "ptq_eval.errors"]
+    assert len(codes) == len(set(codes))
+    assert 0 not in codes
+    assert 130 not in codes
+
+
+def test_the_newcomer_needs_two_commands():
+    makefile = (ROOT / "Makefile").read_text()
+    readme = (ROOT / "README.md").read_text()
+    for command in ("demo", "test"):
+        assert re.search(rf"^{command}: \$\(STAMP\)$", makefile, re.MULTILINE), "sets up what it needs by itself"
+        assert f"make {command}" in readme
+    first = next(line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make"))
+    assert first == "make test"
+
+
+def test_importing_loads_no_torch_and_help_is_light():
+    code = (
+        "import sys, ptq_eval, ptq_eval.cli.main\n"
+        "try:\n    ptq_eval.cli.main.cli.main(['--help'], standalone_mode=False)\n"
+        "finally:\n    assert not {'torch', 'transformers', 'pandas'} & set(sys.modules), 'heavy import'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "ptq-eval inspect" in done.stdout
