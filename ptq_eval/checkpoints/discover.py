@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ptq_eval import plugins
 from ptq_eval.checkpoints.base import CheckpointFormat, subfolders
-from ptq_eval.checkpoints.overrides import Overrides, did_you_mean, read_overrides
+from ptq_eval.checkpoints.overrides import Overrides, read_overrides, require_known
 from ptq_eval.errors import EmptyFolderError, NoCheckpointError, PtqEvalError, TrajectoryFileError
 from ptq_eval.models.counts import with_counts
 from ptq_eval.records import Checkpoint
@@ -143,7 +143,7 @@ def _own_corrections(run: _Run, root: Path) -> list[_Run]:
 
 
 def _corrected(layer: Overrides, runs: Sequence[_Run], whole: bool = True) -> list[_Run]:
-    did_you_mean(layer.runs, [run.name for run in runs], "run")
+    require_known(layer.runs, [run.name for run in runs], "run")
     if whole:
         layer.check_steps({checkpoint.step for run in runs for checkpoint in run.checkpoints})
     corrected = []

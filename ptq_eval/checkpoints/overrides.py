@@ -17,50 +17,71 @@ nothing.
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ptq_eval.checkpoints.trainer_state import PHASES
-from ptq_eval.errors import TrajectoryFileError
+from ptq_eval.errors import OptionError, PtqEvalError, TrajectoryFileError, did_you_mean
+from ptq_eval.options import COUNT, NUMBER, TEXT, Kind, Options, declared, option
 from ptq_eval.records import Checkpoint
 
 FILE_NAME = "trajectory.yaml"
 
 
+def _runs(value: Any, *, name: str, error: type[PtqEvalError]) -> dict[str, Overrides]:
+    if not isinstance(value, Mapping) or not all(isinstance(own, Overrides) for own in value.values()):
+        raise error(f"{name} is not a mapping from runs to Overrides", got=repr(value))
+    return {str(run): own for run, own in value.items()}
+
+
 @dataclass(frozen=True)
-class Overrides:
+class Overrides(Options):
     """Corrections to what was found.  `tokens` is D by step, or one D per checkpoint in order of step.
 
-    `params` replaces N whatever its convention.  Raises TrajectoryFileError for a value that makes no sense.
+    `params` replaces N whatever its convention.  Raises OptionError for a value that makes no sense.
     """
 
-    tokens_per_step: int | None = None
-    tokens: Sequence[int] | Mapping[int, int] | None = None
-    params: int | None = None
-    exclude: Collection[int] = ()
-    offset_tokens: int = 0
-    learning_rate: float | Mapping[int, float] | None = None
-    schedule_phase: str | Mapping[int, str] | None = None
-    runs: Mapping[str, Overrides] = field(default_factory=dict)
+    tokens_per_step: int | None = option(None, "D = step × this, in place of what checkpoints say.", COUNT, low=1)
+    tokens: tuple[int, ...] | Mapping[int, int] | None = option(
+        None, "D of each checkpoint, in order of step.", COUNT, many=True, by_step=True, low=0, metavar="D,…"
+    )
+    params: int | None = option(None, "N, in place of the count from the architecture.", COUNT, low=1)
+    exclude: tuple[int, ...] = option((), "Steps to exclude.", COUNT, many=True, low=0, metavar="STEP,…")
+    offset_tokens: int = option(0, "Added to every D, for a stage that starts at 0 again.", low=0, flag="")
+    learning_rate: float | Mapping[int, float] | None = option(
+        None, "Learning rate, for warnings about the schedule.", NUMBER, by_step=True, low=0, flag=""
+    )
+    schedule_phase: str | Mapping[int, str] | None = option(
+        None, "Phase of the schedule, likewise.", TEXT, by_step=True, choices=PHASES, flag=""
+    )
+    runs: Mapping[str, Overrides] = option({}, "The same for single runs.", Kind(_runs, ""), flag="")
 
-    def __post_init__(self) -> None:
-        for name, allowed in _RULES.items():
-            value = getattr(self, name)
-            if value is not None and not allowed.holds(value):
-                raise TrajectoryFileError(f"{name} makes no sense", got=repr(value), allowed=allowed.text)
+    @classmethod
+    def take(cls, options: dict[str, Any], base: Overrides | None = None) -> Overrides:
+        """Remove the corrections among named `options`, and add them to `base`.
+
+        Raises OptionError for a value that makes no sense or contradicts `base`.
+        """
+        unset = cls()
+        given = {spec.name: options.pop(spec.name) for spec in fields(cls) if spec.name in options}
+        own = cls(**{name: value for name, value in given.items() if value is not None})
+        changed = {name: value for name, value in vars(own).items() if value != getattr(unset, name)}
+        for name, value in changed.items():
+            other = getattr(base or unset, name)
+            if other not in (getattr(unset, name), value):
+                raise OptionError(f"{name} contradicts overrides.{name}", got=f"{value} and {other}", remedy="give one")
+        return replace(base or unset, **changed)
 
     def apply(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         """The checkpoints of one run, in order of step, corrected.  Raises TrajectoryFileError."""
         kept = [checkpoint for checkpoint in checkpoints if checkpoint.step not in set(self.exclude)]
-        if _is_list(self.tokens) and len(self.tokens or ()) != len(kept):
+        if isinstance(self.tokens, Sequence) and len(self.tokens) != len(kept):
             raise TrajectoryFileError(
-                f"tokens lists {len(self.tokens or ())} counts",
+                f"tokens lists {len(self.tokens)} counts",
                 got=f"{len(kept)} checkpoints in {kept[0].run}" if kept else "no checkpoint",
                 remedy="one count per checkpoint, in order of step, or tokens: {step: count}",
             )
@@ -120,67 +141,30 @@ def read_overrides(folder: Path) -> Overrides | None:
     return _parse({} if data is None else data, str(path))
 
 
-def did_you_mean(names: Iterable[str], known: Collection[str], what: str) -> None:
-    """Raise TrajectoryFileError for the first of `names` that is not `known`, with the nearest one that
-    is."""
+def require_known(names: Iterable[str], known: Collection[str], what: str) -> None:
+    """Raise TrajectoryFileError for the first of `names` that is not `known`, with the nearest one that is."""
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
             raise TrajectoryFileError(
                 f"unknown {what}",
                 got=repr(name),
                 allowed=", ".join(sorted(known)),
-                remedy=f"did you mean {near[0]!r}?" if near else "",
+                remedy=did_you_mean(name, known),
             )
 
 
 def _parse(data: Any, where: str) -> Overrides:
     if not isinstance(data, Mapping):
         raise TrajectoryFileError(f"{where} is not a mapping of keys", got=type(data).__name__)
-    did_you_mean(data, [f.name for f in fields(Overrides)], f"key in {where}")
+    options = declared(Overrides)
+    require_known(data, options, f"key in {where}")
     runs = data.get("runs") or {}
     if not isinstance(runs, Mapping):
         raise TrajectoryFileError(f"runs in {where} is not a mapping", got=type(runs).__name__)
     nested = {str(name): _parse(content, f"{where}, run {name}") for name, content in runs.items()}
-    values = {name: value for name, value in data.items() if value is not None}
-    return Overrides(**{**values, "runs": nested})
-
-
-@dataclass(frozen=True)
-class _Rule:
-    kind: type | tuple[type, ...]
-    at_least: float
-    text: str
-    lists: bool = False
-    maps: bool = False
-
-    def holds(self, value: Any) -> bool:
-        if self.maps and isinstance(value, Mapping):
-            return all(_is_whole(key) for key in value) and all(self._one(item) for item in value.values())
-        if self.lists:
-            return _is_list(value) and all(self._one(item) for item in value)
-        return self._one(value)
-
-    def _one(self, value: Any) -> bool:
-        if self.kind is str:
-            return value in PHASES
-        return isinstance(value, self.kind) and not isinstance(value, bool) and self.at_least <= value < math.inf
-
-
-_RULES = {
-    "tokens_per_step": _Rule(int, 1, "a positive whole number"),
-    "tokens": _Rule(int, 0, "whole numbers: a list in order of step, or {step: count}", lists=True, maps=True),
-    "params": _Rule(int, 1, "a positive whole number"),
-    "exclude": _Rule(int, 0, "a list of steps", lists=True),
-    "offset_tokens": _Rule(int, 0, "a whole number"),
-    "learning_rate": _Rule((int, float), 0, "a number, or {step: number}", maps=True),
-    "schedule_phase": _Rule(str, 0, f"{', '.join(PHASES)}, or one of them by step", maps=True),
-}
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping))
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    values = {
+        name: options[name].read(value, f"{name} in {where}", TrajectoryFileError)
+        for name, value in data.items()
+        if value is not None and name != "runs"
+    }
+    return Overrides(**values, runs=nested)

@@ -160,7 +160,7 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
     cut = texts.cut("calibration", checkpoint, work.folder, model.vocab_size, work.evaluation.seq_len)
     evaluation, calibration = torch.tensor(work.evaluation.ids), torch.tensor(cut.ids)
     trials = work.trials[1:]
-    groups = _together(model, trials, Budget.of(device, config.memory_bytes()))
+    groups = _together(model, trials, Budget.of(device, config.memory))
     passes = len(groups) * (len(calibration) + 2 * len(evaluation))
     total = passes + len(evaluation) * len(trials) * (len(model.linears()) + 1)
     done = 0.0

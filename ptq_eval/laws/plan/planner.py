@@ -25,8 +25,9 @@ from ptq_eval.laws.plan.grid_search import lowest
 from ptq_eval.laws.plan.model import HIGH
 from ptq_eval.laws.plan.optima import ALWAYS_LOWER, AT_CEILING, optima
 from ptq_eval.laws.plan.optimum import BITS, Budget, Optimum, optimum
-from ptq_eval.laws.plan.question import SERVED, Answer, Question
+from ptq_eval.laws.plan.question import Answer, Question
 from ptq_eval.laws.plan.source import Source
+from ptq_eval.plan_config import SERVED_BITS
 
 
 class Planner:
@@ -129,10 +130,12 @@ class Planner:
             return Answer(*about, {"D": D, "max_loss": most}, why_not=why or self._no_size()[0], missing=missing)
         at = {"N": N, "D": D, "max_loss": most}
         bits = self.source.estimate(self.formulas.smallest_bits(N, D, most), log=False)
-        if bits.value > SERVED[1]:
-            why = f"under this law no precision up to {SERVED[1]:g} bits adds so little"
+        if bits.value > SERVED_BITS[1]:
+            why = f"under this law no precision up to {SERVED_BITS[1]:g} bits adds so little"
             return Answer(*about, at, why_not=why)
-        whole = Estimate(*(max(float(np.ceil(end - 1e-9)), SERVED[0]) for end in (bits.value, bits.low, bits.high)))
+        whole = Estimate(
+            *(max(float(np.ceil(end - 1e-9)), SERVED_BITS[0]) for end in (bits.value, bits.low, bits.high))
+        )
         beyond = self.source.beyond(N=N, D=D, bits=bits.value)
         return Answer(*about, at, {"bits": bits, "whole_bits": whole}, beyond)
 
