@@ -122,9 +122,11 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
 
 
 def _flag(name: str, value: Any) -> str:
-    """An option as it is given on the command line; None is an option left out, or its word for none."""
+    """An option as written on the command line; None and False are an absent option, or its word for none."""
     flag = "--" + name.replace("_", "-")
-    if value is None:
+    if value is True:
+        return flag
+    if value is None or value is False:
         words = {"group_size": "none", "eval_windows": "all"}
         return f"{flag} {words[name]}" if name in words else f"without {flag}"
     return f"{flag} {value}"

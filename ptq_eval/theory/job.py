@@ -41,8 +41,8 @@ from quantizers import Scheme, get_quantizer
 FORMAT = 1
 """Raised whenever the numbers of a record change their meaning."""
 
-_NEUTRAL = ("bootstrap", "shard", "device", "memory", "trust_remote_code")
-"""Options that change no number here."""
+_NEUTRAL = ("bootstrap", "shard", "device", "memory", "trust_remote_code", "bos")
+"""Options that change no number here, and `bos`, which is recorded only if set."""
 
 Progress = Callable[[str, float, float], None]
 
@@ -136,6 +136,7 @@ def chosen(checkpoints: Sequence[Checkpoint], steps: str) -> list[Checkpoint]:
 def _header(config: RunConfig, draws: int) -> dict[str, Any]:
     settings = {
         **{name: value for name, value in config.to_dict().items() if name not in _NEUTRAL},
+        **({"bos": True} if config.bos else {}),  # only if set, so that records made before it existed stay valid
         "device": config.resolve_device().split(":")[0],
         "draws": draws,
         "versions": {name: get_quantizer(name).version for name in config.quantizers},
