@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ptq_eval import plugins
 from ptq_eval.early_stop import StopRule
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError
-from ptq_eval.measure.memory import parse_bytes
+from ptq_eval.units import BYTES, read
 
 FULL_PRECISION = "none"
 DEFAULT_SEQ_LEN = 2048
@@ -109,16 +109,13 @@ class RunConfig:
         if self.precision is not None and not 0 < self.precision < 1:
             raise OptionError("--precision is not a fraction", got=self.precision, allowed="between 0 and 1")
         if self.memory is not None:
-            try:
-                positive = parse_bytes(self.memory) > 0
-            except (ValueError, OverflowError):
-                positive = False
-            if not positive:
-                raise OptionError("--memory is not a number of bytes", got=self.memory, remedy="--memory 8GB")
+            size = read(self.memory, BYTES, name="--memory")
+            if size <= 0:
+                raise OptionError("--memory must be positive", got=self.memory, remedy="--memory 8GB")
 
     def memory_bytes(self) -> int | None:
         """`memory` in bytes."""
-        return None if self.memory is None else parse_bytes(self.memory)
+        return None if self.memory is None else read(self.memory, BYTES)
 
     def stop_rule(self) -> dict[str, Any]:
         """The rule of `precision` as a trial keeps it; empty without one."""

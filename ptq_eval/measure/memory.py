@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _SHARE_FOR_WEIGHTS = 0.8
 """Share of the free memory that weights take by default; the rest is for activations."""
 
@@ -28,14 +26,6 @@ _NO_LIMIT = float("inf")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGEST_FROM_HEAP = 2**25
 """From glibc's malloc.h; the last is the largest threshold that it accepts."""
-
-
-def parse_bytes(text: str | int) -> int:
-    """`8GB`, `512MiB`, `2e9` or a number as bytes; GB is 10⁹ and GiB 2³⁰.  Raises ValueError."""
-    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?) *([kmgt]?i?)b?", str(text).strip(), flags=re.IGNORECASE)
-    if match is None or match[2].upper() not in _UNITS:
-        raise ValueError(f"{text!r} is not a number of bytes")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def free_memory(device: str) -> float:

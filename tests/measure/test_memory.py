@@ -13,7 +13,7 @@ from ptq_eval.errors import OptionError
 from ptq_eval.measure import memory
 from ptq_eval.measure import sweep as sweeping
 from ptq_eval.measure.evaluate import Evaluator
-from ptq_eval.measure.memory import Budget, free_memory, parse_bytes
+from ptq_eval.measure.memory import Budget, free_memory
 from ptq_eval.measure.scoring import Factored
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.sweep import _groups, sweep
@@ -22,14 +22,6 @@ from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.models.offload import OffloadedModel
 from tests.support import models as core_models
 from tests.support.steps import environ, planned
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("8GB", 8 * 10**9), ("512MiB", 2**29), ("1.5 g", 1.5e9), ("2e9", 2e9), (7, 7), ("3kib", 3072), ("10B", 10)],
-)
-def test_sizes_as_people_write_them(text, size):
-    assert parse_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["much", "8 GBB", "-1GB", "", "GB", "8QB", 0])
