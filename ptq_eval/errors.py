@@ -77,7 +77,7 @@ class TextTooShortError(PtqEvalError):
 
 
 class TokenRangeError(PtqEvalError):
-    """A token id lies outside the model's vocabulary."""
+    """Token ids outside the model's vocabulary, or implausible for it."""
 
     exit_code = 17
 

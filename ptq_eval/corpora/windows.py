@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.corpora.base import Text
+from ptq_eval.corpora.token_ids import require_plausible
 from ptq_eval.errors import MissingTokenizerError, OptionError, TextTooShortError, TokenRangeError
 
 RULE = "v1"
@@ -98,6 +99,8 @@ def make_windows(
     if count is not None and count < 1:
         raise OptionError("at least one window is needed", got=count, allowed="1 or more")
     tokens = _tokenize(text, tokenizer, count * seq_len if count is not None and seed is None else None)
+    if text.ids is not None and vocab_size is not None and len(text.ids):
+        require_plausible(text.ids, vocab_size, text.spec)
     available = len(tokens.ids) // seq_len
     if available == 0:
         raise TextTooShortError(
