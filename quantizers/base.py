@@ -1,6 +1,6 @@
 """The whole contract of a quantizer: Scheme, LayerStats, QuantizedWeight, Quantizer.
 
-A quantizer is a pure function of a weight matrix, a scheme, and two small tensors with statistics of the layer's inputs.
+A quantizer is a pure function of a weight matrix, a scheme, and two small tensors: statistics of the layer's inputs.
 It sees no model, chooses no device and changes none of its arguments, so one calibration pass serves every method at
 every bit-width, and layers that receive the same tensor share one set of statistics.
 

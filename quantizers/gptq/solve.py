@@ -49,16 +49,13 @@ def solve(
     columns, rows = weight.shape
     counts = [len(batch.members) for batch in batches]
     delta = weight.new_empty(sum(counts), columns, rows)
-    carried, like_delta = CarriedError(factor, delta), (len(delta), -1, -1)
+    carried, each = CarriedError(factor, delta), (len(delta), -1, -1)
     for start, stop in _blocks(columns, block_size, [batch.size for batch in batches] if blocks_end_at_groups else []):
         end = max(stop, *(batch.last_column_needed(start, stop) for batch in batches))
         own = factor[start:end, start:end]
         inverse = torch.linalg.solve_triangular(own, torch.eye(end - start).to(own), upper=True)
-        state = weight[start:end].expand(like_delta)
-        if start:
-            state = torch.baddbmm(state, inverse.T.expand(like_delta), carried.into(start, end))
-        else:
-            state = state.clone()
+        state = weight[start:end].expand(each)
+        state = torch.baddbmm(state, inverse.T.expand(each), carried.into(start, end)) if start else state.clone()
         inverse = inverse[: stop - start, : stop - start]
         feedback = inverse / inverse.diagonal().unsqueeze(1)
         for batch, now, change in zip(batches, state.split(counts), delta[:, start:stop].split(counts)):

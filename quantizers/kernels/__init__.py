@@ -40,7 +40,7 @@ def backend(device: torch.device) -> str:
 
 @cache
 def _usable(package: str) -> bool:
-    """Whether a package can be imported.  An installed one may not be: numba refuses versions of numpy it is older than."""
+    """Whether a package can be imported; an installed numba, for one, refuses a numpy that is newer than it knows."""
     try:
         importlib.import_module(package)
     except ImportError as error:

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from quantizers import LayerStats, Scheme, get_quantizer, kernels
-from quantizers.kernels import plain
-from quantizers.kernels import Block
+from quantizers.kernels import Block, plain
 from quantizers.testing import sample_layer
 
 ROWS = 70  # not a multiple of any tile

@@ -87,7 +87,7 @@ def mean_loss(model, windows):
 
 
 def naive_delta(folder, windows, names, bits, size, solve=round_to_nearest, **calibrated):
-    """(loss, loss after − loss before) of the model in `folder` when `solve` replaces the named matrices (None: all)."""
+    """(loss, loss after − loss before) of the model in `folder`; `solve` replaces the named matrices, or all (None)."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

@@ -1,7 +1,7 @@
 """GPTQ as the paper prints it: Algorithm 1 of arXiv 2210.17323 in numpy, float64, with the paper's letters.
 
-The package gets the same codes with other algebra (`quantizers/gptq/`).  Only the rounding itself is in float32, for the
-reason given in `rtn`.
+The package gets the same codes with other algebra (`quantizers/gptq/`).  Only the rounding itself is in float32; `rtn`
+says why.
 """
 
 import numpy as np
