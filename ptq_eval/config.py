@@ -26,6 +26,7 @@ class RunConfig:
     `group_size` is a number of columns, None for one scale per row, or "auto": 128, or for narrower models the
     largest power of two that no row is shorter than.  `calibration` "default" leaves each quantizer what its paper
     does (sequential for GPTQ, shared for AWQ).  `options` are per quantizer: {"gptq": {"act_order": True}}.
+    `bos` begins each window with the beginning-of-sequence token.
     `precision` lets a measurement end once δ is known to that relative error; `memory` ("8GB", or bytes) is what
     weights may take on the device, by default most of what is free.
     Raises OptionError, BitsError or GroupSizeError.
@@ -43,6 +44,7 @@ class RunConfig:
     eval_windows: int | None = 256
     calib_windows: int = 128
     calib_seed: int | None = None
+    bos: bool = False
     device: str = "auto"
     dtype: str = "float32"
     include_head: bool = False
