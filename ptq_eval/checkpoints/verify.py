@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval.checkpoints.discover import local_path
+from ptq_eval.checkpoints.settled import settled
 from ptq_eval.checkpoints.weights import WeightFiles, find_weights, read_weights
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.models.counts import quiet_transformers, with_counts
@@ -59,7 +60,7 @@ def verify_all(
     *,
     trust_remote_code: bool = False,
 ) -> list[Checkpoint]:
-    """Every checkpoint verified and compared with its run, in the same order.
+    """Every checkpoint verified and compared with its run, in the same order, see `settled` for what is then dropped.
 
     `progress(done, total, name)` is called once a checkpoint's files are read.  Adds the codes identical_weights,
     steps_out_of_order, tokenizer_differs, model_differs (fatal), tokens_unknown and stage_restart.
@@ -75,7 +76,7 @@ def verify_all(
     for indices in runs.values():
         for index, checkpoint in zip(indices, _compared([verified[index] for index in indices])):
             verified[index] = checkpoint
-    return verified
+    return settled(verified)
 
 
 def _verified(checkpoint: Checkpoint, trust_remote_code: bool) -> Checkpoint:
