@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from quantizers import LayerStats, Scheme, get_quantizer, kernels
-from quantizers.kernels import plain
-from quantizers.kernels.block import Block
+from quantizers.kernels import Block, plain
 from quantizers.testing import sample_layer
 
-needs_numba = pytest.mark.skipif(not find_spec("numba"), reason="numba is not installed")
 ROWS = 70  # not a multiple of any tile
 
 
@@ -50,7 +48,7 @@ def by_hand(state, original, feedback, scale, zero, group_of, bits, codes, delta
                 codes[lane, i, row], delta[lane, i, row] = level + z, original[i, row].double() - level * step
 
 
-@pytest.mark.parametrize("backend", ["plain", pytest.param("cpu", marks=needs_numba)])
+@pytest.mark.parametrize("backend", ["plain", "cpu"])
 @pytest.mark.parametrize(("columns", "groups"), [(1, 1), (7, 2), (33, 3)])
 def test_a_block_by_hand(backend, columns, groups):
     module = __import__(f"quantizers.kernels.{backend}", fromlist=["solve_block"])
@@ -64,7 +62,6 @@ def test_a_block_by_hand(backend, columns, groups):
     torch.testing.assert_close(arguments[-1], expected[1], atol=1e-5, rtol=1e-5)
 
 
-@needs_numba
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("columns", [5, 64, 128])
 def test_numba_gives_the_codes_of_torch(columns, symmetric):
@@ -79,7 +76,6 @@ def test_numba_gives_the_codes_of_torch(columns, symmetric):
     torch.testing.assert_close(ours[-1][same], theirs[-1][same])
 
 
-@needs_numba
 def test_infinite_weights_stay_visible():
     from quantizers.kernels import cpu
 
@@ -89,7 +85,6 @@ def test_infinite_weights_stay_visible():
     assert not arguments[-1].isfinite().all()
 
 
-@needs_numba
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("size", [1, 16, 24, 40])
 @pytest.mark.parametrize("bits", [2, 8])
@@ -105,7 +100,6 @@ def test_rounding_errors_are_those_of_torch(bits, size, symmetric):
     assert torch.equal(ours, plain.rounding_errors(weight, scales, bits, size, symmetric))
 
 
-@needs_numba
 def test_threads_do_not_matter():
     from quantizers.kernels import cpu
 
@@ -127,7 +121,7 @@ def test_without_numba_the_methods_are_the_same(name, monkeypatch):
     weight, inputs = sample_layer(48, 80)
     stats, quantizer = LayerStats.from_inputs(inputs), get_quantizer(name)
     ours = quantizer.quantize(weight, Scheme(3, 16), stats)
-    monkeypatch.setattr(kernels, "COMPILED", {})
+    monkeypatch.setattr(kernels, "COMPILERS", {})
     assert kernels.backend(torch.device("cpu")) == "torch"
     theirs = quantizer.quantize(weight, Scheme(3, 16), stats)
     assert (ours.codes == theirs.codes).float().mean() >= 0.999
@@ -139,7 +133,7 @@ def test_triton_gives_the_codes_of_torch():
     """On a GPU where there is one, else by Triton's interpreter, which has to be chosen before it is imported."""
     code = (
         "import torch\n"
-        "from tests.quantizers.test_quantizer_kernels import Block, block\n"
+        "from tests.quantizers.test_kernels import Block, block\n"
         "from quantizers.kernels import cuda, plain\n"
         "device = 'cuda' if torch.cuda.is_available() else 'cpu'\n"
         "for columns in (5, 32, 128):\n"
