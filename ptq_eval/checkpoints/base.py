@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ptq_eval import plugins
+from ptq_eval.checkpoints.foreign import recognised
 from ptq_eval.checkpoints.labels import Unit
 from ptq_eval.checkpoints.trainer_state import with_trainer_state
 from ptq_eval.errors import PtqEvalError
@@ -24,8 +25,6 @@ from ptq_eval.records import Checkpoint, Source
 ASK_TOKENS = "give --tokens-per-step, --tokens or a trajectory.yaml"
 UNKNOWN_TOKENS = f"tokens per step are not known; {ASK_TOKENS}"
 
-_UNLOADABLE = re.compile(r"adapter_config\.json|.*\.distcp|(mp_rank|zero_pp_rank|bf16_zero).*\.pt|model_optim_rng\.pt")
-"""Files of a checkpoint in a form that is not loaded, so that it is found and refused by name."""
 _WEIGHTS = re.compile(r"(model|pytorch_model)(.*\.(safetensors|bin)(\.index\.json)?|\.pt)")
 
 
@@ -131,9 +130,5 @@ def holds_weights(folder: Path) -> bool:
 
 def holds_model(folder: Path) -> bool:
     """Whether a folder holds weights in any form, a configuration or a trainer's state, by file name alone."""
-    names = [child.name for child in folder.iterdir()]
-    return (
-        holds_weights(folder)
-        or not {"config.json", "trainer_state.json"}.isdisjoint(names)
-        or any(_UNLOADABLE.fullmatch(name) for name in names)
-    )
+    files = ("config.json", "trainer_state.json")
+    return holds_weights(folder) or any((folder / name).is_file() for name in files) or recognised(folder)

@@ -17,11 +17,13 @@ from pathlib import Path
 
 from ptq_eval import plugins
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds_model, subfolders
+from ptq_eval.checkpoints.foreign import foreign
 from ptq_eval.checkpoints.labels import stage_order
 from ptq_eval.checkpoints.overrides import Overrides, Place, did_you_mean, read_overrides
 from ptq_eval.checkpoints.settled import ROOT
 from ptq_eval.checkpoints.token_counter import with_whole_counts
 from ptq_eval.errors import EmptyFolderError, NoCheckpointError, TrajectoryFileError
+from ptq_eval.models.weight_files import WeightFiles
 from ptq_eval.records import Checkpoint
 
 _NO_STEP = (
@@ -36,8 +38,8 @@ def discover(roots: Sequence[str | Path], *, overrides: Overrides | None = None)
     """All checkpoints under `roots` (folders or `hub:org/name@{rev,rev}` ids), by run, stage and numeric step.
 
     Reads names and JSON only; what is wrong with the weights is for `verify` to say.  Raises EmptyFolderError (also
-    for a folder that may not be read), NoCheckpointError (each root must hold at least one checkpoint) and
-    TrajectoryFileError.
+    for a folder that may not be read), NoCheckpointError (each root must hold at least one checkpoint),
+    UnsupportedModelError (for a root that is a checkpoint of another format) and TrajectoryFileError.
     """
     try:
         runs = _merged([run for root in roots for run in _runs_of(root)])
@@ -80,6 +82,8 @@ def _runs_of(root: str | Path) -> list[_Run]:
         raise EmptyFolderError(what, got=str(root), remedy="give a folder with checkpoints")
     found = list(_walk(folder, sorted(formats, key=lambda form: form.fallback), 0, set()))
     if not found:
+        if error := foreign(folder, WeightFiles(())):
+            raise error
         raise NoCheckpointError(
             "no checkpoint of a known format",
             got=str(root),

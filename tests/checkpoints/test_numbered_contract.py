@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptq_eval.checkpoints import Overrides, discover
+from ptq_eval.errors import UnsupportedModelError
 from tests.checkpoints.support import touch_checkpoint
 
 
@@ -158,3 +159,15 @@ def test_seeds_on_the_hub_are_runs_of_their_own():
         ("step-seed-large-aux-2", 5),
     ]
     assert checkpoints[0].location == "hub:allenai/DataDecide-c4-4M@step5-seed-default"
+
+
+def test_numbered_checkpoints_of_another_format_are_found_so_that_they_are_named(tmp_path):
+    for step in (1, 2):
+        folder = tmp_path / "run" / f"step_{step}" / "pytorch_model_fsdp_0"
+        folder.mkdir(parents=True)
+        (folder / "__0_0.distcp").touch()
+    assert [(run, step) for run, step, _ in found(tmp_path / "run")] == [("run", 1), ("run", 2)]
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UnsupportedModelError, match="adapter"):
+        discover([tmp_path / "adapter"])

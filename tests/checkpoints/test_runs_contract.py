@@ -41,15 +41,17 @@ def test_steps_out_of_order_with_tokens(trainer_run):
 
 
 def test_unknown_tokens_are_asked_for_once_in_a_run(save_run, tmp_path):
-    for run in ("mine", "yours"):
-        save_run(tmp_path / run, ["step1", "step2", "step3"])
+    save_run(tmp_path / "mine", ["step1", "step2", "step3"])
+    save_run(tmp_path / "yours", ["none", "of", "them", "step1", "step2"])
+    for folder in ("none", "of", "them"):
+        shutil.rmtree(tmp_path / "yours" / folder)  # so that no weights are those of the other run
     found = verify_all(discover([tmp_path]))
-    assert [codes(c) for c in found] == [["tokens_unknown"], [], []] * 2
+    assert [codes(c) for c in found] == [["tokens_unknown"], [], [], ["tokens_unknown"], []]
     (problem,) = found[0].problems
     assert not problem.fatal
     for words in ("3 checkpoints", "--tokens-per-step", "--tokens", "trajectory.yaml"):
         assert words in problem.message
-    assert warnings(found) == [f"{c.name}: {problem.message}" for c in (found[0], found[3])]
+    assert warnings(found) == [f"{c.name}: {c.problems[0].message}" for c in (found[0], found[3])]
 
 
 def test_stage_2_restarts_are_noted_and_are_not_out_of_order(save_run, tmp_path):
