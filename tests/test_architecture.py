@@ -56,6 +56,10 @@ def calls(module: str):
     return [node for node in ast.walk(sources()[module]) if isinstance(node, ast.Call)]
 
 
+def test_no_room_imports_a_higher_one():
+    assert upward(sources()) == []
+
+
 def test_no_modules_import_each_other():
     assert circles(sources()) == []
 
