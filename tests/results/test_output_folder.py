@@ -32,7 +32,7 @@ def test_a_grid_may_grow(measure, complete, trajectory, small, tmp_path):
 
 MISMATCHES = [
     ({"seq_len": 16}, "--seq-len 16"),
-    ({"symmetric": True}, "--symmetric True"),
+    ({"symmetric": True}, "got --symmetric |"),
     ({"group_size": 8}, "--group-size 8"),
     ({"eval_windows": 5}, "--eval-windows 5"),
     ({"calibration": "shared"}, "--calibration shared"),
