@@ -37,7 +37,7 @@ MISMATCHES = [
     ({"eval_windows": 5}, "--eval-windows 5"),
     ({"calibration": "shared"}, "--calibration shared"),
     ({"dtype": "bfloat16"}, "--dtype bfloat16"),
-    ({"include_head": True}, "--include-head True"),
+    ({"include_head": True}, "got --include-head |"),
     ({"options": {"gptq": {"act_order": True}}}, "act_order"),
 ]
 
