@@ -10,7 +10,7 @@ compiled, a tile of rows stays in the core's cache until its last column is done
 
 Matrices are transposed, [columns, rows]: the rows do not depend on each other, so they are contiguous in memory and
 fill the vector registers.  A compiler is imported when a kernel is first used.  If it cannot be imported, the kernels
-run in torch, which is several times slower, and one SlowKernelWarning says so.
+run in torch, which takes up to three times as long, and one SlowKernelWarning says so.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _usable(package: str) -> bool:
     except ImportError as error:
         reason = " ".join(str(error).split())
         warnings.warn(
-            f"GPTQ and AWQ run several times slower without {package}, which cannot be imported ({reason}) | "
+            f"the inner loops run in torch, up to three times slower: {package} cannot be imported | got {reason} | "
             f"remedy: pip install {package}",
             SlowKernelWarning,
             stacklevel=2,

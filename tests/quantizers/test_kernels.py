@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from quantizers import LayerStats, Scheme, get_quantizer, kernels
-from quantizers.kernels import Block, plain
+from quantizers.errors import SlowKernelWarning
+from quantizers.kernels import Block, cpu, plain
 from quantizers.testing import sample_layer
 
 ROWS = 70  # not a multiple of any tile
@@ -65,8 +66,6 @@ def test_a_block_by_hand(backend, columns, groups):
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("columns", [5, 64, 128])
 def test_numba_gives_the_codes_of_torch(columns, symmetric):
-    from quantizers.kernels import cpu
-
     ours = block(columns, 4, (2, 3, 8), symmetric=symmetric)
     theirs = Block(*(t.clone() for t in ours))
     cpu.solve_block(ours)
@@ -77,8 +76,6 @@ def test_numba_gives_the_codes_of_torch(columns, symmetric):
 
 
 def test_infinite_weights_stay_visible():
-    from quantizers.kernels import cpu
-
     arguments = block(4, 1)
     arguments[0][0, 0, 0] = torch.nan
     cpu.solve_block(arguments)
@@ -89,8 +86,6 @@ def test_infinite_weights_stay_visible():
 @pytest.mark.parametrize("size", [1, 16, 24, 40])
 @pytest.mark.parametrize("bits", [2, 8])
 def test_rounding_errors_are_those_of_torch(bits, size, symmetric):
-    from quantizers.kernels import cpu
-
     generator = torch.Generator().manual_seed(size)
     weight = torch.randn(40, ROWS, generator=generator)
     weight[:, 3] = 0  # a row of zeros, which gets the range [-1, 1]
@@ -101,8 +96,6 @@ def test_rounding_errors_are_those_of_torch(bits, size, symmetric):
 
 
 def test_threads_do_not_matter():
-    from quantizers.kernels import cpu
-
     weight, scales = torch.randn(256, 400), torch.rand(20, 256) + 0.5
     results, before = [], torch.get_num_threads()
     for threads in (1, 2, 3):
@@ -116,16 +109,34 @@ def test_threads_do_not_matter():
         assert torch.equal(errors, results[0][1])
 
 
+@pytest.fixture
+def without_numba(monkeypatch):
+    """Within the test numba cannot be imported, and nothing knows yet."""
+    kernels._usable.cache_clear()
+    monkeypatch.setitem(sys.modules, "numba", None)
+    yield
+    kernels._usable.cache_clear()
+
+
 @pytest.mark.parametrize("name", ["gptq", "awq"])
-def test_without_numba_the_methods_are_the_same(name, monkeypatch):
+def test_without_numba_the_methods_are_the_same_and_one_warning_says_that_they_are_slow(name, request):
     weight, inputs = sample_layer(48, 80)
     stats, quantizer = LayerStats.from_inputs(inputs), get_quantizer(name)
+    assert kernels.backend(torch.device("cpu")) == "numba"
     ours = quantizer.quantize(weight, Scheme(3, 16), stats)
-    monkeypatch.setattr(kernels, "COMPILERS", {})
+    request.getfixturevalue("without_numba")
+    with pytest.warns(SlowKernelWarning, match="numba cannot be imported .* remedy: pip install numba") as caught:
+        theirs = quantizer.quantize(weight, Scheme(3, 16), stats)
+    quantizer.quantize(weight, Scheme(3, 16), stats)
+    assert len(caught) == 1
     assert kernels.backend(torch.device("cpu")) == "torch"
-    theirs = quantizer.quantize(weight, Scheme(3, 16), stats)
     assert (ours.codes == theirs.codes).float().mean() >= 0.999
     assert torch.equal(ours.scale, theirs.scale) or name == "gptq"
+
+
+def test_loops_are_compiled_even_if_no_folder_can_keep_them(monkeypatch):
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    assert cpu.compiled(lambda x: x + 1)(1) == 2
 
 
 @pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")
