@@ -43,8 +43,13 @@ _OLD = "with transformers<5: AutoModelForCausalLM.from_pretrained('{folder}', %s
 _KINDS = (
     _Kind(
         "shards of DeepSpeed ZeRO",
-        ("zero_to_fp32.py", "*_optim_states.pt", "*/*_optim_states.pt", "*zero_pp_rank_*", "*/*zero_pp_rank_*"),
-        "python -m deepspeed.utils.zero_to_fp32 {folder} {folder} --safe_serialization",
+        ("*_optim_states.pt", "*/*_optim_states.pt", "*zero_pp_rank_*", "*/*zero_pp_rank_*"),
+        "python -m deepspeed.utils.zero_to_fp32 {home.parent} {folder} --tag {home.name} --safe_serialization",
+    ),
+    _Kind(
+        "shards of DeepSpeed ZeRO",
+        ("zero_to_fp32.py",),
+        "python {folder}/zero_to_fp32.py {folder} {folder} --safe_serialization",
     ),
     _Kind(
         "a pipeline of GPT-NeoX or Megatron-DeepSpeed",
