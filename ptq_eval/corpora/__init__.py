@@ -41,5 +41,5 @@ def read(spec: str, *, max_chars: int | None = None) -> Text:
 
 
 def default_specs() -> tuple[str, str]:
-    """The texts used where none is named: (evaluation, calibration), two parts of the embedded text."""
+    """The default (evaluation, calibration) texts: two parts of the standard library's source code."""
     return "stdlib:evaluation", "stdlib:calibration"
