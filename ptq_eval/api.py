@@ -190,6 +190,7 @@ def analyse(
     progress: Progress | None = None,
 ) -> DegradationTable:
     """Tabulate and fit what a store holds.  Needs no torch.  Raises NothingToFitError for an empty store."""
+    from ptq_eval.checkpoints import warnings
     from ptq_eval.laws.fit.folder import analyse as fit_all
     from ptq_eval.report.run.words import with_early
 
@@ -202,7 +203,12 @@ def analyse(
         progress("fitting", 0.0, 0.0)
     table = DegradationTable(frame)
     fit = with_early(fit_all(as_rows(frame), windows, seed=seed, n_boot=bootstrap), frame)
-    told = [*version_notes(measurements, checkpoints), *unmeasured(frame, checkpoints), *info.get("warnings", [])]
+    told = [
+        *warnings(checkpoints),
+        *version_notes(measurements, checkpoints),
+        *unmeasured(frame, checkpoints),
+        *info.get("warnings", []),
+    ]
     conflicts = [f"two records of one trial differ, the first is used: {name}" for name in store.conflicts]
     overlaps = [o["message"] for o in info.get("overlap", {}).values() if o["flagged"]]
     fit["warnings"] = [*fit["warnings"], *told, *conflicts, *dict.fromkeys(overlaps)]
