@@ -111,12 +111,10 @@ def make_windows(
             allowed=f"at least {seq_len}",
             remedy="use a longer text or a smaller --seq-len",
         )
-    start = "-bos" if bos else ""
+    rule = ("nonoverlap" if seed is None else f"crops-seed{seed}") + ("-bos" if bos else "") + f"-{RULE}"
     if seed is None:
-        rule = f"nonoverlap{start}-{RULE}"
         starts = np.arange(min(count or available, available)) * seq_len
     else:
-        rule = f"crops-seed{seed}{start}-{RULE}"
         last = len(tokens.ids) - seq_len
         starts = np.random.default_rng(seed).integers(0, last, size=count or available, endpoint=True)
     ids = tokens.ids[starts[:, None] + np.arange(seq_len)].astype(np.int64)
