@@ -27,6 +27,8 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
         "put its files into the checkpoint's or the run's folder",
     ),
     "unsupported_model": (errors.UnsupportedModelError, "a model that AutoModelForCausalLM loads"),
+    "not_a_model": (errors.UnsupportedModelError, "convert it, or exclude the step"),
+    "already_quantized": (errors.UnsupportedModelError, "measure the checkpoint that it was quantized from"),
     "identical_weights": (errors.TrajectoryFileError, "exclude one of the two steps in trajectory.yaml"),
     "steps_out_of_order": (
         errors.TrajectoryFileError,

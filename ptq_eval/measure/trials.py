@@ -40,6 +40,15 @@ _OF_ONE_CHECKPOINT = (
 )
 """What may be wrong with one checkpoint and right with the next; anything else is wrong with the request."""
 
+_LACKS_BOS = (
+    "the tokenizer begins a text with a beginning-of-sequence token, which only the first window has: for a model "
+    "trained with one in each window, the losses are too high; --bos begins each window with it"
+)
+
+
+_WARNED = ("near_identical", "dequantized")
+"""Problems of a checkpoint that is measured which a reader of the results must know."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -99,7 +108,6 @@ class _Planner:
         self.quantizers = quantizers_of(config)
         self.device = config.resolve_device().split(":")[0]
         self.texts = Texts(config)
-        self._blueprints: dict[str, LanguageModel] = {}
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> Plan:
         plan = Plan(checkpoints=list(checkpoints))
@@ -127,6 +135,12 @@ class _Planner:
                 "the runs have different tokenizers: their losses per token, and fits over several sizes, "
                 "cannot be compared"
             )
+        plan.warnings += [
+            f"{checkpoint.name}: {problem.message}"
+            for checkpoint in checkpoints
+            for problem in checkpoint.problems
+            if problem.code in _WARNED
+        ]
         index, count = self.config.shard
         plan.workloads = plan.workloads[index - 1 :: count]
         return plan
@@ -154,15 +168,12 @@ class _Planner:
         return self.texts.cut("calibration", checkpoint, folder, model.vocab_size, seq_len)
 
     def _blueprint(self, checkpoint: Checkpoint, folder: Path) -> LanguageModel:
-        content = (folder / "config.json").read_text(encoding="utf-8")
-        if content not in self._blueprints:
-            self._blueprints[content] = LanguageModel.blueprint(
-                folder,
-                include_head=self.config.include_head,
-                trust_remote_code=self.config.trust_remote_code,
-                name=checkpoint.name,
-            )
-        return self._blueprints[content]
+        return LanguageModel.blueprint(
+            folder,
+            include_head=self.config.include_head,
+            trust_remote_code=self.config.trust_remote_code,
+            name=checkpoint.name,
+        )
 
     def _seq_len(self, models: Sequence[LanguageModel]) -> int:
         longest = min((m.max_length for m in models if m.max_length is not None), default=None)
@@ -179,6 +190,8 @@ class _Planner:
             if windows is not None:
                 plan.texts.setdefault(run, {})[role] = describe_windows(windows)
                 plan.notes += [f"{role} text: {note}" for note in windows.notes]
+        if evaluation.lacks_bos and _LACKS_BOS not in plan.warnings:
+            plan.warnings.append(_LACKS_BOS)
         if calibration is not None:
             plan.overlaps[run] = describe_overlap(calibration, evaluation)
         plan.notes = list(dict.fromkeys(plan.notes))

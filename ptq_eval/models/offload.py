@@ -18,8 +18,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ptq_eval.models.blueprint import blueprint
 from ptq_eval.models.language_model import DTYPES, LanguageModel, refuse_missing
-from ptq_eval.models.loading import build_without_weights, from_pretrained
+from ptq_eval.models.loading import from_pretrained
 from ptq_eval.models.quantizable import transposed
 
 
@@ -43,12 +44,16 @@ class OffloadedModel(LanguageModel):
         Raises what `LanguageModel.load` raises.
         """
         name = name or str(folder)
-        outline = build_without_weights(Path(folder), trust_remote_code, name)
-        where = {"device_map": dict(placement(outline, device)), "offload_folder": str(scratch)}
+        plan = blueprint(folder, trust_remote_code)
+        where = {"device_map": dict(placement(plan.module, device)), "offload_folder": str(scratch)}
         with _quiet_accelerate():
-            module, info = from_pretrained(Path(folder), DTYPES[dtype], trust_remote_code, name, **where)
+            module, info = from_pretrained(
+                Path(folder), DTYPES[dtype], trust_remote_code, name, scratch / "files", **where
+            )
         refuse_missing(info, name)
-        return cls(module, include_head=include_head, name=name)
+        model = cls(module, include_head=include_head, name=name, outside=plan.outside)
+        model.refuse_bidirectional(known=plan.causal)
+        return model
 
     def weight(self, name: str) -> Tensor:
         """The weight of a quantizable module as [out, in], read now, on the model's device."""
@@ -127,7 +132,7 @@ def placement(module: nn.Module, device: str, prefix: str = "") -> Iterator[tupl
 
 @contextlib.contextmanager
 def _quiet_accelerate() -> Iterator[None]:
-    """Keep accelerate from telling that parameters are where they were told to be."""
+    """Silence accelerate's notice about offloaded parameters."""
     logger = logging.getLogger("accelerate.big_modeling")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
 from typing import Any
 
+from ptq_eval.units import write
+
 MISSING = "–"
 MAX_DECIMALS = 7
 _SMALL = -3
@@ -19,7 +21,6 @@ _SMALL = -3
 _PLAIN_DIGITS = 4
 _PRECISION = 700
 """Digits that Decimal may use: a double ranges over 632 powers of ten."""
-_SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
 def number(value: Any) -> float:
@@ -75,12 +76,7 @@ def _times(power: int) -> str:
 def count(value: Any) -> str:
     """Tokens or parameters with three digits: 1.23M, 300B; a dash where unknown."""
     value = number(value)
-    if not math.isfinite(value):
-        return MISSING
-    for unit, suffix in _SUFFIXES:
-        if abs(value) >= unit * 0.9995:
-            return f"{_digits(value / unit)}{suffix}"
-    return _digits(value)
+    return write(value) if math.isfinite(value) else MISSING
 
 
 def _digits(value: float) -> str:
