@@ -151,7 +151,7 @@ class LanguageModel:
         self._linears[name].weight = self._parameter(name, weight)
 
     def adopt(self, weights: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
-        """Put the named ones of a lane's weights in place."""
+        """Put these weights of a quantized variant in place."""
         for name in names:
             self.set_weight(name, weights[name])
 

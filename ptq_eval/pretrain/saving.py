@@ -21,9 +21,8 @@ from typing import Any
 
 import torch
 
-from ptq_eval.errors import OptionError, OutputMismatchError, UnreadableCheckpointError
+from ptq_eval.errors import OptionError, OutputMismatchError, UnreadableCheckpointError, full_disk
 from ptq_eval.models.configuration import quiet_transformers
-from ptq_eval.results.store import full_disk
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.errors import NothingToFitError, OutputFullError, OutputMismatchError
+from ptq_eval.errors import NothingToFitError, OutputMismatchError, full_disk
 from ptq_eval.records import Measurement
 
 _COMPARED = ("nll", "n_tokens", "n_bytes", "kl", "agree", "windows", "status")
@@ -148,25 +148,6 @@ class Writer:
         """Wait until the disk has all that was written.  Raises OutputFullError."""
         with full_disk(self._folder):
             os.fsync(self._handle.fileno())
-
-
-@contextlib.contextmanager
-def full_disk(folder: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write under `folder` into one OutputFullError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OutputFullError(
-                "no space left for results",
-                got=folder,
-                remedy="free some space and repeat the command: what is stored is kept",
-            ) from error
-        raise OutputFullError(
-            "the output folder cannot be written",
-            got=f"{folder}: {error.strerror}",
-            remedy="choose another -o",
-        ) from error
 
 
 class _RecordFile:
