@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.errors import MeasurementFailedError, OutputFullError, PtqEvalError
+from ptq_eval.errors import MeasurementFailedError, OutputFullError, PtqEvalError, full_disk
 from ptq_eval.records import Measurement
 from ptq_eval.results.load import Results, collect
 from ptq_eval.results.load import load as load_results
 from ptq_eval.results.manifest import describe, merged, require_matching, require_same
-from ptq_eval.results.store import Store, full_disk
+from ptq_eval.results.store import Store
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints import Overrides
