@@ -187,6 +187,7 @@ def analyse(
     results: Results, *, seed: int = 0, bootstrap: int = 500, progress: Progress | None = None
 ) -> DegradationTable:
     """Fit the laws to the results in an output folder.  Needs no torch."""
+    from ptq_eval.checkpoints import warnings
     from ptq_eval.laws.fit.folder import fit_points
     from ptq_eval.report.run.notes import notes
     from ptq_eval.report.run.words import with_early
@@ -196,7 +197,7 @@ def analyse(
     table = DegradationTable(results.frame)
     found = fit_points(results.points, results.windows, seed=seed, n_boot=bootstrap)
     fit = with_early(found.content, results.frame)
-    fit["warnings"] = [*fit["warnings"], *notes(results)]
+    fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
     table.fit, table.run_info, table.problems = fit, dict(results.run), []
     table.replicates = found.replicates
     return table

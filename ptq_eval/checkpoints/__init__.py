@@ -6,7 +6,7 @@ both.  Importing this package imports no torch.
 
 from ptq_eval.checkpoints.base import CheckpointFormat, Position
 from ptq_eval.checkpoints.discover import discover, local_path
-from ptq_eval.checkpoints.inspection import error_for, inspection_rows
+from ptq_eval.checkpoints.inspection import error_for, inspection_rows, warnings
 from ptq_eval.checkpoints.overrides import Overrides
 from ptq_eval.checkpoints.verify import verify, verify_all
 from ptq_eval.models.counts import ParameterCounts, count_parameters
@@ -23,4 +23,5 @@ __all__ = [
     "local_path",
     "verify",
     "verify_all",
+    "warnings",
 ]

@@ -16,6 +16,7 @@ from ptq_eval.checkpoints.compared import compared, noted
 from ptq_eval.checkpoints.discover import local_path
 from ptq_eval.checkpoints.fit import fit
 from ptq_eval.checkpoints.foreign import foreign
+from ptq_eval.checkpoints.settled import settled
 from ptq_eval.checkpoints.sketch import Sketch
 from ptq_eval.checkpoints.weights import WeightReport, read_weights
 from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError, UnsafeCheckpointError, UnsupportedModelError
@@ -52,6 +53,7 @@ def verify_all(
 ) -> list[Checkpoint]:
     """Every checkpoint verified and compared with the others, in the same order.
 
+    A model in a run's folder that repeats one of its checkpoints is dropped, see `settled`.
     `progress(done, total, name)` is called once a checkpoint's files are read.  Adds the codes identical_weights,
     steps_out_of_order, tokenizer_differs, model_differs (fatal), near_identical, tokens_unknown and stage_restart.
     """
@@ -70,7 +72,7 @@ def verify_all(
         first, second = (tokenizer_folder(local_path(checkpoint)) for checkpoint in (one, other))
         return first is not None and second is not None and same_tokenizer(first, second, trust_remote_code)
 
-    return compared(verified, sketches, same)
+    return settled(compared(verified, sketches, same))
 
 
 def _examined(checkpoint: Checkpoint, trust: bool) -> tuple[Checkpoint, Sketch | None]:
