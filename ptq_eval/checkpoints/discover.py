@@ -23,7 +23,6 @@ from ptq_eval.checkpoints.overrides import Overrides, Place, did_you_mean, read_
 from ptq_eval.checkpoints.settled import ROOT
 from ptq_eval.checkpoints.token_counter import with_whole_counts
 from ptq_eval.errors import EmptyFolderError, NoCheckpointError, TrajectoryFileError
-from ptq_eval.models.weight_files import WeightFiles
 from ptq_eval.records import Checkpoint
 
 _NO_STEP = (
@@ -82,7 +81,7 @@ def _runs_of(root: str | Path) -> list[_Run]:
         raise EmptyFolderError(what, got=str(root), remedy="give a folder with checkpoints")
     found = list(_walk(folder, sorted(formats, key=lambda form: form.fallback), 0, set()))
     if not found:
-        if error := foreign(folder, WeightFiles(())):
+        if error := foreign(folder):
             raise error
         raise NoCheckpointError(
             "no checkpoint of a known format",

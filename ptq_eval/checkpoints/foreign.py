@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError, UnsupportedModelError
-from ptq_eval.models.weight_files import WeightFiles
 
 _LFS = b"version https://git-lfs"
-_BESIDE = ("config.json", "tokenizer.json", "tokenizer.model", "model.safetensors.index.json")
+_BESIDE = (
+    "config.json", "tokenizer.json", "tokenizer.model", "model.safetensors.index.json", "pytorch_model.bin.index.json",
+)  # fmt: skip
+
+
+_SHARDS = re.compile(r"pytorch_model_fsdp_\d+$|mp_rank_\d+(_\d+)*$|model_and_optim$")
+"""Folders within a checkpoint that hold its shards."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,13 @@ _OLD = "with transformers<5: AutoModelForCausalLM.from_pretrained('{folder}', %s
 _KINDS = (
     _Kind(
         "shards of DeepSpeed ZeRO",
-        ("zero_to_fp32.py", "*_optim_states.pt", "*/*_optim_states.pt", "*zero_pp_rank_*", "*/*zero_pp_rank_*"),
-        "python -m deepspeed.utils.zero_to_fp32 {folder} {folder} --safe_serialization",
+        ("*_optim_states.pt", "*/*_optim_states.pt", "*zero_pp_rank_*", "*/*zero_pp_rank_*"),
+        "python -m deepspeed.utils.zero_to_fp32 {home.parent} {folder} --tag {home.name} --safe_serialization",
+    ),
+    _Kind(
+        "shards of DeepSpeed ZeRO",
+        ("zero_to_fp32.py",),
+        "python {folder}/zero_to_fp32.py {folder} {folder} --safe_serialization",
     ),
     _Kind(
         "a pipeline of GPT-NeoX or Megatron-DeepSpeed",
@@ -94,22 +105,9 @@ _KINDS = (
 )  # fmt: skip
 
 
-def foreign(folder: Path, weights: WeightFiles) -> PtqEvalError | None:
-    """Why a folder is no model with weights to measure, as an error that is returned; None where nothing says so."""
-    if error := _placeholder([*weights.files, *(folder / name for name in _BESIDE)]):
-        return error
-    if weights.files or weights.missing:
-        return None
-    return _adapter(folder) or _other_format(folder)
-
-
-def recognised(folder: Path) -> bool:
-    """Whether a folder holds an adapter, or a checkpoint of a format that has to be converted."""
-    return bool(_adapter(folder) or _other_format(folder))
-
-
-def _placeholder(files: list[Path]) -> PtqEvalError | None:
-    for file in files:
+def placeholder(folder: Path, weights: tuple[Path, ...] = ()) -> PtqEvalError | None:
+    """The error for a pointer of git-lfs or an empty file among the small files of a folder, or its `weights`."""
+    for file in (*weights, *(folder / name for name in _BESIDE)):
         if not file.is_file():
             continue
         with file.open("rb") as stream:
@@ -121,6 +119,22 @@ def _placeholder(files: list[Path]) -> PtqEvalError | None:
             what = f"{file.name} is empty (0 bytes)"
             return UnreadableCheckpointError(what, remedy="fetch it again (`git lfs pull`, `hf download`)")
     return None
+
+
+def foreign(folder: Path) -> PtqEvalError | None:
+    """What a folder without weights is instead, as an error that is returned; None where its files do not say."""
+    names = []
+    for child in sorted(folder.iterdir()):
+        names.append(child.name)
+        if child.is_dir():
+            names += sorted(f"{child.name}/{inner.name}" for inner in child.iterdir())
+    return _adapter(folder) or _other_format(folder, names)
+
+
+def recognised(folder: Path) -> bool:
+    """Whether a folder itself, not one below it, is an adapter or a checkpoint that has to be converted."""
+    names = [child.name for child in folder.iterdir()]
+    return bool(_adapter(folder) or _other_format(folder, names) or any(map(_SHARDS.match, names)))
 
 
 def _adapter(folder: Path) -> PtqEvalError | None:
@@ -141,12 +155,7 @@ def _adapter(folder: Path) -> PtqEvalError | None:
     )
 
 
-def _other_format(folder: Path) -> PtqEvalError | None:
-    names = []
-    for child in sorted(folder.iterdir()):
-        names.append(child.name)
-        if child.is_dir():
-            names += sorted(f"{child.name}/{inner.name}" for inner in child.iterdir())
+def _other_format(folder: Path, names: list[str]) -> PtqEvalError | None:
     for kind in _KINDS:
         if found := kind.holds(names):
             home = (folder / found).parent

@@ -15,11 +15,11 @@ from pathlib import Path
 from ptq_eval.checkpoints.compared import compared, noted
 from ptq_eval.checkpoints.discover import local_path
 from ptq_eval.checkpoints.fit import fit
-from ptq_eval.checkpoints.foreign import foreign
+from ptq_eval.checkpoints.foreign import foreign, placeholder
 from ptq_eval.checkpoints.settled import settled
 from ptq_eval.checkpoints.sketch import Sketch
 from ptq_eval.checkpoints.weights import WeightReport, read_weights
-from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError, UnsafeCheckpointError, UnsupportedModelError
+from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import blueprint
 from ptq_eval.models.configuration import read_config
 from ptq_eval.models.counts import with_counts
@@ -79,13 +79,15 @@ def _examined(checkpoint: Checkpoint, trust: bool) -> tuple[Checkpoint, Sketch |
     """The checkpoint with what is wrong with it alone, and the sketch of its weights if they can be read."""
     try:
         folder = local_path(checkpoint)
+        if error := placeholder(folder):
+            raise error
         weights = find_weights(folder) if folder.is_dir() else WeightFiles((), (folder.name,))
-        error = foreign(folder, weights) if folder.is_dir() else None
-    except (PtqEvalError, OSError) as problem:
-        return noted(checkpoint, "unreadable", str(problem)), None
-    if error is not None:
-        code = "unreadable" if isinstance(error, UnreadableCheckpointError) else "not_a_model"
-        return noted(checkpoint, code, str(error)), None
+        if error := placeholder(folder, weights.files):
+            raise error
+    except (PtqEvalError, OSError) as error:
+        return noted(checkpoint, "unreadable", str(error)), None
+    if not weights.files and not weights.missing and (other := foreign(folder)):
+        return noted(checkpoint, "not_a_model", str(other)), None
     checkpoint, found = _with_config(checkpoint, folder, trust)
     if found is not None and not found.dequantized:
         return checkpoint, None
@@ -116,9 +118,6 @@ def _with_config(checkpoint: Checkpoint, folder: Path, trust: bool) -> tuple[Che
         return noted(checkpoint, "unsupported_model", str(error)), None
     except PtqEvalError as error:
         return noted(checkpoint, "config_missing", str(error)), None
-    if found is not None:
-        message = f"stored as {found}: what is measured are these weights, dequantized on loading"
-        checkpoint = noted(checkpoint, "dequantized", message, fatal=False)
     return checkpoint, found
 
 
@@ -158,8 +157,11 @@ def _with_fit(
         account = fit(blueprint(folder, trust), report.tensors, found)
     except Exception as error:  # whatever stops transformers here would stop the measurement later
         return noted(checkpoint, "not_loaded", f"transformers cannot load it: {str(error)[:200]}")
-    narrow = [n for n in account.parameters if report.tensors[n][0].startswith(_NARROW)] if found is None else []
-    quantized = quantized_names(account.surplus, report.tensors) or narrow
+    narrow = [name for name in account.parameters if report.tensors[name][0].startswith(_NARROW)]
+    if found is not None and narrow:
+        message = f"stored as {found}: what is measured are these weights, dequantized on loading"
+        checkpoint = noted(checkpoint, "dequantized", message, fatal=False)
+    quantized = quantized_names(account.surplus, report.tensors) or (narrow if found is None else [])
     if quantized:
         by = recipe_beside(folder)
         what = f"quantized weights ({by})" if by else "quantized weights"

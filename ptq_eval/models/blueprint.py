@@ -108,10 +108,16 @@ class Blueprint:
         outside = set()
         for name, parameter in module.named_parameters(remove_duplicate=False):
             home = name.rpartition(".")[0]
-            unused_block = bool(ran) and any(block not in ran for block in _blocks(module, home))
-            if unused_block or (id(parameter) not in inside and home not in ran):
+            if any(self._unused(block) for block in _blocks(module, home)) or (
+                id(parameter) not in inside and home not in ran
+            ):
                 outside.add(name)
         return frozenset(outside)
+
+    def _unused(self, block: str) -> bool:
+        """Whether a block of the language model does not run on text; for a large model its class says so."""
+        ran = self._probe.ran
+        return block not in ran if ran else "CrossAttention" in type(self.module.get_submodule(block)).__name__
 
     def require_causal(self) -> None:
         """Raise UnsupportedModelError if this is known not to be a causal language model."""

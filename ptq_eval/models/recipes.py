@@ -105,15 +105,9 @@ def _read(entry: Mapping[str, Any]) -> Recipe:
         return Recipe(method, 4)
     if entry.get("load_in_8bit") or entry.get("_load_in_8bit"):
         return Recipe(method, 8)
-    algorithm = re.search(r"(?:fp|int|w)(\d+)", f"{method} {_values(entry)}".lower())
-    bits = next(_found(entry), None) or (int(algorithm[1]) if algorithm else None)
+    named = re.search(r"(?:int|fp|nf|float)([2-8])(?!\d)", f"{method} {json.dumps(entry, default=str)}".lower())
+    bits = next(_found(entry), None) or (int(named[1]) if named else None)
     return Recipe(method, bits)
-
-
-def _values(entry: Mapping[str, Any]) -> str:
-    inner = entry.get("quantization")
-    parts = (entry, inner if isinstance(inner, dict) else {})
-    return " ".join(str(part.get(key, "")) for part in parts for key in ("quant_algo", "weights", "fmt"))
 
 
 def _found(entry: Any) -> Iterator[int]:

@@ -19,7 +19,7 @@ from ptq_eval.errors import UnreadableCheckpointError
 
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|gguf|msgpack|h5)")
 _NO_WEIGHTS = re.compile(
-    r"(optimizer|scheduler|training_args|rng_state|scaler|random_states|trainer_state|tokenizer).*|.*optim.*|.*rng.*"
+    r"(scheduler|sampler|scaler|train\.|training_args|random_states|tokenizer).*|.*optim.*|.*rng.*"
 )
 
 

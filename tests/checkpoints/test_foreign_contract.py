@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ptq_eval.checkpoints import discover, error_for, verify
+from ptq_eval.checkpoints.foreign import recognised
 from tests.checkpoints.support import codes, llama_config
 
 STATE = {"global_step": 10, "num_input_tokens_seen": 1000, "log_history": []}
@@ -41,9 +42,10 @@ def only_problem(folder):
         (["pytorch_model_fsdp_0/__0_0.distcp", "pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"],
          ["FSDP", "accelerate merge-weights {}/pytorch_model_fsdp_0 {}"]),
         (["global_step10/zero_pp_rank_0_mp_rank_00_model_states.pt", "latest", "zero_to_fp32.py"],
-         ["DeepSpeed ZeRO", "zero_to_fp32 {} {}"]),
+         ["DeepSpeed ZeRO", "zero_to_fp32 {} {} --tag global_step10"]),
         (["global_step10/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "global_step10/mp_rank_00_model_states.pt"],
          ["DeepSpeed ZeRO", "zero_to_fp32"]),
+        (["zero_to_fp32.py", "latest"], ["DeepSpeed ZeRO", "python {}/zero_to_fp32.py {} {}"]),
         (["mp_rank_00_model_states.pt"], ["DeepSpeed", "save_pretrained"]),
         (["layer_00-model_00-model_states.pt", "mp_rank_00_model_states.pt"], ["GPT-NeoX", "convert_neox_to_hf"]),
         (["mp_rank_00/model_optim_rng.pt"], ["Megatron-LM", "{}"]),
@@ -103,6 +105,41 @@ def test_a_missing_shard_among_pointers_is_still_a_pointer(save, tmp_path):
     first.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     second.unlink()
     assert "git lfs pull" in only_problem(folder)[0].message
+
+
+@pytest.mark.parametrize("stem", ["model.safetensors", "pytorch_model.bin"])
+def test_an_index_that_is_a_pointer(save, tmp_path, stem):
+    folder = tmp_path / "run" / "checkpoint-10"
+    save(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / f"{stem}.index.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert f"{stem}.index.json is a git-lfs pointer" in only_problem(folder)[0].message
+
+
+def test_a_pointer_that_is_not_needed_is_no_problem(save, tmp_path):
+    save(tmp_path / "r" / "step1")
+    (tmp_path / "r" / "step1" / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    found = verify(discover([tmp_path / "r"])[0])
+    assert codes(found) == ["unused_files"]
+
+
+@pytest.mark.parametrize(
+    ("names", "itself"),
+    [
+        (["adapter_config.json"], True),
+        (["m.gguf"], True),
+        (["__0_0.distcp", ".metadata"], True),
+        (["pytorch_model_fsdp_0/.metadata"], True),
+        (["mp_rank_00/model_optim_rng.pt"], True),
+        (["zero_pp_rank_0_mp_rank_00_model_states.pt"], True),
+        (["step1/__0_0.distcp"], False),
+        (["checkpoint-1/adapter_model.safetensors"], False),
+        (["notes.txt", "data/part.bin"], False),
+    ],
+)
+def test_a_folder_is_recognised_by_its_own_files(tmp_path, names, itself):
+    put(tmp_path, *names)
+    assert recognised(tmp_path) == itself
 
 
 def test_tensors_without_content_are_named(save, tmp_path):

@@ -115,6 +115,7 @@ COMPRESSED = {
         ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 2}}}, "hqq, 2 bits"),
         ({"quant_method": "quanto", "weights": "int4"}, "quanto, 4 bits"),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "modelopt, 4 bits"),
+        ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}}, "torchao, 4 bits"),
         ({"quant_method": "bitnet", "linear_class": "autobitlinear"}, "bitnet"),
         ({"quant_method": "of-next-year"}, "of-next-year"),
     ],
@@ -150,3 +151,11 @@ def test_what_is_dequantized_on_loading_is_measured_and_says_so(folder):
         by_hand = stored[f"{name}.weight"].float() * scale
         assert torch.allclose(module.weight, by_hand, rtol=1e-2, atol=1e-4)
         assert torch.allclose(module.weight, plain[f"{name}.weight"], rtol=0.1, atol=0.01)
+
+
+def test_full_precision_weights_with_such_a_recipe_are_measured_as_they_are(folder):
+    configure(folder, quantization_config={"quant_method": "fp8", "weight_block_size": [16, 16], "fmt": "e4m3"})
+    assert codes(verify(discover([folder])[0])) == []
+    plain = load_file(folder / "model.safetensors")
+    for name, module in LanguageModel.load(folder).linears().items():
+        assert torch.equal(module.weight, plain[f"{name}.weight"])

@@ -85,6 +85,16 @@ def test_only_what_text_runs_through_counts(tmp_path, make, layers, biases):
     assert LanguageModel.blueprint(tmp_path).describe() == loaded.describe()
 
 
+@pytest.mark.parametrize("make", [support.llava, support.mllama])
+def test_a_large_model_counts_the_same_without_being_run(tmp_path, monkeypatch, make):
+    make().save_pretrained(tmp_path)
+    counts = count_parameters(tmp_path)
+    blueprints._cached.cache_clear()
+    monkeypatch.setattr(blueprints, "PROBED_PARAMS", 0)
+    assert blueprint(tmp_path).causal is None
+    assert count_parameters(tmp_path) == counts
+
+
 def test_the_share_quantized_is_that_of_the_language_model(tmp_path):
     support.llava().save_pretrained(tmp_path / "llava")
     t.LlamaForCausalLM(t.LlamaConfig(**TEXT)).save_pretrained(tmp_path / "llama")
