@@ -66,6 +66,7 @@ class RunConfig(Options):
     `group_size` is a number of columns, None for one scale per row, or "auto": 128, or for narrower models the
     largest power of two that no row is shorter than.  `calibration` "default" leaves each quantizer what its paper
     does (sequential for GPTQ, shared for AWQ).  `options` are per quantizer: {"gptq": {"act_order": True}}.
+    `bos` begins each window with the beginning-of-sequence token.
     `precision` lets a measurement end once δ is known to that relative error; `memory` (bytes, or "8GB") is what
     weights may take on the device, by default most of what is free.  Every value may be text as on the command line.
     Raises OptionError, BitsError, GroupSizeError or UnknownPluginError.
@@ -114,6 +115,7 @@ class RunConfig(Options):
     calib_seed: int | None = option(
         None, "Draw the calibration windows at random with this seed.", COUNT, low=0, unset="the first windows"
     )
+    bos: bool = option(False, "Begin each window with the beginning-of-sequence token.")
     device: str = option("auto", "Where to compute: auto, cpu, cuda or cuda:N.", metavar="NAME")
     dtype: str = option("float32", "Number format of the model that is measured.", choices=DTYPES)
     shard: tuple[int, int] = option(

@@ -6,8 +6,11 @@ exits with the class's `exit_code`; from Python the same classes are raised.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -71,7 +74,7 @@ class NonFiniteWeightsError(PtqEvalError):
 
 
 class MissingTokenizerError(PtqEvalError):
-    """Text was asked for, and the checkpoint has no tokenizer."""
+    """Text or --bos needs a tokenizer, and the checkpoint has none or one without that token."""
 
     exit_code = 15
 
@@ -83,7 +86,7 @@ class TextTooShortError(PtqEvalError):
 
 
 class TokenRangeError(PtqEvalError):
-    """A token id lies outside the model's vocabulary."""
+    """Token ids outside the model's vocabulary, or implausible for it."""
 
     exit_code = 17
 
@@ -235,3 +238,22 @@ class PlanError(PtqEvalError):
     """A question to the planner that lacks something, or that these constants cannot answer at all."""
 
     exit_code = 50
+
+
+@contextlib.contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write below `folder` into an OutputFullError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OutputFullError(
+                "no space left for results",
+                got=folder,
+                remedy="free some space and repeat the command: what is stored is kept",
+            ) from error
+        raise OutputFullError(
+            "the output folder cannot be written",
+            got=f"{folder}: {error.strerror}",
+            remedy="choose another -o",
+        ) from error

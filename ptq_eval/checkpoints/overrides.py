@@ -5,11 +5,14 @@ command line wins over both.  Example:
 
     tokens_per_step: 2097152      # or   tokens: {500: 1000000, 1000: 2000000}
     offset_tokens: 0              # added to every D, for a stage that starts at 0 again
-    exclude: [700]                # steps to leave out
+    exclude: [700]                # steps to exclude
     learning_rate: 0.003          # or by step
     schedule_phase: constant      # or by step
     runs:
       small: {params: 85056000}   # the same keys for one run
+    checkpoints:                  # the folders of this run, whatever their names, and no others
+      warm: {step: 100, tokens: 2M}
+      final: {step: 980, tokens: 20M}
 
 Counts given here have the source "user".  A key, run or step that does not exist is an error, not a silent
 nothing.
@@ -24,6 +27,8 @@ from typing import Any
 
 import yaml
 
+from ptq_eval.checkpoints.placing import numbered_by, steps_restart
+from ptq_eval.checkpoints.token_counter import COUNTER_RESTART
 from ptq_eval.checkpoints.trainer_state import PHASES
 from ptq_eval.errors import OptionError, PtqEvalError, TrajectoryFileError, did_you_mean
 from ptq_eval.options import COUNT, NUMBER, TEXT, Kind, Options, declared, option
@@ -32,10 +37,24 @@ from ptq_eval.records import Checkpoint
 FILE_NAME = "trajectory.yaml"
 
 
-def _runs(value: Any, *, name: str, error: type[PtqEvalError]) -> dict[str, Overrides]:
-    if not isinstance(value, Mapping) or not all(isinstance(own, Overrides) for own in value.values()):
-        raise error(f"{name} is not a mapping from runs to Overrides", got=repr(value))
-    return {str(run): own for run, own in value.items()}
+@dataclass(frozen=True)
+class Place(Options):
+    """Where in its training a folder that is listed by name belongs.  Raises OptionError."""
+
+    step: int | None = option(None, "The step of the checkpoint.", COUNT, low=0, flag="")
+    tokens: int | None = option(None, "Its D.", COUNT, low=0, flag="")
+    stage: str = option("", "Its stage of training.", flag="")
+
+
+def _mapping_of(cls_name: str) -> Kind:
+    """A mapping from names to objects of a class of this module."""
+
+    def read(value: Any, *, name: str, error: type[PtqEvalError]) -> dict[str, Any]:
+        if not isinstance(value, Mapping) or any(type(own).__name__ != cls_name for own in value.values()):
+            raise error(f"{name} is not a mapping from names to {cls_name}", got=repr(value))
+        return {str(key): own for key, own in value.items()}
+
+    return Kind(read, "")
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,10 @@ class Overrides(Options):
     schedule_phase: str | Mapping[int, str] | None = option(
         None, "Phase of the schedule, likewise.", TEXT, by_step=True, choices=PHASES, flag=""
     )
-    runs: Mapping[str, Overrides] = option({}, "The same for single runs.", Kind(_runs, ""), flag="")
+    runs: Mapping[str, Overrides] = option({}, "The same for single runs.", _mapping_of("Overrides"), flag="")
+    checkpoints: Mapping[str, Place] = option(
+        {}, "The folders of this run, and no others.", _mapping_of("Place"), flag=""
+    )
 
     @classmethod
     def take(cls, options: dict[str, Any], base: Overrides | None = None) -> Overrides:
@@ -79,9 +101,14 @@ class Overrides(Options):
     def apply(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         """The checkpoints of one run, in order of step, corrected.  Raises TrajectoryFileError."""
         kept = [checkpoint for checkpoint in checkpoints if checkpoint.step not in set(self.exclude)]
-        if isinstance(self.tokens, Sequence) and len(self.tokens) != len(kept):
+        placed = [checkpoint for checkpoint in kept if checkpoint.step is not None]
+        listed = len(self.tokens) if isinstance(self.tokens, Sequence) else None
+        if listed == len(placed) > 0:
+            corrected = [self._corrected(checkpoint, index) for index, checkpoint in enumerate(placed)]
+            return corrected + [checkpoint for checkpoint in kept if checkpoint.step is None]
+        if listed not in (None, len(kept)):
             raise TrajectoryFileError(
-                f"tokens lists {len(self.tokens)} counts",
+                f"tokens lists {listed} counts",
                 got=f"{len(kept)} checkpoints in {kept[0].run}" if kept else "no checkpoint",
                 remedy="one count per checkpoint, in order of step, or tokens: {step: count}",
             )
@@ -101,6 +128,7 @@ class Overrides(Options):
         tokens, note = self._tokens(checkpoint, index)
         if note:
             changes |= {"tokens": tokens, "tokens_source": "user", "tokens_note": note}
+            changes["problems"] = tuple(p for p in checkpoint.problems if p.code != COUNTER_RESTART)
         if self.params is not None:
             changes |= {"params": self.params, "params_source": "user", "params_convention": "user"}
         for name in ("learning_rate", "schedule_phase"):
@@ -118,15 +146,23 @@ class Overrides(Options):
         elif self.tokens is not None:
             return self.tokens[index], "given for this checkpoint"
         tokens, note = checkpoint.tokens, checkpoint.tokens_note
-        # A stage of OLMo after the first counts its steps from 0 again: its D is the label's, or an offset's.
-        restarted = checkpoint.format == "olmo" and checkpoint.stage not in ("", "stage1")
-        if self.tokens_per_step is not None and step is not None and not restarted:
-            tokens, note = step * self.tokens_per_step, f"step × {self.tokens_per_step:,}"
+        # Where a later stage counts its steps from 0 again, D is the label's, or an offset's.
+        if self.tokens_per_step is not None and step is not None and not steps_restart(checkpoint):
+            tokens, note = step * self.tokens_per_step, f"{numbered_by(checkpoint)} × {self.tokens_per_step:,}"
         elif not self.offset_tokens:
             return None, ""
         if tokens is None:
             return None, ""
         return tokens + self.offset_tokens, note + (f" + {self.offset_tokens:,}" if self.offset_tokens else "")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with numbers left as text: YAML 1.1 takes 3e-4 for text and 0100 for 64, and 0098 may name a folder."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the name and form that yaml asks for
+        first: [(tag, pattern) for tag, pattern in rules if tag.rpartition(":")[2] not in ("int", "float", "timestamp")]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def read_overrides(folder: Path) -> Overrides | None:
@@ -135,7 +171,7 @@ def read_overrides(folder: Path) -> Overrides | None:
     if not path.is_file():
         return None
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise TrajectoryFileError(f"{path} cannot be read", got=error) from error
     return _parse({} if data is None else data, str(path))
@@ -156,15 +192,30 @@ def require_known(names: Iterable[str], known: Collection[str], what: str) -> No
 def _parse(data: Any, where: str) -> Overrides:
     if not isinstance(data, Mapping):
         raise TrajectoryFileError(f"{where} is not a mapping of keys", got=type(data).__name__)
-    options = declared(Overrides)
-    require_known(data, options, f"key in {where}")
     runs = data.get("runs") or {}
     if not isinstance(runs, Mapping):
         raise TrajectoryFileError(f"runs in {where} is not a mapping", got=type(runs).__name__)
+    if listing := next((name for name, own in runs.items() if isinstance(own, Mapping) and "checkpoints" in own), None):
+        remedy = "list them in a trajectory.yaml in the run's own folder"
+        raise TrajectoryFileError(f"runs in {where} cannot list checkpoints", got=listing, remedy=remedy)
     nested = {str(name): _parse(content, f"{where}, run {name}") for name, content in runs.items()}
-    values = {
-        name: options[name].read(value, f"{name} in {where}", TrajectoryFileError)
-        for name, value in data.items()
-        if value is not None and name != "runs"
-    }
-    return Overrides(**values, runs=nested)
+    own = _read(Overrides, {name: data[name] for name in data if name not in ("runs", "checkpoints")}, where)
+    return Overrides(**own, runs=nested, checkpoints=_places(data.get("checkpoints") or {}, where))
+
+
+def _read(cls: type[Options], data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values of a file, each read by its declaration.  Raises TrajectoryFileError."""
+    require_known(data, declared(cls), f"key in {where}")
+    found = {name: spec for name, spec in declared(cls).items() if data.get(name) is not None}
+    return {name: spec.read(data[name], f"{name} in {where}", TrajectoryFileError) for name, spec in found.items()}
+
+
+def _places(data: Any, where: str) -> dict[str, Place]:
+    """The folders that a file lists, with what it says about each.  Raises TrajectoryFileError."""
+    if not isinstance(data, Mapping) or not all(isinstance(place, Mapping) for place in data.values()):
+        raise TrajectoryFileError(
+            f"checkpoints in {where} is not a list of folders",
+            got=type(data).__name__,
+            allowed="FOLDER: {step: 980, tokens: 20M}",
+        )
+    return {str(folder): Place(**_read(Place, place, f"{where}, {folder}")) for folder, place in data.items()}

@@ -45,7 +45,7 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
     """
     from ptq_eval.checkpoints import Overrides
     from ptq_eval.report.sensitivity.page import render
-    from ptq_eval.theory.job import sensitivity as study
+    from ptq_eval.sensitivity import sensitivity as study
 
     corrections = Overrides.take(settings)
     with Bar() as bar:

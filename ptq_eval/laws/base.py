@@ -24,6 +24,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ptq_eval.results.points import SAME_SIZE
+
 Data = Mapping[str, np.ndarray]
 """Columns by name, each [n]: a law's variables and response, optionally "se" (standard error of the
 response), "run" and "checkpoint" (labels), and "windows" [n, n_windows], the response per evaluation
@@ -31,9 +33,6 @@ window."""
 
 Theta = Mapping[str, Any]
 """Constants by name: floats, or arrays [replicates, 1]."""
-
-SAME_SIZE = 0.05
-"""Values of a variable that differ by no more than this fraction count as one."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ class FitResult:
         """A JSON object, without the replicates; what is not finite becomes None."""
         plain = ("law", "equation", "source", "status", "message", "loss", "n_points", "n_dropped", "n_runs")
         plain += ("seed", "digest", "level", "n_boot")
-        numbers = ("objective", "huber_delta", "scatter", "r2", "r2_log", "aicc")
+        numbers = ("objective", "huber_delta", "scatter", "r2", "r2_log", "aicc", "stretch")
         return {
             **{name: getattr(self, name) for name in plain},
             **{name: finite_or_none(getattr(self, name)) for name in numbers},

@@ -14,9 +14,9 @@ import numpy as np
 
 from ptq_eval.laws.base import FitResult, n_distinct
 from ptq_eval.laws.fit.bootstrap import MIN_RUNS
-from ptq_eval.laws.tables.points import FULL_PRECISION, Config, Point, by
 from ptq_eval.laws.turning.observed import MIN_FOR_MEDIAN, SIGNIFICANT, TurningPoint
 from ptq_eval.laws.turning.predicted import FARTHEST, CriticalTokens, poorly
+from ptq_eval.results.points import FULL_PRECISION, Config, Point, by
 
 FEW_RUNS = 10
 FEW_CHECKPOINTS = 4

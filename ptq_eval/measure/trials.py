@@ -2,7 +2,7 @@
 
 Everything that can be wrong with a request is found here, before any weight is loaded: text too short, a group
 larger than a row, fused experts, a missing tokenizer.  Checkpoints that are wrong themselves do not stop the
-others; they are set aside with their reason, and so are those that turn out to lack a tokenizer or a model class.
+others; they are excluded with their reason, and so are those that turn out to lack a tokenizer or a model class.
 """
 
 from __future__ import annotations
@@ -40,6 +40,15 @@ _OF_ONE_CHECKPOINT = (
 )
 """What may be wrong with one checkpoint and right with the next; anything else is wrong with the request."""
 
+_LACKS_BOS = (
+    "the tokenizer begins a text with a beginning-of-sequence token, which only the first window has: for a model "
+    "trained with one in each window, the losses are too high; --bos begins each window with it"
+)
+
+
+_WARNED = ("near_identical", "dequantized")
+"""Problems of a checkpoint that is measured which a reader of the results must know."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -56,7 +65,7 @@ class Workload:
 class Plan:
     """What a run will do, and what a reader of its results must know.
 
-    `checkpoints` are those asked for; whatever sets one aside is among its fatal problems, and in `excluded`.
+    `checkpoints` are those asked for; what excludes one is among its fatal problems, and in `excluded`.
     """
 
     checkpoints: list[Checkpoint] = field(default_factory=list)
@@ -83,7 +92,7 @@ def make_plan(checkpoints: Sequence[Checkpoint], config: RunConfig) -> Plan:
 
 
 @contextlib.contextmanager
-def _setting_aside(plan: Plan, place: int) -> Iterator[None]:
+def _excluding(plan: Plan, place: int) -> Iterator[None]:
     """An error that concerns the checkpoint at `place` alone takes it out of the plan."""
     try:
         yield
@@ -99,7 +108,6 @@ class _Planner:
         self.quantizers = quantizers_of(config)
         self.device = config.resolve_device().split(":")[0]
         self.texts = Texts(config)
-        self._blueprints: dict[str, LanguageModel] = {}
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> Plan:
         plan = Plan(checkpoints=list(checkpoints))
@@ -108,7 +116,7 @@ class _Planner:
             if checkpoint.fatal:
                 plan.excluded.append((checkpoint, error_for(checkpoint, checkpoint.fatal[0])))
                 continue
-            with _setting_aside(plan, place):
+            with _excluding(plan, place):
                 folder = local_path(checkpoint)
                 sound.append((place, folder, self._blueprint(checkpoint, folder)))
         # One group size and one window length for all runs: deltas of other ones could not be compared.
@@ -120,13 +128,19 @@ class _Planner:
         group_size = self.config.resolve_group_size(widths) if widths else None
         seq_len = self._seq_len([model for *_, model in sound])
         for place, folder, model in sound:
-            with _setting_aside(plan, place):
+            with _excluding(plan, place):
                 plan.workloads.append(self._workload(plan, checkpoints[place], folder, model, group_size, seq_len))
         if len({work.checkpoint.tokenizer_sha for work in plan.workloads}) > 1:
             plan.warnings.append(
                 "the runs have different tokenizers: their losses per token, and fits over several sizes, "
                 "cannot be compared"
             )
+        plan.warnings += [
+            f"{checkpoint.name}: {problem.message}"
+            for checkpoint in checkpoints
+            for problem in checkpoint.problems
+            if problem.code in _WARNED
+        ]
         index, count = self.config.shard
         plan.workloads = plan.workloads[index - 1 :: count]
         return plan
@@ -154,15 +168,12 @@ class _Planner:
         return self.texts.cut("calibration", checkpoint, folder, model.vocab_size, seq_len)
 
     def _blueprint(self, checkpoint: Checkpoint, folder: Path) -> LanguageModel:
-        content = (folder / "config.json").read_text(encoding="utf-8")
-        if content not in self._blueprints:
-            self._blueprints[content] = LanguageModel.blueprint(
-                folder,
-                include_head=self.config.include_head,
-                trust_remote_code=self.config.trust_remote_code,
-                name=checkpoint.name,
-            )
-        return self._blueprints[content]
+        return LanguageModel.blueprint(
+            folder,
+            include_head=self.config.include_head,
+            trust_remote_code=self.config.trust_remote_code,
+            name=checkpoint.name,
+        )
 
     def _seq_len(self, models: Sequence[LanguageModel]) -> int:
         longest = min((m.max_length for m in models if m.max_length is not None), default=None)
@@ -179,6 +190,8 @@ class _Planner:
             if windows is not None:
                 plan.texts.setdefault(run, {})[role] = describe_windows(windows)
                 plan.notes += [f"{role} text: {note}" for note in windows.notes]
+        if evaluation.lacks_bos and _LACKS_BOS not in plan.warnings:
+            plan.warnings.append(_LACKS_BOS)
         if calibration is not None:
             plan.overlaps[run] = describe_overlap(calibration, evaluation)
         plan.notes = list(dict.fromkeys(plan.notes))

@@ -1,4 +1,4 @@
-"""`run.json`: what was asked, of what, with what, and whether two runs may share one output folder."""
+"""`run.json`: the options, checkpoints, texts and versions of a run; whether two runs may share an output folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +24,13 @@ if TYPE_CHECKING:
     from ptq_eval.measure.trials import Plan
 
 
+_PACKAGES = ("ptq-eval", "torch", "numba", "triton", "transformers", "tokenizers", "accelerate", "datasets")
+_PACKAGES += ("safetensors", "numpy", "scipy", "pandas", "matplotlib")
+"""Packages that may change a number, of which the installed ones are recorded."""
+
+
 def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, started: float) -> dict[str, Any]:
     """The content of `run.json`: options, versions, digests, git state, machine, models and texts."""
-    packages = ("ptq-eval", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "scipy")
-    packages += ("pandas", "matplotlib")
     digests = {run: {role: text["digest"] for role, text in texts.items()} for run, texts in plan.texts.items()}
     return {
         "format": 1,
@@ -44,7 +46,7 @@ def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, s
         "checkpoints": [replace(c, location=_relative(c.location)).to_dict() for c in checkpoints],
         "notes": plan.notes,
         "warnings": plan.warnings,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {"python": platform.python_version(), **plugins.versions(*_PACKAGES)},
         "plugins": {name: plugins.provider("quantizers", name) for name in config.quantizers},
         "git": git_state(),
         "machine": {
@@ -57,13 +59,13 @@ def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, s
 
 
 def _resolved(plan: Plan) -> dict[str, Any]:
-    """The group size and window length that automatic choices came to; one for all runs of a plan."""
+    """The group size and window length that automatic choices resolved to; the same for all runs of a plan."""
     models = iter(plan.models.values())
     return {name: model[name] for model in [next(models, {})] for name in ("group_size", "seq_len") if name in model}
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any] | None:
-    """Commit and cleanliness of the git checkout that holds this package, or None."""
+    """Commit of the git checkout that this package runs from, and whether it is unchanged; None outside of one."""
     where = folder or Path(__file__).resolve().parent
     try:
         commit, status = (
@@ -76,7 +78,7 @@ def git_state(folder: Path | None = None) -> dict[str, Any] | None:
 
 
 def _relative(location: str) -> str:
-    """A path as a reader elsewhere can use it: relative to the working directory where it lies below it."""
+    """A path relative to the working directory, if it is inside it."""
     try:
         return str(Path(os.path.abspath(location)).relative_to(Path.cwd()))
     except ValueError:
@@ -84,9 +86,9 @@ def _relative(location: str) -> str:
 
 
 def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to mix in one folder: another trajectory, another text, or options that change what numbers mean.
+    """Refuse to mix in one folder another trajectory, another text, or options that change what numbers mean.
 
-    A grid may grow: further quantizers, bits, checkpoints and runs are welcome.  Raises OutputMismatchError.
+    A grid may grow: further quantizers, bits, checkpoints and runs are accepted.  Raises OutputMismatchError.
     """
     before, now = old.get("fixed", {}), _plain(new["fixed"])
     for name in now:
@@ -108,11 +110,12 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
                 f"{run}: digest {earlier[:12]}",
             )
     weights, mine = _weights(old), _weights(new)
-    for place in mine:
-        name = f"{place[0]} step {place[1]} with weights "
-        _same(folder, "another trajectory", name + mine[place][:12], name + weights.get(place, mine[place])[:12])
+    for position, weights_sha in mine.items():
+        name = f"{position[0]} step {position[1]} with weights "
+        stored = weights.get(position, weights_sha)
+        _same(folder, "another trajectory", name + weights_sha[:12], name + stored[:12])
     if weights and not weights.keys() & mine.keys():
-        runs = [", ".join(sorted({place[0] for place in places})) for places in (mine, weights)]
+        runs = [", ".join(sorted({run for run, *_ in positions})) for positions in (mine, weights)]
         _same(
             folder,
             "another trajectory",
@@ -122,18 +125,20 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
 
 
 def _flag(name: str, value: Any) -> str:
-    """An option as it is given on the command line; None is an option left out, or its word for none."""
+    """An option as written on the command line; None and False are an absent option, or its word for none."""
     flag = "--" + name.replace("_", "-")
-    if value is None:
+    if value is True:
+        return flag
+    if value is None or value is False:
         words = {"group_size": "none", "eval_windows": "all"}
         return f"{flag} {words[name]}" if name in words else f"without {flag}"
     return f"{flag} {value}"
 
 
 def require_matching(records: Iterable[Measurement], plan: Plan, folder: Path) -> None:
-    """Refuse records that were measured under other options than the plan's, where no `run.json` tells of them.
+    """Refuse records that were measured under other options than the plan's; for folders without a `run.json`.
 
-    What is compared stands in the records themselves.  Raises OutputMismatchError.
+    Only the records themselves are compared.  Raises OutputMismatchError.
     """
     trials = [trial for work in plan.workloads for trial in work.trials]
     quantized = {_whose(t): _request(t) for t in trials if t.scheme is not None}
@@ -163,7 +168,7 @@ def _whose(trial: Trial) -> tuple[str, str, str]:
 
 
 def _request(trial: Trial) -> dict[str, Any]:
-    """What a trial asks of its quantizer, but for the bits."""
+    """Everything that a trial asks of its quantizer, except the bits."""
     asked = {"options": _plain(dict(trial.options)), "calibration": trial.calibration}
     asked["calibration_windows"] = trial.calibration_corpus[:12]
     if trial.scheme is not None:
@@ -182,23 +187,23 @@ def _same(folder: Path, what: str, got: str, stored: str) -> None:
 
 
 def _weights(info: Mapping[str, Any]) -> dict[tuple[Any, ...], str]:
-    """The weights' hashes by place.  A checkpoint that was set aside has no results that others could contradict."""
+    """The weights' hashes by position in the trajectory.  An excluded checkpoint has no results to contradict."""
     sound = (c for c in info.get("checkpoints", []) if not any(problem["fatal"] for problem in c["problems"]))
-    return {_place(c): c["weights_sha"] for c in sound}
+    return {_position(c): c["weights_sha"] for c in sound}
 
 
-def _place(checkpoint: Mapping[str, Any]) -> tuple[Any, ...]:
+def _position(checkpoint: Mapping[str, Any]) -> tuple[Any, ...]:
     return checkpoint["run"], checkpoint["step"], checkpoint["revision"]
 
 
 def merged(old: Mapping[str, Any], new: dict[str, Any], roots: Sequence[str | Path]) -> dict[str, Any]:
-    """`new` with what only `old` knows: checkpoints measured earlier, quantizers of earlier calls.
+    """`new` and what is only in `old`: checkpoints measured earlier, quantizers of earlier calls.
 
-    A checkpoint that still lies below one of the `roots` and was not found there this time has been excluded, and
-    leaves the table; one that was deleted after it was measured, or lies elsewhere, stays.
+    A checkpoint that still exists below one of the `roots` but was not found this time has been excluded by the user
+    and is dropped; one that was deleted after it was measured, or is somewhere else, is kept.
     """
-    known = {_place(c) for c in new["checkpoints"]}
-    earlier = [c for c in old.get("checkpoints", []) if _place(c) not in known and not _lies_below(c, roots)]
+    known = {_position(c) for c in new["checkpoints"]}
+    earlier = [c for c in old.get("checkpoints", []) if _position(c) not in known and not _is_below(c, roots)]
     every = [*new["checkpoints"], *earlier]
     both = {
         **new,
@@ -210,9 +215,9 @@ def merged(old: Mapping[str, Any], new: dict[str, Any], roots: Sequence[str | Pa
     return both
 
 
-def _lies_below(checkpoint: Mapping[str, Any], roots: Sequence[str | Path]) -> bool:
-    place = Path(os.path.abspath(checkpoint["location"]))
-    return place.exists() and any(Path(os.path.abspath(root)) in (place, *place.parents) for root in roots)
+def _is_below(checkpoint: Mapping[str, Any], roots: Sequence[str | Path]) -> bool:
+    folder = Path(os.path.abspath(checkpoint["location"]))
+    return folder.exists() and any(Path(os.path.abspath(root)) in (folder, *folder.parents) for root in roots)
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ import pytest
 
 from ptq_eval.checkpoints import Overrides, discover
 from ptq_eval.errors import TrajectoryFileError
+from tests.checkpoints.support import touch_checkpoint
 
 
 def test_tokens_per_step_is_the_users(save_run, tmp_path):
@@ -86,3 +87,76 @@ def test_an_empty_trajectory_file_changes_nothing(trainer_run):
     before = discover([trainer_run])
     (trainer_run / "trajectory.yaml").write_text("# nothing yet\nexclude:\n")
     assert discover([trainer_run]) == before
+
+
+def test_folders_of_any_name_are_listed_with_their_steps(tmp_path):
+    run = tmp_path / "study" / "run"
+    for name in ("warm", "deep/final", "step_7"):
+        touch_checkpoint(run / name)
+    (run / "trajectory.yaml").write_text(
+        "checkpoints:\n  deep/final: {step: 20k, tokens: 2_000_000}\n  warm: {step: 100, tokens: 1e4}\n"
+    )
+    for root in (run, run.parent):
+        found = discover([root])
+        assert [(c.run, c.step, c.tokens, c.tokens_source) for c in found] == [
+            ("run", 100, 10_000, "user"),
+            ("run", 20_000, 2_000_000, "user"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("checkpoints: {stp1: {step: 1}}", "did you mean 'step1'"),
+        ("checkpoints: {step1: 5}", "FOLDER: {step"),
+        ("checkpoints: [step1]", "FOLDER: {step"),
+        ("checkpoints: {step1: {steps: 5}}", "did you mean 'step'"),
+        ("checkpoints: {step1: {step: many}}", "step of step1"),
+        ("checkpoints: {step1: {tokens: -5}}", "negative"),
+        ("runs: {run: {checkpoints: {step1: {step: 1}}}}", "the run's own folder"),
+    ],
+)
+def test_mistakes_in_a_list_of_folders(tmp_path, text, says):
+    touch_checkpoint(tmp_path / "run" / "step1")
+    (tmp_path / "run" / "trajectory.yaml").write_text(text)
+    with pytest.raises(TrajectoryFileError, match=says):
+        discover([tmp_path / "run"])
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "rate"),
+    [
+        ("tokens_per_step: 2e6\nlearning_rate: 3e-4", [2e6, 4e6], 3e-4),
+        ("tokens_per_step: 2M\nlearning_rate: 3.0e-4", [2e6, 4e6], 3e-4),
+        ("tokens_per_step: 2_000_000\nlearning_rate: .0003", [2e6, 4e6], 3e-4),
+        ("tokens_per_step: 2.0e+6\nlearning_rate: {1: 1e-3, 2: 1}", [2e6, 4e6], 1e-3),
+        ("tokens: {1: 1e6, 2: 1.5G}", [1e6, 1.5e9], None),
+        ("tokens: [10k, 0.02M]", [1e4, 2e4], None),
+        ("tokens: {01: 010, 0x: 5}", None, None),
+        ("tokens: {01: 010}\noffset_tokens: 1e3", [10, None], None),
+    ],
+)
+def test_numbers_as_people_write_them(tmp_path, text, tokens, rate):
+    for step in (1, 2):
+        touch_checkpoint(tmp_path / "run" / f"step{step}")
+    (tmp_path / "run" / "trajectory.yaml").write_text(text)
+    if tokens is None:
+        with pytest.raises(TrajectoryFileError, match="whole numbers"):
+            discover([tmp_path / "run"])
+        return
+    found = discover([tmp_path / "run"])
+    assert [c.tokens for c in found] == tokens
+    assert all(isinstance(c.tokens, int) for c in found if c.tokens is not None)
+    assert found[0].learning_rate == rate
+
+
+def test_a_number_may_name_a_folder(tmp_path):
+    touch_checkpoint(tmp_path / "run" / "0100")
+    (tmp_path / "run" / "trajectory.yaml").write_text("checkpoints: {0100: {step: 0100, tokens: 5}}")
+    assert [(c.step, c.tokens, c.revision) for c in discover([tmp_path / "run"])] == [(100, 5, "0100")]
+
+
+def test_numbers_in_python():
+    written = Overrides(tokens_per_step="2M", tokens=["1e3", 2e3], params="1.1B", exclude=["5k"])
+    assert (written.tokens_per_step, list(written.tokens or ())) == (2_000_000, [1000, 2000])
+    assert (written.params, list(written.exclude)) == (1_100_000_000, [5000])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,10 @@ from ptq_eval.laws.fit.columns import standard_errors
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
-from ptq_eval.laws.tables.points import (
+from ptq_eval.laws.turning.observed import TurningPoint, turning_point
+from ptq_eval.laws.turning.predicted import CriticalTokens, out_of_reach, poorly, predict, verdict
+from ptq_eval.laws.warnings import cautions, poor_fit
+from ptq_eval.results.points import (
     FULL_PRECISION,
     Config,
     Point,
@@ -28,13 +32,11 @@ from ptq_eval.laws.tables.points import (
     by,
     curve,
     delta_data,
+    digest,
     full_precision,
     loss_data,
     read,
 )
-from ptq_eval.laws.turning.observed import TurningPoint, turning_point
-from ptq_eval.laws.turning.predicted import CriticalTokens, out_of_reach, poorly, predict, verdict
-from ptq_eval.laws.warnings import cautions, poor_fit
 
 VERSION = 1
 """Of the shape of the returned object."""
@@ -42,30 +44,45 @@ VERSION = 1
 MIN_OWN_CURVE = 6
 
 
+@dataclass(frozen=True)
+class FolderFit:
+    """`content` is JSON-ready; `replicates` holds [n_boot, p] for each entry of its "fits", in their order."""
+
+    content: dict[str, Any]
+    replicates: list[np.ndarray] = field(repr=False)
+
+
 def analyse(table: Iterable[Row], windows: Windows, *, seed: int = 0, n_boot: int = 200) -> dict[str, Any]:
-    """Fit everything in a table of measurements; JSON-ready.
+    """Fit everything in a table of measurements: the content of `fit_points` for rows.
 
     table: rows with the columns of `degradation.csv` plus "learning_rate", "schedule_phase" and "key".
-    windows: by key, the loss per evaluation window after and before quantization (nats per token); may be
-    empty. Returns "fits", "critical_tokens", "warnings" and "version".  Bad data end as statuses, verdicts
-    and warnings, never as an exception.
     """
-    points, notes = read(table)
+    return fit_points(read(table)[0], windows, seed=seed, n_boot=n_boot).content
+
+
+def fit_points(points: list[Point], windows: Windows, *, seed: int = 0, n_boot: int = 200) -> FolderFit:
+    """Fit every law of the main job to the points of a folder.
+
+    windows: by key, the loss per evaluation window after and before quantization (nats per token); may be
+    empty.  The content holds "fits", "critical_tokens", "warnings", "version" and "records", the digest of the
+    points.  Bad data end as statuses, verdicts and warnings, never as an exception.
+    """
+    head = {"version": VERSION, "records": digest(points)}
     if not points:
-        return {"fits": [], "critical_tokens": [], "warnings": [*notes, "nothing to fit"], "version": VERSION}
+        return FolderFit({"fits": [], "critical_tokens": [], "warnings": ["nothing to fit"], **head}, [])
     full = full_precision(points)
     rises = {
         name: turning_point(*curve(group, windows, quantized=False), seed=seed, n_boot=n_boot)
         for name, group in by(full, "trajectory").items()
     }
-    curves, entries = _curves(full, windows, seed, n_boot)
+    curves, fitted = _curves(full, windows, seed, n_boot)
     critical: list[tuple[Config, CriticalTokens]] = []
     poor: list[str] = []
     quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
     for config, group in by(quantized, "config").items():
         law = _degradation_law(group)
         result = fit(law, delta_data(group, windows), seed=seed, n_boot=n_boot)
-        entries.append(_entry(config, group, result))
+        fitted.append((config, group, result))
         poor += poor_fit(config, result)
         for name, own in by(group, "trajectory").items():
             for same_bits in by(sorted(own, key=lambda p: (p.P, p.D)), "P").values():
@@ -74,12 +91,12 @@ def analyse(table: Iterable[Row], windows: Windows, *, seed: int = 0, n_boot: in
                 tokens = [p.D for p in (own if alone else group)]
                 found = _critical(same_bits, windows, law, result, known, rise, tokens, (seed, n_boot))
                 critical.append((config, found))
-    return {
-        "fits": entries,
+    content = {
+        "fits": [_entry(*one) for one in fitted],
         "critical_tokens": [{**config.to_dict(), **found.to_dict()} for config, found in critical],
-        "warnings": [*notes, *cautions(points, rises, [found for _, found in critical]), *poor],
-        "version": VERSION,
+        "warnings": [*cautions(points, rises, [found for _, found in critical]), *poor],
     }
+    return FolderFit({**content, **head}, [result.replicates for *_, result in fitted])
 
 
 def _degradation_law(points: list[Point]) -> Law:
@@ -91,22 +108,32 @@ def _degradation_law(points: list[Point]) -> Law:
 
 def _curves(
     full: list[Point], windows: Windows, seed: int, n_boot: int
-) -> tuple[dict[str, FitResult], list[dict[str, Any]]]:
-    """The full-precision curve of every trajectory, and the entries of the fits behind them."""
+) -> tuple[dict[str, FitResult], list[tuple[Config, list[Point], FitResult]]]:
+    """The full-precision curve of every trajectory, and the fits of the full-precision loss with their points.
+
+    Where sizes suffice, Chinchilla's law over all runs is among the fits also if each run has its own curve: it
+    predicts the loss at another N.
+    """
     groups = by(full, "trajectory")
     config = Config(FULL_PRECISION)
     own = all(len({p.D for p in group}) >= MIN_OWN_CURVE for group in groups.values())
-    if not own and n_distinct([p.N for p in full]) >= Chinchilla.needs["N"]:
+    over_all: list[tuple[Config, list[Point], FitResult]] = []
+    if n_distinct([p.N for p in full]) >= Chinchilla.needs["N"]:
         result = fit(Chinchilla(), loss_data(full, windows), seed=seed, n_boot=n_boot)
-        return dict.fromkeys(groups, result), [_entry(config, full, result)]
+        over_all = [(config, full, result)]
+        if not own:
+            return dict.fromkeys(groups, result), over_all
     curves = {
         name: fit(ChinchillaD(), loss_data(group, windows), seed=seed, n_boot=n_boot) for name, group in groups.items()
     }
-    return curves, [_entry(config, groups[name], result) for name, result in curves.items()]
+    return curves, [*((config, groups[name], result) for name, result in curves.items()), *over_all]
 
 
 def _entry(config: Config, points: list[Point], result: FitResult) -> dict[str, Any]:
-    return {**config.to_dict(), "runs": sorted(by(points, "run")), **result.to_dict()}
+    axes = ("N", "D") if config.quantizer == FULL_PRECISION else ("N", "D", "P")
+    known = {axis: [v for p in points if math.isfinite(v := getattr(p, axis))] for axis in axes}
+    ranges = {axis: [min(values), max(values)] for axis, values in known.items() if values}
+    return {**config.to_dict(), "runs": sorted(by(points, "run")), **result.to_dict(), "ranges": ranges}
 
 
 def _critical(
