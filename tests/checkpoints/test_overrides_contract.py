@@ -57,16 +57,16 @@ def test_the_runs_file_holds_for_one_of_its_checkpoints(save_run, tmp_path):
     ("text", "says"),
     [
         ("tokens_per_steps: 5", "did you mean 'tokens_per_step'"),
-        ("tokens_per_step: many", "positive whole number"),
-        ("tokens_per_step: true", "positive whole number"),
-        ("tokens_per_step: 0", "positive whole number"),
-        ("tokens: {1: -5}", "whole numbers"),
+        ("tokens_per_step: many", "tokens_per_step in .*trajectory.yaml is not a whole number"),
+        ("tokens_per_step: true", "not a whole number"),
+        ("tokens_per_step: 0", "too small .* at least 1"),
+        ("tokens: {1: -5}", "of step 1 is too small"),
         ("tokens: [1]", "one count per checkpoint"),
         ("tokens: {77: 5}", "no checkpoint at a step"),
         ("exclude: [1, 99]", "no checkpoint at a step"),
         ("exclude: [1, 2]", "every checkpoint is excluded"),
         ("schedule_phase: warm", "warmup, constant"),
-        ("learning_rate: -1", "a number"),
+        ("learning_rate: -1", "too small .* at least 0"),
         ("runs: {ruin: {params: 3}}", "did you mean 'run'"),
         ("runs: {run: {parms: 3}}", "did you mean 'params'"),
         ("runs: 5", "not a mapping"),
@@ -111,8 +111,8 @@ def test_folders_of_any_name_are_listed_with_their_steps(tmp_path):
         ("checkpoints: {step1: 5}", "FOLDER: {step"),
         ("checkpoints: [step1]", "FOLDER: {step"),
         ("checkpoints: {step1: {steps: 5}}", "did you mean 'step'"),
-        ("checkpoints: {step1: {step: many}}", "step of step1"),
-        ("checkpoints: {step1: {tokens: -5}}", "negative"),
+        ("checkpoints: {step1: {step: many}}", "step in .*, step1 is not a whole number"),
+        ("checkpoints: {step1: {tokens: -5}}", "tokens in .*, step1 is too small"),
         ("runs: {run: {checkpoints: {step1: {step: 1}}}}", "the run's own folder"),
     ],
 )
@@ -141,7 +141,7 @@ def test_numbers_as_people_write_them(tmp_path, text, tokens, rate):
         touch_checkpoint(tmp_path / "run" / f"step{step}")
     (tmp_path / "run" / "trajectory.yaml").write_text(text)
     if tokens is None:
-        with pytest.raises(TrajectoryFileError, match="whole numbers"):
+        with pytest.raises(TrajectoryFileError, match="whole number"):
             discover([tmp_path / "run"])
         return
     found = discover([tmp_path / "run"])
