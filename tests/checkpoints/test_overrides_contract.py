@@ -3,7 +3,7 @@
 import pytest
 
 from ptq_eval.checkpoints import Overrides, discover
-from ptq_eval.errors import TrajectoryFileError
+from ptq_eval.errors import OptionError, TrajectoryFileError
 from tests.checkpoints.support import touch_checkpoint
 
 
@@ -81,6 +81,19 @@ def test_trajectory_file_mistakes(save_run, tmp_path, text, says):
     with pytest.raises(TrajectoryFileError, match=says) as caught:
         discover([run])
     assert caught.value.exit_code == 26
+
+
+def test_corrections_by_name_add_to_overrides():
+    options = {"tokens_per_step": "2M", "exclude": (7, 9), "params": None, "bits": (4,)}
+    found = Overrides.take(options, Overrides(learning_rate={1: 0.5}, exclude=[7, 9]))
+    assert found == Overrides(tokens_per_step=2_000_000, exclude=(7, 9), learning_rate={1: 0.5})
+    assert options == {"bits": (4,)}
+    assert Overrides.take({}) == Overrides()
+
+
+def test_corrections_that_contradict_each_other_are_refused():
+    with pytest.raises(OptionError, match="tokens_per_step contradicts"):
+        Overrides.take({"tokens_per_step": 5}, Overrides(tokens_per_step=6))
 
 
 def test_an_empty_trajectory_file_changes_nothing(trainer_run):
