@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, holds_weights, read_label, subfolders
-from ptq_eval.checkpoints.placing import place_revision
+from ptq_eval.checkpoints.numbered import place_revision
 from ptq_eval.records import Checkpoint
 
 

@@ -29,9 +29,8 @@ from typing import Any
 import yaml
 
 from ptq_eval import units
-from ptq_eval.checkpoints.placing import numbered_by, steps_restart
-from ptq_eval.checkpoints.token_counter import COUNTER_RESTART
-from ptq_eval.checkpoints.trainer_state import PHASES
+from ptq_eval.checkpoints.numbered import numbered_by, steps_restart
+from ptq_eval.checkpoints.trainer_state import COUNTER_RESTART, PHASES
 from ptq_eval.errors import OptionError, TrajectoryFileError
 from ptq_eval.records import Checkpoint
 
