@@ -1,4 +1,4 @@
-"""Find the trajectories in the folders given: which runs there are, and which checkpoints each of them has.
+"""Find the trajectories in some folders: which runs there are, and which checkpoints each of them has.
 
 A folder may be a run, a checkpoint, or hold several runs a few levels down.  Every installed format looks at
 each folder on the way; what one of them claims as a checkpoint is not searched further.  A model in the run's own

@@ -1,7 +1,7 @@
 """A local cache of the Hugging Face hub: `models--org--name/snapshots/<commit>/`, named by `refs/<revision>`.
 
 Each snapshot is one checkpoint, placed by the revisions that point to it under the rule that can read them.
-A revision that is only another name of a placed snapshot (`main`, mostly) adds nothing and is left out; a
+A revision that is only another name of a placed snapshot (`main`, mostly) adds nothing and is skipped; a
 snapshot that no revision names keeps its commit as revision, and its D is unknown.  Snapshots without
 weights, left behind by fetching a tokenizer or a configuration, are no checkpoints.
 """

@@ -17,6 +17,7 @@ from ptq_eval.checkpoints.labels import Label
 from ptq_eval.checkpoints.rules import FIRST_STAGES, Batches, Suite
 from ptq_eval.records import Checkpoint
 
+_ASK_WHOLE = "give the whole D with --tokens or a trajectory.yaml"
 _UNKNOWN = {
     "step": UNKNOWN_TOKENS,
     "number": UNKNOWN_TOKENS,
@@ -31,6 +32,9 @@ def place(model: str, name: str, label: Label) -> Position:
     by_rule = suite.tokens_in_stage(label) if suite else None
     before = suite.tokens_before(label) if suite else (None if _later_stage(label.stage) else 0)
     at = Position(label.step, stage=label.stage, unit=label.unit, note=_unknown(label, suite))
+    if before is None:
+        note = f"{prefix}counted from the start of {label.stage}, and what came before is not known; {_ASK_WHOLE}"
+        return replace(at, note=note)
     if suite and by_rule is not None and _agree(by_rule, label, suite):
         at = replace(at, tokens=by_rule, source="derived", note=prefix + _rule(suite, label))
     elif label.tokens is not None:
@@ -39,9 +43,6 @@ def place(model: str, name: str, label: Label) -> Position:
         at = replace(at, tokens=label.tokens, source="label", note=note)
     if at.tokens is None or before == 0:
         return at
-    if before is None:
-        note = f"{prefix}counted from the start of {label.stage}, and what came before is not known; {ASK_TOKENS}"
-        return replace(at, tokens=None, source="unknown", note=note)
     return replace(at, tokens=before + at.tokens, note=f"{at.note}; plus {before:,} of earlier stages")
 
 
