@@ -5,10 +5,7 @@ the command line wins over both.  Example:
 
     tokens_per_step: 2097152      # or   tokens: {500: 1000000, 1000: 2000000}
     offset_tokens: 0              # added to every D, for a stage that starts at 0 again
-from ptq_eval.checkpoints.numbered import numbered_by, steps_restart
-from ptq_eval.checkpoints.trainer_state import COUNTER_RESTART, PHASES
-from ptq_eval.errors import OptionError, PtqEvalError, TrajectoryFileError, did_you_mean
-from ptq_eval.options import COUNT, NUMBER, TEXT, Kind, Options, declared, option
+    exclude: [700]                # steps that are not measured
     learning_rate: 0.003          # or by step
     schedule_phase: constant      # or by step
     runs:
