@@ -191,7 +191,7 @@ def analyse(
 ) -> DegradationTable:
     """Tabulate and fit what a store holds.  Needs no torch.  Raises NothingToFitError for an empty store."""
     from ptq_eval.laws.fit.folder import analyse as fit_all
-    from ptq_eval.report.run.words import with_early
+    from ptq_eval.report import with_texts
 
     checkpoints = [Checkpoint.from_dict(c) for c in info["checkpoints"]]
     measurements = store.measurements()
@@ -201,7 +201,7 @@ def analyse(
     if progress:
         progress("fitting", 0.0, 0.0)
     table = DegradationTable(frame)
-    fit = with_early(fit_all(as_rows(frame), windows, seed=seed, n_boot=bootstrap), frame)
+    fit = with_texts(fit_all(as_rows(frame), windows, seed=seed, n_boot=bootstrap))
     told = [*version_notes(measurements, checkpoints), *unmeasured(frame, checkpoints), *info.get("warnings", [])]
     conflicts = [f"two records of one trial differ, the first is used: {name}" for name in store.conflicts]
     overlaps = [o["message"] for o in info.get("overlap", {}).values() if o["flagged"]]

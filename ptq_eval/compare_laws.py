@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ptq_eval import __version__
 from ptq_eval.errors import ColumnError, NothingToFitError, OptionError, UnknownPluginError
@@ -30,8 +29,8 @@ from ptq_eval.laws.tables.points import FULL_PRECISION, Point, Windows, by, delt
 from ptq_eval.laws.tables.reader import label_of
 from ptq_eval.laws.tables.schedule import phase_of
 from ptq_eval.records import Checkpoint
+from ptq_eval.report import with_texts
 from ptq_eval.report.common.data import digest
-from ptq_eval.report.run.words import with_early
 from ptq_eval.results.store import Store
 from ptq_eval.results.table import tabulate
 
@@ -125,7 +124,7 @@ def fit_by(
     for place, (about, own) in enumerate(groups):
         if progress:
             progress("fitting", float(place), float(len(groups)))
-        one = with_early(analyse(own, windows, seed=seed, n_boot=bootstrap), pd.DataFrame(own))
+        one = with_texts(analyse(own, windows, seed=seed, n_boot=bootstrap))
         said = ", ".join(f"{key} {value}" for key, value in about.items())
         for entry in one["fits"]:
             if entry["quantizer"] != FULL_PRECISION:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ptq_eval.laws import _texts
 from ptq_eval.laws.base import Data, Estimate, FitResult, Law, finite_or_none, n_distinct
 from ptq_eval.laws.compare.candidate import undetermined, weights
 from ptq_eval.laws.compare.ranking import AICC_ALIKE, compare
@@ -90,7 +91,7 @@ def equality(law: Law, data: Data, a: str, b: str, **options: Any) -> dict[str, 
     equal, unequal = fit(law, data, tied=[(a, b)], **judged), fit(law, data, **judged)
     if not (free.identified and equal.identified and unequal.identified):
         bad = next(result for result in (free, unequal, equal) if not result.identified)
-        return {"a": a, "b": b, "tested": False, "verdict": f"not tested whether {a} = {b}: {bad.message}"}
+        return {"a": a, "b": b, "tested": False, "verdict": f"not tested whether {a} = {b}: {_texts.message(bad)}"}
     names = list(free.estimates)
     draws = free.replicates[:, names.index(a)] - free.replicates[:, names.index(b)]
     value = free.values[a] - free.values[b]
@@ -106,7 +107,7 @@ def equality(law: Law, data: Data, a: str, b: str, **options: Any) -> dict[str, 
         "aicc_free": finite_or_none(unequal.aicc),
         "aicc_equal": finite_or_none(equal.aicc),
         "n_runs": free.n_runs,
-        "interval": free.interval_covers,
+        "interval": _texts.coverage(free),
     }
     known = math.isfinite(unequal.aicc) and math.isfinite(equal.aicc) and all(map(math.isfinite, ends))
     return {**found, "verdict": equality_verdict(found) if known else f"not tested whether {a} = {b}: too few points"}

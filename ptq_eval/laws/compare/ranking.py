@@ -29,6 +29,7 @@ import numpy as np
 from scipy import stats
 
 from ptq_eval.errors import NothingToFitError
+from ptq_eval.laws import _texts
 from ptq_eval.laws.base import Data, FitResult, Law, finite_or_none, n_distinct
 from ptq_eval.laws.compare.candidate import KINDS, Candidate, undetermined, weights
 from ptq_eval.laws.fit import bootstrap
@@ -133,7 +134,7 @@ def compare(laws: Mapping[str, Law], data: Data, **options: Any) -> Comparison:
             if result.identified:
                 fits[name] = given, result
             else:
-                set_aside[name] = result.status.partition(": ")[2] or result.message
+                set_aside[name] = _texts.reason(result.status.reason)
     sigma = _common_weights(laws, {name: result for name, (_, result) in fits.items()}, data)
     entries = [Candidate(name, laws[name], *found, data, sigma, options) for name, found in fits.items()]
     kinds = _on_common_points(entries)

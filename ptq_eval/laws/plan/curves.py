@@ -13,10 +13,10 @@ import numpy as np
 
 from ptq_eval.laws.plan.optimum import BITS, Budget, optimum
 from ptq_eval.laws.plan.planner import Planner
-from ptq_eval.laws.turning.predicted import FARTHEST
+from ptq_eval.laws.turning.predicted import MAX_FACTOR
 
 POINTS, BUDGETS, GRID = 70, 25, 61
-FARTHEST_RATIO = 1e4
+MAX_FACTOR_RATIO = 1e4
 """Tokens per parameter up to which curves are drawn."""
 _DECADES = 3.0
 """Powers of ten on either side of the budget asked for."""
@@ -66,7 +66,7 @@ def loss_over_bits_and_ratio(planner: Planner) -> Rows:
         return []
     formulas = planner.source.formulas(2)
     bits = np.linspace(max(min(planner.bits) - 1, 1), max(planner.bits) + 1, GRID)
-    ratio = np.geomspace(1, FARTHEST_RATIO, GRID)
+    ratio = np.geomspace(1, MAX_FACTOR_RATIO, GRID)
     D = ratio[None, :] * N
     after = (formulas.before(N, D) + formulas.damage(N, D, bits[:, None]))[0]
     rows = [
@@ -91,8 +91,8 @@ def _turns(planner: Planner, N: float, bits: np.ndarray) -> Rows:
     rows = []
     for b in bits:
         found, why_not = planner.source.critical_tokens(N, float(b))
-        if planner.source.beyond(D=found.value).get("D", 0.0) > FARTHEST:
-            why_not = f"more than {FARTHEST:g}× the largest D fitted: not to be believed"
+        if planner.source.beyond(D=found.value).get("D", 0.0) > MAX_FACTOR:
+            why_not = f"more than {MAX_FACTOR:g}× the largest D fitted: not to be believed"
         ends = (math.nan,) * 3 if why_not else (found.value / N, found.low / N, found.high / N)
         turn = dict(zip(("ratio", "low", "high"), ends))
         rows.append(
@@ -151,7 +151,7 @@ def _marks(planner: Planner, N: float) -> Rows:
     for bits in planner.bits:
         answer = planner.critical(bits)
         found = answer.values.get("D")
-        if found is not None and found.value <= FARTHEST_RATIO * N:
+        if found is not None and found.value <= MAX_FACTOR_RATIO * N:
             loss = planner.formulas.before(N, found.value) + planner.formulas.damage(N, found.value, bits)
             at = {
                 "kind": "critical",
@@ -174,4 +174,4 @@ def _span(planner: Planner, N: float, marked: list[float]) -> tuple[float, float
     """The D that a figure shows: one to a few hundred tokens per parameter, what was fitted, and every mark."""
     low, high = planner.source.ranges.get("D", (2 * N, 200 * N))
     low, high = min([low, 5 * N, *(mark / 4 for mark in marked)]), max([high, 100 * N, *(4 * mark for mark in marked)])
-    return low, min(high, FARTHEST_RATIO * N)
+    return low, min(high, MAX_FACTOR_RATIO * N)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.errors import NothingToFitError, PlanError
+from ptq_eval.laws import _texts
 from ptq_eval.laws.base import SAME_SIZE, n_distinct
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.folder import analyse
@@ -84,7 +85,7 @@ def from_records(
     note = f"{len(full)} checkpoints before quantization"
     note += f", {len(mine)} measurements after {mine[0].config.quantizer}" if mine else ", none after quantization"
     source = from_fits(fits, name=name, ranges=ranges, note=note, one_size=one_size, curve=curve)
-    doubts = (*source.doubts, *cautions([*full, *mine], {}, []))
+    doubts = (*source.doubts, *map(_texts.caution, cautions([*full, *mine], {}, [])))
     if not mine:
         return replace(source, doubts=doubts)
     if told and not _same(told, fits[-1].digest):

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.errors import PlanError
-from ptq_eval.laws.base import Estimate, FitResult
+from ptq_eval.laws import _texts
+from ptq_eval.laws.base import Estimate, FitKind, FitResult
 from ptq_eval.laws.fit import bootstrap
 from ptq_eval.laws.formulas.presets import Preset
 from ptq_eval.laws.plan.model import Formulas
@@ -109,11 +110,13 @@ class Source:
         """
         reason = self._verdict(N, bits)
         if not reason and {"damage", "loss"} <= set(self.fits):
-            reason = critical.obstacle(self.fits["damage"], self.fits["loss"])
+            reason = _texts.reason(critical.degradation_reason(self.fits["damage"], self.fits["loss"]))
         if reason:
             return Estimate(math.nan), reason
         found = self.estimate(self.formulas().critical_tokens(N, bits))
-        reason = critical.vague(found) if math.isfinite(found.value) else "no number of tokens harms under this law"
+        reason = "no number of tokens harms under this law"
+        if math.isfinite(found.value):
+            reason = _texts.reason(critical.wide_interval_reason(found))
         return (Estimate(math.nan), reason) if reason else (found, "")
 
     def _verdict(self, N: float, bits: float) -> str:
@@ -206,17 +209,17 @@ def from_fits(
     rows = min((len(result.replicates) for result in good.values()), default=0)
     for part, result in chosen.items():
         if part not in good:
-            refused[part] = result.message
+            refused[part] = _texts.message(result)
             continue
-        if result.status != "ok":
-            doubts.append(f"{result.law}: {result.status.replace('_', ' ', 1)}")
+        if result.status.kind is not FitKind.OK:
+            doubts.append(f"{result.law}: {_texts.status(result)}")
         for i, (constant, estimate) in enumerate(result.estimates.items()):
             constants[constant] = np.append(estimate.value, result.replicates[:rows, i] if rows else [])
     if "gamma" in constants and "C" in constants:  # the form in D/N, for one size
         gamma = constants.pop("gamma")
         constants |= {"C_T": constants.pop("C"), "gamma_D": gamma, "gamma_N": gamma}
         doubts.append("gamma_N was not fitted but set to gamma_D: what is said of another N rests on that")
-    covers = "; ".join(dict.fromkeys(f"{result.law}: {result.interval_covers}" for result in good.values()))
+    covers = "; ".join(dict.fromkeys(f"{result.law}: {_texts.coverage(result)}" for result in good.values()))
     return Source(
         name=name,
         note=note,

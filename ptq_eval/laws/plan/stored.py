@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.errors import NothingToFitError, PlanError
-from ptq_eval.laws.base import Estimate, FitResult
+from ptq_eval.laws import _texts
+from ptq_eval.laws.base import Coverage, Estimate, FitResult, FitStatus
+from ptq_eval.laws.findings import Why, why_from
 from ptq_eval.laws.fit import bootstrap
 from ptq_eval.laws.plan.source import TRAINED, Source, from_fits
 from ptq_eval.laws.tables.points import FULL_PRECISION, Row
-from ptq_eval.laws.turning.predicted import FARTHEST
+from ptq_eval.laws.turning.predicted import VerdictKind
 
 Entry = Mapping[str, Any]
 Ranges = dict[str, tuple[float, float]]
@@ -28,7 +30,6 @@ ONE_RUN = "chinchilla_d"
 """The loss law of one run."""
 _AXES = {"P": "bits", **{name: name for name in ("N", "D", *TRAINED, "G", "E_bits", "M_bits", "B_g")}}
 _CONFIGURATION = ("options", "group_size", "symmetric", "calibration")
-_REFUSED = "not identifiable: "
 _LINEAR = ("beta", "gamma_D", "gamma")
 """Constants whose interval is taken on a linear scale in every law that a plan can use."""
 
@@ -88,11 +89,12 @@ def verdicts(critical: Iterable[Entry], quantizer: str | None) -> tuple[tuple[fl
     for entry in critical:
         N, bits = entry.get("params"), entry.get("bits")
         if N and bits and quantizer in (None, entry.get("quantizer")):
-            told = str(entry.get("verdict", ""))
             run = f" of run {entry['run']}" if entry.get("run") else ""
-            far = (entry.get("extrapolation_factor") or 0.0) > FARTHEST
-            given = entry.get("predicted") and (far or not told.startswith(_REFUSED))
-            reason = "" if given else f"the fit{run} says: {told.removeprefix(_REFUSED)}"
+            why, kind = why_from(entry.get("reason")), entry.get("verdict_kind")
+            far = why is not None and why.kind is Why.TOO_FAR
+            given = entry.get("predicted") and (far or kind != VerdictKind.NOT_IDENTIFIED)
+            told = _texts.reason(why) or str(entry.get("verdict", ""))
+            reason = "" if given else f"the fit{run} says: {told}"
             found.append((float(N), float(bits), reason))
     return tuple(found)
 
@@ -103,18 +105,13 @@ def stored(entry: Entry, replicates: np.ndarray | None = None) -> FitResult:
     def number(value: Any) -> float:
         return math.nan if value is None else float(value)
 
-    texts: dict[str, Any] = {
-        name: str(entry.get(name) or "") for name in ("law", "equation", "source", "status", "message", "loss")
-    }
+    texts: dict[str, Any] = {name: str(entry.get(name) or "") for name in ("law", "equation", "source", "loss")}
     counts: dict[str, Any] = {
         name: int(entry.get(name) or 0) for name in ("n_points", "n_dropped", "n_runs", "seed", "n_boot")
     }
     names = ("objective", "huber_delta", "scatter", "r2", "r2_log", "level")
     floats: dict[str, Any] = {name: number(entry.get(name)) for name in names}
-    estimates = {
-        constant: Estimate(*(number(values.get(end)) for end in ("value", "low", "high")))
-        for constant, values in entry["parameters"].items()
-    }
+    estimates = {constant: Estimate.from_dict(values) for constant, values in entry["parameters"].items()}
     draws = np.empty((0, 0)) if replicates is None else np.asarray(replicates, float)
     if len(draws) and draws.shape[1:] != (len(estimates),):
         got = f"{draws.shape[1:]} columns for {len(estimates)} constants of {texts['law']}"
@@ -125,7 +122,8 @@ def stored(entry: Entry, replicates: np.ndarray | None = None) -> FitResult:
         **floats,
         estimates=estimates,
         digest=str(entry.get("digest") or ""),
-        interval_covers=str(entry.get("interval") or ""),
+        status=FitStatus.from_dict(entry),
+        covers=Coverage.from_dict(entry.get("covers") or {}),
         replicates=draws,
         stretch=_stretch(estimates, draws, counts["n_runs"], floats["level"]),
     )
@@ -136,7 +134,7 @@ def _stretch(estimates: Mapping[str, Estimate], draws: np.ndarray, runs: int, le
     if not len(draws):
         return 1.0
     for i, (name, known) in enumerate(estimates.items()):
-        if name in _LINEAR and known.high > known.value:
+        if name in _LINEAR and known.value < known.high < math.inf:
             _, plain = bootstrap.interval(known.value, draws[:, i], factor=1.0, level=level, log=False)
             if plain > known.value:
                 return (known.high - known.value) / (plain - known.value)

@@ -1,7 +1,7 @@
 """From the rows of `degradation.csv` to the columns that a fit reads.
 
 A row becomes a `Point` if it may be fitted: it was measured (status "ok" or "partial"), and its D and N are
-known. Everything else is counted and named, never dropped silently.  A trajectory is one run with several
+known. Everything else is counted by its cause, never dropped silently.  A trajectory is one run with several
 checkpoints; where each run has a single one (separately trained models), all runs of one size form a
 trajectory together.
 """
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.laws.base import SAME_SIZE
+from ptq_eval.laws.findings import Caution, Finding, Skipped, caution
 
 USABLE = ("ok", "partial")
 _PARTS = ("trunk", "annealed")
@@ -61,6 +62,7 @@ class Point:
     se: float
     learning_rate: float
     phase: str
+    n_windows: float
     key: Any
 
     @property
@@ -70,20 +72,20 @@ class Point:
         return parent if last in _PARTS else self.run
 
 
-def read(table: Iterable[Row]) -> tuple[list[Point], list[str]]:
-    """The points of a table in its order, and a sentence for every reason why rows were left out."""
-    points, left_out = [], Counter()
+def read(table: Iterable[Row]) -> tuple[list[Point], list[Finding]]:
+    """The points of a table in its order, and how many rows are not fitted, for each cause."""
+    points, skipped = [], Counter()
     for row in table:
         point = _point(row)
         if str(row.get("status") or "") not in USABLE:
-            left_out["status other than ok or partial"] += 1
+            skipped[Skipped.NOT_MEASURED] += 1
         elif not point.D > 0:
-            left_out["tokens unknown"] += 1
+            skipped[Skipped.TOKENS_UNKNOWN] += 1
         elif not point.N > 0:
-            left_out["parameters unknown"] += 1
+            skipped[Skipped.PARAMS_UNKNOWN] += 1
         else:
             points.append(point)
-    notes = [f"{count} row{'s' * (count != 1)} not fitted: {why}" for why, count in left_out.items()]
+    notes = [caution(Caution.ROWS_NOT_FITTED, rows=rows, cause=cause.value) for cause, rows in skipped.items()]
     return _with_trajectories(points), notes
 
 
@@ -155,7 +157,7 @@ def _point(row: Row) -> Point:
         symmetric=_BOOLEANS.get(_text(row.get("symmetric")).lower()),
         calibration=_text(row.get("calibration")),
     )
-    names = {"D": "tokens", "N": "params", "P": "bits", "se": "delta_se"}
+    names = {"D": "tokens", "N": "params", "P": "bits", "se": "delta_se", "n_windows": "windows"}
     plain = ("loss_fp", "loss_q", "delta", "learning_rate")
     return Point(
         run=_text(row.get("run")),

@@ -13,7 +13,7 @@ from ptq_eval.laws.plan.model import HIGH
 from ptq_eval.laws.plan.planner import Plan
 from ptq_eval.laws.plan.question import Answer
 from ptq_eval.laws.plan.source import TRAINED
-from ptq_eval.laws.turning.predicted import FARTHEST
+from ptq_eval.laws.turning.predicted import MAX_FACTOR
 from ptq_eval.report.common.numbers import count, estimate, short
 
 _EQUAL = 5e-5
@@ -34,7 +34,7 @@ def cautions(plan: Plan) -> list[str]:
         number = f"{len(far)} of {sum(bool(answer.values) for answer in plan.answers)} answers"
         told.append(f"{number} rest on values beyond the fitted range ({ranges}), by the factors given with them")
     if any(farther(answer) for answer in far):
-        told.append(f"! marks D_crit at more than {FARTHEST:g}× the largest D fitted: not to be believed")
+        told.append(f"! marks D_crit at more than {MAX_FACTOR:g}× the largest D fitted: not to be believed")
     told += _curve(plan)
     if source.formulas().capacity is not None and not set(TRAINED) & set(source.ranges):
         told.append("the training precisions behind these constants are not recorded: none is marked as beyond them")
@@ -70,7 +70,7 @@ def beyond(answer: Answer) -> str:
 
 def farther(answer: Answer) -> bool:
     """Whether a D_crit lies so far beyond the data that it is not to be believed."""
-    return answer.ask == "critical_tokens" and answer.beyond.get("D", 0.0) > FARTHEST and bool(answer.values)
+    return answer.ask == "critical_tokens" and answer.beyond.get("D", 0.0) > MAX_FACTOR and bool(answer.values)
 
 
 def interval(value: Estimate, form=count) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from ptq_eval.laws.turning.table import critical_tokens
 
 from ptq_eval.laws import analyse, fit
 from ptq_eval.laws.formulas.chinchilla import Chinchilla
@@ -17,7 +18,6 @@ from ptq_eval.laws.plan.planner import Planner, Question, plan
 from ptq_eval.laws.plan.source import from_fits, from_preset
 from ptq_eval.laws.simulate import paper_design, simulate
 from ptq_eval.laws.turning.predicted import FARTHEST
-from ptq_eval.laws.turning.table import critical_tokens
 from ptq_eval.report.plan import contour_figure as plan_contour_figure
 from tests.laws.synthetic import table
 
