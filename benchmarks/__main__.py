@@ -44,7 +44,9 @@ def main() -> int:
 
     from benchmarks.harness import Setup
     from benchmarks.report import write_page
+    from ptq_eval.measure.memory import keep_freed_memory
 
+    keep_freed_memory()  # as the command line does
     rehearsal = Path(tempfile.gettempdir()) / "ptq-eval-benchmarks"
     out = chosen.out or (rehearsal if chosen.quick else root / "results" / "benchmarks")
     setup, names = Setup(chosen.trajectory, chosen.quick), chosen.only or NAMES

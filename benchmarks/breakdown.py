@@ -16,7 +16,8 @@ import ptq_eval.measure.calibration
 import ptq_eval.measure.evaluate
 import ptq_eval.measure.paused_forward
 import ptq_eval.measure.scoring
-import ptq_eval.measure.sweep
+import ptq_eval.measure.session
+import ptq_eval.measure.variants
 import ptq_eval.results.store
 import quantizers
 from ptq_eval.models.language_model import LanguageModel
@@ -25,14 +26,14 @@ from quantizers.gptq import GPTQ
 from quantizers.rtn import RTN
 
 PARTS: list[tuple[str, Any, str]] = [
-    ("load", ptq_eval.measure.sweep.LanguageModel, "load"),
+    ("load", ptq_eval.measure.session.LanguageModel, "load"),
     ("calibration passes", ptq_eval.measure.paused_forward, "run"),
     ("bookkeeping", ptq_eval.measure.calibration, "_solve"),
     ("statistics", quantizers.LayerStats, "from_inputs"),
     ("quantize: rtn", RTN, "quantize_grid"),
     ("quantize: gptq", GPTQ, "quantize_grid"),
     ("quantize: awq", AWQ, "quantize_grid"),
-    ("dequantize", ptq_eval.measure.calibration.Lane, "add"),
+    ("dequantize", ptq_eval.measure.variants.Variant, "add"),
     ("scoring", ptq_eval.measure.evaluate.Evaluator, "score"),
     ("forward passes", LanguageModel, "logits"),
     ("forward passes", LanguageModel, "hidden"),

@@ -2,8 +2,9 @@
 
 The largest checkpoint of the embedded trajectory, RTN, GPTQ and AWQ at four bit-widths, measured twice by the whole
 command: on all windows of the embedded evaluation text, and with the early stop.  A window evaluation is one window
-under one quantized lane; full precision sees every window either way and is counted as well.  The two δ are compared in
-standard errors of the shorter measurement.  A lane whose δ is near zero is ended by the rule's absolute floor or never.
+under one quantized variant; full precision sees every window either way and is counted as well.  The two δ are compared
+in standard errors of the shorter measurement.  A variant whose δ is near zero is ended by the rule's absolute floor or
+never.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ FEWER, ERRORS = 4.0, 2.0
 
 
 def measure(setup: Setup) -> Outcome:
-    """Both measurements, lane by lane."""
+    """Both measurements, variant by variant."""
     checkpoint = last_of_each_run(setup.trajectory)[-1]
     options = {**demo_options(), "eval_windows": 192 if setup.quick else WINDOWS}
     everything, seconds_all = _run(checkpoint.location, options)
@@ -37,7 +38,7 @@ def measure(setup: Setup) -> Outcome:
     outcome = Outcome()
     outcome.claims = [
         Claim(
-            f"early stop at {PRECISION}: window evaluations of {len(rows)} lanes, all windows / windows seen",
+            f"early stop at {PRECISION}: window evaluations of {len(rows)} variants, all windows / windows seen",
             total / seen,
             min(row[2] / row[3] for row in rows),
             max(row[2] / row[3] for row in rows),
@@ -50,7 +51,7 @@ def measure(setup: Setup) -> Outcome:
             *[(total + full) / (seen + full)] * 2,
         ),
         Claim(
-            f"early stop at {PRECISION}: distance of δ from that of all windows, in standard errors, largest lane",
+            f"early stop at {PRECISION}: distance of δ from that of all windows, in standard errors, largest variant",
             max(gaps),
             min(gaps),
             max(gaps),

@@ -9,7 +9,7 @@ imports on; the loop makes no report.  It is held to its limit against the loop 
 which is measured; against the loop that is granted a bare pass for all that follows quantizing, it is told beside.
 
 As both sides evaluate the same windows under as many models, "everything" cannot exceed the loop's seconds over those
-of the evaluations alone: the table says what that comes to when each of them is a bare pass.  A run that ends lanes
+of the evaluations alone: the table says what that comes to when each of them is a bare pass.  A run that ends variants
 early sees fewer windows; it is told beside.
 """
 
@@ -53,7 +53,7 @@ OURS: dict[str, dict[str, Any]] = {
 NAMES = {
     "shared": "shared calibration",
     "default": "sequential GPTQ",
-    EARLY: "sequential GPTQ, lanes ended at --precision 0.02",
+    EARLY: "sequential GPTQ, variants ended at --precision 0.02",
     "offered": "against the loop as its packages offer it",
     "granted": "against the granted loop",
 }
@@ -173,7 +173,7 @@ def _table(turns: list[dict[str, Any]], checkpoints: int) -> dict[str, Any]:
         "loop: everything, granted": [loop["granted"] for loop in loops],
         f"{evaluations} evaluations, each a bare pass": [loop["evaluations"] for loop in loops],
         **{f"ours, {NAMES[how]}: {part}": [turn[how][part] for turn in turns] for how in OURS for part in OURS_PARTS},
-        "window evaluations, all / those before lanes are ended": [
+        "window evaluations, all / those before variants are ended": [
             _windows_seen(turn["default"]) / _windows_seen(turn[EARLY]) for turn in turns
         ],
         "the most that the ratio to the granted loop can be, if evaluations cost both sides a bare pass": [

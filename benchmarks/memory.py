@@ -3,7 +3,7 @@
 A Llama of random weights is written block by block, so that not even the writer holds it.  Three processes then sweep
 it with RTN, GPTQ (sequential) and AWQ:
 
-* free: no cap; the model and its lanes are in memory;
+* free: no cap; the model and its variants are in memory;
 * capped: a control group leaves 1/1.6 of the weights' bytes beyond what Python and its libraries had taken; the sweep
   finds that out by itself, leaves the blocks on disk, and has to come to the same numbers bit by bit;
 * forced: the same cap, but told by `--memory` to load the model all the same.  The system has to kill it, or the cap
@@ -166,6 +166,7 @@ def sweep_in_this_process(root: Path, group: str, memory: int | None) -> dict[st
 
     from ptq_eval.checkpoints import discover, verify_all
     from ptq_eval.config import RunConfig
+    from ptq_eval.measure.memory import keep_freed_memory
     from ptq_eval.measure.sweep import sweep
     from ptq_eval.measure.trials import make_plan
 
@@ -178,6 +179,7 @@ def sweep_in_this_process(root: Path, group: str, memory: int | None) -> dict[st
     work = make_plan(verify_all(discover([root / "checkpoint-1"])), config).workloads[0]
     if group:
         (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
+    keep_freed_memory()  # as the command line does
     with _Peak() as peak:
         started = time.perf_counter()
         measured = list(sweep(work, work.trials, memory=memory, tick=lambda _: None))

@@ -5,7 +5,7 @@ models and the full-precision one, and stores thirteen records.  Two questions, 
 
 * Speed of the whole.  The bare loop calls `model(ids)` thirteen times over the same windows in the same batches, on a
   model that is already loaded, and looks at no logits; speed is the ratio bare / sweep.  The sweep also passes the
-  calibration windows through the model, once for all lanes with shared statistics and once for each with sequential
+  calibration windows through the model, once for all variants with shared statistics and once for each with sequential
   ones; in a further line the bare loop makes these passes too.
 * Overhead.  From the sweep's own parts, timed by `breakdown`: what is neither a forward pass nor scoring (load,
   statistics, quantize, dequantize, store, bookkeeping) over all forward passes, those of the evaluation and of the

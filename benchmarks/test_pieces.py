@@ -69,11 +69,11 @@ def test_statistics(benchmark, shape):
     assert benchmark(LayerStats.from_inputs, inputs).n_tokens == 8192
 
 
-@pytest.mark.parametrize("lanes", [0, 3])
-def test_evaluator(benchmark, model, lanes):
+@pytest.mark.parametrize("variants", [0, 3])
+def test_evaluator(benchmark, model, variants):
     ids = torch.randint(model.vocab_size, (32, 128), generator=torch.Generator().manual_seed(0))
     weights = {name: model.weight(name) + 0.01 for name in model.linears()}
-    full, scores = benchmark(evaluate, model, ids, [weights] * lanes)
+    full, scores = benchmark(evaluate, model, ids, [weights] * variants)
     assert len(full.nll) == 32
-    assert len(scores) == lanes
+    assert len(scores) == variants
     assert all(math.isfinite(value) for value in full.nll)

@@ -3,8 +3,8 @@
 Three models: a trained Llama with a small vocabulary, and with random weights, which cost what trained ones cost, a
 Llama with a vocabulary of 32,000 and one with the shapes of Pythia-70M, most of whose work is its vocabulary of 50,304.
 The bare loop calls `model(ids)` over the same windows in the same batches and looks at no logits.  "Loss alone" is the
-evaluator without lanes against one bare pass; "loss, KL and top-1" is the evaluator with lanes against as many bare
-passes, the full-precision one included.  lm-eval answers `loglikelihood_rolling` for the same windows in the same
+evaluator without variants against one bare pass; "loss, KL and top-1" is the evaluator with variants against as many
+bare passes, the full-precision one included.  lm-eval answers `loglikelihood_rolling` for the same windows in the same
 batches, in a process of its own; the two must agree on the total.  The peak is that of a large float32 matrix product
 in this process, and the share counts the operations of the model's own forward pass, as torch counts them: products,
 attention included, and nothing for norms, softmax or loss.
@@ -41,7 +41,7 @@ from ptq_eval.measure.evaluate import batch_size, evaluate
 from ptq_eval.models.language_model import LanguageModel
 
 ALONE, ALL_METRICS = 0.95, 0.85
-LANES = 3
+VARIANTS = 3
 PREFIX = 0
 RANDOM = {
     "Llama, vocabulary 32,000": ("llama", REALISTIC),
@@ -107,17 +107,20 @@ def speeds(
     """Paired times of (bare, evaluator) with the loss alone and with all metrics; `finished` waits for a GPU."""
     model = LanguageModel(module)
     batch = batch_size(model, ids.shape[1])
-    # Slightly different weights, copied as a quantized lane's are: nothing can be shared with full precision.
-    lanes = [{name: model.weight(name) * (1 + 1e-3 * lane) for name in model.linears()} for lane in range(1, LANES + 1)]
+    # Slightly different weights, copied as a quantized variant's are: nothing can be shared with full precision.
+    variants = [
+        {name: model.weight(name) * (1 + 1e-3 * variant) for name in model.linears()}
+        for variant in range(1, VARIANTS + 1)
+    ]
 
-    def pair(lanes: list[dict[str, Tensor]]) -> list[tuple[Seconds, Seconds]]:
+    def pair(variants: list[dict[str, Tensor]]) -> list[tuple[Seconds, Seconds]]:
         return by_turns(
-            lambda: (bare_passes(module, ids, batch, 1 + len(lanes)), finished()),
-            lambda: (evaluate(model, ids, lanes), finished()),
+            lambda: (bare_passes(module, ids, batch, 1 + len(variants)), finished()),
+            lambda: (evaluate(model, ids, variants), finished()),
             repeats,
         )
 
-    return {"loss alone": pair([]), "loss, KL and top-1": pair(lanes)}
+    return {"loss alone": pair([]), "loss, KL and top-1": pair(variants)}
 
 
 def claims_of(pairs: dict[str, list[tuple[Seconds, Seconds]]], subject: str = "") -> list[Claim]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ptq_eval import plugins
 from ptq_eval.early_stop import StopRule
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError
-from ptq_eval.measure.memory import parse_bytes
+from ptq_eval.units import BYTES, read
 
 FULL_PRECISION = "none"
 DEFAULT_SEQ_LEN = 2048
@@ -26,6 +26,7 @@ class RunConfig:
     `group_size` is a number of columns, None for one scale per row, or "auto": 128, or for narrower models the
     largest power of two that no row is shorter than.  `calibration` "default" leaves each quantizer what its paper
     does (sequential for GPTQ, shared for AWQ).  `options` are per quantizer: {"gptq": {"act_order": True}}.
+    `bos` begins each window with the beginning-of-sequence token.
     `precision` lets a measurement end once δ is known to that relative error; `memory` ("8GB", or bytes) is what
     weights may take on the device, by default most of what is free.
     Raises OptionError, BitsError or GroupSizeError.
@@ -43,6 +44,7 @@ class RunConfig:
     eval_windows: int | None = 256
     calib_windows: int = 128
     calib_seed: int | None = None
+    bos: bool = False
     device: str = "auto"
     dtype: str = "float32"
     include_head: bool = False
@@ -109,16 +111,13 @@ class RunConfig:
         if self.precision is not None and not 0 < self.precision < 1:
             raise OptionError("--precision is not a fraction", got=self.precision, allowed="between 0 and 1")
         if self.memory is not None:
-            try:
-                positive = parse_bytes(self.memory) > 0
-            except (ValueError, OverflowError):
-                positive = False
-            if not positive:
-                raise OptionError("--memory is not a number of bytes", got=self.memory, remedy="--memory 8GB")
+            size = read(self.memory, BYTES, name="--memory")
+            if size <= 0:
+                raise OptionError("--memory must be positive", got=self.memory, remedy="--memory 8GB")
 
     def memory_bytes(self) -> int | None:
         """`memory` in bytes."""
-        return None if self.memory is None else parse_bytes(self.memory)
+        return None if self.memory is None else read(self.memory, BYTES)
 
     def stop_rule(self) -> dict[str, Any]:
         """The rule of `precision` as a trial keeps it; empty without one."""

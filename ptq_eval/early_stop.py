@@ -1,14 +1,14 @@
-"""When the windows seen so far are enough: a lane ends once the paired error of δ is small beside δ.
+"""When the windows seen so far are enough: a variant ends once the paired error of δ is small compared with δ.
 
-Windows are taken in a random order, the same for every lane and drawn from a seed, so that the first n of them are a
-simple random sample of all.  After a fixed number of windows, and then every so many, the rule looks at the paired
-standard error of δ and ends the lane when it is at most `precision`·|δ|, or at most `floor` for a δ too close to zero
-to be known relatively.  Looks are at counts of windows and never at batches or free memory, and a lane is looked at
-alone: neither the machine, nor the company, nor a resumed run changes where it ends.
+Windows are taken in a random order, the same for every variant and drawn from a seed, so that the first n of them are a
+simple random sample of all.  After a minimum number of windows, and then at regular intervals, the rule looks at the
+paired standard error of δ and ends the variant when it is at most `precision`·|δ|, or at most `floor` for a δ too close
+to zero to be known relatively.  The looks are at fixed numbers of windows, independent of batches and free memory, and
+each variant is looked at alone: neither the machine, nor the other variants, nor resuming changes where it ends.
 
-Looking again and again favours moments at which the error happens to be small; the least number of windows keeps
-that in bounds (measured in `docs/decisions/0012-early-stop-and-memory.md`).  The full-precision model always sees all
-windows: its loss is what every lane of the checkpoint is added to (`table`).
+Looking repeatedly favours moments at which the error happens to be small; the minimum number of windows limits that
+(measured in `docs/decisions/0012-early-stop-and-memory.md`).  The full-precision model always sees all windows: δ of
+every variant of the checkpoint is added to its loss (`results.table`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from typing import Any
 import numpy as np
 
 FLOOR = 0.001
-"""Nats per token: a tenth of a percent of a perplexity."""
+"""Nats per token: a tenth of a percent of perplexity."""
 
 
 @dataclass(frozen=True)
 class StopRule:
-    """Stop at `precision` (relative) or `floor` (nats per token), after `fewest` windows, looking `every` so many."""
+    """Stop at `precision` (relative) or `floor` (nats per token), after `fewest` windows, looking after `every` more.
+
+    The field names are part of a trial's key.
+    """
 
     precision: float
     floor: float = FLOOR
@@ -34,19 +37,19 @@ class StopRule:
     seed: int = 0
 
     def order(self, windows: int) -> list[int]:
-        """The order in which so many windows are taken."""
+        """A permutation of `windows` indices: the order in which they are taken."""
         return np.random.default_rng(self.seed).permutation(windows).tolist()
 
     def chunks(self, windows: int) -> list[int]:
-        """Windows between one look and the next."""
+        """Numbers of windows between one look and the next."""
         first = min(self.fewest, windows)
         rest = windows - first
         return [first] + [min(self.every, rest - start) for start in range(0, rest, self.every)]
 
     def settled(self, before: Sequence[float], after: Sequence[float], tokens: int) -> bool:
-        """Whether losses per window (nats, over `tokens` tokens each) tell δ well enough.
+        """Whether losses per window (nats, summed over `tokens` tokens) determine δ well enough.
 
-        A loss that is not finite settles it too: no further window can mend it.
+        A loss that is not finite settles it too: no further window can change that.
         """
         difference = (np.asarray(after) - np.asarray(before[: len(after)])) / tokens
         if not np.isfinite(difference).all():
@@ -57,5 +60,5 @@ class StopRule:
         return bool(error <= max(self.precision * abs(difference.mean()), self.floor))
 
     def to_dict(self) -> dict[str, Any]:
-        """Its fields, for a trial's key."""
+        """The fields, for a trial's key."""
         return asdict(self)

@@ -65,7 +65,7 @@ class NonFiniteWeightsError(PtqEvalError):
 
 
 class MissingTokenizerError(PtqEvalError):
-    """Text was asked for, and the checkpoint has no tokenizer."""
+    """Text or --bos needs a tokenizer, and the checkpoint has none or one without that token."""
 
     exit_code = 15
 
@@ -77,7 +77,7 @@ class TextTooShortError(PtqEvalError):
 
 
 class TokenRangeError(PtqEvalError):
-    """A token id lies outside the model's vocabulary."""
+    """Token ids outside the model's vocabulary, or implausible for it."""
 
     exit_code = 17
 

@@ -5,8 +5,9 @@ A group is `ptq_eval.<kind>`, kind being quantizers, checkpoints, corpora or law
 
 from __future__ import annotations
 
+import contextlib
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import Any
 
 from ptq_eval.errors import UnknownPluginError
@@ -51,3 +52,13 @@ def provider(kind: str, name: str) -> str:
 def load_all(kind: str) -> dict[str, Any]:
     """Import every plug-in of a kind: {name: class}, in order of name."""
     return {name: get(kind, name) for name in names(kind)}
+
+
+@cache
+def versions(*packages: str) -> dict[str, str]:
+    """{package: version} of those that are installed."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

@@ -1,62 +1,106 @@
-"""Counts as people write them, and guards against counts in the wrong unit.
+"""Counts and sizes as people write them: 2M, 2e6, 2_000_000, 8GB, 8GiB.
 
-Every formula here takes raw parameters, raw tokens, operations and bytes.  "1B", "300M" and "1e9" are read as such;
-a bare "1" for a billion is the commonest mistake of all, would be answered with nonsense, and is refused.
+One grammar reads every number of tokens, parameters, steps, windows, operations and bytes, on the command line, in
+Python and in `trajectory.yaml`; one function writes them.  Both compute in decimal, so 1.1B is exactly 1100000000.
+A comma separates the entries of a list and never the digits of a number: 1_000, not 1,000.
 """
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Context, Decimal
+from fractions import Fraction
+from numbers import Integral, Real
+from typing import Any
 
-from ptq_eval.errors import NotPositiveError, OptionError, UnitsError
-from ptq_eval.laws.arguments import LEAST_COUNT
+from ptq_eval.errors import OptionError, PtqEvalError
 
-_COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-_BYTES = {"": 1.0, "b": 1.0}
-for _power, _letter in enumerate("kmgt", start=1):
-    _BYTES |= {_letter: 1e3**_power, f"{_letter}b": 1e3**_power, f"{_letter}ib": 1024.0**_power}
-_NUMBER = re.compile(r"([+-]?[\d_]*\.?\d+(?:e[+-]?\d+)?)\s*([a-z]*)", re.IGNORECASE)
-
-FEWEST = {
-    "--params": LEAST_COUNT, "--tokens": LEAST_COUNT, "--served-tokens": LEAST_COUNT, "--memory": 1e3, "--budget": 1e6,
-}  # fmt: skip
-"""Below this a count is none of raw parameters, tokens, bytes or operations."""
-NONE_ALLOWED = ("--served-tokens",)
-"""Counts that may be zero."""
-MOST = {"--params": 1e16, "--tokens": 1e19, "--served-tokens": 1e22, "--memory": 1e18, "--budget": 1e40}
-_WHAT = {
-    "--params": ("parameters", "1B or 1e9", "a number of millions or billions"),
-    "--tokens": ("tokens", "20B or 2e10", "a number of billions"),
-    "--served-tokens": ("tokens", "1T or 1e12", "a number of billions"),
-    "--memory": ("bytes", "8GB or 8e9", "a number of gigabytes"),
-    "--budget": ("FLOPs at 16 bits (6·N·D)", "1e21", "an exponent or a number of petaflop/s-days"),
-}
+_DIGITS = r"\d+(?:_\d+)*"
+_NUMBER = re.compile(
+    rf"([+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:e[+-]?\d{{1,3}})?)\s*([a-z]*)", re.IGNORECASE
+)
+_LARGEST = 10**300
+_EXACT = Context(prec=700)
+"""More digits than a double has."""
 
 
-def read(flag: str, text: str) -> float:
-    """A count from "1e9", "1B", "300M" or, for --memory, "8GB" and "16GiB".
+@dataclass(frozen=True)
+class Unit:
+    """What is counted: the factor of each suffix that is read (in lower case), the suffixes of 1000⁰ to 1000⁴ that are
+    written, and whether a fraction of one is an error."""
 
-    Raises OptionError for what is no number, NotPositiveError and UnitsError for numbers that cannot be meant.
+    noun: str
+    example: str
+    suffixes: Mapping[str, int]
+    written: tuple[str, ...] = ("",)
+    whole: bool = True
+
+
+_POWERS = {letter: power for power, letter in enumerate(("", "k", "m", "g", "t"))}
+COUNT = Unit(
+    "a whole number",
+    "2_000_000, 2e6 or 2M",
+    {**{letter: 1000**power for letter, power in _POWERS.items()}, "b": 10**9},
+    ("", "k", "M", "B", "T"),
+)
+BYTES = Unit(
+    "a number of bytes",
+    "8GB, 8GiB or 8e9",
+    {
+        **{letter + end: 1000**power for letter, power in _POWERS.items() for end in ("", "b")},
+        **{letter + end: 1024**power for letter, power in _POWERS.items() if letter for end in ("i", "ib")},
+    },
+    (" B", " kB", " MB", " GB", " TB"),
+    whole=False,
+)
+_PLAIN = Unit("a number", "0.0003 or 3e-4", {"": 1}, whole=False)
+
+
+def read(value: Any, unit: Unit = COUNT, *, name: str = "the value", error: type[PtqEvalError] = OptionError) -> int:
+    """The number that `value` means: text such as "2M" or "8GB", or a number (2e6 counts as 2000000).
+
+    A fraction of a byte is dropped; a fraction of anything else is refused.  The sign is kept: bounds are the caller's.
+    Raises `error`, whose line calls the value `name`.
     """
-    what, example, _ = _WHAT[flag]
-    units = _BYTES if flag == "--memory" else _COUNTS
-    found = _NUMBER.fullmatch(text.strip())
-    if found is None or found[2].lower() not in units:
-        allowed = f"a number of {what}, with k, M, B or T" if units is _COUNTS else "bytes, with kB, MB, GB, GiB or TB"
-        raise OptionError(f"{flag} is not a number", got=repr(text), allowed=allowed, remedy=f"{flag} {example}")
-    value = float(found[1].replace("_", "")) * units[found[2].lower()]
-    return value if flag in NONE_ALLOWED and value == 0 else check(flag, value, text)
+    return int(_read(value, unit, name, error))
 
 
-def check(flag: str, value: float, text: object = None) -> float:
-    """`value`, if it can be meant as what `flag` asks for.  Raises NotPositiveError and UnitsError."""
-    what, example, mistaken = _WHAT[flag]
-    got = f"{value:g}" if text is None else text
-    if not value > 0:
-        raise NotPositiveError(f"{flag} must be positive", got=got, remedy=f"{flag} {example}")
-    if value < FEWEST[flag] or not value <= MOST[flag] or not math.isfinite(value):
-        why = f"looks like {mistaken}" if value < FEWEST[flag] else "is more than there can be"
-        allowed = f"{what}, {FEWEST[flag]:.0e} to {MOST[flag]:.0e}"
-        raise UnitsError(f"{flag} {why}", got=got, allowed=allowed, remedy=f"{flag} {example}")
-    return value
+def read_number(value: Any, *, name: str = "the value", error: type[PtqEvalError] = OptionError) -> float:
+    """A number without a unit, such as 0.02 or "3e-4", as a finite float.  Raises `error`."""
+    return float(_read(value, _PLAIN, name, error))
+
+
+def write(value: float, unit: Unit = COUNT, *, digits: int | None = 3) -> str:
+    """`1.23M`, or `1.5 GB` for bytes: `digits` significant digits, or all of them for None.  `value` is finite.
+
+    What is written is read back as the same number, up to the digits that were dropped.
+    """
+    for power in reversed(range(len(unit.written))):
+        scaled = Decimal(value).scaleb(-3 * power, _EXACT)
+        if digits is not None and scaled:
+            places = max(0, digits - 1 - scaled.adjusted())
+            scaled = scaled.quantize(Decimal((0, (1,), -places)), context=_EXACT)
+        if abs(scaled) >= 1:
+            break
+    text = f"{scaled:f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + unit.written[power]
+
+
+def _read(value: Any, unit: Unit, name: str, error: type[PtqEvalError]) -> Fraction:
+    number = _exact(value, unit)
+    if number is None or (unit.whole and number.denominator > 1) or abs(number) > _LARGEST:
+        raise error(f"{name} is not {unit.noun}", got=repr(value), allowed=f"written as {unit.example}")
+    return number
+
+
+def _exact(value: Any, unit: Unit) -> Fraction | None:
+    """The value of a number or of text in this grammar; None for anything else."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return Fraction(int(value))
+    if isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) < float("inf"):
+        return Fraction(float(value))
+    found = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
+    factor = unit.suffixes.get(found[2].lower()) if found else None
+    return Fraction(found[1].replace("_", "")) * factor if found and factor else None

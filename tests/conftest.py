@@ -21,8 +21,11 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 import pytest
 import torch
 
+from ptq_eval.measure.memory import keep_freed_memory
 from tests.support import models as core_models
 from tests.support.steps import environ
+
+keep_freed_memory()  # as the command line does: the models of these tests are small
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -188,7 +188,7 @@ def test_no_global_generator_is_seeded_or_drawn_from():
 def test_files_and_functions_stay_small(root):
     for path in root.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        assert text.count("\n") < 250, f"{path.name} has {text.count(chr(10))} lines"
+        assert text.count("\n") <= 350, f"{path.name} has {text.count(chr(10))} lines"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 length = (node.end_lineno or 0) - node.lineno + 1

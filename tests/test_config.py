@@ -29,7 +29,7 @@ WRONG = [
     ({"eval_windows": 1}, OptionError, "--eval-windows"),
     ({"calib_windows": 0}, OptionError, "--calib-windows"),
     ({"bootstrap": 9}, OptionError, "--bootstrap"),
-    ({"memory": "1e400"}, OptionError, "--memory is not a number of bytes | got 1e400"),
+    ({"memory": "1e400"}, OptionError, "--memory is not a number of bytes | got '1e400'"),
     ({"shard": (0, 2)}, OptionError, "got 0/2"),
     ({"shard": (3, 2)}, OptionError, "got 3/2"),
     ({"options": {"awq": {"clip": True}}, "quantizers": ("rtn",)}, OptionError, "got awq | allowed: rtn"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.peers.driver import installed
-from ptq_eval.measure.calibration import Lane
 from ptq_eval.measure.calibration import quantize as fill
+from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
 from quantizers import LayerStats, Scheme, get_quantizer
 from quantizers.testing import sample_layer
@@ -29,9 +29,9 @@ def load(folder: str, cell: dict[str, Any]) -> LanguageModel:
 
 def quantize(model: LanguageModel, ids: Any, cell: dict[str, Any]) -> LanguageModel:
     quantizer = get_quantizer(cell["method"])
-    lane = Lane(quantizer, Scheme(cell["bits"], cell["group_size"], cell["symmetric"]))
-    fill(model, [lane], ids, sequential=quantizer.default_calibration == "sequential")
-    for name, weight in lane.weights.items():
+    variant = Variant(quantizer, Scheme(cell["bits"], cell["group_size"], cell["symmetric"]))
+    fill(model, [variant], ids, sequential=quantizer.default_calibration == "sequential")
+    for name, weight in variant.weights.items():
         model.set_weight(name, weight)
     return model
 

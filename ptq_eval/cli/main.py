@@ -22,6 +22,7 @@ from ptq_eval.cli.plan import plan
 from ptq_eval.cli.pretrain import pretrain
 from ptq_eval.cli.sensitivity import sensitivity
 from ptq_eval.errors import MeasurementFailedError, PtqEvalError
+from ptq_eval.measure.memory import keep_freed_memory
 
 INTERRUPTED = 130
 RUN_EXAMPLES = """\b
@@ -206,6 +207,7 @@ cli.add_command(sensitivity)
 
 def main() -> None:
     """Entry point: one line on stderr and an exit code of its own for everything that a user can mend."""
+    keep_freed_memory()
     try:
         code = cli.main(prog_name="ptq-eval", standalone_mode=False)
     except click.UsageError as error:

@@ -173,6 +173,7 @@ text_options = together(
     click.option(
         "--calib-seed", type=click.IntRange(min=0), metavar="SEED", help="Draw calibration windows at random."
     ),
+    click.option("--bos", is_flag=True, help="Begin each window with the beginning-of-sequence token."),
 )
 """What the loss is measured on.  A text is a file or the name of a data set, see the help of `run`."""
 

@@ -25,9 +25,10 @@ Examples:
 
 
 def _quantity(_ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    from ptq_eval.units import read
+    from ptq_eval.units import BYTES, COUNT, read
 
-    return None if value is None else read(param.opts[0], value)
+    flag = param.opts[0]
+    return None if value is None else float(read(value, BYTES if flag == "--memory" else COUNT, name=flag))
 
 
 def _formats(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def sensitivity(folders: tuple[str, ...], out: str, options: tuple[str, ...], **
     """
     from ptq_eval.config import parse_options
     from ptq_eval.report.sensitivity.page import render
-    from ptq_eval.theory.job import sensitivity as study
+    from ptq_eval.sensitivity import sensitivity as study
 
     corrections = cli_options.overrides(settings)
     with Bar() as bar:

@@ -1,25 +1,32 @@
-"""Files of token ids made elsewhere, as training code keeps them.
+"""Files of token ids made elsewhere, as training code stores them.
 
 FILE.npy         a one-dimensional NumPy array of integers
-FILE.bin#TYPE    raw little-endian ids; TYPE is uint16 (the default), uint32, int32 or int64
+FILE.bin#TYPE    raw little-endian ids; TYPE is uint16, uint32, int32 or int64
 
-The ids must come from the model's own tokenizer: no file says which one made it, only ids outside the
-vocabulary can be noticed.  Bytes of text are not known, so there are no bits per byte.  Files are mapped, not
-loaded; the digest is of the ids, so the same ids have the same digest in every type.
+Without TYPE, a header of llm.c's data files or a Megatron index FILE.idx beside the file decides, else uint16 (as
+nanoGPT writes them).  The ids must come from the model's own tokenizer: no file says which one made it, and only ids
+that are implausible for the vocabulary are noticed (`token_ids`).  Bytes of text are not known, so there are no bits
+per byte.  Files are memory-mapped; the digest is of the ids, so the same ids have the same digest in every type.
 """
 
 from __future__ import annotations
 
 import hashlib
+import string
 from pathlib import Path
 
 import numpy as np
 
 from ptq_eval.corpora.base import Text, TextSource
-from ptq_eval.corpora.textfile import require_file, split_spec
+from ptq_eval.corpora.files import first_bytes, require_file, split_spec
+from ptq_eval.corpora.token_ids import RAW_TYPES, wider_type
 from ptq_eval.errors import TextSourceError
 
-RAW_TYPES = {"uint16": "<u2", "uint32": "<u4", "int32": "<i4", "int64": "<i8"}
+_LLMC_TYPES = {20240520: "uint16", 20240801: "uint32"}
+"""First number of the header of 256 int32 that llm.c writes: for GPT-2's tokens, and for Llama 3's."""
+
+_MEGATRON_TYPES = {4: "int32", 5: "int64", 8: "uint16"}
+"""Codes of a Megatron index."""
 
 
 class TokenFile(TextSource):
@@ -32,30 +39,43 @@ class TokenFile(TextSource):
     @classmethod
     def claims(cls, spec: str) -> bool:
         """A path with one of the two endings, whether it exists or not."""
-        return split_spec(spec)[0].lower().endswith((".npy", ".bin"))
+        return _known(split_spec(spec, _known)[0])
 
     def read(self, spec: str, *, max_chars: int | None = None) -> Text:
-        """The ids, mapped read-only; `max_chars` bounds their number, since a token is seldom under a
-        character.
+        """The ids, mapped read-only; `max_chars` bounds their number, since few tokens are shorter than a character.
 
-        Raises TextSourceError for a missing file, an unknown type, and anything but a row of integers.
+        Raises TextSourceError for a missing file, an unknown type, ids that were written in a wider type, and
+        anything but one row of integers.
         """
-        name, kind = split_spec(spec)
+        name, kind = split_spec(spec, _known)
         path = Path(name)
         require_file(path)
         try:
-            ids = _npy(path) if path.suffix.lower() == ".npy" else _bin(path, kind or "uint16")
+            ids = _npy(path, kind) if first_bytes(path).startswith(b"\x93NUMPY") else _bin(path, kind)
         except (OSError, ValueError, EOFError) as error:
             raise TextSourceError(
                 "the token file cannot be read",
                 got=f"{path} ({error})",
                 remedy="write it again with numpy.save",
             ) from error
+        wider = wider_type(ids)
+        if wider is not None:
+            raise TextSourceError(
+                f"every second number is zero: the ids were written as {wider}, not as {ids.dtype.name}",
+                got=path,
+                remedy=f"name the type: {path}#{wider}" if path.suffix.lower() == ".bin" else f"save them as {wider}",
+            )
         ids = ids[:max_chars]
         return Text(spec=spec, digest=_digest(ids), ids=ids, name=path.name.split(".")[0])
 
 
-def _npy(path: Path) -> np.ndarray:
+def _known(name: str) -> bool:
+    return name.lower().endswith((".npy", ".bin"))
+
+
+def _npy(path: Path, kind: str) -> np.ndarray:
+    if kind:
+        raise TextSourceError("a NumPy file states its own type", got=f"#{kind}", remedy=f"name the file alone: {path}")
     # Unlike numpy.load, this reads neither pickles nor archives.
     ids = np.lib.format.open_memmap(path, mode="r")
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
@@ -68,17 +88,41 @@ def _npy(path: Path) -> np.ndarray:
 
 
 def _bin(path: Path, kind: str) -> np.ndarray:
+    start = first_bytes(path, 4096)
+    if path.suffix.lower() == ".npy":
+        raise TextSourceError(
+            "the token file cannot be read", got=f"{path}, not a NumPy file", remedy="write it again with numpy.save"
+        )
+    if len(start) >= 64 and set(start) <= _PRINTABLE:
+        raise TextSourceError("the file holds text, not token ids", got=path, remedy="rename it to .txt")
+    stated, offset = _header(path, start)
+    kind = kind or stated or "uint16"
     if kind not in RAW_TYPES:
         raise TextSourceError("unknown type of token ids", got=kind, allowed=", ".join(RAW_TYPES))
-    dtype, size = np.dtype(RAW_TYPES[kind]), path.stat().st_size
-    if size == 0 or size % dtype.itemsize:
+    dtype, size = np.dtype(RAW_TYPES[kind]), path.stat().st_size - offset
+    if size <= 0 or size % dtype.itemsize:
         raise TextSourceError(
             f"the file is not a row of {kind} ids",
             got=f"{path} of {size} bytes",
             allowed=f"a multiple of {dtype.itemsize} bytes",
             remedy=f"name the type: {path}#TYPE with TYPE one of {', '.join(RAW_TYPES)}",
         )
-    return np.memmap(path, dtype=dtype, mode="r")
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset)
+
+
+def _header(path: Path, start: bytes) -> tuple[str, int]:
+    """(type, bytes before the first id) as the file's header or its Megatron index states them; ("", 0) without."""
+    if len(start) >= 1024 and int.from_bytes(start[:4], "little") in _LLMC_TYPES:
+        return _LLMC_TYPES[int.from_bytes(start[:4], "little")], 1024
+    index = path.with_suffix(".idx")
+    if index.is_file():
+        head = first_bytes(index, 18)
+        if head.startswith(b"MMIDIDX") and len(head) == 18:  # 9 bytes of name, 8 of version, 1 of type
+            return _MEGATRON_TYPES.get(head[17], ""), 0
+    return "", 0
+
+
+_PRINTABLE = frozenset(string.printable.encode())
 
 
 def _digest(ids: np.ndarray, chunk: int = 1 << 20) -> str:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.corpora.base import Text
+from ptq_eval.corpora.token_ids import require_plausible
 from ptq_eval.errors import MissingTokenizerError, OptionError, TextTooShortError, TokenRangeError
 
 RULE = "v1"
@@ -57,6 +58,8 @@ class Windows:
     text_digest: str
     total_windows: int | None
     notes: tuple[str, ...] = ()
+    lacks_bos: bool = False
+    """Whether the tokenizer begins a text with a beginning-of-sequence token, and only the first window has it."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,6 +88,7 @@ def make_windows(
     count: int | None = None,
     seed: int | None = None,
     vocab_size: int | None = None,
+    bos: bool = False,
 ) -> Windows:
     """The first `count` windows of `seq_len` tokens (None: all there are), or with `seed` random ones.
 
@@ -98,6 +102,8 @@ def make_windows(
     if count is not None and count < 1:
         raise OptionError("at least one window is needed", got=count, allowed="1 or more")
     tokens = _tokenize(text, tokenizer, count * seq_len if count is not None and seed is None else None)
+    if text.ids is not None and vocab_size is not None and len(text.ids):
+        require_plausible(text.ids, vocab_size, text.spec)
     available = len(tokens.ids) // seq_len
     if available == 0:
         raise TextTooShortError(
@@ -106,14 +112,18 @@ def make_windows(
             allowed=f"at least {seq_len}",
             remedy="give more text or a smaller --seq-len",
         )
+    start = "-bos" if bos else ""
     if seed is None:
-        rule = f"nonoverlap-{RULE}"
+        rule = f"nonoverlap{start}-{RULE}"
         starts = np.arange(min(count or available, available)) * seq_len
     else:
-        rule = f"crops-seed{seed}-{RULE}"
+        rule = f"crops-seed{seed}{start}-{RULE}"
         last = len(tokens.ids) - seq_len
         starts = np.random.default_rng(seed).integers(0, last, size=count or available, endpoint=True)
-    ids = _checked(tokens.ids[starts[:, None] + np.arange(seq_len)], vocab_size, text.spec)
+    ids = tokens.ids[starts[:, None] + np.arange(seq_len)].astype(np.int64)
+    if bos:
+        ids[:, 0] = _bos_id(tokenizer, text.spec)
+    ids = _checked(ids, vocab_size, text.spec)
     notes = text.notes
     if count is not None and len(ids) < count:
         notes = (*notes, f"{count} windows were asked for, {text.spec} holds {len(ids)}")
@@ -127,7 +137,25 @@ def make_windows(
         text_digest=text.digest,
         total_windows=available if tokens.complete else None,
         notes=notes,
+        lacks_bos=not bos and text.ids is None and _adds_bos(tokenizer),
     )
+
+
+def _bos_id(tokenizer: Any | None, spec: str) -> int:
+    if tokenizer is None:
+        raise MissingTokenizerError("--bos needs a tokenizer", got=f"token ids alone, {spec}")
+    if tokenizer.bos_token_id is None:
+        raise MissingTokenizerError(
+            "--bos needs a beginning-of-sequence token, and the tokenizer has none",
+            got=type(tokenizer).__name__,
+            remedy="run without --bos, or set bos_token in tokenizer_config.json",
+        )
+    return tokenizer.bos_token_id
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    bos = getattr(tokenizer, "bos_token_id", None)
+    return bos is not None and list(_encode(tokenizer, "a")["input_ids"][:1]) == [bos]
 
 
 def _scored_bytes(byte_ends: np.ndarray | None, starts: np.ndarray, seq_len: int) -> np.ndarray | None:

@@ -1,17 +1,17 @@
-"""One forward pass over the calibration windows: statistics of each distinct input, solved there and then.
+"""One forward pass over the calibration windows: statistics of each distinct input, used as soon as they are known.
 
-The calibration windows go through the model once.  When the first of the layers that share an input is about to
-run, a hook takes the statistics of that input, hands them to every quantizer that waits for them, drops them, and
-the pass goes on: with the full-precision weights ("shared") or with the quantized ones ("sequential", the published
-GPTQ).  The pass stops at the last matrix, before any logits.  No decoder block is ever called by hand, so every
-architecture works, and only one layer's statistics are alive at a time.  Windows that would be too many for one
-batch advance in chunks, layer by layer (`lockstep`).
+The calibration windows go through the model once.  When the first of the layers that share an input is about to run,
+a hook takes the statistics of that input, hands them to every quantizer that needs them, and drops them; then the pass
+goes on, with the full-precision weights ("shared") or with the quantized ones ("sequential", the published GPTQ).  The
+pass ends at the last matrix, before any logits.  No decoder block is ever called by hand, so every architecture works,
+and only one layer's statistics are alive at a time.  Windows that are too many for one batch advance in chunks, layer
+by layer (`paused_forward`).
 
-All lanes of one quantizer under the same statistics are solved in one call, `Quantizer.quantize_grid`.  Sequential
-lanes need a pass each, because each sees inputs of its own; they share the probing pass, and the first input of the
-model, which is the same for all of them, is solved once for all.
+All variants of one quantizer under the same statistics are quantized in one call, `Quantizer.quantize_grid`.
+Sequential variants need a pass each, because each sees its own inputs; they share the probing pass, and the model's
+first input, which is the same for all of them, is used for all at once.
 
-Which layers share an input is found by a short probing pass: their inputs are one and the same tensor object.
+Which layers share an input is found by a short probing pass: their inputs are the same tensor object.
 """
 
 from __future__ import annotations
@@ -22,21 +22,19 @@ from functools import partial
 
 from torch import Tensor
 
-from ptq_eval.measure import paused_forward as lockstep
-from ptq_eval.measure.variants import Lane
+from ptq_eval.measure import paused_forward
+from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
 from quantizers import LayerStats, QuantizationError, QuantizedWeight, Quantizer
-
-__all__ = ["Lane", "chunks_of", "input_groups", "quantize"]
 
 _CHUNK_TOKENS = {"cpu": 16384, "cuda": 65536}
 """Calibration tokens that go through the model as one batch."""
 
 _PER_SCHEME = 12
-"""Bytes per weight that each scheme takes while several are solved together: its copy, differences, codes, result."""
+"""Bytes per weight and scheme while several schemes are solved together: copy, differences, codes, result."""
 
-Solve = Callable[[Sequence[Lane], Sequence[str], LayerStats | None], None]
-"""solve(lanes, group, stats): quantize the layers of a group for these lanes."""
+Solve = Callable[[Sequence[Variant], Sequence[str], LayerStats | None], None]
+"""solve(variants, group, stats): quantize the layers of a group for these variants."""
 
 
 def chunks_of(model: LanguageModel, ids: Tensor) -> list[Tensor]:
@@ -46,9 +44,9 @@ def chunks_of(model: LanguageModel, ids: Tensor) -> list[Tensor]:
 
 
 def input_groups(model: LanguageModel, ids: Tensor) -> list[tuple[str, ...]]:
-    """The quantizable layers in order of execution, those fed by the same tensor together.
+    """The quantizable layers in order of execution, grouped by the tensor that feeds them.
 
-    A layer that no token of `ids` reaches (an expert) comes last, on its own.
+    A layer that no token of `ids` reaches (an expert) comes last, in a group of its own.
     """
     groups = _probe(model, ids[:1])
     everything = set(model.linears())
@@ -61,7 +59,7 @@ def input_groups(model: LanguageModel, ids: Tensor) -> list[tuple[str, ...]]:
 
 
 def _probe(model: LanguageModel, ids: Tensor) -> list[tuple[str, ...]]:
-    inputs: list[tuple[Tensor, list[str]]] = []  # holds the tensors, so that no identity is used twice
+    inputs: list[tuple[Tensor, list[str]]] = []  # keeps the tensors alive, so that no identity is reused
     called: set[str] = set()
 
     def record(name: str, x: Tensor) -> None:
@@ -74,124 +72,114 @@ def _probe(model: LanguageModel, ids: Tensor) -> list[tuple[str, ...]]:
                 return
         inputs.append((x, [name]))
 
-    lockstep.forward(model, ids, dict.fromkeys(model.linears(), record))
+    paused_forward.forward(model, ids, dict.fromkeys(model.linears(), record))
     return [tuple(names) for _, names in inputs]
 
 
 def _merged(known: Sequence[tuple[str, ...]], more: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """`known` with the layers that only `more` has, each after the group that it follows there."""
-    merged, place = list(known), 0
+    """`known` and the layers that only `more` has, each inserted after the group that it follows there."""
+    merged, position = list(known), 0
     for group in more:
         at = {name: index for index, names in enumerate(merged) for name in names}
         new = tuple(name for name in group if name not in at)
         if new:
-            merged.insert(place, new)
-            place += 1
+            merged.insert(position, new)
+            position += 1
         else:
-            place = max(at[name] for name in group) + 1
+            position = max(at[name] for name in group) + 1
     return merged
 
 
 def quantize(
     model: LanguageModel,
-    lanes: Sequence[Lane],
+    variants: Sequence[Variant],
     ids: Tensor | None,
     *,
     sequential: bool = False,
     groups: Sequence[tuple[str, ...]] | None = None,
     memory: float = math.inf,
-    tick: Callable[[], None] | None = None,
 ) -> None:
-    """Fill the lanes' weights.  `ids` [windows, time] are the calibration windows, None if no lane needs statistics.
+    """Quantize every layer for every variant, filling `variant.weights`.
 
-    "shared" serves all lanes in one pass, "sequential" takes a pass per lane.  `groups` are those of `input_groups`,
-    where they are known; `tick` is called once per group of a pass, and per data-free lane.  `memory` (bytes) bounds
-    what schemes that are solved together take, beyond the first of them.  A layer that cannot be quantized stays in
-    full precision and is named in `lane.skipped`.  Raises ValueError of `quantizers.errors` for a wrong scheme or
-    option.
+    `ids` [windows, time] are the calibration windows, None if no variant needs statistics.  "shared" calibration serves
+    all variants in one pass, `sequential` takes one pass per variant.  `groups` are those of `input_groups`, if already
+    known; `memory` (bytes) bounds what schemes that are solved together take, beyond the first of them.  A layer that
+    cannot be quantized stays in full precision and is named in `variant.skipped`.  Raises ValueError of
+    `quantizers.errors` for a wrong scheme or option.
     """
     solve = partial(_solve, model, memory)
-    data_free = [lane for lane in lanes if not lane.quantizer.needs_stats]
-    waiting = [lane for lane in lanes if lane.quantizer.needs_stats]
+    data_free = [variant for variant in variants if not variant.quantizer.needs_stats]
+    waiting = [variant for variant in variants if variant.quantizer.needs_stats]
     if data_free:
         for name in model.linears():
             solve(data_free, (name,), None)
-        for _ in data_free:
-            _call(tick)
     if not waiting:
         return
     if ids is None:
         raise ValueError("these quantizers need calibration tokens")
     groups = groups or input_groups(model, ids)
-    for taken in [[lane] for lane in waiting] if sequential else [waiting]:
+    for served in [[variant] for variant in waiting] if sequential else [waiting]:
         with model.restoring():
-            _calibrating_pass(model, solve, taken, waiting, ids, groups, sequential, tick)
-    for lane in waiting:
+            _calibrating_pass(model, solve, served, waiting, ids, groups, sequential)
+    for variant in waiting:
         for name in model.linears():
-            if not lane.knows(name):
-                lane.skipped[name] = "no calibration token reached it"
+            if not variant.has(name):
+                variant.skipped[name] = "no calibration token reached it"
 
 
 def _calibrating_pass(
     model: LanguageModel,
     solve: Solve,
-    lanes: Sequence[Lane],
-    every: Sequence[Lane],
+    variants: Sequence[Variant],
+    every: Sequence[Variant],
     ids: Tensor,
     groups: Sequence[tuple[str, ...]],
     sequential: bool,
-    tick: Callable[[], None] | None,
 ) -> None:
-    """One pass that solves every layer of `lanes`, and the first layers of `every` lane."""
+    """One pass that quantizes every layer of `variants`, and the first group of layers of `every` variant."""
 
-    def serve(place: int, inputs: list[Tensor]) -> None:
-        group = groups[place]
-        concerned = every if place == 0 else lanes
-        unsolved = [lane for lane in concerned if not lane.knows(group[0])]
+    def serve(index: int, inputs: list[Tensor]) -> None:
+        group = groups[index]
+        concerned = every if index == 0 else variants
+        unsolved = [variant for variant in concerned if not variant.has(group[0])]
         if unsolved:
             stats = LayerStats.from_inputs(inputs[0])
             for x in inputs[1:]:
                 stats.update(x)
             solve(unsolved, group, stats)
         if sequential:
-            (lane,) = lanes
-            model.adopt(lane.weights, tuple(name for name in group if name in lane.weights))
-        _call(tick)
+            (variant,) = variants
+            model.adopt(variant.weights, tuple(name for name in group if name in variant.weights))
 
-    lockstep.run(model, chunks_of(model, ids), groups, serve)
+    paused_forward.run(model, chunks_of(model, ids), groups, serve)
 
 
 def _solve(
-    model: LanguageModel, memory: float, lanes: Sequence[Lane], group: Sequence[str], stats: LayerStats | None
+    model: LanguageModel, memory: float, variants: Sequence[Variant], group: Sequence[str], stats: LayerStats | None
 ) -> None:
-    """Quantize a group of layers for several lanes: one call for all that share a quantizer and fit in `memory`."""
+    """Quantize a group of layers for several variants: one call for all that share a quantizer and fit in `memory`."""
     weights = [model.weight(name) for name in group]
-    most = max(1.0, memory / (_PER_SCHEME * sum(weight.numel() for weight in weights)))
-    rest = list(lanes)
+    at_once = max(1.0, memory / (_PER_SCHEME * sum(weight.numel() for weight in weights)))
+    rest = list(variants)
     while rest:
         quantizer = rest[0].quantizer
-        alike = [lane for lane in rest if lane.quantizer == quantizer][: int(min(most, len(rest)))]
-        rest = [lane for lane in rest if not any(lane is one for one in alike)]
-        for lane, outcome in zip(alike, _grid(quantizer, weights, alike, stats)):
+        alike = [variant for variant in rest if variant.quantizer == quantizer][: int(min(at_once, len(rest)))]
+        rest = [variant for variant in rest if not any(variant is one for one in alike)]
+        for variant, outcome in zip(alike, _grid(quantizer, weights, alike, stats)):
             if isinstance(outcome, QuantizationError):
-                lane.skipped.update(dict.fromkeys(group, str(outcome)))
+                variant.skipped.update(dict.fromkeys(group, str(outcome)))
                 continue
             for name, weight, quantized in zip(group, weights, outcome):
-                lane.add(name, quantized, weight)
+                variant.add(name, quantized, weight)
 
 
 def _grid(
-    quantizer: Quantizer, weights: Sequence[Tensor], lanes: Sequence[Lane], stats: LayerStats | None
+    quantizer: Quantizer, weights: Sequence[Tensor], variants: Sequence[Variant], stats: LayerStats | None
 ) -> list[list[QuantizedWeight] | QuantizationError]:
-    """Each lane's result or failure: where the lanes fail together, each is tried alone."""
+    """Each variant's result or failure; if quantizing them together fails, each is tried alone."""
     try:
-        return [*quantizer.quantize_grid(weights, [lane.scheme for lane in lanes], stats)]
+        return [*quantizer.quantize_grid(weights, [variant.scheme for variant in variants], stats)]
     except QuantizationError as error:
-        if len(lanes) == 1:
+        if len(variants) == 1:
             return [error]
-    return [outcome for lane in lanes for outcome in _grid(quantizer, weights, [lane], stats)]
-
-
-def _call(tick: Callable[[], None] | None) -> None:
-    if tick:
-        tick()
+    return [outcome for variant in variants for outcome in _grid(quantizer, weights, [variant], stats)]

@@ -1,36 +1,31 @@
-"""How much memory there is, and how it is shared out between the model and its lanes.
+"""How much memory there is, and how the model and its variants share it.
 
-Three things may limit a process on a CPU: what the system has left, a control group or one of those it lies in (as in
-containers and batch systems), and the resource limits of the process itself (`ulimit -v` and `-d`); the least of them
-counts.  Nothing here changes a result: less memory only means more groups of lanes, or weights that are read from disk
-instead of kept.
+Three things may limit a process on a CPU: what the system has left, the control groups that the process belongs to (as
+in containers and batch systems), and the resource limits of the process itself (`ulimit -v` and `-d`); the smallest of
+them counts.  Nothing here changes a result: less memory only means more groups of variants, or weights that are read
+from disk instead of kept.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-_FOR_WEIGHTS = 0.8
-"""Share of the free memory that weights may take when nobody says how much; the rest is for activations."""
+_SHARE_FOR_WEIGHTS = 0.8
+"""Share of the free memory that weights take by default; the rest is for activations."""
+
+_SHARE_KEPT = 0.05
+"""Share of the free memory that may stay unused in the process between one activation and the next."""
+
+_MOST_KEPT = 2**30
 
 _NO_LIMIT = float("inf")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGEST_FROM_HEAP = 2**25
-"""From glibc's malloc.h, and the largest threshold that it accepts."""
-
-
-def parse_bytes(text: str | int) -> int:
-    """`8GB`, `512MiB`, `2e9` or a number as bytes; GB is 10⁹ and GiB 2³⁰.  Raises ValueError."""
-    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?) *([kmgt]?i?)b?", str(text).strip(), flags=re.IGNORECASE)
-    if match is None or match[2].upper() not in _UNITS:
-        raise ValueError(f"{text!r} is not a number of bytes")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+"""From glibc's malloc.h; the last is the largest threshold that it accepts."""
 
 
 def free_memory(device: str) -> float:
@@ -38,7 +33,7 @@ def free_memory(device: str) -> float:
     if device.startswith("cuda"):
         import torch
 
-        # What torch keeps for itself after an earlier model is as good as free.
+        # What torch keeps cached after an earlier model is as good as free.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + kept)
     return max(0.0, min(_of_the_system(), _of_the_control_group(), _of_the_process()))
@@ -46,41 +41,42 @@ def free_memory(device: str) -> float:
 
 @dataclass(frozen=True)
 class Budget:
-    """What weights may take on a device: `total` bytes for the model and its lanes together."""
+    """Memory for weights on a device: `total` bytes for the model and its variants together."""
 
     total: float
 
     @classmethod
     def of(cls, device: str, limit: int | None) -> Budget:
         """`limit` bytes, or a share of what is free now, before the model is loaded."""
-        return cls(float(limit) if limit is not None else _FOR_WEIGHTS * free_memory(device))
+        return cls(float(limit) if limit is not None else _SHARE_FOR_WEIGHTS * free_memory(device))
 
     def holds(self, model_bytes: float) -> bool:
-        """Whether the model and one lane, which is at most as large, fit together."""
+        """Whether the model fits together with one variant, which is at most as large."""
         return 2 * model_bytes <= self.total
 
-    def lanes(self, model_bytes: float, lane_bytes: float) -> int:
-        """How many lanes fit beside the model; at least one."""
-        return max(1, int((self.total - model_bytes) // lane_bytes))
+    def variants(self, model_bytes: float, variant_bytes: float) -> int:
+        """How many variants fit beside the model; at least one."""
+        return max(1, int((self.total - model_bytes) // variant_bytes))
 
 
-def keep_freed_memory(most: float) -> None:
-    """Let the C library keep up to `most` bytes that were freed, instead of giving them back to the system at once.
+def keep_freed_memory() -> None:
+    """Let the C library keep memory that was freed, a share of what is free now, instead of returning it at once.
 
-    A forward pass on a CPU frees and asks for the same few megabytes at every layer.  By default glibc returns them
-    each time, and the system clears every page anew: up to half of the time of a small model's pass.  All threads share
-    what is kept: with a store of its own for each, the chunks of a calibration pass (`lockstep`) take a tenth more time
-    and memory.  For the whole process; does nothing where the C library is another one.
+    For the whole process, so only an application may call it, before its work: the command line does, the package's
+    functions never do.  A forward pass on a CPU frees and asks for the same few megabytes at every layer.  By default
+    glibc returns them each time and the system clears every page anew, which takes up to half of the time of a small
+    model's pass.  All threads share what is kept: with a store for each, the chunks of a calibration pass
+    (`paused_forward`) take a tenth more time and memory.  Does nothing with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_FROM_HEAP)
-        mallopt(_M_TRIM_THRESHOLD, int(min(most, 2**30)))
+        mallopt(_M_TRIM_THRESHOLD, int(min(_SHARE_KEPT * free_memory("cpu"), _MOST_KEPT)))
         mallopt(_M_ARENA_MAX, 1)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: on a GPU torch has a class for that, on a CPU only a message."""
+    """Whether memory ran out: torch has a class for that on a GPU, and only a message on a CPU."""
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     return named or any(words in str(error) for words in ("can't allocate memory", "Cannot allocate memory"))
 
@@ -95,22 +91,22 @@ def _of_the_system() -> float:
 def _of_the_control_group(own: Path = Path("/proc/self/cgroup"), cgroups: Path = Path("/sys/fs/cgroup"), /) -> float:
     """The least that the process's control group and its ancestors leave, by version 1 or 2, whichever is in use.
 
-    A batch system often sets its limit on a job and runs each step in a group below that has none.  Groups that cannot
-    be seen, as from within a container, do not count; its root then stands for them.
+    A batch system often limits a job and runs each step in a group below it that has no limit.  Groups that cannot be
+    seen, as from within a container, do not count; the container's root counts for them.
     """
     try:
         lines = own.read_text(encoding="ascii").splitlines()
     except OSError:
         return _NO_LIMIT
     free = _NO_LIMIT
-    for _, kinds, place in (line.split(":", 2) for line in lines):
+    for _, kinds, path in (line.split(":", 2) for line in lines):
         if kinds == "":
             names, root = ("memory.max", "memory.current"), cgroups
         elif "memory" in kinds.split(","):
             names, root = ("memory.limit_in_bytes", "memory.usage_in_bytes"), cgroups / "memory"
         else:
             continue
-        inner = root / place.lstrip("/")
+        inner = root / path.lstrip("/")
         for folder in (inner, *inner.parents):
             free = min(free, _left(folder, *names))
             if folder == root:
@@ -119,7 +115,7 @@ def _of_the_control_group(own: Path = Path("/proc/self/cgroup"), cgroups: Path =
 
 
 def _left(folder: Path, limit: str, used: str) -> float:
-    """Limit less use; pages of files count as used there, although they are given up on demand."""
+    """Limit minus use; the system counts pages of files as used, although it drops them on demand."""
     try:
         most, now = (float((folder / name).read_text(encoding="ascii")) for name in (limit, used))
         stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
@@ -130,7 +126,7 @@ def _left(folder: Path, limit: str, used: str) -> float:
 
 
 def _of_the_process() -> float:
-    """What limits of the address space and of its private data leave; maps of the weights' files count in both."""
+    """What the limits of address space and private data leave; maps of the weights' files count in both."""
     try:
         import resource
 

@@ -1,14 +1,13 @@
-"""A forward pass that stops at layers: over one batch, or over several that advance together.
+"""A forward pass that pauses at layers: one batch, or several batches that advance together.
 
-`calibration` needs the inputs of a layer from *all* calibration windows before it can solve it, and the solution
-before any window goes on.  Where the windows do not fit through the model as one batch, every chunk of them is a
-forward pass of its own, in a thread of its own, and a layer's pre-hook is where threads wait for each other.  Only
-one of them runs at a time, in a fixed order, so results do not depend on how the system schedules threads.  No block
-of the model is ever called by hand, replaced, or told apart: whatever the architecture does between two layers
-happens inside its own `forward`.
+`calibration` needs a layer's inputs from *all* calibration windows before it can quantize the layer, and the quantized
+layer before any window goes on.  Where the windows do not fit through the model as one batch, each chunk of them is a
+forward pass in a thread of its own, and a layer's pre-hook makes the threads wait for each other.  Only one of them
+runs at a time, in a fixed order, so results do not depend on how the system schedules threads.  No block of the model
+is ever called by hand or replaced: whatever the architecture does between two layers happens inside its own `forward`.
 
-What stays alive while a chunk waits is what its forward pass still needs (the residual stream and the input of the
-layer), not the temporaries of a whole block, and those of one chunk only exist at a time.
+While a chunk waits, only what its forward pass still needs stays alive (the residual stream and the layer's input),
+not the temporaries of a whole block; those exist for one chunk at a time.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from torch import Tensor
 from ptq_eval.models.language_model import LanguageModel
 
 Serve = Callable[[int, list[Tensor]], None]
-"""serve(place, inputs): all chunks that reach the group of this place wait there with their inputs [..., in]."""
+"""serve(index, inputs): every chunk that reaches the group of this index waits there with its input [..., in]."""
 
 
-class Finished(Exception):
+class _Finished(Exception):
     """The rest of the forward pass is not needed."""
 
 
@@ -34,31 +33,31 @@ def run(model: LanguageModel, chunks: Sequence[Tensor], groups: Sequence[tuple[s
 
     Groups are served in their order.  The pass ends after the last group, before any logits.
     """
-    pending = {name: place for place, group in enumerate(groups) for name in group}
+    pending = {name: index for index, group in enumerate(groups) for name in group}
 
-    def done(place: int) -> None:
-        for name in groups[place]:
+    def done(index: int) -> None:
+        for name in groups[index]:
             del pending[name]
 
-    if len(chunks) == 1:
-
-        def meet(name: str, x: Tensor) -> None:
-            place = pending.get(name)
-            if place is not None:
-                serve(place, [x])
-                done(place)
-                if not pending:
-                    raise Finished
-
-        forward(model, chunks[0], dict.fromkeys(pending, meet))
-    else:
+    if len(chunks) > 1:
         _Together(model, chunks, pending).advance(serve, done)
+        return
+
+    def reached(name: str, x: Tensor) -> None:
+        index = pending.get(name)
+        if index is not None:
+            serve(index, [x])
+            done(index)
+            if not pending:
+                raise _Finished
+
+    forward(model, chunks[0], dict.fromkeys(pending, reached))
 
 
-def forward(model: LanguageModel, ids: Tensor, meet: Mapping[str, Callable[[str, Tensor], None]]) -> None:
-    """One forward pass over windows `ids`; `meet[name](name, input)` is called before the layer of that name runs."""
+def forward(model: LanguageModel, ids: Tensor, reached: Mapping[str, Callable[[str, Tensor], None]]) -> None:
+    """One forward pass over windows `ids`; `reached[name](name, input)` is called before that layer runs."""
     modules, handles = model.linears(), []
-    for name, call in meet.items():
+    for name, call in reached.items():
         hook = lambda _module, args, name=name, call=call: call(name, args[0])
         handles.append(modules[name].register_forward_pre_hook(hook))
     try:
@@ -73,18 +72,18 @@ def _forward(model: LanguageModel, ids: Tensor) -> None:
     try:
         with torch.inference_mode():
             body(input_ids=ids.to(model.device), use_cache=False)  # type: ignore[operator]
-    except Finished:
+    except _Finished:
         pass
 
 
 class _Chunk(threading.Thread):
-    """One chunk's forward pass.  It runs between `resume` and the next layer that is pending, and never otherwise."""
+    """One chunk's forward pass.  It runs only between `resume` and the next pending layer."""
 
     def __init__(self, model: LanguageModel, ids: Tensor) -> None:
         super().__init__(daemon=True)
         self.model, self.ids = model, ids
         self.input: Tensor | None = None
-        self.place = -1
+        self.index = -1
         self.error: BaseException | None = None
         self.stopped = False
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
@@ -94,19 +93,19 @@ class _Chunk(threading.Thread):
         try:
             if not self.stopped:
                 _forward(self.model, self.ids)
-        except BaseException as error:  # handed over to the thread that waits
+        except BaseException as error:  # raised again in the thread that waits
             self.error = error
-        self.place = -1
+        self.index = -1
         self._back.release()
 
-    def wait_at(self, place: int, x: Tensor) -> None:
-        """Called in this thread: give way until resumed."""
-        self.place, self.input = place, x
+    def wait_at(self, index: int, x: Tensor) -> None:
+        """Called in this thread: pause until resumed."""
+        self.index, self.input = index, x
         self._back.release()
         self._go.acquire()
         self.input = None
         if self.stopped:
-            raise Finished
+            raise _Finished
 
     def resume(self) -> None:
         """Called by another thread: run on to the next pending layer or to the end."""
@@ -131,11 +130,11 @@ class _Together:
         try:
             for chunk in self.chunks:
                 chunk.resume()
-            while places := [chunk.place for chunk in self.chunks if chunk.place >= 0]:
-                place = min(places)
-                waiting = [chunk for chunk in self.chunks if chunk.place == place]
-                serve(place, [chunk.input for chunk in waiting if chunk.input is not None])
-                done(place)
+            while indices := [chunk.index for chunk in self.chunks if chunk.index >= 0]:
+                index = min(indices)
+                waiting = [chunk for chunk in self.chunks if chunk.index == index]
+                serve(index, [chunk.input for chunk in waiting if chunk.input is not None])
+                done(index)
                 if not self.pending:
                     break
                 for chunk in waiting:
@@ -150,9 +149,9 @@ class _Together:
                 handle.remove()
 
     def _hook(self, name: str) -> Callable[..., None]:
-        def meet(_module: object, args: tuple[Tensor, ...]) -> None:
-            place, chunk = self.pending.get(name), threading.current_thread()
-            if place is not None and isinstance(chunk, _Chunk):
-                chunk.wait_at(place, args[0])
+        def reached(_module: object, args: tuple[Tensor, ...]) -> None:
+            index, chunk = self.pending.get(name), threading.current_thread()
+            if index is not None and isinstance(chunk, _Chunk):
+                chunk.wait_at(index, args[0])
 
-        return meet
+        return reached

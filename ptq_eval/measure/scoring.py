@@ -1,15 +1,16 @@
-"""From a batch of windows to its loss, KL and top-1 agreement, without holding more logits than it takes.
+"""From a batch of windows to its loss, KL and top-1 agreement, without keeping more logits than necessary.
 
 A forward pass leaves an `Output`, from which blocks of logits, some tokens by some of the vocabulary, are read as
-often as they are needed and reduced (`reduction`) before they leave the core's cache.  There are two.  `Hidden`
-serves the usual model, whose logits are exactly `head(body(ids))`: it keeps the last hidden states and the head they
-go through, quantized or not, and a block of logits is a matrix product.  The outputs of many lanes are compared with
-full precision together, because hidden states are small: its logits are made once for all of them.  That a model is
-of this kind is tested on its own logits, never assumed.  `Logits` serves every other model (soft-capped or scaled
-logits): it keeps the logits of a batch as the model returns them, in the model's type, two models' at a time.
+often as needed and reduced (`kernels`) before they leave the core's cache.  There are two kinds.  `Hidden` serves the
+usual model, whose logits are exactly `head(body(ids))`: it keeps the last hidden states and the head that follows
+them, quantized or not, and a block of logits is a matrix product.  Hidden states are small, so the outputs of many
+variants are compared with full precision at once, and the full-precision logits are computed once for all of them.
+Whether a model is of this kind is tested on its own logits, never assumed.  `Logits` serves every other model
+(soft-capped or scaled logits): it keeps a batch's logits as the model returns them, in the model's type, for two
+models at a time.
 
-Logits of a type narrower than float32 are those of the model, rounded to its type; they are widened block by block,
-and nothing after them is rounded to that type.
+Logits of a type narrower than float32 are rounded to that type, as the model returns them; they are widened block by
+block, and nothing after them is rounded to that type.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptq_eval.measure.kernels import plain as reduction
-from ptq_eval.measure.kernels.plain import Sums
+from ptq_eval.measure import kernels
+from ptq_eval.measure.kernels.sums import Sums
 from ptq_eval.models.language_model import LanguageModel
 from quantizers.parallel import over_rows
 
 _BLOCK = {"cpu": (128, 2048), "cuda": (2048, 16384)}
 """Tokens and vocabulary of a block: on a CPU two of them in float32 fill a second-level cache."""
 
-_HELD_BYTES = {"cpu": 2**26, "cuda": 2**30}
-"""Aim for the outputs of lanes that are held at a time."""
+_KEPT_BYTES = {"cpu": 2**26, "cuda": 2**30}
+"""Target for the outputs of variants that are compared at once."""
 
-_TESTED = 8
-"""Tokens on which it is tested whether the head alone makes the logits."""
+_TEST_TOKENS = 8
+"""Tokens on which to test whether the logits are the head of the last hidden states."""
 
 
 @dataclass
@@ -50,15 +51,15 @@ class Scores:
         self.kl += more.kl
         self.agree += more.agree
 
-    def at(self, places: Sequence[int]) -> Scores:
-        """The scores at these places, in this order."""
-        take = lambda values: [values[i] for i in places] if values else []
+    def at(self, indices: Sequence[int]) -> Scores:
+        """The scores at these indices, in this order."""
+        take = lambda values: [values[i] for i in indices] if values else []
         return Scores(take(self.nll), take(self.kl), take(self.agree))
 
 
 @dataclass(frozen=True)
 class Hidden:
-    """The last hidden states [tokens, width] of a batch, and the head (weight [vocabulary, width], bias) they meet."""
+    """The last hidden states [tokens, width] of a batch, and the head after them: weight [vocabulary, width], bias."""
 
     states: Tensor
     weight: Tensor
@@ -66,7 +67,7 @@ class Hidden:
 
     @property
     def nbytes(self) -> int:
-        """Memory it takes."""
+        """Bytes of memory."""
         return self.states.nbytes
 
     def block(self, rows: slice, columns: slice, out: Tensor) -> None:
@@ -89,7 +90,7 @@ class Logits:
 
     @property
     def nbytes(self) -> int:
-        """Memory it takes."""
+        """Bytes of memory."""
         return self.logits.nbytes
 
     def block(self, rows: slice, columns: slice, out: Tensor) -> None:
@@ -101,8 +102,8 @@ Output = Hidden | Logits
 
 
 def scorer(model: LanguageModel, ids: Tensor) -> Factored | Whole:
-    """The way that fits the model; `ids` [1, time] is a window to test it on."""
-    return Factored(model) if model.factors(ids[:1, :_TESTED]) else Whole(model)
+    """How to score this model; `ids` [1, time] is a window to test it on."""
+    return Factored(model) if model.factors(ids[:1, :_TEST_TOKENS]) else Whole(model)
 
 
 class Factored:
@@ -114,19 +115,19 @@ class Factored:
 
     @torch.inference_mode()
     def output(self, ids: Tensor) -> Hidden:
-        """What the model as it stands makes of windows `ids` [batch, time]."""
+        """The output of the model with its current weights for windows `ids` [batch, time]."""
         # The last position predicts nothing that is in the window.
         states = self.model.hidden(ids)[:, :-1].flatten(0, 1)
         return Hidden(states, self.head.weight, self.head.bias)
 
-    def together(self, output: Output) -> int:
-        """How many lanes' outputs of this size to hold at a time."""
-        return max(1, _of(_HELD_BYTES, self.model.device) // output.nbytes)
+    def variants_at_once(self, output: Output) -> int:
+        """How many variants with outputs of this size are compared at once."""
+        return max(1, _of(_KEPT_BYTES, self.model.device) // output.nbytes)
 
     def working_bytes(self, batch: int, time: int) -> float:
-        """Memory that outputs of lanes take while a batch is scored."""
+        """Bytes that outputs take while a batch is scored."""
         one = batch * time * self.model.width * self.model.module.dtype.itemsize  # type: ignore[operator,union-attr]
-        return one + max(one, _of(_HELD_BYTES, self.model.device))
+        return one + max(one, _of(_KEPT_BYTES, self.model.device))
 
 
 class Whole:
@@ -141,64 +142,64 @@ class Whole:
         logits = self.model.logits(ids)[:, :-1]
         return Logits(logits[0] if len(ids) == 1 else logits.flatten(0, 1))
 
-    def together(self, output: Output) -> int:
-        """As `Factored.together`: one, beside full precision."""
+    def variants_at_once(self, output: Output) -> int:
+        """As `Factored.variants_at_once`: one, beside full precision."""
         return 1
 
     def working_bytes(self, batch: int, time: int) -> float:
-        """As `Factored.working_bytes`: two models' logits, and those that a model scales or caps on the way."""
+        """As `Factored.working_bytes`: the logits of two models, and a copy where a model scales or caps them."""
         itemsize: int = self.model.module.dtype.itemsize  # type: ignore[assignment,union-attr]
         return 3.0 * batch * time * self.model.vocab_size * itemsize
 
 
-def compare(ids: Tensor, full: Output, lanes: Sequence[Output] = ()) -> tuple[list[float], list[Scores]]:
-    """Score outputs of windows `ids` [batch, time]: (full-precision loss per window, one Scores per lane).
+def compare(ids: Tensor, full: Output, variants: Sequence[Output] = ()) -> tuple[list[float], list[Scores]]:
+    """Score outputs of windows `ids` [batch, time]: (full-precision loss per window, one Scores per variant).
 
-    No lane's scores depend, to the last bit, on the other lanes, nor the full-precision loss on any of them.
+    To the last bit, a variant's scores do not depend on the other variants, nor the full-precision loss on any of them.
     """
     targets = ids[:, 1:].flatten()
     device, tokens = targets.device, len(targets)
-    sums = [Sums.nothing(tokens, device) for _ in range(1 + len(lanes))]
+    sums = [Sums.zero(tokens, device) for _ in range(1 + len(variants))]
     rows, columns = _of(_BLOCK, device)
-    part = lambda first, last: _reduce(targets, [full, *lanes], sums, (first, last), columns)
+    part = lambda first, last: _reduce(targets, [full, *variants], sums, (first, last), columns)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     if device.type == "cpu":
         over_rows(part, tokens, threads, multiple=rows)
     else:
         part(0, tokens)
-    reference, windows = sums[0], len(ids)
+    full_sums, windows = sums[0], len(ids)
     scores = [
         Scores(
             _per_window(each.nll(), windows),
-            _per_window(reference.kl(each), windows),
+            _per_window(full_sums.kl(each), windows),
             (each.top == each.highest).view(windows, -1).sum(1).tolist(),
         )
         for each in sums[1:]
     ]
-    return _per_window(reference.nll(), windows), scores
+    return _per_window(full_sums.nll(), windows), scores
 
 
 @torch.inference_mode()
 def _reduce(
     targets: Tensor, outputs: Sequence[Output], sums: Sequence[Sums], between: tuple[int, int], columns: int
 ) -> None:
-    """Reduce all logits of the tokens `between`, one block of them after another."""
+    """Reduce all logits of the tokens in the range `between`, block by block."""
     device, (first, last) = targets.device, between
-    reduce, high = reduction.best(device), _of(_BLOCK, device)[0]
+    kernel, high = kernels.fastest(device), _of(_BLOCK, device)[0]
     vocabulary = _vocabulary(outputs[0])
-    room = torch.empty((2, min(high, last - first) * min(columns, vocabulary)), device=device)
+    buffers = torch.empty((2, min(high, last - first) * min(columns, vocabulary)), device=device)
     for start in range(first, last, high):
         rows = slice(start, min(start + high, last))
         parts, wanted = [each.part(rows) for each in sums], targets[rows]
         for begin in range(0, vocabulary, columns):
             block = slice(begin, min(begin + columns, vocabulary))
             shape = (rows.stop - rows.start, block.stop - block.start)
-            z, e = (each[: shape[0] * shape[1]].view(shape) for each in room)
+            z, e = (each[: shape[0] * shape[1]].view(shape) for each in buffers)
             outputs[0].block(rows, block, z)
-            reduce.reference(z, e if len(outputs) > 1 else None, wanted, begin, parts[0])
+            kernel.full_precision(z, e if len(outputs) > 1 else None, wanted, begin, parts[0])
             for output, part in zip(outputs[1:], parts[1:]):
                 output.block(rows, block, z)
-                reduce.lane(z, e, wanted, begin, parts[0], part)
+                kernel.variant(z, e, wanted, begin, parts[0], part)
 
 
 def _vocabulary(output: Output) -> int:

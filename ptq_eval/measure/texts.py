@@ -42,9 +42,10 @@ class Texts:
             max_chars = None if count is None else room * seq_len * count + 100_000
             text = self._text(self.config.calib_text if calibrating else self.config.eval_text, max_chars)
             trust = self.config.trust_remote_code
-            tokenizer = None if text.ids is not None else load_tokenizer(folder, trust, checkpoint.name)
+            bos = self.config.bos
+            tokenizer = load_tokenizer(folder, trust, checkpoint.name) if text.ids is None or bos else None
             self._windows[key] = make_windows(
-                text, tokenizer, seq_len=seq_len, count=count, seed=seed, vocab_size=vocab_size
+                text, tokenizer, seq_len=seq_len, count=count, seed=seed, vocab_size=vocab_size, bos=bos
             )
         return self._windows[key]
 

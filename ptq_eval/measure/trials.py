@@ -40,6 +40,11 @@ _OF_ONE_CHECKPOINT = (
 )
 """What may be wrong with one checkpoint and right with the next; anything else is wrong with the request."""
 
+_LACKS_BOS = (
+    "the tokenizer begins a text with a beginning-of-sequence token, which only the first window has: for a model "
+    "trained with one in each window, the losses are too high; --bos begins each window with it"
+)
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -179,6 +184,8 @@ class _Planner:
             if windows is not None:
                 plan.texts.setdefault(run, {})[role] = describe_windows(windows)
                 plan.notes += [f"{role} text: {note}" for note in windows.notes]
+        if evaluation.lacks_bos and _LACKS_BOS not in plan.warnings:
+            plan.warnings.append(_LACKS_BOS)
         if calibration is not None:
             plan.overlaps[run] = describe_overlap(calibration, evaluation)
         plan.notes = list(dict.fromkeys(plan.notes))

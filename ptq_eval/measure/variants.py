@@ -1,14 +1,14 @@
-"""A lane: one model under one quantizer and scheme, as the weights that differ from the full-precision ones.
+"""A quantized variant of the model: the weights that one quantizer and scheme put in place of the original ones.
 
-Each weight is dequantized once, when its layer is solved, and from then on only carried by reference.  Weights that
-do not fit in memory lie in a folder instead (`OnDisk`): one safetensors file per layer, mapped into memory when the
-layer runs, so that the operating system may drop its pages again at any time.
+Each weight is dequantized once, when its layer is quantized, and from then on only swapped in by reference.  Weights
+that do not fit in memory go to a folder instead (`OnDisk`): one safetensors file per layer, mapped into memory when the
+layer runs, so that the operating system may drop its pages at any time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quantizers import QuantizedWeight, Quantizer, Scheme
+from ptq_eval.records import Trial
+from quantizers import QuantizedWeight, Quantizer, Scheme, get_quantizer
 
 
 class OnDisk(MutableMapping[str, Tensor]):
-    """Tensors by name in a folder, one file each; what is read is a map of the file."""
+    """Tensors by name in a folder, one file each; reading one maps its file into memory."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -58,8 +59,8 @@ class OnDisk(MutableMapping[str, Tensor]):
 
 
 @dataclass
-class Lane:
-    """A model under one quantizer and scheme: its weights by layer name, and what happened on the way."""
+class Variant:
+    """The model under one quantizer and scheme: its weights by layer name, and what happened while quantizing."""
 
     quantizer: Quantizer
     scheme: Scheme
@@ -70,9 +71,9 @@ class Lane:
     reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def add(self, name: str, quantized: QuantizedWeight, own: Tensor) -> None:
-        """Take up one layer's result, laid out in memory as the model's `own` weight [out, in] is."""
+        """Store one layer's result with the memory layout of the original weight `own` [out, in]."""
         weight = quantized.dequantize(own.dtype)
-        # A Conv1D's [out, in] is a transposed view: laid out like it, the lane's weight is carried without a copy.
+        # A Conv1D's [out, in] is a transposed view: with the same layout, the variant's weight is used without a copy.
         laid_out = weight.stride() == own.stride()
         self.weights[name] = weight if laid_out else torch.empty_like(own, device=weight.device).copy_(weight)
         self.stored_bits += quantized.bits_per_weight * quantized.codes.numel()
@@ -82,8 +83,8 @@ class Lane:
             report["ragged"] = 1
         self.reports[name] = report
 
-    def knows(self, name: str) -> bool:
-        """Whether this layer has been solved, or given up."""
+    def has(self, name: str) -> bool:
+        """Whether this layer has been quantized or skipped."""
         return name in self.weights or name in self.skipped
 
     @property
@@ -92,7 +93,7 @@ class Lane:
         return self.stored_bits / self.stored_weights if self.stored_weights else math.nan
 
     def details(self) -> dict[str, Any]:
-        """A summary for the record: sums and maxima of the layers' reports, and the layers left out."""
+        """A summary for the record: sums and maxima of the layers' reports, and the layers skipped."""
         summary: dict[str, Any] = {"layers": len(self.weights), "layers_skipped": dict(self.skipped)}
         reports = self.reports.values()
         summary["ragged_layers"] = sum(1 for report in reports if report.get("ragged"))
@@ -105,3 +106,19 @@ class Lane:
             if values:
                 summary[name] = combine(values)
         return summary
+
+
+def variants_of(trials: Sequence[Trial], scratch: Path | None = None) -> list[Variant]:
+    """An empty variant for each trial, whose weights will go to a folder below `scratch` if there is one."""
+    made: dict[str, Quantizer] = {}  # looking up an installed plug-in takes milliseconds
+    variants = []
+    for trial in trials:
+        assert trial.scheme is not None
+        name = f"{trial.quantizer} {sorted(trial.options.items())}"
+        if name not in made:
+            made[name] = get_quantizer(trial.quantizer, **trial.options)
+        variant = Variant(made[name], Scheme(**vars(trial.scheme)))
+        if scratch is not None:
+            variant.weights = OnDisk(scratch / trial.key())
+        variants.append(variant)
+    return variants

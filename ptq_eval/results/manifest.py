@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +24,13 @@ if TYPE_CHECKING:
     from ptq_eval.measure.trials import Plan
 
 
+_PACKAGES = ("ptq-eval", "torch", "numba", "triton", "transformers", "tokenizers", "accelerate", "datasets")
+_PACKAGES += ("safetensors", "numpy", "scipy", "pandas", "matplotlib")
+"""Packages that may change a number, of which the installed ones are recorded."""
+
+
 def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, started: float) -> dict[str, Any]:
     """The content of `run.json`: options, versions, digests, git state, machine, models and texts."""
-    packages = ("ptq-eval", "torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "scipy")
-    packages += ("pandas", "matplotlib")
     digests = {run: {role: text["digest"] for role, text in texts.items()} for run, texts in plan.texts.items()}
     return {
         "format": 1,
@@ -44,7 +46,7 @@ def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, s
         "checkpoints": [replace(c, location=_relative(c.location)).to_dict() for c in checkpoints],
         "notes": plan.notes,
         "warnings": plan.warnings,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {"python": platform.python_version(), **plugins.versions(*_PACKAGES)},
         "plugins": {name: plugins.provider("quantizers", name) for name in config.quantizers},
         "git": git_state(),
         "machine": {
@@ -122,9 +124,11 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
 
 
 def _flag(name: str, value: Any) -> str:
-    """An option as it is given on the command line; None is an option left out, or its word for none."""
+    """An option as written on the command line; None and False are an absent option, or its word for none."""
     flag = "--" + name.replace("_", "-")
-    if value is None:
+    if value is True:
+        return flag
+    if value is None or value is False:
         words = {"group_size": "none", "eval_windows": "all"}
         return f"{flag} {words[name]}" if name in words else f"without {flag}"
     return f"{flag} {value}"

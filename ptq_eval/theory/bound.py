@@ -1,11 +1,11 @@
 """The bound δ ≤ C·4^−b: its constant, measured, and the bit-widths where it holds.
 
-Second order with noise of variance Δ²/12 and Δ = range/(2^b − 1) says δ = K/(2^b − 1)² with one K for all widths; hence
-δ ≤ C·4^−b for every width from b₀ on, where C = K·4^b₀/(2^b₀ − 1)² carries the grid's own factor.  K is measured: the
-finest width gives the first estimate, and coarser ones are taken in, weighted by their errors, as long as their own K
-does not stand above it by more than two standard errors.  The first that does ends the range: there the second order
-is not enough, and the table says by how much.  A width whose damage is *smaller* than the bound, because loss
-saturates, keeps within it.
+Second order with noise of variance Δ²/12 and Δ = range/(2^b − 1) predicts δ = K/(2^b − 1)² with one K for all widths;
+hence δ ≤ C·4^−b for every width from b₀ on, where C = K·4^b₀/(2^b₀ − 1)² includes the grid's own factor.  K is
+measured: the finest width gives the first estimate, and coarser ones are added, weighted by their errors, as long as
+their own K does not exceed it by more than two standard errors.  The first that does ends the range: there the second
+order is not enough, and the table says by how much.  A width whose damage is *smaller* than the bound, because the loss
+saturates, satisfies it.
 
 Numpy only.
 """
@@ -19,14 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 
 CLEAR = 2.0
+"""Standard errors above zero from which a damage counts as measured."""
 
 
 @dataclass(frozen=True)
 class Bound:
     """`constant` C ± `error` in nats per token, valid at the tested `widths`, from `lowest` on.
 
-    `excess` {bits: measured damage / C·4^−bits} for every width, those where the bound fails included.  `constant` is
-    NaN and `widths` empty where no damage is clear of its error.
+    `excess` {bits: measured damage / C·4^−bits} covers every width, including those where the bound fails.  `constant`
+    is NaN and `widths` empty where no damage is significant.
     """
 
     constant: float
@@ -41,15 +42,15 @@ class Bound:
 
 
 def grid_factor(bits: float) -> float:
-    """4^b/(2^b − 1)²: by how much a grid of 2^b points is coarser than 2^b steps would be."""
+    """4^b/(2^b − 1)²: the squared step of a grid of 2^b points, over that of 2^b steps in the same range."""
     return 4.0**bits / (2.0**bits - 1) ** 2
 
 
 def bound(bits: Sequence[int], damage: Sequence[float], error: Sequence[float]) -> Bound:
     """The bound from one damage for each bit-width, with its standard errors, both in nats per token.
 
-    `error` should hold all that scatters a damage about its expectation, the spread of the slope included.  Raises
-    ValueError for lengths that differ, repeated widths, or errors that are negative or not finite.
+    `error` should include all that moves a damage away from its expectation, such as the spread of the slope.  Raises
+    ValueError for different lengths, repeated widths, or errors that are negative or not finite.
     """
     widths, values, errors = (np.asarray(column, float) for column in (bits, damage, error))
     if not len(widths) == len(values) == len(errors) or len(set(widths)) != len(widths):
@@ -71,7 +72,7 @@ def bound(bits: Sequence[int], damage: Sequence[float], error: Sequence[float]) 
 
 
 def _range(widths: np.ndarray, constants: np.ndarray, scatter: np.ndarray) -> list[int]:
-    """Indices of the widths that one constant bounds, from the finest down; none if it is nowhere clear of zero."""
+    """Indices of the widths that one constant bounds, from the finest down; none if no constant is significant."""
     taken: list[int] = []
     for place in np.argsort(-widths):
         if not math.isfinite(constants[place]):

@@ -1,47 +1,82 @@
-"""What turns an error of the weights into loss: the Fisher information, and the slope of the loss itself.
+"""What a rounding error costs: noise of the weights, the Fisher information, and the slope of the loss itself.
 
-A layer's H = 2/n Σ xxᵀ is the Hessian of the squared error of its output.  How much loss an error of the output costs
-is not in it.  To second order, with ε the error of all weights,
+**Noise.**  A weight that is rounded to a grid of step Δ, and is equally likely to be anywhere between two grid points,
+is off by a uniform variable on [−Δ/2, Δ/2], of mean 0 and variance Δ²/12 (Bennett 1948, "Spectra of quantized
+signals", section III).  Δ is the scale of the weight's group as `quantizers.grid` defines it, (max − min)/(2^b − 1), so
+Δ² falls as 4^−b up to the grid's own factor 4^b/(2^b − 1)², which is 1.78 at 2 bits, 1.14 at 4 and 1.01 at 8.  Not in
+this model: the weights that define a group's range are on or near the grid; a zero weight is exact; and the errors of a
+method that shifts one weight to compensate another (GPTQ), scales columns (AWQ) or clips its range are neither
+independent nor of this variance.  For those, the error itself is used.
+
+**Curvature.**  A layer's H = 2/n Σ xxᵀ is the Hessian of the squared error of its output; how much loss an output error
+costs is not in it.  To second order, with ε the error of all weights,
 
     δ = ⟨∇L, ε⟩ + ½ εᵀFε + …,     F = E[s sᵀ],   s = ∇ log p(y | x),   y drawn from the model itself,
 
 where F is the Fisher information, which for a softmax is the Gauss–Newton matrix (Martens 2020, "New insights and
 perspectives on the natural gradient method", section 9.2) and, exactly to second order, the Hessian of KL(full
-precision ‖ quantized).  Labels drawn from the model make the scores of different tokens uncorrelated, so the gradient
-of a whole window's summed loss, S = Σ g xᵀ, gives F without bias: E[S_ij²]/T is its diagonal per token, and ½
-E[⟨S, ε⟩²]/T the damage of a given ε.  Labels from the text would give the "empirical" Fisher, which is 1.5 to 1.9
+precision ‖ quantized).  With labels drawn from the model, the scores of different tokens are uncorrelated, so the
+gradient of a whole window's summed loss, S = Σ g xᵀ, gives F without bias: E[S_ij²]/T is its diagonal per token, and
+½ E[⟨S, ε⟩²]/T the damage of a given ε.  Labels from the text would give the "empirical" Fisher, which is 1.5 to 1.9
 times too large on the embedded trajectory.  `kfac` is the Kronecker-factored form of the diagonal, F_ij ≈
-E[g_i²]·H_jj/2 (Martens and Grosse 2015, section 3), which needs no product of the two for each window.
+E[g_i²]·H_jj/2 (Martens and Grosse 2015, section 3), which does not need their product for each window.
 
 With independent errors of mean 0 and variances Σ = Δ²/12, the second order has mean ½ tr(FΣ) and variance
-½ tr((FΣ)²) (that of a quadratic form in Gaussians; uniform errors have a little less), the latter from pairs of
-windows, E[(SᵀΣS′)²] = T² tr((FΣ)²).  The slope has mean 0 and variance Σ (∇L)_ij²·Δ²/12.  `slope` takes ∇L on the
+½ tr((FΣ)²) (that of a quadratic form in Gaussians; for uniform errors it is slightly less), the latter from pairs of
+windows, E[(SᵀΣS′)²] = T² tr((FΣ)²).  The slope has mean 0 and variance Σ (∇L)_ij²·Δ²/12; `slope` takes ∇L on the
 windows where δ is measured.
 
-Left out: the rest of the Hessian, Σ (p − y)·∇² logits, which is small only for a model that predicts its text as well
+Neglected: the rest of the Hessian, Σ (p − y)·∇² logits, which is small only for a model that predicts its text as well
 as it believes; and every order beyond the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptq_eval.models.language_model import LanguageModel
-from ptq_eval.theory import noise
-from ptq_eval.theory.gradients import gradients
-from quantizers import Scheme
+from quantizers import Scheme, grid
 
 Tick = Callable[[float], None]
+
+Gradients = dict[str, tuple[Tensor, Tensor]]
+"""{layer: (inputs [tokens, in], gradients of the summed loss by its outputs [tokens, out])}, float32."""
+
+
+def noise_step(weight: Tensor, scheme: Scheme) -> Tensor:
+    """Δ of every group of `weight` [out, in]: [out, groups], float32; 0 for a group of zeros, which is coded exactly.
+
+    Raises GroupSizeRangeError for a group that is larger than a row.
+    """
+    groups = grid.to_groups(weight.detach().float(), scheme.columns_per_group(weight.shape[1]))
+    scale, _ = grid.find_params(groups, scheme.bits, scheme.symmetric)
+    return torch.where(groups.abs().amax(-1) > 0, scale, 0.0)
+
+
+def noise_variance(weight: Tensor, scheme: Scheme) -> Tensor:
+    """E[ε²] = Δ²/12 of every entry of `weight`: [out, in], float32."""
+    size, columns = scheme.columns_per_group(weight.shape[1]), weight.shape[1]
+    return (noise_step(weight, scheme).square() / 12).repeat_interleave(size, dim=1)[:, :columns]
+
+
+def output_damage(variance: Tensor, diagonal: Tensor) -> float:
+    """½·tr(H·E[εᵀε]), H = 2/n Σ xxᵀ: the mean squared error of the layer's output, summed over its features.
+
+    `variance` [out, in]; `diagonal` [in] of `LayerStats.hessian`, the only part of H that independent errors of mean 0
+    involve.  The unit is that of the output squared: this is not a loss, and layers cannot be compared by it.
+    """
+    return 0.5 * float((variance.double() * diagonal.double()).sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Perturbation:
-    """What is done to the weights: {layer: error [out, in]}, and the variance [out, in] that the model expects."""
+    """A change of the weights: {layer: error [out, in]}, and the variance [out, in] that the noise model expects."""
 
     error: Mapping[str, Tensor]
     variance: Mapping[str, Tensor]
@@ -50,7 +85,7 @@ class Perturbation:
     def of(cls, model: LanguageModel, weights: Mapping[str, Tensor], scheme: Scheme) -> Perturbation:
         """That of quantized `weights` {layer: [out, in]} on the grid of `scheme`."""
         error = {name: weight.float() - model.weight(name).float() for name, weight in weights.items()}
-        return cls(error, {name: noise.variance(model.weight(name), scheme) for name in weights})
+        return cls(error, {name: noise_variance(model.weight(name), scheme) for name in weights})
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,18 +106,18 @@ class Curvature:
     output_error: np.ndarray
 
     def quadratic(self, layers: slice = slice(None)) -> np.ndarray:
-        """½ εᵀFε of the error itself in the given layers together, one estimate per window: [windows]."""
+        """½ εᵀFε of the error itself in these layers together, one estimate per window: [windows]."""
         return 0.5 * np.square(self.projection[:, :, layers].sum(-1)).mean(1)
 
     def scatter(self, layers: slice = slice(None)) -> float:
-        """Standard deviation of ½ εᵀFε over roundings, in the given layers together; NaN for a single window."""
+        """Standard deviation of ½ εᵀFε over roundings, in these layers together; NaN for a single window."""
         pairs = self.overlap[:, layers].sum(-1)
         return float((0.5 * np.square(pairs).mean()) ** 0.5) if len(pairs) else np.nan
 
 
 @dataclass(eq=False)
 class _Moments:
-    """Sums over tokens for one layer: inputs squared [in], gradients squared [out], and how many tokens."""
+    """Sums over tokens for one layer: inputs squared [in], gradients squared [out], and the number of tokens."""
 
     inputs: Tensor
     gradients: Tensor
@@ -98,11 +133,11 @@ def fisher(
     seed: int = 0,
     tick: Tick | None = None,
 ) -> list[Curvature]:
-    """The second-order damage of each perturbation, on windows `ids` [windows, time], whose labels are not used.
+    """The second-order damage of each perturbation, on windows `ids` [windows, time], whose own labels are not used.
 
-    Labels are drawn `draws` times for each window with a generator of `seed`.  One window passes at a time, in random
-    order, so that a window's gradient is whole whatever the layers do with the batch, and neighbours in the text are
-    no pairs.  Two gradients are held.  tick(1) after each window.
+    Labels are drawn `draws` times for each window, with a generator seeded by `seed`.  Windows pass one at a time, so
+    that each gradient belongs to one window whatever the layers do with a batch, and in random order, so that pairs are
+    not neighbours in the text.  Memory holds two gradients.  tick(1) after each window.
     """
     layers = tuple(model.linears())
     generator = torch.Generator(model.device).manual_seed(seed)
@@ -114,18 +149,18 @@ def fisher(
     for window, row in enumerate(ids[order].to(device=model.device, dtype=torch.long).split(1)):
         passes = gradients(model, row, lambda logits: _drawn(logits, generator), draws)
         for draw, found in enumerate(passes):
-            for place, name in enumerate(layers):
+            for layer, name in enumerate(layers):
                 if name not in found:
                     continue
                 _count(moments, name, *found[name], first=draw == 0)
                 score = found[name][1].T @ found[name][0]
-                for lane, one in enumerate(perturbations):
+                for index, one in enumerate(perturbations):
                     if name not in one.error:
                         continue
-                    expected[lane, window, place] += float((score.square() * one.variance[name]).sum())
-                    projection[lane, window, draw, place] = float((score * one.error[name]).sum())
+                    expected[index, window, layer] += float((score.square() * one.variance[name]).sum())
+                    projection[index, window, draw, layer] = float((score * one.error[name]).sum())
                     if draw == 0 and name in before:
-                        overlap[lane, window, place] = float((score * one.variance[name] * before[name]).sum())
+                        overlap[index, window, layer] = float((score * one.variance[name] * before[name]).sum())
                 if draw == 0:
                     before[name] = score
         if tick:
@@ -134,12 +169,12 @@ def fisher(
     return [
         Curvature(
             layers,
-            0.5 * expected[lane] / (draws * time),
-            projection[lane] / time**0.5,
-            overlap[lane, 1:] / time,
+            0.5 * expected[index] / (draws * time),
+            projection[index] / time**0.5,
+            overlap[index, 1:] / time,
             *_factored(layers, one, moments, draws * len(ids) * time),
         )
-        for lane, one in enumerate(perturbations)
+        for index, one in enumerate(perturbations)
     ]
 
 
@@ -148,7 +183,7 @@ def slope(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """(⟨∇L, ε⟩, its standard deviation under the noise model) of each perturbation, each [layers], nats per token.
 
-    ∇L is the gradient of the mean loss on `ids` [windows, time] with their own labels.  Holds one gradient.
+    ∇L is the gradient of the mean loss on `ids` [windows, time] with their own labels.  Memory holds one gradient.
     """
     layers = tuple(model.linears())
     mean = {name: torch.zeros_like(model.weight(name), dtype=torch.float32) for name in layers}
@@ -164,10 +199,10 @@ def slope(
 
 def _along(layers: Sequence[str], mean: Mapping[str, Tensor], one: Perturbation) -> tuple[np.ndarray, np.ndarray]:
     first, spread = np.zeros(len(layers)), np.zeros(len(layers))
-    for place, name in enumerate(layers):
+    for layer, name in enumerate(layers):
         if name in one.error:
-            first[place] = float((mean[name] * one.error[name]).sum())
-            spread[place] = float((mean[name].square() * one.variance[name]).sum()) ** 0.5
+            first[layer] = float((mean[name] * one.error[name]).sum())
+            spread[layer] = float((mean[name].square() * one.variance[name]).sum()) ** 0.5
     return first, spread
 
 
@@ -188,13 +223,58 @@ def _count(moments: dict[str, _Moments], name: str, inputs: Tensor, outputs: Ten
 def _factored(
     layers: Sequence[str], one: Perturbation, moments: Mapping[str, _Moments], samples: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(`kfac`, `output_error`) of a `Curvature`; `samples` labels were drawn in all."""
+    """(`kfac`, `output_error`) of a `Curvature`; `samples` is the number of labels drawn."""
     kfac, output = np.zeros(len(layers)), np.zeros(len(layers))
-    for place, name in enumerate(layers):
+    for layer, name in enumerate(layers):
         if name in one.error and name in moments:
             own = moments[name]
             diagonal = own.inputs * (2 / own.tokens)  # of LayerStats.hessian, without its [in, in] entries
-            output[place] = noise.output_damage(one.variance[name], diagonal)
+            output[layer] = output_damage(one.variance[name], diagonal)
             weighted = one.variance[name] * (own.gradients / samples)[:, None]
-            kfac[place] = 0.5 * noise.output_damage(weighted, diagonal)
+            kfac[layer] = 0.5 * output_damage(weighted, diagonal)
     return kfac, output
+
+
+def gradients(
+    model: LanguageModel, ids: Tensor, labels: Callable[[Tensor], Tensor], draws: int = 1
+) -> Iterator[Gradients]:
+    """Gradients of the loss summed over tokens of `ids` [batch, time], once for each draw of labels.
+
+    `labels(logits [batch, time − 1, vocabulary])` returns [batch, time − 1].  Hooks keep each layer's input and output
+    of one forward pass; the gradient by the weights is then Σ g xᵀ, and no parameter needs to require gradients: the
+    graph starts at the embedding's output.  A layer that no token reaches is absent; one that is called twice has the
+    tokens of both calls.  There is no gradient checkpointing: a pass keeps its activations.
+    """
+    calls: list[tuple[str, Tensor, Tensor]] = []
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda _module, args, out: calls.append((name, args[0].detach(), out))
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in model.linears().items()]
+    embedding: Any = model.module.get_input_embeddings()  # type: ignore[operator]
+    handles.append(embedding.register_forward_hook(lambda _module, _args, out: out.requires_grad_(True)))
+    try:
+        with torch.enable_grad():
+            logits = model.module(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            log_probability = logits.log_softmax(-1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    outputs = [out for _, _, out in calls]
+    for draw in range(draws):
+        wanted = labels(logits.detach())[..., None]
+        with torch.enable_grad():
+            loss = -log_probability.gather(-1, wanted).sum()
+            by_output = torch.autograd.grad(loss, outputs, retain_graph=draw + 1 < draws, allow_unused=True)
+        yield _by_layer(calls, by_output)
+
+
+def _by_layer(calls: Sequence[tuple[str, Tensor, Tensor]], by_output: Sequence[Tensor | None]) -> Gradients:
+    found: Gradients = {}
+    for (name, inputs, _), gradient in zip(calls, by_output):
+        if gradient is None:
+            continue
+        pair = inputs.flatten(0, -2).float(), gradient.flatten(0, -2).float()
+        before = found.get(name)
+        found[name] = pair if before is None else (torch.cat([before[0], pair[0]]), torch.cat([before[1], pair[1]]))
+    return found

@@ -1,14 +1,20 @@
-"""One checkpoint's rows in a few numbers: agreement over the layers, and the bound over the bit-widths."""
+"""One checkpoint's rows in a few numbers: agreement over the layers, and the bound over the bit-widths.  No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
-from ptq_eval.theory.bound import bound, grid_factor
-from ptq_eval.theory.sensitivity import ALL, agreement
+from ptq_eval.theory.bound import CLEAR, bound, grid_factor
+
+ALL = "all"
+"""In place of a layer's name: every layer quantized together."""
+
+MIN_LAYERS = 4
+"""With fewer layers a correlation says nothing."""
 
 PREDICTIONS = ("predicted", "kfac", "quadratic", "output_error")
 """What is compared with each measured damage."""
@@ -26,7 +32,7 @@ def _groups(table: Rows) -> dict[tuple[str, int], list[Mapping[str, Any]]]:
 def agreements(table: Rows) -> list[dict[str, Any]]:
     """One entry per quantizer, bit-width, prediction and measured damage, over the layers of one checkpoint.
 
-    `sum` and `joint` are the damages of the layers one at a time, added up, and of all together.
+    `sum` adds up the damages of the layers quantized one at a time; `joint` is that of all together.
     """
     found = []
     for (quantizer, bits), own in _groups(table).items():
@@ -41,11 +47,40 @@ def agreements(table: Rows) -> list[dict[str, Any]]:
     return found
 
 
+def agreement(predicted: Sequence[float], measured: Sequence[float], error: Sequence[float]) -> dict[str, Any]:
+    """How well predictions [layers] agree with measurements [layers] of these standard errors [layers].
+
+    `layers`, `clear` (layers whose damage is more than two standard errors above zero), `spearman` (ranks, all layers),
+    `pearson_log` (logarithms, the clear layers), `ratio` = Σ predicted / Σ measured.  A correlation is NaN for fewer
+    than four layers, or without differences between them.
+    """
+    x, y, e = (np.asarray(column, float) for column in (predicted, measured, error))
+    clear = (y > CLEAR * e) & (x > 0)
+    return {
+        "layers": len(x),
+        "clear": int(clear.sum()),
+        "spearman": _correlation(stats.spearmanr, x, y),
+        "pearson_log": _correlation(stats.pearsonr, np.log(x[clear]), np.log(y[clear])),
+        "ratio": ratio(float(x.sum()), float(y.sum())),
+    }
+
+
+def _correlation(kind: Callable[..., Any], x: np.ndarray, y: np.ndarray) -> float:
+    if len(x) < MIN_LAYERS or not (np.ptp(x) > 0 and np.ptp(y) > 0):
+        return np.nan
+    return float(kind(x, y)[0])
+
+
+def ratio(above: float, below: float) -> float:
+    """above / below, NaN for division by zero."""
+    return above / below if below else np.nan
+
+
 def bounds(table: Rows) -> list[dict[str, Any]]:
     """The bound of each quantizer, for δ and for KL, beside `predicted`, the constant of the noise model.
 
-    The error of a damage is that of evaluation, the scatter of the second order and, for δ, the spread of the slope
-    together: all of them move one rounding's damage about the expectation that the bound is for.
+    The error of a damage combines that of evaluation, the scatter of the second order and, for δ, the spread of the
+    slope: all of them move one rounding's damage away from its expectation, which is what the bound is about.
     """
     found = []
     for quantizer in dict.fromkeys(row["quantizer"] for row in table):

@@ -217,3 +217,39 @@ def test_ids_outside_the_vocabulary(ids, vocab, named):
 
 def test_the_last_id_of_the_vocabulary_is_inside():
     assert make_windows(as_ids(0, 9), None, seq_len=2, vocab_size=10).ids.tolist() == [[0, 9]]
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_with_bos_each_window_begins_with_it_and_the_same_tokens_are_scored(tokenizer, sentencepiece_like, text, seed):
+    for own in (tokenizer, sentencepiece_like):
+        plain = make_windows(as_text(text), own, seq_len=32, count=9, seed=seed)
+        begun = make_windows(as_text(text), own, seq_len=32, count=9, seed=seed, bos=True)
+        assert (begun.ids[:, 0] == own.bos_token_id).all()
+        assert np.array_equal(begun.ids[:, 1:], plain.ids[:, 1:])
+        assert np.array_equal(begun.n_bytes, plain.n_bytes)
+        assert begun.digest != plain.digest
+        rule = "nonoverlap" if seed is None else "crops-seed3"
+        assert begun.protocol == f"sample-32-{rule}-bos-v1-n9"
+
+
+def test_bos_before_token_ids(tokenizer):
+    ids = as_ids(*range(1, 9))
+    assert make_windows(ids, tokenizer, seq_len=4, bos=True).ids.tolist() == [[0, 2, 3, 4], [0, 6, 7, 8]]
+    assert ids.ids is not None
+    assert ids.ids.tolist() == list(range(1, 9)), "the text itself was changed"
+
+
+def test_bos_without_such_a_token_is_refused(wordpiece, text):
+    with pytest.raises(MissingTokenizerError, match="the tokenizer has none"):
+        make_windows(as_text(text), wordpiece, seq_len=4, count=1, bos=True)
+    with pytest.raises(MissingTokenizerError, match="--bos needs a tokenizer"):
+        make_windows(as_ids(1, 2, 3, 4), None, seq_len=4, bos=True)
+
+
+def test_a_tokenizer_that_adds_bos_is_noticed(tokenizer, sentencepiece_like, wordpiece, text):
+    lacking = {
+        own: make_windows(as_text(text), own, seq_len=4, count=1).lacks_bos
+        for own in (tokenizer, sentencepiece_like, wordpiece)
+    }
+    assert lacking == {tokenizer: False, sentencepiece_like: True, wordpiece: False}
+    assert not make_windows(as_text(text), sentencepiece_like, seq_len=4, count=1, bos=True).lacks_bos

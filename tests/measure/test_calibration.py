@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ptq_eval.measure.calibration import Lane, input_groups, quantize
+from ptq_eval.measure.calibration import input_groups, quantize
+from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
 from quantizers import LayerStats, Scheme, get_quantizer
 from tests.support import models as core_models
@@ -79,7 +80,7 @@ def test_shared_statistics_equal_stored_activations(architecture):
     stored = inputs_of(module, ids)
     model = LanguageModel(module)
     Spy.told.clear()
-    quantize(model, [Lane(Spy(), SCHEME)], ids)
+    quantize(model, [Variant(Spy(), SCHEME)], ids)
     groups = expected_groups(architecture)
     assert len(Spy.told) == len(groups), "an input's statistics were taken twice, or not at all"
     for group, (size, hessian, mean_abs, n_tokens) in zip(groups, Spy.told):
@@ -96,11 +97,11 @@ def test_the_head_is_calibrated_on_its_own_input():
     module, ids = core_models.build("llama"), core_models.ids()
     x = inputs_of(module, ids)["lm_head"]
     Spy.told.clear()
-    lane = Lane(Spy(), SCHEME)
-    quantize(LanguageModel(module, include_head=True), [lane], ids)
+    variant = Variant(Spy(), SCHEME)
+    quantize(LanguageModel(module, include_head=True), [variant], ids)
     exact = 2 / len(x) * x.T @ x
     assert torch.allclose(Spy.told[-1][1].double(), exact, rtol=1e-4, atol=1e-5 * exact.abs().max())
-    assert "lm_head" in lane.weights
+    assert "lm_head" in variant.weights
 
 
 def naive_sequential(architecture, ids, solve):
@@ -128,10 +129,10 @@ def test_sequential_equals_starting_over_for_every_layer(architecture):
     def solve(weight, x):
         return gptq.quantize(weight, SCHEME, LayerStats.from_inputs(x.float())).dequantize()
 
-    lane = Lane(gptq, SCHEME)
-    quantize(LanguageModel(core_models.build(architecture)), [lane], ids, sequential=True)
+    variant = Variant(gptq, SCHEME)
+    quantize(LanguageModel(core_models.build(architecture)), [variant], ids, sequential=True)
     for name, weight in naive_sequential(architecture, ids, solve).items():
-        off = (lane.weights[name] - weight).abs()
+        off = (variant.weights[name] - weight).abs()
         assert (off > 1e-5).float().mean() < 0.001, name
 
 
@@ -143,10 +144,10 @@ def test_sequential_gptq_equals_the_paper_written_naively(architecture, gptq_ora
     def solve(weight, x):
         return torch.from_numpy(gptq_oracle(weight.numpy(), (2 / len(x) * x.T @ x).numpy()))
 
-    lane = Lane(get_quantizer("gptq"), SCHEME)
-    quantize(LanguageModel(core_models.build(architecture)), [lane], ids, sequential=True)
+    variant = Variant(get_quantizer("gptq"), SCHEME)
+    quantize(LanguageModel(core_models.build(architecture)), [variant], ids, sequential=True)
     expected = naive_sequential(architecture, ids, solve)
-    same = sum(((lane.weights[name] - weight).abs() < 1e-4).sum().item() for name, weight in expected.items())
+    same = sum(((variant.weights[name] - weight).abs() < 1e-4).sum().item() for name, weight in expected.items())
     assert same / sum(weight.numel() for weight in expected.values()) > 0.999
 
 
@@ -169,10 +170,10 @@ def gptq_oracle():
 
 
 def test_sequential_differs_from_shared_where_it_should():
-    ids, lanes = core_models.ids(), [Lane(get_quantizer("gptq"), Scheme(2, 16)) for _ in range(2)]
+    ids, variants = core_models.ids(), [Variant(get_quantizer("gptq"), Scheme(2, 16)) for _ in range(2)]
     model = LanguageModel(core_models.build("llama"))
-    quantize(model, lanes[:1], ids)
-    quantize(model, lanes[1:], ids, sequential=True)
+    quantize(model, variants[:1], ids)
+    quantize(model, variants[1:], ids, sequential=True)
     first, last = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
-    assert torch.equal(lanes[0].weights[first], lanes[1].weights[first])
-    assert not torch.allclose(lanes[0].weights[last], lanes[1].weights[last])
+    assert torch.equal(variants[0].weights[first], variants[1].weights[first])
+    assert not torch.allclose(variants[0].weights[last], variants[1].weights[last])

@@ -18,7 +18,7 @@ from tests.support.steps import planned
 
 TOKENS = 100
 LOOSE = 0.5
-"""With the random models of these tests, a precision that some lanes reach after a few looks and others never."""
+"""With the random models of these tests, a precision that some variants reach after a few looks and others never."""
 
 
 @given(windows=st.integers(2, 500), fewest=st.integers(2, 80), every=st.integers(1, 40), seed=st.integers(0, 9))
@@ -90,18 +90,18 @@ def pair(n, total=256, seed=0):
     full = Measurement(FULL, tuple(before), **common)
     trial = replace(FULL, quantizer="rtn", scheme=Scheme(3))
     part = {name: values[:n] for name, values in common.items()}
-    lane = Measurement(
+    variant = Measurement(
         trial, tuple(after[list(windows)]), kl=(1.0,) * n, agree=(50,) * n, windows=windows if n < total else (), **part
     )
-    return full, lane, after
+    return full, variant, after
 
 
 def test_the_table_adds_delta_to_the_full_precision_loss_of_all_windows():
-    full, lane, after = pair(64)
-    frame, windows = tabulate([full, lane], [CHECKPOINT])
+    full, variant, after = pair(64)
+    frame, windows = tabulate([full, variant], [CHECKPOINT])
     row = frame[frame.quantizer == "rtn"].iloc[0]
     before = np.asarray(full.nll)
-    difference = (np.asarray(lane.nll) - before[list(lane.windows)]) / TOKENS
+    difference = (np.asarray(variant.nll) - before[list(variant.windows)]) / TOKENS
     assert row["windows"] == 64
     assert row["loss_fp"] == pytest.approx(before.sum() / (256 * TOKENS))
     assert row["delta"] == pytest.approx(difference.mean())
@@ -179,7 +179,7 @@ def test_what_is_measured_is_what_all_windows_have_there(sample, saved, options)
         assert m.nll == pytest.approx(np.asarray(other.nll)[places].tolist(), rel=1e-5)
 
 
-def test_where_a_lane_ends_depends_on_nothing_but_itself(sample):
+def test_where_a_variant_ends_depends_on_nothing_but_itself(sample):
     """Alone, in any group, with the blocks on disk or after a resume: bit by bit the same."""
     work, records = sample
     alone = {}
@@ -194,10 +194,10 @@ def test_where_a_lane_ends_depends_on_nothing_but_itself(sample):
 
 def test_a_run_under_a_rule_is_fitted_reported_and_resumed(trajectory, options, tmp_path):
     table = ptq_eval.run(trajectory, tmp_path / "out", **options)
-    lanes = table[table.quantizer != "none"]
-    assert (lanes["windows"] < 96).any()
-    assert (lanes["loss_q"] - lanes["loss_fp"]).to_numpy() == pytest.approx(lanes["delta"].to_numpy())
-    assert lanes.groupby("step")["loss_fp"].nunique().eq(1).all()
+    variants = table[table.quantizer != "none"]
+    assert (variants["windows"] < 96).any()
+    assert (variants["loss_q"] - variants["loss_fp"]).to_numpy() == pytest.approx(variants["delta"].to_numpy())
+    assert variants.groupby("step")["loss_fp"].nunique().eq(1).all()
     (path,) = (tmp_path / "out").glob("records/*.jsonl")
     stored = {m.trial.key(): numbers(m) for m in Store(tmp_path / "out").measurements()}
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[::3]))

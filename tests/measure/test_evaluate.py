@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ptq_eval.measure.calibration import Lane, quantize
+from ptq_eval.measure.calibration import quantize
 from ptq_eval.measure.evaluate import batch_size, evaluate
 from ptq_eval.measure.scoring import Factored, Whole, scorer
+from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.results.table import mean_and_error
 from quantizers import Scheme, get_quantizer
@@ -33,14 +34,14 @@ def ids():
 
 
 @pytest.fixture(scope="module")
-def lanes(model):
+def variants(model):
     return [rounded(model, bits) for bits in (2, 3, 8)]
 
 
 def rounded(model, bits):
-    lane = Lane(get_quantizer("rtn"), Scheme(bits, 16))
-    quantize(model, [lane], None)
-    return lane.weights
+    variant = Variant(get_quantizer("rtn"), Scheme(bits, 16))
+    quantize(model, [variant], None)
+    return variant.weights
 
 
 def oracle(model, ids, weights):
@@ -69,21 +70,21 @@ def test_both_ways_of_scoring_equal_torch_in_float64(kind, ids):
     model = LanguageModel(core_models.build(architecture), include_head=include_head)
     assert type(scorer(model, ids)) is way
     for bits in (2, 8):
-        lane = rounded(model, bits)
-        full, (score,) = evaluate(model, ids, [lane], batch=3)
-        nll, kl, agree = oracle(model, ids, lane)
+        variant = rounded(model, bits)
+        full, (score,) = evaluate(model, ids, [variant], batch=3)
+        nll, kl, agree = oracle(model, ids, variant)
         assert full.nll == pytest.approx(oracle(model, ids, {})[0], rel=1e-6)
         assert score.nll == pytest.approx(nll, rel=1e-6)
         assert score.kl == pytest.approx(kl, abs=1e-5 * TOKENS)
         assert score.agree == agree
 
 
-def test_scores_equal_torch_in_float64(model, ids, lanes):
-    full, scores = evaluate(model, ids, lanes)
+def test_scores_equal_torch_in_float64(model, ids, variants):
+    full, scores = evaluate(model, ids, variants)
     assert full.nll == pytest.approx(oracle(model, ids, {})[0], rel=1e-6)
     assert full.kl == full.agree == []
-    for lane, score in zip(lanes, scores):
-        nll, kl, agree = oracle(model, ids, lane)
+    for variant, score in zip(variants, scores):
+        nll, kl, agree = oracle(model, ids, variant)
         assert score.nll == pytest.approx(nll, rel=1e-6)
         assert score.kl == pytest.approx(kl, abs=1e-5 * TOKENS)
         assert score.agree == agree
@@ -91,8 +92,8 @@ def test_scores_equal_torch_in_float64(model, ids, lanes):
     assert 0 < sum(scores[0].agree) < ROWS * TOKENS
 
 
-def test_scores_do_not_depend_on_the_batch_beyond_rounding(model, ids, lanes):
-    results = [evaluate(model, ids, lanes, batch=batch) for batch in (1, 3, ROWS)]
+def test_scores_do_not_depend_on_the_batch_beyond_rounding(model, ids, variants):
+    results = [evaluate(model, ids, variants, batch=batch) for batch in (1, 3, ROWS)]
     for full, scores in results[1:]:
         assert full.nll == pytest.approx(results[0][0].nll, rel=1e-6)
         for score, first in zip(scores, results[0][1]):
@@ -100,14 +101,14 @@ def test_scores_do_not_depend_on_the_batch_beyond_rounding(model, ids, lanes):
             assert score.kl == pytest.approx(first.kl, abs=1e-5 * TOKENS)
 
 
-def test_scores_are_bit_identical_again_and_in_any_company(model, ids, lanes):
-    """What resuming rests on: a lane's scores do not depend on the others in the same sweep."""
-    full, scores = evaluate(model, ids, lanes)
-    assert evaluate(model, ids, lanes) == (full, scores)
+def test_scores_are_bit_identical_again_and_in_any_company(model, ids, variants):
+    """What resuming rests on: a variant's scores do not depend on the others in the same sweep."""
+    full, scores = evaluate(model, ids, variants)
+    assert evaluate(model, ids, variants) == (full, scores)
     assert evaluate(model, ids) == (full, [])
-    for lane, score in zip(lanes, scores):
-        assert evaluate(model, ids, [lane]) == (full, [score])
-    assert evaluate(model, ids, lanes[::-1])[1] == scores[::-1]
+    for variant, score in zip(variants, scores):
+        assert evaluate(model, ids, [variant]) == (full, [score])
+    assert evaluate(model, ids, variants[::-1])[1] == scores[::-1]
 
 
 def test_identical_weights_lose_nothing(model, ids):
@@ -123,11 +124,11 @@ def test_identical_weights_lose_nothing(model, ids):
 def test_kl_is_never_negative_beyond_rounding(noise, seed):
     model = LanguageModel(core_models.build("gpt2", seed=seed % 3))
     generator = torch.Generator().manual_seed(seed)
-    lane = {
+    variant = {
         name: model.weight(name) + noise * torch.randn(model.weight(name).shape, generator=generator)
         for name in model.linears()
     }
-    _, (score,) = evaluate(model, core_models.ids(4, 16, seed=seed), [lane])
+    _, (score,) = evaluate(model, core_models.ids(4, 16, seed=seed), [variant])
     assert min(score.kl) >= -1e-6 * 15
 
 
@@ -148,10 +149,10 @@ def test_the_batch_is_a_function_of_shapes(model):
     assert batch_size(model, 2) > batch_size(model, 200) > 1
 
 
-def test_every_window_is_ticked_once_per_model(model, ids, lanes):
+def test_every_window_is_ticked_once_per_model(model, ids, variants):
     ticks = []
-    evaluate(model, ids, lanes, batch=4, tick=ticks.append)
-    assert sum(ticks) == ROWS * (1 + len(lanes))
+    evaluate(model, ids, variants, batch=4, tick=ticks.append)
+    assert sum(ticks) == ROWS * (1 + len(variants))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -12,22 +12,16 @@ from ptq_eval.config import RunConfig
 from ptq_eval.errors import OptionError
 from ptq_eval.measure import memory
 from ptq_eval.measure import sweep as sweeping
-from ptq_eval.measure.memory import Budget, free_memory, parse_bytes
+from ptq_eval.measure.evaluate import Evaluator
+from ptq_eval.measure.memory import Budget, free_memory
 from ptq_eval.measure.scoring import Factored
-from ptq_eval.measure.sweep import _Sweep, sweep
+from ptq_eval.measure.session import Session
+from ptq_eval.measure.sweep import _groups, sweep
 from ptq_eval.measure.variants import OnDisk
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.models.offload import OffloadedModel
 from tests.support import models as core_models
 from tests.support.steps import environ, planned
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("8GB", 8 * 10**9), ("512MiB", 2**29), ("1.5 g", 1.5e9), ("2e9", 2e9), (7, 7), ("3kib", 3072), ("10B", 10)],
-)
-def test_sizes_as_people_write_them(text, size):
-    assert parse_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["much", "8 GBB", "-1GB", "", "GB", "8QB", 0])
@@ -36,14 +30,14 @@ def test_other_sizes_are_refused(text):
         RunConfig(memory=text)
 
 
-@given(total=st.floats(0, 1e12), model=st.floats(1, 1e11), lane=st.floats(1, 1e11))
-def test_a_budget_is_kept_wherever_one_lane_fits(total, model, lane):
+@given(total=st.floats(0, 1e12), model=st.floats(1, 1e11), variant=st.floats(1, 1e11))
+def test_a_budget_is_kept_wherever_one_variant_fits(total, model, variant):
     budget = Budget(total)
-    count = budget.lanes(model, lane)
+    count = budget.variants(model, variant)
     assert count >= 1
-    if model + lane <= total:
-        assert model + count * lane <= total * (1 + 1e-9)
-        assert model + (count + 1) * lane > total * (1 - 1e-9)
+    if model + variant <= total:
+        assert model + count * variant <= total * (1 + 1e-9)
+        assert model + (count + 1) * variant > total * (1 - 1e-9)
 
 
 def test_free_memory_is_some_and_not_more_than_the_machine_has():
@@ -123,7 +117,7 @@ def records(work, memory):
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
 @pytest.mark.parametrize("include_head", [False, True])
 def test_any_memory_gives_the_same_records(architecture, include_head, saved, grid, monkeypatch):
-    """All lanes at once, one at a time, or the blocks on disk: bit by bit the same."""
+    """All variants at once, one at a time, or the blocks on disk: bit by bit the same."""
     work = planned(saved(architecture).parent, **grid, include_head=include_head).workloads[0]
     loaded = []
     for cls, name in ((LanguageModel, "load"), (OffloadedModel, "load_from_disk")):
@@ -131,45 +125,46 @@ def test_any_memory_gives_the_same_records(architecture, include_head, saved, gr
         note = lambda *args, _own=original, _as=name, **kwargs: loaded.append(_as) or _own(*args, **kwargs)
         monkeypatch.setattr(cls, name, staticmethod(note))
     size = 4 * work.checkpoint.params_total
-    plenty, one_lane, none = (records(work, memory) for memory in (None, 2 * size, 1))
+    plenty, one_variant, none = (records(work, memory) for memory in (None, 2 * size, 1))
     assert loaded == ["load", "load", "load_from_disk"]
-    assert plenty == one_lane
+    assert plenty == one_variant
     assert plenty == none
 
 
 def sizes(work):
-    """Bytes that a sweep takes beside its lanes, and bytes of a lane."""
-    with _Sweep.started(work, work.trials[0], "cpu", False, None, lambda _: None) as running:
-        model = sum(parameter.nbytes for parameter in running.model.module.parameters())
-        lane = sum(running.model.weight_bytes(name) for name in running.model.linears())
-        return model + running.evaluator.working_bytes, lane
+    """Bytes that a sweep takes beside its variants, and bytes of a variant."""
+    with Session.opened(work) as session:
+        model = sum(parameter.nbytes for parameter in session.model.module.parameters())
+        variant = sum(session.model.weight_bytes(name) for name in session.model.linears())
+        return model + Evaluator(session.model, session.evaluation).working_bytes, variant
 
 
 def test_full_precision_results_are_kept_or_made_again_with_the_same_numbers(saved, grid, monkeypatch):
     work = planned(saved("llama").parent, **grid).workloads[0]
-    taken, lane = sizes(work)
+    taken, variant = sizes(work)
     made = []
     output = Factored.output
     monkeypatch.setattr(Factored, "output", lambda self, ids: made.append(1) or output(self, ids))
     counts, found = [], []
     for share in (0.0, 1.0):
-        monkeypatch.setattr(sweeping, "_FOR_REFERENCES", share)
+        monkeypatch.setattr(sweeping, "_SHARE_FOR_REFERENCES", share)
         made.clear()
-        found.append(records(work, int(taken + 2.5 * lane)))
+        found.append(records(work, int(taken + 2.5 * variant)))
         counts.append(len(made))
     assert found[0] == found[1]
     assert counts[0] > counts[1] > 0
 
 
 @pytest.mark.parametrize("room", [1.2, 2.5, 3.0, 5.9])
-def test_lanes_and_the_results_that_are_kept_share_one_budget(saved, grid, room):
+def test_variants_and_the_results_that_are_kept_share_one_budget(saved, grid, room):
     work = planned(saved("llama").parent, **grid).workloads[0]
-    lanes = [trial for trial in work.trials if trial.quantizer != "none"]
-    taken, lane = sizes(work)
-    with _Sweep.started(work, work.trials[0], "cpu", False, int(taken + room * lane), lambda _: None) as running:
-        largest = max(map(len, running.groups(lanes)))
-    assert 1 <= largest < len(lanes)
-    assert 0 < running.evaluator.budget <= running.budget.total - taken - largest * lane
+    variants = [trial for trial in work.trials if trial.quantizer != "none"]
+    taken, variant = sizes(work)
+    with Session.opened(work, memory=int(taken + room * variant)) as session:
+        evaluator = Evaluator(session.model, session.evaluation)
+        largest = max(map(len, _groups(session, evaluator, variants)))
+    assert 1 <= largest < len(variants)
+    assert 0 < evaluator.budget <= session.budget.total - taken - largest * variant
 
 
 def test_an_offloaded_model_is_the_same_model(saved, tmp_path):
@@ -180,19 +175,19 @@ def test_an_offloaded_model_is_the_same_model(saved, tmp_path):
     assert list(whole.linears()) == list(parts.linears())
     name = list(whole.linears())[3]
     assert torch.equal(whole.weight(name), parts.weight(name))
-    lane = {name: torch.zeros_like(whole.weight(name))}
+    variant = {name: torch.zeros_like(whole.weight(name))}
     for model in (whole, parts):
         before = model.logits(ids)
-        with model.carrying(model.parameters_of(lane)):
+        with model.carrying(model.parameters_of(variant)):
             changed = model.logits(ids)
         assert not torch.equal(before, changed)
-        assert torch.equal(before, model.logits(ids)), "the lane's weights are still there"
-    with whole.carrying(whole.parameters_of(lane)):
+        assert torch.equal(before, model.logits(ids)), "the variant's weights are still there"
+    with whole.carrying(whole.parameters_of(variant)):
         assert torch.equal(whole.logits(ids), changed)
 
 
 def test_tensors_on_disk_behave_like_a_dictionary(tmp_path):
-    tensors = OnDisk(tmp_path / "lane")
+    tensors = OnDisk(tmp_path / "variant")
     tensors["a.b"] = torch.arange(6.0).view(2, 3).T
     tensors["c"] = torch.ones(2, dtype=torch.bfloat16)
     assert list(tensors) == ["a.b", "c"]
@@ -203,7 +198,7 @@ def test_tensors_on_disk_behave_like_a_dictionary(tmp_path):
         tensors["x"]
     tensors.clear()
     assert not tensors
-    assert not list((tmp_path / "lane").iterdir())
+    assert not list((tmp_path / "variant").iterdir())
 
 
 LARGE_VOCABULARY = """
@@ -218,12 +213,12 @@ config = AutoConfig.for_model(sys.argv[1], vocab_size=150_000, hidden_size=16, i
                               num_key_value_heads=2, bos_token_id=0, eos_token_id=0)
 model = LanguageModel(AutoModelForCausalLM.from_config(config).to(getattr(torch, sys.argv[3])))
 ids = torch.randint(150_000, (1, 512), generator=torch.Generator().manual_seed(0))
-lane = {name: model.weight(name) * 0.9 for name in model.linears()}
+variant = {name: model.weight(name) * 0.9 for name in model.linears()}
 print(type(scorer(model, ids)).__name__)
 with open("/proc/self/status") as status:
     used = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
 resource.setrlimit(resource.RLIMIT_DATA, (used + int(sys.argv[2]), resource.RLIM_INFINITY))
-full, (score,) = evaluate(model, ids, [lane])
+full, (score,) = evaluate(model, ids, [variant])
 print(min(score.kl) > 0, len(full.nll))
 """
 

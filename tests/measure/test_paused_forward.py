@@ -7,7 +7,8 @@ import torch
 
 from ptq_eval.measure import calibration
 from ptq_eval.measure import paused_forward as lockstep
-from ptq_eval.measure.calibration import Lane, chunks_of, input_groups, quantize
+from ptq_eval.measure.calibration import chunks_of, input_groups, quantize
+from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
 from quantizers import QuantizationError, Scheme, get_quantizer
 from quantizers.rtn import RTN
@@ -35,11 +36,11 @@ def ids():
     return core_models.ids(7, 24)
 
 
-def lanes_of(model, ids, *, sequential):
+def variants_of(model, ids, *, sequential):
     kinds = [("gptq", 2), ("gptq", 4)] if sequential else [("gptq", 3), ("awq", 3), ("gptq", 2)]
-    lanes = [Lane(get_quantizer(name), Scheme(bits, 16)) for name, bits in kinds]
-    quantize(model, lanes, ids, sequential=sequential)
-    return lanes
+    variants = [Variant(get_quantizer(name), Scheme(bits, 16)) for name, bits in kinds]
+    quantize(model, variants, ids, sequential=sequential)
+    return variants
 
 
 def test_chunks_are_a_function_of_shapes(small_chunks, ids):
@@ -51,12 +52,12 @@ def test_chunks_are_a_function_of_shapes(small_chunks, ids):
 @pytest.mark.parametrize("sequential", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_chunks_give_what_one_batch_gives(architecture, sequential, ids, monkeypatch):
-    whole = lanes_of(built(architecture), ids, sequential=sequential)
+    whole = variants_of(built(architecture), ids, sequential=sequential)
     monkeypatch.setattr(calibration, "_CHUNK_TOKENS", {"cpu": 48})
-    for lane, expected in zip(lanes_of(built(architecture), ids, sequential=sequential), whole):
-        assert lane.skipped == expected.skipped
-        assert lane.weights.keys() == expected.weights.keys()
-        off = torch.cat([(lane.weights[name] - expected.weights[name]).abs().flatten() for name in lane.weights])
+    for variant, expected in zip(variants_of(built(architecture), ids, sequential=sequential), whole):
+        assert variant.skipped == expected.skipped
+        assert variant.weights.keys() == expected.weights.keys()
+        off = torch.cat([(variant.weights[name] - expected.weights[name]).abs().flatten() for name in variant.weights])
         assert (off > 1e-5).float().mean() < 0.001
 
 
@@ -64,20 +65,20 @@ def test_chunks_give_what_one_batch_gives(architecture, sequential, ids, monkeyp
 def test_every_token_is_counted_once(architecture, ids, monkeypatch):
     """Also for an expert that the first windows do not reach: chunks wait for each other in the model's order."""
     Spy.told.clear()
-    quantize(built(architecture), [Lane(Spy(), SCHEME)], ids)
+    quantize(built(architecture), [Variant(Spy(), SCHEME)], ids)
     whole = list(Spy.told)
     Spy.told.clear()
     monkeypatch.setattr(calibration, "_CHUNK_TOKENS", {"cpu": 24})
     model = built(architecture)
     assert {frozenset(g) for g in input_groups(model, ids)} == {frozenset(g) for g in input_groups(model, ids)}
-    quantize(model, [Lane(Spy(), SCHEME)], ids)
+    quantize(model, [Variant(Spy(), SCHEME)], ids)
     assert [(size, tokens) for size, _, _, tokens in Spy.told] == [(size, tokens) for size, _, _, tokens in whole]
     for one, other in zip(Spy.told, whole):
         assert torch.allclose(one[1], other[1], rtol=1e-4, atol=1e-5 * float(other[1].abs().max()))
 
 
 def test_chunks_are_bit_identical_from_run_to_run(small_chunks, ids):
-    one, other = (lanes_of(built("llama"), ids, sequential=True) for _ in range(2))
+    one, other = (variants_of(built("llama"), ids, sequential=True) for _ in range(2))
     for a, b in zip(one, other):
         assert all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
 
@@ -85,7 +86,7 @@ def test_chunks_are_bit_identical_from_run_to_run(small_chunks, ids):
 def test_an_error_ends_every_thread_and_leaves_no_hook(small_chunks, ids):
     model, before = built("llama"), threading.active_count()
     with pytest.raises(ValueError, match="group_size"):
-        quantize(model, [Lane(get_quantizer("gptq"), Scheme(3, 1000))], ids)
+        quantize(model, [Variant(get_quantizer("gptq"), Scheme(3, 1000))], ids)
     assert threading.active_count() == before
     assert not any(module._forward_pre_hooks for module in model.linears().values())
 
@@ -94,7 +95,7 @@ def test_an_error_ends_every_thread_and_leaves_no_hook(small_chunks, ids):
 
     model.module.model.layers[1].mlp.act_fn.forward = broken
     with pytest.raises(ZeroDivisionError, match="inside the model"):
-        quantize(model, [Lane(get_quantizer("gptq"), SCHEME)], ids)
+        quantize(model, [Variant(get_quantizer("gptq"), SCHEME)], ids)
     assert threading.active_count() == before
 
 
@@ -103,7 +104,7 @@ def test_one_chunk_needs_no_thread(ids, monkeypatch):
         raise AssertionError("a thread was made")
 
     monkeypatch.setattr(lockstep, "_Chunk", never)
-    assert lanes_of(built("llama"), ids, sequential=False)[0].weights
+    assert variants_of(built("llama"), ids, sequential=False)[0].weights
 
 
 class Grid(RTN):
@@ -119,25 +120,25 @@ class Grid(RTN):
         return super().quantize_grid(weights, schemes, stats)
 
 
-def test_lanes_of_one_quantizer_are_solved_in_one_call_and_alone_where_that_fails(ids):
+def test_variants_of_one_quantizer_are_solved_in_one_call_and_alone_where_that_fails(ids):
     model = built("llama")
     Grid.calls.clear()
-    lanes = [Lane(Grid(), Scheme(bits, 16)) for bits in (3, 4)]
-    quantize(model, lanes, ids)
+    variants = [Variant(Grid(), Scheme(bits, 16)) for bits in (3, 4)]
+    quantize(model, variants, ids)
     assert Grid.calls == [(len(group), [3, 4]) for group in input_groups(model, ids)]
     Grid.calls.clear()
-    lanes = [Lane(Grid(), Scheme(bits, 16)) for bits in (2, 4)]
-    quantize(model, lanes, ids)
+    variants = [Variant(Grid(), Scheme(bits, 16)) for bits in (2, 4)]
+    quantize(model, variants, ids)
     assert Grid.calls[:3] == [(3, [2, 4]), (3, [2]), (3, [4])]
-    assert lanes[0].skipped == dict.fromkeys(model.linears(), "2 is too few")
-    assert not lanes[0].weights
-    assert lanes[1].weights.keys() == model.linears().keys()
+    assert variants[0].skipped == dict.fromkeys(model.linears(), "2 is too few")
+    assert not variants[0].weights
+    assert variants[1].weights.keys() == model.linears().keys()
 
 
-def test_sequential_lanes_share_their_first_input(ids):
+def test_sequential_variants_share_their_first_input(ids):
     model = built("llama")
     Grid.calls.clear()
-    quantize(model, [Lane(Grid(), Scheme(bits, 16)) for bits in (3, 4)], ids, sequential=True)
+    quantize(model, [Variant(Grid(), Scheme(bits, 16)) for bits in (3, 4)], ids, sequential=True)
     groups = [len(group) for group in input_groups(model, ids)]
     alone = [[(size, [bits]) for size in groups[1:]] for bits in (3, 4)]
     assert Grid.calls == [(groups[0], [3, 4]), *alone[0], *alone[1]]
@@ -151,11 +152,11 @@ def test_schemes_are_solved_together_only_as_far_as_memory_goes(ids):
     found = {}
     for at_once in (0, 1, 2, 4):
         Grid.calls.clear()
-        lanes = [Lane(Grid(), Scheme(b, 16)) for b in bits]
-        quantize(model, lanes, ids, memory=calibration._PER_SCHEME * largest * at_once)
+        variants = [Variant(Grid(), Scheme(b, 16)) for b in bits]
+        quantize(model, variants, ids, memory=calibration._PER_SCHEME * largest * at_once)
         most = [(count, max(1, at_once * largest // size)) for count, size in sizes]
         assert Grid.calls == [(count, bits[i : i + k]) for count, k in most for i in range(0, len(bits), k)]
-        found[at_once] = [lane.weights for lane in lanes]
+        found[at_once] = [variant.weights for variant in variants]
     for some in found.values():
-        for lane, other in zip(some, found[4]):
-            assert all(torch.equal(lane[name], other[name]) for name in model.linears())
+        for variant, other in zip(some, found[4]):
+            assert all(torch.equal(variant[name], other[name]) for name in model.linears())

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptq_eval.theory import noise
 from ptq_eval.theory.bound import bound, grid_factor
-from ptq_eval.theory.sensitivity import agreement, mean_and_error
+from ptq_eval.theory.curvature import noise_step, noise_variance
+from ptq_eval.theory.sensitivity import mean_and_error
+from ptq_eval.theory.summary import agreement
 from quantizers import Scheme
 from quantizers.errors import GroupSizeRangeError
 
@@ -88,21 +89,21 @@ def test_wrong_arguments_are_refused(bits, damage, error):
 @given(bits=st.integers(2, 7), symmetric=st.booleans(), seed=st.integers(0, 2**16))
 def test_a_bit_more_divides_the_step_by_the_grids_own_factor(bits, symmetric, seed):
     weight = torch.randn(3, 10, generator=torch.Generator().manual_seed(seed))
-    coarse, fine = (noise.step(weight, Scheme(b, 4, symmetric)) for b in (bits, bits + 1))
+    coarse, fine = (noise_step(weight, Scheme(b, 4, symmetric)) for b in (bits, bits + 1))
     assert coarse.shape == (3, 3)
     torch.testing.assert_close(coarse * (2**bits - 1), fine * (2 ** (bits + 1) - 1))
-    assert noise.variance(weight, Scheme(bits, 4, symmetric)).shape == weight.shape
+    assert noise_variance(weight, Scheme(bits, 4, symmetric)).shape == weight.shape
 
 
 def test_a_group_of_zeros_has_no_noise():
     weight = torch.zeros(2, 8)
     weight[1, 4:] = torch.tensor([1.0, -1.0, 0.5, 0.0])
-    variance = noise.variance(weight, Scheme(4, 4))
+    variance = noise_variance(weight, Scheme(4, 4))
     assert variance[0].eq(0).all()
     assert variance[1, :4].eq(0).all()
     assert variance[1, 4:] == pytest.approx((2 / 15) ** 2 / 12)
     with pytest.raises(GroupSizeRangeError):
-        noise.step(weight, Scheme(4, 16))
+        noise_step(weight, Scheme(4, 16))
 
 
 def test_agreement_by_hand():

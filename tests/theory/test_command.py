@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ptq_eval import sensitivity as job
 from ptq_eval.cli.main import main
-from ptq_eval.theory import job
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAJECTORY = ROOT / "examples" / "trajectory" / "llama-40k"
@@ -111,8 +111,8 @@ def test_the_report_of_a_run_includes_it(call, tmp_path):
     assert (tmp_path / "out" / "fit.json").read_text() == fit
 
 
-def test_how_many_lanes_fit_changes_no_result(made, tmp_path, monkeypatch):
-    """With memory for one lane at a time every number of the record is the same."""
+def test_how_many_variants_fit_changes_no_result(made, tmp_path, monkeypatch):
+    """With memory for one variant at a time every number of the record is the same."""
     sizes = []
     whole = job.rows
     monkeypatch.setattr(job, "rows", lambda *args, **options: sizes.append(len(args[3])) or whole(*args, **options))

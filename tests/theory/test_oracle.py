@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from ptq_eval.measure.calibration import Lane, quantize
-from ptq_eval.theory import noise
-from ptq_eval.theory.curvature import Perturbation, fisher, slope
-from ptq_eval.theory.sensitivity import ALL, measure, rows
+from ptq_eval.measure.calibration import quantize
+from ptq_eval.measure.variants import Variant
+from ptq_eval.theory.curvature import Perturbation, fisher, noise_variance, output_damage, slope
+from ptq_eval.theory.sensitivity import measure, rows
+from ptq_eval.theory.summary import ALL
 from quantizers import LayerStats, Scheme, get_quantizer
 from tests.theory.support import build, build_gpt2, windows
 
@@ -23,10 +24,10 @@ def model():
 
 
 def perturbed(model, bits=4, group_size=4):
-    """Lane and perturbation of RTN on every layer."""
-    lane = Lane(get_quantizer("rtn"), Scheme(bits, group_size))
-    quantize(model, [lane], None)
-    return lane, Perturbation.of(model, lane.weights, lane.scheme)
+    """Variant and perturbation of RTN on every layer."""
+    variant = Variant(get_quantizer("rtn"), Scheme(bits, group_size))
+    quantize(model, [variant], None)
+    return variant, Perturbation.of(model, variant.weights, variant.scheme)
 
 
 def log_probability(model, ids, changes):
@@ -48,7 +49,7 @@ def test_variance_against_rounding_of_random_weights(bits, symmetric):
     scale = (high - low) / (2**bits - 1)
     zero = 2 ** (bits - 1) if symmetric else np.round(-low / scale)
     rounded = scale * (np.clip(np.round(weights / scale) + zero, 0, 2**bits - 1) - zero)
-    predicted = noise.variance(torch.tensor(weights), Scheme(bits, size, symmetric)).numpy()
+    predicted = noise_variance(torch.tensor(weights), Scheme(bits, size, symmetric)).numpy()
     np.testing.assert_allclose(predicted, np.broadcast_to(scale**2 / 12, weights.shape), rtol=1e-5)
     assert np.square(rounded - weights).mean() == pytest.approx(predicted.mean(), rel=0.03)
 
@@ -58,8 +59,8 @@ def test_output_damage_is_the_expected_error_of_the_output():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(50, 6, generator=generator) * torch.arange(1, 7)
     weight = torch.randn(5, 6, generator=generator)
-    variance = noise.variance(weight, Scheme(3, 3))
-    predicted = noise.output_damage(variance, LayerStats.from_inputs(inputs).hessian.diagonal())
+    variance = noise_variance(weight, Scheme(3, 3))
+    predicted = output_damage(variance, LayerStats.from_inputs(inputs).hessian.diagonal())
     uniform = torch.rand(20000, 5, 6, generator=generator) - 0.5
     error = uniform * (12 * variance).sqrt()
     moved = torch.einsum("nij,tj->nti", error, inputs).square().sum(-1).mean()
@@ -70,7 +71,7 @@ def test_expected_damage_against_the_whole_fisher_matrix(model):
     """½ tr(FΣ) and √(½ tr((FΣ)²)) of one layer, with F from the Jacobian of every logit by every weight."""
     ids = windows(600)
     weight = model.weight(LAYER).detach().clone()
-    one = Perturbation({LAYER: torch.zeros_like(weight)}, {LAYER: noise.variance(weight, Scheme(3, 4))})
+    one = Perturbation({LAYER: torch.zeros_like(weight)}, {LAYER: noise_variance(weight, Scheme(3, 4))})
     jacobian = torch.func.jacfwd(lambda w: log_probability(model, ids, {LAYER: w}))
     score = jacobian(weight).flatten(-2).flatten(0, 1)  # [tokens, vocabulary, weights]
     probability = log_probability(model, ids, {}).exp().flatten(0, 1)
@@ -151,8 +152,8 @@ def test_factored_curvature_and_output_error_against_statistics(model):
 def test_each_layer_against_replacing_it_by_hand(model):
     """δ and its standard error from a deep copy with one weight overwritten, window by window."""
     ids = windows(12)
-    lane, _ = perturbed(model, bits=2)
-    (found,) = measure(model, ids, [lane])
+    variant, _ = perturbed(model, bits=2)
+    (found,) = measure(model, ids, [variant])
 
     def losses(module):
         with torch.no_grad():
@@ -166,7 +167,7 @@ def test_each_layer_against_replacing_it_by_hand(model):
         changed = copy.deepcopy(model.module)
         for layer in model.linears() if name == ALL else [name]:
             with torch.no_grad():
-                changed.get_submodule(layer).weight.copy_(lane.weights[layer])
+                changed.get_submodule(layer).weight.copy_(variant.weights[layer])
         difference = losses(changed) - before
         mean, error = found[name]["delta"]
         assert mean == pytest.approx(float(difference.mean()), abs=2e-6)
@@ -177,8 +178,8 @@ def test_each_layer_against_replacing_it_by_hand(model):
 def test_rows_hold_together(make):
     """Sums over layers, the joint row, and a second order that approaches KL as steps become small."""
     model = make()
-    lane, one = perturbed(model, bits=8)
-    (table,) = rows(model, windows(16, seed=3), windows(16, seed=3), [lane], draws=60)
+    variant, one = perturbed(model, bits=8)
+    (table,) = rows(model, windows(16, seed=3), windows(16, seed=3), [variant], draws=60)
     layers, joint = table[:-1], table[-1]
     assert joint["layer"] == ALL
     assert joint["weights"] == model.quantized_params()

@@ -7,13 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ptq_eval import units as quantities
-from ptq_eval.errors import BitsError, PlanError
+from ptq_eval.errors import BitsError, NotPositiveError, PlanError, UnitsError
+from ptq_eval.laws.arguments import LEAST_COUNT
 from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.plan.model import HIGH
 from ptq_eval.laws.plan.optimum import SERVING, Budget
 from ptq_eval.laws.plan.serving import check_group, read_formats
 
+PLAUSIBLE = {
+    "params": (LEAST_COUNT, 1e16, "1B or 1e9", "millions or billions of parameters"),
+    "tokens": (LEAST_COUNT, 1e19, "20B or 2e10", "billions of tokens"),
+    "served_tokens": (LEAST_COUNT, 1e22, "1T or 1e12", "billions of tokens"),
+    "memory": (1e3, 1e18, "8GB or 8e9", "gigabytes"),
+    "budget": (1e6, 1e40, "1e21", "an exponent or petaflop/s-days"),
+}
+"""Each count's least and largest value that can be meant, how it is written, and what a smaller one is mistaken for."""
 SERVED = (1.0, HIGH)
 """Serving precisions that can be asked about, in bits."""
 
@@ -37,10 +45,10 @@ class Question:
 
     def __post_init__(self) -> None:
         """Raises PlanError for questions that lack something, UnitsError and NotPositiveError for impossible counts."""
-        for flag in quantities.FEWEST:
-            value = getattr(self, flag.removeprefix("--").replace("-", "_"))
-            if value is not None and (value != 0 or flag not in quantities.NONE_ALLOWED):
-                quantities.check(flag, value)
+        for name in PLAUSIBLE:
+            value = getattr(self, name)
+            if value is not None and not (name == "served_tokens" and value == 0):
+                _require_plausible(name, value)
         low, high = SERVED
         if wrong := [bits for bits in self.serve_bits if not low <= bits <= high]:
             raise BitsError("--serve-bits out of range", got=f"{wrong[0]:g}", allowed=f"{low:g} to {high:g}")
@@ -70,6 +78,18 @@ class Question:
         return 6 * self.params * self.tokens + Budget(0.0, self.served_tokens, self.per_served).serving(
             self.params, HIGH
         )
+
+
+def _require_plausible(name: str, value: float) -> None:
+    """Refuse a count in the wrong unit: a bare "1" for a billion would be answered with nonsense."""
+    least, largest, example, mistaken = PLAUSIBLE[name]
+    flag = f"--{name.replace('_', '-')}"
+    if not value > 0:
+        raise NotPositiveError(f"{flag} must be positive", got=f"{value:g}", remedy=f"{flag} {example}")
+    if not least <= value <= largest:
+        why = f"looks like {mistaken}" if value < least else "is more than there can be"
+        allowed = f"{least:.0e} to {largest:.0e}"
+        raise UnitsError(f"{flag} {why}", got=f"{value:g}", allowed=allowed, remedy=f"{flag} {example}")
 
 
 @dataclass(frozen=True)

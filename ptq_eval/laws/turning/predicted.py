@@ -220,9 +220,9 @@ def predict(
     draws = np.asarray(_at(law, *tables, at) if all(tables) else np.empty(0), float)
     factor = max(result.stretch, curve.stretch)
     found = Estimate(value, *bootstrap.interval(value, draws, factor=factor, level=result.level, log=True))
-    reason = (
-        wide_interval_reason(found) or doubt() or (short_range_reason(value, tokens) if tokens is not None else None)
-    )
+    reason = wide_interval_reason(found) or doubt()
+    if not reason and tokens is not None:
+        reason = short_range_reason(value, tokens)
     return (None, reason) if reason else (found, None)
 
 

@@ -1,12 +1,12 @@
-"""`reduction` compiled by numba: two passes over each row of a block, the second out of the first-level cache.
+"""The kernels compiled by numba: two passes over each row of a block, the second out of the first-level cache.
 
 The first pass finds the highest logit; the second takes exponentials, sums them and multiplies them with the other
 model's, all in vector registers.  Numba has no vector exponential of its own, so exp is written out: 2ⁿ·2ᶠ with a
 polynomial of degree 6 for 2ᶠ, |f| ≤ 1/2 (Taylor's, relative error below 2e-7).  The shift is a whole power of two, so
-scaling earlier sums is exact, and z·log₂e − shift is one fused multiply-add.
+rescaling earlier sums is exact, and z·log₂e − shift is one fused multiply-add.
 
-Sums run over `WIDTH` columns side by side, in an order that is fixed here and not by the compiler: a loss is the same
-to the last bit whether lanes are compared with it or not.
+`WIDTH` columns are summed side by side, in an order fixed here and not by the compiler: a loss is the same to the last
+bit whether or not variants are compared with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from ptq_eval.measure.kernels.plain import LOWEST, Sums
+from ptq_eval.measure.kernels.sums import LOWEST, Sums
 from quantizers.kernels.cpu import compiled
 
 WIDTH = 64
@@ -34,20 +34,20 @@ _C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(_LN2**k / math.factorial(k)) for k in
 _ONE, _ZERO, _LOWEST = np.float32(1), np.float32(0), np.float32(LOWEST)
 
 
-def reference(z: Tensor, e: Tensor | None, targets: Tensor, first: int, sums: Sums) -> None:
-    """See `reduction.reference`."""
+def full_precision(z: Tensor, e: Tensor | None, targets: Tensor, first: int, sums: Sums) -> None:
+    """As `plain.full_precision`."""
     own = _arrays(sums.highest, sums.shift, sums.total, sums.target, sums.scale)
     if e is None:
         _losses(z.numpy(), targets.numpy(), first, *own)
     else:
-        _references(z.numpy(), e.numpy(), targets.numpy(), first, *own, *_arrays(sums.cross, sums.top))
+        _full_precision(z.numpy(), e.numpy(), targets.numpy(), first, *own, *_arrays(sums.cross, sums.top))
 
 
-def lane(q: Tensor, e: Tensor, targets: Tensor, first: int, full: Sums, sums: Sums) -> None:
-    """See `reduction.lane`."""
+def variant(q: Tensor, e: Tensor, targets: Tensor, first: int, full: Sums, sums: Sums) -> None:
+    """As `plain.variant`."""
     own = _arrays(sums.highest, sums.shift, sums.total, sums.target, sums.scale)
     others = _arrays(sums.cross, sums.top, full.scale, full.top)
-    _lanes(q.numpy(), e.numpy(), targets.numpy(), first, *own, *others)
+    _variants(q.numpy(), e.numpy(), targets.numpy(), first, *own, *others)
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:
@@ -84,7 +84,7 @@ def _read(logit):  # pragma: no cover
 
 @njit
 def _highest(row, width):  # pragma: no cover
-    """The highest of `row`; `width` is room for WIDTH numbers."""
+    """The highest of `row`; `width` is a work array of WIDTH numbers."""
     columns = len(row)
     width[:] = -np.inf
     whole = columns - columns % WIDTH
@@ -179,9 +179,9 @@ def _raised(found, i, highest, shift, scale):  # pragma: no cover
 
 
 @njit
-def _take(row, place, first, i, out):  # pragma: no cover
-    if first <= place < first + len(row):
-        out[i] = _read(row[place - first])
+def _take(row, index, first, i, out):  # pragma: no cover
+    if first <= index < first + len(row):
+        out[i] = _read(row[index - first])
 
 
 @compiled
@@ -194,7 +194,7 @@ def _losses(z, targets, first, highest, shift, total, target, scale):  # pragma:
 
 
 @compiled
-def _references(z, e, targets, first, highest, shift, total, target, scale, cross, top):  # pragma: no cover
+def _full_precision(z, e, targets, first, highest, shift, total, target, scale, cross, top):  # pragma: no cover
     width, products = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
     for i in range(len(z)):
         found = _highest(z[i], width)
@@ -211,7 +211,7 @@ def _references(z, e, targets, first, highest, shift, total, target, scale, cros
 
 
 @compiled
-def _lanes(
+def _variants(
     q, e, targets, first, highest, shift, total, target, scale, cross, at_top, rescaled, top
 ):  # pragma: no cover
     width, products = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)

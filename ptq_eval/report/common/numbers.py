@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
 from typing import Any
 
+from ptq_eval.units import write
+
 MISSING = "–"
 OPEN = "open"
 MAX_DECIMALS = 7
@@ -22,7 +24,6 @@ MIN_PLAIN, MAX_PLAIN = 1e-3, 1e5
 _PLAIN_DIGITS = 4
 _PRECISION = 700
 """Digits that Decimal may use: a double ranges over 632 powers of ten."""
-_SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
 def number(value: Any) -> float:
@@ -80,10 +81,7 @@ def count(value: Any) -> str:
     value = number(value)
     if not math.isfinite(value):
         return MISSING
-    for unit, suffix in _SUFFIXES:
-        if abs(value) >= unit * 0.9995:
-            return f"{_digits(value / unit)}{suffix}"
-    return _digits(value)
+    return write(value) if value == 0 or abs(value) >= MIN_PLAIN else f"{value:.2e}"
 
 
 def _digits(value: float) -> str:

@@ -30,10 +30,7 @@ def plural(n: float, one: str, many: str = "") -> str:
 
 
 def _too_few_values(facts: Facts) -> str:
-    distinct = plural(
-        facts["distinct"], f"distinct value of {facts['variable']}", f"distinct values of {facts['variable']}"
-    )
-    return f"{distinct}, at least {facts['needed']} needed"
+    return f"{plural(facts['distinct'], 'distinct value')} of {facts['variable']}, at least {facts['needed']} needed"
 
 
 def _confounded(facts: Facts) -> str:

@@ -14,7 +14,8 @@ from ptq_eval.laws.plan.planner import Plan
 from ptq_eval.laws.plan.question import Answer
 from ptq_eval.laws.plan.source import TRAINED
 from ptq_eval.laws.turning.predicted import MAX_FACTOR
-from ptq_eval.report.common.numbers import count, estimate, short
+from ptq_eval.report.common.numbers import MISSING, count, estimate, short
+from ptq_eval.units import BYTES, write
 
 _EQUAL = 5e-5
 """Losses that differ by less are printed as the same."""
@@ -94,9 +95,8 @@ def percent(value: Estimate) -> str:
 
 
 def size(bytes_: float) -> str:
-    """A number of bytes, in thousands of thousands: 1.5 GB."""
-    text = count(bytes_).replace("B", "G")
-    return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"
+    """A number of bytes: 1.5 GB; a dash where unknown."""
+    return write(bytes_, BYTES) if math.isfinite(bytes_) else MISSING
 
 
 def _asked(answer: Answer) -> str:

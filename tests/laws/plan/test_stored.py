@@ -56,13 +56,14 @@ def test_verdicts_are_those_of_the_fit(report):
     content = json.loads(json.dumps(report[0]))
     for entry in content["critical_tokens"]:
         if entry["bits"] == 3 and entry["quantizer"] == "rtn" and entry["params"] == 40e3:
-            entry |= {"predicted": None, "verdict": "not identifiable: delta is not told apart from zero"}
+            reason = {"kind": "delta_not_significant", "bits": 3.0}
+            entry |= {"predicted": None, "verdict_kind": "not_identified", "reason": reason}
     for quantizer, params, known in (("rtn", 50e3, False), ("rtn", 160e3, True), ("gptq", 50e3, True)):
         source = from_stored(content, name="out", quantizer=quantizer, params=params)
         two, three = plan(source, Question(params=params, serve_bits=(2, 3))).of("critical_tokens")
         assert two.values
         assert bool(three.values) == known
-        assert known or "not told apart from zero" in three.why_not
+        assert known or "not significantly different from zero" in three.why_not
 
 
 @pytest.fixture(scope="module")

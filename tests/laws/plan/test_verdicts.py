@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from ptq_eval.laws.turning.table import critical_tokens
 
-from ptq_eval.laws import analyse, fit
+from ptq_eval.laws import FitKind, FitStatus, Why, analyse, fit
 from ptq_eval.laws.formulas.chinchilla import Chinchilla
 from ptq_eval.laws.formulas.ouyang import Ouyang
 from ptq_eval.laws.formulas.presets import EPOCH_2024, KUMAR_2024, OUYANG_2024
@@ -17,7 +16,7 @@ from ptq_eval.laws.plan.fits import from_records
 from ptq_eval.laws.plan.planner import Planner, Question, plan
 from ptq_eval.laws.plan.source import from_fits, from_preset
 from ptq_eval.laws.simulate import paper_design, simulate
-from ptq_eval.laws.turning.predicted import FARTHEST
+from ptq_eval.laws.turning.predicted import MAX_FACTOR, critical_tokens
 from ptq_eval.report.plan import contour_figure as plan_contour_figure
 from tests.laws.synthetic import table
 
@@ -59,15 +58,16 @@ def test_records_are_judged_as_fit_judges_them(noisy):
             at: known for at, known in given.items() if at[0] == N
         }
         [eight] = [answer for answer in answers if answer.at["bits"] == 8]
-        assert "delta is not told apart from zero" in eight.why_not
+        assert "delta is not significantly different from zero" in eight.why_not
 
 
 def test_a_fit_of_other_records_is_out_of_date(noisy):
     """The verdicts of a fit.json count as long as it was made of the records at hand, and are judged anew after."""
     told = analyse(noisy, {}, **OPTIONS)
-    marked = {**told, "critical_tokens": [{**e, "predicted": None, "verdict": "kept"} for e in told["critical_tokens"]]}
+    kept = {"verdict_kind": "not_identified", "reason": {"kind": "no_loss_curve"}}
+    marked = {**told, "critical_tokens": [{**e, "predicted": None, **kept} for e in told["critical_tokens"]]}
     same = from_records(noisy, {}, **OPTIONS, told=marked)
-    assert all("kept" in reason for _, _, reason in same.verdicts)
+    assert all("no full-precision loss is known" in reason for _, _, reason in same.verdicts)
     assert not any("out of date" in doubt for doubt in same.doubts)
     fewer = noisy[: -len(noisy) // 4]
     anew = from_records(fewer, {}, **OPTIONS, told=marked, name="out")
@@ -87,9 +87,9 @@ def test_the_line_of_a_figure_is_refused_where_the_table_refuses(noisy):
     refused = [row["bits"] for row in rows if row["why_not"]]
     assert min(refused) >= 6  # of the widths measured, 8 bits are the nearest
     assert max(refused) == 9
-    assert all("not told apart from zero" in row["why_not"] for row in rows if row["bits"] >= 6)
+    assert all("not significantly different from zero" in row["why_not"] for row in rows if row["bits"] >= 6)
     assert "no D_crit at" in labels(planner)
-    assert "not told apart from zero" in labels(planner)
+    assert "not significantly different from zero" in labels(planner)
 
 
 def test_a_fit_that_identifies_nothing_draws_no_line(noisy):
@@ -106,7 +106,7 @@ def test_the_line_is_marked_beyond_the_data_and_ends_where_it_is_not_believed():
     rows = turns(planner)
     for row in rows:
         D = float(planner.source.critical_tokens(220e6, row["bits"])[0].value)
-        assert bool(row["why_not"]) == (D > FARTHEST * 26e9)
+        assert bool(row["why_not"]) == (D > MAX_FACTOR * 26e9)
         assert row["why_not"] or row["beyond"] == pytest.approx(
             max(planner.source.beyond(N=220e6, D=D, bits=row["bits"]).values(), default=1.0)
         )
@@ -125,7 +125,7 @@ def test_fits_of_another_degradation_law_have_a_turn_with_its_interval():
     [turn] = plan(
         from_fits([flat, curve], name="out", ranges={}), Question(params=1e8, tokens=1e10, serve_bits=(4,))
     ).of("critical_tokens")
-    assert "not seen to grow with D" in turn.why_not
+    assert "does not grow significantly with D" in turn.why_not
 
 
 def test_a_table_of_data_is_refused_a_turn_by_the_same_tests():
@@ -136,10 +136,11 @@ def test_a_table_of_data_is_refused_a_turn_by_the_same_tests():
     data = {name: design[name] for name in law.columns}
     given = list(critical_tokens(law, delta, data, curve, None))
     assert all(one.predicted is not None for one in given)
-    stuck = replace(delta, status="at_bound: gamma_P")
+    stuck = replace(delta, status=FitStatus(FitKind.AT_BOUND, ("gamma_P",)))
     draws = delta.replicates.copy()
     draws[:, list(delta.estimates).index("k")] *= np.exp(np.linspace(-6, 6, len(draws)))
-    for bad, words in ((stuck, "at bound: gamma_P"), (replace(delta, replicates=draws), "D_crit is not identified")):
+    vague = replace(delta, replicates=draws)
+    for bad, reason in ((stuck, Why.CONSTANT_AT_BOUND), (vague, Why.WIDE_INTERVAL)):
         told = list(critical_tokens(law, bad, data, curve, None))
         assert all(one.predicted is None for one in told)
-        assert all(words in one.verdict for one in told)
+        assert all(one.verdict.reason.kind is reason for one in told)

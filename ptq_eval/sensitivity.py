@@ -1,11 +1,14 @@
 """From checkpoints to a record of what theory predicts and what is measured, one entry per checkpoint.
 
+    from ptq_eval.sensitivity import sensitivity
+
+    record, problems = sensitivity("my-run/", "out/", bits=(2, 3, 4), steps="first,last")
+
     discover → choose → verify → plan → (quantize, gradients, slope, one layer at a time) → sensitivity.json
 
-The record is written anew after each checkpoint, and an entry is found again by its weights and by everything that
-changes its numbers, so a job that was stopped goes on where it was.  Gradients are taken on the calibration text,
-damage is measured on the evaluation text, both in float32: a second-order expansion lives in digits that shorter types
-lack.
+The record is rewritten after each checkpoint, and an entry is recognised by its weights and by everything that changes
+its numbers, so a job that was interrupted continues.  Gradients are taken on the calibration text, damage is measured
+on the evaluation text, both in float32: a second-order expansion needs digits that shorter types lack.
 
 Cost of a checkpoint: an evaluation for each layer × bit-width × quantizer, `draws` backward passes over the calibration
 windows and one over the evaluation windows, a window at a time.
@@ -24,25 +27,24 @@ import torch
 
 from ptq_eval.checkpoints import Overrides, discover, verify_all
 from ptq_eval.config import RunConfig
-from ptq_eval.errors import DeviceError, OptionError, PtqEvalError
-from ptq_eval.measure.calibration import Lane, quantize
-from ptq_eval.measure.memory import Budget, out_of_memory
-from ptq_eval.measure.sweep import provenance
+from ptq_eval.errors import OptionError, PtqEvalError
+from ptq_eval.measure.session import Session
 from ptq_eval.measure.texts import Texts, describe_windows
 from ptq_eval.measure.trials import Workload, make_plan, quantizers_of
-from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.records import Checkpoint, Trial
 from ptq_eval.report.sensitivity import page as report
 from ptq_eval.results.manifest import git_state
 from ptq_eval.theory.sensitivity import rows
 from ptq_eval.theory.summary import agreements, bounds
-from quantizers import Scheme, get_quantizer
+from quantizers import get_quantizer
 
 FORMAT = 1
 """Raised whenever the numbers of a record change their meaning."""
 
-_NEUTRAL = ("bootstrap", "shard", "device", "memory", "trust_remote_code")
-"""Options that change no number here."""
+_NEUTRAL = ("bootstrap", "shard", "device", "memory", "trust_remote_code", "bos")
+"""Options that change no number here, and `bos`, which is recorded only if set."""
+
+_LESS_MEMORY = "a shorter --seq-len, or a device with more memory"
 
 Progress = Callable[[str, float, float], None]
 
@@ -57,12 +59,12 @@ def sensitivity(
     progress: Progress | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], list[PtqEvalError]]:
-    """Damage per layer, measured and predicted, of checkpoints under `folders`; written below `out`.
+    """Damage per layer, measured and predicted, of checkpoints under `folders`; written to the folder `out`.
 
-    `steps`: "all", or steps and the words first and last, separated by commas.  `draws` are labels drawn per window
-    for the Fisher information.  `options` are those of `ptq_eval.config.RunConfig` (quantizers: rtn unless given).
-    Returns the content of `sensitivity.json`, and the errors of checkpoints that were set aside.  Raises PtqEvalError
-    subclasses.
+    `steps`: "all", or steps and the words first and last, separated by commas.  `draws` is the number of labels drawn
+    per window for the Fisher information.  `options` are those of `ptq_eval.config.RunConfig` (quantizers: rtn by
+    default).  Returns the content of `sensitivity.json`, and the errors of checkpoints that were excluded.  Raises
+    PtqEvalError subclasses.
     """
     config = _config(options, draws)
     progress = progress or (lambda what, done, total: None)
@@ -98,18 +100,18 @@ def _config(options: Mapping[str, Any], draws: int) -> RunConfig:
         raise OptionError("--draws is too small", got=draws, allowed="at least 1")
     config = RunConfig.of({"quantizers": ("rtn",), **options})
     if config.dtype != "float32":
-        raise OptionError("sensitivities need float32", got=config.dtype, remedy="leave --dtype out")
+        raise OptionError("sensitivities need float32", got=config.dtype, remedy="omit --dtype")
     if config.shard != (1, 1):
         raise OptionError("sensitivities are not sharded", got=config.shard, remedy="choose --steps for each process")
     if config.precision is not None:
-        raise OptionError("sensitivities take every window", got=f"precision={config.precision}", remedy="leave it out")
+        raise OptionError("sensitivities use every window", got=f"precision={config.precision}", remedy="omit it")
     quantizers_of(config)
     config.resolve_device()
     return config
 
 
 def chosen(checkpoints: Sequence[Checkpoint], steps: str) -> list[Checkpoint]:
-    """Those that `steps` names, of every run: "all", or steps and the words first and last.  Raises OptionError."""
+    """The checkpoints that `steps` names, in every run.  Raises OptionError for one that does not exist."""
     words = [word.strip() for word in steps.split(",") if word.strip()]
     by_run: dict[str, list[Checkpoint]] = {}
     for checkpoint in checkpoints:
@@ -117,11 +119,11 @@ def chosen(checkpoints: Sequence[Checkpoint], steps: str) -> list[Checkpoint]:
     kept = [
         checkpoint
         for own in by_run.values()
-        for place, checkpoint in enumerate(own)
+        for index, checkpoint in enumerate(own)
         if "all" in words
         or str(checkpoint.step) in words
-        or ("first" in words and place == 0)
-        or ("last" in words and place == len(own) - 1)
+        or ("first" in words and index == 0)
+        or ("last" in words and index == len(own) - 1)
     ]
     known = {"all", "first", "last", *(str(checkpoint.step) for checkpoint in checkpoints)}
     unknown = [word for word in words if word not in known]
@@ -136,6 +138,7 @@ def chosen(checkpoints: Sequence[Checkpoint], steps: str) -> list[Checkpoint]:
 def _header(config: RunConfig, draws: int) -> dict[str, Any]:
     settings = {
         **{name: value for name, value in config.to_dict().items() if name not in _NEUTRAL},
+        **({"bos": True} if config.bos else {}),  # only if set, so that records made before it existed stay valid
         "device": config.resolve_device().split(":")[0],
         "draws": draws,
         "versions": {name: get_quantizer(name).version for name in config.quantizers},
@@ -145,49 +148,32 @@ def _header(config: RunConfig, draws: int) -> dict[str, Any]:
 
 def _key(work: Workload, settings: Mapping[str, Any]) -> str:
     checkpoint = work.checkpoint
-    place = [checkpoint.run, checkpoint.step, checkpoint.revision, checkpoint.weights_sha, work.evaluation.digest]
-    text = json.dumps([FORMAT, place, settings], sort_keys=True)
+    identity = [checkpoint.run, checkpoint.step, checkpoint.revision, checkpoint.weights_sha, work.evaluation.digest]
+    text = json.dumps([FORMAT, identity, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress: Progress) -> dict[str, Any]:
-    """One checkpoint, loaded, measured and predicted."""
-    started, device = time.time(), config.resolve_device()
-    checkpoint, trust = work.checkpoint, config.trust_remote_code
-    model = LanguageModel.load(
-        work.folder, device=device, include_head=config.include_head, trust_remote_code=trust, name=checkpoint.name
-    )
-    cut = texts.cut("calibration", checkpoint, work.folder, model.vocab_size, work.evaluation.seq_len)
-    evaluation, calibration = torch.tensor(work.evaluation.ids), torch.tensor(cut.ids)
-    trials = work.trials[1:]
-    groups = _together(model, trials, Budget.of(device, config.memory_bytes()))
-    passes = len(groups) * (len(calibration) + 2 * len(evaluation))
-    total = passes + len(evaluation) * len(trials) * (len(model.linears()) + 1)
-    done = 0.0
-
-    def tick(amount: float) -> None:
-        nonlocal done
-        done += amount
-        progress(f"sensitivities of {checkpoint.name}", done, total)
-
-    tick(0)
+    """One checkpoint, loaded, measured and predicted; `provenance.seconds` is the time of all that."""
+    started, checkpoint = time.monotonic(), work.checkpoint
+    options: dict[str, Any] = {"device": config.resolve_device(), "memory": config.memory_bytes()}
+    options |= {"trust_remote_code": config.trust_remote_code, "offload": False, "remedy": _LESS_MEMORY}
     labelled, skipped = [], []
-    try:
+    with Session.opened(work, **options) as session:
+        model, evaluation = session.model, session.evaluation
+        cut = texts.cut("calibration", checkpoint, work.folder, model.vocab_size, work.evaluation.seq_len)
+        groups = _groups(session, work.trials[1:])
+        passes = len(groups) * (len(cut.ids) + 2 * len(evaluation))
+        total = passes + len(evaluation) * (len(work.trials) - 1) * (len(model.linears()) + 1)
+        tick = _ticker(progress, f"sensitivities of {checkpoint.name}", total)
         for group in groups:
-            lanes = _lanes(model, group, calibration)
-            found = rows(model, evaluation, calibration, lanes, draws=draws, seed=config.seed, tick=tick)
-            for trial, lane, own in zip(group, lanes, found):
+            variants = session.quantized(group)
+            found = rows(model, evaluation, torch.tensor(cut.ids), variants, draws=draws, seed=config.seed, tick=tick)
+            for trial, variant, own in zip(group, variants, found):
                 head = {"quantizer": trial.quantizer, "bits": trial.bits}
-                labelled += [{**head, "group_size": lane.scheme.group_size, **row} for row in own]
-                skipped += [{**head, "layer": name, "reason": why} for name, why in lane.skipped.items()]
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not out_of_memory(error):
-            raise
-        raise DeviceError(
-            f"{checkpoint.name}: out of memory on {device}",
-            got=(str(error).splitlines() or [""])[0][:160],
-            remedy="a shorter --seq-len, or a device with more memory",
-        ) from error
+                labelled += [{**head, "group_size": variant.scheme.group_size, **row} for row in own]
+                skipped += [{**head, "layer": name, "reason": why} for name, why in variant.skipped.items()]
+        provenance = session.provenance(time.monotonic() - started)
     return {
         "run": checkpoint.run,
         "step": checkpoint.step,
@@ -199,31 +185,30 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
         "bounds": bounds(labelled),
         "skipped": skipped,
         "texts": {"evaluation": describe_windows(work.evaluation), "calibration": describe_windows(cut)},
-        "provenance": {**provenance(device), "seconds": time.time() - started},
+        "provenance": provenance,
     }
 
 
-def _together(model: LanguageModel, trials: Sequence[Trial], budget: Budget) -> list[list[Trial]]:
-    """Trials whose lanes are held at the same time; how many fit changes the time taken and no result.
+def _ticker(progress: Progress, what: str, total: float) -> Callable[[float], None]:
+    done = 0.0
 
-    A lane is its weights, their errors and the variances that are expected; beside them lie the model and as much again
-    for gradients.
+    def tick(amount: float) -> None:
+        nonlocal done
+        done += amount
+        progress(what, done, total)
+
+    tick(0)
+    return tick
+
+
+def _groups(session: Session, trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Trials whose variants are kept at the same time; how many fit changes the time taken and no result.
+
+    A variant takes its weights, their errors and the expected variances; beside the variants, memory holds the model
+    and two gradients.
     """
+    model = session.model
     weights = sum(4 * model.weight(name).numel() for name in model.linears())
     whole = sum(parameter.nbytes for parameter in model.module.parameters())
-    size = budget.lanes(whole + 2 * weights, 3 * weights)
-    return [list(trials[place : place + size]) for place in range(0, len(trials), size)]
-
-
-def _lanes(model: LanguageModel, trials: Sequence[Trial], calibration: torch.Tensor) -> list[Lane]:
-    """The trials quantized, in their order."""
-    lanes = []
-    for trial in trials:
-        assert trial.scheme is not None
-        scheme = Scheme(trial.scheme.bits, trial.scheme.group_size, trial.scheme.symmetric, trial.scheme.format)
-        lanes.append(Lane(get_quantizer(trial.quantizer, **trial.options), scheme))
-    for sequential in (False, True):
-        alike = [lane for lane, trial in zip(lanes, trials) if (trial.calibration == "sequential") is sequential]
-        if alike:
-            quantize(model, alike, calibration.to(model.device), sequential=sequential)
-    return lanes
+    size = session.budget.variants(whole + 2 * weights, 3 * weights)
+    return [list(trials[first : first + size]) for first in range(0, len(trials), size)]

@@ -1,0 +1,142 @@
+"""One checkpoint, loaded once: where its model is kept, how its variants are quantized, and what a record says of it.
+
+The sweep and the sensitivity study both work in a session.  Where not even one variant fits in memory beside the
+model, the model's blocks and the variants stay on disk (`offload`); that changes the time taken and no result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptq_eval import plugins
+from ptq_eval.errors import DeviceError
+from ptq_eval.measure.calibration import input_groups, quantize
+from ptq_eval.measure.memory import Budget, out_of_memory
+from ptq_eval.measure.trials import Workload
+from ptq_eval.measure.variants import Variant, variants_of
+from ptq_eval.models.language_model import DTYPES, LanguageModel
+from ptq_eval.models.offload import OffloadedModel
+from ptq_eval.records import Trial
+from quantizers import kernels
+
+_SHARE_FOR_SOLVING = 0.2
+"""Share of the budget for schemes that are solved together."""
+
+_USE_LESS = "a smaller --memory, fewer --calib-windows, a shorter --seq-len, or --dtype bfloat16"
+_MAPPING = "limits (ulimit -v, -d) above the largest file of the weights, which is mapped whole, or smaller shards"
+
+
+@dataclass
+class Session:
+    """A loaded checkpoint with its texts and its memory budget."""
+
+    model: LanguageModel
+    work: Workload
+    budget: Budget
+    scratch: Path | None
+    """The folder of variants that do not fit in memory; None if they fit."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(
+        cls,
+        work: Workload,
+        *,
+        device: str = "cpu",
+        memory: int | None = None,
+        trust_remote_code: bool = False,
+        offload: bool = True,
+        remedy: str = _USE_LESS,
+    ) -> Iterator[Session]:
+        """Load the model, whole or (if it does not fit with one variant) with its blocks left on disk.
+
+        `memory` is what the weights of the model and its variants may take (bytes), by default most of what is free.
+        Without `offload` the model is always loaded whole.  Raises the PtqEvalError of a checkpoint that cannot be
+        loaded, and DeviceError with `remedy` when memory runs out, within the context too.
+        """
+        trial = work.trials[0]
+        options: dict[str, Any] = {
+            "dtype": trial.dtype,
+            "device": device,
+            "include_head": trial.include_head,
+            "trust_remote_code": trust_remote_code,
+            "name": work.checkpoint.name,
+        }
+        budget = Budget.of(device, memory)
+        whole = budget.holds((work.checkpoint.params_total or 0) * DTYPES[trial.dtype].itemsize)
+        with _memory_errors(work.checkpoint.name, device, remedy):
+            if whole or not offload:
+                yield cls(LanguageModel.load(work.folder, **options), work, budget, None)
+                return
+            with tempfile.TemporaryDirectory(prefix="ptq-eval-") as folder:
+                model = OffloadedModel.load_from_disk(work.folder, Path(folder) / "model", **options)
+                yield cls(model, work, budget, Path(folder))
+
+    @cached_property
+    def calibration(self) -> Tensor | None:
+        """The calibration windows [windows, time], if any quantizer of the run needs them."""
+        windows = self.work.calibration
+        return None if windows is None else torch.tensor(windows.ids, dtype=torch.long)
+
+    @cached_property
+    def evaluation(self) -> Tensor:
+        """The evaluation windows [windows, time]."""
+        return torch.tensor(self.work.evaluation.ids)
+
+    @cached_property
+    def _input_groups(self) -> list[tuple[str, ...]] | None:
+        return None if self.calibration is None else input_groups(self.model, self.calibration)
+
+    def quantized(self, trials: Sequence[Trial]) -> list[Variant]:
+        """The variant of each trial: first all that share statistics in one pass, then the sequential ones."""
+        variants = variants_of(trials, self.scratch)
+        memory = _SHARE_FOR_SOLVING * self.budget.total
+        for sequential in (False, True):
+            own = [v for trial, v in zip(trials, variants) if (trial.calibration == "sequential") is sequential]
+            groups = self._input_groups if any(variant.quantizer.needs_stats for variant in own) else None
+            quantize(self.model, own, self.calibration, sequential=sequential, groups=groups, memory=memory)
+        return variants
+
+    def provenance(self, seconds: float) -> dict[str, Any]:
+        """Where, when and with what a number was measured, and the `seconds` of work that it took."""
+        device = self.model.device
+        facts = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "host": socket.gethostname(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+            "matmul_precision": torch.get_float32_matmul_precision(),
+            "kernels": kernels.backend(device),
+            **plugins.versions("ptq-eval", "torch", "transformers", "numba", "triton"),
+            "attention": getattr(self.model.module.config, "_attn_implementation", None),
+            "seconds": seconds,
+        }
+        return {**facts, "gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else facts
+
+
+@contextlib.contextmanager
+def _memory_errors(name: str, device: str, remedy: str) -> Iterator[None]:
+    """Turn running out of memory into a DeviceError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"{name}: out of memory on {device}",
+            got=(str(error).splitlines() or [""])[0][:160],
+            remedy=_MAPPING if "unable to mmap" in str(error) else remedy,
+        ) from error

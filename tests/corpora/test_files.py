@@ -1,0 +1,222 @@
+"""Contract and property tests of text files: compression, encodings, fields, and names that hold `#`."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptq_eval.corpora import read
+from ptq_eval.corpora.fields import find
+from ptq_eval.corpora.files import split_spec
+from ptq_eval.errors import TextSourceError
+
+DOCUMENTS = ["first — naïve", "second 漢字\nof two lines", "third"]
+JOINED = "\n\n".join(DOCUMENTS)
+LINES = "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(DOCUMENTS))
+
+
+def zstd(content: bytes) -> bytes:
+    return pa.compress(content, codec="zstd", asbytes=True)
+
+
+SKIPPABLE = b"\x50\x2a\x4d\x18\x04\x00\x00\x00size"
+PACKED = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".gzip": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstd,
+    ".zstd": lambda content: SKIPPABLE + zstd(content[:9]) + zstd(content[9:]),  # as pzstd writes it
+}
+
+
+def parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("ending", PACKED)
+@pytest.mark.parametrize("kind", [".txt", ".raw", ".md", ".jsonl", ".ndjson", ".json", ".parquet"])
+def test_every_kind_in_every_compression(tmp_path, kind, ending):
+    content = {".txt": JOINED, ".raw": JOINED, ".md": JOINED}.get(kind, LINES).encode()
+    if kind == ".parquet":
+        content = parquet(pa.table({"text": DOCUMENTS}))
+    path = tmp_path / f"part.00001{kind}{ending}"
+    path.write_bytes(PACKED[ending](content))
+    assert read(str(path)).text == JOINED
+    assert read(str(path), max_chars=20).text == JOINED[:20]
+
+
+@pytest.mark.parametrize("ending", PACKED)
+@pytest.mark.parametrize("name", ["enwik8", "a.txt", "a.txt.gz", "README"])
+def test_the_content_tells_the_compression(tmp_path, name, ending):
+    (tmp_path / name).write_bytes(PACKED[ending](JOINED.encode()))
+    assert read(str(tmp_path / name)).text == JOINED
+
+
+def test_a_file_without_an_ending_is_recognised_by_its_content(tmp_path):
+    for name, content in (("table", parquet(pa.table({"text": DOCUMENTS}))), ("lines", LINES.encode())):
+        (tmp_path / name).write_bytes(content)
+        assert read(str(tmp_path / name)).text == JOINED
+    assert read(f"{tmp_path / 'lines'}#text").text == JOINED
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.txt", JOINED), ("a.jsonl", LINES), ("b.jsonl", LINES.replace("\n", "\r\n"))]
+)
+def test_a_byte_order_mark_tells_the_encoding(tmp_path, encoding, name, content):
+    (tmp_path / name).write_bytes(content.encode(encoding))
+    text = read(str(tmp_path / name))
+    assert text.text == JOINED
+    assert text.digest == read_utf8(tmp_path, name, content).digest
+    assert read(str(tmp_path / name), max_chars=17).text == JOINED[:17]
+
+
+def read_utf8(folder, name, content):
+    (folder / "utf8").mkdir()
+    (folder / "utf8" / name).write_bytes(content.encode())
+    return read(str(folder / "utf8" / name))
+
+
+STRINGS = pa.array(DOCUMENTS)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        STRINGS,
+        STRINGS.cast(pa.large_string()),
+        STRINGS.cast(pa.string_view()),
+        STRINGS.cast(pa.binary()),
+        STRINGS.dictionary_encode(),
+        STRINGS.cast(pa.large_string()).dictionary_encode(),
+        pa.array([*DOCUMENTS[:1], None, *DOCUMENTS[1:]]).dictionary_encode(),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_every_type_of_text_in_parquet(tmp_path, column):
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    text = read(str(tmp_path / "a.parquet"))
+    assert text.text == JOINED
+    assert (text.notes == ()) == (column.null_count == 0)
+
+
+ROWS = [{"meta": {"body": text, "a.b": text.upper()}, "turns": [{"said": text}, {"said": None}]} for text in DOCUMENTS]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "pretty.json", "a.parquet"])
+def test_nested_fields(tmp_path, name):
+    if name == "a.parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / name)
+    elif name == "a.jsonl":
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    else:
+        (tmp_path / name).write_text("\n" + json.dumps(ROWS, indent=2 if name == "pretty.json" else None))
+    assert read(f"{tmp_path / name}#meta.body").text == JOINED
+    assert read(f"{tmp_path / name}#meta.a.b").text == JOINED.upper()
+    assert read(f"{tmp_path / name}#turns.said").text == JOINED
+    with pytest.raises(
+        TextSourceError,
+        match=r"fields present: meta, meta\.body, meta\.a\.b, turns, turns\.said"
+        if name != "a.parquet"
+        else "fields present: meta, turns",
+    ):
+        read(str(tmp_path / name))
+
+
+def test_one_object_and_bare_strings(tmp_path):
+    (tmp_path / "a.json").write_text(
+        json.dumps({"version": 1, "data": [{"text": text} for text in DOCUMENTS]}, indent=1)
+    )
+    assert read(f"{tmp_path / 'a.json'}#data.text").text == JOINED
+    (tmp_path / "b.json").write_text(json.dumps(DOCUMENTS))
+    assert read(str(tmp_path / "b.json")).text == JOINED
+
+
+def test_rows_without_text_are_skipped_and_counted(tmp_path):
+    rows = [{"url": "x"}, {"text": DOCUMENTS[0]}, {"text": None}, *({"text": text} for text in DOCUMENTS[1:])]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    text = read(str(tmp_path / "a.jsonl"))
+    assert text.text == JOINED
+    assert text.notes == ("2 of the 5 rows read from a.jsonl have no 'text' and are skipped",)
+
+
+def test_a_missing_field_is_not_searched_for_in_all_of_a_large_file(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"content": "x"}\n' * 1000 + "torn")
+    with pytest.raises(TextSourceError, match="fields present: content"):
+        read(str(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", "caf\xe9".encode("latin-1"), "not UTF-8 text"),
+        ("a.txt", "plain words".encode("utf-16-le"), "zero bytes"),
+        ("a.jsonl", '{"text": "caf\xe9"}'.encode("latin-1"), "not UTF-8 text"),
+        ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        ("a.txt.zst", zstd(JOINED.encode() * 99)[:-9], "cannot be read"),
+        ("a.txt.xz", lzma.compress(JOINED.encode() * 99)[:-9], "cannot be read"),
+        ("a.txt.xz", lzma.compress(JOINED.encode())[:12] + b"junk" * 9, "cannot be read"),
+        ("a.json", b'[{"text": "a"},\n', "not JSON"),
+        ("a.jsonl", b'{"text": ["a", "b"]}', "got a list under 'text' in line 1"),
+        ("a.jsonl", b'{"text": {"en": "a"}}', "fields present: text, text.en"),
+        ("a.jsonl", b'{"text": null}\n{"text": null}', "no text under 'text'"),
+        ("a.csv", b"text\nhello\n", "save the column"),
+        ("a.zip", b"PK\x03\x04\xff\xff", "not UTF-8"),
+    ],
+)
+def test_what_is_no_text_is_one_line(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TextSourceError, match=said) as raised:
+        read(str(tmp_path / name))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_field_of_plain_text_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("words")
+    with pytest.raises(TextSourceError, match="plain text has no fields"):
+        read(f"{tmp_path / 'a.txt'}#text")
+
+
+def test_a_name_may_hold_the_mark_of_a_field(tmp_path):
+    folder = tmp_path / "c#" / "d.jsonl#e"
+    folder.mkdir(parents=True)
+    rows = [{"text": text, "x#y": text.upper()} for text in DOCUMENTS]
+    for name in ("a.jsonl", "a#1.jsonl", "a.jsonl#text"):
+        (folder / name).write_text("\n".join(map(json.dumps, rows)))
+    (folder / "a.jsonl#text").write_text('{"text": "of the longer name"}')
+    assert read(str(folder / "a#1.jsonl")).text == JOINED
+    assert read(f"{folder / 'a#1.jsonl'}#x#y").text == JOINED.upper()
+    assert read(f"{folder / 'a.jsonl'}#text").text == "of the longer name"
+    assert read(f"{folder / 'a.jsonl'}#x#y").text == JOINED.upper()
+    (folder / "b.txt").write_text(JOINED)
+    assert read(str(folder / "b.txt")).text == JOINED
+    with pytest.raises(TextSourceError, match=r"no such text file \| got .*c#/missing.jsonl \|"):
+        read(f"{tmp_path / 'c#' / 'missing.jsonl'}#text")
+
+
+@given(st.text("ab#./", max_size=20))
+def test_property_a_spec_is_split_at_a_mark_or_not_at_all(spec):
+    file, field = split_spec(spec, lambda name: name.endswith("b"))
+    assert spec == file + "#" + field if field or spec != file else spec == file
+    longer = [spec[:i] for i, c in enumerate(spec + "#") if c == "#" and i > len(file)]
+    assert file == spec or not any(name.endswith("b") for name in longer)
+
+
+@given(st.dictionaries(st.text("ab.", min_size=1, max_size=4), st.text(max_size=3), min_size=1))
+def test_property_a_field_with_dots_in_its_name_is_found(row):
+    for name, value in row.items():
+        assert find(row, name) == [value]
+        assert find({"outer": [row, {}, row]}, f"outer.{name}") == [value, value]

@@ -1,0 +1,110 @@
+"""Contract tests of token files: their type, stated or noticed, and ids that no tokenizer of the model makes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ptq_eval.corpora import make_windows, read
+from ptq_eval.corpora.token_ids import RAW_TYPES, wider_type
+from ptq_eval.errors import TextSourceError, TokenRangeError
+
+
+def text_ids(vocab: int, count: int = 4000) -> np.ndarray:
+    """Ids as frequent as those of a text are: the share of id i falls as 1/i."""
+    return (np.exp(np.random.default_rng(0).random(count) * np.log(vocab)) - 1).astype(np.int64)
+
+
+def cut(path, vocab):
+    return make_windows(read(str(path)), None, seq_len=16, vocab_size=vocab)
+
+
+@pytest.mark.parametrize("written", ["uint32", "int32", "int64"])
+@pytest.mark.parametrize("as_type", list(RAW_TYPES))
+def test_a_type_read_in_half_its_width_is_noticed(tmp_path, written, as_type):
+    ids = text_ids(50_000)
+    (tmp_path / "a.bin").write_bytes(ids.astype(RAW_TYPES[written]).tobytes())
+    spec = f"{tmp_path / 'a.bin'}#{as_type}"
+    widths = [np.dtype(RAW_TYPES[name]).itemsize for name in (written, as_type)]
+    if widths[0] == widths[1]:
+        assert np.array_equal(read(spec).ids, ids)
+    elif widths[0] > widths[1]:
+        with pytest.raises(TextSourceError, match=f"a.bin#{'int64' if written == 'int64' else 'uint32'}"):
+            read(spec)
+    else:
+        with pytest.raises(TokenRangeError):
+            make_windows(read(spec), None, seq_len=16, vocab_size=50_000)
+
+
+def test_a_type_read_in_twice_its_width_is_named(tmp_path):
+    (tmp_path / "a.bin").write_bytes(text_ids(50_000).astype("<u2").tobytes())
+    with pytest.raises(TokenRangeError, match=r"a\.bin#uint16"):
+        make_windows(read(f"{tmp_path / 'a.bin'}#uint32"), None, seq_len=16, vocab_size=50_000)
+
+
+@pytest.mark.parametrize("vocab", [65_537, 128_256])
+def test_a_type_that_cannot_hold_the_vocabulary_is_refused(tmp_path, vocab):
+    (tmp_path / "a.bin").write_bytes(text_ids(50_000).astype("<u2").tobytes())
+    with pytest.raises(TokenRangeError, match="uint16 cannot hold"):
+        cut(tmp_path / "a.bin", vocab)
+    np.save(tmp_path / "a.npy", text_ids(50_000).astype(np.uint16))
+    with pytest.raises(TokenRangeError, match=r"uint16 cannot hold.*write the ids again as uint32"):
+        cut(tmp_path / "a.npy", vocab)
+    assert len(cut(tmp_path / "a.bin", 65_536)) == 250
+
+
+@pytest.mark.parametrize("vocab", [1024, 50_257, 128_256])
+def test_ids_of_a_smaller_vocabulary_are_implausible(tmp_path, vocab):
+    np.save(tmp_path / "a.npy", text_ids(vocab // 10))
+    with pytest.raises(TokenRangeError, match="implausibly low"):
+        cut(tmp_path / "a.npy", vocab)
+    np.save(tmp_path / "b.npy", text_ids(vocab))
+    assert len(cut(tmp_path / "b.npy", vocab)) == 250
+    np.save(tmp_path / "short.npy", text_ids(vocab // 10)[:999])
+    assert len(cut(tmp_path / "short.npy", vocab)) == 62
+
+
+def test_an_id_outside_the_vocabulary_anywhere_in_the_file_is_refused(tmp_path):
+    ids = text_ids(1000)
+    ids[-1] = 1000
+    np.save(tmp_path / "a.npy", ids)
+    with pytest.raises(TokenRangeError, match="id 1000"):
+        make_windows(read(str(tmp_path / "a.npy")), None, seq_len=16, count=2, vocab_size=1000)
+
+
+def test_an_end_of_text_after_every_token_of_a_kind_is_no_width(tmp_path):
+    ids = text_ids(5000).astype("<u2")
+    ids[::3] = 0
+    assert wider_type(ids) is None
+    assert wider_type(np.zeros(4000, dtype="<u2")) is None
+
+
+@pytest.mark.parametrize(("magic", "kind"), [(20240520, "<u2"), (20240801, "<u4")])
+def test_the_header_of_llmc_is_skipped(tmp_path, magic, kind):
+    ids = text_ids(50_000)
+    header = np.zeros(256, dtype="<i4")
+    header[:3] = magic, 1, len(ids)
+    (tmp_path / "a.bin").write_bytes(header.tobytes() + ids.astype(kind).tobytes())
+    assert np.array_equal(read(str(tmp_path / "a.bin")).ids, ids)
+
+
+@pytest.mark.parametrize(("code", "kind"), [(4, "<i4"), (5, "<i8"), (8, "<u2")])
+def test_the_type_of_a_megatron_index_is_used(tmp_path, code, kind):
+    ids = text_ids(50_000)
+    (tmp_path / "a.bin").write_bytes(ids.astype(kind).tobytes())
+    (tmp_path / "a.idx").write_bytes(b"MMIDIDX\x00\x00" + (1).to_bytes(8, "little") + bytes([code]) + bytes(40))
+    assert np.array_equal(read(str(tmp_path / "a.bin")).ids, ids)
+
+
+def test_other_content_under_the_name_of_a_token_file(tmp_path):
+    (tmp_path / "text.bin").write_text("plain words, " * 40)
+    with pytest.raises(TextSourceError, match="holds text"):
+        read(str(tmp_path / "text.bin"))
+    np.save(tmp_path / "a.npy", text_ids(300))
+    (tmp_path / "a.npy").rename(tmp_path / "a.bin")
+    assert np.array_equal(read(str(tmp_path / "a.bin")).ids, text_ids(300))
+    with pytest.raises(TextSourceError, match="states its own type"):
+        read(f"{tmp_path / 'a.bin'}#uint16")
+    (tmp_path / "c#").mkdir()
+    (tmp_path / "a.bin").rename(tmp_path / "c#" / "a.npy")
+    assert np.array_equal(read(str(tmp_path / "c#" / "a.npy")).ids, text_ids(300))

@@ -1,0 +1,65 @@
+"""Contract: what a sweep says about its own progress and cost, and what it leaves alone in the caller's process."""
+
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+
+from ptq_eval.measure import memory
+from ptq_eval.measure import sweep as sweeping
+from ptq_eval.measure.sweep import cost, sweep
+from tests.support.steps import planned
+
+
+@pytest.fixture(scope="module")
+def work(saved, small):
+    options = {**small, "quantizers": ("rtn", "gptq", "awq"), "bits": (2, 3, 4)}
+    return planned(saved("llama").parent, **options).workloads[0]
+
+
+def one_at_a_time(work):
+    """Bytes in which the model fits with one variant and not with two."""
+    return 2 * 4 * work.checkpoint.params_total
+
+
+@pytest.mark.parametrize("groups", ["one", "several"])
+@pytest.mark.parametrize("missing", ["all", "quantized", "full precision", "shared only"])
+def test_progress_ends_at_its_total(work, groups, missing):
+    chosen = {
+        "all": work.trials,
+        "quantized": work.trials[1:],
+        "full precision": work.trials[:1],
+        "shared only": [trial for trial in work.trials if trial.calibration == "shared"],
+    }[missing]
+    ticks = []
+    list(sweep(work, chosen, memory=None if groups == "one" else one_at_a_time(work), tick=ticks.append))
+    assert sum(ticks) == pytest.approx(cost(work, chosen))
+    assert all(amount >= 0 for amount in ticks)
+
+
+@pytest.mark.parametrize("groups", ["one", "several"])
+def test_the_seconds_of_records_add_up_to_those_of_the_sweep(work, groups, monkeypatch):
+    """On a clock that only runs while the sweep works: what its consumer takes between two groups does not count."""
+    clock = count()
+    monkeypatch.setattr(sweeping, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    limit = None if groups == "one" else one_at_a_time(work)
+    records = list(sweep(work, work.trials, memory=limit, tick=lambda _: None))
+    seconds = [record.provenance["seconds"] for record in records]
+    if groups == "one":
+        assert seconds == [1 / len(records)] * len(records)
+    else:
+        assert seconds == [1 / 2, 1 / 2, *[1.0] * (len(records) - 2)], "the first group has full precision too"
+
+
+def test_a_sweep_changes_nothing_of_the_process_that_calls_it(work, monkeypatch):
+    import torch
+
+    def never():
+        raise AssertionError("the allocator of the caller's process was changed")
+
+    monkeypatch.setattr(memory, "keep_freed_memory", never)
+    monkeypatch.setattr(memory.ctypes, "CDLL", never)
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.is_inference_mode_enabled()
+    list(sweep(work, work.trials[:2], tick=lambda _: None))
+    after = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.is_inference_mode_enabled()
+    assert after == before
