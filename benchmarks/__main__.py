@@ -32,6 +32,7 @@ NAMES = (
     "quality",
     "grid",
     "pieces",
+    "structure",
 )
 
 

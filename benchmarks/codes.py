@@ -1,31 +1,33 @@
-"""Are the codes right?  Every quantizer against the slow implementations of the tests' oracle.
+"""Are the codes right?  Every quantizer against the slow implementations in `tests/reference/`.
 
-The oracle (`tests/quantizers/oracle.py`) is numpy in float64, written from the papers with other algebra.  The layers
-are random ones, and every layer of the last checkpoint of each run with the inputs that reach it.  GPTQ compares
-rounded sums, so a code on the edge between two may differ; held to the limit is the share of equal codes under each
-scheme, over all layers of one kind.
+They are in numpy and float64, written from the papers with other algebra.  The layers are random ones, and every layer
+of the last checkpoint of each run with the inputs that reach it.  GPTQ compares rounded sums, so a code halfway between
+two may differ; the limit applies to the share of equal codes under each scheme, over all layers of one kind.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks import naive
-from benchmarks.harness import ROOT, SEED, Claim, Outcome, Setup
+from benchmarks.harness import SEED, Claim, Outcome, Setup
 from benchmarks.subjects import bare_model, demo_options, last_of_each_run
 from ptq_eval.config import RunConfig
 from ptq_eval.measure.trials import make_plan
 from quantizers import LayerStats, Scheme, get_quantizer
 from quantizers.testing import sample_layer
+from tests.reference.awq import awq as reference_awq
+from tests.reference.delta import groups_of, inputs_of, linear_names
+from tests.reference.gptq import gptq as reference_gptq
+from tests.reference.gptq import hessian_of
+from tests.reference.rtn import rtn as reference_rtn
+from tests.support.models import matrix
 
 LIMIT = 0.999
 BITS, SIZES, SYMMETRIC, ACT_ORDER = (2, 3, 4, 8), (16, 32, None), (False, True), (False, True)
@@ -52,44 +54,31 @@ class Agreement:
 
 def measure(setup: Setup) -> Outcome:
     """Agreement over bits × groups × symmetric × act_order, for trained and for random layers."""
-    oracle = load_oracle()
     rtn: list[Agreement] = []
     gptq: list[Agreement] = []
     awq: list[float] = []
     for layers in _all_layers(setup):
         stats = LayerStats.from_inputs(layers.inputs)
-        x = layers.inputs.double().numpy()
-        exact = 2 / len(x) * x.T @ x
+        exact = hessian_of(layers.inputs.numpy())
         weight = torch.cat(layers.weights)
         for bits, size, symmetric in itertools.product(BITS, SIZES, SYMMETRIC):
             scheme = Scheme(bits, size, symmetric)
             name = f"{bits} bits, group {size}, {'symmetric' if symmetric else 'asymmetric'}"
             codes = get_quantizer("rtn").quantize(weight, scheme).codes.numpy()
-            rtn.append(_compared(layers.source, name, codes, oracle.rtn(weight.numpy(), bits, size, symmetric)[0]))
+            rtn.append(_compared(layers.source, name, codes, reference_rtn(weight.numpy(), bits, size, symmetric)[0]))
             for act_order in ACT_ORDER:
                 codes = get_quantizer("gptq", act_order=act_order).quantize(weight, scheme, stats).codes.numpy()
-                theirs = oracle.gptq(weight.numpy(), exact, bits, size, symmetric, act_order=act_order)
+                theirs, _ = reference_gptq(weight.numpy(), exact, bits, size, symmetric, act_order=act_order)
                 gptq.append(_compared(layers.source, name + ", act_order" * act_order, codes, theirs))
-            awq.append(_same_exponent(oracle, layers, stats, scheme))
-    outcome = Outcome([_claim("rtn: codes equal to the oracle's", rtn, 1.0)])
+            awq.append(_same_exponent(layers, stats, scheme))
+    outcome = Outcome([_claim("rtn: codes equal to the reference's", rtn, 1.0)])
     for source in dict.fromkeys(a.source for a in gptq):
         found = [a for a in gptq if a.source == source]
-        outcome.claims.append(_claim(f"gptq: codes equal to the oracle's, {source}", found, LIMIT))
+        outcome.claims.append(_claim(f"gptq: codes equal to the reference's, {source}", found, LIMIT))
         outcome.details[f"gptq, {source}"] = _details(found)
     what = f"awq: exponent that of a search on stored activations, share of {len(awq)} searches"
     outcome.claims.append(Claim(what, sum(awq) / len(awq), min(awq), max(awq), 1.0, "at least"))
     return outcome
-
-
-def load_oracle() -> ModuleType:
-    """The tests' slow implementations."""
-    path = ROOT / "tests" / "quantizers" / "oracle.py"
-    spec = importlib.util.spec_from_file_location("oracle", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _all_layers(setup: Setup) -> Iterator[Layers]:
@@ -100,16 +89,16 @@ def _all_layers(setup: Setup) -> Iterator[Layers]:
         work = make_plan([checkpoint], RunConfig(**demo_options())).workloads[0]
         assert work.calibration is not None
         model, windows = bare_model(work.folder), torch.tensor(work.calibration.ids, dtype=torch.long)
-        names = naive.linear_names(model)
-        inputs = naive.inputs_of(model, names, windows)
-        for group in naive.groups_of(model, names, windows)[: 2 if setup.quick else None]:
-            weights = [naive.matrix(model.get_submodule(name)).contiguous() for name in group]
+        names = linear_names(model)
+        inputs = inputs_of(model, names, windows)
+        for group in groups_of(model, names, windows)[: 2 if setup.quick else None]:
+            weights = [matrix(model.get_submodule(name)).detach().contiguous() for name in group]
             yield Layers("layers of the embedded trajectory", weights, inputs[group[0]])
 
 
-def _same_exponent(oracle: ModuleType, layers: Layers, stats: LayerStats, scheme: Scheme) -> float:
+def _same_exponent(layers: Layers, stats: LayerStats, scheme: Scheme) -> float:
     ours = get_quantizer("awq").quantize_group(layers.weights, scheme, stats)
-    ratio, _ = oracle.awq(
+    ratio, _, _ = reference_awq(
         [weight.numpy() for weight in layers.weights],
         layers.inputs.numpy(),
         scheme.bits,

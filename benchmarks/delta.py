@@ -1,8 +1,8 @@
 """Is delta right?  `ptq_eval.run` against code that replaces the weights and loops over the windows.
 
-The naive code (`naive`) takes from the package only the token windows and the names of the matrices.  For RTN both do
-the same arithmetic up to the order of sums in a forward pass.  GPTQ and AWQ decide between codes, exponents and column
-orders by comparing sums, so a last bit can tip a code; the difference is then held to the standard error of delta.
+The naive code (`tests/reference/delta.py`) takes only the token windows from the package.  For RTN both do the same
+arithmetic up to the order of sums in a forward pass.  GPTQ and AWQ decide between codes and exponents by comparing
+sums, so a last bit can change a code; the difference is then compared with the standard error of delta.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from pathlib import Path
 import torch
 
 import ptq_eval
-from benchmarks import naive
 from benchmarks.harness import Claim, Outcome, Setup
-from benchmarks.subjects import bare_model, demo_options, last_of_each_run
+from benchmarks.subjects import demo_options, last_of_each_run
 from ptq_eval.config import RunConfig
 from ptq_eval.measure.trials import Workload, make_plan
+from tests.reference import delta as reference
 
-METHODS = {"rtn": (naive.rtn, False), "gptq": (naive.gptq, True), "awq": (naive.awq, False)}
+METHODS = {
+    "rtn": (reference.round_to_nearest, False),
+    "gptq": (reference.solve_gptq, True),
+    "awq": (reference.solve_awq, False),
+}
 """Quantizer: (naive code, whether each layer sees inputs from already quantized layers)."""
 
 
@@ -35,12 +39,11 @@ def measure(setup: Setup) -> Outcome:
     with tempfile.TemporaryDirectory() as out:
         table = ptq_eval.run(checkpoint.location, Path(out) / "run", write_report=False, **options)
     measured = {(row["quantizer"], row["bits"]): row for row in table.to_dict("records")}
-    before = naive.losses(bare_model(work.folder), torch.tensor(work.evaluation.ids, dtype=torch.long))
     outcome = Outcome(details={"checkpoint": checkpoint.name, "options": options, "cells": []})
     for name in METHODS:
         for bits in options["bits"]:
             row = measured[name, bits]
-            direct = naive_delta(work, name, bits, before)
+            direct = naive_delta(work, name, bits)
             outcome.details["cells"].append(
                 {
                     "quantizer": name,
@@ -58,18 +61,15 @@ def measure(setup: Setup) -> Outcome:
     return outcome
 
 
-def naive_delta(work: Workload, name: str, bits: int, before: list[float]) -> float:
-    """Mean loss under the naive quantizer minus the mean of `before`."""
+def naive_delta(work: Workload, name: str, bits: int) -> float:
+    """Loss after minus loss before, by the naive code."""
     solve, sequential = METHODS[name]
     assert work.calibration is not None
     assert work.trials[-1].scheme is not None
     size = work.trials[-1].scheme.group_size
-    assert size is not None
-    model = bare_model(work.folder)
-    calibration = torch.tensor(work.calibration.ids, dtype=torch.long)
-    naive.quantize(model, naive.linear_names(model), calibration, solve, bits, size, sequential=sequential)
-    after = naive.losses(model, torch.tensor(work.evaluation.ids, dtype=torch.long))
-    return sum(b - a for a, b in zip(before, after)) / len(before)
+    windows, calibration = (torch.tensor(w.ids, dtype=torch.long) for w in (work.evaluation, work.calibration))
+    calibrated = {"calibration": calibration, "sequential": sequential}
+    return reference.naive_delta(work.folder, windows, None, bits, size, solve, **calibrated)[1]
 
 
 def _claim(outcome: Outcome, name: str, what: str, limit: float) -> Claim:

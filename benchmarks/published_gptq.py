@@ -1,12 +1,14 @@
 """GPTQ as the paper publishes it, in plain torch: what the solver's speed is measured against.
 
-Algorithm 1 of arXiv 2210.17323 line by line, with the matrices the way the paper has them, [rows, columns], on whatever
-device they are: H⁻¹ from its Cholesky factor, the upper factor of H⁻¹ once more by Cholesky, then blocks of 128 columns
-in which every column is rounded and its error subtracted from the columns of the block that follow, and the rest of the
-matrix updated once a block.  Scales are those of the weights when a group begins, as in the authors' text on grouping;
-asymmetric min-max grids that contain 0.  Column order, dead columns and retries are left out.
+Algorithm 1 of arXiv 2210.17323 with matrices as in the paper, [rows, columns], on any device: H⁻¹ from the Cholesky
+factor of H, the upper factor of H⁻¹ by a second Cholesky, then blocks of 128 columns in which each column is rounded
+and its error subtracted from the later columns of the block; the rest of the matrix is updated once per block.  A
+group's scale is taken when its first column is reached, from the weights as they were when the current block began, as
+in the authors' code: they include the errors of earlier blocks only.  Grids are asymmetric and contain 0.  Column
+order, dead columns and retries are not included.
 
-Written from the paper.  Nothing of the package is used, and nothing is tuned beyond what the paper says.
+Nothing of the package is used, and nothing is tuned beyond what the paper says.  That it computes what it should is
+tested against `tests/reference/gptq.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def grid_of(group: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def gptq(weight: Tensor, factor: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor]:
     """Codes and the weight they stand for, [rows, columns] each, of `weight` with the factor of `upper_factor`."""
-    left, dense = weight.clone(), torch.empty_like(weight)
+    left, dense = weight.clone(), torch.empty_like(weight)  # `left` is updated once per block
     codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
     columns = weight.shape[1]
     for start in range(0, columns, BLOCK):

@@ -20,15 +20,16 @@ from unittest import mock
 import torch
 
 from quantizers import gptq, kernels
-from quantizers.gptq.batch import Family
+from quantizers.gptq.batch import SchemeBatch
+from quantizers.gptq.solve import CarriedError
 
 PARTS: list[tuple[str, Any, str]] = [
     ("statistics, copied", gptq, "finite_hessian"),
-    ("factor", gptq, "cholesky_factor"),
+    ("factor", gptq, "damped_factor"),
     ("inverses of its blocks", torch.linalg, "solve_triangular"),
-    ("products", gptq._Carried, "__call__"),
+    ("products", CarriedError, "into"),
     ("products", torch, "baddbmm"),
-    ("scales", Family, "_take"),
+    ("scales", SchemeBatch, "take_scales"),
     ("rounding kernel", kernels, "solve_block"),
 ]
 """(part, owner, function)."""

@@ -9,19 +9,20 @@ call goes on from there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from ptq_eval.errors import MeasurementFailedError, NothingToFitError, OutputFullError, PtqEvalError
-from ptq_eval.records import Checkpoint, Measurement
+from ptq_eval.errors import MeasurementFailedError, OutputFullError, PtqEvalError, full_disk
+from ptq_eval.records import Measurement
+from ptq_eval.results.load import Results, collect
+from ptq_eval.results.load import load as load_results
 from ptq_eval.results.manifest import describe, merged, require_matching, require_same
-from ptq_eval.results.selection import version_notes
-from ptq_eval.results.store import Store, full_disk
-from ptq_eval.results.table import as_rows, tabulate, unmeasured
+from ptq_eval.results.store import Store
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints import Overrides
@@ -36,13 +37,14 @@ class DegradationTable(pd.DataFrame):
     """The degradation table (a pandas data frame) together with its fit.
 
     `fit` is the content of `fit.json`, `run_info` that of `run.json`, `problems` the errors of checkpoints and
-    trials that could not be measured.
+    trials that could not be measured, `replicates` the bootstrap's constants of each fit.
     """
 
-    _metadata = ["fit", "run_info", "problems"]  # noqa: RUF012 - the name and form that pandas asks for
+    _metadata = ["fit", "run_info", "problems", "replicates"]  # noqa: RUF012 - the name and form that pandas asks for
     fit: dict[str, Any]
     run_info: dict[str, Any]
     problems: list[PtqEvalError]
+    replicates: list[np.ndarray]
 
     @property
     def _constructor(self) -> type[DegradationTable]:
@@ -173,7 +175,7 @@ def run(
     problems = [error for _, error in plan.excluded] + session.measure()
     info["seconds"] = time.time() - started
     store.write_run(info)
-    table = analyse(store, info, seed=config.seed, bootstrap=config.bootstrap, progress=progress)
+    table = analyse(collect(store, info), seed=config.seed, bootstrap=config.bootstrap, progress=progress)
     table.problems = problems
     if write_report:
         with full_disk(store.folder):
@@ -182,31 +184,22 @@ def run(
 
 
 def analyse(
-    store: Store,
-    info: Mapping[str, Any],
-    *,
-    seed: int = 0,
-    bootstrap: int = 500,
-    progress: Progress | None = None,
+    results: Results, *, seed: int = 0, bootstrap: int = 500, progress: Progress | None = None
 ) -> DegradationTable:
-    """Tabulate and fit what a store holds.  Needs no torch.  Raises NothingToFitError for an empty store."""
-    from ptq_eval.laws.fit.folder import analyse as fit_all
+    """Fit the laws to the results in an output folder.  Needs no torch."""
+    from ptq_eval.checkpoints import warnings
+    from ptq_eval.laws.fit.folder import fit_points
     from ptq_eval.report import with_texts
+    from ptq_eval.report.run.notes import notes
 
-    checkpoints = [Checkpoint.from_dict(c) for c in info["checkpoints"]]
-    measurements = store.measurements()
-    frame, windows = tabulate(measurements, checkpoints)
-    if frame.empty:
-        raise NothingToFitError("no measurements of these checkpoints", got=store.folder)
     if progress:
         progress("fitting", 0.0, 0.0)
-    table = DegradationTable(frame)
-    fit = with_texts(fit_all(as_rows(frame), windows, seed=seed, n_boot=bootstrap))
-    told = [*version_notes(measurements, checkpoints), *unmeasured(frame, checkpoints), *info.get("warnings", [])]
-    conflicts = [f"two records of one trial differ, the first is used: {name}" for name in store.conflicts]
-    overlaps = [o["message"] for o in info.get("overlap", {}).values() if o["flagged"]]
-    fit["warnings"] = [*fit["warnings"], *told, *conflicts, *dict.fromkeys(overlaps)]
-    table.fit, table.run_info, table.problems = fit, dict(info), []
+    table = DegradationTable(results.frame)
+    found = fit_points(results.points, results.windows, seed=seed, n_boot=bootstrap)
+    fit = with_texts(found.content)
+    fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
+    table.fit, table.run_info, table.problems = fit, dict(results.run), []
+    table.replicates = found.replicates
     return table
 
 
@@ -214,15 +207,14 @@ def save_report(folder: str | Path, table: DegradationTable) -> list[Path]:
     """Write the table, the fit, the figures and the page of a run below `folder`; the paths written."""
     from ptq_eval.report import write
 
-    return write(Path(folder), table, table.fit, table.run_info)
+    return write(Path(folder), table, table.fit, table.run_info, table.replicates)
 
 
 def load(
     folder: str | Path, *, seed: int = 0, bootstrap: int = 500, progress: Progress | None = None
 ) -> DegradationTable:
     """The table and fit of an output folder, without measuring anything and without torch."""
-    store = Store(folder)
-    return analyse(store, store.require(), seed=seed, bootstrap=bootstrap, progress=progress)
+    return analyse(load_results(folder), seed=seed, bootstrap=bootstrap, progress=progress)
 
 
 def default_output(root: str | Path) -> Path:

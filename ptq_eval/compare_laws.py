@@ -23,16 +23,22 @@ from ptq_eval.laws.catalogue import law_for, make_law
 from ptq_eval.laws.compare import ranking as ranking
 from ptq_eval.laws.compare.hypotheses import equality, phase_against_tokens
 from ptq_eval.laws.fit.folder import VERSION as FIT_VERSION
-from ptq_eval.laws.fit.folder import analyse
+from ptq_eval.laws.fit.folder import fit_points
 from ptq_eval.laws.tables.external import map_columns, parse_columns, unread
-from ptq_eval.laws.tables.points import FULL_PRECISION, Point, Windows, by, delta_data, full_precision, loss_data, read
 from ptq_eval.laws.tables.reader import label_of
 from ptq_eval.laws.tables.schedule import phase_of
-from ptq_eval.records import Checkpoint
 from ptq_eval.report import with_texts
-from ptq_eval.report.common.data import digest
-from ptq_eval.results.store import Store
-from ptq_eval.results.table import tabulate
+from ptq_eval.results.load import Results, load
+from ptq_eval.results.points import (
+    FULL_PRECISION,
+    Point,
+    Windows,
+    by,
+    delta_data,
+    full_precision,
+    loss_data,
+    with_trajectories,
+)
 
 VERSION = 1
 """Of the shape of `comparison.json`."""
@@ -110,21 +116,21 @@ def compare(
 
 
 def fit_by(
-    folder: str | Path, column: str, *, seed: int = 0, bootstrap: int = 500, progress: Progress | None = None
+    folder: str | Path | Results, column: str, *, seed: int = 0, bootstrap: int = 500, progress: Progress | None = None
 ) -> dict[str, Any]:
     """The laws of the main job fitted to the records of a folder, once per value of a column; as `fit.json`.
 
     Entries name their "group".  column: `bits`, `quantizer`, `corpus`, `run` or any other of the degradation table.
     Raises NothingToFitError and ColumnError.
     """
-    rows, windows = records(folder)
-    groups = row_groups(rows, column)
+    results = folder if isinstance(folder, Results) else load(folder)
+    groups = point_groups(results, column)
     found: dict[str, Any] = {"fits": [], "critical_tokens": [], "warnings": [], "version": FIT_VERSION, "by": column}
     said_in: dict[str, list[str]] = {}
     for place, (about, own) in enumerate(groups):
         if progress:
             progress("fitting", float(place), float(len(groups)))
-        one = with_texts(analyse(own, windows, seed=seed, n_boot=bootstrap))
+        one = with_texts(fit_points(own, results.windows, seed=seed, n_boot=bootstrap).content)
         said = ", ".join(f"{key} {value}" for key, value in about.items())
         for entry in one["fits"]:
             if entry["quantizer"] != FULL_PRECISION:
@@ -182,33 +188,27 @@ def _given(
     return laws, groups, ""
 
 
-def records(folder: str | Path) -> tuple[list[dict[str, Any]], Windows]:
-    """The rows of an output folder's table, and the losses per window behind them.  Raises NothingToFitError."""
-    store = Store(folder)
-    info = store.require()
-    frame, windows = tabulate(store.measurements(), [Checkpoint.from_dict(c) for c in info["checkpoints"]])
-    if frame.empty:
-        raise NothingToFitError("no measurements of these checkpoints", got=folder)
-    return frame.to_dict("records"), windows  # type: ignore[return-value]
+def point_groups(results: Results, column: str) -> list[tuple[dict[str, str], list[Point]]]:
+    """Points by the value of a column of the table, full precision with each if the column is about quantization.
 
-
-def row_groups(rows: Sequence[Mapping[str, Any]], column: str) -> list[tuple[dict[str, str], list[Mapping[str, Any]]]]:
-    """Rows by the value of a column, full precision with each where the column is about quantization.
-
-    Raises ColumnError; one group of all rows for "".
+    Raises ColumnError; one group of all points for "".
     """
     if not column:
-        return [({}, list(rows))]
+        return [({}, results.points)]
     name = COLUMN_NAMES.get(column, column)
-    if name not in rows[0]:
-        raise ColumnError.of(column, rows[0])
+    if name not in results.frame:
+        raise ColumnError.of(column, results.frame)
     shared = name in QUANTIZATION
-    value_of = {id(row): label_of(row[name]) for row in rows}
-    quantized = [row for row in rows if row["quantizer"] != FULL_PRECISION]
+    value_of = dict(zip(results.frame["key"], map(label_of, results.frame[name])))
+    quantized = [point for point in results.points if point.config.quantizer != FULL_PRECISION]
     groups = []
-    for value in dict.fromkeys(value_of[id(row)] for row in quantized):
-        own = [r for r in rows if value_of[id(r)] == value or (shared and r["quantizer"] == FULL_PRECISION)]
-        groups.append(({column: value}, own))
+    for value in dict.fromkeys(value_of[point.key] for point in quantized):
+        own = [
+            point
+            for point in results.points
+            if value_of[point.key] == value or (shared and point.config.quantizer == FULL_PRECISION)
+        ]
+        groups.append(({column: value}, with_trajectories(own)))
     return groups
 
 
@@ -218,21 +218,20 @@ def _recorded(
     """Laws and groups (per configuration, and of the full-precision losses) of an output folder, and its digest."""
     if columns or where:
         raise OptionError("columns and where are for a table", remedy=f"--data {folder}/degradation.csv")
-    rows, windows = records(folder)
+    results = load(folder)
     groups = []
-    for about, own in row_groups(rows, column):
-        points, _ = read(own)
+    for about, points in point_groups(results, column):
         said = ", ".join(f"{key} {value}" for key, value in about.items())
         quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
         for config, some in by(quantized, "config").items():
             label = ", ".join(filter(None, (config.quantizer, said)))
-            groups.append(Group(label, {**config.to_dict(), "group": about}, _reader(some, windows, "delta")))
+            groups.append(Group(label, {**config.to_dict(), "group": about}, _reader(some, results.windows, "delta")))
         if not about or column not in QUANTIZATION:
             full = full_precision(points)
-            groups.append(Group("full precision", {"group": about}, _reader(full, windows, "loss")))
+            groups.append(Group("full precision", {"group": about}, _reader(full, results.windows, "loss")))
     if not groups:
         raise OptionError("no row can be compared", got=str(folder))
-    return {name: make_law(name) for name in names}, groups, digest(rows)
+    return {name: make_law(name) for name in names}, groups, results.digest
 
 
 def _reader(points: list[Point], windows: Windows, response: str) -> Callable[[Law], dict[str, np.ndarray]]:

@@ -6,8 +6,11 @@ line and leaves with the class's `exit_code`; from Python the same classes are r
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -230,3 +233,22 @@ class PlanError(PtqEvalError):
     """A question to the planner that lacks something, or that these constants cannot answer at all."""
 
     exit_code = 50
+
+
+@contextlib.contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write below `folder` into an OutputFullError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OutputFullError(
+                "no space left for results",
+                got=folder,
+                remedy="free some space and repeat the command: what is stored is kept",
+            ) from error
+        raise OutputFullError(
+            "the output folder cannot be written",
+            got=f"{folder}: {error.strerror}",
+            remedy="choose another -o",
+        ) from error

@@ -28,10 +28,10 @@ from ptq_eval.laws.fit.requirements import COLUMN_ALIASES, require
 from ptq_eval.laws.fit.restrict import restrict
 from ptq_eval.laws.tables.external import Mapped, map_columns, parse_columns, select, unread
 from ptq_eval.laws.tables.files import as_columns, read_table
-from ptq_eval.laws.tables.points import Config
 from ptq_eval.laws.tables.reader import Table, as_text
 from ptq_eval.laws.turning.predicted import critical_tokens
 from ptq_eval.report.table_fit.page import with_texts
+from ptq_eval.results.points import Config
 
 Data = str | Path | pd.DataFrame | Mapping[str, Any]
 Progress = Callable[[str, float, float], None]

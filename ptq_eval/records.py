@@ -220,11 +220,6 @@ class Measurement:
         return math.fsum(self.nll) / (total * math.log(2)) if total else math.nan
 
     @property
-    def mean_kl(self) -> float:
-        """Mean KL(full precision ‖ quantized), nats per token."""
-        return math.fsum(self.kl) / sum(self.n_tokens) if self.kl else math.nan
-
-    @property
     def top1_agreement(self) -> float:
         """Share of scored tokens whose most likely token is the same as in full precision."""
         return sum(self.agree) / sum(self.n_tokens) if self.agree else math.nan

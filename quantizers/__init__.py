@@ -3,8 +3,8 @@
     gptq = get_quantizer("gptq", act_order=True)
     gptq.quantize(weight, Scheme(bits=4), LayerStats.from_inputs(x)).dequantize()
 
-Methods are found through the entry-point group `ptq_eval.quantizers`, the built-in ones too, so a package of
-yours adds one without any change here.  `quantizers.testing` holds the conformance kit for it.
+Methods, built-in ones included, are found through the entry-point group `ptq_eval.quantizers`, so another package can
+add one without any change here.  `quantizers.testing` has the tests that it should pass.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ENTRY_POINT_GROUP = "ptq_eval.quantizers"
 
 
 def available_quantizers() -> dict[str, EntryPoint]:
-    """The installed quantizers, {name: entry point}, in order of name; nothing is imported."""
+    """The installed quantizers, {name: entry point}, sorted by name; none is imported."""
     points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     return dict(sorted(points.items()))
 

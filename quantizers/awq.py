@@ -4,10 +4,10 @@ A channel that carries large activations loses less if its weights are scaled up
 rounded and its inputs scaled down by s, W ≈ Q(W·diag(s))·diag(s)⁻¹ (their equation 2).  The scale is
 searched along one line, s = s_X^α with s_X the mean |x| of each channel (equation 5), for α = 0, 1/20 …
 19/20, and normalised by √(max s · min s) as in the authors' code.  α = 0 is plain rounding, so the search
-never does worse than RTN on the error it looks at.
+never does worse than RTN on the error that it minimises.
 
-The error of a candidate is ‖(W − Ŵ)X‖², which is tr(ΔW·H·ΔWᵀ) up to a constant: the statistics suffice, and
-no activation is kept.  Layers that share an input share one s, and their errors are added.
+The error of a candidate is ‖(W − Ŵ)X‖², which is tr(ΔW·H·ΔWᵀ) up to a constant, so statistics suffice and no
+activation is kept.  Layers that share an input share one s, and their errors are added.
 
 With `clip`, after the scales, each group's weights are clamped to ±r·max|w| for the r in 1, 0.95 … 0.55
 with the least error of that group's own output, ΔwᵀH_ggΔw with H_gg the group's block on the diagonal of H.
@@ -16,12 +16,11 @@ What differs from the paper and its code:
 
 - The paper and its code fold 1/s into the layer before and keep no scale in the quantized layer.  Here s
   stays in the layer as `input_scale` and is counted in `bits_per_weight`; no model structure has to be
-  known, and layers that have no foldable predecessor are treated alike.
+  known, and layers without a predecessor to fold into are treated like the others.
 - The authors' code measures the error after the whole attention or MLP block for q, k, v and for gate and
   up; here it is the sum of the errors of the layers' own outputs.
-- Their clip search looks at 512 sampled tokens and leaves out q and k; here it uses all tokens and all
-  layers.
-- The grid is that of `grid.py`, the same as for the other methods.
+- Their clip search uses 512 sampled tokens and skips q and k; here it uses all tokens and all layers.
+- The grid is that of `grid.py`, as for the other methods.
 
 Not done: later forks' "duo scaling", which also divides s by a mean of |w|.
 """
@@ -45,10 +44,10 @@ MIN_SCALE = 1e-4
 CLIP_STEPS, CLIP_GRID = 10, 20
 
 _BATCH_BYTES = 2**21
-"""Aim for the rounding errors that are kept at a time, so that they stay near the core."""
+"""Size of the rounding errors held at a time, so that they stay in a cache."""
 
-_BLOCKS, _FEWEST_COLUMNS = 8, 128
-"""Block rows of H in `quadratic_form`, which then needs (1 + 1/8)/2 of the multiplications, unless they get small."""
+_BLOCKS, _MIN_COLUMNS = 8, 128
+"""Block rows of H in `quadratic_form`, which save (1 − 1/8)/2 of the multiplications; few columns are one block."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,8 @@ class AWQ(Quantizer):
     ) -> list[QuantizedWeight]:
         """Quantize layers that share one input, `weights[i]` [out_i, in], with one scale search.
 
-        The report of each gives the exponent chosen (ratio), the group's tr(ΔW·H·ΔWᵀ) with it and without
-        any scale (error, error_unscaled; before clipping), and the tokens behind H.
+        Each report has the exponent that was chosen (ratio), the sum of tr(ΔW·H·ΔWᵀ) over the layers with it and
+        without scales (error, error_unscaled; before clipping), and the tokens behind H.
         """
         return self.quantize_grid(weights, [scheme], stats)[0]
 
@@ -82,19 +81,16 @@ class AWQ(Quantizer):
         self, weights: Sequence[Tensor], schemes: Sequence[Scheme], stats: LayerStats | None = None
     ) -> list[list[QuantizedWeight]]:
         """As `quantize_group` for several schemes; they share the statistics and the candidates."""
-        for scheme in schemes[1:]:
-            for weight in weights:
-                scheme.groups(weight.shape[-1])
-        rows = [self.prepare(weight, scheme, stats) for scheme in schemes[:1] for weight in weights]
-        if not rows or stats is None:
+        prepared = self.prepare_grid(weights, schemes, stats)
+        if not prepared or stats is None:
             return [[] for _ in schemes]
-        weight = torch.cat(rows)
+        weight = torch.cat(prepared)
         hessian = finite_hessian(stats, weight.device)
         mean_abs = stats.mean_abs.to(weight.device)
         ratios = torch.arange(self.n_grid, dtype=mean_abs.dtype, device=mean_abs.device) / self.n_grid
         candidates = channel_scales(mean_abs, ratios)
         columns_first = weight.T.contiguous()
-        sizes, results = [part.shape[0] for part in rows], []
+        sizes, results = [len(layer) for layer in prepared], []
         for scheme in schemes:
             losses = _search(columns_first, candidates, hessian, scheme)
             best = losses.index(min(loss for loss in losses if loss < float("inf")))
@@ -112,7 +108,7 @@ class AWQ(Quantizer):
         sizes: Sequence[int],
         report: dict[str, float],
     ) -> list[QuantizedWeight]:
-        """`weight` [Σ sizes, in] under the channel `scales` [in] that were chosen."""
+        """Codes of `weight` [Σ sizes, in] with the chosen channel `scales` [in], split into layers."""
         columns = weight.shape[1]
         size = scheme.columns_per_group(columns)
         groups = grid.to_groups(weight * scales, size)
@@ -133,9 +129,9 @@ def _search(weight: Tensor, candidates: Tensor, hessian: Tensor, scheme: Scheme)
     Raises QuantizationError if none is finite.
     """
     size = scheme.columns_per_group(len(weight))
-    together = max(1, _BATCH_BYTES // (4 * weight.numel()))
+    count = max(1, _BATCH_BYTES // (4 * weight.numel()))
     losses: list[float] = []
-    for scales in candidates.split(together):
+    for scales in candidates.split(count):
         delta = kernels.rounding_errors(weight, scales, scheme.bits, size, scheme.symmetric)
         losses += quadratic_form(delta, hessian).tolist()
     if not any(loss < float("inf") for loss in losses):
@@ -146,10 +142,10 @@ def _search(weight: Tensor, candidates: Tensor, hessian: Tensor, scheme: Scheme)
 def quadratic_form(delta: Tensor, hessian: Tensor) -> Tensor:
     """Σ over rows of δᵀHδ, [n], for `delta` [n, in, rows] and the symmetric `hessian` [in, in].
 
-    Only the blocks of H on and below the diagonal are multiplied, those below it counting twice.
+    Only the blocks of H on and below the diagonal are multiplied; those below count twice.
     """
     columns = len(hessian)
-    step = max(_FEWEST_COLUMNS, -(-columns // _BLOCKS))
+    step = max(_MIN_COLUMNS, -(-columns // _BLOCKS))
     total = delta.new_zeros(len(delta))
     for start in range(0, columns, step):
         stop = min(start + step, columns)
@@ -167,9 +163,9 @@ def channel_scales(mean_abs: Tensor, ratios: Tensor) -> Tensor:
 
 
 def clip_groups(groups: Tensor, hessian: Tensor, scheme: Scheme) -> Tensor:
-    """`groups` [rows, groups, size] clamped to the range that gives each group's output the least error.
+    """`groups` [rows, groups, size], each clamped to the range with the least error of its output.
 
-    `hessian` [in, in] is that of the inputs of these (scaled) weights.
+    `hessian` [in, in] belongs to the inputs of these (scaled) weights.
     """
     _, count, size = groups.shape
     fill = count * size - hessian.shape[0]

@@ -1,9 +1,8 @@
 """The whole contract of a quantizer: Scheme, LayerStats, QuantizedWeight, Quantizer.
 
-A quantizer is a pure function of a weight matrix, a scheme, and two small tensors that say all it may know
-about the layer's inputs.  It sees no model, chooses no device and changes none of its arguments, so one
-calibration pass serves every method at every bit-width, and layers fed by the same tensor share one set of
-statistics.
+A quantizer is a pure function of a weight matrix, a scheme, and two small tensors: statistics of the layer's inputs.
+It sees no model, chooses no device and changes none of its arguments, so one calibration pass serves every method at
+every bit-width, and layers that receive the same tensor share one set of statistics.
 
 Not done here: packing codes into bytes, quantizing activations, folding input scales into the layer before.
 """
@@ -37,7 +36,7 @@ FORMATS = ("int",)
 
 @dataclass(frozen=True)
 class Scheme:
-    """The grid that weights are put on: `bits` (2–8) per code, one scale per `group_size` columns of a row.
+    """The grid that weights are rounded to: `bits` (2–8) per code, one scale per `group_size` columns of a row.
 
     `group_size=None` means one scale per output row.  A last group of fewer columns (ragged) is allowed.
     Raises BitsRangeError, GroupSizeRangeError or FormatError.
@@ -77,10 +76,10 @@ class QuantizedWeight:
     """A weight [out, in] as integer codes, W ≈ scale·(codes − zero) / input_scale.
 
     `codes` [out, in] uint8 in the original order of columns; `scale` and `zero` [out, groups] float32;
-    `input_scale` [in] float32 or None: the columns were multiplied by it before they were coded;
+    `input_scale` [in] float32 or None: the columns were multiplied by it before rounding;
     `permutation` [in] int64 or None: column `permutation[j]` belongs to group `j // group_size` (without
-    it, column j does). `group_size` is the number of columns in a full group.  `report` says what happened
-    on the way (damping used, retries, dead columns, ratio chosen …), as plain numbers and strings.
+    it, column j does). `group_size` is the number of columns in a full group.  `report` holds what the method
+    reports (damping used, retries, dead columns, exponent chosen …), as plain numbers and strings.
     """
 
     codes: Tensor
@@ -96,15 +95,6 @@ class QuantizedWeight:
     def ragged(self) -> bool:
         """Whether the last group has fewer columns than the others."""
         return self.codes.shape[1] % self.group_size != 0
-
-    @property
-    def group_index(self) -> Tensor:
-        """The group of every column, [in], int64."""
-        columns = self.codes.shape[1]
-        groups = torch.arange(columns, device=self.codes.device) // self.group_size
-        if self.permutation is None:
-            return groups
-        return torch.empty_like(groups).index_copy_(0, self.permutation, groups)
 
     @property
     def bits_per_weight(self) -> float:
@@ -123,7 +113,7 @@ class QuantizedWeight:
         return total / self.codes.numel()
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight that the codes stand for, [out, in], computed in float32 and given in `dtype`."""
+        """The weight that the codes represent, [out, in], computed in float32 and returned as `dtype`."""
         codes = self.codes if self.permutation is None else self.codes[:, self.permutation]
         groups = grid.to_groups(codes.float(), self.group_size)
         weight = grid.from_groups(grid.decode(groups, self.scale, self.zero), codes.shape[1]).contiguous()
@@ -139,7 +129,7 @@ class Quantizer(ABC):
     """A method: a frozen dataclass whose fields, made with `option`, are its options.
 
     `version` enters the key of every record: raise it when the same options give other codes.
-    `default_calibration` names the inputs the published method sees: "shared" (of the full-precision model),
+    `default_calibration` names the inputs that the published method uses: "shared" (of the full-precision model),
     "sequential" (of the model whose earlier layers are already quantized) or "none".
     """
 
@@ -156,8 +146,8 @@ class Quantizer(ABC):
     def quantize(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None = None) -> QuantizedWeight:
         """Quantize `weight` [out, in]; pure, no argument is changed.
 
-        Raises QuantizationError where the numbers do not allow it, ValueError (one of its subclasses in
-        `quantizers.errors`) where the arguments do not.
+        Raises QuantizationError if the numbers do not allow it, and a subclass of ValueError from
+        `quantizers.errors` if an argument is wrong.
         """
 
     def quantize_group(
@@ -171,14 +161,14 @@ class Quantizer(ABC):
     ) -> list[list[QuantizedWeight]]:
         """`quantize_group` for each of several schemes; a method may share their work.
 
-        The results are the same to the last bit for one group size and rows and columns that are multiples of 16.
-        Else stacked products may sum in another order: a scale may differ in its last bit, and a weight on the edge
-        between two codes may get the other one.
+        The results agree to the last bit for one group size if rows and columns are multiples of 16.  Otherwise
+        stacked products may sum in another order: a scale may differ in its last bit, and a weight halfway between
+        two codes may get the other one.
         """
         return [self.quantize_group(weights, scheme, stats) for scheme in schemes]
 
     def prepare(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None) -> Tensor:
-        """Check every argument; return `weight` in float32, which may be the very tensor: do not change it.
+        """Check every argument; return `weight` in float32, possibly the same tensor: do not change it.
 
         Raises ShapeError, MissingStatsError or GroupSizeRangeError, and QuantizationError for NaN or infinite
         weights.
@@ -196,6 +186,15 @@ class Quantizer(ABC):
         if not all_finite(weight):
             raise QuantizationError("the weight holds NaN or infinite values")
         return weight.detach().to(torch.float32)
+
+    def prepare_grid(
+        self, weights: Sequence[Tensor], schemes: Sequence[Scheme], stats: LayerStats | None
+    ) -> list[Tensor]:
+        """`prepare` for layers that share one input, each weight for every scheme; empty without any scheme."""
+        for scheme in schemes[1:]:
+            for weight in weights:
+                scheme.groups(weight.shape[-1])
+        return [self.prepare(weight, scheme, stats) for scheme in schemes[:1] for weight in weights]
 
     def options(self) -> dict[str, Any]:
         """Every option with its value, defaults included."""

@@ -1,7 +1,7 @@
-"""What can go wrong: a wrong argument is a ValueError, a numerical failure a QuantizationError.
+"""Errors: a wrong argument is a ValueError, a numerical failure a QuantizationError.
 
-The distinction matters to a sweep: a ValueError is a mistake of the caller and ends the run, a
-QuantizationError concerns one layer, which then stays in full precision and is counted in the record.
+A sweep depends on the distinction: a ValueError is the caller's mistake and ends the run, while a QuantizationError
+concerns one layer, which then stays in full precision and is counted in the record.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class QuantizationError(RuntimeError):
-    """This layer cannot be quantized from these numbers (not a mistake in the arguments)."""
+    """The numbers do not allow this layer to be quantized; the arguments are not at fault."""
 
 
 class BitsRangeError(ValueError):
@@ -31,7 +31,11 @@ class ShapeError(ValueError):
 
 
 class MissingStatsError(ValueError):
-    """The method needs statistics of the layer's inputs and got none."""
+    """The method needs statistics of the layer's inputs, and none were passed."""
+
+
+class SlowKernelWarning(UserWarning):
+    """The compiler of the inner loops cannot be imported, so they run in torch."""
 
 
 class UnknownQuantizerError(ValueError):
@@ -43,7 +47,7 @@ class UnknownOptionError(ValueError):
 
 
 class OptionValueError(ValueError):
-    """The option exists, its value makes no sense."""
+    """The option exists, but does not allow this value."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

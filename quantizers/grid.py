@@ -1,27 +1,27 @@
 """The one definition of the integer grid: scale, zero point, rounding, and the search for a clipped range.
 
-A group of weights w gets codes c = clamp(round(w/scale) + zero, 0, 2^b − 1), which stand for scale·(c −
-zero). The definition is that of the GPTQ authors' code (Frantar et al. 2022), for every method here, so
-that methods differ in their codes and scales and never in the meaning of "b bits":
+A group of weights w gets codes c = clamp(round(w/scale) + zero, 0, 2^b − 1), which represent scale·(c − zero).  Every
+method here uses the definition of the GPTQ authors' code (Frantar et al. 2022), so methods differ in their codes and
+scales but never in the meaning of "b bits":
 
 - asymmetric: the range [min w, max w] is widened to contain 0, scale = (max − min)/(2^b − 1) and
   zero = round(−min/scale), an integer code, so that a zero weight stays exactly zero;
-- symmetric: scale = 2·max|w|/(2^b − 1) and zero = 2^(b−1).  All 2^b codes are used; the lowest stands for
-  half a step below −max|w| and the highest for half a step below max|w|;
-- a group of zeros gets the range [−1, 1], and codes that stand for exact zeros.
+- symmetric: scale = 2·max|w|/(2^b − 1) and zero = 2^(b−1).  All 2^b codes are used; the lowest represents
+  half a step below −max|w| and the highest half a step below max|w|;
+- a group of zeros gets the range [−1, 1], and codes that represent exact zeros.
 
 The other public definition of "symmetric" is narrow: scale = max|w|/(2^(b−1) − 1), codes from −(2^(b−1) −
 1) to 2^(b−1) − 1, one code unused.  At 2 bits it has three values instead of four and about twice the
 squared error; numbers from tools that use it (for example ModelOpt, neural-compressor) are not comparable
-with numbers from here.
+with those of this package.
 
 One difference from the authors' code: in a group without a negative weight they leave the symmetric range at
 [0, max w] under the same fixed zero point, so that everything above half the largest weight is clipped.  With
 128 weights in a group this never happens, in a ragged rest of four it happens in every sixteenth; here the
 symmetric range is always symmetric.
 
-Groups lie along the last dimension.  A ragged last group is filled up with zeros, which changes neither a
-range that contains 0 nor any error, because a zero is coded exactly.
+Groups lie along the last dimension.  A ragged last group is padded with zeros, which changes neither a
+range that contains 0 nor any error, because a zero is rounded exactly.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ CLIP_STEPS = 80
 
 
 def to_groups(weight: Tensor, size: int) -> Tensor:
-    """`weight` [rows, columns] as groups [rows, groups, size], a ragged last one filled up with zeros."""
+    """`weight` [rows, columns] as groups [rows, groups, size], a ragged last one padded with zeros."""
     rows, columns = weight.shape
     return functional.pad(weight, (0, -columns % size)).reshape(rows, -1, size)
 
 
 def from_groups(groups: Tensor, columns: int) -> Tensor:
-    """The inverse of `to_groups`: [rows, groups, size] as [rows, columns], the filling dropped."""
+    """The inverse of `to_groups`: [rows, groups, size] as [rows, columns], without the padding."""
     return groups.flatten(1)[:, :columns]
 
 
@@ -58,12 +58,12 @@ def find_params(groups: Tensor, bits: int | Tensor, symmetric: bool, mse: bool =
 
 
 def params_of_range(low: Tensor, high: Tensor, bits: int | Tensor, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """As `find_params`, for groups of which the smallest and the largest weight are known, each [...]."""
+    """As `find_params`, from the smallest and the largest weight of every group, each [...]."""
     return _params(*_range(low, high, bits, symmetric), bits, symmetric)
 
 
 def encode(groups: Tensor, scale: Tensor, zero: Tensor, bits: int | Tensor) -> Tensor:
-    """The nearest codes, as floating-point integers of the shape of `groups` [..., size]; `bits` as above."""
+    """The nearest codes, whole numbers of the type and shape of `groups` [..., size]; `bits` as in `find_params`."""
     codes = (groups / scale.unsqueeze(-1)).round_().add_(zero.unsqueeze(-1))
     if isinstance(bits, int):
         return codes.clamp_(0, 2**bits - 1)
@@ -71,7 +71,7 @@ def encode(groups: Tensor, scale: Tensor, zero: Tensor, bits: int | Tensor) -> T
 
 
 def decode(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """The weights that `codes` [..., size] stand for."""
+    """The weights that `codes` [..., size] represent."""
     return (codes - zero.unsqueeze(-1)) * scale.unsqueeze(-1)
 
 

@@ -1,7 +1,7 @@
 """Options of a quantizer: dataclass fields that carry their own help and their own limits.
 
-One declaration serves the Python signature, the key of a record, the check of a value and the listing on the
-command line, so that none of them can disagree.
+One declaration serves the Python signature, the key of a record, the check of a value and the listing on the command
+line, so these cannot disagree.
 """
 
 from __future__ import annotations

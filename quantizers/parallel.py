@@ -1,8 +1,8 @@
-"""Rows in parallel: the rows of a weight are independent once their grid and factor are known.
+"""Rows in parallel: once grid and factor are known, the rows of a weight do not depend on each other.
 
-Each thread takes some rows through a whole computation, with torch's own threads at rest.  Splitting every operation
-over torch's threads instead would make them meet after each, and its idle threads, which wait by spinning for the next
-operation, would hold the cores that a compiled loop in other threads needs.
+Each thread takes a range of rows through the whole computation, while torch's own threads are idle.  Splitting every
+operation over torch's threads instead would synchronise them after each one, and threads of torch that wait for the
+next operation spin, taking the cores that a compiled loop in other threads needs.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 def over_rows(task: Callable[[int, int], T], rows: int, threads: int, *, multiple: int = 64) -> list[T]:
-    """What `task(first, last)` gives for ranges that cover all rows, in order, each in a thread of its own.
+    """The results of `task(first, last)` for ranges that cover all rows, in order, each in a thread of its own.
 
-    At most `threads` ranges, whose lengths, but for the last, are multiples of `multiple`.  A single range runs in the
-    calling thread.
+    At most `threads` ranges, all but the last with a length that is a multiple of `multiple`.  A single range runs in
+    the calling thread.
     """
     step = -(-rows // (max(threads, 1) * multiple)) * multiple
     ranges = [(first, min(first + step, rows)) for first in range(0, rows, step)]
@@ -33,7 +33,7 @@ def over_rows(task: Callable[[int, int], T], rows: int, threads: int, *, multipl
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Threads started meanwhile run each operation of torch alone."""
+    """Within the context, every thread runs its torch operations by itself."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

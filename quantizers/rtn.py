@@ -1,8 +1,7 @@
-"""RTN, round to nearest: every weight goes to the nearest point of its group's grid.
+"""RTN, round to nearest: every weight is rounded to the nearest point of its group's grid.
 
-The baseline that needs no data.  Its only freedom is the range of a group: the full range from the smallest
-to the largest weight, or with `mse` the shrunken range with the least |Δw|^2.4, as searched by the GPTQ
-authors' code.
+The baseline that needs no data.  Its only choice is the range of a group: from the smallest to the largest weight, or
+with `mse` a shrunken range with the least sum of |Δw|^2.4, found by the search of the GPTQ authors' code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Made-up layers to try a quantizer on, and the error that its result makes there."""
+"""Artificial layers to try a quantizer on, and the error of its result."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ COLUMNS = 40  # not a multiple of 16, so that groups of 16 are ragged
 def sample_layer(
     rows: int = 12, columns: int = COLUMNS, tokens: int = 256, seed: int = 0, device: str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """A weight [rows, columns] and inputs [tokens, columns] like a trained layer's: correlated, some loud."""
+    """A random weight [rows, columns] and inputs [tokens, columns], realistic ones.
+
+    Inputs are correlated, and some channels have large activations.
+    """
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(columns, columns, generator=generator) / columns**0.5
-    loudness = torch.randn(columns, generator=generator).exp()
+    channel_scale = torch.randn(columns, generator=generator).exp()
     noise = torch.randn(2, tokens, columns, generator=generator)
-    inputs = (noise[0] @ mixing + 0.5 * noise[1] + 0.2) * loudness
+    inputs = (noise[0] @ mixing + 0.5 * noise[1] + 0.2) * channel_scale
     weight = 0.05 * torch.randn(rows, columns, generator=generator)
     return weight.to(device), inputs.to(device)
 

@@ -1,9 +1,8 @@
-"""LayerStats: the two small tensors that say all a quantizer may know about a layer's inputs.
+"""LayerStats: all that a quantizer learns about a layer's inputs, in two small tensors.
 
-Why statistics instead of activations: GPTQ needs only H = 2/n Σ xxᵀ (Frantar et al. 2022, section 3.3,
-where the layer's objective ‖(W − Ŵ)X‖² has this Hessian), and the error that AWQ minimises is the same
-objective, which is tr(ΔW·H·ΔWᵀ) up to a constant.  Memory then does not grow with the number of calibration
-tokens, and one pass serves every method at every bit-width.
+Why statistics instead of activations: GPTQ needs only H = 2/n Σ xxᵀ, the Hessian of the layer's objective ‖(W − Ŵ)X‖²
+(Frantar et al. 2022, section 3.3), and AWQ minimises the same objective, which is tr(ΔW·H·ΔWᵀ) up to a constant.  So
+memory does not grow with the number of calibration tokens, and one pass serves every method at every bit-width.
 """
 
 from __future__ import annotations
@@ -15,15 +14,14 @@ from torch import Tensor
 
 from quantizers.errors import QuantizationError, ShapeError
 
-_CHUNK = 4096  # tokens widened to float32 at a time, which bounds the memory of `update` and stays in a cache
-_BLOCKS, _FEWEST_COLUMNS = 8, 128  # block rows of H; fewer columns than this make a product slow
+_CHUNK = 4096  # tokens converted to float32 at a time, which bounds the memory of `update` and fits a cache
+_BLOCKS, _MIN_COLUMNS = 8, 128  # block rows of H; products of fewer columns are slow
 
 
 class LayerStats:
     """Statistics of a layer's inputs, accumulated over tokens; every tensor read from it is a fresh copy.
 
-    Reading never hands out the accumulators, so a quantizer that damps its Hessian in place cannot damp the
-    one its neighbours share.
+    A quantizer that damps its Hessian in place therefore cannot damp the one that other layers share.
     """
 
     def __init__(self, in_features: int, device: torch.device | str | None = None) -> None:
@@ -52,12 +50,12 @@ class LayerStats:
         self.n_tokens += tokens.shape[0]
 
     def _add_outer(self, rows: Tensor) -> None:
-        """Add Σ xxᵀ up to the diagonal block of each block row; the rest of H is known by symmetry."""
+        """Add Σ xxᵀ up to the diagonal block of each block row; the rest of H follows by symmetry."""
         for start, stop in self._block_rows():
             self._outer[start:stop, :stop].addmm_(rows[:, start:stop].T, rows[:, :stop])
 
     def _block_rows(self) -> Iterator[tuple[int, int]]:
-        step = max(_FEWEST_COLUMNS, -(-self.in_features // _BLOCKS))
+        step = max(_MIN_COLUMNS, -(-self.in_features // _BLOCKS))
         for start in range(0, self.in_features, step):
             yield start, min(start + step, self.in_features)
 
@@ -71,7 +69,7 @@ class LayerStats:
 
     @property
     def device(self) -> torch.device:
-        """Where the accumulators lie."""
+        """The device of the accumulators."""
         return self._outer.device
 
     @property
@@ -89,7 +87,7 @@ class LayerStats:
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite.  A finite sum says so at once; an infinite one may be an overflow."""
+    """Whether no value is NaN or infinite.  A finite sum proves it quickly; an infinite one may be an overflow."""
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 

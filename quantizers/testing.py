@@ -9,7 +9,7 @@ In a package of your own, one test is enough:
 
 or one per check, for a finer report: `@pytest.mark.parametrize("check", CHECKS)` and `check(make, "cpu")`.
 A check raises AssertionError with a sentence.  The kit needs no pytest, takes about a second for a fast
-method, and says nothing about how good a method is beyond this: more bits must mean less error.
+method, and does not judge how good a method is, except that more bits must mean less error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Make = Callable[[], Quantizer]
 
 
 def check_result(quantized: QuantizedWeight, weight: Tensor, scheme: Scheme) -> None:
-    """Shapes, types, devices and ranges of a result, and that `dequantize` is what codes and grids say."""
+    """Shapes, types, devices and ranges of a result, and that `dequantize` agrees with codes and grids."""
     rows, columns = weight.shape
     q, groups = quantized, scheme.groups(columns)
     _require(q.codes.shape == (rows, columns) and q.codes.dtype == torch.uint8, "codes are not uint8 [out, in]")
@@ -52,8 +52,8 @@ def check_result(quantized: QuantizedWeight, weight: Tensor, scheme: Scheme) -> 
         order = q.permutation.cpu()
         _require(torch.equal(order.sort().values, torch.arange(columns)), "permutation is not one")
     expected = torch.empty(rows, columns)
-    for place, column in enumerate(order.tolist()):
-        group = place // q.group_size
+    for position, column in enumerate(order.tolist()):
+        group = position // q.group_size
         steps = q.codes[:, column].cpu().float() - q.zero[:, group].cpu()
         expected[:, column] = steps * q.scale[:, group].cpu()
     if q.input_scale is not None:
@@ -61,14 +61,14 @@ def check_result(quantized: QuantizedWeight, weight: Tensor, scheme: Scheme) -> 
         _require(bool((q.input_scale > 0).all()), "an input scale is not positive")
         expected /= q.input_scale.cpu()
     restored = q.dequantize()
-    _require(restored.device == weight.device, "the result lies on another device than the weight")
+    _require(restored.device == weight.device, "the result is on another device than the weight")
     _require(bool(restored.isfinite().all()), "the dequantized weight is not finite")
     _require(torch.allclose(restored.cpu(), expected, rtol=1e-5, atol=1e-8), "dequantize is not (c−z)·scale/s")
     _require(q.dequantize(torch.float16).dtype == torch.float16, "dequantize ignores its dtype")
 
 
 def check_identity(make: Make, device: str = "cpu") -> None:
-    """Name, version, calibration and options are there, documented, and plain enough for a record."""
+    """Name, version, calibration and options exist, are documented, and can be stored in a record."""
     quantizer = make()
     _require(isinstance(quantizer, Quantizer), "not a subclass of quantizers.Quantizer")
     _require(all(isinstance(s, str) and s for s in (quantizer.name, quantizer.version)), "no name or version")
@@ -82,7 +82,7 @@ def check_identity(make: Make, device: str = "cpu") -> None:
 
 
 def check_schemes(make: Make, device: str = "cpu") -> None:
-    """Every bit-width, both symmetries, groups that fit, are ragged, are single columns, and whole rows."""
+    """Every bit-width and both symmetries, with groups that divide a row, are ragged, single columns or whole rows."""
     weight, inputs = sample_layer(device=device)
     stats = LayerStats.from_inputs(inputs)
     for scheme in _schemes():
@@ -99,7 +99,7 @@ def check_shapes(make: Make, device: str = "cpu") -> None:
 
 
 def check_purity(make: Make, device: str = "cpu") -> None:
-    """No argument changes, no random number is drawn from the global generator, results repeat."""
+    """No argument is changed, the global random generator is not used, and results repeat."""
     weight, inputs = sample_layer(device=device)
     weight = torch.nn.Parameter(weight)
     stats = LayerStats.from_inputs(inputs)
@@ -117,7 +117,7 @@ def check_purity(make: Make, device: str = "cpu") -> None:
 
 
 def check_dtypes(make: Make, device: str = "cpu") -> None:
-    """A transposed, half or bfloat16 weight gives what its float32 copy gives."""
+    """A transposed, half or bfloat16 weight gives the codes of its contiguous float32 copy."""
     weight, inputs = sample_layer(device=device)
     stats, scheme = LayerStats.from_inputs(inputs), Scheme(4, 16)
     for variant in (weight.T.contiguous().T, weight.half(), weight.bfloat16()):
@@ -141,7 +141,7 @@ def check_more_bits(make: Make, device: str = "cpu") -> None:
 
 
 def check_degenerate(make: Make, device: str = "cpu") -> None:
-    """Zeros stay exact zeros; constant rows of either sign stay near; tiny weights give nothing infinite."""
+    """Zeros stay exact zeros, constant rows of either sign are accurate, tiny weights give finite results."""
     weight, inputs = sample_layer(device=device)
     stats = LayerStats.from_inputs(inputs)
     sign = torch.where(torch.arange(len(weight), device=device) % 2 == 0, 1.0, -1.0)
@@ -157,7 +157,7 @@ def check_degenerate(make: Make, device: str = "cpu") -> None:
 
 
 def check_group(make: Make, device: str = "cpu") -> None:
-    """Layers that share an input come back in order, each complete; no layers give no results."""
+    """Layers that share an input are returned in order, each complete; no layers give no results."""
     stats = LayerStats.from_inputs(sample_layer(device=device)[1])
     weights = [sample_layer(rows, seed=rows, device=device)[0] for rows in (4, 9, 2)]
     scheme = Scheme(8, 16)
@@ -171,23 +171,23 @@ def check_group(make: Make, device: str = "cpu") -> None:
 
 
 def check_grid(make: Make, device: str = "cpu") -> None:
-    """A grid of schemes gives, scheme by scheme, what each gives alone."""
+    """A grid of schemes gives the same codes as each scheme alone."""
     stats = LayerStats.from_inputs(sample_layer(device=device)[1])
     weights = [sample_layer(rows, seed=rows, device=device)[0] for rows in (4, 9)]
     schemes = [Scheme(4, 16), Scheme(2, None), Scheme(8, 16), Scheme(3, 16, symmetric=True), Scheme(2, COLUMNS)]
     results = make().quantize_grid(weights, schemes, stats)
     _require([len(result) for result in results] == [2] * len(schemes), "quantize_grid loses schemes or layers")
     for scheme, result in zip(schemes, results):
-        for weight, together, alone in zip(weights, result, make().quantize_group(weights, scheme, stats)):
-            check_result(together, weight, scheme)
-            same = (together.codes == alone.codes).float().mean().item()
+        for weight, quantized, alone in zip(weights, result, make().quantize_group(weights, scheme, stats)):
+            check_result(quantized, weight, scheme)
+            same = (quantized.codes == alone.codes).float().mean().item()
             _require(same > 0.99, f"{scheme} has other codes in a grid than alone")
     _require(make().quantize_grid(weights, [], stats) == [], "quantize_grid of no scheme is not an empty list")
     _require(make().quantize_grid([], schemes[:2], stats) == [[], []], "quantize_grid of no layers is not empty")
 
 
 def check_errors(make: Make, device: str = "cpu") -> None:
-    """Wrong arguments and hopeless numbers are refused with the errors of `quantizers.errors`."""
+    """Wrong arguments and unusable numbers raise the errors of `quantizers.errors`."""
     weight, inputs = sample_layer(device=device)
     stats, scheme = LayerStats.from_inputs(inputs), Scheme(4, 16)
     quantizer = make()

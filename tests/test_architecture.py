@@ -2,43 +2,19 @@
 
 import ast
 import sys
-from functools import cache
-from pathlib import Path
 
 import pytest
 
 import ptq_eval
-import quantizers
 from ptq_eval import plugins
+from tests.support.imports import ROOTS, circles, for_type_checking, imported, sources, upward
 
-ROOTS = [Path(package.__file__).parent for package in (ptq_eval, quantizers)]
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "quantizers"}
-
-
-@cache
-def sources() -> dict[str, ast.Module]:
-    """Every module of both packages: {dotted name: syntax tree}."""
-    found = {}
-    for root in ROOTS:
-        for path in sorted(root.rglob("*.py")):
-            parts = path.relative_to(root.parent).with_suffix("").parts
-            found[".".join(parts).removesuffix(".__init__")] = ast.parse(path.read_text(encoding="utf-8"))
-    return found
 
 
 def below(*names):
     """The modules that are, or lie in, one of `names`."""
     return [m for m in sources() if any(m == name or m.startswith(name + ".") for name in names)]
-
-
-def imported(node: ast.AST) -> set[str]:
-    """What one import statement names, as dotted names; `from a import b` may mean the module a.b."""
-    if isinstance(node, ast.Import):
-        return {alias.name for alias in node.names}
-    if isinstance(node, ast.ImportFrom):
-        assert node.level == 0, "relative imports hide where a name comes from"
-        return {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return set()
 
 
 def imports(module: str) -> set[str]:
@@ -52,7 +28,7 @@ def on_import(tree: ast.AST) -> set[str]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if for_type_checking(node):
             continue
         names |= imported(node) | on_import(node)
     return names
@@ -78,6 +54,33 @@ def roots_of(names):
 
 def calls(module: str):
     return [node for node in ast.walk(sources()[module]) if isinstance(node, ast.Call)]
+
+
+def test_no_room_imports_a_higher_one():
+    assert upward(sources()) == []
+
+
+def test_no_modules_import_each_other():
+    assert circles(sources()) == []
+
+
+def test_imports_are_found_wherever_they_are():
+    """The rules above on made-up modules: an upward import within a function, and a circle of three through one."""
+    made = {
+        "ptq_eval.records": "def f():\n    from ptq_eval.laws import fit\n",
+        "ptq_eval.laws": "if TYPE_CHECKING:\n    import ptq_eval.cli\n",
+        "ptq_eval.laws.fit": "import ptq_eval.laws.base\nfrom ptq_eval import errors\n",
+        "ptq_eval.laws.base": "class A:\n    from ptq_eval.laws.tables import reader\n",
+        "ptq_eval.laws.tables": "",
+        "ptq_eval.laws.tables.reader": "from ptq_eval.laws.fit import fit_all\n",
+        "ptq_eval.errors": "",
+        "ptq_eval.cli": "from ptq_eval import records\n",
+    }
+    modules = {name: ast.parse(text) for name, text in made.items()}
+    assert upward(modules) == ["ptq_eval.records -> ptq_eval.laws.fit"]
+    assert circles(modules) == [["ptq_eval.laws.fit", "ptq_eval.laws.base", "ptq_eval.laws.tables.reader"]]
+    with pytest.raises(ValueError, match="no place"):
+        upward({"ptq_eval.attic": ast.parse("import ptq_eval.errors"), "ptq_eval.errors": ast.parse("")})
 
 
 def test_quantizers_know_nothing_of_ptq_eval_or_transformers():

@@ -26,6 +26,7 @@ CORE = {
     "pandas",
     "matplotlib",
     "pyyaml",
+    "numba",
 }
 
 
@@ -84,7 +85,7 @@ def test_importing_loads_no_torch_and_help_is_light():
     code = (
         "import sys, ptq_eval, ptq_eval.cli.main\n"
         "try:\n    ptq_eval.cli.main.cli.main(['--help'], standalone_mode=False)\n"
-        "finally:\n    assert not {'torch', 'transformers', 'pandas'} & set(sys.modules), 'heavy import'\n"
+        "finally:\n    assert not {'torch', 'transformers', 'pandas', 'numba'} & set(sys.modules), 'heavy import'\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -6,9 +6,9 @@ both.  Importing this package imports no torch.
 
 from ptq_eval.checkpoints.base import CheckpointFormat, Position
 from ptq_eval.checkpoints.discover import discover, local_path
-from ptq_eval.checkpoints.inspection import error_for, inspection_rows
+from ptq_eval.checkpoints.inspection import error_for, inspection_rows, warnings
 from ptq_eval.checkpoints.overrides import Overrides
-from ptq_eval.checkpoints.verify import tokenizer_folder, verify, verify_all
+from ptq_eval.checkpoints.verify import verify, verify_all
 from ptq_eval.models.counts import ParameterCounts, count_parameters
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "error_for",
     "inspection_rows",
     "local_path",
-    "tokenizer_folder",
     "verify",
     "verify_all",
+    "warnings",
 ]

@@ -10,28 +10,37 @@ nothing is guessed from the size of a model.  Weights are never touched here, se
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from ptq_eval import plugins
+from ptq_eval.checkpoints.foreign import recognised
+from ptq_eval.checkpoints.labels import Unit
 from ptq_eval.checkpoints.trainer_state import with_trainer_state
+from ptq_eval.errors import PtqEvalError
+from ptq_eval.models.counts import with_counts
 from ptq_eval.records import Checkpoint, Source
 
-UNKNOWN_TOKENS = "tokens per step not known; give --tokens-per-step, --tokens or a trajectory.yaml"
+ASK_TOKENS = "give --tokens-per-step, --tokens or a trajectory.yaml"
+UNKNOWN_TOKENS = f"tokens per step are not known; {ASK_TOKENS}"
 
 _WEIGHTS = re.compile(r"(model|pytorch_model)(.*\.(safetensors|bin)(\.index\.json)?|\.pt)")
 
 
 @dataclass(frozen=True)
 class Position:
-    """What a checkpoint's label says: the step, D in tokens with its source, and the stage of training."""
+    """What a checkpoint's label says: the step, D in tokens with its source, and the stage of training.
+
+    `unit` says what `step` counts; where it is not "step", a `trainer_state.json` knows better.
+    """
 
     step: int | None
     tokens: int | None = None
     source: Source = "unknown"
     note: str = UNKNOWN_TOKENS
     stage: str = ""
+    unit: Unit = "step"
 
 
 class CheckpointFormat:
@@ -45,7 +54,7 @@ class CheckpointFormat:
     scheme: ClassVar[str] = ""
     """Roots written `scheme:...` are handed to this format as they are; the others are folders."""
     fallback: ClassVar[bool] = False
-    """Asked only about a folder in which no other format found anything."""
+    """Asked last, about folders and labels that no other format reads."""
 
     def position(self, model: str, label: str) -> Position | None:
         """The meaning of `label` (a folder's or a revision's name) for a model or run called `model`.
@@ -58,7 +67,8 @@ class CheckpointFormat:
     def discover(self, root: Path) -> list[Checkpoint]:
         """The checkpoints directly inside `root`: cheap, and empty where there are none.
 
-        `run` is left empty, to be named after the folder, unless the format knows a better name.
+        `run` is left empty, to be named after the folder, unless the format knows a better name; `./NAME` is one of
+        several runs in the folder.
         """
         found = []
         for child in subfolders(root):
@@ -71,7 +81,7 @@ class CheckpointFormat:
         """The checkpoint in `folder`; a `trainer_state.json` there completes what the label says."""
         checkpoint = Checkpoint(
             run="",
-            step=position.step,
+            step=position.step if position.unit == "step" else None,
             tokens=position.tokens,
             params=None,
             location=str(folder),
@@ -81,7 +91,10 @@ class CheckpointFormat:
             tokens_note=position.note,
             stage=position.stage,
         )
-        return with_trainer_state(checkpoint, folder)
+        checkpoint = with_trainer_state(checkpoint, folder)
+        if checkpoint.step is None:
+            return replace(checkpoint, step=position.step)
+        return checkpoint if checkpoint.tokens is not None else replace(checkpoint, tokens_note=UNKNOWN_TOKENS)
 
     def local_path(self, checkpoint: Checkpoint) -> Path:
         """The folder that holds the checkpoint, fetched first if need be."""
@@ -89,19 +102,20 @@ class CheckpointFormat:
 
 
 def read_label(model: str, label: str) -> Position | None:
-    """The first installed format's reading of a label; formats are asked in order of name."""
-    for plugin in plugins.load_all("checkpoints").values():
+    """The first installed format's reading of a label; formats are asked in order of name, fallbacks last."""
+    for plugin in sorted(plugins.load_all("checkpoints").values(), key=lambda plugin: plugin.fallback):
         position = plugin().position(model, label)
         if position is not None:
             return position
     return None
 
 
-def steps_of(step: int, tokens_per_step: int | None, what: str) -> Position:
-    """The position of `step` where every step sees the same number of tokens, or that number is unknown."""
-    if tokens_per_step is None:
-        return Position(step)
-    return Position(step, step * tokens_per_step, "derived", f"step × {tokens_per_step:,} ({what})")
+def counted(checkpoint: Checkpoint) -> Checkpoint:
+    """With N where the configuration tells it; `verify` says what is wrong where it does not."""
+    try:
+        return with_counts(checkpoint, Path(checkpoint.location))
+    except PtqEvalError:
+        return checkpoint
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -115,5 +129,6 @@ def holds_weights(folder: Path) -> bool:
 
 
 def holds_model(folder: Path) -> bool:
-    """Whether a folder holds weights, a configuration or a trainer's state, by file name alone."""
-    return holds_weights(folder) or any((folder / name).is_file() for name in ("config.json", "trainer_state.json"))
+    """Whether a folder holds weights in any form, a configuration or a trainer's state, by file name alone."""
+    files = ("config.json", "trainer_state.json")
+    return holds_weights(folder) or any((folder / name).is_file() for name in files) or recognised(folder)

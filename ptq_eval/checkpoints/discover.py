@@ -1,27 +1,34 @@
 """Find the trajectories in the folders given: which runs there are, and which checkpoints each of them has.
 
 A folder may be a run, a checkpoint, or hold several runs a few levels down.  Every installed format looks at
-each folder on the way; what one of them claims as a checkpoint is not searched further.  A run is the unit of
-independence of every interval that is printed later, so it must be told apart safely: it is named by its
-folder relative to the root, and two different folders never share a name.  Only names and small JSON files
-are read.
+each folder on the way; what one of them claims as a checkpoint is not searched further.  A model in the run's own
+folder, beside its checkpoints, is one of them.  A run is the unit of independence of every interval that is printed
+later, so runs must not be confused: each is named by its folder relative to the root, and two different folders
+never share a name.  Only names and small JSON files are read.
 """
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ptq_eval import plugins
-from ptq_eval.checkpoints.base import CheckpointFormat, subfolders
-from ptq_eval.checkpoints.overrides import Overrides, did_you_mean, read_overrides
-from ptq_eval.errors import EmptyFolderError, NoCheckpointError, PtqEvalError, TrajectoryFileError
-from ptq_eval.models.counts import with_counts
+from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds_model, subfolders
+from ptq_eval.checkpoints.foreign import foreign
+from ptq_eval.checkpoints.labels import stage_order
+from ptq_eval.checkpoints.overrides import Overrides, Place, did_you_mean, read_overrides
+from ptq_eval.checkpoints.settled import ROOT
+from ptq_eval.checkpoints.token_counter import with_whole_counts
+from ptq_eval.errors import EmptyFolderError, NoCheckpointError, TrajectoryFileError
 from ptq_eval.records import Checkpoint
 
+_NO_STEP = (
+    "the model in the run's folder says no step; give D as the last of --tokens, or list the folders in a "
+    "trajectory.yaml"
+)
 MAX_DEPTH = 3
 """How many levels below a root are searched for runs."""
 
@@ -30,13 +37,14 @@ def discover(roots: Sequence[str | Path], *, overrides: Overrides | None = None)
     """All checkpoints under `roots` (folders or `hub:org/name@{rev,rev}` ids), by run, stage and numeric step.
 
     Reads names and JSON only; what is wrong with the weights is for `verify` to say.  Raises EmptyFolderError (also
-    for a folder that may not be read), NoCheckpointError (each root must hold at least one checkpoint) and
-    TrajectoryFileError.
+    for a folder that may not be read), NoCheckpointError (each root must hold at least one checkpoint),
+    UnsupportedModelError (for a root that is a checkpoint of another format) and TrajectoryFileError.
     """
     try:
         runs = _merged([run for root in roots for run in _runs_of(root)])
     except OSError as error:
-        raise EmptyFolderError("a folder cannot be read", got=error, remedy="mend its permissions") from error
+        raise EmptyFolderError("a folder cannot be read", got=error, remedy="allow reading it") from error
+    runs = [replace(run, checkpoints=tuple(with_whole_counts(run.checkpoints))) for run in runs]
     runs = _corrected(overrides or Overrides(), runs)
     found = [checkpoint for run in sorted(runs, key=lambda run: run.name) for checkpoint in run.checkpoints]
     if not found:
@@ -71,57 +79,95 @@ def _runs_of(root: str | Path) -> list[_Run]:
     if not folder.is_dir() or not any(not child.name.startswith(".") for child in folder.iterdir()):
         what = "an empty folder" if folder.is_dir() else "no such folder"
         raise EmptyFolderError(what, got=str(root), remedy="give a folder with checkpoints")
-    formats = sorted((form for form in formats if not form.scheme), key=lambda form: form.fallback)
-    found = list(_walk(folder, formats, 0, set()))
+    found = list(_walk(folder, sorted(formats, key=lambda form: form.fallback), 0, set()))
     if not found:
+        if error := foreign(folder):
+            raise error
         raise NoCheckpointError(
             "no checkpoint of a known format",
             got=str(root),
-            allowed="folders with config.json and weights: checkpoint-N (HF Trainer), stepN (Pythia), "
-            "stage1-stepN-tokensMB (OLMo), step-N (SmolLM), ckpt_NNN (Amber), a hub cache, or one alone",
-            remedy="save other formats with save_pretrained; give remote ones as hub:org/name@{rev,rev}",
+            allowed="folders with config.json and weights, alone or numbered: checkpoint-N (HF Trainer), stepN, "
+            "iter_N, N/hf, epoch_N, stage1-stepN-tokensMB and the like, or a hub cache",
+            remedy="save other formats with save_pretrained; list folders of other names in a trajectory.yaml; "
+            "give remote ones as hub:org/name@{rev,rev}",
         )
-    runs = _grouped(
-        (checkpoint.run or _name(home, folder), home, _counted(checkpoint))
-        for home, checkpoint in ((_home(checkpoint), checkpoint) for checkpoint in found)
-    )
+    runs = _grouped((_name(checkpoint, folder), _home(checkpoint), counted(checkpoint)) for checkpoint in found)
     if layer := read_overrides(folder):
         runs = _corrected(layer, runs)
-    return [corrected for run in runs for corrected in _own_corrections(run, folder)]
+    return _own_corrections(runs, folder)
 
 
 def _walk(folder: Path, formats: Sequence[CheckpointFormat], depth: int, claimed: set[Path]) -> Iterator[Checkpoint]:
     """The checkpoints in `folder` and below; `claimed` keeps links from being counted twice."""
-    found: list[Checkpoint] = []
-    for form in formats:
-        if not (form.fallback and found):
-            found += form.discover(folder)
-    yield from (c for c in found if Path(c.location).resolve() not in claimed)
-    claimed |= {Path(checkpoint.location).resolve() for checkpoint in found}
-    if depth < MAX_DEPTH and folder.resolve() not in claimed:
+    layer = read_overrides(folder)
+    if layer and layer.checkpoints:
+        yield from _listed(folder, layer.checkpoints)
+        return
+    found = [checkpoint for form in formats if not form.scheme for checkpoint in form.discover(folder)]
+    found.sort(key=lambda checkpoint: Path(checkpoint.location).is_symlink())
+    fresh: dict[Path, Checkpoint] = {}
+    for checkpoint in found:
+        if (place := Path(checkpoint.location).resolve()) not in claimed:
+            fresh.setdefault(place, checkpoint)
+    claimed |= set(fresh)
+    whole = fresh.pop(folder.resolve(), None)
+    yield from fresh.values()
+    if whole is not None:
+        yield _beside(whole, list(fresh.values())) if fresh else whole
+    if depth < MAX_DEPTH and (fresh or whole is None):
         for child in subfolders(folder):
             if child.resolve() not in claimed:
                 yield from _walk(child, formats, depth + 1, claimed)
 
 
-def _counted(checkpoint: Checkpoint) -> Checkpoint:
-    """With N where the configuration tells it; `verify` says what is wrong where it does not."""
-    try:
-        return with_counts(checkpoint, Path(checkpoint.location))
-    except PtqEvalError:
-        return checkpoint
+def _beside(model: Checkpoint, members: Sequence[Checkpoint]) -> Checkpoint:
+    """A model in the folder of `members`: the last point of their run, or a run of its own if it is another model.
+
+    Its place is what its trainer_state.json says, never the name of the run's folder.
+    """
+    form = plugins.get("checkpoints", model.format)()
+    model = replace(form.describe(Path(model.location), Position(None)), revision=ROOT)
+    sizes = {counted(member).params for member in members if Path(member.location).parent == Path(model.location)}
+    same = {member.run for member in members} == {""} and {counted(model).params, None} >= sizes - {None}
+    if model.step is None:
+        model = replace(model, tokens_note=_NO_STEP)
+    return model if same else replace(model, run="./root")
 
 
-def _home(checkpoint: Checkpoint) -> Path:
-    """The folder of a checkpoint's run: its parent where the checkpoint has a place in a trajectory."""
+def _listed(folder: Path, places: Mapping[str, Place]) -> Iterator[Checkpoint]:
+    """The checkpoints that the folder's trajectory.yaml lists, and no others."""
+    form = plugins.get("checkpoints", "single")()
+    for name, place in places.items():
+        path = folder / name
+        if not path.is_dir() or not holds_model(path):
+            did_you_mean([name], [child.name for child in subfolders(folder) if holds_model(child)], "checkpoint")
+        checkpoint = replace(form.describe(path, Position(place.step, stage=place.stage)), revision=name.strip("/"))
+        if place.tokens is not None:
+            note = "given for this checkpoint"
+            checkpoint = replace(checkpoint, tokens=place.tokens, tokens_source="user", tokens_note=note)
+        yield checkpoint
+
+
+def _home(checkpoint: Checkpoint) -> Path | None:
+    """The folder of a checkpoint's run; None where the format names the run, as in a hub cache."""
+    if checkpoint.run and not checkpoint.run.startswith("./"):
+        return None
     location = Path(checkpoint.location)
-    return location.parent if checkpoint.run or checkpoint.step is not None else location
+    placed = checkpoint.run or checkpoint.step is not None or checkpoint.tokens_source in ("label", "user")
+    if checkpoint.revision == ROOT or not placed:
+        return location
+    return location.parents[checkpoint.revision.count("/")]
 
 
-def _name(home: Path, root: Path) -> str:
+def _name(checkpoint: Checkpoint, root: Path) -> str:
+    """The name of a checkpoint's run: its folder relative to the root, or what the format says."""
+    home = _home(checkpoint)
+    if home is None:
+        return checkpoint.run
+    name = home.resolve().name or "run"
     if home != root and home.is_relative_to(root):
-        return home.relative_to(root).as_posix()
-    return home.resolve().name or "run"
+        name = home.relative_to(root).as_posix()
+    return name + checkpoint.run.removeprefix(".")
 
 
 def _grouped(found: Iterable[tuple[str, Path | None, Checkpoint]]) -> list[_Run]:
@@ -132,14 +178,22 @@ def _grouped(found: Iterable[tuple[str, Path | None, Checkpoint]]) -> list[_Run]
     return [_Run(name, home, tuple(sorted(group.values(), key=_order))) for (name, home), group in groups.items()]
 
 
-def _order(checkpoint: Checkpoint) -> tuple[str, bool, int, str]:
-    return (checkpoint.stage, checkpoint.step is None, checkpoint.step or 0, checkpoint.revision)
+def _order(checkpoint: Checkpoint) -> tuple[object, ...]:
+    step, tokens = checkpoint.step, checkpoint.tokens
+    beside = checkpoint.revision == ROOT
+    return (stage_order(checkpoint.stage), step is None, step or 0, beside, tokens or 0, checkpoint.revision)
 
 
-def _own_corrections(run: _Run, root: Path) -> list[_Run]:
-    """Under the run's own file, which speaks of more steps than are here where `root` is one of its checkpoints."""
-    layer = read_overrides(run.home) if run.home and run.home != root else None
-    return _corrected(layer, [run], whole=run.home != root.parent) if layer else [run]
+def _own_corrections(runs: Sequence[_Run], root: Path) -> list[_Run]:
+    """Under the files in the runs' own folders, which speak of more steps than are here where `root` is one of them."""
+    homes: dict[Path | None, list[_Run]] = defaultdict(list)
+    for run in runs:
+        homes[run.home].append(run)
+    corrected = []
+    for home, own in homes.items():
+        layer = read_overrides(home) if home and home != root else None
+        corrected += _corrected(layer, own, whole=home not in root.parents) if layer else own
+    return corrected
 
 
 def _corrected(layer: Overrides, runs: Sequence[_Run], whole: bool = True) -> list[_Run]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, read_label
+from ptq_eval.checkpoints.placing import place_revision
 from ptq_eval.errors import NoCheckpointError, UnreadableCheckpointError
 from ptq_eval.records import Checkpoint
 
@@ -37,18 +38,20 @@ class Hub(CheckpointFormat):
         return [self._checkpoint(model, name.strip()) for name in names if name.strip()]
 
     def _checkpoint(self, model: str, revision: str) -> Checkpoint:
-        position = read_label(model, revision) or Position(None)
-        checkpoint = self.describe(Path(revision), position)
-        return replace(checkpoint, run=model, revision=revision, location=f"hub:{model}@{revision}")
+        run, position = place_revision(model, revision, read_label(model, revision))
+        location = f"hub:{model}@{revision}"
+        return replace(self.describe(Path(location), position or Position(None)), run=run, revision=revision)
 
     def local_path(self, checkpoint: Checkpoint) -> Path:
         """Fetch the revision into the hub's cache.  Raises UnreadableCheckpointError where that fails."""
         from huggingface_hub import snapshot_download
 
+        model = checkpoint.location.removeprefix("hub:").partition("@")[0]
+
         def fetch(weights: str) -> Path:
             return Path(
                 snapshot_download(
-                    checkpoint.run,
+                    model,
                     revision=checkpoint.revision,
                     allow_patterns=[*_SMALL, weights],
                     ignore_patterns=["*/*"],

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, holds_weights, read_label, subfolders
+from ptq_eval.checkpoints.placing import place_revision
 from ptq_eval.records import Checkpoint
 
 
@@ -30,8 +31,8 @@ class HubCache(CheckpointFormat):
         found = []
         for snapshot in subfolders(root / "snapshots"):
             if holds_weights(snapshot):
-                for revision, position in _places(model, revisions[snapshot.name] or [snapshot.name]):
-                    found.append(replace(self.describe(snapshot, position), run=model, revision=revision))
+                for revision, run, position in _places(model, revisions[snapshot.name] or [snapshot.name]):
+                    found.append(replace(self.describe(snapshot, position), run=run, revision=revision))
         return found
 
 
@@ -44,7 +45,9 @@ def _revisions(refs: Path) -> defaultdict[str, list[str]]:
     return names
 
 
-def _places(model: str, revisions: list[str]) -> list[tuple[str, Position]]:
-    placed = [(revision, read_label(model, revision)) for revision in revisions]
-    known = [(revision, position) for revision, position in placed if position is not None]
-    return known or [(revisions[0], Position(None))]
+def _places(model: str, revisions: list[str]) -> list[tuple[str, str, Position]]:
+    """(revision, run, position) for each label among the names of a snapshot, else for the first name alone."""
+    read = [(revision, read_label(model, revision)) for revision in revisions]
+    read = [(revision, position) for revision, position in read if position] or [(revisions[0], None)]
+    placed = [(revision, *place_revision(model, revision, position)) for revision, position in read]
+    return [(revision, run, position or Position(None)) for revision, run, position in placed]

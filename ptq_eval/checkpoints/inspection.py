@@ -27,6 +27,8 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
         "put its files into the checkpoint's or the run's folder",
     ),
     "unsupported_model": (errors.UnsupportedModelError, "a model that AutoModelForCausalLM loads"),
+    "not_a_model": (errors.UnsupportedModelError, "convert it, or exclude the step"),
+    "already_quantized": (errors.UnsupportedModelError, "measure the checkpoint that it was quantized from"),
     "identical_weights": (errors.TrajectoryFileError, "exclude one of the two steps in trajectory.yaml"),
     "steps_out_of_order": (
         errors.TrajectoryFileError,
@@ -46,8 +48,18 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
 }
 
 
+def warnings(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """A line for every problem that leaves its checkpoint usable."""
+    return [
+        f"{checkpoint.name}: {problem.message}"
+        for checkpoint in checkpoints
+        for problem in checkpoint.problems
+        if not problem.fatal
+    ]
+
+
 def error_for(checkpoint: Checkpoint, problem: Problem) -> errors.PtqEvalError:
-    """The error, with its exit code, that stands for a checkpoint's problem: returned, not raised."""
+    """The error, with its exit code, for a checkpoint's problem: returned, not raised."""
     cls, remedy = _ERRORS.get(problem.code, (errors.PtqEvalError, ""))
     return cls(f"{checkpoint.name}: {problem.message}", remedy="" if "remedy:" in problem.message else remedy)
 
@@ -60,6 +72,7 @@ def inspection_rows(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
             "step": checkpoint.step,
             "tokens": checkpoint.tokens,
             "tokens_source": checkpoint.tokens_source,
+            "tokens_note": checkpoint.tokens_note,
             "params": checkpoint.params,
             "tokens_per_param": checkpoint.tokens_per_param,
             "format": checkpoint.format,

@@ -10,6 +10,9 @@ command line wins over both.  Example:
     schedule_phase: constant      # or by step
     runs:
       small: {params: 85056000}   # the same keys for one run
+    checkpoints:                  # the folders of this run, whatever their names, and no others
+      warm: {step: 100, tokens: 2M}
+      final: {step: 980, tokens: 20M}
 
 Counts given here have the source "user".  A key, run or step that does not exist is an error, not a silent
 nothing.
@@ -26,11 +29,23 @@ from typing import Any
 
 import yaml
 
+from ptq_eval import units
+from ptq_eval.checkpoints.placing import numbered_by, steps_restart
+from ptq_eval.checkpoints.token_counter import COUNTER_RESTART
 from ptq_eval.checkpoints.trainer_state import PHASES
 from ptq_eval.errors import TrajectoryFileError
 from ptq_eval.records import Checkpoint
 
 FILE_NAME = "trajectory.yaml"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in its training a folder that is listed by name belongs."""
+
+    step: int | None = None
+    tokens: int | None = None
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,7 @@ class Overrides:
     learning_rate: float | Mapping[int, float] | None = None
     schedule_phase: str | Mapping[int, str] | None = None
     runs: Mapping[str, Overrides] = field(default_factory=dict)
+    checkpoints: Mapping[str, Place] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, allowed in _RULES.items():
@@ -58,6 +74,10 @@ class Overrides:
     def apply(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         """The checkpoints of one run, in order of step, corrected.  Raises TrajectoryFileError."""
         kept = [checkpoint for checkpoint in checkpoints if checkpoint.step not in set(self.exclude)]
+        placed = [checkpoint for checkpoint in kept if checkpoint.step is not None]
+        if _is_list(self.tokens) and len(self.tokens or ()) == len(placed) > 0:
+            corrected = [self._corrected(checkpoint, index) for index, checkpoint in enumerate(placed)]
+            return corrected + [checkpoint for checkpoint in kept if checkpoint.step is None]
         if _is_list(self.tokens) and len(self.tokens or ()) != len(kept):
             raise TrajectoryFileError(
                 f"tokens lists {len(self.tokens or ())} counts",
@@ -80,6 +100,7 @@ class Overrides:
         tokens, note = self._tokens(checkpoint, index)
         if note:
             changes |= {"tokens": tokens, "tokens_source": "user", "tokens_note": note}
+            changes["problems"] = tuple(p for p in checkpoint.problems if p.code != COUNTER_RESTART)
         if self.params is not None:
             changes |= {"params": self.params, "params_source": "user", "params_convention": "user"}
         for name in ("learning_rate", "schedule_phase"):
@@ -97,10 +118,9 @@ class Overrides:
         elif self.tokens is not None:
             return self.tokens[index], "given for this checkpoint"
         tokens, note = checkpoint.tokens, checkpoint.tokens_note
-        # A stage of OLMo after the first counts its steps from 0 again: its D is the label's, or an offset's.
-        restarted = checkpoint.format == "olmo" and checkpoint.stage not in ("", "stage1")
-        if self.tokens_per_step is not None and step is not None and not restarted:
-            tokens, note = step * self.tokens_per_step, f"step × {self.tokens_per_step:,}"
+        # Where a later stage counts its steps from 0 again, D is the label's, or an offset's.
+        if self.tokens_per_step is not None and step is not None and not steps_restart(checkpoint):
+            tokens, note = step * self.tokens_per_step, f"{numbered_by(checkpoint)} × {self.tokens_per_step:,}"
         elif not self.offset_tokens:
             return None, ""
         if tokens is None:
@@ -141,9 +161,34 @@ def _parse(data: Any, where: str) -> Overrides:
     runs = data.get("runs") or {}
     if not isinstance(runs, Mapping):
         raise TrajectoryFileError(f"runs in {where} is not a mapping", got=type(runs).__name__)
+    if listing := next((name for name, own in runs.items() if isinstance(own, Mapping) and "checkpoints" in own), None):
+        remedy = "list them in a trajectory.yaml in the run's own folder"
+        raise TrajectoryFileError(f"runs in {where} cannot list checkpoints", got=listing, remedy=remedy)
     nested = {str(name): _parse(content, f"{where}, run {name}") for name, content in runs.items()}
     values = {name: value for name, value in data.items() if value is not None}
-    return Overrides(**{**values, "runs": nested})
+    return Overrides(**{**values, "runs": nested, "checkpoints": _places(data.get("checkpoints") or {}, where)})
+
+
+def _places(data: Any, where: str) -> dict[str, Place]:
+    """The folders that a file lists, with what it says about each.  Raises TrajectoryFileError."""
+    if not isinstance(data, Mapping) or not all(isinstance(place, Mapping) for place in data.values()):
+        raise TrajectoryFileError(
+            f"checkpoints in {where} is not a list of folders",
+            got=type(data).__name__,
+            allowed="FOLDER: {step: 980, tokens: 20M}",
+        )
+    places = {}
+    for folder, place in data.items():
+        did_you_mean(place, [f.name for f in fields(Place)], f"key of {folder} in {where}")
+        counts = {
+            name: units.read(place[name], name=f"{name} of {folder} in {where}", error=TrajectoryFileError)
+            for name in ("step", "tokens")
+            if place.get(name) is not None
+        }
+        if negative := [name for name, count in counts.items() if count < 0]:
+            raise TrajectoryFileError(f"{negative[0]} of {folder} in {where} is negative", got=counts[negative[0]])
+        places[str(folder)] = Place(**counts, stage=str(place.get("stage") or ""))
+    return places
 
 
 @dataclass(frozen=True)

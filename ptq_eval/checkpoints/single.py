@@ -1,11 +1,12 @@
 """One checkpoint folder alone: a model saved by `save_pretrained`, in a folder of any name.
 
-Where the name is a label that some format can read (`checkpoint-500`, `step1000`), the checkpoint is placed
-by it, so that a single member of a trajectory keeps its step and D.
+Where its name or that of the folder above is a label that some format can read (`checkpoint-500`, `step1000/hf`),
+the checkpoint is placed by it, so that a single member of a trajectory keeps its step and D.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, holds_weights, read_label
@@ -22,4 +23,8 @@ class Single(CheckpointFormat):
         """The folder as one checkpoint, or nothing where it holds no weights."""
         if not holds_weights(root):
             return []
-        return [self.describe(root, read_label(root.parent.name, root.name) or Position(None))]
+        position = read_label(root.parent.name, root.name)
+        if position is None and (above := read_label(root.parent.parent.name, root.parent.name)):
+            checkpoint = self.describe(root, above)
+            return [replace(checkpoint, revision=f"{root.parent.name}/{root.name}")]
+        return [self.describe(root, position or Position(None))]

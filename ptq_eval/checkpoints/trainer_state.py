@@ -1,10 +1,12 @@
 """What a Hugging Face Trainer's `trainer_state.json` says about a checkpoint.
 
-D is `num_input_tokens_seen` where the Trainer was told to count (it writes 0 otherwise).  Failing that, the
+D is `num_input_tokens_seen` where the Trainer counts tokens (it writes 0 otherwise).  Failing that, the
 Trainer's `total_flos` is the sum of 6 · (tokens of a batch) · N_hf, N_hf being
 `num_parameters(exclude_embeddings=True)`, which keeps an untied output head; so D = total_flos / (6 N_hf).
 The real global batch is not stored, and `step × train_batch_size` would be wrong under accumulation or
 several processes, so it is not tried.
+
+A counter that starts again when training is resumed shows in the counts of a run: see `token_counter`.
 
 The schedule's phase is read off the logged learning rates up to the checkpoint, unless the file has a
 `schedule_phase` of its own.  A learning rate that fell to a tenth of its peak, or is still falling at the
@@ -14,6 +16,7 @@ last step of training, counts as annealed.
 from __future__ import annotations
 
 import json
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,11 +42,7 @@ def with_trainer_state(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         step = operator.index(state["global_step"])
         counts = {name: operator.index(state.get(name) or 0) for name in ("num_input_tokens_seen", "max_steps")}
         counts["total_flos"] = round(state.get("total_flos") or 0)
-        rates = {
-            entry["step"]: float(entry["learning_rate"])
-            for entry in state.get("log_history", ())
-            if entry.get("learning_rate") is not None and entry["step"] <= step
-        }
+        rates = {at: rate for at, rate in map(_rate, state.get("log_history") or ()) if at <= step}
     except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         return checkpoint.with_problem("unreadable_state", f"{path.name} cannot be read: {error!r}")
     if checkpoint.step is not None and checkpoint.step != step:
@@ -62,6 +61,15 @@ def with_trainer_state(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         learning_rate=rates[max(rates)] if rates else None,
         schedule_phase=_written_phase(state) or phase([rates[at] for at in sorted(rates)], last),
     )
+
+
+def _rate(entry: Any) -> tuple[float, float]:
+    """(step, learning rate) of a log entry; the step is infinite in one that says no such thing."""
+    try:
+        at, rate = float(entry["step"]), float(entry["learning_rate"])
+    except (KeyError, TypeError, ValueError):
+        return math.inf, 0.0
+    return (at, rate) if math.isfinite(rate) else (math.inf, 0.0)
 
 
 def phase(rates: Sequence[float], last: bool = False) -> str:

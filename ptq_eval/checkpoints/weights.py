@@ -1,5 +1,5 @@
-"""Read every weight of a checkpoint once: one hash for the whole, and the names of tensors that are not
-finite.
+"""Read every weight of a checkpoint once: one hash for the whole, the names of tensors that are not finite, and a
+sketch of a few thousand numbers by which near-identical weights are found.
 
 The hash is SHA-256 over the tensors in order of name, each by name, type, shape and bytes, so it does not
 depend on how tensors are spread over files.  Safetensors are read as bytes, a chunk at a time, without torch;
@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
-import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ptq_eval.checkpoints.sketch import Sampler, Sketch, sketch_of
 from ptq_eval.errors import UnreadableCheckpointError, UnsafeCheckpointError
 
 if TYPE_CHECKING:
@@ -40,27 +41,23 @@ _EXPONENTS = {
 }
 """Per floating type: its bits as an integer type, and the mask that is all ones in NaN and infinity only."""
 
-_TORCH_TYPES = {
+TORCH_TYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float8_e5m2": "F8_E5M2",
     "float8_e4m3fn": "F8_E4M3", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8",
     "bool": "BOOL",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class WeightFiles:
-    """The files that hold a checkpoint's weights, and those that should be there and are not."""
-
-    files: tuple[Path, ...]
-    missing: tuple[str, ...] = ()
+"""The types of torch, by the names that safetensors has for them."""
 
 
 @dataclass(frozen=True)
 class WeightReport:
-    """What reading the weights gave: their hash, and the tensors with NaN or infinity in order of name."""
+    """What reading the weights gave: their hash, the tensors with NaN or infinity in order of name, type and shape
+    of every tensor, and a sketch that tells how far these weights are from others."""
 
     sha: str
     non_finite: tuple[str, ...]
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+    sketch: Sketch
 
 
 @dataclass(frozen=True)
@@ -68,21 +65,6 @@ class _Tensor:
     dtype: str
     shape: tuple[int, ...]
     chunks: Callable[[], Iterator[bytes]]
-
-
-def find_weights(folder: Path) -> WeightFiles:
-    """The weight files of a folder, in the order of preference of transformers: safetensors, then pickles."""
-    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
-        single, index = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
-        if single.is_file():
-            return WeightFiles((single,))
-        if index.is_file():
-            return _split(folder, _shards_of(index))
-        shards = sorted(folder.glob(f"{stem}-*-of-*.{suffix}"))
-        if shards:
-            count = int(re.findall(r"\d+", shards[0].stem)[-1])
-            return _split(folder, [index.name, *(f"{stem}-{i + 1:05d}-of-{count:05d}.{suffix}" for i in range(count))])
-    return WeightFiles(tuple(path for path in (folder / "pytorch_model.pt", folder / "model.pt") if path.is_file())[:1])
 
 
 def read_weights(files: tuple[Path, ...]) -> WeightReport:
@@ -93,18 +75,25 @@ def read_weights(files: tuple[Path, ...]) -> WeightReport:
     """
     tensors: dict[str, _Tensor] = {}
     for file in files:
-        tensors |= _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
-    digest, bad = hashlib.sha256(), []
+        found = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+        if twice := tensors.keys() & found.keys():
+            raise UnreadableCheckpointError(f"two shards hold the tensor {min(twice)}", remedy="save the model again")
+        tensors |= found
+    total = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    digest, bad, samples = hashlib.sha256(), [], {}
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, tensor.dtype, tensor.shape]).encode())
-        finite = True
+        finite, sampler = True, Sampler(name, tensor.dtype, math.prod(tensor.shape), total)
         for chunk in tensor.chunks():
             digest.update(chunk)
             finite = finite and _is_finite(chunk, tensor.dtype)
+            sampler.take(chunk)
+        samples[name] = sampler.values()
         if not finite:
             bad.append(name)
-    return WeightReport(digest.hexdigest(), tuple(bad))
+    layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    return WeightReport(digest.hexdigest(), tuple(bad), layout, sketch_of(samples, layout))
 
 
 def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
@@ -126,21 +115,6 @@ def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise UnreadableCheckpointError(f"{file.name} is not a state dict", allowed="a dict of tensors by name")
     return content
-
-
-def _shards_of(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UnreadableCheckpointError(f"{index.name} cannot be read", got=repr(error)) from error
-
-
-def _split(folder: Path, names: list[str]) -> WeightFiles:
-    paths = [folder / name for name in names]
-    return WeightFiles(
-        tuple(path for path in paths if path.is_file()),
-        tuple(path.name for path in paths if not path.is_file()),
-    )
 
 
 def _safetensors(file: Path) -> dict[str, _Tensor]:
@@ -184,7 +158,7 @@ def _pickled(file: Path) -> dict[str, _Tensor]:
     found = {}
     for name, tensor in _load_pickle(file).items():
         kind = str(tensor.dtype).removeprefix("torch.")
-        found[name] = _Tensor(_TORCH_TYPES.get(kind, kind), tuple(tensor.shape), lambda tensor=tensor: chunks(tensor))
+        found[name] = _Tensor(TORCH_TYPES.get(kind, kind), tuple(tensor.shape), lambda tensor=tensor: chunks(tensor))
     return found
 
 

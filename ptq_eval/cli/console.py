@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +26,14 @@ def complain(what: object, code: int) -> int:
     """Say in one line on stderr what is wrong; returns the exit code for it."""
     click.echo("ptq-eval: " + " ".join(str(what).split()), err=True)
     return code
+
+
+def show_warning(message: Warning | str, category: type[Warning], *where: Any, **also: Any) -> None:
+    """Show a warning of this program in one line, without the source line; those of other packages as Python does."""
+    if category.__module__.partition(".")[0] in ("ptq_eval", "quantizers"):
+        complain(message, 0)
+    else:
+        click.echo(warnings.formatwarning(message, category, *where[:2]), err=True, nl=False)
 
 
 class Bar:

@@ -180,7 +180,9 @@ def _fit_table(data: str, **options: Any) -> None:
 
 def _fit_again(out: str, *, seed: int, bootstrap: int, by: str, **options: Any) -> None:
     import ptq_eval
+    from ptq_eval.api import analyse
     from ptq_eval.report import render_fit, write_fit
+    from ptq_eval.results.load import load
 
     unused = next(
         (name for name in ("law", "columns", "where", "fixed", "tied", "bounds", "law_option") if options[name]), ""
@@ -190,11 +192,15 @@ def _fit_again(out: str, *, seed: int, bootstrap: int, by: str, **options: Any) 
         flag = f"--{unused.replace('_', '-')}" if unused else "--loss, --huber-delta, --intervals and -o"
         raise OptionError(f"{flag} goes with --data", remedy="for other laws on records: ptq-eval fit OUT --laws LAW,…")
     with Bar() as bar:
-        table = ptq_eval.load(out, seed=seed, bootstrap=bootstrap, progress=bar)
+        results, kept = load(out), {}
         if by:
-            table.fit = ptq_eval.fit_by(out, by, seed=seed, bootstrap=bootstrap, progress=bar)
-    console().print(render_fit(table, table.fit, table.run_info))
-    click.echo(f"Written: {write_fit(Path(out), table.fit, name=f'fit-by-{by}.json' if by else 'fit.json')}")
+            found = ptq_eval.fit_by(results, by, seed=seed, bootstrap=bootstrap, progress=bar)
+            kept = {"name": f"fit-by-{by}.json"}
+        else:
+            table = analyse(results, seed=seed, bootstrap=bootstrap, progress=bar)
+            found, kept = table.fit, {"replicates": table.replicates}
+    console().print(render_fit(results.frame, found, results.run))
+    click.echo(f"Written: {', '.join(map(str, write_fit(Path(out), found, **kept)))}")
 
 
 def _target(out: str | None, data: str | None, options: dict[str, Any]) -> Path:

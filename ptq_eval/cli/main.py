@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import click
 
 from ptq_eval import __version__
 from ptq_eval.cli import options as cli_options
-from ptq_eval.cli.console import Bar, complain, console
+from ptq_eval.cli.console import Bar, complain, console, show_warning
 from ptq_eval.cli.fit import fit
 from ptq_eval.cli.plan import plan
 from ptq_eval.cli.pretrain import pretrain
@@ -209,7 +210,9 @@ def main() -> None:
     """Entry point: one line on stderr and an exit code of its own for everything that a user can mend."""
     keep_freed_memory()
     try:
-        code = cli.main(prog_name="ptq-eval", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            code = cli.main(prog_name="ptq-eval", standalone_mode=False)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "ptq-eval"
         code = complain(f"{error.format_message()} | remedy: see {where} --help", error.exit_code)

@@ -36,7 +36,7 @@ def _formats(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 
 
 _options = cli_options.together(
-    click.option("--fit", "fit", metavar="OUT", help="Plan from the measurements or the fit in this output folder."),
+    click.option("--fit", "fit", metavar="OUT", help="Plan from the fit in this output folder."),
     click.option(
         "--preset",
         metavar="NAME,…",
@@ -81,7 +81,6 @@ _options = cli_options.together(
     click.option("--memory", callback=_quantity, metavar="BYTES", help="The most that served weights may take: 8GB."),
     click.option("--offsets/--no-offsets", default=True, show_default=True, help="The offsets n of a preset's N_eff."),
     click.option("--quantizer", metavar="NAME", help="Which, where OUT holds several."),
-    cli_options.fit_options,
     click.option("-o", "--out", metavar="FOLDER", help="Output folder.  [default: OUT/plan, or NAME-plan here]"),
 )
 
@@ -107,7 +106,7 @@ def plan(fit: str | None, preset: str | None, out: str | None, **settings: Any) 
         **({} if settings["serve_cost"] is None else {"per_served": settings["serve_cost"]}),
     )
     with Bar() as bar:
-        source = _source(fit, preset, settings, bar)
+        source = _source(fit, preset, settings)
         bar("planning", 0.0, 0.0)
         found = answer(source, question)
         beside = f"{(preset or DEFAULT_PRESET).lower().replace(',', '+')}-plan"
@@ -129,10 +128,10 @@ def _check(fit: str | None, preset: str | None, settings: dict[str, Any]) -> Non
         raise OptionError(what, got=fit, remedy="leave it out, or fit again: --law-option offsets=false")
 
 
-def _source(fit: str | None, preset: str | None, settings: dict[str, Any], bar: Bar) -> Any:
-    from ptq_eval.laws.plan.from_folder import folder, preset_named
+def _source(fit: str | None, preset: str | None, settings: dict[str, Any]) -> Any:
+    from ptq_eval.laws.plan.source import preset_named
+    from ptq_eval.laws.plan.stored import from_folder
 
     if fit is None:
         return preset_named(DEFAULT_PRESET if preset is None else preset, offsets=settings["offsets"])
-    options = {name: settings[name] for name in ("quantizer", "params", "seed", "bootstrap")}
-    return folder(fit, **options, progress=bar)
+    return from_folder(fit, quantizer=settings["quantizer"], params=settings["params"])

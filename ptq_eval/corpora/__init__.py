@@ -16,7 +16,7 @@ from ptq_eval.corpora.files import split_spec
 from ptq_eval.corpora.windows import Windows, make_windows
 from ptq_eval.errors import TextSourceError
 
-__all__ = ["Text", "TextSource", "Windows", "default_specs", "make_windows", "read"]
+__all__ = ["Text", "TextSource", "Windows", "make_windows", "read"]
 
 
 def read(spec: str, *, max_chars: int | None = None) -> Text:
@@ -38,8 +38,3 @@ def read(spec: str, *, max_chars: int | None = None) -> Text:
         allowed="; ".join(source.help for source in sources.values()),
         remedy=f"did you mean {near[0]!r}?" if near else "give a spec of one of these kinds",
     )
-
-
-def default_specs() -> tuple[str, str]:
-    """The texts used where none is named: (evaluation, calibration), two parts of the embedded text."""
-    return "stdlib:evaluation", "stdlib:calibration"

@@ -1,8 +1,7 @@
-"""What a text source is: something that answers with documents' text, or with token ids made elsewhere.
+"""The interface of text sources: a source reads text, or token ids made elsewhere.
 
-A source is named by a *spec*, `kind:rest` or a path, and one file holds one kind.  Parts of a source (train,
-calibration, evaluation, or the splits of a dataset) are separate texts: nothing is ever drawn from two of
-them.
+A *spec*, `kind:rest` or a path, names one text.  Parts of a source (train, calibration and evaluation, or the splits of
+a data set) are separate texts: windows are never drawn from two of them.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from ptq_eval.errors import TextSourceError
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """One text: either `text` (a string) or `ids` (a 1-D array of token ids already made).
+    """One text: either `text` (a string) or `ids` (a 1-D array of token ids).
 
-    `spec` names it, `digest` is the SHA-256 of its content, and `notes` say what a reader of the numbers must
-    know (which Python's standard library, which revision of a dataset).
+    `spec` is how the user named it, `name` its short name in protocols, `digest` the SHA-256 of its content.  `notes`
+    accompany the results: which Python's standard library, which revision of a data set, how many rows were skipped.
     """
 
     spec: str
@@ -35,28 +34,28 @@ class Text:
 
 
 class TextSource(ABC):
-    """A kind of text source.  Plug-ins are classes with no state."""
+    """A kind of text source.  Plug-ins are classes without state."""
 
     name: ClassVar[str]
     help: ClassVar[str]
     examples: ClassVar[tuple[str, ...]] = ()
-    """Specs that work as they stand, offered when a mistyped one is near."""
+    """Example specs, suggested when a mistyped spec is similar."""
 
     @classmethod
     @abstractmethod
     def claims(cls, spec: str) -> bool:
-        """Whether `spec` is of this kind (no reading)."""
+        """Whether `spec` is of this kind, judged without reading any file."""
 
     @abstractmethod
     def read(self, spec: str, *, max_chars: int | None = None) -> Text:
-        """The text that `spec` names.
+        """The text that `spec` names; with `max_chars`, at most that many characters from its start.
 
-        `max_chars` lets a large source stop early; the digest covers what was read.  Raises TextSourceError.
+        The digest covers what was read.  Raises TextSourceError.
         """
 
 
 def joined(documents: Iterable[str], separator: str, max_chars: int | None) -> str:
-    """Documents with `separator` between them; reading stops once `max_chars` characters are there."""
+    """Documents joined by `separator`; reading stops after `max_chars` characters."""
     parts: list[str] = []
     length = -len(separator)
     for document in documents:
@@ -68,12 +67,12 @@ def joined(documents: Iterable[str], separator: str, max_chars: int | None) -> s
 
 
 def text_digest(text: str, spec: str) -> str:
-    """SHA-256 of the UTF-8 bytes; TextSourceError for half a surrogate pair, which has none."""
+    """SHA-256 of the text's UTF-8 bytes.  Raises TextSourceError for an unpaired surrogate, which has no encoding."""
     try:
         return hashlib.sha256(text.encode()).hexdigest()
     except UnicodeEncodeError as error:
         raise TextSourceError(
-            "the text holds half of a surrogate pair, which no tokenizer accepts",
+            "the text contains an unpaired surrogate, which no tokenizer accepts",
             got=f"{error.object[error.start]!a} at character {error.start} of {spec}",
             remedy="clean the text",
         ) from error

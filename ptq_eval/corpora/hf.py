@@ -1,18 +1,18 @@
 """Texts from data sets on the Hugging Face hub, read with the `datasets` library.
 
-Two short names stand for the texts of the published post-training quantization tables, joined as the GPTQ
-authors join them (Frantar et al. 2023, arXiv 2210.17323, and their code):
+Two short names refer to the texts of the published tables of post-training quantization, joined as the GPTQ authors
+join them (Frantar et al. 2023, arXiv 2210.17323, and their code):
 
 wikitext2[:split]   Salesforce/wikitext, wikitext-2-raw-v1, every row (empty ones too) joined by a
                     blank line.
 c4[:split]          allenai/c4, English, the first 1,100 documents of a split joined by one space, which is
-                    the text of their newer protocol; with `max_chars`, as many documents as that takes.
+                    the text of their newer protocol; with `max_chars`, as many documents as that requires.
 
-Any other data set is `hf:[organisation/]name[/configuration]:split`; where both parts before a single slash
-could be meant, they are organisation and name.  Its documents, the column `text` or the only column of
-strings, are joined by a blank line.  With `max_chars` a data set is streamed and no more is fetched than
-needed; without, it is prepared in the local cache of `datasets`, and then works without a network.  Code that
-comes with a data set is never run.  A text is a prefix of a split: nothing is shuffled.
+Any other data set is `hf:[organisation/]name[/configuration]:split`; two parts are organisation and name, never name
+and configuration.  Its documents, the column `text` or the only column of strings, are joined by a blank line.  With
+`max_chars` a data set is streamed and only what is needed is downloaded; without, it is prepared in the local cache of
+`datasets` and then works offline.  Code that comes with a data set is never run.  A text is the beginning of a split:
+nothing is shuffled.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Recipe:
     name: str
     separator: str = "\n\n"
     streaming: bool | None = None
-    """None: where `max_chars` is given."""
+    """None: only if `max_chars` is set."""
     documents: int | None = None
 
 
@@ -65,8 +65,8 @@ class HuggingFaceDataset(TextSource):
     def read(self, spec: str, *, max_chars: int | None = None) -> Text:
         """The documents of one split, joined.
 
-        Raises TextSourceError when the hub cannot be reached, for an unknown data set, configuration or
-        split, and for one with no column of text.
+        Raises TextSourceError if the hub cannot be reached, for an unknown data set, configuration or split, and
+        if there is no column of text.
         """
         recipe = _recipe(spec, max_chars)
         try:
@@ -75,7 +75,7 @@ class HuggingFaceDataset(TextSource):
                 text = joined(_documents(rows, spec), recipe.separator, max_chars)
         except TextSourceError:
             raise
-        except Exception as error:  # datasets lets the errors of a dozen libraries through
+        except Exception as error:  # datasets passes on the errors of many libraries
             raise _unreadable(spec, error) from error
         where = "/".join(part for part in (recipe.path, recipe.config) if part)
         return Text(
@@ -89,7 +89,7 @@ class HuggingFaceDataset(TextSource):
 
 @contextlib.contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Keep libraries from telling every retry: what failed in the end is said once, by the error."""
+    """Silence the libraries' messages about retries; the final failure is reported once, as an error."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
@@ -116,7 +116,7 @@ def _recipe(spec: str, max_chars: int | None) -> _Recipe:
     parts = dataset.split("/")
     if not split or not all(parts) or len(parts) > 3:
         raise TextSourceError(
-            "a data set is named by its name, its configuration if it has several, and a split",
+            "a data set needs a name, a split, and a configuration if it has several",
             got=spec,
             allowed="hf:DATASET:SPLIT or hf:ORGANISATION/DATASET/CONFIG:SPLIT",
             remedy="add the split" if not split else "see the data set's page for its name",
@@ -130,7 +130,7 @@ def _rows(recipe: _Recipe, max_chars: int | None) -> tuple[Iterable[Mapping[str,
     import datasets
 
     builder = datasets.load_dataset_builder(recipe.path, recipe.config)
-    # For data sets of the hub, the library keeps the commit it resolved as the builder's hash.
+    # For data sets of the hub, the builder's hash is the commit that the revision resolved to.
     commit = str(builder.hash or "")
     revision = commit if re.fullmatch("[0-9a-f]{40}", commit) else "unknown"
     streaming = max_chars is not None if recipe.streaming is None else recipe.streaming
@@ -157,9 +157,9 @@ def _text_column(row: Mapping[str, Any], spec: str) -> str:
     if len(strings) == 1:
         return strings[0]
     raise TextSourceError(
-        "the data set has no column `text`, nor a single column of strings to take in its place",
+        "the data set has neither a column `text` nor a single column of strings",
         got=f"{spec} with columns {', '.join(row)}",
-        remedy="save the column wanted as .jsonl or .parquet and give FILE#COLUMN",
+        remedy="save the column as .jsonl or .parquet and name it: FILE#COLUMN",
     )
 
 
@@ -176,9 +176,9 @@ def _unreadable(spec: str, error: Exception) -> TextSourceError:
             remedy="write hf:ORGANISATION/DATASET/CONFIG:SPLIT",
         )
     if isinstance(error, FileNotFoundError):
-        return TextSourceError("no such data set", got=f"{spec} ({reason})", remedy="check the name on the hub")
+        return TextSourceError("no such data set", got=f"{spec} ({reason})", remedy="check its name on the hub")
     return TextSourceError(
         "the data set cannot be read",
         got=f"{spec} ({reason})",
-        remedy="connect to the network, or give a local .txt, .jsonl or .parquet file, or stdlib:evaluation",
+        remedy="connect to the network, or use a local .txt, .jsonl or .parquet file, or stdlib:evaluation",
     )

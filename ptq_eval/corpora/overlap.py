@@ -1,13 +1,12 @@
-"""What calibration and evaluation windows share: exact n-grams of tokens.
+"""Contamination between calibration and evaluation windows: the exact n-grams of tokens they share.
 
-A quantizer calibrated on the text it is judged on looks better than it is.  What is counted is every stretch
-of `n` tokens within an evaluation window that also stands, token for token, within a calibration
-window.  Thirty-two tokens are some twenty words of prose: chance does not repeat them, licences and
-boilerplate do.  A text that was reworded is not noticed, nor is one under another tokenizer.
+A quantizer that is calibrated on its evaluation text looks better than it is.  Every n-gram of an evaluation window
+that also occurs in a calibration window is counted.  Thirty-two tokens are about twenty words of prose: they do not
+recur by chance, but in licences and boilerplate.  Paraphrases are not detected, nor is text under another tokenizer.
 
-Stretches are compared by rank rather than by hash: equal stretches of length 2k are equal pairs of ranks of
-length k, so that log2(n) sorts number all stretches without any collision.  (The doubling of Karp, Miller and
-Rosenberg 1972, "Rapid identification of repeated patterns in strings, trees and arrays".)
+N-grams are compared by rank rather than by hash: equal n-grams of length 2k are equal pairs of ranks of length k, so
+log2(n) sorts number all n-grams without collisions (the doubling of Karp, Miller and Rosenberg 1972, "Rapid
+identification of repeated patterns in strings, trees and arrays").
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ FLAG_ABOVE = 0.01
 
 @dataclass(frozen=True)
 class Overlap:
-    """Shares of the evaluation windows, and of their n-grams, that calibration windows contain; 0 to 1."""
+    """Shares, from 0 to 1, of the evaluation windows with an n-gram from calibration, and of their n-grams."""
 
     share_of_windows: float
     share_of_ngrams: float
@@ -33,23 +32,23 @@ class Overlap:
 
 
 def overlap(calibration: Windows, evaluation: Windows, n: int = 32) -> Overlap:
-    """How much of `evaluation` stands in `calibration`, in stretches of `n` tokens (a window's, if shorter).
+    """How much of `evaluation` occurs in `calibration`, counted in n-grams of `n` tokens (or of a shorter window).
 
-    Flagged where both are of the same text, or where more than 1 % of the evaluation n-grams are in
-    calibration.  Both must have been made with the same tokenizer.
+    Flagged if both come from the same text, or if more than 1 % of the evaluation n-grams occur in calibration.  Both
+    must have been made with the same tokenizer.
     """
     n = min(n, calibration.seq_len, evaluation.seq_len)
     shared = _shared(calibration.ids, evaluation.ids, n)
     windows, ngrams = float(shared.any(axis=1).mean()), float(shared.mean())
     same = calibration.spec == evaluation.spec or calibration.text_digest == evaluation.text_digest
     found = (
-        f"{ngrams:.2%} of the {n}-token stretches of the evaluation text ({evaluation.spec}), "
-        f"in {windows:.1%} of its windows, also stand in the calibration text ({calibration.spec})"
+        f"{ngrams:.2%} of the {n}-token sequences of the evaluation text ({evaluation.spec}), "
+        f"in {windows:.1%} of its windows, also occur in the calibration text ({calibration.spec})"
     )
     if same:
         message = f"calibration and evaluation are drawn from the same text; {found}"
     elif ngrams > FLAG_ABOVE:
-        message = f"calibration and evaluation overlap, which can flatter calibrated methods: {found}"
+        message = f"calibration and evaluation overlap, which can favour calibrated methods: {found}"
     else:
         message = found
     return Overlap(windows, ngrams, same or ngrams > FLAG_ABOVE, message)
@@ -71,7 +70,7 @@ def _limit(ranks: list[np.ndarray]) -> int:
 
 
 def _pairs(rows: np.ndarray, step: int, limit: int) -> np.ndarray:
-    """One number for each pair (rank here, rank `step` further on); below limit², so below 2^63."""
+    """One number for each pair (rank here, rank `step` tokens later); below limit², so below 2^63."""
     return rows[:, :-step] * limit + rows[:, step:]
 
 

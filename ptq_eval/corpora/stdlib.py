@@ -1,11 +1,11 @@
 """The embedded text: the source code of the running Python's standard library.
 
-Every machine that runs this package has it, no network is needed and nothing is redistributed.  Modules are
-split by a hash of their dotted name into three parts, `stdlib:train` (80 %), `stdlib:calibration` (10 %) and
-`stdlib:evaluation` (10 %), so that a module belongs to the same part under every version of Python, and
-within a part they follow one another in order of that hash.  Left out: test packages, what pip installed, and
-the packages `encodings` and `pydoc_data`, which are tables of data rather than code.  The text differs a
-little between versions of Python; its digest and the version are recorded with every number.
+Every machine that runs this package has it, so no network is needed and nothing is redistributed.  A hash of its
+dotted name assigns each module to one of three parts, `stdlib:train` (80 %), `stdlib:calibration` (10 %) and
+`stdlib:evaluation` (10 %), so a module belongs to the same part under every version of Python; within a part, modules
+are sorted by that hash.  Excluded are tests, what pip installed, and the packages `encodings` and `pydoc_data`, which
+are tables of data rather than code.  The text differs slightly between versions of Python; its digest and the version
+are recorded with every number.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ SKIPPED = frozenset(
 
 
 def part_of(module: str) -> str:
-    """Which part the module of this dotted name belongs to."""
+    """The part that the module with this dotted name belongs to."""
     bucket = int.from_bytes(hashlib.sha256(module.encode()).digest()[:4], "big") % 10
     return "evaluation" if bucket == 9 else "calibration" if bucket == 8 else "train"
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    """(dotted name, file) of every module that takes part."""
+    """(dotted name, file) of every module that is not excluded."""
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in root.rglob("*.py"):
         parts = path.relative_to(root).with_suffix("").parts
@@ -62,9 +62,9 @@ class StandardLibrary(TextSource):
         chosen.sort(key=lambda item: hashlib.sha256(item[0].encode()).digest())
         if not chosen:
             raise TextSourceError(
-                "this Python has no standard library in source form",
+                "this Python has no source code of its standard library",
                 got=sysconfig.get_paths()["stdlib"],
-                remedy="give a text of your own with --eval-text and --calib-text",
+                remedy="name your own texts with --eval-text and --calib-text",
             )
         text = "\n\n".join(path.read_text(encoding="utf-8", errors="replace") for _, path in chosen)
         if max_chars is not None:
@@ -73,7 +73,7 @@ class StandardLibrary(TextSource):
         if platform.python_version().rpartition(".")[0] != REFERENCE_PYTHON:
             notes.append(
                 f"this Python is not {REFERENCE_PYTHON}, on whose library the embedded trajectory was trained and its "
-                "published numbers measured: the text, and every number, differs a little"
+                "published numbers were measured: the text, and so every number, differs slightly"
             )
         return Text(
             spec=f"stdlib:{part}",

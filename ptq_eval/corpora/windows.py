@@ -1,22 +1,21 @@
-"""From a text to the token windows that a model sees: the protocols, each with a name and a digest.
+"""Cutting a text into token windows: the evaluation protocols, each with a name and a digest.
 
-nonoverlap-v1   the text is tokenized once, with the tokenizer's own default call, so that special tokens
-                stand where the tokenizer puts them in a text, at its very start, and not in every window.
-                The ids are cut into windows from the start, the tail is dropped, and of each window all
-                tokens but the first are scored.  With wikitext2 and windows of 2,048 this is the protocol
-                behind the tables of GPTQ (Frantar et al. 2023, arXiv 2210.17323) and AWQ (Lin et al. 2024,
-                arXiv 2306.00978).
-crops-seedS-v1  windows at random places of the same ids, drawn with replacement by
-                numpy.random.default_rng(S), in the order drawn.  Crops may overlap, so losses on them are not
-                independent.
+nonoverlap-v1   The text is tokenized once, with the tokenizer's default call, so special tokens occur where the
+                tokenizer puts them in a text, at its very start, and not in every window.  The ids are cut into
+                consecutive windows, the tail is dropped, and all tokens of a window but the first are scored.  With
+                wikitext2 and windows of 2,048 this is the protocol behind the tables of GPTQ (Frantar et al. 2023,
+                arXiv 2210.17323) and AWQ (Lin et al. 2024, arXiv 2306.00978).
+crops-seedS-v1  Windows at random positions of the same ids, drawn with replacement by numpy.random.default_rng(S), in
+                the order drawn.  Crops may overlap, so their losses are not independent.
+…-bos-v1        As either of these, but the first token of each window is replaced by the beginning-of-sequence token,
+                as llama.cpp and AutoGPTQ do.  The same tokens are scored.
 
-Only as much text is tokenized as the wanted windows need, which cannot be told from tokenizing all of it:
-beyond the last token kept, at least 4,096 characters more were seen by the tokenizer.  Crops need all of the
-text; `max_chars` of `read` bounds it.
+Only as much text is tokenized as the windows need; they are those of the whole text, because the tokenizer sees at
+least 4,096 characters beyond the last token kept.  Crops need all of the text, which `max_chars` of `read` bounds.
 
-Bytes are those of the text as read, in UTF-8.  A character split over several tokens counts with the first of
-them, and characters that the tokenizer drops count with the token after them: sums over contiguous tokens are
-exact but for at most one character at each end.
+Bytes are those of the text as read, in UTF-8.  A character split over several tokens counts with the first of them,
+and characters that the tokenizer drops count with the next token: sums over contiguous tokens are exact to within one
+character at each end.
 """
 
 from __future__ import annotations
@@ -32,21 +31,21 @@ from ptq_eval.corpora.token_ids import require_plausible
 from ptq_eval.errors import MissingTokenizerError, OptionError, TextTooShortError, TokenRangeError
 
 RULE = "v1"
-"""Raised whenever the same text and options would give other windows."""
+"""Increased whenever the same text and options would give other windows."""
 MARGIN = 4096
-"""Characters beyond the last token kept of a text that was cut."""
+"""Characters that the tokenizer sees beyond the last token kept."""
 CHARS_PER_TOKEN = 6
-"""First guess of the text needed; it is doubled until it is enough."""
+"""First estimate of the text needed; it is doubled until it suffices."""
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
     """Token windows of one text, read-only.
 
-    `ids` is int32 [n, seq_len]; `n_bytes` is int64 [n], the UTF-8 bytes of each window's seq_len − 1 scored
-    tokens (the first is context only), or None where the tokenizer or a token file does not tell.  `digest`
-    is the SHA-256 of ids, shape and rule; `text_digest` that of the text.  `total_windows` is how many
-    non-overlapping windows the text holds, or None where no more of it was tokenized than asked for.
+    `ids` is int32 [n, seq_len]; `n_bytes` is int64 [n], the UTF-8 bytes of each window's seq_len − 1 scored tokens (the
+    first is context only), or None if the tokenizer gives no offsets or the text is a token file.  `digest` is the
+    SHA-256 of ids, shape and rule; `text_digest` that of the text.  `total_windows` is the number of non-overlapping
+    windows in the text, or None if only a part of it was tokenized.
     """
 
     ids: np.ndarray
@@ -72,8 +71,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """The ids of a text's start [t], the bytes of text at the end of each [t], and whether that is all of
-    it."""
+    """The first ids of a text [t], the bytes of text up to the end of each [t], and whether these are all ids."""
 
     ids: np.ndarray
     byte_ends: np.ndarray | None
@@ -90,14 +88,15 @@ def make_windows(
     vocab_size: int | None = None,
     bos: bool = False,
 ) -> Windows:
-    """The first `count` windows of `seq_len` tokens (None: all there are), or with `seed` random ones.
+    """The first `count` windows of `seq_len` tokens (None: all), or random ones with `seed`.
 
-    `tokenizer` is a transformers tokenizer; it may be None for a text of ids.  Where a text holds fewer
-    windows than asked for, all are used and a note says so.  Raises OptionError (seq_len under 2, count under
-    1), MissingTokenizerError, TextTooShortError, and TokenRangeError for ids outside [0, vocab_size).
+    `tokenizer` is a transformers tokenizer; it may be None for token ids unless `bos` is set.  If the text holds fewer
+    windows than `count`, all are used and a note says so.  Raises OptionError (seq_len below 2, count below 1),
+    MissingTokenizerError, TextTooShortError, and TokenRangeError for ids outside [0, vocab_size) or token files that
+    are implausible for it.
     """
     if seq_len < 2:
-        what = "a window needs a token of context and one to score"
+        what = "a window needs one token of context and one to score"
         raise OptionError(what, got=seq_len, allowed="--seq-len of 2 or more")
     if count is not None and count < 1:
         raise OptionError("at least one window is needed", got=count, allowed="1 or more")
@@ -110,14 +109,12 @@ def make_windows(
             "the text does not fill one window",
             got=f"{len(tokens.ids)} tokens in {text.spec}",
             allowed=f"at least {seq_len}",
-            remedy="give more text or a smaller --seq-len",
+            remedy="use a longer text or a smaller --seq-len",
         )
-    start = "-bos" if bos else ""
+    rule = ("nonoverlap" if seed is None else f"crops-seed{seed}") + ("-bos" if bos else "") + f"-{RULE}"
     if seed is None:
-        rule = f"nonoverlap{start}-{RULE}"
         starts = np.arange(min(count or available, available)) * seq_len
     else:
-        rule = f"crops-seed{seed}{start}-{RULE}"
         last = len(tokens.ids) - seq_len
         starts = np.random.default_rng(seed).integers(0, last, size=count or available, endpoint=True)
     ids = tokens.ids[starts[:, None] + np.arange(seq_len)].astype(np.int64)
@@ -126,7 +123,7 @@ def make_windows(
     ids = _checked(ids, vocab_size, text.spec)
     notes = text.notes
     if count is not None and len(ids) < count:
-        notes = (*notes, f"{count} windows were asked for, {text.spec} holds {len(ids)}")
+        notes = (*notes, f"{count} windows were requested, {text.spec} holds {len(ids)}")
     return Windows(
         ids=ids,
         n_bytes=_scored_bytes(tokens.byte_ends, starts, seq_len),
@@ -159,7 +156,7 @@ def _adds_bos(tokenizer: Any) -> bool:
 
 
 def _scored_bytes(byte_ends: np.ndarray | None, starts: np.ndarray, seq_len: int) -> np.ndarray | None:
-    """Bytes [n] of all tokens but the first of the windows that begin at `starts` [n]."""
+    """Bytes [n] of all tokens but the first in the windows that begin at `starts` [n]."""
     if byte_ends is None:
         return None
     n_bytes = byte_ends[starts + seq_len - 1] - byte_ends[starts]
@@ -168,7 +165,7 @@ def _scored_bytes(byte_ends: np.ndarray | None, starts: np.ndarray, seq_len: int
 
 
 def _checked(ids: np.ndarray, vocab_size: int | None, spec: str) -> np.ndarray:
-    """`ids` as int32, read-only, once all lie in the vocabulary."""
+    """`ids` as read-only int32.  Raises TokenRangeError for ids outside the vocabulary."""
     limit = 2**31 if vocab_size is None else vocab_size
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= limit:
@@ -184,7 +181,7 @@ def _checked(ids: np.ndarray, vocab_size: int | None, spec: str) -> np.ndarray:
 
 
 def _tokenize(text: Text, tokenizer: Any | None, needed: int | None) -> _Tokens:
-    """At least the first `needed` tokens of `text` (None: all), or all where there are fewer."""
+    """At least the first `needed` tokens of `text` (None: all), or all if there are fewer."""
     if text.ids is not None:
         return _Tokens(text.ids, None, complete=True)
     content = text.text or ""
@@ -192,9 +189,9 @@ def _tokenize(text: Text, tokenizer: Any | None, needed: int | None) -> _Tokens:
         raise MissingTokenizerError(
             "text needs a tokenizer, and the checkpoint has none",
             got=text.spec,
-            remedy="add the tokenizer's files to the checkpoint, or give token ids (.npy or .bin)",
+            remedy="add the tokenizer's files to the checkpoint, or use token ids (.npy or .bin)",
         )
-    if not tokenizer.is_fast:  # no offsets, so no telling which tokens a cut leaves alone
+    if not tokenizer.is_fast:  # without offsets, the tokens that a cut would change are unknown
         ids = np.asarray(_encode(tokenizer, content)["input_ids"], dtype=np.int64)
         return _Tokens(ids, None, complete=True)
     size = len(content) if needed is None else CHARS_PER_TOKEN * needed + MARGIN
@@ -209,20 +206,20 @@ def _tokenize(text: Text, tokenizer: Any | None, needed: int | None) -> _Tokens:
 
 
 def _ids_and_ends(tokenizer: Any, text: str) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids [t], and the number of characters of `text` up to the end of each [t], never falling."""
+    """Token ids [t], and the number of characters of `text` up to the end of each [t], non-decreasing."""
     encoding = _encode(tokenizer, text, return_offsets_mapping=True)
     offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-    # A special token's offsets are (0, 0): it ends where the token before it does.
+    # A special token has the offsets (0, 0): it ends where the previous token does.
     return np.asarray(encoding["input_ids"], dtype=np.int64), np.maximum.accumulate(offsets[:, 1])
 
 
 def _encode(tokenizer: Any, text: str, **options: Any) -> Any:
-    # verbose=False: one call's worth of silence about a text longer than the model's context.
+    # verbose=False: no warning about a text longer than the model's context.
     return tokenizer(text, verbose=False, return_attention_mask=False, return_token_type_ids=False, **options)
 
 
 def _byte_positions(text: str) -> np.ndarray:
-    """UTF-8 bytes before character i, for i = 0 … len(text)."""
+    """The number of UTF-8 bytes before character i, for i = 0 … len(text)."""
     points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     widths = 1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000)
     return np.concatenate([[0], np.cumsum(widths)])

@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ptq_eval.laws.findings import Finding, Why, why, why_from
+from ptq_eval.results.points import SAME_SIZE
 
 Data = Mapping[str, np.ndarray]
 """Columns by name, each [n]: a law's variables and response, optionally "se" (standard error of the
@@ -39,9 +40,6 @@ Theta = Mapping[str, Any]
 """Constants by name: floats, or arrays [replicates, 1]."""
 
 _ENDS = ("value", "low", "high")
-
-SAME_SIZE = 0.05
-"""Values of a variable that differ by no more than this fraction count as one."""
 
 SIGNIFICANT = 2.0
 """How many standard errors make a difference significant, wherever this package judges one."""
@@ -295,7 +293,7 @@ class FitResult:
         """A JSON object of values, without the replicates; what is not finite becomes None."""
         plain = ("law", "equation", "source", "loss", "n_points", "n_dropped", "n_undefined", "n_runs")
         plain += ("seed", "digest", "level", "n_boot", "least_scatter")
-        numbers = ("objective", "huber_delta", "scatter", "r2", "r2_log", "aicc")
+        numbers = ("objective", "huber_delta", "scatter", "r2", "r2_log", "aicc", "stretch")
         return {
             **{name: getattr(self, name) for name in plain},
             **self.status.to_dict(),

@@ -50,7 +50,6 @@ class Caution(StrEnum):
     """What to beware of in the fits of a folder or a table; behind each kind, its facts."""
 
     NOTHING_TO_FIT = "nothing_to_fit"
-    ROWS_NOT_FITTED = "rows_not_fitted"  # rows, cause (see `Skipped`)
     FULL_PRECISION_RISES = "full_precision_rises"  # run, tokens, rise, error, scatter ("unknown", "within", "beyond")
     SCHEDULE = "schedule"  # schedule ("decaying", "constant", "annealed", "unknown"), runs
     MIXED_PHASES = "mixed_phases"
@@ -61,14 +60,6 @@ class Caution(StrEnum):
     NEGATIVE_DELTAS = "negative_deltas"  # quantizer, negative, deltas
     EXTRAPOLATED = "extrapolated"  # extrapolated, critical_tokens, largest, too_far, limit
     POOR_FIT = "poor_fit"  # quantizer, group_size, calibration, r2, scatter
-
-
-class Skipped(StrEnum):
-    """Why a row is not fitted."""
-
-    NOT_MEASURED = "not_measured"
-    TOKENS_UNKNOWN = "tokens_unknown"
-    PARAMS_UNKNOWN = "params_unknown"
 
 
 @dataclass(frozen=True)

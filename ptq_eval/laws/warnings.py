@@ -15,9 +15,9 @@ import numpy as np
 from ptq_eval.laws.base import SIGNIFICANT, FitResult, n_distinct
 from ptq_eval.laws.findings import Caution, Finding, caution
 from ptq_eval.laws.fit.bootstrap import MIN_RUNS
-from ptq_eval.laws.tables.points import FULL_PRECISION, Config, Point, by
 from ptq_eval.laws.turning.observed import MIN_FOR_MEDIAN, TurningPoint
 from ptq_eval.laws.turning.predicted import MAX_FACTOR, CriticalTokens, poor_fit
+from ptq_eval.results.points import FULL_PRECISION, Config, Point, by
 
 FEW_RUNS = 10
 FEW_CHECKPOINTS = 4

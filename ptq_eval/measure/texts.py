@@ -10,14 +10,14 @@ from ptq_eval.config import RunConfig
 from ptq_eval.corpora.base import Text
 from ptq_eval.corpora.overlap import overlap
 from ptq_eval.corpora.windows import Windows, make_windows
-from ptq_eval.models.loading import load_tokenizer
+from ptq_eval.models.tokenizers import load_tokenizer
 from ptq_eval.records import Checkpoint
 
 _SPARE_CHARS = 16
-"""Characters read for each token asked for; more than any tokenizer in use needs on average."""
+"""Characters read per token needed; more than any common tokenizer needs on average."""
 
 _CROP_CHARS = 512
-"""The same where crops are drawn: they come from a stretch that is 32 times as long."""
+"""The same for random crops, which are drawn from a 32 times longer part of the text."""
 
 
 class Texts:
@@ -38,8 +38,8 @@ class Texts:
             calibrating = role == "calibration"
             count = self.config.calib_windows if calibrating else self.config.eval_windows
             seed = self.config.calib_seed if calibrating else None
-            room = _SPARE_CHARS if seed is None else _CROP_CHARS
-            max_chars = None if count is None else room * seq_len * count + 100_000
+            chars_per_token = _SPARE_CHARS if seed is None else _CROP_CHARS
+            max_chars = None if count is None else chars_per_token * seq_len * count + 100_000
             text = self._text(self.config.calib_text if calibrating else self.config.eval_text, max_chars)
             trust = self.config.trust_remote_code
             bos = self.config.bos
@@ -56,7 +56,7 @@ class Texts:
 
 
 def describe_windows(windows: Windows) -> dict[str, Any]:
-    """What `run.json` keeps of a text: how it was cut, its digests and its notes."""
+    """A text's entry in `run.json`: its protocol, digests and notes."""
     return {
         "spec": windows.spec,
         "protocol": windows.protocol,
@@ -69,7 +69,7 @@ def describe_windows(windows: Windows) -> dict[str, Any]:
 
 
 def describe_overlap(calibration: Windows, evaluation: Windows) -> dict[str, Any]:
-    """What `run.json` keeps of how much of the evaluation text the calibration text holds."""
+    """The entry in `run.json` of how much of the evaluation text occurs in the calibration text."""
     found = overlap(calibration, evaluation)
     return {
         "share_of_windows": found.share_of_windows,

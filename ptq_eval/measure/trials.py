@@ -46,6 +46,10 @@ _LACKS_BOS = (
 )
 
 
+_WARNED = ("near_identical", "dequantized")
+"""Problems of a checkpoint that is measured which a reader of the results must know."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """One checkpoint with its texts and all its trials, the full-precision one first."""
@@ -104,7 +108,6 @@ class _Planner:
         self.quantizers = quantizers_of(config)
         self.device = config.resolve_device().split(":")[0]
         self.texts = Texts(config)
-        self._blueprints: dict[str, LanguageModel] = {}
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> Plan:
         plan = Plan(checkpoints=list(checkpoints))
@@ -132,6 +135,12 @@ class _Planner:
                 "the runs have different tokenizers: their losses per token, and fits over several sizes, "
                 "cannot be compared"
             )
+        plan.warnings += [
+            f"{checkpoint.name}: {problem.message}"
+            for checkpoint in checkpoints
+            for problem in checkpoint.problems
+            if problem.code in _WARNED
+        ]
         index, count = self.config.shard
         plan.workloads = plan.workloads[index - 1 :: count]
         return plan
@@ -159,15 +168,12 @@ class _Planner:
         return self.texts.cut("calibration", checkpoint, folder, model.vocab_size, seq_len)
 
     def _blueprint(self, checkpoint: Checkpoint, folder: Path) -> LanguageModel:
-        content = (folder / "config.json").read_text(encoding="utf-8")
-        if content not in self._blueprints:
-            self._blueprints[content] = LanguageModel.blueprint(
-                folder,
-                include_head=self.config.include_head,
-                trust_remote_code=self.config.trust_remote_code,
-                name=checkpoint.name,
-            )
-        return self._blueprints[content]
+        return LanguageModel.blueprint(
+            folder,
+            include_head=self.config.include_head,
+            trust_remote_code=self.config.trust_remote_code,
+            name=checkpoint.name,
+        )
 
     def _seq_len(self, models: Sequence[LanguageModel]) -> int:
         longest = min((m.max_length for m in models if m.max_length is not None), default=None)

@@ -1,9 +1,7 @@
 """A causal language model as the rest of the package sees it: logits, and the matrices that may be quantized.
 
-A matrix is quantizable when its module is an instance of nn.Linear or of transformers' Conv1D (whose weight is
-stored transposed); subclasses count.  Everything else is left in full precision and *listed with its reason*:
-embeddings, the output head, norms and biases, gates and routers, parameters of unknown modules.  Fused expert
-weights (three-dimensional parameters) are refused by name, because leaving them out would measure another model.
+What may be quantized is decided by `quantizable`; everything else stays in full precision and is *listed with its
+reason*.  Fused expert weights are refused by name, because leaving them in full precision would measure another model.
 
 Weights are swapped by reference (`weights`), so putting a quantized model in place copies nothing, and a tied head
 can be quantized without touching the embedding.
@@ -12,8 +10,7 @@ can be quantized without touching the embedding.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +18,22 @@ import torch
 from torch import Tensor, nn
 
 from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
-from ptq_eval.models.loading import build_without_weights, from_pretrained, to_device
-from ptq_eval.models.quantizable import reason_to_leave, transposed
+from ptq_eval.models.blueprint import blueprint, is_causal, not_causal, usable_length
+from ptq_eval.models.loading import from_pretrained, to_device
+from ptq_eval.models.quantizable import Excluded, classify, transposed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """A parameter that stays in full precision, and why."""
-
-    name: str
-    reason: str
-    params: int
 
 
 class LanguageModel:
     """A loaded causal LM on one device, in evaluation mode, without gradients."""
 
-    def __init__(self, module: nn.Module, *, include_head: bool = False, name: str = "") -> None:
+    def __init__(
+        self, module: nn.Module, *, include_head: bool = False, name: str = "", outside: Collection[str] = ()
+    ) -> None:
         self.module = module.eval().requires_grad_(False)
-        self.name, self.include_head = name, include_head
-        self._linears: dict[str, nn.Module] = {}
-        self.excluded: list[Excluded] = []
-        self._classify()
+        self.name, self.include_head, self.outside = name, include_head, frozenset(outside)
+        self._linears, self.excluded = self._classified()
 
     @classmethod
     def load(
@@ -62,9 +51,12 @@ class LanguageModel:
         Raises UnreadableCheckpointError, UnsafeCheckpointError, UnsupportedModelError or DeviceError.
         """
         name = name or str(folder)
+        plan = blueprint(folder, trust_remote_code)
         module, info = from_pretrained(Path(folder), DTYPES[dtype], trust_remote_code, name)
         refuse_missing(info, name)
-        return cls(to_device(module, device), include_head=include_head, name=name)
+        model = cls(to_device(module, device), include_head=include_head, name=name, outside=plan.outside)
+        model.refuse_bidirectional(known=plan.causal)
+        return model
 
     @classmethod
     def blueprint(
@@ -79,8 +71,8 @@ class LanguageModel:
 
         Raises what `load` raises for a model that cannot be treated.
         """
-        module = build_without_weights(Path(folder), trust_remote_code, name or str(folder))
-        return cls(module, include_head=include_head, name=name or str(folder))
+        plan = blueprint(folder, trust_remote_code)
+        return cls(plan.module, include_head=include_head, name=name or str(folder), outside=plan.outside)
 
     @property
     def device(self) -> torch.device:
@@ -99,13 +91,13 @@ class LanguageModel:
 
     @property
     def max_length(self) -> int | None:
-        """The longest context the architecture was built for, or None where the configuration does not say."""
-        config: Any = self.module.config
-        for field in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
-            value = getattr(config, field, None)
-            if isinstance(value, int) and value > 0:
-                return value
-        return None
+        """The longest text that the architecture can read, or None where the configuration does not say."""
+        return usable_length(self.module, self.outside)
+
+    def refuse_bidirectional(self, known: bool | None) -> None:
+        """Raise UnsupportedModelError if a later token changes earlier logits, unless that is `known` already."""
+        if known is None and is_causal(self.module) is False:
+            raise not_causal(f"{self.name} ({type(self.module).__name__})")
 
     @torch.inference_mode()
     def logits(self, ids: Tensor) -> Tensor:
@@ -159,7 +151,7 @@ class LanguageModel:
         self._linears[name].weight = self._parameter(name, weight)
 
     def adopt(self, weights: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
-        """Put the named ones of a lane's weights in place."""
+        """Put these weights of a quantized variant in place."""
         for name in names:
             self.set_weight(name, weights[name])
 
@@ -187,45 +179,30 @@ class LanguageModel:
         return sum(module.weight.numel() for module in self._linears.values())  # type: ignore[operator,union-attr]
 
     def describe(self) -> dict[str, Any]:
-        """What is quantized and what is not, by name, with counts and the quantized share of all parameters."""
+        """What is quantized and what is not, by name, with counts and the quantized share of what text runs through."""
         quantized = self.quantized_params()
-        seen = {id(p): p.numel() for p in self.module.parameters()}
+        sizes = {name: p.numel() for name, p in self.module.named_parameters()}  # a shared parameter appears once
         return {
             "architecture": type(self.module).__name__,
-            "params_total": sum(seen.values()),
+            "params_total": sum(sizes.values()),
             "params_quantized": quantized,
-            "share_quantized": quantized / sum(seen.values()),
+            "share_quantized": quantized / sum(n for name, n in sizes.items() if name not in self.outside),
             "quantized": list(self._linears),
             "excluded": [{"name": e.name, "reason": e.reason, "params": e.params} for e in self.excluded],
         }
 
-    def _classify(self) -> None:
-        head = self.module.get_output_embeddings()  # type: ignore[operator]
-        embedding = self.module.get_input_embeddings()  # type: ignore[operator]
-        fused, seen = [], {}
-        for module_name, module in self.module.named_modules():
-            for parameter_name, parameter in module.named_parameters(recurse=False):
-                name = f"{module_name}.{parameter_name}"
-                reason = reason_to_leave(module, module_name, parameter_name, parameter, head, self.include_head)
-                if reason == "fused experts":
-                    fused.append(name)
-                elif id(parameter) in seen and not (module is head and self.include_head):
-                    note = "tied output head" if module is head or module is embedding else "shared weight"
-                    self.excluded.append(Excluded(name, f"{note}: the same tensor as {seen[id(parameter)]}", 0))
-                elif reason:
-                    self.excluded.append(Excluded(name, reason, parameter.numel()))
-                else:
-                    self._linears[module_name] = module
-                seen.setdefault(id(parameter), name)
-        if fused:
+    def _classified(self) -> tuple[dict[str, nn.Module], list[Excluded]]:
+        parts = classify(self.module, self.include_head, self.outside)
+        if parts.fused:
             raise UnsupportedModelError(
-                f"{self.name}: {len(fused)} fused expert weights (three-dimensional parameters) cannot be quantized",
-                got=", ".join(fused),
+                f"{self.name}: {len(parts.fused)} fused expert weights cannot be quantized",
+                got=", ".join(parts.fused),
                 allowed="experts that are nn.Linear modules of their own",
                 remedy="use a model class with one nn.Linear per expert matrix",
             )
-        if not self._linears:
+        if not parts.linears:
             raise UnsupportedModelError(f"{self.name}: no nn.Linear or Conv1D matrix to quantize")
+        return parts.linears, parts.excluded
 
 
 def refuse_missing(info: Mapping[str, Any], name: str) -> None:

@@ -2,8 +2,8 @@
 
 transformers lays out which file holds which parameter and accelerate reads each one just before its module runs:
 straight from the checkpoint's safetensors, mapped and not copied, so that on a CPU even the page cache is shared
-with whoever else reads the file.  Embeddings, output head and final norm stay in memory.  Lanes lie on disk too
-(`lanes.OnDisk`), and a lane is carried by telling accelerate's hook of each layer to read from there.
+with whoever else reads the file.  Embeddings, output head and final norm stay in memory.  Quantized variants are on
+disk too, and one is put in place by making accelerate's hook of each layer read from there.
 
 Every number is the same as with the model in memory: the same weights, the same batches, the same operations.
 """
@@ -18,8 +18,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ptq_eval.models.blueprint import blueprint
 from ptq_eval.models.language_model import DTYPES, LanguageModel, refuse_missing
-from ptq_eval.models.loading import build_without_weights, from_pretrained
+from ptq_eval.models.loading import from_pretrained
 from ptq_eval.models.quantizable import transposed
 
 
@@ -43,12 +44,16 @@ class OffloadedModel(LanguageModel):
         Raises what `LanguageModel.load` raises.
         """
         name = name or str(folder)
-        outline = build_without_weights(Path(folder), trust_remote_code, name)
-        where = {"device_map": dict(placement(outline, device)), "offload_folder": str(scratch)}
+        plan = blueprint(folder, trust_remote_code)
+        where = {"device_map": dict(placement(plan.module, device)), "offload_folder": str(scratch)}
         with _quiet_accelerate():
-            module, info = from_pretrained(Path(folder), DTYPES[dtype], trust_remote_code, name, **where)
+            module, info = from_pretrained(
+                Path(folder), DTYPES[dtype], trust_remote_code, name, scratch / "files", **where
+            )
         refuse_missing(info, name)
-        return cls(module, include_head=include_head, name=name)
+        model = cls(module, include_head=include_head, name=name, outside=plan.outside)
+        model.refuse_bidirectional(known=plan.causal)
+        return model
 
     def weight(self, name: str) -> Tensor:
         """The weight of a quantizable module as [out, in], read now, on the model's device."""
@@ -60,7 +65,7 @@ class OffloadedModel(LanguageModel):
         return weight.T if transposed(module) else weight
 
     def parameters_of(self, weights: Mapping[str, Tensor]) -> Mapping[str, Any]:
-        """The lane's own mapping: its weights are read when their layer runs."""
+        """The variant's own mapping: its weights are read when their layer runs."""
         return weights
 
     def adopt(self, weights: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
@@ -71,7 +76,7 @@ class OffloadedModel(LanguageModel):
             if hook is None:
                 super().adopt(weights, (name,))
             else:
-                hook.weights_map = _Carried(hook.weights_map, weights, name, transposed(module))
+                hook.weights_map = _CarriedWeights(hook.weights_map, weights, name, transposed(module))
 
     @contextlib.contextmanager
     def restoring(self) -> Iterator[None]:
@@ -93,16 +98,16 @@ class OffloadedModel(LanguageModel):
             yield
 
 
-class _Carried(Mapping[str, Tensor]):
-    """One module's parameters, its weight taken from a lane and the others from where they were."""
+class _CarriedWeights(Mapping[str, Tensor]):
+    """One module's parameters: its weight read from a quantized variant, the others from where they were."""
 
-    def __init__(self, own: Mapping[str, Tensor], lane: Mapping[str, Tensor], name: str, transpose: bool) -> None:
-        self._own, self._lane, self._name, self._transpose = own, lane, name, transpose
+    def __init__(self, own: Mapping[str, Tensor], variant: Mapping[str, Tensor], name: str, transpose: bool) -> None:
+        self._own, self._variant, self._name, self._transpose = own, variant, name, transpose
 
     def __getitem__(self, key: str) -> Tensor:
         if key != "weight":
             return self._own[key]
-        weight = self._lane[self._name]
+        weight = self._variant[self._name]
         return weight.T.contiguous() if self._transpose else weight
 
     def __iter__(self) -> Iterator[str]:
@@ -127,7 +132,7 @@ def placement(module: nn.Module, device: str, prefix: str = "") -> Iterator[tupl
 
 @contextlib.contextmanager
 def _quiet_accelerate() -> Iterator[None]:
-    """Keep accelerate from telling that parameters are where they were told to be."""
+    """Silence accelerate's notice about offloaded parameters."""
     logger = logging.getLogger("accelerate.big_modeling")
     level = logger.level
     logger.setLevel(logging.ERROR)

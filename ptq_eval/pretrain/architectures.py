@@ -1,6 +1,6 @@
-"""Architecture presets: a width and a depth in, a transformers configuration out.
+"""Architecture presets: the transformers configuration for a width and a depth.
 
-Each preset follows its family's own proportions (head size, feed-forward width, tied or untied head).
+Each preset follows the proportions of its family (head size, feed-forward width, tied or untied head).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ptq_eval.errors import OptionError, UnknownPluginError
 
 
 def _heads(width: int) -> int:
-    """Heads of 64 channels where the width allows, of at least 8 otherwise."""
+    """The number of heads: of 64 channels if the width allows it, of at least 8 otherwise."""
     for heads in (max(1, width // 64), 4, 2, 1):
         if (
             heads > 0
@@ -79,9 +79,10 @@ ARCHITECTURES: dict[str, Callable[[int, int, int, int], Any]] = {
 
 
 def configuration(architecture: str, *, width: int, layers: int, vocab: int, context: int) -> Any:
-    """A transformers configuration of `architecture` (a preset's name), of `layers` blocks of `width` channels.
+    """The transformers configuration of a preset, with `layers` blocks of `width` channels.
 
-    Special tokens are all id 0.  Raises UnknownPluginError, or OptionError for a width that cannot be split.
+    All special tokens have id 0.  Raises UnknownPluginError for an unknown `architecture`, OptionError for a width that
+    is not a multiple of 8.
     """
     if architecture not in ARCHITECTURES:
         raise UnknownPluginError.of("architecture", architecture, ARCHITECTURES)
@@ -94,7 +95,7 @@ def configuration(architecture: str, *, width: int, layers: int, vocab: int, con
 
 
 def non_embedding(model: Any) -> int:
-    """True non-embedding parameters of a model: all but nn.Embedding tables and the output head."""
+    """The number of non-embedding parameters: all but those of nn.Embedding and the output head."""
     import torch
 
     outside = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}

@@ -1,7 +1,7 @@
-"""From a text to a tokenizer and to batches in an order that a seed fixes.
+"""The tokenizer of a training run, and its batches in an order determined by a seed.
 
-The order of windows is a pure function of (seed, epoch), so a resumed run sees what an uninterrupted one would
-have seen, with no loader state to save.
+The order of windows is a pure function of (seed, epoch), so a resumed run sees the same batches as an uninterrupted
+one, without any saved state of a data loader.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SMALLEST_VOCAB = 257
 
 
 def train_tokenizer(text: str, vocab: int) -> Any:
-    """A byte-level BPE tokenizer of `vocab` entries, trained on `text`; every string round-trips."""
+    """A byte-level BPE tokenizer with `vocab` entries, trained on `text`; decoding restores any string."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -33,7 +33,7 @@ def train_tokenizer(text: str, vocab: int) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # Documents of bounded length: the trainer counts words within each.
+    # Pieces of bounded length, because the trainer counts words within each.
     tokenizer.train_from_iterator((text[i : i + 100_000] for i in range(0, len(text), 100_000)), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, unk_token=END_OF_TEXT
@@ -43,7 +43,7 @@ def train_tokenizer(text: str, vocab: int) -> Any:
 def encode(tokenizer: Any, text: str) -> np.ndarray:
     """Token ids of `text` as a 1-D int32 array, encoded in pieces of a million characters."""
     if not text:
-        raise TextTooShortError("the training text is empty", got="0 characters", remedy="give more text")
+        raise TextTooShortError("the training text is empty", got="0 characters", remedy="use a longer text")
     pieces = [text[i : i + 1_000_000] for i in range(0, len(text), 1_000_000)]
     encoded = tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
     return np.concatenate([np.asarray(piece.ids, dtype=np.int32) for piece in encoded])
@@ -59,7 +59,7 @@ class Batches:
                 "the training text does not fill one batch",
                 got=f"{len(ids)} tokens",
                 allowed=f"at least {batch_size * context}",
-                remedy="give more text or a smaller --batch-size",
+                remedy="use a longer text or a smaller --batch-size",
             )
         self._windows = torch.from_numpy(ids[: count * context].reshape(count, context).astype(np.int64))
         self._batch_size, self._seed = batch_size, seed
@@ -68,7 +68,7 @@ class Batches:
         self._epoch, self._order = -1, torch.empty(0)
 
     def batch(self, step: int) -> torch.Tensor:
-        """The batch of optimizer step `step`; batches run on over the ends of epochs."""
+        """The batch of optimizer step `step`; a batch may span the end of an epoch."""
         rows = []
         for position in range(step * self._batch_size, (step + 1) * self._batch_size):
             epoch, offset = divmod(position, len(self._windows))

@@ -1,10 +1,10 @@
-"""What a training run leaves in its folder: every file and every checkpoint whole or not at all.
+"""The output folder of a training run; every file and every checkpoint is written atomically.
 
-OUT/pretrain.json              what was trained, and on what; says whether a folder belongs to the same run
-OUT/tokenizer/                 trained first
-OUT/trunk/checkpoint-STEP/     as HF Trainer writes them; for wsd OUT/annealed/checkpoint-STEP/ too
-OUT/state.pt                   weights, optimizer and step of the trunk: what resuming needs, and nothing else
-OUT/log.jsonl                  step, loss and learning rate, once the run is done
+OUT/pretrain.json              options, model size and text, by which a resumed run recognises its folder
+OUT/tokenizer/                 trained before the model
+OUT/trunk/checkpoint-STEP/     checkpoints as HF Trainer writes them; for wsd also OUT/annealed/checkpoint-STEP/
+OUT/state.pt                   weights, optimizer state and step of the trunk, from which a run is resumed
+OUT/log.jsonl                  step, loss and learning rate, written when the run is complete
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ from typing import Any
 
 import torch
 
-from ptq_eval.errors import OptionError, OutputMismatchError, UnreadableCheckpointError
-from ptq_eval.models.counts import quiet_transformers
-from ptq_eval.results.store import full_disk
+from ptq_eval.errors import OptionError, OutputMismatchError, UnreadableCheckpointError, full_disk
+from ptq_eval.models.configuration import quiet_transformers
 
 
 @contextlib.contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write under `out` into one OutputFullError."""
+    """Raise OutputFullError for any failure of the operating system to write under `out`."""
     with full_disk(out):
         try:
             yield
         except Exception as error:
-            # safetensors and tokenizers pass on what the system said as text only
+            # safetensors and tokenizers report the system's error as text only
             said = re.search(r"os error (\d+)", str(error))
             if said is None:
                 raise
@@ -53,7 +52,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Replace `folder` by what `fill` writes into the folder it is given.  Raises OutputFullError."""
+    """Replace `folder` with what `fill` writes into a temporary folder.  Raises OutputFullError."""
     partial = folder.with_name(f".{folder.name}.partial")
     with writing(folder.parent):
         shutil.rmtree(partial, ignore_errors=True)
@@ -67,7 +66,7 @@ def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
 
 
 def save_checkpoint(folder: Path, model: Any, tokenizer: Any, trainer_state: Mapping[str, Any]) -> None:
-    """Write a checkpoint as HF Trainer does, with the tokens seen in its `trainer_state.json`."""
+    """Write a checkpoint as HF Trainer does, with `trainer_state` as its `trainer_state.json`."""
 
     def fill(partial: Path) -> None:
         with quiet_transformers():
@@ -79,29 +78,29 @@ def save_checkpoint(folder: Path, model: Any, tokenizer: Any, trainer_state: Map
 
 
 def keep_state(out: Path, state: Mapping[str, Any]) -> None:
-    """Replace the state that resuming needs."""
+    """Replace the state from which the run can be resumed."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     write_whole(out / "state.pt", buffer.getvalue())
 
 
 def kept_state(out: Path, device: str) -> dict[str, Any] | None:
-    """The state kept last, or None.  Raises UnreadableCheckpointError."""
+    """The last saved state, or None.  Raises UnreadableCheckpointError."""
     path = out / "state.pt"
     if not path.exists():
         return None
     try:
         return torch.load(path, weights_only=True, map_location=device)
-    except Exception as error:  # torch raises a different type for each way in which a file can be damaged
+    except Exception as error:  # torch raises different types for different kinds of damage
         raise UnreadableCheckpointError(
-            "the state kept for resuming is damaged",
+            "the saved training state is damaged",
             got=f"{path}: {type(error).__name__}",
-            remedy="delete that file: the training starts over",
+            remedy="delete that file to start the training again",
         ) from error
 
 
 def described(out: Path) -> dict[str, Any] | None:
-    """What `pretrain.json` says, or None where no run was begun.  Raises OutputMismatchError."""
+    """`config` and `token_digest` from `pretrain.json`, or None without it.  Raises OutputMismatchError."""
     path = out / "pretrain.json"
     if not path.exists():
         return None
@@ -117,11 +116,11 @@ def described(out: Path) -> dict[str, Any] | None:
 
 
 def require_same(out: Path, **mine: Any) -> None:
-    """Raise OptionError where `out` holds a run with another `config` or `token_digest`."""
+    """Raise OptionError if `out` holds a run with another `config` or `token_digest`."""
     before, mine = described(out), json.loads(json.dumps(mine))
     if before is not None and any(before[name] != mine[name] for name in mine):
         raise OptionError(
-            "the output folder holds a training run of other options or other text",
+            "the output folder holds a training run with other options or another text",
             got=out,
             remedy="choose another folder, or delete it",
         )

@@ -1,9 +1,10 @@
-"""Learning-rate schedules, as a factor of the peak rate.
+"""Learning-rate schedules, as factors of the peak rate.
 
-constant   warm-up, then the peak to the end: every checkpoint of one run is comparable with every other.
-cosine     warm-up, then a half cosine down to a tenth of the peak: intermediate checkpoints confound D with the rate.
-wsd        warm-up, stable, decay (Hu et al. 2024, arXiv 2404.06395): a constant trunk; each wanted D gets a branch of
-           its own that leaves the trunk at (1 − decay)·D and falls linearly to zero at D.
+constant   Warm-up, then the peak rate to the end: all checkpoints of a run are comparable with each other.
+cosine     Warm-up, then half a cosine down to a tenth of the peak: in intermediate checkpoints D and the learning rate
+           are confounded.
+wsd        Warm-up, stable, decay (Hu et al. 2024, arXiv 2404.06395): a trunk at constant rate, and for each D a branch
+           that leaves the trunk at (1 − decay)·D and decays linearly to zero at D.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine", "wsd")
 
 
 def factor(schedule: Schedule, step: int, *, warmup: int, total: int) -> float:
-    """The rate at `step` (0-based) as a share of the peak; for wsd, of the trunk."""
+    """The learning rate at `step` (0-based) divided by the peak rate; for wsd, that of the trunk."""
     if step < warmup:
         return (step + 1) / warmup
     if schedule == "cosine":
@@ -26,7 +27,7 @@ def factor(schedule: Schedule, step: int, *, warmup: int, total: int) -> float:
 
 
 def branch_factor(step: int, *, start: int, end: int) -> float:
-    """The rate at `step` of a branch that decays linearly from the trunk at `start` to zero at `end`."""
+    """The same for a branch that decays linearly from the trunk's rate at step `start` to zero at `end`."""
     return max(0.0, (end - step) / max(1, end - start))
 
 

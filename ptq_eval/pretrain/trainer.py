@@ -1,8 +1,8 @@
-"""The training loop: AdamW, one schedule, checkpoints at given D/N, resumable to the bit on one machine.
+"""The training loop: AdamW, one schedule, checkpoints at chosen D/N; a resumed run is bit-identical on one machine.
 
-What it leaves behind is said in `saving`: checkpoints as HF Trainer writes them, with the tokens seen, the learning
-rate and the schedule phase stated, and one optimizer state for resuming.  The loop is not meant to train large
-models: it exists so that real trajectories can be made on a laptop's CPU, or within minutes on one GPU.
+`saving` describes the output: checkpoints as HF Trainer writes them, with the tokens seen, the learning rate and the
+phase of the schedule, and one optimizer state for resuming.  The loop is not meant for large models: it makes real
+trajectories on a laptop's CPU, or within minutes on one GPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ptq_eval.pretrain.saving import (
 from ptq_eval.pretrain.schedule import branch_factor, factor, phase
 
 Progress = Callable[[int, int, float], None]
-"""progress(steps done, steps in all, last loss)."""
+"""progress(steps done, total steps, last loss)."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class _Run:
 
     def __init__(self, config: PretrainConfig, text: str, digest: str, out: Path, device: str, compiled: bool) -> None:
         self.config, self.out, self.device, self.compiled = config, out, device, compiled
-        # What cannot be built, or belongs elsewhere, is refused before anything is written.
+        # An invalid model or an output folder of another run is refused before anything is written.
         self.model_config = configuration(
             config.architecture,
             width=config.width,
@@ -80,7 +80,7 @@ class _Run:
         from transformers import AutoTokenizer
 
         folder = self.out / "tokenizer"
-        # Without pretrain.json nothing tells which options a tokenizer was trained with.
+        # Without pretrain.json, the options that a tokenizer was trained with are unknown.
         if described(self.out) is None or not folder.exists():
             tokenizer = train_tokenizer(text, self.config.vocab)
             write_folder(folder, tokenizer.save_pretrained)
@@ -89,7 +89,7 @@ class _Run:
     def _new_model(self) -> Any:
         from transformers import AutoModelForCausalLM
 
-        # Initialisation draws from torch's global generator: fork it, so that the caller's is left alone.
+        # Initialisation draws from torch's global generator: fork it, so the caller's state does not change.
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             model = AutoModelForCausalLM.from_config(self.model_config, dtype=torch.float32)
@@ -126,7 +126,8 @@ class _Run:
         write_whole(self.out / "pretrain.json", (json.dumps(about, indent=2) + "\n").encode())
 
     def advance(self, state: _State, forward: Any, rate: float) -> float:
-        """One optimizer step at learning rate `rate`; the loss before it, nats per token."""
+        """Take one optimizer step at learning rate `rate`.  Returns the loss before it, nats per token, or NaN for the
+        steps at which it is not logged."""
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         ids = self.batches.batch(state.step).to(self.device)
@@ -144,7 +145,7 @@ class _Run:
         return math.nan
 
     def save(self, state: _State, run: str, phase_name: str, rate: float) -> None:
-        """Write `checkpoint-STEP`, whole or not at all."""
+        """Write `checkpoint-STEP` atomically."""
         trainer_state = {
             "global_step": state.step,
             "max_steps": self.targets[-1],
@@ -159,7 +160,7 @@ class _Run:
         save_checkpoint(folder, state.model, self.tokenizer, trainer_state)
 
     def keep(self, state: _State) -> None:
-        """Write the state that resuming needs, replacing the last one."""
+        """Save the state from which the run can be resumed, replacing the previous one."""
         keep_state(
             self.out,
             {
@@ -171,7 +172,7 @@ class _Run:
         )
 
     def resume(self) -> None:
-        """Take up the last kept state, if there is one."""
+        """Load the last saved state, if there is one."""
         kept = kept_state(self.out, self.device)
         if kept is not None:
             self.state.model.load_state_dict(kept["model"])
@@ -179,13 +180,13 @@ class _Run:
             self.state.step, self.state.log = kept["step"], kept["log"]
 
     def branch(self, end: int, progress: Progress | None) -> None:
-        """An annealed branch: from the trunk as it stands now, linearly to zero at step `end`."""
+        """Train an annealed branch: from the trunk's current state, with a rate that is zero at step `end`."""
         if (self.out / "annealed" / f"checkpoint-{end}").exists():
             return
         model = self._new_model()
         model.load_state_dict(self.state.model.state_dict())
         optimizer = self._optimizer(model)
-        # load_state_dict keeps references: without a copy the branch would train the trunk's moments
+        # load_state_dict keeps references: without a copy, the branch would change the trunk's moments
         optimizer.load_state_dict(copy.deepcopy(self.state.optimizer.state_dict()))
         state = _State(model, optimizer, self.state.step, list(self.state.log))
         forward, start, rate = self._compile(model), self.state.step, 0.0
@@ -197,7 +198,7 @@ class _Run:
         self.save(state, "annealed", "annealed", rate)
 
     def train(self, progress: Progress | None) -> None:
-        """From where the state stands to the last target."""
+        """Train from the current state to the last target."""
         config, total = self.config, self.targets[-1]
         branches: dict[int, list[int]] = {}
         for end in self.targets if config.schedule == "wsd" else ():
@@ -231,11 +232,11 @@ def pretrain(
     compiled: bool | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Train on `text` and save a trajectory under `out`; the same call takes up an interrupted run.
+    """Train on `text` and save a trajectory under `out`; the same call resumes an interrupted run.
 
-    `compiled` wraps the model in torch.compile (default: on CUDA).  On CUDA, matrices multiply in bfloat16 under
-    autocast with float32 weights.  Returns `out`.  Raises OptionError when `out` holds another run, and
-    OutputFullError when it cannot be written.
+    `compiled` uses torch.compile (default: on CUDA).  On CUDA, matrix products are in bfloat16 under autocast, with
+    float32 weights.  Returns `out`.  Raises OptionError if `out` holds another run, and OutputFullError if it cannot be
+    written.
     """
     compiled = device.startswith("cuda") if compiled is None else compiled
     run = _Run(config, text, digest, Path(out), device, compiled)

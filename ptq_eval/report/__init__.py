@@ -7,14 +7,16 @@ report can be written anew on a laptop from an output folder alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptq_eval.report.common.data import labels
+from ptq_eval.report.common.files import write_fit
 from ptq_eval.report.run.inspection import inspection_table
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from rich.console import RenderableType
 
@@ -40,11 +42,18 @@ def with_texts(fit: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write(out: Path, table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any]) -> list[Path]:
+def write(
+    out: Path,
+    table: pd.DataFrame,
+    fit: Mapping[str, Any],
+    run: Mapping[str, Any],
+    replicates: Sequence[np.ndarray] | None = None,
+) -> list[Path]:
     """Write the whole report below `out` and return the paths of its files.
 
-    `degradation.csv`, `fit.json`, `report.md`, `tables/degradation.tex` and two figures as PNG, PDF and CSV.  The page
-    includes a comparison of laws and a study of sensitivity where they lie there.  Each file is replaced atomically.
+    `degradation.csv`, `fit.json`, `replicates.npz` if replicates are passed, `report.md`, `tables/degradation.tex` and
+    two figures as PNG, PDF and CSV.  The page includes a comparison of laws and a study of sensitivity if the folder
+    has them.  Each file is replaced atomically.
 
     Raises OutputFullError where the folder cannot be written, NothingToFitError for a table without rows, and
     OutputMismatchError where the comparison or the study of sensitivity is damaged.
@@ -59,7 +68,7 @@ def write(out: Path, table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[s
     study = Study(table, fit, run)
     return [
         files.write_csv(out / "degradation.csv", table),
-        files.write_json(out / "fit.json", fit),
+        *files.write_fit(out, fit, replicates),
         files.write_text(out / "tables" / "degradation.tex", latex.document(study)),
         *figures.write(out / "figures", study),
         files.write_text(out / "report.md", page.document(study, sensitivity.read(out), comparison.read(out))),
@@ -80,10 +89,3 @@ def render_fit(table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, An
     from ptq_eval.report.run import terminal
 
     return terminal.Report(Study(table, with_texts(fit), run), measurements=False)
-
-
-def write_fit(out: Path, fit: Mapping[str, Any], name: str = "fit.json") -> Path:
-    """Write `fit.json` alone below `out`, or under another name.  Raises OutputFullError."""
-    from ptq_eval.report.common import files
-
-    return files.write_json(Path(out) / name, with_texts(fit))

@@ -1,4 +1,4 @@
-"""`run.json`: what was asked, of what, with what, and whether two runs may share one output folder."""
+"""`run.json`: the options, checkpoints, texts and versions of a run; whether two runs may share an output folder."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, s
 
 
 def _resolved(plan: Plan) -> dict[str, Any]:
-    """The group size and window length that automatic choices came to; one for all runs of a plan."""
+    """The group size and window length that automatic choices resolved to; the same for all runs of a plan."""
     models = iter(plan.models.values())
     return {name: model[name] for model in [next(models, {})] for name in ("group_size", "seq_len") if name in model}
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any] | None:
-    """Commit and cleanliness of the git checkout that holds this package, or None."""
+    """Commit of the git checkout that this package runs from, and whether it is unchanged; None outside of one."""
     where = folder or Path(__file__).resolve().parent
     try:
         commit, status = (
@@ -78,7 +78,7 @@ def git_state(folder: Path | None = None) -> dict[str, Any] | None:
 
 
 def _relative(location: str) -> str:
-    """A path as a reader elsewhere can use it: relative to the working directory where it lies below it."""
+    """A path relative to the working directory, if it is inside it."""
     try:
         return str(Path(os.path.abspath(location)).relative_to(Path.cwd()))
     except ValueError:
@@ -86,9 +86,9 @@ def _relative(location: str) -> str:
 
 
 def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to mix in one folder: another trajectory, another text, or options that change what numbers mean.
+    """Refuse to mix in one folder another trajectory, another text, or options that change what numbers mean.
 
-    A grid may grow: further quantizers, bits, checkpoints and runs are welcome.  Raises OutputMismatchError.
+    A grid may grow: further quantizers, bits, checkpoints and runs are accepted.  Raises OutputMismatchError.
     """
     before, now = old.get("fixed", {}), _plain(new["fixed"])
     for name in now:
@@ -110,11 +110,12 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
                 f"{run}: digest {earlier[:12]}",
             )
     weights, mine = _weights(old), _weights(new)
-    for place in mine:
-        name = f"{place[0]} step {place[1]} with weights "
-        _same(folder, "another trajectory", name + mine[place][:12], name + weights.get(place, mine[place])[:12])
+    for position, weights_sha in mine.items():
+        name = f"{position[0]} step {position[1]} with weights "
+        stored = weights.get(position, weights_sha)
+        _same(folder, "another trajectory", name + weights_sha[:12], name + stored[:12])
     if weights and not weights.keys() & mine.keys():
-        runs = [", ".join(sorted({place[0] for place in places})) for places in (mine, weights)]
+        runs = [", ".join(sorted({run for run, *_ in positions})) for positions in (mine, weights)]
         _same(
             folder,
             "another trajectory",
@@ -135,9 +136,9 @@ def _flag(name: str, value: Any) -> str:
 
 
 def require_matching(records: Iterable[Measurement], plan: Plan, folder: Path) -> None:
-    """Refuse records that were measured under other options than the plan's, where no `run.json` tells of them.
+    """Refuse records that were measured under other options than the plan's; for folders without a `run.json`.
 
-    What is compared stands in the records themselves.  Raises OutputMismatchError.
+    Only the records themselves are compared.  Raises OutputMismatchError.
     """
     trials = [trial for work in plan.workloads for trial in work.trials]
     quantized = {_whose(t): _request(t) for t in trials if t.scheme is not None}
@@ -167,7 +168,7 @@ def _whose(trial: Trial) -> tuple[str, str, str]:
 
 
 def _request(trial: Trial) -> dict[str, Any]:
-    """What a trial asks of its quantizer, but for the bits."""
+    """Everything that a trial asks of its quantizer, except the bits."""
     asked = {"options": _plain(dict(trial.options)), "calibration": trial.calibration}
     asked["calibration_windows"] = trial.calibration_corpus[:12]
     if trial.scheme is not None:
@@ -186,23 +187,23 @@ def _same(folder: Path, what: str, got: str, stored: str) -> None:
 
 
 def _weights(info: Mapping[str, Any]) -> dict[tuple[Any, ...], str]:
-    """The weights' hashes by place.  A checkpoint that was set aside has no results that others could contradict."""
+    """The weights' hashes by position in the trajectory.  An excluded checkpoint has no results to contradict."""
     sound = (c for c in info.get("checkpoints", []) if not any(problem["fatal"] for problem in c["problems"]))
-    return {_place(c): c["weights_sha"] for c in sound}
+    return {_position(c): c["weights_sha"] for c in sound}
 
 
-def _place(checkpoint: Mapping[str, Any]) -> tuple[Any, ...]:
+def _position(checkpoint: Mapping[str, Any]) -> tuple[Any, ...]:
     return checkpoint["run"], checkpoint["step"], checkpoint["revision"]
 
 
 def merged(old: Mapping[str, Any], new: dict[str, Any], roots: Sequence[str | Path]) -> dict[str, Any]:
-    """`new` with what only `old` knows: checkpoints measured earlier, quantizers of earlier calls.
+    """`new` and what is only in `old`: checkpoints measured earlier, quantizers of earlier calls.
 
-    A checkpoint that still lies below one of the `roots` and was not found there this time has been excluded, and
-    leaves the table; one that was deleted after it was measured, or lies elsewhere, stays.
+    A checkpoint that still exists below one of the `roots` but was not found this time has been excluded by the user
+    and is dropped; one that was deleted after it was measured, or is somewhere else, is kept.
     """
-    known = {_place(c) for c in new["checkpoints"]}
-    earlier = [c for c in old.get("checkpoints", []) if _place(c) not in known and not _lies_below(c, roots)]
+    known = {_position(c) for c in new["checkpoints"]}
+    earlier = [c for c in old.get("checkpoints", []) if _position(c) not in known and not _is_below(c, roots)]
     every = [*new["checkpoints"], *earlier]
     both = {
         **new,
@@ -214,9 +215,9 @@ def merged(old: Mapping[str, Any], new: dict[str, Any], roots: Sequence[str | Pa
     return both
 
 
-def _lies_below(checkpoint: Mapping[str, Any], roots: Sequence[str | Path]) -> bool:
-    place = Path(os.path.abspath(checkpoint["location"]))
-    return place.exists() and any(Path(os.path.abspath(root)) in (place, *place.parents) for root in roots)
+def _is_below(checkpoint: Mapping[str, Any], roots: Sequence[str | Path]) -> bool:
+    folder = Path(os.path.abspath(checkpoint["location"]))
+    return folder.exists() and any(Path(os.path.abspath(root)) in (folder, *folder.parents) for root in roots)
 
 
 def _plain(value: Any) -> Any:

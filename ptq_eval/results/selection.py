@@ -1,8 +1,9 @@
 """Which of the records in a store make the table: those of the listed checkpoints, one for each cell of the grid.
 
-A cell is all that a trial asks for but the version of its quantizer.  A newer version gives other codes for the same
-request, so of two versions of one cell the newer one stands and the older is set aside, told and kept in the store;
-two rows of one cell would count twice in every fit.  A cell that only an older version measured keeps its number.
+A cell is everything that a trial asks for except the version of its quantizer.  A newer version gives other codes for
+the same request, so of two versions of one cell the newer one is used; the older one stays in the store and is
+reported.  Two rows of one cell would count twice in every fit.  A cell that only an older version measured keeps its
+number.
 
 A difference is only as good as its pair: the full-precision record of a measurement is the one of the same checkpoint
 on the same windows, in the same type, on the same kind of device, under the same rule for stopping.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,7 @@ Place = tuple[str, "int | None", str, str]
 
 
 def place(checkpoint: Checkpoint) -> Place:
-    """What tells a checkpoint and its weights from all others."""
+    """What identifies a checkpoint and its weights."""
     return checkpoint.run, checkpoint.step, checkpoint.revision, checkpoint.weights_sha
 
 
@@ -63,25 +63,9 @@ def _order(version: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|[^\d.]+", version)]
 
 
-def version_notes(measurements: Iterable[Measurement], checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """What a reader must know of records made by several versions of one quantizer."""
-    kept, older = select(measurements, checkpoints)
-    notes = []
-    if older:
-        counts = Counter((m.trial.quantizer, m.trial.quantizer_version) for m in older)
-        which = ", ".join(f"{count} of {name} version {version}" for (name, version), count in sorted(counts.items()))
-        notes.append(
-            f"{len(older)} record{'s' * (len(older) != 1)} of older quantizer versions set aside, as newer ones of "
-            f"the same cells exist: {which}"
-        )
-    versions: dict[str, set[str]] = {}
+def versions(kept: Iterable[Measurement]) -> dict[str, list[str]]:
+    """The versions of each quantizer among records, the oldest first."""
+    found: dict[str, set[str]] = {}
     for measurement in kept:
-        versions.setdefault(measurement.trial.quantizer, set()).add(measurement.trial.quantizer_version)
-    for name, found in sorted(versions.items()):
-        if len(found) > 1:
-            named = " and ".join(sorted(found, key=_order))
-            notes.append(
-                f"{name}: rows of versions {named} stand in one table (column quantizer_version); repeating the whole "
-                "command measures the older ones anew"
-            )
-    return notes
+        found.setdefault(measurement.trial.quantizer, set()).add(measurement.trial.quantizer_version)
+    return {name: sorted(several, key=_order) for name, several in found.items()}

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.errors import NothingToFitError, OutputFullError, OutputMismatchError
+from ptq_eval.errors import NothingToFitError, OutputMismatchError, full_disk
 from ptq_eval.records import Measurement
 
 _COMPARED = ("nll", "n_tokens", "n_bytes", "kl", "agree", "windows", "status")
@@ -36,31 +36,34 @@ class Store:
         self.folder = Path(folder)
         self.records = self.folder / "records"
         self._path = self.records / f"worker-{shard[0]}-of-{shard[1]}.jsonl"
-        self.conflicts: list[str] = []
+        self.conflicts: list[tuple[Measurement, Measurement]] = []
+        self._files: dict[Path, _RecordFile] = {}
 
     def measurements(self) -> list[Measurement]:
         """Every record of every worker, one per key, in order of file and line.
 
-        A failed record gives way to a later good one of the same key.  Two good records of one key with different
-        numbers are reported in `conflicts`; the first is kept.
+        A failed record is replaced by a later good one of the same key.  Two good records of one key with different
+        numbers are listed in `conflicts`; the first is kept.  A line that an earlier call parsed is not parsed again.
         """
+        return list(self._by_key().values())
+
+    def _by_key(self) -> dict[str, Measurement]:
         found: dict[str, Measurement] = {}
         self.conflicts = []
         for path in sorted(self.records.glob("*.jsonl")):
-            for measurement in _lines(path):
-                key = measurement.trial.key()
+            for key, measurement in self._files.setdefault(path, _RecordFile(path)).read():
                 old = found.get(key)
                 if old is None or old.status == "failed":
                     found[key] = measurement
                 elif measurement.status != "failed" and any(
                     getattr(old, name) != getattr(measurement, name) for name in _COMPARED
                 ):
-                    self.conflicts.append(f"{measurement.trial.checkpoint.name} {measurement.trial.quantizer} {key}")
-        return list(found.values())
+                    self.conflicts.append((old, measurement))
+        return found
 
     def keys(self) -> set[str]:
         """Keys of the trials that need not be run again; a failed one may succeed next time."""
-        return {m.trial.key() for m in self.measurements() if m.status != "failed"}
+        return {key for key, measurement in self._by_key().items() if measurement.status != "failed"}
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[Writer]:
@@ -147,32 +150,32 @@ class Writer:
             os.fsync(self._handle.fileno())
 
 
-@contextlib.contextmanager
-def full_disk(folder: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write under `folder` into one OutputFullError."""
+class _RecordFile:
+    """The records of one worker's file, each line of which is parsed once however often the file is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._parsed, self._end = path, list[tuple[str, Measurement]](), 0
+
+    def read(self) -> list[tuple[str, Measurement]]:
+        """(key, record) of every line, in order."""
+        with self.path.open("rb") as handle:
+            handle.seek(self._end)
+            for line in handle:
+                found = _parse(line)
+                if not line.endswith(b"\n"):  # another worker may still be writing it
+                    return [*self._parsed, *found]
+                self._parsed += found
+                self._end += len(line)
+        return list(self._parsed)
+
+
+def _parse(line: bytes) -> list[tuple[str, Measurement]]:
+    """The record of a line with its key; nothing for one torn by a kill, whose trial counts as missing."""
     try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OutputFullError(
-                "no space left for results",
-                got=folder,
-                remedy="free some space and repeat the command: what is stored is kept",
-            ) from error
-        raise OutputFullError(
-            "the output folder cannot be written",
-            got=f"{folder}: {error.strerror}",
-            remedy="choose another -o",
-        ) from error
-
-
-def _lines(path: Path) -> Iterator[Measurement]:
-    with path.open("rb") as handle:
-        for line in handle:
-            try:
-                yield Measurement.from_dict(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue  # torn by a kill; the trial counts as missing
+        measurement = Measurement.from_dict(json.loads(line))
+        return [(measurement.trial.key(), measurement)]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def _lock(handle: Any, path: Path) -> None:

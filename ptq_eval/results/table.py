@@ -7,15 +7,15 @@ that of either loss.
 A measurement that stopped early has a random sample of the windows, and its delta is that of the sample.  The
 full-precision loss is known on all windows, so the quantized loss of such a row is the sum of the two (the difference
 estimator of survey sampling: Särndal, Swensson and Wretman 1992, section 6.3), with an error that counts both.  The
-laws are given an array over all windows in any case: what was not measured stands at the mean, and what was is
-spread so that mean and standard error over windows, and covariances with other rows, are those of the sample.
+laws always get an array over all windows: windows that were not measured hold the mean, and measured ones are spread
+so that the mean, its standard error over windows, and covariances with other rows are those of the sample.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,13 +90,16 @@ def mean_and_error(values: ArrayLike, weights: ArrayLike) -> tuple[float, float]
 
 
 def tabulate(measurements: Iterable[Measurement], checkpoints: Sequence[Checkpoint]) -> tuple[pd.DataFrame, Windows]:
-    """The table of all measurements of these checkpoints, and the per-window losses behind its rows.
+    """`table_of` the records of listed checkpoints that no newer version of their quantizer supersedes."""
+    return table_of(select(measurements, checkpoints)[0], checkpoints)
 
-    A checkpoint that is set aside gets one row of status "excluded" with its reason.  Records of checkpoints that
-    are not listed are left out, and so are those that a newer version of their quantizer supersedes.
+
+def table_of(mine: Sequence[Measurement], checkpoints: Sequence[Checkpoint]) -> tuple[pd.DataFrame, Windows]:
+    """The table of selected records, and the per-window losses behind its rows.
+
+    An excluded checkpoint gets one row of status "excluded" with its reason.
     """
     order = {place(c): i for i, c in enumerate(checkpoints)}
-    mine, _ = select(measurements, checkpoints)
     full = {pairing(m.trial): m for m in mine if m.trial.scheme is None}
     rows, windows = [], {}
     for measurement in mine:
@@ -204,16 +207,3 @@ def _about(checkpoint: Checkpoint) -> dict[str, Any]:
 def _excluded(checkpoint: Checkpoint) -> dict[str, Any]:
     reasons = "; ".join(problem.message for problem in checkpoint.fatal)
     return _about(checkpoint) | {"status": "excluded", "message": reasons, "windows": 0}
-
-
-def as_rows(table: pd.DataFrame) -> list[Mapping[str, Any]]:
-    """The table as plain dictionaries, for the laws."""
-    return table.to_dict("records")  # type: ignore[return-value]
-
-
-def unmeasured(table: pd.DataFrame, checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """A warning if sound checkpoints have no row yet, as in the report of one shard among several."""
-    measured = table.loc[table["status"] != "excluded", ["run", "step", "weights_sha"]].drop_duplicates()
-    sound = sum(1 for checkpoint in checkpoints if not checkpoint.fatal)
-    missing = sound - len(measured)
-    return [f"{missing} of {sound} checkpoints are not measured yet: this report is partial"] if missing > 0 else []

@@ -4,3 +4,6 @@
 `bound` fits the constant in δ ≤ C·4^−bits, and `summary` compares prediction and measurement.  `ptq_eval.sensitivity`
 is the job that runs them on checkpoints.  Importing this package imports no torch.
 """
+
+ALL = "all"
+"""In place of a layer's name: every layer quantized together."""

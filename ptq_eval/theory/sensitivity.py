@@ -21,8 +21,9 @@ from ptq_eval.measure.evaluate import evaluate
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
+from ptq_eval.theory import ALL
 from ptq_eval.theory.curvature import Curvature, Perturbation, fisher, slope
-from ptq_eval.theory.summary import ALL, ratio
+from ptq_eval.theory.summary import ratio
 
 Damage = dict[str, tuple[float, float]]
 """{"delta" and "kl": (mean, standard error over windows)}, nats per token."""

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from ptq_eval.theory import ALL
 from ptq_eval.theory.bound import CLEAR, bound, grid_factor
-
-ALL = "all"
-"""In place of a layer's name: every layer quantized together."""
 
 MIN_LAYERS = 4
 """With fewer layers a correlation says nothing."""

@@ -1,4 +1,4 @@
-"""The factor of a damped Hessian, with more damping where it cannot be had otherwise."""
+"""The Cholesky factor of the damped Hessian, and the retry with ten times the damping when it does not exist."""
 
 from __future__ import annotations
 
@@ -8,36 +8,37 @@ from torch import Tensor
 from quantizers.errors import QuantizationError
 from quantizers.stats import all_finite
 
-FIRST_RESCUE = 0.01
-LAST_RESCUE = 1.0
+FIRST_RETRY = 0.01
+"""Damping of the first retry where none was asked for."""
 
+MAX_DAMPING = 1.0
 
 _BLOCK = 256
-"""Columns factored at a time on a CPU, where torch's own factor clears its other half slowly."""
+"""Columns factored at a time on a CPU: torch's own factorisation is slow to clear the other half of a large matrix."""
 
 
-def cholesky_factor(hessian: Tensor, damping: float, unit: Tensor) -> tuple[Tensor, float, int]:
-    """R with H + damping·unit·I = RRᵀ, the damping that was used, and the retries.
+def damped_factor(hessian: Tensor, damping: float, unit: Tensor) -> tuple[Tensor, float, int]:
+    """R with H + damping·unit·I = RRᵀ, the damping that was used, and the number of retries.
 
-    R takes the place of the upper half of `hessian`, diagonal included; below the diagonal H stays as it was.
-    Raises QuantizationError if H cannot be factored even with a damping of 1.0.
+    `hessian` [in, in] is overwritten: R is its upper triangle, diagonal included; below the diagonal H is unchanged.
+    Raises QuantizationError if H cannot be factored even with a damping of 1.
     """
     diagonal, retries = hessian.diagonal().clone(), 0
-    while not _factored(hessian, diagonal + damping * unit):
-        if damping >= LAST_RESCUE:
+    while not _factor(hessian, diagonal + damping * unit):
+        if damping >= MAX_DAMPING:
             raise QuantizationError(
                 f"the Hessian of {len(hessian)} inputs cannot be factored with damping up to {damping:g}"
             )
-        damping = min(LAST_RESCUE, 10 * damping) if damping > 0 else FIRST_RESCUE
+        damping = min(MAX_DAMPING, 10 * damping) if damping > 0 else FIRST_RETRY
         retries += 1
         hessian.copy_(hessian.tril() + hessian.tril(-1).T)
     return hessian, damping, retries
 
 
-def _factored(matrix: Tensor, diagonal: Tensor) -> bool:
-    """Whether `matrix` with that diagonal has a factor; it is left in its upper half.
+def _factor(matrix: Tensor, diagonal: Tensor) -> bool:
+    """Factor `matrix` with this diagonal into its own upper triangle; False if it is not positive definite.
 
-    Block column by block column from the last, in place: a large matrix is slow to copy.
+    Works in place, by block columns from the last to the first, because copying a large matrix is slow.
     """
     columns = len(matrix)
     step = columns if matrix.is_cuda else _BLOCK

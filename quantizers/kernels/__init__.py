@@ -1,44 +1,56 @@
 """The two inner loops of the package, each in up to three versions that give the same codes.
 
-`solve_block` rounds a block of GPTQ's columns one by one; `rounding_errors` rounds a weight under many channel
-scales, which is what AWQ's search does.  Written in torch both are a chain of small operations, each of which reads
-and writes the whole matrix; compiled, a tile of rows stays in the core's cache until its last column is done.
+`solve_block` rounds a block of GPTQ's columns one by one; `rounding_errors` rounds a weight under many channel scales,
+as AWQ's search does.  In torch both are chains of small operations, each of which reads and writes the whole matrix;
+compiled, a tile of rows stays in the core's cache until its last column is done.
 
-    plain.py    torch, on every device; what the others are tested against
-    cpu.py      numba, one thread per core over tiles of rows; used on CPUs where numba is installed
-    cuda.py     Triton, one program per tile of rows; used on CUDA for the first of the two
+    plain.py    torch, on every device; the compiled versions are tested against it
+    cpu.py      numba, one thread per core over tiles of rows; on CPUs
+    cuda.py     Triton, one program per tile of rows; on CUDA, for `solve_block`
 
-All of them take matrices as [columns, rows], transposed: the rows are independent of each other, so they are what
-lies side by side in memory and in vector registers.
+Matrices are transposed, [columns, rows]: the rows do not depend on each other, so they are contiguous in memory and
+fill the vector registers.  A compiler is imported when a kernel is first used.  If it cannot be imported, the kernels
+run in torch, which takes up to three times as long, and one SlowKernelWarning says so.
 """
 
 from __future__ import annotations
 
 import importlib
+import warnings
 from functools import cache
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from quantizers.errors import SlowKernelWarning
 from quantizers.kernels import plain
-from quantizers.kernels.block import Block
+from quantizers.kernels.plain import Block
 
-COMPILED = {"cpu": "numba", "cuda": "triton"}
+__all__ = ["Block", "backend", "rounding_errors", "solve_block"]
+
+COMPILERS = {"cpu": "numba", "cuda": "triton"}
 
 
 def backend(device: torch.device) -> str:
     """What runs the inner loops on a device: "numba", "triton" or "torch"."""
-    package = COMPILED.get(device.type)
+    package = COMPILERS.get(device.type)
     return package if package and _usable(package) else "torch"
 
 
 @cache
 def _usable(package: str) -> bool:
-    """Whether a package can be imported: numba, for one, refuses versions of numpy that it does not know."""
+    """Whether a package can be imported; an installed numba, for one, refuses a numpy that is newer than it knows."""
     try:
         importlib.import_module(package)
-    except ImportError:
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        warnings.warn(
+            f"the inner loops run in torch, up to three times slower: {package} cannot be imported | got {reason} | "
+            f"remedy: pip install {package}",
+            SlowKernelWarning,
+            stacklevel=2,
+        )
         return False
     return True
 
@@ -57,13 +69,13 @@ def _module(device: torch.device) -> ModuleType:
 
 
 def solve_block(block: Block) -> None:
-    """Round the columns of `block` in order, each with the errors of those before it fed back; writes its results."""
+    """Round the columns of `block` in order, feeding each error back into the later ones; writes codes and delta."""
     _module(block.state.device).solve_block(block)
 
 
 def rounding_errors(weight: Tensor, scales: Tensor, bits: int, size: int, symmetric: bool) -> Tensor:
-    """Ŵ − W [candidates, columns, rows] for W = `weight` [columns, rows] scaled, rounded and scaled back.
+    """Ŵ − W [candidates, columns, rows] for W = `weight` [columns, rows] scaled, rounded, and scaled back.
 
-    scales [candidates, columns] multiply the columns before they are rounded in groups of `size` columns.
+    `scales` [candidates, columns] multiply the columns before these are rounded in groups of `size` columns.
     """
     return _module(weight.device).rounding_errors(weight, scales, bits, size, symmetric)

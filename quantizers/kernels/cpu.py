@@ -1,11 +1,14 @@
 """The inner loops compiled by numba for a CPU, parallel over tiles of rows.
 
-Within a tile the columns already done stay in the first-level cache, and every operation runs over `TILE` rows side
-by side in vector registers.  The loops release the interpreter's lock, and plain threads, as many as torch uses,
-share the rows.  Numba's own parallel loops are not used: their thread pool beside torch's would fight for the cores.
+Within a tile the columns already rounded stay in the first-level cache, and every operation runs over `TILE` rows in
+vector registers.  The loops release the interpreter's lock, and as many plain threads as torch uses share the rows.
+Numba's own parallel loops are not used: their thread pool would compete with torch's for the cores.
 
-The rounding is that of `plain.py` to the last bit; GPTQ's feedback is summed in the same order but with fused
-multiply-adds, so that a weight that lies within rounding error of the middle between two codes may get the other one.
+Rounding agrees with `plain.py` to the last bit.  GPTQ's feedback is summed in the same order but with fused
+multiply-adds, so a weight within rounding error of the midpoint between two codes may get the other one.
+
+Compiling takes about a second per loop.  The result is kept for later processes in `__pycache__` beside this file, or
+where that is read-only in the user's cache folder, or in `NUMBA_CACHE_DIR`.
 """
 
 from __future__ import annotations
@@ -18,30 +21,30 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from quantizers.kernels.block import Block
+from quantizers.kernels.plain import Block
 from quantizers.parallel import over_rows
 
 TILE = 64
 """Rows per tile: 64 rows of 128 columns in float32 are 32 kB, a first-level cache."""
 
-_WORTH_A_THREAD = 2e6
-"""Inner steps below which starting threads takes longer than the loop."""
+_MIN_STEPS_PER_THREAD = 2e6
+"""With fewer inner steps, starting a thread takes longer than the loop."""
 
 
 def solve_block(block: Block) -> None:
     """See `quantizers.kernels.solve_block`."""
     state, original, feedback, scale, zero, group_of, bits, codes, delta = block
-    lanes, columns, rows = state.shape
+    schemes, columns, rows = state.shape
     common = original.numpy(), feedback.T.contiguous().numpy(), group_of.numpy()
     tops = [np.float32(2**b - 1) for b in bits.tolist()]
-    # One matrix after another: numba's loops over contiguous matrices are the ones that vectorise.
+    # One scheme after another: numba vectorises loops over contiguous matrices only.
     each = [[t.numpy() for t in matrices] for matrices in zip(state, scale, zero, codes, delta)]
 
     def loop(first: int, last: int) -> None:
         for top, matrices in zip(tops, each):
             _solve(*common, top, *matrices, first, last)
 
-    over_rows(loop, rows, _threads(lanes * rows * columns * columns / 2), multiple=TILE)
+    over_rows(loop, rows, _threads(schemes * rows * columns * columns / 2), multiple=TILE)
 
 
 def rounding_errors(weight: Tensor, scales: Tensor, bits: int, size: int, symmetric: bool) -> Tensor:
@@ -59,7 +62,7 @@ def rounding_errors(weight: Tensor, scales: Tensor, bits: int, size: int, symmet
 
 
 def _threads(work: float) -> int:
-    return min(torch.get_num_threads(), 1 + int(work / _WORTH_A_THREAD))
+    return min(torch.get_num_threads(), 1 + int(work / _MIN_STEPS_PER_THREAD))
 
 
 def _solve_loop(original, feedback, group_of, top, state, scale, zero, codes, delta, first, last):  # pragma: no cover
@@ -72,7 +75,7 @@ def _solve_loop(original, feedback, group_of, top, state, scale, zero, codes, de
             for t in range(n):
                 now[t] = state[i, start + t]
             unrolled = i - i % 4
-            for j in range(0, unrolled, 4):  # four at a time: `now` is loaded and stored once for all
+            for j in range(0, unrolled, 4):  # four at a time, so that `now` is loaded and stored once
                 a, b, c, d = feedback[i, j], feedback[i, j + 1], feedback[i, j + 2], feedback[i, j + 3]
                 for t in range(n):
                     value = now[t] - a * errors[j, t]
@@ -134,7 +137,7 @@ def _round_loop(weight, scales, top, size, symmetric, out, first, last):  # prag
 
 
 def compiled(loop: Callable[..., Any], **options: Any) -> Any:
-    """`loop` compiled, and kept for later processes where there is a folder to keep it in."""
+    """`loop` compiled, and cached on disk for later processes if any cache folder is writable."""
     try:
         return njit(loop, nogil=True, cache=True, error_model="numpy", **options)
     except RuntimeError:

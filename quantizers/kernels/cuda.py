@@ -1,7 +1,7 @@
-"""GPTQ's inner loop as one Triton launch per block of columns; the other loop is torch's own on a GPU.
+"""GPTQ's inner loop as one Triton launch per block of columns; AWQ's loop runs in torch on a GPU.
 
 A program keeps a tile of rows, with all columns of the block, in registers from the first column to the last.  In
-torch every column costs half a dozen launches, and on a GPU launches are what the recursion costs.
+torch every column takes half a dozen launches, and on a GPU the launches take most of the time.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 
 from quantizers.kernels import plain
-from quantizers.kernels.block import Block
+from quantizers.kernels.plain import Block
 
 rounding_errors = plain.rounding_errors
 
-MOST_COLUMNS = 256
-"""Wider blocks do not fit the registers and go the plain way."""
+MAX_COLUMNS = 256
+"""Wider blocks do not fit into registers and are solved by `plain`."""
 
 _TILE_ELEMENTS = 4096
 
@@ -24,8 +24,8 @@ _TILE_ELEMENTS = 4096
 def solve_block(block: Block) -> None:
     """See `quantizers.kernels.solve_block`."""
     state, original, feedback, scale, zero, group_of, bits, codes, delta = block
-    lanes, columns, rows = state.shape
-    if columns > MOST_COLUMNS:
+    schemes, columns, rows = state.shape
+    if columns > MAX_COLUMNS:
         plain.solve_block(block)
         return
     width = max(16, triton.next_power_of_2(columns))
@@ -34,7 +34,7 @@ def solve_block(block: Block) -> None:
     steps = [state.stride(0), scale.stride(0), codes.stride(0), delta.stride(0)]
     strides = [state.stride(1), original.stride(0), scale.stride(1), codes.stride(1), delta.stride(1)]
     with torch.cuda.device(state.device) if state.is_cuda else torch.no_grad():
-        _solve[(triton.cdiv(rows, tile), lanes)](  # pyright: ignore[reportIndexIssue]
+        _solve[(triton.cdiv(rows, tile), schemes)](  # pyright: ignore[reportIndexIssue]
             *matrices, group_of, bits, rows, columns, *steps, *strides, WIDTH=width, TILE=tile, num_warps=1
         )
 
@@ -52,10 +52,10 @@ def _solve(
     bits_ptr,
     rows,
     columns,
-    state_lane,
-    scale_lane,
-    codes_lane,
-    delta_lane,
+    state_scheme,
+    scale_scheme,
+    codes_scheme,
+    delta_scheme,
     state_step,
     original_step,
     scale_step,
@@ -64,27 +64,27 @@ def _solve(
     WIDTH: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    lane = tl.program_id(1).to(tl.int64)
+    scheme = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * TILE + tl.arange(0, TILE)
     column = tl.arange(0, WIDTH)
     inside = row < rows
-    offset = lane * state_lane + column[:, None] * state_step + row[None, :]
+    offset = scheme * state_scheme + column[:, None] * state_step + row[None, :]
     now = tl.load(state_ptr + offset, mask=(column < columns)[:, None] & inside[None, :], other=0.0)
-    top = tl.exp2(tl.load(bits_ptr + lane).to(tl.float32)) - 1.0
+    top = tl.exp2(tl.load(bits_ptr + scheme).to(tl.float32)) - 1.0
     for i in range(columns):
         group = tl.load(group_ptr + i)
-        place = lane * scale_lane + group * scale_step + row
+        place = scheme * scale_scheme + group * scale_step + row
         step = tl.load(scale_ptr + place, mask=inside, other=1.0)
         zero = tl.load(zero_ptr + place, mask=inside, other=0.0)
         weight = tl.sum(tl.where((column == i)[:, None], now, 0.0), axis=0)
         level = tl.div_rn(weight, step)
         level = tl.where(level < -zero, -zero, level)
         level = tl.where(level > top - zero, top - zero, level)
-        # Adding and taking away 1.5 * 2^23 rounds halves to even; the bounds are whole numbers, so it may come last.
+        # Adding and subtracting 1.5 * 2^23 rounds halves to even; the bounds are whole numbers, so it may come last.
         level = (level + 12582912.0) - 12582912.0
         error = weight - level * step
-        tl.store(codes_ptr + lane * codes_lane + i * codes_step + row, (level + zero).to(tl.uint8), mask=inside)
+        tl.store(codes_ptr + scheme * codes_scheme + i * codes_step + row, (level + zero).to(tl.uint8), mask=inside)
         before = tl.load(original_ptr + i * original_step + row, mask=inside, other=0.0)
-        tl.store(delta_ptr + lane * delta_lane + i * delta_step + row, before - level * step, mask=inside)
+        tl.store(delta_ptr + scheme * delta_scheme + i * delta_step + row, before - level * step, mask=inside)
         back = tl.load(feedback_ptr + i * columns + column, mask=(column > i) & (column < columns), other=0.0)
         now -= back[:, None] * error[None, :]

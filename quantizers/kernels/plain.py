@@ -1,16 +1,40 @@
-"""The inner loops in torch: the slow, plain versions, for every device."""
+"""The inner loops in torch, for every device: slow, and what the compiled versions are tested against."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from quantizers import grid
-from quantizers.kernels.block import Block
+
+
+class Block(NamedTuple):
+    """A block of columns under n schemes that differ in their bits only; last dimensions are contiguous."""
+
+    state: Tensor
+    """[n, columns, rows]: the weights with the errors of all earlier blocks fed back; may be overwritten."""
+    original: Tensor
+    """[columns, rows]: the weights before quantization."""
+    feedback: Tensor
+    """[columns, columns]: row j is U_j,j: / U_jj; entries below the diagonal are not read."""
+    scale: Tensor
+    """[n, groups, rows]."""
+    zero: Tensor
+    """[n, groups, rows]: whole numbers."""
+    group_of: Tensor
+    """[columns] int64: the group of each column."""
+    bits: Tensor
+    """[n] int64."""
+    codes: Tensor
+    """[n, columns, rows] uint8; written."""
+    delta: Tensor
+    """[n, columns, rows]; written: `original` minus the rounded weights; not finite if the feedback overflowed."""
 
 
 def solve_block(block: Block) -> None:
-    """See `quantizers.kernels.solve_block`.  A few operations a column: on small matrices calls are what it costs."""
+    """See `quantizers.kernels.solve_block`.  Few operations per column: small matrices take as long as their calls."""
     state, original, feedback, scale, zero, group_of, bits, codes, delta = block
     tops = (2**bits - 1).to(scale)[:, None]
     grids = list(zip(scale.unbind(1), zero.unbind(1)))

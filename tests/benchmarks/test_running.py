@@ -18,6 +18,7 @@ from benchmarks.sweep import overhead, run_sweep
 from ptq_eval.config import RunConfig
 from ptq_eval.measure.trials import make_plan
 from quantizers import Scheme, get_quantizer, gptq
+from quantizers.gptq.solve import CarriedError
 from tests.benchmarks.facts import FACTS
 
 MET = Claim("one number", 1.0, 1.0, 1.0, 2.0)
@@ -152,9 +153,9 @@ def test_the_price_of_four_bit_widths_by_operations():
 def test_parts_of_a_solve_are_found_in_every_thread(threads, monkeypatch):
     weight, stats = solver.layer(1024, 384, "cpu")
     seen = set()
-    original = gptq._Carried.__call__
+    original = CarriedError.into
     note = lambda self, *args: seen.add(threading.get_ident()) or original(self, *args)
-    monkeypatch.setattr(gptq._Carried, "__call__", note)
+    monkeypatch.setattr(CarriedError, "into", note)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -164,13 +165,13 @@ def test_parts_of_a_solve_are_found_in_every_thread(threads, monkeypatch):
     assert len(seen) == threads
     assert list(found) == [*dict.fromkeys(part for part, _, _ in solver_parts.PARTS), "rest"]
     assert all(found[part] > 0 for part in found if part != "rest")
-    assert gptq._Carried.__call__ is note, "the wrappers are gone afterwards"
+    assert CarriedError.into is note, "the wrappers are gone afterwards"
 
 
 def test_a_part_within_another_belongs_to_the_outer_one():
     _, stats = solver.layer(1, 600, "cpu")
     hessian = stats.hessian
-    found = solver_parts.parts_of(lambda: gptq.cholesky_factor(hessian, 0.01, hessian.diagonal().mean()), 1)
+    found = solver_parts.parts_of(lambda: gptq.damped_factor(hessian, 0.01, hessian.diagonal().mean()), 1)
     assert found["factor"] > 0
     assert found["inverses of its blocks"] == 0, "the factor solves triangular systems too"
 

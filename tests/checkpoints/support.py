@@ -1,5 +1,7 @@
 """What the tests of this folder share: a tiny Llama's configuration, a tiny tokenizer, a reading of problems."""
 
+import json
+
 HIDDEN = 32
 
 
@@ -30,3 +32,15 @@ def write_tokenizer(folder, words=("a", "b")):
 
 def codes(checkpoint):
     return [problem.code for problem in checkpoint.problems]
+
+
+def touch_checkpoint(folder, **changes):
+    """A folder that looks like a checkpoint by its names: `discover` opens no weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.safetensors").touch()
+    config = {
+        "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 48, "tie_word_embeddings": True, **changes,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

@@ -62,10 +62,10 @@ def test_a_broken_or_disagreeing_trainer_state_is_noted(trainer_run):
 
 
 @pytest.mark.parametrize(
-    ("folder", "labels", "form", "tokens"),
+    ("folder", "labels", "tokens"),
     [
-        ("pythia-70m", ["step1000", "step512"], "pythia", [512 * 2**21, 1000 * 2**21]),
-        ("mine", ["step1000", "step512"], "pythia", [None, None]),
+        ("pythia-70m", ["step1000", "step512"], [512 * 2**21, 1000 * 2**21]),
+        ("mine", ["step1000", "step512"], [None, None]),
         (
             "OLMo-2-0425-1B",
             [
@@ -73,17 +73,16 @@ def test_a_broken_or_disagreeing_trainer_state_is_noted(trainer_run):
                 "stage1-step10000-tokens21B",
                 "stage1-step9000-tokens19B",
             ],
-            "olmo",
             [9000 * 2**21, 10_000 * 2**21, (1_907_359 + 1000) * 2**21],
         ),
-        ("SmolLM2-135M", ["step-240000", "step-2000"], "smollm", [2000 * 2**20, 240_000 * 2**20]),
-        ("amber", ["ckpt_010", "ckpt_009"], "amber", [10 * 3_495_886_848, 11 * 3_495_886_848]),
+        ("SmolLM2-135M", ["step-240000", "step-2000"], [2000 * 2**20, 240_000 * 2**20]),
+        ("amber", ["ckpt_010", "ckpt_009"], [10 * 3_495_886_848, 11 * 3_495_886_848]),
     ],
 )
-def test_labelled_folders(save_run, tmp_path, folder, labels, form, tokens):
+def test_labelled_folders(save_run, tmp_path, folder, labels, tokens):
     found = discover([save_run(tmp_path / folder, labels)])
     assert [c.tokens for c in found] == tokens
-    assert {(c.run, c.format) for c in found} == {(folder, form)}
+    assert {(c.run, c.format) for c in found} == {(folder, "numbered")}
     assert [c.revision for c in found] == sorted(labels, key=[c.revision for c in found].index)
     if None in tokens:
         assert "--tokens-per-step" in found[0].tokens_note

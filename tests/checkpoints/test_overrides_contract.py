@@ -4,6 +4,7 @@ import pytest
 
 from ptq_eval.checkpoints import Overrides, discover
 from ptq_eval.errors import TrajectoryFileError
+from tests.checkpoints.support import touch_checkpoint
 
 
 def test_tokens_per_step_is_the_users(save_run, tmp_path):
@@ -86,3 +87,37 @@ def test_an_empty_trajectory_file_changes_nothing(trainer_run):
     before = discover([trainer_run])
     (trainer_run / "trajectory.yaml").write_text("# nothing yet\nexclude:\n")
     assert discover([trainer_run]) == before
+
+
+def test_folders_of_any_name_are_listed_with_their_steps(tmp_path):
+    run = tmp_path / "study" / "run"
+    for name in ("warm", "deep/final", "step_7"):
+        touch_checkpoint(run / name)
+    (run / "trajectory.yaml").write_text(
+        "checkpoints:\n  deep/final: {step: 20k, tokens: 2_000_000}\n  warm: {step: 100, tokens: 1e4}\n"
+    )
+    for root in (run, run.parent):
+        found = discover([root])
+        assert [(c.run, c.step, c.tokens, c.tokens_source) for c in found] == [
+            ("run", 100, 10_000, "user"),
+            ("run", 20_000, 2_000_000, "user"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("checkpoints: {stp1: {step: 1}}", "did you mean 'step1'"),
+        ("checkpoints: {step1: 5}", "FOLDER: {step"),
+        ("checkpoints: [step1]", "FOLDER: {step"),
+        ("checkpoints: {step1: {steps: 5}}", "did you mean 'step'"),
+        ("checkpoints: {step1: {step: many}}", "step of step1"),
+        ("checkpoints: {step1: {tokens: -5}}", "negative"),
+        ("runs: {run: {checkpoints: {step1: {step: 1}}}}", "the run's own folder"),
+    ],
+)
+def test_mistakes_in_a_list_of_folders(tmp_path, text, says):
+    touch_checkpoint(tmp_path / "run" / "step1")
+    (tmp_path / "run" / "trajectory.yaml").write_text(text)
+    with pytest.raises(TrajectoryFileError, match=says):
+        discover([tmp_path / "run"])

@@ -43,7 +43,7 @@ OLMO1, OLMO7 = "allenai/OLMo-2-0425-1B", "allenai/OLMo-2-1124-7B"
             "derived",
             "",
         ),
-        ("HuggingFaceTB/SmolLM2-360M-intermediate-checkpoints", "step-2000", 2000, None, "unknown", ""),
+        ("HuggingFaceTB/SmolLM2-360M-intermediate-checkpoints", "step-2000", 2000, 3_145_728_000, "derived", ""),
         (SMOLLM3, "stage2-step-40000", 40_000, 94_371_840_000, "derived", "stage2"),
         ("LLM360/Amber", "ckpt_000", 0, 3_495_886_848, "derived", ""),
         ("LLM360/Amber", "ckpt_359", 359, 1_258_519_265_280, "derived", ""),
@@ -58,7 +58,9 @@ def test_labels(model, label, step, tokens, source, stage):
     assert position.note
 
 
-@pytest.mark.parametrize("label", ["main", "step-", "steps10", "checkpoint-", "step10-old", "ckpt_", "latest"])
+@pytest.mark.parametrize(
+    "label", ["main", "step-", "checkpoint-", "ckpt_", "latest", "gpt2", "llama-7B", "seed3", "2026-11-28"]
+)
 def test_other_names_are_no_labels(label):
     assert read_label(PYTHIA, label) is None
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from ptq_eval.checkpoints import Overrides, discover, inspection_rows, verify_all
+from ptq_eval.checkpoints import Overrides, discover, inspection_rows, verify_all, warnings
 from tests.checkpoints.support import codes, llama_config, write_tokenizer
 
 
@@ -40,10 +40,18 @@ def test_steps_out_of_order_with_tokens(trainer_run):
     assert found[1].fatal
 
 
-def test_unknown_tokens_are_measured_but_said(save_run, tmp_path):
-    found = verify_all(discover([save_run(tmp_path / "mine", ["step1", "step2"])]))
-    assert [codes(c) for c in found] == [["tokens_unknown"]] * 2
-    assert not found[0].fatal
+def test_unknown_tokens_are_asked_for_once_in_a_run(save_run, tmp_path):
+    save_run(tmp_path / "mine", ["step1", "step2", "step3"])
+    save_run(tmp_path / "yours", ["none", "of", "them", "step1", "step2"])
+    for folder in ("none", "of", "them"):
+        shutil.rmtree(tmp_path / "yours" / folder)  # so that no weights are those of the other run
+    found = verify_all(discover([tmp_path]))
+    assert [codes(c) for c in found] == [["tokens_unknown"], [], [], ["tokens_unknown"], []]
+    (problem,) = found[0].problems
+    assert not problem.fatal
+    for words in ("3 checkpoints", "--tokens-per-step", "--tokens", "trajectory.yaml"):
+        assert words in problem.message
+    assert warnings(found) == [f"{c.name}: {c.problems[0].message}" for c in (found[0], found[3])]
 
 
 def test_stage_2_restarts_are_noted_and_are_not_out_of_order(save_run, tmp_path):
@@ -58,8 +66,8 @@ def test_inspection_rows(trainer_run):
     found = verify_all(discover([trainer_run]))
     rows = inspection_rows(found)
     assert list(rows[0]) == [
-        "run", "step", "tokens", "tokens_source", "params", "tokens_per_param", "format", "learning_rate",
-        "schedule_phase", "stage", "weights_sha", "problems",
+        "run", "step", "tokens", "tokens_source", "tokens_note", "params", "tokens_per_param", "format",
+        "learning_rate", "schedule_phase", "stage", "weights_sha", "problems",
     ]  # fmt: skip
     assert rows[0]["tokens_per_param"] == pytest.approx(200 * 4096 / found[0].params)
     assert rows[0]["weights_sha"] == found[0].weights_sha[:12]

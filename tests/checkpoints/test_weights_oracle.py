@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptq_eval.checkpoints import weights
-from ptq_eval.checkpoints.weights import find_weights, read_weights
+from ptq_eval.checkpoints.weights import read_weights
+from ptq_eval.models.weight_files import find_weights
 
 FLOATS = {
     "float64": "F64",

@@ -104,7 +104,7 @@ def corrupt_tokenizer(folder):
 BROKEN = [
     (truncate, 12, "truncated or corrupt"),
     (scribble, 12, "truncated or corrupt"),
-    (empty, 12, "truncated or corrupt"),
+    (empty, 12, "empty (0 bytes)"),
     (lose_weights, 12, "no weight file"),
     (lose_a_shard, 12, "model-00001-of-00002.safetensors"),
     (lose_config, 12, "no config.json"),

@@ -34,7 +34,7 @@ def test_a_grid_may_grow(ptq_eval, material, quick, out):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--symmetric",), "--symmetric True"),
+        (("--symmetric",), "got --symmetric |"),
         (("--group-size", "16"), "--group-size 16"),
         (("--seq-len", "8"), "--seq-len 8"),
         (("--eval-windows", "3"), "--eval-windows 3"),

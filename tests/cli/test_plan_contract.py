@@ -5,12 +5,15 @@ import json
 import math
 import re
 import shutil
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from ptq_eval import errors
+from ptq_eval.cli.main import cli
 from ptq_eval.records import Checkpoint, Measurement, Scheme, Trial
 from ptq_eval.results.store import Store
 from tests.cli.support import start
@@ -137,6 +140,7 @@ def simulated(tmp_path_factory):
             "checkpoints": [c.to_dict() for c in checkpoints],
         }
     )
+    assert CliRunner().invoke(cli, ["fit", str(store.folder), "--bootstrap", "20"]).exit_code == 0
     return store.folder
 
 
@@ -147,7 +151,7 @@ def _measured(trial, losses):
 
 def test_a_plan_from_measurements(ptq_eval, simulated, tmp_path):
     question = ("--params", "800k", "--tokens", "80M", "--serve-bits", "2", "--memory", "100kB")
-    answer = ptq_eval("plan", "--fit", simulated, *question, "--bootstrap", "20", "-o", tmp_path / "plan")
+    answer = ptq_eval("plan", "--fit", simulated, *question, "-o", tmp_path / "plan")
     assert (answer.code, answer.err) == (0, "")
     content = plan_of(tmp_path / "plan")
     assert content["source"]["fitted_range"] == {"N": [1e5, 4e5], "D": [1e6, 4e8], "bits": [2, 3]}
@@ -166,7 +170,8 @@ def test_a_plan_from_measurements(ptq_eval, simulated, tmp_path):
 
 
 def test_measurements_that_determine_nothing_answer_nothing(ptq_eval, out):
-    answer = ptq_eval("plan", "--fit", out, "--params", "20k", "--tokens", "100k", "--bootstrap", "10")
+    assert ptq_eval("fit", out, "--bootstrap", "10").code == 0
+    answer = ptq_eval("plan", "--fit", out, "--params", "20k", "--tokens", "100k")
     assert answer.code == errors.PlanError.exit_code
     assert "no fit" in answer.err
     assert not (out / "plan").exists()
@@ -202,9 +207,42 @@ def test_a_plan_from_a_table_of_data(ptq_eval, tmp_path):
     broken = ptq_eval("plan", "--fit", tmp_path / "out", "--params", "10B")
     assert broken.code == errors.NothingToFitError.exit_code
     (tmp_path / "out" / "replicates.npz").unlink()
-    answer = ptq_eval("plan", "--fit", tmp_path / "out", "--params", "10B", "--tokens", "100B", "--serve-bits", "4")
-    assert "without replicates" in answer.out
-    assert asked(plan_of(tmp_path / "out" / "plan"), "loss")[0]["values"]["before"]["low"] is None
+    without = ptq_eval("plan", "--fit", tmp_path / "out", "--params", "10B")
+    assert (without.code, without.err.count("\n")) == (errors.NothingToFitError.exit_code, 1)
+    assert "repeat ptq-eval fit --data for runs.csv" in without.err
+
+
+def test_a_plan_fits_nothing_and_reads_each_record_once(ptq_eval, simulated, tmp_path, monkeypatch):
+    parsed, parse = [], Measurement.from_dict
+    monkeypatch.setattr(Measurement, "from_dict", lambda data: parsed.append(1) or parse(data))
+    fitter = import_module("ptq_eval.laws.fit.fit")
+    monkeypatch.setattr(fitter, "_solve", lambda *_, **__: pytest.fail("a plan fitted something"))
+    answer = ptq_eval("plan", "--fit", simulated, "--params", "200k", "-o", tmp_path / "plan")
+    assert (answer.code, answer.err) == (0, "")
+    assert len(parsed) == 45
+
+
+def test_a_fit_that_does_not_belong_to_the_records_is_one_line_with_its_remedy(ptq_eval, simulated, tmp_path):
+    """Records added after the fit, a folder of an older version without replicates, and records without any fit."""
+    folder = shutil.copytree(simulated, tmp_path / "copy")
+    [records] = (folder / "records").iterdir()
+    lines = records.read_bytes().splitlines(keepends=True)
+
+    def refused(error, words):
+        answer = ptq_eval("plan", "--fit", folder, "--params", "200k")
+        assert (answer.code, answer.out, answer.err.count("\n")) == (error.exit_code, "", 1)
+        assert words in answer.err
+        assert f"ptq-eval fit {folder}" in answer.err
+
+    records.write_bytes(b"".join(lines[:-1]))
+    refused(errors.OutputMismatchError, "made of other records")
+    records.write_bytes(b"".join(lines))
+    (folder / "replicates.npz").unlink()
+    refused(errors.NothingToFitError, "no bootstrap replicates")
+    (folder / "fit.json").unlink()
+    refused(errors.NothingToFitError, "no fit to plan from")
+    assert ptq_eval("fit", folder, "--bootstrap", "10").code == 0
+    assert ptq_eval("plan", "--fit", folder, "--params", "200k").code == 0
 
 
 def test_what_the_fit_does_not_identify_the_plan_does_not_give(ptq_eval, simulated, tmp_path):
@@ -218,10 +256,9 @@ def test_what_the_fit_does_not_identify_the_plan_does_not_give(ptq_eval, simulat
         {**entry, "bits": 2.0, "predicted": {"value": 1e8}, "verdict_kind": "predicted"} for entry in (verdict, found)
     ]
     other = {**verdict, "quantizer": "gptq", "bits": 2.0}
-    assert ptq_eval("fit", folder, "--bootstrap", "10").code == 0
     fitted = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
     (folder / "fit.json").write_text(json.dumps({**fitted, "critical_tokens": [verdict, found, other, *two]}))
-    options = ("--fit", folder, "--serve-bits", "2,3", "--bootstrap", "10", "-o", tmp_path / "plan")
+    options = ("--fit", folder, "--serve-bits", "2,3", "-o", tmp_path / "plan")
     for N, known in (("120k", {2: True, 3: False}), ("350k", {2: True, 3: True})):
         assert ptq_eval("plan", "--params", N, *options).code == 0
         turns = asked(plan_of(tmp_path / "plan"), "critical_tokens")

@@ -84,8 +84,8 @@ def test_texts_that_cannot_be_trained_on(train, tmp_path):
 def test_folders_of_something_else(train, material, tmp_path):
     assert train("--ratios", "0.2").code == 0
     before = contents(tmp_path / "run")
-    train("--ratios", "0.2", "--seed", "1").refuses(2, "other options or other text", "another folder")
-    train("--ratios", "0.2", "--text", material.calibration).refuses(2, "other options or other text")
+    train("--ratios", "0.2", "--seed", "1").refuses(2, "other options or another text", "another folder")
+    train("--ratios", "0.2", "--text", material.calibration).refuses(2, "other options or another text")
     assert contents(tmp_path / "run") == before
     (tmp_path / "file").write_text("mine")
     train(out=tmp_path / "file").refuses(22, "cannot be written")

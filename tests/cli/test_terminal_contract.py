@@ -56,6 +56,20 @@ def test_one_bar_with_the_time_left_on_a_terminal(ptq_eval, material, quick, tmp
     assert "\x1b" not in answer.out
 
 
+def test_one_line_says_that_a_compiler_is_missing(ptq_eval, material, quick, tmp_path, monkeypatch):
+    from quantizers import kernels
+
+    kernels._usable.cache_clear()
+    monkeypatch.setitem(sys.modules, "numba", None)
+    try:
+        answer = ptq_eval("run", material.run, "-o", tmp_path / "out", *quick)
+    finally:
+        kernels._usable.cache_clear()
+    assert answer.code == 0
+    (line,) = answer.err.splitlines()
+    assert line.startswith("ptq-eval: the inner loops run in torch, up to three times slower: numba cannot be imported")
+
+
 def test_nothing_is_drawn_in_a_pipe(ptq_eval, material, quick, tmp_path, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # asks for colours, not for a bar in a file
     answer = ptq_eval("run", material.run, "-o", tmp_path / "out", *quick)

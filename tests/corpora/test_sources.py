@@ -167,7 +167,7 @@ def test_an_outside_source_is_reached_through_the_same_door(monkeypatch):
 
 
 def test_the_default_is_two_parts_of_the_embedded_text():
-    evaluation, calibration = (read(spec, max_chars=2000) for spec in corpora.default_specs())
+    evaluation, calibration = (read(spec, max_chars=2000) for spec in ("stdlib:evaluation", "stdlib:calibration"))
     assert (evaluation.name, calibration.name) == ("stdlib-evaluation", "stdlib-calibration")
     assert evaluation.digest != calibration.digest
     assert evaluation.text is not None

@@ -149,7 +149,7 @@ def test_fewer_windows_than_asked_for_are_noted():
     made = make_windows(as_ids(*range(10)), None, seq_len=3, count=7)
     assert len(made) == 3
     assert made.protocol.endswith("-n3")
-    assert "7 windows were asked for" in made.notes[0]
+    assert "7 windows were requested" in made.notes[0]
     assert "holds 3" in made.notes[0]
 
 

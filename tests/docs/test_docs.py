@@ -176,5 +176,20 @@ def test_the_readme_lists_the_built_in_plugins(header, kind):
     assert sorted(first_column(ROOT / "README.md", header)) == sorted(project["entry-points"][f"ptq_eval.{kind}"])
 
 
+def test_every_suite_is_listed_with_its_status_and_source():
+    from ptq_eval import units
+    from ptq_eval.checkpoints.base import read_label
+    from ptq_eval.checkpoints.suites import SUITES
+
+    rows = []
+    for suite in SUITES:
+        position = read_label(suite.check.model, suite.check.label)
+        tokens = units.write(position.tokens, digits=4) if position and position.tokens else "asked for"
+        tokens = "in config.json" if suite.path else tokens
+        rows.append(f"| {suite.name} | `{suite.check.label}` | {tokens} | {suite.status.value} | {suite.source} |")
+    table = (DOCS / "trajectories.md").read_text("utf-8").partition("## Public suites")[2]
+    assert [line for line in table.splitlines() if line.startswith("| ")][2:] == rows
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ptq_eval.laws.fit.folder import fit_points
+from ptq_eval.laws.plan.stored import from_stored
+from ptq_eval.results.points import read
+
 KUMAR = {"C_T": 0.0598, "gamma_D": 0.5068, "gamma_N": 0.3439, "gamma_post": 0.5907}
 KUMAR_LOSS = {"E": 2.7648, "A": 4.299e3, "alpha": 0.4965, "B": 1.806e4, "beta": 0.4965}
 SMALL_LOSS = {"E": 2.0, "A": 0.0, "alpha": 0.5, "B": 200.0, "beta": 0.4}
@@ -44,6 +48,13 @@ def points(law, theta, sizes, ratios, bits, rng, *, scatter=0.0, by_checkpoint=0
         "se": per_window.std(1, ddof=1) / np.sqrt(windows),
         "windows": per_window,
     }
+
+
+def source(rows, windows, *, quantizer=None, params=None, name="out", **options):
+    """What a plan gets from the output folder of a run that measured these rows."""
+    found = fit_points(read(rows)[0], windows, **options)
+    kept = {str(i): draws for i, draws in enumerate(found.replicates)}
+    return from_stored(found.content, name=name, quantizer=quantizer, params=params, replicates=kept)
 
 
 def table(

@@ -7,6 +7,7 @@ from ptq_eval.measure.calibration import input_groups, quantize
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
 from quantizers import LayerStats, Scheme, get_quantizer
+from tests.reference.gptq import gptq, hessian_of
 from tests.support import models as core_models
 from tests.support.models import LAYERS, matrix
 from tests.support.moe import ExpertsConfig
@@ -137,36 +138,18 @@ def test_sequential_equals_starting_over_for_every_layer(architecture):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_sequential_gptq_equals_the_paper_written_naively(architecture, gptq_oracle):
-    """Nothing of the package: float64, Gaussian elimination, a whole forward pass per layer."""
+def test_sequential_gptq_equals_the_paper_written_naively(architecture):
+    """Nothing of the package: float64, H inverted, a whole forward pass per layer."""
     ids = core_models.ids()
 
     def solve(weight, x):
-        return torch.from_numpy(gptq_oracle(weight.numpy(), (2 / len(x) * x.T @ x).numpy()))
+        return torch.from_numpy(gptq(weight.numpy(), hessian_of(x.numpy()), SCHEME.bits, SCHEME.group_size)[1])
 
     variant = Variant(get_quantizer("gptq"), SCHEME)
     quantize(LanguageModel(core_models.build(architecture)), [variant], ids, sequential=True)
     expected = naive_sequential(architecture, ids, solve)
     same = sum(((variant.weights[name] - weight).abs() < 1e-4).sum().item() for name, weight in expected.items())
     assert same / sum(weight.numel() for weight in expected.values()) > 0.999
-
-
-@pytest.fixture(scope="module")
-def gptq_oracle():
-    """solve(weight, hessian) by the slow implementation of the quantizers' tests, as a float32 weight."""
-    from tests.reference import quantizers as oracle
-
-    def solve(weight, hessian):
-        size, bits, block = 16, 3, 128
-        codes = oracle.gptq(weight, hessian, bits, size, False, block_size=block)
-        out = weight.copy()
-        for start in range(0, weight.shape[1], size):  # rows shorter than a block: scales of the original weight
-            part = slice(start, start + size)
-            scale, zero = oracle.group_params(weight[:, part], bits, False)
-            out[:, part] = (codes[:, part] - zero[:, None]) * scale[:, None]
-        return out
-
-    return solve
 
 
 def test_sequential_differs_from_shared_where_it_should():

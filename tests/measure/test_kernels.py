@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ptq_eval.measure.kernels import plain
+from ptq_eval.measure.kernels import fastest, plain
 from ptq_eval.measure.kernels.sums import Sums
 
 TOKENS, VOCABULARY = 7, 333
@@ -112,3 +112,13 @@ def test_logits_that_are_no_numbers_give_a_loss_that_is_none(reduce, value):
     full, variant = reduced(reduce, z, q, targets, 100)
     assert [math.isfinite(loss) for loss in full.nll().tolist()] == [token != 2 for token in range(TOKENS)]
     assert [math.isfinite(loss) for loss in variant.nll().tolist()] == [token != 3 for token in range(TOKENS)]
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_the_compiled_kernels_are_used_where_numba_is(backend, monkeypatch):
+    from quantizers import kernels
+
+    monkeypatch.setattr(kernels, "backend", lambda device: backend)
+    if backend == "numba":
+        pytest.importorskip("numba")
+    assert fastest(torch.device("cpu")).__name__.rpartition(".")[2] == {"torch": "plain", "numba": "cpu"}[backend]

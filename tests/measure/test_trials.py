@@ -202,3 +202,17 @@ def test_a_wrong_checkpoint_is_set_aside_with_its_reason(trajectory, small, tmp_
     ((checkpoint, error),) = plan.excluded
     assert checkpoint.step == 200
     assert error.exit_code == 12
+
+
+@pytest.mark.parametrize(
+    ("code", "warned"), [("near_identical", True), ("dequantized", True), ("stage_restart", False)]
+)
+def test_what_a_reader_must_know_of_a_checkpoint_is_a_warning(trajectory, small, code, warned):
+    from ptq_eval.checkpoints import discover, verify_all
+    from ptq_eval.config import RunConfig
+    from ptq_eval.measure.trials import make_plan
+
+    first, *others = verify_all(discover([trajectory]))
+    plan = make_plan([first.with_problem(code, "so and so"), *others], RunConfig(**small))
+    assert (f"{first.name}: so and so" in plan.warnings) == warned
+    assert len(plan.workloads) == 1 + len(others)

@@ -54,11 +54,11 @@ def test_only_torch_is_imported_in_the_sources():
                 assert name.split(".")[0] in ALLOWED | more, f"{path.name} imports {name}"
 
 
-def test_neither_ptq_eval_nor_transformers_is_loaded():
+def test_importing_loads_neither_ptq_eval_nor_transformers_nor_a_compiler():
     code = (
         "import sys, quantizers, quantizers.testing\n"
         "[point.load() for name, point in quantizers.available_quantizers().items()]\n"
-        "print(*sorted({m.split('.')[0] for m in sys.modules} & {'ptq_eval', 'transformers', 'pandas'}))"
+        "print(*sorted({m.split('.')[0] for m in sys.modules} & {'ptq_eval', 'transformers', 'pandas', 'numba'}))"
     )
     assert run(code) == ""
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from quantizers import LayerStats, Scheme, get_quantizer, kernels
-from quantizers.kernels import plain
-from quantizers.kernels.block import Block
+from quantizers.errors import SlowKernelWarning
+from quantizers.kernels import Block, cpu, plain
 from quantizers.testing import sample_layer
 
-needs_numba = pytest.mark.skipif(not find_spec("numba"), reason="numba is not installed")
 ROWS = 70  # not a multiple of any tile
 
 
@@ -50,7 +49,7 @@ def by_hand(state, original, feedback, scale, zero, group_of, bits, codes, delta
                 codes[lane, i, row], delta[lane, i, row] = level + z, original[i, row].double() - level * step
 
 
-@pytest.mark.parametrize("backend", ["plain", pytest.param("cpu", marks=needs_numba)])
+@pytest.mark.parametrize("backend", ["plain", "cpu"])
 @pytest.mark.parametrize(("columns", "groups"), [(1, 1), (7, 2), (33, 3)])
 def test_a_block_by_hand(backend, columns, groups):
     module = __import__(f"quantizers.kernels.{backend}", fromlist=["solve_block"])
@@ -64,12 +63,9 @@ def test_a_block_by_hand(backend, columns, groups):
     torch.testing.assert_close(arguments[-1], expected[1], atol=1e-5, rtol=1e-5)
 
 
-@needs_numba
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("columns", [5, 64, 128])
 def test_numba_gives_the_codes_of_torch(columns, symmetric):
-    from quantizers.kernels import cpu
-
     ours = block(columns, 4, (2, 3, 8), symmetric=symmetric)
     theirs = Block(*(t.clone() for t in ours))
     cpu.solve_block(ours)
@@ -79,23 +75,17 @@ def test_numba_gives_the_codes_of_torch(columns, symmetric):
     torch.testing.assert_close(ours[-1][same], theirs[-1][same])
 
 
-@needs_numba
 def test_infinite_weights_stay_visible():
-    from quantizers.kernels import cpu
-
     arguments = block(4, 1)
     arguments[0][0, 0, 0] = torch.nan
     cpu.solve_block(arguments)
     assert not arguments[-1].isfinite().all()
 
 
-@needs_numba
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("size", [1, 16, 24, 40])
 @pytest.mark.parametrize("bits", [2, 8])
 def test_rounding_errors_are_those_of_torch(bits, size, symmetric):
-    from quantizers.kernels import cpu
-
     generator = torch.Generator().manual_seed(size)
     weight = torch.randn(40, ROWS, generator=generator)
     weight[:, 3] = 0  # a row of zeros, which gets the range [-1, 1]
@@ -105,10 +95,7 @@ def test_rounding_errors_are_those_of_torch(bits, size, symmetric):
     assert torch.equal(ours, plain.rounding_errors(weight, scales, bits, size, symmetric))
 
 
-@needs_numba
 def test_threads_do_not_matter():
-    from quantizers.kernels import cpu
-
     weight, scales = torch.randn(256, 400), torch.rand(20, 256) + 0.5
     results, before = [], torch.get_num_threads()
     for threads in (1, 2, 3):
@@ -122,16 +109,34 @@ def test_threads_do_not_matter():
         assert torch.equal(errors, results[0][1])
 
 
+@pytest.fixture
+def without_numba(monkeypatch):
+    """Within the test numba cannot be imported, and nothing knows yet."""
+    kernels._usable.cache_clear()
+    monkeypatch.setitem(sys.modules, "numba", None)
+    yield
+    kernels._usable.cache_clear()
+
+
 @pytest.mark.parametrize("name", ["gptq", "awq"])
-def test_without_numba_the_methods_are_the_same(name, monkeypatch):
+def test_without_numba_the_methods_are_the_same_and_one_warning_says_that_they_are_slow(name, request):
     weight, inputs = sample_layer(48, 80)
     stats, quantizer = LayerStats.from_inputs(inputs), get_quantizer(name)
+    assert kernels.backend(torch.device("cpu")) == "numba"
     ours = quantizer.quantize(weight, Scheme(3, 16), stats)
-    monkeypatch.setattr(kernels, "COMPILED", {})
+    request.getfixturevalue("without_numba")
+    with pytest.warns(SlowKernelWarning, match="numba cannot be imported .* remedy: pip install numba") as caught:
+        theirs = quantizer.quantize(weight, Scheme(3, 16), stats)
+    quantizer.quantize(weight, Scheme(3, 16), stats)
+    assert len(caught) == 1
     assert kernels.backend(torch.device("cpu")) == "torch"
-    theirs = quantizer.quantize(weight, Scheme(3, 16), stats)
     assert (ours.codes == theirs.codes).float().mean() >= 0.999
     assert torch.equal(ours.scale, theirs.scale) or name == "gptq"
+
+
+def test_loops_are_compiled_even_if_no_folder_can_keep_them(monkeypatch):
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    assert cpu.compiled(lambda x: x + 1)(1) == 2
 
 
 @pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")
@@ -139,7 +144,7 @@ def test_triton_gives_the_codes_of_torch():
     """On a GPU where there is one, else by Triton's interpreter, which has to be chosen before it is imported."""
     code = (
         "import torch\n"
-        "from tests.quantizers.test_quantizer_kernels import Block, block\n"
+        "from tests.quantizers.test_kernels import Block, block\n"
         "from quantizers.kernels import cuda, plain\n"
         "device = 'cuda' if torch.cuda.is_available() else 'cpu'\n"
         "for columns in (5, 32, 128):\n"

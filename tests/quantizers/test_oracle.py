@@ -1,4 +1,4 @@
-"""Oracle: the quantizers against the slow implementations of `oracle.py`."""
+"""Oracle: the quantizers against the slow implementations of `tests/reference/`."""
 
 import itertools
 
@@ -8,7 +8,9 @@ import torch
 
 from quantizers import LayerStats, Scheme, get_quantizer
 from quantizers.testing import sample_layer
-from tests.reference import quantizers as oracle
+from tests.reference.awq import awq, awq_clip
+from tests.reference.gptq import gptq, hessian_of
+from tests.reference.rtn import rtn
 
 COLUMNS = 192  # more than one block of 128, and not a whole number of them
 BITS = (2, 3, 4, 8)
@@ -20,11 +22,13 @@ def layer(seed=0, rows=64, columns=COLUMNS):
 
 
 def agreement(weight, inputs, scheme, **options):
-    """Share of codes equal to the oracle's."""
+    """Share of codes equal to those of Algorithm 1."""
     stats = LayerStats.from_inputs(inputs)
     ours = get_quantizer("gptq", **options).quantize(weight, scheme, stats).codes.numpy()
-    exact = 2 / len(inputs) * inputs.double().numpy().T @ inputs.double().numpy()
-    theirs = oracle.gptq(weight.numpy(), exact, scheme.bits, scheme.group_size, scheme.symmetric, **options)
+    if options.pop("group_scale_from", None) == "current":
+        options["block_size"] = 1
+    scheme = scheme.bits, scheme.group_size, scheme.symmetric
+    theirs, _ = gptq(weight.numpy(), hessian_of(inputs.numpy()), *scheme, **options)
     return (ours == theirs).mean()
 
 
@@ -80,7 +84,7 @@ def test_gptq_options_matter():
 def test_rtn_exactly(bits, size, symmetric):
     weight, _ = layer()
     ours = get_quantizer("rtn").quantize(weight, Scheme(bits, size, symmetric))
-    codes, restored = oracle.rtn(weight.numpy(), bits, size, symmetric)
+    codes, restored = rtn(weight.numpy(), bits, size, symmetric)
     np.testing.assert_array_equal(ours.codes.numpy(), codes)
     np.testing.assert_array_equal(ours.dequantize().numpy(), restored)
 
@@ -95,11 +99,12 @@ def test_awq_scales(bits, size, symmetric, seed):
     weight, inputs = layer(seed, rows=96, columns=96)
     weights = list(weight.split([48, 32, 16]))
     stats = LayerStats.from_inputs(inputs)
-    loudness = stats.mean_abs.numpy() if symmetric else None
+    mean_abs = stats.mean_abs.numpy() if symmetric else None
     ours = get_quantizer("awq").quantize_group(weights, Scheme(bits, size, symmetric), stats)
-    ratio, scales = oracle.awq([w.numpy() for w in weights], inputs.numpy(), bits, size, symmetric, loudness)
-    for result in ours:
+    ratio, scales, restored = awq([w.numpy() for w in weights], inputs.numpy(), bits, size, symmetric, mean_abs)
+    for result, theirs in zip(ours, restored):
         assert result.report["ratio"] == ratio
+        assert np.isclose(result.dequantize().numpy(), theirs, rtol=1e-4, atol=1e-6).mean() >= 0.999
         np.testing.assert_allclose(result.input_scale.numpy(), scales, rtol=1e-5)
 
 
@@ -111,7 +116,7 @@ def test_awq_clip(size, symmetric):
     quantizer = get_quantizer("awq", clip=True)
     ours = quantizer.quantize(weight, Scheme(3, size, symmetric), LayerStats.from_inputs(inputs))
     assert ours.input_scale is not None
-    expected = oracle.awq_clip(weight.numpy(), inputs.numpy(), ours.input_scale.numpy(), 3, size, symmetric)
+    expected = awq_clip(weight.numpy(), inputs.numpy(), ours.input_scale.numpy(), 3, size, symmetric)
     same = np.isclose(ours.dequantize().numpy(), expected, rtol=1e-4, atol=1e-6)
     assert same.mean() >= 0.999
 

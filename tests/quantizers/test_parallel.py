@@ -31,7 +31,7 @@ def test_rows_in_threads_give_the_codes_of_one_thread(options, two_threads, monk
     layers = list(weight.split([50, 3, 97]))
     schemes = [Scheme(2, 16), Scheme(4, 16), Scheme(3, 12, symmetric=True), Scheme(4, None)]
     alone = solved(options, layers, schemes, stats)
-    monkeypatch.setattr("quantizers.gptq._ROWS_OF_A_THREAD", 64)
+    monkeypatch.setattr("quantizers.gptq._MIN_ROWS_PER_THREAD", 64)
     together = solved(options, layers, schemes, stats)
     for some, others in zip(alone, together):
         assert [len(q.codes) for q in others] == [50, 3, 97]

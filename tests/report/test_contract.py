@@ -246,4 +246,5 @@ def test_the_fit_alone_can_be_shown_and_written(small, tmp_path):
     text = console.file.getvalue()
     assert "gamma_post" in text
     assert "loss before" not in text
-    assert json.loads(write_fit(tmp_path, fit).read_text()) == fit
+    [path] = write_fit(tmp_path, fit)
+    assert json.loads(path.read_text()) == fit

@@ -32,12 +32,12 @@ def test_a_grid_may_grow(measure, complete, trajectory, small, tmp_path):
 
 MISMATCHES = [
     ({"seq_len": 16}, "--seq-len 16"),
-    ({"symmetric": True}, "--symmetric True"),
+    ({"symmetric": True}, "got --symmetric |"),
     ({"group_size": 8}, "--group-size 8"),
     ({"eval_windows": 5}, "--eval-windows 5"),
     ({"calibration": "shared"}, "--calibration shared"),
     ({"dtype": "bfloat16"}, "--dtype bfloat16"),
-    ({"include_head": True}, "--include-head True"),
+    ({"include_head": True}, "got --include-head |"),
     ({"options": {"gptq": {"act_order": True}}}, "act_order"),
 ]
 

@@ -46,8 +46,8 @@ def test_older_versions_are_set_aside_and_counted(complete, out):
     add_version(out, "1")
     table = ptq_eval.load(out, bootstrap=10)
     pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(complete[1]), check_exact=True)
-    (note,) = [w for w in table.fit["warnings"] if "older quantizer versions" in w]
-    assert note.startswith("6 records of older quantizer versions set aside")
+    (note,) = [w for w in table.fit["warnings"] if "superseded" in w]
+    assert note.startswith("6 records superseded by a newer version of the quantizer")
     assert note.endswith("6 of gptq version 1")
 
 
@@ -61,7 +61,7 @@ def test_the_newest_version_stands_where_it_was_measured_and_the_older_one_elsew
         100: [GPTQ.version], 200: ["10"], 400: [GPTQ.version]
     }  # fmt: skip
     assert set(table.loc[table["quantizer"] == "none", "quantizer_version"]) == {""}
-    told = f"gptq: rows of versions {GPTQ.version} and 10 stand in one table"
+    told = f"gptq: the table mixes rows of versions {GPTQ.version} and 10"
     assert any(warning.startswith(told) for warning in table.fit["warnings"])
 
 

@@ -9,9 +9,9 @@ import torch
 
 from ptq_eval.measure.calibration import quantize
 from ptq_eval.measure.variants import Variant
+from ptq_eval.theory import ALL
 from ptq_eval.theory.curvature import Perturbation, fisher, noise_variance, output_damage, slope
 from ptq_eval.theory.sensitivity import measure, rows
-from ptq_eval.theory.summary import ALL
 from quantizers import LayerStats, Scheme, get_quantizer
 from tests.theory.support import build, build_gpt2, windows
 

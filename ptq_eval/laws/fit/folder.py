@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,10 @@ from ptq_eval.laws.fit.columns import standard_errors
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
-from ptq_eval.laws.tables.points import (
+from ptq_eval.laws.turning.observed import TurningPoint, turning_point
+from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit, predict, verdict
+from ptq_eval.laws.warnings import cautions, poor_fits
+from ptq_eval.results.points import (
     FULL_PRECISION,
     Config,
     Point,
@@ -32,18 +35,24 @@ from ptq_eval.laws.tables.points import (
     by,
     curve,
     delta_data,
+    digest,
     full_precision,
     loss_data,
     read,
 )
-from ptq_eval.laws.turning.observed import TurningPoint, turning_point
-from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit, predict, verdict
-from ptq_eval.laws.warnings import cautions, poor_fits
 
 VERSION = 2
 """Of the shape of the returned object."""
 
 MIN_OWN_CURVE = 6
+
+
+@dataclass(frozen=True)
+class FolderFit:
+    """`content` is JSON-ready; `replicates` holds [n_boot, p] for each entry of its "fits", in their order."""
+
+    content: dict[str, Any]
+    replicates: list[np.ndarray] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -60,31 +69,39 @@ class Early:
 
 
 def analyse(table: Iterable[Row], windows: Windows, *, seed: int = 0, n_boot: int = 200) -> dict[str, Any]:
-    """Fit everything in a table of measurements; JSON-ready.
+    """Fit everything in a table of measurements: the content of `fit_points` for rows.
 
     table: rows with the columns of `degradation.csv` plus "learning_rate", "schedule_phase" and "key".
-    windows: by key, the loss per evaluation window after and before quantization (nats per token); may be
-    empty. Returns "fits", "critical_tokens", "cautions" and "version"; `report.with_texts` adds the sentences.  Bad
-    data end as statuses, verdicts and cautions, never as an exception.
     """
-    points, notes = read(table)
+    return fit_points(read(table)[0], windows, seed=seed, n_boot=n_boot).content
+
+
+def fit_points(points: list[Point], windows: Windows, *, seed: int = 0, n_boot: int = 200) -> FolderFit:
+    """Fit every law of the main job to the points of a folder.
+
+    windows: by key, the loss per evaluation window after and before quantization (nats per token); may be
+    empty.  The content holds "fits", "critical_tokens", "cautions", "version" and "records", the digest of the
+    points; `report.with_texts` adds the sentences.  Bad data end as statuses, verdicts and cautions, never as an
+    exception.
+    """
+    head = {"version": VERSION, "records": digest(points)}
     if not points:
-        found = [*notes, caution(Caution.NOTHING_TO_FIT)]
-        return {"fits": [], "critical_tokens": [], "cautions": [one.to_dict() for one in found], "version": VERSION}
+        nothing = [caution(Caution.NOTHING_TO_FIT).to_dict()]
+        return FolderFit({"fits": [], "critical_tokens": [], "cautions": nothing, **head}, [])
     full = full_precision(points)
     rises = {
         name: turning_point(*curve(group, windows, quantized=False), seed=seed, n_boot=n_boot)
         for name, group in by(full, "trajectory").items()
     }
-    curves, entries = _curves(full, windows, seed, n_boot)
+    curves, fitted = _curves(full, windows, seed, n_boot)
     critical: list[tuple[Config, CriticalTokens]] = []
     poor: list[Finding] = []
-    whole = {(p.run, p.step, p.D): p.n_windows for p in full}
+    windows_of = {(p.run, p.step, p.D): p.n_windows for p in full}
     quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
     for config, group in by(quantized, "config").items():
         law = _degradation_law(group)
         result = fit(law, delta_data(group, windows), seed=seed, n_boot=n_boot)
-        entries.append(_entry(config, group, result, _early(group, whole)))
+        fitted.append((config, group, result))
         poor += poor_fits(config, result)
         for name, own in by(group, "trajectory").items():
             for same_bits in by(sorted(own, key=lambda p: (p.P, p.D)), "P").values():
@@ -93,13 +110,13 @@ def analyse(table: Iterable[Row], windows: Windows, *, seed: int = 0, n_boot: in
                 tokens = [p.D for p in (own if alone else group)]
                 one = _critical(same_bits, windows, law, result, known, rise, tokens, (seed, n_boot))
                 critical.append((config, one))
-    found = [*notes, *cautions(points, rises, [one for _, one in critical]), *poor]
-    return {
-        "fits": entries,
+    found = [*cautions(points, rises, [one for _, one in critical]), *poor]
+    content = {
+        "fits": [_entry(*one, windows_of) for one in fitted],
         "critical_tokens": [{**config.to_dict(), **one.to_dict()} for config, one in critical],
         "cautions": [one.to_dict() for one in found],
-        "version": VERSION,
     }
+    return FolderFit({**content, **head}, [result.replicates for *_, result in fitted])
 
 
 def _degradation_law(points: list[Point]) -> Law:
@@ -111,36 +128,50 @@ def _degradation_law(points: list[Point]) -> Law:
 
 def _curves(
     full: list[Point], windows: Windows, seed: int, n_boot: int
-) -> tuple[dict[str, FitResult], list[dict[str, Any]]]:
-    """The full-precision curve of every trajectory, and the entries of the fits behind them."""
+) -> tuple[dict[str, FitResult], list[tuple[Config, list[Point], FitResult]]]:
+    """The full-precision curve of every trajectory, and the fits of the full-precision loss with their points.
+
+    Where sizes suffice, Chinchilla's law over all runs is among the fits also if each run has its own curve: it
+    predicts the loss at another N.
+    """
     groups = by(full, "trajectory")
     config = Config(FULL_PRECISION)
     own = all(len({p.D for p in group}) >= MIN_OWN_CURVE for group in groups.values())
-    if not own and n_distinct([p.N for p in full]) >= Chinchilla.needs["N"]:
+    over_all: list[tuple[Config, list[Point], FitResult]] = []
+    if n_distinct([p.N for p in full]) >= Chinchilla.needs["N"]:
         result = fit(Chinchilla(), loss_data(full, windows), seed=seed, n_boot=n_boot)
-        return dict.fromkeys(groups, result), [_entry(config, full, result)]
+        over_all = [(config, full, result)]
+        if not own:
+            return dict.fromkeys(groups, result), over_all
     curves = {
         name: fit(ChinchillaD(), loss_data(group, windows), seed=seed, n_boot=n_boot) for name, group in groups.items()
     }
-    return curves, [_entry(config, groups[name], result) for name, result in curves.items()]
+    return curves, [*((config, groups[name], result) for name, result in curves.items()), *over_all]
 
 
-def _entry(config: Config, points: list[Point], result: FitResult, early: Early | None = None) -> dict[str, Any]:
-    ended = vars(early) if early else None
-    return {**config.to_dict(), "runs": sorted(by(points, "run")), **result.to_dict(), "early": ended}
+def _entry(
+    config: Config, points: list[Point], result: FitResult, windows_of: Mapping[tuple[str, str, float], float]
+) -> dict[str, Any]:
+    full = config.quantizer == FULL_PRECISION
+    axes = ("N", "D") if full else ("N", "D", "P")
+    known = {axis: [v for p in points if math.isfinite(v := getattr(p, axis))] for axis in axes}
+    ranges = {axis: [min(values), max(values)] for axis, values in known.items() if values}
+    early = None if full else _early(points, windows_of)
+    more = {"ranges": ranges, "early": vars(early) if early else None}
+    return {**config.to_dict(), "runs": sorted(by(points, "run")), **result.to_dict(), **more}
 
 
-def _early(points: list[Point], whole: Mapping[tuple[str, str, float], float]) -> Early | None:
+def _early(points: list[Point], windows_of: Mapping[tuple[str, str, float], float]) -> Early | None:
     """The deltas among `points` with fewer windows than their full-precision loss; None if there are none.
 
-    whole: the windows of the full-precision loss, by checkpoint.
+    windows_of: the windows of the full-precision loss, by checkpoint.
     """
     known = [p for p in points if math.isfinite(p.delta)]
-    pairs = [(p.n_windows, whole.get((p.run, p.step, p.D), math.nan)) for p in known]
-    used = sorted(int(n) for n, all_of_them in pairs if n < all_of_them)
+    pairs = [(p.n_windows, windows_of.get((p.run, p.step, p.D), math.nan)) for p in known]
+    used = sorted(int(n) for n, whole in pairs if n < whole)
     if not used:
         return None
-    most = int(max(n for _, n in pairs if math.isfinite(n)))
+    most = int(max(whole for _, whole in pairs if math.isfinite(whole)))
     return Early(len(used), len(known), statistics.median(used), used[0], used[-1], most)
 
 

@@ -13,8 +13,9 @@ from itertools import combinations
 import numpy as np
 
 from ptq_eval.errors import BitsError, NegativeDeltaError, NotVaryingError, TooFewPointsError, UnitsError
-from ptq_eval.laws.base import SAME_SIZE, Data, Law, n_distinct
+from ptq_eval.laws.base import Data, Law, n_distinct
 from ptq_eval.laws.findings import Finding, Why, why
+from ptq_eval.results.points import SAME_SIZE
 
 COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
     "N": ("params", "parameters"),

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws.base import SAME_SIZE
 from ptq_eval.laws.calculator import FULL_BITS
 from ptq_eval.laws.formulas.chen import Chen
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD, turning_tokens
@@ -33,6 +32,7 @@ from ptq_eval.laws.formulas.ouyang import Ouyang
 from ptq_eval.laws.formulas.sun import Sun
 from ptq_eval.laws.formulas.unified import UnifiedDelta
 from ptq_eval.laws.plan.serving import Serving
+from ptq_eval.results.points import SAME_SIZE
 
 HIGH = FULL_BITS
 """The training precision of the models that degradation laws describe."""

@@ -1,15 +1,15 @@
 """The constants that a plan is made from: where they come from, how sure they are, and where they were measured.
 
-Three origins.  A *preset* is a published table of constants: no uncertainty is known, so its answers have no
-interval.  *Records* of an output folder are fitted again (`plan_fits`), because `fit.json` holds intervals but not the
-bootstrap's replicates, and an answer combines constants of two fits whose errors go together: it is evaluated on
-every replicate.  *Fits* are `FitResult` objects, or the entries of a `fit.json`, which have no replicates.
+A *preset* is a published table of constants; its uncertainty is not known, so its answers have no interval.  *Fits* are
+`FitResult` objects, or those of an output folder (see `stored`).  An answer combines constants of two fits whose errors
+are correlated, so it is evaluated on every replicate of their bootstrap.
 
 Constants are arrays [1 + replicates], the estimate first, so that one formula gives an answer and its interval.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.errors import PlanError
+from ptq_eval.errors import PlanError, UnknownPluginError
 from ptq_eval.laws import _texts
 from ptq_eval.laws.base import Estimate, FitKind, FitResult
 from ptq_eval.laws.fit import bootstrap
-from ptq_eval.laws.formulas.presets import Preset
+from ptq_eval.laws.formulas.presets import PRESETS, Preset
 from ptq_eval.laws.plan.model import Formulas
 from ptq_eval.laws.plan.question import Question
 from ptq_eval.laws.plan.serving import Serving, settle
@@ -148,6 +148,20 @@ def whole_bits(ranges: Ranges) -> tuple[float, ...]:
     """The whole numbers of bits within a fitted range."""
     low, high = ranges.get("bits", DEFAULT_BITS)
     return tuple(float(bits) for bits in range(math.ceil(low), math.floor(high) + 1))
+
+
+def preset_named(name: str, *, offsets: bool = True) -> Source:
+    """Published constants by name, or by several joined by commas; `offsets`: keep the offsets n of N_eff.
+
+    Raises UnknownPluginError, and what `from_preset` raises.
+    """
+    names = list(dict.fromkeys(part.strip() for part in name.split(",")))
+    if unknown := [part for part in names if part not in PRESETS]:
+        near = difflib.get_close_matches(unknown[0].upper(), PRESETS, n=1)
+        remedy = f"did you mean {near[0]}?" if near else "choose one of these, or several joined by commas"
+        raise UnknownPluginError("unknown preset", got=repr(unknown[0]), allowed=", ".join(PRESETS), remedy=remedy)
+    presets = [PRESETS[part] for part in names]
+    return from_preset(*(preset if offsets else preset.without_offsets() for preset in presets))
 
 
 def from_preset(*presets: Preset) -> Source:

@@ -1,37 +1,86 @@
-"""Fits for a plan from a stored `fit.json`, with the replicates of `replicates.npz` where that lies beside it.
+"""Load the constants for a plan from an output folder: `fit.json` with the replicates of `replicates.npz`.
 
-A `fit.json` holds a degradation law for each configuration and, as a rule, a loss curve for each run.  A plan needs one
-of each, so the quantizer is named, and of several curves that of the run nearest to the N asked about is taken, as a
-plan from records does.  The verdicts on D_crit are kept: a plan says no more of a run than its fit did.
+Nothing is fitted here.  A `fit.json` holds a degradation law for each configuration and the loss before quantization:
+for each run its own curve, and with at least three sizes Chinchilla's law over all of them.  A plan needs one law of
+each kind, so the quantizer has to be named if there are several.  The law over all sizes is preferred; without it the
+curve of the run nearest to the N of the question is used, whose E contains A/N^alpha and which predicts no loss at
+another N.  Verdicts on D_crit are kept: a plan claims no more about a run than its fit does.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ptq_eval.errors import NothingToFitError, PlanError
+from ptq_eval.errors import NothingToFitError, OutputMismatchError, PlanError
 from ptq_eval.laws import _texts
 from ptq_eval.laws.base import Coverage, Estimate, FitResult, FitStatus
 from ptq_eval.laws.findings import Why, why_from
-from ptq_eval.laws.fit import bootstrap
+from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.plan.source import TRAINED, Source, from_fits
-from ptq_eval.laws.tables.points import FULL_PRECISION, Row
 from ptq_eval.laws.turning.predicted import VerdictKind
+from ptq_eval.results.load import load
+from ptq_eval.results.points import FULL_PRECISION
 
 Entry = Mapping[str, Any]
 Ranges = dict[str, tuple[float, float]]
 
-ONE_RUN = "chinchilla_d"
-"""The loss law of one run."""
 _AXES = {"P": "bits", **{name: name for name in ("N", "D", *TRAINED, "G", "E_bits", "M_bits", "B_g")}}
 _CONFIGURATION = ("options", "group_size", "symmetric", "calibration")
-_LINEAR = ("beta", "gamma_D", "gamma")
-"""Constants whose interval is taken on a linear scale in every law that a plan can use."""
+
+
+def from_folder(out: str | Path, *, quantizer: str | None = None, params: float | None = None) -> Source:
+    """The constants of the fit in an output folder.
+
+    params: the N asked about, which chooses among the curves of several runs.
+
+    Raises NothingToFitError if the folder has no fit or no replicates, OutputMismatchError if the fit was made of other
+    records than the folder holds now, and what `from_stored` raises.
+    """
+    out = Path(out)
+    content = _read_fit(out)
+    again = f"ptq-eval fit {out}"
+    if "data" in content:
+        again = f"repeat ptq-eval fit --data for {content['data'].get('source', 'the table')}"
+    elif (out / "records").is_dir() and content.get("records") != load(out).digest:
+        what = f"{out}/fit.json was made of other records than the folder holds now"
+        raise OutputMismatchError(what, got=f"digest {content.get('records', 'not recorded')}", remedy=again)
+    kept = _read_replicates(out / "replicates.npz", again)
+    return from_stored(content, name=str(out), quantizer=quantizer, params=params, replicates=kept)
+
+
+def _read_fit(out: Path) -> dict[str, Any]:
+    path = out / "fit.json"
+    if not path.is_file():
+        measured = (out / "records").is_dir()
+        remedy = f"ptq-eval fit {out}" if measured else f"measure first: ptq-eval run FOLDER -o {out}"
+        raise NothingToFitError("no fit to plan from", got=path, allowed="a folder with fit.json", remedy=remedy)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise NothingToFitError("this fit cannot be read", got=f"{path}: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("fits"), list):
+        raise NothingToFitError("this is not the content of a fit.json", got=path)
+    return content
+
+
+def _read_replicates(path: Path, remedy: str) -> dict[str, np.ndarray]:
+    """The bootstrap's constants of each fit, by its place in `fit.json`."""
+    if not path.is_file():
+        what = "this fit has no bootstrap replicates, which the intervals of a plan are computed from"
+        raise NothingToFitError(what, got=f"no {path}", remedy=remedy)
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return {key: kept[key] for key in kept.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise NothingToFitError("these replicates cannot be read", got=f"{path}: {error}", remedy=remedy) from error
 
 
 def from_stored(
@@ -41,24 +90,21 @@ def from_stored(
     quantizer: str | None = None,
     params: float | None = None,
     replicates: Mapping[str, np.ndarray] | None = None,
-    rows: Iterable[Row] = (),
 ) -> Source:
     """The constants of a `fit.json`.
 
-    params: the N asked about, which chooses among curves of several runs.  replicates: [n_boot, p] by the place of a
-    fit in `fits`.  rows: those of `degradation.csv`, for the ranges that the fits themselves do not record.
+    params: the N asked about, which chooses among the curves of several runs.  replicates: [n_boot, p] by the place of
+    a fit in "fits"; without them no answer has an interval.
 
-    Raises PlanError where there are several quantizers and none is named, or the one named is not there, or where it
-    holds several fits of one law, of which no plan can choose one; NothingToFitError where there is none.
+    Raises PlanError if there are several quantizers and none is named, if the one named is not there, or if there are
+    several fits of one law, of which no plan can choose one; NothingToFitError if there is no fit.
     """
-    entries = {str(i): entry for i, entry in enumerate(content.get("fits", [])) if entry.get("parameters")}
+    entries = {str(i): entry for i, entry in enumerate(content["fits"]) if entry.get("parameters")}
     if not entries:
         raise NothingToFitError("no fit to plan from", got=name)
-    critical, rows = content.get("critical_tokens") or [], list(rows)
     chosen = _of(quantizer, entries, name)
     own = next((e["quantizer"] for e in chosen.values() if not _is_loss(e) and e.get("quantizer")), None)
-    sizes = _sizes(critical, rows)
-    chosen, one_size = _nearest(chosen, sizes, params)
+    chosen = _one_loss(chosen, params)
     laws = [str(entry.get("law")) for entry in chosen.values()]
     if twice := sorted({law for law in laws if laws.count(law) > 1}):
         raise PlanError(
@@ -67,40 +113,43 @@ def from_stored(
             remedy="fit the rows of one group alone: ptq-eval fit --data TABLE --where CONDITION",
         )
     known = replicates or {}
-    fits = [stored(entry, known.get(key)) for key, entry in chosen.items()]
-    curve = next((", ".join(entry.get("runs") or []) for entry in chosen.values() if _is_loss(entry)), "")
+    curve = next((entry for entry in chosen.values() if _size(entry) is not None), {})
     source = from_fits(
-        fits,
+        [stored(entry, known.get(key)) for key, entry in chosen.items()],
         name=name,
-        ranges=_ranges(chosen.values(), critical, rows, own),
+        ranges=_ranges(chosen.values()),
         note=_note(content, own, name),
-        one_size=one_size,
-        curve=curve if one_size else "",
+        one_size=_size(curve),
+        curve=", ".join(curve.get("runs", ())),
     )
-    return replace(source, verdicts=verdicts(critical, own))
+    critical = [entry for entry in content.get("critical_tokens") or [] if own in (None, entry.get("quantizer"))]
+    measured = sorted({float(entry["bits"]) for entry in critical if entry.get("bits")})
+    return replace(
+        source,
+        verdicts=verdicts(critical),
+        bits=source.bits if "data" in content else tuple(measured) or source.bits,
+        doubts=(*source.doubts, *content.get("warnings", ())),
+    )
 
 
-def verdicts(critical: Iterable[Entry], quantizer: str | None) -> tuple[tuple[float, float, str], ...]:
-    """(N, bits, why there is no predicted D_crit or "") for the entries of `critical_tokens` of one quantizer.
+def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, str], ...]:
+    """(N, bits, why there is no predicted D_crit or "") for entries of `critical_tokens`.
 
-    A prediction that the fit calls too far to believe is none of these: the plan judges the distance of its own N.
+    A prediction that the fit calls too far to believe is kept: the plan judges the distance of its own N.
     """
     found = []
     for entry in critical:
-        N, bits = entry.get("params"), entry.get("bits")
-        if N and bits and quantizer in (None, entry.get("quantizer")):
+        if (N := entry.get("params")) and (bits := entry.get("bits")):
             run = f" of run {entry['run']}" if entry.get("run") else ""
-            why, kind = why_from(entry.get("reason")), entry.get("verdict_kind")
+            why = why_from(entry.get("reason"))
             far = why is not None and why.kind is Why.TOO_FAR
-            given = entry.get("predicted") and (far or kind != VerdictKind.NOT_IDENTIFIED)
-            told = _texts.reason(why) or str(entry.get("verdict", ""))
-            reason = "" if given else f"the fit{run} says: {told}"
-            found.append((float(N), float(bits), reason))
+            known = entry.get("predicted") and (far or entry.get("verdict_kind") != VerdictKind.NOT_IDENTIFIED)
+            found.append((float(N), float(bits), "" if known else f"the fit{run} says: {_texts.reason(why)}"))
     return tuple(found)
 
 
 def stored(entry: Entry, replicates: np.ndarray | None = None) -> FitResult:
-    """An entry of `fits` in `fit.json` as a result, with its replicates where they are kept; null becomes NaN."""
+    """An entry of `fits` in `fit.json` as a result, with its replicates; null becomes NaN."""
 
     def number(value: Any) -> float:
         return math.nan if value is None else float(value)
@@ -109,13 +158,13 @@ def stored(entry: Entry, replicates: np.ndarray | None = None) -> FitResult:
     counts: dict[str, Any] = {
         name: int(entry.get(name) or 0) for name in ("n_points", "n_dropped", "n_runs", "seed", "n_boot")
     }
-    names = ("objective", "huber_delta", "scatter", "r2", "r2_log", "level")
+    names = ("objective", "huber_delta", "scatter", "r2", "r2_log", "level", "stretch")
     floats: dict[str, Any] = {name: number(entry.get(name)) for name in names}
     estimates = {constant: Estimate.from_dict(values) for constant, values in entry["parameters"].items()}
     draws = np.empty((0, 0)) if replicates is None else np.asarray(replicates, float)
     if len(draws) and draws.shape[1:] != (len(estimates),):
         got = f"{draws.shape[1:]} columns for {len(estimates)} constants of {texts['law']}"
-        raise NothingToFitError("these replicates belong to another fit", got=got, remedy="fit the table again")
+        raise NothingToFitError("these replicates belong to another fit", got=got, remedy="fit again")
     return FitResult(
         **texts,
         **counts,
@@ -125,20 +174,7 @@ def stored(entry: Entry, replicates: np.ndarray | None = None) -> FitResult:
         status=FitStatus.from_dict(entry),
         covers=Coverage.from_dict(entry.get("covers") or {}),
         replicates=draws,
-        stretch=_stretch(estimates, draws, counts["n_runs"], floats["level"]),
     )
-
-
-def _stretch(estimates: Mapping[str, Estimate], draws: np.ndarray, runs: int, level: float) -> float:
-    """By how much the stored intervals are wider than their percentiles; that of the number of runs if not seen."""
-    if not len(draws):
-        return 1.0
-    for i, (name, known) in enumerate(estimates.items()):
-        if name in _LINEAR and known.value < known.high < math.inf:
-            _, plain = bootstrap.interval(known.value, draws[:, i], factor=1.0, level=level, log=False)
-            if plain > known.value:
-                return (known.high - known.value) / (plain - known.value)
-    return bootstrap.stretch(runs, level)
 
 
 def _is_loss(entry: Entry) -> bool:
@@ -170,46 +206,31 @@ def _of(quantizer: str | None, entries: Mapping[str, Entry], name: str) -> dict[
     }
 
 
-def _sizes(critical: Iterable[Entry], rows: Sequence[Row]) -> dict[str, float]:
-    """N by the name of a run."""
-    found = {str(entry.get("run")): float(entry.get("params") or math.nan) for entry in [*critical, *rows]}
-    return {run: N for run, N in found.items() if math.isfinite(N)}
+def _size(entry: Entry) -> float | None:
+    """The N that the loss curve of one run holds for; None for any other law."""
+    ends = (entry.get("ranges") or {}).get("N")
+    return sum(ends) / 2 if ends and entry.get("law") == ChinchillaD.name else None
 
 
-def _nearest(
-    entries: dict[str, Entry], sizes: Mapping[str, float], params: float | None
-) -> tuple[dict[str, Entry], float | None]:
-    """One loss curve where there are those of several runs, and the N that it holds for; None for a law in N.
-
-    Without `params` the curve of the largest N.
-    """
-    N_of = {
-        key: next((sizes[run] for run in entry.get("runs") or [] if run in sizes), None)
-        for key, entry in entries.items()
-        if entry.get("law") == ONE_RUN
-    }
-    known = {key: N for key, N in N_of.items() if N is not None}
-    if not known:
-        return entries, None
-    wanted = params or max(known.values())
-    best = min(known, key=lambda key: abs(math.log(known[key] / wanted)))
-    return {key: entry for key, entry in entries.items() if key == best or key not in N_of}, known[best]
+def _one_loss(entries: dict[str, Entry], params: float | None) -> dict[str, Entry]:
+    """The law of the loss over all sizes, or else the curve of the run nearest to `params` (by default the largest)."""
+    sizes = {key: N for key, entry in entries.items() if (N := _size(entry)) is not None}
+    if not sizes:
+        return entries
+    over_all = any(e.get("law") == Chinchilla.name and stored(e).identified for e in entries.values())
+    wanted = params or max(sizes.values())
+    best = None if over_all else min(sizes, key=lambda key: abs(math.log(sizes[key] / wanted)))
+    unusable = {k for k, e in entries.items() if e.get("law") == Chinchilla.name and e.get("runs") and not over_all}
+    return {key: e for key, e in entries.items() if key == best or key not in {*sizes, *unusable}}
 
 
-def _ranges(fits: Iterable[Entry], critical: Sequence[Entry], rows: Sequence[Row], quantizer: str | None) -> Ranges:
-    """The ranges that the fits record; where they record none, those of the measurements and the critical tokens."""
+def _ranges(fits: Iterable[Entry]) -> Ranges:
+    """The ranges of the data behind the fits."""
     found: dict[str, list[float]] = {}
     for entry in fits:
         for axis, ends in (entry.get("ranges") or {}).items():
             if axis in _AXES:
                 found.setdefault(_AXES[axis], []).extend(ends)
-    if not found:
-        for entry in [*rows, *(entry for entry in critical if entry.get("quantizer") == quantizer)]:
-            mine = entry.get("quantizer") == quantizer
-            values = {"N": entry.get("params"), "D": entry.get("tokens"), "bits": entry.get("bits") if mine else None}
-            for axis, value in values.items():
-                if value is not None and math.isfinite(float(value)):
-                    found.setdefault(axis, []).append(float(value))
     return {axis: (min(values), max(values)) for axis, values in found.items()}
 
 

@@ -7,9 +7,8 @@ label adds what tells them apart, so that no table mixes rows that are not compa
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,8 +18,8 @@ import pandas as pd
 
 from ptq_eval.errors import NothingToFitError
 from ptq_eval.laws.base import FitKind
-from ptq_eval.laws.tables.points import read
 from ptq_eval.report.common.numbers import number
+from ptq_eval.results.points import Point, digest, read
 from ptq_eval.results.table import COLUMNS as TABLE_COLUMNS
 
 Frame = Any
@@ -71,13 +70,6 @@ def _configuration(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def digest(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The first 16 hexadecimal digits of SHA-256 over what laws are fitted to in these rows, in any order."""
-    names = ("key", "trajectory", "phase", "D", "N", "P", "loss_fp", "loss_q", "delta", "se", "learning_rate")
-    told = sorted(repr([getattr(point, name) for name in names]) for point in read(rows)[0])
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
-
-
 @dataclass(frozen=True, eq=False)
 class Study:
     """Table, fit and run description.  Raises NothingToFitError for a table without rows."""
@@ -108,16 +100,21 @@ class Study:
         frame["label"] = labels(frame)
         frame["checkpoint"] = [f"{r}@{s:.0f}" if s == s else r for r, s in zip(frame["run"], frame["step"])]
         frame["point"] = frame["checkpoint"] + "|" + frame["tokens"].astype(str) + "|" + frame["weights_sha"]
-        together = {point.run: point.trajectory for point in read(self.table.to_dict("records"))[0]}
+        together = {point.run: point.trajectory for point in self.points}
         frame["trajectory"] = [together.get(run, run) for run in frame["run"]]
         places = {name: i for i, name in enumerate(frame["trajectory"].unique())}
         frame["place"] = frame["trajectory"].map(places)
         return frame.sort_values(["place", "tokens", "step"], kind="stable").reset_index(drop=True)
 
     @cached_property
+    def points(self) -> list[Point]:
+        """The rows that laws can be fitted to."""
+        return read(self.table.to_dict("records"))[0]
+
+    @cached_property
     def digest(self) -> str:
-        """What the rows are known by; see `digest`."""
-        return digest(self.table.to_dict("records"))
+        """The digest of what laws are fitted to, by which a comparison recognises the measurements it was made of."""
+        return digest(self.points)
 
     @cached_property
     def measured(self) -> Frame:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,25 @@ def _whole(column: pd.Series) -> pd.Series:
 def write_json(path: Path, data: Any) -> Path:
     """Write valid JSON; NaN and infinities become null."""
     return write_text(path, json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_fit(
+    out: Path, fit: Mapping[str, Any], replicates: Sequence[np.ndarray] | None = None, name: str = "fit.json"
+) -> list[Path]:
+    """Write `fit.json` below `out`, or under another name, and `replicates.npz` beside it; the paths written.
+
+    replicates: the constants of every bootstrap refit, [n_boot, p] for each entry of "fits", in the order of its
+    "parameters".  They are stored under the entry's place: "0", "1", …  Fits of one call share their resamples row by
+    row, so quantities that combine two fits keep their correlation.  Raises OutputFullError.
+    """
+    written = []
+    if replicates is not None:
+        shapes = [(-1, len(entry["parameters"])) for entry in fit["fits"]]
+        arrays = {str(i): np.reshape(draws, shape) for i, (draws, shape) in enumerate(zip(replicates, shapes))}
+        buffer = BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        written.append(write_bytes(out / "replicates.npz", buffer.getvalue()))
+    return [write_json(out / name, fit), *written]
 
 
 def plain(data: Any) -> Any:

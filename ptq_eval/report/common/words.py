@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ptq_eval.laws.base import SAME_SIZE, FitKind, Method, Noise
+from ptq_eval.laws.base import FitKind, Method, Noise
 from ptq_eval.laws.findings import Why
 from ptq_eval.laws.fit.bootstrap import MIN_RUNS
 from ptq_eval.report.common.numbers import count, end, number, percent, short
+from ptq_eval.results.points import SAME_SIZE
 
 Facts = Mapping[str, Any]
 

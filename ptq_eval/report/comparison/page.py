@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from ptq_eval.errors import OutputMismatchError
 from ptq_eval.report.common import figures, files
-from ptq_eval.report.common.data import digest
 from ptq_eval.report.common.numbers import MISSING, number, short
 from ptq_eval.report.common.tables import cell, markdown
 from ptq_eval.report.comparison import figure as comparison_figure
+from ptq_eval.results.points import digest
+from ptq_eval.results.points import read as read_points
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -66,7 +67,7 @@ def write(out: Path, found: Mapping[str, Any]) -> list[Path]:
     report, table = out / "report.md", out / "degradation.csv"
     if found["records"] and report.exists() and table.exists():
         with open(table, encoding="utf-8", newline="") as lines:
-            known = digest(csv.DictReader(lines))
+            known = digest(read_points(csv.DictReader(lines))[0])
         text = embedded(report.read_text(encoding="utf-8"), section(found, known))
         written.append(files.write_text(report, text))
     return written

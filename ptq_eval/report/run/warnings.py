@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ptq_eval.laws.findings import Caution, Skipped
+from ptq_eval.laws.findings import Caution
 from ptq_eval.report.common.numbers import count, number, short
 from ptq_eval.report.common.words import listed, plural, poor_text
 
 Facts = Mapping[str, Any]
 
-_CAUSES = {
-    Skipped.NOT_MEASURED: "status other than ok or partial",
-    Skipped.TOKENS_UNKNOWN: "tokens unknown",
-    Skipped.PARAMS_UNKNOWN: "parameters unknown",
-}
 _SCATTER = {
     "within": "within the scatter of checkpoints",
     "unknown": "there are too few checkpoints to know whether that is their scatter",
@@ -104,7 +99,6 @@ def _poor_fit(facts: Facts) -> str:
 
 _TEXTS: Mapping[Caution, Callable[[Facts], str]] = {
     Caution.NOTHING_TO_FIT: lambda f: "nothing to fit",
-    Caution.ROWS_NOT_FITTED: lambda f: f"{plural(f['rows'], 'row')} not fitted: {_CAUSES[Skipped(f['cause'])]}",
     Caution.FULL_PRECISION_RISES: _full_precision_rises,
     Caution.SCHEDULE: _schedule,
     Caution.MIXED_PHASES: lambda f: (

@@ -1,8 +1,8 @@
-"""Damage of layers, predicted and measured: one row of four panels for the first and last checkpoint of each run.
+"""Damage of layers, predicted and measured: a row of four panels for the first and the last checkpoint of each run.
 
-Predicted against measured δ, and against KL, a point per layer and bit-width; the layers that carry the damage at one
-width; and the damage of all layers together against bits, with prediction and bound.  A δ that is negative, or too
-small for the axis, is drawn hollow in a strip below it, with a row for each bit-width.
+The panels: measured against predicted δ, and KL, one point per layer and bit-width; the layers with the largest damage
+at one width; and the damage of all layers together over bits, with prediction and bound.  A δ that is negative or too
+small for the axis is drawn hollow in a strip below it, in a row for its bit-width.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import pandas as pd
 from ptq_eval.report.common import style
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import number, short
+from ptq_eval.theory import ALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ALL = "all"
 BARS = 10
-MOST_ROWS = 6
+MAX_ROWS = 6
 _STRIP, _GAP = 0.045, 0.02
-"""Shares of a panel's height: a row of the strip, and the room about all rows."""
+"""Shares of a panel's height: a row of the strip, and the margin around all rows."""
 NUMBERS = ("delta", "delta_se", "kl", "kl_se", "predicted", "predicted_se", "spread", "scatter")
 COLUMNS = ("checkpoint", "kind", "layer", "bits", *NUMBERS, "bound", "bar")
 
 
 def data(record: Mapping[str, Any], quantizer: str) -> Frame:
-    """Everything drawn: kind "layer" or "joint"; `bar` marks the layers shown as bars, at the width they are shown."""
+    """Everything drawn; `kind` is "layer" or "joint", `bar` marks the rows drawn as bars."""
     found = []
     for entry in _ends(record):
         rows = [row for row in entry["rows"] if row["quantizer"] == quantizer]
@@ -49,12 +49,12 @@ def data(record: Mapping[str, Any], quantizer: str) -> Frame:
 
 
 def _ends(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The first and the last checkpoint of each run, a few at most."""
+    """The first and the last checkpoint of each run, `MAX_ROWS` in all."""
     by_run: dict[str, list[Mapping[str, Any]]] = {}
     for entry in record["checkpoints"]:
         by_run.setdefault(entry["run"], []).append(entry)
     ends = [entry for own in by_run.values() for entry in (own[:1] if len(own) == 1 else [own[0], own[-1]])]
-    return ends[:MOST_ROWS]
+    return ends[:MAX_ROWS]
 
 
 def _bound(limit: Mapping[str, Any], row: Mapping[str, Any]) -> float | None:
@@ -71,7 +71,7 @@ def telling_width(entry: Mapping[str, Any], quantizer: str) -> int:
 
 
 def _bars(own: Frame, width: int) -> Any:
-    """Marks the layers with the largest KL at one width."""
+    """Which rows are the layers with the largest KL at one width."""
     layers = own[(own["kind"] == "layer") & (own["bits"] == width)]
     return own.index.isin(layers.nlargest(BARS, "kl").index)
 
@@ -121,7 +121,7 @@ def _scatter(ax: Axes, own: Frame, column: str) -> None:
 
 
 def _strip(ax: Axes, hidden: Frame, widths: list[float], floor: float) -> None:
-    """What has no place on a logarithmic axis, hollow in a band below it: a row for each of `widths`."""
+    """Draw what a logarithmic axis cannot show as hollow marks in a band below it, one row per width."""
     ends = ax.get_ylim()
     ax.axhspan(ends[0], floor, color="0.95", linewidth=0, zorder=0)
     for row, bits in enumerate(reversed(widths)):
@@ -151,7 +151,7 @@ def _layers(ax: Axes, bars: Frame) -> None:
 
 
 def _shortened(names: list[str]) -> list[str]:
-    """Layer names without the words that all of them begin with."""
+    """Layer names without their common prefix."""
     words = [name.split(".") for name in names]
     common = 0
     while all(len(parts) > common + 1 for parts in words) and len({parts[common] for parts in words}) == 1:

@@ -1,7 +1,7 @@
-"""What `ptq-eval sensitivity` writes: its record, a table of every layer, figures, and a section for the page.
+"""What `ptq-eval sensitivity` writes: its record, a table of every layer, figures, and a section for the report.
 
-The section stands in `sensitivity.md` and, where the folder is one of `ptq-eval run`, on its `report.md` too.  Nothing
-is computed here: the record has the numbers, and this has the words for them.
+The section is `sensitivity.md` and, in an output folder of `ptq-eval run`, part of `report.md` too.  Nothing is
+computed here: the numbers are in the record.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ptq_eval.errors import OutputMismatchError
 from ptq_eval.report.common import figures, files, tables
 from ptq_eval.report.common.numbers import MISSING, number, plus_minus, short, with_error
 from ptq_eval.report.sensitivity import figure as sensitivity_figure
+from ptq_eval.theory import ALL
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 NAME = "sensitivity.json"
-ALL = "all"
 TOP = 5
 """Layers named in the section; the CSV has all of them."""
 
@@ -36,17 +36,17 @@ BOUND_HEADER = ("checkpoint", "quantizer", "of", "C", "C predicted", "holds at",
 LAYER_HEADER = ("checkpoint", "quantizer", "layer", "weights", "δ alone", "KL alone", "predicted", "share of KL")
 
 WORDS = """\
-Every layer was quantized alone, and all together; δ and KL(full precision ‖ quantized) in nats per token. *Predicted*
-is ½·Σ F·Δ²/12: rounding errors that are independent and uniform, and the Fisher information F of the calibration text
-for what an error costs. It is an expectation; *± roundings* is the standard deviation of δ and of KL that the same
-model expects of one rounding among all. That of δ is wider, because δ also moves along the slope of the loss. KL has no
-slope, so it shows how good the curvature is, and δ how much of it is seen. r is Pearson's correlation of predicted and
-measured logarithms over the layers whose damage is two standard errors above zero, ρ Spearman's over all layers; *r KL
-of H* is that of ½·tr(H·E[εᵀε]), the error of a layer's output without what it costs. Σ KL is the sum over layers
-quantized alone.
+Every layer was quantized alone, then all layers together; δ and KL(full precision ‖ quantized) are in nats per token.
+*Predicted* is ½·Σ F·Δ²/12: independent, uniform rounding errors, weighted by the Fisher information F of the
+calibration text, which says what an error costs. It is an expectation over roundings; *± roundings* is the standard
+deviation of δ and of KL that the same model expects from one rounding to another. That of δ is wider, because δ also
+moves along the slope of the loss. KL has no slope, so KL shows how good the curvature is, and δ how much of it is
+visible in the loss. r is Pearson's correlation between the logarithms of prediction and measurement, over the layers
+whose damage is two standard errors above zero; ρ is Spearman's over all layers; *r KL of H* uses ½·tr(H·E[εᵀε])
+instead, the error of a layer's output regardless of what it costs. Σ KL adds up the layers quantized alone.
 
-Not captured: orders beyond the second, correlated errors (GPTQ's compensation, AWQ's scales), and for δ, unlike KL, the
-part of the Hessian that vanishes only where the model is as sure as it is right.
+Not captured: orders beyond the second, correlated errors (GPTQ's compensation, AWQ's scales), and, for δ but not for
+KL, the part of the Hessian that vanishes only for a model whose confidence matches its accuracy.
 """
 
 
@@ -69,12 +69,12 @@ def read(out: Path) -> dict[str, Any] | None:
 
 
 def write_record(out: Path, record: Mapping[str, Any]) -> Path:
-    """Write the record alone."""
+    """Write only the record."""
     return files.write_json(out / NAME, record)
 
 
 def write(out: Path, record: Mapping[str, Any]) -> list[Path]:
-    """Write `sensitivity.json`, `.csv` and `.md` and the figures below `out`; the paths.  Raises OutputFullError."""
+    """Write `sensitivity.json`, `.csv`, `.md` and the figures below `out`; the paths.  Raises OutputFullError."""
     title = "# Which layers carry the damage, predicted and measured\n\n"
     return [
         write_record(out, record),
@@ -85,7 +85,7 @@ def write(out: Path, record: Mapping[str, Any]) -> list[Path]:
 
 
 def frame(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Every row of every checkpoint, led by run, step, tokens and params."""
+    """Every row of every checkpoint; the first columns are run, step, tokens and params."""
     lead = ("run", "step", "tokens", "params")
     return pd.DataFrame(
         [{**{name: entry[name] for name in lead}, **row} for entry in record["checkpoints"] for row in entry["rows"]]
@@ -93,7 +93,7 @@ def frame(record: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def section(record: Mapping[str, Any]) -> str:
-    """What is found, as Markdown with headings of the third level."""
+    """The findings as Markdown, with headings of the third level."""
     text = WORDS
     for name in _figures(record):
         text += f"\n![Damage of layers, predicted and measured](figures/{name}.png)\n"
@@ -102,8 +102,8 @@ def section(record: Mapping[str, Any]) -> str:
     text += "C in nats per token, from the widths where it holds; *predicted* is the noise model's.\n\n"
     text += tables.markdown(BOUND_HEADER, bound_rows(record), left=3)
     text += "\n### Layers that carry the damage\n\n"
-    text += f"The {TOP} largest by KL, each quantized alone, at the lowest width where second order holds for KL; all "
-    text += "of them, at every width, are in `sensitivity.csv`.\n\n"
+    text += f"The {TOP} largest by KL, each quantized alone, at the lowest width where the second order holds for KL; "
+    text += "`sensitivity.csv` has every layer at every width.\n\n"
     text += tables.markdown(LAYER_HEADER, layer_rows(record), left=3)
     return text + _settings(record)
 
@@ -116,7 +116,7 @@ def render(record: Mapping[str, Any]) -> RenderableType:
 
     found = []
     for header, body in ((AGREEMENT_HEADER, agreement_rows(record)), (BOUND_HEADER, bound_rows(record))):
-        columns = (Column(name, overflow="fold", no_wrap=place < 2) for place, name in enumerate(header))
+        columns = (Column(name, overflow="fold", no_wrap=i < 2) for i, name in enumerate(header))
         table = Table(*columns, box=box.SIMPLE, padding=(0, 1, 0, 0))
         for row in body:
             table.add_row(*row)
@@ -125,7 +125,7 @@ def render(record: Mapping[str, Any]) -> RenderableType:
 
 
 def _figures(record: Mapping[str, Any]) -> dict[str, Any]:
-    """One figure for each quantizer, as `figures.write` takes them."""
+    """One figure per quantizer, as `figures.write` expects them."""
 
     def of(quantizer: str) -> Any:
         return SimpleNamespace(
@@ -214,9 +214,9 @@ def layer_rows(record: Mapping[str, Any]) -> list[list[str]]:
 def _settings(record: Mapping[str, Any]) -> str:
     settings = record["settings"]
     texts = next((entry["texts"] for entry in record["checkpoints"]), {})
-    told = [f"{role} text `{text['protocol']}`" for role, text in texts.items()]
-    told += [f"{settings['draws']} labels drawn per calibration window", f"seed {settings['seed']}"]
-    return f"\nMeasured on: {', '.join(told)}. Versions, digests and seconds are in `{NAME}`.\n"
+    facts = [f"{role} text `{text['protocol']}`" for role, text in texts.items()]
+    facts += [f"{settings['draws']} labels drawn per calibration window", f"seed {settings['seed']}"]
+    return f"\nMeasured on: {', '.join(facts)}. Versions, digests and seconds are in `{NAME}`.\n"
 
 
 def _two(value: Any) -> str:

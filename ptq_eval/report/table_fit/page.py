@@ -1,15 +1,9 @@
-"""A fit to somebody's table, to read: `fit.json`, `report.md`, a figure, and the same in a terminal.
-
-`replicates.npz` has what the intervals were made of: for each fit, by its place in `fit.json`'s list "fits", an array
-[n_boot, p] with the constants of every bootstrap refit, in the order of the fit's `parameters`.  Fits of one call share
-their resamples row by row, so that quantities of two fits keep their correlation.
-"""
+"""A fit to somebody's table, to read: `fit.json`, `report.md`, a figure, and the same in a terminal."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from io import BytesIO
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,21 +27,10 @@ MOST_TURNS = 40
 def write(out: Path, found: Any) -> list[Path]:
     """Write a `DataFit` below `out`; the paths written.  Raises OutputFullError."""
     return [
-        files.write_json(out / "fit.json", found.fit),
-        files.write_bytes(out / "replicates.npz", replicates(found.results)),
+        *files.write_fit(out, found.fit, [result.replicates for result in found.results]),
         *figures.write(out / "figures", found, {NAME: data_figure}),
         files.write_text(out / "report.md", page(found.fit)),
     ]
-
-
-def replicates(results: Sequence[Any]) -> bytes:
-    """The bootstrap's constants of every fit as an .npz file; [0, p] of a fit without any."""
-    import numpy as np
-
-    arrays = {str(i): np.reshape(fit.replicates, (-1, len(fit.estimates))) for i, fit in enumerate(results)}
-    buffer = BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
 
 
 def name_of(entry: Mapping[str, Any]) -> str:

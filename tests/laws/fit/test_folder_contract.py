@@ -13,8 +13,8 @@ from ptq_eval.laws.base import Method, Noise
 from ptq_eval.laws.findings import why
 from ptq_eval.laws.formulas.chinchilla import ChinchillaD
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
-from ptq_eval.report import with_texts
 from ptq_eval.report.common.words import coverage_text
+from ptq_eval.results.points import Skipped, read
 from tests.laws.synthetic import RATIO, RATIOS, points, ratio, table
 
 
@@ -156,11 +156,7 @@ def test_rows_without_tokens_or_measurement_are_counted_not_fitted():
     rows, windows = table(np.random.default_rng(0))
     rows[1]["status"], rows[2]["tokens"], rows[3]["params"] = "failed", None, None
     out = analyse(rows, windows, n_boot=10)
-    skipped = {one["cause"]: one["rows"] for one in out["cautions"] if one["kind"] == Caution.ROWS_NOT_FITTED}
-    assert skipped == {"not_measured": 1, "tokens_unknown": 1, "params_unknown": 1}
-    text = " ".join(with_texts(out)["warnings"])
-    for words in ("status other than ok or partial", "tokens unknown", "parameters unknown"):
-        assert f"1 row not fitted: {words}" in text
+    assert read(rows)[1] == dict.fromkeys(Skipped, 1)
     assert out["fits"][-1]["n_points"] == 80 - 3
 
 

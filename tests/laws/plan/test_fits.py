@@ -13,12 +13,11 @@ from ptq_eval.laws.formulas.kumar import KumarPTQ
 from ptq_eval.laws.formulas.n_eff import NEff
 from ptq_eval.laws.formulas.presets import HOFFMANN_2022, KUMAR_2024
 from ptq_eval.laws.plan.curves import loss_against_tokens, loss_over_bits_and_ratio, precision_against_budget
-from ptq_eval.laws.plan.fits import from_records
 from ptq_eval.laws.plan.planner import Planner, Question, plan
 from ptq_eval.laws.plan.source import from_fits, from_preset
 from ptq_eval.laws.plan.stored import from_stored
 from ptq_eval.laws.simulate import PAPER_SIZES, PAPER_TOKENS, grid, paper_design, simulate
-from tests.laws.synthetic import KUMAR, RATIO, SMALL_LOSS, table
+from tests.laws.synthetic import KUMAR, RATIO, SMALL_LOSS, source, table
 
 RANGES = {"N": (30e6, 220e6), "D": (1.5e9, 26e9), "bits": (3, 6)}
 SIZES = (50e3, 100e3, 200e3)
@@ -81,39 +80,42 @@ def test_a_stored_fit_gives_the_same_values_without_intervals(fitted):
         from_stored({"fits": []}, name="out")
 
 
-def test_records_are_planned_from_as_they_are_reported(small):
+def test_the_fit_of_a_run_is_planned_from_as_it_is_reported(small):
+    """Three sizes: Chinchilla's law over all of them is used, though each run has its own curve."""
     rows, windows = small
-    source = from_records(rows, windows, quantizer="gptq", n_boot=40)
-    assert source.bits == (2.0, 3.0, 4.0, 8.0)
-    assert source.ranges["N"] == (50e3, 200e3)
-    assert source.one_size is None
-    assert any("learning rate" in doubt for doubt in source.doubts)
-    found = plan(source, Question(params=100e3, tokens=1e6))
-    constants = {name: values[0] for name, values in source.constants.items()}
+    known = source(rows, windows, quantizer="gptq", n_boot=40)
+    assert known.bits == (2.0, 3.0, 4.0, 8.0)
+    assert known.ranges == {"N": (50e3, 200e3), "D": (250e3, 80e6), "bits": (2.0, 8.0)}
+    assert known.one_size is None
+    assert {"A", "alpha"} <= set(known.constants)
+    assert any("learning rate" in doubt for doubt in known.doubts)
+    found = plan(known, Question(params=100e3, tokens=1e6))
+    constants = {name: values[0] for name, values in known.constants.items()}
     assert constants["gamma_D"] == pytest.approx(RATIO["gamma"], abs=0.1)
     assert len(found.of("critical_tokens")) == 4
+    assert all(value.low < value.value < value.high for value in found.of("loss")[0].values.values())
     with pytest.raises(PlanError, match="several quantizers"):
-        from_records(rows, windows)
+        source(rows, windows, n_boot=5)
     with pytest.raises(PlanError, match="awq"):
-        from_records(rows, windows, quantizer="awq")
+        source(rows, windows, quantizer="awq", n_boot=5)
     with pytest.raises(NothingToFitError):
-        from_records([], {})
+        source([], {})
 
 
 def test_one_size_knows_no_other():
     rows, windows = table(np.random.default_rng(1), sizes=(80e3,))
-    source = from_records(rows, windows, params=80e3, n_boot=40, seed=3)
-    assert source.one_size == 80e3
-    here = plan(source, Question(params=80e3, tokens=1e6, serve_bits=(2,)))
+    known = source(rows, windows, params=80e3, n_boot=40, seed=3)
+    assert known.one_size == 80e3
+    here = plan(known, Question(params=80e3, tokens=1e6, serve_bits=(2,)))
     [loss], [turn] = here.of("loss"), here.of("critical_tokens")
     want = SMALL_LOSS["E"] + SMALL_LOSS["B"] * 1e6 ** -SMALL_LOSS["beta"]
     assert loss.values["before"].low - 0.01 < want < loss.values["before"].high + 0.01
-    elsewhere = plan(source, Question(params=1e6, tokens=1e6, serve_bits=(2,)))
+    elsewhere = plan(known, Question(params=1e6, tokens=1e6, serve_bits=(2,)))
     [loss] = elsewhere.of("loss")
     assert "before" not in loss.values
     assert loss.missing == ("A", "alpha")
     assert "N = 8e+04 alone" in loss.why_not
-    assert any("gamma_N" in doubt for doubt in source.doubts)
+    assert any("gamma_N" in doubt for doubt in known.doubts)
     report = analyse(rows, windows, n_boot=40, seed=3)
     [same] = [entry for entry in report["critical_tokens"] if entry["bits"] == 2]
     assert turn.values["D"].to_dict() == pytest.approx(same["predicted"], rel=1e-6)
@@ -123,16 +125,16 @@ def test_what_a_fit_does_not_determine_is_refused():
     design = grid({"N": PAPER_SIZES, "D": PAPER_TOKENS, "P": (4.0,)})
     data = simulate(KumarPTQ(), KUMAR, design, noise=0.03)
     loss = fit(Chinchilla(), simulate(Chinchilla(), KUMAR_2024, design, noise=0.002), n_boot=20)
-    source = from_fits([fit(KumarPTQ(), data, n_boot=20), loss], name="one width", ranges=RANGES)
-    assert "damage" in source.refused
-    [turn] = plan(source, Question(params=1e8, tokens=1e10, serve_bits=(4,))).of("critical_tokens")
+    known = from_fits([fit(KumarPTQ(), data, n_boot=20), loss], name="one width", ranges=RANGES)
+    assert "damage" in known.refused
+    [turn] = plan(known, Question(params=1e8, tokens=1e10, serve_bits=(4,))).of("critical_tokens")
     assert turn.values == {}
     assert "no fit" in turn.why_not
 
 
 def test_curves_are_those_of_the_answers(fitted):
-    for source in (from_preset(KUMAR_2024), from_fits(fitted, name="simulated", ranges=RANGES)):
-        planner = Planner(source, Question(params=220e6, tokens=26e9, serve_bits=(3, 4)))
+    for known in (from_preset(KUMAR_2024), from_fits(fitted, name="simulated", ranges=RANGES)):
+        planner = Planner(known, Question(params=220e6, tokens=26e9, serve_bits=(3, 4)))
         marks = {row["bits"]: row for row in loss_against_tokens(planner) if row["kind"] == "critical"}
         for bits, mark in marks.items():
             assert mark["tokens"] == planner.critical(bits).values["D"].value

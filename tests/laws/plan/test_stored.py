@@ -28,10 +28,21 @@ def report():
     return json.loads(json.dumps(analyse(rows, windows, n_boot=20))), rows
 
 
+def test_a_law_over_all_sizes_that_is_not_identified_leaves_the_curve_of_the_nearest_run():
+    rows, windows = table(np.random.default_rng(0), sizes=(40e3, 80e3, 160e3))
+    content = json.loads(json.dumps(analyse(rows, windows, n_boot=5)))
+    [over_all] = [entry for entry in content["fits"] if entry["law"] == "chinchilla"]
+    assert from_stored(content, name="out", params=90e3).one_size is None
+    over_all["status"] = "not_identified: for a test"
+    source = from_stored(content, name="out", params=90e3)
+    assert (source.one_size, source.curve) == (80e3, "size1")
+    assert "alpha" not in source.constants
+
+
 @pytest.mark.parametrize(("params", "nearest"), [(160e3, 160e3), (50e3, 40e3), (79e3, 40e3), (1e6, 160e3)])
 def test_the_nearest_run_and_the_quantizer_named(report, params, nearest):
     content, rows = report
-    source = from_stored(content, name="out", quantizer="gptq", params=params, rows=rows)
+    source = from_stored(content, name="out", quantizer="gptq", params=params)
     runs = {entry["runs"][0]: entry for entry in content["fits"] if entry["law"] == "chinchilla_d"}
     [gptq] = [entry for entry in content["fits"] if entry["quantizer"] == "gptq"]
     assert len(runs) == 2

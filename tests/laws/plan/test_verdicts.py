@@ -12,13 +12,12 @@ from ptq_eval.laws.formulas.chinchilla import Chinchilla
 from ptq_eval.laws.formulas.ouyang import Ouyang
 from ptq_eval.laws.formulas.presets import EPOCH_2024, KUMAR_2024, OUYANG_2024
 from ptq_eval.laws.plan.curves import loss_over_bits_and_ratio
-from ptq_eval.laws.plan.fits import from_records
 from ptq_eval.laws.plan.planner import Planner, Question, plan
 from ptq_eval.laws.plan.source import from_fits, from_preset
 from ptq_eval.laws.simulate import paper_design, simulate
 from ptq_eval.laws.turning.predicted import MAX_FACTOR, critical_tokens
 from ptq_eval.report.plan import contour_figure as plan_contour_figure
-from tests.laws.synthetic import table
+from tests.laws.synthetic import source, table
 
 SIZES = (50e3, 100e3, 200e3)
 OPTIONS = {"n_boot": 30, "seed": 2}
@@ -47,9 +46,7 @@ def labels(planner):
 
 
 def test_records_are_judged_as_fit_judges_them(noisy):
-    told = analyse(noisy, {}, **OPTIONS)
-    found, alone = told["critical_tokens"], from_records(noisy, {}, **OPTIONS)
-    assert alone.verdicts == from_records(noisy, {}, **OPTIONS, told=told).verdicts
+    found, alone = analyse(noisy, {}, **OPTIONS)["critical_tokens"], source(noisy, {}, **OPTIONS)
     given = {(entry["params"], entry["bits"]): entry["predicted"] is not None for entry in found}
     assert set(given.values()) == {True, False}
     for N in SIZES:
@@ -61,23 +58,8 @@ def test_records_are_judged_as_fit_judges_them(noisy):
         assert "delta is not significantly different from zero" in eight.why_not
 
 
-def test_a_fit_of_other_records_is_out_of_date(noisy):
-    """The verdicts of a fit.json count as long as it was made of the records at hand, and are judged anew after."""
-    told = analyse(noisy, {}, **OPTIONS)
-    kept = {"verdict_kind": "not_identified", "reason": {"kind": "no_loss_curve"}}
-    marked = {**told, "critical_tokens": [{**e, "predicted": None, **kept} for e in told["critical_tokens"]]}
-    same = from_records(noisy, {}, **OPTIONS, told=marked)
-    assert all("no full-precision loss is known" in reason for _, _, reason in same.verdicts)
-    assert not any("out of date" in doubt for doubt in same.doubts)
-    fewer = noisy[: -len(noisy) // 4]
-    anew = from_records(fewer, {}, **OPTIONS, told=marked, name="out")
-    assert anew.verdicts == from_records(fewer, {}, **OPTIONS).verdicts
-    [doubt] = [doubt for doubt in anew.doubts if "out of date" in doubt]
-    assert doubt == "out/fit.json is out of date, so D_crit was judged anew: ptq-eval fit out"
-
-
 def test_the_line_of_a_figure_is_refused_where_the_table_refuses(noisy):
-    planner = Planner(from_records(noisy, {}, **OPTIONS), Question(params=200e3))
+    planner = Planner(source(noisy, {}, **OPTIONS), Question(params=200e3))
     rows = turns(planner)
     for row in rows:
         value, why_not = planner.source.critical_tokens(200e3, row["bits"])
@@ -93,8 +75,8 @@ def test_the_line_of_a_figure_is_refused_where_the_table_refuses(noisy):
 
 
 def test_a_fit_that_identifies_nothing_draws_no_line(noisy):
-    source = from_records(noisy, {}, **OPTIONS)
-    refusing = replace(source, verdicts=tuple((N, P, "it is not identified") for N, P, _ in source.verdicts))
+    known = source(noisy, {}, **OPTIONS)
+    refusing = replace(known, verdicts=tuple((N, P, "it is not identified") for N, P, _ in known.verdicts))
     planner = Planner(refusing, Question(params=200e3))
     assert all(math.isnan(row["ratio"]) for row in turns(planner))
     assert "no D_crit at 1 to 9 bits: it is not identified" in labels(planner)
@@ -118,8 +100,8 @@ def test_fits_of_another_degradation_law_have_a_turn_with_its_interval():
     design = paper_design()
     delta = fit(Ouyang(), simulate(Ouyang(), OUYANG_2024, design, noise=0.03), n_boot=40)
     curve = fit(Chinchilla(), simulate(Chinchilla(), EPOCH_2024, design, noise=0.001), n_boot=40)
-    source = from_fits([delta, curve], name="out", ranges={})
-    [turn] = plan(source, Question(params=1e8, serve_bits=(4,))).of("critical_tokens")
+    known = from_fits([delta, curve], name="out", ranges={})
+    [turn] = plan(known, Question(params=1e8, serve_bits=(4,))).of("critical_tokens")
     assert turn.values["D"].low < turn.values["D"].value < turn.values["D"].high
     flat = replace(delta, estimates={**delta.estimates, "gamma_D": replace(delta.estimates["gamma_D"], low=-0.1)})
     [turn] = plan(

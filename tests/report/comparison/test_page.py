@@ -9,8 +9,9 @@ import pytest
 from ptq_eval import compare, fit_data
 from ptq_eval.errors import OptionError, OutputMismatchError
 from ptq_eval.report import write
-from ptq_eval.report.common.data import Study, digest
+from ptq_eval.report.common.data import Study
 from ptq_eval.report.comparison import page as comparison
+from ptq_eval.results.points import digest, read
 from tests.report.synthetic import make_fit, make_run, make_table
 
 
@@ -103,7 +104,7 @@ def test_a_damaged_comparison_is_named(rows, tmp_path):
 def test_the_digest_is_that_of_the_written_table_in_any_order(rows, tmp_path):
     write(tmp_path, rows, {}, {})
     with open(tmp_path / "degradation.csv", encoding="utf-8", newline="") as lines:
-        assert digest(csv.DictReader(lines)) == Study(rows, {}, {}).digest
+        assert digest(read(csv.DictReader(lines))[0]) == Study(rows, {}, {}).digest
     assert Study(rows[::-1], {}, {}).digest == Study(rows, {}, {}).digest
 
 

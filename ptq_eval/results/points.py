@@ -1,25 +1,25 @@
 """From the rows of `degradation.csv` to the columns that a fit reads.
 
 A row becomes a `Point` if it may be fitted: it was measured (status "ok" or "partial"), and its D and N are
-known. Everything else is counted by its cause, never dropped silently.  A trajectory is one run with several
-checkpoints; where each run has a single one (separately trained models), all runs of one size form a
-trajectory together.
+known.  All other rows are counted by the reason for excluding them.  A trajectory is one run with several checkpoints;
+where each run has a single one (separately trained models), all runs of one size form a trajectory together.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws.base import SAME_SIZE
-from ptq_eval.laws.findings import Caution, Finding, Skipped, caution
-
+SAME_SIZE = 0.05
+"""Values of a variable that differ by no more than this fraction count as one."""
 USABLE = ("ok", "partial")
 _PARTS = ("trunk", "annealed")
 FULL_PRECISION = "none"
@@ -72,21 +72,35 @@ class Point:
         return parent if last in _PARTS else self.run
 
 
-def read(table: Iterable[Row]) -> tuple[list[Point], list[Finding]]:
-    """The points of a table in its order, and how many rows are not fitted, for each cause."""
-    points, skipped = [], Counter()
+class Skipped(StrEnum):
+    """Why a row is not fitted."""
+
+    NOT_MEASURED = "not_measured"
+    TOKENS_UNKNOWN = "tokens_unknown"
+    PARAMS_UNKNOWN = "params_unknown"
+
+
+def read(table: Iterable[Row]) -> tuple[list[Point], Counter[Skipped]]:
+    """The points of a table in its order, and the number of excluded rows by reason."""
+    points, excluded = [], Counter[Skipped]()
     for row in table:
         point = _point(row)
         if str(row.get("status") or "") not in USABLE:
-            skipped[Skipped.NOT_MEASURED] += 1
+            excluded[Skipped.NOT_MEASURED] += 1
         elif not point.D > 0:
-            skipped[Skipped.TOKENS_UNKNOWN] += 1
+            excluded[Skipped.TOKENS_UNKNOWN] += 1
         elif not point.N > 0:
-            skipped[Skipped.PARAMS_UNKNOWN] += 1
+            excluded[Skipped.PARAMS_UNKNOWN] += 1
         else:
             points.append(point)
-    notes = [caution(Caution.ROWS_NOT_FITTED, rows=rows, cause=cause.value) for cause, rows in skipped.items()]
-    return _with_trajectories(points), notes
+    return with_trajectories(points), excluded
+
+
+def digest(points: Iterable[Point]) -> str:
+    """The first 16 hexadecimal digits of SHA-256 over what laws are fitted to in these points, in any order."""
+    names = ("key", "trajectory", "phase", "D", "N", "P", "loss_fp", "loss_q", "delta", "se", "learning_rate")
+    lines = sorted(repr([getattr(point, name) for name in names]) for point in points)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def full_precision(points: Sequence[Point]) -> list[Point]:
@@ -171,7 +185,8 @@ def _point(row: Row) -> Point:
     )
 
 
-def _with_trajectories(points: list[Point]) -> list[Point]:
+def with_trajectories(points: list[Point]) -> list[Point]:
+    """The points with the trajectory that each belongs to among these."""
     checkpoints = {run: {(p.step, p.D) for p in group} for run, group in by(points, "run").items()}
     if len(checkpoints) < 2 or any(len(places) > 1 for places in checkpoints.values()):
         return [replace(p, trajectory=p.run) for p in points]

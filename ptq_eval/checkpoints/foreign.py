@@ -1,0 +1,167 @@
+"""Folders that look like a checkpoint and hold something else: which format it is, and how to convert it.
+
+Recognised by the names of files in the folder and one level below; the files themselves are opened only to tell a
+pointer of git-lfs from what it points to.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError, UnsupportedModelError
+
+_LFS = b"version https://git-lfs"
+_BESIDE = (
+    "config.json", "tokenizer.json", "tokenizer.model", "model.safetensors.index.json", "pytorch_model.bin.index.json",
+)  # fmt: skip
+
+
+_SHARDS = re.compile(r"pytorch_model_fsdp_\d+$|mp_rank_\d+(_\d+)*$|model_and_optim$")
+"""Folders within a checkpoint that hold its shards."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A format: its name, file names that only it has, and what makes a model of it ({folder} and {home} are paths)."""
+
+    name: str
+    patterns: tuple[str, ...]
+    remedy: str
+
+    def holds(self, names: list[str]) -> str | None:
+        """The first of the names that is of this format."""
+        return next((name for name in names for p in self.patterns if fnmatch.fnmatchcase(name, p)), None)
+
+
+_DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch {home} {folder}/pytorch_model.bin"
+_OLD = "with transformers<5: AutoModelForCausalLM.from_pretrained('{folder}', %s=True).save_pretrained(NEW)"
+
+_KINDS = (
+    _Kind(
+        "shards of DeepSpeed ZeRO",
+        ("*_optim_states.pt", "*/*_optim_states.pt", "*zero_pp_rank_*", "*/*zero_pp_rank_*"),
+        "python -m deepspeed.utils.zero_to_fp32 {home.parent} {folder} --tag {home.name} --safe_serialization",
+    ),
+    _Kind(
+        "shards of DeepSpeed ZeRO",
+        ("zero_to_fp32.py",),
+        "python {folder}/zero_to_fp32.py {folder} {folder} --safe_serialization",
+    ),
+    _Kind(
+        "a pipeline of GPT-NeoX or Megatron-DeepSpeed",
+        ("layer_*-model_*-model_states.pt", "*/layer_*-model_*-model_states.pt"),
+        "tools/ckpts/convert_neox_to_hf.py of GPT-NeoX",
+    ),
+    _Kind(
+        "DeepSpeed model states",
+        ("mp_rank_*_model_states.pt", "*/mp_rank_*_model_states.pt"),
+        "load its `module` entry and save it with save_pretrained; for GPT-NeoX, tools/ckpts/convert_neox_to_hf.py",
+    ),
+    _Kind(
+        "a checkpoint of Megatron-LM",
+        ("mp_rank_*/model_*rng.pt", "model_optim_rng.pt", "common.pt", "*/common.pt", "distrib_optim.pt"),
+        "examples/conversion/convert_checkpoints.py export of Megatron-Bridge, with --megatron-path {folder}",
+    ),
+    _Kind("a checkpoint of OLMo-core", ("model_and_optim/*",), "convert_checkpoint_to_hf.py of OLMo-core"),
+    _Kind(
+        "FSDP shards of accelerate",
+        ("pytorch_model_fsdp_*/*.distcp", "pytorch_model_fsdp_*/.metadata"),
+        "accelerate merge-weights {home} {folder}",
+    ),
+    _Kind("a distributed checkpoint of torch (DCP)", ("*.distcp", "*/*.distcp", ".metadata", "*/.metadata"), _DCP),
+    _Kind(
+        "a GGUF file",
+        ("*.gguf",),
+        "measure the original; an unquantized one: AutoModelForCausalLM.from_pretrained('{folder}', "
+        "gguf_file='{file}').save_pretrained(NEW)",
+    ),
+    _Kind(
+        "an Orbax or TensorStore checkpoint (JAX)",
+        ("_CHECKPOINT_METADATA", "_METADATA", "*/_METADATA", "manifest.ocdbt", "*/manifest.ocdbt", "ocdbt.process_*",
+         "checkpoint.ckpt", "*/.zarray", ".zarray"),
+        "the converter to Hugging Face of the library that trained it",
+    ),
+    _Kind("Flax weights", ("flax_model*.msgpack", "*.msgpack"), _OLD % "from_flax"),
+    _Kind("TensorFlow weights", ("tf_model*.h5", "*.ckpt.index", "*.ckpt-*.index"), _OLD % "from_tf"),
+    _Kind(
+        "weights in the format of their first authors (Meta, Mistral)",
+        ("consolidated*.pth", "consolidated*.safetensors"),
+        "python -m transformers.models.llama.convert_llama_weights_to_hf --input_dir {folder} --output_dir NEW, "
+        "or mistral's script beside it",
+    ),
+    _Kind("a checkpoint of litgpt", ("lit_model.pth",), "litgpt convert_from_litgpt {folder} NEW"),
+    _Kind("a checkpoint of nanochat", ("meta_[0-9]*.json",), "convert_nanochat_checkpoints.py of transformers"),
+    _Kind("a checkpoint of nanoGPT", ("ckpt.pt",), "load its `model` entry into GPT2LMHeadModel, and save_pretrained"),
+    _Kind("a checkpoint of Composer", ("ep*-ba*-rank*.pt",), "convert_composer_to_hf.py of llm-foundry"),
+    _Kind("a checkpoint of NeMo", ("*.nemo", "model_weights/*"), "llm.export_ckpt of NeMo, with target='hf'"),
+    _Kind("an ONNX model", ("*.onnx",), "measure the model it was exported from"),
+    _Kind("a diffusion model", ("diffusion_pytorch_model*", "model_index.json"), "exclude it"),
+    _Kind("a variant of the weights", ("model.*.safetensors",), "rename {file} to model.safetensors"),
+    _Kind("a variant of the weights", ("pytorch_model.*.bin",), "rename {file} to pytorch_model.bin"),
+)  # fmt: skip
+
+
+def placeholder(folder: Path, weights: tuple[Path, ...] = ()) -> PtqEvalError | None:
+    """The error for a pointer of git-lfs or an empty file among the small files of a folder, or its `weights`."""
+    for file in (*weights, *(folder / name for name in _BESIDE)):
+        if not file.is_file():
+            continue
+        with file.open("rb") as stream:
+            start = stream.read(len(_LFS))
+        if start == _LFS:
+            what = f"{file.name} is a git-lfs pointer, not the file itself"
+            return UnreadableCheckpointError(what, remedy="run `git lfs pull` in its repository")
+        if not start:
+            what = f"{file.name} is empty (0 bytes)"
+            return UnreadableCheckpointError(what, remedy="fetch it again (`git lfs pull`, `hf download`)")
+    return None
+
+
+def foreign(folder: Path) -> PtqEvalError | None:
+    """What a folder without weights is instead, as an error that is returned; None where its files do not say."""
+    names = []
+    for child in sorted(folder.iterdir()):
+        names.append(child.name)
+        if child.is_dir():
+            names += sorted(f"{child.name}/{inner.name}" for inner in child.iterdir())
+    return _adapter(folder) or _other_format(folder, names)
+
+
+def recognised(folder: Path) -> bool:
+    """Whether a folder itself, not one below it, is an adapter or a checkpoint that has to be converted."""
+    names = [child.name for child in folder.iterdir()]
+    return bool(_adapter(folder) or _other_format(folder, names) or any(map(_SHARDS.match, names)))
+
+
+def _adapter(folder: Path) -> PtqEvalError | None:
+    config = folder / "adapter_config.json"
+    weights = next((path for path in sorted(folder.glob("adapter_model*"))), None)
+    if not config.is_file() and weights is None:
+        return None
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+        base, method = content.get("base_model_name_or_path") or "BASE", content.get("peft_type") or "PEFT"
+    except (OSError, ValueError, AttributeError):
+        base, method = "BASE", "PEFT"
+    return UnsupportedModelError(
+        f"an adapter ({method}), not a model: merge it into its base model {base}",
+        allowed="whole models",
+        remedy=f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('{base}'), '{folder}')"
+        ".merge_and_unload().save_pretrained(NEW)",
+    )
+
+
+def _other_format(folder: Path, names: list[str]) -> PtqEvalError | None:
+    for kind in _KINDS:
+        if found := kind.holds(names):
+            home = (folder / found).parent
+            return UnsupportedModelError(
+                f"{kind.name}, not a model saved by save_pretrained",
+                got=found,
+                remedy=kind.remedy.format(folder=folder, home=home, file=found),
+            )
+    return None

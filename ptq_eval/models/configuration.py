@@ -1,0 +1,150 @@
+"""A folder's `config.json` as transformers' configuration, whichever version of transformers wrote it.
+
+The content alone decides, never the folder's name or the files beside it.  What other versions wrote differently and
+means the same is translated (numbers written as integers or strings, the type of the weights, the author's choice of
+attention kernel); what cannot be built is refused with both versions named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptq_eval.errors import UnreadableCheckpointError, UnsafeCheckpointError, UnsupportedModelError
+from ptq_eval.models.recipes import without_empty_recipe
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_OF_THE_MACHINE = (
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "transformers_weights",
+)
+"""Entries that choose a kernel, or another file of weights: neither belongs to the architecture."""
+
+_AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+"""In order of preference; the latter two hold a language model beside a vision or audio tower."""
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of a folder's `config.json`.  Raises UnreadableCheckpointError."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UnreadableCheckpointError("no config.json", got=str(folder)) from error
+    except (OSError, ValueError) as error:
+        raise UnreadableCheckpointError("config.json cannot be read", got=error) from error
+    if not isinstance(config, dict):
+        raise UnreadableCheckpointError("config.json is not a JSON object", got=str(folder))
+    return config
+
+
+def configuration(folder: Path, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The configuration in `folder`, a new object at each call.
+
+    Raises UnreadableCheckpointError, UnsafeCheckpointError where it needs remote code that is not trusted, and
+    UnsupportedModelError where this version of transformers cannot read it.
+    """
+    content = read_config(folder)
+    return of_content(content, folder if trust_remote_code and content.get("auto_map") else None)
+
+
+def of_content(content: dict[str, Any], code: Path | None = None) -> PretrainedConfig:
+    """The configuration of the content of a `config.json`; `code` is the folder of code to run for it.
+
+    Raises as `configuration` does.
+    """
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    try:
+        with quiet_transformers():
+            if code is not None:
+                return AutoConfig.from_pretrained(code, trust_remote_code=True, local_files_only=True)
+            kind = CONFIG_MAPPING[content["model_type"]]
+            return kind.from_dict(_translated(content, kind))
+    except Exception as error:  # each configuration has checks of its own
+        raise refusal(content, error) from error
+
+
+def auto_class(config: PretrainedConfig) -> Any:
+    """The class of transformers that builds the model of a configuration."""
+    import transformers
+
+    if "AutoModelForCausalLM" not in (getattr(config, "auto_map", None) or {}):
+        for name in _AUTO_CLASSES:
+            found = getattr(transformers, name, None)
+            if found is not None and type(config) in found._model_mapping:
+                return found
+    return transformers.AutoModelForCausalLM
+
+
+def refusal(content: dict[str, Any], error: Exception) -> UnsafeCheckpointError | UnsupportedModelError:
+    """The error for a configuration that cannot be built, naming the versions where they may be the reason."""
+    import transformers
+
+    kind = content.get("model_type") or "no model_type"
+    if content.get("auto_map"):
+        return UnsafeCheckpointError(
+            "the model needs code of its own", got=kind, remedy="--trust-remote-code, if you trust its author"
+        )
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, KeyError):
+        known = reason == repr(content.get("model_type")) or "model_type" not in content
+        reason = "not a model type that transformers knows" if known else f"{reason} is unknown to transformers"
+    written, installed = content.get("transformers_version"), transformers.__version__
+    differ = written and str(written) != installed
+    versions = f" (config.json is of transformers {written}, installed is {installed})" if differ else ""
+    return UnsupportedModelError(
+        "not a causal language model that transformers can build",
+        got=f"{kind}: {reason}{versions}",
+        remedy=f"pip install transformers=={written}, or a model that AutoModelForCausalLM loads" if differ else "",
+    )
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from printing reports and progress bars of its own."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _translated(content: dict[str, Any], kind: type[PretrainedConfig]) -> dict[str, Any]:
+    """The content in the types that this version of transformers checks for."""
+    content = {key: value for key, value in without_empty_recipe(content).items() if key not in _OF_THE_MACHINE}
+    for key in ("dtype", "torch_dtype"):
+        if isinstance(content.get(key), str):
+            content[key] = content[key].removeprefix("torch.")
+    for key, value in content.items():
+        part = getattr(kind, "sub_configs", {}).get(key)
+        if isinstance(value, dict) and part is not None:
+            content[key] = _translated(value, part)
+        else:
+            content[key] = _as_type_of(getattr(kind, key, None), value)
+    return content
+
+
+def _as_type_of(usual: Any, value: Any) -> Any:
+    """`value` as a number of the type of the usual one, where nothing is lost."""
+    if isinstance(usual, bool) and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if isinstance(usual, bool) or isinstance(value, bool) or not isinstance(usual, (int, float)):
+        return value
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        number = float(value)
+        return number if isinstance(usual, float) else int(number) if number == int(number) else value
+    return value

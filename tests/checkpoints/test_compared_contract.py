@@ -1,0 +1,122 @@
+"""Contract, oracle and property: what is said between checkpoints, and how far apart weights are."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from ptq_eval.checkpoints import discover, verify_all
+from ptq_eval.checkpoints.sketch import Sampler, sketch_of
+from ptq_eval.checkpoints.weights import read_weights
+from tests.checkpoints.support import codes
+
+
+def moved(folder, share, seed=0):
+    """Move the weights in `folder` by `share` of their length, in a random direction."""
+    tensors = load_file(folder / "model.safetensors")
+    generator = torch.Generator().manual_seed(seed)
+    noise = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in tensors.items()}
+    length = sum(tensor.square().sum() for tensor in tensors.values()) ** 0.5
+    size = sum(tensor.square().sum() for tensor in noise.values()) ** 0.5
+    tensors = {name: tensor + share * length / size * noise[name] for name, tensor in tensors.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def near(checkpoint):
+    return [problem.message for problem in checkpoint.problems if problem.code == "near_identical"]
+
+
+@pytest.mark.parametrize(("share", "named"), [(0.003, True), (0.009, True), (0.012, False), (0.5, False)])
+def test_near_identical_steps_are_named_with_their_distance(save, tmp_path, share, named):
+    for step in (1, 2):
+        save(tmp_path / "r" / f"step{step}", seed=1)
+    moved(tmp_path / "r" / "step2", share)
+    first, second = verify_all(discover([tmp_path / "r"]))
+    assert near(first) == []
+    assert bool(near(second)) == named
+    assert not second.fatal
+    if named:
+        assert "r@1" in near(second)[0]
+        said = float(near(second)[0].partition("relative distance ")[2].partition(",")[0])
+        assert said == pytest.approx(share, rel=0.15)
+
+
+def test_two_runs_that_share_weights_are_named(save, tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / name / "step1", seed=1)
+        save(tmp_path / name / "step2", seed=2 if name == "a" else 3)
+    found = verify_all(discover([tmp_path]))
+    assert [len(near(checkpoint)) for checkpoint in found] == [0, 0, 1, 0]
+    assert "a@1" in near(found[2])[0]
+    assert "not independent" in near(found[2])[0]
+    assert not found[2].fatal
+
+
+def test_the_same_weights_in_another_type_are_near(save, tmp_path):
+    save(tmp_path / "a" / "step1", seed=1)
+    save(tmp_path / "b" / "step1", seed=1, dtype=torch.bfloat16)
+    assert near(verify_all(discover([tmp_path]))[1])
+
+
+def test_identical_steps_of_a_run_are_said_to_be_identical_only(save, tmp_path):
+    for step in (1, 2):
+        save(tmp_path / "r" / f"step{step}", seed=1)
+    assert "identical_weights" in codes(verify_all(discover([tmp_path / "r"]))[1])
+    assert near(verify_all(discover([tmp_path / "r"]))[1]) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_the_sketch_estimates_the_distance(tmp_path, dtype):
+    """Oracle: the distance of all weights, of tensors whose sizes and spreads differ a thousandfold."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"a": (600, 500), "b": (70, 90), "c": (5,), "d": (1,)}
+    one = {n: (k + 0.1) * torch.randn(s, generator=generator) for k, (n, s) in enumerate(shapes.items())}
+    two = {n: t + 0.02 * torch.randn(t.shape, generator=generator) for n, t in one.items()}
+    reports = []
+    for name, tensors in (("one", one), ("two", two)):
+        file = tmp_path / f"{name}.safetensors"
+        save_file({n: t.to(dtype) for n, t in tensors.items()}, file)
+        reports.append(read_weights((file,)))
+    far = sum(float((one[n] - two[n]).square().sum()) for n in one) ** 0.5
+    size = sum(float(two[n].square().sum()) for n in one) ** 0.5
+    assert reports[0].sketch.distance(reports[1].sketch) == pytest.approx(far / size, rel=0.1)
+    assert reports[0].sketch.distance(reports[0].sketch) == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(cuts=st.lists(st.integers(0, 999), max_size=6))
+def test_property_a_sample_does_not_depend_on_the_chunks(cuts):
+    entries = np.random.default_rng(0).standard_normal(1000).astype("<f4")
+    whole, parts = Sampler("w", "F32", 1000, 5000), Sampler("w", "F32", 1000, 5000)
+    whole.take(entries.tobytes())
+    for start, stop in zip([0, *sorted(cuts)], [*sorted(cuts), 1000]):
+        parts.take(entries[start:stop].tobytes())
+    assert np.array_equal(whole.values(), parts.values())
+    assert len(whole.values()) == 1000 or len(whole.values()) < 8192
+
+
+def test_other_architectures_and_empty_weights_have_no_distance():
+    layouts = [{"w": ("F32", (2,))}, {"w": ("F32", (3,))}]
+    one, two = (sketch_of({"w": np.ones(2, dtype=np.float32)}, layout) for layout in layouts)
+    assert one.distance(two) is None
+    zero = sketch_of({"w": np.zeros(2, dtype=np.float32)}, layouts[0])
+    assert zero.distance(zero) is None
+
+
+def test_a_tokenizer_of_another_form_is_the_same_and_a_different_one_is_not(save_run, tmp_path):
+    run = save_run(tmp_path / "r", ["step1", "step2", "step3"])
+    path = run / "step2" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "made_by": "another tool"}))
+    path = run / "step3" / "tokenizer.json"
+    content["model"]["vocab"] = {"<unk>": 0, "b": 1, "a": 2}
+    path.write_text(json.dumps(content))
+    first, second, third = verify_all(discover([run]))
+    assert "tokenizer_differs" not in codes(second)
+    assert second.tokenizer_sha == first.tokenizer_sha
+    assert "tokenizer_differs" in codes(third)
+    assert third.tokenizer_sha != first.tokenizer_sha

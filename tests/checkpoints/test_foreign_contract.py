@@ -1,0 +1,162 @@
+"""Contract: folders that are no model with weights say what they are, and how to make a model of them."""
+
+import json
+
+import pytest
+
+from ptq_eval.checkpoints import discover, error_for, verify
+from ptq_eval.checkpoints.foreign import recognised
+from tests.checkpoints.support import codes, llama_config
+
+STATE = {"global_step": 10, "num_input_tokens_seen": 1000, "log_history": []}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A Trainer's folder with everything but weights."""
+    place = tmp_path / "run" / "checkpoint-10"
+    llama_config().save_pretrained(place)
+    (place / "trainer_state.json").write_text(json.dumps(STATE))
+    return place
+
+
+def put(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 100)
+
+
+def only_problem(folder):
+    found = verify(discover([folder.parent])[0])
+    (problem,) = found.problems
+    assert problem.fatal
+    assert "\n" not in problem.message
+    return problem, error_for(found, problem)
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["pytorch_model_fsdp_0/__0_0.distcp", "pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"],
+         ["FSDP", "accelerate merge-weights {}/pytorch_model_fsdp_0 {}"]),
+        (["global_step10/zero_pp_rank_0_mp_rank_00_model_states.pt", "latest", "zero_to_fp32.py"],
+         ["DeepSpeed ZeRO", "zero_to_fp32 {} {} --tag global_step10"]),
+        (["global_step10/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "global_step10/mp_rank_00_model_states.pt"],
+         ["DeepSpeed ZeRO", "zero_to_fp32"]),
+        (["zero_to_fp32.py", "latest"], ["DeepSpeed ZeRO", "python {}/zero_to_fp32.py {} {}"]),
+        (["mp_rank_00_model_states.pt"], ["DeepSpeed", "save_pretrained"]),
+        (["layer_00-model_00-model_states.pt", "mp_rank_00_model_states.pt"], ["GPT-NeoX", "convert_neox_to_hf"]),
+        (["mp_rank_00/model_optim_rng.pt"], ["Megatron-LM", "{}"]),
+        ([".metadata", "__0_0.distcp", "__1_0.distcp"], ["DCP", "dcp_to_torch {} {}/pytorch_model.bin"]),
+        (["model_and_optim/.metadata", "train/rank0.pt"], ["OLMo-core"]),
+        (["model-q4.gguf"], ["GGUF", "gguf_file='model-q4.gguf'"]),
+        (["_CHECKPOINT_METADATA", "manifest.ocdbt", "d/abc"], ["Orbax"]),
+        (["flax_model.msgpack"], ["Flax", "from_flax=True"]),
+        (["tf_model.h5"], ["TensorFlow", "from_tf=True"]),
+        (["consolidated.00.pth", "params.json"], ["Meta", "{}"]),
+        (["lit_model.pth"], ["litgpt", "convert_from_litgpt {}"]),
+        (["model.fp16.safetensors"], ["variant", "rename model.fp16.safetensors to model.safetensors"]),
+    ],
+)  # fmt: skip
+def test_the_format_and_what_converts_it(folder, names, expected, with_config):
+    put(folder, *names)
+    if not with_config:
+        (folder / "config.json").unlink()
+    problem, error = only_problem(folder)
+    assert problem.code == "not_a_model"
+    assert error.exit_code == 23
+    for text in expected:
+        assert text.replace("{}", str(folder)) in problem.message
+
+
+@pytest.mark.parametrize("content", ['{"peft_type": "LORA", "base_model_name_or_path": "org/base"}', "{}", "[", None])
+def test_an_adapter_names_its_base(folder, content):
+    put(folder, "adapter_model.safetensors")
+    (folder / "config.json").unlink()
+    if content is not None:
+        (folder / "adapter_config.json").write_text(content)
+    problem, error = only_problem(folder)
+    assert (problem.code, error.exit_code) == ("not_a_model", 23)
+    base = "org/base" if content and "org" in content else "BASE"
+    assert f"merge it into its base model {base}" in problem.message
+    assert f"from_pretrained('{base}'), '{folder}').merge_and_unload()" in problem.message
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "pytorch_model.bin"])
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", b""])
+def test_pointers_and_placeholders(save, tmp_path, name, content):
+    folder = tmp_path / "run" / "checkpoint-10"
+    save(folder)
+    if name == "pytorch_model.bin":
+        (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(content)
+    problem, error = only_problem(folder)
+    assert (problem.code, error.exit_code) == ("unreadable", 12)
+    assert name in problem.message
+    assert "git lfs pull" in problem.message
+
+
+def test_a_missing_shard_among_pointers_is_still_a_pointer(save, tmp_path):
+    folder = tmp_path / "run" / "checkpoint-10"
+    save(folder, max_shard_size="20KB")
+    first, second, *_ = sorted(folder.glob("*-of-*"))
+    first.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    second.unlink()
+    assert "git lfs pull" in only_problem(folder)[0].message
+
+
+@pytest.mark.parametrize("stem", ["model.safetensors", "pytorch_model.bin"])
+def test_an_index_that_is_a_pointer(save, tmp_path, stem):
+    folder = tmp_path / "run" / "checkpoint-10"
+    save(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / f"{stem}.index.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert f"{stem}.index.json is a git-lfs pointer" in only_problem(folder)[0].message
+
+
+def test_a_pointer_that_is_not_needed_is_no_problem(save, tmp_path):
+    save(tmp_path / "r" / "step1")
+    (tmp_path / "r" / "step1" / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    found = verify(discover([tmp_path / "r"])[0])
+    assert codes(found) == ["unused_files"]
+
+
+@pytest.mark.parametrize(
+    ("names", "itself"),
+    [
+        (["adapter_config.json"], True),
+        (["m.gguf"], True),
+        (["__0_0.distcp", ".metadata"], True),
+        (["pytorch_model_fsdp_0/.metadata"], True),
+        (["mp_rank_00/model_optim_rng.pt"], True),
+        (["zero_pp_rank_0_mp_rank_00_model_states.pt"], True),
+        (["step1/__0_0.distcp"], False),
+        (["checkpoint-1/adapter_model.safetensors"], False),
+        (["notes.txt", "data/part.bin"], False),
+    ],
+)
+def test_a_folder_is_recognised_by_its_own_files(tmp_path, names, itself):
+    put(tmp_path, *names)
+    assert recognised(tmp_path) == itself
+
+
+def test_tensors_without_content_are_named(save, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "run" / "checkpoint-10"
+    save(folder)
+    tensors = {name: torch.empty(0) for name in load_file(folder / "model.safetensors")}
+    save_file(tensors, folder / "model.safetensors")
+    problem, _ = only_problem(folder)
+    assert problem.code == "not_loaded"
+    assert "zero_to_fp32" in problem.message
+
+
+def test_one_folder_that_is_something_else_leaves_the_others(save_run, tmp_path):
+    run = save_run(tmp_path / "r", ["step1", "step2"])
+    (run / "step1" / "model.safetensors").unlink()
+    put(run / "step1", "adapter_model.safetensors")
+    assert [codes(verify(c)) for c in discover([run])] == [["not_a_model"], []]

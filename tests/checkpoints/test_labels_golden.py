@@ -1,0 +1,103 @@
+"""Golden: what names say, for the names that trainers and public suites give their checkpoints."""
+
+import pytest
+
+from ptq_eval.checkpoints.labels import Label, read, read_siblings, stage_order
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "unit", "stem"),
+    [
+        ("step_98", 98, "step", "step"),
+        ("step98", 98, "step", "step"),
+        ("step-00000098", 98, "step", "step"),
+        ("step98-unsharded-hf", 98, "step", "step-unsharded-hf"),
+        ("step69369-seed-default", 69_369, "step", "step-seed-default"),
+        ("step69369-seed-small-aux-2", 69_369, "step", "step-seed-small-aux-2"),
+        ("iter_0000098", 98, "step", "iter"),
+        ("iter-9080000-ckpt", 9_080_000, "step", "iter-ckpt"),
+        ("iteration 98", 98, "step", "iteration"),
+        ("global_step98", 98, "step", "global_step"),
+        ("checkpoint-98-hf", 98, "step", "checkpoint-hf"),
+        ("checkpoint_0005000", 5000, "step", "checkpoint"),
+        ("checkpoint-3-step-500", 500, "step", "checkpoint-step"),
+        ("1000step", 1000, "step", "step"),
+        ("98", 98, "step", ""),
+        ("0000098", 98, "step", ""),
+        ("ckpt-98", 98, "number", "ckpt"),
+        ("ckpt_000", 0, "number", "ckpt"),
+        ("ckpt_step_106000", 106_000, "step", "ckpt_step"),
+        ("epoch_1", 1, "epoch", "epoch"),
+        ("epoch=3-step=1000", 1000, "step", "step"),
+        ("checkpoint-epoch-3", 3, "epoch", "checkpoint-epoch"),
+        ("foo_1_step_98", 98, "step", "foo_1_step"),
+        ("Qwen2.5-0.5B-step-100", 100, "step", "Qwen2.5-0.5B-step"),
+        ("run-2026-11-28-step5", 5, "step", "run-2026-11-28-step"),
+        ("step-480k", 480_000, "step", "step"),
+        ("lc-4k-to-32k-step-4000", 4000, "step", "lc-4k-to-32k-step"),
+    ],
+)
+def test_steps(name, step, unit, stem):
+    assert read(name) == Label(stem, step, unit)
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "tokens", "rounding", "stage"),
+    [
+        ("step1000-tokens4B", 1000, 4 * 10**9, 10**9, ""),
+        ("step2627139-tokens15T", 2_627_139, 15 * 10**12, 10**12, ""),
+        ("step-001000-2BT", 1000, 2 * 10**9, 10**9, ""),
+        ("step-480k-token-1007B", 480_000, 1007 * 10**9, 10**9, ""),
+        ("TinyLlama-1.1B-intermediate-step-480k-1T", 480_000, 10**12, 10**12, ""),
+        ("TinyLlama-1.1B-step-50K-105b", 50_000, 105 * 10**9, 10**9, ""),
+        ("240b_tokens", None, 240 * 10**9, 10**9, ""),
+        ("tokens_2.5B", None, 2_500_000_000, 10**8, ""),
+        ("100Btokens", None, 10**11, 10**9, ""),
+        ("500M-tokens", None, 5 * 10**8, 10**6, ""),
+        ("stage1-step1413814", 1_413_814, None, 0, "stage1"),
+        ("stage2-ingredient3-step11931-tokens50B", 11_931, 50 * 10**9, 10**9, "stage2-ingredient3"),
+        ("phase1_iter100", 100, None, 0, "phase1"),
+        ("pretrain_iter_0001000", 1000, None, 0, "pretrain"),
+        ("anneal_iter_0000010", 10, None, 0, "anneal"),
+    ],
+)
+def test_tokens_and_stages(name, step, tokens, rounding, stage):
+    label = read(name)
+    assert label is not None
+    assert (label.step, label.tokens, label.rounding, label.stage) == (step, tokens, rounding, stage)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["main", "gpt2", "llama-7B", "seed1", "v1.1", "model_100", "10B", "2026-11-28", "a3f9b2c1", "epoch_0.5", "latest"],
+)
+def test_no_word_says_what_the_number_counts(name):
+    assert read(name) is None
+
+
+def test_siblings_say_what_a_number_beside_an_unknown_word_counts():
+    read = read_siblings(["model_1", "model_20", "foo-3", "98-hf", "980-hf", "seed1", "seed2", "llama-7B", "llama-13B"])
+    assert {name: label.step for name, label in read.items()} == {
+        "model_1": 1,
+        "model_20": 20,
+        "98-hf": 98,
+        "980-hf": 980,
+    }
+    assert {name: label.tokens for name, label in read_siblings(["10B", "1.5T"]).items()} == {
+        "10B": 10**10,
+        "1.5T": 15 * 10**11,
+    }
+
+
+def test_a_total_that_all_names_share_is_not_the_checkpoints_own():
+    shared = read_siblings(["a-step-98k-3T", "a-step-980k-3T"])
+    assert [label.tokens for label in shared.values()] == [None, None]
+    rounded = read_siblings(["step100-tokens1B", "step200-tokens1B"])
+    assert [label.tokens for label in rounded.values()] == [10**9, 10**9]
+
+
+def test_stages_sort_by_number_and_by_the_order_of_training():
+    stages = ["anneal", "stage10", "pretrain", "stage2-ingredient10", "stage2-ingredient2", ""]
+    assert sorted(stages, key=stage_order) == [
+        "", "stage2-ingredient2", "stage2-ingredient10", "stage10", "pretrain", "anneal",
+    ]  # fmt: skip

@@ -1,0 +1,173 @@
+"""Contract and property: sibling folders that differ in a number make one run; others stay apart."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptq_eval.checkpoints import Overrides, discover
+from ptq_eval.errors import UnsupportedModelError
+from tests.checkpoints.support import touch_checkpoint
+
+
+def found(root, **corrections):
+    return [(c.run, c.step, c.tokens) for c in discover([root], overrides=Overrides(**corrections))]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "epoch_{}", "step_{}", "iter_{:07d}", "checkpoint-{}-hf", "global_step{}", "{}", "ckpt-{}", "model_{}",
+        "step{}-seed-default", "iter_{}/hf", "{}/model", "{}-hf", "save {}", "stage1-step{}", "checkpoint_{:07d}",
+        "foo-step{}-tokens15T", "bar-step-{}k-3T", "ckpt_step_{}", "my-model_{}_steps",
+    ],
+)  # fmt: skip
+def test_one_run_in_order_of_the_number_and_d_given_once(tmp_path, form):
+    for number in (980, 98, 9):
+        touch_checkpoint(tmp_path / "mine" / form.format(number))
+    (tmp_path / "mine" / "logs_7").mkdir()
+    steps = [step * (1000 if "k-3T" in form else 1) for step in (9, 98, 980)]
+    assert found(tmp_path / "mine") == [("mine", step, None) for step in steps]
+    assert found(tmp_path / "mine", tokens_per_step=10) == [("mine", step, 10 * step) for step in steps]
+    assert [tokens for *_, tokens in found(tmp_path / "mine", tokens=[1, 2, 3])] == [1, 2, 3]
+
+
+@given(
+    st.text("abcXYZ", min_size=1, max_size=8),
+    st.sampled_from(["step", "iter_", "global_step", "checkpoint-", "ckpt-", "epoch_"]),
+    st.sampled_from(["", "-hf", "_unsharded", ".model"]),
+    st.lists(st.integers(0, 10**8), unique=True, min_size=2, max_size=4),
+    st.integers(1, 9),
+)
+@settings(max_examples=25, deadline=None)
+def test_property_any_stem_and_any_numbers(stem, word, suffix, numbers, width):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "run"
+        for number in numbers:
+            touch_checkpoint(root / f"{stem}-{word}{number:0{width}d}{suffix}")
+        checkpoints = discover([root])
+        assert [(c.run, c.step) for c in checkpoints] == [("run", number) for number in sorted(numbers)]
+
+
+def test_stems_and_models_of_another_size_are_runs_of_their_own(tmp_path):
+    for name in ("small-step1", "small-step2", "large-step1", "seed1", "seed2"):
+        touch_checkpoint(tmp_path / "a" / name)
+    for step in (1, 2):
+        touch_checkpoint(tmp_path / "b" / f"step{step}")
+    touch_checkpoint(tmp_path / "b" / "step3", num_hidden_layers=3)
+    for size, layers in ((7, 1), (13, 4)):
+        touch_checkpoint(tmp_path / "c" / f"llama-{size}", num_hidden_layers=layers)
+    assert [(run, step) for run, step, _ in found(tmp_path)] == [
+        ("a/large-step", 1),
+        ("a/seed1", None),
+        ("a/seed2", None),
+        ("a/small-step", 1),
+        ("a/small-step", 2),
+        ("b/step-18.592k", 1),
+        ("b/step-18.592k", 2),
+        ("b/step-27.872k", 3),
+        ("c/llama-13", None),
+        ("c/llama-7", None),
+    ]
+
+
+def test_other_checkpoints_beside_a_trainers_run(tmp_path):
+    for name in ("checkpoint-1", "checkpoint-2", "epoch_1", "checkpoint-2-hf", "best"):
+        touch_checkpoint(tmp_path / "run" / name)
+    (tmp_path / "run" / "step_2").symlink_to("checkpoint-2")
+    assert [(run, step) for run, step, _ in found(tmp_path / "run")] == [
+        ("best", None),
+        ("run", 1),
+        ("run", 2),
+        ("run/checkpoint-hf", 2),
+        ("run/epoch", 1),
+    ]
+
+
+def test_two_models_below_each_number(tmp_path):
+    for step in (5, 10):
+        for name in ("hf", "ema"):
+            touch_checkpoint(tmp_path / "run" / f"iter_{step}" / name)
+    assert [(run, step) for run, step, _ in found(tmp_path / "run")] == [
+        ("run/iter/ema", 5),
+        ("run/iter/ema", 10),
+        ("run/iter/hf", 5),
+        ("run/iter/hf", 10),
+    ]
+    (member,) = discover([tmp_path / "run" / "iter_10" / "hf"])
+    assert (member.run, member.step) == ("run", 10)
+
+
+def test_later_stages_are_in_order_and_need_tokens_of_their_own(tmp_path):
+    for name in ("stage10-step1", "stage2-step5", "stage1-step100", "stage1-step20"):
+        touch_checkpoint(tmp_path / "run" / name)
+    assert [(step, tokens) for _, step, tokens in found(tmp_path / "run", tokens_per_step=2)] == [
+        (20, 40),
+        (100, 200),
+        (5, None),
+        (1, None),
+    ]
+
+
+def test_epochs_are_no_steps_but_a_trainers_state_says_which(tmp_path):
+    for epoch in (1, 2):
+        folder = touch_checkpoint(tmp_path / "run" / f"epoch_{epoch}")
+        (folder / "trainer_state.json").write_text(f'{{"global_step": {epoch * 500}}}')
+        touch_checkpoint(tmp_path / "bare" / f"epoch_{epoch}")
+    assert found(tmp_path / "run") == [("run", 500, None), ("run", 1000, None)]
+    first = discover([tmp_path / "bare"])[0]
+    assert (first.step, first.tokens) == (1, None)
+    assert "epochs" in first.tokens_note
+    given_once = discover([tmp_path / "bare"], overrides=Overrides(tokens_per_step=7))
+    assert [(c.tokens, c.tokens_note) for c in given_once] == [(7, "epoch × 7"), (14, "epoch × 7")]
+
+
+def test_labels_that_state_tokens_alone(tmp_path):
+    for name in ("240b_tokens", "80b_tokens"):
+        touch_checkpoint(tmp_path / "run" / name)
+    checkpoints = discover([tmp_path / "run"])
+    assert [(c.run, c.step, c.tokens) for c in checkpoints] == [("run", None, 80 * 10**9), ("run", None, 240 * 10**9)]
+    assert checkpoints[0].tokens_note == "label, ± 1B"
+
+
+def test_the_batch_that_a_configuration_states(tmp_path):
+    path = "logs/global_bs-8_context-16_schedule-WSD"
+    for step in (5, 10):
+        touch_checkpoint(tmp_path / "run" / "hf" / f"iter_{step:07d}", _name_or_path=path)
+    assert found(tmp_path / "run") == [("hf", 5, 640), ("hf", 10, 1280)]
+
+
+def test_a_repository_for_each_checkpoint_is_one_run(hub_cache):
+    for number, label in enumerate(("480k-1T", "955k-token-2T")):
+        root = hub_cache(f"TinyLlama/TinyLlama-1.1B-intermediate-step-{label}", {str(number): ["main"]})
+    run = "TinyLlama/TinyLlama-1.1B-intermediate-step"
+    expected = [(run, 480_000, 480_000 * 2**21), (run, 955_000, 955_000 * 2**21)]
+    assert found(root.parent) == expected
+    ids = [f"hub:TinyLlama/TinyLlama-1.1B-intermediate-step-{label}" for label in ("955k-token-2T", "480k-1T")]
+    assert [(c.run, c.step, c.tokens) for c in discover(ids)] == expected
+
+
+def test_seeds_on_the_hub_are_runs_of_their_own():
+    checkpoints = discover(
+        ["hub:allenai/DataDecide-c4-4M@{step5-seed-default,step10-seed-default,step5-seed-large-aux-2}"]
+    )
+    assert [(c.run.rpartition("/")[2], c.step) for c in checkpoints] == [
+        ("step-seed-default", 5),
+        ("step-seed-default", 10),
+        ("step-seed-large-aux-2", 5),
+    ]
+    assert checkpoints[0].location == "hub:allenai/DataDecide-c4-4M@step5-seed-default"
+
+
+def test_numbered_checkpoints_of_another_format_are_found_so_that_they_are_named(tmp_path):
+    for step in (1, 2):
+        folder = tmp_path / "run" / f"step_{step}" / "pytorch_model_fsdp_0"
+        folder.mkdir(parents=True)
+        (folder / "__0_0.distcp").touch()
+    assert [(run, step) for run, step, _ in found(tmp_path / "run")] == [("run", 1), ("run", 2)]
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UnsupportedModelError, match="adapter"):
+        discover([tmp_path / "adapter"])

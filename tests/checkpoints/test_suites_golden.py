@@ -1,0 +1,72 @@
+"""Golden: every public suite reproduces a label or a total that its authors published."""
+
+import pytest
+
+from ptq_eval.checkpoints.base import read_label
+from ptq_eval.checkpoints.rules import Status, ramp, tokens_after
+from ptq_eval.checkpoints.suites import SUITES, find, from_path
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+def test_the_rule_reproduces_what_is_published(suite):
+    check = suite.check
+    assert find(check.model, check.label) is suite
+    position = read_label(check.model, check.label)
+    assert position is not None
+    if suite.status is Status.ASK or suite.path:
+        assert position.tokens is None
+        assert suite.name in position.note
+        assert "--tokens-per-step" in position.note
+        return
+    assert position.source == ("label" if suite.status is Status.LABEL else "derived")
+    assert position.tokens == pytest.approx(check.tokens, rel=check.tolerance, abs=0)
+    assert suite.status.value in position.note
+
+
+def test_there_are_many_suites_of_every_status():
+    of_one = {"DataDecide", "Pythia,", "SmolLM2"}
+    names = {first if (first := suite.name.split()[0]) in of_one else suite.name for suite in SUITES}
+    assert len(names) >= 20
+    assert {suite.status for suite in SUITES} == set(Status)
+
+
+@pytest.mark.parametrize(
+    ("model", "label", "tokens"),
+    [
+        ("EleutherAI/pythia-160m-data-seed2", "step1000", 2_097_152_000),
+        ("EleutherAI/pythia-160m-weight-seed3", "step512", 512 * 2_097_152),
+        ("EleutherAI/pythia-14m-seed9", "step1", 2_097_152),
+        ("allenai/Olmo-3-1025-7B", "stage2-step47684", 5_929_965_715_456 + 47_684 * 2_097_152),
+        ("allenai/Olmo-3-1025-7B", "stage3-step11921", 6_029_966_311_424 + 11_921 * 4_194_304),
+        ("swiss-ai/Apertus-70B-2509", "step50000-tokens210B", 50_000 * 4_194_304),
+        ("allenai/DataDecide-dclm-baseline-1B", "step100-seed-small-aux-2", 100 * 704 * 2048),
+        ("any folder", "TinyLlama-1.1B-intermediate-step-955k-token-2T", 955_000 * 2_097_152),
+        ("HuggingFaceTB/SmolLM3-3B-checkpoints", "lc-4k-to-32k-step-4000", None),
+        ("allenai/Olmo-3-1125-32B", "stage2-step1000", None),
+        ("infly/OpenCoder-1.5B-Base", "anneal_iter_0001000", None),
+        ("tinyllama-mine", "step-500", None),
+    ],
+)
+def test_names_of_the_suites(model, label, tokens):
+    position = read_label(model, label)
+    assert position is not None
+    assert position.tokens == tokens
+
+
+def test_a_batch_that_changes_is_summed_over_its_steps():
+    batches = ((0, 10), (100, 20), (150, 40))
+    slow = [sum(max(per for start, per in batches if start <= step) for step in range(last)) for last in range(200)]
+    assert [tokens_after(last, batches) for last in range(200)] == slow
+
+
+def test_a_batch_that_grows_covers_the_samples_it_is_said_to():
+    batches = ramp(192, 16, 2048, 9_765_625, 1)
+    assert (batches[0], batches[-1][1]) == ((0, 192), 2048)
+    assert tokens_after(batches[-1][0], batches) == pytest.approx(9_765_625, abs=2 * 2048)
+
+
+def test_the_batch_that_a_path_states():
+    stated = from_path("runs/x_global_bs-1008_context-4096_schedule-WSD_lr-4e-3_warmup-25000/hf/iter_0072661")
+    assert stated is not None
+    assert (stated[0].name, stated[1]) == ("open-sci-ref 0.01", 1008 * 4096)
+    assert from_path("EleutherAI/pythia-70m") is None

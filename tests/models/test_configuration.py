@@ -1,0 +1,98 @@
+"""Contract: configurations of other versions load, or are refused by that reason."""
+
+import json
+
+import pytest
+import transformers as t
+
+from ptq_eval.errors import UnsupportedModelError
+from ptq_eval.models.blueprint import blueprint
+from ptq_eval.models.configuration import configuration
+from ptq_eval.models.language_model import LanguageModel
+from tests.models.support import TEXT
+from tests.support import models as core_models
+
+
+def written(folder, remove=(), **changes):
+    content = t.LlamaConfig(**TEXT).to_dict()
+    content = {key: value for key, value in content.items() if key not in remove}
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**content, **changes}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"rms_norm_eps": 1, "initializer_range": 1}, {"rms_norm_eps": 1.0}),
+        ({"rms_norm_eps": "1e-5"}, {"rms_norm_eps": 1e-5}),
+        ({"use_cache": "true", "pretraining_tp": 1.0}, {"use_cache": True, "pretraining_tp": 1}),
+        ({"torch_dtype": "torch.float16"}, {}),
+        ({"dtype": "torch.bfloat16"}, {}),
+        ({"attn_implementation": "flash_attention_2", "_attn_implementation": "flash_attention_2"}, {}),
+        ({"num_attention_heads": 4.0, "of_a_newer_version": {"a": 1}}, {"num_attention_heads": 4}),
+        ({"quantization_config": None}, {}),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": False}}, {}),
+    ],
+)
+def test_what_other_versions_write_loads(tmp_path, changes, expected):
+    config = configuration(written(tmp_path, **changes))
+    assert {key: getattr(config, key) for key in expected} == expected
+    assert blueprint(tmp_path).causal
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [{"type": "linear", "factor": 2}, {"type": "dynamic", "factor": 2.0}, {"rope_type": "linear", "factor": 2.0}],
+)
+def test_old_and_new_names_of_scaled_positions(tmp_path, scaling):
+    config = configuration(written(tmp_path, ("rope_parameters",), rope_scaling=scaling, rope_theta=5000))
+    assert config.rope_parameters["rope_type"] == scaling.get("type", scaling.get("rope_type"))
+    assert config.rope_parameters["rope_theta"] == 5000
+    assert blueprint(tmp_path).causal
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model_type": "llama7"}, "not a model type that transformers knows"),
+        ({"hidden_act": "swiglu9"}, "'swiglu9' is unknown"),
+        ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1.0}}, "'spiral' is unknown"),
+        ({"num_hidden_layers": "many"}, "num_hidden_layers"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_both_versions(tmp_path, changes, reason):
+    with pytest.raises(UnsupportedModelError) as refused:
+        blueprint(written(tmp_path, transformers_version="9.1.0", **changes))
+    assert reason in str(refused.value)
+    assert "9.1.0" in str(refused.value)
+    assert t.__version__ in str(refused.value)
+
+
+def test_the_version_is_no_reason_where_it_is_the_installed_one(tmp_path):
+    with pytest.raises(UnsupportedModelError) as refused:
+        blueprint(written(tmp_path, transformers_version=t.__version__, model_type="llama7"))
+    assert "pip install" not in str(refused.value)
+
+
+def test_the_name_of_the_folder_decides_nothing(tmp_path):
+    with pytest.raises(UnsupportedModelError, match="not a model type"):
+        blueprint(written(tmp_path / "gpt2-llama", ("model_type",)))
+
+
+def test_a_model_with_an_old_configuration_is_the_same_model(tmp_path):
+    import torch
+
+    core_models.save(tmp_path, core_models.build("llama"))
+    ids, plain = core_models.ids(), LanguageModel.load(tmp_path).logits(core_models.ids())
+    content = json.loads((tmp_path / "config.json").read_text())
+    theta = content.pop("rope_parameters")["rope_theta"]
+    old = {
+        **content,
+        "rope_theta": theta,
+        "rope_scaling": None,
+        "torch_dtype": "float32",
+        "transformers_version": "4.30.0",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert torch.equal(LanguageModel.load(tmp_path).logits(ids), plain)

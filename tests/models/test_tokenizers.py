@@ -1,0 +1,115 @@
+"""Contract and property: two tokenizers are one if they do the same, and not otherwise."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptq_eval.models.tokenizers import same_tokenizer
+from ptq_eval.pretrain.data import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory, source):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(source[:20_000], 320).save_pretrained(folder)
+    return json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+def as_strings(content):
+    content["model"]["merges"] = [m if isinstance(m, str) else " ".join(m) for m in content["model"]["merges"]]
+
+
+def as_pairs(content):
+    content["model"]["merges"] = [m.split(" ") if isinstance(m, str) else m for m in content["model"]["merges"]]
+
+
+def reordered(content):
+    content["model"]["vocab"] = dict(reversed(content["model"]["vocab"].items()))
+    content["added_tokens"].reverse()
+
+
+def padded(content):
+    content["truncation"] = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+    content["padding"] = {
+        "strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "<pad>",
+    }  # fmt: skip
+
+
+def older(content):
+    for key in ("ignore_merges", "byte_fallback", "fuse_unk", "dropout"):
+        content["model"].pop(key, None)
+
+
+def merges_swapped(content):
+    merges = content["model"]["merges"]
+    merges[0], merges[-1] = merges[-1], merges[0]
+
+
+def merge_less(content):
+    content["model"]["merges"].pop(0)
+
+
+def piece_renamed(content):
+    vocabulary = content["model"]["vocab"]
+    one, two = list(vocabulary)[5:7]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+
+
+def lowercased(content):
+    content["normalizer"] = {"type": "Lowercase"}
+
+
+def write(folder, content, *changes):
+    folder.mkdir(parents=True)
+    content = json.loads(json.dumps(content))
+    for change in changes:
+        change(content)
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("change", [as_strings, as_pairs, reordered, padded, older])
+def test_form_alone_makes_no_other_tokenizer(tmp_path, content, change):
+    one, two = write(tmp_path / "one", content, as_pairs), write(tmp_path / "two", content, change)
+    assert same_tokenizer(one, two)
+    three = write(tmp_path / "three", {**content, "made_by": {"a tool": [1, 2]}})
+    assert same_tokenizer(one, three)
+
+
+@pytest.mark.parametrize("change", [merges_swapped, merge_less, piece_renamed, lowercased])
+def test_another_behaviour_makes_another_tokenizer(tmp_path, content, change):
+    assert not same_tokenizer(write(tmp_path / "one", content), write(tmp_path / "two", content, change))
+
+
+def test_a_pre_tokenizer_written_in_another_way(tmp_path, content):
+    def wrapped(changed):
+        changed["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [changed["pre_tokenizer"]]}
+
+    assert same_tokenizer(write(tmp_path / "one", content), write(tmp_path / "two", content, wrapped))
+
+
+def test_one_that_cannot_be_read_is_like_no_other(tmp_path, content):
+    one = write(tmp_path / "one", content)
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "tokenizer.json").write_text("{}")
+    assert not same_tokenizer(one, tmp_path / "two")
+
+
+@settings(max_examples=25, deadline=None)
+@given(text=st.text(max_size=60))
+def test_property_those_called_the_same_encode_alike(forms, text):
+    one, two = forms
+    assert one.encode(text).ids == two.encode(text).ids
+
+
+@pytest.fixture(scope="module")
+def forms(content, tmp_path_factory):
+    from tokenizers import Tokenizer
+
+    root = tmp_path_factory.mktemp("forms")
+    folders = write(root / "one", content, as_strings), write(root / "two", content, as_pairs, reordered, older)
+    assert same_tokenizer(*folders)
+    return [Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in folders]

@@ -1,0 +1,82 @@
+"""Contract: the files that are hashed are those that are loaded, whatever lies beside them."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ptq_eval.errors import UnreadableCheckpointError
+from ptq_eval.models.language_model import LanguageModel
+from ptq_eval.models.offload import OffloadedModel
+from ptq_eval.models.weight_files import find_weights, pinned
+from tests.support import models as core_models
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return core_models.save(tmp_path / "checkpoint-1", core_models.build("llama"))
+
+
+@pytest.fixture
+def other(folder):
+    """Weights of the same names and shapes, all of them larger."""
+    return {name: 2 * tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+
+
+def logits(folder):
+    return LanguageModel.load(folder).logits(core_models.ids())
+
+
+def test_other_files_change_nothing(folder, other):
+    plain = logits(folder)
+    torch.save(other, folder / "pytorch_model.bin")
+    for name in ("model.fp16.safetensors", "consolidated.safetensors", "adapter_model.safetensors"):
+        save_file(other, folder / name, metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "absent"}))
+    save_file(other, folder / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
+    index = {"weight_map": {name: "model-00001-of-00001.safetensors" for name in other}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.equal(logits(folder), plain)
+    assert len(find_weights(folder).unused(folder)) == 5
+
+
+def test_a_file_named_in_the_configuration_is_not_loaded_instead(folder, other):
+    plain = logits(folder)
+    save_file(other, folder / "model.other.safetensors", metadata={"format": "pt"})
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, "transformers_weights": "model.other.safetensors"}))
+    assert torch.equal(logits(folder), plain)
+
+
+def test_shards_of_an_earlier_save_change_nothing(tmp_path, other):
+    core_models.build("llama").save_pretrained(tmp_path / "m", max_shard_size="20KB")
+    plain = logits(tmp_path / "m")
+    save_file(other, tmp_path / "m" / "model-00001-of-00099.safetensors", metadata={"format": "pt"})
+    assert torch.equal(logits(tmp_path / "m"), plain)
+
+
+def test_an_index_that_points_elsewhere_is_refused(folder):
+    (folder / "model.safetensors").rename(folder.parent / "elsewhere.safetensors")
+    index = {"weight_map": {"lm_head.weight": "../elsewhere.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UnreadableCheckpointError, match="outside its folder"):
+        find_weights(folder)
+
+
+def test_the_links_are_gone_after_loading_and_stay_where_weights_are_read_later(folder, tmp_path):
+    with pinned(folder) as place:
+        assert {path.name for path in place.iterdir()} == {"config.json", "model.safetensors"}
+    assert not place.exists()
+    whole = logits(folder)
+    parts = OffloadedModel.load_from_disk(folder, tmp_path / "scratch")
+    assert torch.equal(parts.logits(core_models.ids()), whole)
+
+
+def test_a_relative_folder_loads(folder, monkeypatch):
+    plain = logits(folder)
+    monkeypatch.chdir(folder.parent)
+    assert torch.equal(logits(folder.name), plain)
+    shutil.copytree(folder, folder.parent / "b#1")
+    assert torch.equal(logits("b#1"), plain)

@@ -1,0 +1,102 @@
+"""Which module of both packages imports which, read from the sources; and the order that they must keep to."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+import ptq_eval
+import quantizers
+
+ROOTS = [Path(package.__file__).parent for package in (ptq_eval, quantizers)]
+
+ORDER = (
+    ("quantizers",),
+    ("records", "errors", "units", "plugins", "config", "early_stop"),
+    ("models",),
+    ("checkpoints", "corpora"),
+    ("measure", "pretrain"),
+    ("results",),
+    ("laws",),
+    ("theory",),
+    ("report",),
+    ("api", "fit_table", "compare_laws", "sensitivity"),
+    ("cli", "__main__"),
+)
+"""From bottom to top; none imports one above it.  `ptq_eval` itself, which holds the version, is below them all."""
+
+
+@cache
+def sources() -> dict[str, ast.Module]:
+    """Every module of both packages: {dotted name: syntax tree}."""
+    found = {}
+    for root in ROOTS:
+        for path in sorted(root.rglob("*.py")):
+            parts = path.relative_to(root.parent).with_suffix("").parts
+            found[".".join(parts).removesuffix(".__init__")] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+def imported(node: ast.AST) -> set[str]:
+    """What one import statement names, as dotted names; `from a import b` may mean the module a.b."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "relative imports hide where a name comes from"
+        return {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return set()
+
+
+def for_type_checking(node: ast.AST) -> bool:
+    """Whether the statement is an `if TYPE_CHECKING`."""
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def edges(modules: dict[str, ast.Module]) -> Iterator[tuple[str, str]]:
+    """(importer, imported) for every import among `modules`, within functions too, but not for type checking only."""
+
+    def names(tree: ast.AST) -> Iterator[set[str]]:
+        for node in ast.iter_child_nodes(tree):
+            if not for_type_checking(node):
+                yield imported(node)
+                yield from names(node)
+
+    for module, tree in modules.items():
+        for found in names(tree):
+            # `from a import b` of a module a.b does not count as an import of a.
+            known = {name for name in found if name in modules and name != module}
+            yield from ((module, name) for name in known if not any(other.startswith(name + ".") for other in known))
+
+
+def rank(module: str) -> int:
+    """The place of a module in `ORDER`.  Raises ValueError for one that has none."""
+    package, _, rest = module.partition(".")
+    room = rest.partition(".")[0] if package == "ptq_eval" else package
+    if module == "ptq_eval":
+        return -1
+    for place, rooms in enumerate(ORDER):
+        if room in rooms:
+            return place
+    raise ValueError(f"{module} has no place in ORDER")
+
+
+def upward(modules: dict[str, ast.Module]) -> list[str]:
+    """Every import of a higher room by a lower one, as `importer -> imported`."""
+    return sorted({f"{a} -> {b}" for a, b in edges(modules) if rank(a) < rank(b)})
+
+
+def circles(modules: dict[str, ast.Module]) -> list[list[str]]:
+    """The sets of modules that import each other, directly or through others."""
+    names = list(modules)
+    place = {name: i for i, name in enumerate(names)}
+    pairs = [(place[a], place[b]) for a, b in edges(modules)]
+    rows, columns = zip(*pairs) if pairs else ((), ())
+    graph = coo_array(([1] * len(pairs), (rows, columns)), shape=(len(names), len(names)))
+    _, labels = connected_components(graph, directed=True, connection="strong")
+    sets = [[name for name, label in zip(names, labels) if label == own] for own in sorted(set(labels.tolist()))]
+    return [members for members in sets if len(members) > 1]
