@@ -22,6 +22,7 @@ NAMES = (
     "delta",
     "sweep",
     "demo",
+    "busy",
     "bootstrap",
     "solver",
     "throughput",

@@ -82,6 +82,7 @@ def write_page(out: Path, names: Sequence[str]) -> str:
         if partial.exists():
             lines += ["", *_later(json.loads(partial.read_text("utf-8")), partial.name)]
     text = "\n".join(lines) + "\n"
+    out.mkdir(parents=True, exist_ok=True)
     (out / "README.md").write_text(text, encoding="utf-8")
     return text
 

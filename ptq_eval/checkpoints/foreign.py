@@ -1,7 +1,7 @@
 """Folders that look like a checkpoint and hold something else: which format it is, and how to convert it.
 
-Recognised by the names of files in the folder and one level below; the files themselves are opened only to tell a
-pointer of git-lfs from what it points to.
+Recognised by the names of files in the folder and one level below; the files themselves are opened only to recognise a
+pointer of git-lfs.
 """
 
 from __future__ import annotations

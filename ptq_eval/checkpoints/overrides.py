@@ -33,7 +33,7 @@ from ptq_eval import units
 from ptq_eval.checkpoints.placing import numbered_by, steps_restart
 from ptq_eval.checkpoints.token_counter import COUNTER_RESTART
 from ptq_eval.checkpoints.trainer_state import PHASES
-from ptq_eval.errors import TrajectoryFileError
+from ptq_eval.errors import OptionError, TrajectoryFileError
 from ptq_eval.records import Checkpoint
 
 FILE_NAME = "trajectory.yaml"
@@ -67,7 +67,8 @@ class Overrides:
 
     def __post_init__(self) -> None:
         for name, allowed in _RULES.items():
-            value = getattr(self, name)
+            value = allowed.read(getattr(self, name))
+            object.__setattr__(self, name, value)
             if value is not None and not allowed.holds(value):
                 raise TrajectoryFileError(f"{name} makes no sense", got=repr(value), allowed=allowed.text)
 
@@ -128,13 +129,22 @@ class Overrides:
         return tokens + self.offset_tokens, note + (f" + {self.offset_tokens:,}" if self.offset_tokens else "")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML with numbers left as text: YAML 1.1 takes 3e-4 for text and 0100 for 64, and 0098 may name a folder."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the name and form that yaml asks for
+        first: [(tag, pattern) for tag, pattern in rules if tag.rpartition(":")[2] not in ("int", "float", "timestamp")]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def read_overrides(folder: Path) -> Overrides | None:
     """The `trajectory.yaml` of a folder, or None where there is none.  Raises TrajectoryFileError."""
     path = folder / FILE_NAME
     if not path.is_file():
         return None
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise TrajectoryFileError(f"{path} cannot be read", got=error) from error
     return _parse({} if data is None else data, str(path))
@@ -199,6 +209,14 @@ class _Rule:
     lists: bool = False
     maps: bool = False
 
+    def read(self, value: Any) -> Any:
+        """`value` with the numbers that are written as text, such as 3e-4 and 2M; what is no number stays as it is."""
+        if self.maps and isinstance(value, Mapping):
+            return {_number(key, int): _number(item, self.kind) for key, item in value.items()}
+        if self.lists and _is_list(value):
+            return [_number(item, self.kind) for item in value]
+        return _number(value, self.kind)
+
     def holds(self, value: Any) -> bool:
         if self.maps and isinstance(value, Mapping):
             return all(_is_whole(key) for key in value) and all(self._one(item) for item in value.values())
@@ -210,6 +228,15 @@ class _Rule:
         if self.kind is str:
             return value in PHASES
         return isinstance(value, self.kind) and not isinstance(value, bool) and self.at_least <= value < math.inf
+
+
+def _number(value: Any, kind: type | tuple[type, ...]) -> Any:
+    if kind is str:
+        return value
+    try:
+        return units.read(value) if kind is int else units.read_number(value)
+    except OptionError:
+        return value
 
 
 _RULES = {

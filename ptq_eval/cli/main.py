@@ -21,9 +21,9 @@ from ptq_eval.cli.console import Bar, complain, console, show_warning
 from ptq_eval.cli.fit import fit
 from ptq_eval.cli.plan import plan
 from ptq_eval.cli.pretrain import pretrain
+from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
 from ptq_eval.errors import MeasurementFailedError, PtqEvalError
-from ptq_eval.measure.memory import keep_freed_memory
 
 INTERRUPTED = 130
 RUN_EXAMPLES = """\b
@@ -208,7 +208,7 @@ cli.add_command(sensitivity)
 
 def main() -> None:
     """Entry point: one line on stderr and an exit code of its own for everything that a user can mend."""
-    keep_freed_memory()
+    prepare_process()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ptq_eval import units
 from ptq_eval.errors import BitsError, GroupSizeError, OptionError
 
 if TYPE_CHECKING:
@@ -72,6 +73,14 @@ def numbers(kind: Callable[[float], Any], example: str) -> Callable[..., tuple[A
     return read
 
 
+def _count(_ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else units.read(value, name=param.opts[0])
+
+
+def _counts(_ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    return None if value is None else tuple(units.read(part, name=param.opts[0]) for part in value.split(","))
+
+
 def together(*options: _Decorator) -> _Decorator:
     """Several options as one decorator; help shows them in this order."""
 
@@ -85,13 +94,14 @@ def together(*options: _Decorator) -> _Decorator:
 
 trajectory_options = together(
     click.option(
-        "--tokens-per-step", type=int, help="D = step × this, in place of what checkpoints say.", metavar="TOKENS"
+        "--tokens-per-step",
+        callback=_count,
+        help="D = step × this, in place of what checkpoints say.",
+        metavar="TOKENS",
     ),
-    click.option(
-        "--tokens", callback=numbers(int, "1e9,2e9,4e9"), metavar="D,D,…", help="D of each checkpoint, in order."
-    ),
-    click.option("--params", type=int, metavar="N", help="N, in place of the count from the architecture."),
-    click.option("--exclude", callback=numbers(int, "500,1000"), metavar="STEP,…", help="Steps to leave out."),
+    click.option("--tokens", callback=_counts, metavar="D,D,…", help="D of each checkpoint, in order."),
+    click.option("--params", callback=_count, metavar="N", help="N, in place of the count from the architecture."),
+    click.option("--exclude", callback=_counts, metavar="STEP,…", help="Steps to leave out."),
 )
 """Corrections to what was found about a trajectory, taken up by `overrides`."""
 

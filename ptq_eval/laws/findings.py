@@ -69,6 +69,9 @@ class Finding:
     kind: StrEnum
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return f"{self.kind} ({', '.join(f'{name} {value}' for name, value in self.facts.items())})"
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; numbers that are not finite become None."""
         return {"kind": self.kind.value, **{name: _plain(value) for name, value in self.facts.items()}}

@@ -2,7 +2,7 @@
 
 Everything that can be wrong with a request is found here, before any weight is loaded: text too short, a group
 larger than a row, fused experts, a missing tokenizer.  Checkpoints that are wrong themselves do not stop the
-others; they are set aside with their reason, and so are those that turn out to lack a tokenizer or a model class.
+others; they are excluded with their reason, and so are those that turn out to lack a tokenizer or a model class.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Workload:
 class Plan:
     """What a run will do, and what a reader of its results must know.
 
-    `checkpoints` are those asked for; whatever sets one aside is among its fatal problems, and in `excluded`.
+    `checkpoints` are those asked for; what excludes one is among its fatal problems, and in `excluded`.
     """
 
     checkpoints: list[Checkpoint] = field(default_factory=list)
@@ -92,7 +92,7 @@ def make_plan(checkpoints: Sequence[Checkpoint], config: RunConfig) -> Plan:
 
 
 @contextlib.contextmanager
-def _setting_aside(plan: Plan, place: int) -> Iterator[None]:
+def _excluding(plan: Plan, place: int) -> Iterator[None]:
     """An error that concerns the checkpoint at `place` alone takes it out of the plan."""
     try:
         yield
@@ -116,7 +116,7 @@ class _Planner:
             if checkpoint.fatal:
                 plan.excluded.append((checkpoint, error_for(checkpoint, checkpoint.fatal[0])))
                 continue
-            with _setting_aside(plan, place):
+            with _excluding(plan, place):
                 folder = local_path(checkpoint)
                 sound.append((place, folder, self._blueprint(checkpoint, folder)))
         # One group size and one window length for all runs: deltas of other ones could not be compared.
@@ -128,7 +128,7 @@ class _Planner:
         group_size = self.config.resolve_group_size(widths) if widths else None
         seq_len = self._seq_len([model for *_, model in sound])
         for place, folder, model in sound:
-            with _setting_aside(plan, place):
+            with _excluding(plan, place):
                 plan.workloads.append(self._workload(plan, checkpoints[place], folder, model, group_size, seq_len))
         if len({work.checkpoint.tokenizer_sha for work in plan.workloads}) > 1:
             plan.warnings.append(

@@ -76,7 +76,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters lie."""
+        """The device of the parameters."""
         return next(self.module.parameters()).device
 
     @property

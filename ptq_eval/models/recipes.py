@@ -1,4 +1,4 @@
-"""How to tell that a checkpoint is quantized already: its recipe, and tensors that only quantized weights have.
+"""Signs that a checkpoint is quantized already: its recipe, and tensors that only quantized weights have.
 
 A recipe is `quantization_config` in config.json, or a file beside it.  Formats that transformers turns back into plain
 matrices on loading (8-bit and 4-bit floats with scales per block) can be measured: those weights are what was released
@@ -28,7 +28,7 @@ _PACKED = re.compile(
 """Names that quantized weights alone have."""
 
 _SCALE = re.compile(r"(scales?|zeros?|zero_points?|amax)(_inv|_\d+)?$")
-"""Names that belong to quantized weights where a weight lies beside them; `logit_scale` alone does not."""
+"""Names that belong to quantized weights where there is a weight beside them; `logit_scale` alone does not."""
 
 
 @dataclass(frozen=True)

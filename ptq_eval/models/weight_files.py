@@ -1,7 +1,7 @@
 """The files that hold a checkpoint's weights: what is hashed and what is loaded are the same files.
 
-transformers chooses among the files of a folder by rules of its own, reads an adapter or a distributed checkpoint that
-lies beside the weights, and changes these rules between versions.  So it is shown a folder of links to the hashed
+transformers chooses among the files of a folder by rules of its own, reads an adapter or a distributed checkpoint
+beside the weights, and changes these rules between versions.  So it is shown a folder of links to the hashed
 files and to nothing else.
 """
 

@@ -121,3 +121,42 @@ def test_mistakes_in_a_list_of_folders(tmp_path, text, says):
     (tmp_path / "run" / "trajectory.yaml").write_text(text)
     with pytest.raises(TrajectoryFileError, match=says):
         discover([tmp_path / "run"])
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "rate"),
+    [
+        ("tokens_per_step: 2e6\nlearning_rate: 3e-4", [2e6, 4e6], 3e-4),
+        ("tokens_per_step: 2M\nlearning_rate: 3.0e-4", [2e6, 4e6], 3e-4),
+        ("tokens_per_step: 2_000_000\nlearning_rate: .0003", [2e6, 4e6], 3e-4),
+        ("tokens_per_step: 2.0e+6\nlearning_rate: {1: 1e-3, 2: 1}", [2e6, 4e6], 1e-3),
+        ("tokens: {1: 1e6, 2: 1.5G}", [1e6, 1.5e9], None),
+        ("tokens: [10k, 0.02M]", [1e4, 2e4], None),
+        ("tokens: {01: 010, 0x: 5}", None, None),
+        ("tokens: {01: 010}\noffset_tokens: 1e3", [10, None], None),
+    ],
+)
+def test_numbers_as_people_write_them(tmp_path, text, tokens, rate):
+    for step in (1, 2):
+        touch_checkpoint(tmp_path / "run" / f"step{step}")
+    (tmp_path / "run" / "trajectory.yaml").write_text(text)
+    if tokens is None:
+        with pytest.raises(TrajectoryFileError, match="whole numbers"):
+            discover([tmp_path / "run"])
+        return
+    found = discover([tmp_path / "run"])
+    assert [c.tokens for c in found] == tokens
+    assert all(isinstance(c.tokens, int) for c in found if c.tokens is not None)
+    assert found[0].learning_rate == rate
+
+
+def test_a_number_may_name_a_folder(tmp_path):
+    touch_checkpoint(tmp_path / "run" / "0100")
+    (tmp_path / "run" / "trajectory.yaml").write_text("checkpoints: {0100: {step: 0100, tokens: 5}}")
+    assert [(c.step, c.tokens, c.revision) for c in discover([tmp_path / "run"])] == [(100, 5, "0100")]
+
+
+def test_numbers_in_python():
+    written = Overrides(tokens_per_step="2M", tokens=["1e3", 2e3], params="1.1B", exclude=["5k"])
+    assert (written.tokens_per_step, list(written.tokens or ())) == (2_000_000, [1000, 2000])
+    assert (written.params, list(written.exclude)) == (1_100_000_000, [5000])

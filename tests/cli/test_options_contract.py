@@ -49,8 +49,8 @@ REFUSED = [
     (("--shard", "1"), 2, ["--shard is not i/n"]),
     (("--bootstrap", "1"), 2, ["--bootstrap"]),
     (("--seed", "-1"), 2, ["--seed"]),
-    (("--tokens", "1e9,many"), 2, ["--tokens is not a list of numbers", "--tokens 1e9"]),
-    (("--tokens", "inf"), 2, ["--tokens is not a list of numbers"]),
+    (("--tokens", "1e9,many"), 2, ["--tokens is not a whole number", "'many'"]),
+    (("--tokens", "inf"), 2, ["--tokens is not a whole number"]),
     (("--tokens-per-step", "2.5"), 2, ["2.5"]),
     # flags
     (("--bitz", "3"), 2, ["'--bitz'", "--bits", "ptq-eval run --help"]),

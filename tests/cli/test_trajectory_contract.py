@@ -50,6 +50,12 @@ def test_corrections_that_do_not_fit(ptq_eval, material, flags, said):
     ptq_eval("inspect", material.run, *flags).refuses(26, said)
 
 
+@pytest.mark.parametrize("million", ["1e6", "1M", "1_000_000", "1000000"])
+def test_counts_as_people_write_them(ptq_eval, material, million):
+    answer = ptq_eval("inspect", material.run, "--json", "--tokens-per-step", million, "--exclude", "2e2,0.3k")
+    assert [json.loads(line)["tokens"] for line in answer.out.splitlines()] == [100 * 10**6]
+
+
 def test_corrections_are_taken_up(ptq_eval, material):
     flags = ("--tokens", "1e6,2e6", "--params", "1000", "--exclude", "200")
     answer = ptq_eval("inspect", material.run, "--json", *flags)

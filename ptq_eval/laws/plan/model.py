@@ -34,9 +34,6 @@ from ptq_eval.laws.formulas.unified import UnifiedDelta
 from ptq_eval.laws.plan.serving import Serving
 from ptq_eval.results.points import SAME_SIZE
 
-HIGH = FULL_BITS
-"""The training precision of the models that degradation laws describe."""
-
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "damage": tuple(p.name for p in KumarPTQ.parameters),
     "slope": ("B", "beta"),
@@ -101,14 +98,14 @@ class Formulas:
         capacity = self.capacity
         return capacity.factor(self.constants, capacity.at(P)) if capacity else 1.0
 
-    def before(self, N: Any, D: Any, P: Any = HIGH) -> Any:
+    def before(self, N: Any, D: Any, P: Any = FULL_BITS) -> Any:
         """Loss before quantization, nats per token, of N parameters trained on D tokens at P bits."""
         data = {"N": N * self.share(P), "D": D}
         law = Chinchilla() if self.one_size is None else ChinchillaD()
         with np.errstate(divide="ignore"):
             return law.predict(self.constants, data)
 
-    def damage(self, N: Any, D: Any, bits: Any, P: Any = HIGH) -> Any:
+    def damage(self, N: Any, D: Any, bits: Any, P: Any = FULL_BITS) -> Any:
         """What quantization from P to `bits` adds to the loss, nats per token; at most that, unless `robust`.
 
         At P = 16 the degradation law itself holds, and there is no need of a bound.
@@ -118,7 +115,7 @@ class Formulas:
             data: Any = {"N": N, "D": D, **self.serving.variables(bits)}
             of = self.law.added if isinstance(self.law, Sun) else self.law.predict
             return of(self.constants, data)
-        full = np.asarray(P) == HIGH
+        full = np.asarray(P) == FULL_BITS
         if self.capacity is None or (not self.robust and np.all(full)):
             return self.law.predict(self.constants, {"N": N, "D": D, "P": bits})
         law = UnifiedDelta(self.capacity.parts, offsets=self.capacity.offsets, tied=self.capacity.tied)
@@ -146,7 +143,7 @@ class Formulas:
             return np.maximum(c["gamma_post"] * np.log(self.damage(N, D, 0.0) / most), 0.0)
         return (self.damage(N, D, 1.0) / most) ** (1 / c["gamma_P"])
 
-    def critical_tokens(self, N: Any, bits: Any, P: Any = HIGH) -> Any:
+    def critical_tokens(self, N: Any, bits: Any, P: Any = FULL_BITS) -> Any:
         """D_crit in tokens of a model trained at P bits; infinite where the damage does not grow with D.
 
         Every law here is a power of D, so that its value at D = 1 says all (equation 13 of Kumar et al.).

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.errors import PlanError, UnknownPluginError
-from ptq_eval.laws import _texts
-from ptq_eval.laws.base import Estimate, FitKind, FitResult
+from ptq_eval.laws.base import Estimate, FitResult
+from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.fit import bootstrap
 from ptq_eval.laws.formulas.presets import PRESETS, Preset
 from ptq_eval.laws.plan.model import Formulas
-from ptq_eval.laws.plan.question import Question
+from ptq_eval.laws.plan.question import Question, Reason, Why
 from ptq_eval.laws.plan.serving import Serving, settle
 from ptq_eval.laws.turning import predicted as critical
 
@@ -53,9 +53,9 @@ class Source:
 
     `bits` are the serving precisions to look at where none is asked for.  `refused` says of "damage", "loss" or
     "precision" why it is not known, `doubts` what else to beware of.  `one_size` is the N for which E holds, where E
-    contains A/N^alpha, and `curve` names the run.  `verdicts` say for runs (N, bits, reason) why the fit to them gives
-    no D_crit; the reason is "" where it does.  `only_bits`: the one serving precision that the constants hold for,
-    where the law has none among its variables; `serving`: the group size and formats that were asked about.
+    contains A/N^alpha, and `curve` names the run.  `verdicts` (N, bits, reason) say why the fit gives no
+    D_crit for a run; the reason is None if it gives one.  `only_bits`: the one serving precision that the constants
+    hold for, if bits are not a variable of the law; `serving`: the group size and formats of the question.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Source:
     ranges: Ranges
     bits: tuple[float, ...]
     laws: tuple[str, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, Finding] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     one_size: float | None = None
     curve: str = ""
-    verdicts: tuple[tuple[float, float, str], ...] = ()
+    verdicts: tuple[tuple[float, float, Why | None], ...] = ()
     level: float = math.nan
     stretch: float = 1.0
     uncertainty: str = ""
@@ -103,30 +103,29 @@ class Source:
         low, high = bootstrap.interval(value, draws, factor=self.stretch, level=self.level, log=on_log)
         return Estimate(value, low, high)
 
-    def critical_tokens(self, N: float, bits: float) -> tuple[Estimate, str]:
-        """D_crit with its interval; NaN and the reason where the fits behind the constants do not determine it.
+    def critical_tokens(self, N: float, bits: float) -> tuple[Estimate, tuple[Why, ...]]:
+        """D_crit with its interval; NaN and the reason if the fits behind the constants do not determine it.
 
-        What was found for the run of the nearest N, at the nearest bits that were measured, holds here too.
+        The verdict on the run of the nearest N, at the nearest bits that were measured, applies here too.
         """
-        reason = self._verdict(N, bits)
-        if not reason and {"damage", "loss"} <= set(self.fits):
-            reason = _texts.reason(critical.degradation_reason(self.fits["damage"], self.fits["loss"]))
-        if reason:
-            return Estimate(math.nan), reason
-        found = self.estimate(self.formulas().critical_tokens(N, bits))
-        reason = "no number of tokens harms under this law"
-        if math.isfinite(found.value):
-            reason = _texts.reason(critical.wide_interval_reason(found))
-        return (Estimate(math.nan), reason) if reason else (found, "")
+        why, found = self._verdict(N, bits), Estimate(math.nan)
+        if not why and {"damage", "loss"} <= set(self.fits):
+            why = _given_none(critical.degradation_reason(self.fits["damage"], self.fits["loss"]))
+        if why:
+            return found, why
+        turn = self.estimate(self.formulas().critical_tokens(N, bits))
+        finite = math.isfinite(turn.value)
+        why = _given_none(critical.wide_interval_reason(turn)) if finite else (Why(Reason.NO_TURN),)
+        return (found, why) if why else (turn, ())
 
-    def _verdict(self, N: float, bits: float) -> str:
-        """Why the fit gives no D_crit for the nearest N and bits of those it was asked for, or ""."""
+    def _verdict(self, N: float, bits: float) -> tuple[Why, ...]:
+        """Why the fit gives no D_crit for the nearest N and bits that were measured."""
         apart = min((abs(at - bits) for _, at, _ in self.verdicts), default=0.0)
         near = [verdict for verdict in self.verdicts if abs(verdict[1] - bits) <= apart]
         if not near:
-            return ""
+            return ()
         N_apart = min(abs(math.log(at / N)) for at, _, _ in near)
-        return next((why for at, _, why in near if abs(math.log(at / N)) <= N_apart and why), "")
+        return next(((why,) for at, _, why in near if abs(math.log(at / N)) <= N_apart and why), ())
 
     def beyond(self, **at: float | None) -> dict[str, float]:
         """For each of N, D, P and bits that lies outside the fitted range, by which factor; P is that of all parts.
@@ -142,6 +141,10 @@ class Source:
             if (factor := max(max(value / high, low / value) for low, high in ends)) > 1.005:
                 found[name] = factor
         return found
+
+
+def _given_none(found: Finding | None) -> tuple[Why, ...]:
+    return (Why(Reason.FIT_GIVES_NONE, {"found": found}),) if found else ()
 
 
 def whole_bits(ranges: Ranges) -> tuple[float, ...]:
@@ -216,24 +219,22 @@ def from_fits(
     taken; a law that no plan can use is left out.  `ranges` are those of N, D and bits in the data.
     """
     constants: dict[str, np.ndarray] = {}
-    refused, doubts = {}, [f"a plan cannot use the law {fit.law}" for fit in fits if fit.law not in USED]
+    refused: dict[str, Finding] = {}
+    doubts = [f"a plan cannot use the law {fit.law}" for fit in fits if fit.law not in USED]
     chosen = {_part(fit): fit for fit in sorted(fits, key=lambda fit: len(fit.estimates)) if fit.law in USED}
     doubts += [f"not used: {fit.law}" for fit in fits if fit.law in USED and fit not in chosen.values()]
     good = {part: result for part, result in chosen.items() if result.identified}
     rows = min((len(result.replicates) for result in good.values()), default=0)
     for part, result in chosen.items():
         if part not in good:
-            refused[part] = _texts.message(result)
+            refused[part] = result.status.reason
             continue
-        if result.status.kind is not FitKind.OK:
-            doubts.append(f"{result.law}: {_texts.status(result)}")
         for i, (constant, estimate) in enumerate(result.estimates.items()):
             constants[constant] = np.append(estimate.value, result.replicates[:rows, i] if rows else [])
     if "gamma" in constants and "C" in constants:  # the form in D/N, for one size
         gamma = constants.pop("gamma")
         constants |= {"C_T": constants.pop("C"), "gamma_D": gamma, "gamma_N": gamma}
         doubts.append("gamma_N was not fitted but set to gamma_D: what is said of another N rests on that")
-    covers = "; ".join(dict.fromkeys(f"{result.law}: {_texts.coverage(result)}" for result in good.values()))
     return Source(
         name=name,
         note=note,
@@ -247,7 +248,7 @@ def from_fits(
         curve=curve,
         level=fits[0].level if fits else math.nan,
         stretch=max((result.stretch for result in good.values()), default=1.0),
-        uncertainty=covers if rows else "these fits come without replicates, so no answer has an interval",
+        uncertainty="" if rows else "these fits come without replicates, so no answer has an interval",
         fits=good,
     )
 

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.errors import NothingToFitError, OutputMismatchError, PlanError
-from ptq_eval.laws import _texts
+from ptq_eval.laws import findings
 from ptq_eval.laws.base import Coverage, Estimate, FitResult, FitStatus
-from ptq_eval.laws.findings import Why, why_from
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
+from ptq_eval.laws.plan.question import Reason, Why
 from ptq_eval.laws.plan.source import TRAINED, Source, from_fits
 from ptq_eval.laws.turning.predicted import VerdictKind
 from ptq_eval.results.load import load
@@ -132,19 +132,19 @@ def from_stored(
     )
 
 
-def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, str], ...]:
-    """(N, bits, why there is no predicted D_crit or "") for entries of `critical_tokens`.
+def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, Why | None], ...]:
+    """(N, bits, why there is no predicted D_crit or None) for entries of `critical_tokens`.
 
     A prediction that the fit calls too far to believe is kept: the plan judges the distance of its own N.
     """
     found = []
     for entry in critical:
         if (N := entry.get("params")) and (bits := entry.get("bits")):
-            run = f" of run {entry['run']}" if entry.get("run") else ""
-            why = why_from(entry.get("reason"))
-            far = why is not None and why.kind is Why.TOO_FAR
+            reason = findings.why_from(entry.get("reason"))
+            far = reason is not None and reason.kind is findings.Why.TOO_FAR
             known = entry.get("predicted") and (far or entry.get("verdict_kind") != VerdictKind.NOT_IDENTIFIED)
-            found.append((float(N), float(bits), "" if known else f"the fit{run} says: {_texts.reason(why)}"))
+            facts = {"found": reason, "run": str(entry.get("run") or "")}
+            found.append((float(N), float(bits), None if known else Why(Reason.FIT_GIVES_NONE, facts)))
     return tuple(found)
 
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ptq_eval.laws.plan.answers import Plan
 from ptq_eval.laws.plan.curves import loss_over_bits_and_ratio
-from ptq_eval.laws.plan.planner import Plan
 from ptq_eval.report.common import style
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import count, short
 from ptq_eval.report.plan.loss_figure import band, line
+from ptq_eval.report.plan.words import reasons
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,10 @@ _LINE = 0.13
 
 def data(plan: Plan) -> Frame:
     """Everything drawn: kind is grid, critical or fitted (two corners of the fitted range)."""
-    return pd.DataFrame(loss_over_bits_and_ratio(plan.planner), columns=list(COLUMNS))
+    rows = loss_over_bits_and_ratio(plan.planner)
+    return pd.DataFrame(
+        [{**row, "why_not": reasons(row.get("why_not", ())) or None} for row in rows], columns=list(COLUMNS)
+    )
 
 
 def levels(loss: np.ndarray) -> np.ndarray:
@@ -135,6 +139,5 @@ def _turns(ax: Axes, turn: Frame, surface: Frame) -> list[Any]:
         handles.append(Line2D([], [], color="black", linewidth=0.9, linestyle=_DASHED, label=label))
     for why, refused in turn.dropna(subset="why_not").groupby("why_not", sort=False):
         ends = " to ".join(dict.fromkeys(f"{bits:.3g}" for bits in (refused["bits"].min(), refused["bits"].max())))
-        short_why = str(why).partition(";")[0]
-        handles.append(Line2D([], [], linestyle="none", label=f"no D_crit at {ends} bits: {short_why}"))
+        handles.append(Line2D([], [], linestyle="none", label=f"no D_crit at {ends} bits: {why}"))
     return handles

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ptq_eval.laws.plan.answers import Plan
 from ptq_eval.laws.plan.curves import loss_against_tokens
-from ptq_eval.laws.plan.planner import Plan
 from ptq_eval.report.common import style
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import count

@@ -1,0 +1,27 @@
+"""What the command line sets for its own process before torch starts; a library must leave these to its caller.
+
+Threads.  torch's operations end in a barrier at which libgomp's threads spin for milliseconds.  On a quiet machine the
+next operation begins before that; on a busy one the thread that is waited for has lost its core to the spinning one.
+Beside three busy processes on two cores a run took 134 s so, and 61 s when waiting threads slept at once, which
+costs 11 % on a quiet machine.  A short spin costs nothing there and gives the core back soon.  `benchmarks/busy.py`
+measures it.  Whoever has set either variable keeps that.
+
+Memory.  See `ptq_eval.measure.memory.keep_freed_memory`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ptq_eval.measure.memory import keep_freed_memory
+
+OPENMP = {"GOMP_SPINCOUNT": "3000"}
+"""Turns of the waiting loop, some 10 microseconds; without it libgomp makes 300,000."""
+
+
+def prepare_process() -> None:
+    """Set the waiting of threads and the allocator of this process; to be called before torch is imported."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        for name, value in OPENMP.items():
+            os.environ.setdefault(name, value)
+    keep_freed_memory()
