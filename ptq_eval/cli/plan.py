@@ -93,8 +93,8 @@ def plan(fit: str | None, preset: str | None, out: str | None, **settings: Any) 
     The constants are those of a fit or of a publication.  Every answer has an interval where they have one, and the
     factor by which it lies beyond the data behind them.  Without --params, N is the best under --budget.
     """
-    from ptq_eval.laws.plan.planner import Question
-    from ptq_eval.laws.plan.planner import plan as answer
+    from ptq_eval.laws.plan.answers import Question
+    from ptq_eval.laws.plan.answers import plan as answer
     from ptq_eval.report.plan import page as report
 
     _check(fit, preset, settings)

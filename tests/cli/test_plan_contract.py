@@ -63,7 +63,7 @@ def test_the_figures_show_the_answers(ptq_eval, tmp_path):
     assert marked.to_dict() == pytest.approx({bits: D for bits, D in turns.items() if D <= 1e13})
     assert (loss[loss["kind"] == "curve"]["beyond"] > 1).all()  # a size that was not fitted
     assert len(over_bits[over_bits["kind"] == "grid"]) == 61 * 61
-    free = budget[budget["setting"] == "N, D and P free"]
+    free = budget[budget["setting"] == "free"]
     assert free["bits"].round(2).unique() == [7.0]
 
 

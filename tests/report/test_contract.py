@@ -155,12 +155,21 @@ def test_the_terminal_shows_deltas_fits_verdicts_and_warnings_at_any_width(table
             assert words in text
 
 
-def test_inversions_are_named(table, fit, run):
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_method_worse_than_rounding_is_named(table, fit, run, method):
     worse = table.copy()
-    row = worse.index[(worse["quantizer"] == "gptq") & (worse["bits"] == 4) & (worse["run"] == "large")][2]
+    row = worse.index[(worse["quantizer"] == method) & (worse["bits"] == 4) & (worse["run"] == "large")][2]
     worse.loc[row, "delta"] = 0.5
-    section = page.document(Study(worse, fit, run)).split("## Where GPTQ")[1].split("## ")[0]
-    assert f"| large@{worse.loc[row, 'step']} | gptq | 4 | 0.50000(49) |" in section
+    section = page.document(Study(worse, fit, run)).split("## Where a method did")[1].split("## ")[0]
+    [named] = [line for line in section.splitlines() if f"| {method} | large@{worse.loc[row, 'step']} | 4 |" in line]
+    assert "| 0.500" in named
+
+
+def test_methods_that_are_nowhere_worse_and_tables_without_rounding_say_so(table, fit, run):
+    fine = table.copy()
+    fine.loc[fine["quantizer"].isin(["gptq", "awq"]), "delta"] = -1.0
+    for rows, words in ((fine, "None of awq, gptq is worse"), (fine[fine["quantizer"] != "rtn"], "No measurement of")):
+        assert words in page.document(Study(rows, fit, run)).split("## Where a method did")[1].split("## ")[0]
 
 
 def test_failures_and_exclusions_are_named_with_their_reasons(table, fit, run):

@@ -22,7 +22,7 @@ from ptq_eval.laws.base import Estimate, FitResult
 from ptq_eval.laws.fit import bootstrap
 from ptq_eval.laws.formulas.presets import PRESETS, Preset
 from ptq_eval.laws.plan.model import Formulas
-from ptq_eval.laws.plan.question import Question
+from ptq_eval.laws.plan.question import Question, Reason, Why
 from ptq_eval.laws.plan.serving import Serving, settle
 from ptq_eval.laws.turning import predicted as critical
 
@@ -52,9 +52,9 @@ class Source:
 
     `bits` are the serving precisions to look at where none is asked for.  `refused` says of "damage", "loss" or
     "precision" why it is not known, `doubts` what else to beware of.  `one_size` is the N for which E holds, where E
-    contains A/N^alpha, and `curve` names the run.  `verdicts` say for runs (N, bits, reason) why the fit to them gives
-    no D_crit; the reason is "" where it does.  `only_bits`: the one serving precision that the constants hold for,
-    where the law has none among its variables; `serving`: the group size and formats that were asked about.
+    contains A/N^alpha, and `curve` names the run.  `verdicts` (N, bits, reason) say why the fit gives no
+    D_crit for a run; the reason is None if it gives one.  `only_bits`: the one serving precision that the constants
+    hold for, if bits are not a variable of the law; `serving`: the group size and formats of the question.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Source:
     doubts: tuple[str, ...] = ()
     one_size: float | None = None
     curve: str = ""
-    verdicts: tuple[tuple[float, float, str], ...] = ()
+    verdicts: tuple[tuple[float, float, Why | None], ...] = ()
     level: float = math.nan
     stretch: float = 1.0
     uncertainty: str = ""
@@ -102,28 +102,28 @@ class Source:
         low, high = bootstrap.interval(value, draws, factor=self.stretch, level=self.level, log=on_log)
         return Estimate(value, low, high)
 
-    def critical_tokens(self, N: float, bits: float) -> tuple[Estimate, str]:
-        """D_crit with its interval; NaN and the reason where the fits behind the constants do not determine it.
+    def critical_tokens(self, N: float, bits: float) -> tuple[Estimate, tuple[Why, ...]]:
+        """D_crit with its interval; NaN and the reason if the fits behind the constants do not determine it.
 
-        What was found for the run of the nearest N, at the nearest bits that were measured, holds here too.
+        The verdict on the run of the nearest N, at the nearest bits that were measured, applies here too.
         """
-        reason = self._verdict(N, bits)
-        if not reason and {"damage", "loss"} <= set(self.fits):
-            reason = critical.obstacle(self.fits["damage"], self.fits["loss"])
-        if reason:
-            return Estimate(math.nan), reason
-        found = self.estimate(self.formulas().critical_tokens(N, bits))
-        reason = critical.vague(found) if math.isfinite(found.value) else "no number of tokens harms under this law"
-        return (Estimate(math.nan), reason) if reason else (found, "")
+        why, found = self._verdict(N, bits), Estimate(math.nan)
+        if not why and {"damage", "loss"} <= set(self.fits):
+            why = _given_none(critical.obstacle(self.fits["damage"], self.fits["loss"]))
+        if why:
+            return found, why
+        turn = self.estimate(self.formulas().critical_tokens(N, bits))
+        why = _given_none(critical.vague(turn)) if math.isfinite(turn.value) else (Why(Reason.NO_TURN),)
+        return (found, why) if why else (turn, ())
 
-    def _verdict(self, N: float, bits: float) -> str:
-        """Why the fit gives no D_crit for the nearest N and bits of those it was asked for, or ""."""
+    def _verdict(self, N: float, bits: float) -> tuple[Why, ...]:
+        """Why the fit gives no D_crit for the nearest N and bits that were measured."""
         apart = min((abs(at - bits) for _, at, _ in self.verdicts), default=0.0)
         near = [verdict for verdict in self.verdicts if abs(verdict[1] - bits) <= apart]
         if not near:
-            return ""
+            return ()
         N_apart = min(abs(math.log(at / N)) for at, _, _ in near)
-        return next((why for at, _, why in near if abs(math.log(at / N)) <= N_apart and why), "")
+        return next(((why,) for at, _, why in near if abs(math.log(at / N)) <= N_apart and why), ())
 
     def beyond(self, **at: float | None) -> dict[str, float]:
         """For each of N, D, P and bits that lies outside the fitted range, by which factor; P is that of all parts.
@@ -139,6 +139,10 @@ class Source:
             if (factor := max(max(value / high, low / value) for low, high in ends)) > 1.005:
                 found[name] = factor
         return found
+
+
+def _given_none(message: str) -> tuple[Why, ...]:
+    return (Why(Reason.FIT_GIVES_NONE, {"message": message}),) if message else ()
 
 
 def whole_bits(ranges: Ranges) -> tuple[float, ...]:

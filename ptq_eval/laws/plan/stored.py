@@ -22,6 +22,7 @@ import numpy as np
 from ptq_eval.errors import NothingToFitError, OutputMismatchError, PlanError
 from ptq_eval.laws.base import Estimate, FitResult
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
+from ptq_eval.laws.plan.question import Reason, Why
 from ptq_eval.laws.plan.source import TRAINED, Source, from_fits
 from ptq_eval.laws.turning.predicted import FARTHEST
 from ptq_eval.results.load import load
@@ -131,8 +132,8 @@ def from_stored(
     )
 
 
-def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, str], ...]:
-    """(N, bits, why there is no predicted D_crit or "") for entries of `critical_tokens`.
+def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, Why | None], ...]:
+    """(N, bits, why there is no predicted D_crit or None) for entries of `critical_tokens`.
 
     A prediction that the fit calls too far to believe is kept: the plan judges the distance of its own N.
     """
@@ -140,10 +141,10 @@ def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, str], ...]:
     for entry in critical:
         if (N := entry.get("params")) and (bits := entry.get("bits")):
             text = str(entry.get("verdict", ""))
-            run = f" of run {entry['run']}" if entry.get("run") else ""
             far = (entry.get("extrapolation_factor") or 0.0) > FARTHEST
             known = entry.get("predicted") and (far or not text.startswith(_REFUSED))
-            found.append((float(N), float(bits), "" if known else f"the fit{run} says: {text.removeprefix(_REFUSED)}"))
+            facts = {"message": text.removeprefix(_REFUSED), "run": str(entry.get("run") or "")}
+            found.append((float(N), float(bits), None if known else Why(Reason.FIT_GIVES_NONE, facts)))
     return tuple(found)
 
 

@@ -18,7 +18,7 @@ from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.files import plain
 from ptq_eval.report.common.numbers import count, number
 from ptq_eval.report.comparison import page as comparison
-from ptq_eval.report.run.audit import compared, inversions, left_out, solver_summary, within_noise
+from ptq_eval.report.run.audit import incomplete, solver_summary, worse_than_rounding
 from ptq_eval.report.run.words import answers, early
 from ptq_eval.report.sensitivity import page as sensitivity
 
@@ -52,7 +52,7 @@ def document(study: Study, theory: Mapping[str, Any] | None = None, found: Mappi
         (comparison.AFTER, _fits(study)),
         *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
         *([("From theory: which layers carry the damage", sensitivity.section(theory))] if theory else []),
-        ("Where GPTQ did worse than rounding", _inversions(study)),
+        ("Where a method did worse than rounding", worse_than_rounding(study)),
         ("What was quantized", _models(study)),
         ("Left out, failed or measured in part", _left_out(study)),
         ("GPTQ numerics", _solver(study)),
@@ -116,20 +116,6 @@ def _fits(study: Study) -> str:
     return text + "\n" + _bullets(remarks)
 
 
-def _inversions(study: Study) -> str:
-    clear, noise = inversions(study), within_noise(study)
-    if not compared(study):
-        return "No GPTQ measurement has one of RTN on the same grid to be compared with.\n"
-    text = f"{_plural(compared(study), 'pair')} on the same grid compared. "
-    text += "Where two methods are equal, chance puts one pair in forty beyond two standard errors.\n\n"
-    if clear:
-        header = ("checkpoint", "GPTQ", "bits", "δ GPTQ", "δ RTN", "difference")
-        text += "By more than two standard errors:\n\n" + tables.markdown(header, clear, left=2)
-    if noise:
-        text += f"\nWorse, but within noise: {'; '.join(tables.cell(name) for name in noise)}.\n"
-    return text if clear or noise else text + "GPTQ is nowhere worse.\n"
-
-
 def _models(study: Study) -> str:
     text = ""
     for run, model in (study.run.get("models") or {}).items():
@@ -168,7 +154,7 @@ def _kind(name: Any) -> str:
 
 
 def _left_out(study: Study) -> str:
-    rows = left_out(study)
+    rows = incomplete(study)
     return tables.markdown(("checkpoint", "what", "status", "reason"), rows, left=4) if rows else "Nothing.\n"
 
 

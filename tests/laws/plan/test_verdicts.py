@@ -4,15 +4,15 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from ptq_eval.laws import analyse, fit
 from ptq_eval.laws.formulas.chinchilla import Chinchilla
 from ptq_eval.laws.formulas.ouyang import Ouyang
 from ptq_eval.laws.formulas.presets import EPOCH_2024, KUMAR_2024, OUYANG_2024
+from ptq_eval.laws.plan.answers import Plan, Planner, Question, plan
 from ptq_eval.laws.plan.curves import loss_over_bits_and_ratio
-from ptq_eval.laws.plan.planner import Planner, Question, plan
+from ptq_eval.laws.plan.question import Reason, Why
 from ptq_eval.laws.plan.source import from_fits, from_preset
 from ptq_eval.laws.simulate import paper_design, simulate
 from ptq_eval.laws.turning.predicted import FARTHEST
@@ -41,7 +41,7 @@ def turns(planner):
 
 
 def labels(planner):
-    drawn = pd.DataFrame(loss_over_bits_and_ratio(planner), columns=list(plan_contour_figure.COLUMNS))
+    drawn = plan_contour_figure.data(Plan(planner.source, planner.question, (), planner))
     [legend] = plan_contour_figure.draw(drawn).legends
     return " | ".join(" ".join(text.get_text().split()) for text in legend.get_texts())
 
@@ -56,7 +56,7 @@ def test_records_are_judged_as_fit_judges_them(noisy):
             at: known for at, known in given.items() if at[0] == N
         }
         [eight] = [answer for answer in answers if answer.at["bits"] == 8]
-        assert "delta is not told apart from zero" in eight.why_not
+        assert "delta is not told apart from zero" in eight.why_not[0].facts["message"]
 
 
 def test_the_line_of_a_figure_is_refused_where_the_table_refuses(noisy):
@@ -70,14 +70,15 @@ def test_the_line_of_a_figure_is_refused_where_the_table_refuses(noisy):
     refused = [row["bits"] for row in rows if row["why_not"]]
     assert min(refused) >= 6  # of the widths measured, 8 bits are the nearest
     assert max(refused) == 9
-    assert all("not told apart from zero" in row["why_not"] for row in rows if row["bits"] >= 6)
+    assert all("not told apart from zero" in row["why_not"][0].facts["message"] for row in rows if row["bits"] >= 6)
     assert "no D_crit at" in labels(planner)
     assert "not told apart from zero" in labels(planner)
 
 
 def test_a_fit_that_identifies_nothing_draws_no_line(noisy):
     known = source(noisy, {}, **OPTIONS)
-    refusing = replace(known, verdicts=tuple((N, P, "it is not identified") for N, P, _ in known.verdicts))
+    none = Why(Reason.FIT_GIVES_NONE, {"message": "it is not identified"})
+    refusing = replace(known, verdicts=tuple((N, P, none) for N, P, _ in known.verdicts))
     planner = Planner(refusing, Question(params=200e3))
     assert all(math.isnan(row["ratio"]) for row in turns(planner))
     assert "no D_crit at 1 to 9 bits: it is not identified" in labels(planner)
@@ -108,7 +109,7 @@ def test_fits_of_another_degradation_law_have_a_turn_with_its_interval():
     [turn] = plan(
         from_fits([flat, curve], name="out", ranges={}), Question(params=1e8, tokens=1e10, serve_bits=(4,))
     ).of("critical_tokens")
-    assert "not seen to grow with D" in turn.why_not
+    assert "not seen to grow with D" in turn.why_not[0].facts["message"]
 
 
 def test_a_table_of_data_is_refused_a_turn_by_the_same_tests():

@@ -7,13 +7,14 @@ import pytest
 import ptq_eval
 from ptq_eval import errors
 from ptq_eval.laws.calculator import critical_tokens
-from ptq_eval.laws.compare.verdicts import phase_verdict
+from ptq_eval.laws.compare.hypotheses import NEGLIGIBLE
 from ptq_eval.laws.fit.folder import analyse
 from ptq_eval.laws.fit.restrict import restrict
 from ptq_eval.laws.formulas.kumar import KumarPTQ
 from ptq_eval.laws.formulas.presets import SUN_2025
 from ptq_eval.laws.formulas.sun import Sun
 from ptq_eval.laws.turning.predicted import out_of_reach
+from ptq_eval.report.comparison import words
 from tests.laws.synthetic import KUMAR, KUMAR_LOSS, chinchilla, eq2, table
 
 
@@ -125,14 +126,15 @@ def test_a_comparison_that_can_fit_nothing_is_refused_as_a_fit_is(change, error)
         ((True, 0.01), (True, 0.02), "what degradation follows here is negligible: tokens change delta by 1 %"),
         ((True, 3.0), (False, 0.0), "degradation follows tokens: the learning rate's phase adds nothing"),
         ((False, 0.0), (True, 2.0), "degradation follows the learning rate's phase: tokens add nothing"),
-        ((False, 0.0), (False, 0.0), "whether degradation follows tokens or the learning rate's phase cannot be told"),
+        ((False, 0.0), (False, 0.0), "undecided whether degradation follows tokens or the learning rate's phase"),
     ],
 )
 def test_an_effect_that_changes_little_is_called_negligible(tokens, phase, said):
     numbers = {"aicc": 3.0, "value": 0.1, "low": 0.05, "high": 0.2, "constant": "gamma"}
-    adding = {name: {**numbers, "adds": adds, "change": change} for name, (adds, change) in
+    adding = {name: {**numbers, "adds": adds, "change": change, "matters": adds and change >= NEGLIGIBLE}
+              for name, (adds, change) in
               {"tokens": tokens, "phase": phase}.items()}  # fmt: skip
-    assert phase_verdict({"adding": adding, "correlation": 0.3}).startswith(said)
+    assert words.phase({"tested": True, "adding": adding, "correlation": 0.3}).startswith(said)
 
 
 def test_a_constant_is_fixed_within_the_bounds_of_its_law():
