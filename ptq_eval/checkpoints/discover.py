@@ -1,4 +1,4 @@
-"""Find the trajectories in the folders given: which runs there are, and which checkpoints each of them has.
+"""Find the trajectories in some folders: which runs there are, and which checkpoints each of them has.
 
 A folder may be a run, a checkpoint, or hold several runs a few levels down.  Every installed format looks at
 each folder on the way; what one of them claims as a checkpoint is not searched further.  A model in the run's own
@@ -17,11 +17,11 @@ from pathlib import Path
 
 from ptq_eval import plugins
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds_model, subfolders
+from ptq_eval.checkpoints.cross_checks import ROOT
 from ptq_eval.checkpoints.foreign import foreign
 from ptq_eval.checkpoints.labels import stage_order
 from ptq_eval.checkpoints.overrides import Overrides, Place, did_you_mean, read_overrides
-from ptq_eval.checkpoints.settled import ROOT
-from ptq_eval.checkpoints.token_counter import with_whole_counts
+from ptq_eval.checkpoints.trainer_state import with_whole_counts
 from ptq_eval.errors import EmptyFolderError, NoCheckpointError, TrajectoryFileError
 from ptq_eval.records import Checkpoint
 

@@ -48,13 +48,17 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
 }
 
 
+_ABOUT_TOKENS = ("tokens_unknown", "counter_restart", "stage_restart", "model_beside")
+"""Problems that change what a curve over D means."""
+
+
 def warnings(checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """A line for every problem that leaves its checkpoint usable."""
+    """A line for every doubt about a checkpoint's place on the axis of tokens."""
     return [
         f"{checkpoint.name}: {problem.message}"
         for checkpoint in checkpoints
         for problem in checkpoint.problems
-        if not problem.fatal
+        if problem.code in _ABOUT_TOKENS
     ]
 
 

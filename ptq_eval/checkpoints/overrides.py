@@ -1,11 +1,11 @@
 """What the user knows better: `trajectory.yaml`, `--tokens-per-step`, `--tokens`, `--exclude`.
 
-A `trajectory.yaml` lies in the folder given, in a run's folder, or in both; the nearer one wins, and the
-command line wins over both.  Example:
+A `trajectory.yaml` is in the folder that is searched, in a run's folder, or in both; the run's own one wins, and
+the command line wins over both.  Example:
 
     tokens_per_step: 2097152      # or   tokens: {500: 1000000, 1000: 2000000}
     offset_tokens: 0              # added to every D, for a stage that starts at 0 again
-    exclude: [700]                # steps to leave out
+    exclude: [700]                # steps that are not measured
     learning_rate: 0.003          # or by step
     schedule_phase: constant      # or by step
     runs:
@@ -14,8 +14,7 @@ command line wins over both.  Example:
       warm: {step: 100, tokens: 2M}
       final: {step: 980, tokens: 20M}
 
-Counts given here have the source "user".  A key, run or step that does not exist is an error, not a silent
-nothing.
+These counts have the source "user".  A key, run or step that does not exist is an error.
 """
 
 from __future__ import annotations
@@ -30,9 +29,8 @@ from typing import Any
 import yaml
 
 from ptq_eval import units
-from ptq_eval.checkpoints.placing import numbered_by, steps_restart
-from ptq_eval.checkpoints.token_counter import COUNTER_RESTART
-from ptq_eval.checkpoints.trainer_state import PHASES
+from ptq_eval.checkpoints.numbered import numbered_by, steps_restart
+from ptq_eval.checkpoints.trainer_state import COUNTER_RESTART, PHASES
 from ptq_eval.errors import OptionError, TrajectoryFileError
 from ptq_eval.records import Checkpoint
 

@@ -51,11 +51,11 @@ def read(out: Path) -> dict[str, Any] | None:
             got=f"{path}: {error!r}",
             remedy="delete that file and compare again",
         ) from error
-    return found if found.get("records") else None  # a comparison of somebody's table says nothing of these records
+    return found if found.get("records") else None  # a comparison of a user's table is not about these records
 
 
 def write(out: Path, found: Mapping[str, Any]) -> list[Path]:
-    """Write what `ptq_eval.compare` returned below `out`, and into a report that lies there; the paths written.
+    """Write what `ptq_eval.compare` returned below `out`, and into the report there, if any; the paths written.
 
     Raises OutputFullError, and OutputMismatchError for a damaged comparison of records.
     """
@@ -76,7 +76,7 @@ def write(out: Path, found: Mapping[str, Any]) -> list[Path]:
 
 
 def _joined(old: Mapping[str, Any] | None, found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With what was asked before of the same records and is not asked anew: a ranking or a test of constants."""
+    """Joined with the earlier ranking or tests of the same records, unless they were repeated."""
     if old is None or any(old.get(name) != found[name] for name in ("records", "by", "loss")):
         return found
     kept = {} if found["laws"] else {name: old[name] for name in ("laws", "comparisons")}

@@ -3,8 +3,8 @@
 Along a contour the served loss is the same: it shows how many bits are worth how many tokens.  Above the line of
 D_crit contours bend back, and more tokens need more bits for the same loss.
 
-All lines are dashed where N, D or the bits lie beyond the data.  That of D_crit says no more than the table of the
-plan: it ends where the fits give no D_crit, with the reason in the legend, and has the largest factor beyond the data.
+All lines are dashed where N, D or the bits are beyond the data.  The line of D_crit shows what the table of the plan
+shows: it ends where the fits give no D_crit, with the reason and the largest factor beyond the data in the legend.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def levels(loss: np.ndarray) -> np.ndarray:
 
 
 def places(surface: Frame, drawn: np.ndarray) -> list[tuple[float, float]]:
-    """Where contours are labelled, (bits, D/N): at the right, where they are level and leave room for each other."""
+    """Where contours are labelled, (bits, D/N): at the right, where they are level and do not overlap."""
     column = int(_LABELS_AT * (surface.shape[1] - 1))
     loss, ratios = surface.iloc[:, column].to_numpy(), surface.index.to_numpy()
     first = [int(np.argmax(loss <= level)) for level in drawn if (loss <= level).any()]

@@ -1,4 +1,8 @@
-"""What is wrong between checkpoints: near-identical weights, another tokenizer or size, steps out of order."""
+"""What is wrong between checkpoints: near-identical weights, another tokenizer or size, steps out of order.
+
+`cross_checked` finds it once all weights are known.  `settled` then decides whether a model in a run's folder is one
+more checkpoint, and asks for D once per run.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ptq_eval.checkpoints.sketch import Sketch
-from ptq_eval.records import Checkpoint
+from ptq_eval.checkpoints.weights import Sketch
+from ptq_eval.records import Checkpoint, Problem
 
 NEAR = 0.01
 """Relative distance below which two checkpoints' weights are called near-identical."""
@@ -19,7 +23,7 @@ def noted(checkpoint: Checkpoint, code: str, message: str, *, fatal: bool = True
     return checkpoint if with_it.problems[-1] in checkpoint.problems else with_it
 
 
-def compared(
+def cross_checked(
     checkpoints: Sequence[Checkpoint],
     sketches: Sequence[Sketch | None],
     same_tokenizer: Callable[[Checkpoint, Checkpoint], bool],
@@ -118,3 +122,44 @@ def _with_near(checkpoints: Sequence[Checkpoint], sketches: Sequence[Sketch | No
                 checkpoint = noted(checkpoint, "near_identical", message, fatal=False)
         found.append(checkpoint)
     return found
+
+
+ROOT = "."
+"""The revision of a model that is in the folder of its run itself."""
+
+
+def settled(verified: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints without a model in the run's folder that repeats one of them, which gets a note; and with the
+    question for D at the first checkpoint that it concerns, for all of them."""
+    found = list(verified)
+    for model in [checkpoint for checkpoint in found if checkpoint.revision == ROOT]:
+        message = ""
+        others = [c for c in found if c.run == model.run and c is not model]
+        twin = next((c for c in others if c.weights_sha and c.weights_sha == model.weights_sha), None)
+        if twin is not None:
+            message = "the model in the run's folder has the same weights as this checkpoint and is measured once"
+        elif model.step is not None and (twin := next((c for c in others if c.step == model.step), None)):
+            message = (
+                "the model in the run's folder has other weights than this checkpoint, although its trainer_state.json "
+                "says the same step (it may be the best checkpoint, loaded at the end); it is not measured"
+            )
+        if twin is not None:
+            found[found.index(twin)] = twin.with_problem("model_beside", message)
+            found.remove(model)
+    return _asked_once(found)
+
+
+def _asked_once(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    asked: dict[tuple[str, str], list[int]] = defaultdict(list)
+    settled = list(checkpoints)
+    for index, checkpoint in enumerate(checkpoints):
+        problems = tuple(problem for problem in checkpoint.problems if problem.code != "tokens_unknown")
+        if problems != checkpoint.problems:
+            asked[checkpoint.run, checkpoint.tokens_note].append(index)
+            settled[index] = replace(checkpoint, problems=problems)
+    for (_, note), places in asked.items():
+        whose = f"{len(places)} checkpoints of this run, which are" if len(places) > 1 else "this checkpoint, which is"
+        problem = Problem("tokens_unknown", f"D is not known for {whose} measured but not fitted: {note}")
+        first = settled[places[0]]
+        settled[places[0]] = replace(first, problems=(*first.problems, problem))
+    return settled
