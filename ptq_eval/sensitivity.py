@@ -156,7 +156,7 @@ def _key(work: Workload, settings: Mapping[str, Any]) -> str:
 def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress: Progress) -> dict[str, Any]:
     """One checkpoint, loaded, measured and predicted; `provenance.seconds` is the time of all that."""
     started, checkpoint = time.monotonic(), work.checkpoint
-    options: dict[str, Any] = {"device": config.resolve_device(), "memory": config.memory_bytes()}
+    options: dict[str, Any] = {"device": config.resolve_device(), "memory": config.memory}
     options |= {"trust_remote_code": config.trust_remote_code, "offload": False, "remedy": _LESS_MEMORY}
     labelled, skipped = [], []
     with Session.opened(work, **options) as session:
