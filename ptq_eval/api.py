@@ -179,14 +179,14 @@ def analyse(
     """Fit the laws to the results in an output folder.  Needs no torch."""
     from ptq_eval.checkpoints import warnings
     from ptq_eval.laws.fit.folder import fit_points
+    from ptq_eval.report import with_texts
     from ptq_eval.report.run.notes import notes
-    from ptq_eval.report.run.words import with_early
 
     if progress:
         progress("fitting", 0.0, 0.0)
     table = DegradationTable(results.frame)
     found = fit_points(results.points, results.windows, seed=seed, n_boot=bootstrap)
-    fit = with_early(found.content, results.frame)
+    fit = with_texts(found.content)
     fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
     table.fit, table.run_info, table.problems = fit, dict(results.run), []
     table.replicates = found.replicates

@@ -27,8 +27,8 @@ from ptq_eval.laws.fit.folder import fit_points
 from ptq_eval.laws.tables.external import map_columns, parse_columns, unread
 from ptq_eval.laws.tables.reader import label_of
 from ptq_eval.laws.tables.schedule import phase_of
+from ptq_eval.report import with_texts
 from ptq_eval.report.comparison.words import with_words
-from ptq_eval.report.run.words import with_early
 from ptq_eval.results.load import Results, load
 from ptq_eval.results.points import (
     FULL_PRECISION,
@@ -126,8 +126,7 @@ def fit_by(
     for place, (about, own) in enumerate(groups):
         if progress:
             progress("fitting", float(place), float(len(groups)))
-        rows = results.frame[results.frame["key"].isin([point.key for point in own])]
-        one = with_early(fit_points(own, results.windows, seed=seed, n_boot=bootstrap).content, rows)
+        one = with_texts(fit_points(own, results.windows, seed=seed, n_boot=bootstrap).content)
         said = ", ".join(f"{key} {value}" for key, value in about.items())
         for entry in one["fits"]:
             if entry["quantizer"] != FULL_PRECISION:

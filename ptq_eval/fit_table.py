@@ -24,12 +24,13 @@ from ptq_eval.laws.catalogue import law_for
 from ptq_eval.laws.compare.candidate import undetermined
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.folder import VERSION
-from ptq_eval.laws.fit.requirements import USUAL, require
+from ptq_eval.laws.fit.requirements import COLUMN_ALIASES, require
 from ptq_eval.laws.fit.restrict import restrict
 from ptq_eval.laws.tables.external import Mapped, map_columns, parse_columns, select, unread
 from ptq_eval.laws.tables.files import as_columns, read_table
 from ptq_eval.laws.tables.reader import Table, as_text
-from ptq_eval.laws.turning.table import critical_tokens
+from ptq_eval.laws.turning.predicted import critical_tokens
+from ptq_eval.report.table_fit.page import with_texts
 from ptq_eval.results.points import Config
 
 Data = str | Path | pd.DataFrame | Mapping[str, Any]
@@ -136,7 +137,7 @@ def fit_data(
     options: dict[str, Any] = {"loss": loss, "huber_delta": huber_delta, "seed": seed, "n_boot": bootstrap}
     options |= {"level": level, "intervals": intervals}
     groups = groups_of(table, by, where)
-    per_bits = by in ("P", *USUAL["P"]) or (by != "" and by == mapping.get("P", mapping.get("bits")))
+    per_bits = by in ("P", *COLUMN_ALIASES["P"]) or (by != "" and by == mapping.get("P", mapping.get("bits")))
     parts, refused = list[Part](), list[Refusal]()
     for one in made:
         own, *others = _own(one, fixed, tied, bounds, len(made) > 1)
@@ -180,7 +181,7 @@ def _found(parts: list[Part], about: dict[str, Any], notes: Iterable[str], seed:
     critical = [{**Config("").to_dict(), "group": dict(group), **found} for group, found in turns]
     warnings = list(dict.fromkeys(notes))
     found = {"fits": [part.entry() for part in parts], "critical_tokens": critical, "warnings": warnings}
-    return DataFit({**found, "version": VERSION, "data": about, "ptq_eval": __version__}, parts)
+    return DataFit(with_texts({**found, "version": VERSION, "data": about, "ptq_eval": __version__}), parts)
 
 
 def _has_turns(part: Part) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from ptq_eval import plugins
 from ptq_eval.errors import OptionError, UnknownPluginError
 from ptq_eval.laws.base import Law
-from ptq_eval.laws.fit.requirements import USUAL
+from ptq_eval.laws.fit.requirements import COLUMN_ALIASES
 from ptq_eval.laws.formulas.n_eff import PARTS
 
 ALIASES: Mapping[str, str] = {
@@ -61,8 +61,8 @@ def law_for(name: str, given: Iterable[str], options: Mapping[str, Any] | None =
     if "parts" in options or "parts" not in inspect.signature(type(law)).parameters:
         return law
     columns = {part: f"P_{short}" for part, short in PARTS.items()}
-    parts = [part for part, column in columns.items() if given & {column, *USUAL[column]}]
-    if not parts and "P" not in law.columns and given & {"P", *USUAL["P"]}:
+    parts = [part for part, column in columns.items() if given & {column, *COLUMN_ALIASES[column]}]
+    if not parts and "P" not in law.columns and given & {"P", *COLUMN_ALIASES["P"]}:
         parts = ["weights"]
     return make_law(name, {**options, "parts": tuple(parts)}) if parts else law
 

@@ -129,11 +129,12 @@ def test_the_page_says_first_where_more_data_harms(out, written, fit):
     text = (out / "report.md").read_text()
     assert text.index("## The answer") < text.index("## Warnings") < text.index("## Figures")
     assert (
-        "**gptq, 2 bits.** Harmful beyond D = 10.4M tokens, observed inside the range. Interval of the turn: 6.24M"
-        in text
-    )
-    assert "**gptq, 4 bits.** Predicted at 8.5× the largest D seen. Interval of the prediction: 136M to 414M." in text
-    assert "**gptq, 8 bits.** Not identifiable: the fits point to 4.4e+03×" in text
+        "**gptq, 2 bits.** Harmful beyond D = 10.4M tokens (D/N = 130), observed inside the range. Interval of the "
+        "turn: 6.24M"
+    ) in text
+    assert "**gptq, 4 bits.** Predicted at 8.52× the largest D seen, D = 218M tokens (D/N = 2726)." in text
+    assert "Interval of the prediction: 136M to 414M." in text
+    assert "**gptq, 8 bits.** Not identifiable: the fits point to 4378× the largest D seen, too far to believe." in text
     for heading in ("What was quantized", "Left out", "GPTQ numerics", "What these numbers do not show"):
         assert f"## {heading}" in text
     for words in (

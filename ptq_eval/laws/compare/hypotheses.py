@@ -99,7 +99,7 @@ def equality(law: Law, data: Data, a: str, b: str, **options: Any) -> dict[str, 
     equal, unequal = fit(law, data, tied=[(a, b)], **judged), fit(law, data, **judged)
     if not (free.identified and equal.identified and unequal.identified):
         bad = next(result for result in (free, unequal, equal) if not result.identified)
-        return {"a": a, "b": b, "tested": False, "message": bad.message}
+        return {"a": a, "b": b, "tested": False, "reason": bad.status.to_dict()["reason"]}
     names = list(free.estimates)
     draws = free.replicates[:, names.index(a)] - free.replicates[:, names.index(b)]
     value = free.values[a] - free.values[b]
@@ -115,7 +115,7 @@ def equality(law: Law, data: Data, a: str, b: str, **options: Any) -> dict[str, 
         "aicc_free": finite_or_none(unequal.aicc),
         "aicc_equal": finite_or_none(equal.aicc),
         "n_runs": free.n_runs,
-        "interval": free.interval_covers,
+        "covers": free.covers.to_dict(),
     }
     return {**found, "outcome": _equality(difference, equal.aicc - unequal.aicc).value}
 

@@ -57,7 +57,7 @@ class Exclusion(StrEnum):
 
     VARIABLE_UNKNOWN = "variable_unknown"  # variable, unknown, points
     ONE_PHASE = "one_phase"
-    NOT_FITTED = "not_fitted"  # message
+    NOT_FITTED = "not_fitted"  # reason (see `laws.findings`)
 
 
 Excluded = Mapping[str, Mapping[str, Any]]
@@ -156,7 +156,8 @@ def compare(laws: Mapping[str, Law], data: Data, **options: Any) -> Comparison:
             if result.identified:
                 fits[name] = given, result
             else:
-                excluded[name] = {"kind": Exclusion.NOT_FITTED.value, "message": result.message}
+                reason = result.status.to_dict()["reason"]
+                excluded[name] = {"kind": Exclusion.NOT_FITTED.value, "reason": reason}
     sigma = _common_weights(laws, {name: result for name, (_, result) in fits.items()}, data)
     entries = [Candidate(name, laws[name], *found, data, sigma, options) for name, found in fits.items()]
     kinds = _on_common_points(entries)

@@ -61,7 +61,7 @@ def resampled(solution: Solution, *, seed: int, n_boot: int) -> np.ndarray:
     f = problem.law.predict(to_theta(problem.law, point), data)
     z = problem.loss.transform(data[problem.law.response])
     r = problem.residuals(point[None], z)[0]
-    scaled = jacobian(problem, point, z)[:, [not p.given for p in problem.law.parameters]]
+    scaled = jacobian(problem, point, z)[:, [not p.fixed for p in problem.law.parameters]]
     labels = clusters(data["run"].tolist(), data["checkpoint"].tolist())
     weight = huber_weight(r, k) if k > 0 else np.ones(len(r))
     residual = jackknifed(r, scaled * np.sqrt(weight)[:, None], labels)

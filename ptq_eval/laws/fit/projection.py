@@ -40,7 +40,7 @@ def starts(problem: Problem, y: np.ndarray, rng: np.random.Generator) -> np.ndar
 def project(problem: Problem, points: np.ndarray, y: np.ndarray) -> np.ndarray:
     """`points` [m, p] with the law's linear constants at their least-squares values, within their bounds."""
     law = problem.law
-    columns = [j for j, p in enumerate(law.parameters) if p.name in law.linear and not p.given]
+    columns = [j for j, p in enumerate(law.parameters) if p.name in law.linear and not p.fixed]
     if not columns:
         return points
     linear = [law.parameters[j] for j in columns]

@@ -60,8 +60,8 @@ class Planner:
     def lacking(self, *parts: str, N: float | None = None) -> tuple[Why, ...]:
         """Why these parts of `NEEDED` cannot be answered; empty if they can."""
         for part in parts:
-            if message := self.source.refused.get("loss" if part == "slope" else part):
-                return (Why(Reason.NOT_FITTED, {"message": message}),)
+            if found := self.source.refused.get("loss" if part == "slope" else part):
+                return (Why(Reason.NOT_FITTED, {"found": found}),)
         missing = tuple(dict.fromkeys(name for part in parts for name in self.formulas.missing(part, N)))
         size = {"one_size": self.source.one_size} if "A" in missing and self.source.one_size is not None else {}
         return (Why(Reason.CONSTANTS_UNKNOWN, size, missing),) if missing else ()

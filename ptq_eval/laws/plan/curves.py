@@ -14,7 +14,7 @@ import numpy as np
 from ptq_eval.laws.plan.answers import Planner
 from ptq_eval.laws.plan.optimum import BITS, Budget, optimum
 from ptq_eval.laws.plan.question import Reason, Setting, Why
-from ptq_eval.laws.turning.predicted import FARTHEST
+from ptq_eval.laws.turning.predicted import MAX_FACTOR
 
 POINTS, BUDGETS, GRID = 70, 25, 61
 MAX_RATIO = 1e4
@@ -92,8 +92,8 @@ def _turns(planner: Planner, N: float, bits: np.ndarray) -> Rows:
     rows = []
     for b in bits:
         found, why_not = planner.source.critical_tokens(N, float(b))
-        if planner.source.beyond(D=found.value).get("D", 0.0) > FARTHEST:
-            why_not = (Why(Reason.TOO_FAR, {"factor": FARTHEST}),)
+        if planner.source.beyond(D=found.value).get("D", 0.0) > MAX_FACTOR:
+            why_not = (Why(Reason.TOO_FAR, {"factor": MAX_FACTOR}),)
         ends = (math.nan,) * 3 if why_not else (found.value / N, found.low / N, found.high / N)
         turn = dict(zip(("ratio", "low", "high"), ends))
         rows.append({"kind": "critical", "params": N, "bits": float(b), **turn, "loss": math.nan, "why_not": why_not})

@@ -10,6 +10,7 @@ from typing import Any
 from ptq_eval.errors import PlanError
 from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.calculator import FULL_BITS
+from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.plan.optimum import Budget
 from ptq_eval.laws.plan.serving import read_formats
 from ptq_eval.plan_config import PlanConfig
@@ -55,8 +56,8 @@ class Reason(StrEnum):
     """Why an answer cannot be given, or not in full; behind each kind, its facts."""
 
     CONSTANTS_UNKNOWN = "constants unknown"  # one_size, if the fit knows the loss of that N alone
-    NOT_FITTED = "not fitted"  # message
-    FIT_GIVES_NONE = "the fit gives no D_crit"  # message, run
+    NOT_FITTED = "not fitted"  # found (see `laws.findings`)
+    FIT_GIVES_NONE = "the fit gives no D_crit"  # found, run
     NO_TURN = "no number of tokens harms"
     SIZE_UNKNOWN = "N unknown"  # because
     SERVING_EXCEEDS_BUDGET = "serving exceeds the budget"
@@ -88,7 +89,7 @@ class Why:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
-        facts = {name: fact.to_dict() if isinstance(fact, Why) else fact for name, fact in self.facts.items()}
+        facts = {name: fact.to_dict() if isinstance(fact, Why | Finding) else fact for name, fact in self.facts.items()}
         return {"kind": self.kind.name.lower(), **facts, **({"part": self.part} if self.part else {})}
 
 

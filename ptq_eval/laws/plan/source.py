@@ -19,6 +19,7 @@ import numpy as np
 
 from ptq_eval.errors import PlanError, UnknownPluginError
 from ptq_eval.laws.base import Estimate, FitResult
+from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.fit import bootstrap
 from ptq_eval.laws.formulas.presets import PRESETS, Preset
 from ptq_eval.laws.plan.model import Formulas
@@ -63,7 +64,7 @@ class Source:
     ranges: Ranges
     bits: tuple[float, ...]
     laws: tuple[str, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, Finding] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     one_size: float | None = None
     curve: str = ""
@@ -109,11 +110,12 @@ class Source:
         """
         why, found = self._verdict(N, bits), Estimate(math.nan)
         if not why and {"damage", "loss"} <= set(self.fits):
-            why = _given_none(critical.obstacle(self.fits["damage"], self.fits["loss"]))
+            why = _given_none(critical.degradation_reason(self.fits["damage"], self.fits["loss"]))
         if why:
             return found, why
         turn = self.estimate(self.formulas().critical_tokens(N, bits))
-        why = _given_none(critical.vague(turn)) if math.isfinite(turn.value) else (Why(Reason.NO_TURN),)
+        finite = math.isfinite(turn.value)
+        why = _given_none(critical.wide_interval_reason(turn)) if finite else (Why(Reason.NO_TURN),)
         return (found, why) if why else (turn, ())
 
     def _verdict(self, N: float, bits: float) -> tuple[Why, ...]:
@@ -141,8 +143,8 @@ class Source:
         return found
 
 
-def _given_none(message: str) -> tuple[Why, ...]:
-    return (Why(Reason.FIT_GIVES_NONE, {"message": message}),) if message else ()
+def _given_none(found: Finding | None) -> tuple[Why, ...]:
+    return (Why(Reason.FIT_GIVES_NONE, {"found": found}),) if found else ()
 
 
 def whole_bits(ranges: Ranges) -> tuple[float, ...]:
@@ -217,24 +219,22 @@ def from_fits(
     taken; a law that no plan can use is left out.  `ranges` are those of N, D and bits in the data.
     """
     constants: dict[str, np.ndarray] = {}
-    refused, doubts = {}, [f"a plan cannot use the law {fit.law}" for fit in fits if fit.law not in USED]
+    refused: dict[str, Finding] = {}
+    doubts = [f"a plan cannot use the law {fit.law}" for fit in fits if fit.law not in USED]
     chosen = {_part(fit): fit for fit in sorted(fits, key=lambda fit: len(fit.estimates)) if fit.law in USED}
     doubts += [f"not used: {fit.law}" for fit in fits if fit.law in USED and fit not in chosen.values()]
     good = {part: result for part, result in chosen.items() if result.identified}
     rows = min((len(result.replicates) for result in good.values()), default=0)
     for part, result in chosen.items():
         if part not in good:
-            refused[part] = result.message
+            refused[part] = result.status.reason
             continue
-        if result.status != "ok":
-            doubts.append(f"{result.law}: {result.status.replace('_', ' ', 1)}")
         for i, (constant, estimate) in enumerate(result.estimates.items()):
             constants[constant] = np.append(estimate.value, result.replicates[:rows, i] if rows else [])
     if "gamma" in constants and "C" in constants:  # the form in D/N, for one size
         gamma = constants.pop("gamma")
         constants |= {"C_T": constants.pop("C"), "gamma_D": gamma, "gamma_N": gamma}
         doubts.append("gamma_N was not fitted but set to gamma_D: what is said of another N rests on that")
-    covers = "; ".join(dict.fromkeys(f"{result.law}: {result.interval_covers}" for result in good.values()))
     return Source(
         name=name,
         note=note,
@@ -248,7 +248,7 @@ def from_fits(
         curve=curve,
         level=fits[0].level if fits else math.nan,
         stretch=max((result.stretch for result in good.values()), default=1.0),
-        uncertainty=covers if rows else "these fits come without replicates, so no answer has an interval",
+        uncertainty="" if rows else "these fits come without replicates, so no answer has an interval",
         fits=good,
     )
 

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.errors import NothingToFitError, OutputMismatchError, PlanError
-from ptq_eval.laws.base import Estimate, FitResult
+from ptq_eval.laws import findings
+from ptq_eval.laws.base import Coverage, Estimate, FitResult, FitStatus
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.plan.question import Reason, Why
 from ptq_eval.laws.plan.source import TRAINED, Source, from_fits
-from ptq_eval.laws.turning.predicted import FARTHEST
+from ptq_eval.laws.turning.predicted import VerdictKind
 from ptq_eval.results.load import load
 from ptq_eval.results.points import FULL_PRECISION
 
@@ -33,7 +34,6 @@ Ranges = dict[str, tuple[float, float]]
 
 _AXES = {"P": "bits", **{name: name for name in ("N", "D", *TRAINED, "G", "E_bits", "M_bits", "B_g")}}
 _CONFIGURATION = ("options", "group_size", "symmetric", "calibration")
-_REFUSED = "not identifiable: "
 
 
 def from_folder(out: str | Path, *, quantizer: str | None = None, params: float | None = None) -> Source:
@@ -140,10 +140,10 @@ def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, Why | None]
     found = []
     for entry in critical:
         if (N := entry.get("params")) and (bits := entry.get("bits")):
-            text = str(entry.get("verdict", ""))
-            far = (entry.get("extrapolation_factor") or 0.0) > FARTHEST
-            known = entry.get("predicted") and (far or not text.startswith(_REFUSED))
-            facts = {"message": text.removeprefix(_REFUSED), "run": str(entry.get("run") or "")}
+            reason = findings.why_from(entry.get("reason"))
+            far = reason is not None and reason.kind is findings.Why.TOO_FAR
+            known = entry.get("predicted") and (far or entry.get("verdict_kind") != VerdictKind.NOT_IDENTIFIED)
+            facts = {"found": reason, "run": str(entry.get("run") or "")}
             found.append((float(N), float(bits), None if known else Why(Reason.FIT_GIVES_NONE, facts)))
     return tuple(found)
 
@@ -154,18 +154,13 @@ def stored(entry: Entry, replicates: np.ndarray | None = None) -> FitResult:
     def number(value: Any) -> float:
         return math.nan if value is None else float(value)
 
-    texts: dict[str, Any] = {
-        name: str(entry.get(name) or "") for name in ("law", "equation", "source", "status", "message", "loss")
-    }
+    texts: dict[str, Any] = {name: str(entry.get(name) or "") for name in ("law", "equation", "source", "loss")}
     counts: dict[str, Any] = {
         name: int(entry.get(name) or 0) for name in ("n_points", "n_dropped", "n_runs", "seed", "n_boot")
     }
     names = ("objective", "huber_delta", "scatter", "r2", "r2_log", "level", "stretch")
     floats: dict[str, Any] = {name: number(entry.get(name)) for name in names}
-    estimates = {
-        constant: Estimate(*(number(values.get(end)) for end in ("value", "low", "high")))
-        for constant, values in entry["parameters"].items()
-    }
+    estimates = {constant: Estimate.from_dict(values) for constant, values in entry["parameters"].items()}
     draws = np.empty((0, 0)) if replicates is None else np.asarray(replicates, float)
     if len(draws) and draws.shape[1:] != (len(estimates),):
         got = f"{draws.shape[1:]} columns for {len(estimates)} constants of {texts['law']}"
@@ -176,7 +171,8 @@ def stored(entry: Entry, replicates: np.ndarray | None = None) -> FitResult:
         **floats,
         estimates=estimates,
         digest=str(entry.get("digest") or ""),
-        interval_covers=str(entry.get("interval") or ""),
+        status=FitStatus.from_dict(entry),
+        covers=Coverage.from_dict(entry.get("covers") or {}),
         replicates=draws,
     )
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.errors import NothingToFitError
+from ptq_eval.laws.base import FitKind
 from ptq_eval.report.common.numbers import number
 from ptq_eval.results.points import Point, digest, read
 from ptq_eval.results.table import COLUMNS as TABLE_COLUMNS
@@ -30,7 +31,6 @@ COLUMNS = list(TABLE_COLUMNS[: TABLE_COLUMNS.index("status") + 1])
 FULL_PRECISION = "none"
 MEASURED = ("ok", "partial")
 NUMBERS = ["step", "tokens", "params", "tokens_per_param", "bits", "loss_fp", "loss_q", "delta", "delta_se", "windows"]
-UNUSABLE = ("not_identified", "failed")
 _CONFIGURATION = ("group_size", "symmetric", "calibration", "options")
 
 
@@ -178,7 +178,7 @@ class Study:
 
     @property
     def warnings(self) -> list[str]:
-        """What the fit warns of."""
+        """The warnings of the fit."""
         return [str(warning) for warning in self.fit.get("warnings") or ()]
 
     @cached_property
@@ -194,6 +194,6 @@ class Study:
         members = set(self.rows.loc[self.rows["trajectory"] == run, "run"])
         for entry in self.fits:
             covered = not entry.get("runs") or members & set(entry["runs"])
-            if covered and self.label_of(entry) == label and not str(entry.get("status")).startswith(UNUSABLE):
+            if covered and self.label_of(entry) == label and entry.get("status_kind") != FitKind.NOT_IDENTIFIED:
                 return entry
         return None

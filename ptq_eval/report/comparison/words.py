@@ -14,6 +14,7 @@ from ptq_eval.laws.compare.hypotheses import Equality, Untested
 from ptq_eval.laws.compare.ranking import Exclusion, Outcome
 from ptq_eval.laws.fit.bootstrap import MIN_RUNS
 from ptq_eval.report.common.numbers import number
+from ptq_eval.report.common.words import coverage_text, reason_text, with_fit_texts
 
 Found = Mapping[str, Any]
 
@@ -29,7 +30,7 @@ _NAMES = {"tokens": "tokens", "phase": "the learning rate's phase"}
 _EXCLUDED = {
     Exclusion.VARIABLE_UNKNOWN: "it reads {variable}, which is not known of {unknown} of {points} points",
     Exclusion.ONE_PHASE: "every checkpoint is at the same phase of its schedule",
-    Exclusion.NOT_FITTED: "{message}",
+    Exclusion.NOT_FITTED: "{reason}",
 }
 _UNTESTED = {
     Untested.NO_RATES: "not tested: the records have no learning rates (of two or more checkpoints of a run) and no "
@@ -79,7 +80,8 @@ def _list(items: list[str]) -> str:
 
 def exclusion(reason: Found) -> str:
     """Why a law was excluded from a comparison."""
-    return _EXCLUDED[Exclusion(reason["kind"])].format(**reason)
+    facts = {**reason, "reason": reason_text(reason["reason"])} if "reason" in reason else reason
+    return _EXCLUDED[Exclusion(reason["kind"])].format(**facts)
 
 
 def phase(found: Found) -> str:
@@ -124,7 +126,7 @@ def equality(found: Found) -> str:
     """Whether two constants may be equal, from the interval of their difference and the AICc of both fits."""
     a, b = found["a"], found["b"]
     if not found["tested"]:
-        return f"not tested whether {a} = {b}: {found['message']}"
+        return f"not tested whether {a} = {b}: {reason_text(found['reason'])}"
     if found["outcome"] == Equality.TOO_FEW_POINTS:
         return f"not tested whether {a} = {b}: too few points"
     difference, gain = found["difference"], found["aicc_equal"] - found["aicc_free"]
@@ -141,12 +143,20 @@ def equality(found: Found) -> str:
     return f"{first[Equality(found['outcome'])]}: {span}; {cost}"
 
 
+def _with_fits(one: Found) -> dict[str, Any]:
+    return {**one, "laws": [with_fit_texts(law) for law in one["laws"]]}
+
+
+def _with_interval(one: Found) -> dict[str, Any]:
+    return {**one, "interval": coverage_text(one["covers"])} if "covers" in one else dict(one)
+
+
 def with_words(found: Found) -> dict[str, Any]:
     """What `ptq_eval.compare` found, with a "verdict" in words beside the values of each ranking and question."""
     return {
         **found,
-        "comparisons": [{**one, "verdict": ranking(one)} for one in found["comparisons"]],
+        "comparisons": [{**_with_fits(one), "verdict": ranking(one)} for one in found["comparisons"]],
         "phase": [{**one, "verdict": phase(one)} for one in found["phase"]],
-        "tests": [{**one, "verdict": equality(one)} for one in found["tests"]],
+        "tests": [{**_with_interval(one), "verdict": equality(one)} for one in found["tests"]],
         "criterion": CRITERION,
     }

@@ -28,7 +28,7 @@ def write(out: str | Path, plan: Plan) -> list[Path]:
     about = {"name": source.name, "note": source.note, "laws": [*source.laws], "constants": constants}
     content = {
         "version": VERSION,
-        "source": {**about, "fitted_range": dict(source.ranges), "intervals": source.uncertainty},
+        "source": {**about, "fitted_range": dict(source.ranges), "intervals": words.uncertainty(source)},
         "question": vars(plan.question),
         "answers": [_answer(plan, answer) for answer in plan.answers],
         "sentences": words.sentences(plan),

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from ptq_eval.laws.base import Estimate
+from ptq_eval.laws.base import Estimate, FitKind
 from ptq_eval.laws.calculator import FULL_BITS
+from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.plan.answers import Plan
 from ptq_eval.laws.plan.question import Answer, Reason, Setting, Why
-from ptq_eval.laws.plan.source import TRAINED
-from ptq_eval.laws.turning.predicted import FARTHEST
+from ptq_eval.laws.plan.source import TRAINED, Source
+from ptq_eval.laws.turning.predicted import MAX_FACTOR
 from ptq_eval.report.common.numbers import MISSING, count, estimate, short
+from ptq_eval.report.common.words import coverage_text, reason_text, status_text
 from ptq_eval.units import BYTES, write
 
 SETTINGS = {Setting.FREE: "N, D and P free", Setting.MEMORY: "limited memory", Setting.PARAMS: "N given"}
 _PARTS = {"": "", "precision": "the best training precision: ", "damage": "the loss served: "}
 _REASONS = {
     Reason.CONSTANTS_UNKNOWN: "{missing} not known",
-    Reason.NOT_FITTED: "{message}",
-    Reason.FIT_GIVES_NONE: "{message}",
+    Reason.NOT_FITTED: "no fit: {found}",
+    Reason.FIT_GIVES_NONE: "{found}",
     Reason.NO_TURN: "no number of tokens harms under this law",
     Reason.SIZE_UNKNOWN: "N is not given, and {because}",
     Reason.SERVING_EXCEEDS_BUDGET: "the budget does not even pay for serving",
@@ -49,13 +52,15 @@ def sentences(plan: Plan) -> list[str]:
 def cautions(plan: Plan) -> list[str]:
     """What the answers rest on, what lies beyond the data, and what could not be answered."""
     source = plan.source
-    found = [f"intervals: {source.uncertainty}", *source.doubts]
+    found = [f"intervals: {uncertainty(source)}", *source.doubts]
+    fits = [fit for fit in source.fits.values() if fit.status.kind is not FitKind.OK]
+    found += [f"{fit.law}: {status_text(fit.status.to_dict())}" for fit in fits]
     if far := [answer for answer in plan.answers if answer.beyond and answer.values]:
         ranges = ", ".join(f"{name} {count(low)} to {count(high)}" for name, (low, high) in source.ranges.items())
         number = f"{len(far)} of {sum(bool(answer.values) for answer in plan.answers)} answers"
         found.append(f"{number} rest on values beyond the fitted range ({ranges}), by the factors given with them")
     if any(farther(answer) for answer in far):
-        found.append(f"! marks D_crit at more than {FARTHEST:g}× the largest D fitted: not to be believed")
+        found.append(f"! marks D_crit at more than {MAX_FACTOR:g}× the largest D fitted: not to be believed")
     found += _curve(plan)
     if source.formulas().capacity is not None and not set(TRAINED) & set(source.ranges):
         found.append("the training precisions behind these constants are not recorded: none is marked as beyond them")
@@ -91,7 +96,7 @@ def beyond(answer: Answer) -> str:
 
 def farther(answer: Answer) -> bool:
     """Whether a D_crit lies so far beyond the data that it is not to be believed."""
-    return answer.ask == "critical_tokens" and answer.beyond.get("D", 0.0) > FARTHEST and bool(answer.values)
+    return answer.ask == "critical_tokens" and answer.beyond.get("D", 0.0) > MAX_FACTOR and bool(answer.values)
 
 
 def interval(value: Estimate, form=count) -> str:
@@ -130,13 +135,26 @@ def reasons(why: Iterable[Why]) -> str:
 
 
 def _reason(why: Why) -> str:
-    facts = {name: _reason(fact) if isinstance(fact, Why) else fact for name, fact in why.facts.items()}
+    facts = {name: _fact(fact) for name, fact in why.facts.items()}
     text = _REASONS[why.kind].format(**facts, missing=", ".join(why.missing))
     if "one_size" in facts:
         text = f"this fit knows the loss of N = {facts['one_size']:.3g} alone; {text}"
     if facts.get("run"):
         text = f"the fit of run {facts['run']} says: {text}"
     return _PARTS[why.part] + text
+
+
+def _fact(fact: Any) -> Any:
+    if isinstance(fact, Why):
+        return _reason(fact)
+    return reason_text(fact.to_dict()) if isinstance(fact, Finding) else fact
+
+
+def uncertainty(source: Source) -> str:
+    """What the intervals of a plan cover."""
+    fits = source.fits.values()
+    covered = (f"{fit.law}: {coverage_text(fit.covers.to_dict())}" for fit in fits)
+    return source.uncertainty or "; ".join(dict.fromkeys(covered))
 
 
 def label(plan: Plan, answer: Answer) -> str:

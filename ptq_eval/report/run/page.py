@@ -17,6 +17,7 @@ from ptq_eval.report.common import tables
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.files import plain
 from ptq_eval.report.common.numbers import count, number
+from ptq_eval.report.common.words import interval_text
 from ptq_eval.report.comparison import page as comparison
 from ptq_eval.report.run.audit import incomplete, solver_summary, worse_than_rounding
 from ptq_eval.report.run.words import answers, early
@@ -105,7 +106,7 @@ def _fits(study: Study) -> str:
     if not study.fits:
         return "Nothing was fitted.\n"
     text = tables.markdown(tables.FIT_HEADER, tables.fit_rows(study), left=3)
-    covered = {str(entry.get("interval")) for entry in study.fits if entry.get("interval")}
+    covered = {interval_text(entry) for entry in study.fits}
     remarks = [f"Intervals: {words}." for words in sorted(covered)]
     if early(study):
         remarks.append(

@@ -27,7 +27,7 @@ def test_a_linear_constant_under_squares_has_student_s_interval():
     half = stats.t.ppf(0.95, 11) * rest.std(ddof=1) / np.sqrt(12)
     expected = (rest.mean() - half, rest.mean() + half)
     assert (result.estimates["E"].low, result.estimates["E"].high) == pytest.approx(expected, rel=1e-5)
-    assert "profile likelihood" in result.interval_covers
+    assert result.covers.method == "profile"
 
 
 def test_an_end_is_where_the_constrained_objective_has_risen_by_the_quantile():

@@ -18,6 +18,7 @@ from ptq_eval.laws.plan.question import Reason
 from ptq_eval.laws.plan.source import from_fits, from_preset
 from ptq_eval.laws.plan.stored import from_stored
 from ptq_eval.laws.simulate import PAPER_SIZES, PAPER_TOKENS, grid, paper_design, simulate
+from ptq_eval.report.plan.words import uncertainty
 from tests.laws.synthetic import KUMAR, RATIO, SMALL_LOSS, source, table
 
 RANGES = {"N": (30e6, 220e6), "D": (1.5e9, 26e9), "bits": (3, 6)}
@@ -57,7 +58,7 @@ def test_intervals_come_from_the_replicates(fitted):
     assert all(value.low < value.value < value.high for name, value in free.values.items() if name != "spent")
     given = next(answer for answer in found.of("optimum") if answer.setting == "params")
     assert math.isnan(given.values["N"].low)  # what was given is not estimated
-    assert "90 % interval" in found.source.uncertainty
+    assert "90 % interval" in uncertainty(found.source)
 
 
 def test_a_stored_fit_gives_the_same_values_without_intervals(fitted):
