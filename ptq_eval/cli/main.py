@@ -98,7 +98,7 @@ def run(folders: tuple[str, ...], out: str | None, options: tuple[str, ...], **s
         table = ptq_eval.run(
             folders, out, overrides=corrections, progress=bar, options=parse_options(options), **settings
         )
-    console().print(render(table, table.fit, table.run_info))
+    console().print(render(table, table.fit, table.run_info, table.points))
     folder = out or default_output(folders[0])
     click.echo(f"\nWritten to {folder}: report.md, degradation.csv, fit.json, tables/, figures/")
     _raise_problems(table)
@@ -174,7 +174,7 @@ def report(out: str, seed: int, bootstrap: int) -> None:
     with Bar() as bar:
         table = ptq_eval.load(out, seed=seed, bootstrap=bootstrap, progress=bar)
         written = ptq_eval.save_report(out, table)
-    console().print(render(table, table.fit, table.run_info))
+    console().print(render(table, table.fit, table.run_info, table.points))
     click.echo(f"Written: {len(written)} files below {out}")
 
 
