@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from ptq_eval.errors import BitsError, NotPositiveError, PlanError, UnitsError
-from ptq_eval.laws.arguments import LEAST_COUNT
+from ptq_eval.laws.arguments import MIN_COUNT
 from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.calculator import FULL_BITS
 from ptq_eval.laws.findings import Finding
@@ -17,9 +17,9 @@ from ptq_eval.laws.plan.optimum import SERVING, Budget
 from ptq_eval.laws.plan.serving import check_group, read_formats
 
 PLAUSIBLE = {
-    "params": (LEAST_COUNT, 1e16, "1B or 1e9", "millions or billions of parameters"),
-    "tokens": (LEAST_COUNT, 1e19, "20B or 2e10", "billions of tokens"),
-    "served_tokens": (LEAST_COUNT, 1e22, "1T or 1e12", "billions of tokens"),
+    "params": (MIN_COUNT, 1e16, "1B or 1e9", "millions or billions of parameters"),
+    "tokens": (MIN_COUNT, 1e19, "20B or 2e10", "billions of tokens"),
+    "served_tokens": (MIN_COUNT, 1e22, "1T or 1e12", "billions of tokens"),
     "memory": (1e3, 1e18, "8GB or 8e9", "gigabytes"),
     "budget": (1e6, 1e40, "1e21", "an exponent or petaflop/s-days"),
 }
