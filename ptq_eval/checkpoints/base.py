@@ -19,7 +19,7 @@ from ptq_eval.checkpoints.foreign import recognised
 from ptq_eval.checkpoints.labels import Unit
 from ptq_eval.checkpoints.trainer_state import with_trainer_state
 from ptq_eval.errors import PtqEvalError
-from ptq_eval.models.counts import with_counts
+from ptq_eval.models.parameters import with_counts
 from ptq_eval.records import Checkpoint, Source
 
 ASK_TOKENS = "give --tokens-per-step, --tokens or a trajectory.yaml"

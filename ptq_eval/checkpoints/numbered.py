@@ -31,7 +31,7 @@ from ptq_eval.checkpoints.base import (
 from ptq_eval.checkpoints.labels import Label
 from ptq_eval.checkpoints.suites import FIRST_STAGES, Batches, Suite
 from ptq_eval.errors import PtqEvalError
-from ptq_eval.models.counts import read_config
+from ptq_eval.models.parameters import read_config
 from ptq_eval.records import Checkpoint
 
 _Groups = dict[tuple[str, int | None], list[Checkpoint]]
@@ -153,9 +153,9 @@ def place_revision(model: str, revision: str, position: Position | None) -> tupl
     Where the suite has a repository per checkpoint, that is read off the repository's name.
     """
     if position is not None:
-        label = labels.read(revision)
-        words = label.stem.replace("_", "-").lower().split("-") if label else []
-        return (model if all(labels.counts(word) for word in words) else f"{model}/{label.stem}"), position
+        stem = label.stem if (label := labels.read(revision)) else ""
+        words = stem.replace("_", "-").lower().split("-")
+        return (model if all(map(labels.counts, words)) else f"{model}/{stem}"), position
     owner, _, name = model.rpartition("/")
     label = labels.read(name)
     if label is None or label.step is None or label.unit != "step":

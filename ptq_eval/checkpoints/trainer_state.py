@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval.errors import PtqEvalError
-from ptq_eval.models.counts import count_parameters
+from ptq_eval.models.parameters import count_parameters
 from ptq_eval.records import Checkpoint, Source
 
 PHASES = ("warmup", "constant", "decay", "annealed")

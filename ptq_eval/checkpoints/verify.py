@@ -26,10 +26,17 @@ from ptq_eval.checkpoints.weights import TORCH_TYPES, Sketch, WeightReport, read
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import Blueprint, blueprint
 from ptq_eval.models.configuration import quiet_transformers, read_config
-from ptq_eval.models.counts import with_counts
-from ptq_eval.models.recipes import Recipe, dequantizing, quantized_names, recipe, recipe_beside
-from ptq_eval.models.tokenizers import same_tokenizer, tokenizer_folder, tokenizer_sha
-from ptq_eval.models.weight_files import WeightFiles, find_weights
+from ptq_eval.models.loading import same_tokenizer, tokenizer_folder, tokenizer_sha
+from ptq_eval.models.parameters import with_counts
+from ptq_eval.models.weight_files import (
+    Recipe,
+    WeightFiles,
+    dequantizing,
+    find_weights,
+    quantized_names,
+    recipe,
+    recipe_beside,
+)
 from ptq_eval.records import Checkpoint
 
 _SHOWN = 3

@@ -10,7 +10,7 @@ from ptq_eval.config import RunConfig
 from ptq_eval.corpora.base import Text
 from ptq_eval.corpora.overlap import overlap
 from ptq_eval.corpora.windows import Windows, make_windows
-from ptq_eval.models.tokenizers import load_tokenizer
+from ptq_eval.models.loading import load_tokenizer
 from ptq_eval.records import Checkpoint
 
 _SPARE_CHARS = 16

@@ -1,6 +1,6 @@
 """A causal language model as the rest of the package sees it: logits, and the matrices that may be quantized.
 
-What may be quantized is decided by `quantizable`; everything else stays in full precision and is *listed with its
+What may be quantized is decided by `parameters`; everything else stays in full precision and is *listed with its
 reason*.  Fused expert weights are refused by name, because leaving them in full precision would measure another model.
 
 Weights are swapped by reference (`weights`), so putting a quantized model in place copies nothing, and a tied head
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import blueprint, is_causal, not_causal, usable_length
 from ptq_eval.models.loading import from_pretrained, to_device
-from ptq_eval.models.quantizable import Excluded, classify, transposed
+from ptq_eval.models.parameters import Excluded, classify, transposed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

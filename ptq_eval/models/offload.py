@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ptq_eval.models.blueprint import blueprint
 from ptq_eval.models.language_model import DTYPES, LanguageModel, refuse_missing
 from ptq_eval.models.loading import from_pretrained
-from ptq_eval.models.quantizable import transposed
+from ptq_eval.models.parameters import transposed
 
 
 class OffloadedModel(LanguageModel):
