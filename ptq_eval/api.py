@@ -23,6 +23,7 @@ from ptq_eval.records import Measurement
 from ptq_eval.results.load import Results, collect
 from ptq_eval.results.load import load as load_results
 from ptq_eval.results.manifest import describe, merged, require_matching, require_same
+from ptq_eval.results.points import Point
 from ptq_eval.results.store import Store
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class RunResult:
     """What a run found: one row of `table` per checkpoint, quantizer and bit-width.
 
     `fit` is the content of `fit.json`, `run` that of `run.json`, `problems` the errors of checkpoints and trials that
-    could not be measured, `replicates` the bootstrap's constants of each fit.
+    could not be measured, `replicates` the bootstrap's constants of each fit, `points` the rows that laws are fitted to.
     """
 
     table: pd.DataFrame
@@ -47,6 +48,7 @@ class RunResult:
     run: dict[str, Any] = field(repr=False)
     problems: tuple[PtqEvalError, ...] = ()
     replicates: Sequence[np.ndarray] = field(default=(), repr=False)
+    points: Sequence[Point] = field(default=(), repr=False)
 
 
 @dataclass
@@ -182,14 +184,14 @@ def analyse(results: Results, *, seed: int = 0, bootstrap: int = 500, progress: 
     found = fit_points(results.points, results.windows, seed=seed, n_boot=bootstrap)
     fit = with_texts(found.content)
     fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
-    return RunResult(results.frame, fit, dict(results.run), replicates=found.replicates)
+    return RunResult(results.frame, fit, dict(results.run), replicates=found.replicates, points=results.points)
 
 
 def save_report(folder: str | Path, result: RunResult) -> list[Path]:
     """Write the table, the fit, the figures and the page of a run below `folder`; the paths written."""
     from ptq_eval.report import write
 
-    return write(Path(folder), result.table, result.fit, result.run, result.replicates)
+    return write(Path(folder), result.table, result.fit, result.run, result.replicates, result.points)
 
 
 def load(folder: str | Path, *, seed: int = 0, bootstrap: int = 500, progress: Progress | None = None) -> RunResult:

@@ -94,7 +94,7 @@ def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
 
     with Bar() as bar:
         result = ptq_eval.run(folders, out, progress=bar, **settings)
-    console().print(render(result.table, result.fit, result.run))
+    console().print(render(result.table, result.fit, result.run, result.points))
     folder = out or default_output(folders[0])
     click.echo(f"\nWritten to {folder}: report.md, degradation.csv, fit.json, tables/, figures/")
     _raise_problems(result)
@@ -170,7 +170,7 @@ def report(out: str, seed: int, bootstrap: int) -> None:
     with Bar() as bar:
         result = ptq_eval.load(out, seed=seed, bootstrap=bootstrap, progress=bar)
         written = ptq_eval.save_report(out, result)
-    console().print(render(result.table, result.fit, result.run))
+    console().print(render(result.table, result.fit, result.run, result.points))
     click.echo(f"Written: {len(written)} files below {out}")
 
 
