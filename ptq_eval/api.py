@@ -40,7 +40,8 @@ class RunResult:
     """What a run found: one row of `table` per checkpoint, quantizer and bit-width.
 
     `fit` is the content of `fit.json`, `run` that of `run.json`, `problems` the errors of checkpoints and trials that
-    could not be measured, `replicates` the bootstrap's constants of each fit, `points` the rows that laws are fitted to.
+    could not be measured, `replicates` the bootstrap's constants of each fit, `points` the rows that laws are fitted
+    to.
     """
 
     table: pd.DataFrame

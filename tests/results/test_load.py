@@ -60,7 +60,7 @@ def test_a_run_with_its_report_reads_the_rows_of_its_table_once(out, trajectory,
 
     monkeypatch.setattr(points, "_point", counting)
     table = ptq_eval.run(trajectory, out, **small)
-    render(table, table.fit, table.run_info, table.points)
+    render(result.table, result.fit, result.run, result.points)
     assert len(tables) == len(table)
     assert set(tables.values()) == {1}
 
