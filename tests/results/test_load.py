@@ -59,9 +59,9 @@ def test_a_run_with_its_report_reads_the_rows_of_its_table_once(out, trajectory,
         return read(row)
 
     monkeypatch.setattr(points, "_point", counting)
-    table = ptq_eval.run(trajectory, out, **small)
+    result = ptq_eval.run(trajectory, out, **small)
     render(result.table, result.fit, result.run, result.points)
-    assert len(tables) == len(table)
+    assert len(tables) == len(result.table)
     assert set(tables.values()) == {1}
 
 
