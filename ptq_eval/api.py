@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.errors import MeasurementFailedError, OutputFullError, PtqEvalError, full_disk
+from ptq_eval.options import declared
 from ptq_eval.records import Measurement
 from ptq_eval.results.load import Results, collect
 from ptq_eval.results.load import load as load_results
@@ -89,7 +90,7 @@ class _Session:
                 missing,
                 device=self.config.resolve_device(),
                 trust_remote_code=self.config.trust_remote_code,
-                memory=self.config.memory_bytes(),
+                memory=self.config.memory,
                 tick=tick,
             ):
                 writer.append(measurement)
@@ -114,17 +115,6 @@ def _unexpected(name: str, error: Exception) -> MeasurementFailedError:
     return problem
 
 
-_CORRECTIONS = ("tokens_per_step", "tokens", "params", "exclude")
-
-
-def _overrides(options: dict[str, Any]) -> Overrides | None:
-    """Take what corrects the trajectory out of `options`."""
-    from ptq_eval.checkpoints import Overrides
-
-    given = {name: options.pop(name) for name in _CORRECTIONS if name in options}
-    return Overrides(**given) if any(value is not None for value in given.values()) else None
-
-
 def run(
     folders: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
@@ -142,13 +132,13 @@ def run(
     `fit.json`.  The same call continues an interrupted run.  Raises PtqEvalError subclasses; checkpoints that are
     wrong do not stop the others, they are rows of status "excluded" or "failed" and listed in `problems`.
     """
-    from ptq_eval.checkpoints import discover, verify_all
+    from ptq_eval.checkpoints import Overrides, discover, verify_all
     from ptq_eval.config import RunConfig
     from ptq_eval.measure.trials import make_plan, quantizers_of
 
     roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
-    overrides = _overrides(options) or overrides
-    config = RunConfig.of(options, also=_CORRECTIONS)
+    overrides = Overrides.take(options, overrides)
+    config = RunConfig.of(options, also=declared(Overrides))
     quantizers_of(config)  # a mistake in the request is told before any weight is read
     config.resolve_device()
     progress = progress or (lambda what, done, total: None)

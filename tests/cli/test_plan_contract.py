@@ -85,7 +85,7 @@ def test_counts_in_any_notation_are_one_plan(ptq_eval, tmp_path):
         (("--memory", "8"), errors.UnitsError, "8GB"),
         (("--params", "-3"), errors.NotPositiveError, "positive"),
         (("--params", "lots"), errors.OptionError, "'lots'"),
-        (("--params", "1B", "--serve-bits", "4,x"), errors.OptionError, "--serve-bits"),
+        (("--params", "1B", "--serve-bits", "4,x"), errors.BitsError, "an entry of --serve-bits"),
         (("--params", "1B", "--serve-bits", "40"), errors.BitsError, "40"),
         (("--params", "1B", "--max-loss", "0.1"), errors.PlanError, "--tokens"),
         (("--params", "1B", "--tokens", "20B", "--max-loss", "-1"), errors.PlanError, "-1"),

@@ -34,8 +34,9 @@ from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.calculator import FULL_BITS
 from ptq_eval.laws.plan.grid_search import lowest
 from ptq_eval.laws.plan.optimum import BITS, Budget, Optimum, optimum
-from ptq_eval.laws.plan.question import SERVED, Answer, Question, Reason, Setting, Why
+from ptq_eval.laws.plan.question import Answer, Question, Reason, Setting, Why
 from ptq_eval.laws.plan.source import Source
+from ptq_eval.plan_config import SERVED_BITS
 
 
 class Planner:
@@ -131,9 +132,10 @@ class Planner:
             return Answer(*about, {"D": D, "max_loss": most}, why_not=why or self._no_size())
         at = {"N": N, "D": D, "max_loss": most}
         bits = self.source.estimate(self.formulas.smallest_bits(N, D, most), log=False)
-        if bits.value > SERVED[1]:
-            return Answer(*about, at, why_not=(Why(Reason.NO_PRECISION_SUFFICES, {"bits": SERVED[1]}),))
-        whole = Estimate(*(max(float(np.ceil(end - 1e-9)), SERVED[0]) for end in (bits.value, bits.low, bits.high)))
+        if bits.value > SERVED_BITS[1]:
+            return Answer(*about, at, why_not=(Why(Reason.NO_PRECISION_SUFFICES, {"bits": SERVED_BITS[1]}),))
+        ends = (bits.value, bits.low, bits.high)
+        whole = Estimate(*(max(float(np.ceil(end - 1e-9)), SERVED_BITS[0]) for end in ends))
         beyond = self.source.beyond(N=N, D=D, bits=bits.value)
         return Answer(*about, at, {"bits": bits, "whole_bits": whole}, beyond)
 

@@ -22,9 +22,8 @@ import numpy as np
 from ptq_eval.laws.calculator import FULL_BITS
 from ptq_eval.laws.formulas.n_eff import COST_PER_BIT
 from ptq_eval.laws.plan.grid_search import lowest
+from ptq_eval.plan_config import SERVE_COST
 
-SERVING = COST_PER_BIT / 3
-"""FLOPs at 16 bits that one parameter, one served token and one bit cost."""
 MIN_PARAMS, MAX_PARAMS = 1e2, 1e18
 """Ends of the range in which N is searched."""
 BITS = (1.0, FULL_BITS)
@@ -42,7 +41,7 @@ class Budget:
 
     compute: float
     served: float = 0.0
-    per_served: float = SERVING
+    per_served: float = SERVE_COST
 
     def serving(self, N: Any, serve: Any) -> Any:
         """What serving costs a model of N parameters held at `serve` bits."""

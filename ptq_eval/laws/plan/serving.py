@@ -8,7 +8,6 @@ it took the option into account.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,13 +61,6 @@ def read_formats(names: Sequence[str]) -> dict[float, str]:
             what = f"two formats of {bits:g} bits in one plan"
             raise PlanError(what, got=f"{found[bits]} and {name}", remedy="plan for one of them at a time")
     return found
-
-
-def check_group(value: float | None) -> None:
-    """Raises OptionError for what cannot be a number of weights per scale."""
-    if value is not None and not 1 < value < math.inf:
-        allowed = "a number above 1: how many numbers share one scale"
-        raise OptionError("--group-size out of range", got=f"{value:g}", allowed=allowed, remedy="--group-size 128")
 
 
 def settle(law: Law | None, only: float | None, asked: Any) -> tuple[Serving, tuple[float, ...]]:

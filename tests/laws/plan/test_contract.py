@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from ptq_eval.errors import BitsError, NotPositiveError, PlanError, UnitsError
+from ptq_eval.errors import BitsError, NotPositiveError, OptionError, PlanError, UnitsError
 from ptq_eval.laws.calculator import critical_tokens
 from ptq_eval.laws.formulas.presets import EPOCH_2024, HOFFMANN_2022, KUMAR_2024, OUYANG_2024, PRESETS, SUN_2025
 from ptq_eval.laws.plan.answers import Planner, Question, plan
@@ -91,8 +91,8 @@ def test_nothing_can_be_answered():
         ({"params": 1.0}, UnitsError),
         ({"params": 7.0}, UnitsError),
         ({"params": -1e9}, NotPositiveError),
-        ({"params": math.nan}, NotPositiveError),
-        ({"params": math.inf}, UnitsError),
+        ({"params": math.nan}, OptionError),
+        ({"params": math.inf}, OptionError),
         ({"params": 1e9, "tokens": 20.0}, UnitsError),
         ({"budget": 21.0}, UnitsError),
         ({"memory": 80.0}, UnitsError),
