@@ -4,7 +4,7 @@ The table is a file, a data frame or plain columns.  What comes back holds `fit`
 whatever reads an output folder of this project reads this too.  Each law is fitted to the rows that its own columns
 call for; a law of the loss and a law of delta fitted together also give the critical number of tokens.
 
-Unlike the main job, which reports what cannot be fitted, this one refuses it: see `laws.estimation.requirements`.
+Unlike the main job, which reports what cannot be fitted, this one refuses it: see `laws.fit.requirements`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Part:
     mapped: Mapped
     group: Mapping[str, str]
     held: tuple[str, ...] = ()
-    """The constants that were given, or that these rows cannot determine, and were not fitted."""
+    """The constants that were fixed by the caller, or that these rows cannot determine."""
 
     @property
     def label(self) -> str:
@@ -119,7 +119,7 @@ def fit_data(
     """Fit one law, or several joined by commas, to a table.
 
     data: a .csv, .tsv, .parquet or .jsonl file, a data frame, or columns by name.  columns: what each variable is,
-    as "N=params,D=flop/(6*N)" or a mapping; the usual names need not be given.  where: a condition on rows.  by: a
+    as "N=params,D=flop/(6*N)" or a mapping; the usual names need no mapping.  where: a condition on rows.  by: a
     column, for one fit per value; where that is the bits, what they do to delta is held, and a group that cannot be
     fitted is named in a warning, as long as another one can.  The other options are the fitter's
     (`ptq_eval.laws.fit`).

@@ -69,7 +69,10 @@ def error_for(checkpoint: Checkpoint, problem: Problem) -> errors.PtqEvalError:
 
 
 def inspection_rows(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
-    """One row per checkpoint: plain values, None where unknown; in `problems` a "!" marks the fatal ones."""
+    """One row per checkpoint: plain values, None where unknown; in `problems` a "!" marks the fatal ones.
+
+    `fatal`: whether there is one, so that the checkpoint is excluded from every fit.
+    """
     return [
         {
             "run": checkpoint.run,
@@ -87,6 +90,7 @@ def inspection_rows(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
             "problems": "; ".join(
                 f"{'!' if problem.fatal else ''}{problem.code}: {problem.message}" for problem in checkpoint.problems
             ),
+            "fatal": any(problem.fatal for problem in checkpoint.problems),
         }
         for checkpoint in checkpoints
     ]

@@ -245,7 +245,7 @@ class FitResult:
     where sigma was not estimated, and `least_scatter` whether it is the smallest that the law allows.  `r2` is taken
     in the response itself, `r2_log` in its logarithm over positive points.  `aicc` compares laws on the same points
     (see `diagnostics`).  `n_dropped` rows could not be used; `n_undefined` of them only because their response has no
-    logarithm.  `fixed` are the constants that the law itself was given at a value (with one bit-width nothing
+    logarithm.  `fixed` are the constants that the law itself keeps at a value (with one bit-width nothing
     determines gamma_post; the factor then holds only together with it).  `replicates` [n_boot, p] holds the
     bootstrap's constants in the law's order; two fits with one seed share their resamples, row by row.  `residuals`
     and `leverage` [rows of the data] are r and the diagonal of the hat matrix, NaN for rows that were dropped.

@@ -104,7 +104,7 @@ def minimum(law: Law, data: Data, *, loss: str = "huber", huber_delta: float | N
 
 
 def _solve(law: Law, data: Data, loss: Loss, rng: np.random.Generator) -> Solution:
-    """The minimum over all starts; weights that are not given are iterated with the constants to a fixed point."""
+    """The minimum over all starts; weights without a sigma are iterated with the constants to a fixed point."""
     y = data[law.response]
     z, ones = loss.transform(y), np.ones(len(y))
     if "sigma" in data or loss.log:

@@ -1,8 +1,8 @@
-"""What makes a fit impossible, said before it is tried and in terms of the data: units, spread, number, sign.
+"""Requirements of a fit, checked beforehand and in terms of the data: units, spread, number, sign.
 
 A fit itself never fails: it ends with the status "not_identified" and a reason.  That is right inside a report,
-where one configuration of many has too few points.  Someone who brings one table and asks for one law wants to
-know at once what to mend, so the same requirements are errors here.
+where one configuration of many has too few points.  Someone who fits one law to one table wants to know at once
+what to fix, so the same requirements are errors here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
     "learning_rate": ("lr",),
     "phase": ("schedule_phase",),
 }
-"""Other names by which a variable goes, in a table and in a mapping."""
+"""Other names of a variable, in a table and in a mapping."""
 CONSTANTS: dict[str, tuple[str, ...]] = {
     "N": ("A", "alpha", "gamma_N"),
     "D": ("B", "beta", "gamma_D"),
@@ -45,17 +45,17 @@ CONSTANTS: dict[str, tuple[str, ...]] = {
     "P_a": ("gamma_a", "n_a", "C_a"),
     "P_kv": ("gamma_kv", "n_kv", "C_kv"),
 }
-"""The constants that say what a variable does, in all laws."""
+"""The constants that describe the effect of a variable, in all laws."""
 MAX_BITS = 64.0
 """No number format here has more bits."""
 MAX_NATS = 1e6
 """Nats per token: no loss, and no change of one, is larger."""
 MAX_RATIO = 1e5
-"""A single N or D that is this many times larger or smaller than the median was written in another unit."""
+"""A single N or D that differs from the median by more than this factor was written in another unit."""
 MIN_COUNT = 1e3
 """No model has fewer parameters than this, and no checkpoint fewer tokens."""
 MIN_MEDIAN = 1e4
-"""A median of N or D below this is no count of parameters or tokens, but one of millions or billions."""
+"""A smaller median of N or D is a count of millions or billions, not of parameters or tokens."""
 
 
 def check_units(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], str]) -> None:
@@ -78,7 +78,7 @@ def check_units(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], 
                 f"{_said(name, source)} is in another unit in some rows than in others, by its size",
                 got=f"{_first_of(values, odd, rows)}, the median being {median:.4g}",
                 allowed=f"at least {MIN_COUNT:g}, and within {MAX_RATIO:g} times of the median",
-                remedy=f"write plain counts of {COLUMN_ALIASES[name][-1]}, or leave such rows out with --where",
+                remedy=f"write plain counts of {COLUMN_ALIASES[name][-1]}, or exclude such rows with --where",
             )
 
 
@@ -96,7 +96,7 @@ def check_sizes(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], 
                 f"{_said(name, source)} is too large for a number of {unit}",
                 got=_first_of(data[name], large, rows),
                 allowed=f"at most {most:g} {unit}",
-                remedy=f"write {unit}, or leave such rows out with --where",
+                remedy=f"write {unit}, or exclude such rows with --where",
             )
 
 
@@ -112,9 +112,9 @@ def _first_of(values: np.ndarray, places: np.ndarray, rows: np.ndarray) -> str:
 
 
 def confounded(law: Law, data: Data) -> tuple[str, str] | None:
-    """Two variables of `law` that say the same: within 5 % one is a power of the other, as D = 20·N.
+    """Two variables of `law` of which one is a power of the other within 5 %, as D = 20·N.
 
-    None where too few points or values say enough already, and for laws with constants given or tied, which need no
+    None where too few points or values say enough already, and for laws with fixed or tied constants, which need no
     distinct values: there the rank of the derivatives tells.
     """
     n = len(data[law.response])
@@ -135,7 +135,7 @@ def trade_off(law: Law, pair: tuple[str, str]) -> Finding:
 
 
 def constants_of(law: Law, variable: str) -> list[str]:
-    """The constants of `law` that say what a variable does."""
+    """The constants of `law` that describe the effect of a variable."""
     return [p.name for p in law.parameters if not p.fixed and p.name in CONSTANTS.get(variable, ())]
 
 

@@ -1,8 +1,8 @@
-"""A law with some of its constants given, tied to each other, or kept within narrower bounds.
+"""A law with some of its constants fixed, tied to each other, or kept within narrower bounds.
 
-The result is a law again, with fewer constants to search for: fitter, bootstrap and profile need to know nothing of it.
-What it cannot inherit is the count of distinct values that the full law needs, since a given gamma_N makes do with one
-N; whether the constants that remain are determined is then left to the rank of the derivatives.
+The result is a law again, with fewer constants to search for; fitter, bootstrap and profile do not depend on the
+restriction.  It does not inherit the count of distinct values that the full law needs, since with a fixed gamma_N one N
+is enough; whether the remaining constants are determined is then left to the rank of the derivatives.
 """
 
 from __future__ import annotations

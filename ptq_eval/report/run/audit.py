@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ptq_eval.laws.base import SIGNIFICANT
 from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study
 from ptq_eval.report.common.numbers import MISSING, short, with_error
 from ptq_eval.report.common.tables import cell, markdown
 
-SIGNIFICANT = 2.0
-"""Standard errors beyond which a difference is called significant."""
 ROUNDING = "rtn"
 
 _GRID = ["point", "bits", "group_size", "symmetric"]

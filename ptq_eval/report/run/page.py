@@ -1,6 +1,6 @@
 """`report.md`: the page that a researcher reads first, the answer before everything else.
 
-What is not known is said as plainly as what is: which checkpoints were left out and why, where a method did
+What is not known is said as plainly as what is: which checkpoints were excluded and why, where a method did
 worse than rounding, what the intervals do not cover, and what none of these numbers can show.
 """
 

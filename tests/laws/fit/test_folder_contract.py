@@ -8,7 +8,7 @@ import pytest
 
 from ptq_eval import plugins
 from ptq_eval.errors import OptionError
-from ptq_eval.laws import Caution, Coverage, FitStatus, Law, Why, analyse, fit
+from ptq_eval.laws import Caution, Coverage, Estimate, FitStatus, Law, Why, analyse, fit
 from ptq_eval.laws.base import Method, Noise
 from ptq_eval.laws.findings import why
 from ptq_eval.laws.formulas.chinchilla import ChinchillaD
@@ -173,3 +173,13 @@ def test_a_single_checkpoint_without_windows_gives_words():
     assert all(f["status_kind"] == "not_identified" and f["reason"]["kind"] for f in out["fits"])
     assert all(c["verdict_kind"] == "not_identified" and c["reason"]["kind"] for c in out["critical_tokens"])
     assert {"kind": "no_trend", "trajectory": "size0", "points": 1, "needed": 4} in out["cautions"]
+
+
+def test_a_bootstrap_interval_that_reaches_a_bound_is_open_and_comes_back_from_json(data):
+    free = fit(KumarPTQRatio(), data, n_boot=50).estimates["gamma"]
+    bounds = {"gamma": (-3.0, (free.value + free.high) / 2)}
+    found = fit(KumarPTQRatio(), data, n_boot=50, bounds=bounds).estimates["gamma"]
+    assert (found.open, found.low) == (("high",), pytest.approx(free.low, abs=0.02))
+    stored = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert stored == {"value": found.value, "low": found.low, "high": None, "open": ["high"]}
+    assert Estimate.from_dict(stored) == found
