@@ -23,6 +23,7 @@ from ptq_eval.records import Measurement
 from ptq_eval.results.load import Results, collect
 from ptq_eval.results.load import load as load_results
 from ptq_eval.results.manifest import describe, merged, require_matching, require_same
+from ptq_eval.results.points import Point
 from ptq_eval.results.store import Store
 
 if TYPE_CHECKING:
@@ -38,14 +39,16 @@ class DegradationTable(pd.DataFrame):
     """The degradation table (a pandas data frame) together with its fit.
 
     `fit` is the content of `fit.json`, `run_info` that of `run.json`, `problems` the errors of checkpoints and
-    trials that could not be measured, `replicates` the bootstrap's constants of each fit.
+    trials that could not be measured, `replicates` the bootstrap's constants of each fit, `points` the rows that laws
+    are fitted to.
     """
 
-    _metadata = ["fit", "run_info", "problems", "replicates"]  # noqa: RUF012 - the name and form that pandas asks for
+    _metadata = ["fit", "run_info", "problems", "replicates", "points"]  # noqa: RUF012 - the name and form that pandas asks for
     fit: dict[str, Any]
     run_info: dict[str, Any]
     problems: list[PtqEvalError]
     replicates: list[np.ndarray]
+    points: list[Point]
 
     @property
     def _constructor(self) -> type[DegradationTable]:
@@ -189,7 +192,7 @@ def analyse(
     fit = with_texts(found.content)
     fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
     table.fit, table.run_info, table.problems = fit, dict(results.run), []
-    table.replicates = found.replicates
+    table.replicates, table.points = found.replicates, results.points
     return table
 
 
@@ -197,7 +200,7 @@ def save_report(folder: str | Path, table: DegradationTable) -> list[Path]:
     """Write the table, the fit, the figures and the page of a run below `folder`; the paths written."""
     from ptq_eval.report import write
 
-    return write(Path(folder), table, table.fit, table.run_info, table.replicates)
+    return write(Path(folder), table, table.fit, table.run_info, table.replicates, table.points)
 
 
 def load(

@@ -91,7 +91,7 @@ def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
 
     with Bar() as bar:
         table = ptq_eval.run(folders, out, progress=bar, **settings)
-    console().print(render(table, table.fit, table.run_info))
+    console().print(render(table, table.fit, table.run_info, table.points))
     folder = out or default_output(folders[0])
     click.echo(f"\nWritten to {folder}: report.md, degradation.csv, fit.json, tables/, figures/")
     _raise_problems(table)
@@ -167,7 +167,7 @@ def report(out: str, seed: int, bootstrap: int) -> None:
     with Bar() as bar:
         table = ptq_eval.load(out, seed=seed, bootstrap=bootstrap, progress=bar)
         written = ptq_eval.save_report(out, table)
-    console().print(render(table, table.fit, table.run_info))
+    console().print(render(table, table.fit, table.run_info, table.points))
     click.echo(f"Written: {len(written)} files below {out}")
 
 
