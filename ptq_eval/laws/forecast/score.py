@@ -63,8 +63,12 @@ def _score(rows: Sequence[Statement], bits: float | None, ahead: Ahead | None) -
     return Score(rows[0].method, rows[0].what, bits, ahead, len(rows), len(made) / len(rows), refuted, width, score)
 
 
-def against_best(found: Iterable[Score], what: What, bits: float | None = None) -> float:
-    """The forecast's mean score divided by that of the best baseline, over all distances; NaN where one is missing."""
-    own = {s.method: s.score for s in found if s.what is what and s.bits == bits and s.ahead is None}
-    baselines = [score for method, score in own.items() if method != FORECAST]
-    return own[FORECAST] / min(baselines) if FORECAST in own and baselines and min(baselines) > 0 else math.nan
+def total(found: Iterable[Score], what: What, bits: float | None = None, method: str = FORECAST) -> Score | None:
+    """The score of a method over all distances; None where it stated nothing."""
+    return next((s for s in found if (s.method, s.what, s.bits, s.ahead) == (method, what, bits, None)), None)
+
+
+def best_baseline(found: Iterable[Score], what: What, bits: float | None = None) -> Score | None:
+    """The baseline with the lowest mean score over all distances; None where there is none."""
+    own = [s for s in found if (s.what, s.bits, s.ahead) == (what, bits, None) and s.method != FORECAST]
+    return min(own, key=lambda s: s.score, default=None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptq_eval.laws.forecast.backtest import Ahead, Statement, What, asked_at
 from ptq_eval.laws.forecast.baselines import FORECAST
-from ptq_eval.laws.forecast.score import Score, against_best, scores
+from ptq_eval.laws.forecast.score import Score, best_baseline, scores, total
 from ptq_eval.laws.forecast.series import Series
 from ptq_eval.report.backtest import figure
 from ptq_eval.report.common import figures, files, tables
@@ -136,14 +136,18 @@ def render(test: Backtest) -> RenderableType:
 
 
 def findings(test: Backtest) -> str:
-    """The main result in two sentences."""
-    loss = _total(test, What.LOSS)
-    turns = _total(test, What.TURN)
-    found = []
+    """The main result in a few sentences."""
+    found, loss, turns = [], total(test.scores, What.LOSS), total(test.scores, What.TURN)
     if loss:
         found.append(
-            f"The {test.level} intervals of the loss after quantization hold {_percent(loss.coverage)} of {loss.n} "
-            f"measurements; their score is {short(against_best(test.scores, What.LOSS))} of the best baseline's."
+            f"{_percent(loss.coverage)} of {loss.n} later measurements of the loss after quantization are inside their "
+            f"{test.level} intervals."
+        )
+    best = best_baseline(test.scores, What.LOSS)
+    if loss and best:
+        found.append(
+            f"Their mean interval score is {short(loss.score)}; that of the best baseline "
+            f"({METHOD_NAMES.get(best.method, best.method)}) is {short(best.score)}, and lower is better."
         )
     if turns:
         cases = "case" if turns.n == 1 else "cases"
@@ -154,10 +158,6 @@ def findings(test: Backtest) -> str:
     else:
         found.append("No case was decisive for D_crit.")
     return " ".join(found)
-
-
-def _total(test: Backtest, what: What) -> Score | None:
-    return next((s for s in test.scores if (s.method, s.what, s.bits, s.ahead) == (FORECAST, what, None, None)), None)
 
 
 def answer_rows(test: Backtest) -> list[list[str]]:
