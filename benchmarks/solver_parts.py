@@ -20,8 +20,7 @@ from unittest import mock
 import torch
 
 from quantizers import gptq, kernels
-from quantizers.gptq.batch import SchemeBatch
-from quantizers.gptq.solve import CarriedError
+from quantizers.gptq.solve import CarriedError, SchemeBatch
 
 PARTS: list[tuple[str, Any, str]] = [
     ("statistics, copied", gptq, "finite_hessian"),

@@ -18,10 +18,12 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.errors import MeasurementFailedError, OutputFullError, PtqEvalError, full_disk
+from ptq_eval.options import declared
 from ptq_eval.records import Measurement
 from ptq_eval.results.load import Results, collect
 from ptq_eval.results.load import load as load_results
 from ptq_eval.results.manifest import describe, merged, require_matching, require_same
+from ptq_eval.results.points import Point
 from ptq_eval.results.store import Store
 
 if TYPE_CHECKING:
@@ -37,14 +39,16 @@ class DegradationTable(pd.DataFrame):
     """The degradation table (a pandas data frame) together with its fit.
 
     `fit` is the content of `fit.json`, `run_info` that of `run.json`, `problems` the errors of checkpoints and
-    trials that could not be measured, `replicates` the bootstrap's constants of each fit.
+    trials that could not be measured, `replicates` the bootstrap's constants of each fit, `points` the rows that laws
+    are fitted to.
     """
 
-    _metadata = ["fit", "run_info", "problems", "replicates"]  # noqa: RUF012 - the name and form that pandas asks for
+    _metadata = ["fit", "run_info", "problems", "replicates", "points"]  # noqa: RUF012 - the name and form that pandas asks for
     fit: dict[str, Any]
     run_info: dict[str, Any]
     problems: list[PtqEvalError]
     replicates: list[np.ndarray]
+    points: list[Point]
 
     @property
     def _constructor(self) -> type[DegradationTable]:
@@ -89,7 +93,7 @@ class _Session:
                 missing,
                 device=self.config.resolve_device(),
                 trust_remote_code=self.config.trust_remote_code,
-                memory=self.config.memory_bytes(),
+                memory=self.config.memory,
                 tick=tick,
             ):
                 writer.append(measurement)
@@ -114,17 +118,6 @@ def _unexpected(name: str, error: Exception) -> MeasurementFailedError:
     return problem
 
 
-_CORRECTIONS = ("tokens_per_step", "tokens", "params", "exclude")
-
-
-def _overrides(options: dict[str, Any]) -> Overrides | None:
-    """Take what corrects the trajectory out of `options`."""
-    from ptq_eval.checkpoints import Overrides
-
-    given = {name: options.pop(name) for name in _CORRECTIONS if name in options}
-    return Overrides(**given) if any(value is not None for value in given.values()) else None
-
-
 def run(
     folders: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
@@ -142,13 +135,13 @@ def run(
     `fit.json`.  The same call continues an interrupted run.  Raises PtqEvalError subclasses; checkpoints that are
     wrong do not stop the others, they are rows of status "excluded" or "failed" and listed in `problems`.
     """
-    from ptq_eval.checkpoints import discover, verify_all
+    from ptq_eval.checkpoints import Overrides, discover, verify_all
     from ptq_eval.config import RunConfig
     from ptq_eval.measure.trials import make_plan, quantizers_of
 
     roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
-    overrides = _overrides(options) or overrides
-    config = RunConfig.of(options, also=_CORRECTIONS)
+    overrides = Overrides.take(options, overrides)
+    config = RunConfig.of(options, also=declared(Overrides))
     quantizers_of(config)  # a mistake in the request is told before any weight is read
     config.resolve_device()
     progress = progress or (lambda what, done, total: None)
@@ -189,17 +182,17 @@ def analyse(
     """Fit the laws to the results in an output folder.  Needs no torch."""
     from ptq_eval.checkpoints import warnings
     from ptq_eval.laws.fit.folder import fit_points
+    from ptq_eval.report import with_texts
     from ptq_eval.report.run.notes import notes
-    from ptq_eval.report.run.words import with_early
 
     if progress:
         progress("fitting", 0.0, 0.0)
     table = DegradationTable(results.frame)
     found = fit_points(results.points, results.windows, seed=seed, n_boot=bootstrap)
-    fit = with_early(found.content, results.frame)
+    fit = with_texts(found.content)
     fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
     table.fit, table.run_info, table.problems = fit, dict(results.run), []
-    table.replicates = found.replicates
+    table.replicates, table.points = found.replicates, results.points
     return table
 
 
@@ -207,7 +200,7 @@ def save_report(folder: str | Path, table: DegradationTable) -> list[Path]:
     """Write the table, the fit, the figures and the page of a run below `folder`; the paths written."""
     from ptq_eval.report import write
 
-    return write(Path(folder), table, table.fit, table.run_info, table.replicates)
+    return write(Path(folder), table, table.fit, table.run_info, table.replicates, table.points)
 
 
 def load(

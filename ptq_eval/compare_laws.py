@@ -2,8 +2,8 @@
 
 The records are those of an output folder, or any table (see `ptq_eval.fit_table`).  Laws of delta are compared per
 quantizer configuration, laws of the loss on the full-precision losses; on request per value of a column (`by`).
-With learning rates among the records, tokens and the schedule's phase are tested as rival explanations of delta
-without being asked, because no comparison of laws in D means anything where the phase does it.
+If the records have learning rates, tokens and the schedule's phase are always tested as rival explanations of delta,
+because a comparison of laws in D means nothing if the phase is the cause.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from ptq_eval.errors import ColumnError, NothingToFitError, OptionError, Unknown
 from ptq_eval.fit_table import Data, Progress, columns_of, groups_of
 from ptq_eval.laws.base import Law
 from ptq_eval.laws.catalogue import law_for, make_law
-from ptq_eval.laws.compare import ranking as ranking
+from ptq_eval.laws.compare import ranking
 from ptq_eval.laws.compare.hypotheses import equality, phase_against_tokens
 from ptq_eval.laws.fit.folder import VERSION as FIT_VERSION
 from ptq_eval.laws.fit.folder import fit_points
 from ptq_eval.laws.tables.external import map_columns, parse_columns, unread
 from ptq_eval.laws.tables.reader import label_of
 from ptq_eval.laws.tables.schedule import phase_of
-from ptq_eval.report.run.words import with_early
+from ptq_eval.report import with_texts
+from ptq_eval.report.comparison.words import with_words
 from ptq_eval.results.load import Results, load
 from ptq_eval.results.points import (
     FULL_PRECISION,
@@ -45,17 +46,11 @@ VERSION = 1
 QUANTIZATION = ("quantizer", "bits", "group_size", "symmetric", "calibration", "options")
 """Columns that say how weights were quantized: full-precision rows belong to every value of them."""
 COLUMN_NAMES = {"corpus": "protocol", "text": "protocol"}
-CRITERION = (
-    "Rank: mean error on points that were left out (largest D, largest N, each bit-width), |y - f| over the root of "
-    "squared standard error and squared mean size of both. Told apart: worse by more than 5 % of that error, or in "
-    "AICc by more than 2, beyond what chance gives at 95 % (Student's t over runs, or over checkpoints of fewer than "
-    "three runs), and not better in the other."
-)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Points that are fitted together: what they are called, and their columns for a law's response."""
+    """Points that are fitted together: their label, and their columns for a law's response."""
 
     label: str
     about: Mapping[str, Any]
@@ -110,9 +105,10 @@ def compare(
     if not comparisons and not answers:
         asked_for, allowed = ", ".join(names), "rows with delta or loss"
         raise NothingToFitError("nothing to compare these laws on", got=asked_for, allowed=allowed)
-    ranking.require_one(comparisons, answers, () if known else failed)  # a report of records says what none can fit
-    found = {"comparisons": comparisons, "phase": phases, "tests": answers, "criterion": CRITERION, "laws": names}
-    return {**found, "by": by, "loss": loss, "records": known, "version": VERSION, "ptq_eval": __version__}
+    ranking.require_one(comparisons, answers, () if known else failed)  # a report of records names the reasons
+    found = with_words({"comparisons": comparisons, "phase": phases, "tests": answers})
+    about = {"laws": names, "by": by, "loss": loss, "records": known}
+    return {**found, **about, "version": VERSION, "ptq_eval": __version__}
 
 
 def fit_by(
@@ -130,8 +126,7 @@ def fit_by(
     for place, (about, own) in enumerate(groups):
         if progress:
             progress("fitting", float(place), float(len(groups)))
-        rows = results.frame[results.frame["key"].isin([point.key for point in own])]
-        one = with_early(fit_points(own, results.windows, seed=seed, n_boot=bootstrap).content, rows)
+        one = with_texts(fit_points(own, results.windows, seed=seed, n_boot=bootstrap).content)
         said = ", ".join(f"{key} {value}" for key, value in about.items())
         for entry in one["fits"]:
             if entry["quantizer"] != FULL_PRECISION:
@@ -147,7 +142,7 @@ def fit_by(
 
 
 def _with(laws: Mapping[str, Law], pair: tuple[str, str]) -> Law:
-    """The first law that has both constants; the first of all where none has, to be told so."""
+    """The first law that has both constants; if none has both, the first law, so that the fitter raises the error."""
     fitting = (law for law in laws.values() if set(pair) <= {p.name for p in law.parameters})
     return next(fitting, next(iter(laws.values())))
 
@@ -173,7 +168,7 @@ def _columns_for(group: Group, laws: Iterable[Law]) -> dict[str, np.ndarray] | N
 def _given(
     source: Data, columns: str | Mapping[str, str], where: str, by: str, names: list[str]
 ) -> tuple[dict[str, Law], list[Group], str]:
-    """Laws and groups of somebody's table, which has no digest."""
+    """Laws and groups of a user's table, which has no digest."""
     table, name = columns_of(source)
     mapping = parse_columns(columns) if isinstance(columns, str) else dict(columns)
     laws = {text: law_for(text, [*mapping, *table]) for text in names}

@@ -1,16 +1,18 @@
-"""What a run is asked to do: one frozen object, checked as a whole before anything is loaded."""
+"""What a run and a plan can be asked: their options, each declared once (see `options`).
+
+An object is checked as a whole when it is made, before anything is loaded.
+"""
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ptq_eval import plugins
-from ptq_eval.early_stop import StopRule
-from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError
-from ptq_eval.units import BYTES, read
+from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError, PtqEvalError
+from ptq_eval.options import COUNT, NUMBER, SIZE, TEXT, Kind, Options, option
 
 FULL_PRECISION = "none"
 DEFAULT_SEQ_LEN = 2048
@@ -19,121 +21,139 @@ Calibration = Literal["default", "shared", "sequential"]
 CALIBRATIONS: tuple[Calibration, ...] = ("default", "shared", "sequential")
 
 
+def _shard(value: Any, *, name: str, error: type[PtqEvalError]) -> tuple[int, int]:
+    parts = value.split("/") if isinstance(value, str) else value
+    if not isinstance(parts, Sequence) or len(parts) != 2:
+        raise error(f"{name} is not i/n", got=repr(value), remedy=f"{name} 1/4")
+    index, count = (COUNT.read(part, name=f"a part of {name}", error=error) for part in parts)
+    if not 1 <= index <= count:
+        raise error(f"{name} i/n needs 1 <= i <= n", got=f"{index}/{count}", remedy=f"{name} 1/4")
+    return index, count
+
+
+def _quantizer_options(value: Any, *, name: str, error: type[PtqEvalError]) -> dict[str, dict[str, Any]]:
+    """Options by quantizer, from such a mapping or from texts like "gptq.act_order=true"."""
+    if isinstance(value, Mapping):
+        if all(isinstance(own, Mapping) for own in value.values()):
+            return {str(quantizer): dict(own) for quantizer, own in value.items()}
+        raise error(f"{name} needs a mapping for each quantizer", got=repr(value), allowed="{'gptq': {'damping': 0.1}}")
+    parsed: dict[str, dict[str, Any]] = {}
+    for pair in [value] if isinstance(value, str) or not isinstance(value, Sequence) else value:
+        key, equals, text = str(pair).partition("=")
+        quantizer, dot, own = key.partition(".")
+        if not (equals and dot and own):
+            raise error(f"{name} is not QUANTIZER.OPTION=VALUE", got=pair, remedy=f"{name} gptq.act_order=true")
+        parsed.setdefault(quantizer, {})[own] = _plain(text)
+    return parsed
+
+
+def _plain(text: str) -> Any:
+    """A bool or a number that is written as text; other text as it is."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Options):
     """The options of a run.
 
     `group_size` is a number of columns, None for one scale per row, or "auto": 128, or for narrower models the
     largest power of two that no row is shorter than.  `calibration` "default" leaves each quantizer what its paper
     does (sequential for GPTQ, shared for AWQ).  `options` are per quantizer: {"gptq": {"act_order": True}}.
     `bos` begins each window with the beginning-of-sequence token.
-    `precision` lets a measurement end once δ is known to that relative error; `memory` ("8GB", or bytes) is what
-    weights may take on the device, by default most of what is free.
-    Raises OptionError, BitsError or GroupSizeError.
+    `precision` lets a measurement end once δ is known to that relative error; `memory` (bytes, or "8GB") is what
+    weights may take on the device, by default most of what is free.  Every value may be text as on the command line.
+    Raises OptionError, BitsError, GroupSizeError or UnknownPluginError.
     """
 
-    quantizers: tuple[str, ...] = ("rtn", "gptq", "awq")
-    bits: tuple[int, ...] = (2, 3, 4, 8)
-    group_size: int | Literal["auto"] | None = "auto"
-    symmetric: bool = False
-    calibration: Calibration = "default"
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    eval_text: str = "stdlib:evaluation"
-    calib_text: str = "stdlib:calibration"
-    seq_len: int | None = None
-    eval_windows: int | None = 256
-    calib_windows: int = 128
-    calib_seed: int | None = None
-    bos: bool = False
-    device: str = "auto"
-    dtype: str = "float32"
-    include_head: bool = False
-    trust_remote_code: bool = False
-    shard: tuple[int, int] = (1, 1)
-    precision: float | None = None
-    memory: int | str | None = None
-    seed: int = 0
-    bootstrap: int = 500
+    quantizers: tuple[str, ...] = option(
+        ("rtn", "gptq", "awq"),
+        "Methods to measure; `ptq-eval quantizers` lists them.",
+        TEXT,
+        many=True,
+        metavar="NAME,…",
+    )
+    bits: tuple[int, ...] = option(
+        (2, 3, 4, 8), "Bit-widths.", COUNT, many=True, low=2, high=8, metavar="B,…", error=BitsError
+    )
+    group_size: int | Literal["auto"] | None = option(
+        "auto",
+        "Columns that share a scale; none: one scale per row; auto: 128, or less where a row is shorter.",
+        COUNT,
+        words={"none": None, "auto": "auto"},
+        low=1,
+        error=GroupSizeError,
+    )
+    symmetric: bool = option(False, "Grid symmetric around zero, or with a zero point.", off="--asymmetric")
+    calibration: Calibration = option(
+        "default",
+        "Layer inputs to calibrate with: those of the full-precision model (shared), of the model whose earlier layers "
+        "are quantized (sequential), or what each method's paper uses (default).",
+        choices=CALIBRATIONS,
+    )
+    options: Mapping[str, Mapping[str, Any]] = option(
+        {},
+        "An option of a quantizer; may be repeated.",
+        Kind(_quantizer_options, "QUANTIZER.OPTION=VALUE"),
+        flag="--option",
+        repeated=True,
+    )
+    include_head: bool = option(False, "Quantize the output head too.")
+    eval_text: str = option("stdlib:evaluation", "Text on which the loss is measured.")
+    calib_text: str = option("stdlib:calibration", "Text for calibration.")
+    seq_len: int | None = option(
+        None, "Tokens per window.", COUNT, low=2, unset=f"{DEFAULT_SEQ_LEN}, or the model's limit"
+    )
+    eval_windows: int | None = option(256, "Windows of the evaluation text.", words={"all": None}, low=2)
+    calib_windows: int = option(128, "Windows of the calibration text.", low=1)
+    calib_seed: int | None = option(
+        None, "Draw the calibration windows at random with this seed.", COUNT, low=0, unset="the first windows"
+    )
+    bos: bool = option(False, "Begin each window with the beginning-of-sequence token.")
+    device: str = option("auto", "Where to compute: auto, cpu, cuda or cuda:N.", metavar="NAME")
+    dtype: str = option("float32", "Number format of the model that is measured.", choices=DTYPES)
+    shard: tuple[int, int] = option(
+        (1, 1), "Measure every n-th checkpoint only, starting at the i-th.", Kind(_shard, "i/n"), shown="1/1"
+    )
+    precision: float | None = option(
+        None,
+        "Stop measuring once the standard error of delta is below this fraction of delta, such as 0.02.",
+        NUMBER,
+        above=0,
+        below=1,
+        unset="all windows",
+    )
+    memory: int | None = option(
+        None, "Memory that weights may take on the device, such as 8GB.", SIZE, low=1, unset="most of what is free"
+    )
+    seed: int = option(0, "Seed of the bootstrap.", low=0)
+    bootstrap: int = option(500, "Resamples behind each interval.", low=10)
+    trust_remote_code: bool = option(False, "Run Python code that comes with a checkpoint.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("quantizers", "bits"):
-            value = getattr(self, name)
-            if isinstance(value, (str, int)):
-                raise OptionError(
-                    f"--{name} must be several, even if it is one", got=repr(value), remedy=f"({value!r},)"
-                )
-            object.__setattr__(self, name, tuple(dict.fromkeys(value)))
-        self._check_grid()
-        self._check_windows()
-        self._check_machine()
-        _one_of("--calibration", self.calibration, CALIBRATIONS)
-        _one_of("--dtype", self.dtype, DTYPES)
-        index, count = self.shard
-        if not 1 <= index <= count:
-            raise OptionError("--shard i/n needs 1 <= i <= n", got=f"{index}/{count}", remedy="--shard 1/4")
-
-    def _check_grid(self) -> None:
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
+        if not self.quantizers or not self.bits:
+            raise OptionError("nothing to measure", got="no quantizer or no bits", remedy="--quantizers rtn --bits 4")
         for name in self.quantizers:
             plugins.get("quantizers", name)
         for name in self.options:
             if name not in self.quantizers:
-                raise OptionError(
-                    "an option for a quantizer that is not in this run",
-                    got=name,
-                    allowed=", ".join(self.quantizers),
-                )
-        if not self.quantizers or not self.bits:
-            raise OptionError("nothing to measure", got="no quantizer or no bits", remedy="--quantizers rtn --bits 4")
-        for bits in self.bits:
-            if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
-                raise BitsError("--bits out of range", got=bits, allowed="whole numbers from 2 to 8")
-        size = self.group_size
-        if not (size is None or size == "auto" or (isinstance(size, int) and not isinstance(size, bool) and size >= 1)):
-            raise GroupSizeError(
-                "--group-size must be a positive number of columns",
-                got=size,
-                allowed="1 to the row's length, or none",
-            )
-
-    def _check_windows(self) -> None:
-        for name, value, low in (
-            ("--seq-len", self.seq_len, 2),
-            ("--eval-windows", self.eval_windows, 2),
-            ("--calib-windows", self.calib_windows, 1),
-            ("--calib-seed", self.calib_seed, 0),
-            ("--seed", self.seed, 0),
-            ("--bootstrap", self.bootstrap, 10),
-        ):
-            if value is not None and value < low:
-                raise OptionError(f"{name} is too small", got=value, allowed=f"at least {low}")
-
-    def _check_machine(self) -> None:
-        if self.precision is not None and not 0 < self.precision < 1:
-            raise OptionError("--precision is not a fraction", got=self.precision, allowed="between 0 and 1")
-        if self.memory is not None:
-            size = read(self.memory, BYTES, name="--memory")
-            if size <= 0:
-                raise OptionError("--memory must be positive", got=self.memory, remedy="--memory 8GB")
-
-    def memory_bytes(self) -> int | None:
-        """`memory` in bytes."""
-        return None if self.memory is None else read(self.memory, BYTES)
+                what = "an option for a quantizer that is not in this run"
+                raise OptionError(what, got=name, allowed=", ".join(self.quantizers))
 
     def stop_rule(self) -> dict[str, Any]:
         """The rule of `precision` as a trial keeps it; empty without one."""
-        return {} if self.precision is None else StopRule(self.precision).to_dict()
+        from ptq_eval.early_stop import StopRule
 
-    @classmethod
-    def of(cls, options: Mapping[str, Any], also: Sequence[str] = ()) -> RunConfig:
-        """The configuration of named options; an unknown name raises OptionError with the nearest, of `also` too."""
-        own = [spec.name for spec in fields(cls)]
-        for name in options:
-            if name not in own:
-                known = [*own, *also]
-                near = difflib.get_close_matches(name, known, n=1)
-                remedy = f"did you mean {near[0]}?" if near else ""
-                raise OptionError("unknown option", got=name, allowed=", ".join(known), remedy=remedy)
-        return cls(**options)
+        return {} if self.precision is None else StopRule(self.precision).to_dict()
 
     def resolve_group_size(self, widths: Mapping[str, int]) -> int | None:
         """The group size for a model whose matrices have rows of `widths` (by layer name) columns.
@@ -153,17 +173,8 @@ class RunConfig:
         return self.group_size
 
     def resolve_device(self) -> str:
-        """The device to run on; "auto" takes CUDA where there is one.  Raises DeviceError."""
-        import torch
-
-        if self.device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        kind = self.device.split(":")[0]
-        if kind not in ("cpu", "cuda", "mps"):
-            raise DeviceError("unknown device", got=self.device, allowed="auto, cpu, cuda, cuda:N, mps")
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise DeviceError("no CUDA device is available", got=self.device, remedy="--device cpu")
-        return self.device
+        """The device to run on, see `resolve_device`."""
+        return resolve_device(self.device)
 
     def fixed(self) -> dict[str, Any]:
         """The options that every result of one output folder must share.
@@ -178,31 +189,18 @@ class RunConfig:
         return asdict(self)
 
 
-def parse_options(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`gptq.act_order=true` and the like, as {quantizer: {option: value}}.  Raises OptionError."""
-    import yaml
+def resolve_device(name: str) -> str:
+    """The device that `name` means; "auto" takes CUDA where there is one.  Raises DeviceError."""
+    import torch
 
-    parsed: dict[str, dict[str, Any]] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        quantizer, dot, option = name.partition(".")
-        if not (equals and dot and option):
-            raise OptionError("--option is not QUANTIZER.OPTION=VALUE", got=pair, remedy="--option gptq.act_order=true")
-        try:
-            parsed.setdefault(quantizer, {})[option] = _number(yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise OptionError("--option has a value that cannot be read", got=pair) from error
-    return parsed
-
-
-def _one_of(flag: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise OptionError(f"{flag} has an unknown value", got=value, allowed=", ".join(allowed))
-
-
-def _number(value: Any) -> Any:
-    """A string that is a number to everybody but YAML 1.1, such as 1e-2, as that number."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "mps":
+        raise DeviceError("losses are summed in float64, which mps lacks", got=name, remedy="--device cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise DeviceError("unknown device", got=name, allowed="auto, cpu, cuda, cuda:N")
+    index = int(name.partition(":")[2] or 0)
+    if name != "cpu" and index >= (count := torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        what = f"no CUDA device {index}" if count else "no CUDA device is available"
+        raise DeviceError(what, got=name, allowed=", ".join(["cpu", *(f"cuda:{n}" for n in range(count))]))
+    return name

@@ -1,7 +1,7 @@
 """Everything a user can get wrong, each with a line to read and an exit code of its own.
 
-An error says what was wrong, what was got, what is allowed and how to mend it.  The command line prints that
-line and leaves with the class's `exit_code`; from Python the same classes are raised.
+An error says what is wrong, what was given, what is allowed and how to fix it.  The command line prints that line and
+exits with the class's `exit_code`; from Python the same classes are raised.
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import ClassVar
 
 
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """A remedy that names the nearest of `known`; empty where none is near."""
+    near = difflib.get_close_matches(str(name), [str(other) for other in known], n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
 class PtqEvalError(Exception):
-    """Base of every error that a user can mend.  `exit_code` is distinct for each subclass."""
+    """Base of every error that a user can fix.  `exit_code` is distinct for each subclass."""
 
     exit_code: ClassVar[int] = 1
 
@@ -106,8 +112,7 @@ class UnknownPluginError(PtqEvalError):
     def of(cls, kind: str, name: str, known: Iterable[str]) -> UnknownPluginError:
         """The error for an unknown `name` of `kind`, with the nearest known name as its remedy."""
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"install a package that provides it, or choose from {names}"
+        remedy = did_you_mean(name, names) or f"install a package that provides it, or choose from {names}"
         return cls(f"unknown {kind}", got=repr(name), allowed=", ".join(names), remedy=remedy)
 
 

@@ -4,7 +4,7 @@ The table is a file, a data frame or plain columns.  What comes back holds `fit`
 whatever reads an output folder of this project reads this too.  Each law is fitted to the rows that its own columns
 call for; a law of the loss and a law of delta fitted together also give the critical number of tokens.
 
-Unlike the main job, which reports what cannot be fitted, this one refuses it: see `laws.estimation.requirements`.
+Unlike the main job, which reports what cannot be fitted, this one refuses it: see `laws.fit.requirements`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from ptq_eval.laws.catalogue import law_for
 from ptq_eval.laws.compare.candidate import undetermined
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.folder import VERSION
-from ptq_eval.laws.fit.requirements import USUAL, require
+from ptq_eval.laws.fit.requirements import COLUMN_ALIASES, require
 from ptq_eval.laws.fit.restrict import restrict
 from ptq_eval.laws.tables.external import Mapped, map_columns, parse_columns, select, unread
 from ptq_eval.laws.tables.files import as_columns, read_table
 from ptq_eval.laws.tables.reader import Table, as_text
-from ptq_eval.laws.turning.table import critical_tokens
+from ptq_eval.laws.turning.predicted import critical_tokens
+from ptq_eval.report.table_fit.page import with_texts
 from ptq_eval.results.points import Config
 
 Data = str | Path | pd.DataFrame | Mapping[str, Any]
@@ -50,7 +51,7 @@ class Part:
     mapped: Mapped
     group: Mapping[str, str]
     held: tuple[str, ...] = ()
-    """The constants that were given, or that these rows cannot determine, and were not fitted."""
+    """The constants that were fixed by the caller, or that these rows cannot determine."""
 
     @property
     def label(self) -> str:
@@ -118,7 +119,7 @@ def fit_data(
     """Fit one law, or several joined by commas, to a table.
 
     data: a .csv, .tsv, .parquet or .jsonl file, a data frame, or columns by name.  columns: what each variable is,
-    as "N=params,D=flop/(6*N)" or a mapping; the usual names need not be given.  where: a condition on rows.  by: a
+    as "N=params,D=flop/(6*N)" or a mapping; the usual names need no mapping.  where: a condition on rows.  by: a
     column, for one fit per value; where that is the bits, what they do to delta is held, and a group that cannot be
     fitted is named in a warning, as long as another one can.  The other options are the fitter's
     (`ptq_eval.laws.fit`).
@@ -136,7 +137,7 @@ def fit_data(
     options: dict[str, Any] = {"loss": loss, "huber_delta": huber_delta, "seed": seed, "n_boot": bootstrap}
     options |= {"level": level, "intervals": intervals}
     groups = groups_of(table, by, where)
-    per_bits = by in ("P", *USUAL["P"]) or (by != "" and by == mapping.get("P", mapping.get("bits")))
+    per_bits = by in ("P", *COLUMN_ALIASES["P"]) or (by != "" and by == mapping.get("P", mapping.get("bits")))
     parts, refused = list[Part](), list[Refusal]()
     for one in made:
         own, *others = _own(one, fixed, tied, bounds, len(made) > 1)
@@ -180,7 +181,7 @@ def _found(parts: list[Part], about: dict[str, Any], notes: Iterable[str], seed:
     critical = [{**Config("").to_dict(), "group": dict(group), **found} for group, found in turns]
     warnings = list(dict.fromkeys(notes))
     found = {"fits": [part.entry() for part in parts], "critical_tokens": critical, "warnings": warnings}
-    return DataFit({**found, "version": VERSION, "data": about, "ptq_eval": __version__}, parts)
+    return DataFit(with_texts({**found, "version": VERSION, "data": about, "ptq_eval": __version__}), parts)
 
 
 def _has_turns(part: Part) -> bool:

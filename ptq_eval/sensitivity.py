@@ -29,8 +29,7 @@ from ptq_eval.checkpoints import Overrides, discover, verify_all
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import OptionError, PtqEvalError
 from ptq_eval.measure.session import Session
-from ptq_eval.measure.texts import Texts, describe_windows
-from ptq_eval.measure.trials import Workload, make_plan, quantizers_of
+from ptq_eval.measure.trials import Texts, Workload, describe_windows, make_plan, quantizers_of
 from ptq_eval.records import Checkpoint, Trial
 from ptq_eval.report.sensitivity import page as report
 from ptq_eval.results.manifest import git_state
@@ -156,7 +155,7 @@ def _key(work: Workload, settings: Mapping[str, Any]) -> str:
 def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress: Progress) -> dict[str, Any]:
     """One checkpoint, loaded, measured and predicted; `provenance.seconds` is the time of all that."""
     started, checkpoint = time.monotonic(), work.checkpoint
-    options: dict[str, Any] = {"device": config.resolve_device(), "memory": config.memory_bytes()}
+    options: dict[str, Any] = {"device": config.resolve_device(), "memory": config.memory}
     options |= {"trust_remote_code": config.trust_remote_code, "offload": False, "remedy": _LESS_MEMORY}
     labelled, skipped = [], []
     with Session.opened(work, **options) as session:

@@ -21,7 +21,7 @@ _DIGITS = r"\d+(?:_\d+)*"
 _NUMBER = re.compile(
     rf"([+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:e[+-]?\d{{1,3}})?)\s*([a-z]*)", re.IGNORECASE
 )
-_LARGEST = 10**300
+_LIMIT = 10**300
 _EXACT = Context(prec=700)
 """More digits than a double has."""
 
@@ -55,7 +55,7 @@ BYTES = Unit(
     (" B", " kB", " MB", " GB", " TB"),
     whole=False,
 )
-_PLAIN = Unit("a number", "0.0003 or 3e-4", {"": 1}, whole=False)
+PLAIN = Unit("a number", "0.0003 or 3e-4", {"": 1}, whole=False)
 
 
 def read(value: Any, unit: Unit = COUNT, *, name: str = "the value", error: type[PtqEvalError] = OptionError) -> int:
@@ -64,12 +64,20 @@ def read(value: Any, unit: Unit = COUNT, *, name: str = "the value", error: type
     A fraction of a byte is dropped; a fraction of anything else is refused.  The sign is kept: bounds are the caller's.
     Raises `error`, whose line calls the value `name`.
     """
-    return int(_read(value, unit, name, error))
+    number = _exact(value, unit)
+    if number is None or (unit.whole and number.denominator > 1):
+        raise _wrong(value, unit.noun, unit, name, error)
+    return int(number)
 
 
-def read_number(value: Any, *, name: str = "the value", error: type[PtqEvalError] = OptionError) -> float:
-    """A number without a unit, such as 0.02 or "3e-4", as a finite float.  Raises `error`."""
-    return float(_read(value, _PLAIN, name, error))
+def read_number(
+    value: Any, unit: Unit = PLAIN, *, name: str = "the value", error: type[PtqEvalError] = OptionError
+) -> float:
+    """A finite float, such as 0.02 or "3e-4", or with the suffixes of `unit`.  Raises `error`, see `read`."""
+    number = _exact(value, unit)
+    if number is None:
+        raise _wrong(value, "a number of bytes" if unit is BYTES else "a number", unit, name, error)
+    return float(number)
 
 
 def write(value: float, unit: Unit = COUNT, *, digits: int | None = 3) -> str:
@@ -88,19 +96,16 @@ def write(value: float, unit: Unit = COUNT, *, digits: int | None = 3) -> str:
     return (text.rstrip("0").rstrip(".") if "." in text else text) + unit.written[power]
 
 
-def _read(value: Any, unit: Unit, name: str, error: type[PtqEvalError]) -> Fraction:
-    number = _exact(value, unit)
-    if number is None or (unit.whole and number.denominator > 1) or abs(number) > _LARGEST:
-        raise error(f"{name} is not {unit.noun}", got=repr(value), allowed=f"written as {unit.example}")
-    return number
+def _wrong(value: Any, noun: str, unit: Unit, name: str, error: type[PtqEvalError]) -> PtqEvalError:
+    return error(f"{name} is not {noun}", got=repr(value), allowed=f"written as {unit.example}")
 
 
 def _exact(value: Any, unit: Unit) -> Fraction | None:
     """The value of a number or of text in this grammar; None for anything else."""
-    if isinstance(value, Integral) and not isinstance(value, bool):
-        return Fraction(int(value))
-    if isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) < float("inf"):
-        return Fraction(float(value))
+    if isinstance(value, Real) and not isinstance(value, bool):
+        exact = int(value) if isinstance(value, Integral) else float(value)
+        return Fraction(exact) if abs(exact) < _LIMIT else None
     found = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
-    factor = unit.suffixes.get(found[2].lower()) if found else None
-    return Fraction(found[1].replace("_", "")) * factor if found and factor else None
+    factor = unit.suffixes.get(found[2].lower(), 0) if found else 0
+    number = Fraction(found[1].replace("_", "")) * factor if found else Fraction(0)
+    return number if factor and abs(number) < _LIMIT else None

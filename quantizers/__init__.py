@@ -13,7 +13,7 @@ import dataclasses
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from quantizers.base import QuantizedWeight, Quantizer, Scheme
+from quantizers.base import QuantizedWeight, Quantizer, Scheme, option
 from quantizers.errors import (
     BitsRangeError,
     FormatError,
@@ -26,7 +26,6 @@ from quantizers.errors import (
     UnknownQuantizerError,
     suggestion,
 )
-from quantizers.options import option
 from quantizers.stats import LayerStats
 
 __all__ = [

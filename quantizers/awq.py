@@ -35,9 +35,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from quantizers import grid, kernels
-from quantizers.base import QuantizedWeight, Quantizer, Scheme
+from quantizers.base import QuantizedWeight, Quantizer, Scheme, option
 from quantizers.errors import QuantizationError
-from quantizers.options import option
 from quantizers.stats import LayerStats, finite_hessian
 
 MIN_SCALE = 1e-4

@@ -1,8 +1,11 @@
-"""The whole contract of a quantizer: Scheme, LayerStats, QuantizedWeight, Quantizer.
+"""The whole contract of a quantizer: Scheme, LayerStats, QuantizedWeight, Quantizer and its options.
 
 A quantizer is a pure function of a weight matrix, a scheme, and two small tensors: statistics of the layer's inputs.
 It sees no model, chooses no device and changes none of its arguments, so one calibration pass serves every method at
 every bit-width, and layers that receive the same tensor share one set of statistics.
+
+Options are dataclass fields that carry their own help and their own limits.  One declaration serves the Python
+signature, the key of a record, the check of a value and the listing on the command line, so these cannot disagree.
 
 Not done here: packing codes into bytes, quantizing activations, folding input scales into the layer before.
 """
@@ -25,10 +28,10 @@ from quantizers.errors import (
     FormatError,
     GroupSizeRangeError,
     MissingStatsError,
+    OptionValueError,
     QuantizationError,
     ShapeError,
 )
-from quantizers.options import checked, is_int
 from quantizers.stats import LayerStats, all_finite
 
 FORMATS = ("int",)
@@ -204,3 +207,34 @@ class Quantizer(ABC):
     def option_help(cls) -> dict[str, str]:
         """Every option with a sentence that explains it."""
         return {spec.name: spec.metadata["help"] for spec in dataclasses.fields(cls)}
+
+
+def option(default: Any, help: str, *, choices: Sequence[str] = (), low: float | None = None) -> Any:
+    """A dataclass field that is an option: its default, a sentence of help, its choices or its lowest value.
+
+    The default's type (bool, int, float or str) is the option's type.
+    """
+    return dataclasses.field(
+        default=default, metadata={"help": help, "choices": tuple(choices), "low": low, "type": type(default)}
+    )
+
+
+def checked(owner: str, spec: dataclasses.Field[Any], value: Any) -> Any:
+    """`value` as the type of the option `spec` of `owner`, or OptionValueError."""
+    kind, choices, low = (spec.metadata[key] for key in ("type", "choices", "low"))
+    if kind is float and is_int(value):
+        value = float(value)  # 1 and 1.0 must give the same record key
+    fits = is_int(value) if kind is int else isinstance(value, kind)
+    if fits and choices:
+        fits = value in choices
+    if fits and low is not None:
+        fits = low <= value < math.inf
+    if not fits:
+        allowed = " or ".join(map(repr, choices)) or kind.__name__ + (f" ≥ {low:g}" if low is not None else "")
+        raise OptionValueError(f"{owner} option {spec.name!r}: allowed is {allowed}, got {value!r}")
+    return value
+
+
+def is_int(value: object) -> bool:
+    """Whether `value` is an integer and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)

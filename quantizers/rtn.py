@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from quantizers import grid
-from quantizers.base import QuantizedWeight, Quantizer, Scheme
-from quantizers.options import option
+from quantizers.base import QuantizedWeight, Quantizer, Scheme, option
 from quantizers.stats import LayerStats
 
 

@@ -160,6 +160,62 @@ def test_only_the_command_line_prints():
     assert any(prints(call) for call in calls("ptq_eval.cli.main")), "the rule recognises nothing"
 
 
+PARSING = {
+    "startswith",
+    "endswith",
+    "partition",
+    "rpartition",
+    "split",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "find",
+}
+SENTENCES = {
+    "verdict",
+    "status",
+    "message",
+    "interval",
+    "warning",
+    "warnings",
+    "why_not",
+    "verdict_text",
+    "reason_text",
+}
+
+
+def words_in(node: ast.AST) -> set[str]:
+    """The names, attributes and keys that an expression is made of."""
+    parts = list(ast.walk(node))
+    names = {part.id for part in parts if isinstance(part, ast.Name)}
+    names |= {part.attr for part in parts if isinstance(part, ast.Attribute)}
+    return names | {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+
+
+def parses_a_sentence(node: ast.AST) -> bool:
+    """Whether an expression takes a sentence of a fit apart, or looks for words in it."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        texts = [node.func.value] if node.func.attr in PARSING else []
+        texts += node.args if ast.unparse(node.func.value) == "re" else []
+        return any(words_in(text) & SENTENCES for text in texts)
+    if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.In, ast.NotIn)):
+        container = node.comparators[0]
+        key = container.slice if isinstance(container, ast.Subscript) else container
+        last = getattr(container, "attr", getattr(container, "id", getattr(key, "value", "")))
+        return last in SENTENCES - {"warnings"}  # a list of sentences may be asked for a whole one
+    return False
+
+
+def test_no_sentence_is_parsed():
+    for module in below("ptq_eval.laws", "ptq_eval.report", "ptq_eval.compare_laws", "ptq_eval.fit_table"):
+        found = [ast.unparse(node) for node in ast.walk(sources()[module]) if parses_a_sentence(node)]
+        assert not found, f"{module} parses: {found}"
+    bad = ("entry['verdict'].startswith('x')", "str(entry.get('status')).partition(':')", "'B' in loss.status")
+    bad += ("re.findall('a', entry['message'])", "why_not.replace('a', 'b')", "'B' in entry['status']")
+    for text in bad:
+        assert any(parses_a_sentence(node) for node in ast.walk(ast.parse(text))), f"the rule does not see {text}"
+
+
 def random_calls(tree: ast.AST, forked: bool = False):
     """Calls that seed or draw from a global generator, outside of `fork_rng`."""
     for node in ast.iter_child_nodes(tree):

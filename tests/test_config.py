@@ -2,27 +2,32 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ptq_eval.config import RunConfig, parse_options
+from ptq_eval.checkpoints.overrides import Overrides, Place
+from ptq_eval.config import RunConfig
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError, PtqEvalError, UnknownPluginError
+from ptq_eval.options import SWITCH, declared
+from ptq_eval.plan_config import PlanConfig
+from ptq_eval.pretrain import PretrainConfig
 
 WRONG = [
-    ({"bits": (1,)}, BitsError, "got 1 | allowed: whole numbers from 2 to 8"),
+    ({"bits": (1,)}, BitsError, "too small | got 1 | allowed: 2 to 8"),
     ({"bits": (4, 9)}, BitsError, "got 9"),
     ({"bits": (2.5,)}, BitsError, "got 2.5"),
     ({"bits": (True,)}, BitsError, "got True"),
     ({"bits": ()}, OptionError, "nothing to measure"),
     ({"quantizers": ()}, OptionError, "nothing to measure"),
     ({"quantizers": ("gtpq",)}, UnknownPluginError, "did you mean 'gptq'?"),
-    ({"quantizers": "rtn"}, OptionError, "--quantizers"),
-    ({"bits": 4}, OptionError, "--bits"),
     ({"group_size": 0}, GroupSizeError, "got 0"),
     ({"group_size": -16}, GroupSizeError, "got -16"),
-    ({"group_size": 16.0}, GroupSizeError, "got 16.0"),
+    ({"group_size": 16.5}, GroupSizeError, "got 16.5"),
     ({"group_size": True}, GroupSizeError, "got True"),
-    ({"group_size": "big"}, GroupSizeError, "got big"),
+    ({"group_size": "big"}, GroupSizeError, "got 'big' | allowed: written as 2_000_000, 2e6 or 2M or none or auto"),
     ({"calibration": "both"}, OptionError, "allowed: default, shared, sequential"),
     ({"dtype": "float64"}, OptionError, "allowed: float32, bfloat16, float16"),
     ({"seq_len": 1}, OptionError, "--seq-len is too small | got 1 | allowed: at least 2"),
@@ -30,6 +35,22 @@ WRONG = [
     ({"calib_windows": 0}, OptionError, "--calib-windows"),
     ({"bootstrap": 9}, OptionError, "--bootstrap"),
     ({"memory": "1e400"}, OptionError, "--memory is not a number of bytes | got '1e400'"),
+    ({"memory": 0}, OptionError, "--memory is too small"),
+    ({"calib_windows": None}, OptionError, "--calib-windows is not a whole number | got None"),
+    ({"seq_len": [128]}, OptionError, "--seq-len is not a whole number"),
+    ({"seq_len": "128x"}, OptionError, "--seq-len is not a whole number | got '128x'"),
+    ({"eval_windows": "some"}, OptionError, "or all"),
+    ({"symmetric": 1}, OptionError, "--symmetric is neither true nor false"),
+    ({"eval_text": 5}, OptionError, "--eval-text is not text"),
+    ({"precision": "half"}, OptionError, "--precision is not a number"),
+    ({"precision": 1}, OptionError, "--precision is too large | got 1 | allowed: above 0, below 1"),
+    ({"calibration": "sequental"}, OptionError, "did you mean 'sequential'?"),
+    ({"shard": "1"}, OptionError, "--shard is not i/n"),
+    ({"shard": 3}, OptionError, "--shard is not i/n"),
+    ({"shard": (1, "x")}, OptionError, "a part of --shard is not a whole number"),
+    ({"options": "gptq.act_order"}, OptionError, "QUANTIZER.OPTION=VALUE"),
+    ({"options": 5}, OptionError, "QUANTIZER.OPTION=VALUE"),
+    ({"options": {"gptq": 5}}, OptionError, "a mapping for each quantizer"),
     ({"shard": (0, 2)}, OptionError, "got 0/2"),
     ({"shard": (3, 2)}, OptionError, "got 3/2"),
     ({"options": {"awq": {"clip": True}}, "quantizers": ("rtn",)}, OptionError, "got awq | allowed: rtn"),
@@ -47,6 +68,65 @@ def test_every_wrong_option_has_its_line(options, error, words):
 def test_repeated_bits_and_quantizers_count_once():
     config = RunConfig(bits=(4, 2, 4), quantizers=("rtn", "awq", "rtn"))
     assert (config.bits, config.quantizers) == ((4, 2), ("rtn", "awq"))
+
+
+AS_ON_THE_COMMAND_LINE = [
+    ("quantizers", "rtn, gptq", ("rtn", "gptq")),
+    ("bits", "2,3", (2, 3)),
+    ("bits", 4, (4,)),
+    ("bits", (3.0,), (3,)),
+    ("group_size", "none", None),
+    ("group_size", "64", 64),
+    ("group_size", 16.0, 16),
+    ("symmetric", "true", True),
+    ("options", "gptq.act_order=true", {"gptq": {"act_order": True}}),
+    ("eval_text", Path("text.txt"), "text.txt"),
+    ("seq_len", "1_024", 1024),
+    ("eval_windows", "all", None),
+    ("calib_windows", "1k", 1000),
+    ("shard", "2/4", (2, 4)),
+    ("shard", [2, 4], (2, 4)),
+    ("precision", "2e-2", 0.02),
+    ("memory", "8Gi", 8 * 2**30),
+    ("bootstrap", "1e3", 1000),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "kept"), AS_ON_THE_COMMAND_LINE)
+def test_python_takes_what_the_command_line_takes(name, value, kept):
+    assert getattr(RunConfig(**{name: value}), name) == kept
+
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6), st.binary(max_size=3), st.just(object()),
+    st.lists(st.one_of(st.integers(-1, 9), st.text(max_size=3)), max_size=3),
+    st.dictionaries(st.text(max_size=2), st.none()),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("cls", [RunConfig, PretrainConfig, PlanConfig, Overrides, Place], ids=lambda cls: cls.__name__)
+@given(data=st.data())
+def test_any_value_is_kept_or_is_an_error_that_a_user_can_fix(cls, data):
+    name = data.draw(st.sampled_from(sorted(declared(cls))))
+    value = data.draw(ANYTHING)
+    try:
+        made = cls(**{name: value})
+    except PtqEvalError:
+        return
+    assert getattr(cls(**{name: getattr(made, name)}), name) == getattr(made, name)
+
+
+@pytest.mark.parametrize("cls", [RunConfig, PretrainConfig, PlanConfig, Overrides], ids=lambda cls: cls.__name__)
+def test_a_default_is_read_back_from_what_the_help_shows(cls):
+    for name, spec in declared(cls).items():
+        assert spec.read(spec.default) == getattr(cls(), name)
+        if spec.flag and spec.default not in (None, (), {}) and spec.kind is not SWITCH and not spec.shown:
+            assert spec.read(spec.written(spec.default)) == spec.default, name
+
+
+def test_an_unknown_option_names_the_nearest():
+    with pytest.raises(OptionError, match="did you mean 'group_size'"):
+        RunConfig.of({"groupsize": 64})
 
 
 @pytest.mark.parametrize(
@@ -75,9 +155,14 @@ def test_devices(monkeypatch):
         RunConfig(device="cuda:1").resolve_device()
     with pytest.raises(DeviceError, match="unknown device"):
         RunConfig(device="tpu").resolve_device()
+    with pytest.raises(DeviceError, match="float64, which mps lacks"):
+        RunConfig(device="mps").resolve_device()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert RunConfig(device="auto").resolve_device() == "cuda"
     assert RunConfig(device="cuda:1").resolve_device() == "cuda:1"
+    with pytest.raises(DeviceError, match=r"no CUDA device 2.*cpu, cuda:0, cuda:1"):
+        RunConfig(device="cuda:2").resolve_device()
 
 
 def test_options_that_may_grow_are_not_fixed():
@@ -95,13 +180,13 @@ def test_everything_survives_json():
 
 def test_options_of_quantizers_are_parsed():
     given = ["gptq.act_order=true", "gptq.damping=0.05", "awq.clip=false", "gptq.dead=round"]
-    assert parse_options(given) == {
+    assert RunConfig(options=given).options == {
         "gptq": {"act_order": True, "damping": 0.05, "dead": "round"},
         "awq": {"clip": False},
     }
-    for wrong in ("gptq", "gptq=1", "act_order=true", "gptq.act_order", "gptq.x=[1"):
+    for wrong in ("gptq", "gptq=1", "act_order=true", "gptq.act_order"):
         with pytest.raises(OptionError):
-            parse_options([wrong])
+            RunConfig(options=[wrong])
 
 
 def test_every_error_has_an_exit_code_of_its_own():

@@ -19,7 +19,7 @@ from ptq_eval.checkpoints.foreign import recognised
 from ptq_eval.checkpoints.labels import Unit
 from ptq_eval.checkpoints.trainer_state import with_trainer_state
 from ptq_eval.errors import PtqEvalError
-from ptq_eval.models.counts import with_counts
+from ptq_eval.models.parameters import with_counts
 from ptq_eval.records import Checkpoint, Source
 
 ASK_TOKENS = "give --tokens-per-step, --tokens or a trajectory.yaml"
@@ -94,7 +94,8 @@ class CheckpointFormat:
         checkpoint = with_trainer_state(checkpoint, folder)
         if checkpoint.step is None:
             return replace(checkpoint, step=position.step)
-        return checkpoint if checkpoint.tokens is not None else replace(checkpoint, tokens_note=UNKNOWN_TOKENS)
+        counted_steps = position.unit != "step" and checkpoint.tokens is None
+        return replace(checkpoint, tokens_note=UNKNOWN_TOKENS) if counted_steps else checkpoint
 
     def local_path(self, checkpoint: Checkpoint) -> Path:
         """The folder that holds the checkpoint, fetched first if need be."""
@@ -111,7 +112,7 @@ def read_label(model: str, label: str) -> Position | None:
 
 
 def counted(checkpoint: Checkpoint) -> Checkpoint:
-    """With N where the configuration tells it; `verify` says what is wrong where it does not."""
+    """With N counted from the configuration; where that fails, `verify` says why."""
     try:
         return with_counts(checkpoint, Path(checkpoint.location))
     except PtqEvalError:

@@ -1,4 +1,4 @@
-"""Find the trajectories in the folders given: which runs there are, and which checkpoints each of them has.
+"""Find the trajectories in some folders: which runs there are, and which checkpoints each of them has.
 
 A folder may be a run, a checkpoint, or hold several runs a few levels down.  Every installed format looks at
 each folder on the way; what one of them claims as a checkpoint is not searched further.  A model in the run's own
@@ -19,9 +19,9 @@ from ptq_eval import plugins
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds_model, subfolders
 from ptq_eval.checkpoints.foreign import foreign
 from ptq_eval.checkpoints.labels import stage_order
-from ptq_eval.checkpoints.overrides import Overrides, Place, did_you_mean, read_overrides
-from ptq_eval.checkpoints.settled import ROOT
-from ptq_eval.checkpoints.token_counter import with_whole_counts
+from ptq_eval.checkpoints.overrides import Overrides, Place, read_overrides, require_known
+from ptq_eval.checkpoints.problems import ROOT
+from ptq_eval.checkpoints.trainer_state import with_whole_counts
 from ptq_eval.errors import EmptyFolderError, NoCheckpointError, TrajectoryFileError
 from ptq_eval.records import Checkpoint
 
@@ -140,7 +140,7 @@ def _listed(folder: Path, places: Mapping[str, Place]) -> Iterator[Checkpoint]:
     for name, place in places.items():
         path = folder / name
         if not path.is_dir() or not holds_model(path):
-            did_you_mean([name], [child.name for child in subfolders(folder) if holds_model(child)], "checkpoint")
+            require_known([name], [child.name for child in subfolders(folder) if holds_model(child)], "checkpoint")
         checkpoint = replace(form.describe(path, Position(place.step, stage=place.stage)), revision=name.strip("/"))
         if place.tokens is not None:
             note = "given for this checkpoint"
@@ -197,7 +197,7 @@ def _own_corrections(runs: Sequence[_Run], root: Path) -> list[_Run]:
 
 
 def _corrected(layer: Overrides, runs: Sequence[_Run], whole: bool = True) -> list[_Run]:
-    did_you_mean(layer.runs, [run.name for run in runs], "run")
+    require_known(layer.runs, [run.name for run in runs], "run")
     if whole:
         layer.check_steps({checkpoint.step for run in runs for checkpoint in run.checkpoints})
     corrected = []

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, read_label
-from ptq_eval.checkpoints.placing import place_revision
+from ptq_eval.checkpoints.numbered import place_revision
 from ptq_eval.errors import NoCheckpointError, UnreadableCheckpointError
 from ptq_eval.records import Checkpoint
 

@@ -1,7 +1,7 @@
 """A local cache of the Hugging Face hub: `models--org--name/snapshots/<commit>/`, named by `refs/<revision>`.
 
 Each snapshot is one checkpoint, placed by the revisions that point to it under the rule that can read them.
-A revision that is only another name of a placed snapshot (`main`, mostly) adds nothing and is left out; a
+A revision that is only another name of a placed snapshot (`main`, mostly) adds nothing and is skipped; a
 snapshot that no revision names keeps its commit as revision, and its D is unknown.  Snapshots without
 weights, left behind by fetching a tokenizer or a configuration, are no checkpoints.
 """
@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, holds_weights, read_label, subfolders
-from ptq_eval.checkpoints.placing import place_revision
+from ptq_eval.checkpoints.numbered import place_revision
 from ptq_eval.records import Checkpoint
 
 

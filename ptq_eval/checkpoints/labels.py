@@ -3,7 +3,7 @@
 A number means what the word beside it says: `step_98`, `iter_0000098`, `checkpoint-98-hf`, `98`, `epoch_1`,
 `stage2-ingredient1-step1000-tokens5B`, `step-480k-token-1007B`, `1000step`, `240b_tokens`.  What is left of the
 name without those numbers is its stem, and folders with the same stem belong to one run.  A number beside an
-unknown word (`model_100`) counts only where siblings differ in it, see `read_siblings`; words that tell runs apart
+unknown word (`model_100`) counts only where siblings differ in it, see `read_siblings`; words that distinguish runs
 (`seed1`, `v2`, `lr3`) and sizes (`1.1B`, `160m`) stay in the stem.
 """
 

@@ -1,8 +1,13 @@
 """Folders and revisions numbered in any way: `step_98`, `iter_0000098/hf`, `98`, `epoch_1`, `stage1-step98-tokens5B`.
 
 Sibling folders whose names differ in a number make one run, in order of that number.  Different stems
-(`small-step98`, `large-step98`) and models of different sizes are separate runs.  Where the names are those of a
-public suite, its rule gives D; otherwise a count in the name does, and failing that D is asked for once per run.
+(`small-step98`, `large-step98`) and models of different sizes are separate runs.
+
+Where the names are those of a public suite, its rule gives D; otherwise a count in the name does, and failing that D is
+asked for once per run.  A count in a label is rounded, which early in training is an error of up to 100 %; where a
+suite's rule agrees with it within the rounding, the rule's number is taken.  Later stages count from 0 again in most
+suites: what came before is added where it is known, and otherwise D is unknown, for a count within a stage among counts
+of the whole training would be wrong by orders of magnitude.
 """
 
 from __future__ import annotations
@@ -13,10 +18,20 @@ from pathlib import Path
 
 from ptq_eval import units
 from ptq_eval.checkpoints import labels, suites
-from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds_model, holds_weights, subfolders
-from ptq_eval.checkpoints.placing import place, title
+from ptq_eval.checkpoints.base import (
+    ASK_TOKENS,
+    UNKNOWN_TOKENS,
+    CheckpointFormat,
+    Position,
+    counted,
+    holds_model,
+    holds_weights,
+    subfolders,
+)
+from ptq_eval.checkpoints.labels import Label
+from ptq_eval.checkpoints.suites import FIRST_STAGES, Batches, Suite
 from ptq_eval.errors import PtqEvalError
-from ptq_eval.models.counts import read_config
+from ptq_eval.models.parameters import read_config
 from ptq_eval.records import Checkpoint
 
 _Groups = dict[tuple[str, int | None], list[Checkpoint]]
@@ -101,3 +116,91 @@ def _named(groups: _Groups) -> list[Checkpoint]:
             run += f"-{units.write(size, digits=None)}"
         named += [replace(checkpoint, run=run) for checkpoint in group]
     return named
+
+
+_ASK_WHOLE = "give the whole D with --tokens or a trajectory.yaml"
+_UNKNOWN = {
+    "step": UNKNOWN_TOKENS,
+    "number": UNKNOWN_TOKENS,
+    "epoch": f"numbered by epochs, and tokens per epoch are not known; {ASK_TOKENS} (a step is an epoch here)",
+}
+
+
+def place(model: str, name: str, label: Label) -> Position:
+    """The place of `label`, read off the folder or revision `name` of a model or run called `model`."""
+    suite = suites.find(model, name)
+    prefix = f"{title(suite)}: " if suite else ""
+    by_rule = suite.tokens_in_stage(label) if suite else None
+    before = suite.tokens_before(label) if suite else (None if _later_stage(label.stage) else 0)
+    at = Position(label.step, stage=label.stage, unit=label.unit, note=_unknown(label, suite))
+    if before is None:
+        note = f"{prefix}counted from the start of {label.stage}, and what came before is not known; {_ASK_WHOLE}"
+        return replace(at, note=note)
+    if suite and by_rule is not None and _agree(by_rule, label, suite):
+        at = replace(at, tokens=by_rule, source="derived", note=prefix + _rule(suite, label))
+    elif label.tokens is not None:
+        note = f"{prefix}label, ± {units.write(label.rounding)}"
+        note += f"; {_rule(suite, label)} would be {units.write(by_rule)}" if suite and by_rule is not None else ""
+        at = replace(at, tokens=label.tokens, source="label", note=note)
+    if at.tokens is None or before == 0:
+        return at
+    return replace(at, tokens=before + at.tokens, note=f"{at.note}; plus {before:,} of earlier stages")
+
+
+def place_revision(model: str, revision: str, position: Position | None) -> tuple[str, Position | None]:
+    """(run, position) of a revision on the hub, which `position` says if its name is a label.
+
+    Where the suite has a repository per checkpoint, that is read off the repository's name.
+    """
+    if position is not None:
+        stem = label.stem if (label := labels.read(revision)) else ""
+        words = stem.replace("_", "-").lower().split("-")
+        return (model if all(map(labels.counts, words)) else f"{model}/{stem}"), position
+    owner, _, name = model.rpartition("/")
+    label = labels.read(name)
+    if label is None or label.step is None or label.unit != "step":
+        return model, None
+    return f"{owner}/{label.stem}".strip("/"), place(owner, name, label)
+
+
+def steps_restart(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint's step counts from the start of a later stage, not from the start of training."""
+    suite = suites.find(checkpoint.run, checkpoint.revision)
+    return _later_stage(checkpoint.stage) and not (suite and suite.global_steps)
+
+
+def numbered_by(checkpoint: Checkpoint) -> str:
+    """What a checkpoint's `step` counts: "step" or "epoch"."""
+    label = labels.read(checkpoint.revision.partition("/")[0])
+    return "epoch" if label and label.unit == "epoch" and label.step == checkpoint.step else "step"
+
+
+def _later_stage(stage: str) -> bool:
+    return stage.partition("-")[0] not in FIRST_STAGES
+
+
+def _agree(tokens: int, label: Label, suite: Suite) -> bool:
+    return label.tokens is None or abs(tokens - label.tokens) <= label.rounding + suite.label_error * tokens
+
+
+def title(suite: Suite) -> str:
+    """A suite's name and how far its rule can be trusted."""
+    return f"{suite.name} ({suite.status.value})"
+
+
+def _rule(suite: Suite, label: Label) -> str:
+    what = f"(checkpoint number + {suite.first})" if suite.first else "step"
+    return f"{what} × {_listed(suite.batches_of(label))}"
+
+
+def _listed(batches: Batches, shown: int = 2) -> str:
+    (_, first), *later = batches
+    if len(later) > shown:
+        return f"a batch that grows from {first:,} to {later[-1][1]:,} at step {later[-1][0]:,}"
+    return ", ".join([f"{first:,}", *(f"{per_step:,} from step {start:,} on" for start, per_step in later)])
+
+
+def _unknown(label: Label, suite: Suite | None) -> str:
+    if suite:
+        return f"{title(suite)}: {suite.source}; {ASK_TOKENS}"
+    return _UNKNOWN[label.unit]

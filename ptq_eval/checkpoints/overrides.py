@@ -1,11 +1,11 @@
 """What the user knows better: `trajectory.yaml`, `--tokens-per-step`, `--tokens`, `--exclude`.
 
-A `trajectory.yaml` lies in the folder given, in a run's folder, or in both; the nearer one wins, and the
-command line wins over both.  Example:
+A `trajectory.yaml` is in the folder that is searched, in a run's folder, or in both; the run's own one wins, and
+the command line wins over both.  Example:
 
     tokens_per_step: 2097152      # or   tokens: {500: 1000000, 1000: 2000000}
     offset_tokens: 0              # added to every D, for a stage that starts at 0 again
-    exclude: [700]                # steps to leave out
+    exclude: [700]                # steps that are not measured
     learning_rate: 0.003          # or by step
     schedule_phase: constant      # or by step
     runs:
@@ -14,74 +14,99 @@ command line wins over both.  Example:
       warm: {step: 100, tokens: 2M}
       final: {step: 980, tokens: 20M}
 
-Counts given here have the source "user".  A key, run or step that does not exist is an error, not a silent
-nothing.
+These counts have the source "user".  A key, run or step that does not exist is an error.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ptq_eval import units
-from ptq_eval.checkpoints.placing import numbered_by, steps_restart
-from ptq_eval.checkpoints.token_counter import COUNTER_RESTART
-from ptq_eval.checkpoints.trainer_state import PHASES
-from ptq_eval.errors import OptionError, TrajectoryFileError
+from ptq_eval.checkpoints.numbered import numbered_by, steps_restart
+from ptq_eval.checkpoints.trainer_state import COUNTER_RESTART, PHASES
+from ptq_eval.errors import OptionError, PtqEvalError, TrajectoryFileError, did_you_mean
+from ptq_eval.options import COUNT, NUMBER, TEXT, Kind, Options, declared, option
 from ptq_eval.records import Checkpoint
 
 FILE_NAME = "trajectory.yaml"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where in its training a folder that is listed by name belongs."""
+class Place(Options):
+    """Where in its training a folder that is listed by name belongs.  Raises OptionError."""
 
-    step: int | None = None
-    tokens: int | None = None
-    stage: str = ""
+    step: int | None = option(None, "The step of the checkpoint.", COUNT, low=0, flag="")
+    tokens: int | None = option(None, "Its D.", COUNT, low=0, flag="")
+    stage: str = option("", "Its stage of training.", flag="")
+
+
+def _mapping_of(cls_name: str) -> Kind:
+    """A mapping from names to objects of a class of this module."""
+
+    def read(value: Any, *, name: str, error: type[PtqEvalError]) -> dict[str, Any]:
+        if not isinstance(value, Mapping) or any(type(own).__name__ != cls_name for own in value.values()):
+            raise error(f"{name} is not a mapping from names to {cls_name}", got=repr(value))
+        return {str(key): own for key, own in value.items()}
+
+    return Kind(read, "")
 
 
 @dataclass(frozen=True)
-class Overrides:
+class Overrides(Options):
     """Corrections to what was found.  `tokens` is D by step, or one D per checkpoint in order of step.
 
-    `params` replaces N whatever its convention.  Raises TrajectoryFileError for a value that makes no sense.
+    `params` replaces N whatever its convention.  Raises OptionError for a value that makes no sense.
     """
 
-    tokens_per_step: int | None = None
-    tokens: Sequence[int] | Mapping[int, int] | None = None
-    params: int | None = None
-    exclude: Collection[int] = ()
-    offset_tokens: int = 0
-    learning_rate: float | Mapping[int, float] | None = None
-    schedule_phase: str | Mapping[int, str] | None = None
-    runs: Mapping[str, Overrides] = field(default_factory=dict)
-    checkpoints: Mapping[str, Place] = field(default_factory=dict)
+    tokens_per_step: int | None = option(None, "D = step × this, in place of what checkpoints say.", COUNT, low=1)
+    tokens: tuple[int, ...] | Mapping[int, int] | None = option(
+        None, "D of each checkpoint, in order of step.", COUNT, many=True, by_step=True, low=0, metavar="D,…"
+    )
+    params: int | None = option(None, "N, in place of the count from the architecture.", COUNT, low=1)
+    exclude: tuple[int, ...] = option((), "Steps to exclude.", COUNT, many=True, low=0, metavar="STEP,…")
+    offset_tokens: int = option(0, "Added to every D, for a stage that starts at 0 again.", low=0, flag="")
+    learning_rate: float | Mapping[int, float] | None = option(
+        None, "Learning rate, for warnings about the schedule.", NUMBER, by_step=True, low=0, flag=""
+    )
+    schedule_phase: str | Mapping[int, str] | None = option(
+        None, "Phase of the schedule, likewise.", TEXT, by_step=True, choices=PHASES, flag=""
+    )
+    runs: Mapping[str, Overrides] = option({}, "The same for single runs.", _mapping_of("Overrides"), flag="")
+    checkpoints: Mapping[str, Place] = option(
+        {}, "The folders of this run, and no others.", _mapping_of("Place"), flag=""
+    )
 
-    def __post_init__(self) -> None:
-        for name, allowed in _RULES.items():
-            value = allowed.read(getattr(self, name))
-            object.__setattr__(self, name, value)
-            if value is not None and not allowed.holds(value):
-                raise TrajectoryFileError(f"{name} makes no sense", got=repr(value), allowed=allowed.text)
+    @classmethod
+    def take(cls, options: dict[str, Any], base: Overrides | None = None) -> Overrides:
+        """Remove the corrections among named `options`, and add them to `base`.
+
+        Raises OptionError for a value that makes no sense or contradicts `base`.
+        """
+        unset = cls()
+        given = {spec.name: options.pop(spec.name) for spec in fields(cls) if spec.name in options}
+        own = cls(**{name: value for name, value in given.items() if value is not None})
+        changed = {name: value for name, value in vars(own).items() if value != getattr(unset, name)}
+        for name, value in changed.items():
+            other = getattr(base or unset, name)
+            if other not in (getattr(unset, name), value):
+                raise OptionError(f"{name} contradicts overrides.{name}", got=f"{value} and {other}", remedy="give one")
+        return replace(base or unset, **changed)
 
     def apply(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         """The checkpoints of one run, in order of step, corrected.  Raises TrajectoryFileError."""
         kept = [checkpoint for checkpoint in checkpoints if checkpoint.step not in set(self.exclude)]
         placed = [checkpoint for checkpoint in kept if checkpoint.step is not None]
-        if _is_list(self.tokens) and len(self.tokens or ()) == len(placed) > 0:
+        listed = len(self.tokens) if isinstance(self.tokens, Sequence) else None
+        if listed == len(placed) > 0:
             corrected = [self._corrected(checkpoint, index) for index, checkpoint in enumerate(placed)]
             return corrected + [checkpoint for checkpoint in kept if checkpoint.step is None]
-        if _is_list(self.tokens) and len(self.tokens or ()) != len(kept):
+        if listed not in (None, len(kept)):
             raise TrajectoryFileError(
-                f"tokens lists {len(self.tokens or ())} counts",
+                f"tokens lists {listed} counts",
                 got=f"{len(kept)} checkpoints in {kept[0].run}" if kept else "no checkpoint",
                 remedy="one count per checkpoint, in order of step, or tokens: {step: count}",
             )
@@ -150,24 +175,21 @@ def read_overrides(folder: Path) -> Overrides | None:
     return _parse({} if data is None else data, str(path))
 
 
-def did_you_mean(names: Iterable[str], known: Collection[str], what: str) -> None:
-    """Raise TrajectoryFileError for the first of `names` that is not `known`, with the nearest one that
-    is."""
+def require_known(names: Iterable[str], known: Collection[str], what: str) -> None:
+    """Raise TrajectoryFileError for the first of `names` that is not `known`, with the nearest one that is."""
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
             raise TrajectoryFileError(
                 f"unknown {what}",
                 got=repr(name),
                 allowed=", ".join(sorted(known)),
-                remedy=f"did you mean {near[0]!r}?" if near else "",
+                remedy=did_you_mean(name, known),
             )
 
 
 def _parse(data: Any, where: str) -> Overrides:
     if not isinstance(data, Mapping):
         raise TrajectoryFileError(f"{where} is not a mapping of keys", got=type(data).__name__)
-    did_you_mean(data, [f.name for f in fields(Overrides)], f"key in {where}")
     runs = data.get("runs") or {}
     if not isinstance(runs, Mapping):
         raise TrajectoryFileError(f"runs in {where} is not a mapping", got=type(runs).__name__)
@@ -175,8 +197,15 @@ def _parse(data: Any, where: str) -> Overrides:
         remedy = "list them in a trajectory.yaml in the run's own folder"
         raise TrajectoryFileError(f"runs in {where} cannot list checkpoints", got=listing, remedy=remedy)
     nested = {str(name): _parse(content, f"{where}, run {name}") for name, content in runs.items()}
-    values = {name: value for name, value in data.items() if value is not None}
-    return Overrides(**{**values, "runs": nested, "checkpoints": _places(data.get("checkpoints") or {}, where)})
+    own = _read(Overrides, {name: data[name] for name in data if name not in ("runs", "checkpoints")}, where)
+    return Overrides(**own, runs=nested, checkpoints=_places(data.get("checkpoints") or {}, where))
+
+
+def _read(cls: type[Options], data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values of a file, each read by its declaration.  Raises TrajectoryFileError."""
+    require_known(data, declared(cls), f"key in {where}")
+    found = {name: spec for name, spec in declared(cls).items() if data.get(name) is not None}
+    return {name: spec.read(data[name], f"{name} in {where}", TrajectoryFileError) for name, spec in found.items()}
 
 
 def _places(data: Any, where: str) -> dict[str, Place]:
@@ -187,72 +216,4 @@ def _places(data: Any, where: str) -> dict[str, Place]:
             got=type(data).__name__,
             allowed="FOLDER: {step: 980, tokens: 20M}",
         )
-    places = {}
-    for folder, place in data.items():
-        did_you_mean(place, [f.name for f in fields(Place)], f"key of {folder} in {where}")
-        counts = {
-            name: units.read(place[name], name=f"{name} of {folder} in {where}", error=TrajectoryFileError)
-            for name in ("step", "tokens")
-            if place.get(name) is not None
-        }
-        if negative := [name for name, count in counts.items() if count < 0]:
-            raise TrajectoryFileError(f"{negative[0]} of {folder} in {where} is negative", got=counts[negative[0]])
-        places[str(folder)] = Place(**counts, stage=str(place.get("stage") or ""))
-    return places
-
-
-@dataclass(frozen=True)
-class _Rule:
-    kind: type | tuple[type, ...]
-    at_least: float
-    text: str
-    lists: bool = False
-    maps: bool = False
-
-    def read(self, value: Any) -> Any:
-        """`value` with the numbers that are written as text, such as 3e-4 and 2M; what is no number stays as it is."""
-        if self.maps and isinstance(value, Mapping):
-            return {_number(key, int): _number(item, self.kind) for key, item in value.items()}
-        if self.lists and _is_list(value):
-            return [_number(item, self.kind) for item in value]
-        return _number(value, self.kind)
-
-    def holds(self, value: Any) -> bool:
-        if self.maps and isinstance(value, Mapping):
-            return all(_is_whole(key) for key in value) and all(self._one(item) for item in value.values())
-        if self.lists:
-            return _is_list(value) and all(self._one(item) for item in value)
-        return self._one(value)
-
-    def _one(self, value: Any) -> bool:
-        if self.kind is str:
-            return value in PHASES
-        return isinstance(value, self.kind) and not isinstance(value, bool) and self.at_least <= value < math.inf
-
-
-def _number(value: Any, kind: type | tuple[type, ...]) -> Any:
-    if kind is str:
-        return value
-    try:
-        return units.read(value) if kind is int else units.read_number(value)
-    except OptionError:
-        return value
-
-
-_RULES = {
-    "tokens_per_step": _Rule(int, 1, "a positive whole number"),
-    "tokens": _Rule(int, 0, "whole numbers: a list in order of step, or {step: count}", lists=True, maps=True),
-    "params": _Rule(int, 1, "a positive whole number"),
-    "exclude": _Rule(int, 0, "a list of steps", lists=True),
-    "offset_tokens": _Rule(int, 0, "a whole number"),
-    "learning_rate": _Rule((int, float), 0, "a number, or {step: number}", maps=True),
-    "schedule_phase": _Rule(str, 0, f"{', '.join(PHASES)}, or one of them by step", maps=True),
-}
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping))
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return {str(folder): Place(**_read(Place, place, f"{where}, {folder}")) for folder, place in data.items()}

@@ -199,7 +199,7 @@ def _fit_again(out: str, *, seed: int, bootstrap: int, by: str, **options: Any) 
         else:
             table = analyse(results, seed=seed, bootstrap=bootstrap, progress=bar)
             found, kept = table.fit, {"replicates": table.replicates}
-    console().print(render_fit(results.frame, found, results.run))
+    console().print(render_fit(results.frame, found, results.run, results.points))
     click.echo(f"Written: {', '.join(map(str, write_fit(Path(out), found, **kept)))}")
 
 

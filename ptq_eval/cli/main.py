@@ -24,6 +24,7 @@ from ptq_eval.cli.plan import plan
 from ptq_eval.cli.pretrain import pretrain
 from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
+from ptq_eval.config import RunConfig
 from ptq_eval.errors import MeasurementFailedError, PtqEvalError
 
 INTERRUPTED = 130
@@ -76,13 +77,9 @@ def cli(ctx: click.Context) -> None:
 @cli.command(epilog=RUN_EXAMPLES, short_help="Measure checkpoints before and after quantization, fit, report.")
 @click.argument("folders", nargs=-1, required=True)
 @click.option("-o", "--out", metavar="OUT", help="Output folder.  [default: FOLDER-ptq, here]")
-@cli_options.grid_options
-@cli_options.text_options
-@cli_options.machine_options
-@cli_options.fit_options
+@cli_options.options_of(RunConfig)
 @cli_options.trajectory_options
-@cli_options.trust_option
-def run(folders: tuple[str, ...], out: str | None, options: tuple[str, ...], **settings: Any) -> None:
+def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
     """Measure every checkpoint under FOLDERS before and after quantization, fit the laws, write the report.
 
     An interrupted run goes on when the same command is given again.  A FOLDER may hold one run, several runs, one
@@ -91,15 +88,11 @@ def run(folders: tuple[str, ...], out: str | None, options: tuple[str, ...], **s
     """
     import ptq_eval
     from ptq_eval.api import default_output
-    from ptq_eval.config import parse_options
     from ptq_eval.report import render
 
-    corrections = cli_options.overrides(settings)
     with Bar() as bar:
-        table = ptq_eval.run(
-            folders, out, overrides=corrections, progress=bar, options=parse_options(options), **settings
-        )
-    console().print(render(table, table.fit, table.run_info))
+        table = ptq_eval.run(folders, out, progress=bar, **settings)
+    console().print(render(table, table.fit, table.run_info, table.points))
     folder = out or default_output(folders[0])
     click.echo(f"\nWritten to {folder}: report.md, degradation.csv, fit.json, tables/, figures/")
     _raise_problems(table)
@@ -141,12 +134,12 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
     """
     import json
 
-    from ptq_eval.checkpoints import discover, error_for, inspection_rows, verify_all
+    from ptq_eval.checkpoints import Overrides, discover, error_for, inspection_rows, verify_all
     from ptq_eval.report import inspection_table
 
     with Bar() as bar:
         checkpoints = verify_all(
-            discover(folders, overrides=cli_options.overrides(settings)),
+            discover(folders, overrides=Overrides.take(settings)),
             progress=lambda done, total, _name: bar("reading weights", done, total),
             trust_remote_code=trust_remote_code,
         )
@@ -175,7 +168,7 @@ def report(out: str, seed: int, bootstrap: int) -> None:
     with Bar() as bar:
         table = ptq_eval.load(out, seed=seed, bootstrap=bootstrap, progress=bar)
         written = ptq_eval.save_report(out, table)
-    console().print(render(table, table.fit, table.run_info))
+    console().print(render(table, table.fit, table.run_info, table.points))
     click.echo(f"Written: {len(written)} files below {out}")
 
 

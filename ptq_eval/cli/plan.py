@@ -1,4 +1,4 @@
-"""The command that plans: how many tokens, how many parameters, at which precisions."""
+"""`ptq-eval plan`: how many tokens, how many parameters, at which precisions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import click
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, console
 from ptq_eval.errors import OptionError
+from ptq_eval.options import declared
+from ptq_eval.plan_config import PlanConfig
 
 DEFAULT_PRESET = "KUMAR_2024"
 EXAMPLES = """\b
@@ -24,17 +26,6 @@ Examples:
 """
 
 
-def _quantity(_ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    from ptq_eval.units import BYTES, COUNT, read
-
-    flag = param.opts[0]
-    return None if value is None else float(read(value, BYTES if flag == "--memory" else COUNT, name=flag))
-
-
-def _formats(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    return () if value is None else tuple(part.strip() for part in value.split(","))
-
-
 _options = cli_options.together(
     click.option("--fit", "fit", metavar="OUT", help="Plan from the fit in this output folder."),
     click.option(
@@ -42,45 +33,9 @@ _options = cli_options.together(
         metavar="NAME,…",
         help=f"Plan from published constants, of several presets together.  [default: {DEFAULT_PRESET}]",
     ),
-    click.option("--params", callback=_quantity, metavar="N", help="Parameters: 1B, 300M or 1e9."),
-    click.option("--tokens", callback=_quantity, metavar="D", help="Training tokens: 20B or 2e10."),
-    click.option(
-        "--serve-bits",
-        callback=cli_options.numbers(float, "3,4"),
-        metavar="B,…",
-        help="Precisions to serve at.  [default: those that were fitted]",
-    ),
-    click.option(
-        "--serve-format",
-        callback=_formats,
-        metavar="ExMy,…",
-        help="Floating-point formats to train and serve in, for a law that knows them: E4M3.",
-    ),
-    click.option(
-        "--group-size",
-        type=float,
-        metavar="G",
-        help="How many numbers share one scale, for a law that knows it: 128.",
-    ),
-    click.option("--max-loss", type=float, metavar="X", help="Find the fewest bits that add less, in nats per token."),
-    click.option(
-        "--budget",
-        callback=_quantity,
-        metavar="C",
-        help="The most FLOPs at 16 bits.  [default: 6·N·D, where given]",
-    ),
-    click.option(
-        "--served-tokens", callback=_quantity, metavar="T", help="Tokens to serve, paid from the same budget."
-    ),
-    click.option(
-        "--serve-cost",
-        type=float,
-        metavar="K",
-        help="FLOPs at 16 bits per served token, parameter and bit.  [default: 2/16]",
-    ),
-    click.option("--memory", callback=_quantity, metavar="BYTES", help="The most that served weights may take: 8GB."),
+    cli_options.options_of(PlanConfig),
     click.option("--offsets/--no-offsets", default=True, show_default=True, help="The offsets n of a preset's N_eff."),
-    click.option("--quantizer", metavar="NAME", help="Which, where OUT holds several."),
+    click.option("--quantizer", metavar="NAME", help="Which quantizer, where OUT holds several."),
     click.option("-o", "--out", metavar="FOLDER", help="Output folder.  [default: OUT/plan, or NAME-plan here]"),
 )
 
@@ -93,18 +48,12 @@ def plan(fit: str | None, preset: str | None, out: str | None, **settings: Any) 
     The constants are those of a fit or of a publication.  Every answer has an interval where they have one, and the
     factor by which it lies beyond the data behind them.  Without --params, N is the best under --budget.
     """
-    from ptq_eval.laws.plan.planner import Question
-    from ptq_eval.laws.plan.planner import plan as answer
+    from ptq_eval.laws.plan.answers import Question
+    from ptq_eval.laws.plan.answers import plan as answer
     from ptq_eval.report.plan import page as report
 
     _check(fit, preset, settings)
-    names = ("params", "tokens", "max_loss", "budget", "memory", "serve_format", "group_size")
-    question = Question(
-        **{name: settings[name] for name in names},
-        serve_bits=settings["serve_bits"] or (),
-        served_tokens=settings["served_tokens"] or 0.0,
-        **({} if settings["serve_cost"] is None else {"per_served": settings["serve_cost"]}),
-    )
+    question = Question(**{name: settings[name] for name in declared(PlanConfig)})
     with Bar() as bar:
         source = _source(fit, preset, settings)
         bar("planning", 0.0, 0.0)
@@ -119,13 +68,13 @@ def plan(fit: str | None, preset: str | None, out: str | None, **settings: Any) 
 def _check(fit: str | None, preset: str | None, settings: dict[str, Any]) -> None:
     """Raises OptionError for options that belong to the other origin of constants."""
     if fit is not None and preset is not None:
-        raise OptionError("--fit and --preset exclude each other", got=f"{fit} and {preset}", remedy="leave one out")
+        raise OptionError("--fit and --preset exclude each other", got=f"{fit} and {preset}", remedy="give one of them")
     if fit is None and settings["quantizer"] is not None:
         what = "--quantizer chooses among the measurements of --fit, and presets have none"
-        raise OptionError(what, got=settings["quantizer"], remedy="--fit OUT, or leave it out")
+        raise OptionError(what, got=settings["quantizer"], remedy="--fit OUT, or no --quantizer")
     if fit is not None and not settings["offsets"]:
         what = "--no-offsets belongs to presets: a fit has the offsets that were fitted"
-        raise OptionError(what, got=fit, remedy="leave it out, or fit again: --law-option offsets=false")
+        raise OptionError(what, got=fit, remedy="no --no-offsets, or fit again: --law-option offsets=false")
 
 
 def _source(fit: str | None, preset: str | None, settings: dict[str, Any]) -> Any:

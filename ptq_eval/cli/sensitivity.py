@@ -1,4 +1,4 @@
-"""The command that asks theory: which layers carry the damage, predicted and measured one at a time."""
+"""`ptq-eval sensitivity`: the damage of each layer, predicted and measured."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import click
 
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, console
+from ptq_eval.config import RunConfig
 from ptq_eval.errors import NothingToFitError
 
 
 @click.command(short_help="Damage per layer: predicted from noise and curvature, and measured.")
 @click.argument("folders", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, metavar="OUT", help="Output folder; may be one of `ptq-eval run`.")
-@cli_options.grid_options
-@cli_options.text_options
+@cli_options.options_of(RunConfig, *cli_options.GRID, *cli_options.TEXTS, quantizers=("rtn",))
 @click.option(
     "--steps",
     default="all",
@@ -25,11 +25,13 @@ from ptq_eval.errors import NothingToFitError
     help="Checkpoints of each run.",
 )
 @click.option("--draws", default=2, show_default=True, metavar="N", help="Labels drawn per calibration window.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N", help="Of those labels.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N", help="Seed of those labels."
+)
 @cli_options.device_option
 @cli_options.trajectory_options
 @cli_options.trust_option
-def sensitivity(folders: tuple[str, ...], out: str, options: tuple[str, ...], **settings: Any) -> None:
+def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
     """Quantize the layers of checkpoints under FOLDERS one at a time, and predict what that costs.
 
     The prediction is that of uniform rounding noise and the Fisher information of the calibration text.  Writes
@@ -41,20 +43,18 @@ def sensitivity(folders: tuple[str, ...], out: str, options: tuple[str, ...], **
       ptq-eval sensitivity runs/my-model -o out --steps first,last
       ptq-eval sensitivity runs/my-model/checkpoint-1000 -o out --bits 3,4
     """
-    from ptq_eval.config import parse_options
+    from ptq_eval.checkpoints import Overrides
     from ptq_eval.report.sensitivity.page import render
     from ptq_eval.sensitivity import sensitivity as study
 
-    corrections = cli_options.overrides(settings)
+    corrections = Overrides.take(settings)
     with Bar() as bar:
-        record, problems = study(
-            folders, out, overrides=corrections, progress=bar, options=parse_options(options), **settings
-        )
+        record, problems = study(folders, out, overrides=corrections, progress=bar, **settings)
         page = _page(Path(out), bar)
     console().print(render(record))
     click.echo(f"Written to {out}: sensitivity.json, sensitivity.csv, sensitivity.md, figures/{page}")
     for problem in problems[1:]:
-        click.echo(f"set aside: {problem}")
+        click.echo(f"skipped: {problem}")
     if problems:
         raise problems[0]
 
@@ -73,7 +73,3 @@ def _page(out: Path, bar: Bar) -> str:
     except NothingToFitError:  # nothing measured yet: the report that is written later includes this
         return ""
     return ", report.md"
-
-
-# Theory is about rounding; other methods are measured where they are asked for.
-next(parameter for parameter in sensitivity.params if parameter.name == "quantizers").default = "rtn"

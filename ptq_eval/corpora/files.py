@@ -1,8 +1,8 @@
-"""Local files: which file a spec names, and its content, decompressed.
+"""Local files of texts: which file a spec names, its content decompressed, and the documents in its records.
 
 How a file is compressed is recognised by its first bytes, not by its name, so a renamed download and a `.gz` that
 the browser has already decompressed are both read.  zstd goes through pyarrow, which `datasets` requires; the
-others are in the standard library.
+others are in the standard library.  In a file of records the text is under one field of every row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import gzip
 import io
 import lzma
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -21,7 +21,21 @@ from ptq_eval.errors import TextSourceError
 COMPRESSIONS = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd")
 """Endings of compressed files, after the ending of what they hold."""
 
+_SKIPPABLE = tuple(bytes([byte]) for byte in range(0x50, 0x60))
 _POINTER = b"version https://git-lfs.github.com/spec/"
+
+DEFAULT_FIELD = "text"
+PATIENCE = 1000
+"""Rows without the field after which the rest of the file is not searched for it."""
+
+_KINDS = {
+    list: "a list",
+    dict: "an object",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    bytes: "bytes that are not UTF-8",
+}
 
 
 def split_spec(spec: str, known: Callable[[str], bool]) -> tuple[str, str]:
@@ -83,4 +97,86 @@ def open_bytes(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-_SKIPPABLE = tuple(bytes([byte]) for byte in range(0x50, 0x60))
+class Documents:
+    """An iterable of the texts under `field` in `rows`, pairs of a place to name in errors and a row.
+
+    `a.b` is field `b` of field `a`, unless there is a field with a dot in its name; a list stands for its elements.
+    A row that lacks the field, or has null there, is skipped and counted.  Iterating raises TextSourceError for any
+    other value that is not text, and where no row has the field.
+    """
+
+    def __init__(self, path: Path, field: str, rows: Iterable[tuple[str, Any]]) -> None:
+        self.path, self.field = path, field
+        self._rows = rows
+        self._seen = self._skipped = 0
+
+    def __iter__(self) -> Iterator[str]:
+        names: list[str] = []
+        for place, row in self._rows:
+            self._seen += 1
+            # A row that is a string is a document by itself.
+            values = [row] if isinstance(row, str) and not self.field else find(row, self.field or DEFAULT_FIELD)
+            texts = [self._text(value, place, row) for value in values if value is not None]
+            yield from texts
+            self._skipped += not texts
+            names = names or field_names(row)
+            if self._skipped == self._seen == PATIENCE:
+                break
+        if self._seen and self._skipped == self._seen:
+            raise missing_field(self.path, self.field or DEFAULT_FIELD, names, self.path)
+
+    def notes(self) -> tuple[str, ...]:
+        """What to say about the rows read so far: how many had no text."""
+        if not self._skipped:
+            return ()
+        field = self.field or DEFAULT_FIELD
+        return (
+            f"{self._skipped} of the {self._seen} rows read from {self.path.name} have no {field!r} and are skipped",
+        )
+
+    def _text(self, value: Any, place: str, row: Any) -> str:
+        try:
+            text = value.decode() if isinstance(value, bytes) else value  # Parquet's older writers mark no strings
+        except UnicodeDecodeError:
+            text = None
+        if isinstance(text, str):
+            return text
+        field, kind = self.field or DEFAULT_FIELD, _KINDS.get(type(value), type(value).__name__)
+        raise missing_field(self.path, field, field_names(row), f"{kind} under {field!r} in {place} of {self.path}")
+
+
+def find(row: Any, field: str) -> list[Any]:
+    """All values under the dotted `field` of `row`; empty where it has none."""
+    if isinstance(row, list):
+        return [value for element in row for value in find(element, field)]
+    if not isinstance(row, dict):
+        return []
+    parts = field.split(".")
+    for length in range(len(parts), 0, -1):
+        head, rest = ".".join(parts[:length]), ".".join(parts[length:])
+        if head in row:
+            return find(row[head], rest) if rest else [row[head]]
+    return []
+
+
+def field_names(row: Any, prefix: str = "") -> list[str]:
+    """The dotted names of all fields of `row`, in its order."""
+    if isinstance(row, list):
+        return field_names(row[0], prefix) if row else []
+    if not isinstance(row, dict):
+        return []
+    names = []
+    for name, value in row.items():
+        names += [f"{prefix}{name}", *field_names(value, f"{prefix}{name}.")]
+    return names
+
+
+def missing_field(path: Path, field: str, names: list[str], where: object) -> TextSourceError:
+    """The error for a file whose `field` is absent or holds no text."""
+    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return TextSourceError(
+        f"there is no text under {field!r}",
+        got=where,
+        allowed=f"fields present: {shown or 'none'}",
+        remedy=f"name a field that holds strings: {path}#FIELD",
+    )

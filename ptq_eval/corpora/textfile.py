@@ -24,8 +24,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from ptq_eval.corpora.base import Text, TextSource, joined, text_digest
-from ptq_eval.corpora.fields import DEFAULT_FIELD, Documents, missing_field
-from ptq_eval.corpora.files import open_bytes, require_file, split_spec, uncompressed_name
+from ptq_eval.corpora.files import (
+    DEFAULT_FIELD,
+    Documents,
+    missing_field,
+    open_bytes,
+    require_file,
+    split_spec,
+    uncompressed_name,
+)
 from ptq_eval.errors import TextSourceError
 
 PLAIN = (".txt", ".text", ".raw", ".md")

@@ -4,9 +4,12 @@ FILE.npy         a one-dimensional NumPy array of integers
 FILE.bin#TYPE    raw little-endian ids; TYPE is uint16, uint32, int32 or int64
 
 Without TYPE, a header of llm.c's data files or a Megatron index FILE.idx beside the file decides, else uint16 (as
-nanoGPT writes them).  The ids must come from the model's own tokenizer: no file says which one made it, and only ids
-that are implausible for the vocabulary are noticed (`token_ids`).  Bytes of text are not known, so there are no bits
-per byte.  Files are memory-mapped; the digest is of the ids, so the same ids have the same digest in every type.
+nanoGPT writes them).  Bytes of text are not known, so there are no bits per byte.  Files are memory-mapped; the digest
+is of the ids, so the same ids have the same digest in every type.
+
+The ids must come from the model's own tokenizer, and no file says which one made it.  A file of another vocabulary, or
+one read in the wrong type, gives a loss like any other, only a wrong one; what can be noticed from the ids alone is
+refused.
 """
 
 from __future__ import annotations
@@ -19,8 +22,20 @@ import numpy as np
 
 from ptq_eval.corpora.base import Text, TextSource
 from ptq_eval.corpora.files import first_bytes, require_file, split_spec
-from ptq_eval.corpora.token_ids import RAW_TYPES, wider_type
-from ptq_eval.errors import TextSourceError
+from ptq_eval.errors import TextSourceError, TokenRangeError
+
+RAW_TYPES = {"uint16": "<u2", "uint32": "<u4", "int32": "<i4", "int64": "<i8"}
+"""Types of raw ids by name."""
+
+MIN_COUNT = 1000
+"""Ids below which their distribution is not judged."""
+
+LOW_SHARE = 8
+"""In a text of MIN_COUNT tokens some id is above 1/8 of the vocabulary: tokenizers number frequent pieces first, but
+in no text are all of MIN_COUNT pieces that frequent."""
+
+_SAMPLE = 1 << 20
+_PRINTABLE = frozenset(string.printable.encode())
 
 _LLMC_TYPES = {20240520: "uint16", 20240801: "uint32"}
 """First number of the header of 256 int32 that llm.c writes: for GPT-2's tokens, and for Llama 3's."""
@@ -122,11 +137,64 @@ def _header(path: Path, start: bytes) -> tuple[str, int]:
     return "", 0
 
 
-_PRINTABLE = frozenset(string.printable.encode())
-
-
 def _digest(ids: np.ndarray, chunk: int = 1 << 20) -> str:
     digest = hashlib.sha256()
     for start in range(0, len(ids), chunk):
         digest.update(ids[start : start + chunk].astype("<i8").tobytes())
     return digest.hexdigest()
+
+
+def require_plausible(ids: np.ndarray, vocab_size: int, spec: str) -> None:
+    """Raise TokenRangeError for ids [t] that cannot come from the tokenizer of a model with `vocab_size` tokens.
+
+    Refused: a type too narrow for the vocabulary, ids outside it, and 1,000 or more ids that are all low.
+    """
+    if np.iinfo(ids.dtype).max < vocab_size - 1:
+        raise TokenRangeError(
+            f"the token file's type {ids.dtype.name} cannot hold the model's vocabulary of {vocab_size} tokens",
+            got=spec,
+            allowed=f"a type that holds 0 to {vocab_size - 1}",
+            remedy=_remedy(ids, vocab_size, spec) or "write the ids again as uint32",
+        )
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocab_size:
+        raise TokenRangeError(
+            "a token id lies outside the model's vocabulary",
+            got=f"id {high if high >= vocab_size else low} in {spec}",
+            allowed=f"0 to {vocab_size - 1}",
+            remedy=_remedy(ids, vocab_size, spec) or "use the tokenizer that the model was trained with",
+        )
+    if len(ids) >= MIN_COUNT and high < vocab_size // LOW_SHARE:
+        raise TokenRangeError(
+            f"the token ids are implausibly low for a vocabulary of {vocab_size} tokens: another tokenizer made them",
+            got=f"{len(ids)} ids, none above {high}, in {spec}",
+            remedy=_remedy(ids, vocab_size, spec) or "use the tokenizer that the model was trained with",
+        )
+
+
+def wider_type(ids: np.ndarray) -> str | None:
+    """The type that `ids` [t] were written in, where every second one is zero because they were read in half of it."""
+    sample = ids[:_SAMPLE]
+    if ids.dtype.itemsize not in (2, 4) or len(sample) < 64:
+        return None
+    even, odd = _zeros(sample[::2]), _zeros(sample[1::2])
+    if odd < 0.95 or even > 0.9:
+        return None
+    return "uint32" if ids.dtype.itemsize == 2 and _zeros(sample[2::4]) < 0.95 else "int64"
+
+
+def _zeros(ids: np.ndarray) -> float:
+    return float(np.mean(ids == 0))
+
+
+def _remedy(ids: np.ndarray, vocab_size: int, spec: str) -> str:
+    """Another type that the bytes of a raw file are plausible ids in, as advice; empty where there is none."""
+    name = spec[: spec.lower().rfind(".bin") + 4]
+    raw = np.ascontiguousarray(ids[: _SAMPLE - _SAMPLE % 4]).view(np.uint8)
+    raw = raw[: len(raw) - len(raw) % 8]
+    for kind, code in RAW_TYPES.items():
+        other = raw.view(code)
+        fits = len(other) and other.min() >= 0 and vocab_size // LOW_SHARE <= other.max() < vocab_size
+        if name.lower().endswith(".bin") and other.dtype.itemsize != ids.dtype.itemsize and fits:
+            return f"name the type that the file was written in, perhaps {name}#{kind}"
+    return ""

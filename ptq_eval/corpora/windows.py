@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.corpora.base import Text
-from ptq_eval.corpora.token_ids import require_plausible
+from ptq_eval.corpora.tokenfile import require_plausible
 from ptq_eval.errors import MissingTokenizerError, OptionError, TextTooShortError, TokenRangeError
 
 RULE = "v1"

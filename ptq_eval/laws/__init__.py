@@ -6,7 +6,7 @@ plain functions (`delta_ptq`, `critical_tokens`, …) that take published consta
 from any law.
 """
 
-from ptq_eval.laws.base import Estimate, FitResult, Law, Parameter
+from ptq_eval.laws.base import Coverage, Estimate, FitKind, FitResult, FitStatus, Law, Parameter
 from ptq_eval.laws.calculator import (
     compute_cost,
     critical_tokens,
@@ -16,6 +16,7 @@ from ptq_eval.laws.calculator import (
     optimal_precision,
 )
 from ptq_eval.laws.compare.crossval import HeldOut, held_out
+from ptq_eval.laws.findings import Caution, Finding, Why
 from ptq_eval.laws.fit.diagnostics import leverage
 from ptq_eval.laws.fit.fit import fit, minimum
 from ptq_eval.laws.fit.folder import analyse
@@ -35,7 +36,7 @@ from ptq_eval.laws.formulas.presets import (
 )
 from ptq_eval.laws.simulate import grid, paper_design, simulate
 from ptq_eval.laws.turning.observed import TurningPoint, turning_point
-from ptq_eval.laws.turning.predicted import CriticalTokens, closed_form
+from ptq_eval.laws.turning.predicted import CriticalTokens, Verdict, VerdictKind
 
 __all__ = [
     "CHEN_2025",
@@ -48,16 +49,23 @@ __all__ = [
     "OUYANG_2024",
     "PRESETS",
     "SUN_2025",
+    "Caution",
+    "Coverage",
     "CriticalTokens",
     "Estimate",
+    "Finding",
+    "FitKind",
     "FitResult",
+    "FitStatus",
     "HeldOut",
     "Law",
     "Parameter",
     "Preset",
     "TurningPoint",
+    "Verdict",
+    "VerdictKind",
+    "Why",
     "analyse",
-    "closed_form",
     "compute_cost",
     "critical_tokens",
     "delta_ptq",

@@ -1,17 +1,20 @@
-"""What a scaling law is, and what a fit of one must say.
+"""What a scaling law is, and what a fit of one has to report.
 
 A law is a formula with named constants: it predicts one response ("delta", the loss added by quantization, or
 "loss", both in nats per token) from some variables (N parameters, D tokens, P bits).  `predict` takes plain
 numbers or arrays that broadcast against the data, so that the same formula serves one fit and a few hundred
 bootstrap replicates at once.  One law per file; a law holds no data and fits nothing.
 
-`linear` names the constants in which the prediction is linear once the others are given; the search for a start
+`linear` names the constants in which the prediction is linear once the others are fixed; the search for a start
 solves for them exactly (variable projection).
 
 A constant marked `log` is searched for, and gets its interval, on a logarithmic scale: a positive factor such
-as C_T ranges over many powers of ten.  Whether data can tell a law's constants apart is partly known before
-any fit: `needs` says how many distinct values of each variable the formula requires, and `objection`
-whatever else speaks against a fit.
+as C_T ranges over many powers of ten.  Whether data can identify a law's constants is partly known before any
+fit: `needs` counts the distinct values of each variable that the formula requires, and `objection` returns
+any other reason against a fit.
+
+Nothing here is prose: a result says how it ended (`FitStatus`) and what its intervals cover (`Coverage`) as values,
+and `report/` makes the sentences.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ptq_eval.laws.findings import Finding, Why, why, why_from
 from ptq_eval.results.points import SAME_SIZE
 
 Data = Mapping[str, np.ndarray]
@@ -34,10 +39,15 @@ window."""
 Theta = Mapping[str, Any]
 """Constants by name: floats, or arrays [replicates, 1]."""
 
+_ENDS = ("value", "low", "high")
+
+SIGNIFICANT = 2.0
+"""How many standard errors make a difference significant, wherever this package judges one."""
+
 
 @dataclass(frozen=True)
 class Parameter:
-    """One constant of a law: its name, bounds and unit, and whether it lives on a logarithmic scale."""
+    """One constant of a law: its name, bounds and unit, and whether it is searched for on a logarithmic scale."""
 
     name: str
     low: float
@@ -46,7 +56,7 @@ class Parameter:
     log: bool = False
 
     @property
-    def given(self) -> bool:
+    def fixed(self) -> bool:
         """Whether the bounds leave nothing to fit."""
         return self.low == self.high
 
@@ -59,9 +69,108 @@ class Estimate:
     low: float = math.nan
     high: float = math.nan
 
-    def to_dict(self) -> dict[str, float | None]:
-        """A JSON object; what is not finite becomes None."""
-        return {name: finite_or_none(getattr(self, name)) for name in ("value", "low", "high")}
+    @property
+    def open(self) -> tuple[str, ...]:
+        """The ends ("low", "high") that are open: the data do not limit the value on that side."""
+        return tuple(name for name in ("low", "high") if math.isinf(getattr(self, name)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object; what is not finite becomes None, and "open" names the ends that are open, if any."""
+        known: dict[str, Any] = {name: finite_or_none(getattr(self, name)) for name in _ENDS}
+        return {**known, "open": list(self.open)} if self.open else known
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Estimate:
+        """The inverse of `to_dict`; a single end that is null is open as well."""
+        value, low, high = (math.nan if (v := stored.get(name)) is None else float(v) for name in _ENDS)
+        opened = stored.get("open") or [end for end, other in (("low", high), ("high", low)) if math.isfinite(other)]
+        low = -math.inf if math.isnan(low) and "low" in opened else low
+        high = math.inf if math.isnan(high) and "high" in opened else high
+        return cls(value, low, high)
+
+
+class FitKind(StrEnum):
+    """How a fit ended."""
+
+    OK = "ok"
+    AT_BOUND = "at_bound"
+    NOT_IDENTIFIED = "not_identified"
+    NOT_CONVERGED = "not_converged"
+
+
+@dataclass(frozen=True)
+class FitStatus:
+    """How a fit ended: the constants at a bound of their search, and why there are none if not identified."""
+
+    kind: FitKind = FitKind.OK
+    at_bound: tuple[str, ...] = ()
+    reason: Finding | None = None
+
+    @classmethod
+    def not_identified(cls, reason: Finding) -> FitStatus:
+        """The status of a fit without constants."""
+        return cls(FitKind.NOT_IDENTIFIED, reason=reason)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of `fit.json` that hold it."""
+        reason = self.reason.to_dict() if self.reason else None
+        return {"status_kind": self.kind.value, "at_bound": list(self.at_bound), "reason": reason}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> FitStatus:
+        """The inverse of `to_dict`."""
+        kind, names = FitKind(stored.get("status_kind", FitKind.OK)), stored.get("at_bound") or ()
+        return cls(kind, tuple(names), why_from(stored.get("reason")))
+
+
+class Method(StrEnum):
+    """What intervals are made of."""
+
+    BOOTSTRAP = "bootstrap"
+    PROFILE = "profile"
+    NONE = "none"
+
+
+class Noise(StrEnum):
+    """Which evaluation noise intervals cover."""
+
+    WINDOWS = "windows"
+    STANDARD_ERRORS = "standard_errors"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What the intervals of a fit cover.
+
+    `n_clusters` are the runs or, with fewer than three of them, the checkpoints that were resampled; differences
+    between runs are covered in the first case only (`covers_runs`).  `n_windows`: evaluation windows behind the noise.
+    """
+
+    level: float
+    method: Method = Method.NONE
+    n_runs: int = 0
+    n_clusters: int = 0
+    covers_runs: bool = False
+    noise: Noise = Noise.NONE
+    n_windows: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            **vars(self),
+            "level": finite_or_none(self.level),
+            "method": self.method.value,
+            "noise": self.noise.value,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Coverage:
+        """The inverse of `to_dict`."""
+        level = stored.get("level")
+        known = {name: value for name, value in stored.items() if name not in ("level", "method", "noise")}
+        kinds = {"method": Method(stored.get("method", Method.NONE)), "noise": Noise(stored.get("noise", Noise.NONE))}
+        return cls(math.nan if level is None else float(level), **kinds, **known)
 
 
 class Law(ABC):
@@ -75,15 +184,15 @@ class Law(ABC):
     """The variables that `predict` reads, all positive but those `from_zero`."""
     parameters: tuple[Parameter, ...]
     min_scatter: ClassVar[float]
-    """The least relative deviation from the law that is believed possible."""
+    """The smallest relative scatter about the law that a fit assumes."""
     needs: Mapping[str, int]
     """How many distinct values (more than 5 % apart) of each variable a fit needs at least."""
     linear: ClassVar[tuple[str, ...]] = ()
-    """The constants in which `predict` is linear once the others are given."""
+    """The constants in which `predict` is linear once the others are fixed."""
     from_zero: ClassVar[tuple[str, ...]] = ()
     """The variables that may be zero."""
-    undetermined: ClassVar[str] = "the constants trade off against each other exactly on these points"
-    """What to say of points that meet `needs` and still do not tell the constants apart."""
+    one_value: ClassVar[tuple[str, ...]] = ()
+    """The variables of which a single value is enough too: their constant is then fixed and absorbed by another."""
 
     @abstractmethod
     def predict(self, theta: Theta, data: Data) -> np.ndarray:
@@ -108,23 +217,22 @@ class Law(ABC):
     @property
     def n_free(self) -> int:
         """How many constants a fit has to find."""
-        return sum(not p.given for p in self.parameters)
+        return sum(not p.fixed for p in self.parameters)
 
     def variables(self, data: Data) -> dict[str, np.ndarray]:
         """The quantities whose distinct values `needs` counts, by name."""
         return {name: data[name] for name in self.needs}
 
-    def objection(self, data: Data) -> str:
-        """Why these points cannot identify the constants, as a sentence, or "" where nothing is known."""
+    def objection(self, data: Data) -> Finding | None:
+        """Why these points cannot identify the constants; None if nothing is known against them."""
         n, p = len(data[self.response]), self.n_free
         if n <= p:
-            return f"{n} points for {p} constants leave nothing to judge the fit by"
+            return why(Why.TOO_FEW_POINTS, points=n, constants=p)
         for name, values in self.variables(data).items():
-            count = n_distinct(values)
-            if count < self.needs.get(name, 0):
-                values_of = f"value{'s' * (count != 1)} of {name}"
-                return f"{count} distinct {values_of}, at least {self.needs[name]} needed"
-        return ""
+            count, needed = n_distinct(values), self.needs.get(name, 0)
+            if count < needed:
+                return why(Why.TOO_FEW_VALUES, variable=name, distinct=count, needed=needed)
+        return None
 
 
 @dataclass(frozen=True)
@@ -134,19 +242,20 @@ class FitResult:
     `objective` is the minimum of Σ rho(r), r being (y − f)/sigma or, for a logarithmic loss, (log y − log f)/sigma;
     `huber_delta` is where rho turns from ½r² to linear (infinite for squares, 0 for absolute values).
     `scatter` is tau in sigma² = se² + (tau·f)²: the relative deviation from the law beyond the evaluation noise, NaN
-    where sigma was not estimated.  `r2` is taken in the response itself, `r2_log` in its logarithm over positive
-    points.  `aicc` compares laws on the same points (see `diagnostics`).  `status` is "ok", "at_bound: names",
-    "not_identified: why" or "not_converged".  `replicates` [n_boot, p] holds the bootstrap's constants in the law's
-    order; two fits with one seed share their resamples, row by row.  `residuals` and `leverage` [rows of the
-    data] are r and the diagonal of the hat matrix, NaN for rows that were dropped.
+    where sigma was not estimated, and `least_scatter` whether it is the smallest that the law allows.  `r2` is taken
+    in the response itself, `r2_log` in its logarithm over positive points.  `aicc` compares laws on the same points
+    (see `diagnostics`).  `n_dropped` rows could not be used; `n_undefined` of them only because their response has no
+    logarithm.  `fixed` are the constants that the law itself keeps at a value (with one bit-width nothing
+    determines gamma_post; the factor then holds only together with it).  `replicates` [n_boot, p] holds the
+    bootstrap's constants in the law's order; two fits with one seed share their resamples, row by row.  `residuals`
+    and `leverage` [rows of the data] are r and the diagonal of the hat matrix, NaN for rows that were dropped.
     """
 
     law: str
     equation: str
     source: str
     estimates: Mapping[str, Estimate]
-    status: str
-    message: str
+    status: FitStatus
     objective: float
     loss: str
     huber_delta: float
@@ -160,7 +269,10 @@ class FitResult:
     digest: str
     level: float
     n_boot: int
-    interval_covers: str
+    covers: Coverage
+    n_undefined: int = 0
+    least_scatter: bool = False
+    fixed: Mapping[str, float] = field(default_factory=dict)
     stretch: float = field(default=1.0, repr=False)
     replicates: np.ndarray = field(default_factory=lambda: np.empty((0, 0)), repr=False, compare=False)
     aicc: float = field(default=math.nan, compare=False)
@@ -169,8 +281,8 @@ class FitResult:
 
     @property
     def identified(self) -> bool:
-        """Whether the constants mean anything."""
-        return not self.status.startswith("not_identified")
+        """Whether there are constants."""
+        return self.status.kind is not FitKind.NOT_IDENTIFIED
 
     @property
     def values(self) -> dict[str, float]:
@@ -178,15 +290,17 @@ class FitResult:
         return {name: estimate.value for name, estimate in self.estimates.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object, without the replicates; what is not finite becomes None."""
-        plain = ("law", "equation", "source", "status", "message", "loss", "n_points", "n_dropped", "n_runs")
-        plain += ("seed", "digest", "level", "n_boot")
+        """A JSON object of values, without the replicates; what is not finite becomes None."""
+        plain = ("law", "equation", "source", "loss", "n_points", "n_dropped", "n_undefined", "n_runs")
+        plain += ("seed", "digest", "level", "n_boot", "least_scatter")
         numbers = ("objective", "huber_delta", "scatter", "r2", "r2_log", "aicc", "stretch")
         return {
             **{name: getattr(self, name) for name in plain},
+            **self.status.to_dict(),
             **{name: finite_or_none(getattr(self, name)) for name in numbers},
             "parameters": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
-            "interval": self.interval_covers,
+            "fixed": dict(self.fixed),
+            "covers": self.covers.to_dict(),
         }
 
 

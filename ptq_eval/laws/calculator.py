@@ -19,8 +19,18 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.errors import OptionError
-from ptq_eval.laws.arguments import bits_of, count, format_of, group, plain, together
-from ptq_eval.laws.constants import Constants, check_bits, constants_of, pick
+from ptq_eval.laws.arguments import (
+    Constants,
+    bits_of,
+    check_bits,
+    check_shapes,
+    constants_of,
+    count,
+    format_of,
+    group,
+    pick,
+    plain,
+)
 from ptq_eval.laws.formulas.chen import Chen
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, turning_tokens
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
@@ -47,9 +57,9 @@ def effective_params(
 ) -> Any:
     """N_eff: what N parameters trained at these precisions (bits) are worth; arXiv 2411.04330, eq. 4.
 
-    `offsets=False` leaves out the offsets n.  Zero where a precision is so low that nothing is left.
+    `offsets=False` omits the offsets n.  Zero where a precision is so low that nothing is left.
     """
-    together(N=N, weights=weights, activations=activations, kv=kv)
+    check_shapes(N=N, weights=weights, activations=activations, kv=kv)
     return plain(count("N", N) * _capacity(constants_of(constants, offsets=offsets), (weights, activations, kv)))
 
 
@@ -111,7 +121,7 @@ def loss(
     """
     theta = constants_of(constants, offsets=offsets)
     N, D, trained = count("N", N), count("D", D), (weights, activations, kv)
-    together(N=N, D=D, weights=weights, activations=activations, kv=kv, bits=1.0 if bits is None else bits)
+    check_shapes(N=N, D=D, weights=weights, activations=activations, kv=kv, bits=1.0 if bits is None else bits)
     law = Chinchilla()
     known = pick(theta, [p.name for p in law.parameters], "the loss")
     N_eff = N * _capacity(theta, trained)
@@ -124,7 +134,7 @@ def loss(
 
 def compute_cost(N: Any, D: Any, P: Any = FULL_BITS) -> Any:
     """FLOPs at 16 bits that training costs: (6/16)·N·D·P; arXiv 2411.04330, eq. 5."""
-    together(N=N, D=D, P=P)
+    check_shapes(N=N, D=D, P=P)
     return plain(COST_PER_BIT * count("N", N) * count("D", D) * bits_of("P", P))
 
 
@@ -148,19 +158,17 @@ def _added(theta: dict[str, float], N: np.ndarray, D: np.ndarray, bits: Any, gro
     if "nu" in theta and not any(name in theta for name in ("gamma_D", "gamma_post")):
         known = pick(theta, [p.name for p in Sun.parameters], "what a format adds to the loss")
         data = {"N": N, "D": D, "B_g": group(group_size), **format_of(bits)}
-        together(N=N, D=D, group_size=data["B_g"])
+        check_shapes(N=N, D=D, group_size=data["B_g"])
         return Sun().added(known, data), known["beta"]
     P = bits_of("bits", bits)
     if "gamma_G" in theta:
         law = Chen()
         known = pick(theta, [p.name for p in law.parameters], "the degradation")
         data = {"N": N, "D": D, "G": group(group_size)}
-        together(**data, bits=P)
+        check_shapes(**data, bits=P)
         return law.predict(known, data) * np.ones_like(P), known[law.grows]
     if group_size is not None:
-        raise OptionError(
-            "the group size is no variable of this degradation law", got=group_size, remedy="leave it out"
-        )
+        raise OptionError("the group size is no variable of this degradation law", got=group_size, remedy="omit it")
     return _degradation(theta, N, D, P)
 
 
@@ -169,14 +177,14 @@ def _degradation(theta: dict[str, float], N: np.ndarray, D: np.ndarray, P: np.nd
     complete = [law for law in _DEGRADATION if all(p.name in theta for p in law.parameters)]
     if len(complete) > 1:
         raise OptionError(
-            "the constants are those of several degradation laws",
+            "the constants belong to several degradation laws",
             got=", ".join(law.name for law in complete),
             allowed="one of them",
-            remedy="the laws share names such as gamma_D: give the constants of one",
+            remedy="the laws share names such as gamma_D: pass the constants of one",
         )
     law = complete[0] if complete else _DEGRADATION[-1 if "gamma_P" in theta else 0]
     known = pick(theta, [p.name for p in law.parameters], "the degradation")
-    together(N=N, D=D, bits=P)
+    check_shapes(N=N, D=D, bits=P)
     return law.predict(known, {"N": N, "D": D, "P": P}), known[law.grows]
 
 

@@ -1,4 +1,4 @@
-"""Laws by the names that people use, with the options their constructors take.
+"""Laws by their full and short names, with the options of their constructors.
 
 `kumar` and `ptq` both mean equation 2 of Kumar et al.; every installed law goes by its full name as well.  An option
 is `NAME=VALUE`, the value being `true`, `false`, a number, or words joined by `+`: `parts=weights+kv`.
@@ -13,7 +13,7 @@ from typing import Any
 from ptq_eval import plugins
 from ptq_eval.errors import OptionError, UnknownPluginError
 from ptq_eval.laws.base import Law
-from ptq_eval.laws.fit.requirements import USUAL
+from ptq_eval.laws.fit.requirements import COLUMN_ALIASES
 from ptq_eval.laws.formulas.n_eff import PARTS
 
 ALIASES: Mapping[str, str] = {
@@ -26,7 +26,7 @@ ALIASES: Mapping[str, str] = {
     "unified_ptq": "unified",
     "hoffmann": "chinchilla",
 }
-"""Short names, by the name of the entry point that they stand for."""
+"""The entry point behind each short name."""
 
 
 def names() -> list[str]:
@@ -38,7 +38,7 @@ def names() -> list[str]:
 def make_law(name: str, options: Mapping[str, Any] | None = None) -> Law:
     """The law called `name`, with `options` for its constructor.
 
-    Raises UnknownPluginError for a name that is not known and OptionError for an option that the law lacks.
+    Raises UnknownPluginError for an unknown name and OptionError for an option that the law lacks.
     """
     known = names()
     if name not in known:
@@ -51,18 +51,18 @@ def make_law(name: str, options: Mapping[str, Any] | None = None) -> Law:
     return cls(**(options or {}))
 
 
-def law_for(name: str, given: Iterable[str], options: Mapping[str, Any] | None = None) -> Law:
-    """The law called `name` with the parts (weights, activations, kv) whose training precisions are among `given`.
+def law_for(name: str, columns: Iterable[str], options: Mapping[str, Any] | None = None) -> Law:
+    """The law called `name` with the parts (weights, activations, kv) whose training precisions are among `columns`.
 
-    A law of training precision alone that is given one column of bits means the weights' (eq. 3 of Kumar et al.).
+    For a law of training precision alone, a single column of bits is that of the weights (eq. 3 of Kumar et al.).
     """
-    given, options = set(given), dict(options or {})
+    known, options = set(columns), dict(options or {})
     law = make_law(name, options)
     if "parts" in options or "parts" not in inspect.signature(type(law)).parameters:
         return law
-    columns = {part: f"P_{short}" for part, short in PARTS.items()}
-    parts = [part for part, column in columns.items() if given & {column, *USUAL[column]}]
-    if not parts and "P" not in law.columns and given & {"P", *USUAL["P"]}:
+    trained = {part: f"P_{short}" for part, short in PARTS.items()}
+    parts = [part for part, column in trained.items() if known & {column, *COLUMN_ALIASES[column]}]
+    if not parts and "P" not in law.columns and known & {"P", *COLUMN_ALIASES["P"]}:
         parts = ["weights"]
     return make_law(name, {**options, "parts": tuple(parts)}) if parts else law
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.errors import OptionError
+from ptq_eval.laws.arguments import Constants, constants_of, pick
 from ptq_eval.laws.base import Law
-from ptq_eval.laws.constants import Constants, constants_of, pick
 
 PAPER_SIZES = (30e6, 60e6, 110e6, 220e6)
 PAPER_TOKENS = (1.5e9, 3e9, 6e9, 13e9, 26e9)

@@ -1,8 +1,8 @@
-"""What a reader must be told before believing a fit: one plain sentence each.
+"""Warnings that accompany a fit, each a kind with its facts; `report/run/warnings.py` has the sentences.
 
 The gravest is the confound of Catalan-Tatjer et al. (arXiv 2510.06213): degradation jumps when the learning rate
 decays and hardly depends on the number of tokens where all models were annealed alike.  Intermediate checkpoints
-of one decaying run therefore cannot tell the effect of D from that of the learning rate.
+of one decaying run therefore cannot separate the effect of D from that of the learning rate.
 """
 
 from __future__ import annotations
@@ -12,31 +12,23 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ptq_eval.laws.base import FitResult, n_distinct
+from ptq_eval.laws.base import SIGNIFICANT, FitResult, n_distinct
+from ptq_eval.laws.findings import Caution, Finding, caution
 from ptq_eval.laws.fit.bootstrap import MIN_RUNS
-from ptq_eval.laws.turning.observed import MIN_FOR_MEDIAN, SIGNIFICANT, TurningPoint
-from ptq_eval.laws.turning.predicted import FARTHEST, CriticalTokens, poorly
+from ptq_eval.laws.turning.observed import MIN_FOR_MEDIAN, TurningPoint
+from ptq_eval.laws.turning.predicted import MAX_FACTOR, CriticalTokens, poor_fit
 from ptq_eval.results.points import FULL_PRECISION, Config, Point, by
 
 FEW_RUNS = 10
 FEW_CHECKPOINTS = 4
 
-_SCHEDULE = {
-    "decaying": "are intermediate checkpoints of one decaying run: D and the learning rate change together, and "
-    "degradation is known to jump when the learning rate decays (arXiv 2510.06213), so growth with D may be "
-    "the learning rate's doing",
-    "constant": "are intermediate checkpoints of one constant-rate run: the learning rate does not confound D, "
-    "but no model is annealed, and annealed models may degrade otherwise (arXiv 2510.06213)",
-    "unknown": "are intermediate checkpoints of one run of unknown schedule: if its learning rate decays, "
-    "growth with D may be the learning rate's doing (arXiv 2510.06213)",
-    "annealed": "are annealed models, each at its own D, not intermediate checkpoints; where they are branches of one "
-    "trunk they share its seed and data order and are not independent runs",
-}
+SCHEDULES = ("decaying", "constant", "unknown", "annealed")
+"""What the checkpoints of a run may be, in the order of the warnings; see `schedule`."""
 
 
 def cautions(
     points: Sequence[Point], rises: Mapping[str, TurningPoint], critical: Sequence[CriticalTokens]
-) -> list[str]:
+) -> list[Finding]:
     """All warnings that the points and what was made of them call for.
 
     `rises`: by trajectory, the turning point of the full-precision loss.
@@ -66,101 +58,75 @@ def schedule(points: Sequence[Point]) -> str:
     return "constant" if known or (phases and all(p.phase for p in ordered)) else "unknown"
 
 
-def _full_precision_rises(rises: Mapping[str, TurningPoint]) -> list[str]:
-    notes = []
+def _full_precision_rises(rises: Mapping[str, TurningPoint]) -> list[Finding]:
+    found = []
     for run, turn in rises.items():
-        if turn.rise > SIGNIFICANT * turn.evaluation_se:
-            unknown = math.isnan(turn.rise_se)
-            error = turn.evaluation_se if unknown else turn.rise_se
-            size = f"{turn.rise:.2g} ± {error:.1g} nats per token at the last checkpoint"
-            what = f"{run}: the full-precision loss itself rises after D = {turn.tokens:.3g} tokens, by {size}"
-            meaning = "within the scatter of checkpoints"
-            if unknown:
-                meaning = "so few checkpoints do not tell whether that is their scatter"
-            elif turn.rise > SIGNIFICANT * turn.rise_se:
-                meaning = "the model got worse, not only its quantized form"
-            notes.append(f"{what}: {meaning}")
-    return notes
+        if not turn.rise > SIGNIFICANT * turn.evaluation_se:
+            continue
+        unknown = math.isnan(turn.rise_se)
+        scatter = "unknown" if unknown else "beyond" if turn.rise > SIGNIFICANT * turn.rise_se else "within"
+        facts = {"run": run, "tokens": turn.tokens, "rise": turn.rise, "scatter": scatter}
+        error = turn.evaluation_se if unknown else turn.rise_se
+        found.append(caution(Caution.FULL_PRECISION_RISES, **facts, error=error))
+    return found
 
 
-def _schedules(points: Sequence[Point]) -> list[str]:
+def _schedules(points: Sequence[Point]) -> list[Finding]:
     runs: dict[str, list[str]] = {}
     for run, group in by(points, "run").items():
         if len({p.D for p in group}) > 1:
             runs.setdefault(schedule(group), []).append(run)
-    return [f"the points of {', '.join(runs[kind])} {text}" for kind, text in _SCHEDULE.items() if kind in runs]
+    return [caution(Caution.SCHEDULE, schedule=kind, runs=runs[kind]) for kind in SCHEDULES if kind in runs]
 
 
-def _mixed(points: Sequence[Point]) -> list[str]:
+def _mixed(points: Sequence[Point]) -> list[Finding]:
     annealed = [p.phase == "annealed" for p in points]
-    if all(annealed) or not any(annealed):
-        return []
-    return [
-        "annealed and other checkpoints enter one fit of delta: this mixes the effect of D with that of the learning "
-        "rate (arXiv 2510.06213); fit the folder `annealed` alone"
-    ]
+    return [] if all(annealed) or not any(annealed) else [caution(Caution.MIXED_PHASES)]
 
 
-def _few(points: Sequence[Point]) -> list[str]:
-    notes = []
+def _few(points: Sequence[Point]) -> list[Finding]:
+    found = []
     n_runs = len(by(points, "training"))
     if n_runs < FEW_RUNS:
-        what = f"only {n_runs} training run{'s' * (n_runs != 1)} (fewer than {FEW_RUNS})"
-        notes.append(f"{what}: intervals say little about what another seed or data order would give")
+        found.append(caution(Caution.FEW_RUNS, runs=n_runs, needed=FEW_RUNS))
     for name, group in by(points, "trajectory").items():
-        count = len({p.D for p in group})
-        if count < FEW_CHECKPOINTS:
-            what = f"{count} point{'s' * (count != 1)} along D (fewer than {FEW_CHECKPOINTS})"
-            notes.append(f"{name} has {what}: no trend in D can be judged from it")
-        elif count < MIN_FOR_MEDIAN:
-            what = f"only {count} points along D (fewer than {MIN_FOR_MEDIAN})"
-            notes.append(f"{name} has {what}: it is hardly known how checkpoints scatter, a turn may be chance")
-    return notes
+        n = len({p.D for p in group})
+        if n < FEW_CHECKPOINTS:
+            found.append(caution(Caution.NO_TREND, trajectory=name, points=n, needed=FEW_CHECKPOINTS))
+        elif n < MIN_FOR_MEDIAN:
+            found.append(caution(Caution.SCATTER_UNSURE, trajectory=name, points=n, needed=MIN_FOR_MEDIAN))
+    return found
 
 
-def _few_sizes(points: Sequence[Point]) -> list[str]:
-    """With two runs of two sizes, whatever else differs between them is taken for the effect of size."""
+def _few_sizes(points: Sequence[Point]) -> list[Finding]:
+    """With two runs of two sizes, whatever else differs between them is attributed to size."""
     n_runs = len(by(points, "training"))
     if n_runs >= MIN_RUNS or n_distinct([p.N for p in points]) < 2:
         return []
+    return [caution(Caution.RUNS_OF_SIZES, runs=n_runs)]
+
+
+def _negative(points: Sequence[Point]) -> list[Finding]:
+    groups = by([p for p in points if p.config.quantizer != FULL_PRECISION], "config")
+    counts = ((config, sum(p.delta < 0 for p in group), len(group)) for config, group in groups.items())
     return [
-        f"C_T and gamma_N rest on {n_runs} runs of different size: their intervals do not cover differences "
-        "between runs and are far too narrow; the critical tokens of these very runs are not affected"
+        caution(Caution.NEGATIVE_DELTAS, quantizer=config.quantizer, negative=negative, deltas=n)
+        for config, negative, n in counts
+        if negative
     ]
 
 
-def _negative(points: Sequence[Point]) -> list[str]:
-    notes = []
-    groups = by([p for p in points if p.config.quantizer != FULL_PRECISION], "config")
-    for config, group in groups.items():
-        negative = sum(p.delta < 0 for p in group)
-        if negative:
-            share = f"{negative} of {len(group)} deltas ({100 * negative / len(group):.0f} %) are negative"
-            notes.append(f"{config.quantizer}: {share}; they are fitted like all others, not dropped")
-    return notes
+def poor_fits(config: Config, result: FitResult) -> list[Finding]:
+    """A warning if the law describes the deltas of a configuration poorly; see `turning.predicted.poor_fit`."""
+    poor = poor_fit(result)
+    about = {"quantizer": config.quantizer, "group_size": config.group_size, "calibration": config.calibration}
+    return [caution(Caution.POOR_FIT, **about, **poor.to_dict())] if poor else []
 
 
-def poor_fit(config: Config, result: FitResult) -> list[str]:
-    """A warning where the law describes the deltas of a configuration poorly; see `critical.poorly`."""
-    how = poorly(result)
-    return [
-        f"{_name(config)}: the law describes these deltas poorly ({how}); its constants and what is predicted from "
-        "them are not to be relied on"
-    ] * bool(how)
-
-
-def _name(config: Config) -> str:
-    """A quantizer with what tells its configurations apart."""
-    grid = f"group size {config.group_size}" if config.group_size else "one scale per row"
-    calibration = f", {config.calibration}" if config.calibration not in ("", "none") else ""
-    return f"{config.quantizer} ({grid}{calibration})"
-
-
-def _extrapolated(critical: Sequence[CriticalTokens]) -> list[str]:
+def _extrapolated(critical: Sequence[CriticalTokens]) -> list[Finding]:
     beyond = [c.extrapolation_factor for c in critical if c.extrapolation_factor > 1]
     if not beyond:
         return []
-    text = f"{len(beyond)} of {len(critical)} critical token counts are extrapolated beyond the largest D seen"
-    text += f", by up to {max(beyond):.3g}×"
-    far = sum(factor > FARTHEST for factor in beyond)
-    return [f"{text}; {far} of them by more than {FARTHEST:g}×, too far to believe" if far else text]
+    far = sum(factor > MAX_FACTOR for factor in beyond)
+    facts = {"extrapolated": len(beyond), "critical_tokens": len(critical), "largest": max(beyond)}
+    return [caution(Caution.EXTRAPOLATED, **facts, too_far=far, limit=MAX_FACTOR)]

@@ -17,14 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ptq_eval.measure import kernels
 from ptq_eval.measure.kernels.sums import Sums
 from ptq_eval.models.language_model import LanguageModel
+from quantizers import kernels
 from quantizers.parallel import over_rows
 
 _BLOCK = {"cpu": (128, 2048), "cuda": (2048, 16384)}
@@ -185,7 +186,7 @@ def _reduce(
 ) -> None:
     """Reduce all logits of the tokens in the range `between`, block by block."""
     device, (first, last) = targets.device, between
-    kernel, high = kernels.fastest(device), _of(_BLOCK, device)[0]
+    kernel, high = fastest(device), _of(_BLOCK, device)[0]
     vocabulary = _vocabulary(outputs[0])
     buffers = torch.empty((2, min(high, last - first) * min(columns, vocabulary)), device=device)
     for start in range(first, last, high):
@@ -212,3 +213,14 @@ def _per_window(values: Tensor, windows: int) -> list[float]:
 
 def _of(sizes: dict[str, Any], device: torch.device) -> Any:
     return sizes.get(device.type, sizes["cpu"])
+
+
+def fastest(device: torch.device) -> ModuleType:
+    """The module with the fastest inner loops for a device."""
+    if kernels.backend(device) == "numba":
+        from ptq_eval.measure.kernels import cpu
+
+        return cpu
+    from ptq_eval.measure.kernels import plain
+
+    return plain

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptq_eval.errors import UnreadableCheckpointError, UnsafeCheckpointError, UnsupportedModelError
-from ptq_eval.models.recipes import without_empty_recipe
+from ptq_eval.models.weight_files import without_empty_recipe
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -1,34 +1,45 @@
-"""Loading a model from a folder; every failure becomes one PtqEvalError.
+"""Loading a model and its tokenizer from a folder; every failure becomes one PtqEvalError.
 
 Weights are safetensors, or pickles of tensors only; no code from a checkpoint runs unless the user trusts it.
+
+Two tokenizers are the same if they do the same, not if their files are: versions of the tokenizers library write merges
+as "a b" or as ["a", "b"], add fields, order keys anew, and a training saves its state of padding.  So the library
+itself reads both and writes them out again.  Where that differs too, or where there is no tokenizer.json, they are the
+same if they have one vocabulary and encode a text that holds every piece of it alike.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from torch import nn
 
 from ptq_eval.errors import (
     DeviceError,
+    MissingTokenizerError,
     PtqEvalError,
     UnreadableCheckpointError,
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
 from ptq_eval.models.configuration import auto_class, configuration, quiet_transformers, read_config
-from ptq_eval.models.recipes import dequantizing
-from ptq_eval.models.weight_files import pinned
+from ptq_eval.models.weight_files import dequantizing, pinned
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 def from_pretrained(
     folder: Path, dtype: torch.dtype, trust: bool, name: str, scratch: Path | None = None, **options: Any
-) -> tuple[Any, dict[str, Any]]:
-    """The module in `folder`, and transformers' account of keys that were missing or surplus.
+) -> Any:
+    """The module in `folder`.  Raises a PtqEvalError, also where parameters are not among the weights.
 
     Only the files that `weight_files` names are read.  `options` go to transformers: `device_map` and `offload_folder`
     for a model larger than memory, whose files stay linked below `scratch`.
@@ -37,7 +48,7 @@ def from_pretrained(
         content = read_config(folder)
         config = configuration(folder, trust)
         with quiet_transformers(), pinned(folder, scratch) as place:
-            return auto_class(config).from_pretrained(
+            module, info = auto_class(config).from_pretrained(
                 place,
                 config=config,
                 dtype=dtype,
@@ -61,6 +72,13 @@ def from_pretrained(
         raise UnreadableCheckpointError(f"{name}: the weights cannot be read", got=_first_line(error)) from error
     except Exception as error:  # each architecture has its own way of failing on weights
         raise _cannot_load(name, error) from error
+    if missing := sorted(info.get("missing_keys", ())):
+        raise UnreadableCheckpointError(
+            f"{name}: {len(missing)} parameters of the model are not in the checkpoint",
+            got=", ".join(missing[:3]),
+            remedy="check that config.json belongs to these weights",
+        )
+    return module
 
 
 def _cannot_load(name: str, error: Exception) -> UnsafeCheckpointError | UnsupportedModelError:
@@ -83,3 +101,96 @@ def to_device(module: nn.Module, device: str) -> nn.Module:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+_OTHER_FILES = (
+    "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.tiktoken",
+)  # fmt: skip
+
+_PROBE = (
+    "The quick brown fox doesn't jump;  it's 3.14159 (or 1,000,000)?\r\n\tdef f(x_1): return x_1**2 - 0x1F\n\n    "
+    "caf\u00e9 cafe\u0301 na\u00efve \ufb01ne \u00bd \u0391\u0392 \u041f\u0440\u0438 \u4f60\u597d\uff0c\u65e5 "
+    "\ud55c\uad6d \u0645\u0631 \u0939\u093f \u0e44\u0e17 \U0001f469\u200d\U0001f467 \u00a0\u200b"
+    "<s></s><|endoftext|>[MASK] "
+)
+"""Spaces, numbers, code, composed and decomposed accents, other scripts, an emoji, names of special tokens."""
+
+_PARTS = (
+    "version", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model",
+)  # fmt: skip
+"""The entries of `tokenizer.json` that say what a tokenizer does; the library refuses entries that it does not know."""
+
+_PIECES = 20_000
+"""So many pieces of a vocabulary are encoded beside the text above."""
+
+
+def tokenizer_folder(folder: Path) -> Path | None:
+    """Where a checkpoint's tokenizer is: in its own folder, else in the run's, else None."""
+    names = ("tokenizer.json", *_OTHER_FILES)
+    return next((place for place in (folder, folder.parent) if any((place / n).is_file() for n in names)), None)
+
+
+def tokenizer_sha(folder: Path) -> str:
+    """The hash of a tokenizer's content: the layout of `tokenizer.json` and its state of padding do not enter."""
+    digest = hashlib.sha256()
+    path = folder / "tokenizer.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content = {key: value for key, value in content.items() if key not in ("truncation", "padding")}
+        digest.update(json.dumps(content, sort_keys=True).encode())
+    except (OSError, ValueError, AttributeError):
+        for name in ("tokenizer.json", *_OTHER_FILES):
+            if (folder / name).is_file():
+                digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def same_tokenizer(one: Path, other: Path, trust_remote_code: bool = False) -> bool:
+    """Whether the tokenizers in two folders do the same to every text."""
+    first, second = _canonical(one), _canonical(other)
+    if first is not None and first == second:
+        return True
+    try:
+        return _behaviour(one, trust_remote_code) == _behaviour(other, trust_remote_code)
+    except Exception:  # a tokenizer that cannot be loaded is reported when it is needed
+        return False
+
+
+def load_tokenizer(folder: Path, trust: bool, name: str) -> Callable[..., Mapping[str, Any]]:
+    """The tokenizer in `folder` or beside it.  Raises MissingTokenizerError."""
+    home = tokenizer_folder(folder)
+    remedy = "put the tokenizer's files beside the weights, or use token ids (.bin, .npy) as text"
+    if home is None:
+        raise MissingTokenizerError(f"{name} has no tokenizer", got=folder.name, remedy=remedy)
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(home, trust_remote_code=trust, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        what = f"{name}: its tokenizer cannot be loaded"
+        raise MissingTokenizerError(what, got=_first_line(error), remedy=remedy) from error
+
+
+@lru_cache(maxsize=8)
+def _canonical(folder: Path) -> dict[str, Any] | None:
+    """The content of `tokenizer.json` as the tokenizers library writes it, without padding and version."""
+    from tokenizers import Tokenizer
+
+    try:
+        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_str(json.dumps({key: content[key] for key in _PARTS if key in content}))
+    except Exception:  # the library raises bare Exception
+        return None
+    return json.loads(tokenizer.to_str())
+
+
+@lru_cache(maxsize=8)
+def _behaviour(folder: Path, trust_remote_code: bool) -> tuple[dict[str, int], list[int]]:
+    """A tokenizer's vocabulary, and what it makes of a text that holds its pieces."""
+    with quiet_transformers():
+        tokenizer: Any = load_tokenizer(folder, trust_remote_code, folder.name)
+        vocabulary = tokenizer.get_vocab()
+        pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+        step = max(1, len(pieces) // _PIECES)
+        text = _PROBE + tokenizer.convert_tokens_to_string(pieces[::step]) + " ".join(pieces[::step])
+        return vocabulary, list(tokenizer(text)["input_ids"])

@@ -2,60 +2,54 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ptq_eval.errors import OptionError
-from ptq_eval.pretrain.data import SMALLEST_VOCAB
+from ptq_eval.options import NUMBER, Options, option
 from ptq_eval.pretrain.schedule import SCHEDULES, Schedule
+
+SMALLEST_VOCAB = 257
+"""A byte-level tokenizer knows 256 bytes and the end of a text."""
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Options):
     """Everything that determines the weights.  `ratios` are the values of D/N to save; N is non-embedding.
 
     Raises OptionError.
     """
 
-    architecture: str = "llama"
-    width: int = 64
-    layers: int = 3
-    vocab: int = 1024
-    context: int = 128
-    batch_size: int = 16
-    ratios: tuple[float, ...] = (5, 9, 16, 28, 50, 90, 160, 240, 320, 400)
-    schedule: Schedule = "constant"
-    learning_rate: float = 3e-3
-    warmup: int = 40
-    decay: float = 0.2
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    seed: int = 0
+    architecture: str = option("llama", "llama, gpt2 or gpt-neox.", metavar="NAME")
+    width: int = option(64, "Channels of a block: a multiple of 8.", low=1)
+    layers: int = option(3, "Blocks.", low=1)
+    vocab: int = option(1024, "Entries of the tokenizer, which is trained first.", low=SMALLEST_VOCAB)
+    context: int = option(128, "Tokens per window.", low=2)
+    batch_size: int = option(16, "Windows per step.", low=1)
+    ratios: tuple[float, ...] = option(
+        (5.0, 9.0, 16.0, 28.0, 50.0, 90.0, 160.0, 240.0, 320.0, 400.0),
+        "Save a checkpoint at each of these ratios of tokens to parameters.",
+        NUMBER,
+        many=True,
+        above=0,
+        metavar="D/N,…",
+    )
+    schedule: Schedule = option(
+        "constant",
+        "Learning rate over time; wsd: a constant trunk, and an annealed branch for each checkpoint.",
+        choices=SCHEDULES,
+    )
+    learning_rate: float = option(3e-3, "Learning rate at its peak.", above=0)
+    warmup: int = option(40, "Steps of warm-up.", low=0)
+    decay: float = option(0.2, "Fraction of a wsd branch in which the rate falls.", above=0, high=1)
+    weight_decay: float = option(0.1, "Weight decay of AdamW, on matrices.", low=0)
+    betas: tuple[float, ...] = option((0.9, 0.95), "The two betas of AdamW.", NUMBER, many=True, low=0, below=1)
+    clip: float = option(1.0, "Norm to which gradients are clipped.", above=0)
+    seed: int = option(0, "Seed of the initial weights and of the order of the text.", low=0)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "ratios", tuple(sorted(set(self.ratios))))
-        if not self.ratios or not all(0 < ratio < math.inf for ratio in self.ratios):
-            raise OptionError("--ratios must be positive values of D/N", got=self.ratios or "none")
-        if self.schedule not in SCHEDULES:
-            raise OptionError("unknown --schedule", got=self.schedule, allowed=", ".join(SCHEDULES))
-        for name, low in (
-            ("vocab", SMALLEST_VOCAB),
-            ("layers", 1),
-            ("context", 2),
-            ("batch_size", 1),
-            ("warmup", 0),
-            ("weight_decay", 0),
-        ):
-            value = getattr(self, name)
-            if not low <= value < math.inf:
-                raise OptionError(f"{_flag(name)} is too small", got=value, allowed=f"at least {low}")
-        for name, high in (("learning_rate", math.inf), ("clip", math.inf), ("decay", 1.0)):
-            value = getattr(self, name)
-            if not 0 < value <= high or value == math.inf:
-                allowed = "a positive number" + (f" up to {high:g}" if high < math.inf else "")
-                raise OptionError(f"{_flag(name)} makes no sense", got=value, allowed=allowed)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+        if not self.ratios:
+            raise OptionError("--ratios names no checkpoint to save", remedy="--ratios 5,10,20")
+        if len(self.betas) != 2:
+            raise OptionError("--betas must be two numbers", got=self.betas, remedy="--betas 0.9,0.95")

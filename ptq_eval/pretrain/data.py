@@ -15,8 +15,6 @@ import torch
 from ptq_eval.errors import TextTooShortError
 
 END_OF_TEXT = "<|endoftext|>"
-SMALLEST_VOCAB = 257
-"""Every byte and the end of text."""
 
 
 def train_tokenizer(text: str, vocab: int) -> Any:

@@ -20,7 +20,28 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
-__all__ = ["inspection_table", "labels", "render", "render_fit", "write", "write_fit"]
+    from ptq_eval.results.points import Point
+
+__all__ = ["inspection_table", "labels", "render", "render_fit", "with_texts", "write", "write_fit"]
+
+
+def with_texts(fit: Mapping[str, Any]) -> dict[str, Any]:
+    """The fit of an output folder (`ptq_eval.laws.analyse`) with its sentences.
+
+    Each entry of "fits" gets "status", "message" and "interval", each entry of "critical_tokens" its "verdict", and the
+    "cautions" become "warnings", before any warnings that are there already.  Texts that are there are made anew.
+    """
+    from ptq_eval.report.common.words import with_fit_texts
+    from ptq_eval.report.run.warnings import warning_text
+    from ptq_eval.report.run.words import verdict_text
+
+    texts = [warning_text(one) for one in fit.get("cautions") or ()]
+    return {
+        **fit,
+        "fits": [with_fit_texts(entry) for entry in fit.get("fits") or ()],
+        "critical_tokens": [{**entry, "verdict": verdict_text(entry)} for entry in fit.get("critical_tokens") or ()],
+        "warnings": [*texts, *(other for other in fit.get("warnings") or () if other not in texts)],
+    }
 
 
 def write(
@@ -29,8 +50,9 @@ def write(
     fit: Mapping[str, Any],
     run: Mapping[str, Any],
     replicates: Sequence[np.ndarray] | None = None,
+    points: Sequence[Point] | None = None,
 ) -> list[Path]:
-    """Write the whole report below `out` and return the paths of its files.
+    """Write the whole report below `out` and return the paths of its files.  points: those of the table, if known.
 
     `degradation.csv`, `fit.json`, `replicates.npz` if replicates are passed, `report.md`, `tables/degradation.tex` and
     two figures as PNG, PDF and CSV.  The page includes a comparison of laws and a study of sensitivity if the folder
@@ -45,7 +67,8 @@ def write(
     from ptq_eval.report.run import latex, page
     from ptq_eval.report.sensitivity import page as sensitivity
 
-    study, out = Study(table, fit, run), Path(out)
+    fit, out = with_texts(fit), Path(out)
+    study = Study(table, fit, run, points)
     return [
         files.write_csv(out / "degradation.csv", table),
         *files.write_fit(out, fit, replicates),
@@ -55,17 +78,21 @@ def write(
     ]
 
 
-def render(table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any]) -> RenderableType:
+def render(
+    table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any], points: Sequence[Point] | None = None
+) -> RenderableType:
     """The degradation tables, the fits, the critical tokens and the warnings, for a rich console."""
     from ptq_eval.report.common.data import Study
     from ptq_eval.report.run import terminal
 
-    return terminal.Report(Study(table, fit, run))
+    return terminal.Report(Study(table, with_texts(fit), run, points))
 
 
-def render_fit(table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any]) -> RenderableType:
+def render_fit(
+    table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any], points: Sequence[Point] | None = None
+) -> RenderableType:
     """The part of `render` that the fit says: fits, critical tokens and warnings."""
     from ptq_eval.report.common.data import Study
     from ptq_eval.report.run import terminal
 
-    return terminal.Report(Study(table, fit, run), measurements=False)
+    return terminal.Report(Study(table, with_texts(fit), run, points), measurements=False)

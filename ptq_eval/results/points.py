@@ -62,6 +62,7 @@ class Point:
     se: float
     learning_rate: float
     phase: str
+    n_windows: float
     key: Any
 
     @property
@@ -170,7 +171,7 @@ def _point(row: Row) -> Point:
         symmetric=_BOOLEANS.get(_text(row.get("symmetric")).lower()),
         calibration=_text(row.get("calibration")),
     )
-    names = {"D": "tokens", "N": "params", "P": "bits", "se": "delta_se"}
+    names = {"D": "tokens", "N": "params", "P": "bits", "se": "delta_se", "n_windows": "windows"}
     plain = ("loss_fp", "loss_q", "delta", "learning_rate")
     return Point(
         run=_text(row.get("run")),

@@ -1,10 +1,10 @@
 """The only place that writes results: one append-only file of JSON lines per worker, and one `run.json`.
 
-A record is handed to the system whole, and synced to the disk with the others of its checkpoint.  The trials of a
+A record is written whole, and synced to the disk with the others of its checkpoint.  The trials of a
 checkpoint that fit in memory are measured together and then written one by one, so a worker killed at any moment
 loses at most those in hand (a machine that loses its power, those of one checkpoint), and leaves at most one torn
-last line, which readers skip and the next writer ends; what is in the store is what was measured, and nothing has to
-be repaired.  Several workers write side by side on a shared file system, each to a file of its own.
+last line, which readers skip and the next writer ends; what is in the store was measured, and nothing has to be
+repaired.  Several workers write side by side on a shared file system, each to a file of its own.
 """
 
 from __future__ import annotations

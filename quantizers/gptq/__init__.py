@@ -48,10 +48,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from quantizers.base import QuantizedWeight, Quantizer, Scheme
+from quantizers.base import QuantizedWeight, Quantizer, Scheme, option
 from quantizers.gptq.factor import damped_factor
 from quantizers.gptq.solve import solve
-from quantizers.options import option
 from quantizers.parallel import over_rows
 from quantizers.stats import LayerStats, finite_hessian
 

@@ -111,6 +111,16 @@ def test_later_stages_are_in_order_and_need_tokens_of_their_own(tmp_path):
     ]
 
 
+def test_what_is_asked_says_why(tmp_path):
+    for folder, name in (("OpenCoder-1.5B-Base", "pretrain_iter_0000005"), ("mine", "stage2-step5"), ("mine", "step5")):
+        touch_checkpoint(tmp_path / folder / name)
+    notes = {c.revision: c.tokens_note for c in discover([tmp_path])}
+    assert "OpenCoder (ask): its card says 4,194,304" in notes["pretrain_iter_0000005"]
+    assert "counted from the start of stage2" in notes["stage2-step5"]
+    assert notes["step5"].startswith("tokens per step are not known")
+    assert "--tokens-per-step" not in notes["stage2-step5"]
+
+
 def test_epochs_are_no_steps_but_a_trainers_state_says_which(tmp_path):
     for epoch in (1, 2):
         folder = touch_checkpoint(tmp_path / "run" / f"epoch_{epoch}")

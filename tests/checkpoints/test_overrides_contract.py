@@ -3,7 +3,7 @@
 import pytest
 
 from ptq_eval.checkpoints import Overrides, discover
-from ptq_eval.errors import TrajectoryFileError
+from ptq_eval.errors import OptionError, TrajectoryFileError
 from tests.checkpoints.support import touch_checkpoint
 
 
@@ -57,16 +57,16 @@ def test_the_runs_file_holds_for_one_of_its_checkpoints(save_run, tmp_path):
     ("text", "says"),
     [
         ("tokens_per_steps: 5", "did you mean 'tokens_per_step'"),
-        ("tokens_per_step: many", "positive whole number"),
-        ("tokens_per_step: true", "positive whole number"),
-        ("tokens_per_step: 0", "positive whole number"),
-        ("tokens: {1: -5}", "whole numbers"),
+        ("tokens_per_step: many", "tokens_per_step in .*trajectory.yaml is not a whole number"),
+        ("tokens_per_step: true", "not a whole number"),
+        ("tokens_per_step: 0", "too small .* at least 1"),
+        ("tokens: {1: -5}", "of step 1 is too small"),
         ("tokens: [1]", "one count per checkpoint"),
         ("tokens: {77: 5}", "no checkpoint at a step"),
         ("exclude: [1, 99]", "no checkpoint at a step"),
         ("exclude: [1, 2]", "every checkpoint is excluded"),
         ("schedule_phase: warm", "warmup, constant"),
-        ("learning_rate: -1", "a number"),
+        ("learning_rate: -1", "too small .* at least 0"),
         ("runs: {ruin: {params: 3}}", "did you mean 'run'"),
         ("runs: {run: {parms: 3}}", "did you mean 'params'"),
         ("runs: 5", "not a mapping"),
@@ -81,6 +81,19 @@ def test_trajectory_file_mistakes(save_run, tmp_path, text, says):
     with pytest.raises(TrajectoryFileError, match=says) as caught:
         discover([run])
     assert caught.value.exit_code == 26
+
+
+def test_corrections_by_name_add_to_overrides():
+    options = {"tokens_per_step": "2M", "exclude": (7, 9), "params": None, "bits": (4,)}
+    found = Overrides.take(options, Overrides(learning_rate={1: 0.5}, exclude=[7, 9]))
+    assert found == Overrides(tokens_per_step=2_000_000, exclude=(7, 9), learning_rate={1: 0.5})
+    assert options == {"bits": (4,)}
+    assert Overrides.take({}) == Overrides()
+
+
+def test_corrections_that_contradict_each_other_are_refused():
+    with pytest.raises(OptionError, match="tokens_per_step contradicts"):
+        Overrides.take({"tokens_per_step": 5}, Overrides(tokens_per_step=6))
 
 
 def test_an_empty_trajectory_file_changes_nothing(trainer_run):
@@ -111,8 +124,8 @@ def test_folders_of_any_name_are_listed_with_their_steps(tmp_path):
         ("checkpoints: {step1: 5}", "FOLDER: {step"),
         ("checkpoints: [step1]", "FOLDER: {step"),
         ("checkpoints: {step1: {steps: 5}}", "did you mean 'step'"),
-        ("checkpoints: {step1: {step: many}}", "step of step1"),
-        ("checkpoints: {step1: {tokens: -5}}", "negative"),
+        ("checkpoints: {step1: {step: many}}", "step in .*, step1 is not a whole number"),
+        ("checkpoints: {step1: {tokens: -5}}", "tokens in .*, step1 is too small"),
         ("runs: {run: {checkpoints: {step1: {step: 1}}}}", "the run's own folder"),
     ],
 )
@@ -141,7 +154,7 @@ def test_numbers_as_people_write_them(tmp_path, text, tokens, rate):
         touch_checkpoint(tmp_path / "run" / f"step{step}")
     (tmp_path / "run" / "trajectory.yaml").write_text(text)
     if tokens is None:
-        with pytest.raises(TrajectoryFileError, match="whole numbers"):
+        with pytest.raises(TrajectoryFileError, match="whole number"):
             discover([tmp_path / "run"])
         return
     found = discover([tmp_path / "run"])

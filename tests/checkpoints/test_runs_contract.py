@@ -67,7 +67,7 @@ def test_inspection_rows(trainer_run):
     rows = inspection_rows(found)
     assert list(rows[0]) == [
         "run", "step", "tokens", "tokens_source", "tokens_note", "params", "tokens_per_param", "format",
-        "learning_rate", "schedule_phase", "stage", "weights_sha", "problems",
+        "learning_rate", "schedule_phase", "stage", "weights_sha", "problems", "fatal",
     ]  # fmt: skip
     assert rows[0]["tokens_per_param"] == pytest.approx(200 * 4096 / found[0].params)
     assert rows[0]["weights_sha"] == found[0].weights_sha[:12]

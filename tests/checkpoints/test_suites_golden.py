@@ -3,8 +3,7 @@
 import pytest
 
 from ptq_eval.checkpoints.base import read_label
-from ptq_eval.checkpoints.rules import Status, ramp, tokens_after
-from ptq_eval.checkpoints.suites import SUITES, find, from_path
+from ptq_eval.checkpoints.suites import SUITES, Status, find, from_path, ramp, tokens_after
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)

@@ -7,16 +7,16 @@ from ptq_eval import errors
 
 REFUSED = [
     # bits
-    (("--bits", "1"), 19, ["--bits out of range", "got 1", "2 to 8"]),
+    (("--bits", "1"), 19, ["--bits is too small", "got 1", "2 to 8"]),
     (("--bits", "9"), 19, ["got 9", "2 to 8"]),
-    (("--bits", "2,3,four"), 19, ["not a list of whole numbers", "2,3,four", "--bits 2,3,4,8"]),
+    (("--bits", "2,3,four"), 19, ["an entry of --bits is not a whole number", "'four'"]),
     (("--bits", "2.5"), 19, ["2.5"]),
     (("--bits", ""), 2, ["nothing to measure"]),
     # group size
-    (("--group-size", "0"), 18, ["positive", "got 0", "none"]),
+    (("--group-size", "0"), 18, ["--group-size is too small", "got 0", "none"]),
     (("--group-size", "-4"), 18, ["got -4"]),
     (("--group-size", "33"), 18, ["larger than a row", "rows of 32 columns", "q_proj", "remedy: --group-size 32"]),
-    (("--group-size", "wide"), 18, ["not a number", "wide", "a number, none, auto"]),
+    (("--group-size", "wide"), 18, ["not a whole number", "wide", "none or auto"]),
     # quantizers and their options
     (("--quantizers", "rtn,gpqt"), 20, ["unknown quantizer", "'gpqt'", "did you mean 'gptq'?"]),
     (("--quantizers", "smoothquant"), 20, ["unknown quantizer", "awq, gptq, rtn"]),
@@ -29,7 +29,7 @@ REFUSED = [
     (("--option", "gptq.damping=0.1"), 2, ["not in this run", "gptq"]),
     (("--option", "mse=true"), 2, ["--option gptq.act_order=true"]),
     (("--option", "rtn.mse"), 2, ["QUANTIZER.OPTION=VALUE"]),
-    (("--option", "rtn.mse=["), 2, ["cannot be read"]),
+    (("--option", "rtn.mse=["), 2, ["'mse'", "'['"]),
     (("--calibration", "sequental"), 2, ["sequental", "sequential"]),
     # windows and texts
     (("--seq-len", "1"), 2, ["--seq-len is too small"]),

@@ -63,7 +63,7 @@ def test_the_figures_show_the_answers(ptq_eval, tmp_path):
     assert marked.to_dict() == pytest.approx({bits: D for bits, D in turns.items() if D <= 1e13})
     assert (loss[loss["kind"] == "curve"]["beyond"] > 1).all()  # a size that was not fitted
     assert len(over_bits[over_bits["kind"] == "grid"]) == 61 * 61
-    free = budget[budget["setting"] == "N, D and P free"]
+    free = budget[budget["setting"] == "free"]
     assert free["bits"].round(2).unique() == [7.0]
 
 
@@ -85,7 +85,7 @@ def test_counts_in_any_notation_are_one_plan(ptq_eval, tmp_path):
         (("--memory", "8"), errors.UnitsError, "8GB"),
         (("--params", "-3"), errors.NotPositiveError, "positive"),
         (("--params", "lots"), errors.OptionError, "'lots'"),
-        (("--params", "1B", "--serve-bits", "4,x"), errors.OptionError, "--serve-bits"),
+        (("--params", "1B", "--serve-bits", "4,x"), errors.BitsError, "an entry of --serve-bits"),
         (("--params", "1B", "--serve-bits", "40"), errors.BitsError, "40"),
         (("--params", "1B", "--max-loss", "0.1"), errors.PlanError, "--tokens"),
         (("--params", "1B", "--tokens", "20B", "--max-loss", "-1"), errors.PlanError, "-1"),
@@ -173,7 +173,7 @@ def test_measurements_that_determine_nothing_answer_nothing(ptq_eval, out):
     assert ptq_eval("fit", out, "--bootstrap", "10").code == 0
     answer = ptq_eval("plan", "--fit", out, "--params", "20k", "--tokens", "100k")
     assert answer.code == errors.PlanError.exit_code
-    assert "no fit" in answer.err
+    assert "not fitted: too few points" in answer.err
     assert not (out / "plan").exists()
 
 
@@ -249,9 +249,12 @@ def test_what_the_fit_does_not_identify_the_plan_does_not_give(ptq_eval, simulat
     """A verdict in fit.json holds for the plan from the same folder, at its bits and for the nearest run."""
     folder = shutil.copytree(simulated, tmp_path / "copy")
     verdict = {"quantizer": "rtn", "run": "size100000", "params": 1e5, "bits": 3.0, "predicted": None}
-    verdict["verdict"] = "not identifiable: at 3 bits delta is not told apart from zero"
-    found = {**verdict, "run": "size400000", "params": 4e5, "predicted": {"value": 1e9}, "verdict": "predicted"}
-    two = [{**entry, "bits": 2.0, "predicted": {"value": 1e8}, "verdict": "predicted"} for entry in (verdict, found)]
+    reason = {"kind": "delta_not_significant", "bits": 3.0}
+    verdict |= {"verdict_kind": "not_identified", "reason": reason}
+    found = {**verdict, "run": "size400000", "params": 4e5, "predicted": {"value": 1e9}, "verdict_kind": "predicted"}
+    two = [
+        {**entry, "bits": 2.0, "predicted": {"value": 1e8}, "verdict_kind": "predicted"} for entry in (verdict, found)
+    ]
     other = {**verdict, "quantizer": "gptq", "bits": 2.0}
     fitted = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
     (folder / "fit.json").write_text(json.dumps({**fitted, "critical_tokens": [verdict, found, other, *two]}))

@@ -26,7 +26,7 @@ def test_folders_without_checkpoints(ptq_eval, quick, tmp_path):
         (b"tokens: {100: [", "cannot be read"),
         (b"\x00\xff\x00", "cannot be read"),
         (b"tokens_per_stp: 5", "did you mean 'tokens_per_step'?"),
-        (b"tokens_per_step: many", "tokens_per_step makes no sense"),
+        (b"tokens_per_step: many", "trajectory.yaml is not a whole number"),
         (b"- 1\n- 2", "is not a mapping"),
         (b"tokens: {150: 9}", "no checkpoint at a step"),
         (b"exclude: [100, 200, 300]", "every checkpoint is excluded"),
@@ -41,13 +41,23 @@ def test_a_bad_trajectory_file(ptq_eval, trajectory, quick, content, said):
     ("flags", "said"),
     [
         (("--tokens", "1e9"), "tokens lists 1 counts"),
-        (("--tokens-per-step", "0"), "tokens_per_step makes no sense"),
-        (("--params", "-3"), "params makes no sense"),
         (("--exclude", "150"), "no checkpoint at a step"),
     ],
 )
 def test_corrections_that_do_not_fit(ptq_eval, material, flags, said):
     ptq_eval("inspect", material.run, *flags).refuses(26, said)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--tokens-per-step", "0"), "--tokens-per-step is too small"),
+        (("--params", "-3"), "--params is too small"),
+        (("--exclude", "first"), "an entry of --exclude is not a whole number"),
+    ],
+)
+def test_corrections_that_cannot_be_read(ptq_eval, material, flags, said):
+    ptq_eval("inspect", material.run, *flags).refuses(2, said)
 
 
 @pytest.mark.parametrize("million", ["1e6", "1M", "1_000_000", "1000000"])

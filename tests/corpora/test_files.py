@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptq_eval.corpora import read
-from ptq_eval.corpora.fields import find
-from ptq_eval.corpora.files import split_spec
+from ptq_eval.corpora.files import find, split_spec
 from ptq_eval.errors import TextSourceError
 
 DOCUMENTS = ["first — naïve", "second 漢字\nof two lines", "third"]

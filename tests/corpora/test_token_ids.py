@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptq_eval.corpora import make_windows, read
-from ptq_eval.corpora.token_ids import RAW_TYPES, wider_type
+from ptq_eval.corpora.tokenfile import RAW_TYPES, wider_type
 from ptq_eval.errors import TextSourceError, TokenRangeError
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from ptq_eval.laws.fit.folder import fit_points
 from ptq_eval.laws.plan.stored import from_stored
+from ptq_eval.report import with_texts
 from ptq_eval.results.points import read
 
 KUMAR = {"C_T": 0.0598, "gamma_D": 0.5068, "gamma_N": 0.3439, "gamma_post": 0.5907}
@@ -54,7 +55,7 @@ def source(rows, windows, *, quantizer=None, params=None, name="out", **options)
     """What a plan gets from the output folder of a run that measured these rows."""
     found = fit_points(read(rows)[0], windows, **options)
     kept = {str(i): draws for i, draws in enumerate(found.replicates)}
-    return from_stored(found.content, name=name, quantizer=quantizer, params=params, replicates=kept)
+    return from_stored(with_texts(found.content), name=name, quantizer=quantizer, params=params, replicates=kept)
 
 
 def table(

@@ -18,7 +18,7 @@ from ptq_eval.laws import (
     paper_design,
     simulate,
 )
-from ptq_eval.laws.constants import constants_of
+from ptq_eval.laws.arguments import constants_of
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
 
 RATIO = {"C": 0.4, "gamma": 0.45, "gamma_post": 0.9}
@@ -90,7 +90,7 @@ def test_missing_constants_are_named():
     with pytest.raises(OptionError, match=r"several degradation laws .* kumar_ptq, ouyang"):
         delta_ptq(1e9, 1e11, 4, constants=[KUMAR_2024, OUYANG_2024])
     for wrong in ("KUMAR_2024", 3.0):
-        with pytest.raises(OptionError, match="these are no constants"):
+        with pytest.raises(OptionError, match="these are not constants"):
             delta_ptq(1e9, 1e11, 4, constants=wrong)
 
 

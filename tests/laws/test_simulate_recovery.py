@@ -46,7 +46,7 @@ def test_the_constants_that_were_put_in_come_out(law, theta, design, noise):
     assert exact.identified, exact.status
     data = simulate(law, theta, design, noise=noise, seed=1)
     noisy = fit(law, data, n_boot=40)
-    assert noisy.status == "ok"
+    assert noisy.status.kind == "ok"
     for name, found in noisy.estimates.items():
         true = theta.constants[name]
         assert exact.values[name] == pytest.approx(true, rel=1e-3), name

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from ptq_eval.laws import Estimate, TurningPoint, analyse, closed_form, fit, turning_point
+from ptq_eval.laws import Caution, Estimate, TurningPoint, Why, analyse, critical_tokens, fit, turning_point
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
-from ptq_eval.laws.turning.predicted import verdict
+from ptq_eval.laws.turning.predicted import Share, verdict
+from ptq_eval.report import with_texts
 from tests.laws.synthetic import RATIO, RATIOS, SMALL_LOSS, points, ratio, table
 
 ONE = {"sizes": (80e3,), "bits": (2, 3, 4)}
@@ -42,31 +43,26 @@ def test_a_turn_among_few_checkpoints_is_qualified():
     rows, windows = table(np.random.default_rng(0), **ONE, ratios=RATIOS[::2])
     out = analyse(rows, windows, n_boot=20)
     assert out["critical_tokens"][0]["interior"]
-    assert out["critical_tokens"][0]["verdict"].endswith(
-        "; with only 5 checkpoints it is hardly known how they scatter"
-    )
-    assert any("only 5 points along D (fewer than 6): it is hardly known" in w for w in out["warnings"])
+    assert out["critical_tokens"][0]["few_checkpoints"]
+    assert {"kind": "scatter_unsure", "trajectory": "size0", "points": 5, "needed": 6} in out["cautions"]
+    said = with_texts(out)["critical_tokens"][0]["verdict"]
+    assert said.endswith("; 5 checkpoints are too few to know how they scatter")
 
 
 @pytest.mark.parametrize(
-    ("full_rise", "full_rises", "words"),
+    ("full_rise", "full_rises", "share"),
     [
-        (float("nan"), False, "observed inside the range"),
-        (0.05, False, "observed inside the range"),
-        (0.108, False, "; the rise is 0.3 nats per token, of which 0.108 is the full-precision loss's own"),
-        (
-            0.2,
-            False,
-            "the full-precision loss rises too (0.2 of 0.3 nats per token): quantization is not alone to blame",
-        ),
-        (-0.1, True, "the full-precision loss rises too: quantization is not alone to blame"),
+        (float("nan"), False, None),
+        (0.05, False, None),
+        (0.108, False, Share.PART),
+        (0.2, False, Share.MAIN),
+        (-0.1, True, Share.MAIN),
     ],
 )
-def test_the_share_of_the_full_precision_loss_in_a_rise_is_named(full_rise, full_rises, words):
+def test_the_share_of_the_full_precision_loss_in_a_rise_is_named(full_rise, full_rises, share):
     observed = TurningPoint(1e7, Estimate(1e7, 5e6, 2e7), True, 0.3, 0.01, 0.005, 9)
-    text = verdict(1e5, 1e8, None, "", observed, full_rises, full_rise)
-    assert text.startswith("harmful beyond D = 10M tokens")
-    assert text.endswith(words)
+    found = verdict(None, None, 1e8, observed, full_rises=full_rises, full_rise=full_rise)
+    assert (found.kind, found.share) == ("observed", share)
 
 
 def test_the_full_precision_rise_is_taken_between_the_same_two_checkpoints():
@@ -75,17 +71,16 @@ def test_the_full_precision_rise_is_taken_between_the_same_two_checkpoints():
     full = {row["tokens"]: row["loss_fp"] for row in rows}
     assert two["full_precision_rise"] == pytest.approx(full[max(full)] - full[two["observed_tokens"]])
     assert two["full_precision_rise"] > 0.3
-    assert "nats per token): quantization is not alone to blame" in two["verdict"]
+    assert two["full_precision_share"] == "main"
 
 
 def test_a_full_precision_rise_within_the_scatter_of_checkpoints_is_warned_of():
     rows, windows = table(np.random.default_rng(0), **ONE, training=0.0)
     jumps = dict(zip(RATIOS, 0.2 * np.random.default_rng(5).normal(size=len(RATIOS))))
     jumps[RATIOS[-1]], jumps[RATIOS[-2]] = 0.0, -0.25
-    warnings = analyse(*lifted(rows, windows, jumps.get), n_boot=20)["warnings"]
-    assert any(
-        "full-precision loss itself rises" in w and w.endswith("within the scatter of checkpoints") for w in warnings
-    )
+    found = analyse(*lifted(rows, windows, jumps.get), n_boot=20)["cautions"]
+    [rise] = [one for one in found if one["kind"] == Caution.FULL_PRECISION_RISES]
+    assert (rise["run"], rise["scatter"]) == ("size0", "within")
 
 
 def test_annealed_branches_are_named_and_share_the_training_of_their_trunk():
@@ -94,12 +89,12 @@ def test_annealed_branches_are_named_and_share_the_training_of_their_trunk():
     for part, phase in (("trunk", "constant"), ("annealed", "annealed")):
         parts.append([{**row, "run": f"small/{part}", "schedule_phase": phase} for row in rows])
     both = analyse([*parts[0], *parts[1]], windows, n_boot=10)
-    alone = analyse(parts[1], windows, n_boot=10)
-    mixed = "this mixes the effect of D with that of the learning rate"
-    assert any("small/annealed are annealed models" in w and "not independent runs" in w for w in both["warnings"])
-    assert any(mixed in w for w in both["warnings"])
-    assert not any(mixed in w for w in alone["warnings"])
-    assert any("only 1 training run " in w for w in both["warnings"])
+    alone = analyse(parts[1], windows, n_boot=10)["cautions"]
+    mixed = {"kind": "mixed_phases"}
+    assert {"kind": "schedule", "schedule": "annealed", "runs": ["small/annealed"]} in both["cautions"]
+    assert mixed in both["cautions"]
+    assert mixed not in alone
+    assert {"kind": "few_runs", "runs": 1, "needed": 10} in both["cautions"]
     assert both["fits"][-1]["n_runs"] == 1
 
 
@@ -108,11 +103,12 @@ def test_one_bit_width_gives_critical_tokens_without_gamma_post(sizes):
     rows, windows = table(np.random.default_rng(0), sizes=sizes, bits=(3,))
     out = analyse(rows, windows, n_boot=50)
     delta = out["fits"][-1]
-    assert delta["status"] == "ok"
+    assert delta["status_kind"] == "ok"
     assert delta["parameters"]["gamma_post"] == {"value": 1.0, "low": None, "high": None}
-    assert "one bit-width: gamma_post is set to 1 and not fitted" in delta["message"]
+    assert delta["fixed"] == {"gamma_post": 1.0}
+    assert "one bit-width: gamma_post is set to 1 and not fitted" in with_texts(out)["fits"][-1]["message"]
     for found in out["critical_tokens"]:
-        true = closed_form(RATIO, SMALL_LOSS, found["params"], 3)
+        true = critical_tokens(found["params"], 3, constants=[RATIO, SMALL_LOSS])
         assert found["predicted"]["low"] < true < found["predicted"]["high"]
 
 
@@ -133,14 +129,16 @@ def test_bits_whose_delta_is_noise_get_no_prediction():
     rows, windows = table(np.random.default_rng(0), sizes=(80e3,), bits=(2, 3, 4, 8), delta=noisy_eight, noise=0.1)
     critical = {c["bits"]: c for c in analyse(rows, windows, n_boot=50)["critical_tokens"]}
     assert critical[8.0]["predicted"] is None
-    assert critical[8.0]["verdict"] == "not identifiable: at 8 bits delta is not told apart from zero"
+    assert critical[8.0]["reason"] == {"kind": "delta_not_significant", "bits": 8.0}
     assert critical[4.0]["predicted"] is not None
 
 
-def test_bits_that_do_not_determine_the_constants_are_named_as_the_option():
+def test_bits_that_do_not_determine_the_constants_are_the_reason():
     rows, windows = table(np.random.default_rng(0), sizes=(80e3,), bits=(4, 8), delta=flat_at_eight)
-    verdicts = [c["verdict"] for c in analyse(rows, windows, n_boot=10)["critical_tokens"]]
-    assert all("--bits" in text for text in verdicts), verdicts
+    for found in analyse(rows, windows, n_boot=10)["critical_tokens"]:
+        assert found["reason"]["kind"] == Why.DELTA_NOT_FITTED
+        assert found["reason"]["fit"]["kind"] == Why.NOT_SEPARABLE
+        assert (found["reason"]["fit"]["variable"], found["reason"]["fit"]["one_value"]) == ("P", True)
 
 
 def flat_at_eight(theta, N, D, P):
@@ -150,6 +148,6 @@ def flat_at_eight(theta, N, D, P):
 def test_a_constant_at_its_bound_has_no_interval():
     data = points(ratio, {**RATIO, "gamma": 4.0}, [80e3], RATIOS, (2, 3, 4), np.random.default_rng(0))
     result = fit(KumarPTQRatio(), data)
-    assert result.status == "at_bound: gamma"
+    assert (result.status.kind, result.status.at_bound) == ("at_bound", ("gamma",))
     assert result.estimates["gamma"].to_dict() == {"value": 3.0, "low": None, "high": None}
     assert result.to_dict()["parameters"]["C"]["low"] is not None

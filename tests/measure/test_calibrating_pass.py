@@ -64,11 +64,11 @@ def test_no_more_than_one_input_s_statistics_are_alive(sequential, monkeypatch):
 
 def test_quantizers_cannot_change_the_statistics_of_others():
     ids, model = core_models.ids(), LanguageModel(core_models.build("llama"))
-    Spy.told.clear()
+    Spy.seen.clear()
     quantize(model, [Variant(Spy(), SCHEME)], ids)
     quantize(model, [Variant(Vandal(), SCHEME), Variant(Spy(), SCHEME)], ids)
-    half = len(Spy.told) // 2
-    for alone, after in zip(Spy.told[:half], Spy.told[half:]):
+    half = len(Spy.seen) // 2
+    for alone, after in zip(Spy.seen[:half], Spy.seen[half:]):
         assert torch.equal(alone[1], after[1])
         assert torch.equal(alone[2], after[2])
     stats = LayerStats.from_inputs(torch.ones(2, 3))

@@ -80,11 +80,11 @@ def test_shared_statistics_equal_stored_activations(architecture):
     module, ids = core_models.build(architecture), core_models.ids()
     stored = inputs_of(module, ids)
     model = LanguageModel(module)
-    Spy.told.clear()
+    Spy.seen.clear()
     quantize(model, [Variant(Spy(), SCHEME)], ids)
     groups = expected_groups(architecture)
-    assert len(Spy.told) == len(groups), "an input's statistics were taken twice, or not at all"
-    for group, (size, hessian, mean_abs, n_tokens) in zip(groups, Spy.told):
+    assert len(Spy.seen) == len(groups), "an input's statistics were taken twice, or not at all"
+    for group, (size, hessian, mean_abs, n_tokens) in zip(groups, Spy.seen):
         assert size == len(group)
         assert n_tokens == ids.numel()
         for name in group:
@@ -97,11 +97,11 @@ def test_shared_statistics_equal_stored_activations(architecture):
 def test_the_head_is_calibrated_on_its_own_input():
     module, ids = core_models.build("llama"), core_models.ids()
     x = inputs_of(module, ids)["lm_head"]
-    Spy.told.clear()
+    Spy.seen.clear()
     variant = Variant(Spy(), SCHEME)
     quantize(LanguageModel(module, include_head=True), [variant], ids)
     exact = 2 / len(x) * x.T @ x
-    assert torch.allclose(Spy.told[-1][1].double(), exact, rtol=1e-4, atol=1e-5 * exact.abs().max())
+    assert torch.allclose(Spy.seen[-1][1].double(), exact, rtol=1e-4, atol=1e-5 * exact.abs().max())
     assert "lm_head" in variant.weights
 
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from ptq_eval.measure.kernels import fastest, plain
+from ptq_eval.measure.kernels import plain
 from ptq_eval.measure.kernels.sums import Sums
+from ptq_eval.measure.scoring import fastest
 
 TOKENS, VOCABULARY = 7, 333
 

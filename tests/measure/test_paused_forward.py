@@ -64,16 +64,16 @@ def test_chunks_give_what_one_batch_gives(architecture, sequential, ids, monkeyp
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_token_is_counted_once(architecture, ids, monkeypatch):
     """Also for an expert that the first windows do not reach: chunks wait for each other in the model's order."""
-    Spy.told.clear()
+    Spy.seen.clear()
     quantize(built(architecture), [Variant(Spy(), SCHEME)], ids)
-    whole = list(Spy.told)
-    Spy.told.clear()
+    whole = list(Spy.seen)
+    Spy.seen.clear()
     monkeypatch.setattr(calibration, "_CHUNK_TOKENS", {"cpu": 24})
     model = built(architecture)
     assert {frozenset(g) for g in input_groups(model, ids)} == {frozenset(g) for g in input_groups(model, ids)}
     quantize(model, [Variant(Spy(), SCHEME)], ids)
-    assert [(size, tokens) for size, _, _, tokens in Spy.told] == [(size, tokens) for size, _, _, tokens in whole]
-    for one, other in zip(Spy.told, whole):
+    assert [(size, tokens) for size, _, _, tokens in Spy.seen] == [(size, tokens) for size, _, _, tokens in whole]
+    for one, other in zip(Spy.seen, whole):
         assert torch.allclose(one[1], other[1], rtol=1e-4, atol=1e-5 * float(other[1].abs().max()))
 
 

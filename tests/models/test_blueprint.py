@@ -6,8 +6,8 @@ import transformers as t
 from ptq_eval.errors import UnsupportedModelError
 from ptq_eval.models import blueprint as blueprints
 from ptq_eval.models.blueprint import blueprint
-from ptq_eval.models.counts import count_parameters
 from ptq_eval.models.language_model import LanguageModel
+from ptq_eval.models.parameters import count_parameters
 from tests.models import support
 from tests.models.support import ENCODER, TEXT
 from tests.support import models as core_models

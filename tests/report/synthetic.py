@@ -11,6 +11,7 @@ import math
 import numpy as np
 import pandas as pd
 
+from ptq_eval.report import with_texts
 from ptq_eval.results.table import COLUMNS
 
 BASE = {"E": 1.6, "A": 18.0, "alpha": 0.34, "B": 190.0, "beta": 0.37}
@@ -91,8 +92,11 @@ def _fit(quantizer, law, parameters, table):
         **_configuration(quantizer), "law": law, "runs": sorted(set(rows["run"])),
         "parameters": {name: _estimate(value) for name, value in parameters.items()},
         "objective": 31.4159, "loss": "huber", "r2": 0.981, "r2_log": 0.97, "n_points": len(rows),
-        "n_runs": rows["run"].nunique(), "n_dropped": 0, "status": "ok", "message": f"{len(rows)} points",
-        "interval": "90 % interval from 2 runs; covers the choice of 64 evaluation windows; not another training run",
+        "n_runs": rows["run"].nunique(), "n_dropped": 0, "status_kind": "ok", "at_bound": [], "reason": None,
+        "covers": {
+            "level": 0.9, "method": "bootstrap", "n_runs": 2, "n_clusters": 20, "covers_runs": False,
+            "noise": "windows", "n_windows": 64,
+        },
     }  # fmt: skip
 
 
@@ -105,12 +109,12 @@ def _configuration(quantizer):
     }  # fmt: skip
 
 
-def _verdict(interior, seen, factor):
-    if interior:
-        return f"harmful beyond D = {seen / 1e6:.3g}M tokens, observed inside the range"
-    if factor > 100:
-        return f"not identifiable: the fits point to {factor:.2g}× the largest D seen, too far to believe"
-    return f"predicted at {factor:.2g}× the largest D seen"
+def _verdict(interior, factor):
+    reason = None
+    if not interior and factor > 100:
+        reason = {"kind": "too_far", "factor": factor}
+    kind = "observed" if interior else "not_identified" if reason else "predicted"
+    return {"verdict_kind": kind, "reason": reason}
 
 
 def _critical(run, quantizer, bits, table):
@@ -126,8 +130,7 @@ def _critical(run, quantizer, bits, table):
         "predicted": {"value": value, "low": value / 1.6, "high": value * 1.9},
         "extrapolation_factor": value / largest, "observed_tokens": seen,
         "observed": {"value": seen, "low": seen * 0.6, "high": seen * 1.6 if interior else None},
-        "interior": interior, "rise": rise, "rise_se": 0.006,
-        "verdict": _verdict(interior, seen, value / largest),
+        "interior": interior, "rise": rise, "rise_se": 0.006, **_verdict(interior, value / largest),
     }  # fmt: skip
 
 
@@ -140,8 +143,8 @@ def make_fit(table):
         theta = {"C_T": factor, "gamma_D": GAMMA_D, "gamma_N": GAMMA_N, "gamma_post": gamma_post}
         fits.append(_fit(quantizer, "kumar_ptq", theta, table))
     critical_tokens = [_critical(r, q, int(b), table) for r in runs for q in quantizers for b in bits]
-    warnings = ["2 runs: fewer than 10, so the intervals do not cover the difference between training runs well."]
-    return {"fits": fits, "critical_tokens": critical_tokens, "warnings": warnings}
+    cautions = [{"kind": "few_runs", "runs": 2, "needed": 10}]
+    return with_texts({"fits": fits, "critical_tokens": critical_tokens, "cautions": cautions})
 
 
 def make_run(table):

@@ -129,11 +129,12 @@ def test_the_page_says_first_where_more_data_harms(out, written, fit):
     text = (out / "report.md").read_text()
     assert text.index("## The answer") < text.index("## Warnings") < text.index("## Figures")
     assert (
-        "**gptq, 2 bits.** Harmful beyond D = 10.4M tokens, observed inside the range. Interval of the turn: 6.24M"
-        in text
-    )
-    assert "**gptq, 4 bits.** Predicted at 8.5× the largest D seen. Interval of the prediction: 136M to 414M." in text
-    assert "**gptq, 8 bits.** Not identifiable: the fits point to 4.4e+03×" in text
+        "**gptq, 2 bits.** Harmful beyond D = 10.4M tokens (D/N = 130), observed inside the range. Interval of the "
+        "turn: 6.24M"
+    ) in text
+    assert "**gptq, 4 bits.** Predicted at 8.52× the largest D seen, D = 218M tokens (D/N = 2726)." in text
+    assert "Interval of the prediction: 136M to 414M." in text
+    assert "**gptq, 8 bits.** Not identifiable: the fits point to 4378× the largest D seen, too far to believe." in text
     for heading in ("What was quantized", "Left out", "GPTQ numerics", "What these numbers do not show"):
         assert f"## {heading}" in text
     for words in (
@@ -155,12 +156,21 @@ def test_the_terminal_shows_deltas_fits_verdicts_and_warnings_at_any_width(table
             assert words in text
 
 
-def test_inversions_are_named(table, fit, run):
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_method_worse_than_rounding_is_named(table, fit, run, method):
     worse = table.copy()
-    row = worse.index[(worse["quantizer"] == "gptq") & (worse["bits"] == 4) & (worse["run"] == "large")][2]
+    row = worse.index[(worse["quantizer"] == method) & (worse["bits"] == 4) & (worse["run"] == "large")][2]
     worse.loc[row, "delta"] = 0.5
-    section = page.document(Study(worse, fit, run)).split("## Where GPTQ")[1].split("## ")[0]
-    assert f"| large@{worse.loc[row, 'step']} | gptq | 4 | 0.50000(49) |" in section
+    section = page.document(Study(worse, fit, run)).split("## Where a method did")[1].split("## ")[0]
+    [named] = [line for line in section.splitlines() if f"| {method} | large@{worse.loc[row, 'step']} | 4 |" in line]
+    assert "| 0.500" in named
+
+
+def test_methods_that_are_nowhere_worse_and_tables_without_rounding_say_so(table, fit, run):
+    fine = table.copy()
+    fine.loc[fine["quantizer"].isin(["gptq", "awq"]), "delta"] = -1.0
+    for rows, words in ((fine, "None of awq, gptq is worse"), (fine[fine["quantizer"] != "rtn"], "No measurement of")):
+        assert words in page.document(Study(rows, fit, run)).split("## Where a method did")[1].split("## ")[0]
 
 
 def test_failures_and_exclusions_are_named_with_their_reasons(table, fit, run):

@@ -11,7 +11,6 @@ from ptq_eval.report import write
 from ptq_eval.report.common import tables
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.run import page
-from ptq_eval.report.run.words import verdict
 from tests.report.synthetic import QUANTIZERS, make_fit, make_table
 
 WHOLE = ["step", "tokens", "params", "bits", "group_size", "windows"]
@@ -81,27 +80,23 @@ def test_a_fraction_in_a_column_of_whole_numbers_is_kept(tmp_path):
     np.testing.assert_array_equal(pd.read_csv(tmp_path / "degradation.csv")["tokens"], table["tokens"])
 
 
-def test_form_loss_points_and_scatter_are_told_with_every_fit(table, fit):
-    told = {"equation": "delta = C * (D/N)^gamma", "loss": "huber", "huber_delta": 1.345}
-    told |= {"scatter": 0.0312, "n_points": 77, "n_dropped": 3}
-    told["message"] = "77 points, scattering 3.1 % about the law; one bit-width: gamma_post is not fitted"
-    entries = [{**fit["fits"][1], **told}, fit["fits"][2]]
+def test_form_loss_points_and_scatter_are_given_with_every_fit(table, fit):
+    facts = {"equation": "delta = C * (D/N)^gamma", "loss": "huber", "huber_delta": 1.345}
+    facts |= {"scatter": 0.0312, "least_scatter": False, "n_points": 77, "n_dropped": 3, "fixed": {"gamma_post": 1.0}}
+    entries = [{**fit["fits"][1], **facts}, fit["fits"][2]]
     section = page.document(Study(table, {"fits": entries}, {})).split("## Fits")[1].split("## ")[0]
     assert (
-        "- rtn: `delta = C * (D/N)^gamma`; huber loss, linear beyond 1.345 standard deviations; 77 points, 3 left out; "
-        "scatter about the law beyond evaluation noise: 3.1 %; one bit-width: gamma_post is not fitted.\n"
+        "- rtn: `delta = C * (D/N)^gamma`; huber loss, linear beyond 1.345 standard deviations; 77 points, 3 dropped; "
+        "scatter about the law beyond evaluation noise: 3.1 %; one bit-width: gamma_post is set to 1 and not fitted, "
+        "C_T holds only together with it and for these bits.\n"
     ) in section
-    assert "- gptq: form not recorded; huber loss; 80 points, 0 left out; scatter" in section
+    assert "- gptq: form not recorded; huber loss; 80 points, 0 dropped; scatter" in section
 
 
 def test_a_constant_at_its_bound_has_no_interval(table, fit):
     ends = {"low": None, "high": None}
     constants = {"C": {"value": 0.5, "low": 0.4, "high": 0.6}, "gamma": {"value": 3.0, **ends}}
-    entries = [{**fit["fits"][1], "status": status, "parameters": constants} for status in ("at_bound: gamma", "ok")]
+    stuck = {"status_kind": "at_bound", "at_bound": ["gamma"]}
+    entries = [{**fit["fits"][1], **status, "parameters": constants} for status in (stuck, {})]
     rows = tables.fit_rows(Study(table, {"fits": entries}, {}))
     assert [row[2] for row in rows] == ["C = 0.5 [0.4, 0.6], gamma = 3 (at bound)", "C = 0.5 [0.4, 0.6], gamma = 3"]
-
-
-def test_a_long_verdict_is_passed_on_and_a_new_key_does_no_harm():
-    words = "not identifiable: the loss before quantization rises too, by 0.02(1); see the warnings, all of them"
-    assert verdict({"verdict": words, "full_precision_rise": 0.02}) == "N" + words[1:] + "."

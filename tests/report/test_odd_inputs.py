@@ -131,7 +131,9 @@ def test_a_far_prediction_is_named_and_a_near_one_drawn():
 
 
 @pytest.mark.parametrize(
-    "change", [{"law": "no_such_law"}, {"status": "not_identified: one size"}, {"parameters": {}}], ids=str
+    "change",
+    [{"law": "no_such_law"}, {"status_kind": "not_identified", "reason": {"kind": "not_finite"}}, {"parameters": {}}],
+    ids=str,
 )
 def test_a_fit_without_use_gives_points_without_a_curve(change, tmp_path):
     table = one_run()

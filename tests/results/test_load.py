@@ -10,6 +10,8 @@ import ptq_eval
 from ptq_eval.compare_laws import compare, fit_by
 from ptq_eval.errors import NothingToFitError
 from ptq_eval.records import Measurement
+from ptq_eval.report import render
+from ptq_eval.results import points
 from ptq_eval.results.load import load
 from ptq_eval.results.points import Skipped
 from ptq_eval.results.store import Store
@@ -47,6 +49,20 @@ def test_a_command_that_reads_parses_each_record_once(out, parsed, command):
     COMMANDS[command](out)
     assert len(parsed) == lines(out)
     assert set(parsed.values()) == {1}
+
+
+def test_a_run_with_its_report_reads_the_rows_of_its_table_once(out, trajectory, small, monkeypatch):
+    read, tables = points._point, Counter()
+
+    def counting(row):
+        tables[row["key"]] += 1
+        return read(row)
+
+    monkeypatch.setattr(points, "_point", counting)
+    table = ptq_eval.run(trajectory, out, **small)
+    render(table, table.fit, table.run_info, table.points)
+    assert len(tables) == len(table)
+    assert set(tables.values()) == {1}
 
 
 @pytest.mark.parametrize("run_json", [True, False], ids=["resumed", "without run.json"])

@@ -133,7 +133,7 @@ def test_loading_gives_the_same_table_and_fit(table, out):
 def test_an_unknown_option_is_named_with_the_nearest_one(tmp_path):
     from ptq_eval.errors import OptionError
 
-    with pytest.raises(OptionError, match=r"got group_sise .* did you mean group_size"):
+    with pytest.raises(OptionError, match=r"got group_sise .* did you mean 'group_size'"):
         ptq_eval.run(tmp_path, tmp_path / "out", group_sise=16)
 
 

@@ -1,4 +1,4 @@
-"""Quantizers for tests: one that writes down what it is told, one that spoils it, one that cannot do some layers."""
+"""Quantizers for tests: one records its statistics, one overwrites them, one fails for some layers."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from quantizers.rtn import RTN
 
 @dataclass(frozen=True)
 class Spy(Quantizer):
-    """Rounds to nearest; keeps a copy of the statistics of each group, in order, in the class's list `told`."""
+    """Rounds to nearest; appends a copy of the statistics of each group to the class's list `seen`."""
 
     name = "spy"
     version = "1"
     needs_stats = True
     default_calibration = "shared"
-    told = []
+    seen = []
 
     def quantize(self, weight, scheme, stats=None):
         return RTN().quantize(weight, scheme)
 
     def quantize_group(self, weights, scheme, stats=None):
-        self.told.append((len(weights), stats.hessian, stats.mean_abs, stats.n_tokens))
+        self.seen.append((len(weights), stats.hessian, stats.mean_abs, stats.n_tokens))
         return super().quantize_group(weights, scheme, stats)
 
 
 @dataclass(frozen=True)
 class Vandal(Quantizer):
-    """Writes over every tensor that it is given to read."""
+    """Overwrites every tensor that it may read."""
 
     name = "vandal"
     version = "1"

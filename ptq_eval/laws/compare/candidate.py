@@ -1,14 +1,15 @@
-"""One law among others on the same records: its fit, its AICc under common weights, its errors on what was left out.
+"""One law among others on the same records: its fit, its AICc under common weights, its errors on held-out points.
 
-A residual in nats would let the largest deltas decide, a logarithm has no place for delta ≤ 0.  The error of a point is
+A residual in nats would let the largest deltas decide, and a logarithm is not defined for delta ≤ 0.  The error of a
+point is
 
     e = |y − f| / sqrt(se² + ((|y| + |f|)/2)²)
 
-relative where delta stands out from its noise, small where both are lost in it, and at most 2, so that one absurd
-extrapolation counts as wrong and not as a catastrophe.
+relative if delta exceeds its noise, small if both are within it, and at most 2, so that one absurd extrapolation cannot
+dominate.
 
-A constant that these records cannot determine in any law (gamma_N with one N, what bits do at one bit-width) is held at
-a value that changes no prediction here, and not counted.  What is left of the law is compared.
+A constant that these records cannot determine in any law (gamma_N with one N, the effect of bits at one bit-width) is
+fixed at a value that changes no prediction here, and not counted.  The rest of the law is compared.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from ptq_eval.laws.compare.crossval import held_out
 from ptq_eval.laws.fit.columns import standard_errors
 from ptq_eval.laws.fit.fit import fit
 
-KINDS: Mapping[str, str] = {"D": "largest D", "N": "largest N", "P": "each bit-width"}
-"""What is left out, by the variable it is about."""
-_HELD = {"gamma_N": 0.0, "gamma_D": 0.0, "gamma_G": 0.0, "gamma_P": 1.0, "gamma_post": 1.0}
+KINDS = ("D", "N", "P")
+"""The variables by which points are held out: the largest D, the largest N, each bit-width."""
+_FIXED = {"gamma_N": 0.0, "gamma_D": 0.0, "gamma_G": 0.0, "gamma_P": 1.0, "gamma_post": 1.0}
 _VARIABLE = {"gamma_post": "P"}
 
 
 class Candidate:
-    """One law on the records: its fit, the constants it was `given`, its AICc under the common weights, and the
-    `errors` [n] of each kind of leaving out, NaN where a point was kept."""
+    """One law on the records: its fit, the constants fixed for it (`given`), its AICc under the common weights, the
+    variables it has `ignored`, and the `errors` [n] of each kind of held-out points, NaN for points that were kept."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class Candidate:
         options: Mapping[str, Any],
     ) -> None:
         """`sigma` [n]: the common weights, None for a logarithmic loss, where all points weigh the same."""
-        self.name, self.given, self.result, self.note = name, given, result, unread(law, data)
+        self.name, self.given, self.result, self.ignored = name, given, result, unread(law, data)
         plain = {**options, "intervals": "none", "fixed": dict(given) or None}
         judged = result if sigma is None else fit(law, data, sigma=sigma, **plain)
         self.aicc, self.log_density = judged.aicc, _log_density(judged)
@@ -56,7 +57,7 @@ class Candidate:
         """How many constants were fitted."""
         return len(self.result.estimates) - len(self.given)
 
-    def error(self, kinds: Mapping[str, str]) -> float:
+    def error(self, kinds: Sequence[str]) -> float:
         """The mean held-out error over `kinds`, each counting the same."""
         means = [float(np.nanmean(self.errors[kind])) for kind in kinds]
         return float(np.mean(means)) if means else math.nan
@@ -68,8 +69,8 @@ def undetermined(law: Law, data: Data, variables: Sequence[str] = ("N", "D", "P"
     found = {}
     for p in law.parameters:
         variable = _VARIABLE.get(p.name, p.name.removeprefix("gamma_"))
-        if p.name in _HELD and variable in variables and variable in law.columns and n_distinct(data[variable]) < 2:
-            found[p.name] = _HELD[p.name]
+        if p.name in _FIXED and variable in variables and variable in law.columns and n_distinct(data[variable]) < 2:
+            found[p.name] = _FIXED[p.name]
     return found
 
 
@@ -81,7 +82,7 @@ def weights(law: Law, result: FitResult, data: Data) -> np.ndarray:
 
 
 def _errors(law: Law, data: Data, kind: Any, options: Mapping[str, Any]) -> np.ndarray:
-    """The error [n] of every point that this kind leaves out; NaN of those that it keeps."""
+    """The error [n] of every point that this kind holds out; NaN for the others."""
     y, se = data[law.response], standard_errors(data.get("se", np.zeros(len(data[law.response]))))
     f = np.full(len(y), math.nan)
     for fold in held_out(law, data, by=kind, **options).folds:
@@ -103,8 +104,7 @@ def _log_density(result: FitResult) -> np.ndarray:
     return -cost / scale - power * math.log(scale)
 
 
-def unread(law: Law, data: Data) -> str:
+def unread(law: Law, data: Data) -> tuple[str, ...]:
     """The variables that change in these points and that the law does not read."""
     ignored = [name for name in ("N", "D", "P", "G") if name in data and name not in law.columns]
-    ignored = [name for name in ignored if np.isfinite(data[name]).all() and n_distinct(data[name]) > 1]
-    return f"says nothing of {' and '.join(ignored)}" if ignored else ""
+    return tuple(name for name in ignored if np.isfinite(data[name]).all() and n_distinct(data[name]) > 1)

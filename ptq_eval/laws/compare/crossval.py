@@ -2,11 +2,11 @@
 
 A law is used to extrapolate, so what is held out are not random points but an end of the range: the largest D, the
 largest N, or one bit-width after another.  An end is made of whole values (those within 5 % count as one), as many as
-are needed to hold a tenth of the points.  Errors are those of the point prediction; points that were held out have no
-part in the weights.
+are needed to hold a tenth of the points.  Errors are those of the point prediction; held-out points do not affect the
+weights.
 
 `log_error` is the natural measure where responses span orders of magnitude, and is defined for positive ones only;
-`error` and `absolute_error` keep all of them.  None takes the noise of the held-out points out.
+`error` and `absolute_error` keep all of them.  None of them is corrected for the noise of the held-out points.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any, Literal
 import numpy as np
 
 from ptq_eval.errors import OptionError
-from ptq_eval.laws.base import Data, FitResult, Law, finite_or_none
+from ptq_eval.laws.base import Data, FitKind, FitResult, FitStatus, Law, finite_or_none
+from ptq_eval.laws.findings import Why, why
 from ptq_eval.laws.fit.columns import clean
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.losses import make_loss
 from ptq_eval.results.points import SAME_SIZE
 
-LEAST_SHARE = 0.1
+MIN_SHARE = 0.1
 """At least this share of the points is held out."""
 
 BY = ("D", "N", "P")
@@ -48,13 +49,13 @@ class HeldOut:
 
     `error` is the root mean square, `absolute_error` the median size and `bias` the mean of predicted − observed;
     `log_error` the root mean square of log predicted − log observed over the `n_log` points where both are positive.
-    Everything is NaN where `status` is not "ok": some fold could not be fitted, and says why.
+    Everything is NaN unless `status` is ok: otherwise some fold could not be fitted, and it has the reason.
     """
 
     law: str
     by: str
     folds: tuple[Fold, ...]
-    status: str
+    status: FitStatus
     n_held_out: int
     error: float
     absolute_error: float
@@ -64,7 +65,7 @@ class HeldOut:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object, without the points."""
-        plain = {name: getattr(self, name) for name in ("law", "by", "status", "n_held_out", "n_log")}
+        plain = {name: getattr(self, name) for name in ("law", "by", "n_held_out", "n_log")} | self.status.to_dict()
         numbers = ("error", "absolute_error", "bias", "log_error")
         values = [list(fold.values) for fold in self.folds]
         return {**plain, **{name: finite_or_none(getattr(self, name)) for name in numbers}, "held_out": values}
@@ -79,7 +80,7 @@ def held_out(law: Law, data: Data, by: Literal["D", "N", "P"] = "D", **fit_optio
     if by not in BY:
         raise OptionError("unknown way to hold out", got=repr(by), allowed=", ".join(BY))
     if by not in data:
-        return _summary(law, by, (), f"the data have no column {by}")
+        return _summary(law, by, (), FitStatus.not_identified(why(Why.COLUMN_MISSING, variable=by)))
     options = {"intervals": "none", **fit_options}
     cost = make_loss(options.get("loss", "huber"), options.get("huber_delta"))
     usable = clean(law, data, options.get("sigma"), cost)[1]
@@ -87,13 +88,14 @@ def held_out(law: Law, data: Data, by: Literal["D", "N", "P"] = "D", **fit_optio
     usable &= np.isfinite(column) & (column > 0)
     levels = _levels(column, usable)
     if len(levels) < 2:
-        return _summary(law, by, (), f"all points have one {by}")
+        return _summary(law, by, (), FitStatus.not_identified(why(Why.NOTHING_HELD_OUT, variable=by, distinct=1)))
     parts = levels if by == "P" else [_end(levels)]
     if not np.any(usable & ~np.isin(np.arange(len(usable)), parts[0])):
-        return _summary(law, by, (), f"too few values of {by} to hold any out")
+        nothing = why(Why.NOTHING_HELD_OUT, variable=by, distinct=len(levels))
+        return _summary(law, by, (), FitStatus.not_identified(nothing))
     folds = tuple(_fold(law, data, column, rows, usable, options) for rows in parts)
     failed = [fold.result.status for fold in folds if not fold.result.identified]
-    return _summary(law, by, folds, failed[0] if failed else "ok")
+    return _summary(law, by, folds, failed[0] if failed else FitStatus())
 
 
 def _fold(
@@ -125,7 +127,7 @@ def _levels(column: np.ndarray, usable: np.ndarray) -> list[np.ndarray]:
 
 def _end(levels: list[np.ndarray]) -> np.ndarray:
     """The highest levels that hold at least a tenth of the points between them."""
-    least, chosen = LEAST_SHARE * sum(map(len, levels)), []
+    least, chosen = MIN_SHARE * sum(map(len, levels)), []
     for rows in reversed(levels):
         chosen.append(rows)
         if sum(map(len, chosen)) >= least:
@@ -133,10 +135,10 @@ def _end(levels: list[np.ndarray]) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def _summary(law: Law, by: str, folds: tuple[Fold, ...], status: str) -> HeldOut:
+def _summary(law: Law, by: str, folds: tuple[Fold, ...], status: FitStatus) -> HeldOut:
     observed = np.concatenate([fold.observed for fold in folds]) if folds else np.empty(0)
     nothing = dict.fromkeys(("error", "absolute_error", "bias", "log_error"), math.nan)
-    if status != "ok":
+    if status.kind is not FitKind.OK:
         return HeldOut(law.name, by, folds, status, len(observed), **nothing, n_log=0)
     predicted = np.concatenate([fold.predicted for fold in folds])
     gap, both = predicted - observed, (predicted > 0) & (observed > 0)
@@ -145,7 +147,7 @@ def _summary(law: Law, by: str, folds: tuple[Fold, ...], status: str) -> HeldOut
         law=law.name,
         by=by,
         folds=folds,
-        status="ok",
+        status=status,
         n_held_out=len(observed),
         error=float(np.sqrt(np.mean(np.square(gap)))),
         absolute_error=float(np.median(np.abs(gap))),

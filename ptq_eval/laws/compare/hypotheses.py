@@ -1,14 +1,15 @@
 """Two questions that a fit alone does not answer: is it tokens or the learning rate, and are two constants equal?
 
-Both are nested: a larger law contains the smaller one at a known value of a constant.  Nothing is then said on the
-strength of one number.  A constant counts as needed where its interval, which knows that checkpoints and runs belong
-belong together, excludes that value *and* the AICc, which pays for the constant, falls by more than 2.  Whether it
-also matters is another question: precise data show effects of any size.
+Both are nested: a larger law contains the smaller one at a known value of a constant.  No answer rests on one number.
+A constant counts as needed if its interval, which respects that points of a checkpoint or run are not independent,
+excludes that value *and* the AICc, which penalises the constant, falls by more than 2.  Whether it also matters is
+another question: precise data show effects of any size.
 """
 
 from __future__ import annotations
 
 import math
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -16,73 +17,81 @@ import numpy as np
 from ptq_eval.laws.base import Data, Estimate, FitResult, Law, finite_or_none, n_distinct
 from ptq_eval.laws.compare.candidate import undetermined, weights
 from ptq_eval.laws.compare.ranking import AICC_ALIKE, compare
-from ptq_eval.laws.compare.verdicts import equality_verdict, phase_verdict
 from ptq_eval.laws.fit import bootstrap
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.formulas.phase import laws_of_phase
 
-_NO_RATES = (
-    "not tested: no learning rates (of two or more checkpoints of a run) or phases are in the records, so growth with "
-    "tokens and the schedule's phase cannot be told apart"
-)
-_ONE_PHASE = (
-    "every checkpoint is at the same phase of its schedule: the phase explains no change of degradation here, and what "
-    "grows with tokens is not the learning rate's doing"
-)
+NEGLIGIBLE = 0.05
+"""An effect that changes delta by less than this share over all records does not explain it."""
+
+
+class Untested(StrEnum):
+    """Why tokens and phase were not tested."""
+
+    NO_RATES = "no_rates"
+    ONE_PHASE = "one_phase"
+    NOT_FITTED = "not_fitted"
+
+
+class Equality(StrEnum):
+    """Whether two constants may be equal."""
+
+    DIFFERENT = "different"
+    COMPATIBLE = "compatible"
+    UNDECIDED = "undecided"
+    TOO_FEW_POINTS = "too_few_points"
 
 
 def phase_against_tokens(data: Data, **options: Any) -> dict[str, Any]:
-    """Whether delta follows tokens, the phase S of the schedule, or both; JSON-ready, the answer under "verdict".
+    """Whether delta follows tokens, the phase S of the schedule, or both; JSON-ready.
 
     data: as for the laws of delta, with "S" (`ptq_eval.laws.tables.schedule.phase_of`).  `options` go to the fitter.
     """
     s = np.asarray(data.get("S", np.empty(0)), float)
     known = np.isfinite(s)
     if not known.any():
-        return {"tested": False, "verdict": _NO_RATES}
+        return {"tested": False, "reason": Untested.NO_RATES.value}
     data = {name: np.asarray(column)[known] for name, column in data.items()}
     if n_distinct(data["S"]) < 2:
-        return {"tested": False, "verdict": _ONE_PHASE}
+        return {"tested": False, "reason": Untested.ONE_PHASE.value}
     candidates = laws_of_phase()
     comparison = compare(candidates, data, **{**options, "intervals": "none"})
     aicc = {entry.name: entry.aicc for entry in comparison.entries}
     if len(aicc) < len(candidates):
-        why = "; ".join(f"{name}: {reason}" for name, reason in comparison.set_aside.items())
-        return {"tested": False, "verdict": f"not tested: {why}", "comparison": comparison.to_dict()}
+        return {"tested": False, "reason": Untested.NOT_FITTED.value, "comparison": comparison.to_dict()}
     both = candidates["tokens and phase"]
     joint = fit(both, data, fixed=undetermined(both, data) or None, **options)
     adding = {
         "tokens": _adding(joint, "gamma_D", aicc["phase"] - aicc["tokens and phase"], np.log(data["D"])),
         "phase": _adding(joint, "gamma_S", aicc["tokens"] - aicc["tokens and phase"], data["S"]),
     }
-    found = {
+    return {
         "tested": True,
         "adding": adding,
         "correlation": float(np.corrcoef(np.log(data["D"]), data["S"])[0, 1]),
         "left_out_points": int(np.sum(~known)),
         "comparison": comparison.to_dict(),
     }
-    return {**found, "verdict": phase_verdict(found)}
 
 
 def _adding(joint: FitResult, constant: str, aicc: float, x: np.ndarray) -> dict[str, Any]:
-    """What a constant of the joint law is worth: the AICc that it saves, its interval, and whether both say so.
+    """The AICc that a constant of the joint law saves, its interval, and whether both show that it "adds".
 
-    "change" is by what share delta changes with the constant over the whole range of x [n], which it multiplies in the
-    exponent.
+    "change" is the share by which delta changes with the constant over the whole range of x [n], which it multiplies in
+    the exponent; an effect that adds "matters" if the change is not negligible.
     """
     estimate = joint.estimates[constant]
     adds = excludes(estimate, 0.0) and aicc > AICC_ALIKE
     change = math.expm1(min(abs(estimate.value) * float(np.ptp(x)), 700.0))
-    return {"constant": constant, "aicc": finite_or_none(aicc), **estimate.to_dict(), "adds": adds, "change": change}
+    known = {"constant": constant, "aicc": finite_or_none(aicc), **estimate.to_dict()}
+    return {**known, "adds": adds, "change": change, "matters": adds and change >= NEGLIGIBLE}
 
 
 def equality(law: Law, data: Data, a: str, b: str, **options: Any) -> dict[str, Any]:
-    """Whether constants `a` and `b` of `law` may be equal; JSON-ready, the answer under "verdict".
+    """Whether constants `a` and `b` of `law` may be equal; JSON-ready.
 
     The interval of a − b comes from the bootstrap of the law with both free, the two AICc from fits under the same
-    weights.  `options` go to the fitter.  Raises
-    OptionError for a constant that the law lacks.
+    weights.  `options` go to the fitter.  Raises OptionError for a constant that the law lacks.
     """
     free = fit(law, data, **options)
     sigma = weights(law, free, data) if free.identified and math.isfinite(free.scatter) else None
@@ -90,7 +99,7 @@ def equality(law: Law, data: Data, a: str, b: str, **options: Any) -> dict[str, 
     equal, unequal = fit(law, data, tied=[(a, b)], **judged), fit(law, data, **judged)
     if not (free.identified and equal.identified and unequal.identified):
         bad = next(result for result in (free, unequal, equal) if not result.identified)
-        return {"a": a, "b": b, "tested": False, "verdict": f"not tested whether {a} = {b}: {bad.message}"}
+        return {"a": a, "b": b, "tested": False, "reason": bad.status.to_dict()["reason"]}
     names = list(free.estimates)
     draws = free.replicates[:, names.index(a)] - free.replicates[:, names.index(b)]
     value = free.values[a] - free.values[b]
@@ -106,10 +115,19 @@ def equality(law: Law, data: Data, a: str, b: str, **options: Any) -> dict[str, 
         "aicc_free": finite_or_none(unequal.aicc),
         "aicc_equal": finite_or_none(equal.aicc),
         "n_runs": free.n_runs,
-        "interval": free.interval_covers,
+        "covers": free.covers.to_dict(),
     }
-    known = math.isfinite(unequal.aicc) and math.isfinite(equal.aicc) and all(map(math.isfinite, ends))
-    return {**found, "verdict": equality_verdict(found) if known else f"not tested whether {a} = {b}: too few points"}
+    return {**found, "outcome": _equality(difference, equal.aicc - unequal.aicc).value}
+
+
+def _equality(difference: Estimate, gain: float) -> Equality:
+    """The outcome for an interval of a − b and for the AICc that equality costs."""
+    if not all(map(math.isfinite, (difference.low, difference.high, gain))):
+        return Equality.TOO_FEW_POINTS
+    outside, costly = excludes(difference, 0.0), gain > AICC_ALIKE
+    if outside != costly:
+        return Equality.UNDECIDED
+    return Equality.DIFFERENT if outside else Equality.COMPATIBLE
 
 
 def excludes(estimate: Estimate, value: float) -> bool:

@@ -1,21 +1,22 @@
-"""Which of several laws describes the same records best, and whether the records can tell.
+"""Which of several laws describes the same records best, and whether the difference is significant.
 
-Two questions, two answers.  *Held-out error*: leave out the largest D, the largest N, each bit-width; fit the rest;
-predict what was left out.  That is what a law is used for, so it decides the rank.  *AICc*: how well a law describes
+Two questions, two answers.  *Held-out error*: hold out the largest D, the largest N, each bit-width; fit the rest;
+predict what was held out.  That is what a law is used for, so it decides the rank.  *AICc*: how well a law describes
 the records themselves, for its number of constants.  A fit estimates its own weights, and a likelihood under weights
 that were estimated by another criterion is no maximum; so for the AICc every law is fitted once more under the same
-weights, those of the law that scatters least, with (|y| + |f|)/2 for f, so that no point decides which no law foresees.
+weights, those of the law that scatters least, with (|y| + |f|)/2 for f, so that a single unpredictable point cannot
+dominate.
 
-Every kind of leaving out counts the same; how the error of a point is measured is in `candidate`.
+Every kind of held-out point counts the same; `candidate` defines the error of a point.
 
-Two laws are *told apart* if their errors on the same held-out points differ by more than chance would make them, or if
-their AICc do.  Points are no unit of chance: bit-widths of a checkpoint share its weights, checkpoints of a run its
-seed.  Both differences are therefore summed by run (by checkpoint, with fewer than three runs), and must exceed
-their standard error over those sums by Student's t at 95 %.  An AICc difference must exceed 2 besides, the usual bound
-below which a model has "substantial support" (Burnham and Anderson 2002; the error of a likelihood ratio is Vuong's,
-1989), and a difference of held-out errors a twentieth of the error, for laws that contain each other predict nearly
-the same, and the smallest difference can then be beyond chance.  Where the two answers disagree, that is what is said:
-no law is then called the better one.
+A law is significantly *worse* if its errors on the same held-out points, or its AICc, exceed those of the best law by
+more than chance would explain.  Points are not independent: bit-widths of a checkpoint share its weights, checkpoints
+of a run its seed.  Both differences are therefore summed by run (by checkpoint, with fewer than three runs), and must
+exceed their standard error over those sums by Student's t at 95 %.  An AICc difference must exceed 2 besides, the usual
+bound below which a model has "substantial support" (Burnham and Anderson 2002; the error of a likelihood ratio is
+Vuong's, 1989), and a difference of held-out errors a twentieth of the error, for laws that contain each other predict
+nearly the same, and the smallest difference can then be beyond chance.  If the two measures disagree, the outcome is
+*contradictory*, and no law is the better one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -37,13 +39,34 @@ from ptq_eval.laws.fit.requirements import require
 from ptq_eval.laws.fit.restrict import restrict
 
 AICC_ALIKE = 2.0
+"""AICc that differ by no more than this support both laws."""
 ERROR_ALIKE = 0.05
-"""Held-out errors that differ by less than this share of the best one differ in nothing that matters."""
+"""Held-out errors that differ by less than this share of the best one do not differ in practice."""
+
+
+class Outcome(StrEnum):
+    """How a law compares with the best one."""
+
+    WORSE = "worse"
+    INDISTINGUISHABLE = "indistinguishable"
+    CONTRADICTORY = "contradictory"
+
+
+class Exclusion(StrEnum):
+    """Why a law is excluded from a comparison; behind each kind, its facts."""
+
+    VARIABLE_UNKNOWN = "variable_unknown"  # variable, unknown, points
+    ONE_PHASE = "one_phase"
+    NOT_FITTED = "not_fitted"  # reason (see `laws.findings`)
+
+
+Excluded = Mapping[str, Mapping[str, Any]]
+"""By the name of a law: the kind of its exclusion, and the facts."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more a law has than the best one, with standard errors: held-out error, and AICc."""
+    """By how much a law exceeds the best one in held-out error and in AICc, with standard errors."""
 
     error: float
     error_se: float
@@ -54,28 +77,31 @@ class Difference:
 
     @property
     def by_error(self) -> int:
-        """1 if held-out points tell that this law is worse, −1 if better, 0 if they cannot tell."""
+        """1 if this law is significantly worse on held-out points, −1 if better, 0 otherwise."""
         return _sign(self.error, max(ERROR_ALIKE * self.best_error, self.t * self.error_se))
 
     @property
     def by_aicc(self) -> int:
-        """The same of the AICc."""
+        """The same for the AICc."""
         return _sign(self.aicc, max(AICC_ALIKE, self.t * self.aicc_se))
 
     @property
-    def told_apart(self) -> bool:
-        """Whether the law is worse by at least one of the two, and better by none."""
-        return max(self.by_error, self.by_aicc) > 0 and min(self.by_error, self.by_aicc) >= 0
+    def outcome(self) -> Outcome:
+        """Worse by at least one of the two measures and better by none; contradictory if better by AICc."""
+        if self.by_aicc < 0:
+            return Outcome.CONTRADICTORY
+        worse = max(self.by_error, self.by_aicc) > 0 and self.by_error >= 0
+        return Outcome.WORSE if worse else Outcome.INDISTINGUISHABLE
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Laws in order of rank, the best first, and those that cannot be fitted to these records, with the reason."""
+    """Laws in order of rank, the best first, and those excluded; `kinds`: the variables held out."""
 
     entries: tuple[Candidate, ...]
     differences: tuple[Difference, ...]
-    set_aside: Mapping[str, str]
-    kinds: Mapping[str, str]
+    excluded: Excluded
+    kinds: tuple[str, ...]
     n_points: int
     n_clusters: int
     clusters_are: str
@@ -83,18 +109,15 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; what is not finite becomes None."""
-        from ptq_eval.laws.compare.verdicts import verdict
-
         rows = [self._row(rank, *pair) for rank, pair in enumerate(zip(self.entries, self.differences), start=1)]
         return {
             "response": self.response,
             "n_points": self.n_points,
             "n_clusters": self.n_clusters,
             "clusters": self.clusters_are,
-            "left_out": dict(self.kinds),
+            "left_out": list(self.kinds),
             "laws": rows,
-            "set_aside": dict(self.set_aside),
-            "verdict": verdict(self),
+            "excluded": {name: dict(reason) for name, reason in self.excluded.items()},
         }
 
     def _row(self, rank: int, entry: Candidate, difference: Difference) -> dict[str, Any]:
@@ -112,9 +135,9 @@ class Comparison:
             "delta_aicc": finite_or_none(entry.aicc - best),
             "against_best": {
                 **{k: finite_or_none(getattr(difference, k)) for k in ("error", "error_se", "aicc", "aicc_se")},
-                "told_apart": difference.told_apart,
+                "outcome": difference.outcome.value,
             },
-            "note": entry.note,
+            "ignored": list(entry.ignored),
         }
 
 
@@ -124,16 +147,17 @@ def compare(laws: Mapping[str, Law], data: Data, **options: Any) -> Comparison:
     All laws have one response.  `options` go to the fitter (`loss`, `huber_delta`, `seed`, `n_boot`, `intervals`).
     """
     response = next(iter(laws.values())).response
-    data, set_aside = _common(laws, data, response)
+    data, excluded = _common(laws, data, response)
     fits: dict[str, tuple[dict[str, float], FitResult]] = {}
     for name, law in laws.items():
-        if name not in set_aside:
+        if name not in excluded:
             given = undetermined(law, data)
             result = fit(law, data, fixed=given or None, **options)
             if result.identified:
                 fits[name] = given, result
             else:
-                set_aside[name] = result.status.partition(": ")[2] or result.message
+                reason = result.status.to_dict()["reason"]
+                excluded[name] = {"kind": Exclusion.NOT_FITTED.value, "reason": reason}
     sigma = _common_weights(laws, {name: result for name, (_, result) in fits.items()}, data)
     entries = [Candidate(name, laws[name], *found, data, sigma, options) for name, found in fits.items()]
     kinds = _on_common_points(entries)
@@ -143,7 +167,7 @@ def compare(laws: Mapping[str, Law], data: Data, **options: Any) -> Comparison:
     return Comparison(
         entries=tuple(entries),
         differences=tuple(_difference(entries[0], entry, kinds, labels) for entry in entries),
-        set_aside=set_aside,
+        excluded=excluded,
         kinds=kinds,
         n_points=len(data[response]),
         n_clusters=len(set(labels)),
@@ -162,30 +186,30 @@ def require_one(comparisons: Iterable[Mapping[str, Any]], answers: Iterable[Mapp
         if {*law.columns} <= {*data}:
             scarce = len(data[law.response]) <= law.n_free
             require(law if scarce else restrict(law, undetermined(law, data)), data)
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in found.set_aside.items())
+    reasons = "; ".join(f"{name}: {' '.join(map(str, reason.values()))}" for name, reason in found.excluded.items())
     raise NothingToFitError(
         "none of these laws can be fitted", got=reasons, remedy="bring data that one of them can use"
     )
 
 
-def _common(laws: Mapping[str, Law], data: Data, response: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The points that all laws can use, and the laws that cannot be used because they read what is not known."""
+def _common(laws: Mapping[str, Law], data: Data, response: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The points that all laws can use, and the laws that are excluded because a variable is not known."""
     usual = np.isfinite(np.asarray(data[response], float))
     for name in ("N", "D"):
         usual &= np.isfinite(data[name]) & (data[name] > 0) if name in data else True
-    set_aside: dict[str, str] = {}
+    excluded: dict[str, Any] = {}
     for name, law in laws.items():
         for column in law.columns:
             known = np.asarray(data.get(column, np.full(len(usual), np.nan)), float)
             known = np.isfinite(known) & (known >= 0 if column in law.from_zero else known > 0)
             if not known[usual].all():
-                missing = int(np.sum(~known[usual]))
-                set_aside[name] = f"it reads {column}, which is not known of {missing} of {int(usual.sum())} points"
+                facts = {"variable": column, "unknown": int(np.sum(~known[usual])), "points": int(usual.sum())}
+                excluded[name] = {"kind": Exclusion.VARIABLE_UNKNOWN.value, **facts}
             elif column == "S" and n_distinct(np.asarray(data["S"])[usual]) < 2:
-                set_aside[name] = "every checkpoint is at the same phase of its schedule"
-            if name in set_aside:
+                excluded[name] = {"kind": Exclusion.ONE_PHASE.value}
+            if name in excluded:
                 break
-    return {name: np.asarray(column)[usual] for name, column in data.items()}, set_aside
+    return {name: np.asarray(column)[usual] for name, column in data.items()}, excluded
 
 
 def _common_weights(laws: Mapping[str, Law], fits: Mapping[str, FitResult], data: Data) -> np.ndarray | None:
@@ -195,19 +219,19 @@ def _common_weights(laws: Mapping[str, Law], fits: Mapping[str, FitResult], data
     return weights(laws[least], fits[least], data) if least else None
 
 
-def _on_common_points(entries: list[Candidate]) -> dict[str, str]:
-    """The kinds of leaving out that left every law something to predict; errors of other points become NaN."""
-    kinds = {}
-    for kind, text in KINDS.items():
+def _on_common_points(entries: list[Candidate]) -> tuple[str, ...]:
+    """The kinds of held-out points that every law could predict; errors of other points become NaN."""
+    kinds = []
+    for kind in KINDS:
         known = np.all([np.isfinite(entry.errors[kind]) for entry in entries], axis=0) if entries else np.zeros(1, bool)
         for entry in entries:
             entry.errors[kind][~known] = math.nan
         if known.any():
-            kinds[kind] = text
-    return kinds
+            kinds.append(kind)
+    return tuple(kinds)
 
 
-def _difference(best: Candidate, other: Candidate, kinds: Mapping[str, str], labels: list[Any]) -> Difference:
+def _difference(best: Candidate, other: Candidate, kinds: tuple[str, ...], labels: list[Any]) -> Difference:
     """By how much `other` is worse than `best`, with standard errors over clusters."""
     n, n_clusters = len(labels), len(set(labels))
     parts, share = np.zeros(n), np.zeros(n)

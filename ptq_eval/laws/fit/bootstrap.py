@@ -1,9 +1,9 @@
-"""How sure a fit is: resampling runs (or checkpoints) and evaluation windows, never single points.
+"""The uncertainty of a fit: resampling runs (or checkpoints) and evaluation windows, never single points.
 
 Points are not independent.  All bit-widths of a checkpoint share its weights, all checkpoints of a run share
 its seed and data order, and all of them share the evaluation windows.  Resampling points ignores that and
-claims far too much.  Two things are resampled instead, both shared by every fit that is given the same seed,
-so that the replicates of a degradation law and of a full-precision curve belong together row by row:
+claims far too much.  Two things are resampled instead, both shared by every fit with the same seed,
+so that the replicates of a degradation law and of a full-precision curve can be combined row by row:
 
 * evaluation windows: one multinomial weight vector per replicate, the same for all points;
 * clusters: a whole run where there are at least three of them, else a whole checkpoint.  The deviations of a
@@ -61,7 +61,7 @@ def resampled(solution: Solution, *, seed: int, n_boot: int) -> np.ndarray:
     f = problem.law.predict(to_theta(problem.law, point), data)
     z = problem.loss.transform(data[problem.law.response])
     r = problem.residuals(point[None], z)[0]
-    scaled = jacobian(problem, point, z)[:, [not p.given for p in problem.law.parameters]]
+    scaled = jacobian(problem, point, z)[:, [not p.fixed for p in problem.law.parameters]]
     labels = clusters(data["run"].tolist(), data["checkpoint"].tolist())
     weight = huber_weight(r, k) if k > 0 else np.ones(len(r))
     residual = jackknifed(r, scaled * np.sqrt(weight)[:, None], labels)

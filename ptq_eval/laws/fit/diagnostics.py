@@ -1,4 +1,4 @@
-"""What is said about a minimum beside its constants: AICc, leverage, and which direction is not determined.
+"""Diagnostics of a fit: AICc, leverage, and constants that the points cannot separate.
 
 AICc needs a likelihood, and the losses are not all squares.  A loss rho is read as the density exp(−rho(r)/T)/Z(T) of a
 standardized residual, with one temperature T fitted to all points: squares give the normal density with its variance
@@ -17,13 +17,13 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from ptq_eval.laws.base import Law
+from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.fit.losses import Loss, huber_weight
 from ptq_eval.laws.fit.requirements import CONSTANTS
 from ptq_eval.laws.fit.solver import Problem, search_bounds
 
 SINGULAR = 1e-7
-"""Constants count as not told apart where the scaled derivatives have a singular value below this."""
+"""Constants count as not separable if the scaled derivatives have a singular value below this."""
 
 _NAMED = 0.3
 _TINY = 1e-300
@@ -40,9 +40,21 @@ def jacobian(problem: Problem, point: np.ndarray, z: np.ndarray) -> np.ndarray:
     return problem.linearised(point[None], z)[1][0].T
 
 
-def blind_direction(problem: Problem, point: np.ndarray, z: np.ndarray) -> list[str] | None:
-    """The constants that can move together without moving the prediction; [] if it is not known which, None if all
-    constants that are not at a bound are determined."""
+def blind_direction(problem: Problem, point: np.ndarray, z: np.ndarray) -> Finding | None:
+    """Which constants can move together without moving the prediction; None if the points determine all constants
+    that are not at a bound."""
+    names = _blind_constants(problem, point, z)
+    if names is None:
+        return None
+    if not names:
+        return why(Why.NOT_FINITE)
+    variable = next((x for x in ("P", "G") if {*names} & {*CONSTANTS[x]}), None)
+    one_value = variable in problem.law.one_value
+    return why(Why.NOT_SEPARABLE, constants=names, variable=variable, one_value=one_value)
+
+
+def _blind_constants(problem: Problem, point: np.ndarray, z: np.ndarray) -> list[str] | None:
+    """The names; [] if the derivatives are not finite, None if every constant is determined."""
     columns = np.flatnonzero(free(problem, point))
     scaled = jacobian(problem, point, z)[:, columns]
     size = np.linalg.norm(scaled, axis=0)
@@ -57,20 +69,6 @@ def blind_direction(problem: Problem, point: np.ndarray, z: np.ndarray) -> list[
     if len(singular) == len(names) and singular[-1] > SINGULAR:
         return None
     return [name for name, share in zip(names, directions[-1]) if abs(share) > _NAMED]
-
-
-def blindness(law: Law, names: list[str]) -> str:
-    """Why these points do not determine the constants `names`, which `blind_direction` found.
-
-    What a law says of points that do not tell its bits (or group sizes) apart is said where their constant is named.
-    """
-    if not names:
-        return "the derivatives of the law are not finite on these points: some of their values are far too large"
-    what = f"{names[0]} changes nothing in the prediction"
-    if len(names) > 1:
-        what = f"{', '.join(names[:-1])} and {names[-1]} can change together without changing the prediction"
-    about_bits = any({*names} & {*CONSTANTS[variable]} for variable in ("P", "G"))
-    return f"{law.undetermined} ({what})" if about_bits else what
 
 
 def leverage(problem: Problem, point: np.ndarray, z: np.ndarray) -> np.ndarray:

@@ -13,9 +13,9 @@ reported: it is the precision of the law on these data.  Weights and constants d
 iterated to a fixed point; weights come from predictions, not from measured values, which would favour points
 that came out low.  A logarithmic loss weights all points alike unless `sigma` is given: relative errors are its scale.
 
-The steps are files of their own: `losses` (what a residual costs), `restrict` (constants given, tied or bounded),
+The steps are files of their own: `losses` (what a residual costs), `restrict` (constants fixed, tied or bounded),
 `projection` (where to start), `solver` and `absolute` (the search), `bootstrap` and `profile` (intervals),
-`diagnostics` (AICc, leverage, what is not determined), `summary` (the result in numbers and words).
+`diagnostics` (AICc, leverage, what is not determined), `summary` (the result).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from ptq_eval.laws.base import Data, FitResult, Law
 from ptq_eval.laws.fit import bootstrap, profile, projection
 from ptq_eval.laws.fit.absolute import minimise, polish
 from ptq_eval.laws.fit.columns import clean
-from ptq_eval.laws.fit.diagnostics import blind_direction, blindness
+from ptq_eval.laws.fit.diagnostics import blind_direction
 from ptq_eval.laws.fit.losses import DEFAULT_DELTA, Loss, make_loss
 from ptq_eval.laws.fit.requirements import confounded, trade_off
 from ptq_eval.laws.fit.restrict import restrict
 from ptq_eval.laws.fit.solver import Minima, Problem, Solution, to_theta
-from ptq_eval.laws.fit.summary import Frame
+from ptq_eval.laws.fit.summary import FitContext
 
 INTERVALS = ("bootstrap", "profile", "none")
 
@@ -70,11 +70,11 @@ def fit(
     loss: see `losses`.  `huber_delta` is Huber's threshold in units of sigma (1.345; 1e-3 for "log-huber").
     sigma: [n] or one number, the standard error of the response (of its logarithm for a logarithmic loss); replaces
     the weights that are otherwise estimated, or equal for a logarithmic loss.
-    fixed, tied, bounds: constants by name that are given, pairs that are equal, bounds instead of the law's own.
+    fixed, tied, bounds: values of constants by name, pairs that are equal, bounds instead of the law's own.
     intervals: "bootstrap" over windows and runs (`n_boot` refits), "profile" likelihood, or "none".
 
-    The result depends on arguments and seed only.  Bad data give a result with status "not_identified: why";
-    OptionError is for a wrong option, a column that is missing, or one that holds no numbers.
+    The result depends on arguments and seed only.  Bad data give a result whose status is "not_identified", with the
+    reason; OptionError is for a wrong option, a column that is missing, or one that holds no numbers.
     """
     cost = make_loss(loss, huber_delta)
     if not 0 < level < 1 or n_boot < 0:
@@ -83,19 +83,18 @@ def fit(
         raise OptionError("unknown kind of interval", got=repr(intervals), allowed=", ".join(INTERVALS))
     law = restrict(law, fixed, tied, bounds)
     data, kept, undefined = clean(law, data, sigma, cost)
-    frame = Frame(law, data, kept, undefined, cost, seed, level)
+    context = FitContext(law, data, kept, undefined, cost, seed, level)
     pair = confounded(law, data)
-    if objection := trade_off(law, pair) if pair else law.objection(data):
-        return frame.not_identified(objection)
+    if reason := trade_off(law, pair) if pair else law.objection(data):
+        return context.not_identified(reason)
     solution = _solve(law, data, cost, np.random.default_rng(seed))
     z = cost.transform(data[law.response])
-    blind = blind_direction(solution.problem, solution.point, z)
-    if blind is not None:
-        return frame.not_identified(blindness(law, blind))
+    if reason := blind_direction(solution.problem, solution.point, z):
+        return context.not_identified(reason)
     if intervals == "profile":
-        return frame.finished(solution, solution.point[None][:0], profile.intervals(solution, z, level))
+        return context.finished(solution, solution.point[None][:0], profile.intervals(solution, z, level))
     draws = bootstrap.replicates(solution, seed=seed, n_boot=n_boot if intervals == "bootstrap" else 0)
-    return frame.finished(solution, draws)
+    return context.finished(solution, draws)
 
 
 def minimum(law: Law, data: Data, *, loss: str = "huber", huber_delta: float | None = None, seed: int = 0) -> Solution:
@@ -105,7 +104,7 @@ def minimum(law: Law, data: Data, *, loss: str = "huber", huber_delta: float | N
 
 
 def _solve(law: Law, data: Data, loss: Loss, rng: np.random.Generator) -> Solution:
-    """The minimum over all starts; weights that are not given are iterated with the constants to a fixed point."""
+    """The minimum over all starts; weights without a sigma are iterated with the constants to a fixed point."""
     y = data[law.response]
     z, ones = loss.transform(y), np.ones(len(y))
     if "sigma" in data or loss.log:

@@ -1,4 +1,4 @@
-"""Everything the laws say about one output folder: fits, critical tokens, and what to beware of.
+"""Everything the laws find in one output folder: fits, critical tokens, and warnings, as values without prose.
 
 Degradation is fitted per configuration, over all runs: equation 2 where there are at least two sizes, its
 form in D/N where there is one.  The full-precision curve is fitted per trajectory (E + B/D^beta) where each
@@ -9,20 +9,23 @@ at least three sizes, one Chinchilla law serves all.  All fits share one seed, h
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws.base import FitResult, Law, n_distinct
+from ptq_eval.laws.base import SIGNIFICANT, FitResult, Law, n_distinct
+from ptq_eval.laws.findings import Caution, Finding, Why, caution, why
 from ptq_eval.laws.fit.columns import standard_errors
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
 from ptq_eval.laws.turning.observed import TurningPoint, turning_point
-from ptq_eval.laws.turning.predicted import CriticalTokens, out_of_reach, poorly, predict, verdict
-from ptq_eval.laws.warnings import cautions, poor_fit
+from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit, predict, verdict
+from ptq_eval.laws.warnings import cautions, poor_fits
 from ptq_eval.results.points import (
     FULL_PRECISION,
     Config,
@@ -38,7 +41,7 @@ from ptq_eval.results.points import (
     read,
 )
 
-VERSION = 1
+VERSION = 2
 """Of the shape of the returned object."""
 
 MIN_OWN_CURVE = 6
@@ -50,6 +53,19 @@ class FolderFit:
 
     content: dict[str, Any]
     replicates: list[np.ndarray] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Early:
+    """Deltas of a fit that ended before the last evaluation window: `count` of `deltas`, after a median of `median`
+    (`low` to `high`) of `windows` windows."""
+
+    count: int
+    deltas: int
+    median: float
+    low: int
+    high: int
+    windows: int
 
 
 def analyse(table: Iterable[Row], windows: Windows, *, seed: int = 0, n_boot: int = 200) -> dict[str, Any]:
@@ -64,12 +80,14 @@ def fit_points(points: list[Point], windows: Windows, *, seed: int = 0, n_boot: 
     """Fit every law of the main job to the points of a folder.
 
     windows: by key, the loss per evaluation window after and before quantization (nats per token); may be
-    empty.  The content holds "fits", "critical_tokens", "warnings", "version" and "records", the digest of the
-    points.  Bad data end as statuses, verdicts and warnings, never as an exception.
+    empty.  The content holds "fits", "critical_tokens", "cautions", "version" and "records", the digest of the
+    points; `report.with_texts` adds the sentences.  Bad data end as statuses, verdicts and cautions, never as an
+    exception.
     """
     head = {"version": VERSION, "records": digest(points)}
     if not points:
-        return FolderFit({"fits": [], "critical_tokens": [], "warnings": ["nothing to fit"], **head}, [])
+        nothing = [caution(Caution.NOTHING_TO_FIT).to_dict()]
+        return FolderFit({"fits": [], "critical_tokens": [], "cautions": nothing, **head}, [])
     full = full_precision(points)
     rises = {
         name: turning_point(*curve(group, windows, quantized=False), seed=seed, n_boot=n_boot)
@@ -77,30 +95,32 @@ def fit_points(points: list[Point], windows: Windows, *, seed: int = 0, n_boot: 
     }
     curves, fitted = _curves(full, windows, seed, n_boot)
     critical: list[tuple[Config, CriticalTokens]] = []
-    poor: list[str] = []
+    poor: list[Finding] = []
+    windows_of = {(p.run, p.step, p.D): p.n_windows for p in full}
     quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
     for config, group in by(quantized, "config").items():
         law = _degradation_law(group)
         result = fit(law, delta_data(group, windows), seed=seed, n_boot=n_boot)
         fitted.append((config, group, result))
-        poor += poor_fit(config, result)
+        poor += poor_fits(config, result)
         for name, own in by(group, "trajectory").items():
             for same_bits in by(sorted(own, key=lambda p: (p.P, p.D)), "P").values():
                 known, rise = curves.get(name), rises.get(name)
                 alone = known is not None and known.law == ChinchillaD.name
                 tokens = [p.D for p in (own if alone else group)]
-                found = _critical(same_bits, windows, law, result, known, rise, tokens, (seed, n_boot))
-                critical.append((config, found))
+                one = _critical(same_bits, windows, law, result, known, rise, tokens, (seed, n_boot))
+                critical.append((config, one))
+    found = [*cautions(points, rises, [one for _, one in critical]), *poor]
     content = {
-        "fits": [_entry(*one) for one in fitted],
-        "critical_tokens": [{**config.to_dict(), **found.to_dict()} for config, found in critical],
-        "warnings": [*cautions(points, rises, [found for _, found in critical]), *poor],
+        "fits": [_entry(*one, windows_of) for one in fitted],
+        "critical_tokens": [{**config.to_dict(), **one.to_dict()} for config, one in critical],
+        "cautions": [one.to_dict() for one in found],
     }
     return FolderFit({**content, **head}, [result.replicates for *_, result in fitted])
 
 
 def _degradation_law(points: list[Point]) -> Law:
-    """Equation 2 or its form for one size; with one bit-width, gamma_post is given and not fitted."""
+    """Equation 2 or its form for one size; with one bit-width, gamma_post is fixed."""
     form = KumarPTQ if n_distinct([p.N for p in points]) > 1 else KumarPTQRatio
     bits = {p.P for p in points if math.isfinite(p.P)}
     return form(gamma_post=1.0) if len(bits) == 1 else form()
@@ -129,11 +149,30 @@ def _curves(
     return curves, [*((config, groups[name], result) for name, result in curves.items()), *over_all]
 
 
-def _entry(config: Config, points: list[Point], result: FitResult) -> dict[str, Any]:
-    axes = ("N", "D") if config.quantizer == FULL_PRECISION else ("N", "D", "P")
+def _entry(
+    config: Config, points: list[Point], result: FitResult, windows_of: Mapping[tuple[str, str, float], float]
+) -> dict[str, Any]:
+    full = config.quantizer == FULL_PRECISION
+    axes = ("N", "D") if full else ("N", "D", "P")
     known = {axis: [v for p in points if math.isfinite(v := getattr(p, axis))] for axis in axes}
     ranges = {axis: [min(values), max(values)] for axis, values in known.items() if values}
-    return {**config.to_dict(), "runs": sorted(by(points, "run")), **result.to_dict(), "ranges": ranges}
+    early = None if full else _early(points, windows_of)
+    more = {"ranges": ranges, "early": vars(early) if early else None}
+    return {**config.to_dict(), "runs": sorted(by(points, "run")), **result.to_dict(), **more}
+
+
+def _early(points: list[Point], windows_of: Mapping[tuple[str, str, float], float]) -> Early | None:
+    """The deltas among `points` with fewer windows than their full-precision loss; None if there are none.
+
+    windows_of: the windows of the full-precision loss, by checkpoint.
+    """
+    known = [p for p in points if math.isfinite(p.delta)]
+    pairs = [(p.n_windows, windows_of.get((p.run, p.step, p.D), math.nan)) for p in known]
+    used = sorted(int(n) for n, whole in pairs if n < whole)
+    if not used:
+        return None
+    most = int(max(whole for _, whole in pairs if math.isfinite(whole)))
+    return Early(len(used), len(known), statistics.median(used), used[0], used[-1], most)
 
 
 def _critical(
@@ -149,51 +188,48 @@ def _critical(
     """D_crit of one trajectory at one bit-width, predicted and observed; `tokens` are the D behind the prediction."""
     N, P, largest = points[0].N, points[0].P, max(p.D for p in points)
     observed = turning_point(*curve(points, windows, quantized=True), seed=options[0], n_boot=options[1])
-    predicted, why_not = predict(delta, loss, N, P) if loss else (None, "no full-precision loss is known")
-    if predicted and (doubt := _doubt(points, law, delta)):
-        predicted, why_not = None, f"at {P:g} bits {doubt}"
-    if predicted and (doubt := out_of_reach(predicted.value, tokens)):
-        predicted, why_not = None, doubt
-    why_not = why_not.replace("these bit-widths", "these --bits")  # what a sweep's user can change
-    rise = _full_precision_rise(points, observed)
+    predicted, reason = None, why(Why.NO_LOSS_CURVE)
+    if loss is not None:
+        doubt = partial(_doubt, points, law, delta)
+        predicted, reason = predict(law, delta, loss, {"N": N, "P": P}, tokens=tokens, doubt=doubt)
+    rise, rises = _full_precision_rise(points, observed), bool(full and full.interior)
+    judged = {"full_rises": rises, "full_rise": rise, "poor": poor_fit(delta)}
     return CriticalTokens(
         run=points[0].trajectory,
         params=N,
         quantizer=points[0].config.quantizer,
         bits=P,
+        largest_tokens=largest,
         predicted=predicted,
-        extrapolation_factor=predicted.value / largest if predicted else float("nan"),
         observed=observed,
-        verdict=verdict(N, largest, predicted, why_not, observed, bool(full and full.interior), rise, poorly(delta)),
+        verdict=verdict(predicted, reason, largest, observed, **judged),
         full_precision_rise=rise,
     )
 
 
-def _doubt(points: list[Point], law: Law, result: FitResult) -> str:
-    """Why these deltas of one run and bit-width do not show what the law says of them, or "" where they do.
+def _doubt(points: list[Point], law: Law, result: FitResult) -> Finding | None:
+    """Whether these deltas of one run and bit-width fail to follow the law that is fitted to all.
 
-    The ratio delta/f is constant under the law; its mean, weighted by what the fit says of the noise, must lie
-    above zero by two standard errors, taken from its scatter between checkpoints: deltas that jump about zero
-    may each stand far from it by their evaluation errors.  Where it does not, either no delta is seen to differ from
-    zero, or some are and the law fails them: two things that must not be taken for each other.
+    The ratio delta/f is constant under the law; its mean, weighted by the noise that the fit estimates, must be
+    above zero by two standard errors, taken from its scatter between checkpoints: deltas that jump about zero may
+    each differ from it by many evaluation errors.  If it is not, either no delta is significantly above zero, or
+    some are and the law misses them: two findings that must not be confused.
     """
     known = [p for p in points if math.isfinite(p.delta)]
     delta, se = (np.array([getattr(p, name) for p in known]) for name in ("delta", "se"))
-    above = int(np.sum(delta > 2 * se))
-    none = "delta is not told apart from zero"
+    above, P = int(np.sum(delta > SIGNIFICANT * se)), points[0].P
+    none = why(Why.DELTA_NOT_SIGNIFICANT, bits=P)
     if len(known) < 2:
-        return "" if above == len(known) else none
+        return None if above == len(known) else none
     f = law.predict(result.values, {name: np.array([getattr(p, name) for p in known]) for name in law.columns})
     noise = np.hypot(standard_errors(se), result.scatter * f)
     share = f / f.max()  # so that neither ratio nor weight is lost where f is very small
     weights = np.square(share * noise.max() / noise)
     mean = float(np.average(delta / share, weights=weights))
     variance = float(np.average(np.square(delta / share - mean), weights=weights)) / (len(known) - 1)
-    if mean > 2 * math.sqrt(variance):
-        return ""
-    stand = "stands" if above == 1 else "stand"
-    count = f"{above} of {len(known)} of which {stand} more than two standard errors above zero"
-    return f"the law does not describe the deltas, {count}" if above else none
+    if mean > SIGNIFICANT * math.sqrt(variance):
+        return None
+    return why(Why.LAW_MISSES_DELTAS, bits=P, clear=above, deltas=len(known)) if above else none
 
 
 def _full_precision_rise(points: list[Point], observed: TurningPoint) -> float:

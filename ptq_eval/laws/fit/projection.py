@@ -1,6 +1,6 @@
 """Where to start a search: many places at once, with the linear constants solved for exactly.
 
-A law's own `starts` know its shape; they may still all lie in one valley.  More are drawn around them and over the
+A law's own `starts` know its shape; they may still all be in one valley.  More are drawn around them and over the
 bounds where these are narrow, and in each the constants in which the law is linear are not guessed but computed, by
 weighted linear least squares within their bounds (variable projection; Golub and Pereyra 1973).  The best few are
 kept.  With a logarithmic loss the law is not linear on the scale of the residuals, and the solution, weighted by
@@ -40,7 +40,7 @@ def starts(problem: Problem, y: np.ndarray, rng: np.random.Generator) -> np.ndar
 def project(problem: Problem, points: np.ndarray, y: np.ndarray) -> np.ndarray:
     """`points` [m, p] with the law's linear constants at their least-squares values, within their bounds."""
     law = problem.law
-    columns = [j for j, p in enumerate(law.parameters) if p.name in law.linear and not p.given]
+    columns = [j for j, p in enumerate(law.parameters) if p.name in law.linear and not p.fixed]
     if not columns:
         return points
     linear = [law.parameters[j] for j in columns]

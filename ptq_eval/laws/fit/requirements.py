@@ -1,8 +1,8 @@
-"""What makes a fit impossible, said before it is tried and in terms of the data: units, spread, number, sign.
+"""Requirements of a fit, checked beforehand and in terms of the data: units, spread, number, sign.
 
 A fit itself never fails: it ends with the status "not_identified" and a reason.  That is right inside a report,
-where one configuration of many has too few points.  Someone who brings one table and asks for one law wants to
-know at once what to mend, so the same requirements are errors here.
+where one configuration of many has too few points.  Someone who fits one law to one table wants to know at once
+what to fix, so the same requirements are errors here.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy as np
 
 from ptq_eval.errors import BitsError, NegativeDeltaError, NotVaryingError, TooFewPointsError, UnitsError
 from ptq_eval.laws.base import Data, Law, n_distinct
+from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.results.points import SAME_SIZE
 
-USUAL: dict[str, tuple[str, ...]] = {
+COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
     "N": ("params", "parameters"),
     "D": ("tokens",),
     "P": ("bits", "precision"),
@@ -31,7 +32,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "learning_rate": ("lr",),
     "phase": ("schedule_phase",),
 }
-"""Other names by which a variable goes, in a table and in a mapping."""
+"""Other names of a variable, in a table and in a mapping."""
 CONSTANTS: dict[str, tuple[str, ...]] = {
     "N": ("A", "alpha", "gamma_N"),
     "D": ("B", "beta", "gamma_D"),
@@ -44,17 +45,17 @@ CONSTANTS: dict[str, tuple[str, ...]] = {
     "P_a": ("gamma_a", "n_a", "C_a"),
     "P_kv": ("gamma_kv", "n_kv", "C_kv"),
 }
-"""The constants that say what a variable does, in all laws."""
-MOST_BITS = 64.0
+"""The constants that describe the effect of a variable, in all laws."""
+MAX_BITS = 64.0
 """No number format here has more bits."""
-LARGEST = 1e6
+MAX_NATS = 1e6
 """Nats per token: no loss, and no change of one, is larger."""
-FAR = 1e5
-"""A single N or D that is this many times larger or smaller than the median was written in another unit."""
-LEAST = 1e3
+MAX_RATIO = 1e5
+"""A single N or D that differs from the median by more than this factor was written in another unit."""
+MIN_COUNT = 1e3
 """No model has fewer parameters than this, and no checkpoint fewer tokens."""
-FEWEST = 1e4
-"""A median of N or D below this is no count of parameters or tokens, but one of millions or billions."""
+MIN_MEDIAN = 1e4
+"""A smaller median of N or D is a count of millions or billions, not of parameters or tokens."""
 
 
 def check_units(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], str]) -> None:
@@ -64,29 +65,29 @@ def check_units(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], 
     """
     for name in [name for name in ("N", "D") if name in data and name in law.columns]:
         values, median = data[name], float(np.median(data[name]))
-        if median < FEWEST:
+        if median < MIN_MEDIAN:
             raise UnitsError(
-                f"{name} looks like millions or billions, not like a count of {USUAL[name][-1]}",
+                f"{name} looks like millions or billions, not like a count of {COLUMN_ALIASES[name][-1]}",
                 got=f"a median of {median:.4g}",
-                allowed=f"a median of at least {FEWEST:g}",
+                allowed=f"a median of at least {MIN_MEDIAN:g}",
                 remedy=f"did you mean {name}=1e9*{source(name)}?  (1e6* where the column counts millions)",
             )
-        odd = np.flatnonzero((values < LEAST) | (values > FAR * median) | (values < median / FAR))
+        odd = np.flatnonzero((values < MIN_COUNT) | (values > MAX_RATIO * median) | (values < median / MAX_RATIO))
         if len(odd):
             raise UnitsError(
                 f"{_said(name, source)} is in another unit in some rows than in others, by its size",
                 got=f"{_first_of(values, odd, rows)}, the median being {median:.4g}",
-                allowed=f"at least {LEAST:g}, and within {FAR:g} times of the median",
-                remedy=f"write plain counts of {USUAL[name][-1]}, or leave such rows out with --where",
+                allowed=f"at least {MIN_COUNT:g}, and within {MAX_RATIO:g} times of the median",
+                remedy=f"write plain counts of {COLUMN_ALIASES[name][-1]}, or exclude such rows with --where",
             )
 
 
 def check_sizes(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], str]) -> None:
     """Raises BitsError for more bits than a number can have, and UnitsError for a response that is no loss."""
     limits: dict[str, tuple[type[BitsError | UnitsError], float, str]] = {
-        name: (BitsError, MOST_BITS, "bits") for name in ("P", "P_w", "P_a", "P_kv", "E_bits", "M_bits")
+        name: (BitsError, MAX_BITS, "bits") for name in ("P", "P_w", "P_a", "P_kv", "E_bits", "M_bits")
     }
-    limits[law.response] = (UnitsError, LARGEST, "nats per token")
+    limits[law.response] = (UnitsError, MAX_NATS, "nats per token")
     for name in [name for name in limits if name in data]:
         error, most, unit = limits[name]
         large = np.flatnonzero(np.abs(data[name]) > most)
@@ -95,7 +96,7 @@ def check_sizes(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], 
                 f"{_said(name, source)} is too large for a number of {unit}",
                 got=_first_of(data[name], large, rows),
                 allowed=f"at most {most:g} {unit}",
-                remedy=f"write {unit}, or leave such rows out with --where",
+                remedy=f"write {unit}, or exclude such rows with --where",
             )
 
 
@@ -111,9 +112,9 @@ def _first_of(values: np.ndarray, places: np.ndarray, rows: np.ndarray) -> str:
 
 
 def confounded(law: Law, data: Data) -> tuple[str, str] | None:
-    """Two variables of `law` that say the same: within 5 % one is a power of the other, as D = 20·N.
+    """Two variables of `law` of which one is a power of the other within 5 %, as D = 20·N.
 
-    None where too few points or values say enough already, and for laws with constants given or tied, which need no
+    None where too few points or values say enough already, and for laws with fixed or tied constants, which need no
     distinct values: there the rank of the derivatives tells.
     """
     n = len(data[law.response])
@@ -128,16 +129,14 @@ def confounded(law: Law, data: Data) -> tuple[str, str] | None:
     return None
 
 
-def trade_off(law: Law, pair: tuple[str, str]) -> str:
+def trade_off(law: Law, pair: tuple[str, str]) -> Finding:
     """What it means for the constants of `law` that two variables lie near one power law."""
-    ours, theirs = (" and ".join(constants_of(law, name)) or f"the effect of {name}" for name in pair)
-    near = f"{pair[0]} and {pair[1]} are never more than {100 * SAME_SIZE:g} % off one power law"
-    return f"{near}, so {ours} can be traded off against {theirs}"
+    return why(Why.CONFOUNDED, variables=list(pair), constants=[constants_of(law, name) for name in pair])
 
 
 def constants_of(law: Law, variable: str) -> list[str]:
-    """The constants of `law` that say what a variable does."""
-    return [p.name for p in law.parameters if not p.given and p.name in CONSTANTS.get(variable, ())]
+    """The constants of `law` that describe the effect of a variable."""
+    return [p.name for p in law.parameters if not p.fixed and p.name in CONSTANTS.get(variable, ())]
 
 
 def _left_over(x: np.ndarray, y: np.ndarray) -> float:
@@ -167,8 +166,10 @@ def require(law: Law, data: Data) -> None:
             )
     if pair := confounded(law, data):
         one, other = pair
+        ours, theirs = (" and ".join(constants_of(law, name)) or f"the effect of {name}" for name in pair)
         raise NotVaryingError(
-            f"{law.name}: {trade_off(law, pair)}",
+            f"{law.name}: {one} and {other} are never more than {100 * SAME_SIZE:g} % off one power law, so {ours} can "
+            f"be traded off against {theirs}",
             got=f"one {other} for each {one} in {n} points",
             allowed=f"ratios of {one} and {other} more than {100 * SAME_SIZE:g} % apart, off any one power law",
             remedy=f"add rows with another {other} at the same {one}, or fix constants of one: --fixed NAME=VALUE",

@@ -1,8 +1,8 @@
-"""A law with some of its constants given, tied to each other, or kept within narrower bounds.
+"""A law with some of its constants fixed, tied to each other, or kept within narrower bounds.
 
-The result is a law again, with fewer constants to search for: fitter, bootstrap and profile need to know nothing of it.
-What it cannot inherit is the count of distinct values that the full law needs, since a given gamma_N makes do with one
-N; whether the constants that remain are determined is then left to the rank of the derivatives.
+The result is a law again, with fewer constants to search for; fitter, bootstrap and profile do not depend on the
+restriction.  It does not inherit the count of distinct values that the full law needs, since with a fixed gamma_N one N
+is enough; whether the remaining constants are determined is then left to the rank of the derivatives.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy as np
 
 from ptq_eval.errors import OptionError
 from ptq_eval.laws.base import Data, Law, Parameter, Theta
+from ptq_eval.laws.findings import Finding
 
-_SAME = ("name", "source", "response", "columns", "min_scatter", "from_zero", "undetermined")
+_SAME = ("name", "source", "response", "columns", "min_scatter", "from_zero", "one_value")
 
 
 def restrict(
@@ -67,9 +68,9 @@ class Restricted(Law):
         self.needs: Mapping[str, int] = {}
         nonlinear = {leader[p.name] for p in parameters if p.name not in law.linear}
         self.linear = tuple(p.name for p in self.parameters if p.name not in nonlinear)  # type: ignore[misc]
-        said = [f"{name} = {head}" for name, head in leader.items() if name != head]
-        said += [f"{name} = {value:g} given" for name, value in self._fixed.items()]
-        self.equation = f"{law.equation}, {', '.join(said)}"  # type: ignore[misc]
+        pairs = [f"{name} = {head}" for name, head in leader.items() if name != head]
+        pairs += [f"{name} = {value:g} fixed" for name, value in self._fixed.items()]
+        self.equation = f"{law.equation}, {', '.join(pairs)}"  # type: ignore[misc]
 
     def complete(self, theta: Theta) -> dict[str, Any]:
         """All constants of the full law, by name and in its order; of the first law where restrictions are nested."""
@@ -93,7 +94,7 @@ class Restricted(Law):
         names = [p.name for p in self.parameters]
         return [{name: theta[name] for name in names} for theta in self.full.starts(data, rng)]
 
-    def objection(self, data: Data) -> str:
+    def objection(self, data: Data) -> Finding | None:
         """The full law's, for as many constants as are left."""
         return _with_parameters(self.full, self.parameters, needs={}).objection(data)
 

@@ -69,7 +69,7 @@ class Problem:
 @dataclass(frozen=True)
 class Solution:
     """A minimum: `point` [p] in search coordinates, its objective, the problem (with its weights), the scatter tau
-    behind them (NaN where sigma was given), and whether the search came to its end."""
+    behind them (NaN with a sigma of the caller), and whether the search converged."""
 
     point: np.ndarray
     objective: float

@@ -1,4 +1,7 @@
-"""From a minimum and its replicates to a `FitResult`: intervals, goodness of fit, status, and words."""
+"""From a minimum and its replicates to a `FitResult`: intervals, goodness of fit, status, coverage.
+
+An end of an interval that reaches a bound of the search is open: the bound was set before any data were seen.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws.base import Data, Estimate, FitResult, Law
+from ptq_eval.laws.base import Coverage, Data, Estimate, FitKind, FitResult, FitStatus, Law, Method, Noise, Parameter
+from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.fit import bootstrap
 from ptq_eval.laws.fit.diagnostics import aicc, free, leverage, r2
 from ptq_eval.laws.fit.losses import Loss
-from ptq_eval.laws.fit.solver import Solution, to_theta
+from ptq_eval.laws.fit.solver import Solution, search_bounds, to_theta
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Everything about a fit that is known before it is done; `data` is clean, `kept` [rows given] says which
-    rows it holds, `undefined` how many of the others have no logarithm; `law` may be a restricted one."""
+class FitContext:
+    """Everything about a fit that is known before it is done; `data` is clean, `kept` [all rows] says which rows it
+    holds, `undefined` how many of the others have no logarithm; `law` may be a restricted one."""
 
     law: Law
     data: Data
@@ -30,10 +34,10 @@ class Frame:
     seed: int
     level: float
 
-    def not_identified(self, why: str) -> FitResult:
-        """A result without constants, which says why."""
+    def not_identified(self, reason: Finding) -> FitResult:
+        """A result without constants, with the reason."""
         nothing = {name: Estimate(math.nan) for name in self._complete({p.name: math.nan for p in self.law.parameters})}
-        return self._result(estimates=nothing, status=f"not_identified: {why}", message=f"no fit: {why}")
+        return self._result(estimates=nothing, status=FitStatus.not_identified(reason))
 
     def finished(self, solution: Solution, replicates: np.ndarray, profile: np.ndarray | None = None) -> FitResult:
         """The result for a minimum and its replicates [n_boot, p] or profile intervals [p, 2], all in search
@@ -42,30 +46,30 @@ class Frame:
         theta = {name: float(value[0]) for name, value in to_theta(law, solution.point).items()}
         natural = {name: value[:, 0] for name, value in to_theta(law, replicates).items()}
         stuck = ~free(problem, solution.point)
-        names = ", ".join(p.name for p, at in zip(law.parameters, stuck) if at and not p.given)
+        at_bound = tuple(p.name for p, at in zip(law.parameters, stuck) if at and not p.fixed)
         f, z = law.predict(theta, self.data), self.loss.transform(y)
         both = (y > 0) & (f > 0)
         ends = self._bootstrapped(theta, natural) if profile is None else self._profiled(profile)
         known = {name: Estimate(value, *ends[name]) for name, value in theta.items()}
         for p, at in zip(law.parameters, stuck):
-            if at:  # replicates held at a bound say nothing about how sure it is
+            if at:  # replicates at a bound have no spread, which is no measure of uncertainty
                 known[p.name] = Estimate(theta[p.name])
         everything = self._complete(known)
-        draws = {**{name: np.full(len(replicates), value) for name, value in self._given().items()}, **natural}
-        status = f"at_bound: {names}" if names else "ok"
+        draws = {**{name: np.full(len(replicates), value) for name, value in self._restricted().items()}, **natural}
+        kind = FitKind.AT_BOUND if at_bound else FitKind.OK
         return self._result(
             estimates={name: v if isinstance(v, Estimate) else Estimate(v) for name, v in everything.items()},
-            status=status if solution.converged else "not_converged",
-            message=self._message(solution, names),
+            status=FitStatus(kind if solution.converged else FitKind.NOT_CONVERGED, at_bound),
             objective=solution.objective,
             scatter=solution.tau,
+            least_scatter=bool(solution.tau <= law.min_scatter),
             r2=r2(y, f),
             r2_log=r2(np.log(y[both]), np.log(f[both])),
             aicc=aicc(problem, solution.objective, y, int(np.sum(~stuck))),
             residuals=self._in_rows(problem.residuals(solution.point[None], z)[0]),
             leverage=self._in_rows(leverage(problem, solution.point, z)),
             n_boot=len(replicates),
-            interval_covers=self._covers(len(replicates)) if profile is None else self._profile_covers(),
+            covers=self._covers(len(replicates), profile is not None),
             stretch=self._stretch(),
             replicates=np.column_stack(list(self._complete(draws).values())),
         )
@@ -75,18 +79,24 @@ class Frame:
         for p in self.law.parameters:
             value, options = theta[p.name], {"factor": self._stretch(), "level": self.level, "log": p.log}
             pair = bootstrap.interval(value, draws[p.name], **options)
-            ends[p.name] = tuple(float(np.clip(end, p.low, p.high)) for end in pair)
+            ends[p.name] = opened(p, *pair)
         return ends
 
     def _profiled(self, profile: np.ndarray) -> dict[str, Any]:
-        natural = [np.exp(ends) if p.log else ends for p, ends in zip(self.law.parameters, profile)]
-        return {p.name: tuple(ends.tolist()) for p, ends in zip(self.law.parameters, natural)}
+        lows, highs = search_bounds(self.law)
+        ends = {}
+        for p, (low, high), lowest, highest in zip(self.law.parameters, profile, lows, highs):
+            low, high = -math.inf if low <= lowest else low, math.inf if high >= highest else high
+            ends[p.name] = tuple(
+                float(np.exp(end)) if p.log and np.isfinite(end) else float(end) for end in (low, high)
+            )
+        return ends
 
     def _complete(self, theta: Mapping[str, Any]) -> dict[str, Any]:
         return self.law.complete(theta)
 
-    def _given(self) -> dict[str, float]:
-        """What a restricted law was given, by name of the constant."""
+    def _restricted(self) -> dict[str, float]:
+        """The constants that a restricted law fixes, by name."""
         marks = self._complete({p.name: math.nan for p in self.law.parameters})
         return {name: value for name, value in marks.items() if not math.isnan(value)}
 
@@ -112,47 +122,32 @@ class Frame:
             "seed": self.seed,
             "digest": digest(self.law, self.data),
             "level": self.level,
-            "interval_covers": "no interval",
+            "n_undefined": self.undefined,
+            "fixed": {p.name: p.low for p in self.law.parameters if p.fixed},
+            "covers": Coverage(self.level),
         }
         return FitResult(**{**blank, **same, **known})
 
     def _clusters(self) -> list[Any]:
         return bootstrap.clusters(self.data["run"].tolist(), self.data["checkpoint"].tolist())
 
-    def _message(self, solution: Solution, at_bound: str) -> str:
-        tau, text = solution.tau, f"{len(self.data[self.law.response])} points"
-        if math.isfinite(tau):
-            floor = " (the least assumed)" if tau <= self.law.min_scatter else ""
-            text += f", scattering {100 * tau:.2g} % about the law beyond evaluation noise{floor}"
-        for p in self.law.parameters:
-            if p.given:
-                text += f"; one bit-width: {p.name} is set to {p.low:g} and not fitted, "
-                text += f"{self.law.parameters[0].name} holds only together with it and for these bits"
-        if self.undefined:
-            text += f"; {self.undefined} values of {self.law.response} are not positive and have no logarithm: dropped"
-        if not solution.converged:
-            text += "; the search did not come to its end, the constants are the best seen"
-        return text + (f"; at its bound: {at_bound}" if at_bound else "")
-
-    def _profile_covers(self) -> str:
-        percent = f"{100 * self.level:g} % interval"
-        return f"{percent} by profile likelihood; takes points as independent, differences between runs are not covered"
-
-    def _covers(self, n_boot: int) -> str:
+    def _covers(self, n_boot: int, profile: bool) -> Coverage:
+        runs, clusters = len(set(self.data["run"].tolist())), len(set(self._clusters()))
+        if profile:
+            return Coverage(self.level, Method.PROFILE, runs)
         if not n_boot:
-            return "no interval"
-        n_runs, n_clusters = len(set(self.data["run"].tolist())), len(set(self._clusters()))
-        noise = "no evaluation noise (no standard errors are known)"
+            return Coverage(self.level)
+        noise, windows = Noise.NONE, 0
         if bootstrap.has_windows(self.data):
-            noise = f"the choice of {self.data['windows'].shape[1]} evaluation windows"
+            noise, windows = Noise.WINDOWS, self.data["windows"].shape[1]
         elif np.any(self.data["se"] > 0):
-            noise = "evaluation noise, as independent errors of the size of the standard errors"
-        percent = f"{100 * self.level:g} % interval"
-        if n_runs >= bootstrap.MIN_RUNS:
-            return f"{percent} over {n_runs} runs; covers {noise} and differences between runs"
-        missing = "another training run (seed, data order): at least 3 runs are needed for that"
-        scatter = f"the scatter of {n_clusters} checkpoints about the law"
-        return f"{percent} from {n_runs} run{'s' * (n_runs != 1)}; covers {noise} and {scatter}; not {missing}"
+            noise = Noise.STANDARD_ERRORS
+        return Coverage(self.level, Method.BOOTSTRAP, runs, clusters, runs >= bootstrap.MIN_RUNS, noise, windows)
+
+
+def opened(p: Parameter, low: float, high: float) -> tuple[float, float]:
+    """The ends of an interval of `p`, infinite where they reach a bound of its search."""
+    return -math.inf if low <= p.low else low, math.inf if high >= p.high else high
 
 
 def digest(law: Law, data: Data) -> str:

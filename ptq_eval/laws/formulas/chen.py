@@ -10,11 +10,11 @@ to quantization-aware training, so it can be fitted to post-training quantizatio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 
 from ptq_eval.laws.base import Data, Parameter
+from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.formulas.loglinear import LogLinear
 
 
@@ -33,13 +33,10 @@ class Chen(LogLinear):
     columns = ("N", "D", "G")
     linear = ("k",)
     needs: Mapping[str, int] = {"N": 2, "D": 2, "G": 2}
-    undetermined: ClassVar[str] = "these group sizes do not tell the constants apart: at least two above 1 are needed"
 
-    def objection(self, data: Data) -> str:
-        """Also: group sizes of one, for which the law says zero whatever its constants."""
-        return (
-            "a group size of 1 or less has no place in this law" if np.any(data["G"] <= 1) else super().objection(data)
-        )
+    def objection(self, data: Data) -> Finding | None:
+        """Also: group sizes of one, for which the law predicts zero whatever its constants."""
+        return why(Why.GROUP_SIZE_ONE) if np.any(data["G"] <= 1) else super().objection(data)
 
     def _columns(self, data: Data) -> dict[str, np.ndarray]:
         return {

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from ptq_eval.laws.base import Data, Law, Parameter, Theta
+from ptq_eval.laws.findings import Finding, Why, why
 
 N_STARTS = 12
 _E = Parameter("E", 0.0, 20.0, "nats per token")
@@ -56,20 +57,20 @@ class _PowerSum(Law):
         """Each term with x^−exponent; by exp, which is several times faster than a power."""
         return [(term, np.exp(-theta[term[2]] * np.log(data[term[0]]))) for term in self.terms]
 
-    def objection(self, data: Data) -> str:
+    def objection(self, data: Data) -> Finding | None:
         """Also: the loss is not seen to fall with D, taken linear in log D for this purpose.
 
         What the other variable does is first taken linear as well; then as a cubic, because where it nearly follows D
         its curvature would pass for scatter.
         """
-        if why := super().objection(data):
-            return why
+        if reason := super().objection(data):
+            return reason
         others = [np.log(data[x]) for x in self.columns if x != "D"]
         for degree in (1, 3):
             powers = [(x - x.mean()) ** k for x in others for k in range(1, degree + 1)]
             if _falls(np.log(data["D"]), powers, data["loss"]):
-                return ""
-        return "the loss is not seen to fall with D"
+                return None
+        return why(Why.LOSS_DOES_NOT_FALL)
 
     def starts(self, data: Data, rng: np.random.Generator) -> list[dict[str, float]]:
         """The best nodes of a grid over the exponents, with their exact linear constants."""

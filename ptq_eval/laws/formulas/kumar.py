@@ -30,10 +30,7 @@ class _Exponential(LogLinear):
     """What both forms share: the last column is P, and its slope −1/gamma_post."""
 
     columns = ("N", "D", "P")
-    undetermined: ClassVar[str] = (
-        "these bit-widths do not tell the constants apart: at least two whose delta stands out from zero are needed, "
-        "or one alone"
-    )
+    one_value: ClassVar[tuple[str, ...]] = ("P",)
 
     def __init__(self, gamma_post: float | None = None) -> None:
         """`gamma_post` in bits: given, for data of one bit-width; None, to be fitted."""

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ptq_eval.laws.base import Data, Law, Theta
+from ptq_eval.laws.base import SIGNIFICANT, Data, Law, Theta
+from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.formulas.chinchilla import turning_tokens
 
 N_STARTS = 24
@@ -96,11 +97,10 @@ class LogLinear(Law):
             guesses.append(theta)
         return guesses
 
-    def objection(self, data: Data) -> str:
-        """Also: too few deltas that stand out from their noise."""
-        clear = int(np.sum((data["delta"] > 0) & (data["delta"] > 2 * data["se"])))
-        p = self.n_free
-        if len(data["delta"]) > p and clear < p:
-            found = f"only {clear} of {len(data['delta'])} deltas are above zero"
-            return f"{found} by two standard errors, {p} needed"
+    def objection(self, data: Data) -> Finding | None:
+        """Also: too few deltas that are significantly above zero."""
+        clear = int(np.sum((data["delta"] > 0) & (data["delta"] > SIGNIFICANT * data["se"])))
+        n, p = len(data["delta"]), self.n_free
+        if n > p and clear < p:
+            return why(Why.TOO_FEW_CLEAR_DELTAS, clear=clear, deltas=n, needed=p)
         return super().objection(data)

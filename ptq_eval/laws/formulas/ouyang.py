@@ -10,7 +10,6 @@ models, so D is confounded with the learning rate there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 
@@ -33,9 +32,6 @@ class Ouyang(LogLinear):
     columns = ("N", "D", "P")
     linear = ("k",)
     needs: Mapping[str, int] = {"N": 2, "D": 2, "P": 2}
-    undetermined: ClassVar[str] = (
-        "these bit-widths do not tell the constants apart: at least two whose delta stands out from zero are needed"
-    )
 
     def _columns(self, data: Data) -> dict[str, np.ndarray]:
         return {"gamma_D": np.log(data["D"]), "gamma_N": -np.log(data["N"]), "gamma_P": -np.log(data["P"])}

@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from ptq_eval.laws.findings import Finding
+from ptq_eval.laws.plan.answers import Planner
 from ptq_eval.laws.plan.optimum import BITS, Budget, optimum
-from ptq_eval.laws.plan.planner import Planner
-from ptq_eval.laws.turning.predicted import FARTHEST
+from ptq_eval.laws.plan.question import Reason, Setting
+from ptq_eval.laws.turning.predicted import MAX_FACTOR
 
 POINTS, BUDGETS, GRID = 70, 25, 61
-FARTHEST_RATIO = 1e4
+MAX_RATIO = 1e4
 """Tokens per parameter up to which curves are drawn."""
 _DECADES = 3.0
 """Powers of ten on either side of the budget asked for."""
-_USUAL = (1e18, 1e26)
-"""Budgets shown where none is asked for."""
+_DEFAULT_SPAN = (1e18, 1e26)
+"""Budgets shown if the question has none."""
 
 Rows = list[dict[str, Any]]
 
@@ -30,10 +32,10 @@ def loss_against_tokens(planner: Planner) -> Rows:
     """Loss before (bits NaN) and after quantization over D at one N, kind "curve"; D_crit, kind "critical"; the tokens
     of the question, kind "asked".
 
-    Empty where the loss or the damage is not known at this N.
+    Empty if the loss or the damage is not known at this N.
     """
     N = planner.size(planner.bits[0])
-    if N is None or planner.lacking("damage", "loss", N=N)[0]:
+    if N is None or planner.lacking("damage", "loss", N=N):
         return []
     marks = _marks(planner, N)
     formulas, source = planner.source.formulas(1), planner.source
@@ -56,17 +58,17 @@ def loss_against_tokens(planner: Planner) -> Rows:
 
 def loss_over_bits_and_ratio(planner: Planner) -> Rows:
     """Loss after quantization on a grid of bits and D/N at one N, kind "grid"; D_crit/N over bits, "critical"; two
-    corners of what was fitted, "fitted", unless N lies outside.  Where there is no D_crit `why_not` says why, and there
-    is no ratio.
+    corners of what was fitted, "fitted", unless N is outside.  Without a D_crit there is no ratio, and `why_not`
+    holds the reason.
 
-    Empty where the loss or the damage is not known at this N, or the bits are no variable of the law.
+    Empty if the loss or the damage is not known at this N, or if bits are not a variable of the law.
     """
     N = planner.size(planner.bits[0])
-    if N is None or planner.lacking("damage", "loss", N=N)[0] or not planner.formulas.by_bits:
+    if N is None or planner.lacking("damage", "loss", N=N) or not planner.formulas.by_bits:
         return []
     formulas = planner.source.formulas(2)
     bits = np.linspace(max(min(planner.bits) - 1, 1), max(planner.bits) + 1, GRID)
-    ratio = np.geomspace(1, FARTHEST_RATIO, GRID)
+    ratio = np.geomspace(1, MAX_RATIO, GRID)
     D = ratio[None, :] * N
     after = (formulas.before(N, D) + formulas.damage(N, D, bits[:, None]))[0]
     rows = [
@@ -87,43 +89,41 @@ def loss_over_bits_and_ratio(planner: Planner) -> Rows:
 
 
 def _turns(planner: Planner, N: float, bits: np.ndarray) -> Rows:
-    """D_crit/N at each of `bits`, with its interval, as far as a table of the plan would give and believe it."""
+    """D_crit/N at each of `bits`, with its interval, as far as the table of the plan gives it."""
     rows = []
     for b in bits:
         found, why_not = planner.source.critical_tokens(N, float(b))
-        if planner.source.beyond(D=found.value).get("D", 0.0) > FARTHEST:
-            why_not = f"more than {FARTHEST:g}× the largest D fitted: not to be believed"
+        if planner.source.beyond(D=found.value).get("D", 0.0) > MAX_FACTOR:
+            why_not = (Finding(Reason.TOO_FAR, {"factor": MAX_FACTOR}),)
         ends = (math.nan,) * 3 if why_not else (found.value / N, found.low / N, found.high / N)
         turn = dict(zip(("ratio", "low", "high"), ends))
-        rows.append(
-            {"kind": "critical", "params": N, "bits": float(b), **turn, "loss": math.nan, "why_not": why_not or None}
-        )
+        rows.append({"kind": "critical", "params": N, "bits": float(b), **turn, "loss": math.nan, "why_not": why_not})
     return rows
 
 
 def precision_against_budget(planner: Planner) -> Rows:
     """The best training precision of a model served as trained over the budget: free, at given N, at given memory.
 
-    Empty where the law of training precision or of the loss is not known.
+    Empty if the law of training precision or of the loss is not known.
     """
-    if planner.lacking("loss", "precision")[0]:
+    if planner.lacking("loss", "precision"):
         return []
     question = planner.question
-    settings: dict[str, dict[str, Any]] = {"N, D and P free": {}}
+    settings: dict[Setting, dict[str, Any]] = {Setting.FREE: {}}
     if question.memory is not None:
-        settings["limited memory"] = {"memory": question.memory}
+        settings[Setting.MEMORY] = {"memory": question.memory}
     N = planner.size(planner.bits[0])
     if N is not None:
-        settings["N given"] = {"N": N}
+        settings[Setting.PARAMS] = {"N": N}
     middle = question.spent
-    span = _USUAL if middle is None else (middle / 10**_DECADES, middle * 10**_DECADES)
+    span = _DEFAULT_SPAN if middle is None else (middle / 10**_DECADES, middle * 10**_DECADES)
     rows = []
-    for label, setting in settings.items():
+    for name, fixed in settings.items():
         for C in np.geomspace(*span, BUDGETS):
             budget = Budget(float(C), question.served_tokens, question.per_served)
-            best = optimum(planner.grid.before, budget, P=BITS, **setting)
+            best = optimum(planner.grid.before, budget, P=BITS, **fixed)
             if math.isfinite(best.loss[0]):
-                found = {"setting": label, "params": setting.get("N", math.nan), "budget": float(C)}
+                found = {"setting": name.value, "params": fixed.get("N", math.nan), "budget": float(C)}
                 at = {"N": float(best.N[0]), "D": float(best.D[0])}
                 beyond = _factor(planner, planner.source.beyond(**at, P=float(best.P[0])))
                 rows.append({**found, **_ends(planner, best.P, "bits"), **at, "beyond": beyond})
@@ -141,17 +141,17 @@ def _ends(planner: Planner, values: np.ndarray, name: str = "loss") -> dict[str,
 
 
 def _factor(planner: Planner, beyond: Mapping[str, float]) -> float:
-    """The largest factor by which a point lies outside the fitted range; 1 within, NaN where no range is known."""
+    """The largest factor by which a point is outside the fitted range; 1 within it, NaN if no range is known."""
     return max(beyond.values(), default=1.0 if planner.source.ranges else math.nan)
 
 
 def _marks(planner: Planner, N: float) -> Rows:
-    """D_crit at each serving precision, as far as it is known and within sight; the tokens asked about."""
+    """D_crit at each serving precision, if it is known and in view; the tokens of the question."""
     marks = []
     for bits in planner.bits:
         answer = planner.critical(bits)
         found = answer.values.get("D")
-        if found is not None and found.value <= FARTHEST_RATIO * N:
+        if found is not None and found.value <= MAX_RATIO * N:
             loss = planner.formulas.before(N, found.value) + planner.formulas.damage(N, found.value, bits)
             at = {
                 "kind": "critical",
@@ -174,4 +174,4 @@ def _span(planner: Planner, N: float, marked: list[float]) -> tuple[float, float
     """The D that a figure shows: one to a few hundred tokens per parameter, what was fitted, and every mark."""
     low, high = planner.source.ranges.get("D", (2 * N, 200 * N))
     low, high = min([low, 5 * N, *(mark / 4 for mark in marked)]), max([high, 100 * N, *(4 * mark for mark in marked)])
-    return low, min(high, FARTHEST_RATIO * N)
+    return low, min(high, MAX_RATIO * N)

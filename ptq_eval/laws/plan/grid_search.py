@@ -1,12 +1,11 @@
 """The least value of a function of two variables, for many replicates at once and without derivatives.
 
-For each y the least value over x is found on a grid that is drawn closer around its lowest point; the least of these
-over y is found likewise.  One axis inside the other, because the losses of a plan are flat in one of them: a grid over
-both, whose x is not yet settled, would show differences between two y that are those between two x, and draw closer
-around the wrong place.  The ends of y are candidates of their own, since the function may jump there.
+For each y the least value over x is found on a grid that is refined around its lowest point; the least of these over y
+is found in the same way.  The axes are nested because the losses of a plan are flat in one of them: on a joint grid
+whose x has not converged, differences between two y would be those between two x, and the refinement would go to the
+wrong place.  The ends of y are separate candidates, since the function may jump there.
 
-It takes some ten thousand evaluations per replicate, all of them in arrays, and has no starting point to be wrong
-about.
+This takes about ten thousand evaluations per replicate, all of them in arrays, and needs no starting point.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ COARSE, FINE = 39, 7
 ROUGH, ROUNDS = 7, 10
 """Further rounds over x while y is coarse, and over either axis to the end."""
 MARGIN = 0.1
-"""How far x is looked for beyond where it lies at the neighbouring y."""
+"""How far x is searched beyond its values at the neighbouring y."""
 _END = 1e-9
-"""Share of the axis y that is left out at its ends, where the function may jump."""
+"""Share of the axis y that is excluded at its ends, where the function may jump."""
 
 Objective = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Ends = tuple[float, float]
@@ -35,7 +34,7 @@ def lowest(
 
     objective(x, y) takes [r, n, m] and [r, 1, m], r being 1 or the number of replicates; it returns [replicates, n, m].
     It has one minimum in x for each y.  Returns the coordinates and the values, each [replicates], and for each axis
-    the end (0 or 1) at which the first replicate lies, or None.  An axis whose ends coincide is fixed.
+    the end (0 or 1) that the first replicate touches, or None.  An axis whose ends coincide is fixed.
     """
     (left, right), (bottom, top) = box
     ends = np.array([[bottom, top]] if bottom < top else [[bottom]], float)
@@ -86,12 +85,12 @@ def _along(
 
 
 def _points(low: np.ndarray, high: np.ndarray, count: int) -> np.ndarray:
-    """[r, count, m] from `low` to `high` [r, m], which are met exactly."""
+    """[r, count, m] from `low` to `high` [r, m], both included exactly."""
     steps = np.linspace(0, 1, count)[None, :, None]
     return low[:, None] * (1 - steps) + high[:, None] * steps
 
 
 def _end(value: float, low: float, high: float) -> int | None:
-    """At which end of an axis a value lies: 0 or 1, None for neither and for a fixed axis."""
+    """The end of an axis that a value touches: 0 or 1, None for neither and for a fixed axis."""
     near = 1e-6 * (high - low)
     return None if low == high else 0 if value - low <= near else 1 if high - value <= near else None

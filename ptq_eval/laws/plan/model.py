@@ -1,15 +1,15 @@
-"""What constants of several laws say together, as functions of N, D and P: the loss before and after quantization.
+"""The loss before and after quantization as a function of N, D and P, composed of the laws whose constants are known.
 
-The laws themselves are in their own files; here is only which of them a set of constants can fill in:
+The laws themselves are in their own files; this module only selects those that a set of constants determines:
 
-    before(N, D, P) = E + A/(N·f(P))^alpha + B/D^beta        f = 1 where the law of training precision is not known
+    before(N, D, P) = E + A/(N·f(P))^alpha + B/D^beta        f = 1 if the law of training precision is unknown
     damage(N, D, b) = equation 2 of Kumar et al., or Ouyang's law, for a model trained at 16 bits
     damage(N, D, b, P) = equation 9 for a model trained at P > b bits, zero at P = b
     damage(N, D, b) = Chen's law at a given group size, or what training in a floating-point format of b bits adds under
                       Sun's law, in which no quantization follows
 
-Where C_w, C_a, C_kv of equation 9 are not known, its last factor, which lies between 0 and 1, is set to 1: the damage
-is then the most that equation 9 allows (`robust` tells which).  P is one precision for all parts of the model.
+If C_w, C_a, C_kv of equation 9 are not known, its last factor, which is between 0 and 1, is set to 1: the damage is
+then the most that equation 9 allows (see `robust`).  P is one precision for all parts of the model.
 """
 
 from __future__ import annotations
@@ -34,9 +34,6 @@ from ptq_eval.laws.formulas.unified import UnifiedDelta
 from ptq_eval.laws.plan.serving import Serving
 from ptq_eval.results.points import SAME_SIZE
 
-HIGH = FULL_BITS
-"""The training precision of the models that degradation laws describe."""
-
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "damage": tuple(p.name for p in KumarPTQ.parameters),
     "slope": ("B", "beta"),
@@ -48,10 +45,10 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
 
 
 class Formulas:
-    """The formulas that `constants` (floats, or arrays that broadcast against N, D and P) can fill in.
+    """The formulas that `constants` (floats, or arrays that broadcast against N, D and P) determine.
 
-    one_size: the N for which E holds, where E contains A/N^alpha.  serving: the group size and the formats, for laws
-    that have them.
+    one_size: the N for which E holds, if E contains A/N^alpha.  serving: the group size and the formats, for laws that
+    depend on them.
     """
 
     def __init__(
@@ -64,7 +61,7 @@ class Formulas:
         return set(names) <= set(self.constants)
 
     def missing(self, part: str, N: float | None = None) -> tuple[str, ...]:
-        """The constants of a part of `NEEDED` that are not known; for the loss of one model size, at another N."""
+        """The constants of a part of `NEEDED` that are not known, at N if the loss is known for one size only."""
         if (part == "precision" and self.capacity) or (part == "damage" and self.law):
             return ()
         if part == "loss" and self.one_size is not None:
@@ -101,24 +98,24 @@ class Formulas:
         capacity = self.capacity
         return capacity.factor(self.constants, capacity.at(P)) if capacity else 1.0
 
-    def before(self, N: Any, D: Any, P: Any = HIGH) -> Any:
-        """Loss before quantization, nats per token, of N parameters trained on D tokens at P bits."""
+    def before(self, N: Any, D: Any, P: Any = FULL_BITS) -> Any:
+        """Loss before quantization, nats per token, for N parameters trained on D tokens at P bits."""
         data = {"N": N * self.share(P), "D": D}
         law = Chinchilla() if self.one_size is None else ChinchillaD()
         with np.errstate(divide="ignore"):
             return law.predict(self.constants, data)
 
-    def damage(self, N: Any, D: Any, bits: Any, P: Any = HIGH) -> Any:
-        """What quantization from P to `bits` adds to the loss, nats per token; at most that, unless `robust`.
+    def damage(self, N: Any, D: Any, bits: Any, P: Any = FULL_BITS) -> Any:
+        """What quantization from P to `bits` adds to the loss, nats per token; an upper bound unless `robust`.
 
-        At P = 16 the degradation law itself holds, and there is no need of a bound.
+        At P = 16 the degradation law itself holds, and no bound is needed.
         """
         assert self.law is not None
         if not self.by_bits:
             data: Any = {"N": N, "D": D, **self.serving.variables(bits)}
             of = self.law.added if isinstance(self.law, Sun) else self.law.predict
             return of(self.constants, data)
-        full = np.asarray(P) == HIGH
+        full = np.asarray(P) == FULL_BITS
         if self.capacity is None or (not self.robust and np.all(full)):
             return self.law.predict(self.constants, {"N": N, "D": D, "P": bits})
         law = UnifiedDelta(self.capacity.parts, offsets=self.capacity.offsets, tied=self.capacity.tied)
@@ -128,7 +125,7 @@ class Formulas:
 
     @property
     def unified(self) -> bool:
-        """Whether damage is known for models trained below 16 bits, be it as an upper bound."""
+        """Whether damage is known for models trained below 16 bits, at least as an upper bound."""
         return self.capacity is not None and isinstance(self.law, KumarPTQ)
 
     @property
@@ -146,10 +143,10 @@ class Formulas:
             return np.maximum(c["gamma_post"] * np.log(self.damage(N, D, 0.0) / most), 0.0)
         return (self.damage(N, D, 1.0) / most) ** (1 / c["gamma_P"])
 
-    def critical_tokens(self, N: Any, bits: Any, P: Any = HIGH) -> Any:
-        """D_crit in tokens of a model trained at P bits; infinite where the damage does not grow with D.
+    def critical_tokens(self, N: Any, bits: Any, P: Any = FULL_BITS) -> Any:
+        """D_crit in tokens of a model trained at P bits; infinite if the damage does not grow with D.
 
-        Every law here is a power of D, so that its value at D = 1 says all (equation 13 of Kumar et al.).
+        Every law here is a power of D, so its value at D = 1 suffices (equation 13 of Kumar et al.).
         """
         c = self.constants
         exponent = c["beta"] if isinstance(self.law, Sun) else c["gamma_D"]

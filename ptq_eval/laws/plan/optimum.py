@@ -1,4 +1,4 @@
-"""The best (N, D, P) that a budget buys, for any loss: a search, because no closed form covers the cases asked for.
+"""The best (N, D, P) that a budget buys, for any loss: a search, because no closed form covers all the cases.
 
     minimise L(N, D, P)   subject to   (6/16)·N·D·P + k·N·P_serve·T <= C    (Kumar et al., arXiv 2411.04330, eq. 5)
 
@@ -8,7 +8,7 @@ costs in proportion to N·P.
 
 The budget is the most that may be spent.  The loss of a model that is quantized falls with D up to D_crit and rises
 from there, so at given N and P the best D is what the budget buys or D_crit, whichever is less.  Two axes remain, log N
-and P, which `search` takes care of, for all replicates of a fit at once.
+and P, which `grid_search` takes care of, for all replicates of a fit at once.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ import numpy as np
 from ptq_eval.laws.calculator import FULL_BITS
 from ptq_eval.laws.formulas.n_eff import COST_PER_BIT
 from ptq_eval.laws.plan.grid_search import lowest
+from ptq_eval.plan_config import SERVE_COST
 
-SERVING = COST_PER_BIT / 3
-"""FLOPs at 16 bits that one parameter, one served token and one bit cost."""
-FEWEST, MOST = 1e2, 1e18
-"""Parameters between which N is searched."""
+MIN_PARAMS, MAX_PARAMS = 1e2, 1e18
+"""Ends of the range in which N is searched."""
 BITS = (1.0, FULL_BITS)
 """Training precisions between which P is searched: no more than what degradation laws call full precision."""
 
@@ -42,7 +41,7 @@ class Budget:
 
     compute: float
     served: float = 0.0
-    per_served: float = SERVING
+    per_served: float = SERVE_COST
 
     def serving(self, N: Any, serve: Any) -> Any:
         """What serving costs a model of N parameters held at `serve` bits."""
@@ -59,10 +58,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Optimum:
-    """The lowest loss in nats per token and where it lies, each [replicates]; `spent`, the share of the budget.
+    """The lowest loss in nats per token and its N, D and P, each [replicates]; `spent`, the share of the budget.
 
     `edge` names, for the first replicate, the ends of the search that it touches ("P low", "P high", "N low",
-    "N high"), fixed axes left out; `stops`: there it stops at D_crit, and the rest of the budget is not spent.
+    "N high"), except on fixed axes; `stops`: it stops at D_crit, and the rest of the budget is not spent.
     """
 
     N: np.ndarray
@@ -84,11 +83,11 @@ def optimum(
     serve: float | None = None,
     memory: float | None = None,
 ) -> Optimum:
-    """Where `loss` is least for at most `budget`.
+    """The least `loss` for at most `budget`.
 
-    turn: D_crit, where the loss has one in D; no more tokens are taken.  N: the number of parameters where it is given.
-    P: the training precision, or the range to search.  serve: the bits in which the model is held when it serves; None,
-    as trained.  memory: the most bytes its weights may then take, N·serve/8.  Every entry is infinite or NaN where the
+    turn: D_crit, if the loss has one in D; no more tokens are taken.  N: the number of parameters, if it is fixed.
+    P: the training precision, or the range to search.  serve: the bits of the weights when the model serves; None for
+    as trained.  memory: the most bytes that these weights may take, N·serve/8.  Every entry is infinite or NaN if the
     budget buys no token.
     """
 
@@ -108,7 +107,7 @@ def optimum(
             value = loss(n, d, bits)
         return np.where(np.isfinite(value), value, np.inf)
 
-    sizes = (0.0, 0.0) if N is not None else (float(np.log(FEWEST)), float(np.log(MOST)))
+    sizes = (0.0, 0.0) if N is not None else (float(np.log(MIN_PARAMS)), float(np.log(MAX_PARAMS)))
     precisions = (float(P), float(P)) if isinstance(P, (int, float)) else P
     (u, bits), value, edges = lowest(objective, [sizes, precisions])
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

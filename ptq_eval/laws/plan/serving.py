@@ -1,13 +1,13 @@
-"""How a model is held when it serves, where a law knows more of that than a number of bits.
+"""The number format of a served model, for laws that depend on more than a number of bits.
 
-Chen's law holds for one number of bits and asks how many numbers share a scale; Sun's asks for exponent and mantissa
-bits besides, and describes models that are *trained* in the format that they are served in.  The other laws know bits
-alone.  What a law has no variable for is refused rather than ignored: an answer must not look as if it held for it.
+Chen's law holds for one number of bits and depends on how many numbers share a scale; Sun's also depends on exponent
+and mantissa bits, and describes models that are *trained* in the format that they are served in.  The other laws depend
+on bits alone.  An option that a law has no variable for is refused rather than ignored: an answer must not look as if
+it took the option into account.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from ptq_eval.errors import BitsError, OptionError, PlanError
 from ptq_eval.laws.arguments import format_of
 from ptq_eval.laws.base import Law
 
-MOST_BITS = 16.0
+MAX_BITS = 16.0
 """Bits of the widest format that can be asked about."""
 EXAMPLE = "--serve-format E4M3 --group-size 128"
 _GROUPS = ("G", "B_g")
@@ -43,18 +43,19 @@ class Serving:
 def read_formats(names: Sequence[str]) -> dict[float, str]:
     """Formats such as "E4M3" by their bits, sign included.
 
-    Raises OptionError for what is none, BitsError for more than 16 bits, PlanError for two of the same bits.
+    Raises OptionError for a name that is not a floating-point format, BitsError for more than 16 bits, PlanError for
+    two formats of the same bits.
     """
     found: dict[float, str] = {}
     for name in names:
         try:
             bits = 1 + sum(format_of(name).values())
         except OptionError as error:
-            what = "--serve-format is no floating-point format"
+            what = "--serve-format is not a floating-point format"
             allowed = "at least 1 exponent bit, and mantissa bits"
             raise OptionError(what, got=repr(name), allowed=allowed, remedy="--serve-format E4M3") from error
-        if bits > MOST_BITS:
-            allowed = f"at most {MOST_BITS:g} bits, one of them the sign"
+        if bits > MAX_BITS:
+            allowed = f"at most {MAX_BITS:g} bits, one of them the sign"
             raise BitsError("--serve-format is too wide", got=f"{name}, {bits:g} bits", allowed=allowed)
         if found.setdefault(bits, name.upper()) != name.upper():
             what = f"two formats of {bits:g} bits in one plan"
@@ -62,19 +63,12 @@ def read_formats(names: Sequence[str]) -> dict[float, str]:
     return found
 
 
-def check_group(value: float | None) -> None:
-    """Raises OptionError for what cannot be a number of weights per scale."""
-    if value is not None and not 1 < value < math.inf:
-        allowed = "a number above 1: how many numbers share one scale"
-        raise OptionError("--group-size cannot be meant", got=f"{value:g}", allowed=allowed, remedy="--group-size 128")
-
-
 def settle(law: Law | None, only: float | None, asked: Any) -> tuple[Serving, tuple[float, ...]]:
-    """How the model of a question is held under `law`, and the serving bits that follow; none where any will do.
+    """The format in which the model of a question serves under `law`, and the serving bits; empty if any will do.
 
-    law: the degradation law, None where there is none.  only: the one number of bits that its constants hold for,
-    where that is known.  asked: the question.  Raises PlanError for what the law has no variable for, and for what it
-    needs and is not given.
+    law: the degradation law, if one is known.  only: the one number of bits that its constants hold for, if that is
+    known.  asked: the question.  Raises PlanError for an option that the law has no variable for, and for one that the
+    law needs and the question lacks.
     """
     columns, name = (law.columns, law.name) if law is not None else ((), "")
     _refuse(columns, name, asked)

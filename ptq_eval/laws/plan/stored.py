@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.errors import NothingToFitError, OutputMismatchError, PlanError
-from ptq_eval.laws.base import Estimate, FitResult
+from ptq_eval.laws.base import Coverage, Estimate, FitResult, FitStatus
+from ptq_eval.laws.findings import Finding, Why, why_from
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
+from ptq_eval.laws.plan.question import Reason
 from ptq_eval.laws.plan.source import TRAINED, Source, from_fits
-from ptq_eval.laws.turning.predicted import FARTHEST
+from ptq_eval.laws.turning.predicted import VerdictKind
 from ptq_eval.results.load import load
 from ptq_eval.results.points import FULL_PRECISION
 
@@ -32,7 +34,6 @@ Ranges = dict[str, tuple[float, float]]
 
 _AXES = {"P": "bits", **{name: name for name in ("N", "D", *TRAINED, "G", "E_bits", "M_bits", "B_g")}}
 _CONFIGURATION = ("options", "group_size", "symmetric", "calibration")
-_REFUSED = "not identifiable: "
 
 
 def from_folder(out: str | Path, *, quantizer: str | None = None, params: float | None = None) -> Source:
@@ -45,10 +46,11 @@ def from_folder(out: str | Path, *, quantizer: str | None = None, params: float 
     """
     out = Path(out)
     content = _read_fit(out)
-    again = f"ptq-eval fit {out}"
+    measured = (out / "records").is_dir()
+    again = f"ptq-eval fit {out}" if measured else "repeat the run that made this folder, with this version"
     if "data" in content:
         again = f"repeat ptq-eval fit --data for {content['data'].get('source', 'the table')}"
-    elif (out / "records").is_dir() and content.get("records") != load(out).digest:
+    elif measured and content.get("records") != load(out).digest:
         what = f"{out}/fit.json was made of other records than the folder holds now"
         raise OutputMismatchError(what, got=f"digest {content.get('records', 'not recorded')}", remedy=again)
     kept = _read_replicates(out / "replicates.npz", again)
@@ -131,19 +133,19 @@ def from_stored(
     )
 
 
-def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, str], ...]:
-    """(N, bits, why there is no predicted D_crit or "") for entries of `critical_tokens`.
+def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, Finding | None], ...]:
+    """(N, bits, why there is no predicted D_crit or None) for entries of `critical_tokens`.
 
     A prediction that the fit calls too far to believe is kept: the plan judges the distance of its own N.
     """
     found = []
     for entry in critical:
         if (N := entry.get("params")) and (bits := entry.get("bits")):
-            text = str(entry.get("verdict", ""))
-            run = f" of run {entry['run']}" if entry.get("run") else ""
-            far = (entry.get("extrapolation_factor") or 0.0) > FARTHEST
-            known = entry.get("predicted") and (far or not text.startswith(_REFUSED))
-            found.append((float(N), float(bits), "" if known else f"the fit{run} says: {text.removeprefix(_REFUSED)}"))
+            reason = why_from(entry.get("reason"))
+            far = reason is not None and reason.kind is Why.TOO_FAR
+            known = entry.get("predicted") and (far or entry.get("verdict_kind") != VerdictKind.NOT_IDENTIFIED)
+            facts = {"found": reason, "run": str(entry.get("run") or "")}
+            found.append((float(N), float(bits), None if known else Finding(Reason.FIT_GIVES_NONE, facts)))
     return tuple(found)
 
 
@@ -153,18 +155,13 @@ def stored(entry: Entry, replicates: np.ndarray | None = None) -> FitResult:
     def number(value: Any) -> float:
         return math.nan if value is None else float(value)
 
-    texts: dict[str, Any] = {
-        name: str(entry.get(name) or "") for name in ("law", "equation", "source", "status", "message", "loss")
-    }
+    texts: dict[str, Any] = {name: str(entry.get(name) or "") for name in ("law", "equation", "source", "loss")}
     counts: dict[str, Any] = {
         name: int(entry.get(name) or 0) for name in ("n_points", "n_dropped", "n_runs", "seed", "n_boot")
     }
     names = ("objective", "huber_delta", "scatter", "r2", "r2_log", "level", "stretch")
     floats: dict[str, Any] = {name: number(entry.get(name)) for name in names}
-    estimates = {
-        constant: Estimate(*(number(values.get(end)) for end in ("value", "low", "high")))
-        for constant, values in entry["parameters"].items()
-    }
+    estimates = {constant: Estimate.from_dict(values) for constant, values in entry["parameters"].items()}
     draws = np.empty((0, 0)) if replicates is None else np.asarray(replicates, float)
     if len(draws) and draws.shape[1:] != (len(estimates),):
         got = f"{draws.shape[1:]} columns for {len(estimates)} constants of {texts['law']}"
@@ -175,7 +172,8 @@ def stored(entry: Entry, replicates: np.ndarray | None = None) -> FitResult:
         **floats,
         estimates=estimates,
         digest=str(entry.get("digest") or ""),
-        interval_covers=str(entry.get("interval") or ""),
+        status=FitStatus.from_dict(entry),
+        covers=Coverage.from_dict(entry.get("covers") or {}),
         replicates=draws,
     )
 

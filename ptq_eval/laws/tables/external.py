@@ -23,7 +23,7 @@ import numpy as np
 
 from ptq_eval.errors import ColumnError, ExpressionError
 from ptq_eval.laws.base import Law
-from ptq_eval.laws.fit.requirements import USUAL, check_sizes, check_units
+from ptq_eval.laws.fit.requirements import COLUMN_ALIASES, check_sizes, check_units
 from ptq_eval.laws.tables.expressions import evaluate, names_in
 from ptq_eval.laws.tables.reader import Reader, Table, column, speaking_of
 from ptq_eval.laws.tables.runs import LABELS, belonging, check_phases, share_of_decay
@@ -117,9 +117,9 @@ def unread(laws: Iterable[Law], columns: Mapping[str, str], table: Table) -> lis
     """
     laws = list(laws)
     used = {name for text in columns.values() if text not in table for name in names_in(text)}
-    usual = {*USUAL, "delta", "se", "loss_se", "delta_se", *LABELS}
+    usual = {*COLUMN_ALIASES, "delta", "se", "loss_se", "delta_se", *LABELS}
     own = {name for law in laws for name in (*law.columns, law.response, f"{law.response}_se")}
-    every = {other for name in {*usual, *own} for other in (name, *USUAL.get(name, ()))}
+    every = {other for name in {*usual, *own} for other in (name, *COLUMN_ALIASES.get(name, ()))}
     read = {
         *own,
         "P",
@@ -127,7 +127,7 @@ def unread(laws: Iterable[Law], columns: Mapping[str, str], table: Table) -> lis
         *LABELS,
         "learning_rate",
     }  # with "P", a loss that stands beside every bit-width counts once
-    read |= {other for name in read for other in USUAL.get(name, ())}
+    read |= {other for name in read for other in COLUMN_ALIASES.get(name, ())}
     wanted = dict.fromkeys(name for law in laws for name in (*law.columns, law.response))
     notes = []
     for name in [name for name in columns if name not in used]:

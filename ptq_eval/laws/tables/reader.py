@@ -13,7 +13,7 @@ import numpy as np
 
 from ptq_eval.errors import ColumnError, ExpressionError, NotFiniteError, NotPositiveError, TextColumnError
 from ptq_eval.laws.base import Law
-from ptq_eval.laws.fit.requirements import USUAL
+from ptq_eval.laws.fit.requirements import COLUMN_ALIASES
 from ptq_eval.laws.tables.expressions import evaluate, in_backticks
 
 Table = Mapping[str, np.ndarray]
@@ -57,7 +57,7 @@ class Reader:
     def names(self, name: str) -> tuple[str, ...]:
         """The names that a variable goes by; bits are those of the weights where the law reads no others."""
         only_weights = name == "P_w" and "P" not in self.law.columns
-        return (name, *USUAL.get(name, ()), *(("P", *USUAL["P"]) if only_weights else ()))
+        return (name, *COLUMN_ALIASES.get(name, ()), *(("P", *COLUMN_ALIASES["P"]) if only_weights else ()))
 
     def source(self, name: str) -> str:
         """The column or expression that a variable is taken from, as the user wrote it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ptq_eval.errors import ColumnError, NotFiniteError, NotPositiveError, TextColumnError
-from ptq_eval.laws.fit.requirements import MOST_BITS, USUAL
+from ptq_eval.laws.fit.requirements import COLUMN_ALIASES, MAX_BITS
 from ptq_eval.laws.tables.reader import Reader, label_of
 from ptq_eval.laws.tables.schedule import KNOWN, phase_of
 
@@ -121,7 +121,7 @@ def _unread(reader: Reader, name: str) -> list[str] | None:
     every = {**reader.table, **reader.defined}
     if name in every:
         return [label_of(value) for value in every[name].tolist()]
-    for values in (np.asarray(every[other]) for other in USUAL[name] if other in every and name != "B_g"):
-        if values.dtype.kind in "iuf" and not np.any((values < 1) | (values > MOST_BITS)):
+    for values in (np.asarray(every[other]) for other in COLUMN_ALIASES[name] if other in every and name != "B_g"):
+        if values.dtype.kind in "iuf" and not np.any((values < 1) | (values > MAX_BITS)):
             return [label_of(value) for value in values.tolist()]
     return None

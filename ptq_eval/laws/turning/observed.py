@@ -29,12 +29,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptq_eval.laws.base import Estimate
+from ptq_eval.laws.base import SIGNIFICANT, Estimate
 from ptq_eval.laws.fit.bootstrap import window_noise
 
 MIN_FOR_SCATTER = 4
 MIN_FOR_MEDIAN = 6
-SIGNIFICANT = 2.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def turning_point(
 ) -> TurningPoint:
     """The minimum of `loss` [n] (nats per token) over `tokens` [n], with `windows` [n, n_windows] where known.
 
-    Losses that are not finite are left out; where none is left, everything is NaN.
+    Losses that are not finite are excluded; if none remains, everything is NaN.
     """
     known = np.flatnonzero(np.isfinite(loss))
     if not len(known):

@@ -5,60 +5,140 @@ has its minimum where the derivative is zero (Kumar et al., arXiv 2411.04330, eq
 
     D_crit = [ beta·B·N^gamma_N·e^{P/gamma_post} / (gamma_D·C_T) ]^{1/(gamma_D + beta)}
 
-The form in D/N is the same with gamma_N = gamma_D.  Its interval comes from both bootstraps, row by row: they
-share their resamples.  A prediction is one thing, an observation another; both are given, and one sentence
-says what they amount to.  A prediction beyond `FARTHEST` times the largest D seen is printed but not
-believed.  None is given where the points do not identify it: where the interval spans more than a factor of `VAGUE`,
-and where D_crit lies farther out than `REACH` times the range of D.  An interval knows how the constants of a law
-scatter, not whether the law still holds out there, and over a short range any smooth curve passes for a power law.
+Every degradation law has its own `critical_tokens`; `predict` adds the interval, from both bootstraps row by row (they
+share their resamples), and refuses a value that the points do not determine: one whose interval spans more than a
+factor of `MAX_SPREAD`, or that lies farther out than `REACH` times the range of D.  An interval covers how the
+constants of a law scatter, not whether the law still holds out there, and over a short range any smooth curve passes
+for a power law.
+
+A prediction is one thing, an observation another.  `CriticalTokens` has both, and `Verdict` says which of them counts;
+a prediction beyond `MAX_FACTOR` times the largest D seen is kept but not believed.  A table of a user has no
+evaluation windows, so no rise in it can be called significant and its verdicts are never "observed".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws.base import Estimate, FitResult, finite_or_none
+from ptq_eval.laws.base import Data, Estimate, FitKind, FitResult, Law, finite_or_none
+from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.fit import bootstrap
-from ptq_eval.laws.turning.observed import MIN_FOR_MEDIAN, TurningPoint
+from ptq_eval.laws.turning.observed import MIN_FOR_MEDIAN, TurningPoint, turning_point
 
-FARTHEST = 100.0
-"""How many times the largest D seen a prediction may lie and still be called one."""
+MAX_FACTOR = 100.0
+"""The multiple of the largest D seen beyond which a prediction is not believed."""
 
-VAGUE = 100.0
-"""An interval whose ends are farther apart than this factor says that D_crit is not identified."""
+MAX_SPREAD = 100.0
+"""D_crit is not identified if the ends of its interval differ by more than this factor."""
 
-POOR_R2, POOR_SCATTER = 0.5, 0.5
-"""A fit that explains less of the variance than this, or scatters by more, is said to describe its points poorly."""
+MIN_R2, MAX_SCATTER = 0.5, 0.5
+"""A fit that explains less of the variance, or scatters by more, describes its points poorly."""
 
 REACH = 2.0
 """How far beyond the largest D a prediction may lie, in units of the range of D seen, both as logarithms: from a range
 of 4× as far as 16×."""
 
-OWN_SHARE, MAIN_SHARE = 0.2, 0.5
-"""From which share of an observed rise on the full-precision loss's own rise is named, and blamed."""
+PART_SHARE, MAIN_SHARE = 0.2, 0.5
+"""The shares of an observed rise from which the full-precision loss's own rise is a part of it, and its main cause."""
+
+MAX_PLACES = 500
+"""Combinations of N and P beyond which a table gives no list: one point each is no trajectory."""
+
+
+class VerdictKind(StrEnum):
+    """What is known about D_crit."""
+
+    OBSERVED = "observed"
+    PREDICTED = "predicted"
+    NOT_IDENTIFIED = "not_identified"
+
+
+class Conflict(StrEnum):
+    """How the measurement disagrees with a turn that is predicted inside its range."""
+
+    NO_SECOND_CHECKPOINT = "no_second_checkpoint"
+    STILL_FALLS = "still_falls"
+    NOT_CONFIRMED = "not_confirmed"
+
+
+class Share(StrEnum):
+    """The part that the full-precision loss has in an observed rise."""
+
+    PART = "part"
+    MAIN = "main"
+
+
+@dataclass(frozen=True)
+class PoorFit:
+    """How poorly a law describes its points: R² of the response itself, and the relative scatter (NaN if unknown)."""
+
+    r2: float
+    scatter: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """A JSON object."""
+        return {"r2": finite_or_none(self.r2), "scatter": finite_or_none(self.scatter)}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known about D_crit, and what qualifies it.
+
+    reason: why it is not identified.  conflict: of a prediction inside the range, how the measurement disagrees.
+    share: of an observed rise, what the full-precision loss has to do with it.  few_checkpoints: too few of them to
+    know how they scatter.  poor_fit: the law behind a prediction describes its points poorly.
+    """
+
+    kind: VerdictKind
+    reason: Finding | None = None
+    conflict: Conflict | None = None
+    share: Share | None = None
+    few_checkpoints: bool = False
+    poor_fit: PoorFit | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of an entry of `critical_tokens` that hold it."""
+        return {
+            "verdict_kind": self.kind.value,
+            "reason": self.reason.to_dict() if self.reason else None,
+            "conflict": self.conflict.value if self.conflict else None,
+            "full_precision_share": self.share.value if self.share else None,
+            "few_checkpoints": self.few_checkpoints,
+            "poor_fit": self.poor_fit.to_dict() if self.poor_fit else None,
+        }
 
 
 @dataclass(frozen=True)
 class CriticalTokens:
-    """What is known about D_crit of one run at one bit-width; D in tokens, `rise` in nats per token."""
+    """What is known about D_crit of one run at one bit-width; D in tokens, `rise` in nats per token.
+
+    `at` holds the variables beside N and bits that it holds for: a floating-point format, a group size, training
+    precisions.  `trained_as_served`: the model is trained in the precision that is served; nothing is quantized after.
+    """
 
     run: str
     params: float
     quantizer: str
     bits: float
+    largest_tokens: float
     predicted: Estimate | None
-    extrapolation_factor: float
     observed: TurningPoint
-    verdict: str
+    verdict: Verdict
     full_precision_rise: float = math.nan
     """What the full-precision loss rises by between the same two checkpoints as `observed.rise`."""
     at: Mapping[str, float] = field(default_factory=dict)
-    """The variables beside N and bits that it holds for: a floating-point format, a group size, training precisions."""
+    trained_as_served: bool = False
+
+    @property
+    def extrapolation_factor(self) -> float:
+        """The prediction as a multiple of the largest D seen; NaN without one."""
+        return self.predicted.value / self.largest_tokens if self.predicted else math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; what is not finite becomes None."""
@@ -67,155 +147,188 @@ class CriticalTokens:
             "params": finite_or_none(self.params),
             "quantizer": self.quantizer,
             "bits": finite_or_none(self.bits),
+            "largest_tokens": finite_or_none(self.largest_tokens),
             "predicted": self.predicted.to_dict() if self.predicted else None,
             "extrapolation_factor": finite_or_none(self.extrapolation_factor),
             "observed_tokens": finite_or_none(self.observed.tokens),
             "observed": self.observed.place.to_dict(),
+            "n_checkpoints": self.observed.n_checkpoints,
             "interior": self.observed.interior,
             "rise": finite_or_none(self.observed.rise),
             "rise_se": finite_or_none(self.observed.rise_se),
             "full_precision_rise": finite_or_none(self.full_precision_rise),
-            "verdict": self.verdict,
+            **self.verdict.to_dict(),
+            "trained_as_served": self.trained_as_served,
             **({"at": dict(self.at)} if self.at else {}),
         }
 
 
-def closed_form(delta: Mapping[str, Any], loss: Mapping[str, Any], N: float, P: float) -> Any:
-    """D_crit in tokens from the constants of a degradation law and of a full-precision curve.
+def critical_tokens(
+    law: Law, result: FitResult, data: Data, curve: FitResult, after: np.ndarray | None, *, seed: int = 0
+) -> Iterator[CriticalTokens]:
+    """D_crit at every N and P (and whatever else `law` reads) of a user's table `data`.
 
-    delta: C_T, gamma_D, gamma_N, gamma_post (or C, gamma, gamma_post); loss: B, beta.  Floats or arrays of
-    one shape.  Infinite where delta does not grow with D.
+    `curve` is the fit of the loss before quantization with its B and beta: that of `law` itself if its response
+    is the loss after quantization.  after [n]: the measured loss after quantization, None if unknown.
     """
-    gamma_D = np.asarray(delta.get("gamma_D", delta.get("gamma")), float)
-    gamma_N = delta.get("gamma_N", delta.get("gamma"))
-    factor = delta.get("C_T", delta.get("C"))
-    growing = np.where(gamma_D > 0, gamma_D, 1.0)
-    logarithm = np.log(loss["beta"]) + np.log(loss["B"]) + gamma_N * np.log(N) + P / delta["gamma_post"]
-    logarithm = (logarithm - np.log(growing) - np.log(factor)) / (growing + loss["beta"])
-    return np.where((gamma_D > 0) & (logarithm < 700), np.exp(np.minimum(logarithm, 700)), np.inf)[()]
+    others = [name for name in law.columns if name != "D"]
+    places = np.unique(np.column_stack([data[name] for name in others]), axis=0)
+    for place in places if len(places) <= MAX_PLACES else ():
+        at = dict(zip(others, (float(value) for value in place)))
+        rows = np.all([data[name] == value for name, value in at.items()], axis=0)
+        tokens = data["D"][rows] if "D" in data else np.array([math.nan])
+        observed = TurningPoint(math.nan, Estimate(math.nan), False, math.nan, math.nan)
+        if after is not None:
+            observed = turning_point(tokens, after[rows], None, seed=seed, n_boot=0)
+        predicted, reason = predict(law, result, curve, at, tokens=data.get("D"))
+        largest = float(tokens.max())
+        yield CriticalTokens(
+            run="",
+            params=at["N"],
+            quantizer="",
+            bits=at.get("P", math.nan),
+            largest_tokens=largest,
+            predicted=predicted,
+            observed=observed,
+            verdict=judge(predicted, reason, largest),
+            at={name: value for name, value in at.items() if name not in ("N", "P")},
+            trained_as_served=law.response == "loss" and "P" not in law.columns,
+        )
 
 
-def predict(delta: FitResult, loss: FitResult, N: float, P: float) -> tuple[Estimate | None, str]:
-    """D_crit with its interval, or None and the reason why there is none."""
-    if reason := obstacle(delta, loss):
+def predict(
+    law: Any,
+    result: FitResult,
+    curve: FitResult,
+    at: Mapping[str, float],
+    *,
+    tokens: Any = None,
+    doubt: Callable[[], Finding | None] = lambda: None,
+) -> tuple[Estimate | None, Finding | None]:
+    """D_crit of `law` with its interval at the variables `at` (N, P, …), or None and why there is none.
+
+    result: the fit of `law`; curve: the fit of the loss before quantization, with B and beta (`result` itself for a law
+    of the loss after quantization).  tokens [n]: the D that were fitted, to judge how far they reach.  doubt: asked
+    last, whether the points at hand follow the law at all.
+    """
+    if reason := missing_prediction_reason(law, result, curve):
         return None, reason
-    value = float(closed_form(delta.values, loss.values, N, P))
+    value = float(_at(law, result.values, curve.values, at))
     if not math.isfinite(value):
-        return None, "the closed form overflows"
-    tables = [dict(zip(result.estimates, result.replicates.T)) for result in (delta, loss)]
-    replicates = closed_form(tables[0], tables[1], N, P)
-    factor = max(delta.stretch, loss.stretch)
-    found = Estimate(value, *bootstrap.interval(value, replicates, factor=factor, level=delta.level, log=True))
-    reason = vague(found)
-    return (None, reason) if reason else (found, "")
+        return None, why(Why.NO_TURN)
+    tables = [dict(zip(fit.estimates, fit.replicates.T)) if len(fit.replicates) else {} for fit in (result, curve)]
+    draws = np.asarray(_at(law, *tables, at) if all(tables) else np.empty(0), float)
+    factor = max(result.stretch, curve.stretch)
+    found = Estimate(value, *bootstrap.interval(value, draws, factor=factor, level=result.level, log=True))
+    reason = wide_interval_reason(found) or doubt()
+    if not reason and tokens is not None:
+        reason = short_range_reason(value, tokens)
+    return (None, reason) if reason else (found, None)
 
 
-def vague(found: Estimate) -> str:
-    """Why the interval of a D_crit says that it is not identified, or ""; without an interval nothing is said."""
-    low, high = found.low, found.high
-    if math.isnan(low) or high <= VAGUE * low:
-        return ""
-    return f"D_crit is not identified, its interval spans {low:.2g} to {high:.2g} tokens: the range is too short"
+def _at(law: Any, theta: Mapping[str, Any], loss: Mapping[str, Any], at: Mapping[str, float]) -> Any:
+    with np.errstate(all="ignore"):
+        own = law.response == "loss"
+        return law.critical_tokens(theta, at) if own else law.critical_tokens(theta, loss, at)
 
 
-def out_of_reach(value: float, tokens: Any) -> str:
-    """Why the range of `tokens` [n], the D that were fitted, is too short to say D_crit = `value`, or ""."""
-    low, high = float(np.min(tokens)), float(np.max(tokens))
-    if value <= high * (high / low) ** REACH:
-        return ""
-    return (
-        f"D_crit is not identified, the range of D ({low:.3g} to {high:.3g} tokens, {high / low:.3g}×) is too short "
-        f"for {value / high:.3g}× the largest D"
-    )
+def missing_prediction_reason(law: Law, result: FitResult, curve: FitResult) -> Finding | None:
+    """What in the fits of `law` and of the loss before quantization forbids a prediction; None if nothing does."""
+    if law.response == "delta":
+        return degradation_reason(result, curve)
+    return None if result.identified else why(Why.LAW_NOT_FITTED, law=result.law, fit=result.status.reason)
 
 
-def poorly(fit: FitResult) -> str:
-    """How poorly a law describes its points, as "R² = −0.2, scatter 81 %"; "" where it does well enough.
-
-    R² is that of the response itself, as an R² of logarithms leaves out what is negative.
-    """
-    if not fit.identified or not (fit.r2 < POOR_R2 or fit.scatter > POOR_SCATTER):
-        return ""
-    scatter = f", scatter {100 * fit.scatter:.2g} %" if math.isfinite(fit.scatter) else ""
-    return f"R² = {fit.r2:.2g}{scatter}".replace("= -", "= −")
-
-
-def obstacle(delta: FitResult, loss: FitResult) -> str:
-    """What in the two fits forbids a prediction, as words, or ""."""
+def degradation_reason(delta: FitResult, loss: FitResult) -> Finding | None:
+    """What in the fits of a degradation law and of a full-precision curve forbids a prediction; None if nothing."""
     if not delta.identified:
-        return f"the degradation law has {delta.message}"
+        return why(Why.DELTA_NOT_FITTED, fit=delta.status.reason)
     if not loss.identified:
-        return f"the full-precision curve has {loss.message}"
-    if delta.status == "at_bound: gamma_post":
-        return "how delta falls with the bits is not determined by these bit-widths (gamma_post is at its bound)"
-    if delta.status != "ok":
-        return f"a constant of the degradation law is {delta.status.replace('_', ' ', 1)}"
-    if any(name in loss.status for name in ("B", "beta")):
-        return "the full-precision loss is not seen to fall with D as a power law"
+        return why(Why.LOSS_NOT_FITTED, fit=loss.status.reason)
+    stuck = delta.status.at_bound
+    if delta.status.kind is FitKind.NOT_CONVERGED:
+        return why(Why.NOT_CONVERGED)
+    if stuck:
+        kind = Why.BITS_AT_BOUND if stuck == ("gamma_post",) else Why.CONSTANT_AT_BOUND
+        return why(kind, constants=list(stuck))
+    if slope := [name for name in ("B", "beta") if name in loss.status.at_bound]:
+        return why(Why.LOSS_NO_POWER_LAW, constants=slope)
     name = "gamma_D" if "gamma_D" in delta.estimates else "gamma"
     growth = delta.estimates.get(name)
     if growth is not None and (growth.value <= 0 or growth.low <= 0):
-        low, high = f"{growth.low:.2g}", f"{growth.high:.2g}"
-        return f"delta is not seen to grow with D ({name} = {growth.value:.2g}, interval {low} to {high})"
-    return ""
+        return why(Why.DELTA_DOES_NOT_GROW, constant=name, **growth.to_dict())
+    return None
+
+
+def wide_interval_reason(found: Estimate) -> Finding | None:
+    """Whether the interval of a D_crit shows that it is not identified; without an interval nothing is known."""
+    if math.isnan(found.low) or found.high <= MAX_SPREAD * found.low:
+        return None
+    return why(Why.WIDE_INTERVAL, low=found.low, high=found.high)
+
+
+def short_range_reason(value: float, tokens: Any) -> Finding | None:
+    """Whether the range of `tokens` [n], the D that were fitted, is too short for D_crit = `value`."""
+    low, high = float(np.min(tokens)), float(np.max(tokens))
+    if value <= high * (high / low) ** REACH:
+        return None
+    return why(Why.SHORT_RANGE, low=low, high=high, factor=value / high)
+
+
+def poor_fit(fit: FitResult) -> PoorFit | None:
+    """How poorly a law describes its points; None if it does well enough, or has no constants.
+
+    R² is that of the response itself, as an R² of logarithms leaves out what is negative.
+    """
+    poor = fit.identified and (fit.r2 < MIN_R2 or fit.scatter > MAX_SCATTER)
+    return PoorFit(fit.r2, fit.scatter) if poor else None
+
+
+def judge(predicted: Estimate | None, reason: Finding | None, largest: float) -> Verdict:
+    """The verdict on a prediction alone; `largest` is the largest D seen, `reason` why there is no prediction."""
+    if predicted is None:
+        return Verdict(VerdictKind.NOT_IDENTIFIED, reason)
+    factor = predicted.value / largest
+    if factor > MAX_FACTOR:
+        return Verdict(VerdictKind.NOT_IDENTIFIED, why(Why.TOO_FAR, factor=factor))
+    return Verdict(VerdictKind.PREDICTED)
 
 
 def verdict(
-    N: float,
-    largest: float,
     predicted: Estimate | None,
-    why_not: str,
+    reason: Finding | None,
+    largest: float,
     observed: TurningPoint,
+    *,
     full_rises: bool,
     full_rise: float = math.nan,
-    poor: str = "",
-) -> str:
-    """One plain sentence on what is known; `largest` is the largest D seen, `full_rises` says whether the
-    full-precision loss itself turns upward, `full_rise` by how much it rises where the quantized one does, and
-    `poor` how poorly the law describes the deltas (see `poorly`)."""
+    poor: PoorFit | None = None,
+) -> Verdict:
+    """The verdict on a run of an output folder, from prediction and observation.
+
+    full_rises: whether the full-precision loss itself turns upward; full_rise: by how much it rises between the
+    checkpoints of `observed`; poor: how poorly the law describes the deltas.
+    """
     if observed.interior:
-        text = f"harmful beyond D = {_tokens(observed.place.value, N)}, observed inside the range"
-        return text + _own(observed.rise, full_rise, full_rises) + _few(observed)
+        share = _share(observed.rise, full_rise, full_rises)
+        few = observed.n_checkpoints < MIN_FOR_MEDIAN
+        return Verdict(VerdictKind.OBSERVED, share=share, few_checkpoints=few)
     if full_rises:
-        return "not identifiable: the full-precision loss itself rises inside the range"
-    if predicted is None:
-        return f"not identifiable: {why_not}"
-    ratio = predicted.value / largest
-    if ratio > FARTHEST:
-        return f"not identifiable: the fits point to {ratio:.3g}× the largest D seen, too far to believe"
-    text = f"predicted at {ratio:.3g}× the largest D seen, D = {_tokens(predicted.value, N)}"
-    if ratio < 1:
-        text += _contradiction(largest, observed, N)
-    return text + (f"; the law describes these deltas poorly ({poor})" if poor else "")
+        return Verdict(VerdictKind.NOT_IDENTIFIED, why(Why.FULL_PRECISION_RISES))
+    found = judge(predicted, reason, largest)
+    if found.kind is VerdictKind.NOT_IDENTIFIED:
+        return found
+    inside = predicted is not None and predicted.value < largest
+    return Verdict(found.kind, conflict=_conflict(largest, observed) if inside else None, poor_fit=poor)
 
 
-def _contradiction(largest: float, observed: TurningPoint, N: float) -> str:
-    """What the measurement says of a turn that is predicted inside its range and was not seen there."""
+def _conflict(largest: float, observed: TurningPoint) -> Conflict:
     if observed.n_checkpoints < 2:
-        return "; inside the range of the fit, where this run has no second checkpoint to check it by"
-    if observed.tokens == largest:
-        return f"; contradicted by the measurement: the loss still falls to D = {_tokens(largest, N)}"
-    lowest = _tokens(observed.tokens, N)
-    return f"; not confirmed by the measurement: the loss is least at D = {lowest}, yet no turn is observed there"
+        return Conflict.NO_SECOND_CHECKPOINT
+    return Conflict.STILL_FALLS if observed.tokens == largest else Conflict.NOT_CONFIRMED
 
 
-def _own(rise: float, full_rise: float, full_rises: bool) -> str:
-    """What the full-precision loss has to do with an observed rise; "" where little or nothing."""
+def _share(rise: float, full_rise: float, full_rises: bool) -> Share | None:
     if full_rise > MAIN_SHARE * rise or full_rises:
-        size = f" ({full_rise:.3g} of {rise:.3g} nats per token)" if full_rise > 0 else ""
-        return f"; but the full-precision loss rises too{size}: quantization is not alone to blame"
-    if full_rise > OWN_SHARE * rise:
-        return f"; the rise is {rise:.3g} nats per token, of which {full_rise:.3g} is the full-precision loss's own"
-    return ""
-
-
-def _few(observed: TurningPoint) -> str:
-    n = observed.n_checkpoints
-    return f"; with only {n} checkpoints it is hardly known how they scatter" if n < MIN_FOR_MEDIAN else ""
-
-
-def _tokens(tokens: float, N: float) -> str:
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if tokens >= size:
-            return f"{tokens / size:.3g}{unit} tokens (D/N = {tokens / N:.3g})"
-    return f"{tokens:.3g} tokens (D/N = {tokens / N:.3g})"
+        return Share.MAIN
+    return Share.PART if full_rise > PART_SHARE * rise else None

@@ -8,7 +8,7 @@ label adds what tells them apart, so that no table mixes rows that are not compa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.errors import NothingToFitError
+from ptq_eval.laws.base import FitKind
 from ptq_eval.report.common.numbers import number
 from ptq_eval.results.points import Point, digest, read
 from ptq_eval.results.table import COLUMNS as TABLE_COLUMNS
@@ -30,7 +31,6 @@ COLUMNS = list(TABLE_COLUMNS[: TABLE_COLUMNS.index("status") + 1])
 FULL_PRECISION = "none"
 MEASURED = ("ok", "partial")
 NUMBERS = ["step", "tokens", "params", "tokens_per_param", "bits", "loss_fp", "loss_q", "delta", "delta_se", "windows"]
-UNUSABLE = ("not_identified", "failed")
 _CONFIGURATION = ("group_size", "symmetric", "calibration", "options")
 
 
@@ -72,11 +72,15 @@ def _configuration(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Table, fit and run description.  Raises NothingToFitError for a table without rows."""
+    """Table, fit and run description; `known`: the points of the table, if it was read before.
+
+    Raises NothingToFitError for a table without rows.
+    """
 
     table: Frame
     fit: Mapping[str, Any]
     run: Mapping[str, Any]
+    known: Sequence[Point] | None = None
 
     def __post_init__(self) -> None:
         missing = [name for name in COLUMNS if name not in self.table]
@@ -107,9 +111,9 @@ class Study:
         return frame.sort_values(["place", "tokens", "step"], kind="stable").reset_index(drop=True)
 
     @cached_property
-    def points(self) -> list[Point]:
+    def points(self) -> Sequence[Point]:
         """The rows that laws can be fitted to."""
-        return read(self.table.to_dict("records"))[0]
+        return read(self.table.to_dict("records"))[0] if self.known is None else self.known
 
     @cached_property
     def digest(self) -> str:
@@ -178,7 +182,7 @@ class Study:
 
     @property
     def warnings(self) -> list[str]:
-        """What the fit warns of."""
+        """The warnings of the fit."""
         return [str(warning) for warning in self.fit.get("warnings") or ()]
 
     @cached_property
@@ -194,6 +198,6 @@ class Study:
         members = set(self.rows.loc[self.rows["trajectory"] == run, "run"])
         for entry in self.fits:
             covered = not entry.get("runs") or members & set(entry["runs"])
-            if covered and self.label_of(entry) == label and not str(entry.get("status")).startswith(UNUSABLE):
+            if covered and self.label_of(entry) == label and entry.get("status_kind") != FitKind.NOT_IDENTIFIED:
                 return entry
         return None

@@ -15,9 +15,12 @@ from typing import Any
 from ptq_eval.units import write
 
 MISSING = "–"
+OPEN = "open"
 MAX_DECIMALS = 7
 _SMALL = -3
 """A value finer than that many decimals and smaller than this power of ten is written with its power of ten."""
+MIN_PLAIN, MAX_PLAIN = 1e-3, 1e5
+"""Sizes between which a number is written without a power of ten."""
 _PLAIN_DIGITS = 4
 _PRECISION = 700
 """Digits that Decimal may use: a double ranges over 632 powers of ten."""
@@ -76,13 +79,17 @@ def _times(power: int) -> str:
 def count(value: Any) -> str:
     """Tokens or parameters with three digits: 1.23M, 300B; a dash where unknown."""
     value = number(value)
-    return write(value) if math.isfinite(value) else MISSING
+    if not math.isfinite(value):
+        return MISSING
+    return write(value) if value == 0 or abs(value) >= MIN_PLAIN else f"{value:.2e}"
 
 
 def _digits(value: float) -> str:
-    """Three significant digits without a power of ten."""
+    """Three significant digits, without a power of ten unless the value is very small."""
     if value == 0:
         return "0"
+    if abs(value) < MIN_PLAIN:
+        return f"{value:.2e}"
     decimals = max(0, 2 - math.floor(math.log10(abs(value)) + 1e-12))
     text = f"{value:.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
@@ -93,22 +100,42 @@ def short(value: Any) -> str:
     value = number(value)
     if not math.isfinite(value):
         return MISSING
-    return _digits(value) if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+    return _digits(value) if abs(value) < MAX_PLAIN else f"{value:.2e}"
+
+
+def percent(share: Any) -> str:
+    """A share as per cent, with two digits; a dash where unknown."""
+    share = number(share)
+    return f"{float(f'{100 * share:.2g}'):g} %" if math.isfinite(share) else MISSING
+
+
+def end(tokens: Any) -> str:
+    """An end of an interval of tokens: less than one token, or none known, is an open end."""
+    value = number(tokens)
+    return count(value) if math.isfinite(value) and value >= 1 else OPEN
 
 
 def estimate(entry: Mapping[str, Any] | None, form: Callable[[Any], str] = short, *, at_bound: bool = False) -> str:
-    """`value [low, high]` from {value, low, high}; an unknown end of a known interval is written as open.
+    """`value [low, high]` from {value, low, high, open}; an open end, or an unknown one beside a known one, is "open".
 
-    A value `at_bound` of its search has no interval where an end is unknown, and is said to be there instead.
+    A value `at_bound` of its search without a known interval is marked so instead.
     """
     value, low, high = bounds(entry)
     if not math.isfinite(value):
         return MISSING
     if at_bound and not (math.isfinite(low) and math.isfinite(high)):
         return f"{form(value)} (at bound)"
-    if not math.isfinite(low) and not math.isfinite(high):
+    if not math.isfinite(low) and not math.isfinite(high) and not (entry or {}).get("open"):
         return form(value)
-    return f"{form(value)} [{', '.join(form(end) if math.isfinite(end) else 'open' for end in (low, high))}]"
+    ends = (form(one) if math.isfinite(one) else OPEN for one in (low, high))
+    return f"{form(value)} [{', '.join(ends)}]"
+
+
+def tokens_estimate(entry: Mapping[str, Any] | None) -> str:
+    """`estimate` of a number of tokens, in whose interval less than one token is an open end."""
+    value, low, high = bounds(entry)
+    known = {name: one if one >= 1 else math.nan for name, one in (("low", low), ("high", high))}
+    return estimate({"value": value, **known, "open": (entry or {}).get("open")}, count)
 
 
 def bounds(entry: Mapping[str, Any] | None) -> tuple[float, float, float]:

@@ -1,7 +1,7 @@
 """What the figures share: colours for bits, marks for runs, axes for tokens and ratios.
 
 Colours are from the palette of Okabe and Ito (2008), which stays distinct under the common colour deficiencies;
-a bit-width has the same colour in every study.  Nothing is told by colour alone: runs differ by mark and line.
+a bit-width has the same colour in every study.  Colour alone carries no information: runs differ by mark and line.
 """
 
 from __future__ import annotations

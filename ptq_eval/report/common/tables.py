@@ -6,13 +6,13 @@ in each cell.  LaTeX, Markdown and the terminal only differ in how they draw the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ptq_eval.report.common.data import FULL_PRECISION, Study
-from ptq_eval.report.common.numbers import MISSING, count, estimate, number, short, with_error
+from ptq_eval.report.common.numbers import MISSING, count, estimate, number, percent, short, with_error
+from ptq_eval.report.common.words import reason_text, remarks, status_text
 
 LEAD = ("checkpoint", "D", "D/N", "loss before")
 """The columns before the deltas."""
@@ -92,7 +92,7 @@ def fit_rows(study: Study, between: str = ", ") -> list[list[str]]:
     """The fits, one row each, in the columns of `FIT_HEADER`; `between` joins the constants."""
     rows = []
     for entry in study.fits:
-        stuck = _at_bound(entry)
+        stuck = entry.get("at_bound") or ()
         constants = between.join(
             f"{name} = {estimate(value, at_bound=name in stuck)}"
             for name, value in (entry.get("parameters") or {}).items()
@@ -103,30 +103,25 @@ def fit_rows(study: Study, between: str = ", ") -> list[list[str]]:
                 str(entry.get("law", MISSING)),
                 constants or MISSING,
                 *(short(entry.get(name)) for name in ("r2", "r2_log", "objective", "n_points", "n_runs")),
-                str(entry.get("status", MISSING)),
+                status_text(entry),
             ]
         )
     return rows
 
 
-def _at_bound(entry: Mapping[str, Any]) -> set[str]:
-    """The constants that a fit's status says are at a bound of their search: "at_bound: gamma_D, gamma_N"."""
-    kind, _, names = str(entry.get("status")).partition(":")
-    return set(re.findall(r"\w+", names)) if kind == "at_bound" else set()
-
-
 def fit_line(study: Study, entry: Mapping[str, Any]) -> str:
-    """What must be told with every fit, for Markdown: its form, its loss, points kept and left out, scatter."""
+    """A fit in one line of Markdown: its form, its loss, points kept and dropped, scatter, peculiarities."""
     huber, scatter = number(entry.get("huber_delta")), number(entry.get("scatter"))
     bend = f", linear beyond {huber:g} standard deviations" if entry.get("loss") == "huber" and huber == huber else ""
     parts = [
         f"`{entry['equation']}`" if entry.get("equation") else "form not recorded",
         f"{entry.get('loss') or 'unrecorded'} loss{bend}",
-        f"{short(entry.get('n_points'))} points, {short(entry.get('n_dropped'))} left out",
-        f"scatter about the law beyond evaluation noise: {f'{100 * scatter:.2g} %' if scatter == scatter else MISSING}",
+        f"{short(entry.get('n_points'))} points, {short(entry.get('n_dropped'))} dropped",
+        f"scatter about the law beyond evaluation noise: {percent(scatter)}",
+        *remarks(entry),
     ]
-    said = f"{entry.get('n_points')} points"  # the clause of the message that repeats points and scatter
-    parts += [words for words in str(entry.get("message") or "").split("; ") if words and not words.startswith(said)]
+    if entry.get("reason"):
+        parts.append(f"no fit: {reason_text(entry['reason'])}")
     return f"{cell(fit_name(study, entry))}: {'; '.join(parts)}."
 
 

@@ -1,6 +1,6 @@
 """Laws ranked: held-out error on the left, AICc on the right, one row of panels per comparison, the best law on top.
 
-Small hollow marks, a little above the line of their law, are the kinds of leaving out, the filled one is their mean.
+Small hollow marks, a little above the line of their law, are the kinds of held-out points; the filled one is the mean.
 Bars are standard errors of the difference from the best law, so the best has none.  The grey band of AICc is within 2
 of the lowest.  All panels of a column have one axis.
 """
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ptq_eval.laws.compare.ranking import AICC_ALIKE
 from ptq_eval.report.common import style
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import number
+from ptq_eval.report.comparison.words import HELD_OUT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,25 +26,23 @@ if TYPE_CHECKING:
 
 COLUMNS = ("comparison", "response", "law", "rank", "quantity", "value", "se")
 MEAN, AICC = "held-out error", "delta AICc"
-ALIKE = 2.0
 _MARKS = ("o", "s", "^")
 _WIDTH, _ROW, _HEAD = 6.8, 0.28, 0.75
 _ABOVE = 0.24
-"""Rows by which the hollow marks stand above the filled one, which would hide them."""
+"""Rows between the hollow marks and the filled one, which would hide them."""
 _LINEAR = 10.0
 """AICc up to which the axis is linear; logarithmic beyond."""
 
 
 def data(found: Mapping[str, Any]) -> Frame:
-    """Everything drawn: one row per law and quantity, the kinds of leaving out under their own names."""
+    """Everything drawn: one row per law and quantity, the kinds of held-out points under their own names."""
     rows = []
     for comparison in found["comparisons"]:
         for law in comparison["laws"]:
             head = (comparison["label"], comparison["response"], law["name"], law["rank"])
             best = law["rank"] == 1
             against = law["against_best"]
-            left_out = comparison["left_out"]
-            rows += [(*head, left_out[kind], number(value), math.nan) for kind, value in law["held_out"].items()]
+            rows += [(*head, HELD_OUT[kind], number(value), math.nan) for kind, value in law["held_out"].items()]
             rows.append((*head, MEAN, number(law["held_out_error"]), math.nan if best else number(against["error_se"])))
             rows.append((*head, AICC, number(law["delta_aicc"]), math.nan if best else number(against["aicc_se"])))
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -105,7 +105,7 @@ def _aicc(ax: Axes, group: Frame) -> None:
     laws = _laws(ax, group)
     rows = group[group["quantity"] == AICC]
     places = [laws.index(law) for law in rows["law"]]
-    ax.axvspan(0, ALIKE, color="#EEEEEE", zorder=0)
+    ax.axvspan(0, AICC_ALIKE, color="#EEEEEE", zorder=0)
     ax.errorbar(rows["value"], places, xerr=rows["se"], fmt="D", color=style.COLOURS[2], elinewidth=0.9, zorder=3)
     ax.set_yticklabels([])
 
@@ -137,5 +137,5 @@ def _legend(figure: Figure, kinds: list[str]) -> None:
     blue, red = style.COLOURS[8], style.COLOURS[2]
     handles.append(Line2D([], [], marker="D", color=blue, linewidth=0.9, label="mean ± error of difference from best"))
     handles.append(Line2D([], [], marker="D", color=red, linewidth=0.9, label="AICc ± error of difference from best"))
-    handles.append(Patch(color="#EEEEEE", label=f"AICc within {ALIKE:g}"))
+    handles.append(Patch(color="#EEEEEE", label=f"AICc within {AICC_ALIKE:g}"))
     style.legend(figure, handles, most=3)

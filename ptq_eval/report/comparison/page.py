@@ -1,8 +1,8 @@
 """A comparison of laws to read: `comparison.md`, `comparison.json`, a figure, and the same in a terminal.
 
-In an output folder it also has a section on `report.md`, which stays there when the report is made again.  The
-comparison knows by a digest which measurements it was made of: where the folder has others by now, the section says
-first that it is out of date.  Another fit of the main job's laws changes no measurement, hence no comparison.
+In an output folder `report.md` has a section with the comparison, which is kept when the report is made again.  The
+comparison records the digest of the measurements it was made of: if the folder has others by now, the section begins
+with a note that it is out of date.  Another fit of the main job's laws changes no measurement, hence no comparison.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptq_eval.errors import OutputMismatchError
+from ptq_eval.laws.compare.ranking import Outcome
 from ptq_eval.report.common import figures, files
 from ptq_eval.report.common.numbers import MISSING, number, short
 from ptq_eval.report.common.tables import cell, markdown
 from ptq_eval.report.comparison import figure as comparison_figure
+from ptq_eval.report.comparison.words import HELD_OUT, exclusion
 from ptq_eval.results.points import digest
 from ptq_eval.results.points import read as read_points
 
@@ -49,11 +51,11 @@ def read(out: Path) -> dict[str, Any] | None:
             got=f"{path}: {error!r}",
             remedy="delete that file and compare again",
         ) from error
-    return found if found.get("records") else None  # a comparison of somebody's table says nothing of these records
+    return found if found.get("records") else None  # a comparison of a user's table is not about these records
 
 
 def write(out: Path, found: Mapping[str, Any]) -> list[Path]:
-    """Write what `ptq_eval.compare` returned below `out`, and into a report that lies there; the paths written.
+    """Write what `ptq_eval.compare` returned below `out`, and into the report there, if any; the paths written.
 
     Raises OutputFullError, and OutputMismatchError for a damaged comparison of records.
     """
@@ -74,7 +76,7 @@ def write(out: Path, found: Mapping[str, Any]) -> list[Path]:
 
 
 def _joined(old: Mapping[str, Any] | None, found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With what was asked before of the same records and is not asked anew: a ranking or a test of constants."""
+    """Joined with the earlier ranking or tests of the same records, unless they were repeated."""
     if old is None or any(old.get(name) != found[name] for name in ("records", "by", "loss")):
         return found
     kept = {} if found["laws"] else {name: old[name] for name in ("laws", "comparisons")}
@@ -82,7 +84,7 @@ def _joined(old: Mapping[str, Any] | None, found: Mapping[str, Any]) -> Mapping[
 
 
 def embedded(document: str, text: str) -> str:
-    """A report's page with `text` as its section on laws compared, in the place of the one that it may have."""
+    """A report's page with `text` as its section on laws compared, replacing an earlier one."""
     parts = [part for part in re.split(r"(?m)^(?=## )", document) if not part.startswith(f"## {TITLE}\n")]
     place = next((i for i, part in enumerate(parts, start=1) if part.startswith(f"## {AFTER}\n")), len(parts))
     return "".join([*parts[:place], f"## {TITLE}\n\n{text.rstrip()}\n\n", *parts[place:]])
@@ -103,7 +105,7 @@ def section(found: Mapping[str, Any], records: str) -> str:
 
 def header(comparison: Mapping[str, Any]) -> list[str]:
     """The columns of a ranking."""
-    return ["rank", "law", *(f"without {text}" for text in comparison["left_out"].values()), *_AGAINST, "fitted", ""]
+    return ["rank", "law", *(f"without {HELD_OUT[kind]}" for kind in comparison["left_out"]), *_AGAINST, "fitted", ""]
 
 
 def rows(comparison: Mapping[str, Any]) -> list[list[str]]:
@@ -123,12 +125,12 @@ def rows(comparison: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _remarks(law: Mapping[str, Any]) -> Iterator[str]:
-    if law["note"]:
-        yield law["note"]
+    if law.get("ignored"):
+        yield f"does not depend on {' and '.join(law['ignored'])}"
     if law["given"]:
-        yield "held: " + ", ".join(f"{name} = {value:g}" for name, value in law["given"].items())
-    if law["against_best"]["told_apart"]:
-        yield "worse than the best"
+        yield "fixed: " + ", ".join(f"{name} = {value:g}" for name, value in law["given"].items())
+    if law["against_best"].get("outcome") == Outcome.WORSE:
+        yield "significantly worse than the best"
 
 
 def _value(value: Any, error: Any, rank: int) -> str:
@@ -164,7 +166,7 @@ def body(found: Mapping[str, Any], level: int) -> str:
         parts.append(f"{mark} {cell(_title(comparison))}\n\n{_sentence(comparison['verdict'])}\n")
         if comparison["laws"]:
             parts.append(markdown(header(comparison), rows(comparison), left=2))
-        parts += [f"Set aside: {name}: {why}.\n" for name, why in comparison["set_aside"].items()]
+        parts += [f"Excluded: {name}: {exclusion(why)}.\n" for name, why in comparison.get("excluded", {}).items()]
     if found["comparisons"]:
         parts.append(f"![held-out error and AICc of each law](figures/{NAME}.png)\n\n{found['criterion']}\n")
     asked = [f"- **{cell(what)}** {_sentence(words)}" for what, words in answers(found)]
@@ -192,8 +194,8 @@ class Rendered:
             if comparison["laws"]:
                 yield _table(comparison)
             yield Text(_sentence(comparison["verdict"]))
-            for name, why in comparison["set_aside"].items():
-                yield Text.assemble(("set aside: ", "bold yellow"), f"{name}: {why}")
+            for name, why in comparison.get("excluded", {}).items():
+                yield Text.assemble(("excluded: ", "bold yellow"), f"{name}: {exclusion(why)}")
             yield Text("")
         for what, words in answers(self.found):
             yield Text.assemble((f"{what} ", "bold"), _sentence(words))

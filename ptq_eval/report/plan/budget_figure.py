@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ptq_eval.laws.plan.answers import Plan
 from ptq_eval.laws.plan.curves import precision_against_budget
-from ptq_eval.laws.plan.planner import Plan
+from ptq_eval.laws.plan.question import Setting
 from ptq_eval.report.common import style
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import count
 from ptq_eval.report.plan.loss_figure import band, beyond_handles, line
+from ptq_eval.report.plan.words import SETTINGS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = ("setting", "params", "budget", "bits", "low", "high", "N", "D", "beyond")
-COLOURS = {"N, D and P free": "#A6CEE3", "limited memory": "#009E73", "N given": "#D55E00"}
+COLOURS = {Setting.FREE: "#A6CEE3", Setting.MEMORY: "#009E73", Setting.PARAMS: "#D55E00"}
 
 
 def data(plan: Plan) -> Frame:
@@ -37,12 +39,12 @@ def draw(table: Frame) -> Figure:
     ax = axes[0, 0]
     handles: list[Any] = []
     for setting, curve in curves.groupby("setting", sort=False):
-        colour = COLOURS[str(setting)]
-        width = 2.5 if setting == "N, D and P free" else 1.0  # another setting may lie on it
+        colour = COLOURS[Setting(str(setting))]
+        width = 2.5 if setting == Setting.FREE else 1.0  # another setting may lie on it
         line(ax, curve["budget"], curve["bits"], curve["beyond"], colour, width)
         band(ax, curve["budget"], curve["low"], curve["high"], colour)
         N = float(curve["params"].iloc[0])
-        label = f"N = {count(N)}" if math.isfinite(N) else str(setting)
+        label = f"N = {count(N)}" if math.isfinite(N) else SETTINGS[Setting(str(setting))]
         handles.append(Line2D([], [], color=colour, linewidth=1.2 * width, label=label))
     for budget in table.loc[table["setting"] == "asked", "budget"]:
         ax.axvline(budget, color="0.6", linewidth=0.8, zorder=0)

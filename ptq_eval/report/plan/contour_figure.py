@@ -3,8 +3,8 @@
 Along a contour the served loss is the same: it shows how many bits are worth how many tokens.  Above the line of
 D_crit contours bend back, and more tokens need more bits for the same loss.
 
-All lines are dashed where N, D or the bits lie beyond the data.  That of D_crit says no more than the table of the
-plan: it ends where the fits give no D_crit, with the reason in the legend, and has the largest factor beyond the data.
+All lines are dashed where N, D or the bits are beyond the data.  The line of D_crit shows what the table of the plan
+shows: it ends where the fits give no D_crit, with the reason and the largest factor beyond the data in the legend.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ptq_eval.laws.plan.answers import Plan
 from ptq_eval.laws.plan.curves import loss_over_bits_and_ratio
-from ptq_eval.laws.plan.planner import Plan
 from ptq_eval.report.common import style
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import count, short
 from ptq_eval.report.plan.loss_figure import band, line
+from ptq_eval.report.plan.words import reasons
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,10 @@ _LINE = 0.13
 
 def data(plan: Plan) -> Frame:
     """Everything drawn: kind is grid, critical or fitted (two corners of the fitted range)."""
-    return pd.DataFrame(loss_over_bits_and_ratio(plan.planner), columns=list(COLUMNS))
+    rows = loss_over_bits_and_ratio(plan.planner)
+    return pd.DataFrame(
+        [{**row, "why_not": reasons(row.get("why_not", ())) or None} for row in rows], columns=list(COLUMNS)
+    )
 
 
 def levels(loss: np.ndarray) -> np.ndarray:
@@ -49,7 +53,7 @@ def levels(loss: np.ndarray) -> np.ndarray:
 
 
 def places(surface: Frame, drawn: np.ndarray) -> list[tuple[float, float]]:
-    """Where contours are labelled, (bits, D/N): at the right, where they are level and leave room for each other."""
+    """Where contours are labelled, (bits, D/N): at the right, where they are level and do not overlap."""
     column = int(_LABELS_AT * (surface.shape[1] - 1))
     loss, ratios = surface.iloc[:, column].to_numpy(), surface.index.to_numpy()
     first = [int(np.argmax(loss <= level)) for level in drawn if (loss <= level).any()]
@@ -135,6 +139,5 @@ def _turns(ax: Axes, turn: Frame, surface: Frame) -> list[Any]:
         handles.append(Line2D([], [], color="black", linewidth=0.9, linestyle=_DASHED, label=label))
     for why, refused in turn.dropna(subset="why_not").groupby("why_not", sort=False):
         ends = " to ".join(dict.fromkeys(f"{bits:.3g}" for bits in (refused["bits"].min(), refused["bits"].max())))
-        short_why = str(why).partition(";")[0]
-        handles.append(Line2D([], [], linestyle="none", label=f"no D_crit at {ends} bits: {short_why}"))
+        handles.append(Line2D([], [], linestyle="none", label=f"no D_crit at {ends} bits: {why}"))
     return handles

@@ -1,6 +1,6 @@
 """Loss against D at each serving precision, with D_crit marked.
 
-A line is dashed, and the mark of a D_crit hollow, where N, D or the bits lie beyond what was fitted.  Curves that
+A line is dashed, and the mark of a D_crit hollow, if N, D or the bits are beyond the fitted range.  Curves that
 explode would flatten all others, so the axis ends a little above the loss before quantization at the left edge.
 """
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ptq_eval.laws.plan.answers import Plan
 from ptq_eval.laws.plan.curves import loss_against_tokens
-from ptq_eval.laws.plan.planner import Plan
 from ptq_eval.report.common import style
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import count
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("kind", "params", "bits", "serving", "tokens", "loss", "low", "high", "beyond")
 _ABOVE = 0.25
-"""Share of the fall of the loss that the axis goes on above it."""
+"""Share of the fall of the loss by which the axis extends above it."""
 
 
 def data(plan: Plan) -> Frame:
@@ -63,21 +63,21 @@ def draw(table: Frame) -> Figure:
 
 
 def line(ax: Axes, x: Any, y: Any, beyond: Any, colour: str, width: float = 1.0) -> None:
-    """A curve, dashed where it lies beyond what was fitted; solid throughout where that is not known."""
+    """A curve, dashed beyond the fitted range; solid throughout if that range is not known."""
     x, y, inside = np.asarray(x, float), np.asarray(y, float), ~(np.asarray(beyond, float) > 1)
     ax.plot(x, y, color=colour, linewidth=0.9 * width, linestyle=(0, (4, 2)))
     ax.plot(x, np.where(inside, y, np.nan), color=colour, linewidth=1.2 * width)
 
 
 def band(ax: Axes, x: Any, low: Any, high: Any, colour: str) -> None:
-    """The interval around a curve, where one is known."""
+    """The interval around a curve, if one is known."""
     low, high = np.asarray(low, float), np.asarray(high, float)
     if np.isfinite(low).any():
         ax.fill_between(np.asarray(x, float), low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def beyond_handles(table: Frame) -> list[Any]:
-    """Legend entries that tell a line within the fitted range from one beyond it."""
+    """Legend entries for lines within the fitted range and beyond it."""
     from matplotlib.lines import Line2D
 
     handles: list[Any] = []

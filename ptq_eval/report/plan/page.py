@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ptq_eval.laws.plan.planner import Plan
+from ptq_eval.laws.plan.answers import Plan
+from ptq_eval.laws.plan.question import Answer
 from ptq_eval.report.common import figures, files
-from ptq_eval.report.plan import budget_figure as plan_budget_figure
-from ptq_eval.report.plan import contour_figure as plan_contour_figure
-from ptq_eval.report.plan import loss_figure as plan_loss_figure
-from ptq_eval.report.plan import words as plan_words
+from ptq_eval.report.plan import budget_figure, contour_figure, loss_figure, words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 VERSION = 1
 FIGURES = {
-    "loss_vs_tokens": plan_loss_figure,
-    "loss_over_bits": plan_contour_figure,
-    "precision_vs_budget": plan_budget_figure,
+    "loss_vs_tokens": loss_figure,
+    "loss_over_bits": contour_figure,
+    "precision_vs_budget": budget_figure,
 }
 
 
@@ -30,14 +28,14 @@ def write(out: str | Path, plan: Plan) -> list[Path]:
     about = {"name": source.name, "note": source.note, "laws": [*source.laws], "constants": constants}
     content = {
         "version": VERSION,
-        "source": {**about, "fitted_range": dict(source.ranges), "intervals": source.uncertainty},
+        "source": {**about, "fitted_range": dict(source.ranges), "intervals": words.uncertainty(source)},
         "question": vars(plan.question),
-        "answers": [answer.to_dict() for answer in plan.answers],
-        "sentences": plan_words.sentences(plan),
-        "cautions": plan_words.cautions(plan),
+        "answers": [_answer(plan, answer) for answer in plan.answers],
+        "sentences": words.sentences(plan),
+        "cautions": words.cautions(plan),
     }
     empty = {
-        "precision_vs_budget": bool(plan.planner.lacking("precision")[0]),
+        "precision_vs_budget": bool(plan.planner.lacking("precision")),
         "loss_over_bits": plan.planner.formulas.law is not None and not plan.planner.formulas.by_bits,
     }
     drawn = {name: figure for name, figure in FIGURES.items() if not empty.get(name)}
@@ -45,6 +43,12 @@ def write(out: str | Path, plan: Plan) -> list[Path]:
         for old in (out / "figures").glob(f"{name}.*"):  # of an earlier plan
             old.unlink()
     return [files.write_json(out / "plan.json", content), *figures.write(out / "figures", plan, drawn)]
+
+
+def _answer(plan: Plan, answer: Answer) -> dict[str, Any]:
+    """An answer as JSON, with its label and its reasons in words beside their values."""
+    text = {"label": words.label(plan, answer), "why_not": words.why_not(answer)}
+    return {**answer.to_dict(), **text}
 
 
 def render(plan: Plan) -> RenderableType:

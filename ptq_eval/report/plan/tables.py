@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from ptq_eval.laws.plan.planner import Plan
+from ptq_eval.laws.plan.answers import Plan
 from ptq_eval.laws.plan.question import Answer
 from ptq_eval.report.common.numbers import MISSING, count, short
 from ptq_eval.report.plan.words import beyond, bits, cautions, farther, interval, loss, percent, sentences, size
@@ -67,8 +67,8 @@ def _way(plan: Plan) -> str:
 
 def _optima(plan: Plan) -> Iterator[RenderableType]:
     answers = [answer for answer in plan.of("optimum") if answer.values]
-    for setting in dict.fromkeys(answer.label.partition(": ")[0] for answer in answers):
-        mine = [answer for answer in answers if answer.label.startswith(setting)]
+    for setting in dict.fromkeys(answer.setting for answer in answers):
+        mine = [answer for answer in answers if answer.setting == setting]
         drawn = _table(Text.assemble("Least loss, ", (_budget(mine[0]), "bold")), *_OPTIMUM)
         for answer in mine:
             drawn.add_row(*map(Text, _optimum_cells(answer, plan)))

@@ -1,22 +1,44 @@
 """A plan in words: whether it pays to train longer, or in lower precision, and what could not be answered.
 
-Every sentence is made from answers of the plan, so it says nothing that `plan.json` does not hold as a number.
+Every sentence is made from the answers of the plan; `plan.json` holds each of them as values.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from ptq_eval.laws.base import Estimate
-from ptq_eval.laws.plan.model import HIGH
-from ptq_eval.laws.plan.planner import Plan
-from ptq_eval.laws.plan.question import Answer
-from ptq_eval.laws.plan.source import TRAINED
-from ptq_eval.laws.turning.predicted import FARTHEST
+from ptq_eval.laws.base import Estimate, FitKind
+from ptq_eval.laws.calculator import FULL_BITS
+from ptq_eval.laws.findings import Finding
+from ptq_eval.laws.plan.answers import Plan
+from ptq_eval.laws.plan.question import Answer, Reason, Setting
+from ptq_eval.laws.plan.source import TRAINED, Source
+from ptq_eval.laws.turning.predicted import MAX_FACTOR
 from ptq_eval.report.common.numbers import MISSING, count, estimate, short
+from ptq_eval.report.common.words import coverage_text, reason_text, status_text
 from ptq_eval.units import BYTES, write
 
+SETTINGS = {Setting.FREE: "N, D and P free", Setting.MEMORY: "limited memory", Setting.PARAMS: "N given"}
+_PARTS = {"": "", "precision": "the best training precision: ", "damage": "the loss served: "}
+_REASONS = {
+    Reason.CONSTANTS_UNKNOWN: "{missing} not known",
+    Reason.NOT_FITTED: "no fit: {found}",
+    Reason.FIT_GIVES_NONE: "{found}",
+    Reason.NO_TURN: "no number of tokens harms under this law",
+    Reason.SIZE_UNKNOWN: "N is not given, and {because}",
+    Reason.SERVING_EXCEEDS_BUDGET: "the budget does not even pay for serving",
+    Reason.BITS_NOT_A_VARIABLE: "this law does not depend on bits: compare the losses at the formats of the question",
+    Reason.NO_PRECISION_SUFFICES: "under this law no precision up to {bits:g} bits adds so little",
+    Reason.TOO_FAR: "more than {factor:g}× the largest D fitted: not to be believed",
+    Reason.NO_EFFECTIVE_PARAMS: "trained at {bits:g} bits, no effective parameters are left under this law",
+    Reason.LOWER_ALWAYS_BETTER: "fewer bits are always better under this law: P is the least that was searched",
+    Reason.MOST_BITS_BEST: "{bits:g} bits are best, and more were not searched",
+    Reason.SERVING_PRECISION_BEST: "no training precision above the serving one is better than that one",
+    Reason.EDGE_OF_SEARCH: "N is at the end of the range that was searched",
+    Reason.EXCEEDS_MEMORY: "its weights do not fit into --memory",
+    Reason.STOPS_AT_UNKNOWN: "it stops at a D_crit that the plan does not give: {because}",
+}
 _EQUAL = 5e-5
 """Losses that differ by less are printed as the same."""
 
@@ -27,34 +49,36 @@ def sentences(plan: Plan) -> list[str]:
 
 
 def cautions(plan: Plan) -> list[str]:
-    """What the answers rest on, what lies beyond the data, and what could not be answered."""
+    """The basis of the answers, what is beyond the data, and what could not be answered."""
     source = plan.source
-    told = [f"intervals: {source.uncertainty}", *source.doubts]
+    found = [f"intervals: {uncertainty(source)}", *source.doubts]
+    fits = [fit for fit in source.fits.values() if fit.status.kind is not FitKind.OK]
+    found += [f"{fit.law}: {status_text(fit.status.to_dict())}" for fit in fits]
     if far := [answer for answer in plan.answers if answer.beyond and answer.values]:
         ranges = ", ".join(f"{name} {count(low)} to {count(high)}" for name, (low, high) in source.ranges.items())
         number = f"{len(far)} of {sum(bool(answer.values) for answer in plan.answers)} answers"
-        told.append(f"{number} rest on values beyond the fitted range ({ranges}), by the factors given with them")
+        found.append(f"{number} rest on values beyond the fitted range ({ranges}), by the factors given with them")
     if any(farther(answer) for answer in far):
-        told.append(f"! marks D_crit at more than {FARTHEST:g}× the largest D fitted: not to be believed")
-    told += _curve(plan)
+        found.append(f"! marks D_crit at more than {MAX_FACTOR:g}× the largest D fitted: not to be believed")
+    found += _curve(plan)
     if source.formulas().capacity is not None and not set(TRAINED) & set(source.ranges):
-        told.append("the training precisions behind these constants are not recorded: none is marked as beyond them")
+        found.append("the training precisions behind these constants are not recorded: none is marked as beyond them")
     if any(answer.at_most for answer in plan.answers):
-        told.append(
+        found.append(
             "≤ marks a loss that is at most this: C_w, C_a and C_kv of equation 9, which would lower it, are not known"
         )
     if plan.question.spent is None:
-        told.append("the best N, D and P need a budget: --budget, or --params and --tokens")
+        found.append("the best N, D and P need a budget: --budget, or --params and --tokens")
     lacking: dict[str, list[str]] = {}
     for answer in plan.answers:
         if answer.why_not:
-            lacking.setdefault(answer.why_not, []).append(_asked(answer))
-    told += [f"{', '.join(dict.fromkeys(asked))}: {why}" for why, asked in lacking.items()]
-    return told
+            lacking.setdefault(why_not(answer), []).append(_asked(plan, answer))
+    found += [f"{', '.join(dict.fromkeys(asked))}: {why}" for why, asked in lacking.items()]
+    return found
 
 
 def _curve(plan: Plan) -> Iterator[str]:
-    """Whose loss curve D_crit takes, where that is a run of another N."""
+    """The run whose loss curve gives D_crit, if its N is another one."""
     source = plan.source
     others = [
         a.at["N"] for a in plan.of("critical_tokens") if a.values and source.formulas().missing("loss", a.at["N"])
@@ -70,8 +94,8 @@ def beyond(answer: Answer) -> str:
 
 
 def farther(answer: Answer) -> bool:
-    """Whether a D_crit lies so far beyond the data that it is not to be believed."""
-    return answer.ask == "critical_tokens" and answer.beyond.get("D", 0.0) > FARTHEST and bool(answer.values)
+    """Whether a D_crit is too far beyond the data to be believed."""
+    return answer.ask == "critical_tokens" and answer.beyond.get("D", 0.0) > MAX_FACTOR and bool(answer.values)
 
 
 def interval(value: Estimate, form=count) -> str:
@@ -99,14 +123,64 @@ def size(bytes_: float) -> str:
     return write(bytes_, BYTES) if math.isfinite(bytes_) else MISSING
 
 
-def _asked(answer: Answer) -> str:
+def why_not(answer: Answer) -> str:
+    """What an answer could not say, and why."""
+    return reasons(answer.why_not)
+
+
+def reasons(why: Iterable[Finding]) -> str:
+    """Reasons in words, joined."""
+    return "; ".join(map(_reason, why))
+
+
+def _reason(why: Finding) -> str:
+    if not isinstance(why.kind, Reason):  # of a fit
+        return reason_text(why.to_dict())
+    facts = {name: _reason(fact) if isinstance(fact, Finding) else fact for name, fact in why.facts.items()}
+    text = _REASONS[why.kind].format(**facts, missing=", ".join(facts.get("constants", ())))
+    if "one_size" in facts:
+        text = f"this fit knows the loss of N = {facts['one_size']:.3g} alone; {text}"
+    if facts.get("run"):
+        text = f"the fit of run {facts['run']} says: {text}"
+    return _PARTS[facts.get("part", "")] + text
+
+
+def uncertainty(source: Source) -> str:
+    """What the intervals of a plan cover."""
+    fits = source.fits.values()
+    covered = (f"{fit.law}: {coverage_text(fit.covers.to_dict())}" for fit in fits)
+    return source.uncertainty or "; ".join(dict.fromkeys(covered))
+
+
+def label(plan: Plan, answer: Answer) -> str:
+    """What an answer is about: a serving precision, a loss that is allowed, or a way to the served model."""
+    if answer.ask == "smallest_bits":
+        return f"adds less than {answer.at['max_loss']:g}"
+    if answer.ask == "lower":
+        return SETTINGS[Setting.FREE]
+    if answer.setting is None:
+        return answer.label
+    serve, trained = answer.at.get("serve_bits"), answer.at.get("train_bits")
+    way = "served as trained"
+    if serve is not None:
+        way = ("trained in " if plan.planner.formulas.trained_as_served else "quantized to ") + plan.planner.label(
+            serve
+        )
+    elif trained is not None:
+        way += f", at {trained:g} bits"
+    return f"{SETTINGS[answer.setting]}: {way}"
+
+
+def _asked(plan: Plan, answer: Answer) -> str:
     names = {
         "critical_tokens": "D_crit at ",
         "loss": "the loss at ",
         "longer": "training longer, ",
         "lower": "training lower, ",
     }
-    return names.get(answer.ask, "") + answer.label
+    if answer.setting is not None and not answer.values and "train_bits" not in answer.at:
+        return SETTINGS[answer.setting]
+    return names.get(answer.ask, "") + label(plan, answer)
 
 
 def _longer(plan: Plan) -> Iterator[str]:
@@ -119,7 +193,7 @@ def _longer(plan: Plan) -> Iterator[str]:
         known = turn is not None and math.isfinite(turn.value)
         place = f"D = {count(D)} is {short(D / turn.value)} of D_crit = {count(turn.value)}; " if known and turn else ""
         sign = _sign(after)
-        verdict = {-1: "longer pays", 1: "longer harms", 0: "whether longer pays cannot be told"}[sign]
+        verdict = {-1: "longer pays", 1: "longer harms", 0: "whether longer pays is uncertain"}[sign]
         change = f"{_signed(after)} after quantization ({_signed(before)} before)"
         yield f"Served {_at(plan, serve)}: {place}twice the tokens change the loss by {change}: {verdict}."
 
@@ -134,7 +208,7 @@ def _smallest(plan: Plan) -> Iterator[str]:
             whole, real = answer.values["whole_bits"], answer.values["bits"]
             at = f"N = {count(answer.at['N'])} and D = {count(answer.at['D'])}"
             found = f"{interval(whole, lambda b: f'{float(b):g}')} bits (exactly: {interval(real, bits)})"
-            yield f"The smallest serving precision that {answer.label} nats per token at {at} is {found}."
+            yield f"The smallest serving precision that {label(plan, answer)} nats per token at {at} is {found}."
 
 
 def _lower(plan: Plan) -> Iterator[str]:
@@ -142,16 +216,17 @@ def _lower(plan: Plan) -> Iterator[str]:
         if answer.values and not answer.why_not:
             P, share = answer.values["P"], answer.values["compute_share"]
             at = f"With N, D and P free, {interval(P, bits)} bits are the best training precision at any budget"
-            yield f"{at}: they need {interval(share, short)} of the compute that {HIGH:g} bits need for the same loss."
+            need = f"{interval(share, short)} of the compute that {FULL_BITS:g} bits need for the same loss"
+            yield f"{at}: they need {need}."
     best = {_case(answer): answer for answer in plan.of("optimum") if answer.values}
     for setting in dict.fromkeys(setting for setting, _, _ in best):
         free = best.get((setting, None, None))
-        if free and setting != "N, D and P free":
+        if free and setting != Setting.FREE:
             yield f"{_conditions(setting, free.at)}, served as trained: {_instead(free)}."
         for serve in plan.planner.bits:
             own = best.get((setting, serve, serve)) if plan.planner.formulas.trained_as_served else None
             if own and "against_16" in own.values:
-                change = f"{_signed(own.values['against_16'])} against training at {HIGH:g} bits: {_pays(own)}"
+                change = f"{_signed(own.values['against_16'])} against training at {FULL_BITS:g} bits: {_pays(own)}"
                 at = f"{_conditions(setting, own.at)}, trained and served {_at(plan, serve)}"
                 yield f"{at}: this changes the loss by {change}."
             yield from _ways(plan, setting, serve, best)
@@ -161,31 +236,31 @@ def _instead(free: Answer) -> str:
     """The best training precision against 16 bits."""
     best = f"{interval(free.values['P'], bits)} bits"
     if "against_16" not in free.values:
-        return f"{best} are best, and {HIGH:g} bits are more than the budget pays for: lower pays"
-    return f"{best} instead of {HIGH:g} change the loss by {_signed(free.values['against_16'])}: {_pays(free)}"
+        return f"{best} are best, and {FULL_BITS:g} bits are more than the budget pays for: lower pays"
+    return f"{best} instead of {FULL_BITS:g} change the loss by {_signed(free.values['against_16'])}: {_pays(free)}"
 
 
 def _stops(plan: Plan) -> Iterator[str]:
-    """Where an optimum stops at D_crit and leaves part of the budget."""
+    """Optima that stop at D_crit and leave part of the budget."""
     for answer in plan.of("optimum"):
-        same = "train_bits" not in answer.at and answer.values and answer.values["P"].value == HIGH
-        if not answer.stops_at_critical or same:  # the best P is 16 bits: told of these
+        same = "train_bits" not in answer.at and answer.values and answer.values["P"].value == FULL_BITS
+        if not answer.stops_at_critical or same:  # the best P is 16 bits: that answer says it
             continue
-        values, setting = answer.values, answer.label.partition(": ")[0]
+        values = answer.values
         given = answer.at.get("train_bits")
         trained = bits(values["P"].value) if given is None else f"{given:g}"
-        served = f"{_conditions(setting, answer.at)}, trained at {trained} bits"
+        served = f"{_conditions(answer.setting, answer.at)}, trained at {trained} bits"
         served += f" and served {_at(plan, answer.at['serve_bits'])}"
-        told = f"more tokens than D_crit = {interval(values['D'])} would harm, so the least loss"
-        yield f"{served}: {told} spends {percent(values['spent'])} of the budget."
+        reason = f"more tokens than D_crit = {interval(values['D'])} would harm, so the least loss"
+        yield f"{served}: {reason} spends {percent(values['spent'])} of the budget."
 
 
 def _ways(
-    plan: Plan, setting: str, serve: float, best: Mapping[tuple[str, float | None, float | None], Answer]
+    plan: Plan, setting: Setting, serve: float, best: Mapping[tuple[Setting, float | None, float | None], Answer]
 ) -> Iterator[str]:
     """The ways to a model served at `serve` bits, compared."""
     ways = {
-        f"trained at {HIGH:g} bits and quantized": best.get((setting, serve, HIGH)),
+        f"trained at {FULL_BITS:g} bits and quantized": best.get((setting, serve, FULL_BITS)),
         f"trained at {plan.planner.label(serve)}": best.get((setting, None, serve)),
         "trained in between and quantized": best.get((setting, serve, None)),
     }
@@ -197,12 +272,12 @@ def _ways(
     for name, answer in known.items():
         P = answer.values["P"].value
         at = f" (P = {bits(P)})" if "between" in name else ""
-        if "between" not in name or P < HIGH:
+        if "between" not in name or P < FULL_BITS:
             parts.append(f"{name}{at} {'≤ ' * answer.at_most}{answer.values['loss'].value:.4f}")
-    if best_lower.values["P"].value < HIGH:
+    if best_lower.values["P"].value < FULL_BITS:
         parts.append(f"the lower training precision changes the loss by {_signed(best_lower.values['against_16'])}")
     else:
-        parts.append(f"no P in between is {'known to be ' * best_lower.at_most}better than {HIGH:g} bits")
+        parts.append(f"no P in between is {'known to be ' * best_lower.at_most}better than {FULL_BITS:g} bits")
     first, pays = next(iter(known.values())), _pays(best_lower)
     yield f"{_conditions(setting, first.at)}, served at {plan.planner.label(serve)}: {'; '.join(parts)}: {pays}."
 
@@ -211,22 +286,19 @@ def _pays(answer: Answer) -> str:
     """Whether training at fewer than 16 bits lowers the loss."""
     against = answer.values["against_16"]
     sign = _sign(against) if abs(against.value) > _EQUAL else 1
-    if sign < 0 and answer.values["P"].value < HIGH:
+    if sign < 0 and answer.values["P"].value < FULL_BITS:
         return "lower pays"
-    return "whether lower pays cannot be told" if sign == 0 or answer.at_most else "lower does not pay"
+    return "whether lower pays is uncertain" if sign == 0 or answer.at_most else "lower does not pay"
 
 
-def _case(answer: Answer) -> tuple[str, float | None, float | None]:
-    setting = answer.label.partition(": ")[0]
-    return setting, answer.at.get("serve_bits"), answer.at.get("train_bits")
+def _case(answer: Answer) -> tuple[Setting, float | None, float | None]:
+    return answer.setting or Setting.FREE, answer.at.get("serve_bits"), answer.at.get("train_bits")
 
 
-def _conditions(setting: str, at: Mapping[str, float]) -> str:
-    given = {
-        "N given": f"N = {count(at.get('N'))}",
-        "limited memory": f"At most {size(at.get('memory', math.nan))} of weights",
-    }
-    return given.get(setting, setting)
+def _conditions(setting: Setting | None, at: Mapping[str, float]) -> str:
+    if setting == Setting.PARAMS:
+        return f"N = {count(at['N'])}"
+    return f"At most {size(at['memory'])} of weights" if setting == Setting.MEMORY else SETTINGS[Setting.FREE]
 
 
 def _sign(value: Estimate) -> int:

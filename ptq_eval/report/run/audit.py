@@ -1,9 +1,9 @@
-"""What a reader must be told besides the results: inversions, failures, and how hard GPTQ had to be pushed.
+"""Checks on the results: methods that did worse than rounding, failed rows, and the damping that GPTQ needed.
 
-GPTQ minimises the layer error that rounding leaves, so a larger δ than rounding's on the same grid is a sign of
-too little calibration data, of damping, or of a fault; every such pair is named.  The standard error of a
-difference of two deltas is taken as if they were independent: they share evaluation windows, so this is an upper
-bound, and what is called clear here is clear.
+Every method but rounding to nearest exists to lower the error that rounding leaves, so a larger δ than rounding's on
+the same grid points to too little calibration data, to damping, or to a fault; every such pair is named.  The standard
+error of a difference of two deltas is taken as if they were independent.  They share evaluation windows, so this is an
+upper bound: a difference that is called significant here is significant.
 """
 
 from __future__ import annotations
@@ -14,60 +14,57 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.report.common.data import Frame, Study
+from ptq_eval.laws.base import SIGNIFICANT
+from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study
 from ptq_eval.report.common.numbers import MISSING, short, with_error
+from ptq_eval.report.common.tables import cell, markdown
 
-CLEAR = 2.0
-"""A difference of more than this many standard errors is called clear."""
+ROUNDING = "rtn"
 
 _GRID = ["point", "bits", "group_size", "symmetric"]
+_DELTAS = (("delta", "delta_se"), ("delta_rtn", "delta_se_rtn"), ("difference", "error"))
+_HEADER = ("method", "checkpoint", "bits", "δ of the method", "δ of RTN", "difference")
 
 
-def _pairs(study: Study) -> Frame:
-    """Rows of GPTQ beside those of RTN for the same checkpoint, bits, group size and symmetry."""
+def worse_than_rounding(study: Study) -> str:
+    """The section on methods whose δ exceeds that of rounding on the same grid, in Markdown."""
+    both = pairs(study)
+    if both.empty:
+        return "No measurement of another method has one of RTN on the same grid to be compared with.\n"
+    count = f"{len(both)} pair{'s' * (len(both) != 1)} on the same grid compared. "
+    text = f"{count}Where two methods are equal, chance puts one pair in forty beyond two standard errors.\n\n"
+    worse = both[both["difference"] > 0]
+    significant = worse["difference"] > SIGNIFICANT * worse["error"]
+    if significant.any():
+        rows = [_row(row) for _, row in worse[significant].iterrows()]
+        text += "By more than two standard errors:\n\n" + markdown(_HEADER, rows, left=2)
+    if not significant.all():
+        groups = worse[~significant].groupby(["label", "bits"], sort=False)
+        named = [f"{label} {bits:.0f} bits at {', '.join(rows['checkpoint'])}" for (label, bits), rows in groups]
+        text += f"\nWorse, but within noise: {'; '.join(map(cell, named))}.\n"
+    return text if len(worse) else text + f"None of {', '.join(dict.fromkeys(both['label']))} is worse anywhere.\n"
+
+
+def pairs(study: Study) -> Frame:
+    """Rows of every other method beside those of RTN for the same checkpoint, bits, group size and symmetry."""
     rows = study.measured.copy()
     for name in ("group_size", "symmetric"):
         rows[name] = rows[name].astype(object).fillna("").astype(str)
-    gptq, rtn = (rows[rows["quantizer"] == name] for name in ("gptq", "rtn"))
-    both = gptq.merge(rtn, on=_GRID, suffixes=("", "_rtn"), how="inner")
+    rounding = rows["quantizer"] == ROUNDING
+    others = rows[~rounding & (rows["quantizer"] != FULL_PRECISION)]
+    both = others.merge(rows[rounding], on=_GRID, suffixes=("", "_rtn"), how="inner")
     both["difference"] = both["delta"] - both["delta_rtn"]
     both["error"] = np.hypot(both["delta_se"].fillna(0), both["delta_se_rtn"].fillna(0))
-    return both.sort_values(["bits", "place", "tokens"], kind="stable")
+    return both.sort_values(["label", "bits", "place", "tokens"], kind="stable")
 
 
-def compared(study: Study) -> int:
-    """How many measurements of GPTQ have one of RTN to be compared with."""
-    return len(_pairs(study))
+def _row(row: Any) -> list[str]:
+    deltas = [with_error(row[value], row[error]) for value, error in _DELTAS]
+    return [row["label"], row["checkpoint"], f"{row['bits']:.0f}", *deltas]
 
 
-def inversions(study: Study) -> list[list[str]]:
-    """Pairs where δ of GPTQ exceeds that of RTN by more than two standard errors, as rows of text."""
-    both = _pairs(study)
-    return [
-        [
-            row["checkpoint"],
-            row["label"],
-            f"{row['bits']:.0f}",
-            with_error(row["delta"], row["delta_se"]),
-            with_error(row["delta_rtn"], row["delta_se_rtn"]),
-            with_error(row["difference"], row["error"]),
-        ]
-        for _, row in both[(both["difference"] > 0) & (both["difference"] > CLEAR * both["error"])].iterrows()
-    ]
-
-
-def within_noise(study: Study) -> list[str]:
-    """Names of the pairs where GPTQ is worse by no more than two standard errors, by configuration and bits."""
-    both = _pairs(study)
-    small = both[(both["difference"] > 0) & (both["difference"] <= CLEAR * both["error"])]
-    return [
-        f"{label} {bits:.0f} bits at {', '.join(rows['checkpoint'])}"
-        for (label, bits), rows in small.groupby(["label", "bits"], sort=False)
-    ]
-
-
-def left_out(study: Study) -> list[list[str]]:
-    """(checkpoint, what, status, reason) of every row that was not measured whole."""
+def incomplete(study: Study) -> list[list[str]]:
+    """(checkpoint, what, status, reason) of every row that was not measured in full."""
     return [
         [
             row["checkpoint"],
@@ -80,7 +77,7 @@ def left_out(study: Study) -> list[list[str]]:
 
 
 def solver_summary(study: Study) -> list[list[Any]]:
-    """Damping, retries, dead columns and layers left alone, over all checkpoints, per configuration and bits."""
+    """Damping, retries, dead columns and layers left in full precision, per configuration and bits."""
     names = ("damping_max", "damping_retries", "dead_columns", "layers_skipped")
     if any(name not in study.rows for name in names):
         return []

@@ -1,9 +1,9 @@
 """δ against D/N: one panel per quantizer configuration, colours for bits, marks for runs.
 
 Both axes are logarithmic.  Where evaluation noise reaches zero, as is common at 8 bits, the axis of δ becomes linear
-below the size of that noise and goes on to negative values: every point stands at its value with its whole bar, none is
-put at an edge where it would hide another.  A law is a straight line above that zone and bends within it.  Hollow
-points are those that the noise does not tell from zero.  Runs at one D/N stand side by side, a little apart.
+below the size of that noise and goes on to negative values: every point is drawn at its value with its whole bar, none
+at an edge where it would hide another.  A law is a straight line above that zone and bends within it.  Hollow
+points are not significantly different from zero.  Runs at one D/N are drawn side by side, a little apart.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ptq_eval.laws.base import SIGNIFICANT
 from ptq_eval.report.common import style
 from ptq_eval.report.common.data import Frame, Study
 from ptq_eval.report.common.tables import title
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 COLUMNS = ("quantizer", "run", "params", "bits", "kind", "tokens", "tokens_per_param", "delta", "delta_se", "shown")
 PER_ROW = 3
 CURVE_POINTS = 40
-CLEAR = 2.0
-"""δ this many standard errors from zero stands out from its noise."""
 _LINEAR = 0.7
 """Length of the axis from zero to where it turns logarithmic, in powers of ten."""
 _BESIDE = 1.035
@@ -36,11 +35,11 @@ _BESIDE = 1.035
 
 
 def data(study: Study) -> Frame:
-    """Everything drawn: kind "measured" or "fit"; `shown` is "clear", "noise" (within `CLEAR` of zero) or "curve"."""
+    """Everything drawn: kind "measured" or "fit"; `shown` is "clear", "noise" (not significant) or "curve"."""
     rows = study.measured
     rows = rows[(rows["tokens_per_param"] > 0) & np.isfinite(rows["tokens_per_param"])]
     points = rows.assign(quantizer=rows["label"], run=rows["trajectory"], kind="measured")
-    points["shown"] = np.where(points["delta"].abs() > CLEAR * points["delta_se"].fillna(0), "clear", "noise")
+    points["shown"] = np.where(points["delta"].abs() > SIGNIFICANT * points["delta_se"].fillna(0), "clear", "noise")
     curves = [
         _curve(study, label, run, bits, group)
         for (label, run, bits), group in points.groupby(["quantizer", "run", "bits"], sort=False)
@@ -65,7 +64,7 @@ def linear_below(table: Frame) -> float:
     """δ below which the axis is linear: a power of ten near the noise of what it hides; 0 where it hides nothing.
 
     The noise is the median standard error of the hollow points.  Where no standard error is known, or all points
-    below zero stand out from theirs, it is the smallest |δ|.
+    below zero are significant, it is the smallest |δ|.
     """
     points = table[table["kind"] == "measured"]
     low = points[(points["shown"] == "noise") | (points["delta"] <= 0)]
@@ -165,7 +164,7 @@ def _legend(figure: Figure, table: Frame) -> None:
     ]
     noise = int((table["shown"] == "noise").sum())
     if noise:
-        label = f"hollow: |δ| ≤ {CLEAR:g} standard errors ({noise} points)"
+        label = f"hollow: |δ| ≤ {SIGNIFICANT:g} standard errors ({noise} points)"
         handles.append(Line2D([], [], color="black", marker="o", markerfacecolor="none", linestyle="none", label=label))
     if linear_below(table):
         handles.append(Patch(color="0.95", label="axis of δ linear"))

@@ -29,24 +29,19 @@ def _run(run: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType
     for name, side in _COLUMNS.items():
         drawn.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for row in rows:
-        drawn.add_row(*(Text(cell) for cell in _cells(row)), style="red" if _fatal(row) else "")
+        drawn.add_row(*(Text(cell) for cell in _cells(row)), style="red" if row["fatal"] else "")
     yield drawn
     yield from (Text.assemble(("D: ", "bold"), note) for note in _sources(rows))
     for row in rows:
         if row["problems"]:
             where = "" if row["step"] is None else f"@{row['step']}"
-            yield Text.assemble((f"{run}{where}: ", "bold red" if _fatal(row) else "bold"), row["problems"])
+            yield Text.assemble((f"{run}{where}: ", "bold red" if row["fatal"] else "bold"), row["problems"])
 
 
 def _sources(rows: Sequence[Mapping[str, Any]], shown: int = 4) -> list[str]:
     """Where D comes from, each source once; where it is not known, the problems say so."""
     notes = list(dict.fromkeys(row["tokens_note"] for row in rows if row["tokens"] is not None and row["tokens_note"]))
     return notes if len(notes) <= shown else [*notes[: shown - 1], f"and {len(notes) - shown + 1} more ways"]
-
-
-def _fatal(row: Mapping[str, Any]) -> bool:
-    """Whether a problem keeps the checkpoint out of every fit."""
-    return any(problem.startswith("!") for problem in row["problems"].split("; "))
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -92,7 +92,7 @@ def split(table: Grid) -> Iterator[Grid]:
 def _table(study: Study, table: Grid) -> str:
     caption = (
         rf"Increase of the loss by quantization, $\delta$ in nats per token, for run {escape(table.run)} "
-        rf"($N$ = {escape(count(table.params))}). $0.1234(56)$ stands for $0.1234 \pm 0.0056$, one standard error "
+        rf"($N$ = {escape(count(table.params))}). $0.1234(56)$ means $0.1234 \pm 0.0056$, one standard error "
         rf"of the paired difference over evaluation windows. Protocol: {escape(study.protocols)}."
     )
     if any(text.endswith(PARTIAL) for row in table.rows for text in row):

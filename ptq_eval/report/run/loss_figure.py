@@ -2,7 +2,7 @@
 
 Each panel has its own loss axis, because a turn of a hundredth of a nat and one of a whole nat are both results.
 A curve that explodes would flatten all others, so of every curve at most `VISIBLE` times the fall of the
-full-precision loss is shown above its own minimum, and a curve that lies wholly out of reach is named in the panel
+full-precision loss is shown above its own minimum, and a curve that is wholly out of reach is named in the panel
 instead.  The loss before quantization is a black ring, and the fewer the bits the smaller their mark, drawn on top: at
 8 bits δ is often less than a mark is high, and what coincides must still be seen.
 
@@ -140,7 +140,7 @@ def draw(table: Frame) -> Figure:
 
 
 def ceiling(panel: Frame) -> tuple[float, float, list[float]]:
-    """(bottom, top) of the loss axis, and the bit-widths that lie wholly above it."""
+    """(bottom, top) of the loss axis, and the bit-widths that are wholly above it."""
     before = panel.loc[panel["kind"] == "before", "loss"]
     fall = max(float(before.max() - before.min()), LEAST_FALL)
     after = panel[panel["kind"] == "after"].groupby("bits")["loss"].agg(["min", "max"])
@@ -187,7 +187,7 @@ def _turning_points(ax: Axes, panel: Frame) -> None:
 
 
 def _notes(panel: Frame, above: list[float], top: float) -> list[str]:
-    """What the panel does not show, in words; they stand at its lower left, where falling curves leave room."""
+    """What the panel does not show, in words, at its lower left, where falling curves leave space."""
     largest = panel.loc[panel["kind"] == "before", "tokens"].max()
     after = panel[panel["kind"] == "after"]
     notes = [f"{_list(above)}: above the axis"] if above else []

@@ -1,6 +1,6 @@
 """`report.md`: the page that a researcher reads first, the answer before everything else.
 
-What is not known is said as plainly as what is: which checkpoints were left out and why, where a method did
+What is not known is said as plainly as what is: which checkpoints were excluded and why, where a method did
 worse than rounding, what the intervals do not cover, and what none of these numbers can show.
 """
 
@@ -17,8 +17,9 @@ from ptq_eval.report.common import tables
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.files import plain
 from ptq_eval.report.common.numbers import count, number
+from ptq_eval.report.common.words import interval_text
 from ptq_eval.report.comparison import page as comparison
-from ptq_eval.report.run.audit import compared, inversions, left_out, solver_summary, within_noise
+from ptq_eval.report.run.audit import incomplete, solver_summary, worse_than_rounding
 from ptq_eval.report.run.words import answers, early
 from ptq_eval.report.sensitivity import page as sensitivity
 
@@ -52,7 +53,7 @@ def document(study: Study, theory: Mapping[str, Any] | None = None, found: Mappi
         (comparison.AFTER, _fits(study)),
         *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
         *([("From theory: which layers carry the damage", sensitivity.section(theory))] if theory else []),
-        ("Where GPTQ did worse than rounding", _inversions(study)),
+        ("Where a method did worse than rounding", worse_than_rounding(study)),
         ("What was quantized", _models(study)),
         ("Left out, failed or measured in part", _left_out(study)),
         ("GPTQ numerics", _solver(study)),
@@ -105,7 +106,7 @@ def _fits(study: Study) -> str:
     if not study.fits:
         return "Nothing was fitted.\n"
     text = tables.markdown(tables.FIT_HEADER, tables.fit_rows(study), left=3)
-    covered = {str(entry.get("interval")) for entry in study.fits if entry.get("interval")}
+    covered = {interval_text(entry) for entry in study.fits}
     remarks = [f"Intervals: {words}." for words in sorted(covered)]
     if early(study):
         remarks.append(
@@ -114,20 +115,6 @@ def _fits(study: Study) -> str:
         )
     remarks += [tables.fit_line(study, entry) for entry in study.fits]
     return text + "\n" + _bullets(remarks)
-
-
-def _inversions(study: Study) -> str:
-    clear, noise = inversions(study), within_noise(study)
-    if not compared(study):
-        return "No GPTQ measurement has one of RTN on the same grid to be compared with.\n"
-    text = f"{_plural(compared(study), 'pair')} on the same grid compared. "
-    text += "Where two methods are equal, chance puts one pair in forty beyond two standard errors.\n\n"
-    if clear:
-        header = ("checkpoint", "GPTQ", "bits", "δ GPTQ", "δ RTN", "difference")
-        text += "By more than two standard errors:\n\n" + tables.markdown(header, clear, left=2)
-    if noise:
-        text += f"\nWorse, but within noise: {'; '.join(tables.cell(name) for name in noise)}.\n"
-    return text if clear or noise else text + "GPTQ is nowhere worse.\n"
 
 
 def _models(study: Study) -> str:
@@ -168,7 +155,7 @@ def _kind(name: Any) -> str:
 
 
 def _left_out(study: Study) -> str:
-    rows = left_out(study)
+    rows = incomplete(study)
     return tables.markdown(("checkpoint", "what", "status", "reason"), rows, left=4) if rows else "Nothing.\n"
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ptq_eval.laws.turning.predicted import VerdictKind
 from ptq_eval.report.common import figures, files
-from ptq_eval.report.common.numbers import MISSING, count, estimate, number, short
+from ptq_eval.report.common.numbers import MISSING, count, estimate, number, short, tokens_estimate
 from ptq_eval.report.common.tables import markdown
+from ptq_eval.report.common.words import interval_text, message_text, reason_text, status_text, with_fit_texts
 from ptq_eval.report.table_fit import figure as data_figure
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ def rows(fit: Mapping[str, Any], between: str) -> Iterator[list[str]]:
         constants = between.join(f"{name} = {estimate(value)}{marks.get(name, '')}" for name, value in named)
         numbers = [f"{number(entry['objective']):.10g}" if entry["objective"] is not None else MISSING]
         numbers += [short(entry[name]) for name in ("r2", "r2_log", "aicc", "n_points")]
-        yield [name_of(entry), constants or MISSING, *numbers, str(entry["status"])]
+        yield [name_of(entry), constants or MISSING, *numbers, status_text(entry)]
 
 
 def turns(fit: Mapping[str, Any]) -> list[list[str]]:
@@ -52,12 +55,32 @@ def turns(fit: Mapping[str, Any]) -> list[list[str]]:
         [
             count(entry["params"]),
             served_as(entry),
-            estimate(entry["predicted"], count),
+            tokens_estimate(entry["predicted"]),
             short(entry["extrapolation_factor"]),
-            str(entry["verdict"]),
+            verdict_text(entry),
         ]
         for entry in fit["critical_tokens"]
     ]
+
+
+def verdict_text(entry: Mapping[str, Any]) -> str:
+    """What the law says of D_crit, and where the lowest measured loss is."""
+    text = f"predicted at {short(entry['extrapolation_factor'])}× the largest D seen"
+    if entry["verdict_kind"] != VerdictKind.PREDICTED:
+        text = f"not identifiable: {reason_text(entry['reason'])}"
+    tokens, largest = number(entry["observed_tokens"]), number(entry["largest_tokens"])
+    if not math.isfinite(tokens):
+        return text
+    where = f"at D = {count(tokens)}" if tokens < largest else "at the largest D"
+    after = "" if entry["trained_as_served"] else " after quantization"
+    return f"{text}; the lowest measured loss{after} is {where}"
+
+
+def with_texts(fit: Mapping[str, Any]) -> dict[str, Any]:
+    """The fit of a table with its sentences: "status", "message" and "interval" of each fit, each "verdict"."""
+    fits = [with_fit_texts(entry) for entry in fit["fits"]]
+    critical = [{**entry, "verdict": verdict_text(entry)} for entry in fit["critical_tokens"]]
+    return {**fit, "fits": fits, "critical_tokens": critical}
 
 
 def served_as(entry: Mapping[str, Any]) -> str:
@@ -81,7 +104,7 @@ def page(fit: Mapping[str, Any]) -> str:
     for entry in fit["fits"]:
         bend = f" (linear beyond {entry['huber_delta']:g})" if "huber" in entry["loss"] else ""
         parts.append(f"{name_of(entry)}: `{entry['equation']}` ({entry['source']}); {entry['loss']} loss{bend}; ")
-        parts[-1] += f"{entry['message']}; {entry['interval']}.\n"
+        parts[-1] += f"{message_text(entry)}; {interval_text(entry)}.\n"
     parts.append(f"![measured over fitted values, and residuals](figures/{NAME}.png)\n")
     if fit["critical_tokens"]:
         shown = turns(fit)[:MOST_TURNS]
@@ -111,7 +134,7 @@ class Rendered:
             drawn.add_row(*(Text(text) for text in row))
         yield drawn
         for entry in self.fit["fits"]:
-            yield Text(f"{name_of(entry)}: {entry['message']}; {entry['interval']}", style="dim")
+            yield Text(f"{name_of(entry)}: {message_text(entry)}; {interval_text(entry)}", style="dim")
         if self.fit["critical_tokens"]:
             table = Table(title="Critical tokens", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
             for name in TURNS:

@@ -7,10 +7,11 @@ import pytest
 
 from ptq_eval.laws.catalogue import make_law
 from ptq_eval.laws.compare.candidate import undetermined
-from ptq_eval.laws.compare.hypotheses import equality, phase_against_tokens
-from ptq_eval.laws.compare.ranking import Difference, compare
+from ptq_eval.laws.compare.hypotheses import Equality, equality, phase_against_tokens
+from ptq_eval.laws.compare.ranking import Difference, Outcome, compare
 from ptq_eval.laws.formulas.phase import KumarPhase, PhasePTQ
 from ptq_eval.laws.tables.schedule import phase_of
+from ptq_eval.report.comparison import words
 from tests.laws.synthetic import KUMAR, eq2
 
 SIZES, TOKENS = (3e7, 6e7, 1.1e8), (1.5e9, 3e9, 6e9, 13e9, 26e9)
@@ -39,26 +40,26 @@ def laws(*names):
 def test_the_law_that_made_the_data_is_found(truth, best, other):
     found = compare(laws("kumar", "ouyang"), grid(truth, np.random.default_rng(0)), intervals="none").to_dict()
     assert [law["name"] for law in found["laws"]] == [best, other]
-    assert found["laws"][1]["against_best"]["told_apart"]
-    assert f"told apart from {other}" in found["verdict"]
+    assert found["laws"][1]["against_best"]["outcome"] == Outcome.WORSE
+    assert words.ranking(found).startswith(f"best by held-out error: {best}; significantly better than {other} (")
     assert set(found["left_out"]) == {"D", "N", "P"}
     json.dumps(found, allow_nan=False)
 
 
-def test_laws_that_cannot_be_told_apart_are_said_to_be_so():
+def test_laws_that_are_not_distinguishable_are_named_as_such():
     """One bit-width: an exponential and a power of P are the same law."""
     data = grid(kumar, np.random.default_rng(0), bits=(4.0,))
     found = compare(laws("kumar", "ouyang"), data, intervals="none")
     assert [dict(entry.given) for entry in found.entries] == [{"gamma_post": 1.0}, {"gamma_P": 1.0}]
-    assert "these records do not tell it from ouyang" in found.to_dict()["verdict"]
-    assert not found.differences[1].told_apart
+    assert found.differences[1].outcome == Outcome.INDISTINGUISHABLE
+    assert "not distinguishable from ouyang" in words.ranking(found.to_dict())
 
 
 def test_measures_that_disagree_call_no_law_better():
     torn = Difference(error=0.2, error_se=0.01, aicc=-9.0, aicc_se=1.0, t=2.0, best_error=0.3)
-    assert (torn.by_error, torn.by_aicc, torn.told_apart) == (1, -1, False)
+    assert (torn.by_error, torn.by_aicc, torn.outcome) == (1, -1, Outcome.CONTRADICTORY)
     small = Difference(error=0.004, error_se=1e-5, aicc=1.0, aicc_se=1e-5, t=2.0, best_error=0.3)
-    assert not small.told_apart
+    assert small.outcome == Outcome.INDISTINGUISHABLE
 
 
 def test_a_law_that_contains_another_never_fits_worse():
@@ -70,13 +71,14 @@ def test_a_law_that_contains_another_never_fits_worse():
         assert aicc["kumar"] - aicc["ratio"] < 2.5
 
 
-def test_a_law_whose_variable_is_unknown_is_set_aside():
+def test_a_law_whose_variable_is_unknown_is_excluded():
     data = grid(kumar, np.random.default_rng(0))
     found = compare(laws("kumar", "chen", "phase"), {**data, "S": np.ones(60)}, intervals="none")
-    assert set(found.set_aside) == {"chen", "phase"}
-    assert "it reads G" in found.set_aside["chen"]
+    unknown = {"kind": "variable_unknown", "variable": "G", "unknown": 60, "points": 60}
+    assert found.excluded == {"chen": unknown, "phase": {"kind": "one_phase"}}
+    assert words.exclusion(unknown) == "it reads G, which is not known of 60 of 60 points"
     found = compare(laws("kumar", "chen"), {**data, "G": np.full(60, 128.0)}, intervals="none").to_dict()
-    assert found["laws"][1]["note"] == "says nothing of P"
+    assert found["laws"][1]["ignored"] == ["P"]
     assert found["laws"][1]["given"] == {"gamma_G": 0.0}
 
 
@@ -108,7 +110,7 @@ def annealed(gamma_S, gamma_D, rng, *, confounded):
 def test_tokens_and_phase_are_told_apart_where_they_can_be(gamma_S, gamma_D, answer):
     found = phase_against_tokens(annealed(gamma_S, gamma_D, np.random.default_rng(0), confounded=False), n_boot=100)
     assert found["tested"]
-    assert found["verdict"].startswith(answer), found["verdict"]
+    assert words.phase(found).startswith(answer)
     json.dumps(found, allow_nan=False)
 
 
@@ -122,8 +124,8 @@ def test_one_decaying_run_cannot_tell_tokens_from_phase():
 
 def test_without_rates_or_change_of_phase_the_answer_says_so():
     data = grid(kumar, np.random.default_rng(0))
-    assert "no learning rates" in phase_against_tokens(data)["verdict"]
-    assert "same phase" in phase_against_tokens({**data, "S": np.full(60, 2.0)})["verdict"]
+    assert "no learning rates" in words.phase(phase_against_tokens(data))
+    assert "same phase" in words.phase(phase_against_tokens({**data, "S": np.full(60, 2.0)}))
 
 
 def test_phase_of_a_schedule():
@@ -152,7 +154,7 @@ def test_equal_constants_are_found_equal_and_others_not():
     rng = np.random.default_rng(0)
     same = grid(lambda N, D, P: (D / N) ** 0.4 * np.exp(-P / 0.6), rng)
     found = equality(make_law("kumar"), same, "gamma_D", "gamma_N", n_boot=100)
-    assert "compatible" in found["verdict"]
+    assert found["outcome"] == Equality.COMPATIBLE
     assert found["difference"]["low"] < 0 < found["difference"]["high"]
     found = equality(make_law("kumar"), grid(kumar, rng), "gamma_D", "gamma_N", n_boot=100)
-    assert found["verdict"].startswith("gamma_D and gamma_N differ: gamma_D - gamma_N = 0.16")
+    assert words.equality(found).startswith("gamma_D and gamma_N differ: gamma_D - gamma_N = 0.16")

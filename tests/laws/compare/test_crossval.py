@@ -8,6 +8,7 @@ import pytest
 from ptq_eval.errors import OptionError
 from ptq_eval.laws import fit
 from ptq_eval.laws.compare.crossval import held_out
+from ptq_eval.laws.findings import Why
 from ptq_eval.laws.formulas.chinchilla import Chinchilla
 from ptq_eval.laws.formulas.kumar import KumarPTQ
 from tests.laws.synthetic import KUMAR, chinchilla, eq2, points
@@ -26,7 +27,7 @@ def data():
 def test_an_end_or_one_bit_width_after_another_is_held_out(data, by, values):
     found = held_out(KumarPTQ(), data, by)
     assert [fold.values for fold in found.folds] == values
-    assert found.status == "ok"
+    assert found.status.kind == "ok"
     for fold in found.folds:
         assert np.all(np.isin(data[by][fold.rows], fold.values))
         assert fold.result.n_points == 80 - len(fold.rows)
@@ -61,10 +62,13 @@ def test_many_different_values_are_held_out_by_tenths():
 
 def test_what_cannot_be_split_says_why(data):
     one = {name: column[data["N"] == 30e6] for name, column in data.items()}
-    assert held_out(KumarPTQ(), one, "N").status == "all points have one N"
+    reason = held_out(KumarPTQ(), one, "N").status.reason
+    assert (reason.kind, reason.facts) == (Why.NOTHING_HELD_OUT, {"variable": "N", "distinct": 1})
     two = {name: column[data["P"] < 5] for name, column in data.items()}
-    assert held_out(KumarPTQ(), two, "P").status.startswith("not_identified: 1 distinct value of P")
-    assert held_out(Chinchilla(), {"N": one["N"], "D": one["D"], "loss": one["delta"]}, "P").status.endswith("column P")
+    reason = held_out(KumarPTQ(), two, "P").status.reason
+    assert (reason.kind, reason.facts["variable"]) == (Why.TOO_FEW_VALUES, "P")
+    missing = held_out(Chinchilla(), {"N": one["N"], "D": one["D"], "loss": one["delta"]}, "P").status.reason
+    assert (missing.kind, missing.facts) == (Why.COLUMN_MISSING, {"variable": "P"})
     with pytest.raises(OptionError):
         held_out(KumarPTQ(), data, "G")  # type: ignore[arg-type]
 
@@ -72,6 +76,6 @@ def test_what_cannot_be_split_says_why(data):
 def test_sigma_and_windows_follow_their_rows():
     made = points(eq2, KUMAR, SIZES, (20, 60, 200), (3, 4, 5), np.random.default_rng(0), scatter=0.03)
     found = held_out(KumarPTQ(), made, "N", sigma=0.05 * np.abs(made["delta"]))
-    assert found.status == "ok"
+    assert found.status.kind == "ok"
     made["delta"][0] = np.nan
     assert held_out(KumarPTQ(), made, "N").n_held_out == 9

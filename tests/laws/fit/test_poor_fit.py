@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptq_eval.laws import Estimate, TurningPoint, analyse, fit
+from ptq_eval.laws import Estimate, FitStatus, TurningPoint, Why, analyse, fit
+from ptq_eval.laws.findings import why
 from ptq_eval.laws.formulas.kumar import KumarPTQRatio
-from ptq_eval.laws.turning.predicted import poorly, verdict
+from ptq_eval.laws.turning.predicted import Conflict, PoorFit, poor_fit, verdict
+from ptq_eval.report import with_texts
 from tests.laws.synthetic import RATIO, RATIOS, points, ratio, table
 
 RESULT = fit(
@@ -17,21 +19,16 @@ RESULT = fit(
 
 
 @pytest.mark.parametrize(
-    ("r2", "scatter", "words"),
-    [
-        (0.51, 0.49, ""),
-        (-0.2, 0.81, "R² = −0.2, scatter 81 %"),
-        (0.49, math.nan, "R² = 0.49"),
-        (0.9, 0.51, "R² = 0.9, scatter 51 %"),
-        (math.nan, math.nan, ""),
-    ],
+    ("r2", "scatter", "poor"),
+    [(0.51, 0.49, False), (-0.2, 0.81, True), (0.49, math.nan, True), (0.9, 0.51, True), (math.nan, math.nan, False)],
 )
-def test_poor_fits_are_those_of_little_r2_or_much_scatter(r2, scatter, words):
-    assert poorly(replace(RESULT, r2=r2, scatter=scatter)) == words
+def test_poor_fits_are_those_of_little_r2_or_much_scatter(r2, scatter, poor):
+    assert poor_fit(replace(RESULT, r2=r2, scatter=scatter)) == (PoorFit(r2, scatter) if poor else None)
 
 
 def test_a_law_without_constants_is_not_called_poor():
-    assert poorly(replace(RESULT, r2=-1.0, status="not_identified: 2 points")) == ""
+    nothing = FitStatus.not_identified(why(Why.TOO_FEW_POINTS, points=2, constants=3))
+    assert poor_fit(replace(RESULT, r2=-1.0, status=nothing)) is None
 
 
 def wild(_theta, N, D, P):
@@ -43,7 +40,7 @@ def test_a_poor_fit_is_warned_of_by_name_and_a_good_one_is_not():
     found = {}
     for name, law in (("good", ratio), ("poor", wild)):
         out = analyse(*table(np.random.default_rng(0), sizes=(80e3,), bits=(2, 3, 4), delta=law), n_boot=20)
-        found[name] = [w for w in out["warnings"] if "the law describes these deltas poorly" in w]
+        found[name] = [w for w in with_texts(out)["warnings"] if "the law describes these deltas poorly" in w]
     assert found["good"] == []
     (warning,) = found["poor"]
     assert warning.startswith("rtn (")
@@ -56,17 +53,15 @@ def falling(tokens, lowest):
 
 def test_a_predicted_turn_that_the_data_contradict_is_said_to_be_so():
     inside = Estimate(5e7, 4e7, 6e7)
-    text = verdict(1e5, 1e8, inside, "", falling(1e8, 1e8), False, poor="R² = −0.2")
-    assert text.startswith("predicted at 0.5× the largest D seen, D = 50M tokens (D/N = 500); ")
-    assert text.endswith(
-        "contradicted by the measurement: the loss still falls to D = 100M tokens (D/N = 1e+03); "
-        "the law describes these deltas poorly (R² = −0.2)"
-    )
-    text = verdict(1e5, 1e8, inside, "", falling(1e8, 7e7), False)
-    assert "not confirmed by the measurement: the loss is least at D = 70M tokens" in text
-    text = verdict(1e5, 1e8, Estimate(2e8, 1.5e8, 3e8), "", falling(1e8, 1e8), False)
-    assert "contradicted" not in text
-    assert "poorly" not in text
+    poor = PoorFit(-0.2, math.nan)
+    found = verdict(inside, None, 1e8, falling(1e8, 1e8), full_rises=False, poor=poor)
+    assert (found.kind, found.conflict, found.poor_fit) == ("predicted", Conflict.STILL_FALLS, poor)
+    found = verdict(inside, None, 1e8, falling(1e8, 7e7), full_rises=False)
+    assert (found.conflict, found.poor_fit) == (Conflict.NOT_CONFIRMED, None)
+    alone = replace(falling(1e8, 1e8), n_checkpoints=1)
+    assert verdict(inside, None, 1e8, alone, full_rises=False).conflict is Conflict.NO_SECOND_CHECKPOINT
+    found = verdict(Estimate(2e8, 1.5e8, 3e8), None, 1e8, falling(1e8, 1e8), full_rises=False)
+    assert (found.kind, found.conflict) == ("predicted", None)
 
 
 def beyond_the_law(theta, N, D, P):
@@ -80,14 +75,11 @@ def nothing_at_eight(theta, N, D, P):
 
 
 @pytest.mark.parametrize(
-    ("law", "words"),
-    [
-        (beyond_the_law, "at 8 bits the law does not describe the deltas, "),
-        (nothing_at_eight, "at 8 bits delta is not told apart from zero"),
-    ],
+    ("law", "reason"), [(beyond_the_law, "law_misses_deltas"), (nothing_at_eight, "delta_not_significant")]
 )
-def test_deltas_that_are_zero_and_deltas_that_the_law_misses_are_told_apart(law, words):
+def test_deltas_that_are_zero_and_deltas_that_the_law_misses_are_not_confused(law, reason):
     rows, windows = table(np.random.default_rng(1), sizes=(80e3,), bits=(2, 3, 4, 8), delta=law, noise=0.02)
     critical = {c["bits"]: c for c in analyse(rows, windows, n_boot=50)["critical_tokens"]}
     assert critical[8.0]["predicted"] is None
-    assert critical[8.0]["verdict"].startswith(f"not identifiable: {words}")
+    assert critical[8.0]["verdict_kind"] == "not_identified"
+    assert (critical[8.0]["reason"]["kind"], critical[8.0]["reason"]["bits"]) == (reason, 8.0)

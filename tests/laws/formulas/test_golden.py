@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ptq_eval.laws import closed_form
+from ptq_eval.laws import critical_tokens
 from ptq_eval.laws.formulas.chinchilla import Chinchilla
 from ptq_eval.laws.formulas.kumar import KumarPTQ
 from tests.laws.synthetic import KUMAR, KUMAR_LOSS
@@ -22,12 +22,13 @@ from tests.laws.synthetic import KUMAR, KUMAR_LOSS
     ],
 )
 def test_critical_tokens_of_the_published_constants(N, bits, tokens):
-    assert closed_form(KUMAR, KUMAR_LOSS, N, bits) == pytest.approx(tokens, rel=0.005)
+    assert critical_tokens(N, bits, constants=[KUMAR, KUMAR_LOSS]) == pytest.approx(tokens, rel=0.005)
 
 
 def test_a_degradation_e_to_the_b_times_larger_turns_earlier_by_a_factor_3_08():
     larger = {**KUMAR, "C_T": KUMAR["C_T"] * np.exp(1.1277)}
-    ratio = closed_form(KUMAR, KUMAR_LOSS, 30e6, 4) / closed_form(larger, KUMAR_LOSS, 30e6, 4)
+    turns = [critical_tokens(30e6, 4, constants=[theta, KUMAR_LOSS]) for theta in (KUMAR, larger)]
+    ratio = turns[0] / turns[1]
     assert ratio == pytest.approx(3.08, rel=0.002)
 
 

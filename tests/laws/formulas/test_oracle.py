@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq, minimize
 
-from ptq_eval.laws import closed_form, fit
+from ptq_eval.laws import critical_tokens, fit
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
 from tests.laws.synthetic import KUMAR, KUMAR_LOSS, RATIO, RATIOS, chinchilla, eq2, points, ratio
@@ -83,7 +83,7 @@ def test_gradients_agree_with_finite_differences(law):
 
 @pytest.mark.parametrize("P", [2, 3, 4, 6])
 @pytest.mark.parametrize(("form", "theta"), [(eq2, KUMAR), (ratio, RATIO)])
-def test_closed_form_is_the_minimum_of_the_quantized_loss(form, theta, P):
+def test_d_crit_is_the_minimum_of_the_quantized_loss(form, theta, P):
     N = 30e6
 
     def slope(log_D, h=1e-4):
@@ -93,4 +93,4 @@ def test_closed_form_is_the_minimum_of_the_quantized_loss(form, theta, P):
         return (loss(log_D + h) - loss(log_D - h)) / (2 * h)
 
     root = np.exp(brentq(slope, np.log(1e6), np.log(1e14)))
-    assert closed_form(theta, KUMAR_LOSS, N, P) == pytest.approx(root, rel=1e-3)
+    assert critical_tokens(N, P, constants=[theta, KUMAR_LOSS]) == pytest.approx(root, rel=1e-3)

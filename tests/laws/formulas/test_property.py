@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptq_eval.laws import closed_form, fit
+from ptq_eval.laws import critical_tokens, fit
 from ptq_eval.laws.base import n_distinct
 from ptq_eval.laws.fit.bootstrap import interval, jackknifed, multipliers, window_noise
 from ptq_eval.laws.fit.losses import huber
@@ -78,9 +78,10 @@ def test_search_coordinates_come_back(C, gamma, gamma_post):
 
 @given(st.floats(1e6, 1e10), st.integers(2, 7))
 def test_more_bits_and_smaller_degradation_turn_later(N, bits):
-    tokens = closed_form(RATIO, KUMAR_LOSS, N, bits)
-    assert closed_form(RATIO, KUMAR_LOSS, N, bits + 1) > tokens
-    assert closed_form({**RATIO, "C": 0.5 * RATIO["C"]}, KUMAR_LOSS, N, bits) > tokens
+    laws = [RATIO, KUMAR_LOSS]
+    tokens = critical_tokens(N, bits, constants=laws)
+    assert critical_tokens(N, bits + 1, constants=laws) > tokens
+    assert critical_tokens(N, bits, constants=[*laws, {"C": 0.5 * RATIO["C"]}]) > tokens
 
 
 def test_window_noise_has_the_variance_of_a_mean():

@@ -11,6 +11,7 @@ from ptq_eval import plugins
 from ptq_eval.laws import fit, grid, simulate
 from ptq_eval.laws.formulas.n_eff import NEff
 from ptq_eval.laws.formulas.presets import CHEN_2025, KUMAR_2024
+from ptq_eval.report.common.words import reason_text
 
 PUBLISHED = ("chen", "chinchilla", "chinchilla_d", "kumar_ptq", "kumar_ptq_ratio", "n_eff", "ouyang", "sun")
 PUBLISHED += ("unified", "unified_delta")
@@ -58,7 +59,7 @@ def test_importing_every_law_loads_no_heavy_package():
 def test_too_few_precisions_identify_nothing_and_are_named(law, theta, axes, words):
     result = fit(law, simulate(law, theta, grid({**RUNS, **axes}), noise=0.001), n_boot=0)
     assert not result.identified
-    assert words in result.status
+    assert words in reason_text(result.status.reason.to_dict())
 
 
 def test_precisions_below_the_offset_are_no_start_for_a_fit_and_do_not_break_it():

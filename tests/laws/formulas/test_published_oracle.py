@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from ptq_eval.laws import CHEN_2025, EPOCH_2024, KUMAR_2024, OUYANG_2024, SUN_2025, closed_form, critical_tokens
+from ptq_eval.laws import CHEN_2025, EPOCH_2024, KUMAR_2024, OUYANG_2024, SUN_2025, critical_tokens
 from ptq_eval.laws.formulas.chen import Chen
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD, turning_tokens
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
@@ -127,6 +127,12 @@ def scalar(law, theta, **values):
     return float(law.predict(theta, {name: np.array([value], float) for name, value in values.items()})[0])
 
 
+def equation_13(c, N, P):
+    """arXiv 2411.04330, eq. 13, as it is printed."""
+    top = c["beta"] * c["B"] * N ** c["gamma_N"] * np.exp(P / c["gamma_post"])
+    return (top / (c["gamma_D"] * c["C_T"])) ** (1 / (c["gamma_D"] + c["beta"]))
+
+
 @pytest.mark.parametrize("P", [3.0, 4.0, 6.0])
 def test_critical_tokens_are_the_minimum_of_the_quantized_loss(P):
     loss, N = KUMAR_2024.constants, 1e8
@@ -137,9 +143,14 @@ def test_critical_tokens_are_the_minimum_of_the_quantized_loss(P):
             return loss["B"] / D ** loss["beta"] + scalar(law, theta, N=N, D=D, P=P)
 
         assert found == pytest.approx(lowest(total, 1e-4 * found, 1e4 * found), rel=1e-3)
-    np.testing.assert_allclose(critical_tokens(N, P), closed_form(KUMAR, loss, N, P), rtol=1e-12)
+    np.testing.assert_allclose(critical_tokens(N, P), equation_13(KUMAR, N, P), rtol=1e-12)
     ratio = {name: KUMAR[name] for name in ("C", "gamma", "gamma_post", "B", "beta")}
-    np.testing.assert_allclose(critical_tokens(N, P, constants=ratio), closed_form(ratio, loss, N, P), rtol=1e-12)
+    one_gamma = {**ratio, "C_T": ratio["C"], "gamma_D": ratio["gamma"], "gamma_N": ratio["gamma"]}
+    np.testing.assert_allclose(
+        critical_tokens(N, P, constants=ratio),
+        equation_13(one_gamma, N, P),
+        rtol=1e-12,
+    )
 
 
 @pytest.mark.parametrize("parts", SUBSETS)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from ptq_eval.laws.formulas.presets import KUMAR_2024
-from ptq_eval.laws.plan.planner import Planner, Question, plan
+from ptq_eval.laws.plan.answers import Planner, Question, plan
+from ptq_eval.laws.plan.question import Setting
 from ptq_eval.laws.plan.source import from_preset
 from ptq_eval.report.plan.words import sentences
 
@@ -114,17 +115,17 @@ def test_no_point_of_a_grid_within_the_budget_is_better():
 def test_the_optimum_stops_at_the_turn_and_says_so():
     found = plan(SOURCE, THRIFTY)
     [turn] = found.of("critical_tokens")
-    ways = {(a.label.partition(":")[0], a.at.get("serve_bits"), a.at.get("train_bits")): a for a in found.of("optimum")}
-    plain = ways["N given", 4, 16.0]
+    ways = {(a.setting, a.at.get("serve_bits"), a.at.get("train_bits")): a for a in found.of("optimum")}
+    plain = ways[Setting.PARAMS, 4, 16.0]
     assert plain.stops_at_critical
     assert plain.to_dict()["stops_at_critical"] is True
     assert plain.values["D"].value == pytest.approx(turn.values["D"].value, rel=1e-9)
     assert plain.values["loss"].value == pytest.approx(2.9837, abs=5e-5)
     assert plain.values["spent"].value == pytest.approx((6e9 * plain.values["D"].value + 0.5e9 * 1e13) / 1e22, rel=1e-9)
-    between = ways["N given", 4, None]
+    between = ways[Setting.PARAMS, 4, None]
     assert between.values["P"].value == 16
     assert between.values["loss"].value == plain.values["loss"].value  # 16 bits themselves are among the candidates
-    free = ways["N, D and P free", 4, None]
+    free = ways[Setting.FREE, 4, None]
     assert free.values["P"].value == pytest.approx(12.304, abs=2e-3)
     assert free.values["loss"].value == pytest.approx(2.948174, abs=1e-6)
     assert not free.stops_at_critical

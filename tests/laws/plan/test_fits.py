@@ -12,11 +12,13 @@ from ptq_eval.laws.formulas.chinchilla import Chinchilla
 from ptq_eval.laws.formulas.kumar import KumarPTQ
 from ptq_eval.laws.formulas.n_eff import NEff
 from ptq_eval.laws.formulas.presets import HOFFMANN_2022, KUMAR_2024
+from ptq_eval.laws.plan.answers import Planner, Question, plan
 from ptq_eval.laws.plan.curves import loss_against_tokens, loss_over_bits_and_ratio, precision_against_budget
-from ptq_eval.laws.plan.planner import Planner, Question, plan
+from ptq_eval.laws.plan.question import Reason
 from ptq_eval.laws.plan.source import from_fits, from_preset
 from ptq_eval.laws.plan.stored import from_stored
 from ptq_eval.laws.simulate import PAPER_SIZES, PAPER_TOKENS, grid, paper_design, simulate
+from ptq_eval.report.plan.words import uncertainty
 from tests.laws.synthetic import KUMAR, RATIO, SMALL_LOSS, source, table
 
 RANGES = {"N": (30e6, 220e6), "D": (1.5e9, 26e9), "bits": (3, 6)}
@@ -54,9 +56,9 @@ def test_intervals_come_from_the_replicates(fitted):
     free = next(answer for answer in found.of("optimum") if "train_bits" not in answer.at)
     assert math.isnan(free.values["spent"].low)  # all of the budget, in every replicate
     assert all(value.low < value.value < value.high for name, value in free.values.items() if name != "spent")
-    given = next(answer for answer in found.of("optimum") if answer.label.startswith("N given"))
+    given = next(answer for answer in found.of("optimum") if answer.setting == "params")
     assert math.isnan(given.values["N"].low)  # what was given is not estimated
-    assert "90 % interval" in found.source.uncertainty
+    assert "90 % interval" in uncertainty(found.source)
 
 
 def test_a_stored_fit_gives_the_same_values_without_intervals(fitted):
@@ -114,7 +116,7 @@ def test_one_size_knows_no_other():
     [loss] = elsewhere.of("loss")
     assert "before" not in loss.values
     assert loss.missing == ("A", "alpha")
-    assert "N = 8e+04 alone" in loss.why_not
+    assert loss.why_not[0].facts == {"one_size": 80e3, "constants": ("A", "alpha")}
     assert any("gamma_N" in doubt for doubt in known.doubts)
     report = analyse(rows, windows, n_boot=40, seed=3)
     [same] = [entry for entry in report["critical_tokens"] if entry["bits"] == 2]
@@ -129,7 +131,7 @@ def test_what_a_fit_does_not_determine_is_refused():
     assert "damage" in known.refused
     [turn] = plan(known, Question(params=1e8, tokens=1e10, serve_bits=(4,))).of("critical_tokens")
     assert turn.values == {}
-    assert "no fit" in turn.why_not
+    assert turn.why_not[0].kind == Reason.NOT_FITTED
 
 
 def test_curves_are_those_of_the_answers(fitted):
@@ -145,7 +147,7 @@ def test_curves_are_those_of_the_answers(fitted):
         after = planner.formulas.before(220e6, row["ratio"] * 220e6)[0]
         after += planner.formulas.damage(220e6, row["ratio"] * 220e6, row["bits"])[0]
         assert row["loss"] == pytest.approx(after, rel=1e-9)
-        best = [row["bits"] for row in precision_against_budget(planner) if row["setting"] == "N given"]
+        best = [row["bits"] for row in precision_against_budget(planner) if row["setting"] == "params"]
         assert np.all(np.diff(best) >= 0)
         assert max(best) <= 16
     loss_alone = Planner(from_preset(HOFFMANN_2022), Question(params=1e9, tokens=2e10))

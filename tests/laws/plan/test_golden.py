@@ -5,8 +5,8 @@ import pytest
 
 from ptq_eval.errors import NotPositiveError, UnitsError
 from ptq_eval.laws.formulas.presets import KUMAR_2024
+from ptq_eval.laws.plan.answers import Planner, Question, plan
 from ptq_eval.laws.plan.optimum import Budget, optimum
-from ptq_eval.laws.plan.planner import Planner, Question, plan
 from ptq_eval.laws.plan.source import from_preset
 
 D_CRIT = {

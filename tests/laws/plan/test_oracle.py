@@ -5,8 +5,8 @@ import pytest
 
 from ptq_eval.laws.formulas.n_eff import NEff
 from ptq_eval.laws.formulas.presets import KUMAR_2024
+from ptq_eval.laws.plan.answers import Planner, Question, plan
 from ptq_eval.laws.plan.optimum import Budget, optimum
-from ptq_eval.laws.plan.planner import Planner, Question, plan
 from ptq_eval.laws.plan.source import from_preset
 
 K = dict(KUMAR_2024.constants)

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptq_eval.laws.formulas.presets import KUMAR_2024
+from ptq_eval.laws.plan.answers import Planner, Question
 from ptq_eval.laws.plan.grid_search import lowest
 from ptq_eval.laws.plan.optimum import Budget, optimum
-from ptq_eval.laws.plan.planner import Planner, Question
 from ptq_eval.laws.plan.source import from_preset
 
 few = settings(max_examples=25, deadline=None)

@@ -11,7 +11,7 @@ from ptq_eval.laws.formulas.chinchilla import Chinchilla
 from ptq_eval.laws.formulas.kumar import KumarPTQ
 from ptq_eval.laws.formulas.n_eff import NEff
 from ptq_eval.laws.formulas.presets import KUMAR_2024
-from ptq_eval.laws.plan.planner import Question, plan
+from ptq_eval.laws.plan.answers import Question, plan
 from ptq_eval.laws.plan.source import from_fits
 from ptq_eval.laws.plan.stored import from_stored
 from ptq_eval.laws.simulate import PAPER_SIZES, PAPER_TOKENS, grid, paper_design, simulate
@@ -33,7 +33,7 @@ def test_a_law_over_all_sizes_that_is_not_identified_leaves_the_curve_of_the_nea
     content = json.loads(json.dumps(analyse(rows, windows, n_boot=5)))
     [over_all] = [entry for entry in content["fits"] if entry["law"] == "chinchilla"]
     assert from_stored(content, name="out", params=90e3).one_size is None
-    over_all["status"] = "not_identified: for a test"
+    over_all |= {"status_kind": "not_identified", "reason": {"kind": "not_finite"}}
     source = from_stored(content, name="out", params=90e3)
     assert (source.one_size, source.curve) == (80e3, "size1")
     assert "alpha" not in source.constants
@@ -67,13 +67,14 @@ def test_verdicts_are_those_of_the_fit(report):
     content = json.loads(json.dumps(report[0]))
     for entry in content["critical_tokens"]:
         if entry["bits"] == 3 and entry["quantizer"] == "rtn" and entry["params"] == 40e3:
-            entry |= {"predicted": None, "verdict": "not identifiable: delta is not told apart from zero"}
+            reason = {"kind": "delta_not_significant", "bits": 3.0}
+            entry |= {"predicted": None, "verdict_kind": "not_identified", "reason": reason}
     for quantizer, params, known in (("rtn", 50e3, False), ("rtn", 160e3, True), ("gptq", 50e3, True)):
         source = from_stored(content, name="out", quantizer=quantizer, params=params)
         two, three = plan(source, Question(params=params, serve_bits=(2, 3))).of("critical_tokens")
         assert two.values
         assert bool(three.values) == known
-        assert known or "not told apart from zero" in three.why_not
+        assert known or three.why_not[0].facts["found"].kind == "delta_not_significant"
 
 
 @pytest.fixture(scope="module")

@@ -4,19 +4,19 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from ptq_eval.laws import analyse, fit
+from ptq_eval.laws import FitKind, FitStatus, analyse, findings, fit
+from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.formulas.chinchilla import Chinchilla
 from ptq_eval.laws.formulas.ouyang import Ouyang
 from ptq_eval.laws.formulas.presets import EPOCH_2024, KUMAR_2024, OUYANG_2024
+from ptq_eval.laws.plan.answers import Plan, Planner, Question, plan
 from ptq_eval.laws.plan.curves import loss_over_bits_and_ratio
-from ptq_eval.laws.plan.planner import Planner, Question, plan
+from ptq_eval.laws.plan.question import Reason
 from ptq_eval.laws.plan.source import from_fits, from_preset
 from ptq_eval.laws.simulate import paper_design, simulate
-from ptq_eval.laws.turning.predicted import FARTHEST
-from ptq_eval.laws.turning.table import critical_tokens
+from ptq_eval.laws.turning.predicted import MAX_FACTOR, critical_tokens
 from ptq_eval.report.plan import contour_figure as plan_contour_figure
 from tests.laws.synthetic import source, table
 
@@ -41,7 +41,7 @@ def turns(planner):
 
 
 def labels(planner):
-    drawn = pd.DataFrame(loss_over_bits_and_ratio(planner), columns=list(plan_contour_figure.COLUMNS))
+    drawn = plan_contour_figure.data(Plan(planner.source, planner.question, (), planner))
     [legend] = plan_contour_figure.draw(drawn).legends
     return " | ".join(" ".join(text.get_text().split()) for text in legend.get_texts())
 
@@ -56,7 +56,7 @@ def test_records_are_judged_as_fit_judges_them(noisy):
             at: known for at, known in given.items() if at[0] == N
         }
         [eight] = [answer for answer in answers if answer.at["bits"] == 8]
-        assert "delta is not told apart from zero" in eight.why_not
+        assert eight.why_not[0].facts["found"].kind == "delta_not_significant"
 
 
 def test_the_line_of_a_figure_is_refused_where_the_table_refuses(noisy):
@@ -70,17 +70,19 @@ def test_the_line_of_a_figure_is_refused_where_the_table_refuses(noisy):
     refused = [row["bits"] for row in rows if row["why_not"]]
     assert min(refused) >= 6  # of the widths measured, 8 bits are the nearest
     assert max(refused) == 9
-    assert all("not told apart from zero" in row["why_not"] for row in rows if row["bits"] >= 6)
+    reasons = [row["why_not"][0].facts["found"].kind for row in rows if row["bits"] >= 6]
+    assert set(reasons) == {"delta_not_significant"}
     assert "no D_crit at" in labels(planner)
-    assert "not told apart from zero" in labels(planner)
+    assert "not significantly different from zero" in labels(planner)
 
 
 def test_a_fit_that_identifies_nothing_draws_no_line(noisy):
     known = source(noisy, {}, **OPTIONS)
-    refusing = replace(known, verdicts=tuple((N, P, "it is not identified") for N, P, _ in known.verdicts))
+    none = Finding(Reason.FIT_GIVES_NONE, {"found": findings.why(findings.Why.NO_LOSS_CURVE)})
+    refusing = replace(known, verdicts=tuple((N, P, none) for N, P, _ in known.verdicts))
     planner = Planner(refusing, Question(params=200e3))
     assert all(math.isnan(row["ratio"]) for row in turns(planner))
-    assert "no D_crit at 1 to 9 bits: it is not identified" in labels(planner)
+    assert "no D_crit at 1 to 9 bits: no full-precision loss is known" in labels(planner)
     assert "D_crit, " not in labels(planner)
 
 
@@ -89,7 +91,7 @@ def test_the_line_is_marked_beyond_the_data_and_ends_where_it_is_not_believed():
     rows = turns(planner)
     for row in rows:
         D = float(planner.source.critical_tokens(220e6, row["bits"])[0].value)
-        assert bool(row["why_not"]) == (D > FARTHEST * 26e9)
+        assert bool(row["why_not"]) == (D > MAX_FACTOR * 26e9)
         assert row["why_not"] or row["beyond"] == pytest.approx(
             max(planner.source.beyond(N=220e6, D=D, bits=row["bits"]).values(), default=1.0)
         )
@@ -108,7 +110,7 @@ def test_fits_of_another_degradation_law_have_a_turn_with_its_interval():
     [turn] = plan(
         from_fits([flat, curve], name="out", ranges={}), Question(params=1e8, tokens=1e10, serve_bits=(4,))
     ).of("critical_tokens")
-    assert "not seen to grow with D" in turn.why_not
+    assert turn.why_not[0].facts["found"].kind == "delta_does_not_grow"
 
 
 def test_a_table_of_data_is_refused_a_turn_by_the_same_tests():
@@ -119,10 +121,11 @@ def test_a_table_of_data_is_refused_a_turn_by_the_same_tests():
     data = {name: design[name] for name in law.columns}
     given = list(critical_tokens(law, delta, data, curve, None))
     assert all(one.predicted is not None for one in given)
-    stuck = replace(delta, status="at_bound: gamma_P")
+    stuck = replace(delta, status=FitStatus(FitKind.AT_BOUND, ("gamma_P",)))
     draws = delta.replicates.copy()
     draws[:, list(delta.estimates).index("k")] *= np.exp(np.linspace(-6, 6, len(draws)))
-    for bad, words in ((stuck, "at bound: gamma_P"), (replace(delta, replicates=draws), "D_crit is not identified")):
+    vague = replace(delta, replicates=draws)
+    for bad, reason in ((stuck, findings.Why.CONSTANT_AT_BOUND), (vague, findings.Why.WIDE_INTERVAL)):
         told = list(critical_tokens(law, bad, data, curve, None))
         assert all(one.predicted is None for one in told)
-        assert all(words in one.verdict for one in told)
+        assert all(one.verdict.reason.kind is reason for one in told)

@@ -236,4 +236,4 @@ def test_the_steps_behind_intervals_are_public():
     ends = laws.profile_intervals(found, data["loss"], 0.9)
     assert ((ends[:, 0] < found.point) & (found.point < ends[:, 1])).all()
     assert laws.leverage(found.problem, found.point, data["loss"]).sum() == pytest.approx(5)
-    assert laws.held_out(law, data, by="D").status == "ok"
+    assert laws.held_out(law, data, by="D").status.kind == "ok"

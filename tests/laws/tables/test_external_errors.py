@@ -6,6 +6,7 @@ import pytest
 from ptq_eval import errors
 from ptq_eval.laws.catalogue import law_for
 from ptq_eval.laws.compare.candidate import weights
+from ptq_eval.laws.findings import Why
 from ptq_eval.laws.fit.columns import clean, standard_errors
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.losses import make_loss
@@ -16,6 +17,7 @@ from ptq_eval.laws.formulas.n_eff import NEff
 from ptq_eval.laws.formulas.phase import KumarPhase, PhasePTQ
 from ptq_eval.laws.formulas.sun import Sun
 from ptq_eval.laws.tables.external import map_columns
+from ptq_eval.report.common.words import reason_text
 
 
 @pytest.fixture
@@ -170,7 +172,7 @@ def test_tokens_in_step_with_parameters_are_refused(law, said, wobble):
     with pytest.raises(errors.NotVaryingError) as raised:
         require(law, data)
     assert said in str(raised.value)
-    assert fit(law, data, intervals="none").status == f"not_identified: {said}"
+    assert reason_text(fit(law, data, intervals="none").status.reason.to_dict()) == said
 
 
 def test_a_direction_is_named_by_its_constants_and_not_by_bits():
@@ -178,9 +180,9 @@ def test_a_direction_is_named_by_its_constants_and_not_by_bits():
     N, P = (g.ravel() for g in np.meshgrid([3e7, 6e7, 1e8, 2e8], [3.0, 4.0, 5.0], indexing="ij"))
     D = 20 * N * np.exp(0.5 * P)
     data = {"N": N, "D": D, "P": P, "delta": D**0.4 * np.exp(-P)}
-    status = fit(KumarPTQ(), data, intervals="none").status
-    assert "gamma_D and gamma_N can change together" in status
-    assert "--bits" not in status
+    reason = fit(KumarPTQ(), data, intervals="none").status.reason
+    assert reason.kind is Why.NOT_SEPARABLE
+    assert (reason.facts["constants"], reason.facts["variable"]) == (["gamma_D", "gamma_N"], None)
 
 
 def test_a_format_without_mantissa_bits_is_a_format():
@@ -217,7 +219,7 @@ def test_a_design_that_nearly_follows_the_optimum_is_fitted(spread, seed):
     truth = {"A": 4299.0, "alpha": 0.4965, "B": 18060.0, "beta": 0.4965, "E": 2.7648}
     data["loss"] = law.predict(truth, data) * np.exp(1e-5 * rng.standard_normal(24))
     found = fit(law, data, intervals="none")
-    assert found.status == "ok"
+    assert found.status.kind == "ok"
     assert found.values["beta"] == pytest.approx(0.4965, rel=0.05)
     data["loss"] = law.predict({**truth, "B": 1e-12}, data) * np.exp(1e-3 * rng.standard_normal(24))
-    assert "not seen to fall with D" in fit(law, data, intervals="none").status
+    assert fit(law, data, intervals="none").status.reason.kind is Why.LOSS_DOES_NOT_FALL

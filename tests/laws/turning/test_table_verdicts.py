@@ -6,14 +6,17 @@ import pytest
 
 import ptq_eval
 from ptq_eval import errors
+from ptq_eval.laws import Why
 from ptq_eval.laws.calculator import critical_tokens
-from ptq_eval.laws.compare.verdicts import phase_verdict
+from ptq_eval.laws.compare.hypotheses import NEGLIGIBLE
 from ptq_eval.laws.fit.folder import analyse
 from ptq_eval.laws.fit.restrict import restrict
 from ptq_eval.laws.formulas.kumar import KumarPTQ
 from ptq_eval.laws.formulas.presets import SUN_2025
 from ptq_eval.laws.formulas.sun import Sun
-from ptq_eval.laws.turning.predicted import out_of_reach
+from ptq_eval.laws.turning.predicted import short_range_reason
+from ptq_eval.report.common.words import reason_text
+from ptq_eval.report.comparison import words
 from tests.laws.synthetic import KUMAR, KUMAR_LOSS, chinchilla, eq2, table
 
 
@@ -27,12 +30,12 @@ def both(tokens, rng, *, noise=1e-3):
 
 def test_a_range_of_tokens_reaches_twice_as_far_again():
     tokens = [1e9, 2e9, 4e9]
-    assert out_of_reach(4e9 * 15.9, tokens) == ""
-    assert out_of_reach(1e9, tokens) == ""
-    assert "the range of D (1e+09 to 4e+09 tokens, 4×) is too short for 16.1× the largest D" in (
-        out_of_reach(4e9 * 16.1, tokens)
-    )
-    assert "too short" in out_of_reach(2e9, [1e9])
+    assert short_range_reason(4e9 * 15.9, tokens) is None
+    assert short_range_reason(1e9, tokens) is None
+    far = short_range_reason(4e9 * 16.1, tokens)
+    assert far.facts == pytest.approx({"low": 1e9, "high": 4e9, "factor": 16.1})
+    assert "the range of D (1B to 4B tokens, 4×) is too short to predict D_crit at 16.1×" in reason_text(far.to_dict())
+    assert short_range_reason(2e9, [1e9]).kind is Why.SHORT_RANGE
 
 
 def test_a_short_range_of_tokens_gives_words_and_a_long_one_numbers():
@@ -41,7 +44,7 @@ def test_a_short_range_of_tokens_gives_words_and_a_long_one_numbers():
     short = ptq_eval.fit_data(both(np.geomspace(1.02e9, 1.18e9, 5), rng, noise=1e-6), "chinchilla,ptq", bootstrap=40)
     turns = short.fit["critical_tokens"]
     assert [turn["predicted"] for turn in turns] == [None] * 16
-    assert all(turn["verdict"].startswith("not identifiable: D_crit is not identified") for turn in turns)
+    assert {turn["reason"]["kind"] for turn in turns} <= {Why.WIDE_INTERVAL, Why.SHORT_RANGE}
     assert any("the range of D" in turn["verdict"] for turn in turns)
     long = ptq_eval.fit_data(both([1.5e9, 3e9, 6e9, 13e9, 26e9], rng), "chinchilla,ptq", bootstrap=40)
     assert sum(turn["predicted"] is not None for turn in long.fit["critical_tokens"]) == 16
@@ -52,7 +55,7 @@ def test_a_folder_of_records_is_judged_by_the_range_of_tokens_too():
     quiet = {"ratios": np.geomspace(100, 150, 8), "training": 1e-7, "noise": 1e-4}
     rows, windows = table(np.random.default_rng(0), **quiet)
     found = analyse(rows, windows, n_boot=40)["critical_tokens"]
-    far = [entry for entry in found if "the range of D" in entry["verdict"]]
+    far = [entry for entry in found if entry["reason"] and entry["reason"]["kind"] == Why.SHORT_RANGE]
     assert {entry["bits"] for entry in far} == {4, 8}
     assert all(entry["predicted"] is None for entry in far)
     assert any(entry["predicted"] for entry in found)
@@ -125,14 +128,15 @@ def test_a_comparison_that_can_fit_nothing_is_refused_as_a_fit_is(change, error)
         ((True, 0.01), (True, 0.02), "what degradation follows here is negligible: tokens change delta by 1 %"),
         ((True, 3.0), (False, 0.0), "degradation follows tokens: the learning rate's phase adds nothing"),
         ((False, 0.0), (True, 2.0), "degradation follows the learning rate's phase: tokens add nothing"),
-        ((False, 0.0), (False, 0.0), "whether degradation follows tokens or the learning rate's phase cannot be told"),
+        ((False, 0.0), (False, 0.0), "undecided whether degradation follows tokens or the learning rate's phase"),
     ],
 )
 def test_an_effect_that_changes_little_is_called_negligible(tokens, phase, said):
     numbers = {"aicc": 3.0, "value": 0.1, "low": 0.05, "high": 0.2, "constant": "gamma"}
-    adding = {name: {**numbers, "adds": adds, "change": change} for name, (adds, change) in
+    adding = {name: {**numbers, "adds": adds, "change": change, "matters": adds and change >= NEGLIGIBLE}
+              for name, (adds, change) in
               {"tokens": tokens, "phase": phase}.items()}  # fmt: skip
-    assert phase_verdict({"adding": adding, "correlation": 0.3}).startswith(said)
+    assert words.phase({"tested": True, "adding": adding, "correlation": 0.3}).startswith(said)
 
 
 def test_a_constant_is_fixed_within_the_bounds_of_its_law():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ptq_eval.laws import analyse, turning_point
+from ptq_eval.laws import Caution, Why, analyse, turning_point
 from tests.laws.synthetic import RATIO, RATIOS, SMALL_LOSS, table
 
 D = np.geomspace(1e6, 1e8, 9)
@@ -77,7 +77,7 @@ def test_negative_control_no_growth_of_delta_no_turning_point():
         for found in analyse(rows, windows, n_boot=50)["critical_tokens"]:
             assert not found["interior"]
             assert found["predicted"] is None or found["extrapolation_factor"] > 100
-            assert found["verdict"].startswith("not identifiable")
+            assert found["verdict_kind"] == "not_identified"
 
 
 def test_an_observed_turn_is_called_harmful_and_the_rest_predicted():
@@ -85,14 +85,15 @@ def test_an_observed_turn_is_called_harmful_and_the_rest_predicted():
     verdicts = {(c["run"], c["bits"]): c for c in analyse(rows, windows)["critical_tokens"]}
     two = verdicts["size0", 2.0]
     assert two["interior"]
-    assert two["verdict"].startswith("harmful beyond D = ")
-    assert two["verdict"].endswith("observed inside the range")
+    assert two["verdict_kind"] == "observed"
+    assert (two["full_precision_share"], two["few_checkpoints"]) == (None, False)
     assert two["observed"]["low"] < 87.7 * 80e3 < two["observed"]["high"]
     four = verdicts["size0", 4.0]
     assert not four["interior"]
-    assert "× the largest D seen" in four["verdict"]
+    assert four["verdict_kind"] == "predicted"
     assert four["observed"]["high"] is None
-    assert "too far to believe" in verdicts["size0", 8.0]["verdict"]
+    assert four["observed"]["open"] == ["high"]
+    assert verdicts["size0", 8.0]["reason"]["kind"] == "too_far"
 
 
 def test_a_full_precision_loss_that_rises_is_named_and_forbids_a_prediction():
@@ -105,36 +106,38 @@ def test_a_full_precision_loss_that_rises_is_named_and_forbids_a_prediction():
         if "loss_q" in row:
             row["loss_q"] += lift
     out = analyse(rows, late, n_boot=50)
-    assert any("full-precision loss itself rises" in warning for warning in out["warnings"])
-    assert all("full-precision loss" in c["verdict"] for c in out["critical_tokens"])
+    assert any(one["kind"] == Caution.FULL_PRECISION_RISES for one in out["cautions"])
+    assert all(c["reason"]["kind"] == Why.FULL_PRECISION_RISES for c in out["critical_tokens"] if not c["interior"])
+    assert all(c["full_precision_share"] == "main" for c in out["critical_tokens"] if c["interior"])
 
 
 @pytest.mark.parametrize(
-    ("rates", "words"),
+    ("rates", "schedule"),
     [
-        (np.linspace(3e-3, 3e-4, len(RATIOS)), "one decaying run"),
-        (np.append(np.full(len(RATIOS) - 1, 3e-3), 1e-3), "one decaying run"),
-        (np.full(len(RATIOS), 3e-3), "one constant-rate run"),
-        ([None] * len(RATIOS), "unknown schedule"),
+        (np.linspace(3e-3, 3e-4, len(RATIOS)), "decaying"),
+        (np.append(np.full(len(RATIOS) - 1, 3e-3), 1e-3), "decaying"),
+        (np.full(len(RATIOS), 3e-3), "constant"),
+        ([None] * len(RATIOS), "unknown"),
     ],
 )
-def test_the_learning_rate_confound_is_named(rates, words):
+def test_the_learning_rate_confound_is_named(rates, schedule):
     rows, windows = table(np.random.default_rng(0), rates=rates)
-    assert any(words in warning for warning in analyse(rows, windows, n_boot=10)["warnings"])
+    found = analyse(rows, windows, n_boot=10)["cautions"]
+    assert {"kind": "schedule", "schedule": schedule, "runs": ["size0", "size1"]} in found
 
 
 def test_few_runs_negative_deltas_and_extrapolation_are_warned_of():
     rows, windows = table(np.random.default_rng(0), noise=0.05)
     rows[4]["delta"] = -1e-4
-    text = " ".join(analyse(rows, windows, n_boot=10)["warnings"])
-    assert "only 2 training runs (fewer than 10)" in text
-    assert "C_T and gamma_N rest on 2 runs" in text
-    assert "are negative; they are fitted like all others" in text
-    assert "extrapolated beyond the largest D seen" in text
+    found = {one["kind"]: one for one in analyse(rows, windows, n_boot=10)["cautions"]}
+    assert found[Caution.FEW_RUNS] == {"kind": "few_runs", "runs": 2, "needed": 10}
+    assert found[Caution.RUNS_OF_SIZES]["runs"] == 2
+    assert found[Caution.NEGATIVE_DELTAS]["negative"] >= 1
+    assert found[Caution.EXTRAPOLATED]["largest"] > 1
 
 
 def test_the_growth_of_delta_shifts_the_observed_turn():
-    """Twice the degradation turns earlier, and the observation follows the closed form."""
+    """Twice the degradation turns earlier, and the observation follows the law."""
     places = []
     for factor in (1, 4):
         theta = {**RATIO, "C": factor * RATIO["C"]}

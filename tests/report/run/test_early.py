@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from ptq_eval.laws import analyse
+from ptq_eval.report import with_texts
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.run import latex, page
-from ptq_eval.report.run.words import with_early
+from tests.laws.synthetic import table as synthetic
 from tests.report.synthetic import make_fit, make_table
 
 
@@ -37,21 +41,25 @@ def test_without_an_early_stop_nothing_is_said_of_it():
 
 
 def test_intervals_of_fit_json_say_it_in_the_same_words():
+    ended = {"count": 3, "deltas": 20, "median": 20.0, "low": 16, "high": 48, "windows": 64}
     table = early([16, 20, 48]).table
     plain = make_fit(table)
-    full, rtn = with_early(plain, table)["fits"]
-    assert full == plain["fits"][0]  # full-precision losses are of all windows
+    fits = [{**plain["fits"][0], "early": None}, {**plain["fits"][1], "early": ended}]
+    full, rtn = with_texts({**plain, "fits": fits})["fits"]
+    assert full["interval"] == plain["fits"][0]["interval"]  # full-precision losses are of all windows
     words = "3 of 20 deltas ended early, by the rule of --precision, after 20 of 64 windows (median, 16 to 48)"
     assert rtn["interval"] == f"{plain['fits'][1]['interval']}; {words}"
     assert words in page.document(Study(table, plain, {}))
-    assert with_early(plain, early([]).table) == plain
 
 
 def test_only_the_deltas_of_a_fit_are_counted_for_it():
-    table = make_table(quantizers=("rtn", "gptq"), ratios=(20, 50, 100), bits=(3,))
-    table.loc[(table["quantizer"] == "rtn") & (table["run"] == "small"), "windows"] = 32
-    fit = make_fit(table)
-    fit["fits"] += [{**fit["fits"][1], "runs": ["large"]}]
-    intervals = [entry["interval"] for entry in with_early(fit, table)["fits"]]
-    assert "3 of 6 deltas" in intervals[1]
-    assert all("early" not in intervals[i] for i in (0, 2, 3))
+    """`analyse` counts them: those of its configuration, beside the windows of their full-precision loss."""
+    rows, windows = synthetic(np.random.default_rng(0), quantizers=("rtn", "gptq"))
+    for row in rows:
+        row["windows"] = 48
+        if row["quantizer"] == "rtn" and row["run"] == "size0" and row["bits"] == 2:
+            row["windows"] = 16 if row["step"] == rows[0]["step"] else 20
+    found = analyse(rows, windows, n_boot=5)["fits"]
+    assert [entry["early"] for entry in found[:2]] == [None, None]
+    assert found[2]["early"] == {"count": 10, "deltas": 80, "median": 20.0, "low": 16, "high": 20, "windows": 48}
+    assert found[3]["early"] is None

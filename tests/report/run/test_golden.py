@@ -6,9 +6,13 @@ import math
 
 import pytest
 
+from ptq_eval.laws.findings import Caution, Why
+from ptq_eval.laws.warnings import SCHEDULES
 from ptq_eval.report.common import numbers
+from ptq_eval.report.common.words import reason_text
 from ptq_eval.report.run.latex import cell, escape
-from ptq_eval.report.run.words import observed, predicted, verdict
+from ptq_eval.report.run.warnings import warning_text
+from ptq_eval.report.run.words import observed, predicted, verdict, verdict_text
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,7 @@ def test_plus_minus(value, error, text):
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0"), (999, "999"), (1000, "1k"), (80_000, "80k"), (999_600, "1M"), (2.56e6, "2.56M"), (3e11, "300B"),
-     (1.4e13, "14T"), (None, "–"), (math.inf, "–")],
+     (1.4e13, "14T"), (None, "–"), (math.inf, "–"), (4.5e-52, "4.50e-52")],
 )  # fmt: skip
 def test_count(value, text):
     assert numbers.count(value) == text
@@ -65,6 +69,7 @@ def test_count(value, text):
         ({"value": 0.5, "low": 0.4, "high": 0.6}, "0.5 [0.4, 0.6]"),
         ({"value": 0.5, "low": 0.4, "high": None}, "0.5 [0.4, open]"),
         ({"value": 0.5}, "0.5"),
+        ({"value": 0.5, "low": None, "high": None, "open": ["low", "high"]}, "0.5 [open, open]"),
         ({"value": None, "low": None, "high": None}, "–"),
         (None, "–"),
         ({"value": 1.23456e-7, "low": 1e-7, "high": 0.0}, "1.23e-07 [1.00e-07, 0]"),
@@ -103,28 +108,115 @@ def test_latex_cell(text, tex):
     assert cell(text) == tex
 
 
-ENTRY = {"predicted": {"value": 4e6, "low": 3e6, "high": None}, "extrapolation_factor": 2.0, "interior": False}
+ENTRY = {
+    "run": "a", "params": 1e4, "predicted": {"value": 4e6, "low": 3e6, "high": None, "open": ["high"]},
+    "extrapolation_factor": 2.0, "largest_tokens": 2e6, "interior": False, "verdict_kind": "predicted", "reason": None,
+}  # fmt: skip
+SEEN = {
+    **ENTRY, "interior": True, "verdict_kind": "observed", "observed": {"value": 1e6, "low": 5e5, "high": 2e6},
+    "rise": 0.1, "rise_se": 0.01, "n_checkpoints": 5,
+}  # fmt: skip
 
 
 def test_verdicts_are_observed_predicted_or_not_identifiable_and_never_two_of_them():
-    seen = {
-        **ENTRY,
-        "interior": True,
-        "observed": {"value": 1e6, "low": 5e5, "high": 2e6},
-        "rise": 0.1,
-        "rise_se": 0.01,
-    }
-    seen["verdict"] = "harmful beyond D = 1M tokens, observed inside the range"
-    assert verdict(seen) == (
-        "Harmful beyond D = 1M tokens, observed inside the range. Interval of the turn: 500k to 2M. By the last "
-        "checkpoint the loss after quantization has risen by 0.100 ± 0.010 nats per token. The fits put the turn at "
-        "4M [3M, open]."
+    assert verdict(SEEN) == (
+        "Harmful beyond D = 1M tokens (D/N = 100), observed inside the range. Interval of the turn: 500k to 2M. By the "
+        "last checkpoint the loss after quantization has risen by 0.100 ± 0.010 nats per token. The fits put the turn "
+        "at 4M [3M, open]."
     )
-    beyond = {**ENTRY, "verdict": "predicted at 2× the largest D seen"}
-    assert verdict(beyond) == "Predicted at 2× the largest D seen. Interval of the prediction: 3M to open."
-    refused = {**ENTRY, "verdict": "not identifiable: too far to believe"}
-    assert verdict(refused) == "Not identifiable: too far to believe."
-    assert [(observed(e), predicted(e)) for e in (seen, beyond, refused)] == [
+    assert verdict(ENTRY) == (
+        "Predicted at 2× the largest D seen, D = 4M tokens (D/N = 400). Interval of the prediction: 3M to open."
+    )
+    refused = {**ENTRY, "verdict_kind": "not_identified", "reason": {"kind": "too_far", "factor": 1234.5}}
+    assert verdict(refused) == ("Not identifiable: the fits point to 1234× the largest D seen, too far to believe.")
+    assert [(observed(e), predicted(e)) for e in (SEEN, ENTRY, refused)] == [
         (True, False), (False, True), (False, False)
     ]  # fmt: skip
-    assert verdict({}) == "Not identifiable: the fit gives no verdict."
+    assert verdict({}) == "Not identifiable: no reason is recorded."
+
+
+@pytest.mark.parametrize(
+    ("entry", "end"),
+    [
+        (
+            {**SEEN, "full_precision_share": "main", "full_precision_rise": 0.07},
+            "; but the full-precision loss rises too (0.07 of 0.1 nats per token): quantization is not the only cause",
+        ),
+        (
+            {**SEEN, "full_precision_share": "main", "full_precision_rise": -0.1},
+            "; but the full-precision loss rises too: quantization is not the only cause",
+        ),
+        (
+            {**SEEN, "full_precision_share": "part", "full_precision_rise": 0.03},
+            "; 0.03 of the rise of 0.1 nats per token is the full-precision loss's own",
+        ),
+        ({**SEEN, "few_checkpoints": True}, "; 5 checkpoints are too few to know how they scatter"),
+        (
+            {**ENTRY, "conflict": "still_falls", "observed_tokens": 1e7},
+            "; contradicted by the measurement: the loss still falls to D = 10M tokens (D/N = 1000)",
+        ),
+        (
+            {**ENTRY, "conflict": "not_confirmed", "observed_tokens": 1e6},
+            "; not confirmed by the measurement: the loss is lowest at D = 1M tokens (D/N = 100), but no turn is "
+            "observed there",
+        ),
+        (
+            {**ENTRY, "conflict": "no_second_checkpoint"},
+            "; inside the range of the fit, but this run has no second checkpoint to check it",
+        ),
+        (
+            {**ENTRY, "poor_fit": {"r2": -0.2, "scatter": 1.23}},
+            "; the law describes these deltas poorly (R² = −0.2, scatter 120 %)",
+        ),
+    ],
+)
+def test_what_qualifies_a_verdict_is_said(entry, end):
+    assert verdict_text(entry).endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        ({"kind": "wide_interval", "low": 4.5e-52, "high": 3.6e7}, "the interval of D_crit spans open to 36M tokens"),
+        ({"kind": "short_range", "low": 1e9, "high": 4e9, "factor": 1000.4}, "at 1000× the largest D"),
+        ({"kind": "delta_does_not_grow", "constant": "gamma", "value": 0.1, "low": None, "high": 0.3}, "open to 0.3"),
+        ({"kind": "law_misses_deltas", "bits": 8.0, "clear": 1, "deltas": 9}, "1 of 9 deltas is significantly above"),
+        ({"kind": "too_few_points", "points": 1, "constants": 3}, "1 point for 3 constants"),
+    ],
+)
+def test_reasons_in_words(reason, text):
+    assert text in reason_text(reason)
+
+
+FACTS = {
+    "points": 1, "constants": ["a", "b"], "variable": "P", "distinct": 2, "needed": 3, "clear": 2, "deltas": 9,
+    "variables": ["N", "D"], "one_value": False, "fit": {"kind": "not_finite"}, "law": "sun", "constant": "gamma",
+    "value": 0.5, "low": 1.0, "high": 2.0, "factor": 3.0, "bits": 4.0, "rows": 2, "cause": "not_measured", "run": "a",
+    "tokens": 1e9, "rise": 0.1, "error": 0.01, "scatter": "within", "schedule": "constant", "runs": ["a", "b"],
+    "trajectory": "a", "quantizer": "rtn", "negative": 2, "extrapolated": 2, "critical_tokens": 4, "largest": 3.0,
+    "too_far": 1, "limit": 100.0, "group_size": None, "calibration": "", "r2": 0.3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*Why, *Caution])
+def test_every_reason_and_every_warning_has_a_sentence(kind):
+    facts = FACTS | {
+        Why.CONFOUNDED: {"constants": [["A"], []]},
+        Why.TOO_FEW_POINTS: {"constants": 3},
+        Caution.FEW_RUNS: {"runs": 2},
+        Caution.RUNS_OF_SIZES: {"runs": 2},
+        Caution.POOR_FIT: {"scatter": 0.5},
+    }.get(kind, {})
+    say = reason_text if isinstance(kind, Why) else warning_text
+    assert say({"kind": kind.value, **facts}).strip()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_schedule_is_named_for_one_run_and_for_several(schedule):
+    one, two = (warning_text({"kind": "schedule", "schedule": schedule, "runs": runs}) for runs in (["a"], ["a", "b"]))
+    assert one.startswith("the points of a are ")
+    assert two.startswith("the points of a and b are ")
+    if schedule != "annealed":
+        assert "one training run" in one
+        assert "one training run" not in two
+        assert "training runs" in two

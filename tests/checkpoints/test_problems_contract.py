@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ptq_eval.checkpoints import discover, verify_all
-from ptq_eval.checkpoints.sketch import Sampler, sketch_of
-from ptq_eval.checkpoints.weights import read_weights
+from ptq_eval.checkpoints.weights import Sampler, read_weights, sketch_of
 from tests.checkpoints.support import codes
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptq_eval.models.tokenizers import same_tokenizer
+from ptq_eval.models.loading import same_tokenizer
 from ptq_eval.pretrain.data import train_tokenizer
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptq_eval.checkpoints import Overrides, discover
-from ptq_eval.checkpoints.token_counter import with_whole_counts
+from ptq_eval.checkpoints.trainer_state import with_whole_counts
 from ptq_eval.records import Checkpoint
 from tests.checkpoints.support import codes, touch_checkpoint
 

@@ -1,0 +1,256 @@
+"""Problems of checkpoints: those that show between checkpoints, and each as a warning, an error or a table's cell.
+
+What is wrong with one checkpoint alone is found by `verify`.  `cross_checked` finds near-identical weights, another
+tokenizer or size and steps out of order, once all weights are known.  `settled` then decides whether a model in a run's
+folder is one more checkpoint, and asks for D once per run.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ptq_eval import errors
+from ptq_eval.checkpoints.weights import Sketch
+from ptq_eval.records import Checkpoint, Problem
+
+NEAR = 0.01
+"""Relative distance below which two checkpoints' weights are called near-identical."""
+
+
+def noted(checkpoint: Checkpoint, code: str, message: str, *, fatal: bool = True) -> Checkpoint:
+    """With one more problem, but never the same one twice."""
+    with_it = checkpoint.with_problem(code, message, fatal=fatal)
+    return checkpoint if with_it.problems[-1] in checkpoint.problems else with_it
+
+
+def cross_checked(
+    checkpoints: Sequence[Checkpoint],
+    sketches: Sequence[Sketch | None],
+    same_tokenizer: Callable[[Checkpoint, Checkpoint], bool],
+) -> list[Checkpoint]:
+    """The verified checkpoints of all runs, in the same order, with what is wrong between them.
+
+    `sketches` are those of their weights, None where they could not be read.  Checkpoints whose tokenizers differ in
+    form only get the hash of the first.
+    """
+    found = _one_hash_per_tokenizer(checkpoints, same_tokenizer)
+    runs: dict[str, list[int]] = defaultdict(list)
+    for index, checkpoint in enumerate(found):
+        runs[checkpoint.run].append(index)
+    for indices in runs.values():
+        for index, checkpoint in zip(indices, _in_order([found[index] for index in indices])):
+            found[index] = checkpoint
+    return _with_near(found, sketches)
+
+
+def _one_hash_per_tokenizer(
+    checkpoints: Sequence[Checkpoint], same: Callable[[Checkpoint, Checkpoint], bool]
+) -> list[Checkpoint]:
+    first: dict[str, Checkpoint] = {}
+    names: dict[str, str] = {"": ""}
+    for checkpoint in checkpoints:
+        sha = checkpoint.tokenizer_sha
+        if sha not in names:
+            twin = next((other for other in first.values() if same(other, checkpoint)), checkpoint)
+            names[sha] = twin.tokenizer_sha
+            first.setdefault(twin.tokenizer_sha, twin)
+    return [replace(c, tokenizer_sha=names[c.tokenizer_sha]) for c in checkpoints]
+
+
+def _in_order(run: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints of one run, in order, with what is wrong between them."""
+    done: list[Checkpoint] = []
+    for checkpoint in run:
+        earlier = list(done)
+        checkpoint = _against_first(checkpoint, earlier)
+        checkpoint = _against_order(checkpoint, earlier)
+        if checkpoint.tokens is None:
+            message = f"D is not known, so this is measured but not fitted: {checkpoint.tokens_note}"
+            checkpoint = noted(checkpoint, "tokens_unknown", message, fatal=False)
+        done.append(checkpoint)
+    return done
+
+
+def _against_first(checkpoint: Checkpoint, earlier: Sequence[Checkpoint]) -> Checkpoint:
+    twin = next((e for e in earlier if checkpoint.weights_sha and e.weights_sha == checkpoint.weights_sha), None)
+    if twin:
+        checkpoint = noted(checkpoint, "identical_weights", f"the same weights as {twin.name}")
+    for attribute, code, what in (
+        ("tokenizer_sha", "tokenizer_differs", "the tokenizer"),
+        ("params_total", "model_differs", "the number of parameters"),
+    ):
+        mine = getattr(checkpoint, attribute)
+        first = next((e for e in earlier if getattr(e, attribute)), None)
+        if mine and first and getattr(first, attribute) != mine:
+            checkpoint = noted(checkpoint, code, f"{what} differs from that of {first.name}")
+    return checkpoint
+
+
+def _against_order(checkpoint: Checkpoint, earlier: Sequence[Checkpoint]) -> Checkpoint:
+    """D must grow with the step, within a stage: later stages may branch from an earlier point."""
+    same = [e for e in earlier if e.stage == checkpoint.stage and e.step is not None and e.tokens is not None]
+    if checkpoint.step is not None and checkpoint.tokens is not None and same:
+        last = max(same, key=lambda e: e.tokens or 0)
+        if checkpoint.tokens <= (last.tokens or 0):
+            message = f"D = {checkpoint.tokens:,} is not above the {last.tokens:,} of {last.name}"
+            checkpoint = noted(checkpoint, "steps_out_of_order", message)
+    restarted = (
+        checkpoint.stage
+        and earlier
+        and any(e.stage != checkpoint.stage and (e.step or 0) > (checkpoint.step or 0) for e in earlier)
+    )
+    if restarted:
+        message = f"{checkpoint.stage} counts its steps from 0 again ({checkpoint.tokens_note})"
+        checkpoint = noted(checkpoint, "stage_restart", message, fatal=False)
+    return checkpoint
+
+
+def _with_near(checkpoints: Sequence[Checkpoint], sketches: Sequence[Sketch | None]) -> list[Checkpoint]:
+    """Each checkpoint with the nearest earlier one, of any run, where their weights are near-identical."""
+    found: list[Checkpoint] = []
+    for index, checkpoint in enumerate(checkpoints):
+        mine = sketches[index]
+        twins = {problem.code for problem in checkpoint.problems} & {"identical_weights"}
+        if mine is not None and not twins:
+            pairs = ((mine.distance(other), place) for place, other in enumerate(sketches[:index]) if other is not None)
+            near = min(((far, place) for far, place in pairs if far is not None and far < NEAR), default=None)
+            if near is not None:
+                other = checkpoints[near[1]]
+                message = f"nearly the weights of {other.name}: relative distance {near[0]:.2g}, under {NEAR:g}"
+                if other.run != checkpoint.run:
+                    message += "; two runs that share weights are not independent"
+                checkpoint = noted(checkpoint, "near_identical", message, fatal=False)
+        found.append(checkpoint)
+    return found
+
+
+ROOT = "."
+"""The revision of a model that is in the folder of its run itself."""
+
+
+def settled(verified: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints without a model in the run's folder that repeats one of them, which gets a note; and with the
+    question for D at the first checkpoint that it concerns, for all of them."""
+    found = list(verified)
+    for model in [checkpoint for checkpoint in found if checkpoint.revision == ROOT]:
+        message = ""
+        others = [c for c in found if c.run == model.run and c is not model]
+        twin = next((c for c in others if c.weights_sha and c.weights_sha == model.weights_sha), None)
+        if twin is not None:
+            message = "the model in the run's folder has the same weights as this checkpoint and is measured once"
+        elif model.step is not None and (twin := next((c for c in others if c.step == model.step), None)):
+            message = (
+                "the model in the run's folder has other weights than this checkpoint, although its trainer_state.json "
+                "says the same step (it may be the best checkpoint, loaded at the end); it is not measured"
+            )
+        if twin is not None:
+            found[found.index(twin)] = twin.with_problem("model_beside", message)
+            found.remove(model)
+    return _asked_once(found)
+
+
+def _asked_once(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    asked: dict[tuple[str, str], list[int]] = defaultdict(list)
+    settled = list(checkpoints)
+    for index, checkpoint in enumerate(checkpoints):
+        problems = tuple(problem for problem in checkpoint.problems if problem.code != "tokens_unknown")
+        if problems != checkpoint.problems:
+            asked[checkpoint.run, checkpoint.tokens_note].append(index)
+            settled[index] = replace(checkpoint, problems=problems)
+    for (_, note), places in asked.items():
+        whose = f"{len(places)} checkpoints of this run, which are" if len(places) > 1 else "this checkpoint, which is"
+        problem = Problem("tokens_unknown", f"D is not known for {whose} measured but not fitted: {note}")
+        first = settled[places[0]]
+        settled[places[0]] = replace(first, problems=(*first.problems, problem))
+    return settled
+
+
+_ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
+    "unreadable": (
+        errors.UnreadableCheckpointError,
+        "fetch or save the checkpoint again, or exclude its step",
+    ),
+    "missing_shard": (errors.UnreadableCheckpointError, "fetch the missing files, or exclude the step"),
+    "config_missing": (errors.UnreadableCheckpointError, "put the model's config.json beside the weights"),
+    "not_loaded": (errors.UnreadableCheckpointError, "the config.json must belong to these weights"),
+    "unsafe_pickle": (errors.UnsafeCheckpointError, "convert it to safetensors where you trust it"),
+    "remote_code": (errors.UnsafeCheckpointError, "--trust-remote-code, if you trust its author"),
+    "nan_or_inf": (
+        errors.NonFiniteWeightsError,
+        "exclude the step: the training had diverged, or the file is bad",
+    ),
+    "missing_tokenizer": (
+        errors.MissingTokenizerError,
+        "put its files into the checkpoint's or the run's folder",
+    ),
+    "unsupported_model": (errors.UnsupportedModelError, "a model that AutoModelForCausalLM loads"),
+    "not_a_model": (errors.UnsupportedModelError, "convert it, or exclude the step"),
+    "already_quantized": (errors.UnsupportedModelError, "measure the checkpoint that it was quantized from"),
+    "identical_weights": (errors.TrajectoryFileError, "exclude one of the two steps in trajectory.yaml"),
+    "steps_out_of_order": (
+        errors.TrajectoryFileError,
+        "give the tokens in trajectory.yaml, or exclude the step",
+    ),
+    "step_disagrees": (errors.TrajectoryFileError, "rename the folder, or exclude the step"),
+    "tokenizer_differs": (
+        errors.TrajectoryFileError,
+        "losses under two tokenizers do not compare: split the run",
+    ),
+    "model_differs": (
+        errors.TrajectoryFileError,
+        "one run is one model: put the other into a folder of its own",
+    ),
+    "tokens_unknown": (errors.TrajectoryFileError, "--tokens-per-step, --tokens or a trajectory.yaml"),
+    "unreadable_state": (errors.TrajectoryFileError, "--tokens-per-step, --tokens or a trajectory.yaml"),
+}
+
+
+_ABOUT_TOKENS = ("tokens_unknown", "counter_restart", "stage_restart", "model_beside")
+"""Problems that change what a curve over D means."""
+
+
+def warnings(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """A line for every doubt about a checkpoint's place on the axis of tokens."""
+    return [
+        f"{checkpoint.name}: {problem.message}"
+        for checkpoint in checkpoints
+        for problem in checkpoint.problems
+        if problem.code in _ABOUT_TOKENS
+    ]
+
+
+def error_for(checkpoint: Checkpoint, problem: Problem) -> errors.PtqEvalError:
+    """The error, with its exit code, for a checkpoint's problem: returned, not raised."""
+    cls, remedy = _ERRORS.get(problem.code, (errors.PtqEvalError, ""))
+    return cls(f"{checkpoint.name}: {problem.message}", remedy="" if "remedy:" in problem.message else remedy)
+
+
+def inspection_rows(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
+    """One row per checkpoint: plain values, None where unknown; in `problems` a "!" marks the fatal ones.
+
+    `fatal`: whether there is one, so that the checkpoint is excluded from every fit.
+    """
+    return [
+        {
+            "run": checkpoint.run,
+            "step": checkpoint.step,
+            "tokens": checkpoint.tokens,
+            "tokens_source": checkpoint.tokens_source,
+            "tokens_note": checkpoint.tokens_note,
+            "params": checkpoint.params,
+            "tokens_per_param": checkpoint.tokens_per_param,
+            "format": checkpoint.format,
+            "learning_rate": checkpoint.learning_rate,
+            "schedule_phase": checkpoint.schedule_phase,
+            "stage": checkpoint.stage,
+            "weights_sha": checkpoint.weights_sha[:12],
+            "problems": "; ".join(
+                f"{'!' if problem.fatal else ''}{problem.code}: {problem.message}" for problem in checkpoint.problems
+            ),
+            "fatal": any(problem.fatal for problem in checkpoint.problems),
+        }
+        for checkpoint in checkpoints
+    ]

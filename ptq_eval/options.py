@@ -1,0 +1,178 @@
+"""Options, each declared once: a dataclass field that carries its default, kind, bounds, choices, help and flag.
+
+From that one declaration come the check of a value, the flag of the command line with its help, and the message for a
+wrong value, so that they cannot disagree.  A value may be written as on the command line ("2,3,4", "8GB", "all") or be
+a Python object; one function reads both, and everything it does not understand is a PtqEvalError.
+
+`quantizers.base` does the same for the options of a quantizer, on a smaller scale: that package stands alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, partial
+from typing import Any, ClassVar, TypeVar
+
+from ptq_eval import units
+from ptq_eval.errors import OptionError, PtqEvalError, did_you_mean
+
+_Self = TypeVar("_Self", bound="Options")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a value is read, as `read(value, name=…, error=…)`, and what the help calls it."""
+
+    read: Callable[..., Any]
+    metavar: str
+
+
+def _text(value: Any, *, name: str, error: type[PtqEvalError]) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise error(f"{name} is not text", got=repr(value))
+    return str(os.fspath(value))
+
+
+def _switch(value: Any, *, name: str, error: type[PtqEvalError]) -> bool:
+    found = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise error(f"{name} is neither true nor false", got=repr(value), allowed="true, false")
+    return found
+
+
+COUNT = Kind(units.read, "N")
+SIZE = Kind(partial(units.read, unit=units.BYTES), "BYTES")
+NUMBER = Kind(units.read_number, "X")
+TEXT = Kind(_text, "TEXT")
+SWITCH = Kind(_switch, "")
+_KINDS = {bool: SWITCH, int: COUNT, float: NUMBER, str: TEXT}
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of one option; made by `option`, found by `declared`."""
+
+    default: Any
+    help: str
+    kind: Kind
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    words: Mapping[str, Any] = field(default_factory=dict)
+    many: bool = False
+    by_step: bool = False
+    repeated: bool = False
+    flag: str | None = None
+    off: str = ""
+    metavar: str = ""
+    unset: str = ""
+    shown: str = ""
+    error: type[PtqEvalError] = OptionError
+    name: str = ""
+
+    def read(self, value: Any, name: str = "", error: type[PtqEvalError] | None = None) -> Any:
+        """`value` as this option keeps it.  Raises the option's error, or `error`, with a line about `name`."""
+        name, error = name or self.flag or self.name, error or self.error
+        if value is None and (self.default is None or None in self.words.values()):
+            return None
+        if isinstance(value, str) and value in self.words:
+            return self.words[value]
+        if self.by_step and isinstance(value, Mapping):
+            steps = {step: COUNT.read(step, name=f"a step of {name}", error=error) for step in value}
+            return {steps[step]: self._one(item, f"{name} of step {step}", error) for step, item in value.items()}
+        if self.many:
+            return tuple(self._one(item, f"an entry of {name}", error) for item in _items(value))
+        try:
+            return self._one(value, name, error)
+        except error as problem:
+            if not self.words:
+                raise
+            allowed = " or ".join(filter(None, [problem.allowed, *self.words]))
+            raise error(problem.what, got=problem.got, allowed=allowed, remedy=problem.remedy) from None
+
+    def _one(self, value: Any, name: str, error: type[PtqEvalError]) -> Any:
+        found = self.kind.read(value, name=name, error=error)
+        if self.choices and found not in self.choices:
+            raise error(
+                f"{name} has an unknown value",
+                got=repr(found),
+                allowed=", ".join(self.choices),
+                remedy=did_you_mean(found, self.choices),
+            )
+        small = (self.low is not None and found < self.low) or (self.above is not None and found <= self.above)
+        large = (self.high is not None and found > self.high) or (self.below is not None and found >= self.below)
+        if small or large:
+            raise error(f"{name} is too {'small' if small else 'large'}", got=value, allowed=self.limits())
+        return found
+
+    def limits(self) -> str:
+        """The bounds in words; empty where there are none."""
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        ends = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}
+        return ", ".join(f"{word} {end:g}" for word, end in ends.items() if end is not None)
+
+    def written(self, value: Any) -> str:
+        """A value as it would be given on the command line; `unset` for None without a word of its own."""
+        for word, meant in self.words.items():
+            if value == meant:
+                return word
+        if value in (None, (), {}):
+            return self.unset
+        if self.many:
+            return ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+        return self.shown or (f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def option(default: Any, help: str, kind: Kind | None = None, **more: Any) -> Any:
+    """A dataclass field that is an option; the kind follows from a default that is a bool, int, float or str.
+
+    low, high, above, below: bounds, the last two exclusive.  choices: the values allowed.  words: words for particular
+    values, such as {"all": None}.  many: several, written with commas.  by_step: also a mapping from steps.  repeated:
+    the flag may be given several times.  flag: another flag than --name, or "" for none; off: the flag for False.
+    unset: what None means, for the help; shown: the default as the help writes it.  error: what a wrong value raises.
+    """
+    spec = Option(default, help, kind or _KINDS[type(default)], **more)
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata={"option": spec})
+    return field(default=default, metadata={"option": spec})
+
+
+class Options:
+    """Base of frozen dataclasses whose fields are options: every one is read when an object is made."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def __post_init__(self) -> None:
+        for name, spec in declared(type(self)).items():
+            object.__setattr__(self, name, spec.read(getattr(self, name)))
+
+    @classmethod
+    def of(cls: type[_Self], values: Mapping[str, Any], also: Iterable[str] = ()) -> _Self:
+        """The object of named values; an unknown name raises OptionError with the nearest, of `also` too."""
+        own = [spec.name for spec in fields(cls)]
+        for name in values:
+            if name not in own:
+                known = [*own, *also]
+                remedy = did_you_mean(name, known)
+                raise OptionError("unknown option", got=name, allowed=", ".join(known), remedy=remedy)
+        return cls(**values)
+
+
+@cache
+def declared(cls: type) -> dict[str, Option]:
+    """The options of a dataclass by name, in their order."""
+    found = {spec.name: spec.metadata["option"] for spec in fields(cls) if "option" in spec.metadata}
+    flags = {n: f"--{n.replace('_', '-')}" if o.flag is None else o.flag for n, o in found.items()}
+    return {name: replace(spec, name=name, flag=flags[name]) for name, spec in found.items()}
+
+
+def _items(value: Any) -> list[Any]:
+    """The entries of a list: of text between commas, of any collection, or one value alone."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [*value] if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)) else [value]
