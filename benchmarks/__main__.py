@@ -34,6 +34,7 @@ NAMES = (
     "grid",
     "pieces",
     "structure",
+    "backtest",
 )
 
 

@@ -29,8 +29,7 @@ from ptq_eval.checkpoints import Overrides, discover, verify_all
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import OptionError, PtqEvalError
 from ptq_eval.measure.session import Session
-from ptq_eval.measure.texts import Texts, describe_windows
-from ptq_eval.measure.trials import Workload, make_plan, quantizers_of
+from ptq_eval.measure.trials import Texts, Workload, describe_windows, make_plan, quantizers_of
 from ptq_eval.records import Checkpoint, Trial
 from ptq_eval.report.sensitivity import page as report
 from ptq_eval.results.manifest import git_state

@@ -6,8 +6,8 @@ both.  Importing this package imports no torch.
 
 from ptq_eval.checkpoints.base import CheckpointFormat, Position
 from ptq_eval.checkpoints.discover import discover, local_path
-from ptq_eval.checkpoints.inspection import error_for, inspection_rows, warnings
 from ptq_eval.checkpoints.overrides import Overrides
+from ptq_eval.checkpoints.problems import error_for, inspection_rows, warnings
 from ptq_eval.checkpoints.verify import verify, verify_all
 from ptq_eval.models.parameters import ParameterCounts, count_parameters
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from ptq_eval import plugins
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds_model, subfolders
-from ptq_eval.checkpoints.cross_checks import ROOT
 from ptq_eval.checkpoints.foreign import foreign
 from ptq_eval.checkpoints.labels import stage_order
 from ptq_eval.checkpoints.overrides import Overrides, Place, read_overrides, require_known
+from ptq_eval.checkpoints.problems import ROOT
 from ptq_eval.checkpoints.trainer_state import with_whole_counts
 from ptq_eval.errors import EmptyFolderError, NoCheckpointError, TrajectoryFileError
 from ptq_eval.records import Checkpoint

@@ -19,9 +19,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.checkpoints.cross_checks import cross_checked, noted, settled
 from ptq_eval.checkpoints.discover import local_path
 from ptq_eval.checkpoints.foreign import foreign, placeholder
+from ptq_eval.checkpoints.problems import cross_checked, noted, settled
 from ptq_eval.checkpoints.weights import TORCH_TYPES, Sketch, WeightReport, read_weights
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import Blueprint, blueprint

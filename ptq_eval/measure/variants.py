@@ -27,35 +27,28 @@ class OnDisk(MutableMapping[str, Tensor]):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._names: list[str] = []
+        self._files: dict[str, Path] = {}
         folder.mkdir(parents=True)
 
     def __setitem__(self, name: str, tensor: Tensor) -> None:
-        save_file({"weight": tensor.contiguous().cpu()}, self._path(name))
-        if name not in self._names:
-            self._names.append(name)
+        self._files[name] = self._folder / f"{name}.safetensors"
+        save_file({"weight": tensor.contiguous().cpu()}, self._files[name])
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        with safe_open(self._path(name), framework="pt") as file:
+        with safe_open(self._files[name], framework="pt") as file:
             return file.get_tensor("weight")
 
     def __delitem__(self, name: str) -> None:
-        self._names.remove(name)
-        self._path(name).unlink()
+        self._files.pop(name).unlink()
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names
+        return name in self._files
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._files)
 
     def __len__(self) -> int:
-        return len(self._names)
-
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.safetensors"
+        return len(self._files)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
+from ptq_eval.errors import UnsupportedModelError
 from ptq_eval.models.blueprint import blueprint, is_causal, not_causal, usable_length
 from ptq_eval.models.loading import from_pretrained, to_device
 from ptq_eval.models.parameters import Excluded, classify, transposed
@@ -52,8 +52,7 @@ class LanguageModel:
         """
         name = name or str(folder)
         plan = blueprint(folder, trust_remote_code)
-        module, info = from_pretrained(Path(folder), DTYPES[dtype], trust_remote_code, name)
-        refuse_missing(info, name)
+        module = from_pretrained(Path(folder), DTYPES[dtype], trust_remote_code, name)
         model = cls(to_device(module, device), include_head=include_head, name=name, outside=plan.outside)
         model.refuse_bidirectional(known=plan.causal)
         return model
@@ -203,14 +202,3 @@ class LanguageModel:
         if not parts.linears:
             raise UnsupportedModelError(f"{self.name}: no nn.Linear or Conv1D matrix to quantize")
         return parts.linears, parts.excluded
-
-
-def refuse_missing(info: Mapping[str, Any], name: str) -> None:
-    """Raise UnreadableCheckpointError if transformers' loading account names parameters that were not found."""
-    missing = sorted(info.get("missing_keys", ()))
-    if missing:
-        raise UnreadableCheckpointError(
-            f"{name}: {len(missing)} parameters of the model are not in the checkpoint",
-            got=", ".join(missing[:3]),
-            remedy="check that config.json belongs to these weights",
-        )

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 def from_pretrained(
     folder: Path, dtype: torch.dtype, trust: bool, name: str, scratch: Path | None = None, **options: Any
-) -> tuple[Any, dict[str, Any]]:
-    """The module in `folder`, and transformers' account of keys that were missing or surplus.
+) -> Any:
+    """The module in `folder`.  Raises a PtqEvalError, also where parameters are not among the weights.
 
     Only the files that `weight_files` names are read.  `options` go to transformers: `device_map` and `offload_folder`
     for a model larger than memory, whose files stay linked below `scratch`.
@@ -48,7 +48,7 @@ def from_pretrained(
         content = read_config(folder)
         config = configuration(folder, trust)
         with quiet_transformers(), pinned(folder, scratch) as place:
-            return auto_class(config).from_pretrained(
+            module, info = auto_class(config).from_pretrained(
                 place,
                 config=config,
                 dtype=dtype,
@@ -72,6 +72,13 @@ def from_pretrained(
         raise UnreadableCheckpointError(f"{name}: the weights cannot be read", got=_first_line(error)) from error
     except Exception as error:  # each architecture has its own way of failing on weights
         raise _cannot_load(name, error) from error
+    if missing := sorted(info.get("missing_keys", ())):
+        raise UnreadableCheckpointError(
+            f"{name}: {len(missing)} parameters of the model are not in the checkpoint",
+            got=", ".join(missing[:3]),
+            remedy="check that config.json belongs to these weights",
+        )
+    return module
 
 
 def _cannot_load(name: str, error: Exception) -> UnsafeCheckpointError | UnsupportedModelError:

@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ptq_eval.models.blueprint import blueprint
-from ptq_eval.models.language_model import DTYPES, LanguageModel, refuse_missing
+from ptq_eval.models.language_model import DTYPES, LanguageModel
 from ptq_eval.models.loading import from_pretrained
 from ptq_eval.models.parameters import transposed
 
@@ -47,10 +47,7 @@ class OffloadedModel(LanguageModel):
         plan = blueprint(folder, trust_remote_code)
         where = {"device_map": dict(placement(plan.module, device)), "offload_folder": str(scratch)}
         with _quiet_accelerate():
-            module, info = from_pretrained(
-                Path(folder), DTYPES[dtype], trust_remote_code, name, scratch / "files", **where
-            )
-        refuse_missing(info, name)
+            module = from_pretrained(Path(folder), DTYPES[dtype], trust_remote_code, name, scratch / "files", **where)
         model = cls(module, include_head=include_head, name=name, outside=plan.outside)
         model.refuse_bidirectional(known=plan.causal)
         return model

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
+    from ptq_eval.results.points import Point
+
 __all__ = ["inspection_table", "labels", "render", "render_fit", "with_texts", "write", "write_fit"]
 
 
@@ -48,8 +50,9 @@ def write(
     fit: Mapping[str, Any],
     run: Mapping[str, Any],
     replicates: Sequence[np.ndarray] | None = None,
+    points: Sequence[Point] | None = None,
 ) -> list[Path]:
-    """Write the whole report below `out` and return the paths of its files.
+    """Write the whole report below `out` and return the paths of its files.  points: those of the table, if known.
 
     `degradation.csv`, `fit.json`, `replicates.npz` if replicates are passed, `report.md`, `tables/degradation.tex` and
     two figures as PNG, PDF and CSV.  The page includes a comparison of laws and a study of sensitivity if the folder
@@ -65,7 +68,7 @@ def write(
     from ptq_eval.report.sensitivity import page as sensitivity
 
     fit, out = with_texts(fit), Path(out)
-    study = Study(table, fit, run)
+    study = Study(table, fit, run, points)
     return [
         files.write_csv(out / "degradation.csv", table),
         *files.write_fit(out, fit, replicates),
@@ -75,17 +78,21 @@ def write(
     ]
 
 
-def render(table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any]) -> RenderableType:
+def render(
+    table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any], points: Sequence[Point] | None = None
+) -> RenderableType:
     """The degradation tables, the fits, the critical tokens and the warnings, for a rich console."""
     from ptq_eval.report.common.data import Study
     from ptq_eval.report.run import terminal
 
-    return terminal.Report(Study(table, with_texts(fit), run))
+    return terminal.Report(Study(table, with_texts(fit), run, points))
 
 
-def render_fit(table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any]) -> RenderableType:
+def render_fit(
+    table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any], points: Sequence[Point] | None = None
+) -> RenderableType:
     """The part of `render` that the fit says: fits, critical tokens and warnings."""
     from ptq_eval.report.common.data import Study
     from ptq_eval.report.run import terminal
 
-    return terminal.Report(Study(table, with_texts(fit), run), measurements=False)
+    return terminal.Report(Study(table, with_texts(fit), run, points), measurements=False)

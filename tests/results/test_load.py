@@ -10,6 +10,8 @@ import ptq_eval
 from ptq_eval.compare_laws import compare, fit_by
 from ptq_eval.errors import NothingToFitError
 from ptq_eval.records import Measurement
+from ptq_eval.report import render
+from ptq_eval.results import points
 from ptq_eval.results.load import load
 from ptq_eval.results.points import Skipped
 from ptq_eval.results.store import Store
@@ -49,14 +51,28 @@ def test_a_command_that_reads_parses_each_record_once(out, parsed, command):
     assert set(parsed.values()) == {1}
 
 
+def test_a_run_with_its_report_reads_the_rows_of_its_table_once(out, trajectory, small, monkeypatch):
+    read, tables = points._point, Counter()
+
+    def counting(row):
+        tables[row["key"]] += 1
+        return read(row)
+
+    monkeypatch.setattr(points, "_point", counting)
+    result = ptq_eval.run(trajectory, out, **small)
+    render(result.table, result.fit, result.run, result.points)
+    assert len(tables) == len(result.table)
+    assert set(tables.values()) == {1}
+
+
 @pytest.mark.parametrize("run_json", [True, False], ids=["resumed", "without run.json"])
 def test_a_run_parses_what_is_stored_once_and_what_it_adds_once(out, trajectory, small, parsed, run_json):
     [path] = (out / "records").iterdir()
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
     if not run_json:
         (out / "run.json").unlink()
-    table = ptq_eval.run(trajectory, out, write_report=False, **small)
-    assert len(parsed) == len(table)
+    result = ptq_eval.run(trajectory, out, write_report=False, **small)
+    assert len(parsed) == len(result.table)
     assert set(parsed.values()) == {1}
 
 
@@ -75,7 +91,7 @@ def test_a_store_sees_what_other_workers_add(out):
 
 def test_results_hold_table_points_and_digest(complete):
     results = load(complete[0])
-    assert len(results.frame) == len(complete[1]) == len(results.points)
+    assert len(results.frame) == len(complete[1].table) == len(results.points)
     assert results.digest == complete[1].fit["records"] == load(complete[0]).digest
     assert results.n_measured == results.n_sound == 3
     assert not results.excluded

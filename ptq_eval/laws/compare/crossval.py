@@ -2,11 +2,11 @@
 
 A law is used to extrapolate, so what is held out are not random points but an end of the range: the largest D, the
 largest N, or one bit-width after another.  An end is made of whole values (those within 5 % count as one), as many as
-are needed to hold a tenth of the points.  Errors are those of the point prediction; points that were held out have no
-part in the weights.
+are needed to hold a tenth of the points.  Errors are those of the point prediction; held-out points do not affect the
+weights.
 
 `log_error` is the natural measure where responses span orders of magnitude, and is defined for positive ones only;
-`error` and `absolute_error` keep all of them.  None takes the noise of the held-out points out.
+`error` and `absolute_error` keep all of them.  None of them is corrected for the noise of the held-out points.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.losses import make_loss
 from ptq_eval.results.points import SAME_SIZE
 
-LEAST_SHARE = 0.1
+MIN_SHARE = 0.1
 """At least this share of the points is held out."""
 
 BY = ("D", "N", "P")
@@ -127,7 +127,7 @@ def _levels(column: np.ndarray, usable: np.ndarray) -> list[np.ndarray]:
 
 def _end(levels: list[np.ndarray]) -> np.ndarray:
     """The highest levels that hold at least a tenth of the points between them."""
-    least, chosen = LEAST_SHARE * sum(map(len, levels)), []
+    least, chosen = MIN_SHARE * sum(map(len, levels)), []
     for rows in reversed(levels):
         chosen.append(rows)
         if sum(map(len, chosen)) >= least:

@@ -32,9 +32,10 @@ import numpy as np
 from ptq_eval.errors import PlanError
 from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.calculator import FULL_BITS
+from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.plan.grid_search import lowest
 from ptq_eval.laws.plan.optimum import BITS, Budget, Optimum, optimum
-from ptq_eval.laws.plan.question import Answer, Question, Reason, Setting, Why
+from ptq_eval.laws.plan.question import Answer, Question, Reason, Setting
 from ptq_eval.laws.plan.source import Source
 from ptq_eval.plan_config import SERVED_BITS
 
@@ -57,14 +58,14 @@ class Planner:
             found += [self.smallest(D, most)] if most is not None else []
         return [*found, *self.optima(), self.lower()]
 
-    def lacking(self, *parts: str, N: float | None = None) -> tuple[Why, ...]:
+    def lacking(self, *parts: str, N: float | None = None) -> tuple[Finding, ...]:
         """Why these parts of `NEEDED` cannot be answered; empty if they can."""
         for part in parts:
             if found := self.source.refused.get("loss" if part == "slope" else part):
-                return (Why(Reason.NOT_FITTED, {"found": found}),)
+                return (Finding(Reason.NOT_FITTED, {"found": found}),)
         missing = tuple(dict.fromkeys(name for part in parts for name in self.formulas.missing(part, N)))
         size = {"one_size": self.source.one_size} if "A" in missing and self.source.one_size is not None else {}
-        return (Why(Reason.CONSTANTS_UNKNOWN, size, missing),) if missing else ()
+        return (Finding(Reason.CONSTANTS_UNKNOWN, {**size, "constants": missing}),) if missing else ()
 
     def label(self, bits: float) -> str:
         """`4 bits`, or the format of the question."""
@@ -88,10 +89,11 @@ class Planner:
         best = self.search(self.trained(serve), serve, **setting)
         return float(best.N[0]) if best.N[0] > 0 else None
 
-    def _no_size(self) -> tuple[Why, ...]:
+    def _no_size(self) -> tuple[Finding, ...]:
         """Why N is unknown; the constants that would determine it are those of the loss."""
-        because = self.lacking("loss") or (Why(Reason.SERVING_EXCEEDS_BUDGET),)
-        return (Why(Reason.SIZE_UNKNOWN, {"because": because[0]}, because[0].missing),)
+        because = self.lacking("loss") or (Finding(Reason.SERVING_EXCEEDS_BUDGET),)
+        facts = {"because": because[0], "constants": because[0].facts.get("constants", ())}
+        return (Finding(Reason.SIZE_UNKNOWN, facts),)
 
     def critical(self, bits: float) -> Answer:
         """D_crit at one serving precision."""
@@ -127,13 +129,13 @@ class Planner:
         N, about = self.size(self.bits[0]), ("smallest_bits", "")
         why = self.lacking("damage")
         if not why and not self.formulas.by_bits:
-            why = (Why(Reason.BITS_NOT_A_VARIABLE),)
+            why = (Finding(Reason.BITS_NOT_A_VARIABLE),)
         if why or N is None:
             return Answer(*about, {"D": D, "max_loss": most}, why_not=why or self._no_size())
         at = {"N": N, "D": D, "max_loss": most}
         bits = self.source.estimate(self.formulas.smallest_bits(N, D, most), log=False)
         if bits.value > SERVED_BITS[1]:
-            return Answer(*about, at, why_not=(Why(Reason.NO_PRECISION_SUFFICES, {"bits": SERVED_BITS[1]}),))
+            return Answer(*about, at, why_not=(Finding(Reason.NO_PRECISION_SUFFICES, {"bits": SERVED_BITS[1]}),))
         ends = (bits.value, bits.low, bits.high)
         whole = Estimate(*(max(float(np.ceil(end - 1e-9)), SERVED_BITS[0]) for end in ends))
         beyond = self.source.beyond(N=N, D=D, bits=bits.value)
@@ -166,7 +168,7 @@ class Planner:
         (_, P), cheapest, edges = lowest(price, [(0.0, 0.0), BITS])
         share = cheapest / (FULL_BITS / self.formulas.share(FULL_BITS))
         values = {"P": self.source.estimate(P), "compute_share": self.source.estimate(share)}
-        at_edge = {0: (Why(Reason.LOWER_ALWAYS_BETTER),), 1: (Why(Reason.MOST_BITS_BEST, {"bits": BITS[1]}),)}
+        at_edge = {0: (Finding(Reason.LOWER_ALWAYS_BETTER),), 1: (Finding(Reason.MOST_BITS_BEST, {"bits": BITS[1]}),)}
         why = () if edges[1] is None else at_edge[edges[1]]
         return Answer("lower", "", {}, values, self.source.beyond(P=values["P"].value), why)
 
@@ -219,7 +221,7 @@ class Planner:
                 yield self._best(blank, fixed, P, bits)
         for part, why in (("precision", no_precision), ("damage", no_damage)):
             if why:
-                yield replace(blank, why_not=(replace(why[0], part=part),))
+                yield replace(blank, why_not=(replace(why[0], facts={**why[0].facts, "part": part}),))
 
     def _best(self, blank: Answer, fixed: Mapping[str, float], P: Any, bits: float | None) -> Answer:
         """The best N, D and P for training at P, or in a range of it, and serving at `bits` or as trained."""
@@ -245,29 +247,29 @@ class Planner:
         known = {"at": at, "values": values, "beyond": beyond, "why_not": why}
         return replace(blank, **known, at_most=at_most, stops_at_critical=best.stops)
 
-    def _too_large(self, best: Optimum, bits: float | None, fixed: Mapping[str, float]) -> tuple[Why, ...]:
+    def _too_large(self, best: Optimum, bits: float | None, fixed: Mapping[str, float]) -> tuple[Finding, ...]:
         """Whether a model of the given N takes more memory than there is."""
         memory, held = self.question.memory, best.P[0] if bits is None else bits
         if memory is None or "N" not in fixed or not fixed["N"] * held / 8 > memory * (1 + 1e-9):
             return ()
-        return (Why(Reason.EXCEEDS_MEMORY),)
+        return (Finding(Reason.EXCEEDS_MEMORY),)
 
-    def _unsure(self, best: Optimum, bits: float | None) -> tuple[Why, ...]:
+    def _unsure(self, best: Optimum, bits: float | None) -> tuple[Finding, ...]:
         """Why the D_crit that an optimum stops at is not to be relied on."""
         why = self.source.critical_tokens(float(best.N[0]), bits)[1] if best.stops and bits is not None else ()
-        return (Why(Reason.STOPS_AT_UNKNOWN, {"because": why[0]}),) if why else ()
+        return (Finding(Reason.STOPS_AT_UNKNOWN, {"because": why[0]}),) if why else ()
 
-    def _objection(self, best: Optimum, P: float | tuple[float, float]) -> tuple[Why, ...]:
+    def _objection(self, best: Optimum, P: float | tuple[float, float]) -> tuple[Finding, ...]:
         """What is wrong with an optimum."""
         if not math.isfinite(best.loss[0]):
             if isinstance(P, float) and not np.atleast_1d(self.formulas.share(P))[0] > 0:
-                return (Why(Reason.NO_EFFECTIVE_PARAMS, {"bits": P}),)
-            return (Why(Reason.SERVING_EXCEEDS_BUDGET),)
+                return (Finding(Reason.NO_EFFECTIVE_PARAMS, {"bits": P}),)
+            return (Finding(Reason.SERVING_EXCEEDS_BUDGET),)
         if "P low" in best.edge:
-            return (Why(Reason.LOWER_ALWAYS_BETTER if P == BITS else Reason.SERVING_PRECISION_BEST),)
+            return (Finding(Reason.LOWER_ALWAYS_BETTER if P == BITS else Reason.SERVING_PRECISION_BEST),)
         if "P high" in best.edge and P == BITS:
-            return (Why(Reason.MOST_BITS_BEST, {"bits": BITS[1]}),)
-        return (Why(Reason.EDGE_OF_SEARCH),) if {"N low", "N high"} & set(best.edge) else ()
+            return (Finding(Reason.MOST_BITS_BEST, {"bits": BITS[1]}),)
+        return (Finding(Reason.EDGE_OF_SEARCH),) if {"N low", "N high"} & set(best.edge) else ()
 
 
 @dataclass(frozen=True)
@@ -294,9 +296,17 @@ def plan(source: Source, question: Question) -> Plan:
     if not any(answer.values for answer in answers):
         asked = [answer for answer in answers if answer.ask != "lower" and answer.why_not]
         missing = sorted({name for answer in asked for name in answer.missing})
-        reasons = "; ".join(dict.fromkeys(str(why) for answer in asked for why in answer.why_not))
+        reasons = "; ".join(dict.fromkeys(_plain(why) for answer in asked for why in answer.why_not))
         by_constants = bool(missing) and all(answer.missing for answer in asked)
         other = "measure more, or plan from another preset or fit"
         remedy = f"constants that have {', '.join(missing)}" if by_constants else other
         raise PlanError(f"{source.name} cannot answer this", got=reasons, remedy=remedy)
     return Plan(planner.source, question, answers, planner)
+
+
+def _plain(why: Finding) -> str:
+    """A reason for an error message: its kind, that of its cause, and the constants that are missing."""
+    inner = why.facts.get("because") or why.facts.get("found")
+    names = why.facts.get("constants", ()) if isinstance(why.kind, Reason) else ()
+    about = _plain(inner) if isinstance(inner, Finding) else ", ".join(names)
+    return ": ".join(filter(None, (str(why.kind).replace("_", " "), about)))

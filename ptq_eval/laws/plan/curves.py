@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.plan.answers import Planner
 from ptq_eval.laws.plan.optimum import BITS, Budget, optimum
-from ptq_eval.laws.plan.question import Reason, Setting, Why
+from ptq_eval.laws.plan.question import Reason, Setting
 from ptq_eval.laws.turning.predicted import MAX_FACTOR
 
 POINTS, BUDGETS, GRID = 70, 25, 61
@@ -22,7 +23,7 @@ MAX_RATIO = 1e4
 _DECADES = 3.0
 """Powers of ten on either side of the budget asked for."""
 _DEFAULT_SPAN = (1e18, 1e26)
-"""Budgets shown where none is asked for."""
+"""Budgets shown if the question has none."""
 
 Rows = list[dict[str, Any]]
 
@@ -31,7 +32,7 @@ def loss_against_tokens(planner: Planner) -> Rows:
     """Loss before (bits NaN) and after quantization over D at one N, kind "curve"; D_crit, kind "critical"; the tokens
     of the question, kind "asked".
 
-    Empty where the loss or the damage is not known at this N.
+    Empty if the loss or the damage is not known at this N.
     """
     N = planner.size(planner.bits[0])
     if N is None or planner.lacking("damage", "loss", N=N):
@@ -57,10 +58,10 @@ def loss_against_tokens(planner: Planner) -> Rows:
 
 def loss_over_bits_and_ratio(planner: Planner) -> Rows:
     """Loss after quantization on a grid of bits and D/N at one N, kind "grid"; D_crit/N over bits, "critical"; two
-    corners of what was fitted, "fitted", unless N lies outside.  Without a D_crit there is no ratio, and `why_not`
+    corners of what was fitted, "fitted", unless N is outside.  Without a D_crit there is no ratio, and `why_not`
     holds the reason.
 
-    Empty where the loss or the damage is not known at this N, or the bits are no variable of the law.
+    Empty if the loss or the damage is not known at this N, or if bits are not a variable of the law.
     """
     N = planner.size(planner.bits[0])
     if N is None or planner.lacking("damage", "loss", N=N) or not planner.formulas.by_bits:
@@ -88,12 +89,12 @@ def loss_over_bits_and_ratio(planner: Planner) -> Rows:
 
 
 def _turns(planner: Planner, N: float, bits: np.ndarray) -> Rows:
-    """D_crit/N at each of `bits`, with its interval, as far as a table of the plan would give and believe it."""
+    """D_crit/N at each of `bits`, with its interval, as far as the table of the plan gives it."""
     rows = []
     for b in bits:
         found, why_not = planner.source.critical_tokens(N, float(b))
         if planner.source.beyond(D=found.value).get("D", 0.0) > MAX_FACTOR:
-            why_not = (Why(Reason.TOO_FAR, {"factor": MAX_FACTOR}),)
+            why_not = (Finding(Reason.TOO_FAR, {"factor": MAX_FACTOR}),)
         ends = (math.nan,) * 3 if why_not else (found.value / N, found.low / N, found.high / N)
         turn = dict(zip(("ratio", "low", "high"), ends))
         rows.append({"kind": "critical", "params": N, "bits": float(b), **turn, "loss": math.nan, "why_not": why_not})
@@ -103,7 +104,7 @@ def _turns(planner: Planner, N: float, bits: np.ndarray) -> Rows:
 def precision_against_budget(planner: Planner) -> Rows:
     """The best training precision of a model served as trained over the budget: free, at given N, at given memory.
 
-    Empty where the law of training precision or of the loss is not known.
+    Empty if the law of training precision or of the loss is not known.
     """
     if planner.lacking("loss", "precision"):
         return []
@@ -140,12 +141,12 @@ def _ends(planner: Planner, values: np.ndarray, name: str = "loss") -> dict[str,
 
 
 def _factor(planner: Planner, beyond: Mapping[str, float]) -> float:
-    """The largest factor by which a point lies outside the fitted range; 1 within, NaN where no range is known."""
+    """The largest factor by which a point is outside the fitted range; 1 within it, NaN if no range is known."""
     return max(beyond.values(), default=1.0 if planner.source.ranges else math.nan)
 
 
 def _marks(planner: Planner, N: float) -> Rows:
-    """D_crit at each serving precision, as far as it is known and within sight; the tokens asked about."""
+    """D_crit at each serving precision, if it is known and in view; the tokens of the question."""
     marks = []
     for bits in planner.bits:
         answer = planner.critical(bits)

@@ -53,44 +53,28 @@ class Setting(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an answer cannot be given, or not in full; behind each kind, its facts."""
+    """Why an answer cannot be given, or not in full; behind each kind, its facts.
 
-    CONSTANTS_UNKNOWN = "constants unknown"  # one_size, if the fit knows the loss of that N alone
-    NOT_FITTED = "not fitted"  # found (see `laws.findings`)
-    FIT_GIVES_NONE = "the fit gives no D_crit"  # found, run
-    NO_TURN = "no number of tokens harms"
-    SIZE_UNKNOWN = "N unknown"  # because
-    SERVING_EXCEEDS_BUDGET = "serving exceeds the budget"
-    BITS_NOT_A_VARIABLE = "bits are not a variable of this law"
-    NO_PRECISION_SUFFICES = "no precision suffices"  # bits
-    TOO_FAR = "too far beyond the data"  # factor
-    NO_EFFECTIVE_PARAMS = "no effective parameters"  # bits
-    LOWER_ALWAYS_BETTER = "fewer bits are always better"
-    MOST_BITS_BEST = "the most bits searched are best"  # bits
-    SERVING_PRECISION_BEST = "the serving precision is best"
-    EDGE_OF_SEARCH = "N at the end of the search"
-    EXCEEDS_MEMORY = "weights exceed the memory"
-    STOPS_AT_UNKNOWN = "stops at an unknown D_crit"  # because
+    `constants` are those that would be needed; `part` ("precision", "damage") names the part of an answer that the
+    reason is about, if not the whole.
+    """
 
-
-@dataclass(frozen=True)
-class Why:
-    """A reason with its facts; `missing`: the constants that would be needed; `part`: the part of an answer that it
-    is about ("precision", "damage"), if not the whole."""
-
-    kind: Reason
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-    part: str = ""
-
-    def __str__(self) -> str:
-        facts = [self.facts["because"]] if "because" in self.facts else [*self.missing, *self.facts.values()]
-        return ": ".join(filter(None, (self.kind.value, ", ".join(map(str, filter(None, facts))))))
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON object."""
-        facts = {name: fact.to_dict() if isinstance(fact, Why | Finding) else fact for name, fact in self.facts.items()}
-        return {"kind": self.kind.name.lower(), **facts, **({"part": self.part} if self.part else {})}
+    CONSTANTS_UNKNOWN = "constants_unknown"  # constants; one_size, if the loss is known for that N only
+    NOT_FITTED = "not_fitted"  # found (see `laws.findings`)
+    FIT_GIVES_NONE = "fit_gives_none"  # found, run
+    NO_TURN = "no_turn"
+    SIZE_UNKNOWN = "size_unknown"  # because, constants
+    SERVING_EXCEEDS_BUDGET = "serving_exceeds_budget"
+    BITS_NOT_A_VARIABLE = "bits_not_a_variable"
+    NO_PRECISION_SUFFICES = "no_precision_suffices"  # bits
+    TOO_FAR = "too_far"  # factor
+    NO_EFFECTIVE_PARAMS = "no_effective_params"  # bits
+    LOWER_ALWAYS_BETTER = "lower_always_better"
+    MOST_BITS_BEST = "most_bits_best"  # bits
+    SERVING_PRECISION_BEST = "serving_precision_best"
+    EDGE_OF_SEARCH = "edge_of_search"
+    EXCEEDS_MEMORY = "exceeds_memory"
+    STOPS_AT_UNKNOWN = "stops_at_unknown"  # because
 
 
 @dataclass(frozen=True)
@@ -108,7 +92,7 @@ class Answer:
     at: Mapping[str, float]
     values: Mapping[str, Estimate] = field(default_factory=dict)
     beyond: Mapping[str, float] = field(default_factory=dict)
-    why_not: tuple[Why, ...] = ()
+    why_not: tuple[Finding, ...] = ()
     setting: Setting | None = None
     at_most: bool = False
     stops_at_critical: bool = False
@@ -116,7 +100,7 @@ class Answer:
     @property
     def missing(self) -> tuple[str, ...]:
         """The constants that a full answer would need and that are not known."""
-        return tuple(dict.fromkeys(name for why in self.why_not for name in why.missing))
+        return tuple(dict.fromkeys(name for why in self.why_not for name in why.facts.get("constants", ())))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""

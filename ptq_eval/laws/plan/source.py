@@ -1,4 +1,4 @@
-"""The constants that a plan is made from: where they come from, how sure they are, and where they were measured.
+"""The constants that a plan is computed from: their origin, their uncertainty, and the range of the data behind them.
 
 A *preset* is a published table of constants; its uncertainty is not known, so its answers have no interval.  *Fits* are
 `FitResult` objects, or those of an output folder (see `stored`).  An answer combines constants of two fits whose errors
@@ -23,7 +23,7 @@ from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.fit import bootstrap
 from ptq_eval.laws.formulas.presets import PRESETS, Preset
 from ptq_eval.laws.plan.model import Formulas
-from ptq_eval.laws.plan.question import Question, Reason, Why
+from ptq_eval.laws.plan.question import Question, Reason
 from ptq_eval.laws.plan.serving import Serving, settle
 from ptq_eval.laws.turning import predicted as critical
 
@@ -39,7 +39,7 @@ RANGES: Mapping[str, Ranges] = {
 TRAINED = ("P_w", "P_a", "P_kv")
 """The training precisions of weights, activations and KV cache, as ranges name them."""
 DEFAULT_BITS = (3.0, 6.0)
-"""Ends of the serving precisions that are looked at where none was fitted."""
+"""Range of the serving precisions of a plan if none was fitted."""
 USED = (
     "kumar_ptq", "kumar_ptq_ratio", "ouyang", "chen", "sun",
     "chinchilla", "chinchilla_d", "n_eff", "unified", "unified_delta",
@@ -51,9 +51,9 @@ USED = (
 class Source:
     """Constants [1 + replicates] by name, with the ranges of N, D and bits that they were fitted in.
 
-    `bits` are the serving precisions to look at where none is asked for.  `refused` says of "damage", "loss" or
-    "precision" why it is not known, `doubts` what else to beware of.  `one_size` is the N for which E holds, where E
-    contains A/N^alpha, and `curve` names the run.  `verdicts` (N, bits, reason) say why the fit gives no
+    `bits` are the serving precisions to use if the question names none.  `refused` gives the reason why "damage",
+    "loss" or "precision" is unknown, `doubts` further warnings.  `one_size` is the N for which E holds, if E contains
+    A/N^alpha, and `curve` names the run.  `verdicts` (N, bits, reason) say why the fit gives no
     D_crit for a run; the reason is None if it gives one.  `only_bits`: the one serving precision that the constants
     hold for, if bits are not a variable of the law; `serving`: the group size and formats of the question.
     """
@@ -68,7 +68,7 @@ class Source:
     doubts: tuple[str, ...] = ()
     one_size: float | None = None
     curve: str = ""
-    verdicts: tuple[tuple[float, float, Why | None], ...] = ()
+    verdicts: tuple[tuple[float, float, Finding | None], ...] = ()
     level: float = math.nan
     stretch: float = 1.0
     uncertainty: str = ""
@@ -77,9 +77,9 @@ class Source:
     serving: Serving = field(default_factory=Serving)
 
     def asked(self, question: Question) -> tuple[Source, tuple[float, ...]]:
-        """The same constants for the group size and formats of a question, and the serving precisions to look at.
+        """The same constants for the group size and formats of a question, and its serving precisions.
 
-        Raises PlanError for what the law at hand has no variable for, or needs besides.
+        Raises PlanError for an option that the law has no variable for, and for one that it lacks.
         """
         serving, bits = settle(self.formulas().law, self.only_bits, question)
         return replace(self, serving=serving), bits or self.bits
@@ -97,13 +97,13 @@ class Source:
         value, draws = float(values[0]), values[1:]
         if not len(draws) or np.isnan(draws).any() or not math.isfinite(value):
             return Estimate(value)
-        if np.allclose(draws, value, rtol=1e-9, atol=0):  # given, not estimated
+        if np.allclose(draws, value, rtol=1e-9, atol=0):  # fixed, not estimated
             return Estimate(value)
         on_log = log and value > 0 and bool(np.all(draws > 0))
         low, high = bootstrap.interval(value, draws, factor=self.stretch, level=self.level, log=on_log)
         return Estimate(value, low, high)
 
-    def critical_tokens(self, N: float, bits: float) -> tuple[Estimate, tuple[Why, ...]]:
+    def critical_tokens(self, N: float, bits: float) -> tuple[Estimate, tuple[Finding, ...]]:
         """D_crit with its interval; NaN and the reason if the fits behind the constants do not determine it.
 
         The verdict on the run of the nearest N, at the nearest bits that were measured, applies here too.
@@ -115,10 +115,10 @@ class Source:
             return found, why
         turn = self.estimate(self.formulas().critical_tokens(N, bits))
         finite = math.isfinite(turn.value)
-        why = _given_none(critical.wide_interval_reason(turn)) if finite else (Why(Reason.NO_TURN),)
+        why = _given_none(critical.wide_interval_reason(turn)) if finite else (Finding(Reason.NO_TURN),)
         return (found, why) if why else (turn, ())
 
-    def _verdict(self, N: float, bits: float) -> tuple[Why, ...]:
+    def _verdict(self, N: float, bits: float) -> tuple[Finding, ...]:
         """Why the fit gives no D_crit for the nearest N and bits that were measured."""
         apart = min((abs(at - bits) for _, at, _ in self.verdicts), default=0.0)
         near = [verdict for verdict in self.verdicts if abs(verdict[1] - bits) <= apart]
@@ -128,9 +128,9 @@ class Source:
         return next(((why,) for at, _, why in near if abs(math.log(at / N)) <= N_apart and why), ())
 
     def beyond(self, **at: float | None) -> dict[str, float]:
-        """For each of N, D, P and bits that lies outside the fitted range, by which factor; P is that of all parts.
+        """The factor by which each of N, D, P and bits is outside the fitted range; P is the precision of all parts.
 
-        So for the variables that stand for the bits, or belong to them, where there are a group size and formats.
+        The same for group size and format, if the law depends on them.
         """
         found, bits = {}, at.get("bits")
         held = {} if bits is None or math.isnan(bits) else self.serving.variables(bits)
@@ -143,8 +143,8 @@ class Source:
         return found
 
 
-def _given_none(found: Finding | None) -> tuple[Why, ...]:
-    return (Why(Reason.FIT_GIVES_NONE, {"found": found}),) if found else ()
+def _given_none(found: Finding | None) -> tuple[Finding, ...]:
+    return (Finding(Reason.FIT_GIVES_NONE, {"found": found}),) if found else ()
 
 
 def whole_bits(ranges: Ranges) -> tuple[float, ...]:
@@ -168,7 +168,7 @@ def preset_named(name: str, *, offsets: bool = True) -> Source:
 
 
 def from_preset(*presets: Preset) -> Source:
-    """Published constants, and the papers' ranges where they are known; of several presets the later ones count.
+    """Published constants, and the papers' ranges if they are known; later presets override earlier ones.
 
     Raises PlanError for presets of several degradation laws, and for one whose constants the others replace.
     """
@@ -181,7 +181,7 @@ def from_preset(*presets: Preset) -> Source:
     several = [preset.name for preset in presets if "gamma_D" in preset.constants]
     if unused or len(several) > 1:
         why = f"nothing of {unused[0]} is left" if unused else f"{' and '.join(several)} are different degradation laws"
-        raise PlanError(f"these presets do not go together: {why}", got=names, remedy="leave one out")
+        raise PlanError(f"these presets do not go together: {why}", got=names, remedy="drop one of them")
     axes = dict.fromkeys(axis for ranges in known.values() for axis in ranges)
     columns = {axis: [ranges[axis] for ranges in known.values() if axis in ranges] for axis in axes}
     ranges = {axis: (max(low for low, _ in ends), min(high for _, high in ends)) for axis, ends in columns.items()}
@@ -216,7 +216,7 @@ def from_fits(
     """The constants of a degradation law, of a loss law, or of both, fitted with one seed.
 
     Their replicates then belong together row by row.  Of several laws for one thing the one with most constants is
-    taken; a law that no plan can use is left out.  `ranges` are those of N, D and bits in the data.
+    taken; a law that no plan can use is excluded.  `ranges` are those of N, D and bits in the data.
     """
     constants: dict[str, np.ndarray] = {}
     refused: dict[str, Finding] = {}

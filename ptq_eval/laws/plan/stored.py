@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.errors import NothingToFitError, OutputMismatchError, PlanError
-from ptq_eval.laws import findings
 from ptq_eval.laws.base import Coverage, Estimate, FitResult, FitStatus
+from ptq_eval.laws.findings import Finding, Why, why_from
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
-from ptq_eval.laws.plan.question import Reason, Why
+from ptq_eval.laws.plan.question import Reason
 from ptq_eval.laws.plan.source import TRAINED, Source, from_fits
 from ptq_eval.laws.turning.predicted import VerdictKind
 from ptq_eval.results.load import load
@@ -46,10 +46,11 @@ def from_folder(out: str | Path, *, quantizer: str | None = None, params: float 
     """
     out = Path(out)
     content = _read_fit(out)
-    again = f"ptq-eval fit {out}"
+    measured = (out / "records").is_dir()
+    again = f"ptq-eval fit {out}" if measured else "repeat the run that made this folder, with this version"
     if "data" in content:
         again = f"repeat ptq-eval fit --data for {content['data'].get('source', 'the table')}"
-    elif (out / "records").is_dir() and content.get("records") != load(out).digest:
+    elif measured and content.get("records") != load(out).digest:
         what = f"{out}/fit.json was made of other records than the folder holds now"
         raise OutputMismatchError(what, got=f"digest {content.get('records', 'not recorded')}", remedy=again)
     kept = _read_replicates(out / "replicates.npz", again)
@@ -132,7 +133,7 @@ def from_stored(
     )
 
 
-def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, Why | None], ...]:
+def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, Finding | None], ...]:
     """(N, bits, why there is no predicted D_crit or None) for entries of `critical_tokens`.
 
     A prediction that the fit calls too far to believe is kept: the plan judges the distance of its own N.
@@ -140,11 +141,11 @@ def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, Why | None]
     found = []
     for entry in critical:
         if (N := entry.get("params")) and (bits := entry.get("bits")):
-            reason = findings.why_from(entry.get("reason"))
-            far = reason is not None and reason.kind is findings.Why.TOO_FAR
+            reason = why_from(entry.get("reason"))
+            far = reason is not None and reason.kind is Why.TOO_FAR
             known = entry.get("predicted") and (far or entry.get("verdict_kind") != VerdictKind.NOT_IDENTIFIED)
             facts = {"found": reason, "run": str(entry.get("run") or "")}
-            found.append((float(N), float(bits), None if known else Why(Reason.FIT_GIVES_NONE, facts)))
+            found.append((float(N), float(bits), None if known else Finding(Reason.FIT_GIVES_NONE, facts)))
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ label adds what tells them apart, so that no table mixes rows that are not compa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -72,11 +72,15 @@ def _configuration(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Table, fit and run description.  Raises NothingToFitError for a table without rows."""
+    """Table, fit and run description; `known`: the points of the table, if it was read before.
+
+    Raises NothingToFitError for a table without rows.
+    """
 
     table: Frame
     fit: Mapping[str, Any]
     run: Mapping[str, Any]
+    known: Sequence[Point] | None = None
 
     def __post_init__(self) -> None:
         missing = [name for name in COLUMNS if name not in self.table]
@@ -107,9 +111,9 @@ class Study:
         return frame.sort_values(["place", "tokens", "step"], kind="stable").reset_index(drop=True)
 
     @cached_property
-    def points(self) -> list[Point]:
+    def points(self) -> Sequence[Point]:
         """The rows that laws can be fitted to."""
-        return read(self.table.to_dict("records"))[0]
+        return read(self.table.to_dict("records"))[0] if self.known is None else self.known
 
     @cached_property
     def digest(self) -> str:

@@ -1,19 +1,18 @@
 """A plan in words: whether it pays to train longer, or in lower precision, and what could not be answered.
 
-Every sentence is made from answers of the plan, so it says nothing that `plan.json` does not hold as a number.
+Every sentence is made from the answers of the plan; `plan.json` holds each of them as values.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from ptq_eval.laws.base import Estimate, FitKind
 from ptq_eval.laws.calculator import FULL_BITS
 from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.plan.answers import Plan
-from ptq_eval.laws.plan.question import Answer, Reason, Setting, Why
+from ptq_eval.laws.plan.question import Answer, Reason, Setting
 from ptq_eval.laws.plan.source import TRAINED, Source
 from ptq_eval.laws.turning.predicted import MAX_FACTOR
 from ptq_eval.report.common.numbers import MISSING, count, estimate, short
@@ -50,7 +49,7 @@ def sentences(plan: Plan) -> list[str]:
 
 
 def cautions(plan: Plan) -> list[str]:
-    """What the answers rest on, what lies beyond the data, and what could not be answered."""
+    """The basis of the answers, what is beyond the data, and what could not be answered."""
     source = plan.source
     found = [f"intervals: {uncertainty(source)}", *source.doubts]
     fits = [fit for fit in source.fits.values() if fit.status.kind is not FitKind.OK]
@@ -79,7 +78,7 @@ def cautions(plan: Plan) -> list[str]:
 
 
 def _curve(plan: Plan) -> Iterator[str]:
-    """Whose loss curve D_crit takes, where that is a run of another N."""
+    """The run whose loss curve gives D_crit, if its N is another one."""
     source = plan.source
     others = [
         a.at["N"] for a in plan.of("critical_tokens") if a.values and source.formulas().missing("loss", a.at["N"])
@@ -95,7 +94,7 @@ def beyond(answer: Answer) -> str:
 
 
 def farther(answer: Answer) -> bool:
-    """Whether a D_crit lies so far beyond the data that it is not to be believed."""
+    """Whether a D_crit is too far beyond the data to be believed."""
     return answer.ask == "critical_tokens" and answer.beyond.get("D", 0.0) > MAX_FACTOR and bool(answer.values)
 
 
@@ -129,25 +128,21 @@ def why_not(answer: Answer) -> str:
     return reasons(answer.why_not)
 
 
-def reasons(why: Iterable[Why]) -> str:
+def reasons(why: Iterable[Finding]) -> str:
     """Reasons in words, joined."""
     return "; ".join(map(_reason, why))
 
 
-def _reason(why: Why) -> str:
-    facts = {name: _fact(fact) for name, fact in why.facts.items()}
-    text = _REASONS[why.kind].format(**facts, missing=", ".join(why.missing))
+def _reason(why: Finding) -> str:
+    if not isinstance(why.kind, Reason):  # of a fit
+        return reason_text(why.to_dict())
+    facts = {name: _reason(fact) if isinstance(fact, Finding) else fact for name, fact in why.facts.items()}
+    text = _REASONS[why.kind].format(**facts, missing=", ".join(facts.get("constants", ())))
     if "one_size" in facts:
         text = f"this fit knows the loss of N = {facts['one_size']:.3g} alone; {text}"
     if facts.get("run"):
         text = f"the fit of run {facts['run']} says: {text}"
-    return _PARTS[why.part] + text
-
-
-def _fact(fact: Any) -> Any:
-    if isinstance(fact, Why):
-        return _reason(fact)
-    return reason_text(fact.to_dict()) if isinstance(fact, Finding) else fact
+    return _PARTS[facts.get("part", "")] + text
 
 
 def uncertainty(source: Source) -> str:
@@ -246,7 +241,7 @@ def _instead(free: Answer) -> str:
 
 
 def _stops(plan: Plan) -> Iterator[str]:
-    """Where an optimum stops at D_crit and leaves part of the budget."""
+    """Optima that stop at D_crit and leave part of the budget."""
     for answer in plan.of("optimum"):
         same = "train_bits" not in answer.at and answer.values and answer.values["P"].value == FULL_BITS
         if not answer.stops_at_critical or same:  # the best P is 16 bits: that answer says it

@@ -7,9 +7,10 @@ import pytest
 
 from ptq_eval.errors import BitsError, NotPositiveError, OptionError, PlanError, UnitsError
 from ptq_eval.laws.calculator import critical_tokens
+from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.formulas.presets import EPOCH_2024, HOFFMANN_2022, KUMAR_2024, OUYANG_2024, PRESETS, SUN_2025
 from ptq_eval.laws.plan.answers import Planner, Question, plan
-from ptq_eval.laws.plan.question import Reason, Why
+from ptq_eval.laws.plan.question import Reason
 from ptq_eval.laws.plan.source import from_preset
 from tests.laws.synthetic import KUMAR, eq2
 
@@ -124,7 +125,7 @@ def test_without_n_a_budget_that_does_not_pay_leaves_no_n():
     assert turn.at["N"] > 1e8
     assert "C_T" in turn.missing
     degradation_alone = from_preset(OUYANG_2024)
-    with pytest.raises(PlanError, match="N unknown: constants unknown: E, A"):
+    with pytest.raises(PlanError, match="size unknown: constants unknown: E, A"):
         plan(degradation_alone, Question(budget=1e21, serve_bits=(4,)))
 
 
@@ -161,7 +162,7 @@ def test_a_given_model_that_does_not_fit_is_said_not_to():
     given = {
         a.at.get("serve_bits"): a.why_not for a in found.of("optimum") if a.at.get("train_bits") == 16 and "N" in a.at
     }
-    too_large = (Why(Reason.EXCEEDS_MEMORY),)
+    too_large = (Finding(Reason.EXCEEDS_MEMORY),)
     assert given[None] == too_large  # served as trained: 2 GB
     assert given[4] == too_large  # 500 MB
     assert given[2] != too_large  # 250 MB
@@ -176,7 +177,7 @@ def test_the_smallest_precision_is_one_that_can_be_served():
     assert smallest(0.01).values["whole_bits"].value == 5
     assert smallest(100.0).values["whole_bits"].value == 1
     assert smallest(1e-30).values == {}
-    assert smallest(1e-30).why_not == (Why(Reason.NO_PRECISION_SUFFICES, {"bits": 16.0}),)
+    assert smallest(1e-30).why_not == (Finding(Reason.NO_PRECISION_SUFFICES, {"bits": 16.0}),)
 
 
 def test_bits_given_twice_are_answered_once():

@@ -116,7 +116,7 @@ def test_one_size_knows_no_other():
     [loss] = elsewhere.of("loss")
     assert "before" not in loss.values
     assert loss.missing == ("A", "alpha")
-    assert loss.why_not[0].facts == {"one_size": 80e3}
+    assert loss.why_not[0].facts == {"one_size": 80e3, "constants": ("A", "alpha")}
     assert any("gamma_N" in doubt for doubt in known.doubts)
     report = analyse(rows, windows, n_boot=40, seed=3)
     [same] = [entry for entry in report["critical_tokens"] if entry["bits"] == 2]

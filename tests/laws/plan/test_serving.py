@@ -8,12 +8,13 @@ import pytest
 from ptq_eval.errors import BitsError, OptionError, PlanError
 from ptq_eval.laws import fit
 from ptq_eval.laws.calculator import critical_tokens, delta_ptq, loss
+from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.formulas.chen import Chen
 from ptq_eval.laws.formulas.chinchilla import Chinchilla
 from ptq_eval.laws.formulas.presets import CHEN_2025, EPOCH_2024, KUMAR_2024, SUN_2025
 from ptq_eval.laws.plan.answers import Planner, Question, plan
 from ptq_eval.laws.plan.curves import loss_against_tokens, loss_over_bits_and_ratio
-from ptq_eval.laws.plan.question import Reason, Why
+from ptq_eval.laws.plan.question import Reason
 from ptq_eval.laws.plan.source import from_fits, from_preset
 from ptq_eval.laws.plan.stored import from_stored
 from ptq_eval.laws.simulate import PAPER_SIZES, PAPER_TOKENS, grid, simulate
@@ -68,7 +69,7 @@ def test_without_a_number_of_bits_none_is_searched_and_no_surface_drawn():
         found = plan(source, question)
         [smallest] = found.of("smallest_bits")
         assert smallest.values == {}
-        assert smallest.why_not == (Why(Reason.BITS_NOT_A_VARIABLE),)
+        assert smallest.why_not == (Finding(Reason.BITS_NOT_A_VARIABLE),)
         assert loss_over_bits_and_ratio(found.planner) == []
         labels = {row["serving"] for row in loss_against_tokens(found.planner) if row["kind"] == "curve"}
         assert labels == {None, *(answer.label for answer in found.of("loss"))}

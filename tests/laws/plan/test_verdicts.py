@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from ptq_eval.laws import FitKind, FitStatus, analyse, findings, fit
+from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.formulas.chinchilla import Chinchilla
 from ptq_eval.laws.formulas.ouyang import Ouyang
 from ptq_eval.laws.formulas.presets import EPOCH_2024, KUMAR_2024, OUYANG_2024
 from ptq_eval.laws.plan.answers import Plan, Planner, Question, plan
 from ptq_eval.laws.plan.curves import loss_over_bits_and_ratio
-from ptq_eval.laws.plan.question import Reason, Why
+from ptq_eval.laws.plan.question import Reason
 from ptq_eval.laws.plan.source import from_fits, from_preset
 from ptq_eval.laws.simulate import paper_design, simulate
 from ptq_eval.laws.turning.predicted import MAX_FACTOR, critical_tokens
@@ -77,7 +78,7 @@ def test_the_line_of_a_figure_is_refused_where_the_table_refuses(noisy):
 
 def test_a_fit_that_identifies_nothing_draws_no_line(noisy):
     known = source(noisy, {}, **OPTIONS)
-    none = Why(Reason.FIT_GIVES_NONE, {"found": findings.why(findings.Why.NO_LOSS_CURVE)})
+    none = Finding(Reason.FIT_GIVES_NONE, {"found": findings.why(findings.Why.NO_LOSS_CURVE)})
     refusing = replace(known, verdicts=tuple((N, P, none) for N, P, _ in known.verdicts))
     planner = Planner(refusing, Question(params=200e3))
     assert all(math.isnan(row["ratio"]) for row in turns(planner))

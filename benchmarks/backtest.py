@@ -1,0 +1,110 @@
+"""What forecasts from earlier checkpoints would have stated, against the later ones: stored runs and simulated ones.
+
+Stored are the embedded trajectory and the runs of results/first-light (from five checkpoints on; `ptq-eval backtest`
+asks for eight).  Simulated are runs whose slopes wander, and runs that follow one of four laws exactly.  Nothing in the
+forecast was chosen by these numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.harness import ROOT, SEED, Claim, Outcome, Setup
+from ptq_eval.laws.forecast.backtest import Ahead, Statement, What, backtest
+from ptq_eval.laws.forecast.baselines import FORECAST, METHODS, Method
+from ptq_eval.laws.forecast.score import Score, best_baseline, scores, total
+from ptq_eval.laws.forecast.series import series_of
+from ptq_eval.results.points import read
+from tests.laws.forecast.support import LAWS, run, wandering
+
+STUDIES = ("embedded", "first-light/annealed", "first-light/constant")
+FEWEST = 5
+COVERAGE = (0.85, 0.95)
+REFUTED, STATED = 0.10, 0.80
+AHEAD = {Ahead.NEXT: "one checkpoint ahead", Ahead.TWICE: "at 2 times D", Ahead.FOUR_TIMES: "at 4 times D"}
+ALONE: dict[str, Method] = {FORECAST: METHODS[FORECAST]}
+COLUMNS = ["method", "what", "bits", "target", "n", "stated", "coverage", "width", "score"]
+
+
+def measure(setup: Setup) -> Outcome:
+    """Every statement of the forecast and of its baselines, summed up."""
+    stored = _stored(ALONE if setup.quick else METHODS)
+    outcome, found = Outcome(), scores(stored)
+    outcome.claims = [*_coverage("stored runs", found), *_turns(found, stored), *_against(found)]
+    outcome.details["stored runs"] = {"columns": COLUMNS, "rows": [_row(score) for score in found]}
+    runs = 4 if setup.quick else 16
+    kinds = {"slopes that wander": (wandering, 0.3), **{f"exactly {name}": (law, 0.0) for name, law in LAWS.items()}}
+    for name, (law, drift) in kinds.items():
+        found = scores(_simulated(law, runs if drift else max(runs // 4, 1), drift))
+        outcome.claims += _coverage(f"simulated, {name}", found, limited=drift > 0)
+        outcome.details[f"simulated, {name}"] = {"columns": COLUMNS, "rows": [_row(s) for s in found if s.bits is None]}
+    return outcome
+
+
+def _stored(methods: dict[str, Method]) -> list[Statement]:
+    found = []
+    for study in STUDIES:
+        table = pd.read_csv(ROOT / "results" / study / "degradation.csv")
+        series = series_of(read(table.to_dict("records"))[0])  # type: ignore[arg-type]
+        found += backtest(series, min_checkpoints=FEWEST, seed=SEED, methods=methods)
+    return found
+
+
+def _simulated(law: Any, runs: int, drift: float) -> list[Statement]:
+    rng = np.random.default_rng(SEED)
+    return [s for _ in range(runs) for s in backtest(run(law, rng, drift=drift), methods=ALONE)]
+
+
+def _coverage(name: str, found: Sequence[Score], limited: bool = True) -> Iterator[Claim]:
+    """Coverage at each distance with its range over bit-widths; two claims, one for each end of the goal."""
+    for ahead, words in AHEAD.items():
+        for what in (What.LOSS, What.DELTA):
+            score = next(
+                (s for s in found if (s.method, s.what, s.bits, s.ahead) == (FORECAST, what, None, ahead)), None
+            )
+            if score is None:
+                continue
+            own = [s.coverage for s in found if (s.method, s.what, s.ahead) == (FORECAST, what, ahead)]
+            about = "loss after quantization" if what is What.LOSS else "δ"
+            text, both = f"{name}: 90 % intervals of {about} {words}, share inside", (min(own), max(own))
+            yield Claim(text, score.coverage, *both, COVERAGE[0], "at least")
+            if limited and what is What.LOSS:
+                yield Claim(f"{text} (no wider than promised)", score.coverage, *both, COVERAGE[1])
+
+
+def _turns(found: Sequence[Score], stored: Sequence[Statement]) -> Iterator[Claim]:
+    score = total(found, What.TURN)
+    if score is not None:
+        own = [s for s in found if (s.method, s.what) == (FORECAST, What.TURN)]
+        refuted, made = [s.refuted for s in own], [s.made for s in own]
+        text = f"stored runs: D_crit, {score.n} decisive cases"
+        yield Claim(f"{text}, statements refuted", score.refuted, min(refuted), max(refuted), REFUTED)
+        yield Claim(f"{text}, share with a statement", score.made, min(made), max(made), STATED, "at least")
+        cases = [s for s in stored if s.what is What.TURN and s.method == FORECAST and s.decisive]
+        closed = sum(np.isfinite(s.high) for s in cases) / len(cases)
+        beyond = sum(s.low >= s.origin_tokens for s in cases) / len(cases)
+        yield Claim(f"{text}, share with two ends", closed, closed, closed)
+        yield Claim(f"{text}, share whose lower end is at or beyond the origin", beyond, beyond, beyond)
+
+
+def _against(found: Sequence[Score]) -> Iterator[Claim]:
+    """The mean interval score minus that of the best baseline, all bit-widths together and each alone."""
+    for what, unit in ((What.LOSS, "log loss"), (What.TURN, "log D")):
+        for bits in dict.fromkeys(s.bits for s in found if s.what is what):
+            own, best = total(found, what, bits), best_baseline(found, what, bits)
+            if own and best:
+                gap, width = own.score - best.score, "all bit-widths" if bits is None else f"{bits:g} bits"
+                text = f"stored runs: interval score of {unit}, forecast ({own.score:.3g}) minus best baseline"
+                yield Claim(f"{text} ({best.method}, {best.score:.3g}), {width}", gap, gap, gap, 0.0)
+
+
+def _row(score: Score) -> list[Any]:
+    target = score.ahead.value if score.ahead else "all"
+    bits = "all" if score.bits is None else score.bits
+    return [
+        score.method, score.what.value, bits, target, score.n, score.made, score.coverage, score.width, score.score,
+    ]  # fmt: skip

@@ -1,0 +1,235 @@
+"""Had you asked earlier: what would have been stated at each checkpoint of a run, and what happened.
+
+Every checkpoint from the fourth on is an origin, from which only the checkpoints up to it are used.  Stated are the
+loss after quantization and delta at the next checkpoint and at those nearest twice and four times the D of the origin,
+and D_crit.  The truth of D_crit is the turn observed over the whole run, with its interval: a minimum inside the range,
+above which the loss at the last checkpoint lies by more than two standard errors.
+
+A statement of a loss or a delta is refuted by a measurement outside its interval.  One of D_crit is refuted by an
+observed turn whose interval lies outside of it, or, where its upper end is finite, by a later checkpoint beyond that
+end with a significantly lower loss than all up to it.  A case is decisive if the run answers it: a turn is observed, or
+a checkpoint after the origin has a significantly lower loss than all up to the origin, so that D_crit is known to be
+larger than the origin's D.  A statement of D_crit says something if its upper end is finite or its lower end exceeds
+the run's first D.
+
+The score is the interval score of Gneiting and Raftery (2007, eq. 43): width, and 2/(1 − level) times the distance to
+a truth outside; of the logarithm of the loss, of delta itself, and of log D.  No run shows where D_crit is beyond its
+last checkpoint, so min(D_crit, last D) is scored: both ends and the truth are cut off there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from ptq_eval.laws.forecast.baselines import METHODS, Method
+from ptq_eval.laws.forecast.forecast import HORIZON, Paths, grid, turn
+from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series
+from ptq_eval.laws.turning.observed import SIGNIFICANT, checkpoint_scatter, turning_point
+from ptq_eval.results.points import by
+
+LEVEL = 0.9
+MIN_TO_TEST = 8
+"""Checkpoints that a series has at least."""
+NEAR = math.sqrt(2)
+"""A checkpoint counts as at twice or four times D if it is no farther from it than this factor."""
+RATIO = 50.0
+"""The D/N at which a reader is shown what would have been stated."""
+_LEAST_LOSS = 1e-3
+"""Nats per token; a lower end below it counts as this in the score's logarithm."""
+
+
+class What(StrEnum):
+    """What a statement is about."""
+
+    LOSS = "loss_q"
+    DELTA = "delta"
+    TURN = "critical_tokens"
+
+
+class Ahead(StrEnum):
+    """Which later checkpoint a statement is about; OPEN for D_crit."""
+
+    NEXT = "next"
+    TWICE = "2x"
+    FOUR_TIMES = "4x"
+    OPEN = "open"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What one method would have stated at one origin, and what happened.
+
+    D in tokens, losses and deltas in nats per token.  `target_tokens` is NaN for D_crit, whose `truth` is NaN where no
+    turn was observed, and whose `value` and `high` are infinite where open.  `made` and `decisive` as explained above
+    (always true of losses and deltas); `width` and `score` in the units of the score, NaN where not decisive.
+    """
+
+    run: str
+    quantizer: str
+    bits: float
+    origin_tokens: float
+    what: What
+    target_tokens: float
+    low: float
+    value: float
+    high: float
+    level: float
+    truth: float
+    refuted: bool
+    method: str
+    ahead: Ahead
+    made: bool
+    decisive: bool
+    width: float
+    score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object but for infinite numbers."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """The observed turn of a whole run; NaN where there is none.  `least` is what counts as a significant fall."""
+
+    place: float
+    low: float
+    high: float
+    least: float
+
+
+def interval_score(low: float, high: float, truth: float, level: float) -> float:
+    """Gneiting and Raftery (2007), eq. 43."""
+    return high - low + 2 / (1 - level) * max(low - truth, truth - high, 0.0)
+
+
+def backtest(
+    series: Sequence[Series],
+    *,
+    level: float = LEVEL,
+    min_checkpoints: int = MIN_TO_TEST,
+    horizon: float = HORIZON,
+    seed: int = 0,
+    methods: Mapping[str, Method] = METHODS,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+) -> list[Statement]:
+    """Every statement of every method about the series with at least `min_checkpoints` checkpoints, in their order.
+
+    progress(done, total) counts origins.
+    """
+    runs = by(long_enough(series, min_checkpoints), "run")
+    total = sum(len(origins(own)) for own in runs.values())
+    found, done = [], 0
+    for own in runs.values():
+        truths = {id(s): _truth(s, level, seed) for s in own}
+        for origin in origins(own):
+            siblings = [part for s in own if len((part := s.until(origin)).tokens) >= MIN_CHECKPOINTS]
+            for whole in by(own, "quantizer").values():
+                whole = [s for s in whole if np.any(s.tokens > origin) and s.tokens[MIN_CHECKPOINTS - 1] <= origin]
+                group = [s.until(origin) for s in whole]
+                if not group:
+                    continue
+                x = np.union1d(np.concatenate([s.x[s.tokens > origin] for s in whole]), grid(origin, horizon))
+                for name, method in methods.items():
+                    for s, paths in zip(whole, method(group, siblings, x, seed)):
+                        found += _statements(s, origin, name, paths, level, truths[id(s)])
+            done += 1
+            progress(done, total)
+    return found
+
+
+def long_enough(series: Sequence[Series], min_checkpoints: int = MIN_TO_TEST) -> list[Series]:
+    """The series with at least `min_checkpoints` checkpoints, and one more than a forecast needs."""
+    return [s for s in series if len(s.tokens) >= max(min_checkpoints, MIN_CHECKPOINTS + 1)]
+
+
+def origins(own: Sequence[Series]) -> list[float]:
+    """The D from which a run's later checkpoints are forecast, in tokens: from the fourth checkpoint to the last but
+    one."""
+    tokens = np.unique(np.concatenate([s.tokens for s in own]))
+    return [float(D) for D in tokens[MIN_CHECKPOINTS - 1 : -1]]
+
+
+def targets(series: Series, origin: float) -> Iterator[tuple[Ahead, int]]:
+    """The checkpoints, as places in `series`, that are forecast from D = `origin`."""
+    first = int(np.searchsorted(series.tokens, origin, side="right"))
+    yield Ahead.NEXT, first
+    for ahead, factor in ((Ahead.TWICE, 2), (Ahead.FOUR_TIMES, 4)):
+        distance = np.abs(series.x[first:] - math.log(factor * origin))
+        if distance.min() <= math.log(NEAR):
+            yield ahead, first + int(np.argmin(distance))
+
+
+def _statements(
+    series: Series, origin: float, method: str, paths: Paths, level: float, truth: _Truth
+) -> Iterator[Statement]:
+    head = (series.run, series.quantizer, series.bits, origin)
+    for ahead, i in targets(series, origin):
+        D = float(series.tokens[i])
+        for what, draws in ((What.LOSS, paths.measured_loss), (What.DELTA, paths.measured_delta)):
+            low, value, high = paths.interval(draws, D, level)
+            true = float(getattr(series, what)[i])
+            ends = [low, high, true]
+            if what is What.LOSS:
+                ends = [math.log(max(end, _LEAST_LOSS)) for end in ends]
+            width, score = ends[1] - ends[0], interval_score(*ends, level)
+            refuted = not low <= true <= high
+            yield Statement(
+                *head, what, D, low, value, high, level, true, refuted, method, ahead, True, True, width, score
+            )
+    yield _turn_statement(series, origin, method, paths, level, truth)
+
+
+def _turn_statement(series: Series, origin: float, method: str, paths: Paths, level: float, truth: _Truth) -> Statement:
+    said = turn(paths, level)
+    first, last = math.log(series.tokens[0]), math.log(series.tokens[-1])
+    known = not math.isnan(truth.place)
+    refuted = known and (truth.high < said.low or truth.low > said.high)
+    refuted |= _falls_after(series, said.high, truth.least)
+    decisive = known or _falls_after(series, origin, truth.least)
+    low, high = (min(max(math.log(end), first), last) for end in (said.low, min(said.high, math.exp(last))))
+    place = min(math.log(truth.place), last) if known else last
+    return Statement(
+        series.run, series.quantizer, series.bits, origin, What.TURN, math.nan, said.low, said.value, said.high, level,
+        truth.place, refuted, method, Ahead.OPEN,
+        made=math.isfinite(said.high) or said.low > series.tokens[0],
+        decisive=decisive,
+        width=high - low if decisive else math.nan,
+        score=interval_score(low, high, place, level) if decisive else math.nan,
+    )  # fmt: skip
+
+
+def _falls_after(series: Series, tokens: float, least: float) -> bool:
+    """Whether a checkpoint beyond D = `tokens` has a lower loss, by `least`, than all up to there."""
+    later = series.tokens > tokens
+    if not later.any() or later.all():
+        return bool(later.all())
+    return bool(series.loss_q[later].min() < series.loss_q[~later].min() - least)
+
+
+def _truth(series: Series, level: float, seed: int) -> _Truth:
+    """The turn that the whole run shows.  Without evaluation windows the errors of its deltas stand for them."""
+    x, loss = series.x, series.loss_q
+    found = turning_point(series.tokens, loss, series.windows, seed=seed, level=level)
+    i, last = int(np.argmin(loss)), len(loss) - 1
+    scatter = float(np.nan_to_num(checkpoint_scatter(x, loss)))
+    least = SIGNIFICANT * math.sqrt(2) * math.hypot(scatter, float(np.median(series.se)))
+    interior = found.interior
+    if series.windows is None:
+        error = math.hypot(math.sqrt(2) * scatter, series.se[i], series.se[last])
+        interior = 0 < i < last and found.rise > SIGNIFICANT * error
+    if not interior:
+        return _Truth(math.nan, math.nan, math.nan, least)
+    high = found.place.high if math.isfinite(found.place.high) else float(series.tokens[i + 1])
+    return _Truth(found.place.value, found.place.low, high, least)
+
+
+def asked_at(own: Sequence[Series], ratio: float = RATIO) -> float:
+    """The origin of a run, in tokens, that is nearest to D/N = `ratio`."""
+    return min(origins(own), key=lambda D: abs(math.log(D / own[0].params / ratio)))

@@ -1,0 +1,243 @@
+"""Curves that may continue a measured one.
+
+A candidate takes the `History` of one curve in x = log D and returns a function of x, or None where the points do not
+determine it.  Each has one to three constants: four to twenty checkpoints determine no more, and what a curve misses
+is accounted for by the rolling origin.  Every curve is shifted (deltas: scaled) to pass through the last checkpoint,
+which is known much better than any curve through all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+Curve = Callable[[np.ndarray], np.ndarray]
+
+RECENT = 5
+"""Checkpoints that the local candidates use."""
+SCATTER = 0.2
+"""Relative scatter of deltas about a curve that their weights assume beside their standard errors."""
+EXPONENTS = np.linspace(0.02, 1.6, 80)
+DECAYS = np.linspace(0.05, 1.5, 59)
+FLATTENING = 0.35
+"""How fast the damped trend flattens, per unit of log D."""
+MIN_PHASE_RANGE = 0.1
+"""The least range of the schedule's phase from which its effect is estimated."""
+
+
+@dataclass(frozen=True)
+class History:
+    """One curve up to some checkpoint: x = log D [n], increasing; y [n] and its noise [n], nats per token.
+
+    `phase` [n] is the share of the learning rate's decay that is done (0 to 1), NaN where unknown.  `siblings` are the
+    curves of the other bit-widths of one quantizer, as arrays x, y, noise, whose points after x[-1] are not used.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    noise: np.ndarray
+    phase: np.ndarray
+    siblings: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...] = ()
+
+    def part(self, rows: slice) -> History:
+        """Some of the checkpoints."""
+        return History(self.x[rows], self.y[rows], self.noise[rows], self.phase[rows], self.siblings)
+
+    def recent(self) -> History:
+        """The last `RECENT` checkpoints."""
+        return self.part(slice(-RECENT, None))
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Inverse variances of deltas about a curve, [n]."""
+        return _weights(self.y, self.noise)
+
+
+Candidate = Callable[[History], Curve | None]
+
+
+def _weights(y: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    return 1.0 / (noise**2 + (SCATTER * y) ** 2 + 1e-12)
+
+
+def _least_squares(columns: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    root = np.sqrt(weights)
+    return np.linalg.lstsq(columns * root[:, None], y * root, rcond=None)[0]
+
+
+def _proportional(shapes: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted fit of y [n] to each of `shapes` [m, n] times a factor: factors [m] and sums of squares [m]."""
+    factors = shapes @ (weights * y) / np.maximum(shapes**2 @ weights, 1e-300)
+    return factors, ((y - factors[:, None] * shapes) ** 2) @ weights
+
+
+# The full-precision loss ---------------------------------------------------------------------------------------------
+
+
+def falling_power(history: History) -> Curve | None:
+    """E + B·D^−beta, the law of Hoffmann et al. (arXiv 2203.15556) along one run."""
+    last = history.x[-1]
+    decay, (floor, factor) = (found[0] for found in fit_falling(history.x, history.y[None]))
+    return (lambda x: floor + factor * np.exp(-decay * (x - last))) if np.isfinite(decay) else None
+
+
+def fit_falling(x: np.ndarray, y: np.ndarray, *more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least squares of E + B·exp(−beta·(x − x[-1])) to each row of y [k, n] over x [n], beta being one of `DECAYS`.
+
+    more: further columns [n], linear in the response.  Returns beta [k] and E, B and the others' factors [k, p]; NaN
+    where no beta gives E and B that are not negative.
+    """
+    shapes = np.exp(-DECAYS[:, None] * (x - x[-1]))
+    columns = np.stack([np.ones_like(shapes), shapes, *(np.broadcast_to(c, shapes.shape) for c in more)], axis=2)
+    found = np.linalg.pinv(columns) @ y.T
+    squares = np.sum((y.T - columns @ found) ** 2, axis=1)
+    squares = np.where((found[:, 0] >= 0) & (found[:, 1] >= 0), squares, np.inf)
+    best, rows = np.argmin(squares, axis=0), np.arange(len(y))
+    known = np.isfinite(squares[best, rows])
+    factors = found.transpose(0, 2, 1)[best, rows]
+    return np.where(known, DECAYS[best], np.nan), np.where(known[:, None], factors, np.nan)
+
+
+def recent_falling_power(history: History) -> Curve | None:
+    """The same through the last checkpoints alone."""
+    return falling_power(history.recent()) if len(history.x) > RECENT else None
+
+
+def falling_parabola(history: History) -> Curve | None:
+    """log L as a parabola in log D through the last checkpoints, constant beyond its minimum."""
+    near = history.recent()
+    last = near.x[-1]
+    a, b, c = np.polyfit(near.x - last, np.log(near.y), 2)
+    lowest = -b / (2 * a) if a > 0 else np.inf
+    return lambda x: np.exp(np.polyval([a, b, c], np.minimum(x - last, lowest)))
+
+
+def falling_power_and_phase(history: History) -> Curve | None:
+    """E + B·D^−beta + c·S, S being the share of the learning rate's decay that is done; S stays as it is."""
+    if not _phase_known(history):
+        return None
+    last, phase = history.x[-1], history.phase
+    decay, (floor, factor, effect) = (found[0] for found in fit_falling(history.x, history.y[None], phase))
+    level = floor + effect * phase[-1]
+    return (lambda x: level + factor * np.exp(-decay * (x - last))) if np.isfinite(decay) else None
+
+
+def _phase_known(history: History) -> bool:
+    known = bool(np.all(np.isfinite(history.phase)))
+    return known and len(history.x) > 4 and float(np.ptp(history.phase)) >= MIN_PHASE_RANGE
+
+
+# Delta ---------------------------------------------------------------------------------------------------------------
+
+
+def constant(history: History) -> Curve | None:
+    """Delta stays as it is."""
+    return lambda x: np.ones_like(x)
+
+
+def power(history: History) -> Curve | None:
+    """A·D^g: the law of Kumar et al. (arXiv 2411.04330) with an exponent of this bit-width's own."""
+    last = history.x[-1]
+    factors, squares = _proportional(np.exp(EXPONENTS[:, None] * (history.x - last)), history.y, history.weights)
+    exponent = EXPONENTS[np.argmin(np.where(factors > 0, squares, np.inf))]
+    return (lambda x: np.exp(exponent * (x - last))) if np.any(factors > 0) else None
+
+
+def recent_power(history: History) -> Curve | None:
+    """The same through the last checkpoints alone."""
+    return power(history.recent()) if len(history.x) > RECENT else None
+
+
+def tied_power(history: History) -> Curve | None:
+    """A·D^g with one exponent for all bit-widths of the quantizer, as the law of Kumar et al. has it."""
+    if len(history.siblings) < 2:
+        return None
+    last, total = history.x[-1], np.zeros(len(EXPONENTS))
+    for x, y, noise in history.siblings:
+        seen = x <= last
+        total += _proportional(np.exp(EXPONENTS[:, None] * (x[seen] - last)), y[seen], _weights(y, noise)[seen])[1]
+    exponent = EXPONENTS[np.argmin(total)]
+    return lambda x: np.exp(exponent * (x - last))
+
+
+def power_and_phase(history: History) -> Curve | None:
+    """A·D^g·exp(c·S), S being the share of the learning rate's decay that is done; S stays as it is."""
+    if not _phase_known(history) or np.any(history.y <= 0):
+        return None
+    last = history.x[-1]
+    columns = np.column_stack([np.ones_like(history.x), history.x - last, history.phase])
+    exponent = _least_squares(columns, np.log(history.y), history.weights * history.y**2)[1]
+    return lambda x: np.exp(exponent * (x - last))
+
+
+def logarithmic(history: History) -> Curve | None:
+    """a + b·log D through the last checkpoints, never falling."""
+    near = history.recent()
+    last = near.x[-1]
+    level, slope = _least_squares(np.column_stack([np.ones_like(near.x), near.x - last]), near.y, near.weights)
+    return (lambda x: 1 + max(slope, 0.0) / level * (x - last)) if level > 0 else None
+
+
+def saturating(history: History) -> Curve | None:
+    """A·D/(D + D₀): proportional to D at first, constant in the end."""
+    middles = np.linspace(history.x[0] - 1, history.x[-1] + 3, 60)
+    shapes = 1 / (1 + np.exp(middles[:, None] - history.x))
+    factors, squares = _proportional(shapes, history.y, history.weights)
+    middle = middles[np.argmin(np.where(factors > 0, squares, np.inf))]
+    return (lambda x: 1 / (1 + np.exp(middle - x))) if np.any(factors > 0) else None
+
+
+def damped(history: History) -> Curve | None:
+    """The last slope of log delta in log D, flattening from there on (damped trend, Gardner & McKenzie 1985)."""
+    last, near = history.x[-1], slice(-4, None)
+    positive = np.log(np.maximum(history.y, 2 * history.noise + 1e-12))
+    slope = max(float(np.polyfit(history.x[near], positive[near], 1)[0]), 0.0)
+    return lambda x: np.exp(slope * (1 - np.exp(-FLATTENING * (x - last))) / FLATTENING)
+
+
+OF_LOSS: Mapping[str, Candidate] = {
+    "power": falling_power,
+    "recent_power": recent_falling_power,
+    "parabola": falling_parabola,
+    "power_and_phase": falling_power_and_phase,
+}
+OF_DELTA: Mapping[str, Candidate] = {
+    "constant": constant,
+    "power": power,
+    "recent_power": recent_power,
+    "tied_power": tied_power,
+    "power_and_phase": power_and_phase,
+    "logarithmic": logarithmic,
+    "saturating": saturating,
+    "damped": damped,
+}
+
+
+def loss_curves(history: History) -> dict[str, Curve]:
+    """The candidates for the full-precision loss by name, shifted to pass through the last checkpoint."""
+    found = {name: candidate(history) for name, candidate in OF_LOSS.items()}
+    return {name: _shifted(curve, history) for name, curve in found.items() if curve is not None}
+
+
+def delta_curves(history: History) -> dict[str, Curve]:
+    """The candidates for delta by name, scaled to pass through the last checkpoint (see `level_of_delta`)."""
+    found = {name: candidate(history) for name, candidate in OF_DELTA.items()}
+    return {name: _scaled(curve, history) for name, curve in found.items() if curve is not None}
+
+
+def _shifted(curve: Curve, history: History) -> Curve:
+    shift = history.y[-1] - curve(history.x[-1:])[0]
+    return lambda x: curve(x) + shift
+
+
+def _scaled(curve: Curve, history: History) -> Curve:
+    factor = level_of_delta(history) / max(float(curve(history.x[-1:])[0]), 1e-12)
+    return lambda x: factor * curve(x)
+
+
+def level_of_delta(history: History) -> float:
+    """Delta at the last checkpoint or, where that one is within its noise, the weighted mean of all; not negative."""
+    last, noise = float(history.y[-1]), float(history.noise[-1])
+    return last if last > 2 * noise else max(float(np.average(history.y, weights=history.weights)), 0.0)

@@ -1,0 +1,167 @@
+"""Draws of the loss after quantization beyond the last checkpoint, and of D_crit.
+
+A draw takes one candidate for the full-precision loss and one for delta, by weight, and moves each away from its curve
+in proportion to the distance h in log D: the loss by t·s·|slope|·h, the logarithm of delta by t·s·h, with t from
+Student's distribution and s the error that the rolling origin found.  So a draw is a smooth path from the last
+checkpoint on, and its minimum means something.  Checkpoints scatter about any smooth path; that scatter enters what a
+later checkpoint will measure, and how sure the past minimum is, but not the path.
+
+A delta that is not significant is not extrapolated: it stays at the weighted mean of those seen, and a later one is
+drawn from Student's distribution with their noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ptq_eval.laws.forecast.candidates import Curve, History, level_of_delta
+from ptq_eval.laws.forecast.rolling import DELTA, LOSS, Weights, combine, slope
+from ptq_eval.laws.forecast.series import Series
+
+N_DRAWS = 2000
+HORIZON = 16.0
+"""How many times the last D paths are drawn."""
+GRID = 60
+"""Points of a path, evenly in log D."""
+LOG_RANGE = (-6.0, 3.0)
+"""How far the logarithm of delta may move away from its curve."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Draws of one series at x = log D [m]: smooth paths, and what checkpoints there would measure.
+
+    loss and delta are [draws, m] paths of the loss after quantization and of delta; measured_loss and measured_delta
+    have the scatter of checkpoints added; all in nats per token.  Beyond the last checkpoint they are forecasts, up to
+    it they say what is known of the past.
+    """
+
+    x: np.ndarray
+    loss: np.ndarray
+    delta: np.ndarray
+    measured_loss: np.ndarray
+    measured_delta: np.ndarray
+
+    def interval(self, what: np.ndarray, tokens: float, level: float) -> tuple[float, float, float]:
+        """(low, median, high) of one of the arrays at D = `tokens`, which is one of the places."""
+        tail = (1 - level) / 2
+        low, value, high = np.quantile(what[:, np.argmin(np.abs(self.x - math.log(tokens)))], [tail, 0.5, 1 - tail])
+        return float(low), float(value), float(high)
+
+
+def grid(tokens: float, horizon: float = HORIZON) -> np.ndarray:
+    """`GRID` places in log D beyond D = `tokens`, up to `horizon` times as many: [m]."""
+    return math.log(tokens) + np.linspace(0, math.log(horizon), GRID + 1)[1:]
+
+
+def learn(siblings: Sequence[Series]) -> Weights:
+    """The weights of the candidates for delta from all significant series of one run up to the same checkpoint."""
+    return combine([_delta_history(s, siblings) for s in siblings if s.significant], DELTA)
+
+
+def draw(
+    series: Series,
+    siblings: Sequence[Series],
+    x: np.ndarray | None = None,
+    *,
+    learned: Weights | None = None,
+    seed: int = 0,
+    n_draws: int = N_DRAWS,
+) -> Paths:
+    """Paths of the loss after quantization at log D = x [m], beyond the last checkpoint of `series` (default: `grid`).
+
+    siblings: the series of the same run, this one included, none of them beyond that checkpoint; learned: what `learn`
+    says of them.  `series.MIN_CHECKPOINTS` checkpoints are needed.
+    """
+    past, now = series.x, series.loss_q
+    x = grid(series.tokens[-1]) if x is None else np.asarray(x, float)
+    rng = np.random.default_rng([seed, len(past)])
+    before = _losses(series, x, rng, n_draws)
+    if series.significant:
+        grown, measured = _growing(series, siblings, learned or learn(siblings), x, rng, n_draws)
+        noise = float(series.noise[-1])
+    else:
+        grown, measured = _staying(series, x, rng, n_draws)
+        noise = 0.0
+    seen = now + math.hypot(noise, series.scatter) * rng.standard_normal((n_draws, len(past)))
+    ahead = before + grown + seen[:, -1:] - now[-1]
+    scattered = ahead + (measured - grown) + series.scatter * rng.standard_normal(ahead.shape)
+    deltas = np.broadcast_to(series.delta, seen.shape)
+    return Paths(
+        np.concatenate([past, x]),
+        np.hstack([seen, ahead]),
+        np.hstack([deltas, grown]),
+        np.hstack([seen, scattered]),
+        np.hstack([deltas, measured]),
+    )
+
+
+def _losses(series: Series, x: np.ndarray, rng: np.random.Generator, n_draws: int) -> np.ndarray:
+    """Paths of the full-precision loss at x, [n_draws, m]."""
+    history = History(series.x, series.loss_fp, np.full_like(series.x, series.scatter), series.phase)
+    weights, curves = combine([history], LOSS), LOSS.curves(history)
+    steepness = slope(curves, weights.weights, series.x[-1])
+    t = rng.standard_t(weights.freedom, (n_draws, 1))
+    return _mixed(curves, weights, x, rng, n_draws) + t * weights.error * steepness * (x - series.x[-1])
+
+
+def _growing(
+    series: Series, siblings: Sequence[Series], weights: Weights, x: np.ndarray, rng: np.random.Generator, n_draws: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Paths of a significant delta at x and what would be measured there, [n_draws, m] each."""
+    history = _delta_history(series, siblings)
+    t = rng.standard_t(weights.freedom, (n_draws, 1))
+    grown = np.maximum(_mixed(DELTA.curves(history), weights, x, rng, n_draws), 0.0)
+    grown = grown * np.exp(np.clip(t * weights.error * (x - series.x[-1]), *LOG_RANGE))
+    share = float(history.noise[-1]) / level_of_delta(history)
+    # The scatter of the last checkpoint, from which the path starts, and that of the one to come.
+    start, end = rng.standard_normal((n_draws, 1)), rng.standard_normal(grown.shape)
+    return grown, grown * (1 + share * (start + end))
+
+
+def _staying(series: Series, x: np.ndarray, rng: np.random.Generator, n_draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """A delta that is not significant, at x, and what would be measured there, [n_draws, m] each."""
+    noise, n = series.noise, len(series.delta)
+    weights = 1 / np.maximum(noise, 1e-12) ** 2
+    t = rng.standard_t(n - 1, (n_draws, len(x)))
+    level = np.full(t.shape, float(np.average(series.delta, weights=weights)))
+    return level, level + math.hypot(noise[-1], 1 / math.sqrt(weights.sum())) * t
+
+
+def _mixed(
+    curves: dict[str, Curve], weights: Weights, x: np.ndarray, rng: np.random.Generator, n_draws: int
+) -> np.ndarray:
+    """One candidate per draw, by weight: [n_draws, m]."""
+    shares = np.array([weights.weights[name] for name in curves])
+    return np.array([curve(x) for curve in curves.values()])[rng.choice(len(shares), n_draws, p=shares / shares.sum())]
+
+
+def _delta_history(series: Series, siblings: Sequence[Series]) -> History:
+    same = [s for s in siblings if s.quantizer == series.quantizer and s.significant]
+    return History(series.x, series.delta, series.noise, series.phase, tuple((s.x, s.delta, s.noise) for s in same))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Where the loss after quantization is least, from draws: D in tokens; `value` and `high` infinite where open."""
+
+    low: float
+    value: float
+    high: float
+
+
+def turn(paths: Paths, level: float = 0.9) -> Turn:
+    """D_crit with its interval; an end that lies beyond the horizon is open."""
+    place = paths.x[np.argmin(paths.loss, axis=1)]
+    open_share = float(np.mean(place == paths.x[-1]))
+    tail = (1 - level) / 2
+    low, value, high = np.exp(np.quantile(place, [tail, 0.5, 1 - tail]))
+    return Turn(
+        float(low),
+        float(value) if open_share < 0.5 else math.inf,
+        float(high) if open_share <= tail else math.inf,
+    )

@@ -1,0 +1,122 @@
+"""The checkpoints of one run at one configuration and bit-width: what a forecast starts from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ptq_eval.laws.tables.schedule import phase_of
+from ptq_eval.laws.turning.observed import checkpoint_scatter
+from ptq_eval.results.points import FULL_PRECISION, Config, Point, Windows, by, curve
+
+MIN_CHECKPOINTS = 4
+"""The fewest checkpoints that are continued; a delta is significant if the last so many exceed two standard errors.
+
+Deltas that are noise are negative half the time, so a row of four above zero comes about by chance in one of sixteen.
+"""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One run at one configuration and bit-width, in order of D.
+
+    tokens, loss_fp, delta and se (of delta, zero where unknown) are [n], in tokens and nats per token.  phase [n] is
+    the share of the learning rate's decay that is done (0 to 1), NaN where unknown.  windows [n, n_windows] is the loss
+    after quantization per evaluation window, None where it is not known of every checkpoint.
+    """
+
+    run: str
+    quantizer: str
+    bits: float
+    params: float
+    tokens: np.ndarray
+    loss_fp: np.ndarray
+    delta: np.ndarray
+    se: np.ndarray
+    phase: np.ndarray
+    windows: np.ndarray | None = None
+
+    @property
+    def x(self) -> np.ndarray:
+        """Log D, [n]."""
+        return np.log(self.tokens)
+
+    @property
+    def loss_q(self) -> np.ndarray:
+        """The loss after quantization, [n]."""
+        return self.loss_fp + self.delta
+
+    def until(self, tokens: float) -> Series:
+        """The checkpoints up to D = `tokens`."""
+        keep = self.tokens <= tokens
+        arrays = {name: value[keep] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return Series(**{**vars(self), **arrays})
+
+    @property
+    def significant(self) -> bool:
+        """Whether the last `MIN_CHECKPOINTS` deltas all exceed two standard errors."""
+        last = slice(-MIN_CHECKPOINTS, None)
+        return len(self.delta) >= MIN_CHECKPOINTS and bool(np.all(self.delta[last] > 2 * self.se[last]))
+
+    @property
+    def noise(self) -> np.ndarray:
+        """Standard error and scatter of each delta, [n]: checkpoints scatter by more than windows can tell.
+
+        The scatter is a share of delta where delta is significant.  Else it is a multiple of the standard error, as
+        both grow with the size of what rounding changes; or the deltas' standard deviation where no error is known.
+        """
+        clear = self.delta > 2 * self.se
+        if self.significant and clear.sum() >= MIN_CHECKPOINTS:
+            share = checkpoint_scatter(self.x[clear], np.log(self.delta[clear]))
+            return np.hypot(self.se, share * np.abs(self.delta) * clear)
+        if np.all(self.se > 0):
+            return self.se * max(1.0, float(np.sqrt(np.mean(np.square(self.delta / self.se)))))
+        return np.full_like(self.delta, np.std(self.delta, ddof=1) if len(self.delta) > 1 else 0.0)
+
+    @property
+    def scatter(self) -> float:
+        """Standard deviation of checkpoints about a smooth curve of the full-precision loss; 0 where unknown."""
+        return float(np.nan_to_num(checkpoint_scatter(self.x, self.loss_fp)))
+
+
+def series_of(
+    points: Sequence[Point], windows: Windows | None = None, labels: Mapping[Config, str] | None = None
+) -> list[Series]:
+    """The series in the points of a folder, in their order; `labels` names configurations (default: the quantizer).
+
+    Of several points at one D the first counts; points without a delta are excluded.
+    """
+    usable = [p for p in points if p.config.quantizer != FULL_PRECISION and math.isfinite(p.delta + p.loss_fp)]
+    found = []
+    for run, own in by(usable, "trajectory").items():
+        for config, same in by(own, "config").items():
+            for bits, group in by(same, "P").items():
+                group = sorted({p.D: p for p in reversed(group)}.values(), key=lambda p: p.D)
+                name = (labels or {}).get(config, config.quantizer)
+                found.append(_series(group, run, name, bits, windows or {}))
+    return found
+
+
+def _series(group: list[Point], run: str, name: str, bits: float, windows: Windows) -> Series:
+    columns = {key: np.array([getattr(p, key) for p in group], float) for key in ("D", "loss_fp", "delta", "se")}
+    phase = phase_of(
+        np.array([p.learning_rate for p in group], float),
+        [p.phase for p in group],
+        [p.training for p in group],
+        columns["D"],
+    )[0]
+    return Series(
+        run,
+        name,
+        bits,
+        group[0].N,
+        tokens=columns["D"],
+        loss_fp=columns["loss_fp"],
+        delta=columns["delta"],
+        se=np.nan_to_num(columns["se"]),
+        phase=phase - 1.0,
+        windows=curve(group, windows, quantized=True)[2],
+    )

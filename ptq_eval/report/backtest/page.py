@@ -1,0 +1,210 @@
+"""What `ptq-eval backtest` writes: one row per statement, a page that sums them up, and a fan chart of every run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from ptq_eval.laws.forecast.backtest import Ahead, Statement, What, asked_at
+from ptq_eval.laws.forecast.baselines import FORECAST
+from ptq_eval.laws.forecast.score import Score, best_baseline, scores, total
+from ptq_eval.laws.forecast.series import Series
+from ptq_eval.report.backtest import figure
+from ptq_eval.report.common import figures, files, tables
+from ptq_eval.report.common.data import labels
+from ptq_eval.report.common.numbers import MISSING, count, short
+from ptq_eval.results.points import Config, by
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from ptq_eval.results.load import Results
+
+NAME = "backtest.json"
+VERSION = 1
+"""Of the shape of `backtest.json`."""
+
+METHOD_NAMES = {
+    FORECAST: "forecast",
+    "staying": "δ stays as it is",
+    "joint": "joint law (Kumar et al.)",
+    "power": "power of D per bit-width",
+}
+TARGETS = {None: "all", Ahead.NEXT: "next checkpoint", Ahead.TWICE: "2× D", Ahead.FOUR_TIMES: "4× D"}
+HEADINGS = {
+    What.LOSS: "Loss after quantization",
+    What.DELTA: "δ",
+    What.TURN: "Critical number of tokens, D_crit",
+}
+UNITS = {What.LOSS: "log loss", What.DELTA: "nats", What.TURN: "log D"}
+ANSWER_HEADER = ("run", "quantizer", "bits", "stated at D", "D_crit stated", "observed", "")
+
+WORDS = """\
+At every checkpoint from the fourth on, only the checkpoints up to it were used, and what they say of later ones was
+held against what was measured: the loss after quantization and δ at the next checkpoint and at those nearest twice and
+four times that D, and D_crit. *Inside* is the share of measurements within the interval; the score is the interval
+score (lower is better). How the forecast is made, and what each column counts, is described in docs/statistics.md.
+"""
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """Everything that a page needs: the series that were tested, the statements about them, and the settings."""
+
+    series: Sequence[Series]
+    statements: Sequence[Statement]
+    settings: Mapping[str, Any]
+
+    @cached_property
+    def scores(self) -> list[Score]:
+        """The statements summed up."""
+        return scores(self.statements)
+
+    @property
+    def level(self) -> str:
+        """The level of the intervals, as "90 %"."""
+        return f"{100 * self.settings['level']:g} %"
+
+
+def labels_of(results: Results) -> dict[Config, str]:
+    """The name that a report gives to each configuration."""
+    names = dict(zip(results.frame["key"], labels(results.frame)))
+    return {point.config: str(names[point.key]) for point in results.points}
+
+
+def write(out: Path, test: Backtest) -> list[Path]:
+    """Write `backtest.json`, `backtest.md` and the fan charts below `out`; the paths.  Raises OutputFullError."""
+    record = {
+        "version": VERSION,
+        **test.settings,
+        "statements": [statement.to_dict() for statement in test.statements],
+        "summary": [score.to_dict() for score in test.scores],
+    }
+    drawn = _figures(test)
+    return [
+        files.write_json(out / NAME, record),
+        *figures.write(out / "figures", test, drawn),
+        files.write_text(out / "backtest.md", document(test, list(drawn))),
+    ]
+
+
+def _figures(test: Backtest) -> dict[str, Any]:
+    """One fan chart per run, by file name, as `figures.write` expects them."""
+    found: dict[str, Any] = {}
+    for run, own in by(test.series, "run").items():
+        name = "fan_" + (re.sub(r"[^A-Za-z0-9.]+", "-", run).strip("-") or "run")
+        while name in found:
+            name += "_"
+        found[name] = SimpleNamespace(data=lambda _, own=own: figure.data(own), draw=figure.draw)
+    return found
+
+
+def document(test: Backtest, figure_names: Sequence[str] = ()) -> str:
+    """The page as Markdown."""
+    text = f"# Forecasts held against what happened\n\n{WORDS}\n{findings(test)}\n\n"
+    text += "## Had you asked then\n\n" + tables.markdown(ANSWER_HEADER, answer_rows(test), left=2)
+    for name in figure_names:
+        text += f"\n![Loss after quantization, forecast and measured](figures/{name}.png)\n"
+    for what in What:
+        text += f"\n## {HEADINGS[what]}\n\n"
+        text += tables.markdown(score_header(test, what), score_rows(test, what), left=3)
+    return text
+
+
+def render(test: Backtest) -> RenderableType:
+    """Findings, the answers and the scores as tables for a rich console."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Column, Table
+
+    parts: list[Any] = [findings(test)]
+    shown = [(ANSWER_HEADER, answer_rows(test))]
+    shown += [(score_header(test, what), [r for r in score_rows(test, what) if r[1] == "all"]) for what in What]
+    for heading, (header, body) in zip(("Had you asked then", *HEADINGS.values()), shown):
+        table = Table(*(Column(n) for n in header), box=box.SIMPLE, padding=(0, 1, 0, 0), title=heading)
+        table.title_justify = "left"
+        for row in body:
+            table.add_row(*row)
+        parts.append(table)
+    return Group(*parts)
+
+
+def findings(test: Backtest) -> str:
+    """The main result in a few sentences."""
+    found, loss, turns = [], total(test.scores, What.LOSS), total(test.scores, What.TURN)
+    if loss:
+        found.append(
+            f"{_percent(loss.coverage)} of {loss.n} later measurements of the loss after quantization are inside their "
+            f"{test.level} intervals."
+        )
+    best = best_baseline(test.scores, What.LOSS)
+    if loss and best:
+        found.append(
+            f"Their mean interval score is {short(loss.score)}; that of the best baseline "
+            f"({METHOD_NAMES.get(best.method, best.method)}) is {short(best.score)}, and lower is better."
+        )
+    if turns:
+        cases = "case" if turns.n == 1 else "cases"
+        found.append(
+            f"In {turns.n} decisive {cases}, later checkpoints refuted {_percent(turns.refuted)} of the statements of "
+            "D_crit."
+        )
+    else:
+        found.append("No case was decisive for D_crit.")
+    return " ".join(found)
+
+
+def answer_rows(test: Backtest) -> list[list[str]]:
+    """D_crit as stated at the checkpoint nearest D/N = 50, and what was observed, per run, quantizer and bit-width."""
+    found = []
+    for own in by(test.series, "run").values():
+        origin = asked_at(own)
+        for s in test.statements:
+            if (s.run, s.origin_tokens, s.what, s.method) == (own[0].run, origin, What.TURN, FORECAST):
+                happened = count(s.truth) if math.isfinite(s.truth) else "no turn"
+                verdict = "refuted" if s.refuted else "not decided" if not s.decisive else ""
+                stated = f"{count(origin)} (D/N {origin / own[0].params:.3g})"
+                found.append([s.run, s.quantizer, f"{s.bits:g}", stated, answer(s), happened, verdict])
+    return found
+
+
+def answer(statement: Statement) -> str:
+    """D_crit as a statement has it: an interval, or "not before 40M"."""
+    if not statement.made:
+        return MISSING
+    if not math.isfinite(statement.high):
+        return f"not before {count(statement.low)} ({50 + 50 * statement.level:g} %)"
+    value = count(statement.value) if math.isfinite(statement.value) else "open"
+    return f"{value} [{count(statement.low)}, {count(statement.high)}]"
+
+
+def score_header(test: Backtest, what: What) -> tuple[str, ...]:
+    """The columns of `score_rows`."""
+    unit = UNITS[what]
+    if what is What.TURN:
+        return ("method", "bits", "decisive", "stated", "refuted", f"width ({unit})", f"score ({unit})")
+    return ("method", "bits", "target", "n", f"inside {test.level}", f"width ({unit})", f"score ({unit})")
+
+
+def score_rows(test: Backtest, what: What) -> list[list[str]]:
+    """One row per bit-width, distance and method."""
+    found = []
+    for s in test.scores:
+        if s.what is not what:
+            continue
+        head = [METHOD_NAMES.get(s.method, s.method), "all" if s.bits is None else f"{s.bits:g}"]
+        middle = [TARGETS[s.ahead], f"{s.n}", _percent(s.coverage)]
+        if what is What.TURN:
+            middle = [f"{s.n}", _percent(s.made), _percent(s.refuted)]
+        found.append([*head, *middle, short(s.width), short(s.score)])
+    return found
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share == share else MISSING

@@ -1,0 +1,71 @@
+"""Properties: quantiles in order, intervals that widen with distance, no unit of D that matters, no noise continued."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptq_eval.laws.forecast.forecast import draw, grid, learn, turn
+from tests.laws.forecast.support import LAWS, run
+
+RUNS = st.builds(
+    lambda law, seed, n: run(LAWS[law], np.random.default_rng(seed), n),
+    st.sampled_from(sorted(LAWS)),
+    st.integers(0, 10_000),
+    st.integers(4, 12),
+)
+
+
+def paths_of(own, place=0, **options):
+    return draw(own[place], own, learned=learn(own), n_draws=400, **options)
+
+
+@settings(deadline=None, max_examples=25)
+@given(RUNS, st.integers(0, 2))
+def test_intervals_are_in_order_and_widen_with_distance(own, place):
+    paths = paths_of(own, place)
+    ahead = len(own[place].tokens)
+    for draws in (paths.loss, paths.delta):
+        assert np.isfinite(draws).all()
+        low, inner, value, outer, high = np.quantile(draws[:, ahead:], [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
+        assert (low <= inner).all()
+        assert (inner <= value).all()
+        assert (value <= outer).all()
+        assert (outer <= high).all()
+    steps = np.diff(np.subtract(*np.quantile(paths.loss[:, ahead:], [0.95, 0.05], axis=0))[::15])
+    assert (steps > -1e-12).all()
+    said = turn(paths)
+    assert own[place].tokens[0] * (1 - 1e-9) <= said.low <= said.value <= said.high
+
+
+@settings(deadline=None, max_examples=15)
+@given(RUNS, st.sampled_from([1e-3, 7.0, 1e6]))
+def test_no_unit_of_tokens_matters(own, unit):
+    scaled = [replace(s, tokens=unit * s.tokens) for s in own]
+    one, other = paths_of(own), paths_of(scaled)
+    for name in ("loss", "delta", "measured_loss", "measured_delta"):
+        assert np.allclose(getattr(other, name), getattr(one, name), rtol=1e-6, atol=1e-9)
+    assert turn(other).low == pytest.approx(unit * turn(one).low, rel=1e-6)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 10_000))
+def test_noise_is_not_continued(seed):
+    rng = np.random.default_rng(seed)
+    own = run(LAWS["power"], rng)
+    noise = rng.standard_normal(11) * 1e-4
+    noise[-1] = -abs(noise[-1])
+    series = replace(own[2], delta=noise, se=np.full(11, 1e-4))
+    assert not series.significant
+    paths = draw(series, [*own[:2], series], grid(series.tokens[-1]))
+    assert np.ptp(paths.delta[:, len(series.tokens) :]) == 0
+    assert abs(paths.delta[0, -1]) < 2e-4
+
+
+def test_the_future_of_siblings_is_not_used():
+    own = run(LAWS["power"], np.random.default_rng(0))
+    parts = [s.until(own[0].tokens[5]) for s in own]
+    changed = [replace(s, delta=np.where(s.tokens > own[0].tokens[5], 9.0, s.delta)) for s in own]
+    assert (paths_of(parts).loss == paths_of([s.until(own[0].tokens[5]) for s in changed]).loss).all()
