@@ -37,7 +37,7 @@ def measure(setup: Setup) -> Outcome:
     }
     work = make_plan([checkpoint], RunConfig(**options)).workloads[0]
     with tempfile.TemporaryDirectory() as out:
-        table = ptq_eval.run(checkpoint.location, Path(out) / "run", write_report=False, **options)
+        table = ptq_eval.run(checkpoint.location, Path(out) / "run", write_report=False, **options).table
     measured = {(row["quantizer"], row["bits"]): row for row in table.to_dict("records")}
     outcome = Outcome(details={"checkpoint": checkpoint.name, "options": options, "cells": []})
     for name in METHODS:

@@ -73,7 +73,7 @@ def _run(location: str, options: dict[str, Any]) -> tuple[dict[tuple[str, int], 
     """{(quantizer, bits): row of the table, with the windows seen}, and the seconds of the whole run."""
     with tempfile.TemporaryDirectory() as folder:
         out, started = Path(folder) / "run", time.perf_counter()
-        table = ptq_eval.run(location, out, write_report=False, **options)
+        table = ptq_eval.run(location, out, write_report=False, **options).table
         seconds = time.perf_counter() - started
         seen = {
             (m.trial.quantizer, m.trial.scheme.bits): len(m.nll)

@@ -2,9 +2,9 @@
 
     import ptq_eval
 
-    table = ptq_eval.run("my-run/", "out/", bits=(2, 3, 4), group_size=64)
-    table[["tokens_per_param", "quantizer", "bits", "delta", "delta_se"]]
-    table.fit["critical_tokens"]
+    result = ptq_eval.run("my-run/", "out/", bits=(2, 3, 4), group_size=64)
+    result.table[["tokens_per_param", "quantizer", "bits", "delta", "delta_se"]]
+    result.fit["critical_tokens"]
 
 Importing this package imports no torch.
 """
@@ -14,11 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["DegradationTable", "compare", "fit_by", "fit_data", "load", "run", "save_report"]
+__all__ = ["RunResult", "compare", "fit_by", "fit_data", "load", "run", "save_report"]
 _ELSEWHERE = {"compare": "compare_laws", "fit_by": "compare_laws", "fit_data": "fit_table"}
 
 if TYPE_CHECKING:
-    from ptq_eval.api import DegradationTable, load, run, save_report
+    from ptq_eval.api import RunResult, load, run, save_report
     from ptq_eval.compare_laws import compare, fit_by
     from ptq_eval.fit_table import fit_data
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,24 +35,21 @@ Progress = Callable[[str, float, float], None]
 """progress(what is being done, units done, units in all)."""
 
 
-class DegradationTable(pd.DataFrame):
-    """The degradation table (a pandas data frame) together with its fit.
+@dataclass(frozen=True)
+class RunResult:
+    """What a run found: one row of `table` per checkpoint, quantizer and bit-width.
 
-    `fit` is the content of `fit.json`, `run_info` that of `run.json`, `problems` the errors of checkpoints and
-    trials that could not be measured, `replicates` the bootstrap's constants of each fit, `points` the rows that laws
-    are fitted to.
+    `fit` is the content of `fit.json`, `run` that of `run.json`, `problems` the errors of checkpoints and trials that
+    could not be measured, `replicates` the bootstrap's constants of each fit, `points` the rows that laws are fitted
+    to.
     """
 
-    _metadata = ["fit", "run_info", "problems", "replicates", "points"]  # noqa: RUF012 - the name and form that pandas asks for
-    fit: dict[str, Any]
-    run_info: dict[str, Any]
-    problems: list[PtqEvalError]
-    replicates: list[np.ndarray]
-    points: list[Point]
-
-    @property
-    def _constructor(self) -> type[DegradationTable]:
-        return DegradationTable
+    table: pd.DataFrame
+    fit: dict[str, Any] = field(repr=False)
+    run: dict[str, Any] = field(repr=False)
+    problems: tuple[PtqEvalError, ...] = ()
+    replicates: Sequence[np.ndarray] = field(default=(), repr=False)
+    points: Sequence[Point] = field(default=(), repr=False)
 
 
 @dataclass
@@ -110,9 +107,9 @@ class _Session:
 
 def _unexpected(name: str, error: Exception) -> MeasurementFailedError:
     problem = MeasurementFailedError(
-        f"{name}: measuring it stopped at an error that was not foreseen",
+        f"{name}: measuring it stopped at an unexpected error",
         got=f"{type(error).__name__}: {error}",
-        remedy="the other checkpoints are measured; exclude this one, or mend it and repeat the command",
+        remedy="the other checkpoints are measured; exclude this one, or fix it and repeat the command",
     )
     problem.__cause__ = error
     return problem
@@ -126,14 +123,14 @@ def run(
     progress: Progress | None = None,
     write_report: bool = True,
     **options: Any,
-) -> DegradationTable:
+) -> RunResult:
     """Measure every checkpoint under `folders` before and after quantization, fit the laws, write the report.
 
-    `options` are those of the command line: the fields of `ptq_eval.config.RunConfig`, and `tokens_per_step`,
-    `tokens`, `params` and `exclude` for what checkpoints do not say (or `overrides`, for more of it).  `out` defaults
-    to `<folder>-ptq` in the working directory.  Returns the table, whose `fit` attribute is the content of
-    `fit.json`.  The same call continues an interrupted run.  Raises PtqEvalError subclasses; checkpoints that are
-    wrong do not stop the others, they are rows of status "excluded" or "failed" and listed in `problems`.
+    `options` are those of the command line: the fields of `ptq_eval.config.RunConfig`, and those of
+    `ptq_eval.checkpoints.Overrides` for what checkpoints do not say, which add to `overrides`.  `out` defaults
+    to `<folder>-ptq` in the working directory.  The same call continues an interrupted run.  Raises PtqEvalError
+    subclasses; checkpoints that are wrong do not stop the others, they are rows of status "excluded" or "failed" and
+    listed in `problems`.
     """
     from ptq_eval.checkpoints import Overrides, discover, verify_all
     from ptq_eval.config import RunConfig
@@ -142,7 +139,7 @@ def run(
     roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
     overrides = Overrides.take(options, overrides)
     config = RunConfig.of(options, also=declared(Overrides))
-    quantizers_of(config)  # a mistake in the request is told before any weight is read
+    quantizers_of(config)  # mistakes in the request are reported before any weight is read
     config.resolve_device()
     progress = progress or (lambda what, done, total: None)
     started = time.time()
@@ -168,17 +165,15 @@ def run(
     problems = [error for _, error in plan.excluded] + session.measure()
     info["seconds"] = time.time() - started
     store.write_run(info)
-    table = analyse(collect(store, info), seed=config.seed, bootstrap=config.bootstrap, progress=progress)
-    table.problems = problems
+    found = analyse(collect(store, info), seed=config.seed, bootstrap=config.bootstrap, progress=progress)
+    result = replace(found, problems=tuple(problems))
     if write_report:
         with full_disk(store.folder):
-            save_report(store.folder, table)
-    return table
+            save_report(store.folder, result)
+    return result
 
 
-def analyse(
-    results: Results, *, seed: int = 0, bootstrap: int = 500, progress: Progress | None = None
-) -> DegradationTable:
+def analyse(results: Results, *, seed: int = 0, bootstrap: int = 500, progress: Progress | None = None) -> RunResult:
     """Fit the laws to the results in an output folder.  Needs no torch."""
     from ptq_eval.checkpoints import warnings
     from ptq_eval.laws.fit.folder import fit_points
@@ -187,25 +182,20 @@ def analyse(
 
     if progress:
         progress("fitting", 0.0, 0.0)
-    table = DegradationTable(results.frame)
     found = fit_points(results.points, results.windows, seed=seed, n_boot=bootstrap)
     fit = with_texts(found.content)
     fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
-    table.fit, table.run_info, table.problems = fit, dict(results.run), []
-    table.replicates, table.points = found.replicates, results.points
-    return table
+    return RunResult(results.frame, fit, dict(results.run), replicates=found.replicates, points=results.points)
 
 
-def save_report(folder: str | Path, table: DegradationTable) -> list[Path]:
+def save_report(folder: str | Path, result: RunResult) -> list[Path]:
     """Write the table, the fit, the figures and the page of a run below `folder`; the paths written."""
     from ptq_eval.report import write
 
-    return write(Path(folder), table, table.fit, table.run_info, table.replicates, table.points)
+    return write(Path(folder), result.table, result.fit, result.run, result.replicates, result.points)
 
 
-def load(
-    folder: str | Path, *, seed: int = 0, bootstrap: int = 500, progress: Progress | None = None
-) -> DegradationTable:
+def load(folder: str | Path, *, seed: int = 0, bootstrap: int = 500, progress: Progress | None = None) -> RunResult:
     """The table and fit of an output folder, without measuring anything and without torch."""
     return analyse(load_results(folder), seed=seed, bootstrap=bootstrap, progress=progress)
 

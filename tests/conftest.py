@@ -104,7 +104,7 @@ def small(texts):
 
 @pytest.fixture(scope="session")
 def complete(trajectory, small, tmp_path_factory):
-    """(output folder, table) of an uninterrupted run with its report."""
+    """(output folder, result) of an uninterrupted run with its report."""
     import ptq_eval
 
     out = tmp_path_factory.mktemp("complete") / "out"
@@ -113,7 +113,7 @@ def complete(trajectory, small, tmp_path_factory):
 
 @pytest.fixture
 def measure(trajectory, small, tmp_path):
-    """measure(folder=trajectory, **changed options) -> the table, measured into one output folder, no report."""
+    """measure(folder=trajectory, **changed options) -> the result, measured into one output folder, no report."""
     import ptq_eval
 
     def run(folder=trajectory, **changes):

@@ -290,15 +290,15 @@ class NotInstalled:
 
 sys.meta_path.insert(0, NotInstalled())
 import ptq_eval
-table = ptq_eval.load({out!r}, bootstrap=10)
-ptq_eval.save_report({out!r}, table)
-print(len(table))
+result = ptq_eval.load({out!r}, bootstrap=10)
+ptq_eval.save_report({out!r}, result)
+print(len(result.table))
 """
 
 
 def test_a_run_is_loaded_fitted_and_reported_where_there_is_no_torch(trajectory, small, tmp_path, python):
-    table = ptq_eval.run(trajectory, tmp_path / "out", write_report=False, **{**small, "quantizers": ("rtn",)})
+    result = ptq_eval.run(trajectory, tmp_path / "out", write_report=False, **{**small, "quantizers": ("rtn",)})
     done = python("-c", WITHOUT.format(out=str(tmp_path / "out")))
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == len(table)
+    assert int(done.stdout) == len(result.table)
     assert (tmp_path / "out" / "report.md").is_file()

@@ -197,8 +197,8 @@ def _fit_again(out: str, *, seed: int, bootstrap: int, by: str, **options: Any) 
             found = ptq_eval.fit_by(results, by, seed=seed, bootstrap=bootstrap, progress=bar)
             kept = {"name": f"fit-by-{by}.json"}
         else:
-            table = analyse(results, seed=seed, bootstrap=bootstrap, progress=bar)
-            found, kept = table.fit, {"replicates": table.replicates}
+            result = analyse(results, seed=seed, bootstrap=bootstrap, progress=bar)
+            found, kept = result.fit, {"replicates": result.replicates}
     console().print(render_fit(results.frame, found, results.run, results.points))
     click.echo(f"Written: {', '.join(map(str, write_fit(Path(out), found, **kept)))}")
 

@@ -1,7 +1,7 @@
 """The command line: arguments in, calls out.
 
-This module and those beside it called `cli_…` are the only place that prints.  Each command
-imports what it needs when it runs, so that help and mistyped flags are answered without torch.
+This folder is the only place that prints.  Each command imports what it needs when it runs, so that help and mistyped
+flags are answered without torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,9 @@ from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import MeasurementFailedError, PtqEvalError
+
+if TYPE_CHECKING:
+    from ptq_eval import RunResult
 
 INTERRUPTED = 130
 RUN_EXAMPLES = """\b
@@ -91,22 +94,22 @@ def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
     from ptq_eval.report import render
 
     with Bar() as bar:
-        table = ptq_eval.run(folders, out, progress=bar, **settings)
-    console().print(render(table, table.fit, table.run_info, table.points))
+        result = ptq_eval.run(folders, out, progress=bar, **settings)
+    console().print(render(result.table, result.fit, result.run, result.points))
     folder = out or default_output(folders[0])
     click.echo(f"\nWritten to {folder}: report.md, degradation.csv, fit.json, tables/, figures/")
-    _raise_problems(table)
+    _raise_problems(result)
 
 
-def _raise_problems(table: Any) -> None:
+def _raise_problems(result: RunResult) -> None:
     """Everything that could be measured is stored and reported; now say what could not, with its own exit code."""
-    _raise_first(table.problems)
-    failed = table[table["status"] == "failed"]
+    _raise_first(result.problems)
+    failed = result.table[result.table["status"] == "failed"]
     if len(failed):
         first = failed.iloc[0]
         bits = f"{first['bits']:g} bits" if first["bits"] == first["bits"] else "in full precision"
         raise MeasurementFailedError(
-            f"{len(failed)} of {len(table)} measurements failed",
+            f"{len(failed)} of {len(result.table)} measurements failed",
             got=f"{first['run']} step {first['step']} {first['quantizer']} {bits}: {first['message']}",
             remedy="the others are stored; see the column message of degradation.csv",
         )
@@ -166,9 +169,9 @@ def report(out: str, seed: int, bootstrap: int) -> None:
     from ptq_eval.report import render
 
     with Bar() as bar:
-        table = ptq_eval.load(out, seed=seed, bootstrap=bootstrap, progress=bar)
-        written = ptq_eval.save_report(out, table)
-    console().print(render(table, table.fit, table.run_info, table.points))
+        result = ptq_eval.load(out, seed=seed, bootstrap=bootstrap, progress=bar)
+        written = ptq_eval.save_report(out, result)
+    console().print(render(result.table, result.fit, result.run, result.points))
     click.echo(f"Written: {len(written)} files below {out}")
 
 
@@ -202,7 +205,7 @@ cli.add_command(sensitivity)
 
 
 def main() -> None:
-    """Entry point: one line on stderr and an exit code of its own for everything that a user can mend."""
+    """Entry point: one line on stderr and an exit code of its own for everything that a user can fix."""
     prepare_process()
     try:
         with warnings.catch_warnings():

@@ -60,7 +60,7 @@ def measure(work: Path, device: str) -> None:
             link = family / f"llama-{width}"
             if not link.exists():
                 link.symlink_to(work / f"llama-{width}" / folder, target_is_directory=True)
-        table = ptq_eval.run(
+        result = ptq_eval.run(
             family,
             HERE / kind,
             bits=(2, 3, 4, 8),
@@ -72,7 +72,7 @@ def measure(work: Path, device: str) -> None:
             device=device,
             bootstrap=1000,
         )
-        print(kind, len(table), "rows", flush=True)
+        print(kind, len(result.table), "rows", flush=True)
 
 
 def main() -> None:

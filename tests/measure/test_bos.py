@@ -58,14 +58,14 @@ def test_checkpoints_without_such_a_token_are_excluded(trajectory, small, tmp_pa
 def test_an_output_folder_has_one_kind_of_window(trajectory, small, tmp_path):
     """And folders written before there was a choice are taken up."""
     options = {**small, "quantizers": ("rtn",), "bits": (4,), "write_report": False}
-    first = ptq_eval.run(trajectory, tmp_path / "out", **options)
+    first = ptq_eval.run(trajectory, tmp_path / "out", **options).table
     with pytest.raises(OutputMismatchError, match=r"got --bos \| allowed: without --bos"):
         ptq_eval.run(trajectory, tmp_path / "out", **options, bos=True)
     path = tmp_path / "out" / "run.json"
     info = json.loads(path.read_text())
     del info["fixed"]["bos"]
     path.write_text(json.dumps(info))
-    again = ptq_eval.run(trajectory, tmp_path / "out", **options)
+    again = ptq_eval.run(trajectory, tmp_path / "out", **options).table
     assert again["loss_fp"].tolist() == first["loss_fp"].tolist()
-    begun = ptq_eval.run(trajectory, tmp_path / "begun", **options, bos=True)
+    begun = ptq_eval.run(trajectory, tmp_path / "begun", **options, bos=True).table
     assert begun["loss_fp"].tolist() != first["loss_fp"].tolist()

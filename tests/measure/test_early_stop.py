@@ -193,7 +193,7 @@ def test_where_a_variant_ends_depends_on_nothing_but_itself(sample):
 
 
 def test_a_run_under_a_rule_is_fitted_reported_and_resumed(trajectory, options, tmp_path):
-    table = ptq_eval.run(trajectory, tmp_path / "out", **options)
+    table = ptq_eval.run(trajectory, tmp_path / "out", **options).table
     variants = table[table.quantizer != "none"]
     assert (variants["windows"] < 96).any()
     assert (variants["loss_q"] - variants["loss_fp"]).to_numpy() == pytest.approx(variants["delta"].to_numpy())

@@ -59,9 +59,9 @@ def test_a_run_with_its_report_reads_the_rows_of_its_table_once(out, trajectory,
         return read(row)
 
     monkeypatch.setattr(points, "_point", counting)
-    table = ptq_eval.run(trajectory, out, **small)
-    render(table, table.fit, table.run_info, table.points)
-    assert len(tables) == len(table)
+    result = ptq_eval.run(trajectory, out, **small)
+    render(result.table, result.fit, result.run, result.points)
+    assert len(tables) == len(result.table)
     assert set(tables.values()) == {1}
 
 
@@ -71,8 +71,8 @@ def test_a_run_parses_what_is_stored_once_and_what_it_adds_once(out, trajectory,
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
     if not run_json:
         (out / "run.json").unlink()
-    table = ptq_eval.run(trajectory, out, write_report=False, **small)
-    assert len(parsed) == len(table)
+    result = ptq_eval.run(trajectory, out, write_report=False, **small)
+    assert len(parsed) == len(result.table)
     assert set(parsed.values()) == {1}
 
 
@@ -91,7 +91,7 @@ def test_a_store_sees_what_other_workers_add(out):
 
 def test_results_hold_table_points_and_digest(complete):
     results = load(complete[0])
-    assert len(results.frame) == len(complete[1]) == len(results.points)
+    assert len(results.frame) == len(complete[1].table) == len(results.points)
     assert results.digest == complete[1].fit["records"] == load(complete[0]).digest
     assert results.n_measured == results.n_sound == 3
     assert not results.excluded

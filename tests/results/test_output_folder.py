@@ -20,14 +20,16 @@ def test_a_grid_may_grow(measure, complete, trajectory, small, tmp_path):
     for step in (100, 200):
         shutil.copytree(trajectory / f"checkpoint-{step}", part / f"checkpoint-{step}")
     first = measure(part, quantizers=("gptq",), bits=(4,))
-    assert len(first) == lines(tmp_path / "out") == 4
+    assert len(first.table) == lines(tmp_path / "out") == 4
     second = measure(part, quantizers=("gptq",))
-    assert len(second) == lines(tmp_path / "out") == 6
+    assert len(second.table) == lines(tmp_path / "out") == 6
     shutil.copytree(trajectory / "checkpoint-400", part / "checkpoint-400")
-    table = measure(part)
+    result = measure(part)
     assert lines(tmp_path / "out") == 3 * PER_CHECKPOINT
-    pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(complete[1]), check_exact=True)
-    assert measure(part, quantizers=("rtn",), bits=(3,)).equals(table), "asking for less has lost something"
+    pd.testing.assert_frame_equal(result.table, complete[1].table, check_exact=True)
+    assert measure(part, quantizers=("rtn",), bits=(3,)).table.equals(result.table), (
+        "asking for less has lost something"
+    )
 
 
 MISMATCHES = [
@@ -76,13 +78,13 @@ def test_a_broken_checkpoint_may_be_mended_later(measure, complete, trajectory, 
     weights = root / "checkpoint-200" / "model.safetensors"
     good = weights.read_bytes()
     weights.write_bytes(good[: len(good) // 2])
-    table = measure(root)
-    assert table["status"].value_counts().to_dict() == {"ok": 2 * PER_CHECKPOINT, "excluded": 1}
-    assert [type(p) for p in table.problems] == [UnreadableCheckpointError]
+    result = measure(root)
+    assert result.table["status"].value_counts().to_dict() == {"ok": 2 * PER_CHECKPOINT, "excluded": 1}
+    assert [type(p) for p in result.problems] == [UnreadableCheckpointError]
     weights.write_bytes(good)
-    table = measure(root)
-    assert table.problems == []
-    pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(complete[1]), check_exact=True)
+    result = measure(root)
+    assert result.problems == ()
+    pd.testing.assert_frame_equal(result.table, complete[1].table, check_exact=True)
 
 
 def test_a_checkpoint_that_breaks_later_is_set_aside(measure, trajectory, tmp_path):
@@ -90,8 +92,8 @@ def test_a_checkpoint_that_breaks_later_is_set_aside(measure, trajectory, tmp_pa
     measure(root, quantizers=("rtn",))
     weights = root / "checkpoint-200" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    table = measure(root, quantizers=("rtn",))
-    assert table[table.step == 200]["status"].tolist() == ["excluded"]
+    result = measure(root, quantizers=("rtn",))
+    assert result.table[result.table.step == 200]["status"].tolist() == ["excluded"]
 
 
 def test_an_excluded_checkpoint_leaves_the_table_and_a_deleted_one_stays(tmp_path):
@@ -99,7 +101,7 @@ def test_an_excluded_checkpoint_leaves_the_table_and_a_deleted_one_stays(tmp_pat
     for step in (98, 980, 3138):
         shutil.copytree(EMBEDDED / f"checkpoint-{step}", root / f"checkpoint-{step}")
     options = {"quantizers": ("rtn",), "bits": (4,), "eval_windows": 4, "seq_len": 32, "bootstrap": 10}
-    steps = lambda table: list(dict.fromkeys(table["step"]))
+    steps = lambda result: list(dict.fromkeys(result.table["step"]))
     assert steps(ptq_eval.run(root, tmp_path / "out", write_report=False, **options)) == [98, 980, 3138]
     assert steps(ptq_eval.run(root, tmp_path / "out", write_report=False, exclude=(98,), **options)) == [980, 3138]
     shutil.rmtree(root / "checkpoint-980")
@@ -108,5 +110,5 @@ def test_an_excluded_checkpoint_leaves_the_table_and_a_deleted_one_stays(tmp_pat
 
 def test_the_report_of_one_shard_says_that_it_is_partial(tmp_path):
     options = {"quantizers": ("rtn",), "bits": (4,), "eval_windows": 4, "seq_len": 32, "bootstrap": 10}
-    table = ptq_eval.run(EMBEDDED, tmp_path / "out", write_report=False, shard=(1, 5), **options)
-    assert "8 of 10 checkpoints are not measured yet: this report is partial" in table.fit["warnings"]
+    result = ptq_eval.run(EMBEDDED, tmp_path / "out", write_report=False, shard=(1, 5), **options)
+    assert "8 of 10 checkpoints are not measured yet: this report is partial" in result.fit["warnings"]

@@ -87,9 +87,9 @@ def test_two_shards_at_once_equal_one_process(trajectory, small, complete, tmp_p
         finish(process)
     assert sorted(p.name for p in (out / "records").iterdir()) == ["worker-1-of-2.jsonl", "worker-2-of-2.jsonl"]
     assert lines(out) == 3 * PER_CHECKPOINT
-    table = ptq_eval.load(out, bootstrap=10)
-    pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(complete[1]), check_exact=True)
-    assert not [w for w in table.fit["warnings"] if "records of one trial differ" in w]
+    result = ptq_eval.load(out, bootstrap=10)
+    pd.testing.assert_frame_equal(result.table, complete[1].table, check_exact=True)
+    assert not [w for w in result.fit["warnings"] if "records of one trial differ" in w]
 
 
 def test_the_same_call_again_measures_nothing(complete, trajectory, small, monkeypatch):
@@ -100,7 +100,7 @@ def test_the_same_call_again_measures_nothing(complete, trajectory, small, monke
     before = lines(complete[0])
     again = ptq_eval.run(trajectory, complete[0], write_report=False, **small)
     assert lines(complete[0]) == before
-    pd.testing.assert_frame_equal(pd.DataFrame(again), pd.DataFrame(complete[1]), check_exact=True)
+    pd.testing.assert_frame_equal(again.table, complete[1].table, check_exact=True)
     assert again.fit == complete[1].fit
 
 
@@ -114,15 +114,15 @@ def test_failed_trials_are_tried_again(measure, complete, monkeypatch, tmp_path)
 
     with monkeypatch.context() as patch:
         patch.setattr(sweep_module, "sweep", failing)
-        table = measure()
-    failed = table[table.step == 200]
+        result = measure()
+    failed = result.table[result.table.step == 200]
     assert failed["status"].tolist() == ["failed"] * PER_CHECKPOINT
     assert set(failed["message"]) == {"the disk hiccuped"}
     assert failed["delta"].isna().all()
-    assert [str(p) for p in table.problems] == ["the disk hiccuped"]
-    table = measure()
+    assert [str(p) for p in result.problems] == ["the disk hiccuped"]
+    result = measure()
     assert lines(tmp_path / "out") == 4 * PER_CHECKPOINT
-    pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(complete[1]), check_exact=True)
+    pd.testing.assert_frame_equal(result.table, complete[1].table, check_exact=True)
 
 
 def test_an_unforeseen_error_does_not_stop_the_other_checkpoints(measure, monkeypatch):
@@ -134,9 +134,9 @@ def test_an_unforeseen_error_does_not_stop_the_other_checkpoints(measure, monkey
         return original(work, missing, **options)
 
     monkeypatch.setattr(sweep_module, "sweep", failing)
-    table = measure(quantizers=("rtn",))
-    assert table["status"].value_counts().to_dict() == {"ok": 6, "failed": 3}
-    assert "ZeroDivisionError" in str(table.problems[0])
+    result = measure(quantizers=("rtn",))
+    assert result.table["status"].value_counts().to_dict() == {"ok": 6, "failed": 3}
+    assert "ZeroDivisionError" in str(result.problems[0])
 
 
 def test_ctrl_c_keeps_what_is_stored(measure, complete, monkeypatch, tmp_path):
@@ -152,7 +152,7 @@ def test_ctrl_c_keeps_what_is_stored(measure, complete, monkeypatch, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             measure()
     assert lines(tmp_path / "out") == 2 * PER_CHECKPOINT
-    pd.testing.assert_frame_equal(pd.DataFrame(measure()), pd.DataFrame(complete[1]), check_exact=True)
+    pd.testing.assert_frame_equal(measure().table, complete[1].table, check_exact=True)
 
 
 @contextmanager
@@ -177,10 +177,10 @@ def test_a_full_disk_keeps_what_is_stored_and_goes_on_when_there_is_room(measure
         stored = Store(out).keys()
         assert 0 < len(stored) < 3 * PER_CHECKPOINT
         subprocess.run(["mount", "-o", "remount,size=4m", str(out)], check=True)
-        table = measure()
+        result = measure()
         assert stored <= Store(out).keys()
         assert lines(out) <= 3 * PER_CHECKPOINT + 1  # perhaps one torn line
-        pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(complete[1]), check_exact=True)
+        pd.testing.assert_frame_equal(result.table, complete[1].table, check_exact=True)
 
 
 def test_progress_ends_at_its_total(measure, trajectory, small, tmp_path):

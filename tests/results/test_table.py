@@ -34,18 +34,21 @@ def out(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def table(root, out, small):
+def result(root, out, small):
     return ptq_eval.run(root, out, **{**small, "quantizers": ("rtn", "gptq", "awq")})
 
 
-def test_the_table_is_a_data_frame_with_its_fit(table):
-    assert isinstance(table, pd.DataFrame)
-    assert {"fits", "critical_tokens", "warnings"} <= table.fit.keys()
-    assert {fit["quantizer"] for fit in table.fit["fits"]} >= {"rtn", "gptq", "awq"}
-    assert table.run_info["options"]["bits"] == (3, 4)
-    part = table[table["bits"] == 4]
-    assert isinstance(part, ptq_eval.DegradationTable)
-    assert part.fit is table.fit
+@pytest.fixture(scope="module")
+def table(result):
+    return result.table
+
+
+def test_a_result_holds_the_table_the_fit_and_the_run(result):
+    assert isinstance(result, ptq_eval.RunResult)
+    assert type(result.table) is pd.DataFrame
+    assert {"fits", "critical_tokens", "warnings"} <= result.fit.keys()
+    assert {fit["quantizer"] for fit in result.fit["fits"]} >= {"rtn", "gptq", "awq"}
+    assert result.run["options"]["bits"] == (3, 4)
 
 
 def test_the_file_has_the_named_columns_and_a_row_per_checkpoint_quantizer_and_bits(table, out):
@@ -67,12 +70,12 @@ def test_rows_follow_the_trajectory(table):
         assert got[0] == ("none", None)
 
 
-def test_a_checkpoint_set_aside_is_a_row_with_its_reason(table):
+def test_an_excluded_checkpoint_is_a_row_with_its_reason(result, table):
     row = table.iloc[-1]
     assert (row["status"], row["step"], row["windows"]) == ("excluded", 800, 0)
     assert "the same weights as small@400" in row["message"]
     assert math.isnan(row["delta"])
-    (problem,) = table.problems
+    (problem,) = result.problems
     assert "the same weights as small@400" in str(problem)
 
 
@@ -124,10 +127,10 @@ def test_run_json_names_everything_that_was_done(table, out):
     assert info["machine"]["cores"] >= 1
 
 
-def test_loading_gives_the_same_table_and_fit(table, out):
+def test_loading_gives_the_same_table_and_fit(result, out):
     again = ptq_eval.load(out, bootstrap=10)
-    pd.testing.assert_frame_equal(pd.DataFrame(again), pd.DataFrame(table), check_exact=True)
-    assert again.fit == table.fit
+    pd.testing.assert_frame_equal(again.table, result.table, check_exact=True)
+    assert again.fit == result.fit
 
 
 def test_an_unknown_option_is_named_with_the_nearest_one(tmp_path):

@@ -44,25 +44,26 @@ def out(complete, tmp_path):
 
 def test_older_versions_are_set_aside_and_counted(complete, out):
     add_version(out, "1")
-    table = ptq_eval.load(out, bootstrap=10)
-    pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(complete[1]), check_exact=True)
-    (note,) = [w for w in table.fit["warnings"] if "superseded" in w]
+    result = ptq_eval.load(out, bootstrap=10)
+    pd.testing.assert_frame_equal(result.table, complete[1].table, check_exact=True)
+    (note,) = [w for w in result.fit["warnings"] if "superseded" in w]
     assert note.startswith("6 records superseded by a newer version of the quantizer")
     assert note.endswith("6 of gptq version 1")
 
 
 def test_the_newest_version_stands_where_it_was_measured_and_the_older_one_elsewhere(complete, out):
     add_version(out, "10", step=200)
-    table = ptq_eval.load(out, bootstrap=10)
+    result = ptq_eval.load(out, bootstrap=10)
+    table = result.table
     gptq = table[table["quantizer"] == "gptq"]
     assert COLUMNS[-1] == "quantizer_version"
-    assert len(table) == len(complete[1])
+    assert len(table) == len(complete[1].table)
     assert gptq.groupby("step")["quantizer_version"].unique().map(list).to_dict() == {
         100: [GPTQ.version], 200: ["10"], 400: [GPTQ.version]
     }  # fmt: skip
     assert set(table.loc[table["quantizer"] == "none", "quantizer_version"]) == {""}
     told = f"gptq: the table mixes rows of versions {GPTQ.version} and 10"
-    assert any(warning.startswith(told) for warning in table.fit["warnings"])
+    assert any(warning.startswith(told) for warning in result.fit["warnings"])
 
 
 def test_versions_are_ordered_by_their_numbers():
@@ -114,9 +115,9 @@ def test_records_without_run_json_are_compared_with_the_options(out, trajectory,
 
 def test_without_run_json_the_same_command_measures_nothing_and_writes_it_again(complete, out, trajectory, small):
     (out / "run.json").unlink()
-    table = ptq_eval.run(trajectory, out, write_report=False, **small)
-    pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(complete[1]), check_exact=True)
-    assert len(Store(out).measurements()) == len(table)
+    result = ptq_eval.run(trajectory, out, write_report=False, **small)
+    pd.testing.assert_frame_equal(result.table, complete[1].table, check_exact=True)
+    assert len(Store(out).measurements()) == len(result.table)
     assert (out / "run.json").exists()
 
 
