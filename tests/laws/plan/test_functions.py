@@ -1,4 +1,4 @@
-"""Contract: plain functions know the laws of Sun and of Chen, and refuse shapes that do not go together."""
+"""Contract: plain functions know the laws of Sun and of Chen, and refuse shapes that do not broadcast."""
 
 import numpy as np
 import pytest
@@ -58,8 +58,8 @@ def test_sun_turns_where_its_loss_is_least():
         lambda two, three: compute_cost(two, three),
     ],
 )
-def test_shapes_that_do_not_go_together(call):
-    with pytest.raises(OptionError, match="do not go together") as caught:
+def test_shapes_that_do_not_broadcast(call):
+    with pytest.raises(OptionError, match="do not broadcast") as caught:
         call(np.array([1e9, 2e9]), np.array([1e10, 2e10, 3e10]))
     assert "(2,)" in str(caught.value)
     assert "\n" not in str(caught.value)
