@@ -46,7 +46,7 @@ def measure(setup: Setup) -> Outcome:
     loads = {"nothing": 0, "1 busy process": 1, "3 busy processes": 3, "a second run": threads}
     runs: list[Run] = []
     with tempfile.TemporaryDirectory() as folder:
-        for repeat in range(1 if setup.quick else 3):
+        for repeat in range(1 if setup.quick else 2):
             for beside, busy in loads.items():
                 if repeat and busy == 3:
                     continue  # the slowest, and far from its limit's edge
@@ -101,12 +101,12 @@ def _silent() -> dict[str, int]:
 
 
 def _command(setup: Setup, out: Path) -> list[str]:
-    """The demo's command for the smallest run of the trajectory."""
+    """The demo's command for the smallest run of the trajectory at one bit-width."""
     words = demo_command()
     place = words.index("run") + 1
     smallest = sorted(folder for folder in setup.trajectory.iterdir() if folder.is_dir())[-1]
-    bits = ["--bits", "3"] if setup.quick else []
-    return [sys.executable, "-m", "ptq_eval", *words[:place], str(smallest), *words[place + 1 :], *bits, "-o", str(out)]
+    options = [*words[place + 1 :], "--bits", "3", "-o", str(out)]
+    return [sys.executable, "-m", "ptq_eval", *words[:place], str(smallest), *options]
 
 
 def _run(setup: Setup, values: dict[str, str], out: Path) -> tuple[float, float]:
