@@ -104,7 +104,8 @@ def _command(setup: Setup, out: Path) -> list[str]:
     """The demo's command for the smallest run of the trajectory at one bit-width."""
     words = demo_command()
     place = words.index("run") + 1
-    smallest = sorted(folder for folder in setup.trajectory.iterdir() if folder.is_dir())[-1]
+    runs = [folder for folder in setup.trajectory.iterdir() if folder.is_dir()]
+    smallest = min(runs, key=lambda run: sum(file.stat().st_size for file in run.rglob("*.safetensors")))
     options = [*words[place + 1 :], "--bits", "3", "-o", str(out)]
     return [sys.executable, "-m", "ptq_eval", *words[:place], str(smallest), *options]
 
