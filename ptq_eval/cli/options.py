@@ -40,7 +40,7 @@ def options_of(cls: type[Options], *names: str, **defaults: Any) -> _Decorator:
 def _option(spec: Option, default: Any) -> _Decorator:
     shown = f"default: {spec.written(default)}" if spec.written(default) and spec.kind is not SWITCH else ""
     obvious = spec.low in (None, 0, 1) and (spec.high, spec.below) == (None, None)
-    notes = "; ".join(filter(None, [shown, "" if obvious else spec.limits()]))
+    notes = "; ".join(filter(None, [shown, "" if obvious else "each " * spec.many + spec.limits()]))
     help = spec.help + (f"  [{notes}]" if notes else "")
     if spec.kind is SWITCH:
         names = f"{spec.flag}/{spec.off}" if spec.off else spec.flag

@@ -45,8 +45,8 @@ _options = cli_options.together(
 def plan(fit: str | None, preset: str | None, out: str | None, **settings: Any) -> None:
     """Answer how many tokens, how many parameters, and which precisions to train and to serve at.
 
-    The constants come from a fit or from a publication.  Every answer has an interval if they have one, and says how far
-    it is beyond the data behind them.  Without --params, N is the best under --budget.
+    The constants come from a fit or from a publication.  Every answer has an interval if they have one, and says how
+    far it is beyond the data behind them.  Without --params, N is the best under --budget.
     """
     from ptq_eval.laws.plan.answers import Question
     from ptq_eval.laws.plan.answers import plan as answer
