@@ -178,7 +178,7 @@ def analyse(results: Results, *, seed: int = 0, bootstrap: int = 500, progress: 
     from ptq_eval.checkpoints import warnings
     from ptq_eval.laws.fit.folder import fit_points
     from ptq_eval.report import with_texts
-    from ptq_eval.report.run.notes import notes
+    from ptq_eval.report.run.words import notes
 
     if progress:
         progress("fitting", 0.0, 0.0)
