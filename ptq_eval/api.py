@@ -134,11 +134,13 @@ def run(
     """
     from ptq_eval.checkpoints import Overrides, discover, verify_all
     from ptq_eval.config import RunConfig
+    from ptq_eval.laws.fit.choice import chosen
     from ptq_eval.measure.trials import make_plan, quantizers_of
 
     roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
     overrides = Overrides.take(options, overrides)
     config = RunConfig.of(options, also=declared(Overrides))
+    chosen(config.laws)
     quantizers_of(config)  # mistakes in the request are reported before any weight is read
     config.resolve_device()
     progress = progress or (lambda what, done, total: None)
@@ -165,7 +167,8 @@ def run(
     problems = [error for _, error in plan.excluded] + session.measure()
     info["seconds"] = time.time() - started
     store.write_run(info)
-    found = analyse(collect(store, info), seed=config.seed, bootstrap=config.bootstrap, progress=progress)
+    options = {"laws": config.laws, "seed": config.seed, "bootstrap": config.bootstrap}
+    found = analyse(collect(store, info), progress=progress, **options)
     result = replace(found, problems=tuple(problems))
     if write_report:
         with full_disk(store.folder):
@@ -173,16 +176,25 @@ def run(
     return result
 
 
-def analyse(results: Results, *, seed: int = 0, bootstrap: int = 500, progress: Progress | None = None) -> RunResult:
-    """Fit the laws to the results in an output folder.  Needs no torch."""
+def analyse(
+    results: Results,
+    *,
+    laws: Sequence[str] | None = None,
+    seed: int = 0,
+    bootstrap: int = 500,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Fit the laws to the results in an output folder: `laws`, or those that its run was asked for.  Needs no torch."""
     from ptq_eval.checkpoints import warnings
+    from ptq_eval.laws.fit.choice import chosen
     from ptq_eval.laws.fit.folder import fit_points
     from ptq_eval.report import with_texts
     from ptq_eval.report.run.words import notes
 
     if progress:
         progress("fitting", 0.0, 0.0)
-    found = fit_points(results.points, results.windows, seed=seed, n_boot=bootstrap)
+    asked = chosen(results.run.get("options", {}).get("laws", ()) if laws is None else laws)
+    found = fit_points(results.points, results.windows, seed=seed, n_boot=bootstrap, laws=asked)
     fit = with_texts(found.content)
     fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
     return RunResult(results.frame, fit, dict(results.run), replicates=found.replicates, points=results.points)
@@ -195,9 +207,16 @@ def save_report(folder: str | Path, result: RunResult) -> list[Path]:
     return write(Path(folder), result.table, result.fit, result.run, result.replicates, result.points)
 
 
-def load(folder: str | Path, *, seed: int = 0, bootstrap: int = 500, progress: Progress | None = None) -> RunResult:
-    """The table and fit of an output folder, without measuring anything and without torch."""
-    return analyse(load_results(folder), seed=seed, bootstrap=bootstrap, progress=progress)
+def load(
+    folder: str | Path,
+    *,
+    laws: Sequence[str] | None = None,
+    seed: int = 0,
+    bootstrap: int = 500,
+    progress: Progress | None = None,
+) -> RunResult:
+    """The table and fit of an output folder, as `analyse` makes it, without measuring anything and without torch."""
+    return analyse(load_results(folder), laws=laws, seed=seed, bootstrap=bootstrap, progress=progress)
 
 
 def default_output(root: str | Path) -> Path:

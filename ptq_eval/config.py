@@ -132,6 +132,14 @@ class RunConfig(Options):
     memory: int | None = option(
         None, "Memory that weights may take on the device, such as 8GB.", SIZE, low=1, unset="most of what is free"
     )
+    laws: tuple[str, ...] = option(
+        (),
+        "Laws to fit: one of the degradation, one of the loss before quantization, or both; any that is installed.",
+        TEXT,
+        many=True,
+        metavar="LAW,…",
+        unset="kumar, with the loss law that the data allow",
+    )
     seed: int = option(0, "Seed of the bootstrap.", low=0)
     bootstrap: int = option(500, "Resamples behind each interval.", low=10)
     trust_remote_code: bool = option(False, "Run Python code that comes with a checkpoint.")
@@ -179,10 +187,11 @@ class RunConfig(Options):
     def fixed(self) -> dict[str, Any]:
         """The options that every result of one output folder must share.
 
-        Quantizers, bits and shards are not among them: a grid may grow.
+        Quantizers, bits and shards are not among them, as a grid may grow, nor what the fit alone needs.
         """
-        grown = ("quantizers", "bits", "shard", "trust_remote_code", "seed", "bootstrap", "options", "device", "memory")
-        return {name: value for name, value in asdict(self).items() if name not in grown}
+        grown = ("quantizers", "bits", "shard", "trust_remote_code", "options", "device", "memory")
+        later = ("laws", "seed", "bootstrap")
+        return {name: value for name, value in asdict(self).items() if name not in (*grown, *later)}
 
     def to_dict(self) -> dict[str, Any]:
         """All options, for `run.json`."""

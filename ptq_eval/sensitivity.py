@@ -40,7 +40,7 @@ from quantizers import get_quantizer
 FORMAT = 1
 """Raised whenever the numbers of a record change their meaning."""
 
-_NEUTRAL = ("bootstrap", "shard", "device", "memory", "trust_remote_code", "bos")
+_NEUTRAL = ("bootstrap", "laws", "shard", "device", "memory", "trust_remote_code", "bos")
 """Options that change no number here, and `bos`, which is recorded only if set."""
 
 _LESS_MEMORY = "a shorter --seq-len, or a device with more memory"

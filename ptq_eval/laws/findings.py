@@ -37,6 +37,7 @@ class Why(StrEnum):
     NOT_CONVERGED = "not_converged"
     LOSS_NO_POWER_LAW = "loss_no_power_law"  # constants
     DELTA_DOES_NOT_GROW = "delta_does_not_grow"  # constant, value, low, high
+    LAW_HAS_NO_TURN = "law_has_no_turn"  # law
     NO_TURN = "no_turn"
     WIDE_INTERVAL = "wide_interval"  # low, high
     SHORT_RANGE = "short_range"  # low, high, factor

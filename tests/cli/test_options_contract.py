@@ -31,6 +31,8 @@ REFUSED = [
     (("--option", "rtn.mse"), 2, ["QUANTIZER.OPTION=VALUE"]),
     (("--option", "rtn.mse=["), 2, ["'mse'", "'['"]),
     (("--calibration", "sequental"), 2, ["sequental", "sequential"]),
+    (("--laws", "kumr"), 20, ["unknown law", "did you mean 'kumar'?"]),
+    (("--laws", "chen"), 2, ["chen", "got G", "ptq-eval fit OUT --laws"]),
     # windows and texts
     (("--seq-len", "1"), 2, ["--seq-len is too small"]),
     (("--seq-len", "33"), 2, ["longer than the model's context", "2 to 32"]),

@@ -111,3 +111,13 @@ def test_rows_that_no_law_can_use_are_counted(out):
 def test_a_folder_without_records_is_no_output(tmp_path):
     with pytest.raises(NothingToFitError, match="output folder of a run"):
         load(tmp_path)
+
+
+def test_the_laws_that_a_run_was_asked_for_are_fitted_again(out, trajectory, small):
+    def laws(result):
+        return [entry["law"] for entry in result.fit["fits"] if entry["quantizer"] == "gptq"]
+
+    assert laws(ptq_eval.load(out, bootstrap=5)) == ["kumar_ptq_ratio"]
+    assert laws(ptq_eval.run(trajectory, out, laws="ouyang", **small)) == ["ouyang"]
+    assert laws(ptq_eval.load(out, bootstrap=5)) == ["ouyang"]
+    assert laws(ptq_eval.load(out, laws=("kumar",), bootstrap=5)) == ["kumar_ptq"]

@@ -19,6 +19,7 @@ import numpy as np
 
 from ptq_eval.laws.base import SIGNIFICANT, FitResult, Law, n_distinct
 from ptq_eval.laws.findings import Caution, Finding, Why, caution, why
+from ptq_eval.laws.fit.choice import Choice
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.requirements import standard_errors
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
@@ -76,8 +77,10 @@ def analyse(table: Iterable[Row], windows: Windows, *, seed: int = 0, n_boot: in
     return fit_points(read(table)[0], windows, seed=seed, n_boot=n_boot).content
 
 
-def fit_points(points: list[Point], windows: Windows, *, seed: int = 0, n_boot: int = 200) -> FolderFit:
-    """Fit every law of the main job to the points of a folder.
+def fit_points(
+    points: list[Point], windows: Windows, *, seed: int = 0, n_boot: int = 200, laws: Choice | None = None
+) -> FolderFit:
+    """Fit every law of the main job to the points of a folder, or those of `laws`.
 
     windows: by key, the loss per evaluation window after and before quantization (nats per token); may be
     empty.  The content holds "fits", "critical_tokens", "cautions", "version" and "records", the digest of the
@@ -93,20 +96,21 @@ def fit_points(points: list[Point], windows: Windows, *, seed: int = 0, n_boot: 
         name: turning_point(*curve(group, windows, quantized=False), seed=seed, n_boot=n_boot)
         for name, group in by(full, "trajectory").items()
     }
-    curves, fitted = _curves(full, windows, seed, n_boot)
+    laws = laws or Choice()
+    curves, fitted = _curves(full, windows, seed, n_boot, laws.loss)
     critical: list[tuple[Config, CriticalTokens]] = []
     poor: list[Finding] = []
     windows_of = {(p.run, p.step, p.D): p.n_windows for p in full}
     quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
     for config, group in by(quantized, "config").items():
-        law = _degradation_law(group)
+        law = laws.delta or _degradation_law(group)
         result = fit(law, delta_data(group, windows), seed=seed, n_boot=n_boot)
         fitted.append((config, group, result))
         poor += poor_fits(config, result)
         for name, own in by(group, "trajectory").items():
             for same_bits in by(sorted(own, key=lambda p: (p.P, p.D)), "P").values():
                 known, rise = curves.get(name), rises.get(name)
-                alone = known is not None and known.law == ChinchillaD.name
+                alone = [one is known for one in curves.values()].count(True) == 1
                 tokens = [p.D for p in (own if alone else group)]
                 one = _critical(same_bits, windows, law, result, known, rise, tokens, (seed, n_boot))
                 critical.append((config, one))
@@ -127,25 +131,25 @@ def _degradation_law(points: list[Point]) -> Law:
 
 
 def _curves(
-    full: list[Point], windows: Windows, seed: int, n_boot: int
+    full: list[Point], windows: Windows, seed: int, n_boot: int, chosen: Law | None
 ) -> tuple[dict[str, FitResult], list[tuple[Config, list[Point], FitResult]]]:
     """The full-precision curve of every trajectory, and the fits of the full-precision loss with their points.
 
     Where sizes suffice, Chinchilla's law over all runs is among the fits also if each run has its own curve: it
-    predicts the loss at another N.
+    predicts the loss at another N.  A `chosen` law of N serves all runs, one of D alone is fitted to each.
     """
     groups = by(full, "trajectory")
     config = Config(FULL_PRECISION)
     own = all(len({p.D for p in group}) >= MIN_OWN_CURVE for group in groups.values())
     over_all: list[tuple[Config, list[Point], FitResult]] = []
-    if n_distinct([p.N for p in full]) >= Chinchilla.needs["N"]:
-        result = fit(Chinchilla(), loss_data(full, windows), seed=seed, n_boot=n_boot)
+    of_all = chosen if chosen and "N" in chosen.columns else None
+    if of_all or (not chosen and n_distinct([p.N for p in full]) >= Chinchilla.needs["N"]):
+        result = fit(of_all or Chinchilla(), loss_data(full, windows), seed=seed, n_boot=n_boot)
         over_all = [(config, full, result)]
-        if not own:
+        if of_all or not own:
             return dict.fromkeys(groups, result), over_all
-    curves = {
-        name: fit(ChinchillaD(), loss_data(group, windows), seed=seed, n_boot=n_boot) for name, group in groups.items()
-    }
+    law = chosen or ChinchillaD()
+    curves = {name: fit(law, loss_data(group, windows), seed=seed, n_boot=n_boot) for name, group in groups.items()}
     return curves, [*((config, groups[name], result) for name, result in curves.items()), *over_all]
 
 

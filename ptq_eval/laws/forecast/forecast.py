@@ -117,10 +117,11 @@ def _growing(
     t = rng.standard_t(weights.freedom, (n_draws, 1))
     grown = np.maximum(_mixed(DELTA.curves(history), weights, x, rng, n_draws), 0.0)
     grown = grown * np.exp(np.clip(t * weights.error * (x - series.x[-1]), *LOG_RANGE))
-    share = float(history.noise[-1]) / level_of_delta(history)
+    level, noise = level_of_delta(history), float(history.noise[-1])
+    scatter = noise * grown / level if level > 0 else np.full_like(grown, noise)
     # The scatter of the last checkpoint, from which the path starts, and that of the one to come.
     start, end = rng.standard_normal((n_draws, 1)), rng.standard_normal(grown.shape)
-    return grown, grown * (1 + share * (start + end))
+    return grown, grown + scatter * (start + end)
 
 
 def _staying(series: Series, x: np.ndarray, rng: np.random.Generator, n_draws: int) -> tuple[np.ndarray, np.ndarray]:

@@ -213,6 +213,8 @@ def predict(
     """
     if reason := missing_prediction_reason(law, result, curve):
         return None, reason
+    if not hasattr(law, "critical_tokens"):
+        return None, why(Why.LAW_HAS_NO_TURN, law=law.name)
     value = float(_at(law, result.values, curve.values, at))
     if not math.isfinite(value):
         return None, why(Why.NO_TURN)

@@ -43,7 +43,7 @@ HEADINGS = {
     What.TURN: "Critical number of tokens, D_crit",
 }
 UNITS = {What.LOSS: "log loss", What.DELTA: "nats", What.TURN: "log D"}
-ANSWER_HEADER = ("run", "quantizer", "bits", "stated at D", "D_crit stated", "observed", "")
+ANSWER_HEADER = ("run", "quantizer", "bits", "stated at D", "D_crit stated", "observed", "verdict")
 
 WORDS = """\
 At every checkpoint from the fourth on, only the checkpoints up to it were used, and what they say of later ones was

@@ -64,6 +64,25 @@ def test_noise_is_not_continued(seed):
     assert abs(paths.delta[0, -1]) < 2e-4
 
 
+NUMBERS = st.lists(st.floats(-2, 5, allow_subnormal=False), min_size=8, max_size=8)
+
+
+@settings(deadline=None, max_examples=40)
+@given(NUMBERS, NUMBERS, st.sampled_from([0.0, 1e-4, 0.1]), st.booleans())
+def test_any_finite_numbers_give_finite_paths(deltas, losses, error, annealed):
+    series = replace(
+        run(LAWS["power"], np.random.default_rng(0), 8)[0],
+        loss_fp=np.abs(losses) + 0.01,
+        delta=np.array(deltas),
+        se=np.full(8, error),
+        phase=np.linspace(0, 1, 8) if annealed else np.full(8, np.nan),
+    )
+    paths = draw(series, [series], n_draws=100)
+    for name in ("loss", "delta", "measured_loss", "measured_delta"):
+        assert np.isfinite(getattr(paths, name)).all(), name
+    assert turn(paths).low > 0
+
+
 def test_the_future_of_siblings_is_not_used():
     own = run(LAWS["power"], np.random.default_rng(0))
     parts = [s.until(own[0].tokens[5]) for s in own]
