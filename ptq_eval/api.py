@@ -9,7 +9,7 @@ call goes on from there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import pandas as pd
 
 from ptq_eval.errors import MeasurementFailedError, OutputFullError, PtqEvalError, full_disk
 from ptq_eval.options import declared
-from ptq_eval.records import Measurement
+from ptq_eval.records import Measurement, Progress
 from ptq_eval.results.load import Results, collect
 from ptq_eval.results.load import load as load_results
 from ptq_eval.results.manifest import describe, merged, require_matching, require_same
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from ptq_eval.checkpoints import Overrides
     from ptq_eval.config import RunConfig
     from ptq_eval.measure.trials import Plan
-
-Progress = Callable[[str, float, float], None]
-"""progress(what is being done, units done, units in all)."""
 
 
 @dataclass(frozen=True)

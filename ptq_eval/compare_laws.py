@@ -17,7 +17,7 @@ import numpy as np
 
 from ptq_eval import __version__
 from ptq_eval.errors import ColumnError, NothingToFitError, OptionError, UnknownPluginError
-from ptq_eval.fit_table import Data, Progress, columns_of, groups_of
+from ptq_eval.fit_table import Data, columns_of, groups_of
 from ptq_eval.laws.base import Law
 from ptq_eval.laws.catalogue import law_for, make_law
 from ptq_eval.laws.compare import ranking
@@ -27,6 +27,7 @@ from ptq_eval.laws.fit.folder import fit_points
 from ptq_eval.laws.tables.external import map_columns, parse_columns, unread
 from ptq_eval.laws.tables.reader import label_of
 from ptq_eval.laws.tables.schedule import phase_of
+from ptq_eval.records import Progress
 from ptq_eval.report import with_texts
 from ptq_eval.report.comparison.words import with_words
 from ptq_eval.results.load import Results, load

@@ -14,7 +14,6 @@ from ptq_eval import plugins
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError, PtqEvalError
 from ptq_eval.options import COUNT, NUMBER, SIZE, TEXT, Kind, Options, option
 
-FULL_PRECISION = "none"
 DEFAULT_SEQ_LEN = 2048
 DTYPES = ("float32", "bfloat16", "float16")
 Calibration = Literal["default", "shared", "sequential"]

@@ -9,7 +9,7 @@ Unlike the main job, which reports what cannot be fitted, this one refuses it: s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,11 +30,11 @@ from ptq_eval.laws.tables.external import Mapped, map_columns, parse_columns, se
 from ptq_eval.laws.tables.files import as_columns, read_table
 from ptq_eval.laws.tables.reader import Table, as_text
 from ptq_eval.laws.turning.predicted import critical_tokens
+from ptq_eval.records import Progress
 from ptq_eval.report.table_fit.page import with_texts
 from ptq_eval.results.points import Config
 
 Data = str | Path | pd.DataFrame | Mapping[str, Any]
-Progress = Callable[[str, float, float], None]
 Refusal = TooFewPointsError | NotVaryingError | NegativeDeltaError
 REFUSALS = (TooFewPointsError, NotVaryingError, NegativeDeltaError)
 """What keeps one group from being fitted and says nothing of the others."""

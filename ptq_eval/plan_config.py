@@ -15,7 +15,7 @@ from ptq_eval.errors import BitsError, NotPositiveError, PlanError, PtqEvalError
 from ptq_eval.options import NUMBER, TEXT, Kind, Options, option
 
 FULL_BITS = 16.0
-"""The training precision of the models that degradation laws describe, and the highest that can be asked about."""
+"""From this training precision on a model counts as trained in full precision."""
 SERVED_BITS = (1.0, FULL_BITS)
 SERVE_COST = 2 / 16
 """FLOPs at 16 bits per served token, parameter and bit: two of the six that a training token costs."""

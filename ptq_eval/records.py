@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+FULL_PRECISION = "none"
+"""The quantizer of a trial that quantizes nothing."""
+Progress = Callable[[str, float, float], None]
+"""progress(what is being done, units done, units in all)."""
 KEY_VERSION = 1
 """Raised whenever the meaning of a trial's fields changes, so that old results are never mistaken for new ones."""
 
@@ -115,7 +119,7 @@ class Trial:
     checkpoint: Checkpoint
     corpus: str
     protocol: str
-    quantizer: str = "none"
+    quantizer: str = FULL_PRECISION
     quantizer_version: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     scheme: Scheme | None = None

@@ -30,7 +30,7 @@ from ptq_eval.config import RunConfig
 from ptq_eval.errors import OptionError, PtqEvalError
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.trials import Texts, Workload, describe_windows, make_plan, quantizers_of
-from ptq_eval.records import Checkpoint, Trial
+from ptq_eval.records import Checkpoint, Progress, Trial
 from ptq_eval.report.sensitivity import page as report
 from ptq_eval.results.manifest import git_state
 from ptq_eval.theory.sensitivity import rows
@@ -44,8 +44,6 @@ _NEUTRAL = ("bootstrap", "laws", "shard", "device", "memory", "trust_remote_code
 """Options that change no number here, and `bos`, which is recorded only if set."""
 
 _LESS_MEMORY = "a shorter --seq-len, or a device with more memory"
-
-Progress = Callable[[str, float, float], None]
 
 
 def sensitivity(

@@ -39,9 +39,7 @@ from ptq_eval.laws.formulas.ouyang import Ouyang
 from ptq_eval.laws.formulas.presets import KUMAR_2024
 from ptq_eval.laws.formulas.sun import Sun
 from ptq_eval.laws.formulas.unified import robustness
-
-FULL_BITS = 16.0
-"""From this training precision on a part counts as trained in full precision."""
+from ptq_eval.plan_config import FULL_BITS
 
 _DEGRADATION = (KumarPTQ(), KumarPTQRatio(), Ouyang())
 

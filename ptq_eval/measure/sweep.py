@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from ptq_eval.config import FULL_PRECISION
 from ptq_eval.early_stop import StopRule
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.trials import Workload
 from ptq_eval.measure.variants import Variant
-from ptq_eval.records import Measurement, Trial
+from ptq_eval.records import FULL_PRECISION, Measurement, Trial
 
 _SHARE_FOR_REFERENCES = 0.1
 """Share of the budget for full-precision outputs that are kept from one group of variants to the next."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from ptq_eval import corpora, records
 from ptq_eval.checkpoints import error_for, local_path
-from ptq_eval.config import DEFAULT_SEQ_LEN, FULL_PRECISION, RunConfig
+from ptq_eval.config import DEFAULT_SEQ_LEN, RunConfig
 from ptq_eval.corpora.base import Text
 from ptq_eval.corpora.overlap import overlap
 from ptq_eval.corpora.windows import Windows, make_windows
@@ -31,7 +31,7 @@ from ptq_eval.errors import (
 )
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.models.loading import load_tokenizer
-from ptq_eval.records import Checkpoint, Trial
+from ptq_eval.records import FULL_PRECISION, Checkpoint, Trial
 from quantizers import Quantizer, get_quantizer
 
 _OF_ONE_CHECKPOINT = (

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ptq_eval import config
 from ptq_eval.errors import UnsupportedModelError
 from ptq_eval.models.blueprint import blueprint, is_causal, not_causal, usable_length
 from ptq_eval.models.loading import from_pretrained, to_device
 from ptq_eval.models.parameters import Excluded, classify, transposed
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {name: getattr(torch, name) for name in config.DTYPES}
 
 
 class LanguageModel:

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from ptq_eval.records import FULL_PRECISION
+
 SAME_SIZE = 0.05
 """Values of a variable that differ by no more than this fraction count as one."""
 USABLE = ("ok", "partial")
 _PARTS = ("trunk", "annealed")
-FULL_PRECISION = "none"
 _BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 Row = Mapping[str, Any]
 Windows = Mapping[Any, tuple[np.ndarray, np.ndarray]]

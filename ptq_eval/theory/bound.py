@@ -18,8 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CLEAR = 2.0
-"""Standard errors above zero from which a damage counts as measured."""
+from ptq_eval.laws.base import SIGNIFICANT
 
 
 @dataclass(frozen=True)
@@ -79,14 +78,14 @@ def _range(widths: np.ndarray, constants: np.ndarray, scatter: np.ndarray) -> li
             break
         if taken:
             pooled, deviation = _pooled(constants[taken], scatter[taken])
-            known = pooled > CLEAR * deviation
-            if known and constants[place] - pooled > CLEAR * math.hypot(deviation, scatter[place]):
+            known = pooled > SIGNIFICANT * deviation
+            if known and constants[place] - pooled > SIGNIFICANT * math.hypot(deviation, scatter[place]):
                 break
         taken.append(int(place))
     if not taken:
         return []
     pooled, deviation = _pooled(constants[taken], scatter[taken])
-    return taken if pooled > CLEAR * deviation else []
+    return taken if pooled > SIGNIFICANT * deviation else []
 
 
 def _pooled(constants: np.ndarray, scatter: np.ndarray) -> tuple[float, float]:

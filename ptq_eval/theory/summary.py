@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from ptq_eval.laws.base import SIGNIFICANT
 from ptq_eval.theory import ALL
-from ptq_eval.theory.bound import CLEAR, bound, grid_factor
+from ptq_eval.theory.bound import bound, grid_factor
 
 MIN_LAYERS = 4
 """With fewer layers a correlation says nothing."""
@@ -53,7 +54,7 @@ def agreement(predicted: Sequence[float], measured: Sequence[float], error: Sequ
     than four layers, or without differences between them.
     """
     x, y, e = (np.asarray(column, float) for column in (predicted, measured, error))
-    clear = (y > CLEAR * e) & (x > 0)
+    clear = (y > SIGNIFICANT * e) & (x > 0)
     return {
         "layers": len(x),
         "clear": int(clear.sum()),

@@ -15,9 +15,8 @@ from typing import Any
 from ptq_eval.errors import BitsError, OptionError, PlanError
 from ptq_eval.laws.arguments import format_of
 from ptq_eval.laws.base import Law
+from ptq_eval.plan_config import SERVED_BITS
 
-MAX_BITS = 16.0
-"""Bits of the widest format that can be asked about."""
 EXAMPLE = "--serve-format E4M3 --group-size 128"
 _GROUPS = ("G", "B_g")
 """The variables that are a number of weights per scale, by law."""
@@ -54,8 +53,8 @@ def read_formats(names: Sequence[str]) -> dict[float, str]:
             what = "--serve-format is not a floating-point format"
             allowed = "at least 1 exponent bit, and mantissa bits"
             raise OptionError(what, got=repr(name), allowed=allowed, remedy="--serve-format E4M3") from error
-        if bits > MAX_BITS:
-            allowed = f"at most {MAX_BITS:g} bits, one of them the sign"
+        if bits > SERVED_BITS[1]:
+            allowed = f"at most {SERVED_BITS[1]:g} bits, one of them the sign"
             raise BitsError("--serve-format is too wide", got=f"{name}, {bits:g} bits", allowed=allowed)
         if found.setdefault(bits, name.upper()) != name.upper():
             what = f"two formats of {bits:g} bits in one plan"

@@ -20,6 +20,7 @@ import pandas as pd
 from ptq_eval import plugins
 from ptq_eval.errors import NothingToFitError, UnknownPluginError
 from ptq_eval.laws.base import FitKind
+from ptq_eval.records import FULL_PRECISION
 from ptq_eval.report.common.numbers import number
 from ptq_eval.results.points import Point, digest, read
 from ptq_eval.results.table import COLUMNS as TABLE_COLUMNS
@@ -30,7 +31,6 @@ Frame = Any
 COLUMNS = list(TABLE_COLUMNS[: TABLE_COLUMNS.index("status") + 1])
 """The columns that every table has, in this order; more may follow."""
 
-FULL_PRECISION = "none"
 MEASURED = ("ok", "partial")
 NUMBERS = ["step", "tokens", "params", "tokens_per_param", "bits", "loss_fp", "loss_q", "delta", "delta_se", "windows"]
 _CONFIGURATION = ("group_size", "symmetric", "calibration", "options")
