@@ -194,7 +194,8 @@ def _fit_again(out: str, *, seed: int, bootstrap: int, by: str, **options: Any) 
         flag = f"--{unused.replace('_', '-')}" if unused else "--loss, --huber-delta, --intervals and -o"
         raise OptionError(f"{flag} goes with --data", remedy="for other laws on records: ptq-eval fit OUT --laws LAW,…")
     with Bar() as bar:
-        results, kept = load(out), {}
+        results = load(out)
+        kept: dict[str, Any]
         if by:
             found = ptq_eval.fit_by(results, by, seed=seed, bootstrap=bootstrap, progress=bar)
             kept = {"name": f"fit-by-{by}.json"}
