@@ -38,7 +38,7 @@ def test_core_dependencies_are_the_agreed_ones():
 def test_metadata_names_licence_and_python():
     about = metadata("ptq-eval")
     assert about["License-Expression"] == "MIT"
-    assert about["Requires-Python"] == ">=3.10"
+    assert about["Requires-Python"] == ">=3.11"
     assert "MIT License" in (ROOT / "LICENSE").read_text()
 
 

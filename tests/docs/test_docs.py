@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 
 import click
 import pytest
@@ -18,11 +19,6 @@ from ptq_eval.checkpoints import Overrides
 from ptq_eval.cli.main import cli
 from ptq_eval.results.table import COLUMNS
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, commands, links, name, prose
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # comes with pytest there
 
 DOCS = ROOT / "docs"
 every_page = pytest.mark.parametrize("page", PAGES, ids=name)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptq_eval.theory.bound import bound, grid_factor
@@ -86,6 +86,7 @@ def test_wrong_arguments_are_refused(bits, damage, error):
         bound(bits, damage, error)
 
 
+@settings(deadline=None)
 @given(bits=st.integers(2, 7), symmetric=st.booleans(), seed=st.integers(0, 2**16))
 def test_a_bit_more_divides_the_step_by_the_grids_own_factor(bits, symmetric, seed):
     weight = torch.randn(3, 10, generator=torch.Generator().manual_seed(seed))
