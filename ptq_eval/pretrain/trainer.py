@@ -102,7 +102,8 @@ class _Run:
             {"params": matrices, "weight_decay": self.config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=0.0, betas=self.config.betas, fused=True)
+        first, second = self.config.betas
+        return torch.optim.AdamW(groups, lr=0.0, betas=(first, second), fused=True)
 
     def _compile(self, model: Any) -> Any:
         return torch.compile(model) if self.compiled else model

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ SAME_SIZE = 0.05
 USABLE = ("ok", "partial")
 _PARTS = ("trunk", "annealed")
 _BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+Item = TypeVar("Item")
 Row = Mapping[str, Any]
 Windows = Mapping[Any, tuple[np.ndarray, np.ndarray]]
 """By a row's key: loss per window after and before quantization, nats per token, each [n_windows]; the same twice
@@ -114,9 +115,9 @@ def full_precision(points: Sequence[Point]) -> list[Point]:
     return sorted(found.values(), key=lambda point: (point.run, point.D))
 
 
-def by(points: Iterable[Point], attribute: str) -> dict[Any, list[Point]]:
-    """Points grouped by an attribute, in order of first appearance."""
-    groups: dict[Any, list[Point]] = {}
+def by(points: Iterable[Item], attribute: str) -> dict[Any, list[Item]]:
+    """Points (or series) grouped by an attribute, in order of first appearance."""
+    groups: dict[Any, list[Item]] = {}
     for point in points:
         groups.setdefault(getattr(point, attribute), []).append(point)
     return groups

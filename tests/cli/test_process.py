@@ -1,9 +1,22 @@
 """Contract: the command line sets how its own threads wait, keeps what the user set, and the library sets nothing."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
+VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 SHOW = "import os; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
 PREPARED = f"import sys; from ptq_eval.cli.process import prepare_process; prepare_process(); {SHOW}"
+
+
+def run(code, **changes):
+    """What `code` prints in a process in which neither variable is set but by `changes`."""
+    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    done = subprocess.run([sys.executable, "-c", code], env={**clean, **changes}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize(
@@ -14,12 +27,9 @@ PREPARED = f"import sys; from ptq_eval.cli.process import prepare_process; prepa
         ({"OMP_WAIT_POLICY": "active"}, "None active False"),
     ],
 )
-def test_waiting_threads_spin_briefly_unless_the_user_chose(python, set_before, expected):
-    done = python("-c", PREPARED, **set_before)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == expected
+def test_waiting_threads_spin_briefly_unless_the_user_chose(set_before, expected):
+    assert run(PREPARED, **set_before) == expected
 
 
-def test_importing_the_library_changes_no_environment(python):
-    done = python("-c", f"import sys, ptq_eval.api, ptq_eval.cli.main; {SHOW}")
-    assert done.stdout.strip() == "None None False"
+def test_importing_the_library_changes_no_environment():
+    assert run(f"import sys, ptq_eval.api, ptq_eval.cli.main; {SHOW}") == "None None False"

@@ -109,7 +109,7 @@ def test_a_seed_gives_one_table():
 def test_what_cannot_be_simulated_is_said():
     with pytest.raises(OptionError, match=r"law chen needs columns .* got G"):
         simulate(Chen(), CHEN_2025, paper_design())
-    with pytest.raises(OptionError, match="law chen needs constants that are not given: k"):
+    with pytest.raises(OptionError, match="law chen needs constants that are missing: k"):
         simulate(Chen(), KUMAR, grid({**RUNS, "G": (32, 64)}))
     with pytest.raises(OptionError, match="negative"):
         simulate(KumarPTQ(), KUMAR, paper_design(), noise=-0.1)

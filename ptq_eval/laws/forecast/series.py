@@ -95,7 +95,7 @@ def series_of(
         for config, same in by(own, "config").items():
             for bits, group in by(same, "P").items():
                 group = sorted({p.D: p for p in reversed(group)}.values(), key=lambda p: p.D)
-                name = (labels or {}).get(config, config.quantizer)
+                name = str((labels or {}).get(config) or config.quantizer)
                 found.append(_series(group, run, name, bits, windows or {}))
     return found
 

@@ -227,7 +227,8 @@ def from_fits(
     rows = min((len(result.replicates) for result in good.values()), default=0)
     for part, result in chosen.items():
         if part not in good:
-            refused[part] = result.status.reason
+            if result.status.reason is not None:
+                refused[part] = result.status.reason
             continue
         for i, (constant, estimate) in enumerate(result.estimates.items()):
             constants[constant] = np.append(estimate.value, result.replicates[:rows, i] if rows else [])

@@ -219,7 +219,7 @@ def predict(
     if not math.isfinite(value):
         return None, why(Why.NO_TURN)
     tables = [dict(zip(fit.estimates, fit.replicates.T)) if len(fit.replicates) else {} for fit in (result, curve)]
-    draws = np.asarray(_at(law, *tables, at) if all(tables) else np.empty(0), float)
+    draws = np.asarray(_at(law, tables[0], tables[1], at) if all(tables) else np.empty(0), float)
     factor = max(result.stretch, curve.stretch)
     found = Estimate(value, *bootstrap.interval(value, draws, factor=factor, level=result.level, log=True))
     reason = wide_interval_reason(found) or doubt()

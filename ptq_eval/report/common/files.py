@@ -50,7 +50,7 @@ def write_text(path: Path, content: str) -> Path:
     return write_bytes(path, content.encode("utf-8"))
 
 
-def write_csv(path: Path, frame: pd.DataFrame) -> Path:
+def write_csv(path: Path, frame: Any) -> Path:
     """Write a table without its index; floats get the shortest digits that give the same float back.
 
     The columns of `WHOLE` are written without a decimal point, also where a blank cell made pandas hold them as

@@ -71,8 +71,8 @@ def _panel_data(study: Study, run: str, label: str) -> Frame:
         before["loss_se"] = [number(error) for error in full["loss_fp_se"]]
     columns = {"tokens": after["tokens"], "bits": after["bits"], "loss": after["loss_q"], "loss_se": after["delta_se"]}
     turns = pd.DataFrame(_turns(study, run, label))
-    drawn = turns[turns["kind"].isin(DRAWN)]["tokens"].max() if len(turns) else math.nan
-    last = max(full["tokens"].max(), drawn if drawn == drawn else 0.0)
+    drawn = turns[turns["kind"].isin(DRAWN)]["tokens"].tolist() if len(turns) else []
+    last = max([full["tokens"].max(), *(place for place in drawn if math.isfinite(place))])
     tokens = np.geomspace(full["tokens"].min(), last, CURVE_POINTS)
     parts = [before, pd.DataFrame(columns).assign(kind="after"), turns, *_curves(study, run, label, params, tokens)]
     parts = [part for part in parts if len(part)]
