@@ -20,7 +20,7 @@ from ptq_eval.report.common.numbers import count, number
 from ptq_eval.report.common.words import interval_text
 from ptq_eval.report.comparison import page as comparison
 from ptq_eval.report.run.audit import incomplete, solver_summary, worse_than_rounding
-from ptq_eval.report.run.words import answers, early
+from ptq_eval.report.run.words import answers, early, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
 
 LIMITS = (
@@ -78,6 +78,8 @@ def _answer(study: Study) -> str:
     text = ""
     for run, found in groupby(answers(study), key=lambda answer: answer[0]):
         text += f"### {tables.cell(run)}\n\n" + _bullets(f"**{what}.** {words}" for _, what, words, _ in found) + "\n"
+    for run, words in unknown_tokens(study):
+        text += f"### {tables.cell(run)}\n\n{words}\n\n"
     return text or "Not identifiable: the fit has no entry on critical tokens, so nothing can be said.\n"
 
 

@@ -133,3 +133,19 @@ def answers(study: Study) -> Iterator[tuple[str, str, str, Entry]]:
     for entry in sorted(study.critical, key=order):
         what = f"{study.label_of(entry)}, {number(entry.get('bits')):.0f} bits"
         yield str(entry.get("run")), what, verdict(entry), entry
+
+
+def unknown_tokens(study: Study) -> Iterator[tuple[str, str]]:
+    """(run, sentences) of every run that was measured and none of whose measured checkpoints has a known D."""
+    rows = study.measured
+    for run in study.runs:
+        mine = rows[rows["trajectory"] == run]
+        if len(mine) and mine["tokens"].isna().all():
+            measured = plural(mine["point"].nunique(), "measured checkpoint")
+            yield (
+                run,
+                (
+                    f"Not identifiable: D is unknown for {measured}, so nothing was fitted. Give "
+                    "`--tokens-per-step` or `--tokens`, or write a `trajectory.yaml`, and run the same command again."
+                ),
+            )
