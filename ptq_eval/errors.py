@@ -15,7 +15,7 @@ from typing import ClassVar
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:
-    """A remedy that names the nearest of `known`; empty where none is near."""
+    """A remedy that names the nearest of `known`; empty if none is near."""
     near = difflib.get_close_matches(str(name), [str(other) for other in known], n=1)
     return f"did you mean {near[0]!r}?" if near else ""
 
@@ -38,13 +38,13 @@ class PtqEvalError(Exception):
 
 
 class OptionError(PtqEvalError):
-    """An option with a value that makes no sense (the same code as a wrong flag)."""
+    """A wrong value of an option (the same code as an unknown flag)."""
 
     exit_code = 2
 
 
 class EmptyFolderError(PtqEvalError):
-    """The folder given holds nothing, or does not exist."""
+    """The folder is empty, or does not exist."""
 
     exit_code = 10
 
@@ -147,7 +147,7 @@ class NothingToFitError(PtqEvalError):
 
 
 class TrajectoryFileError(PtqEvalError):
-    """`trajectory.yaml` is malformed, or tokens cannot be told."""
+    """`trajectory.yaml` is malformed, or the tokens of a checkpoint are unknown."""
 
     exit_code = 26
 
@@ -159,7 +159,7 @@ class DeviceError(PtqEvalError):
 
 
 class MeasurementFailedError(PtqEvalError):
-    """Some trial ended with a status other than ok; everything else was measured and stored."""
+    """A measurement failed; all others are made and stored."""
 
     exit_code = 28
 
@@ -171,7 +171,7 @@ class DataFileError(PtqEvalError):
 
 
 class ColumnError(PtqEvalError):
-    """A column is missing from the data, or nothing says which one a law's variable is."""
+    """A column is missing from the data, or it is not known which one a law's variable is."""
 
     exit_code = 41
 
@@ -217,7 +217,7 @@ class UnitsError(PtqEvalError):
 
 
 class TooFewPointsError(PtqEvalError):
-    """No more points than the law has constants."""
+    """Too few points for the constants of the law."""
 
     exit_code = 47
 
@@ -229,13 +229,13 @@ class NotVaryingError(PtqEvalError):
 
 
 class NegativeDeltaError(PtqEvalError):
-    """No degradation, or too little of it, lies above zero."""
+    """Too few deltas are above zero."""
 
     exit_code = 49
 
 
 class PlanError(PtqEvalError):
-    """A question to the planner that lacks something, or that these constants cannot answer at all."""
+    """A question to `plan` that is incomplete, or that its constants cannot answer."""
 
     exit_code = 50
 

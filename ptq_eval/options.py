@@ -110,7 +110,7 @@ class Option:
         return found
 
     def limits(self) -> str:
-        """The bounds in words; empty where there are none."""
+        """The bounds in words; empty if there are none."""
         if self.low is not None and self.high is not None:
             return f"{self.low:g} to {self.high:g}"
         ends = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}

@@ -39,7 +39,7 @@ def get(kind: str, name: str) -> Any:
         raise UnknownPluginError(
             f"the {kind.removesuffix('s')} {name!r} cannot be loaded",
             got=f"{type(error).__name__}: {error}",
-            remedy=f"mend or uninstall {provider(kind, name)}",
+            remedy=f"fix or uninstall {provider(kind, name)}",
         ) from error
 
 

@@ -164,7 +164,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_overrides(folder: Path) -> Overrides | None:
-    """The `trajectory.yaml` of a folder, or None where there is none.  Raises TrajectoryFileError."""
+    """The `trajectory.yaml` of a folder, if it has one.  Raises TrajectoryFileError."""
     path = folder / FILE_NAME
     if not path.is_file():
         return None

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptq_eval import errors
-from ptq_eval.checkpoints.weights import Sketch
 from ptq_eval.records import Checkpoint, Problem
+
+if TYPE_CHECKING:
+    from ptq_eval.checkpoints.weights import Sketch
 
 NEAR = 0.01
 """Relative distance below which two checkpoints' weights are called near-identical."""

@@ -17,12 +17,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptq_eval.checkpoints.discover import local_path
 from ptq_eval.checkpoints.foreign import foreign, placeholder
 from ptq_eval.checkpoints.problems import cross_checked, noted, settled
-from ptq_eval.checkpoints.weights import TORCH_TYPES, Sketch, WeightReport, read_weights
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import Blueprint, blueprint
 from ptq_eval.models.configuration import quiet_transformers, read_config
@@ -38,6 +37,9 @@ from ptq_eval.models.weight_files import (
     recipe_beside,
 )
 from ptq_eval.records import Checkpoint
+
+if TYPE_CHECKING:
+    from ptq_eval.checkpoints.weights import Sketch, WeightReport
 
 _SHOWN = 3
 """How many names a message spells out."""
@@ -133,6 +135,8 @@ def _with_config(checkpoint: Checkpoint, folder: Path, trust: bool) -> tuple[Che
 
 
 def _with_weights(checkpoint: Checkpoint, folder: Path, weights: WeightFiles) -> tuple[Checkpoint, WeightReport | None]:
+    from ptq_eval.checkpoints.weights import read_weights
+
     if weights.missing:
         return noted(checkpoint, "missing_shard", f"missing: {_some(weights.missing)}"), None
     if not weights.files:
@@ -237,6 +241,8 @@ def _load_account(
     plan: Blueprint, tensors: tuple[tuple[str, str, tuple[int, ...]], ...], recipe: Recipe | None
 ) -> Account:
     import torch
+
+    from ptq_eval.checkpoints.weights import TORCH_TYPES
 
     types = {ours: getattr(torch, name, torch.float32) for name, ours in TORCH_TYPES.items()}
     empty = {n: torch.empty(shape, dtype=types.get(k, torch.float32), device="meta") for n, k, shape in tensors}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH = 160
-"""A pipe or a file has no width of its own: tables get room instead of being folded at 80 columns."""
+"""Columns for a pipe or a file, which have no width of their own; 80 would wrap the tables."""
 
 
 def console() -> Console:

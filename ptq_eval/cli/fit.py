@@ -1,4 +1,4 @@
-"""`ptq-eval fit`: the laws fitted again, compared with each other, or fitted to somebody's own table."""
+"""`ptq-eval fit`: fit the laws again, compare laws, or fit a law to a table."""
 
 from __future__ import annotations
 
@@ -52,23 +52,23 @@ def _ends(text: str) -> tuple[float, float]:
 
 table_options = cli_options.together(
     click.option("--data", type=click.Path(), metavar="FILE", help="A .csv, .tsv, .parquet or .jsonl table to fit."),
-    click.option("--law", default="", metavar="LAW,…", help="The law to fit to FILE; several are fitted one by one."),
+    click.option("--law", default="", metavar="LAW,…", help="The law to fit to FILE; several are fitted separately."),
     click.option(
         "--columns",
         default="",
         metavar="V=EXPR,…",
-        help="What each variable is: columns of FILE, or arithmetic on them.",
+        help="The column of each variable, or an expression of columns.",
     ),
-    click.option("--where", default="", metavar="EXPR", help="Which rows of FILE: a condition on its columns."),
+    click.option("--where", default="", metavar="EXPR", help="Rows of FILE to use: a condition on its columns."),
     click.option(
-        "--loss", default="huber", show_default=True, type=click.Choice(LOSSES), help="What a residual costs."
+        "--loss", default="huber", show_default=True, type=click.Choice(LOSSES), help="Loss function of the residuals."
     ),
     click.option(
         "--intervals",
         default="bootstrap",
         show_default=True,
         type=click.Choice(("bootstrap", "profile")),
-        help="Of the constants: over runs, or by profile likelihood with points as independent.",
+        help="Intervals by bootstrap over runs, or by profile likelihood of independent points.",
     ),
     click.option("--huber-delta", type=float, metavar="X", help="Where Huber's loss turns linear, in its own unit."),
     click.option(
@@ -76,7 +76,7 @@ table_options = cli_options.together(
         multiple=True,
         callback=pairs(float, "--fixed", "gamma_N=0.34"),
         metavar="NAME=X",
-        help="A constant that is given; may be repeated.",
+        help="A constant to keep fixed; may be repeated.",
     ),
     click.option(
         "--tied",
@@ -96,24 +96,26 @@ table_options = cli_options.together(
         "--law-option",
         multiple=True,
         metavar="NAME=VALUE",
-        help="How the law is made: offsets=false, parts=weights+kv.",
+        help="An option of the law, such as offsets=false or parts=weights+kv.",
     ),
     click.option(
         "-o", "--out", "target", metavar="OUT", help="Folder for a table's results.  [default: FILE-fit, here]"
     ),
 )
-"""What a table is fitted with; `--where`, `--columns` and the losses serve comparisons too."""
+"""Options of a fit to a table; `--where`, `--columns` and the losses serve comparisons too."""
 
 choice_options = cli_options.together(
     click.option("--laws", default="", metavar="LAW,…", help="Rank these laws on the same records."),
-    click.option("--by", default="", metavar="COLUMN", help="One fit per value: bits, quantizer, corpus, any column."),
+    click.option(
+        "--by", default="", metavar="COLUMN", help="One fit for each value of a column, such as bits or quantizer."
+    ),
     click.option(
         "--test",
         "tests",
         multiple=True,
         callback=pairs(str, "--test", "gamma_D=gamma_N"),
         metavar="NAME=NAME",
-        help="Ask whether two constants may be equal; may be repeated.",
+        help="Test whether two constants are equal; may be repeated.",
     ),
 )
 
@@ -126,11 +128,11 @@ choice_options = cli_options.together(
 def fit(out: str | None, **options: Any) -> None:
     """Fit the laws again to the records in OUT, and write fit.json; or fit a law to the table FILE.
 
-    With --laws or --test: rank laws on the same records by the error on what was left out and by AICc, say what the
-    records cannot tell apart, and test tokens against the learning rate; writes comparison.md, comparison.json and
-    a figure.  Variables are N (parameters), D (tokens), P (bits; also `bits`), loss, delta, and what else a law
-    reads; `se`, `run`, `checkpoint`, `learning_rate` and `phase` are used where they are there.  In --columns a name
-    with blanks stands in backticks, and a variable may use those before it.
+    With --laws or --test: rank laws on the same records by held-out error and by AICc, name the laws that the records
+    cannot distinguish, and test tokens against the learning rate; writes comparison.md, comparison.json and a figure.
+    Variables are N (parameters), D (tokens), P (bits; also `bits`), loss, delta, and any others that a law reads; `se`,
+    `run`, `checkpoint`, `learning_rate` and `phase` are used if the table has them.  In --columns, put a name with
+    spaces in backticks; a variable may use those before it.
     """
     data = options.pop("data")
     if out is None and data is None:
@@ -192,7 +194,8 @@ def _fit_again(out: str, *, seed: int, bootstrap: int, by: str, **options: Any) 
         flag = f"--{unused.replace('_', '-')}" if unused else "--loss, --huber-delta, --intervals and -o"
         raise OptionError(f"{flag} goes with --data", remedy="for other laws on records: ptq-eval fit OUT --laws LAW,…")
     with Bar() as bar:
-        results, kept = load(out), {}
+        results = load(out)
+        kept: dict[str, Any]
         if by:
             found = ptq_eval.fit_by(results, by, seed=seed, bootstrap=bootstrap, progress=bar)
             kept = {"name": f"fit-by-{by}.json"}

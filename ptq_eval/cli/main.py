@@ -43,7 +43,7 @@ Examples:
 
 
 class _Commands(click.Group):
-    """`ptq-eval FOLDER` means `ptq-eval run FOLDER`; a misspelt command is told apart from a folder."""
+    """`ptq-eval FOLDER` means `ptq-eval run FOLDER`; a misspelt command is not taken for a folder."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = [name for param in self.get_params(ctx) for name in param.opts]

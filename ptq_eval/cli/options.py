@@ -40,17 +40,18 @@ def options_of(cls: type[Options], *names: str, **defaults: Any) -> _Decorator:
 def _option(spec: Option, default: Any) -> _Decorator:
     shown = f"default: {spec.written(default)}" if spec.written(default) and spec.kind is not SWITCH else ""
     obvious = spec.low in (None, 0, 1) and (spec.high, spec.below) == (None, None)
-    notes = "; ".join(filter(None, [shown, "" if obvious else spec.limits()]))
+    notes = "; ".join(filter(None, [shown, "" if obvious else "each " * spec.many + spec.limits()]))
     help = spec.help + (f"  [{notes}]" if notes else "")
+    flag = spec.flag or ""
     if spec.kind is SWITCH:
-        names = f"{spec.flag}/{spec.off}" if spec.off else spec.flag
+        names = f"{flag}/{spec.off}" if spec.off else flag
         return click.option(names, spec.name, is_flag=True, default=default, show_default=bool(spec.off), help=help)
 
     def read(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
         return value if value is None else spec.read(value)
 
     return click.option(
-        spec.flag,
+        flag,
         spec.name,
         default=None if spec.repeated else default,
         multiple=spec.repeated,

@@ -45,8 +45,8 @@ _options = cli_options.together(
 def plan(fit: str | None, preset: str | None, out: str | None, **settings: Any) -> None:
     """Answer how many tokens, how many parameters, and which precisions to train and to serve at.
 
-    The constants are those of a fit or of a publication.  Every answer has an interval where they have one, and the
-    factor by which it lies beyond the data behind them.  Without --params, N is the best under --budget.
+    The constants come from a fit or from a publication.  Every answer has an interval if they have one, and says how
+    far it is beyond the data behind them.  Without --params, N is the best under --budget.
     """
     from ptq_eval.laws.plan.answers import Question
     from ptq_eval.laws.plan.answers import plan as answer
@@ -70,7 +70,7 @@ def _check(fit: str | None, preset: str | None, settings: dict[str, Any]) -> Non
     if fit is not None and preset is not None:
         raise OptionError("--fit and --preset exclude each other", got=f"{fit} and {preset}", remedy="give one of them")
     if fit is None and settings["quantizer"] is not None:
-        what = "--quantizer chooses among the measurements of --fit, and presets have none"
+        what = "--quantizer chooses among the quantizers of --fit; presets have no quantizer"
         raise OptionError(what, got=settings["quantizer"], remedy="--fit OUT, or no --quantizer")
     if fit is not None and not settings["offsets"]:
         what = "--no-offsets belongs to presets: a fit has the offsets that were fitted"

@@ -32,8 +32,7 @@ def with_texts(fit: Mapping[str, Any]) -> dict[str, Any]:
     "cautions" become "warnings", before any warnings that are there already.  Texts that are there are made anew.
     """
     from ptq_eval.report.common.words import with_fit_texts
-    from ptq_eval.report.run.warnings import warning_text
-    from ptq_eval.report.run.words import verdict_text
+    from ptq_eval.report.run.words import verdict_text, warning_text
 
     texts = [warning_text(one) for one in fit.get("cautions") or ()]
     return {
@@ -64,16 +63,17 @@ def write(
     from ptq_eval.report.common import figures, files
     from ptq_eval.report.common.data import Study
     from ptq_eval.report.comparison import page as comparison
-    from ptq_eval.report.run import latex, page
+    from ptq_eval.report.run import delta_figure, latex, loss_figure, page
     from ptq_eval.report.sensitivity import page as sensitivity
 
     fit, out = with_texts(fit), Path(out)
+    drawn = {"delta_vs_ratio": delta_figure, "loss_vs_tokens": loss_figure}
     study = Study(table, fit, run, points)
     return [
         files.write_csv(out / "degradation.csv", table),
         *files.write_fit(out, fit, replicates),
         files.write_text(out / "tables" / "degradation.tex", latex.document(study)),
-        *figures.write(out / "figures", study),
+        *figures.write(out / "figures", study, drawn),
         files.write_text(out / "report.md", page.document(study, sensitivity.read(out), comparison.read(out))),
     ]
 

@@ -9,20 +9,28 @@ full-precision loss is known on all windows, so the quantized loss of such a row
 estimator of survey sampling: Särndal, Swensson and Wretman 1992, section 6.3), with an error that counts both.  The
 laws always get an array over all windows: windows that were not measured hold the mean, and measured ones are spread
 so that the mean, its standard error over windows, and covariances with other rows are those of the sample.
+
+The records of the listed checkpoints make the table, one for each cell of the grid: everything that a trial asks for
+except the version of its quantizer.  A newer version gives other codes for the same request, so of two versions of one
+cell the newer one is used; the older one stays in the store and is reported.  Two rows of one cell would count twice in
+every fit.  A cell that only an older version measured keeps its number.  A difference is only as good as its pair: the
+full-precision record of a measurement is the one of the same checkpoint on the same windows, in the same type, on the
+same kind of device, under the same rule for stopping.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from ptq_eval.records import Checkpoint, Measurement
-from ptq_eval.results.selection import pairing, place, select
+from ptq_eval.records import Checkpoint, Measurement, Trial
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -77,6 +85,57 @@ COLUMNS = (
 
 Windows = dict[str, tuple[np.ndarray, np.ndarray]]
 """Per row key: the windows' mean losses after and before quantization, nats per token; all windows, see above."""
+
+Place = tuple[str, "int | None", str, str]
+
+
+def place(checkpoint: Checkpoint) -> Place:
+    """What identifies a checkpoint and its weights."""
+    return checkpoint.run, checkpoint.step, checkpoint.revision, checkpoint.weights_sha
+
+
+def conditions(trial: Trial) -> dict[str, Any]:
+    """How a loss is measured, whatever the quantizer: what both losses of a difference must share."""
+    names = ("protocol", "corpus", "dtype", "device", "include_head")
+    return {**{name: getattr(trial, name) for name in names}, "stop": dict(trial.stop)}
+
+
+def pairing(trial: Trial) -> str:
+    """A key that a measurement and its full-precision record have in common, and no other record."""
+    return json.dumps([place(trial.checkpoint), conditions(trial)], sort_keys=True, default=str)
+
+
+def select(
+    measurements: Iterable[Measurement], checkpoints: Sequence[Checkpoint]
+) -> tuple[list[Measurement], list[Measurement]]:
+    """(records that make the table, records that a newer version of their quantizer supersedes).
+
+    Records of checkpoints that are not listed are in neither.
+    """
+    listed = {place(checkpoint) for checkpoint in checkpoints}
+    cells: dict[str, list[Measurement]] = {}
+    for measurement in measurements:
+        if place(measurement.trial.checkpoint) in listed:
+            cells.setdefault(replace(measurement.trial, quantizer_version="").key(), []).append(measurement)
+    kept, older = [], []
+    for cell in cells.values():
+        newest = max(cell, key=lambda m: _order(m.trial.quantizer_version))
+        kept.append(newest)
+        older += [measurement for measurement in cell if measurement is not newest]
+    return kept, older
+
+
+def _order(version: str) -> list[tuple[int, str]]:
+    """Versions by their numbers: "2" before "10", "1.9" before "1.10"."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|[^\d.]+", version)]
+
+
+def versions(kept: Iterable[Measurement]) -> dict[str, list[str]]:
+    """The versions of each quantizer among records, the oldest first."""
+    found: dict[str, set[str]] = {}
+    for measurement in kept:
+        found.setdefault(measurement.trial.quantizer, set()).add(measurement.trial.quantizer_version)
+    return {name: sorted(several, key=_order) for name, several in found.items()}
 
 
 def mean_and_error(values: ArrayLike, weights: ArrayLike) -> tuple[float, float]:

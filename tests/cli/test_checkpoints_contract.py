@@ -201,17 +201,16 @@ def test_an_error_that_nobody_foresaw_costs_one_checkpoint(ptq_eval, trajectory,
 
 
 def test_an_error_that_nobody_foresaw_while_reading_weights(ptq_eval, trajectory, quick, tmp_path, monkeypatch):
-    import importlib
+    from ptq_eval.checkpoints import weights
 
-    verify = importlib.import_module("ptq_eval.checkpoints.verify")  # the package has a function of that name
-    read = verify.read_weights
+    read = weights.read_weights
 
     def fail(files):
         if files[0].parent.name == "checkpoint-200":
             raise ZeroDivisionError("out of the blue")
         return read(files)
 
-    monkeypatch.setattr(verify, "read_weights", fail)
+    monkeypatch.setattr(weights, "read_weights", fail)
     answer = ptq_eval("run", trajectory, "-o", tmp_path / "out", *quick)
     answer.refuses(12, "tiny@200", "out of the blue")
     assert len(records(tmp_path / "out")) == 4

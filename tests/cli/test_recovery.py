@@ -32,14 +32,12 @@ def test_recovery_from_ctrl_c(ptq_eval, material, quick, tmp_path):
 
 
 def test_ctrl_c_while_weights_are_read(ptq_eval, material, quick, tmp_path, monkeypatch):
-    import importlib
-
-    verify = importlib.import_module("ptq_eval.checkpoints.verify")
+    from ptq_eval.checkpoints import weights
 
     def interrupted(files):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verify, "read_weights", interrupted)
+    monkeypatch.setattr(weights, "read_weights", interrupted)
     for command in ("run", "inspect"):
         answer = ptq_eval(command, material.run)
         assert (answer.code, answer.err.strip()) == (130, LINE)

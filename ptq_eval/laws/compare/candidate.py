@@ -22,8 +22,8 @@ import numpy as np
 
 from ptq_eval.laws.base import Data, FitResult, Law, n_distinct
 from ptq_eval.laws.compare.crossval import held_out
-from ptq_eval.laws.fit.columns import standard_errors
 from ptq_eval.laws.fit.fit import fit
+from ptq_eval.laws.fit.requirements import standard_errors
 
 KINDS = ("D", "N", "P")
 """The variables by which points are held out: the largest D, the largest N, each bit-width."""

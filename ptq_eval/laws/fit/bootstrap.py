@@ -29,9 +29,9 @@ import numpy as np
 from scipy import stats
 
 from ptq_eval.laws.base import Data
-from ptq_eval.laws.fit.absolute import minimise
 from ptq_eval.laws.fit.diagnostics import jacobian
 from ptq_eval.laws.fit.losses import huber_weight
+from ptq_eval.laws.fit.search import minimise
 from ptq_eval.laws.fit.solver import Minima, Solution, minimise_near, to_theta
 
 MIN_RUNS = 3

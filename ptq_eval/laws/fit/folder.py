@@ -20,8 +20,8 @@ import numpy as np
 from ptq_eval.laws.base import SIGNIFICANT, FitResult, Law, n_distinct
 from ptq_eval.laws.findings import Caution, Finding, Why, caution, why
 from ptq_eval.laws.fit.choice import Choice
-from ptq_eval.laws.fit.columns import standard_errors
 from ptq_eval.laws.fit.fit import fit
+from ptq_eval.laws.fit.requirements import standard_errors
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
 from ptq_eval.laws.turning.observed import TurningPoint, turning_point

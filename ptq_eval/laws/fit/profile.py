@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from ptq_eval.laws.fit.absolute import minimise
 from ptq_eval.laws.fit.diagnostics import free, jacobian, variance_factor
+from ptq_eval.laws.fit.search import minimise
 from ptq_eval.laws.fit.solver import Problem, Solution, search_bounds
 
 _DOUBLINGS = 60

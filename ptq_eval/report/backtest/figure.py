@@ -20,7 +20,7 @@ from ptq_eval.laws.forecast.backtest import asked_at
 from ptq_eval.laws.forecast.forecast import draw as forecast
 from ptq_eval.laws.forecast.forecast import learn
 from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series
-from ptq_eval.report.common import style
+from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import count
 from ptq_eval.report.common.tables import title
@@ -68,18 +68,18 @@ def data(own: Sequence[Series]) -> Frame:
 def draw(table: Frame) -> Figure:
     """Draw what `data` returned."""
     if table.empty:
-        return style.nothing("No checkpoint of this run can be forecast.")
+        return figures.nothing("No checkpoint of this run can be forecast.")
     labels, bits = list(dict.fromkeys(table["quantizer"])), sorted(table["bits"].unique())
-    figure, axes = style.panels(len(bits), len(labels), sharex=True)
-    ends = style.span(table["tokens"], 1.2)
+    figure, axes = figures.panels(len(bits), len(labels), sharex=True)
+    ends = figures.span(table["tokens"], 1.2)
     for row, width in zip(axes, bits):
         for ax, label in zip(row, labels):
             panel = table[(table["quantizer"] == label) & (table["bits"] == width)]
             if panel.empty:
                 ax.set_axis_off()
                 continue
-            _panel(ax, panel, style.colour(width))
-            style.log_x(ax, *ends, tokens=True)
+            _panel(ax, panel, figures.colour(width))
+            figures.log_x(ax, *ends, tokens=True)
             ax.set_title(textwrap.fill(f"{label}, {width:g} bits", TITLE_WIDTH), fontsize=7.5)
         row[0].set_ylabel("loss (nats per token)")
     for ax in axes[-1]:
@@ -126,4 +126,4 @@ def _legend(figure: Figure) -> None:
         Patch(color="0.3", alpha=_INNER + _OUTER, linewidth=0, label="interval of a checkpoint, 50 %"),
         Patch(color="0.3", alpha=_OUTER, linewidth=0, label="interval of a checkpoint, 90 %"),
     ]
-    style.legend(figure, handles, most=3)
+    figures.legend(figure, handles, most=3)

@@ -2,7 +2,8 @@
 
 Everything here is a view of those three; nothing is measured, fitted or rounded.  A quantizer measured in one
 configuration is called by its name alone; where there are several (two group sizes, two calibrations), the
-label adds what tells them apart, so that no table mixes rows that are not comparable.
+label adds what distinguishes them, so that no table mixes rows that are not comparable.  Fitted curves are computed by
+the laws themselves, found by name among the installed plug-ins: no formula is repeated here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.errors import NothingToFitError
+from ptq_eval import plugins
+from ptq_eval.errors import NothingToFitError, UnknownPluginError
 from ptq_eval.laws.base import FitKind
 from ptq_eval.records import FULL_PRECISION
 from ptq_eval.report.common.numbers import number
@@ -201,3 +203,25 @@ class Study:
             if covered and self.label_of(entry) == label and entry.get("status_kind") != FitKind.NOT_IDENTIFIED:
                 return entry
         return None
+
+
+def predict(entry: Mapping[str, Any] | None, *, params: float, tokens: np.ndarray, bits: float) -> np.ndarray | None:
+    """What a fitted law predicts at N = `params`, D = `tokens` [n] and `bits`: [n], nats per token.
+
+    None for a fit without usable constants, or by a law that is not installed.
+    """
+    if entry is None:
+        return None
+    theta = {name: number((value or {}).get("value")) for name, value in (entry.get("parameters") or {}).items()}
+    if not theta or not all(math.isfinite(value) for value in theta.values()):
+        return None
+    try:
+        law = plugins.get("laws", str(entry.get("law")))()
+    except UnknownPluginError:
+        return None
+    tokens = np.asarray(tokens, float)
+    data = {"N": np.full_like(tokens, params), "D": tokens, "P": np.full_like(tokens, bits)}
+    if not all(np.isfinite(data[name]).all() for name in law.columns):
+        return None
+    values = np.asarray(law.predict(theta, data), float)
+    return values if np.isfinite(values).all() else None

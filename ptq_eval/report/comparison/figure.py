@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.laws.compare.ranking import AICC_ALIKE
-from ptq_eval.report.common import style
+from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import number
 from ptq_eval.report.comparison.words import HELD_OUT
@@ -53,7 +53,7 @@ def draw(table: Frame) -> Figure:
     from matplotlib.figure import Figure
 
     if table.empty:
-        return style.nothing("No law could be fitted.")
+        return figures.nothing("No law could be fitted.")
     groups = list(table.groupby(["comparison", "response"], sort=False))
     heights = [_HEAD + _ROW * group["law"].nunique() for _, group in groups]
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.4))
@@ -98,7 +98,7 @@ def _errors(ax: Axes, group: Frame, kinds: list[str]) -> None:
         )
     mean = group[group["quantity"] == MEAN]
     places = [laws.index(law) for law in mean["law"]]
-    ax.errorbar(mean["value"], places, xerr=mean["se"], fmt="D", color=style.COLOURS[8], elinewidth=0.9, zorder=3)
+    ax.errorbar(mean["value"], places, xerr=mean["se"], fmt="D", color=figures.COLOURS[8], elinewidth=0.9, zorder=3)
 
 
 def _aicc(ax: Axes, group: Frame) -> None:
@@ -106,7 +106,7 @@ def _aicc(ax: Axes, group: Frame) -> None:
     rows = group[group["quantity"] == AICC]
     places = [laws.index(law) for law in rows["law"]]
     ax.axvspan(0, AICC_ALIKE, color="#EEEEEE", zorder=0)
-    ax.errorbar(rows["value"], places, xerr=rows["se"], fmt="D", color=style.COLOURS[2], elinewidth=0.9, zorder=3)
+    ax.errorbar(rows["value"], places, xerr=rows["se"], fmt="D", color=figures.COLOURS[2], elinewidth=0.9, zorder=3)
     ax.set_yticklabels([])
 
 
@@ -134,8 +134,8 @@ def _legend(figure: Figure, kinds: list[str]) -> None:
         handles.append(
             Line2D([], [], color="#7F7F7F", marker=mark, markerfacecolor="none", linestyle="none", label=text)
         )
-    blue, red = style.COLOURS[8], style.COLOURS[2]
+    blue, red = figures.COLOURS[8], figures.COLOURS[2]
     handles.append(Line2D([], [], marker="D", color=blue, linewidth=0.9, label="mean ± error of difference from best"))
     handles.append(Line2D([], [], marker="D", color=red, linewidth=0.9, label="AICc ± error of difference from best"))
     handles.append(Patch(color="#EEEEEE", label=f"AICc within {AICC_ALIKE:g}"))
-    style.legend(figure, handles, most=3)
+    figures.legend(figure, handles, most=3)

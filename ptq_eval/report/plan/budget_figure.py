@@ -10,7 +10,7 @@ import pandas as pd
 from ptq_eval.laws.plan.answers import Plan
 from ptq_eval.laws.plan.curves import precision_against_budget
 from ptq_eval.laws.plan.question import Setting
-from ptq_eval.report.common import style
+from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import count
 from ptq_eval.report.plan.loss_figure import band, beyond_handles, line
@@ -34,8 +34,8 @@ def draw(table: Frame) -> Figure:
 
     curves = table[table["setting"] != "asked"]
     if curves.empty:
-        return style.nothing("No law of training precision is known here: gamma_w, gamma_a, gamma_kv.")
-    figure, axes = style.panels(1, 1)
+        return figures.nothing("No law of training precision is known here: gamma_w, gamma_a, gamma_kv.")
+    figure, axes = figures.panels(1, 1)
     ax = axes[0, 0]
     handles: list[Any] = []
     for setting, curve in curves.groupby("setting", sort=False):
@@ -54,5 +54,5 @@ def draw(table: Frame) -> Figure:
     ax.set_ylim(0, None)
     ax.set_xlabel("budget (FLOPs at 16 bits)")
     ax.set_ylabel("best training precision (bits)")
-    style.legend(figure, handles + beyond_handles(curves), most=3, handlelength=1.8)
+    figures.legend(figure, handles + beyond_handles(curves), most=3, handlelength=1.8)
     return figure

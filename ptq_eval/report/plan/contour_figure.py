@@ -17,7 +17,7 @@ import pandas as pd
 
 from ptq_eval.laws.plan.answers import Plan
 from ptq_eval.laws.plan.curves import loss_over_bits_and_ratio
-from ptq_eval.report.common import style
+from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import count, short
 from ptq_eval.report.plan.loss_figure import band, line
@@ -66,8 +66,8 @@ def draw(table: Frame) -> Figure:
 
     grid = table[table["kind"] == "grid"]
     if grid.empty:
-        return style.nothing("The loss before or after quantization is not known at this N.")
-    figure, axes = style.panels(1, 1)
+        return figures.nothing("The loss before or after quantization is not known at this N.")
+    figure, axes = figures.panels(1, 1)
     figure.set_size_inches(4.2, 3.6)
     ax = axes[0, 0]
     surface = grid.pivot(index="ratio", columns="bits", values="loss")
@@ -80,8 +80,8 @@ def draw(table: Frame) -> Figure:
     ax.set_xlabel("serving precision (bits)")
     ax.set_ylabel("D/N (tokens per parameter)")
     ax.set_title(f"N = {count(grid['params'].iloc[0])}")
-    style.legend(figure, handles, most=2, handlelength=1.8)
-    lines = sum(len(textwrap.wrap(str(handle.get_label()), style.LABEL_WIDTH)) - 1 for handle in handles)
+    figures.legend(figure, handles, most=2, handlelength=1.8)
+    lines = sum(len(textwrap.wrap(str(handle.get_label()), figures.LABEL_WIDTH)) - 1 for handle in handles)
     figure.set_figheight(figure.get_figheight() + _LINE * lines)
     return figure
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ptq_eval.laws.plan.answers import Plan
 from ptq_eval.laws.plan.curves import loss_against_tokens
-from ptq_eval.report.common import style
+from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import count
 
@@ -36,19 +36,19 @@ def draw(table: Frame) -> Figure:
     """Draw what `data` returned."""
     curves = table[table["kind"] == "curve"]
     if curves.empty:
-        return style.nothing("The loss before or after quantization is not known at this N.")
-    figure, axes = style.panels(1, 1)
+        return figures.nothing("The loss before or after quantization is not known at this N.")
+    figure, axes = figures.panels(1, 1)
     ax = axes[0, 0]
     before = curves.loc[curves["bits"].isna(), "loss"]
     fall = before.max() - before.min()
     ax.set_ylim(before.min() - 0.05 * fall, before.max() + _ABOVE * fall)
-    style.log_x(ax, curves["tokens"].min(), curves["tokens"].max(), tokens=True)
+    figures.log_x(ax, curves["tokens"].min(), curves["tokens"].max(), tokens=True)
     for bits, curve in curves.groupby("bits", dropna=False):
-        colour = "black" if bits != bits else style.colour(float(bits))
+        colour = "black" if bits != bits else figures.colour(float(bits))
         line(ax, curve["tokens"], curve["loss"], curve["beyond"], colour)
         band(ax, curve["tokens"], curve["low"], curve["high"], colour)
     for _, mark in table[table["kind"] == "critical"].iterrows():
-        colour = style.colour(mark["bits"])
+        colour = figures.colour(mark["bits"])
         inside = "white" if mark["beyond"] > 1 else colour
         ax.plot(mark["tokens"], mark["loss"], "o", color=colour, markerfacecolor=inside, zorder=4)
         if math.isfinite(mark["low"]) and math.isfinite(mark["high"]):
@@ -98,7 +98,7 @@ def _legend(figure: Figure, table: Frame) -> None:
     handles: list[Any] = [Line2D([], [], color="black", label="before quantization")]
     served = curves.dropna(subset="bits").drop_duplicates("bits").sort_values("bits")
     for bits, label in zip(served["bits"], served["serving"]):
-        handles.append(Line2D([], [], color=style.colour(bits), label=label))
+        handles.append(Line2D([], [], color=figures.colour(bits), label=label))
     handles += beyond_handles(curves)
     if "critical" in kinds:
         turns = table[table["kind"] == "critical"]
@@ -108,4 +108,4 @@ def _legend(figure: Figure, table: Frame) -> None:
         handles.append(Patch(color="grey", alpha=0.2, linewidth=0, label="interval"))
     if "asked" in kinds:
         handles.append(Line2D([], [], color="0.6", linewidth=0.8, label="D asked about"))
-    style.legend(figure, handles, most=4, handlelength=1.8)
+    figures.legend(figure, handles, most=4, handlelength=1.8)

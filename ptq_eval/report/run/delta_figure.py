@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.laws.base import SIGNIFICANT
-from ptq_eval.report.common import style
-from ptq_eval.report.common.data import Frame, Study
+from ptq_eval.report.common import figures
+from ptq_eval.report.common.data import Frame, Study, predict
 from ptq_eval.report.common.tables import title
-from ptq_eval.report.run.curves import predict
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -78,15 +77,15 @@ def linear_below(table: Frame) -> float:
 def draw(table: Frame) -> Figure:
     """Draw what `data` returned."""
     if table.empty:
-        return style.nothing("No δ was measured at a known D/N.")
+        return figures.nothing("No δ was measured at a known D/N.")
     labels = list(dict.fromkeys(table["quantizer"]))
     columns = min(len(labels), PER_ROW)
-    figure, axes = style.panels(math.ceil(len(labels) / columns), columns, sharex=True, sharey=True)
+    figure, axes = figures.panels(math.ceil(len(labels) / columns), columns, sharex=True, sharey=True)
     for ax, label in zip(axes.flat, labels):
         _delta_axis(ax, table)
-        style.log_x(ax, *style.span(table["tokens_per_param"]), tokens=False)
+        figures.log_x(ax, *figures.span(table["tokens_per_param"]), tokens=False)
         ax.set_title(label)
-        _panel(ax, table[table["quantizer"] == label], style.runs_by_size(table))
+        _panel(ax, table[table["quantizer"] == label], figures.runs_by_size(table))
     for ax in axes.flat[len(labels) :]:
         ax.set_axis_off()
     for ax in axes[:, 0]:
@@ -120,8 +119,8 @@ def _delta_axis(ax: Axes, table: Frame) -> None:
 
 def _panel(ax: Axes, table: Frame, runs: list[str]) -> None:
     for (run, bits), group in table.groupby(["run", "bits"], sort=False):
-        place, colour = runs.index(str(run)), style.colour(float(bits))
-        mark, line = style.MARKS[place % len(style.MARKS)], style.LINES[place % len(style.LINES)]
+        place, colour = runs.index(str(run)), figures.colour(float(bits))
+        mark, line = figures.MARKS[place % len(figures.MARKS)], figures.LINES[place % len(figures.LINES)]
         curve = group[group["kind"] == "fit"]
         ax.plot(curve["tokens_per_param"], curve["delta"], line, color=colour, linewidth=0.7)
         beside = _BESIDE ** (place - (len(runs) - 1) / 2)
@@ -147,7 +146,7 @@ def _legend(figure: Figure, table: Frame) -> None:
     has_fit = bool((table["kind"] == "fit").any())
     sizes = table.drop_duplicates("run").set_index("run")["params"]
     handles: list[Artist] = [
-        Line2D([], [], color=style.colour(bits), linewidth=3, label=f"{bits:.0f} bits")
+        Line2D([], [], color=figures.colour(bits), linewidth=3, label=f"{bits:.0f} bits")
         for bits in sorted(table["bits"].unique())
     ]
     handles += [
@@ -156,11 +155,11 @@ def _legend(figure: Figure, table: Frame) -> None:
             [],
             color="black",
             linewidth=0.9,
-            marker=style.MARKS[i % len(style.MARKS)],
-            linestyle=style.LINES[i % len(style.LINES)] if has_fit else "none",
+            marker=figures.MARKS[i % len(figures.MARKS)],
+            linestyle=figures.LINES[i % len(figures.LINES)] if has_fit else "none",
             label=title(run, sizes[run]) + (", line: fit" if has_fit else ""),
         )
-        for i, run in enumerate(style.runs_by_size(table))
+        for i, run in enumerate(figures.runs_by_size(table))
     ]
     noise = int((table["shown"] == "noise").sum())
     if noise:
@@ -168,4 +167,4 @@ def _legend(figure: Figure, table: Frame) -> None:
         handles.append(Line2D([], [], color="black", marker="o", markerfacecolor="none", linestyle="none", label=label))
     if linear_below(table):
         handles.append(Patch(color="0.95", label="axis of δ linear"))
-    style.legend(figure, handles, most=4, handlelength=2.4)
+    figures.legend(figure, handles, most=4, handlelength=2.4)

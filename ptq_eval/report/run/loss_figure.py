@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.report.common import style
-from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study
+from ptq_eval.report.common import figures
+from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study, predict
 from ptq_eval.report.common.numbers import bounds, count, number, short
 from ptq_eval.report.common.tables import title
-from ptq_eval.report.run.curves import predict
 from ptq_eval.report.run.words import observed, predicted, turn
 
 if TYPE_CHECKING:
@@ -119,9 +118,9 @@ def _turn(entry: Mapping[str, Any]) -> dict[str, Any]:
 def draw(table: Frame) -> Figure:
     """Draw what `data` returned."""
     if table.empty:
-        return style.nothing("No loss was measured at a known D.")
-    runs, labels = style.runs_by_size(table), list(dict.fromkeys(table["quantizer"]))
-    figure, axes = style.panels(len(runs), len(labels))
+        return figures.nothing("No loss was measured at a known D.")
+    runs, labels = figures.runs_by_size(table), list(dict.fromkeys(table["quantizer"]))
+    figure, axes = figures.panels(len(runs), len(labels))
     sizes = mark_sizes(table)
     for row, run in zip(axes, runs):
         for ax, label in zip(row, labels):
@@ -160,17 +159,17 @@ def mark_sizes(table: Frame) -> dict[float, float]:
 def _panel(ax: Axes, panel: Frame, sizes: Mapping[float, float]) -> None:
     bottom, top, above = ceiling(panel)
     notes = _notes(panel, above, top)
-    style.log_x(ax, *style.span(panel.loc[~panel["kind"].isin(["far", "unidentified"]), "tokens"]), tokens=True)
+    figures.log_x(ax, *figures.span(panel.loc[~panel["kind"].isin(["far", "unidentified"]), "tokens"]), tokens=True)
     ax.set_ylim(bottom - 0.05 * len(notes) * (top - bottom), top)
     panel = panel[~panel["bits"].isin(above)]
     before = panel[panel["kind"] == "before"]
     ax.plot(before["tokens"], before["loss"], "o", zorder=3, **RING)
     for place, (bits, group) in enumerate(reversed(list(panel[panel["kind"] == "after"].groupby("bits")))):
-        look = {"color": style.colour(float(bits)), "markersize": sizes[bits], "zorder": 3.1 + 0.01 * place}
+        look = {"color": figures.colour(float(bits)), "markersize": sizes[bits], "zorder": 3.1 + 0.01 * place}
         se = group["loss_se"].fillna(0)
         ax.errorbar(group["tokens"], group["loss"], yerr=se, fmt="o", elinewidth=0.7, markeredgewidth=0, **look)
     for bits, curve in panel[panel["kind"] == "fit"].groupby("bits", dropna=False):
-        colour = "black" if bits != bits else style.colour(float(bits))
+        colour = "black" if bits != bits else figures.colour(float(bits))
         ax.plot(curve["tokens"], curve["loss"], color=colour, linewidth=0.9)
     _turning_points(ax, panel)
     for i, words in enumerate(reversed(notes)):
@@ -180,7 +179,7 @@ def _panel(ax: Axes, panel: Frame, sizes: Mapping[float, float]) -> None:
 
 def _turning_points(ax: Axes, panel: Frame) -> None:
     for _, mark in panel[panel["kind"].isin(DRAWN)].iterrows():
-        colour, seen = style.colour(mark["bits"]), mark["kind"] == "observed"
+        colour, seen = figures.colour(mark["bits"]), mark["kind"] == "observed"
         if seen and math.isfinite(mark["low"]) and math.isfinite(mark["high"]):
             ax.axvspan(mark["low"], mark["high"], color=colour, alpha=0.13, linewidth=0, zorder=0)
         ax.axvline(mark["tokens"], color=colour, linestyle="-" if seen else ":", linewidth=1.0, zorder=1)
@@ -211,7 +210,7 @@ def _legend(figure: Figure, table: Frame) -> None:
 
     handles: list[Any] = [Line2D([], [], marker="o", label="before quantization", **RING)]
     for bits, size in mark_sizes(table).items():
-        look = {"color": style.colour(bits), "markersize": size, "markeredgewidth": 0, "linestyle": "none"}
+        look = {"color": figures.colour(bits), "markersize": size, "markeredgewidth": 0, "linestyle": "none"}
         handles.append(Line2D([], [], marker="o", label=f"{bits:.0f} bits", **look))
     kinds = set(table["kind"])
     if "fit" in kinds:
@@ -221,4 +220,4 @@ def _legend(figure: Figure, table: Frame) -> None:
         handles.append(Patch(color="grey", alpha=0.2, linewidth=0, label="its interval"))
     if "predicted" in kinds:
         handles.append(Line2D([], [], color="grey", linestyle=":", linewidth=1.2, label="turn predicted by the fit"))
-    style.legend(figure, handles, most=5, handlelength=1.8)
+    figures.legend(figure, handles, most=5, handlelength=1.8)

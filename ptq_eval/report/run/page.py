@@ -2,6 +2,11 @@
 
 What is not known is said as plainly as what is: which checkpoints were excluded and why, where a method did
 worse than rounding, what the intervals do not cover, and what none of these numbers can show.
+
+Every method but rounding to nearest exists to lower the error that rounding leaves, so a larger δ than rounding's on
+the same grid points to too little calibration data, to damping, or to a fault; every such pair is named.  The standard
+error of a difference of two deltas is taken as if they were independent.  They share evaluation windows, so this is an
+upper bound: a difference that is called significant here is significant.
 """
 
 from __future__ import annotations
@@ -9,17 +14,20 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from ptq_eval.laws.base import SIGNIFICANT
 from ptq_eval.report.common import tables
-from ptq_eval.report.common.data import Study
+from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study
 from ptq_eval.report.common.files import plain
-from ptq_eval.report.common.numbers import count, number
-from ptq_eval.report.common.words import interval_text
+from ptq_eval.report.common.numbers import MISSING, count, number, short, with_error
+from ptq_eval.report.common.words import interval_text, plural
 from ptq_eval.report.comparison import page as comparison
-from ptq_eval.report.run.audit import incomplete, solver_summary, worse_than_rounding
 from ptq_eval.report.run.words import answers, early
 from ptq_eval.report.sensitivity import page as sensitivity
 
@@ -37,6 +45,11 @@ LIMITS = (
     "Constants belong to their quantizer, group size, calibration, text and way of counting N; they cannot be set "
     "beside published ones that differ in any of these.",
 )
+ROUNDING = "rtn"
+
+_GRID = ["point", "bits", "group_size", "symmetric"]
+_DELTAS = (("delta", "delta_se"), ("delta_rtn", "delta_se_rtn"), ("difference", "error"))
+_HEADER = ("method", "checkpoint", "bits", "δ of the method", "δ of RTN", "difference")
 
 
 def document(study: Study, theory: Mapping[str, Any] | None = None, found: Mapping[str, Any] | None = None) -> str:
@@ -53,7 +66,7 @@ def document(study: Study, theory: Mapping[str, Any] | None = None, found: Mappi
         (comparison.AFTER, _fits(study)),
         *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
         *([("From theory: which layers carry the damage", sensitivity.section(theory))] if theory else []),
-        ("Where a method did worse than rounding", worse_than_rounding(study)),
+        ("Where a method did worse than rounding", _worse_than_rounding(study)),
         ("What was quantized", _models(study)),
         ("Left out, failed or measured in part", _left_out(study)),
         ("GPTQ numerics", _solver(study)),
@@ -67,7 +80,7 @@ def _title(study: Study) -> str:
     points = study.rows.drop_duplicates("point")
     return (
         "# What post-training quantization costs along the trajectory\n\n"
-        f"{_plural(len(points), 'checkpoint')} of {_plural(study.rows['run'].nunique(), 'run')}; quantizers: "
+        f"{plural(len(points), 'checkpoint')} of {plural(study.rows['run'].nunique(), 'run')}; quantizers: "
         f"{tables.cell(', '.join(study.labels)) or 'none'}; bits: {', '.join(map(str, study.bits())) or 'none'}; "
         f"{len(study.measured)} deltas measured under the protocol `{study.protocols}`. δ is the loss after minus the "
         "loss before quantization, in nats per token; D are pretraining tokens, N parameters.\n"
@@ -117,13 +130,50 @@ def _fits(study: Study) -> str:
     return text + "\n" + _bullets(remarks)
 
 
+def _worse_than_rounding(study: Study) -> str:
+    """Methods whose δ exceeds that of rounding on the same grid."""
+    both = _pairs_with_rounding(study)
+    if both.empty:
+        return "No measurement of another method has one of RTN on the same grid to be compared with.\n"
+    count = f"{len(both)} pair{'s' * (len(both) != 1)} on the same grid compared. "
+    text = f"{count}Where two methods are equal, chance puts one pair in forty beyond two standard errors.\n\n"
+    worse = both[both["difference"] > 0]
+    significant = worse["difference"] > SIGNIFICANT * worse["error"]
+    if significant.any():
+        rows = [_row(row) for _, row in worse[significant].iterrows()]
+        text += "By more than two standard errors:\n\n" + tables.markdown(_HEADER, rows, left=2)
+    if not significant.all():
+        groups = worse[~significant].groupby(["label", "bits"], sort=False)
+        named = [f"{label} {bits:.0f} bits at {', '.join(rows['checkpoint'])}" for (label, bits), rows in groups]
+        text += f"\nWorse, but within noise: {'; '.join(map(tables.cell, named))}.\n"
+    return text if len(worse) else text + f"None of {', '.join(dict.fromkeys(both['label']))} is worse anywhere.\n"
+
+
+def _pairs_with_rounding(study: Study) -> Frame:
+    """Rows of every other method beside those of RTN for the same checkpoint, bits, group size and symmetry."""
+    rows = study.measured.copy()
+    for name in ("group_size", "symmetric"):
+        rows[name] = rows[name].astype(object).fillna("").astype(str)
+    rounding = rows["quantizer"] == ROUNDING
+    others = rows[~rounding & (rows["quantizer"] != FULL_PRECISION)]
+    both = others.merge(rows[rounding], on=_GRID, suffixes=("", "_rtn"), how="inner")
+    both["difference"] = both["delta"] - both["delta_rtn"]
+    both["error"] = np.hypot(both["delta_se"].fillna(0), both["delta_se_rtn"].fillna(0))
+    return both.sort_values(["label", "bits", "place", "tokens"], kind="stable")
+
+
+def _row(row: Any) -> list[str]:
+    deltas = [with_error(row[value], row[error]) for value, error in _DELTAS]
+    return [row["label"], row["checkpoint"], f"{row['bits']:.0f}", *deltas]
+
+
 def _models(study: Study) -> str:
     text = ""
     for run, model in (study.run.get("models") or {}).items():
         names = list(model.get("quantized") or ())
         part = _shares(model, study.rows.loc[study.rows["run"] == run, "params"].max())
         kinds = ", ".join(f"{times} × `{kind}`" for kind, times in Counter(map(_kind, names)).items())
-        text += f"### {tables.cell(run)}\n\n{_plural(len(names), 'matrix', 'matrices')} quantized{part}: {kinds}.\n\n"
+        text += f"### {tables.cell(run)}\n\n{plural(len(names), 'matrix', 'matrices')} quantized{part}: {kinds}.\n\n"
         text += tables.markdown(("left in full precision", "how many", "reason", "parameters"), _excluded(model), 3)
         known = ("quantized", "excluded", "share_quantized")
         text += "\n" + _pairs({name: value for name, value in model.items() if name not in known}) + "\n"
@@ -155,16 +205,46 @@ def _kind(name: Any) -> str:
 
 
 def _left_out(study: Study) -> str:
-    rows = incomplete(study)
+    rows = _incomplete(study)
     return tables.markdown(("checkpoint", "what", "status", "reason"), rows, left=4) if rows else "Nothing.\n"
 
 
+def _incomplete(study: Study) -> list[list[str]]:
+    """(checkpoint, what, status, reason) of every row that was not measured in full."""
+    return [
+        [
+            row["checkpoint"],
+            row["label"] + (f", {row['bits']:.0f} bits" if row["bits"] == row["bits"] else ""),
+            str(row["status"]),
+            row["message"] or MISSING,
+        ]
+        for _, row in study.troubled.iterrows()
+    ]
+
+
 def _solver(study: Study) -> str:
-    rows = solver_summary(study)
+    rows = _solver_summary(study)
     if not rows:
         return "No GPTQ measurement.\n"
     header = ("configuration", "bits", "largest damping", "retries", "dead columns", "layers left in full precision")
     return tables.markdown(header, rows) + "\nDamping is a fraction of the mean diagonal; the counts are sums.\n"
+
+
+def _solver_summary(study: Study) -> list[list[Any]]:
+    """Damping, retries, dead columns and layers left in full precision, per configuration and bits."""
+    names = ("damping_max", "damping_retries", "dead_columns", "layers_skipped")
+    if any(name not in study.rows for name in names):
+        return []
+    return list(_solver_rows(study.rows[study.rows["quantizer"] == "gptq"], names))
+
+
+def _solver_rows(rows: Frame, names: tuple[str, ...]) -> Iterator[list[Any]]:
+    for (label, bits), group in rows.groupby(["label", "bits"], sort=False):
+        numbers = group[list(names)].apply(pd.to_numeric, errors="coerce")
+        if numbers.isna().all(axis=None):
+            continue
+        sums = [f"{numbers[name].sum():.0f}" for name in names[1:]]
+        yield [label, f"{bits:.0f}", short(numbers[names[0]].max()), *sums]
 
 
 def _provenance(study: Study) -> str:
@@ -189,7 +269,3 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def _bullets(lines: Any) -> str:
     return "".join(f"- {' '.join(str(line).split())}\n" for line in lines)
-
-
-def _plural(n: int, one: str, many: str = "") -> str:
-    return f"{n} {one if n == 1 else many or one + 's'}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.report.common import style
+from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import number, short
 from ptq_eval.theory import ALL
@@ -79,9 +79,9 @@ def _bars(own: Frame, width: int) -> Any:
 def draw(table: Frame) -> Figure:
     """Draw what `data` returned."""
     if table.empty:
-        return style.nothing("No layer was measured.")
+        return figures.nothing("No layer was measured.")
     names = list(dict.fromkeys(table["checkpoint"]))
-    figure, axes = style.panels(len(names), 4)
+    figure, axes = figures.panels(len(names), 4)
     for row, name in zip(axes, names):
         own = table[table["checkpoint"] == name]
         _scatter(row[0], own, "delta")
@@ -114,7 +114,7 @@ def _scatter(ax: Axes, own: Frame, column: str) -> None:
         seen = group[group[column] > low]
         error = seen[f"{column}_se"].fillna(0)
         lower = np.minimum(error, seen[column] - low)
-        marks: dict[str, Any] = {"fmt": "o", "color": style.colour(float(bits)), "markersize": 2.6}
+        marks: dict[str, Any] = {"fmt": "o", "color": figures.colour(float(bits)), "markersize": 2.6}
         ax.errorbar(seen["predicted"], seen[column], yerr=[lower, error], elinewidth=0.5, markeredgewidth=0, **marks)
     if strip:
         _strip(ax, hidden, strip, low)
@@ -127,7 +127,7 @@ def _strip(ax: Axes, hidden: Frame, widths: list[float], floor: float) -> None:
     for row, bits in enumerate(reversed(widths)):
         group = hidden[hidden["bits"] == bits]
         places, hollow = np.full(len(group), (row + 0.5) * _STRIP), {"markerfacecolor": "none", "markeredgewidth": 0.6}
-        look: dict[str, Any] = {"color": style.colour(float(bits)), "markersize": 2.6, **hollow}
+        look: dict[str, Any] = {"color": figures.colour(float(bits)), "markersize": 2.6, **hollow}
         ax.plot(group["predicted"], places, "o", transform=ax.get_xaxis_transform(), **look)
     ax.set_yticks([tick for tick in ax.get_yticks() if floor <= tick <= ends[1]])
     ax.set_yticks([tick for tick in ax.get_yticks(minor=True) if floor <= tick <= ends[1]], minor=True)
@@ -141,7 +141,7 @@ def _layers(ax: Axes, bars: Frame) -> None:
         ax.set_axis_off()
         return
     bars = bars.sort_values("kl")
-    colour, places = style.colour(float(bars["bits"].iloc[0])), np.arange(len(bars))
+    colour, places = figures.colour(float(bars["bits"].iloc[0])), np.arange(len(bars))
     ax.barh(places, bars["kl"], xerr=bars["kl_se"].fillna(0), color=colour, alpha=0.6, error_kw={"elinewidth": 0.6})
     ax.plot(bars["predicted"], places, "D", color="black", markersize=2.6, markeredgewidth=0)
     ax.xaxis.set_major_locator(MaxNLocator(3))
@@ -192,7 +192,7 @@ def _legend(figure: Figure, table: Frame) -> None:
     from matplotlib.patches import Patch
 
     handles: list[Any] = [
-        Line2D([], [], color=style.colour(float(bits)), marker="o", linestyle="none", label=f"{bits:.0f} bits")
+        Line2D([], [], color=figures.colour(float(bits)), marker="o", linestyle="none", label=f"{bits:.0f} bits")
         for bits in sorted(table["bits"].unique())
     ]
     hollow: dict[str, Any] = {"color": "0.4", "markerfacecolor": "none", "linestyle": "none"}
@@ -204,4 +204,4 @@ def _legend(figure: Figure, table: Frame) -> None:
         Patch(color="0.85", linewidth=0, label="± roundings (of δ)"),
         Line2D([], [], color="#D55E00", linestyle="--", label=r"bound $C\,4^{-\mathrm{bits}}$"),
     ]
-    style.legend(figure, handles, most=6)
+    figures.legend(figure, handles, most=6)

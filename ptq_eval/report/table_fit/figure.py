@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.report.common import style
+from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame
 
 if TYPE_CHECKING:
@@ -73,11 +73,11 @@ def data(found: Any) -> Frame:
 def draw(table: Frame) -> Figure:
     """Draw what `data` returned."""
     if table.empty:
-        return style.nothing("No law could be fitted.")
+        return figures.nothing("No law could be fitted.")
     every = list(table.groupby("fit", sort=False))
     groups = every[:MOST]
     columns = 1 + max(len(_varying(group)) for _, group in groups)
-    figure, axes = style.panels(len(groups), columns)
+    figure, axes = figures.panels(len(groups), columns)
     if len(every) > MOST:
         figure.suptitle(f"The first {MOST} of {len(every)} fits; all are in the table.", fontsize=8)
     for row, (label, group) in zip(axes, groups):
@@ -120,7 +120,7 @@ def _against(ax: Axes, group: Frame) -> None:
     error = group["se"].to_numpy(float)[positive]
     known = {"yerr": error} if np.isfinite(error).any() else {}
     ax.errorbar(
-        x[positive], y[positive], fmt="o", color=style.COLOURS[8], elinewidth=0.6, alpha=0.7, markersize=2.6, **known
+        x[positive], y[positive], fmt="o", color=figures.COLOURS[8], elinewidth=0.6, alpha=0.7, markersize=2.6, **known
     )
     ax.set_xlabel(f"{what} fitted (nats per token)")
     ax.set_ylabel(f"{what} measured (nats per token)")
@@ -144,12 +144,12 @@ def _log_both(ax: Axes, low: float, high: float) -> None:
 def _residuals(ax: Axes, group: Frame, name: str) -> None:
     x, residual = group[name], 100 * group["relative_residual"]
     ax.axhline(0, color="black", linewidth=0.7)
-    ax.plot(x, residual, "o", color=style.COLOURS[8], alpha=0.7, markersize=2.6, markeredgewidth=0)
+    ax.plot(x, residual, "o", color=figures.COLOURS[8], alpha=0.7, markersize=2.6, markeredgewidth=0)
     bound = float(np.nanmax(np.abs(residual))) * 1.1
     if bound > 100 * _WIDE:
         ax.set_yscale("symlog", linthresh=100)
     ax.set_ylim(-bound, bound)
     if name in ("N", "D") or x.max() > 100 * x.min() > 0:
-        style.log_x(ax, *style.span(x), tokens=True)
+        figures.log_x(ax, *figures.span(x), tokens=True)
     ax.set_xlabel(_NAMES.get(name, name))
     ax.set_ylabel("residual (% of fitted)")

@@ -12,8 +12,8 @@ from scipy.optimize import linprog
 
 from ptq_eval.errors import OptionError
 from ptq_eval.laws import fit
-from ptq_eval.laws.fit.absolute import polish
 from ptq_eval.laws.fit.losses import NAMES, huber, huber_weight, make_loss
+from ptq_eval.laws.fit.search import polish
 from ptq_eval.laws.fit.solver import Problem, to_search, to_theta
 from ptq_eval.laws.formulas.chinchilla import Chinchilla
 from ptq_eval.report.common.words import message_text

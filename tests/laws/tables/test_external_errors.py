@@ -7,10 +7,9 @@ from ptq_eval import errors
 from ptq_eval.laws.catalogue import law_for
 from ptq_eval.laws.compare.candidate import weights
 from ptq_eval.laws.findings import Why
-from ptq_eval.laws.fit.columns import clean, standard_errors
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.losses import make_loss
-from ptq_eval.laws.fit.requirements import require
+from ptq_eval.laws.fit.requirements import clean, require, standard_errors
 from ptq_eval.laws.formulas.chinchilla import Chinchilla
 from ptq_eval.laws.formulas.kumar import KumarPTQ
 from ptq_eval.laws.formulas.n_eff import NEff

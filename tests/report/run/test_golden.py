@@ -11,8 +11,7 @@ from ptq_eval.laws.warnings import SCHEDULES
 from ptq_eval.report.common import numbers
 from ptq_eval.report.common.words import reason_text
 from ptq_eval.report.run.latex import cell, escape
-from ptq_eval.report.run.warnings import warning_text
-from ptq_eval.report.run.words import observed, predicted, verdict, verdict_text
+from ptq_eval.report.run.words import observed, predicted, verdict, verdict_text, warning_text
 
 
 @pytest.mark.parametrize(
