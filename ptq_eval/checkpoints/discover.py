@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ptq_eval import plugins
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds_model, holds_weights, subfolders
@@ -38,19 +39,22 @@ MAX_DEPTH = 3
 """How many levels below a root are searched for runs."""
 
 
-def discover(roots: Sequence[str | Path], *, overrides: Overrides | None = None) -> list[Checkpoint]:
+def discover(
+    roots: Sequence[str | Path], *, overrides: Overrides | Mapping[str, Any] | None = None
+) -> list[Checkpoint]:
     """All checkpoints under `roots` (folders or `hub:org/name@{rev,rev}` ids), by run, stage and numeric step.
 
     Reads names and JSON only; what is wrong with the weights is for `verify` to say.  Raises EmptyFolderError (also
     for a folder that may not be read), NoCheckpointError (each root must hold at least one checkpoint),
-    UnsupportedModelError (for a root that is a checkpoint of another format) and TrajectoryFileError.
+    UnsupportedModelError (for a root that is a checkpoint of another format), OptionError and TrajectoryFileError.
     """
+    corrections = Overrides.made_of(overrides)
     try:
         runs = _merged([run for root in roots for run in _runs_of(root)])
     except OSError as error:
         raise EmptyFolderError("a folder cannot be read", got=error, remedy="allow reading it") from error
     runs = [replace(run, checkpoints=tuple(with_whole_counts(run.checkpoints))) for run in runs]
-    runs = _corrected(overrides or Overrides(), runs)
+    runs = _corrected(corrections, runs)
     found = [checkpoint for run in sorted(runs, key=lambda run: run.name) for checkpoint in run.checkpoints]
     if not found:
         raise TrajectoryFileError("every checkpoint is excluded", remedy="shorten `exclude`")

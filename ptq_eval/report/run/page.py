@@ -28,7 +28,7 @@ from ptq_eval.report.common.files import plain
 from ptq_eval.report.common.numbers import MISSING, count, number, short, with_error
 from ptq_eval.report.common.words import interval_text, plural
 from ptq_eval.report.comparison import page as comparison
-from ptq_eval.report.run.words import answers, early
+from ptq_eval.report.run.words import answers, early, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
 
 LIMITS = (
@@ -91,6 +91,8 @@ def _answer(study: Study) -> str:
     text = ""
     for run, found in groupby(answers(study), key=lambda answer: answer[0]):
         text += f"### {tables.cell(run)}\n\n" + _bullets(f"**{what}.** {words}" for _, what, words, _ in found) + "\n"
+    for run, words in unknown_tokens(study):
+        text += f"### {tables.cell(run)}\n\n{words}\n\n"
     return text or "Not identifiable: the fit has no entry on critical tokens, so nothing can be said.\n"
 
 
