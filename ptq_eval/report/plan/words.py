@@ -62,9 +62,7 @@ def cautions(plan: Plan) -> list[str]:
         found.append(f"! marks D_crit at more than {MAX_FACTOR:g}× the largest D fitted: not to be believed")
     found += _curve(plan)
     if source.formulas().capacity is not None and not set(TRAINED) & set(source.ranges):
-        found.append(
-            "the training precisions behind these constants are not recorded, so no answer is marked as extrapolated in training precision"
-        )
+        found.append("the training precisions of these constants are not recorded: answers beyond them are not marked")
     if any(answer.at_most for answer in plan.answers):
         found.append(
             "≤ marks a loss that is at most this: C_w, C_a and C_kv of equation 9, which would lower it, are not known"
