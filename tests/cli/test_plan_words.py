@@ -55,7 +55,7 @@ def test_given_the_constants_of_equation_9_lower_is_told():
     found = plan(from_preset(robust), Question(params=30e6, tokens=26e9, serve_bits=(3,)))
     [told] = [words for words in sentences(found) if words.startswith("N = 30M, served at 3 bits")]
     assert "≤" not in told
-    assert told.endswith("lower does not pay.")
+    assert told.endswith("lower precision does not win.")
     assert not any("equation 9" in caution for caution in cautions(found))
 
 
