@@ -122,6 +122,10 @@ def _with_near(checkpoints: Sequence[Checkpoint], sketches: Sequence[Sketch | No
             if near is not None:
                 other = checkpoints[near[1]]
                 message = f"nearly the weights of {other.name}: relative distance {near[0]:.2g}, under {NEAR:g}"
+                if other.weights_sha == checkpoint.weights_sha:
+                    message = f"the same weights as {other.name}, bit for bit"
+                elif not near[0]:
+                    message = f"nearly the weights of {other.name}: no difference among the entries compared"
                 if other.run != checkpoint.run:
                     message += "; two runs that share weights are not independent"
                 checkpoint = noted(checkpoint, "near_identical", message, fatal=False)

@@ -51,6 +51,8 @@ def test_two_runs_that_share_weights_are_named(save, tmp_path):
     found = verify_all(discover([tmp_path]))
     assert [len(near(checkpoint)) for checkpoint in found] == [0, 0, 1, 0]
     assert "a@1" in near(found[2])[0]
+    assert "the same weights as a@1, bit for bit" in near(found[2])[0]
+    assert "relative distance" not in near(found[2])[0]
     assert "not independent" in near(found[2])[0]
     assert not found[2].fatal
 
