@@ -95,7 +95,7 @@ def read(name: str) -> Label | None:
 
 
 def read_siblings(names: Iterable[str]) -> dict[str, Label]:
-    """The labels of names that lie side by side; a number beside an unknown word counts where names differ in it."""
+    """The labels of sibling names; a number beside an unknown word counts where names differ in it."""
     labels: dict[str, Label] = {}
     groups: dict[str, dict[str, _Number]] = defaultdict(dict)
     for name in names:
