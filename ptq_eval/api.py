@@ -9,7 +9,7 @@ call goes on from there.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +116,7 @@ def run(
     folders: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
     *,
-    overrides: Overrides | None = None,
+    overrides: Overrides | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     write_report: bool = True,
     **options: Any,

@@ -83,7 +83,7 @@ class RunConfig(Options):
     )
     group_size: int | Literal["auto"] | None = option(
         "auto",
-        "Columns that share a scale; none: one scale per row; auto: 128, or less where a row is shorter.",
+        "Columns per scale (none: one scale per row; auto: at most 128).",
         COUNT,
         words={"none": None, "auto": "auto"},
         low=1,

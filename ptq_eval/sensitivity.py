@@ -52,7 +52,7 @@ def sensitivity(
     *,
     steps: str = "all",
     draws: int = 2,
-    overrides: Overrides | None = None,
+    overrides: Overrides | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], list[PtqEvalError]]:

@@ -21,6 +21,7 @@ _DIGITS = r"\d+(?:_\d+)*"
 _NUMBER = re.compile(
     rf"([+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:e[+-]?\d{{1,3}})?)\s*([a-z]*)", re.IGNORECASE
 )
+_GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
 _LIMIT = 10**300
 _EXACT = Context(prec=700)
 """More digits than a double has."""
@@ -97,7 +98,9 @@ def write(value: float, unit: Unit = COUNT, *, digits: int | None = 3) -> str:
 
 
 def _wrong(value: Any, noun: str, unit: Unit, name: str, error: type[PtqEvalError]) -> PtqEvalError:
-    return error(f"{name} is not {noun}", got=repr(value), allowed=f"written as {unit.example}")
+    grouped = isinstance(value, str) and _GROUPED.fullmatch(value.strip())
+    remedy = f"write it without the comma: {value.strip().replace(',', '')}" if grouped else ""
+    return error(f"{name} is not {noun}", got=repr(value), allowed=f"written as {unit.example}", remedy=remedy)
 
 
 def _exact(value: Any, unit: Unit) -> Fraction | None:

@@ -20,7 +20,7 @@ One difference from the authors' code: in a group without a negative weight they
 128 weights in a group this never happens, in a ragged rest of four it happens in every sixteenth; here the
 symmetric range is always symmetric.
 
-Groups lie along the last dimension.  A ragged last group is padded with zeros, which changes neither a
+Groups run along the last dimension.  A ragged last group is padded with zeros, which changes neither a
 range that contains 0 nor any error, because a zero is rounded exactly.
 """
 

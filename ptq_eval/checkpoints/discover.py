@@ -2,50 +2,59 @@
 
 A folder may be a run, a checkpoint, or hold several runs a few levels down.  Every installed format looks at
 each folder on the way; what one of them claims as a checkpoint is not searched further.  A model in the run's own
-folder, beside its checkpoints, is one of them.  A run is the unit of independence of every interval that is printed
-later, so runs must not be confused: each is named by its folder relative to the root, and two different folders
-never share a name.  Only names and small JSON files are read.
+folder, or in a folder such as `final` beside its checkpoints, is one of them.  A run is the unit of independence of
+every interval that is printed later, so runs must not be confused: each is named by its folder relative to the root,
+and two different folders never share a name.  Only names and small JSON files are read.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ptq_eval import plugins
-from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds_model, subfolders
+from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds_model, holds_weights, subfolders
 from ptq_eval.checkpoints.foreign import foreign
 from ptq_eval.checkpoints.labels import stage_order
 from ptq_eval.checkpoints.overrides import Overrides, Place, read_overrides, require_known
-from ptq_eval.checkpoints.problems import ROOT
+from ptq_eval.checkpoints.problems import ROOT, beside
 from ptq_eval.checkpoints.trainer_state import with_whole_counts
 from ptq_eval.errors import EmptyFolderError, NoCheckpointError, TrajectoryFileError
 from ptq_eval.records import Checkpoint
 
 _NO_STEP = (
-    "the model in the run's folder says no step; give D as the last of --tokens, or list the folders in a "
-    "trajectory.yaml"
+    "{what} has no step; to include it, give its D as the last of --tokens, or list all folders with their steps or D "
+    "in a trajectory.yaml"
 )
+_LAST = re.compile(
+    r"((checkpoint|ckpt|model)[-_])?(final|best|last|latest|main)([-_](checkpoint|ckpt|model|hf))*", re.IGNORECASE
+)
+"""Names of folders that say which checkpoint of a run they hold, but not its step."""
 MAX_DEPTH = 3
 """How many levels below a root are searched for runs."""
 
 
-def discover(roots: Sequence[str | Path], *, overrides: Overrides | None = None) -> list[Checkpoint]:
+def discover(
+    roots: Sequence[str | Path], *, overrides: Overrides | Mapping[str, Any] | None = None
+) -> list[Checkpoint]:
     """All checkpoints under `roots` (folders or `hub:org/name@{rev,rev}` ids), by run, stage and numeric step.
 
     Reads names and JSON only; what is wrong with the weights is for `verify` to say.  Raises EmptyFolderError (also
     for a folder that may not be read), NoCheckpointError (each root must hold at least one checkpoint),
-    UnsupportedModelError (for a root that is a checkpoint of another format) and TrajectoryFileError.
+    UnsupportedModelError (for a root that is a checkpoint of another format), OptionError and TrajectoryFileError.
     """
+    corrections = Overrides.made_of(overrides)
     try:
         runs = _merged([run for root in roots for run in _runs_of(root)])
     except OSError as error:
         raise EmptyFolderError("a folder cannot be read", got=error, remedy="allow reading it") from error
     runs = [replace(run, checkpoints=tuple(with_whole_counts(run.checkpoints))) for run in runs]
-    runs = _corrected(overrides or Overrides(), runs)
+    runs = _corrected(corrections, runs)
     found = [checkpoint for run in sorted(runs, key=lambda run: run.name) for checkpoint in run.checkpoints]
     if not found:
         raise TrajectoryFileError("every checkpoint is excluded", remedy="shorten `exclude`")
@@ -114,6 +123,7 @@ def _walk(folder: Path, formats: Sequence[CheckpointFormat], depth: int, claimed
     yield from fresh.values()
     if whole is not None:
         yield _beside(whole, list(fresh.values())) if fresh else whole
+    yield from _unnumbered(folder, list(fresh.values()), claimed)
     if depth < MAX_DEPTH and (fresh or whole is None):
         for child in subfolders(folder):
             if child.resolve() not in claimed:
@@ -129,9 +139,27 @@ def _beside(model: Checkpoint, members: Sequence[Checkpoint]) -> Checkpoint:
     model = replace(form.describe(Path(model.location), Position(None)), revision=ROOT)
     sizes = {counted(member).params for member in members if Path(member.location).parent == Path(model.location)}
     same = {member.run for member in members} == {""} and {counted(model).params, None} >= sizes - {None}
-    if model.step is None:
-        model = replace(model, tokens_note=_NO_STEP)
+    model = _asking(model, "the model in the run's folder")
     return model if same else replace(model, run="./root")
+
+
+def _unnumbered(folder: Path, members: Sequence[Checkpoint], claimed: set[Path]) -> Iterator[Checkpoint]:
+    """Models in folders such as `final` beside numbered `members`, if they are of the same size; these are claimed."""
+    sizes = {counted(member).params for member in members} - {None}
+    if {member.run for member in members} != {""}:
+        return
+    form = plugins.get("checkpoints", "single")()
+    for child in subfolders(folder):
+        if child.resolve() in claimed or not _LAST.fullmatch(child.name) or not holds_weights(child):
+            continue
+        model = replace(form.describe(child, Position(None)), revision=f"{ROOT}/{child.name}")
+        if {counted(model).params, None} >= sizes:
+            claimed.add(child.resolve())
+            yield _asking(model, f"the model in {child.name}")
+
+
+def _asking(model: Checkpoint, what: str) -> Checkpoint:
+    return replace(model, tokens_note=_NO_STEP.format(what=what)) if model.step is None else model
 
 
 def _listed(folder: Path, places: Mapping[str, Place]) -> Iterator[Checkpoint]:
@@ -153,6 +181,8 @@ def _home(checkpoint: Checkpoint) -> Path | None:
     if checkpoint.run and not checkpoint.run.startswith("./"):
         return None
     location = Path(checkpoint.location)
+    if checkpoint.revision.startswith(f"{ROOT}/"):
+        return location.parent
     placed = checkpoint.run or checkpoint.step is not None or checkpoint.tokens_source in ("label", "user")
     if checkpoint.revision == ROOT or not placed:
         return location
@@ -180,8 +210,8 @@ def _grouped(found: Iterable[tuple[str, Path | None, Checkpoint]]) -> list[_Run]
 
 def _order(checkpoint: Checkpoint) -> tuple[object, ...]:
     step, tokens = checkpoint.step, checkpoint.tokens
-    beside = checkpoint.revision == ROOT
-    return (stage_order(checkpoint.stage), step is None, step or 0, beside, tokens or 0, checkpoint.revision)
+    place = (step is None, step or 0, beside(checkpoint), tokens or 0)
+    return (stage_order(checkpoint.stage), *place, checkpoint.revision)
 
 
 def _own_corrections(runs: Sequence[_Run], root: Path) -> list[_Run]:

@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError, UnsupportedModelError
 
@@ -144,15 +145,22 @@ def _adapter(folder: Path) -> PtqEvalError | None:
         return None
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
-        base, method = content.get("base_model_name_or_path") or "BASE", content.get("peft_type") or "PEFT"
-    except (OSError, ValueError, AttributeError):
-        base, method = "BASE", "PEFT"
+    except (OSError, ValueError):
+        content = {}
+    base, method = (_text(content, key) for key in ("base_model_name_or_path", "peft_type"))
+    into = f"its base model {base}" if base else "its base model, which is not recorded"
     return UnsupportedModelError(
-        f"an adapter ({method}), not a model: merge it into its base model {base}",
+        f"an adapter ({method or 'PEFT'}), not a model: merge it into {into}",
         allowed="whole models",
-        remedy=f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('{base}'), '{folder}')"
+        remedy=f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({(base or 'BASE')!r}), {str(folder)!r})"
         ".merge_and_unload().save_pretrained(NEW)",
     )
+
+
+def _text(content: Any, key: str) -> str:
+    """The text under a key of what a JSON file holds; "" where there is none."""
+    value = content.get(key) if isinstance(content, dict) else None
+    return value if isinstance(value, str) else ""
 
 
 def _other_format(folder: Path, names: list[str]) -> PtqEvalError | None:

@@ -1,6 +1,6 @@
 """Read the numbers in the name of a checkpoint's folder or revision: a step, an epoch, tokens, a stage.
 
-A number means what the word beside it says: `step_98`, `iter_0000098`, `checkpoint-98-hf`, `98`, `epoch_1`,
+A number means what the word beside it says: `step_98`, `iter_0000098`, `checkpoint-98-hf`, `98`, `epoch_1`, `ep0-ba98`,
 `stage2-ingredient1-step1000-tokens5B`, `step-480k-token-1007B`, `1000step`, `240b_tokens`.  What is left of the
 name without those numbers is its stem, and folders with the same stem belong to one run.  A number beside an
 unknown word (`model_100`) counts only where siblings differ in it, see `read_siblings`; words that distinguish runs
@@ -19,7 +19,7 @@ Unit = Literal["step", "epoch", "number"]
 """What a checkpoint is numbered by: optimizer steps, epochs, or a number whose meaning is not known."""
 
 _WORDS = {
-    "step": "step steps globalstep gstep iter iters iteration iterations update updates checkpoint",
+    "step": "step steps globalstep gstep iter iters iteration iterations update updates ba checkpoint",
     "number": "ckpt ckpts ckp chkpt chk checkpoints snapshot",
     "epoch": "epoch epochs ep",
     "tokens": "token tokens tok toks",
@@ -41,6 +41,13 @@ _NAMED_STAGE = re.compile(rf"({'|'.join(_NAMED_STAGES)})[-_]", re.IGNORECASE)
 _DATE = re.compile(r"[12][0-9]{3}[-_][01]?[0-9][-_][0-3]?[0-9]")
 _HASH = re.compile(r"(?=.*[a-f])[0-9a-f]{7,64}")
 _SEPARATORS = "-_.=: "
+_SCORE = re.compile(
+    r"[-_]*(?:(?:val|valid|validation|eval|train)[-_])?(?:loss|consumed_samples)[-_=][0-9]+\.[0-9]+(?![0-9])",
+    re.IGNORECASE,
+)
+"""A loss or a count of samples that a name also gives (NeMo): it differs between the checkpoints of one run."""
+_FAIRSEQ = re.compile(r"checkpoint_([0-9]+)_([0-9]+)")
+_TOKENS_SEEN = re.compile(r"(tokens?)[-_]?seen", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,10 @@ class _Number:
 
 def read(name: str) -> Label | None:
     """The label in `name`, or None where no word of it says what a number counts."""
+    name = _SCORE.sub("", name)
+    if fairseq := _FAIRSEQ.fullmatch(name):
+        name = fairseq.expand(r"checkpoint_epoch\1_update\2")
+    name = _TOKENS_SEEN.sub(r"\1", name)
     numbers = _numbers(name)
     steps = sorted((n for n in numbers if n.meaning == "step"), key=lambda n: n.word == "checkpoint")
     others = [n for meaning in ("number", "epoch") for n in numbers if n.meaning == meaning]
@@ -84,7 +95,7 @@ def read(name: str) -> Label | None:
 
 
 def read_siblings(names: Iterable[str]) -> dict[str, Label]:
-    """The labels of names that lie side by side; a number beside an unknown word counts where names differ in it."""
+    """The labels of sibling names; a number beside an unknown word counts where names differ in it."""
     labels: dict[str, Label] = {}
     groups: dict[str, dict[str, _Number]] = defaultdict(dict)
     for name in names:

@@ -81,20 +81,29 @@ class Overrides(Options):
     )
 
     @classmethod
-    def take(cls, options: dict[str, Any], base: Overrides | None = None) -> Overrides:
-        """Remove the corrections among named `options`, and add them to `base`.
+    def made_of(cls, value: Overrides | Mapping[str, Any] | None) -> Overrides:
+        """Corrections, from a mapping too; None has none.  Raises OptionError for anything else."""
+        if value is None or isinstance(value, cls):
+            return value or cls()
+        if not isinstance(value, Mapping):
+            raise OptionError("overrides are not corrections", got=repr(value), allowed="Overrides, a mapping or None")
+        return cls.of(value)
+
+    @classmethod
+    def take(cls, options: dict[str, Any], base: Overrides | Mapping[str, Any] | None = None) -> Overrides:
+        """Remove the corrections among named `options`, and add them to `base`, which may be a mapping from names.
 
         Raises OptionError for a value that makes no sense or contradicts `base`.
         """
-        unset = cls()
+        base, unset = cls.made_of(base), cls()
         given = {spec.name: options.pop(spec.name) for spec in fields(cls) if spec.name in options}
         own = cls(**{name: value for name, value in given.items() if value is not None})
         changed = {name: value for name, value in vars(own).items() if value != getattr(unset, name)}
         for name, value in changed.items():
-            other = getattr(base or unset, name)
+            other = getattr(base, name)
             if other not in (getattr(unset, name), value):
                 raise OptionError(f"{name} contradicts overrides.{name}", got=f"{value} and {other}", remedy="give one")
-        return replace(base or unset, **changed)
+        return replace(base, **changed)
 
     def apply(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         """The checkpoints of one run, in order of step, corrected.  Raises TrajectoryFileError."""

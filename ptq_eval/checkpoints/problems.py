@@ -122,6 +122,10 @@ def _with_near(checkpoints: Sequence[Checkpoint], sketches: Sequence[Sketch | No
             if near is not None:
                 other = checkpoints[near[1]]
                 message = f"nearly the weights of {other.name}: relative distance {near[0]:.2g}, under {NEAR:g}"
+                if other.weights_sha == checkpoint.weights_sha:
+                    message = f"the same weights as {other.name}, bit for bit"
+                elif not near[0]:
+                    message = f"nearly the weights of {other.name}: no difference among the entries compared"
                 if other.run != checkpoint.run:
                     message += "; two runs that share weights are not independent"
                 checkpoint = noted(checkpoint, "near_identical", message, fatal=False)
@@ -130,22 +134,31 @@ def _with_near(checkpoints: Sequence[Checkpoint], sketches: Sequence[Sketch | No
 
 
 ROOT = "."
-"""The revision of a model that is in the folder of its run itself."""
+"""The revision of a model in the folder of its run itself; one in `final` beside the checkpoints is `./final`."""
+
+
+def beside(checkpoint: Checkpoint) -> bool:
+    """Whether this is a model beside the numbered checkpoints of its run."""
+    return checkpoint.revision == ROOT or checkpoint.revision.startswith(f"{ROOT}/")
 
 
 def settled(verified: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """The checkpoints without a model in the run's folder that repeats one of them, which gets a note; and with the
+    """The checkpoints without a model beside them that repeats one of them, which gets a note; and with the
     question for D at the first checkpoint that it concerns, for all of them."""
     found = list(verified)
-    for model in [checkpoint for checkpoint in found if checkpoint.revision == ROOT]:
+    for location in [checkpoint.location for checkpoint in found if beside(checkpoint)]:
+        model = next(c for c in found if c.location == location)
+        what = "the model in " + (
+            "the run's folder" if model.revision == ROOT else model.revision.removeprefix(f"{ROOT}/")
+        )
         message = ""
         others = [c for c in found if c.run == model.run and c is not model]
         twin = next((c for c in others if c.weights_sha and c.weights_sha == model.weights_sha), None)
         if twin is not None:
-            message = "the model in the run's folder has the same weights as this checkpoint and is measured once"
+            message = f"{what} has the same weights as this checkpoint and is measured once"
         elif model.step is not None and (twin := next((c for c in others if c.step == model.step), None)):
             message = (
-                "the model in the run's folder has other weights than this checkpoint, although its trainer_state.json "
+                f"{what} has other weights than this checkpoint, although its trainer_state.json "
                 "says the same step (it may be the best checkpoint, loaded at the end); it is not measured"
             )
         if twin is not None:

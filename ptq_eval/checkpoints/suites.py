@@ -1,4 +1,4 @@
-"""Public suites of intermediate checkpoints: how each names its checkpoints, and how many tokens a name stands for.
+"""Public suites of intermediate checkpoints: how each names its checkpoints, and how many tokens a name means.
 
 `SUITES` has one row per rule, nothing but data; `Suite` explains the columns.  A rule is a list of batches, since some
 suites changed theirs during training; stages that count their steps from 0 again have batches of their own and a

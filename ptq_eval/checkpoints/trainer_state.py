@@ -45,6 +45,8 @@ def with_trainer_state(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         return checkpoint
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
+        if wrong := _not_a_state(state):
+            return checkpoint.with_problem("unreadable_state", f"{path.name} cannot be read: {wrong}")
         step = operator.index(state["global_step"])
         counts = {name: operator.index(state.get(name) or 0) for name in ("num_input_tokens_seen", "max_steps")}
         counts["total_flos"] = round(state.get("total_flos") or 0)
@@ -67,6 +69,17 @@ def with_trainer_state(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         learning_rate=rates[max(rates)] if rates else None,
         schedule_phase=_written_phase(state) or phase([rates[at] for at in sorted(rates)], last),
     )
+
+
+def _not_a_state(state: Any) -> str:
+    """What a trainer's state has in place of an object with numbers; "" where nothing is wrong."""
+    if not isinstance(state, dict):
+        return "it is not a JSON object"
+    if "global_step" not in state:
+        return "it has no global_step"
+    counts = ("global_step", "num_input_tokens_seen", "max_steps", "total_flos")
+    wrong = [name for name in counts if not isinstance(state.get(name) or 0, (int, float))]
+    return f"{wrong[0]} is not a number: {state[wrong[0]]!r}" if wrong else ""
 
 
 def _rate(entry: Any) -> tuple[float, float]:

@@ -121,7 +121,7 @@ def _with_config(checkpoint: Checkpoint, folder: Path, trust: bool) -> tuple[Che
         if found is not None and not found.dequantized:
             message = (
                 f"quantized already ({found}) | remedy: measure the original; where these weights are the original, "
-                "remove quantization_config from config.json"
+                f"remove {found.key} from config.json"
             )
             return noted(checkpoint, "already_quantized", message), found
         checkpoint = with_counts(checkpoint, folder, trust)

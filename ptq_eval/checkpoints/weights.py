@@ -194,13 +194,14 @@ _FLOATS = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """Sampled entries, each scaled so that squares add up to those of all; `layout` is a digest of names and shapes."""
+    """Sampled entries, each scaled so that squares add up to those of all; `layout` is a digest of the names,
+    shapes and numbers of entries."""
 
     layout: str
     values: np.ndarray
 
     def distance(self, other: Sketch) -> float | None:
-        """|w − v| / |w| for the larger |w|; None where the architectures differ or the weights are all zero."""
+        """|w − v| / |w| for the larger |w|; None where architectures or sampled tensors differ, or all are zero."""
         size = max(float(np.linalg.norm(self.values)), float(np.linalg.norm(other.values)))
         if self.layout != other.layout or not size:
             return None
@@ -238,6 +239,7 @@ class Sampler:
 
 def sketch_of(samples: Mapping[str, np.ndarray], layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> Sketch:
     """The sketch of a checkpoint: the samples of its tensors, in order of name."""
-    shapes = [[name, list(layout[name][1])] for name in sorted(layout)]
+    # The number of entries too: of types that are not sampled none are kept, and such sketches do not compare.
+    shapes = [[name, list(layout[name][1]), len(samples.get(name, ()))] for name in sorted(layout)]
     digest = hashlib.sha256(json.dumps(shapes).encode()).hexdigest()
     return Sketch(digest, np.concatenate([samples[name] for name in sorted(samples)] or [np.empty(0, np.float32)]))

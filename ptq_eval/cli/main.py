@@ -85,7 +85,7 @@ def cli(ctx: click.Context) -> None:
 def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
     """Measure every checkpoint under FOLDERS before and after quantization, fit the laws, write the report.
 
-    An interrupted run goes on when the same command is given again.  A FOLDER may hold one run, several runs, one
+    Repeat the command to resume an interrupted run.  A FOLDER may hold one run, several runs, one
     checkpoint or a hub cache; hub:ORG/NAME@{REV,REV} names checkpoints on the hub.  A TEXT is a .txt, .jsonl or
     .parquet file, token ids in a .npy or .bin file, stdlib:PART, wikitext2, c4 or hf:DATASET:SPLIT.
     """

@@ -28,7 +28,7 @@ _options = cli_options.together(
 def pretrain(out: str, text: str, device: str, compiled: bool | None, threads: int | None, **settings: Any) -> None:
     """Train a small model on a text and save a trajectory of checkpoints under OUT.
 
-    An interrupted training goes on when the same command is given again.
+    Repeat the command to resume an interrupted training.
 
     \b
     Examples:

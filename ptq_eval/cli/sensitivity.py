@@ -36,7 +36,7 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
 
     The prediction is that of uniform rounding noise and the Fisher information of the calibration text.  Writes
     sensitivity.json, .csv and .md and figures; where OUT is an output folder of `ptq-eval run`, its report.md includes
-    them.  An interrupted job goes on when the same command is given again.
+    them.  Repeat the command to resume an interrupted job.
 
     \b
     Examples:

@@ -142,7 +142,12 @@ class Documents:
         if isinstance(text, str):
             return text
         field, kind = self.field or DEFAULT_FIELD, _KINDS.get(type(value), type(value).__name__)
-        raise missing_field(self.path, field, field_names(row), f"{kind} under {field!r} in {place} of {self.path}")
+        raise TextSourceError(
+            f"{place} of {self.path} holds no text under {field!r}",
+            got=kind,
+            allowed=f"text, or null in a row to skip; fields present: {', '.join(field_names(row)[:20]) or 'none'}",
+            remedy=f"name a field that holds strings: {self.path}#FIELD",
+        )
 
 
 def find(row: Any, field: str) -> list[Any]:

@@ -159,7 +159,7 @@ def require_plausible(ids: np.ndarray, vocab_size: int, spec: str) -> None:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocab_size:
         raise TokenRangeError(
-            "a token id lies outside the model's vocabulary",
+            "a token id is outside the model's vocabulary",
             got=f"id {high if high >= vocab_size else low} in {spec}",
             allowed=f"0 to {vocab_size - 1}",
             remedy=_remedy(ids, vocab_size, spec) or "use the tokenizer that the model was trained with",

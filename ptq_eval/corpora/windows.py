@@ -170,7 +170,7 @@ def _checked(ids: np.ndarray, vocab_size: int | None, spec: str) -> np.ndarray:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= limit:
         raise TokenRangeError(
-            "a token id lies outside the model's vocabulary",
+            "a token id is outside the model's vocabulary",
             got=f"id {high if high >= limit else low} in {spec}",
             allowed=f"0 to {limit - 1}",
             remedy="use the tokenizer that the model was trained with",

@@ -29,7 +29,9 @@ def grid(axes: Mapping[str, Sequence[float]], *, run: Sequence[str] = ("N", "D")
     Points that agree in the axes named by `run` belong to one run.  Returns the columns, "run" and "checkpoint".
     """
     if missing := [name for name in run if name not in axes]:
-        raise OptionError("a run is told apart by axes of the design", got=", ".join(missing), allowed=", ".join(axes))
+        raise OptionError(
+            "runs are distinguished by axes of the design", got=", ".join(missing), allowed=", ".join(axes)
+        )
     rows = np.array(list(itertools.product(*axes.values())), float).reshape(-1, len(axes))
     columns = dict(zip(axes, rows.T))
     labels = np.array([" ".join(f"{name}={columns[name][i]:g}" for name in run) for i in range(len(rows))])

@@ -17,7 +17,7 @@ import json
 import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +125,12 @@ _SCALE = re.compile(r"(scales?|zeros?|zero_points?|amax)(_inv|_\d+)?$")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A quantization that a checkpoint says it has: its method, and bits per weight where they are known."""
+    """A quantization that a checkpoint says it has: its method, bits per weight where they are known, and the key of
+    `config.json` that holds it, "" for a file of its own."""
 
     method: str
     bits: int | None
+    key: str = ""
 
     @property
     def dequantized(self) -> bool:
@@ -145,7 +147,7 @@ def recipe(content: Mapping[str, Any]) -> Recipe | None:
     for part in parts:
         for key in _RECIPE_KEYS:
             if isinstance(part.get(key), dict) and part[key] and not _is_off(part[key]):
-                return _recipe_of(part[key])
+                return replace(_recipe_of(part[key]), key=key)
     return None
 
 
@@ -191,7 +193,7 @@ def quantized_names(surplus: Iterable[str], names: Collection[str]) -> list[str]
 
 
 def _recipe_of(entry: Mapping[str, Any]) -> Recipe:
-    method = str(entry.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in entry else "quantized"))
+    method = str(entry.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in entry else "method not named"))
     producer = entry.get("producer")
     if isinstance(producer, dict):
         method = str(producer.get("name", method))

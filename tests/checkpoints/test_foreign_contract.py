@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ptq_eval.checkpoints import discover, error_for, verify
-from ptq_eval.checkpoints.foreign import recognised
+from ptq_eval.checkpoints.foreign import foreign, recognised
 from tests.checkpoints.support import codes, llama_config
 
 STATE = {"global_step": 10, "num_input_tokens_seen": 1000, "log_history": []}
@@ -71,7 +71,14 @@ def test_the_format_and_what_converts_it(folder, names, expected, with_config):
         assert text.replace("{}", str(folder)) in problem.message
 
 
-@pytest.mark.parametrize("content", ['{"peft_type": "LORA", "base_model_name_or_path": "org/base"}', "{}", "[", None])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"peft_type": "LORA", "base_model_name_or_path": "org/base"}',
+        '{"peft_type": ["LORA"], "base_model_name_or_path": null}', '{"base_model_name_or_path": {}}', "[]", "{}", "[",
+        None,
+    ],
+)  # fmt: skip
 def test_an_adapter_names_its_base(folder, content):
     put(folder, "adapter_model.safetensors")
     (folder / "config.json").unlink()
@@ -79,9 +86,20 @@ def test_an_adapter_names_its_base(folder, content):
         (folder / "adapter_config.json").write_text(content)
     problem, error = only_problem(folder)
     assert (problem.code, error.exit_code) == ("not_a_model", 23)
-    base = "org/base" if content and "org" in content else "BASE"
-    assert f"merge it into its base model {base}" in problem.message
+    named = bool(content and "org" in content)
+    base = "org/base" if named else "BASE"
+    into = "its base model org/base" if named else "its base model, which is not recorded"
+    assert f"merge it into {into}" in problem.message
+    assert f"an adapter ({'LORA' if named else 'PEFT'})" in problem.message
     assert f"from_pretrained('{base}'), '{folder}').merge_and_unload()" in problem.message
+
+
+def test_the_code_that_merges_an_adapter_is_python_whatever_the_names(tmp_path):
+    folder = tmp_path / "it's a run"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_text("x")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "it's/base"}))
+    compile(foreign(folder).remedy, "remedy", "eval")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "pytorch_model.bin"])

@@ -1,7 +1,9 @@
-"""Contract: a model in a run's own folder, beside its checkpoints, is used or named."""
+"""Contract: a model in a run's own folder or in `final` beside its checkpoints is used or named."""
 
 import json
 import shutil
+
+import pytest
 
 from ptq_eval.checkpoints import Overrides, discover, verify_all
 from tests.checkpoints.support import codes, touch_checkpoint
@@ -44,7 +46,7 @@ def test_without_a_step_it_is_measured_and_its_d_asked_for(trainer_run, save):
     found = verify_all(discover([trainer_run]))
     assert [(c.run, c.step) for c in found[2:]] == [("small", 1000), ("small", None)]
     assert codes(found[3]) == ["tokens_unknown"]
-    assert "says no step" in found[3].problems[0].message
+    assert "has no step" in found[3].problems[0].message
     short = discover([trainer_run], overrides=Overrides(tokens=[1, 2, 3]))
     assert [c.tokens for c in short] == [1, 2, 3, None]
     assert [c.tokens for c in discover([trainer_run], overrides=Overrides(tokens=[1, 2, 3, 4]))] == [1, 2, 3, 4]
@@ -56,3 +58,50 @@ def test_another_model_is_a_run_of_its_own(tmp_path):
     touch_checkpoint(tmp_path / "step-run-7", num_hidden_layers=5)
     found = discover([tmp_path / "step-run-7"])
     assert [(c.run, c.step) for c in found] == [("step-run-7", 1), ("step-run-7", 2), ("step-run-7/root", None)]
+
+
+@pytest.mark.parametrize("name", ["final", "best", "last", "latest", "main", "checkpoint_best", "last-checkpoint"])
+def test_a_folder_without_a_number_belongs_to_the_run_and_its_d_is_asked_for(trainer_run, save, name):
+    save(trainer_run / name, seed=9)
+    found = verify_all(discover([trainer_run]))
+    assert [(c.run, c.step) for c in found] == [("small", 200), ("small", 500), ("small", 1000), ("small", None)]
+    assert codes(found[3]) == ["tokens_unknown"]
+    message = found[3].problems[0].message
+    assert f"the model in {name} has no step" in message
+    assert "trajectory.yaml" in message
+    given = discover([trainer_run], overrides=Overrides(tokens=[1, 2, 3, 4]))
+    assert [c.tokens for c in given] == [1, 2, 3, 4]
+
+
+def test_a_folder_without_a_number_is_placed_by_its_trainer_state(trainer_run, save):
+    save(trainer_run / "final", seed=9)
+    state(trainer_run / "final", 1500, 1500 * 4096)
+    found = verify_all(discover([trainer_run]))
+    assert [(c.run, c.step, c.tokens) for c in found[2:]] == [("small", 1000, 4_096_000), ("small", 1500, 6_144_000)]
+    assert not any(c.problems for c in found)
+
+
+def test_copies_in_folders_without_a_number_are_measured_once(trainer_run, save):
+    for name in ("final", "best"):
+        shutil.copytree(trainer_run / "checkpoint-1000", trainer_run / name)
+    (trainer_run / "best" / "trainer_state.json").unlink()
+    found = verify_all(discover([trainer_run]))
+    assert [(c.step, codes(c)) for c in found] == [(200, []), (500, []), (1000, ["model_beside"] * 2)]
+    for name in ("final", "best"):
+        shutil.rmtree(trainer_run / name)
+        save(trainer_run / name, seed=9)
+    found = verify_all(discover([trainer_run]))
+    assert [(c.step, "model_beside" in codes(c)) for c in found[2:]] == [(1000, False), (None, True)]
+
+
+def test_a_folder_without_a_number_that_holds_another_model_is_a_run_of_its_own(tmp_path):
+    for name in ("step_98", "step_980", "final", "best"):
+        touch_checkpoint(tmp_path / "small" / name, num_hidden_layers=5 if name == "final" else 2)
+    found = discover([tmp_path / "small"])
+    assert [(c.run, c.step) for c in found] == [("final", None), ("small", 98), ("small", 980), ("small", None)]
+
+
+def test_a_folder_called_final_alone_is_a_run(tmp_path):
+    touch_checkpoint(tmp_path / "small" / "final")
+    for root in (tmp_path / "small", tmp_path / "small" / "final"):
+        assert [c.step for c in discover([root])] == [None]

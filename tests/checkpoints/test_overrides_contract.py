@@ -173,3 +173,23 @@ def test_numbers_in_python():
     written = Overrides(tokens_per_step="2M", tokens=["1e3", 2e3], params="1.1B", exclude=["5k"])
     assert (written.tokens_per_step, list(written.tokens or ())) == (2_000_000, [1000, 2000])
     assert (written.params, list(written.exclude)) == (1_100_000_000, [5000])
+
+
+def test_corrections_may_be_a_mapping(save_run, tmp_path):
+    run = save_run(tmp_path / "mine", ["step10", "step20"])
+    assert [c.tokens for c in discover([run], overrides={"tokens_per_step": 100})] == [1000, 2000]
+    assert Overrides.take({"params": 7}, {"tokens_per_step": 5}) == Overrides(tokens_per_step=5, params=7)
+
+
+@pytest.mark.parametrize("wrong", [3, "tokens_per_step", [5], {"tokens_per_stop": 5}])
+def test_anything_else_for_corrections_is_an_option_error(wrong, tmp_path):
+    for options in ({}, {"tokens_per_step": 6}):
+        with pytest.raises(OptionError):
+            Overrides.take(dict(options), wrong)
+    with pytest.raises(OptionError):
+        discover([tmp_path], overrides=wrong)
+
+
+def test_a_correction_that_contradicts_the_mapping_is_refused():
+    with pytest.raises(OptionError, match="contradicts"):
+        Overrides.take({"tokens_per_step": 6}, {"tokens_per_step": 5})

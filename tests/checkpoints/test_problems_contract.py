@@ -51,6 +51,8 @@ def test_two_runs_that_share_weights_are_named(save, tmp_path):
     found = verify_all(discover([tmp_path]))
     assert [len(near(checkpoint)) for checkpoint in found] == [0, 0, 1, 0]
     assert "a@1" in near(found[2])[0]
+    assert "the same weights as a@1, bit for bit" in near(found[2])[0]
+    assert "relative distance" not in near(found[2])[0]
     assert "not independent" in near(found[2])[0]
     assert not found[2].fatal
 
@@ -104,6 +106,19 @@ def test_other_architectures_and_empty_weights_have_no_distance():
     assert one.distance(two) is None
     zero = sketch_of({"w": np.zeros(2, dtype=np.float32)}, layouts[0])
     assert zero.distance(zero) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+@pytest.mark.parametrize("names", [("r/step1", "r/step2"), ("a/step1", "b/step1")])
+def test_weights_of_a_type_that_is_not_sampled_do_not_stop_the_others(save, tmp_path, dtype, names):
+    for seed, name in enumerate(names):
+        save(tmp_path / name, seed=seed)
+    file = tmp_path / names[1] / "model.safetensors"
+    stored = {n: t.to(dtype) if n.endswith("_proj.weight") else t for n, t in load_file(file).items()}
+    save_file(stored, file, metadata={"format": "pt"})
+    sound, narrow = verify_all(discover([tmp_path]))
+    assert not sound.fatal
+    assert "already_quantized" in codes(narrow)
 
 
 def test_a_tokenizer_of_another_form_is_the_same_and_a_different_one_is_not(save_run, tmp_path):

@@ -81,6 +81,14 @@ def test_quantized_weights_without_a_recipe(folder, kind):
     assert error_for(found, problem).exit_code == 23
 
 
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+def test_the_key_that_holds_the_recipe_is_named(folder, key):
+    configure(folder, **{key: {"bits": 4}})
+    message = verify(discover([folder])[0]).problems[0].message
+    assert "(method not named, 4 bits)" in message
+    assert f"remove {key} from config.json" in message
+
+
 def test_a_recipe_in_a_file_of_its_own_is_named(folder):
     rewrite(folder, gptq)
     (folder / "quantize_config.json").write_text('{"bits": 4, "group_size": 128, "desc_act": false}')

@@ -97,3 +97,20 @@ def test_a_log_with_gaps_nan_and_text_keeps_tokens_and_rate(tmp_path):
     (folder / "trainer_state.json").write_text(json.dumps(state))
     (found,) = discover([tmp_path / "run"])
     assert (found.tokens, found.learning_rate, found.problems) == (40, 0.3, ())
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ([], "it is not a JSON object"),
+        ({}, "it has no global_step"),
+        ({"global_step": "98"}, "global_step is not a number: '98'"),
+        ({"global_step": 98, "max_steps": [1]}, "max_steps is not a number: [1]"),
+    ],
+)
+def test_what_is_wrong_with_a_state_is_said_in_words(tmp_path, state, words):
+    folder = touch_checkpoint(tmp_path / "checkpoint-98")
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    (found,) = discover([tmp_path])
+    (problem,) = [problem for problem in found.problems if problem.code == "unreadable_state"]
+    assert problem.message.endswith(words)

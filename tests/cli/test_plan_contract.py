@@ -37,8 +37,8 @@ def test_a_plan_from_the_default_preset(ptq_eval, tmp_path):
         "175B",
         "D 6.74×",
         "7.00 bits",
-        "longer pays",
-        "longer harms",
+        "train longer",
+        "training longer harms",
         "no answer has an interval",
     ):
         assert words in answer.out, words

@@ -27,26 +27,26 @@ def uncertain(spread, **question):
 
 def test_longer_pays_up_to_the_turn():
     [below, *_] = said(Question(params=220e6, tokens=5e9, serve_bits=(3,)))
-    assert "longer pays" in below
+    assert "train longer" in below
     assert "D = 5B is 0.154 of D_crit" in below
     [above, *_] = said(Question(params=220e6, tokens=5e10, serve_bits=(3,)))
-    assert "longer harms" in above
+    assert "training longer harms" in above
 
 
 def test_longer_cannot_be_told_where_the_interval_holds_both_signs():
     question = {"params": 220e6, "tokens": 2e10, "serve_bits": (3,)}
     [sure, *_], [unsure, *_] = (sentences(uncertain(spread, **question)) for spread in (1e-4, 1.0))
-    assert sure.endswith("longer harms.") or sure.endswith("longer pays.")
-    assert "whether longer pays is uncertain" in unsure
+    assert sure.endswith(": training longer harms.") or sure.endswith(": train longer.")
+    assert "whether to train longer is uncertain" in unsure
 
 
 def test_lower_pays_where_its_upper_bound_does():
     told = said(Question(params=220e6, tokens=26e9, serve_bits=(3, 4)))
     by_start = {words.partition(":")[0]: words for words in told}
-    assert by_start["N = 220M, served at 4 bits"].endswith("lower pays.")
-    assert by_start["N, D and P free, served at 4 bits"].endswith("lower pays.")
+    assert by_start["N = 220M, served at 4 bits"].endswith("lower precision wins.")
+    assert by_start["N, D and P free, served at 4 bits"].endswith("lower precision wins.")
     # an upper bound above the loss at 16 bits says nothing
-    assert by_start["N = 220M, served at 3 bits"].endswith("whether lower pays is uncertain.")
+    assert by_start["N = 220M, served at 3 bits"].endswith("whether lower precision wins is uncertain.")
     assert "7.00 bits are the best training precision at any budget" in " ".join(told)
 
 
@@ -55,7 +55,7 @@ def test_given_the_constants_of_equation_9_lower_is_told():
     found = plan(from_preset(robust), Question(params=30e6, tokens=26e9, serve_bits=(3,)))
     [told] = [words for words in sentences(found) if words.startswith("N = 30M, served at 3 bits")]
     assert "≤" not in told
-    assert told.endswith("lower does not pay.")
+    assert told.endswith("lower precision does not win.")
     assert not any("equation 9" in caution for caution in cautions(found))
 
 

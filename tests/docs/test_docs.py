@@ -180,7 +180,7 @@ def test_every_suite_is_listed_with_its_status_and_source():
     rows = []
     for suite in SUITES:
         position = read_label(suite.check.model, suite.check.label)
-        tokens = units.write(position.tokens, digits=4) if position and position.tokens else "asked for"
+        tokens = units.write(position.tokens, digits=4) if position and position.tokens else "you give it"
         tokens = "in config.json" if suite.path else tokens
         rows.append(f"| {suite.name} | `{suite.check.label}` | {tokens} | {suite.status.value} | {suite.source} |")
     table = (DOCS / "trajectories.md").read_text("utf-8").partition("## Public suites")[2]

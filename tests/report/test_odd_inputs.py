@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ptq_eval.report import render, write
 from ptq_eval.report.common.data import Study
+from ptq_eval.report.common.tables import grid
 from ptq_eval.report.run import delta_figure
 from ptq_eval.report.run.loss_figure import ceiling
 from ptq_eval.report.run.loss_figure import data as loss_data
@@ -80,11 +81,26 @@ def test_a_report_is_written_whole(case, tmp_path):
     assert len(paths) == 10
     assert all(path.stat().st_size for path in paths)
     text = (tmp_path / "report.md").read_text()
-    assert "Not identifiable: the fit has no entry" in text
+    reason = "D is unknown for 3 measured checkpoints" if case is no_tokens_known else "the fit has no entry"
+    assert f"Not identifiable: {reason}" in text
     assert "nan" not in text.lower().replace("finance", "")
     console = Console(file=io.StringIO(), width=120)
     console.print(render(table, EMPTY, {}))
     assert "loss before" in console.file.getvalue()
+
+
+def test_checkpoints_whose_tokens_are_unknown_keep_their_rows(tmp_path):
+    table = one_run().assign(tokens=None, tokens_per_param=None)
+    study = Study(table, EMPTY, {})
+    (run,) = study.runs
+    rows = grid(study, run).rows
+    assert [row[:3] for row in rows] == [[str(step), "–", "–"] for step in sorted(set(table["step"]))]
+    assert not any("–" in row[3:] for row in rows)
+    write(tmp_path, table, EMPTY, make_run(table))
+    text = (tmp_path / "report.md").read_text()
+    assert "3 checkpoints of 1 run" in text
+    assert "D is unknown for 3 measured checkpoints" in text
+    assert all(way in text for way in ("--tokens-per-step", "--tokens`", "trajectory.yaml"))
 
 
 @pytest.mark.parametrize("case", [all_negative, no_errors_known, mixed_signs], ids=lambda case: case.__name__)

@@ -3,7 +3,7 @@
 Every checkpoint from the fourth on is an origin, from which only the checkpoints up to it are used.  Stated are the
 loss after quantization and delta at the next checkpoint and at those nearest twice and four times the D of the origin,
 and D_crit.  The truth of D_crit is the turn observed over the whole run, with its interval: a minimum inside the range,
-above which the loss at the last checkpoint lies by more than two standard errors.
+that the loss at the last checkpoint exceeds by more than two standard errors.
 
 A statement of a loss or a delta is refuted by a measurement outside its interval.  One of D_crit is refuted by an
 observed turn whose interval lies outside of it, or, where its upper end is finite, by a later checkpoint beyond that

@@ -4,7 +4,7 @@
     L     = A·N_eff^−alpha + B·D^−beta + E                                                    (eq. 3, for all parts)
 
 (arXiv 2411.04330; the training precisions are the columns "P_w", "P_a" and "P_kv", in bits.)  Only some parts may
-have been varied; then the others' factors are left out, and A absorbs them.
+have been varied; then the others' factors are omitted, and A absorbs them.
 
 The text of the paper has no offset n.  Its table of constants does, and only with n inside the exponent, and
 plus its sign, do these constants give the paper's own conclusions (seven to eight bits as the optimal training

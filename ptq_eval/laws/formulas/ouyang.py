@@ -3,7 +3,7 @@
     delta = k · D^gamma_D / (N^gamma_N · P^gamma_P)
 
 The rival of equation 2 of Kumar et al., which falls exponentially in P.  Between 2 and 4 bits the two are easily
-told apart; both have four constants.  Its published constants stem from intermediate checkpoints of the Pythia
+distinguished; both have four constants.  Its published constants stem from intermediate checkpoints of the Pythia
 models, so D is confounded with the learning rate there.
 """
 

@@ -235,7 +235,7 @@ def from_fits(
     if "gamma" in constants and "C" in constants:  # the form in D/N, for one size
         gamma = constants.pop("gamma")
         constants |= {"C_T": constants.pop("C"), "gamma_D": gamma, "gamma_N": gamma}
-        doubts.append("gamma_N was not fitted but set to gamma_D: what is said of another N rests on that")
+        doubts.append("gamma_N was not fitted but set to gamma_D: answers for another N depend on that")
     return Source(
         name=name,
         note=note,

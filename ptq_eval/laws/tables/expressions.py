@@ -66,7 +66,7 @@ def evaluate(text: str, lookup: Lookup, *, condition: bool = False) -> Any:
 
 
 def names_in(text: str) -> set[str]:
-    """The names that an expression uses, functions left out; none where it cannot be read."""
+    """The names that an expression uses, without functions; none where it cannot be read."""
     quoted = set(_BACKTICKS.findall(text))
     try:
         tree = ast.parse(_BACKTICKS.sub(" 0 ", text).strip(), mode="eval")

@@ -6,7 +6,7 @@ that the mapping has defined before.  A variable that the mapping leaves out is 
 name or of a usual one (`params` for N, `tokens` for D, `bits` for P), so tables of this project need no mapping.
 
 What is wrong with the data is said before any fit, in terms of the table: which column, which row, which value.
-Nothing is dropped: a row with a blank cell is the user's to leave out, with a condition (`where`).
+Nothing is dropped: exclude a row with a blank cell by a condition (`where`).
 
 Which points belong to one training run is found in `runs`.
 """
@@ -137,7 +137,9 @@ def unread(laws: Iterable[Law], columns: Mapping[str, str], table: Table) -> lis
             what = "the mapping gives a name that no law reads and no expression uses"
             raise ColumnError(what, got=repr(name), allowed=", ".join(wanted), remedy=remedy)
         if name not in read:
-            notes.append(f"{name} = {columns[name]} is given, and read by none of: {', '.join(x.name for x in laws)}")
+            notes.append(
+                f"{name} = {columns[name]} is given, but not read by any of: {', '.join(x.name for x in laws)}"
+            )
     return notes
 
 

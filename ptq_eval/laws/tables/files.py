@@ -1,4 +1,4 @@
-"""A table out of a file: CSV, Parquet or JSON lines, told by its ending.
+"""A table out of a file: CSV, Parquet or JSON lines, recognized by its ending.
 
 Columns come as arrays: numbers where every cell is one, booleans likewise, else objects.  A blank cell of a column of
 numbers is NaN.

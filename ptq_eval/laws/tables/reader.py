@@ -42,7 +42,7 @@ def speaking_of(subject: str, expression: str, table: Table, before: str) -> Ite
         what = f"{subject}: {error.what}" if isinstance(error, ExpressionError) else error.what
         remedy = error.remedy
         if better != expression:
-            remedy = f"a name with blanks stands in backticks: {before}{better}"
+            remedy = f"a name with blanks needs backticks: {before}{better}"
         raise type(error)(what, got=error.got, allowed=error.allowed, remedy=remedy) from error
 
 

@@ -1,4 +1,4 @@
-"""Which points of a table belong to one training run, and where in its learning-rate schedule each of them stands.
+"""Which points of a table belong to one training run, and where in its learning-rate schedule each of them is.
 
 Points that share a checkpoint or a run are not independent.  A column `run` says which do.  Without one, every
 combination of N, D and the precision or format of *training* is taken for a run of its own, which is what most
@@ -37,7 +37,7 @@ def belonging(reader: Reader, data: dict[str, np.ndarray], rates_matter: bool) -
         if rates_matter:
             raise
         rates = None
-        notes.append(f"learning rates are left out: {str(problem).partition(' | ')[0]}")
+        notes.append(f"learning rates are not used: {str(problem).partition(' | ')[0]}")
     if rates is not None:
         data["learning_rate"] = rates
     if "se" not in data and reader.has("se"):
@@ -76,7 +76,7 @@ def share_of_decay(reader: Reader, data: dict[str, np.ndarray]) -> np.ndarray:
     if len(unknown):
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise NotFiniteError(
-            "S, how far the learning rate has decayed, cannot be told",
+            "S, how far the learning rate has decayed, cannot be determined",
             got=f"run {str(data['run'][unknown[0]])!r} in row {reader.rows[unknown[0]] + 1}{more}",
             allowed="rates of two or more checkpoints of a run, or a phase",
             remedy="name the runs (--columns run=COLUMN), or give phases: annealed, constant",

@@ -2,7 +2,7 @@
 
 The lowest checkpoint of a noisy curve is nearly always somewhere inside the range, also when nothing turns.
 A minimum therefore counts as interior only if it is neither the first nor the last checkpoint and the loss
-at the last one lies above it by more than two standard errors.  That error has two parts:
+at the last one exceeds it by more than two standard errors.  That error has two parts:
 
 * evaluation: the standard error of the paired difference between the two checkpoints over evaluation windows;
 * training: checkpoints scatter about a smooth curve by more than the windows can tell.  The scatter is

@@ -7,7 +7,7 @@ has its minimum where the derivative is zero (Kumar et al., arXiv 2411.04330, eq
 
 Every degradation law has its own `critical_tokens`; `predict` adds the interval, from both bootstraps row by row (they
 share their resamples), and refuses a value that the points do not determine: one whose interval spans more than a
-factor of `MAX_SPREAD`, or that lies farther out than `REACH` times the range of D.  An interval covers how the
+factor of `MAX_SPREAD`, or that is farther out than `REACH` times the range of D.  An interval covers how the
 constants of a law scatter, not whether the law still holds out there, and over a short range any smooth curve passes
 for a power law.
 

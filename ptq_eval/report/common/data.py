@@ -105,7 +105,9 @@ class Study:
         frame["quantizer"] = frame["quantizer"].replace("", FULL_PRECISION)
         frame["label"] = labels(frame)
         frame["checkpoint"] = [f"{r}@{s:.0f}" if s == s else r for r, s in zip(frame["run"], frame["step"])]
-        frame["point"] = frame["checkpoint"] + "|" + frame["tokens"].astype(str) + "|" + frame["weights_sha"]
+        # Not astype(str), which may keep a missing D as missing, and grouping drops rows whose key is missing.
+        tokens = frame["tokens"].map("{:.0f}".format)
+        frame["point"] = frame["checkpoint"] + "|" + tokens + "|" + frame["weights_sha"]
         together = {point.run: point.trajectory for point in self.points}
         frame["trajectory"] = [together.get(run, run) for run in frame["run"]]
         places = {name: i for i, name in enumerate(frame["trajectory"].unique())}

@@ -57,7 +57,7 @@ def _serving(plan: Plan) -> Table:
 
 
 def _way(plan: Plan) -> str:
-    """How the served model came about under the law at hand, with the group size where that counts."""
+    """How the served model came about under the law, with the group size where that counts."""
     formulas, group = plan.planner.formulas, plan.source.serving.group_size
     ways = {"sun": "Trained and served in one format", "chen": "Trained to be quantized"}
     name = "" if formulas.law is None else formulas.law.name

@@ -62,7 +62,7 @@ def cautions(plan: Plan) -> list[str]:
         found.append(f"! marks D_crit at more than {MAX_FACTOR:g}× the largest D fitted: not to be believed")
     found += _curve(plan)
     if source.formulas().capacity is not None and not set(TRAINED) & set(source.ranges):
-        found.append("the training precisions behind these constants are not recorded: none is marked as beyond them")
+        found.append("the training precisions of these constants are not recorded: answers beyond them are not marked")
     if any(answer.at_most for answer in plan.answers):
         found.append(
             "≤ marks a loss that is at most this: C_w, C_a and C_kv of equation 9, which would lower it, are not known"
@@ -193,7 +193,7 @@ def _longer(plan: Plan) -> Iterator[str]:
         known = turn is not None and math.isfinite(turn.value)
         place = f"D = {count(D)} is {short(D / turn.value)} of D_crit = {count(turn.value)}; " if known and turn else ""
         sign = _sign(after)
-        verdict = {-1: "longer pays", 1: "longer harms", 0: "whether longer pays is uncertain"}[sign]
+        verdict = {-1: "train longer", 1: "training longer harms", 0: "whether to train longer is uncertain"}[sign]
         change = f"{_signed(after)} after quantization ({_signed(before)} before)"
         yield f"Served {_at(plan, serve)}: {place}twice the tokens change the loss by {change}: {verdict}."
 
@@ -236,7 +236,7 @@ def _instead(free: Answer) -> str:
     """The best training precision against 16 bits."""
     best = f"{interval(free.values['P'], bits)} bits"
     if "against_16" not in free.values:
-        return f"{best} are best, and {FULL_BITS:g} bits are more than the budget pays for: lower pays"
+        return f"{best} are best, and {FULL_BITS:g} bits are more than the budget pays for: lower precision wins"
     return f"{best} instead of {FULL_BITS:g} change the loss by {_signed(free.values['against_16'])}: {_pays(free)}"
 
 
@@ -287,8 +287,10 @@ def _pays(answer: Answer) -> str:
     against = answer.values["against_16"]
     sign = _sign(against) if abs(against.value) > _EQUAL else 1
     if sign < 0 and answer.values["P"].value < FULL_BITS:
-        return "lower pays"
-    return "whether lower pays is uncertain" if sign == 0 or answer.at_most else "lower does not pay"
+        return "lower precision wins"
+    return (
+        "whether lower precision wins is uncertain" if sign == 0 or answer.at_most else "lower precision does not win"
+    )
 
 
 def _case(answer: Answer) -> tuple[Setting, float | None, float | None]:

@@ -1,6 +1,6 @@
 """`report.md`: the page that a researcher reads first, the answer before everything else.
 
-What is not known is said as plainly as what is: which checkpoints were excluded and why, where a method did
+The page also states what is not known: which checkpoints were excluded and why, where a method did
 worse than rounding, what the intervals do not cover, and what none of these numbers can show.
 
 Every method but rounding to nearest exists to lower the error that rounding leaves, so a larger δ than rounding's on
@@ -28,7 +28,7 @@ from ptq_eval.report.common.files import plain
 from ptq_eval.report.common.numbers import MISSING, count, number, short, with_error
 from ptq_eval.report.common.words import interval_text, plural
 from ptq_eval.report.comparison import page as comparison
-from ptq_eval.report.run.words import answers, early
+from ptq_eval.report.run.words import answers, early, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
 
 LIMITS = (
@@ -68,7 +68,7 @@ def document(study: Study, theory: Mapping[str, Any] | None = None, found: Mappi
         *([("From theory: which layers carry the damage", sensitivity.section(theory))] if theory else []),
         ("Where a method did worse than rounding", _worse_than_rounding(study)),
         ("What was quantized", _models(study)),
-        ("Left out, failed or measured in part", _left_out(study)),
+        ("Excluded, failed or partly measured", _left_out(study)),
         ("GPTQ numerics", _solver(study)),
         ("How this was measured", _provenance(study)),
         ("What these numbers do not show", _bullets(LIMITS)),
@@ -91,6 +91,8 @@ def _answer(study: Study) -> str:
     text = ""
     for run, found in groupby(answers(study), key=lambda answer: answer[0]):
         text += f"### {tables.cell(run)}\n\n" + _bullets(f"**{what}.** {words}" for _, what, words, _ in found) + "\n"
+    for run, words in unknown_tokens(study):
+        text += f"### {tables.cell(run)}\n\n{words}\n\n"
     return text or "Not identifiable: the fit has no entry on critical tokens, so nothing can be said.\n"
 
 

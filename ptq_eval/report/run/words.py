@@ -151,6 +151,19 @@ def answers(study: Study) -> Iterator[tuple[str, str, str, Entry]]:
         yield str(entry.get("run")), what, verdict(entry), entry
 
 
+def unknown_tokens(study: Study) -> Iterator[tuple[str, str]]:
+    """(run, sentences) of every run that was measured and none of whose measured checkpoints has a known D."""
+    rows = study.measured
+    for run in study.runs:
+        mine = rows[rows["trajectory"] == run]
+        if len(mine) and mine["tokens"].isna().all():
+            measured = plural(mine["point"].nunique(), "measured checkpoint")
+            words = (
+                f"Not identifiable: D is unknown for {measured}, so nothing was fitted. Give `--tokens-per-step` or "
+            )
+            yield run, words + "`--tokens`, or write a `trajectory.yaml`, and run the same command again."
+
+
 def warning_text(caution: Entry) -> str:
     """A caution of `fit.json` as a sentence."""
     return _TEXTS[Caution(caution["kind"])](caution)

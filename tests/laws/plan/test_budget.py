@@ -132,7 +132,7 @@ def test_the_optimum_stops_at_the_turn_and_says_so():
     told = " ".join(sentences(found))
     assert "N = 1B, trained at 16 bits and served at 4 bits: more tokens than D_crit = 295B would harm" in told
     assert "spends 67.7 % of the budget" in told
-    assert "6.84 bits are best, and 16 bits are more than the budget pays for: lower pays" in told
+    assert "6.84 bits are best, and 16 bits are more than the budget pays for: lower precision wins" in told
     assert "by –" not in told
 
 

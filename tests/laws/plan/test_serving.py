@@ -51,7 +51,9 @@ def test_a_format_is_trained_in_and_paid_for_at_its_own_bits():
         if bits < 16:
             change = want - loss(1e9, 1e11, constants=SUN_2025)
             assert answer.values["against_16"].value == pytest.approx(change)
-    assert any("N = 1B, trained and served in E4M3" in told and "lower pays" in told for told in sentences(found))
+    assert any(
+        "N = 1B, trained and served in E4M3" in told and "lower precision wins" in told for told in sentences(found)
+    )
 
 
 @pytest.mark.parametrize("group", [32, 128])

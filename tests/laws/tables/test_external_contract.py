@@ -206,7 +206,7 @@ def test_a_name_that_nothing_reads_is_refused(table):
     with pytest.raises(errors.ColumnError, match=r"got 'bitz' .* did you mean 'bits'"):
         unread(asked, {"bitz": "b"}, table)
     assert unread(asked, {"C": "flop", "D": "C/6", "bits": "b", "se": "b", "run": "b"}, table) == []
-    assert unread(asked, {"loss": "fp"}, table) == ["loss = fp is given, and read by none of: kumar_ptq"]
+    assert unread(asked, {"loss": "fp"}, table) == ["loss = fp is given, but not read by any of: kumar_ptq"]
 
 
 @pytest.mark.parametrize(("row", "value"), [(4, 30.0), (7, 999.0), (9, 1e13)])

@@ -203,7 +203,7 @@ def test_a_format_without_mantissa_bits_is_a_format():
 def test_a_rate_that_the_law_does_not_read_is_noted_and_left_out(schedule):
     table = {**schedule, "lr": np.full(len(schedule["N"]), "3e-4 cosine")}
     mapped = map_columns(KumarPTQ(), table, {})
-    assert any("learning rates are left out: lr holds text" in note for note in mapped.notes)
+    assert any("learning rates are not used: lr holds text" in note for note in mapped.notes)
     with pytest.raises(errors.TextColumnError):
         map_columns(KumarPTQ(), table, {"learning_rate": "lr"})
 
