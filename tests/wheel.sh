@@ -22,7 +22,7 @@ for module in (ptq_eval, quantizers):
 for name in available_quantizers():
     check_quantizer(lambda name=name: get_quantizer(name))
 run = sorted(__import__("pathlib").Path("trajectory").glob("*/checkpoint-*"))[0]
-table = ptq_eval.run(run, "out", bits=(4,), group_size=16, eval_windows=8, calib_windows=4, bootstrap=20)
+table = ptq_eval.run(run, "out", bits=(4,), group_size=16, eval_windows=8, calib_windows=4, bootstrap=20).table
 assert (table["status"] == "ok").all() and len(table) == 4, table
 print("wheel: ok", ptq_eval.__version__)
 PY
