@@ -94,16 +94,20 @@ def refusal(content: dict[str, Any], error: Exception) -> UnsafeCheckpointError 
             "the model needs code of its own", got=kind, remedy="--trust-remote-code, if you trust its author"
         )
     reason = " ".join(str(error).split())[:200] or type(error).__name__
+    known = kind in transformers.CONFIG_MAPPING
+    causal = known and transformers.CONFIG_MAPPING[kind] in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     if isinstance(error, KeyError):
-        known = reason == repr(content.get("model_type")) or "model_type" not in content
-        reason = "not a model type that transformers knows" if known else f"{reason} is unknown to transformers"
+        reason = f"{reason} is unknown" if known else "not a model type that transformers knows"
     written, installed = content.get("transformers_version"), transformers.__version__
     differ = written and str(written) != installed
     versions = f" (config.json is of transformers {written}, installed is {installed})" if differ else ""
     return UnsupportedModelError(
-        "not a causal language model that transformers can build",
+        "config.json has values that transformers refuses"
+        if causal
+        else "not a causal language model that transformers can build",
         got=f"{kind}: {reason}{versions}",
-        remedy=f"pip install transformers=={written}, or a model that AutoModelForCausalLM loads" if differ else "",
+        allowed="" if causal else "a model that AutoModelForCausalLM loads",
+        remedy=f"pip install transformers=={written}" if differ else "correct config.json" if causal else "",
     )
 
 

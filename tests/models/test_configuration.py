@@ -69,6 +69,16 @@ def test_what_cannot_be_read_is_refused_with_both_versions(tmp_path, changes, re
     assert t.__version__ in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"rope_scaling": {"type": "linear"}}, "factor"), ({"max_position_embeddings": None}, "max_position_embeddings")],
+)
+def test_values_that_transformers_refuses_are_no_other_kind_of_model(tmp_path, changes, named):
+    with pytest.raises(UnsupportedModelError, match="has values that transformers refuses") as refused:
+        blueprint(written(tmp_path, ("rope_parameters",), **changes))
+    assert named in str(refused.value)
+
+
 def test_the_version_is_no_reason_where_it_is_the_installed_one(tmp_path):
     with pytest.raises(UnsupportedModelError) as refused:
         blueprint(written(tmp_path, transformers_version=t.__version__, model_type="llama7"))

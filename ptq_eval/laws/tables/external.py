@@ -80,7 +80,7 @@ def map_columns(
     """The columns of `law` out of a table; `columns` maps names to columns or expressions, in order.
 
     rows: the places of those to be used, as `select` gives them; all by default.  needed: the variables that must be
-    there, all by default; others are left out where nothing says which column they are.
+    there, all by default; others are omitted where nothing says which column they are.
 
     Raises ColumnError, ExpressionError, TextColumnError, NotFiniteError, NotPositiveError, UnitsError and BitsError.
     """
