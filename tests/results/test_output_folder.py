@@ -76,7 +76,7 @@ def test_a_folder_from_before_there_were_samples_holds_the_first_windows(measure
     assert lines(tmp_path / "out") == 3 * PER_CHECKPOINT
     assert again.table["delta"].equals(result.table["delta"])
     assert set(again.table["covers"].dropna()) == {"passages"}
-    with pytest.raises(OutputMismatchError, match="got --eval-sample spread | allowed: --eval-sample first"):
+    with pytest.raises(OutputMismatchError, match=r"got --eval-sample spread \| allowed: --eval-sample first"):
         measure()
 
 
