@@ -23,6 +23,8 @@ import pandas as pd
 from ptq_eval.errors import DataFileError, OptionError
 from ptq_eval.laws.tables.delimited import Dialect, read_delimited
 
+Columns = dict[str, np.ndarray]
+"""Columns by name, each [n]."""
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".ndjson")
 KINDS = (*SEPARATORS, ".parquet", ".json", *LINES)
@@ -35,7 +37,7 @@ DEEPEST = 20
 _LONGEST_INTEGER = 300
 
 
-def read_table(path: str | Path, dialect: Dialect | None = None) -> dict[str, np.ndarray]:
+def read_table(path: str | Path, dialect: Dialect | None = None) -> Columns:
     """The columns of a file by name, each [n].  `dialect` says how a CSV is written.
 
     Raises DataFileError for what cannot be read, or holds no row, and OptionError for a dialect of another kind.
@@ -47,7 +49,7 @@ def read_table(path: str | Path, dialect: Dialect | None = None) -> dict[str, np
     if kind not in SEPARATORS and not dialect.plain:
         raise OptionError("--separator, --decimal and --comment are for CSV and TSV", got=path.name)
     try:
-        frame = _read(kind, path, dialect)
+        table = _read(kind, path, dialect)
     except FileNotFoundError as error:
         raise DataFileError("there is no such data file", got=path) from error
     except UnicodeDecodeError as error:
@@ -55,10 +57,9 @@ def read_table(path: str | Path, dialect: Dialect | None = None) -> dict[str, np
     except (OSError, ValueError, EOFError, RecursionError, lzma.LZMAError, zipfile.BadZipFile) as error:
         said = str(error).splitlines() or [type(error).__name__]  # what parsers raise for a file of another kind
         raise DataFileError(f"{path.name} cannot be read as {kind[1:]}", got=said[0]) from error
-    if frame.empty:
+    if not len(next(iter(table.values()), ())):
         raise DataFileError("a data file without rows", got=path)
-    frame.columns = [str(name).strip() for name in frame.columns]
-    return as_columns(frame)
+    return {name.strip(): values for name, values in table.items()}
 
 
 def _check_kind(kind: str, path: Path) -> None:
@@ -74,12 +75,12 @@ def _check_kind(kind: str, path: Path) -> None:
         raise DataFileError("no known kind of data file", got=path.name, allowed=", ".join(KINDS), remedy=remedy)
 
 
-def _read(kind: str, path: Path, dialect: Dialect) -> pd.DataFrame:
+def _read(kind: str, path: Path, dialect: Dialect) -> Columns:
     if kind == ".parquet":
-        return pd.read_parquet(path)
+        return as_columns(pd.read_parquet(path))
     text = _text(path)
     if kind in SEPARATORS:
-        return read_delimited(text, path, SEPARATORS[kind], dialect)
+        return as_columns(read_delimited(text, path, SEPARATORS[kind], dialect))
     if kind in LINES:
         lines = [(i, line) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
         return _of_rows([_object(_json(line), f"line {i}", path) for i, line in lines])
@@ -109,7 +110,7 @@ def _whole(digits: str) -> int | float:
     return int(digits) if len(digits) <= _LONGEST_INTEGER else float(digits)
 
 
-def _of_json(value: Any, path: Path) -> pd.DataFrame:
+def _of_json(value: Any, path: Path) -> Columns:
     """An array of objects, or an object of arrays of one length."""
     if isinstance(value, list):
         return _of_rows([_object(row, f"entry {i}", path) for i, row in enumerate(value, start=1)])
@@ -134,20 +135,21 @@ def _object(row: Any, where: str, path: Path) -> dict[str, Any]:
     return row
 
 
-def _of_rows(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Objects as a frame, with the names of all of them in the order in which they are met."""
+def _of_rows(rows: list[dict[str, Any]]) -> Columns:
+    """Objects as columns, with the names of all of them in the order in which they are met."""
     flat = [flattened(row) for row in rows]
     names = dict.fromkeys(name for row in flat for name in row)
-    return pd.DataFrame({name: pd.Series(_cells(flat, name), dtype=object).infer_objects() for name in names})
+    return {name: _column([row.get(name) for row in flat]) for name in names}
 
 
-def _cells(rows: list[dict[str, Any]], name: str) -> list[Any]:
-    """A column, with whole numbers among others as floats where that loses nothing that a float column would keep."""
-    cells = [row.get(name) for row in rows]
-    numbers = [cell for cell in cells if cell is not None]
-    if numbers and all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in numbers):
-        return [float("nan") if cell is None else float(cell) for cell in cells]
-    return cells
+def _column(cells: list[Any]) -> np.ndarray:
+    """Floats where every filled cell is a number, booleans where every cell is one, else the cells as they are."""
+    filled = [cell for cell in cells if cell is not None]
+    if filled and all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in filled):
+        return np.array([np.nan if cell is None else float(cell) for cell in cells])
+    if filled == cells and all(isinstance(cell, bool) for cell in cells):
+        return np.array(cells, bool)
+    return np.array([*cells, None], object)[:-1]  # the None keeps lists of one length from becoming a matrix
 
 
 def flattened(row: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
@@ -168,12 +170,12 @@ def _cell(value: Any) -> Any:
     return None if value is pd.NA or value is pd.NaT else value
 
 
-def as_columns(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+def as_columns(frame: pd.DataFrame) -> Columns:
     """A data frame's columns by name: floats where every cell is a number or blank, booleans, else objects.
 
     Columns of mappings (a struct in Parquet) become one column for each field.
     """
-    columns: dict[str, np.ndarray] = {}
+    columns: Columns = {}
     for name in frame.columns:
         column = frame[name]
         if pd.api.types.is_bool_dtype(column.dtype):
@@ -184,7 +186,7 @@ def as_columns(frame: pd.DataFrame) -> dict[str, np.ndarray]:
             values = np.array([*map(_cell, column), None], object)[:-1]
             if any(isinstance(value, Mapping) for value in values):
                 rows = [{str(name): value} for value in values]
-                columns |= as_columns(_of_rows(rows))
+                columns |= _of_rows(rows)
             else:
                 columns[str(name)] = values
     return columns
