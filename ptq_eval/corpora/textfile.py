@@ -177,6 +177,14 @@ def _seekable(file: IO[bytes]) -> IO[bytes]:
     return file if file.seekable() else io.BytesIO(file.read())
 
 
+def _holds_strings(kind: Any) -> bool:
+    """Whether a column of this type holds strings, as they are or as a dictionary's values."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
 def _table(path: Path, field: str) -> Iterator[tuple[str, Any]]:
     """The rows of a Parquet file as objects of one column, each with its place."""
     import pyarrow
@@ -184,16 +192,19 @@ def _table(path: Path, field: str) -> Iterator[tuple[str, Any]]:
 
     try:
         with open_bytes(path) as file, pyarrow.parquet.ParquetFile(_seekable(file)) as table:
-            names = table.schema_arrow.names
+            schema = table.schema_arrow
+            names = schema.names
+            # Stand-ins for the columns that are not read, for messages: which there are, and which hold strings.
+            others = {field.name: "" if _holds_strings(field.type) else None for field in schema}
             parts = field.split(".")
             heads = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
             column = next((head for head in heads if head in names), None)
             if column is None:
-                raise missing_field(path, field, names, path)
+                raise missing_field(path, field, others)
             batches = table.iter_batches(batch_size=1024, columns=[column])
             values = (value for batch in batches for value in batch.column(0).to_pylist())
             for number, value in enumerate(values, 1):
-                yield f"row {number}", {**dict.fromkeys(names), column: value}  # all names, for messages
+                yield f"row {number}", {**others, column: value}
     except pyarrow.ArrowException as error:
         raise TextSourceError(
             "the file is not readable Parquet", got=f"{path} ({error})", remedy="fetch it again"
