@@ -127,7 +127,7 @@ def test_verdicts_are_observed_predicted_or_not_identifiable_and_never_two_of_th
         "Predicted at 2× the largest D seen, D = 4M tokens (D/N = 400). Interval of the prediction: 3M to open."
     )
     refused = {**ENTRY, "verdict_kind": "not_identified", "reason": {"kind": "too_far", "factor": 1234.5}}
-    assert verdict(refused) == ("Not identifiable: the fits point to 1234× the largest D seen, too far to believe.")
+    assert verdict(refused) == ("Not identifiable: the fits point to 1,234× the largest D seen, too far to believe.")
     assert [(observed(e), predicted(e)) for e in (SEEN, ENTRY, refused)] == [
         (True, False), (False, True), (False, False)
     ]  # fmt: skip
