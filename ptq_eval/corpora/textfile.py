@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ptq_eval.corpora.base import Text, TextSource, joined, text_digest
+from ptq_eval.corpora.base import Text, TextSource, joined, marked_documents, text_digest
 from ptq_eval.corpora.files import (
     DEFAULT_FIELD,
     Documents,
@@ -73,15 +73,17 @@ class TextFile(TextSource):
             rows = _rows_reader(path, field)
             if rows is None:
                 text = _plain(path, max_chars)
+                starts = marked_documents(text)
             else:
                 documents = Documents(path, field, rows(path, field or DEFAULT_FIELD))
-                text = joined(documents, "\n\n", max_chars)
+                text, starts = joined(documents, "\n\n", max_chars)
                 notes = documents.notes()
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise TextSourceError(
                 "the file cannot be read", got=f"{path} ({error})", remedy="fetch it again"
             ) from error
-        return Text(spec=spec, digest=text_digest(text, spec), text=text, name=path.name.split(".")[0], notes=notes)
+        name, digest = path.name.split(".")[0], text_digest(text, spec)
+        return Text(spec=spec, digest=digest, text=text, name=name, notes=notes, documents=starts)
 
 
 def _known(name: str) -> bool:

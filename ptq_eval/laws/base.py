@@ -33,8 +33,8 @@ from ptq_eval.results.points import SAME_SIZE
 
 Data = Mapping[str, np.ndarray]
 """Columns by name, each [n]: a law's variables and response, optionally "se" (standard error of the
-response), "run" and "checkpoint" (labels), and "windows" [n, n_windows], the response per evaluation
-window."""
+response), "run" and "checkpoint" (labels), "windows" [n, n_windows], the response per evaluation
+window, and "design" [n], how each point's windows were drawn (`sampling.Design`, or None)."""
 
 Theta = Mapping[str, Any]
 """Constants by name: floats, or arrays [replicates, 1]."""
