@@ -214,6 +214,11 @@ class Law(ABC):
         """All constants of the formula by name, in its order, from those that are searched for."""
         return {p.name: theta[p.name] for p in self.parameters}
 
+    def held(self, data: Data) -> dict[str, tuple[float, Finding]]:
+        """Constants that points with so few values cannot determine though they do the others: where to keep each, and
+        why.  For a fit to somebody's table; the main job chooses another law instead."""
+        return {}
+
     @property
     def n_free(self) -> int:
         """How many constants a fit has to find."""
