@@ -134,7 +134,7 @@ def test_the_page_says_first_where_more_data_harms(out, written, fit):
     ) in text
     assert "**gptq, 4 bits.** Predicted at 8.52× the largest D seen, D = 218M tokens (D/N = 2,726)." in text
     assert "Interval of the prediction: 136M to 414M." in text
-    assert "**gptq, 8 bits.** Not identifiable: the fits point to 4,378× the largest D seen, too far to believe." in text
+    assert "**gptq, 8 bits.** Not identifiable: the fits point to 4,378× the largest D seen, too far" in text
     for heading in ("What was quantized", "Excluded, failed", "GPTQ numerics", "What these numbers do not show"):
         assert f"## {heading}" in text
     for words in (
