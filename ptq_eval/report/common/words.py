@@ -119,6 +119,10 @@ _REASONS: Mapping[Why, Callable[[Facts], str]] = {
     Why.NO_TURN: lambda f: "the law has no turning point here",
     Why.WIDE_INTERVAL: _wide_interval,
     Why.SHORT_RANGE: _short_range,
+    Why.FEW_SIZES: lambda f: (
+        f"{plural(f['sizes'], 'size')} of model, fewer than {f['needed']}: whatever else differs between the runs "
+        "counts as size"
+    ),
     Why.DELTA_NOT_SIGNIFICANT: lambda f: f"at {f['bits']:g} bits delta is not significantly different from zero",
     Why.LAW_MISSES_DELTAS: _misses,
     Why.FULL_PRECISION_RISES: lambda f: "the full-precision loss itself rises inside the range",
@@ -164,6 +168,8 @@ def remarks(entry: Facts) -> list[str]:
         found.append(f"{values} not positive and {'has' if undefined == 1 else 'have'} no logarithm: dropped")
     if entry.get("status_kind") == FitKind.NOT_CONVERGED:
         found.append("the search did not converge, the constants are the best found")
+    if absent := entry.get("no_interval"):
+        found.append(f"no interval for {listed(list(absent))}: {reason_text(next(iter(absent.values())))}")
     if names := entry.get("at_bound"):
         found.append(f"at {'its' if len(names) == 1 else 'their'} bound: {', '.join(names)}")
     return found

@@ -198,7 +198,7 @@ FACTS = {
     "value": 0.5, "low": 1.0, "high": 2.0, "factor": 3.0, "bits": 4.0, "rows": 2, "cause": "not_measured", "run": "a",
     "tokens": 1e9, "rise": 0.1, "error": 0.01, "scatter": "within", "schedule": "constant", "runs": ["a", "b"],
     "trajectory": "a", "quantizer": "rtn", "negative": 2, "extrapolated": 2, "critical_tokens": 4, "largest": 3.0,
-    "too_far": 1, "limit": 100.0, "group_size": None, "calibration": "", "r2": 0.3,
+    "too_far": 1, "limit": 100.0, "group_size": None, "calibration": "", "r2": 0.3, "sizes": 2,
 }  # fmt: skip
 
 
@@ -208,7 +208,7 @@ def test_every_reason_and_every_warning_has_a_sentence(kind):
         Why.CONFOUNDED: {"constants": [["A"], []]},
         Why.TOO_FEW_POINTS: {"constants": 3},
         Caution.FEW_RUNS: {"runs": 2},
-        Caution.RUNS_OF_SIZES: {"runs": 2},
+        Caution.RUNS_OF_SIZES: {"sizes": 2},
         Caution.POOR_FIT: {"scatter": 0.5},
     }.get(kind, {})
     say = reason_text if isinstance(kind, Why) else warning_text
