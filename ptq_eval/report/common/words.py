@@ -13,7 +13,7 @@ from typing import Any
 from ptq_eval.laws.base import FitKind, Method, Noise
 from ptq_eval.laws.findings import Why
 from ptq_eval.laws.fit.bootstrap import MIN_RUNS
-from ptq_eval.report.common.numbers import count, end, number, percent, short
+from ptq_eval.report.common.numbers import OPEN, count, end, number, percent, short
 from ptq_eval.results.points import SAME_SIZE
 
 Facts = Mapping[str, Any]
@@ -67,8 +67,8 @@ def _constant_at_bound(facts: Facts) -> str:
 
 
 def _does_not_grow(facts: Facts) -> str:
-    ends = [f"{value:.2g}" if math.isfinite(value) else "open" for value in map(number, (facts["low"], facts["high"]))]
-    about = f"{facts['constant']} = {facts['value']:.2g}, interval {ends[0]} to {ends[1]}"
+    ends = [short(value) if math.isfinite(value) else OPEN for value in map(number, (facts["low"], facts["high"]))]
+    about = f"{facts['constant']} = {short(facts['value'])}, interval {ends[0]} to {ends[1]}"
     return f"delta does not grow significantly with D ({about})"
 
 
