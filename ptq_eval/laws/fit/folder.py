@@ -24,7 +24,7 @@ from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.requirements import standard_errors
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
-from ptq_eval.laws.turning.observed import TurningPoint, turning_point
+from ptq_eval.laws.turning.observed import TurningPoint, controlled, turning_point
 from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit, predict, verdict
 from ptq_eval.laws.warnings import cautions, poor_fits
 from ptq_eval.results.points import (
@@ -42,10 +42,14 @@ from ptq_eval.results.points import (
     read,
 )
 
-VERSION = 2
-"""Of the shape of the returned object."""
+VERSION = 3
+"""Of the meaning of the returned object; since 3, "interior" is a test with control over all lines."""
 
 MIN_OWN_CURVE = 6
+
+
+Line = tuple[Config, str, float]
+"""A configuration, a trajectory and a bit-width: one curve over D."""
 
 
 @dataclass(frozen=True)
@@ -92,27 +96,26 @@ def fit_points(
         nothing = [caution(Caution.NOTHING_TO_FIT).to_dict()]
         return FolderFit({"fits": [], "critical_tokens": [], "cautions": nothing, **head}, [])
     full = full_precision(points)
-    rises = {
-        name: turning_point(*curve(group, windows, quantized=False), seed=seed, n_boot=n_boot)
-        for name, group in by(full, "trajectory").items()
-    }
+    rises = _rises(full, windows, seed, n_boot)
     laws = laws or Choice()
     curves, fitted = _curves(full, windows, seed, n_boot, laws.loss)
     critical: list[tuple[Config, CriticalTokens]] = []
     poor: list[Finding] = []
     windows_of = {(p.run, p.step, p.D): p.n_windows for p in full}
     quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
+    lines = _lines(quantized)
+    turns = _turns(lines, windows, seed, n_boot)
     for config, group in by(quantized, "config").items():
         law = laws.delta or _degradation_law(group)
         result = fit(law, delta_data(group, windows), seed=seed, n_boot=n_boot)
         fitted.append((config, group, result))
         poor += poor_fits(config, result)
         for name, own in by(group, "trajectory").items():
-            for same_bits in by(sorted(own, key=lambda p: (p.P, p.D)), "P").values():
+            for place in [place for place in lines if place[:2] == (config, name)]:
                 known, rise = curves.get(name), rises.get(name)
                 alone = [one is known for one in curves.values()].count(True) == 1
                 tokens = [p.D for p in (own if alone else group)]
-                one = _critical(same_bits, windows, law, result, known, rise, tokens, (seed, n_boot))
+                one = _critical(lines[place], turns[place], law, result, known, rise, tokens)
                 critical.append((config, one))
     found = [*cautions(points, rises, [one for _, one in critical]), *poor]
     content = {
@@ -121,6 +124,34 @@ def fit_points(
         "cautions": [one.to_dict() for one in found],
     }
     return FolderFit({**content, **head}, [result.replicates for *_, result in fitted])
+
+
+def _rises(full: list[Point], windows: Windows, seed: int, n_boot: int) -> dict[str, TurningPoint]:
+    """By trajectory, the observed turn of the full-precision loss, with control over all of them."""
+    found = {
+        name: turning_point(*curve(group, windows, quantized=False), seed=seed, n_boot=n_boot)
+        for name, group in by(full, "trajectory").items()
+    }
+    return controlled(found, {name: (name, math.inf) for name in found})
+
+
+def _lines(quantized: list[Point]) -> dict[Line, list[Point]]:
+    """The points of each configuration, trajectory and bit-width, in the order of D."""
+    return {
+        (config, name, P): line
+        for config, group in by(quantized, "config").items()
+        for name, own in by(group, "trajectory").items()
+        for P, line in by(sorted(own, key=lambda p: (p.P, p.D)), "P").items()
+    }
+
+
+def _turns(lines: Mapping[Line, list[Point]], windows: Windows, seed: int, n_boot: int) -> dict[Line, TurningPoint]:
+    """The observed turn of every line, with control over all of them."""
+    found = {
+        place: turning_point(*curve(line, windows, quantized=True), seed=seed, n_boot=n_boot)
+        for place, line in lines.items()
+    }
+    return controlled(found, {place: (place[:2], place[2]) for place in lines})
 
 
 def _degradation_law(points: list[Point]) -> Law:
@@ -181,17 +212,16 @@ def _early(points: list[Point], windows_of: Mapping[tuple[str, str, float], floa
 
 def _critical(
     points: list[Point],
-    windows: Windows,
+    observed: TurningPoint,
     law: Law,
     delta: FitResult,
     loss: FitResult | None,
     full: TurningPoint | None,
     tokens: list[float],
-    options: tuple[int, int],
 ) -> CriticalTokens:
-    """D_crit of one trajectory at one bit-width, predicted and observed; `tokens` are the D behind the prediction."""
+    """D_crit of one trajectory at one bit-width; `full` is the turn of its full-precision loss, `tokens`
+    are the D behind the prediction."""
     N, P, largest = points[0].N, points[0].P, max(p.D for p in points)
-    observed = turning_point(*curve(points, windows, quantized=True), seed=options[0], n_boot=options[1])
     predicted, reason = None, why(Why.NO_LOSS_CURVE)
     if loss is not None:
         doubt = partial(_doubt, points, law, delta)

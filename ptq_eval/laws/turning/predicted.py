@@ -29,7 +29,7 @@ import numpy as np
 from ptq_eval.laws.base import Data, Estimate, FitKind, FitResult, Law, finite_or_none
 from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.fit import bootstrap
-from ptq_eval.laws.turning.observed import MIN_FOR_MEDIAN, TurningPoint, turning_point
+from ptq_eval.laws.turning.observed import TurningPoint, turning_point
 
 MAX_FACTOR = 100.0
 """The multiple of the largest D seen beyond which a prediction is not believed."""
@@ -91,15 +91,14 @@ class Verdict:
     """What is known about D_crit, and what qualifies it.
 
     reason: why it is not identified.  conflict: of a prediction inside the range, how the measurement disagrees.
-    share: of an observed rise, what the full-precision loss has to do with it.  few_checkpoints: too few of them to
-    know how they scatter.  poor_fit: the law behind a prediction describes its points poorly.
+    share: of an observed rise, what the full-precision loss has to do with it.  poor_fit: the law behind a prediction
+    describes its points poorly.
     """
 
     kind: VerdictKind
     reason: Finding | None = None
     conflict: Conflict | None = None
     share: Share | None = None
-    few_checkpoints: bool = False
     poor_fit: PoorFit | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,7 +108,6 @@ class Verdict:
             "reason": self.reason.to_dict() if self.reason else None,
             "conflict": self.conflict.value if self.conflict else None,
             "full_precision_share": self.share.value if self.share else None,
-            "few_checkpoints": self.few_checkpoints,
             "poor_fit": self.poor_fit.to_dict() if self.poor_fit else None,
         }
 
@@ -156,6 +154,7 @@ class CriticalTokens:
             "interior": self.observed.interior,
             "rise": finite_or_none(self.observed.rise),
             "rise_se": finite_or_none(self.observed.rise_se),
+            **self.observed.test_to_dict(),
             "full_precision_rise": finite_or_none(self.full_precision_rise),
             **self.verdict.to_dict(),
             "trained_as_served": self.trained_as_served,
@@ -313,8 +312,7 @@ def verdict(
     """
     if observed.interior:
         share = _share(observed.rise, full_rise, full_rises)
-        few = observed.n_checkpoints < MIN_FOR_MEDIAN
-        return Verdict(VerdictKind.OBSERVED, share=share, few_checkpoints=few)
+        return Verdict(VerdictKind.OBSERVED, share=share)
     if full_rises:
         return Verdict(VerdictKind.NOT_IDENTIFIED, why(Why.FULL_PRECISION_RISES))
     found = judge(predicted, reason, largest)
