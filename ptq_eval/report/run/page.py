@@ -28,7 +28,7 @@ from ptq_eval.report.common.files import plain
 from ptq_eval.report.common.numbers import MISSING, count, number, short, with_error
 from ptq_eval.report.common.words import interval_text, plural
 from ptq_eval.report.comparison import page as comparison
-from ptq_eval.report.run.words import answers, early, unknown_tokens
+from ptq_eval.report.run.words import answers, early, error_notes, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
 
 LIMITS = (
@@ -258,6 +258,7 @@ def _provenance(study: Study) -> str:
         windows += " (fewer where a delta ended early)"
     devices = ", ".join(sorted({" ".join(pair) for pair in zip(study.rows["device"], study.rows["dtype"])}))
     text = _bullets([f"Windows per loss: {windows or 'unknown'}. Device and type: {devices.strip() or 'unknown'}."])
+    text += _bullets(error_notes(study))
     for name in ("options", "versions", "digests", "overlap", "git", "machine"):
         if study.run.get(name):
             text += f"\n### {name.capitalize()}\n\n" + _pairs(study.run[name])
