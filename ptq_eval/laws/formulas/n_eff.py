@@ -54,7 +54,7 @@ def bits_elasticity(P: float, gammas: Sequence[float], offsets: Sequence[float])
 
 
 def precision_with(elasticity: float, gammas: Sequence[float], offsets: Sequence[float]) -> float:
-    """The P (bits) with h(P) = `elasticity`; unique, because h falls.  Zero where h lies below it for every P."""
+    """The P (bits) with h(P) = `elasticity`; unique, because h falls.  Zero where h is below it for every P."""
     low = max(gamma * n for gamma, n in zip(gammas, offsets))
     low = max(low, 0.0) * (1 + 1e-12) + 1e-9
     if bits_elasticity(low, gammas, offsets) <= elasticity * (1 + 1e-8):
