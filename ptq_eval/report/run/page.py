@@ -30,6 +30,7 @@ from ptq_eval.report.common.words import interval_text, plural
 from ptq_eval.report.comparison import page as comparison
 from ptq_eval.report.run.words import answers, early, error_notes, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
+from ptq_eval.sampling import errors_needed
 
 LIMITS = (
     "Loss on one text under one protocol is not accuracy on a task; a small δ can hide a large loss of ability, and "
@@ -140,7 +141,8 @@ def _worse_than_rounding(study: Study) -> str:
     count = f"{len(both)} pair{'s' * (len(both) != 1)} on the same grid compared. "
     text = f"{count}Where two methods are equal, chance puts one pair in forty beyond two standard errors.\n\n"
     worse = both[both["difference"] > 0]
-    significant = worse["difference"] > SIGNIFICANT * worse["error"]
+    errors = errors_needed(worse["delta_df"]) if "delta_df" in worse else SIGNIFICANT
+    significant = worse["difference"] > errors * worse["error"]
     if significant.any():
         rows = [_row(row) for _, row in worse[significant].iterrows()]
         text += "By more than two standard errors:\n\n" + tables.markdown(_HEADER, rows, left=2)
