@@ -5,7 +5,7 @@ import pytest
 
 from ptq_eval.laws import Caution, Estimate, TurningPoint, Why, analyse, critical_tokens, fit, turning_point
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
-from ptq_eval.laws.turning.predicted import Share, verdict
+from ptq_eval.laws.turning.verdict import Share, verdict
 from ptq_eval.report import with_texts
 from tests.laws.synthetic import RATIO, RATIOS, SMALL_LOSS, points, ratio, table
 

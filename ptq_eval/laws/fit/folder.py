@@ -22,10 +22,12 @@ from ptq_eval.laws.findings import Caution, Finding, Why, caution, why
 from ptq_eval.laws.fit.choice import Choice
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.requirements import standard_errors
+from ptq_eval.laws.forecast.turns import forecasts
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
 from ptq_eval.laws.turning.observed import TurningPoint, turning_point
-from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit, predict, verdict
+from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit, predict
+from ptq_eval.laws.turning.verdict import Curve, Forecast, refutation, verdict
 from ptq_eval.laws.warnings import cautions, poor_fits
 from ptq_eval.results.points import (
     FULL_PRECISION,
@@ -42,7 +44,7 @@ from ptq_eval.results.points import (
     read,
 )
 
-VERSION = 2
+VERSION = 3
 """Of the shape of the returned object."""
 
 MIN_OWN_CURVE = 6
@@ -100,6 +102,7 @@ def fit_points(
     curves, fitted = _curves(full, windows, seed, n_boot, laws.loss)
     critical: list[tuple[Config, CriticalTokens]] = []
     poor: list[Finding] = []
+    ahead = forecasts(points, windows, seed=seed)
     windows_of = {(p.run, p.step, p.D): p.n_windows for p in full}
     quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
     for config, group in by(quantized, "config").items():
@@ -112,7 +115,8 @@ def fit_points(
                 known, rise = curves.get(name), rises.get(name)
                 alone = [one is known for one in curves.values()].count(True) == 1
                 tokens = [p.D for p in (own if alone else group)]
-                one = _critical(same_bits, windows, law, result, known, rise, tokens, (seed, n_boot))
+                said = ahead.get((config, name, same_bits[0].P))
+                one = _critical(same_bits, windows, law, result, known, rise, tokens, said, (seed, n_boot))
                 critical.append((config, one))
     found = [*cautions(points, rises, [one for _, one in critical]), *poor]
     content = {
@@ -187,26 +191,30 @@ def _critical(
     loss: FitResult | None,
     full: TurningPoint | None,
     tokens: list[float],
+    forecast: Forecast | None,
     options: tuple[int, int],
 ) -> CriticalTokens:
-    """D_crit of one trajectory at one bit-width, predicted and observed; `tokens` are the D behind the prediction."""
+    """D_crit of one trajectory at one bit-width; `tokens` are the D behind the prediction."""
     N, P, largest = points[0].N, points[0].P, max(p.D for p in points)
-    observed = turning_point(*curve(points, windows, quantized=True), seed=options[0], n_boot=options[1])
+    measured = curve(points, windows, quantized=True)
+    observed = turning_point(*measured, seed=options[0], n_boot=options[1])
     predicted, reason = None, why(Why.NO_LOSS_CURVE)
     if loss is not None:
         doubt = partial(_doubt, points, law, delta)
         predicted, reason = predict(law, delta, loss, {"N": N, "P": P}, tokens=tokens, doubt=doubt)
     rise, rises = _full_precision_rise(points, observed), bool(full and full.interior)
-    judged = {"full_rises": rises, "full_rise": rise, "poor": poor_fit(delta)}
+    withheld = refutation(predicted, Curve(*measured), observed, forecast)
+    judged = {"full_rises": rises, "full_rise": rise, "poor": poor_fit(delta), "withheld": withheld}
     return CriticalTokens(
         run=points[0].trajectory,
         params=N,
         quantizer=points[0].config.quantizer,
         bits=P,
         largest_tokens=largest,
-        predicted=predicted,
+        predicted=None if withheld else predicted,
         observed=observed,
-        verdict=verdict(predicted, reason, largest, observed, **judged),
+        forecast=forecast,
+        verdict=verdict(predicted, reason, largest, observed, forecast, level=delta.level, **judged),
         full_precision_rise=rise,
     )
 
