@@ -12,6 +12,6 @@ in one process (or in fresh processes by turns), the median of the paired ratios
 number of seconds says more about the machine than about the program, so where a claim is one, the machine is named.
 
 Other quantization packages (`methods`, `grid`, lm-eval in `throughput`) live in environments of their own, which
-`peers` makes below .bench-envs/; one that cannot be built is left out with a line.  What needs a GPU is in `gpu`, a
+`peers` makes below .bench-envs/; one that cannot be built is skipped with a line.  What needs a GPU is in `gpu`, a
 script of its own.  docs/benchmarks.md says what each benchmark does.
 """

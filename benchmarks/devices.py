@@ -1,7 +1,7 @@
 """Whether a device changes what a sweep finds: a trained checkpoint, on a CPU and on the device, in float32.
 
 Kernels, sums and products differ between devices, so codes on the edge between two values may differ and so may the
-last digits of a loss.  What must not differ is δ: its difference is told in units of its own paired standard error.
+last digits of a loss.  What must not differ is δ: its difference is given in units of its own paired standard error.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Llama of about 1 B parameters is swept whole (RTN, GPTQ, AWQ at four bit-widths,
 one bit-width alone for what a further one costs); the solver is measured against the published algorithm in plain
 torch on the same GPU, the evaluator against bare forward passes and the peak of a matrix product.  For losses a small
 trained model is swept on the GPU and on the CPU (`devices`).  Not here: other packages, and curves over sizes.  Parts
-run in order of importance, and one is left out, and named, when less time is left than it took to be expected.
+run in order of importance, and one is skipped, and named, when less time is left than it took to be expected.
 
     python -m benchmarks.gpu --out gpu.json         on the first CUDA device, bfloat16
     python -m benchmarks.gpu --tiny --device cpu    a rehearsal anywhere, in a minute
@@ -64,7 +64,7 @@ class Bench:
         self.result: dict[str, Any] = {"claims": [], "parts": {}, "left_out": {}}
 
     def run(self, name: str, part: Callable[[], dict[str, Any]]) -> None:
-        """One part, its error and its time noted; left out if it would not fit in what is left."""
+        """One part, its error and its time noted; skipped if it would not fit in what is left."""
         left = self.budget - (time.perf_counter() - self.started)
         if left < (5.0 if self.tiny else EXPECTED[name]):
             self.result["left_out"][name] = f"{left:.0f} s were left"

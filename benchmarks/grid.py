@@ -6,11 +6,12 @@ Two ratios.  "Quantizing" is everything but what follows it: loading, calibratio
 records, in processes that have imported what they need.  Evaluation is left out of that clock, so it takes few windows
 there.  "Everything" is the whole time of the command `ptq-eval run`, from start to report, against the loop from its
 imports on; the loop makes no report.  It is held to its limit against the loop as its packages offer it, every part of
-which is measured; against the loop that is granted a bare pass for all that follows quantizing, it is told beside.
+which is measured; against the loop that is granted a bare pass for all that follows quantizing, it is
+only reported.
 
 As both sides evaluate the same windows under as many models, "everything" cannot exceed the loop's seconds over those
 of the evaluations alone: the table says what that comes to when each of them is a bare pass.  A run that ends variants
-early sees fewer windows; it is told beside.
+early sees fewer windows; its ratio is only reported.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ OURS: dict[str, dict[str, Any]] = {
     **{how: {"calibration": how} for how in QUANTIZING},
     EARLY: {"calibration": "default", "precision": 0.02},
 }
-"""Options of our runs.  The last one sees fewer windows than the loop, so it is told and not held to a limit."""
+"""Options of our runs.  The last one sees fewer windows than the loop, so it is reported and not held to a limit."""
 
 NAMES = {
     "shared": "shared calibration",

@@ -6,7 +6,7 @@ it with RTN, GPTQ (sequential) and AWQ:
 * free: no cap; the model and its variants are in memory;
 * capped: a control group leaves 1/1.6 of the weights' bytes beyond what Python and its libraries had taken; the sweep
   finds that out by itself, leaves the blocks on disk, and has to come to the same numbers bit by bit;
-* forced: the same cap, but told by `--memory` to load the model all the same.  The system has to kill it, or the cap
+* forced: the same cap, but made by `--memory` to load the model all the same.  The system has to kill it, or the cap
   would not show anything.
 
 A control group counts everything, pages of mapped files included, and takes those back when it is full.  Making one

@@ -38,7 +38,7 @@ def grid_of(group: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def gptq(weight: Tensor, factor: Tensor, bits: int, group_size: int) -> tuple[Tensor, Tensor]:
-    """Codes and the weight they stand for, [rows, columns] each, of `weight` with the factor of `upper_factor`."""
+    """Codes and the weight they encode, [rows, columns] each, of `weight` with the factor of `upper_factor`."""
     left, dense = weight.clone(), torch.empty_like(weight)  # `left` is updated once per block
     codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
     columns = weight.shape[1]

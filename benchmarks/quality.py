@@ -8,8 +8,8 @@ Every package quantizes the same checkpoint with the same windows, bit-widths, g
 weights that its layers multiply by are evaluated by our evaluator on one set of windows; ours are measured by a sweep.
 Differences are paired by window: a method's luck with the text cancels, and the standard error is over windows.  It
 says nothing of the luck of a calibration sample, so all is repeated with other calibration windows, and the range over
-these draws stands beside each ratio.  Ours is held against the best package of each draw, which may be another one each
-time: the strictest reading, as the least of several equal estimates lies below their mean.
+these draws is reported beside each ratio.  Ours is held against the best package of each draw, which may be another one
+each time: the strictest reading, as the least of several equal estimates is below their mean.
 
 Packages share neither one "symmetric" grid nor one default.  Like is held against like (`rivals`): AWQ that searches a
 clipped range against GPTQModel and neural-compressor, which do so, AWQ with scales alone against the others; GPTQ that
@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours, clipping": {"quantizers": ("awq",), "options": {"awq": {"clip": True}}},
 }
 BY_ACTIVITY = {"gptqmodel", "llm-compressor"}
-"""Packages whose GPTQ orders columns by activity unless told otherwise."""
+"""Packages whose GPTQ orders columns by activity by default."""
 
 CLIPPING = {"gptqmodel", "neural-compressor"}
 OTHER_SYMMETRIC_GRID = {"auto-round", "modelopt", "neural-compressor"}

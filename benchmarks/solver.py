@@ -6,8 +6,8 @@ codes are counted: the two compare rounded sums in another order, so a code on t
 there the row goes another way.
 
 Together means the four bit-widths of a grid in one call, `quantize_grid`, against one bit-width in the same call.  Only
-the factor is shared, and the price that operations alone would give stands beside the measured one; for the shape that
-is held to a limit, `solver_parts` says where the time of both calls goes.
+the factor is shared, and the price that operations alone would give is reported beside the measured one; for the shape
+that is held to a limit, `solver_parts` says where the time of both calls goes.
 """
 
 from __future__ import annotations

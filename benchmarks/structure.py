@@ -42,7 +42,7 @@ def measure(setup: Setup) -> Outcome:
             _count("files that one run enters", len(files), MAX_FILES - 1),
             _count("pairs of files of which one calls the other", len(set(pairs))),
             _count("sets of modules that import each other", len(circular), 0),
-            _count("imports of a higher room by a lower one", len(higher), 0),
+            _count("imports of a higher folder by a lower one", len(higher), 0),
             *(_count(f"source lines of {root.name}", lines(root)) for root in ROOTS),
         ],
         details={

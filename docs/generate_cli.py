@@ -79,7 +79,7 @@ def row(option: click.Option, context: click.Context) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as it can stand in a table's cell."""
+    """Text that cannot break a table's cell."""
     return text.replace("|", "\\|")
 
 

@@ -150,7 +150,7 @@ def run(
         progress=lambda done, total, _name: progress("reading weights", done, total),
         trust_remote_code=config.trust_remote_code,
     )
-    plan = make_plan(checkpoints, config)
+    plan = make_plan(checkpoints, config, progress)
     if len(plan.excluded) == len(checkpoints):
         raise plan.excluded[0][1]
     info = describe(config, plan.checkpoints, plan, started)

@@ -17,6 +17,7 @@ import numpy as np
 
 from ptq_eval import __version__
 from ptq_eval.errors import ColumnError, NothingToFitError, OptionError, UnknownPluginError
+from ptq_eval.fit_config import ONE_LAW, TABLE, FitConfig
 from ptq_eval.fit_table import Data, columns_of, groups_of
 from ptq_eval.laws.base import Law
 from ptq_eval.laws.catalogue import law_for, make_law
@@ -24,8 +25,8 @@ from ptq_eval.laws.compare import ranking
 from ptq_eval.laws.compare.hypotheses import equality, phase_against_tokens
 from ptq_eval.laws.fit.folder import VERSION as FIT_VERSION
 from ptq_eval.laws.fit.folder import fit_points
-from ptq_eval.laws.tables.external import map_columns, parse_columns, unread
-from ptq_eval.laws.tables.reader import label_of
+from ptq_eval.laws.tables.external import as_mapping, map_columns, unread
+from ptq_eval.laws.tables.labels import label_of
 from ptq_eval.laws.tables.schedule import phase_of
 from ptq_eval.records import Progress
 from ptq_eval.report import with_texts
@@ -61,29 +62,24 @@ class Group:
 def compare(
     source: Data,
     laws: str | Sequence[str],
-    columns: str | Mapping[str, str] = "",
+    columns: str | Mapping[str, str | Mapping[Any, float]] = "",
     *,
-    where: str = "",
-    by: str = "",
-    tests: Iterable[tuple[str, str]] = (),
-    loss: str = "huber",
-    huber_delta: float | None = None,
-    seed: int = 0,
-    bootstrap: int = 200,
     progress: Progress | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """What `comparison.json` holds: rankings per group and response, the test of phase against tokens, other `tests`.
 
-    source: an output folder, or a table as for `fit_data` with its `columns` and `where`.  laws: names joined by
-    commas, or a list.  by: a column, for one comparison per value.  tests: pairs of constants that may be equal.
-    "records" is the digest of the folder's.  Raises NothingToFitError without any, and what `fit_data` raises.
+    source: an output folder, or a table as for `fit_data` with its `columns`.  laws: names joined by commas, or a
+    list.  `options` are those of `fit_config.FitConfig`; among them by: a column, for one comparison per value, and
+    tests: pairs of constants that may be equal.  "records" is the digest of the folder's.  Raises NothingToFitError
+    without any, and what `fit_data` raises.
     """
     names = [n.strip() for n in (laws.split(",") if isinstance(laws, str) else laws) if n.strip()]
-    if not names and not tests:
-        raise UnknownPluginError("no law is named", remedy="--laws kumar,ouyang")
+    config = _config(names, columns, options)
+    tests, by, bootstrap = config.tests, config.by, config.bootstrap
     grouped = _recorded if isinstance(source, (str, Path)) and Path(source).is_dir() else _given
-    made, groups, known = grouped(source, columns, where, by, names)
-    options: dict[str, Any] = {"loss": loss, "huber_delta": huber_delta, "seed": seed}
+    made, groups, known = grouped(source, config, names)
+    options = {name: getattr(config, name) for name in ("loss", "huber_delta", "seed")}
     asked = made or {"kumar": make_law("kumar")}
     comparisons, phases, answers, failed = [], [], [], ()
     for place, group in enumerate(groups):
@@ -108,8 +104,18 @@ def compare(
         raise NothingToFitError("nothing to compare these laws on", got=asked_for, allowed=allowed)
     ranking.require_one(comparisons, answers, () if known else failed)  # a report of records names the reasons
     found = with_words({"comparisons": comparisons, "phase": phases, "tests": answers})
-    about = {"laws": names, "by": by, "loss": loss, "records": known}
+    about = {"laws": names, "by": by, "loss": config.loss, "records": known}
     return {**found, **about, "version": VERSION, "ptq_eval": __version__}
+
+
+def _config(names: Sequence[str], columns: Any, options: Mapping[str, Any]) -> FitConfig:
+    """The options of a comparison.  Raises UnknownPluginError without a question, and OptionError."""
+    config = FitConfig.of({"laws": ",".join(names), "columns": columns, **options}, also=("source", "progress"))
+    if alone := config.changed(*ONE_LAW):
+        raise OptionError(f"{', '.join(alone)}: for a fit of one law, not for a comparison", remedy="--law LAW")
+    if not names and not config.tests:
+        raise UnknownPluginError("no law is named", remedy="--laws kumar,ouyang")
+    return config
 
 
 def fit_by(
@@ -166,16 +172,14 @@ def _columns_for(group: Group, laws: Iterable[Law]) -> dict[str, np.ndarray] | N
     return data
 
 
-def _given(
-    source: Data, columns: str | Mapping[str, str], where: str, by: str, names: list[str]
-) -> tuple[dict[str, Law], list[Group], str]:
+def _given(source: Data, config: FitConfig, names: list[str]) -> tuple[dict[str, Law], list[Group], str]:
     """Laws and groups of a user's table, which has no digest."""
-    table, name = columns_of(source)
-    mapping = parse_columns(columns) if isinstance(columns, str) else dict(columns)
+    table, name = columns_of(source, config)
+    mapping = as_mapping(config.columns)
     laws = {text: law_for(text, [*mapping, *table]) for text in names}
     unread(laws.values(), mapping, table)
     groups = []
-    for about, rows in groups_of(table, by, where):
+    for about, rows in groups_of(table, config.by, config.where):
         label = ", ".join(f"{key} {value}" for key, value in about.items()) or name
 
         def read_columns(law: Law, rows: np.ndarray = rows) -> dict[str, np.ndarray]:
@@ -209,13 +213,11 @@ def point_groups(results: Results, column: str) -> list[tuple[dict[str, str], li
     return groups
 
 
-def _recorded(
-    folder: Any, columns: Any, where: str, column: str, names: list[str]
-) -> tuple[dict[str, Law], list[Group], str]:
+def _recorded(folder: Any, config: FitConfig, names: list[str]) -> tuple[dict[str, Law], list[Group], str]:
     """Laws and groups (per configuration, and of the full-precision losses) of an output folder, and its digest."""
-    if columns or where:
-        raise OptionError("columns and where are for a table", remedy=f"--data {folder}/degradation.csv")
-    results = load(folder)
+    if foreign := config.changed(*TABLE):
+        raise OptionError(f"{', '.join(foreign)}: for a table", remedy=f"--data {folder}/degradation.csv")
+    results, column = load(folder), config.by
     groups = []
     for about, points in point_groups(results, column):
         said = ", ".join(f"{key} {value}" for key, value in about.items())

@@ -13,10 +13,12 @@ from typing import Any, Literal
 from ptq_eval import plugins
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError, PtqEvalError
 from ptq_eval.options import COUNT, NUMBER, SIZE, TEXT, Kind, Options, option
+from ptq_eval.records import Selection
 
 DEFAULT_SEQ_LEN = 2048
 DTYPES = ("float32", "bfloat16", "float16")
 Calibration = Literal["default", "shared", "sequential"]
+SELECTIONS: tuple[Selection, ...] = ("spread", "first", "crops")
 CALIBRATIONS: tuple[Calibration, ...] = ("default", "shared", "sequential")
 
 
@@ -110,10 +112,19 @@ class RunConfig(Options):
         None, "Tokens per window.", COUNT, low=2, unset=f"{DEFAULT_SEQ_LEN}, or the model's limit"
     )
     eval_windows: int | None = option(256, "Windows of the evaluation text.", words={"all": None}, low=2)
-    calib_windows: int = option(128, "Windows of the calibration text.", low=1)
-    calib_seed: int | None = option(
-        None, "Draw the calibration windows at random with this seed.", COUNT, low=0, unset="the first windows"
+    eval_sample: Selection = option(
+        "spread",
+        "Which windows: a random sample spread over the whole text, or the first ones, as published tables do.",
+        choices=SELECTIONS[:2],
     )
+    eval_seed: int = option(0, "Seed of the draw of evaluation windows.", low=0)
+    calib_windows: int = option(128, "Windows of the calibration text.", low=1)
+    calib_sample: Selection = option(
+        "spread",
+        "Which windows: as --eval-sample, or random places that may overlap (crops), as GPTQ's authors do.",
+        choices=SELECTIONS,
+    )
+    calib_seed: int = option(0, "Seed of the draw of calibration windows.", low=0)
     bos: bool = option(False, "Begin each window with the beginning-of-sequence token.")
     device: str = option("auto", "Where to compute: auto, cpu, cuda or cuda:N.", metavar="NAME")
     dtype: str = option("float32", "Number format of the model that is measured.", choices=DTYPES)

@@ -2,9 +2,10 @@
 
 Windows are taken in a random order, the same for every variant and drawn from a seed, so that the first n of them are a
 simple random sample of all.  After a minimum number of windows, and then at regular intervals, the rule looks at the
-paired standard error of δ and ends the variant when it is at most `precision`·|δ|, or at most `floor` for a δ too close
-to zero to be known relatively.  The looks are at fixed numbers of windows, independent of batches and free memory, and
-each variant is looked at alone: neither the machine, nor the other variants, nor resuming changes where it ends.
+paired standard error of δ (`sampling`: windows of one document do not count as independent) and ends the variant when
+it is at most `precision`·|δ|, or at most `floor` for a δ too close to zero to be known relatively.  The looks are at
+fixed numbers of windows, independent of batches and free memory, and each variant is looked at alone: neither the
+machine, nor the other variants, nor resuming changes where it ends.
 
 Looking repeatedly favours moments at which the error happens to be small; the minimum number of windows limits that
 (measured in `docs/decisions/0012-early-stop-and-memory.md`).  The full-precision model always sees all windows: δ of
@@ -18,6 +19,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+
+from ptq_eval.sampling import Design, standard_error
 
 FLOOR = 0.001
 """Nats per token: a tenth of a percent of perplexity."""
@@ -46,17 +49,19 @@ class StopRule:
         rest = windows - first
         return [first] + [min(self.every, rest - start) for start in range(0, rest, self.every)]
 
-    def settled(self, before: Sequence[float], after: Sequence[float], tokens: int) -> bool:
+    def settled(
+        self, before: Sequence[float], after: Sequence[float], tokens: int, design: Design | None = None
+    ) -> bool:
         """Whether losses per window (nats, summed over `tokens` tokens) determine δ well enough.
 
+        `design` says how all windows were drawn, in their original order; those of `after` are the first of `order`.
         A loss that is not finite settles it too: no further window can change that.
         """
         difference = (np.asarray(after) - np.asarray(before[: len(after)])) / tokens
         if not np.isfinite(difference).all():
             return True
-        if len(difference) < 2:
-            return False
-        error = difference.std(ddof=1) / np.sqrt(len(difference))
+        seen = design.at(self.order(len(design.units))[: len(difference)]) if design is not None else None
+        error = standard_error(difference, seen)
         return bool(error <= max(self.precision * abs(difference.mean()), self.floor))
 
     def to_dict(self) -> dict[str, Any]:

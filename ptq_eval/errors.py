@@ -240,6 +240,12 @@ class PlanError(PtqEvalError):
     exit_code = 50
 
 
+class NotDeterminedError(PtqEvalError):
+    """The rows of a table determine no constant of the law."""
+
+    exit_code = 51
+
+
 @contextlib.contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write below `folder` into an OutputFullError."""

@@ -12,25 +12,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ptq_eval import __version__
-from ptq_eval.errors import NegativeDeltaError, NotVaryingError, OptionError, TooFewPointsError, UnknownPluginError
+from ptq_eval.errors import (
+    NegativeDeltaError,
+    NotDeterminedError,
+    NotVaryingError,
+    OptionError,
+    TooFewPointsError,
+    UnknownPluginError,
+)
+from ptq_eval.fit_config import FitConfig
 from ptq_eval.laws.base import FitResult, Law
 from ptq_eval.laws.catalogue import law_for
 from ptq_eval.laws.compare.candidate import undetermined
-from ptq_eval.laws.fit.fit import fit
+from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.fit.folder import VERSION
+from ptq_eval.laws.fit.hold import determines, fit_held, holding
 from ptq_eval.laws.fit.requirements import COLUMN_ALIASES, require
 from ptq_eval.laws.fit.restrict import restrict
-from ptq_eval.laws.tables.external import Mapped, map_columns, parse_columns, select, unread
+from ptq_eval.laws.tables.delimited import Dialect
+from ptq_eval.laws.tables.external import Mapped, as_mapping, map_columns, select, unread
 from ptq_eval.laws.tables.files import as_columns, read_table
 from ptq_eval.laws.tables.reader import Table, as_text
 from ptq_eval.laws.turning.predicted import critical_tokens
 from ptq_eval.records import Progress
+from ptq_eval.report.common.words import reason_text
 from ptq_eval.report.table_fit.page import with_texts
 from ptq_eval.results.points import Config
 
@@ -38,6 +49,8 @@ Data = str | Path | pd.DataFrame | Mapping[str, Any]
 Refusal = TooFewPointsError | NotVaryingError | NegativeDeltaError
 REFUSALS = (TooFewPointsError, NotVaryingError, NegativeDeltaError)
 """What keeps one group from being fitted and says nothing of the others."""
+Restrictions = tuple[Mapping[str, float], Iterable[tuple[str, str]], Mapping[str, tuple[float, float]]]
+"""Constants that are fixed, tied and bounded."""
 MOST_GROUPS = 200
 """A column with more values than this is no grouping."""
 
@@ -50,8 +63,8 @@ class Part:
     result: FitResult
     mapped: Mapped
     group: Mapping[str, str]
-    held: tuple[str, ...] = ()
-    """The constants that were fixed by the caller, or that these rows cannot determine."""
+    held: Mapping[str, Finding | None] = field(default_factory=dict)
+    """The constants that were fixed by the caller, or that these rows cannot determine, with the reason."""
 
     @property
     def label(self) -> str:
@@ -64,6 +77,7 @@ class Part:
         data, names = self.mapped.data, (*self.law.columns, self.law.response)
         ranges = {name: [float(data[name].min()), float(data[name].max())] for name in names}
         found = {**self.result.to_dict(), "law": self.law.name, "ranges": ranges, "held": list(self.held)}
+        found["held_because"] = {name: reason.to_dict() for name, reason in self.held.items() if reason}
         return {**config, "runs": [], **found}
 
 
@@ -89,10 +103,13 @@ class DataFit:
         return write(Path(out), self)
 
 
-def columns_of(data: Data) -> tuple[Table, str]:
-    """The columns of a table, and what to call it.  Raises DataFileError."""
+def columns_of(data: Data, config: FitConfig) -> tuple[Table, str]:
+    """The columns of a table, and what to call it.  Raises DataFileError and OptionError."""
+    dialect = Dialect(config.separator, config.decimal, config.comment)
     if isinstance(data, (str, Path)):
-        return read_table(data), Path(data).name
+        return read_table(data, dialect), Path(data).name
+    if not dialect.plain:
+        raise OptionError("separator, decimal and comment are for a file of text", got=type(data).__name__)
     frame = data if isinstance(data, pd.DataFrame) else pd.DataFrame({name: np.asarray(v) for name, v in data.items()})
     return as_columns(frame), "a table in memory"
 
@@ -100,62 +117,84 @@ def columns_of(data: Data) -> tuple[Table, str]:
 def fit_data(
     data: Data,
     law: str = "chinchilla",
-    columns: str | Mapping[str, str] = "",
+    columns: str | Mapping[str, str | Mapping[Any, float]] = "",
     *,
-    where: str = "",
-    by: str = "",
-    loss: str = "huber",
-    huber_delta: float | None = None,
-    fixed: Mapping[str, float] | None = None,
-    tied: Iterable[tuple[str, str]] = (),
-    bounds: Mapping[str, tuple[float, float]] | None = None,
-    law_options: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    bootstrap: int = 200,
-    level: float = 0.9,
-    intervals: Literal["bootstrap", "profile", "none"] = "bootstrap",
     progress: Progress | None = None,
+    **options: Any,
 ) -> DataFit:
     """Fit one law, or several joined by commas, to a table.
 
-    data: a .csv, .tsv, .parquet or .jsonl file, a data frame, or columns by name.  columns: what each variable is,
-    as "N=params,D=flop/(6*N)" or a mapping; the usual names need no mapping.  where: a condition on rows.  by: a
-    column, for one fit per value; where that is the bits, what they do to delta is held, and a group that cannot be
-    fitted is named in a warning, as long as another one can.  The other options are the fitter's
-    (`ptq_eval.laws.fit`).
+    data: a .csv, .tsv, .parquet, .json or .jsonl file, a data frame, or columns by name.  columns: what each variable
+    is, as "N=params,D=flop/(6*N)" or a mapping; the usual names need no mapping.  `options` are those of
+    `fit_config.FitConfig`, as on the command line; among them where: a condition on rows, and by: a column, for one fit
+    per value; where that is the bits, what they do to delta is held, and a group that cannot be fitted is named in a
+    warning, as long as another one can.
 
     Raises DataFileError, ColumnError, ExpressionError, TextColumnError, NotFiniteError, NotPositiveError, UnitsError,
-    BitsError, TooFewPointsError, NotVaryingError, NegativeDeltaError, UnknownPluginError and OptionError.
+    BitsError, TooFewPointsError, NotVaryingError, NegativeDeltaError, NotDeterminedError, UnknownPluginError and
+    OptionError.
     """
-    table, name = columns_of(data)
-    mapping = parse_columns(columns) if isinstance(columns, str) else dict(columns)
-    laws = [text.strip() for text in law.split(",") if text.strip()]
-    if not laws:
-        raise UnknownPluginError("no law is named", remedy="--law chinchilla")
-    made = [law_for(text, [*mapping, *table], law_options) for text in laws]
+    config = FitConfig.of({"law": law, "columns": columns, **options}, also=("data", "progress"))
+    table, name = columns_of(data, config)
+    mapping = as_mapping(config.columns)
+    made = _laws(config, mapping, table)
     unused = unread(made, mapping, table)
-    options: dict[str, Any] = {"loss": loss, "huber_delta": huber_delta, "seed": seed, "n_boot": bootstrap}
-    options |= {"level": level, "intervals": intervals}
-    groups = groups_of(table, by, where)
+    groups = groups_of(table, config.by, config.where)
+    by = config.by
     per_bits = by in ("P", *COLUMN_ALIASES["P"]) or (by != "" and by == mapping.get("P", mapping.get("bits")))
     parts, refused = list[Part](), list[Refusal]()
     for one in made:
-        own, *others = _own(one, fixed, tied, bounds, len(made) > 1)
+        own = _own(one, config, len(made) > 1)
         for group, rows in groups:
             if progress:
                 progress("fitting", float(len(parts)), float(len(made) * len(groups)))
             mapped = map_columns(one, table, mapping, rows)
-            given = {**(undetermined(one, mapped.data, ("P",)) if per_bits else {}), **(own or {})}
-            searched = restrict(one, given, *others)
-            if (refusal := _refusal(searched, mapped.data, group)) is not None:
-                refused.append(refusal)
-                continue
-            parts.append(Part(one, fit(searched, mapped.data, **options), mapped, group, tuple(given)))
+            given = {**(undetermined(one, mapped.data, ("P",)) if per_bits else {}), **own[0]}
+            found = _part(one, mapped, group, (given, *own[1:]), config)
+            if isinstance(found, Part):
+                parts.append(found)
+            else:
+                refused.append(found)
     if not parts or (refused and not by):
         raise refused[0]
     unused += [f"{error.what}, got {error.got}: not fitted" for error in refused]
-    about = {"source": name, "columns": mapping, "where": where, "rows": len(next(iter(table.values()), ()))}
-    return _found(parts, about, unused, seed)
+    about = {"source": name, "columns": mapping, "where": config.where, "rows": len(next(iter(table.values()), ()))}
+    return _found(_determined(parts), about, unused, config.seed)
+
+
+def _laws(config: FitConfig, mapping: Mapping[str, str], table: Table) -> list[Law]:
+    """The laws that are asked for.  Raises UnknownPluginError and OptionError."""
+    names = [text.strip() for text in config.law.split(",") if text.strip()]
+    if not names:
+        raise UnknownPluginError("no law is named", remedy="--law chinchilla")
+    return [law_for(text, [*mapping, *table], config.law_options) for text in names]
+
+
+def _part(law: Law, mapped: Mapped, group: Mapping[str, str], own: Restrictions, config: FitConfig) -> Part | Refusal:
+    """One law fitted to one group, with what its points do not determine held; or why it cannot be fitted."""
+    fixed, tied, bounds = own
+    first = {name: value for name, (value, _) in holding(law, mapped.data, fixed, tied, bounds).items()}
+    refusal = _refusal(restrict(law, {**fixed, **first}, tied, bounds), mapped.data, group)
+    if refusal is not None:
+        return refusal
+    names = ("loss", "huber_delta", "seed", "level", "intervals")
+    options = {name: getattr(config, name) for name in names}
+    found = fit_held(law, mapped.data, fixed, tied, bounds, n_boot=config.bootstrap, **options)
+    return Part(law, found.result, mapped, group, {**dict.fromkeys(fixed), **found.reasons})
+
+
+def _determined(parts: list[Part]) -> list[Part]:
+    """The fits.  Raises NotDeterminedError where none determines a constant."""
+    if not any(determines(part.result, part.held) for part in parts):
+        part = parts[0]
+        reason = part.result.status.reason
+        got = reason_text(reason.to_dict()) if reason else "every constant is at a bound of its search, or held"
+        raise NotDeterminedError(
+            f"{part.label}: these rows determine no constant",
+            got=f"{part.result.n_points} points: {got}",
+            remedy="add rows with other values of the variables, or fix constants: --fixed NAME=VALUE",
+        )
+    return parts
 
 
 def _refusal(law: Law, data: Mapping[str, np.ndarray], group: Mapping[str, str]) -> Refusal | None:
@@ -191,18 +230,18 @@ def _has_turns(part: Part) -> bool:
 def _curve(part: Part, parts: list[Part]) -> Part | None:
     """The fit of the loss before quantization that belongs to a law of delta, or the law itself if it has one."""
     if part.law.response == "loss":
-        return part
+        return part if part.result.values["B"] != 0 else None
     same = (other for other in parts if other.group == part.group and other.law.response == "loss")
-    return next((other for other in same if {"B", "beta"} <= set(other.result.values)), None)
+    falling = (other for other in same if {"B", "beta"} <= set(other.result.values) and other.result.values["B"] != 0)
+    return next(falling, None)
 
 
-def _own(law: Law, fixed: Any, tied: Any, bounds: Any, several: bool) -> tuple[Any, Any, Any]:
+def _own(law: Law, config: FitConfig, several: bool) -> Restrictions:
     """The restrictions that name constants of this law: among several laws each has its own."""
-    if not several:
-        return fixed, tied, bounds
     known = {p.name for p in law.parameters}
-    mine = [{name: value for name, value in (given or {}).items() if name in known} for given in (fixed, bounds)]
-    return mine[0], [pair for pair in tied if set(pair) <= known], mine[1]
+    fixed = {name: value for name, value in config.fixed.items() if not several or name in known}
+    bounds = {name: value for name, value in config.bounds.items() if not several or name in known}
+    return fixed, [pair for pair in config.tied if not several or set(pair) <= known], bounds
 
 
 def groups_of(table: Table, by: str, where: str) -> list[tuple[dict[str, str], np.ndarray]]:

@@ -4,7 +4,7 @@ From that one declaration come the check of a value, the flag of the command lin
 wrong value, so that they cannot disagree.  A value may be written as on the command line ("2,3,4", "8GB", "all") or be
 a Python object; one function reads both, and everything it does not understand is a PtqEvalError.
 
-`quantizers.base` does the same for the options of a quantizer, on a smaller scale: that package stands alone.
+`quantizers.base` does the same for the options of a quantizer, on a smaller scale: that package imports none of this.
 """
 
 from __future__ import annotations

@@ -107,6 +107,24 @@ class Scheme:
     format: str = "int"
 
 
+Selection = Literal["spread", "first", "crops"]
+"""How windows are chosen from a text; see `sampling`."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which windows of its text a corpus holds.
+
+    `population` is the number of windows in the whole text, None where it was not counted.  `documents` is the index of
+    the document that each window belongs to, in the order of the windows; empty where the text has no marks of
+    documents.
+    """
+
+    selection: Selection = "first"
+    population: int | None = None
+    documents: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class Trial:
     """One number to be measured: a checkpoint under a quantizer (or none) on a text.
@@ -114,6 +132,8 @@ class Trial:
     `quantizer` is "none" for full precision, with `scheme` None.  `protocol` names text, window length, number
     and selection of windows; `corpus` is the digest of the token windows themselves.  `stop` are the fields of the
     rule that may end the measurement before the last window (`early_stop.StopRule`), empty where there is none.
+    `sample` says which windows of the text the corpus holds (None in records of earlier versions, which held the first
+    ones); the corpus and the protocol stand for it in the key.
     """
 
     checkpoint: Checkpoint
@@ -129,6 +149,7 @@ class Trial:
     device: str = "cpu"
     include_head: bool = False
     stop: Mapping[str, Any] = field(default_factory=dict)
+    sample: Sample | None = None
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the number, and nothing else: no path, no step, no date."""
@@ -179,6 +200,9 @@ class Trial:
         known["checkpoint"] = Checkpoint.from_dict(known["checkpoint"])
         if known.get("scheme"):
             known["scheme"] = Scheme(**_known(Scheme, known["scheme"]))
+        if known.get("sample"):
+            sample = _known(Sample, known["sample"])
+            known["sample"] = Sample(**{**sample, "documents": tuple(sample.get("documents", ()))})
         return cls(**known)
 
 

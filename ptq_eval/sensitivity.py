@@ -72,14 +72,14 @@ def sensitivity(
         progress=lambda done, total, _name: progress("reading weights", done, total),
         trust_remote_code=config.trust_remote_code,
     )
-    plan = make_plan(checkpoints, config)
+    plan = make_plan(checkpoints, config, progress)
     if not plan.workloads:
         raise plan.excluded[0][1]
     record = _header(config, draws)
     old = report.read(Path(out))
     if old is not None and old.get("settings") == record["settings"]:
         record["checkpoints"] = old["checkpoints"]
-    texts = Texts(config)
+    texts = Texts(config, progress)
     for work in plan.workloads:
         key = _key(work, record["settings"])
         if key in [entry["key"] for entry in record["checkpoints"]]:

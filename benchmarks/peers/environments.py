@@ -2,7 +2,7 @@
 
 The peers cannot be installed together, and each would bring a torch of its own: every environment gets the torch of
 this process, by a constraint, so that a comparison is between programs and not between builds of torch.  An
-environment that cannot be built is told in one line and its comparisons are left out; it is tried again next time.
+environment that cannot be built is reported in one line and its comparisons are skipped; it is tried again next time.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A model is saved as its package packs it (`save` of the drive module) and reloaded as the packages' documentation says,
 by transformers' `from_pretrained` in the type that was saved.  Where that fails, or gives another model, its dense
-weights are saved and reloaded in its place, in the type that the package left them in, and the reason is told.
+weights are saved and reloaded in its place, in the type that the package left them in, and the reason is recorded.
 "Another model" is one that multiplies by other matrices, or has other parameters beside them, than the one that was
 quantized: a file that loads without a complaint need not be right.
 """

@@ -31,6 +31,10 @@ _NO_STEP = (
     "{what} has no step; to include it, give its D as the last of --tokens, or list all folders with their steps or D "
     "in a trajectory.yaml"
 )
+_OF_SEVERAL = (
+    "{what} may belong to any of the runs {runs}; move it into a folder with the checkpoints of its run, or list all "
+    "folders with their steps or D in a trajectory.yaml"
+)
 _LAST = re.compile(
     r"((checkpoint|ckpt|model)[-_])?(final|best|last|latest|main)([-_](checkpoint|ckpt|model|hf))*", re.IGNORECASE
 )
@@ -144,18 +148,35 @@ def _beside(model: Checkpoint, members: Sequence[Checkpoint]) -> Checkpoint:
 
 
 def _unnumbered(folder: Path, members: Sequence[Checkpoint], claimed: set[Path]) -> Iterator[Checkpoint]:
-    """Models in folders such as `final` beside numbered `members`, if they are of the same size; these are claimed."""
-    sizes = {counted(member).params for member in members} - {None}
-    if {member.run for member in members} != {""}:
+    """Models in folders such as `final` beside numbered `members`, if they are of the same size; these are claimed.
+
+    Among several runs, one belongs to the folder's own (`checkpoint-N`) or the only one of its size.  Where there are
+    several such runs it is a run of its own, and says why.
+    """
+    sizes: dict[str, set[int | None]] = defaultdict(lambda: {None})
+    for member in members:
+        sizes[member.run].add(counted(member).params)
+    if not all(run == "" or run.startswith("./") for run in sizes):
         return
     form = plugins.get("checkpoints", "single")()
     for child in subfolders(folder):
         if child.resolve() in claimed or not _LAST.fullmatch(child.name) or not holds_weights(child):
             continue
         model = replace(form.describe(child, Position(None)), revision=f"{ROOT}/{child.name}")
-        if {counted(model).params, None} >= sizes:
+        owners = [run for run, own in sizes.items() if own <= {counted(model).params, None}]
+        owners = [""] if "" in owners else owners
+        if owners:
             claimed.add(child.resolve())
-            yield _asking(model, f"the model in {child.name}")
+            what = f"the model in {child.name}"
+            yield _asking(replace(model, run=owners[0]), what) if len(owners) == 1 else _unowned(model, what, owners)
+
+
+def _unowned(model: Checkpoint, what: str, owners: Sequence[str]) -> Checkpoint:
+    """A model that may belong to several runs of its folder: a run of its own."""
+    names = ", ".join(sorted(run.removeprefix("./") for run in owners))
+    note = _OF_SEVERAL.format(what=what, runs=names)
+    model = replace(model, run=model.revision)
+    return replace(model, tokens_note=note) if model.tokens is None else model.with_problem("model_beside", note)
 
 
 def _asking(model: Checkpoint, what: str) -> Checkpoint:

@@ -27,7 +27,11 @@ _SHARDS = re.compile(r"pytorch_model_fsdp_\d+$|mp_rank_\d+(_\d+)*$|model_and_opt
 
 @dataclass(frozen=True)
 class _Kind:
-    """A format: its name, file names that only it has, and what makes a model of it ({folder} and {home} are paths)."""
+    """A format: its name, file names that only it has, and what makes a model of it ({folder} and {home} are paths).
+
+    The options of each converter were read in its source or documentation; none was run here.  The wheel of
+    transformers does not hold its converters.
+    """
 
     name: str
     patterns: tuple[str, ...]
@@ -55,7 +59,8 @@ _KINDS = (
     _Kind(
         "a pipeline of GPT-NeoX or Megatron-DeepSpeed",
         ("layer_*-model_*-model_states.pt", "*/layer_*-model_*-model_states.pt"),
-        "tools/ckpts/convert_neox_to_hf.py of GPT-NeoX",
+        "python tools/ckpts/convert_neox_to_hf.py --input_dir {home} --config_file CONFIG.yml --output_dir NEW "
+        "of GPT-NeoX",
     ),
     _Kind(
         "DeepSpeed model states",
@@ -65,9 +70,14 @@ _KINDS = (
     _Kind(
         "a checkpoint of Megatron-LM",
         ("mp_rank_*/model_*rng.pt", "model_optim_rng.pt", "common.pt", "*/common.pt", "distrib_optim.pt"),
-        "examples/conversion/convert_checkpoints.py export of Megatron-Bridge, with --megatron-path {folder}",
+        "examples/conversion/convert_checkpoints.py of Megatron-Bridge: export --hf-model MODEL (one on the "
+        "hub of the same architecture) --megatron-path {folder} --hf-path NEW",
     ),
-    _Kind("a checkpoint of OLMo-core", ("model_and_optim/*",), "convert_checkpoint_to_hf.py of OLMo-core"),
+    _Kind(
+        "a checkpoint of OLMo-core",
+        ("model_and_optim/*",),
+        "python src/examples/huggingface/convert_checkpoint_to_hf.py -i {folder} -o NEW, of OLMo-core",
+    ),
     _Kind(
         "FSDP shards of accelerate",
         ("pytorch_model_fsdp_*/*.distcp", "pytorch_model_fsdp_*/.metadata"),
@@ -91,14 +101,32 @@ _KINDS = (
     _Kind(
         "weights in the format of their first authors (Meta, Mistral)",
         ("consolidated*.pth", "consolidated*.safetensors"),
-        "python -m transformers.models.llama.convert_llama_weights_to_hf --input_dir {folder} --output_dir NEW, "
-        "or mistral's script beside it",
+        "python src/transformers/models/llama/convert_llama_weights_to_hf.py --input_dir {folder} --output_dir NEW, in "
+        "a clone of transformers; for Mistral's, its script in models/mistral there",
     ),
-    _Kind("a checkpoint of litgpt", ("lit_model.pth",), "litgpt convert_from_litgpt {folder} NEW"),
-    _Kind("a checkpoint of nanochat", ("meta_[0-9]*.json",), "convert_nanochat_checkpoints.py of transformers"),
+    _Kind(
+        "a checkpoint of litgpt",
+        ("lit_model.pth",),
+        "litgpt convert_from_litgpt {folder} NEW; then rename NEW/model.pth to pytorch_model.bin and add a config.json",
+    ),
+    _Kind(
+        "a checkpoint of nanochat",
+        ("meta_[0-9]*.json",),
+        "python src/transformers/models/nanochat/convert_nanochat_checkpoints.py --input_dir {folder} --output_dir NEW "
+        "(in a clone of transformers)",
+    ),
     _Kind("a checkpoint of nanoGPT", ("ckpt.pt",), "load its `model` entry into GPT2LMHeadModel, and save_pretrained"),
-    _Kind("a checkpoint of Composer", ("ep*-ba*-rank*.pt",), "convert_composer_to_hf.py of llm-foundry"),
-    _Kind("a checkpoint of NeMo", ("*.nemo", "model_weights/*"), "llm.export_ckpt of NeMo, with target='hf'"),
+    _Kind(
+        "a checkpoint of Composer",
+        ("ep*-ba*-rank*.pt",),
+        "python scripts/inference/convert_composer_to_hf.py --composer_path {folder}/{file} --hf_output_path NEW, of "
+        "llm-foundry",
+    ),
+    _Kind(
+        "a checkpoint of NeMo",
+        ("*.nemo", "model_weights/*"),
+        "nemo.collections.llm.export_ckpt(path='{folder}', target='hf', output_path=NEW)",
+    ),
     _Kind("an ONNX model", ("*.onnx",), "measure the model it was exported from"),
     _Kind("a diffusion model", ("diffusion_pytorch_model*", "model_index.json"), "exclude it"),
     _Kind("a variant of the weights", ("model.*.safetensors",), "rename {file} to model.safetensors"),

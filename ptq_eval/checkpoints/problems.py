@@ -100,8 +100,8 @@ def _against_order(checkpoint: Checkpoint, earlier: Sequence[Checkpoint]) -> Che
             message = f"D = {checkpoint.tokens:,} is not above the {last.tokens:,} of {last.name}"
             checkpoint = noted(checkpoint, "steps_out_of_order", message)
     restarted = (
-        checkpoint.stage
-        and earlier
+        checkpoint.tokens is not None  # otherwise the question for D says so
+        and checkpoint.stage
         and any(e.stage != checkpoint.stage and (e.step or 0) > (checkpoint.step or 0) for e in earlier)
     )
     if restarted:

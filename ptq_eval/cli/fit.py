@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import click
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, console
 from ptq_eval.errors import OptionError
+from ptq_eval.fit_config import ONE_LAW, TABLE, FitConfig
+from ptq_eval.options import declared
 
 EXAMPLES = """\b
 Examples:
@@ -24,105 +26,20 @@ Examples:
   ptq-eval fit --data ptq.parquet --law ptq --columns 'P=b,delta=q-fp'
   ptq-eval fit --data ptq.jsonl --law chinchilla,ptq --fixed gamma_N=0.34
 """
-LOSSES = ("huber", "squared", "lad", "log-huber", "log-squared", "log-lad")
-
-
-def pairs(kind: Callable[[str], Any], flag: str, example: str) -> Callable[..., tuple[tuple[str, Any], ...]]:
-    """A callback that reads `NAME=VALUE` texts; several may be joined by commas."""
-
-    def read(_ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> tuple[tuple[str, Any], ...]:
-        found = []
-        for text in [part for value in values for part in value.split(",") if part.strip()]:
-            name, _, value = (part.strip() for part in text.partition("="))
-            try:
-                if not name or not value:
-                    raise ValueError
-                found.append((name, kind(value)))
-            except ValueError as error:
-                raise OptionError(f"{flag} is not a pair", got=text, remedy=f"{flag} {example}") from error
-        return tuple(found)
-
-    return read
-
-
-def _ends(text: str) -> tuple[float, float]:
-    low, high = text.split(":")
-    return float(low), float(high)
-
+HAND = ("seed", "bootstrap")
+"""Options that `run` has as well, with its defaults."""
 
 table_options = cli_options.together(
-    click.option("--data", type=click.Path(), metavar="FILE", help="A .csv, .tsv, .parquet or .jsonl table to fit."),
-    click.option("--law", default="", metavar="LAW,…", help="The law to fit to FILE; several are fitted separately."),
-    click.option(
-        "--columns",
-        default="",
-        metavar="V=EXPR,…",
-        help="The column of each variable, or an expression of columns.",
-    ),
-    click.option("--where", default="", metavar="EXPR", help="Rows of FILE to use: a condition on its columns."),
-    click.option(
-        "--loss", default="huber", show_default=True, type=click.Choice(LOSSES), help="Loss function of the residuals."
-    ),
-    click.option(
-        "--intervals",
-        default="bootstrap",
-        show_default=True,
-        type=click.Choice(("bootstrap", "profile")),
-        help="Intervals by bootstrap over runs, or by profile likelihood of independent points.",
-    ),
-    click.option("--huber-delta", type=float, metavar="X", help="Where Huber's loss turns linear, in its own unit."),
-    click.option(
-        "--fixed",
-        multiple=True,
-        callback=pairs(float, "--fixed", "gamma_N=0.34"),
-        metavar="NAME=X",
-        help="A constant to keep fixed; may be repeated.",
-    ),
-    click.option(
-        "--tied",
-        multiple=True,
-        callback=pairs(str, "--tied", "alpha=beta"),
-        metavar="NAME=NAME",
-        help="Two constants that are equal; may be repeated.",
-    ),
-    click.option(
-        "--bounds",
-        multiple=True,
-        callback=pairs(_ends, "--bounds", "alpha=0.1:0.9"),
-        metavar="NAME=LOW:HIGH",
-        help="Bounds instead of the law's own; may be repeated.",
-    ),
-    click.option(
-        "--law-option",
-        multiple=True,
-        metavar="NAME=VALUE",
-        help="An option of the law, such as offsets=false or parts=weights+kv.",
-    ),
+    click.option("--data", type=click.Path(), metavar="FILE", help="A .csv, .tsv, .parquet, .json or .jsonl table."),
+    cli_options.options_of(FitConfig, *(n for n, o in declared(FitConfig).items() if o.flag and n not in HAND)),
     click.option(
         "-o", "--out", "target", metavar="OUT", help="Folder for a table's results.  [default: FILE-fit, here]"
-    ),
-)
-"""Options of a fit to a table; `--where`, `--columns` and the losses serve comparisons too."""
-
-choice_options = cli_options.together(
-    click.option("--laws", default="", metavar="LAW,…", help="Rank these laws on the same records."),
-    click.option(
-        "--by", default="", metavar="COLUMN", help="One fit for each value of a column, such as bits or quantizer."
-    ),
-    click.option(
-        "--test",
-        "tests",
-        multiple=True,
-        callback=pairs(str, "--test", "gamma_D=gamma_N"),
-        metavar="NAME=NAME",
-        help="Test whether two constants are equal; may be repeated.",
     ),
 )
 
 
 @click.command(epilog=EXAMPLES, short_help="Fit the laws again, compare laws, or fit a table of your own.")
 @click.argument("out", required=False)
-@choice_options
 @table_options
 @cli_options.fit_options
 def fit(out: str | None, **options: Any) -> None:
@@ -134,81 +51,70 @@ def fit(out: str | None, **options: Any) -> None:
     `run`, `checkpoint`, `learning_rate` and `phase` are used if the table has them.  In --columns, put a name with
     spaces in backticks; a variable may use those before it.
     """
-    data = options.pop("data")
+    data, target = options.pop("data"), options.pop("target")
     if out is None and data is None:
         raise click.UsageError("Missing argument 'OUT', a folder with records, or --data FILE, a table")
     if out is not None and data is not None:
         raise OptionError("fit takes a folder with records or a table, not both", got=f"{out} and {data}")
-    if options["laws"] or options["tests"]:
-        _compare(out, data, **options)
+    config = FitConfig.of(options)
+    if config.laws or config.tests:
+        _compare(out, data, target, config)
     elif data is not None:
-        _fit_table(data, **options)
+        _fit_table(data, target, config)
     else:
-        _fit_again(str(out), **options)
+        _fit_again(str(out), target, config)
 
 
-def _compare(out: str | None, data: str | None, **options: Any) -> None:
+def _compare(out: str | None, data: str | None, target: str | None, config: FitConfig) -> None:
     import ptq_eval
     from ptq_eval.report.comparison import page as comparison
 
-    if any(options[name] for name in ("fixed", "tied", "bounds", "law_option")) or options["intervals"] != "bootstrap":
-        flags = "--fixed, --tied, --bounds, --intervals and --law-option"
-        raise OptionError(f"{flags} go with --law, not with a comparison")
-    names = ("columns", "where", "by", "tests", "loss", "huber_delta", "seed", "bootstrap")
-    laws = options["laws"] or options["law"]
+    options = {**config.given(), "law": ""}
+    laws = options.pop("laws") or config.law
     with Bar() as bar:
-        found = ptq_eval.compare(data or str(out), laws, progress=bar, **{name: options[name] for name in names})
+        found = ptq_eval.compare(data or str(out), laws, progress=bar, **options)
     console().print(comparison.Rendered(found))
-    _say(comparison.write(_target(out, data, options), found), _target(out, data, options))
+    _say(comparison.write(_target(out, data, target), found), _target(out, data, target))
 
 
-def _fit_table(data: str, **options: Any) -> None:
+def _fit_table(data: str, target: str | None, config: FitConfig) -> None:
     import ptq_eval
-    from ptq_eval.laws.catalogue import parse_options
     from ptq_eval.report.table_fit.page import Rendered
 
-    if not options["law"]:
+    if not config.law:
         raise OptionError("--data needs a law", remedy="--law chinchilla, or --laws kumar,ouyang to compare")
-    names = ("columns", "where", "by", "loss", "huber_delta", "tied", "intervals", "seed", "bootstrap")
-    given = {"fixed": dict(options["fixed"]), "bounds": dict(options["bounds"])}
-    given["law_options"] = parse_options(options["law_option"])
     with Bar() as bar:
-        found = ptq_eval.fit_data(
-            data, options["law"], progress=bar, **given, **{name: options[name] for name in names}
-        )
+        found = ptq_eval.fit_data(data, progress=bar, **config.given())
     console().print(Rendered(found.fit))
-    _say(found.write(_target(None, data, options)), _target(None, data, options))
+    _say(found.write(_target(None, data, target)), _target(None, data, target))
 
 
-def _fit_again(out: str, *, seed: int, bootstrap: int, by: str, **options: Any) -> None:
+def _fit_again(out: str, target: str | None, config: FitConfig) -> None:
     import ptq_eval
     from ptq_eval.api import analyse
     from ptq_eval.report import render_fit, write_fit
     from ptq_eval.results.load import load
 
-    unused = next(
-        (name for name in ("law", "columns", "where", "fixed", "tied", "bounds", "law_option") if options[name]), ""
-    )
-    changed = options["loss"] != "huber" or options["intervals"] != "bootstrap" or options["huber_delta"] is not None
-    if unused or changed or options["target"]:
-        flag = f"--{unused.replace('_', '-')}" if unused else "--loss, --huber-delta, --intervals and -o"
-        raise OptionError(f"{flag} goes with --data", remedy="for other laws on records: ptq-eval fit OUT --laws LAW,…")
+    foreign = [*config.changed(*TABLE, *ONE_LAW, "loss", "huber_delta"), *(["-o"] if target else [])]
+    if foreign:
+        remedy = "for other laws on records: ptq-eval fit OUT --laws LAW,…"
+        raise OptionError(f"{', '.join(foreign)}: only with --data", remedy=remedy)
     with Bar() as bar:
-        results = load(out)
+        results, common = load(out), {"seed": config.seed, "bootstrap": config.bootstrap}
         kept: dict[str, Any]
-        if by:
-            found = ptq_eval.fit_by(results, by, seed=seed, bootstrap=bootstrap, progress=bar)
-            kept = {"name": f"fit-by-{by}.json"}
+        if config.by:
+            found = ptq_eval.fit_by(results, config.by, **common, progress=bar)
+            kept = {"name": f"fit-by-{config.by}.json"}
         else:
-            result = analyse(results, seed=seed, bootstrap=bootstrap, progress=bar)
+            result = analyse(results, **common, progress=bar)
             found, kept = result.fit, {"replicates": result.replicates}
     console().print(render_fit(results.frame, found, results.run, results.points))
     click.echo(f"Written: {', '.join(map(str, write_fit(Path(out), found, **kept)))}")
 
 
-def _target(out: str | None, data: str | None, options: dict[str, Any]) -> Path:
-    if options["target"]:
-        return Path(options["target"])
+def _target(out: str | None, data: str | None, target: str | None) -> Path:
+    if target:
+        return Path(target)
     return Path(out) if out is not None else Path(f"{Path(str(data)).name.split('.')[0]}-fit")
 
 

@@ -63,7 +63,10 @@ def _option(spec: Option, default: Any) -> _Decorator:
 
 
 GRID = ("quantizers", "bits", "group_size", "symmetric", "calibration", "options", "include_head")
-TEXTS = ("eval_text", "calib_text", "seq_len", "eval_windows", "calib_windows", "calib_seed", "bos")
+TEXTS = (
+    "eval_text", "calib_text", "seq_len", "eval_windows", "eval_sample", "eval_seed",
+    "calib_windows", "calib_sample", "calib_seed", "bos",
+)  # fmt: skip
 trajectory_options = options_of(Overrides)
 device_option = options_of(RunConfig, "device")
 trust_option = options_of(RunConfig, "trust_remote_code")

@@ -7,6 +7,7 @@ a data set) are separate texts: windows are never drawn from two of them.
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ class Text:
 
     `spec` is how the user named it, `name` its short name in protocols, `digest` the SHA-256 of its content.  `notes`
     accompany the results: which Python's standard library, which revision of a data set, how many rows were skipped.
+    `documents` are the characters of `text` that its documents start at, ascending from 0; None where it has no marks
+    of documents.
     """
 
     spec: str
@@ -31,6 +34,11 @@ class Text:
     ids: np.ndarray | None = None
     name: str = ""
     notes: tuple[str, ...] = field(default=())
+    documents: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """Characters, or token ids."""
+        return len(self.ids) if self.ids is not None else len(self.text or "")
 
 
 class TextSource(ABC):
@@ -54,16 +62,35 @@ class TextSource(ABC):
         """
 
 
-def joined(documents: Iterable[str], separator: str, max_chars: int | None) -> str:
-    """Documents joined by `separator`; reading stops after `max_chars` characters."""
+def joined(documents: Iterable[str], separator: str, max_chars: int | None) -> tuple[str, np.ndarray]:
+    """Documents joined by `separator`, and the character each starts at; reading stops after `max_chars` characters."""
     parts: list[str] = []
+    starts: list[int] = []
     length = -len(separator)
     for document in documents:
         parts.append(document)
+        starts.append(length + len(separator))
         length += len(separator) + len(document)
         if max_chars is not None and length >= max_chars:
             break
-    return separator.join(parts)[:max_chars]
+    return separator.join(parts)[:max_chars], np.array(starts, int)
+
+
+_MARKS = (
+    re.compile(r"<\|endoftext\|>"),
+    re.compile(r"^ ?= [^=\n]+ = ?$", re.MULTILINE),  # the title of an article in WikiText
+    re.compile(r"(?<=\n\n\n)(?=[^\n])"),  # two blank lines, or more
+)
+
+
+def marked_documents(text: str) -> np.ndarray | None:
+    """The characters that the documents of a plain text start at, by the first kind of mark that it has: a token of
+    the end of a text, titles of WikiText, or two blank lines; None where it has none."""
+    for mark in _MARKS:
+        starts = [found.start() for found in mark.finditer(text)]
+        if starts:
+            return np.array([0, *(start for start in starts if start > 0)])
+    return None
 
 
 def text_digest(text: str, spec: str) -> str:

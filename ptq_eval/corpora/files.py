@@ -111,7 +111,7 @@ class Documents:
         self._seen = self._skipped = 0
 
     def __iter__(self) -> Iterator[str]:
-        names: list[str] = []
+        first: Any = None
         for place, row in self._rows:
             self._seen += 1
             # A row that is a string is a document by itself.
@@ -119,11 +119,11 @@ class Documents:
             texts = [self._text(value, place, row) for value in values if value is not None]
             yield from texts
             self._skipped += not texts
-            names = names or field_names(row)
+            first = first if field_names(first) else row
             if self._skipped == self._seen == PATIENCE:
                 break
         if self._seen and self._skipped == self._seen:
-            raise missing_field(self.path, self.field or DEFAULT_FIELD, names, self.path)
+            raise missing_field(self.path, self.field or DEFAULT_FIELD, first)
 
     def notes(self) -> tuple[str, ...]:
         """What to say about the rows read so far: how many had no text."""
@@ -142,11 +142,15 @@ class Documents:
         if isinstance(text, str):
             return text
         field, kind = self.field or DEFAULT_FIELD, _KINDS.get(type(value), type(value).__name__)
+        fine = self._seen - self._skipped - 1
+        remedy = (
+            f"correct or remove this row: the {fine} before it hold text" if fine > 0 else _name_another(self.path, row)
+        )
         raise TextSourceError(
             f"{place} of {self.path} holds no text under {field!r}",
             got=kind,
             allowed=f"text, or null in a row to skip; fields present: {', '.join(field_names(row)[:20]) or 'none'}",
-            remedy=f"name a field that holds strings: {self.path}#FIELD",
+            remedy=remedy,
         )
 
 
@@ -176,12 +180,32 @@ def field_names(row: Any, prefix: str = "") -> list[str]:
     return names
 
 
-def missing_field(path: Path, field: str, names: list[str], where: object) -> TextSourceError:
-    """The error for a file whose `field` is absent or holds no text."""
+def text_fields(row: Any, prefix: str = "") -> list[str]:
+    """The dotted names of the fields of `row` that hold strings, in its order."""
+    if isinstance(row, list):
+        return text_fields(row[0], prefix) if row else []
+    if not isinstance(row, dict):
+        return []
+    names = []
+    for name, value in row.items():
+        names += [f"{prefix}{name}"] if isinstance(value, str) else text_fields(value, f"{prefix}{name}.")
+    return names
+
+
+def missing_field(path: Path, field: str, row: Any) -> TextSourceError:
+    """The error for a file whose `field` is absent or holds no text; `row` is one that shows its other fields."""
+    names = field_names(row)
     shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
     return TextSourceError(
         f"there is no text under {field!r}",
-        got=where,
+        got=path,
         allowed=f"fields present: {shown or 'none'}",
-        remedy=f"name a field that holds strings: {path}#FIELD",
+        remedy=_name_another(path, row),
     )
+
+
+def _name_another(path: Path, row: Any) -> str:
+    names = [f"{path}#{name}" for name in text_fields(row)]
+    if not names:
+        return "write one object a row, with its text as a string under 'text': no field here holds strings"
+    return f"name a field that holds strings: {' or '.join(names[:3])}"

@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from ptq_eval.corpora.base import Text, TextSource, joined, text_digest
+from ptq_eval.corpora.base import Text, TextSource, joined, marked_documents, text_digest
 from ptq_eval.errors import TextSourceError
 
 C4_DOCUMENTS = 1100
+WIKITEXT = "Salesforce/wikitext"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class HuggingFaceDataset(TextSource):
         try:
             with _quiet("huggingface_hub", "datasets"):
                 rows, revision = _rows(recipe, max_chars)
-                text = joined(_documents(rows, spec), recipe.separator, max_chars)
+                text, starts = joined(_documents(rows, spec), recipe.separator, max_chars)
         except TextSourceError:
             raise
         except Exception as error:  # datasets passes on the errors of many libraries
@@ -84,6 +85,8 @@ class HuggingFaceDataset(TextSource):
             text=text,
             name=recipe.name,
             notes=(f"{where}, split {recipe.split}, revision {revision}",),
+            # The rows of WikiText are paragraphs.
+            documents=marked_documents(text) if recipe.path == WIKITEXT else starts,
         )
 
 
@@ -106,7 +109,7 @@ def _recipe(spec: str, max_chars: int | None) -> _Recipe:
     if kind == "wikitext2":
         split = rest or "test"
         name = "wikitext2" if split == "test" else f"wikitext2-{split}"
-        return _Recipe("Salesforce/wikitext", "wikitext-2-raw-v1", split, name, streaming=False)
+        return _Recipe(WIKITEXT, "wikitext-2-raw-v1", split, name, streaming=False)
     if kind == "c4":
         split = rest or "validation"
         documents = C4_DOCUMENTS if max_chars is None else None

@@ -16,7 +16,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from ptq_eval.corpora.base import Text, TextSource
+from ptq_eval.corpora.base import Text, TextSource, joined
 from ptq_eval.errors import TextSourceError
 
 PARTS = ("train", "calibration", "evaluation")
@@ -66,9 +66,8 @@ class StandardLibrary(TextSource):
                 got=sysconfig.get_paths()["stdlib"],
                 remedy="name your own texts with --eval-text and --calib-text",
             )
-        text = "\n\n".join(path.read_text(encoding="utf-8", errors="replace") for _, path in chosen)
-        if max_chars is not None:
-            text = text[:max_chars]
+        contents = (path.read_text(encoding="utf-8", errors="replace") for _, path in chosen)
+        text, starts = joined(contents, "\n\n", max_chars)
         notes = [f"standard library of Python {platform.python_version()}, {len(chosen)} modules"]
         if platform.python_version().rpartition(".")[0] != REFERENCE_PYTHON:
             notes.append(
@@ -81,4 +80,5 @@ class StandardLibrary(TextSource):
             text=text,
             name=f"stdlib-{part}",
             notes=tuple(notes),
+            documents=starts,
         )

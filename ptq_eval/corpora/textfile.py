@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ptq_eval.corpora.base import Text, TextSource, joined, text_digest
+from ptq_eval.corpora.base import Text, TextSource, joined, marked_documents, text_digest
 from ptq_eval.corpora.files import (
     DEFAULT_FIELD,
     Documents,
@@ -73,15 +73,17 @@ class TextFile(TextSource):
             rows = _rows_reader(path, field)
             if rows is None:
                 text = _plain(path, max_chars)
+                starts = marked_documents(text)
             else:
                 documents = Documents(path, field, rows(path, field or DEFAULT_FIELD))
-                text = joined(documents, "\n\n", max_chars)
+                text, starts = joined(documents, "\n\n", max_chars)
                 notes = documents.notes()
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise TextSourceError(
                 "the file cannot be read", got=f"{path} ({error})", remedy="fetch it again"
             ) from error
-        return Text(spec=spec, digest=text_digest(text, spec), text=text, name=path.name.split(".")[0], notes=notes)
+        name, digest = path.name.split(".")[0], text_digest(text, spec)
+        return Text(spec=spec, digest=digest, text=text, name=name, notes=notes, documents=starts)
 
 
 def _known(name: str) -> bool:
@@ -177,6 +179,14 @@ def _seekable(file: IO[bytes]) -> IO[bytes]:
     return file if file.seekable() else io.BytesIO(file.read())
 
 
+def _holds_strings(kind: Any) -> bool:
+    """Whether a column of this type holds strings, as they are or as a dictionary's values."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
 def _table(path: Path, field: str) -> Iterator[tuple[str, Any]]:
     """The rows of a Parquet file as objects of one column, each with its place."""
     import pyarrow
@@ -184,16 +194,19 @@ def _table(path: Path, field: str) -> Iterator[tuple[str, Any]]:
 
     try:
         with open_bytes(path) as file, pyarrow.parquet.ParquetFile(_seekable(file)) as table:
-            names = table.schema_arrow.names
+            schema = table.schema_arrow
+            names = schema.names
+            # Stand-ins for the columns that are not read, for messages: which there are, and which hold strings.
+            others = {field.name: "" if _holds_strings(field.type) else None for field in schema}
             parts = field.split(".")
             heads = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
             column = next((head for head in heads if head in names), None)
             if column is None:
-                raise missing_field(path, field, names, path)
+                raise missing_field(path, field, others)
             batches = table.iter_batches(batch_size=1024, columns=[column])
             values = (value for batch in batches for value in batch.column(0).to_pylist())
             for number, value in enumerate(values, 1):
-                yield f"row {number}", {**dict.fromkeys(names), column: value}  # all names, for messages
+                yield f"row {number}", {**others, column: value}
     except pyarrow.ArrowException as error:
         raise TextSourceError(
             "the file is not readable Parquet", got=f"{path} ({error})", remedy="fetch it again"

@@ -33,8 +33,8 @@ from ptq_eval.results.points import SAME_SIZE
 
 Data = Mapping[str, np.ndarray]
 """Columns by name, each [n]: a law's variables and response, optionally "se" (standard error of the
-response), "run" and "checkpoint" (labels), and "windows" [n, n_windows], the response per evaluation
-window."""
+response), "run" and "checkpoint" (labels), "windows" [n, n_windows], the response per evaluation
+window, and "design" [n], how each point's windows were drawn (`sampling.Design`, or None)."""
 
 Theta = Mapping[str, Any]
 """Constants by name: floats, or arrays [replicates, 1]."""
@@ -213,6 +213,11 @@ class Law(ABC):
     def complete(self, theta: Theta) -> dict[str, Any]:
         """All constants of the formula by name, in its order, from those that are searched for."""
         return {p.name: theta[p.name] for p in self.parameters}
+
+    def held(self, data: Data) -> dict[str, tuple[float, Finding]]:
+        """Constants that points with so few values cannot determine though they do the others: where to keep each, and
+        why.  For a fit to somebody's table; the main job chooses another law instead."""
+        return {}
 
     @property
     def n_free(self) -> int:

@@ -1,7 +1,6 @@
 """Laws by their full and short names, with the options of their constructors.
 
-`kumar` and `ptq` both mean equation 2 of Kumar et al.; every installed law goes by its full name as well.  An option
-is `NAME=VALUE`, the value being `true`, `false`, a number, or words joined by `+`: `parts=weights+kv`.
+`kumar` and `ptq` both mean equation 2 of Kumar et al.; every installed law goes by its full name as well.
 """
 
 from __future__ import annotations
@@ -65,25 +64,3 @@ def law_for(name: str, columns: Iterable[str], options: Mapping[str, Any] | None
     if not parts and "P" not in law.columns and known & {"P", *COLUMN_ALIASES["P"]}:
         parts = ["weights"]
     return make_law(name, {**options, "parts": tuple(parts)}) if parts else law
-
-
-def parse_options(texts: Iterable[str]) -> dict[str, Any]:
-    """`["offsets=false", "parts=weights+kv"]` as a law's options.  Raises OptionError."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip() or not value.strip():
-            raise OptionError("a law's option is not NAME=VALUE", got=repr(text), remedy="--law-option offsets=false")
-        found[name.strip()] = _value(name.strip(), value.strip())
-    return found
-
-
-def _value(name: str, text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if name == "parts" or "+" in text:
-        return tuple(text.split("+"))
-    try:
-        return float(text)
-    except ValueError:
-        return text

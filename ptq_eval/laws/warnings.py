@@ -15,8 +15,9 @@ import numpy as np
 from ptq_eval.laws.base import SIGNIFICANT, FitResult, n_distinct
 from ptq_eval.laws.findings import Caution, Finding, Why, caution
 from ptq_eval.laws.fit.bootstrap import MIN_RUNS
-from ptq_eval.laws.turning.observed import MIN_FOR_MEDIAN, TurningPoint
+from ptq_eval.laws.turning.observed import TurningPoint
 from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit
+from ptq_eval.laws.turning.significance import MIN_TO_TEST, SIGNIFICANCE
 from ptq_eval.laws.turning.verdict import MAX_FACTOR, VerdictKind
 from ptq_eval.results.points import FULL_PRECISION, Config, Point, by
 
@@ -65,7 +66,7 @@ def _full_precision_rises(rises: Mapping[str, TurningPoint]) -> list[Finding]:
         if not turn.rise > SIGNIFICANT * turn.evaluation_se:
             continue
         unknown = math.isnan(turn.rise_se)
-        scatter = "unknown" if unknown else "beyond" if turn.rise > SIGNIFICANT * turn.rise_se else "within"
+        scatter = "unknown" if turn.untested else "beyond" if turn.adjusted_p <= SIGNIFICANCE else "within"
         facts = {"run": run, "tokens": turn.tokens, "rise": turn.rise, "scatter": scatter}
         error = turn.evaluation_se if unknown else turn.rise_se
         found.append(caution(Caution.FULL_PRECISION_RISES, **facts, error=error))
@@ -94,8 +95,8 @@ def _few(points: Sequence[Point]) -> list[Finding]:
         n = len({p.D for p in group})
         if n < FEW_CHECKPOINTS:
             found.append(caution(Caution.NO_TREND, trajectory=name, points=n, needed=FEW_CHECKPOINTS))
-        elif n < MIN_FOR_MEDIAN:
-            found.append(caution(Caution.SCATTER_UNSURE, trajectory=name, points=n, needed=MIN_FOR_MEDIAN))
+        elif n < MIN_TO_TEST:
+            found.append(caution(Caution.SCATTER_UNSURE, trajectory=name, points=n, needed=MIN_TO_TEST))
     return found
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ptq_eval.early_stop import StopRule
 from ptq_eval.measure.scoring import Output, Scores, compare, scorer
 from ptq_eval.models.language_model import LanguageModel
+from ptq_eval.sampling import Design
 
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
 _BATCH_ACTIVATIONS = 2**18
@@ -50,7 +51,8 @@ class _Progress:
 class Evaluator:
     """Scores variants on windows `ids` [n, time]; the first token of a window is context only.
 
-    `budget` is the memory (bytes) that kept full-precision outputs may still take, zero unless set before `score`.
+    `rule` may end a variant early, by the errors of the windows' `design`.  `budget` is the memory (bytes) that kept
+    full-precision outputs may still take, zero unless set before `score`.
     `tick(windows)` is called after each forward pass, and for windows that a variant does not need.
     """
 
@@ -61,8 +63,10 @@ class Evaluator:
         *,
         batch: int | None = None,
         rule: StopRule | None = None,
+        design: Design | None = None,
         tick: Tick | None = None,
     ) -> None:
+        self.design = design
         self.model, self.rule, self.tick = model, rule, tick or (lambda windows: None)
         self.order = rule.order(len(ids)) if rule else list(range(len(ids)))
         self.ids = ids.to(device=model.device, dtype=torch.long)[self.order]
@@ -97,7 +101,8 @@ class Evaluator:
                 self._score_batch(batch, active)
             if self.rule:
                 for variant in active:
-                    variant.settled = self.rule.settled(self._full.nll, variant.scores.nll, self.ids.shape[1] - 1)
+                    scores = variant.scores.nll
+                    variant.settled = self.rule.settled(self._full.nll, scores, self.ids.shape[1] - 1, self.design)
         for variant in running:
             self.tick(len(self.ids) - len(variant.scores.nll))
         return [self._in_order(variant.scores) for variant in running]

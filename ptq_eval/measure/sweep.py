@@ -21,6 +21,7 @@ from ptq_eval.measure.session import Session
 from ptq_eval.measure.trials import Workload
 from ptq_eval.measure.variants import Variant
 from ptq_eval.records import FULL_PRECISION, Measurement, Trial
+from ptq_eval.sampling import design_of
 
 _SHARE_FOR_REFERENCES = 0.1
 """Share of the budget for full-precision outputs that are kept from one group of variants to the next."""
@@ -73,7 +74,8 @@ def sweep(
     with Session.opened(work, device=device, memory=memory, trust_remote_code=trust_remote_code) as session:
         stop = work.trials[0].stop
         rule = StopRule(**stop) if stop else None
-        evaluator = Evaluator(session.model, session.evaluation, rule=rule, tick=tick)
+        design = design_of(work.evaluation.sample, len(work.evaluation))
+        evaluator = Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick)
         for group in _groups(session, evaluator, quantized):
             variants = session.quantized(group)
             tick(sum(calibrating[trial.calibration] for trial in group))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from ptq_eval.errors import (
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
+from ptq_eval.models.configuration import end_of_text
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.models.loading import load_tokenizer
-from ptq_eval.records import FULL_PRECISION, Checkpoint, Trial
+from ptq_eval.records import FULL_PRECISION, Checkpoint, Progress, Selection, Trial
 from quantizers import Quantizer, get_quantizer
 
 _OF_ONE_CHECKPOINT = (
@@ -89,9 +90,9 @@ def quantizers_of(config: RunConfig) -> dict[str, Quantizer]:
         raise OptionError(f"--option: {error}", remedy="`ptq-eval quantizers` lists them all") from error
 
 
-def make_plan(checkpoints: Sequence[Checkpoint], config: RunConfig) -> Plan:
+def make_plan(checkpoints: Sequence[Checkpoint], config: RunConfig, progress: Progress | None = None) -> Plan:
     """The plan for verified checkpoints.  Raises the PtqEvalError of whatever is wrong with the request."""
-    return _Planner(config).plan(checkpoints)
+    return _Planner(config, progress).plan(checkpoints)
 
 
 @contextlib.contextmanager
@@ -106,11 +107,11 @@ def _excluding(plan: Plan, place: int) -> Iterator[None]:
 
 
 class _Planner:
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, progress: Progress | None) -> None:
         self.config = config
         self.quantizers = quantizers_of(config)
         self.device = config.resolve_device().split(":")[0]
-        self.texts = Texts(config)
+        self.texts = Texts(config, progress)
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> Plan:
         plan = Plan(checkpoints=list(checkpoints))
@@ -210,6 +211,7 @@ class _Planner:
             "device": self.device,
             "include_head": self.config.include_head,
             "stop": self.config.stop_rule(),
+            "sample": evaluation.sample,
         }
         trials = [Trial(quantizer=FULL_PRECISION, **common)]
         for name, quantizer in self.quantizers.items():
@@ -238,15 +240,18 @@ def _calibration(quantizer: Quantizer, config: RunConfig) -> str:
 _SPARE_CHARS = 16
 """Characters read per token needed; more than any common tokenizer needs on average."""
 
-_CROP_CHARS = 512
-"""The same for random crops, which are drawn from a 32 times longer part of the text."""
+_DRAWN_CHARS = 512
+"""The same for windows drawn from the whole text: of a 32 times longer text."""
+
+LONGEST = 2**26
+"""Characters from which windows are drawn at most: a minute of tokenizing, and some hundred megabytes of memory."""
 
 
 class Texts:
     """The evaluation and the calibration text of one run's options, as windows of any checkpoint's tokens."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, progress: Progress | None = None) -> None:
+        self.config, self.progress = config, progress
         self._windows: dict[tuple[str, str, int, int], Windows] = {}
         self._texts: dict[tuple[str, int | None], Text] = {}
 
@@ -257,17 +262,27 @@ class Texts:
         """
         key = (role, checkpoint.tokenizer_sha, seq_len, vocab_size)
         if key not in self._windows:
-            calibrating = role == "calibration"
-            count = self.config.calib_windows if calibrating else self.config.eval_windows
-            seed = self.config.calib_seed if calibrating else None
-            chars_per_token = _SPARE_CHARS if seed is None else _CROP_CHARS
-            max_chars = None if count is None else chars_per_token * seq_len * count + 100_000
-            text = self._text(self.config.calib_text if calibrating else self.config.eval_text, max_chars)
-            trust = self.config.trust_remote_code
-            bos = self.config.bos
-            tokenizer = load_tokenizer(folder, trust, checkpoint.name) if text.ids is None or bos else None
+            config, short = self.config, "calib" if role == "calibration" else "eval"
+            count, selection, seed = (getattr(config, f"{short}_{name}") for name in ("windows", "sample", "seed"))
+            max_chars = _max_chars(selection, count, seq_len)
+            text = self._text(getattr(config, f"{short}_text"), max_chars)
+            if selection != "first" and max_chars is not None and len(text) >= max_chars:
+                what = (
+                    f"windows are drawn from its first {max_chars:,} {'tokens' if text.text is None else 'characters'}"
+                )
+                text = replace(text, notes=(*text.notes, f"{what}, where the text may go on"))
+            needed = text.ids is None or config.bos
             self._windows[key] = make_windows(
-                text, tokenizer, seq_len=seq_len, count=count, seed=seed, vocab_size=vocab_size, bos=bos
+                text,
+                load_tokenizer(folder, config.trust_remote_code, checkpoint.name) if needed else None,
+                seq_len=seq_len,
+                count=count,
+                selection=selection,
+                seed=seed,
+                vocab_size=vocab_size,
+                bos=config.bos,
+                separator=end_of_text(folder) if text.ids is not None else None,
+                progress=self.progress,
             )
         return self._windows[key]
 
@@ -275,6 +290,15 @@ class Texts:
         if (spec, max_chars) not in self._texts:
             self._texts[spec, max_chars] = corpora.read(spec, max_chars=max_chars)
         return self._texts[spec, max_chars]
+
+
+def _max_chars(selection: Selection, count: int | None, seq_len: int) -> int | None:
+    """How much of a text is read at most, in characters."""
+    if count is None:
+        return None
+    if selection == "first":
+        return _SPARE_CHARS * seq_len * count + 100_000
+    return min(_DRAWN_CHARS * seq_len * count + 100_000, max(LONGEST, _SPARE_CHARS * seq_len * count))
 
 
 def describe_windows(windows: Windows) -> dict[str, Any]:
@@ -285,7 +309,9 @@ def describe_windows(windows: Windows) -> dict[str, Any]:
         "digest": windows.digest,
         "text_digest": windows.text_digest,
         "windows": len(windows.ids),
+        "selection": windows.sample.selection,
         "available": windows.total_windows,
+        "documents": len(set(windows.sample.documents)) or None,
         "notes": list(windows.notes),
     }
 

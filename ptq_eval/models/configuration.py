@@ -152,3 +152,10 @@ def _as_type_of(usual: Any, value: Any) -> Any:
         number = float(value)
         return number if isinstance(usual, float) else int(number) if number == int(number) else value
     return value
+
+
+def end_of_text(folder: Path) -> int | None:
+    """The token id that `config.json` names as the end of a text, the first where there are several; None without."""
+    named = read_config(folder).get("eos_token_id")
+    named = named[0] if isinstance(named, list) and named else named
+    return named if isinstance(named, int) and not isinstance(named, bool) else None

@@ -125,9 +125,17 @@ _PIECES = 20_000
 
 
 def tokenizer_folder(folder: Path) -> Path | None:
-    """Where a checkpoint's tokenizer is: in its own folder, else in the run's, else None."""
+    """Where a checkpoint's tokenizer is: in its own folder, else in the run's (`RUN/step_98` or `RUN/step_98/hf`)."""
     names = ("tokenizer.json", *_OTHER_FILES)
-    return next((place for place in (folder, folder.parent) if any((place / n).is_file() for n in names)), None)
+    places = [folder, folder.parent, *([folder.parent.parent] if _below_its_number(folder) else [])]
+    return next((place for place in places if any((place / n).is_file() for n in names)), None)
+
+
+def _below_its_number(folder: Path) -> bool:
+    """Whether a checkpoint's number is in the name of the folder above, which is not the run's."""
+    numbered = lambda place: any(map(str.isdigit, place.name))
+    above = folder.absolute().parent
+    return numbered(above) and not any(numbered(place) for place in above.iterdir() if place.is_dir())
 
 
 def tokenizer_sha(folder: Path) -> str:

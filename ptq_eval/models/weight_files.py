@@ -109,6 +109,13 @@ def _split(folder: Path, names: list[str], index: Path | None = None) -> WeightF
 _RECIPE_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 _RECIPE_KEYS = ("quantization_config", "compression_config")
 _BITS = ("bits", "num_bits", "w_bit", "nbits", "wbits", "weight_bits")
+_LOADS = ("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit")
+_METHOD_OF_KEY = {**dict.fromkeys(_LOADS, "bitsandbytes"), "desc_act": "gptq", "q_group_size": "awq"}
+"""Keys that one method alone has: those of bitsandbytes, of AutoGPTQ and of AutoAWQ."""
+_NAMED_BITS = re.compile(r"(?:int|fp|nf|float)([2-8])(?!\d|_?(?:dynamic|activation))|\bw([2-8])a\d")
+_NOT_WEIGHTS = re.compile(
+    r"kv_cache|activation|(^|_)(input|output)s?(_|$)|^(ignore|exclude_modules|modules_to_not_convert)$"
+)
 _DEQUANTIZED = {"fp8": "FineGrainedFP8Config", "mxfp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
 """Methods that transformers turns back into plain matrices on every device, with the class that asks for it."""
 
@@ -125,8 +132,8 @@ _SCALE = re.compile(r"(scales?|zeros?|zero_points?|amax)(_inv|_\d+)?$")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A quantization that a checkpoint says it has: its method, bits per weight where they are known, and the key of
-    `config.json` that holds it, "" for a file of its own."""
+    """A quantization that a checkpoint says it has: its method ("" where none is named), bits per weight where they are
+    known, and the key of `config.json` that holds it, "" for a file of its own."""
 
     method: str
     bits: int | None
@@ -138,7 +145,8 @@ class Recipe:
         return self.method in _DEQUANTIZED
 
     def __str__(self) -> str:
-        return f"{self.method}, {self.bits} bits" if self.bits else self.method
+        method = self.method or "method not named"
+        return f"{method}, {self.bits} bits" if self.bits else method
 
 
 def recipe(content: Mapping[str, Any]) -> Recipe | None:
@@ -152,14 +160,16 @@ def recipe(content: Mapping[str, Any]) -> Recipe | None:
 
 
 def recipe_beside(folder: Path) -> Recipe | None:
-    """The recipe in a file beside `config.json`, which transformers does not read."""
+    """The recipe in a file beside `config.json`, which transformers does not read; None if it is not about weights."""
     for name in _RECIPE_FILES:
         try:
             content = json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(content, dict):
-            return _recipe_of({"quant_method": "gptq" if name == _RECIPE_FILES[0] else "quantized", **content})
+        if isinstance(content, dict) and not _is_off(content):
+            found = _recipe_of(content)
+            if found.method or found.bits:
+                return found
     return None
 
 
@@ -193,23 +203,46 @@ def quantized_names(surplus: Iterable[str], names: Collection[str]) -> list[str]
 
 
 def _recipe_of(entry: Mapping[str, Any]) -> Recipe:
-    method = str(entry.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in entry else "method not named"))
+    of_weights = _of_weights(entry)
+    bits = next(_bits_in(of_weights), None)
+    if bits is None:
+        loads = (key for key in _LOADS if entry.get(key))
+        named = _NAMED_BITS.search(json.dumps(of_weights, default=str).lower())
+        bits = next((int(key.split("_")[-1][0]) for key in loads), int(named[1] or named[2]) if named else None)
+    return Recipe(_method_of(entry, of_weights), bits)
+
+
+def _method_of(entry: Mapping[str, Any], of_weights: Mapping[str, Any]) -> str:
+    """The method that a recipe names, or that its keys belong to; "" if neither says."""
+    if isinstance(named := entry.get("quant_method"), str) and named:
+        return named
     producer = entry.get("producer")
-    if isinstance(producer, dict):
-        method = str(producer.get("name", method))
-    if entry.get("load_in_4bit") or entry.get("_load_in_4bit"):
-        return Recipe(method, 4)
-    if entry.get("load_in_8bit") or entry.get("_load_in_8bit"):
-        return Recipe(method, 8)
-    named = re.search(r"(?:int|fp|nf|float)([2-8])(?!\d)", f"{method} {json.dumps(entry, default=str)}".lower())
-    bits = next(_bits_in(entry), None) or (int(named[1]) if named else None)
-    return Recipe(method, bits)
+    if isinstance(producer, dict) and isinstance(producer.get("name"), str) and any(_values(of_weights)):
+        return producer["name"]
+    return next((method for key, method in _METHOD_OF_KEY.items() if key in entry), "")
+
+
+def _of_weights(entry: Any) -> Any:
+    """A recipe without its parts about activations, the KV cache and modules that are not quantized."""
+    if isinstance(entry, dict):
+        return {key: _of_weights(value) for key, value in entry.items() if not _NOT_WEIGHTS.search(key)}
+    return [_of_weights(value) for value in entry] if isinstance(entry, list) else entry
+
+
+def _values(entry: Mapping[str, Any]) -> Iterator[Any]:
+    """The values of a recipe that say how weights are quantized, however deep."""
+    for key, value in entry.items():
+        if isinstance(value, dict) and key != "producer":
+            yield from _values(value)
+        elif "algo" in key or key in _BITS:
+            yield value
 
 
 def _bits_in(entry: Any) -> Iterator[int]:
     """The numbers of bits in a recipe, however deep."""
     if isinstance(entry, dict):
-        yield from (entry[key] for key in _BITS if isinstance(entry.get(key), int) and entry[key] > 0)
+        numbers = (entry[key] for key in _BITS if isinstance(entry.get(key), int) and entry[key] > 0)
+        yield from (number for number in numbers if number is not True)
         for value in entry.values():
             yield from _bits_in(value)
     elif isinstance(entry, list):
@@ -219,5 +252,5 @@ def _bits_in(entry: Any) -> Iterator[int]:
 
 def _is_off(entry: Mapping[str, Any]) -> bool:
     """bitsandbytes with both widths off, as a run without quantization saves it."""
-    loads = [entry[key] for key in ("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit") if key in entry]
+    loads = [entry[key] for key in _LOADS if key in entry]
     return bool(loads) and not any(loads)

@@ -90,7 +90,7 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
 
     A grid may grow: further quantizers, bits, checkpoints and runs are accepted.  Raises OutputMismatchError.
     """
-    before, now = old.get("fixed", {}), _plain(new["fixed"])
+    before, now = _with_samples(old.get("fixed", {})), _plain(new["fixed"])
     for name in now:
         _same(folder, "other options", _flag(name, now[name]), _flag(name, before.get(name)))
     for name, options in _plain(new["quantizer_options"]).items():
@@ -122,6 +122,15 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
             f"runs {runs[0]}",
             f"runs {runs[1]}, none of whose checkpoints is here",
         )
+
+
+def _with_samples(fixed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of a folder from before there were samples of windows: the first ones, or crops to calibrate on."""
+    if not fixed or "eval_sample" in fixed:
+        return fixed
+    seed = fixed.get("calib_seed")
+    drawn = {"calib_sample": "first" if seed is None else "crops", "calib_seed": seed or 0}
+    return {**fixed, "eval_sample": "first", "eval_seed": 0, **drawn}
 
 
 def _flag(name: str, value: Any) -> str:

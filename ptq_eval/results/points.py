@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ptq_eval.records import FULL_PRECISION
+from ptq_eval.sampling import Design, standard_error
 
 SAME_SIZE = 0.05
 """Values of a variable that differ by no more than this fraction count as one."""
@@ -27,9 +28,19 @@ _PARTS = ("trunk", "annealed")
 _BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 Item = TypeVar("Item")
 Row = Mapping[str, Any]
-Windows = Mapping[Any, tuple[np.ndarray, np.ndarray]]
-"""By a row's key: loss per window after and before quantization, nats per token, each [n_windows]; the same twice
-for full precision."""
+
+
+class Losses(NamedTuple):
+    """Loss per window after and before quantization, nats per token, each [n_windows]; the same twice for full
+    precision; and how the windows were drawn (None: as if independent)."""
+
+    after: np.ndarray
+    before: np.ndarray
+    design: Design | None = None
+
+
+Windows = Mapping[Any, Any]
+"""Losses by a row's key."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +136,12 @@ def by(points: Iterable[Item], attribute: str) -> dict[Any, list[Item]]:
 
 def delta_data(points: Sequence[Point], windows: Windows) -> dict[str, np.ndarray]:
     """The columns for a degradation law."""
-    pairs = _stacked(points, windows)
+    pairs, designs = _stacked(points, windows), _designs(points, windows)
     data = _columns(points, {"delta": [p.delta for p in points], "se": [p.se for p in points]})
     if pairs is not None:
-        data["windows"] = pairs[:, 0] - pairs[:, 1]
-        known = np.isfinite(data["se"])
-        data["se"] = np.where(known, data["se"], data["windows"].std(axis=1) / math.sqrt(pairs.shape[2] - 1))
+        data |= {"windows": pairs[:, 0] - pairs[:, 1], "design": designs}
+        errors = [standard_error(row, design) for row, design in zip(data["windows"], designs)]
+        data["se"] = np.where(np.isfinite(data["se"]), data["se"], errors)
     return data
 
 
@@ -138,7 +149,7 @@ def loss_data(points: Sequence[Point], windows: Windows) -> dict[str, np.ndarray
     """The columns for a full-precision law."""
     data = _columns(points, {"loss": [p.loss_fp for p in points]})
     pairs = _stacked(points, windows)
-    return data if pairs is None else {**data, "windows": pairs[:, 1]}
+    return data if pairs is None else {**data, "windows": pairs[:, 1], "design": _designs(points, windows)}
 
 
 def curve(points: Sequence[Point], windows: Windows, *, quantized: bool) -> tuple[np.ndarray, np.ndarray, Any]:
@@ -148,9 +159,22 @@ def curve(points: Sequence[Point], windows: Windows, *, quantized: bool) -> tupl
     return np.array([p.D for p in points]), loss, None if pairs is None else pairs[:, 0 if quantized else 1]
 
 
+def design_of_curve(points: Sequence[Point], windows: Windows) -> Design | None:
+    """How the windows of a curve's points were drawn, if all in the same way; None as if independent."""
+    found = set(_designs(points, windows))
+    return found.pop() if len(found) == 1 else None
+
+
+def _designs(points: Sequence[Point], windows: Windows) -> np.ndarray:
+    """The design of each point's windows, [n]; None where it is not known."""
+    found = np.empty(len(points), object)
+    found[:] = [getattr(windows.get(point.key), "design", None) for point in points]
+    return found
+
+
 def _stacked(points: Sequence[Point], windows: Windows) -> np.ndarray | None:
     """[n, 2, n_windows] after and before, or None unless every point has the same number (two or more)."""
-    found = [pair for pair in (windows.get(point.key) for point in points) if pair is not None]
+    found = [pair[:2] for pair in (windows.get(point.key) for point in points) if pair is not None]
     if not found or len(found) < len(points):
         return None
     sizes = {np.shape(part) for pair in found for part in pair}
@@ -187,6 +211,15 @@ def _point(row: Row) -> Point:
     )
 
 
+_OF_SIZE = "runs of N = "
+"""How the name of all runs of one size begins."""
+
+
+def is_size_group(trajectory: str) -> bool:
+    """Whether a trajectory is all runs of one size together, whose N is in its name."""
+    return trajectory.startswith(_OF_SIZE)
+
+
 def with_trajectories(points: list[Point]) -> list[Point]:
     """The points with the trajectory that each belongs to among these."""
     checkpoints = {run: {(p.step, p.D) for p in group} for run, group in by(points, "run").items()}
@@ -196,7 +229,7 @@ def with_trajectories(points: list[Point]) -> list[Point]:
     for size in sorted({p.N for p in points}):
         if size - last > SAME_SIZE * abs(last) or last < 0:
             last = size
-        names[size] = f"runs of N = {last:.3g}"
+        names[size] = f"{_OF_SIZE}{last:.3g}"
     return [replace(p, trajectory=names[p.N]) for p in points]
 
 

@@ -1,8 +1,10 @@
 """From records to one tidy table: a row per checkpoint, quantizer and bits, in the order of the trajectory.
 
 Delta is the mean paired difference of the windows' losses.  Its standard error is that of a ratio of means over
-windows: the windows are the sample, and each pair shares its text, which makes the error many times smaller than
-that of either loss.
+windows, under the design by which they were drawn (`sampling`): each pair shares its text, which makes the error many
+times smaller than that of either loss.  `covers` says what the errors are about, `delta_df` are their degrees of
+freedom, and `effective_windows` is how many independent windows would determine delta as well.  `over_rounding` is
+delta minus that of rounding (RTN) on the same grid, with the error of this difference, window by window.
 
 A measurement that stopped early has a random sample of the windows, and its delta is that of the sample.  The
 full-precision loss is known on all windows, so the quantized loss of such a row is the sum of the two (the difference
@@ -23,17 +25,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ptq_eval.records import Checkpoint, Measurement, Trial
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from ptq_eval.records import FULL_PRECISION, Checkpoint, Measurement, Trial
+from ptq_eval.results.points import Losses
+from ptq_eval.sampling import Design, design_of, effective, independent, mean_and_error, standard_error
 
 COLUMNS = (
     "run",
@@ -81,10 +82,18 @@ COLUMNS = (
     "weights_sha",
     "key",
     "quantizer_version",
+    "delta_df",
+    "effective_windows",
+    "documents",
+    "covers",
+    "over_rounding",
+    "over_rounding_se",
 )
 
-Windows = dict[str, tuple[np.ndarray, np.ndarray]]
+Windows = dict[str, Losses]
 """Per row key: the windows' mean losses after and before quantization, nats per token; all windows, see above."""
+
+ROUNDING = "rtn"
 
 Place = tuple[str, "int | None", str, str]
 
@@ -138,16 +147,6 @@ def versions(kept: Iterable[Measurement]) -> dict[str, list[str]]:
     return {name: sorted(several, key=_order) for name, several in found.items()}
 
 
-def mean_and_error(values: ArrayLike, weights: ArrayLike) -> tuple[float, float]:
-    """Σ values / Σ weights over windows, and its standard error (linearised ratio, n − 1)."""
-    v, w = np.asarray(values, float), np.asarray(weights, float)
-    mean = v.sum() / w.sum()
-    if len(v) < 2:
-        return float(mean), math.nan
-    residual = v - mean * w
-    return float(mean), float(np.sqrt((residual**2).sum() / (len(v) * (len(v) - 1))) / w.mean())
-
-
 def tabulate(measurements: Iterable[Measurement], checkpoints: Sequence[Checkpoint]) -> tuple[pd.DataFrame, Windows]:
     """`table_of` the records of listed checkpoints that no newer version of their quantizer supersedes."""
     return table_of(select(measurements, checkpoints)[0], checkpoints)
@@ -159,19 +158,62 @@ def table_of(mine: Sequence[Measurement], checkpoints: Sequence[Checkpoint]) -> 
     An excluded checkpoint gets one row of status "excluded" with its reason.
     """
     order = {place(c): i for i, c in enumerate(checkpoints)}
-    full = {pairing(m.trial): m for m in mine if m.trial.scheme is None}
+    full = {pairing(m.trial): m for m in mine if m.trial.scheme is None and m.nll}
+    designs = _designs(mine)
     rows, windows = [], {}
     for measurement in mine:
         at, reference = order[place(measurement.trial.checkpoint)], full.get(pairing(measurement.trial))
-        row = _row(checkpoints[at], measurement, reference if reference and reference.nll else None)
+        whole = designs.get(measurement.trial.corpus)
+        row = _row(checkpoints[at], measurement, reference, whole)
         rows.append((at, _rank(measurement), row))
-        if row["status"] in ("ok", "partial") and reference is not None and reference.nll:
-            windows[row["key"]] = _after(measurement, reference), _per_token(reference)
+        if row["status"] in ("ok", "partial") and reference is not None:
+            windows[row["key"]] = Losses(_after(measurement, reference, whole), _per_token(reference), whole)
+    _compare_with_rounding([row for *_, row in rows], mine, designs)
     for checkpoint in checkpoints:
         if checkpoint.fatal:
             rows.append((order[place(checkpoint)], ("", 0.0, ""), _excluded(checkpoint)))
     rows.sort(key=lambda item: item[:2])
     return pd.DataFrame([row for *_, row in rows], columns=COLUMNS), windows
+
+
+def _designs(mine: Sequence[Measurement]) -> dict[str, Design]:
+    """By corpus: how its windows were drawn, from the record that says most of it."""
+    found: dict[str, Design] = {}
+    samples = {m.trial.corpus: m.trial.sample for m in mine if m.trial.sample is not None}
+    for m in mine:
+        if m.nll and not m.windows and m.trial.corpus not in found:
+            found[m.trial.corpus] = design_of(samples.get(m.trial.corpus), len(m.nll))
+    return found
+
+
+def _compare_with_rounding(
+    rows: Sequence[dict[str, Any]], mine: Sequence[Measurement], designs: Mapping[str, Design]
+) -> None:
+    """Add to each row of another method how much worse than rounding it is, and the paired error of that."""
+    rounding = {_grid(m.trial): m for m in mine if m.trial.quantizer == ROUNDING and m.nll}
+    for row, m in zip(rows, mine):
+        other = rounding.get(_grid(m.trial)) if m.trial.quantizer not in (ROUNDING, FULL_PRECISION) and m.nll else None
+        whole = designs.get(m.trial.corpus)
+        if other is not None and whole is not None:
+            difference = _by_window(m, whole) - _by_window(other, whole)
+            common = np.flatnonzero(np.isfinite(difference))
+            if len(common):
+                some = whole if len(common) == len(difference) else whole.at(common)
+                found = mean_and_error(difference[common], np.ones(len(common)), some)
+                row["over_rounding"], row["over_rounding_se"] = found
+
+
+def _grid(trial: Trial) -> tuple[Any, ...]:
+    """What a measurement shares with that of rounding which it is compared with."""
+    scheme = trial.scheme
+    return pairing(trial), scheme and (scheme.bits, scheme.group_size, scheme.symmetric)
+
+
+def _by_window(m: Measurement, design: Design) -> np.ndarray:
+    """Loss per window of the corpus, nats per token; NaN where it was not measured."""
+    found = np.full(len(design.units), np.nan)
+    found[list(m.windows) or slice(None)] = _per_token(m)
+    return found
 
 
 def _rank(measurement: Measurement) -> tuple[str, float, str]:
@@ -183,28 +225,29 @@ def _per_token(measurement: Measurement) -> np.ndarray:
     return np.asarray(measurement.nll) / np.asarray(measurement.n_tokens)
 
 
-def _after(measurement: Measurement, reference: Measurement) -> np.ndarray:
+def _after(measurement: Measurement, reference: Measurement, design: Design | None) -> np.ndarray:
     """Loss per window after quantization, over all windows of the reference."""
     if not measurement.windows:
         return _per_token(measurement)
-    before = _per_token(reference)
-    return before + spread(_per_token(measurement) - before[list(measurement.windows)], measurement.windows, before)
+    before, places = _per_token(reference), list(measurement.windows)
+    return before + spread(_per_token(measurement) - before[places], places, design or independent(len(before)))
 
 
-def spread(sample: np.ndarray, windows: Sequence[int], population: np.ndarray) -> np.ndarray:
-    """A sample's values over all windows: same mean, and the mean's standard error over windows is the sample's.
+def spread(sample: np.ndarray, windows: Sequence[int], design: Design) -> np.ndarray:
+    """A sample's values over all windows of a design: same mean, and the standard error of the mean is the sample's.
 
-    With n of N windows known, deviations from the mean are N/n times as large, times √((n/(n−1))/(N/(N−1))) for the
-    degrees of freedom, and zero where nothing is known.
+    Deviations from the mean are enlarged for that, and zero where nothing is known.
     """
-    n, total = len(sample), len(population)
-    freedom = np.sqrt((n / (n - 1)) / (total / (total - 1))) if n > 1 else 1.0
-    full = np.full(total, sample.mean())
-    full[list(windows)] += (sample - sample.mean()) * (total / n) * freedom
-    return full
+    full = np.full(len(design.units), sample.mean())
+    full[list(windows)] = sample
+    own, wanted = standard_error(full, design), standard_error(sample, design.at(windows))
+    factor = wanted / own if own > 0 and wanted == wanted else 1.0
+    return sample.mean() + (full - sample.mean()) * factor
 
 
-def _row(checkpoint: Checkpoint, m: Measurement, reference: Measurement | None) -> dict[str, Any]:
+def _row(
+    checkpoint: Checkpoint, m: Measurement, reference: Measurement | None, design: Design | None
+) -> dict[str, Any]:
     trial, scheme = m.trial, m.trial.scheme
     row = _about(checkpoint) | {
         "quantizer": trial.quantizer,
@@ -223,35 +266,41 @@ def _row(checkpoint: Checkpoint, m: Measurement, reference: Measurement | None) 
     if scheme is not None:
         row |= {"bits": scheme.bits, "group_size": scheme.group_size, "symmetric": scheme.symmetric}
     if reference is not None:
-        row["loss_fp"], row["loss_fp_se"] = mean_and_error(reference.nll, reference.n_tokens)
+        row["loss_fp"], row["loss_fp_se"] = mean_and_error(reference.nll, reference.n_tokens, design)
         row |= {"ppl_fp": reference.perplexity, "bpb_fp": reference.bits_per_byte}
     if scheme is not None and m.nll:
-        row |= _damage(m, reference)
+        row |= _damage(m, reference, design)
     row |= {name: m.details[name] for name in ("damping_max", "damping_retries", "dead_columns") if name in m.details}
     row["layers_skipped"] = len(m.details.get("layers_skipped", ()))
     return row
 
 
-def _damage(m: Measurement, reference: Measurement | None) -> dict[str, Any]:
+def _damage(m: Measurement, reference: Measurement | None, whole: Design | None) -> dict[str, Any]:
+    design = whole.at(m.windows) if whole is not None and m.windows else whole
     row: dict[str, Any] = {"ppl_q": m.perplexity, "bpb_q": m.bits_per_byte}
-    row["loss_q"], row["loss_q_se"] = mean_and_error(m.nll, m.n_tokens)
-    row["kl"], row["kl_se"] = mean_and_error(m.kl, m.n_tokens)
-    row["top1_agreement"], row["top1_se"] = mean_and_error(m.agree, m.n_tokens)
+    row["loss_q"], row["loss_q_se"] = mean_and_error(m.nll, m.n_tokens, design)
+    row["kl"], row["kl_se"] = mean_and_error(m.kl, m.n_tokens, design)
+    row["top1_agreement"], row["top1_se"] = mean_and_error(m.agree, m.n_tokens, design)
     if reference is not None:
-        before = np.asarray(reference.nll)[list(m.windows) or slice(None)]
-        row["delta"], row["delta_se"] = mean_and_error(np.subtract(m.nll, before), m.n_tokens)
+        difference = np.subtract(m.nll, np.asarray(reference.nll)[list(m.windows) or slice(None)])
+        row["delta"], row["delta_se"] = mean_and_error(difference, m.n_tokens, design)
+        row["effective_windows"] = effective(difference, m.n_tokens, design)
         if m.windows:
-            row |= _added(row["delta"], m, reference)
+            row |= _added(row["delta"], m, reference, whole)
+    if design is not None:
+        row |= {"delta_df": design.freedom, "covers": design.covers.value}
+        documents = m.trial.sample.documents if m.trial.sample is not None else ()
+        seen = [documents[i] for i in m.windows] if documents and m.windows else documents
+        row["documents"] = len(set(seen)) or None
     return row
 
 
-def _added(delta: float, m: Measurement, reference: Measurement) -> dict[str, Any]:
+def _added(delta: float, m: Measurement, reference: Measurement, design: Design | None) -> dict[str, Any]:
     """The quantized loss of a measurement that stopped early: full precision on all windows, plus delta."""
     loss = reference.loss + delta
-    after = _after(m, reference)
     return {
         "loss_q": loss,
-        "loss_q_se": float(after.std(ddof=1) / np.sqrt(len(after))),
+        "loss_q_se": standard_error(_after(m, reference, design), design),
         "ppl_q": math.exp(loss) if loss < 700 else math.inf,
         "bpb_q": reference.bits_per_byte * loss / reference.loss,
     }

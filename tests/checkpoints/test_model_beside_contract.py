@@ -101,6 +101,33 @@ def test_a_folder_without_a_number_that_holds_another_model_is_a_run_of_its_own(
     assert [(c.run, c.step) for c in found] == [("final", None), ("small", 98), ("small", 980), ("small", None)]
 
 
+def test_among_several_runs_it_belongs_to_the_only_one_of_its_size(tmp_path):
+    for name, layers in {"small-step1": 2, "small-step2": 2, "large-step1": 5, "large-step2": 5, "final": 5}.items():
+        touch_checkpoint(tmp_path / "runs" / name, num_hidden_layers=layers)
+    found = discover([tmp_path / "runs"])
+    assert [(c.run, c.step) for c in found] == [
+        ("runs/large-step", 1),
+        ("runs/large-step", 2),
+        ("runs/large-step", None),
+        ("runs/small-step", 1),
+        ("runs/small-step", 2),
+    ]
+    assert "the model in final has no step" in found[2].tokens_note
+
+
+def test_among_runs_of_one_size_it_is_a_run_of_its_own_that_says_why(tmp_path, save):
+    for i, name in enumerate(["small-step1", "small-step2", "large-step1", "large-step2", "final"]):
+        save(tmp_path / "runs" / name, seed=i)
+    final = next(c for c in verify_all(discover([tmp_path / "runs"])) if c.run == "runs/final")
+    assert codes(final) == ["tokens_unknown"]
+    assert (
+        "the model in final may belong to any of the runs large-step, small-step; move it" in final.problems[0].message
+    )
+    state(tmp_path / "runs" / "final", 1500, 1500 * 4096)
+    final = next(c for c in verify_all(discover([tmp_path / "runs"])) if c.run == "runs/final")
+    assert (final.tokens, codes(final)) == (1500 * 4096, ["model_beside"])
+
+
 def test_a_folder_called_final_alone_is_a_run(tmp_path):
     touch_checkpoint(tmp_path / "small" / "final")
     for root in (tmp_path / "small", tmp_path / "small" / "final"):

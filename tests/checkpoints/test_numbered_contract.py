@@ -78,9 +78,9 @@ def test_other_checkpoints_beside_a_trainers_run(tmp_path):
         touch_checkpoint(tmp_path / "run" / name)
     (tmp_path / "run" / "step_2").symlink_to("checkpoint-2")
     assert [(run, step) for run, step, _ in found(tmp_path / "run")] == [
-        ("best", None),
         ("run", 1),
         ("run", 2),
+        ("run", None),
         ("run/checkpoint-hf", 2),
         ("run/epoch", 1),
     ]

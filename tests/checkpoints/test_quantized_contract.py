@@ -95,6 +95,34 @@ def test_a_recipe_in_a_file_of_its_own_is_named(folder):
     assert "(gptq, 4 bits)" in verify(discover([folder])[0]).problems[0].message
 
 
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ({"bits": 4, "group_size": 128}, "(method not named, 4 bits)"),
+        ({"zero_point": True, "q_group_size": 128, "w_bit": 4}, "(awq, 4 bits)"),
+        ({"quant_method": "of-next-year"}, "(of-next-year)"),
+        ({"quant_method": None, "bits": 3}, "(method not named, 3 bits)"),
+        ({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "W4A8_AWQ"}}, "(modelopt, 4 bits)"),
+        ({"bits": 4, "activations": {"bits": 8}}, "(method not named, 4 bits)"),
+        ({}, ""),
+        ({"bits": True}, ""),
+        ({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": None, "kv_cache_quant_algo": "FP8"}}, ""),
+        ({"kv_cache_scheme": {"num_bits": 8}}, ""),
+        ({"activation_scheme": {"num_bits": 8}}, ""),
+        ({"load_in_4bit": False, "load_in_8bit": False}, ""),
+        ([4], ""),
+        ("", ""),
+    ],
+)
+@pytest.mark.parametrize("name", ["quantize_config.json", "quant_config.json", "hf_quant_config.json"])
+def test_a_recipe_file_says_what_is_in_it_and_no_more(folder, name, content, named):
+    """No method, an unknown one, nothing at all, and recipes for something else than weights."""
+    rewrite(folder, gptq)
+    (folder / name).write_text(json.dumps(content) if content != "" else "")
+    (problem,) = verify(discover([folder])[0]).problems
+    assert problem.message.startswith(f"quantized weights {named}".strip() + " without their recipe in config.json")
+
+
 def test_a_stray_recipe_beside_full_precision_changes_nothing(folder):
     (folder / "quantize_config.json").write_text('{"bits": 4, "group_size": 128}')
     assert codes(verify(discover([folder])[0])) == []
@@ -124,6 +152,8 @@ COMPRESSED = {
         ({"quant_method": "quanto", "weights": "int4"}, "quanto, 4 bits"),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "modelopt, 4 bits"),
         ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}}, "torchao, 4 bits"),
+        ({"quant_method": "quanto", "activations": "int8", "weights": "int4"}, "quanto, 4 bits"),
+        ({"quant_method": "torchao", "quant_type": "int8_dynamic_activation_int4_weight"}, "torchao, 4 bits"),
         ({"quant_method": "bitnet", "linear_class": "autobitlinear"}, "bitnet"),
         ({"quant_method": "of-next-year"}, "of-next-year"),
     ],

@@ -61,6 +61,13 @@ def test_stage_2_restarts_are_noted_and_are_not_out_of_order(save_run, tmp_path)
     assert not found[1].fatal
 
 
+def test_a_stage_whose_start_is_not_known_gets_one_message(save_run, tmp_path):
+    labels = ["stage1-step10000", "stage2-step1000"]
+    found = verify_all(discover([save_run(tmp_path / "mine", labels)]))
+    assert [codes(c) for c in found] == [["tokens_unknown"], ["tokens_unknown"]]
+    assert "counted from the start of stage2" in found[1].problems[0].message
+
+
 def test_inspection_rows(trainer_run):
     shutil.copy(trainer_run / "checkpoint-200" / "model.safetensors", trainer_run / "checkpoint-1000")
     found = verify_all(discover([trainer_run]))

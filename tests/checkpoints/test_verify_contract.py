@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptq_eval.checkpoints import discover, error_for, verify, verify_all
+from ptq_eval.models.loading import tokenizer_folder
 from ptq_eval.records import Problem
 from tests.checkpoints.support import codes, llama_config, write_tokenizer
 
@@ -215,6 +216,18 @@ def test_tokenizer_beside_the_checkpoints(save, tmp_path):
     save(tmp_path / "r" / "step1", tokenizer=False)
     write_tokenizer(tmp_path / "r")
     assert codes(one(tmp_path / "r")) == []
+
+
+def test_tokenizer_of_the_run_two_levels_up(save, tmp_path):
+    """`RUN/iter_5/hf` looks in RUN too, but `RUN/final` never above its run."""
+    for name in ("r/iter_5/hf", "runs/a/final", "runs/a/step_7"):
+        save(tmp_path / name, seed=len(name), tokenizer=False)
+    write_tokenizer(tmp_path / "r")
+    write_tokenizer(tmp_path / "runs")
+    assert codes(one(tmp_path / "r")) == []
+    assert tokenizer_folder(tmp_path / "r" / "iter_5" / "hf") == tmp_path / "r"
+    for name in ("final", "step_7"):
+        assert tokenizer_folder(tmp_path / "runs" / "a" / name) is None
 
 
 def test_every_problem_has_an_exit_code_of_its_kind(trainer_run):

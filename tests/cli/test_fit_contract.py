@@ -146,9 +146,9 @@ def test_bad_data_are_refused_in_one_line(ptq_eval, frame, tmp_path, change, arg
     ("name", "content", "said"),
     [
         ("none.csv", None, "there is no such data file"),
-        ("table.xlsx", "a,b", "allowed: .csv, .tsv, .parquet, .jsonl"),
+        ("table.xlsx", "a,b", "allowed: .csv, .tsv, .parquet, .json, .jsonl"),
         ("empty.csv", "a,b\n", "without rows"),
-        ("nothing.csv", "", "cannot be read as csv"),
+        ("nothing.csv", "", "without rows"),
         ("torn.parquet", "PAR1", "cannot be read as parquet"),
         ("torn.jsonl", '{"a": 1}\n{"a"', "cannot be read as jsonl"),
     ],
@@ -165,9 +165,9 @@ def test_files_that_cannot_be_read(ptq_eval, tmp_path, name, content, said):
         ([], "a folder with records, or --data FILE, a table"),
         (["out", "--data", "t.csv"], "not both"),
         (["--data", "t.csv"], "needs a law"),
-        (["out", "--law", "ptq"], "--law goes with --data"),
-        (["out", "--loss", "lad"], "goes with --data"),
-        (["out", "--laws", "kumar", "--fixed", "gamma_N=1"], "go with --law"),
+        (["out", "--law", "ptq"], "--law: only with --data"),
+        (["out", "--loss", "lad"], "--loss: only with --data"),
+        (["out", "--laws", "kumar", "--fixed", "gamma_N=1"], "--fixed: for a fit of one law"),
     ],
 )
 def test_options_that_do_not_go_together(ptq_eval, arguments, said):

@@ -101,7 +101,9 @@ def test_profile_intervals_have_no_replicates_and_say_what_they_are(ptq_eval, pa
     assert "profile likelihood" in entry["interval"]
     assert entry["parameters"]["gamma_D"]["low"] < 0.5068 < entry["parameters"]["gamma_D"]["high"]
     assert np.load("o/replicates.npz")["0"].shape == (0, 4)
-    ptq_eval("fit", "--data", path, "--laws", "ptq", "--intervals", "profile").refuses(OptionError.exit_code, "go with")
+    ptq_eval("fit", "--data", path, "--laws", "ptq", "--intervals", "profile").refuses(
+        OptionError.exit_code, "--intervals: for a fit of one law"
+    )
 
 
 def test_the_table_of_the_figure_has_residuals_and_leverage(frame, tmp_path):

@@ -158,6 +158,35 @@ def test_a_missing_field_is_not_searched_for_in_all_of_a_large_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("rows", "remedy"),
+    [
+        ([{"text": 3, "title": "x", "body": {"en": "y"}}], "name a field that holds strings: .*#title or .*#body.en"),
+        ([{"text": None, "title": "x"}] * 2, "name a field that holds strings: .*#title"),
+        ([{"text": ["a"], "title": 4}], "write one object a row"),
+        ([{"text": {"en": "a"}}], "name a field that holds strings: .*#text.en"),
+        ([{"text": "a"}, {"text": None}, {"text": "b"}, {"text": 3}], "correct or remove this row: the 2 before it"),
+        ([3, 4], "write one object a row"),
+        ([None], "write one object a row"),
+        ([[["a"]]], "write one object a row"),
+        ([[{"title": "a"}]], "name a field that holds strings: .*#title"),
+    ],
+)
+def test_the_remedy_names_fields_that_hold_strings_or_the_wrong_row(tmp_path, rows, remedy):
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(TextSourceError, match=f"remedy: {remedy}"):
+        read(str(tmp_path / "a.jsonl"))
+
+
+def test_the_remedy_names_columns_that_hold_strings(tmp_path):
+    pq.write_table(
+        pa.table({"id": [1], "title": ["x"], "kind": pa.array(["y"]).dictionary_encode()}), tmp_path / "a.pq"
+    )
+    for spec in ("a.pq", "a.pq#id"):
+        with pytest.raises(TextSourceError, match=r"holds strings: .*#title or .*#kind$"):
+            read(str(tmp_path / spec))
+
+
+@pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("a.txt", "caf\xe9".encode("latin-1"), "not UTF-8 text"),

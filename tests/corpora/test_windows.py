@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ptq_eval.corpora import Text, make_windows, windows
+from ptq_eval.corpora import Text, make_windows, tokens
 from ptq_eval.errors import MissingTokenizerError, OptionError, TextTooShortError, TokenRangeError
 
 
@@ -76,8 +77,8 @@ stretches = st.lists(
 def test_property_a_cut_changes_no_window(any_tokenizer, pieces, count):
     content = "".join(piece * times for piece, times in pieces) + " a dog" * 40
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "MARGIN", 256)
-        patch.setattr(windows, "CHARS_PER_TOKEN", 2)
+        patch.setattr(tokens, "MARGIN", 256)
+        patch.setattr(tokens, "CHARS_PER_TOKEN", 2)
         first = make_windows(as_text(content), any_tokenizer, seq_len=8, count=count)
     whole = make_windows(as_text(content), any_tokenizer, seq_len=8)
     assert np.array_equal(first.ids, whole.ids[:count])
@@ -117,8 +118,9 @@ def test_special_tokens_stand_once_at_the_start(sentencepiece_like, text):
 
 
 def test_crops_are_drawn_by_the_seed_from_the_whole_text(tokenizer, text):
-    draw = {seed: make_windows(as_text(text), tokenizer, seq_len=32, count=50, seed=seed) for seed in (3, 4)}
-    again = make_windows(as_text(text), tokenizer, seq_len=32, count=50, seed=3)
+    drawing = {"seq_len": 32, "count": 50, "selection": "crops"}
+    draw = {seed: make_windows(as_text(text), tokenizer, seed=seed, **drawing) for seed in (3, 4)}
+    again = make_windows(as_text(text), tokenizer, seed=3, **drawing)
     assert np.array_equal(draw[3].ids, again.ids)
     assert draw[3].digest == again.digest != draw[4].digest
     assert draw[3].protocol == "sample-32-crops-seed3-v1-n50"
@@ -133,15 +135,94 @@ def test_crops_are_drawn_by_the_seed_from_the_whole_text(tokenizer, text):
     assert draw[3].n_bytes[i] == len(text[first:last].encode())
 
 
+def test_golden_protocol_of_a_spread_sample():
+    """Two of each four of twenty windows, fixed by the seed: a change of the draw needs a new rule version."""
+    made = make_windows(as_ids(*range(60)), None, seq_len=3, count=10, selection="spread", seed=0)
+    assert made.protocol == "ids-3-spread-seed0-v1-n10"
+    places = made.ids[:, 0] // 3
+    assert (made.ids == 3 * places[:, None] + np.arange(3)).all()
+    assert (places // 4).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert places.tolist() == [1, 3, 4, 7, 8, 11, 14, 15, 18, 19]
+    assert made.digest == hashlib.sha256(b"spread-seed0-v1 (10, 3) " + made.ids.astype("<i4").tobytes()).hexdigest()
+    assert (made.sample.selection, made.sample.population, made.total_windows) == ("spread", 20, 20)
+    other = make_windows(as_ids(*range(60)), None, seq_len=3, count=10, selection="spread", seed=1)
+    assert other.digest != made.digest
+
+
+@pytest.mark.parametrize("count", [None, 20, 50])
+def test_a_spread_sample_of_everything_is_everything(count):
+    made = make_windows(as_ids(*range(60)), None, seq_len=3, count=count, selection="spread", seed=7)
+    whole = make_windows(as_ids(*range(60)), None, seq_len=3)
+    assert (made.digest, made.protocol, made.sample) == (whole.digest, whole.protocol, whole.sample)
+    assert any("50 windows were requested" in note for note in made.notes) is (count == 50)
+
+
+def test_a_spread_sample_is_of_the_windows_of_the_whole_text(any_tokenizer, text):
+    whole = make_windows(as_text(text), any_tokenizer, seq_len=16)
+    made = make_windows(as_text(text), any_tokenizer, seq_len=16, count=24, selection="spread")
+    places = [int(np.flatnonzero((whole.ids == row).all(1))[0]) for row in made.ids]
+    assert places == sorted(places)
+    assert places[-1] > 0.8 * len(whole)
+    assert made.n_bytes is not None
+    assert whole.n_bytes is not None
+    assert np.array_equal(made.n_bytes, whole.n_bytes[places])
+
+
+def test_each_window_keeps_the_document_of_its_middle(tokenizer, text):
+    cut = text.index("\n", len(text) // 3)
+    marked = replace(as_text(text), documents=np.array([0, cut, cut + 50]))
+    made = make_windows(marked, tokenizer, seq_len=16)
+    ends = [end for _, end in tokenizer(text, return_offsets_mapping=True)["offset_mapping"]]
+    middles = [ends[16 * i + 8] - 1 for i in range(len(made))]
+    assert made.sample.documents == tuple((m >= cut) + (m >= cut + 50) for m in middles)
+    assert set(made.sample.documents) >= {0, 2}
+    assert make_windows(as_text(text), tokenizer, seq_len=16).sample.documents == ()
+
+
+def test_documents_of_token_ids_are_between_separators():
+    ids = [5, 5, 5, 9, 5, 5, 5, 5, 5, 9, 5, 5, 9]
+    made = make_windows(as_ids(*ids), None, seq_len=2, separator=9)
+    assert made.sample.documents == (0, 0, 1, 1, 1, 2)  # of tokens 1, 3, 5, …; the separator ends its document
+    assert make_windows(as_ids(*ids), None, seq_len=2, separator=8).sample.documents == ()
+    assert make_windows(as_ids(*ids), None, seq_len=2).sample.documents == ()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pieces=stretches)
+def test_property_pieces_give_the_tokens_of_the_whole(any_tokenizer, pieces):
+    content = "".join(piece * times for piece, times in pieces) + " a dog" * 100
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "MARGIN", 64)
+        patch.setattr(tokens, "PIECE", 300)
+        parts = tokens.tokenize(as_text(content), any_tokenizer, None)
+    whole = tokens.tokenize(as_text(content), any_tokenizer, None)
+    for name in ("ids", "ends", "byte_ends"):
+        assert np.array_equal(getattr(parts, name), getattr(whole, name))
+    assert parts.complete
+
+
+def test_a_long_text_goes_through_in_pieces(tokenizer, text, monkeypatch):
+    content, seen, said = text * (1 + 40_000 // len(text)), [], []
+    whole = tokens.tokenize(as_text(content), tokenizer, None)
+    encode = tokens.encode
+    monkeypatch.setattr(tokens, "PIECE", 20_000)
+    monkeypatch.setattr(tokens, "encode", lambda tok, part, **more: seen.append(len(part)) or encode(tok, part, **more))
+    parts = tokens.tokenize(as_text(content), tokenizer, None, lambda *what: said.append(what))
+    assert max(seen) == 20_000
+    assert len(seen) > 3
+    assert np.array_equal(parts.ids, whole.ids)
+    assert said[-1] == ("tokenizing", len(content), len(content))
+
+
 def test_every_place_can_be_drawn():
-    made = make_windows(as_ids(*range(6)), None, seq_len=4, count=200, seed=0)
+    made = make_windows(as_ids(*range(6)), None, seq_len=4, count=200, selection="crops", seed=0)
     assert set(made.ids[:, 0].tolist()) == {0, 1, 2}
 
 
 def test_crops_leave_numpys_global_generator_alone():
     np.random.seed(0)  # noqa: NPY002
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    make_windows(as_ids(*range(60)), None, seq_len=4, count=5, seed=1)
+    make_windows(as_ids(*range(60)), None, seq_len=4, count=5, selection="crops", seed=1)
     assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
 
 
@@ -219,16 +300,19 @@ def test_the_last_id_of_the_vocabulary_is_inside():
     assert make_windows(as_ids(0, 9), None, seq_len=2, vocab_size=10).ids.tolist() == [[0, 9]]
 
 
-@pytest.mark.parametrize("seed", [None, 3])
-def test_with_bos_each_window_begins_with_it_and_the_same_tokens_are_scored(tokenizer, sentencepiece_like, text, seed):
+@pytest.mark.parametrize("selection", ["first", "spread", "crops"])
+def test_with_bos_each_window_begins_with_it_and_the_same_tokens_are_scored(
+    tokenizer, sentencepiece_like, text, selection
+):
+    drawing = {"seq_len": 32, "count": 9, "selection": selection, "seed": 3}
     for own in (tokenizer, sentencepiece_like):
-        plain = make_windows(as_text(text), own, seq_len=32, count=9, seed=seed)
-        begun = make_windows(as_text(text), own, seq_len=32, count=9, seed=seed, bos=True)
+        plain = make_windows(as_text(text), own, **drawing)
+        begun = make_windows(as_text(text), own, bos=True, **drawing)
         assert (begun.ids[:, 0] == own.bos_token_id).all()
         assert np.array_equal(begun.ids[:, 1:], plain.ids[:, 1:])
         assert np.array_equal(begun.n_bytes, plain.n_bytes)
         assert begun.digest != plain.digest
-        rule = "nonoverlap" if seed is None else "crops-seed3"
+        rule = "nonoverlap" if selection == "first" else f"{selection}-seed3"
         assert begun.protocol == f"sample-32-{rule}-bos-v1-n9"
 
 

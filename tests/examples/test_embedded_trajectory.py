@@ -78,6 +78,7 @@ def test_the_published_numbers_come_out_again(tmp_path):
             bits=(2,),
             group_size=options["group_size"],
             eval_windows=options["eval_windows"],
+            eval_sample=options.get("eval_sample", "first"),
             bootstrap=20,
             write_report=False,
         )

@@ -11,9 +11,10 @@ import ptq_eval
 from ptq_eval.early_stop import StopRule
 from ptq_eval.errors import OptionError, OutputMismatchError
 from ptq_eval.measure.sweep import sweep
-from ptq_eval.records import Checkpoint, Measurement, Scheme, Trial
+from ptq_eval.records import Checkpoint, Measurement, Sample, Scheme, Trial
 from ptq_eval.results.store import Store
 from ptq_eval.results.table import spread, tabulate
+from ptq_eval.sampling import design_of, standard_error
 from tests.support.steps import planned
 
 TOKENS = 100
@@ -64,20 +65,22 @@ def test_recovery_the_estimate_is_within_two_errors_nearly_always(truth):
 
 
 @settings(deadline=None)
-@given(st.integers(3, 60), st.integers(2, 60), st.integers(0, 100))
-def test_a_sample_spread_over_all_windows_keeps_its_mean_and_error(total, n, seed):
+@given(st.integers(4, 60), st.integers(2, 60), st.integers(0, 100), st.sampled_from(["spread", "first", "crops"]))
+def test_a_sample_spread_over_all_windows_keeps_its_mean_and_error(total, n, seed, selection):
     n = min(n, total)
     rng = np.random.default_rng(seed)
-    sample, population, windows = rng.normal(size=n), rng.normal(size=total), sorted(rng.permutation(total)[:n])
-    full = spread(sample, windows, population)
+    sample, windows = rng.normal(size=n), sorted(rng.permutation(total)[:n])
+    design = design_of(Sample(selection, 4 * total), total)
+    full, error = spread(sample, windows, design), standard_error(sample, design.at(windows))
     assert full.mean() == pytest.approx(sample.mean(), abs=1e-12)
-    assert full.std(ddof=1) / np.sqrt(total) == pytest.approx(sample.std(ddof=1) / np.sqrt(n), rel=1e-9)
+    if error == error:  # all in one stretch of neighbours, the sample has none
+        assert standard_error(full, design) == pytest.approx(error, rel=1e-9)
     if n == total:
         assert np.allclose(full, sample)
 
 
 CHECKPOINT = Checkpoint("run", 1, 1000, 10, weights_sha="w")
-FULL = Trial(CHECKPOINT, "digest", "protocol", stop=StopRule(0.02).to_dict())
+FULL = Trial(CHECKPOINT, "digest", "protocol", stop=StopRule(0.02).to_dict(), sample=Sample("crops"))
 
 
 def pair(n, total=256, seed=0):
@@ -109,7 +112,7 @@ def test_the_table_adds_delta_to_the_full_precision_loss_of_all_windows():
     assert row["loss_q"] == pytest.approx(row["loss_fp"] + row["delta"])
     assert row["ppl_q"] == pytest.approx(np.exp(row["loss_q"]))
     assert row["bpb_q"] == pytest.approx(row["loss_q"] * TOKENS / 300 / np.log(2))
-    one, other = windows[row["key"]]
+    one, other, _ = windows[row["key"]]
     assert one.shape == other.shape == (256,)
     assert one.mean() == pytest.approx(row["loss_q"])
     assert (one - other).mean() == pytest.approx(row["delta"])

@@ -42,9 +42,10 @@ def test_every_field_that_changes_the_number_changes_the_key(name):
 
 
 def test_every_field_of_a_trial_is_in_its_identity():
+    """The sample is, as the protocol and the digest of its windows."""
     from dataclasses import fields
 
-    assert {f.name for f in fields(Trial)} == CHANGES.keys() | {"checkpoint"}
+    assert {f.name for f in fields(Trial)} == CHANGES.keys() | {"checkpoint", "sample"}
 
 
 @pytest.mark.parametrize("scheme", [Scheme(4, 64), Scheme(4, None), Scheme(4, 128, True), Scheme(4, 128, False, "fp")])

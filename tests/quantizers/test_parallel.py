@@ -1,5 +1,8 @@
 """Oracle and contract: rows solved in threads give what one thread gives, and leave torch as it was."""
 
+import contextlib
+import threading
+
 import pytest
 import torch
 
@@ -57,6 +60,50 @@ def test_threads_of_torch_rest_meanwhile_and_come_back(two_threads):
     with pytest.raises(QuantizationError, match="broken"):
         over_rows(broken, 128, 2)
     assert torch.get_num_threads() == 2
+
+
+def test_calls_at_once_keep_torchs_count(two_threads):
+    """One caller starts while another computes and ends after it; a third fails; a fourth is a new thread."""
+    asked, begun, ready = threading.Barrier(3), threading.Event(), threading.Event()
+    counts: dict[str, object] = {}
+
+    def first(start, _):
+        begun.set()
+        ready.wait(60)
+        return torch.get_num_threads()
+
+    def caller(name, task, new=False):
+        if not new:
+            torch.get_num_threads()  # a thread takes over the count when it first asks
+            asked.wait(60)
+            begun.wait(60) if task is not first else None
+        ready.set() if name == "second" else None
+        with contextlib.suppress(QuantizationError):
+            counts[name] = over_rows(task, 128, 2)
+        counts[f"{name} after"] = torch.get_num_threads()
+
+    count = lambda *_: torch.get_num_threads()
+    callers = [
+        threading.Thread(target=caller, args=args) for args in (("first", first), ("second", count), ("third", broken))
+    ]
+    for each in callers:
+        each.start()
+    begun.wait(60)
+    new = threading.Thread(target=caller, args=("new", count, True))
+    new.start()
+    for each in (*callers, new):
+        each.join()
+    assert counts["first"] == counts["second"] == [1, 1]
+    assert [counts[f"{name} after"] for name in ("first", "second", "third")] == [2, 2, 2]
+    later = threading.Thread(target=lambda: counts.update(later=torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert (counts["later"], torch.get_num_threads()) == (2, 2)
+
+
+def test_a_call_within_a_task_stays_in_its_thread(two_threads):
+    within = lambda *_: over_rows(lambda first, last: (first, last), 128, 2)
+    assert over_rows(within, 128, 2) == [[(0, 128)]] * 2
 
 
 def broken(first, last):

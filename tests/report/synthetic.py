@@ -61,6 +61,9 @@ def _row(run, ratio, quantizer, bits, rng):
         "damping_max": 0.01 if gptq else math.nan, "damping_retries": int(gptq and bits == 2 and ratio == 5),
         "dead_columns": 3 if gptq else 0, "layers_skipped": 0, "weights_sha": f"{run}{ratio}",
         "key": f"v1-{run}-{ratio}-{quantizer}-{bits}", "quantizer_version": "1" if bits else "",
+        "delta_df": 32 if bits else math.nan, "effective_windows": 70.0 if bits else math.nan,
+        "documents": 9 if bits else math.nan, "covers": "text" if bits else "",
+        "over_rounding": math.nan, "over_rounding_se": math.nan,
     }  # fmt: skip
     return {name: values[name] for name in COLUMNS}
 

@@ -1,5 +1,6 @@
 """Contract: what may share one output folder, and what is refused."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -37,6 +38,9 @@ MISMATCHES = [
     ({"symmetric": True}, "got --symmetric |"),
     ({"group_size": 8}, "--group-size 8"),
     ({"eval_windows": 5}, "--eval-windows 5"),
+    ({"eval_sample": "first"}, "got --eval-sample first | allowed: --eval-sample spread"),
+    ({"eval_seed": 1}, "--eval-seed 1"),
+    ({"calib_sample": "crops"}, "--calib-sample crops"),
     ({"calibration": "shared"}, "--calibration shared"),
     ({"dtype": "bfloat16"}, "--dtype bfloat16"),
     ({"include_head": True}, "got --include-head |"),
@@ -52,6 +56,28 @@ def test_other_options_are_refused(complete, trajectory, small, changes, words):
     assert words in str(caught.value)
     assert "choose another -o" in str(caught.value)
     assert ((complete[0] / "run.json").read_bytes(), lines(complete[0])) == (run_json, before)
+
+
+def test_a_folder_from_before_there_were_samples_holds_the_first_windows(measure, tmp_path):
+    """Neither its options nor its records know of samples; asked for the first windows, the run continues it."""
+    first = {"eval_sample": "first", "calib_sample": "first"}
+    result = measure(**first)
+    path = tmp_path / "out" / "run.json"
+    info = json.loads(path.read_text(encoding="utf-8"))
+    new = [info["fixed"].pop(name) for name in ("eval_sample", "eval_seed", "calib_sample", "calib_seed")]
+    assert new == ["first", 0, "first", 0]
+    info["fixed"]["calib_seed"] = None
+    path.write_text(json.dumps(info), encoding="utf-8")
+    (records,) = (tmp_path / "out" / "records").iterdir()
+    rows = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
+    assert {row["trial"].pop("sample")["selection"] for row in rows} == {"first"}
+    records.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    again = measure(**first)
+    assert lines(tmp_path / "out") == 3 * PER_CHECKPOINT
+    assert again.table["delta"].equals(result.table["delta"])
+    assert set(again.table["covers"].dropna()) == {"passages"}
+    with pytest.raises(OutputMismatchError, match=r"got --eval-sample spread \| allowed: --eval-sample first"):
+        measure()
 
 
 def test_another_trajectory_is_refused(complete, small, tmp_path, tokenizer):

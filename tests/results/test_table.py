@@ -82,6 +82,7 @@ def test_an_excluded_checkpoint_is_a_row_with_its_reason(result, table):
 def test_every_number_is_what_its_records_say(table, out):
     records = {m.trial.key(): m for m in Store(out).measurements()}
     full = {m.trial.checkpoint.step: m for m in records.values() if m.trial.quantizer == "none"}
+    population = Store(out).require()["texts"]["small"]["evaluation"]["available"]
     for _, row in table[table["status"] == "ok"].iterrows():
         m, reference = records[row["key"]], full[row["step"]]
         n = sum(m.n_tokens)
@@ -99,13 +100,33 @@ def test_every_number_is_what_its_records_say(table, out):
         assert row["ppl_q"] == pytest.approx(math.exp(row["loss_q"]))
         assert row["delta"] == pytest.approx(row["loss_q"] - row["loss_fp"], abs=1e-12)
         paired = (np.array(m.nll) - np.array(reference.nll)) / 31
-        assert row["delta_se"] == pytest.approx(paired.std(ddof=1) / math.sqrt(12))
+        pairs = paired.reshape(6, 2)
+        error = math.sqrt((1 - 12 / population) * ((pairs[:, 0] - pairs[:, 1]) ** 2).sum()) / 12
+        assert row["delta_se"] == pytest.approx(error)
+        assert (row["delta_df"], row["covers"]) == (6, "text")
+        assert row["effective_windows"] == pytest.approx(12 * (paired.std(ddof=1) / math.sqrt(12) / error) ** 2)
         assert row["kl"] == pytest.approx(sum(m.kl) / n)
         assert row["top1_agreement"] == sum(m.agree) / n
         assert (row["bits"], row["group_size"], row["symmetric"]) == (m.trial.bits, 16, False)
         assert row["bits_per_weight"] == m.bits_per_weight > row["bits"]
     modes = table.groupby("quantizer")["calibration"].unique().map(list).to_dict()
     assert modes == {"none": [""], "rtn": ["none"], "gptq": ["sequential"], "awq": ["shared"]}
+
+
+def test_what_a_method_loses_over_rounding_has_the_error_of_the_same_windows(table, out):
+    records = {m.trial.key(): m for m in Store(out).measurements()}
+    rows = table[table["status"] == "ok"]
+    rounding = rows[rows["quantizer"] == "rtn"].set_index(["step", "bits"])
+    assert rows.loc[rows["quantizer"].isin(["rtn", "none"]), "over_rounding"].isna().all()
+    others = rows[rows["quantizer"].isin(["gptq", "awq"])]
+    assert len(others) == 12
+    for _, row in others.iterrows():
+        other = rounding.loc[(row["step"], row["bits"])]
+        paired = (np.array(records[row["key"]].nll) - np.array(records[other["key"]].nll)) / 31
+        assert row["over_rounding"] == pytest.approx(row["delta"] - other["delta"], abs=1e-12)
+        gaps = np.diff(paired.reshape(6, 2), axis=1)
+        population = records[row["key"]].trial.sample.population
+        assert row["over_rounding_se"] == pytest.approx(math.sqrt((1 - 12 / population) * (gaps**2).sum()) / 12)
 
 
 def test_methods_and_bits_are_ordered_as_they_must_be(table):

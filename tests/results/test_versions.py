@@ -55,7 +55,7 @@ def test_the_newest_version_stands_where_it_was_measured_and_the_older_one_elsew
     result = ptq_eval.load(out, bootstrap=10)
     table = result.table
     gptq = table[table["quantizer"] == "gptq"]
-    assert COLUMNS[-1] == "quantizer_version"
+    assert "quantizer_version" in COLUMNS
     assert len(table) == len(complete[1].table)
     assert gptq.groupby("step")["quantizer_version"].unique().map(list).to_dict() == {
         100: [GPTQ.version], 200: ["10"], 400: [GPTQ.version]

@@ -17,7 +17,18 @@ ROOTS = [Path(package.__file__).parent for package in (ptq_eval, quantizers)]
 
 ORDER = (
     ("quantizers",),
-    ("records", "errors", "units", "options", "plugins", "config", "plan_config", "early_stop"),
+    (
+        "records",
+        "errors",
+        "units",
+        "options",
+        "plugins",
+        "config",
+        "plan_config",
+        "fit_config",
+        "sampling",
+        "early_stop",
+    ),
     ("models",),
     ("checkpoints", "corpora"),
     ("measure", "pretrain"),

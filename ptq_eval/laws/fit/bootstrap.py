@@ -5,7 +5,8 @@ its seed and data order, and all of them share the evaluation windows.  Resampli
 claims far too much.  Two things are resampled instead, both shared by every fit with the same seed,
 so that the replicates of a degradation law and of a full-precision curve can be combined row by row:
 
-* evaluation windows: one multinomial weight vector per replicate, the same for all points;
+* evaluation windows: one vector of weights per replicate, the same for all points with the same windows, which redraws
+  what was drawn independently (`sampling.Design`: windows within strata, or whole documents);
 * clusters: a whole run where there are at least three of them, else a whole checkpoint.  The deviations of a
   cluster from the law are multiplied by one random number per replicate (the wild cluster bootstrap of
   Cameron, Gelbach and Miller 2008), so every replicate keeps all sizes and bit-widths and stays
@@ -33,6 +34,7 @@ from ptq_eval.laws.fit.diagnostics import jacobian
 from ptq_eval.laws.fit.losses import huber_weight
 from ptq_eval.laws.fit.search import minimise
 from ptq_eval.laws.fit.solver import Minima, Solution, minimise_near, to_theta
+from ptq_eval.sampling import Design, independent
 
 MIN_RUNS = 3
 """With fewer runs than this the runs themselves cannot be resampled."""
@@ -73,7 +75,7 @@ def resampled(solution: Solution, *, seed: int, n_boot: int) -> np.ndarray:
 def evaluation_noise(data: Data, n_boot: int, seed: int) -> np.ndarray:
     """[n_boot, n]: from the windows where they are known, else independent normal errors of size "se"."""
     if has_windows(data):
-        return window_noise(data["windows"], n_boot, seed)
+        return window_noise(data["windows"], n_boot, seed, data.get("design"))
     return np.random.default_rng([seed, 0]).standard_normal((n_boot, len(data["se"]))) * data["se"]
 
 
@@ -82,16 +84,21 @@ def has_windows(data: Data) -> bool:
     return "windows" in data and data["windows"].ndim == 2 and data["windows"].shape[1] > 1
 
 
-def window_noise(windows: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
+def window_noise(windows: np.ndarray, n_boot: int, seed: int, design: Design | np.ndarray | None = None) -> np.ndarray:
     """Change of every point's mean when the windows are drawn anew.
 
-    windows [n, n_windows], the response per window.  Returns [n_boot, n], in the response's unit; scaled by
-    sqrt(w/(w − 1)), so that the variance is unbiased for few windows.
+    windows [n, n_windows], the response per window; `design`: how they were drawn, one for all points or one for each
+    [n], None as if independently.  Returns [n_boot, n], in the response's unit; its variance is that of the means.
     """
-    n_windows = windows.shape[1]
-    rng = np.random.default_rng([seed, n_windows])
-    weights = rng.multinomial(n_windows, np.full(n_windows, 1 / n_windows), size=n_boot) / n_windows - 1 / n_windows
-    return np.sqrt(n_windows / (n_windows - 1)) * weights @ windows.T
+    n, n_windows = windows.shape
+    designs = design if isinstance(design, np.ndarray) else np.full(n, design, object)
+    centred = windows - windows.mean(axis=1, keepdims=True)
+    noise = np.empty((n_boot, n))
+    for own in set(designs):
+        rows = designs == own
+        weights = (own or independent(n_windows)).deviations(n_boot, seed)
+        noise[:, rows] = weights @ centred[rows].T / n_windows
+    return noise
 
 
 def multipliers(labels: Sequence[Hashable], n_boot: int, seed: int) -> np.ndarray:

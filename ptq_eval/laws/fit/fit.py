@@ -12,6 +12,7 @@ chi² = 1, in Huber's robust form: "proposal 2") and never below the law's own `
 reported: it is the precision of the law on these data.  Weights and constants depend on each other and are
 iterated to a fixed point; weights come from predictions, not from measured values, which would favour points
 that came out low.  A logarithmic loss weights all points alike unless `sigma` is given: relative errors are its scale.
+So do plain least squares ("least-squares"), in the response itself.
 
 The steps are files of their own: `requirements` (columns and units), `losses` (what a residual costs), `restrict`
 (constants fixed, tied or bounded), `search` and `solver` (the minimum), `bootstrap` and `profile` (intervals),
@@ -51,7 +52,7 @@ def fit(
     law: Law,
     data: Data,
     *,
-    loss: Literal["huber", "squared", "lad", "log-huber", "log-squared", "log-lad"] = "huber",
+    loss: Literal["huber", "squared", "lad", "log-huber", "log-squared", "log-lad", "least-squares"] = "huber",
     huber_delta: float | None = None,
     sigma: Any = None,
     fixed: Mapping[str, float] | None = None,
@@ -70,7 +71,7 @@ def fit(
 
     loss: see `losses`.  `huber_delta` is Huber's threshold in units of sigma (1.345; 1e-3 for "log-huber").
     sigma: [n] or one number, the standard error of the response (of its logarithm for a logarithmic loss); replaces
-    the weights that are otherwise estimated, or equal for a logarithmic loss.
+    the weights that are otherwise estimated, or equal for a logarithmic loss and for plain least squares.
     fixed, tied, bounds: values of constants by name, pairs that are equal, bounds instead of the law's own.
     intervals: "bootstrap" over windows and runs (`n_boot` refits), "profile" likelihood, or "none".
 
@@ -108,7 +109,7 @@ def _solve(law: Law, data: Data, loss: Loss, rng: np.random.Generator) -> Soluti
     """The minimum over all starts; weights without a sigma are iterated with the constants to a fixed point."""
     y = data[law.response]
     z, ones = loss.transform(y), np.ones(len(y))
-    if "sigma" in data or loss.log:
+    if "sigma" in data or loss.unweighted:
         problem = Problem(law, data, data.get("sigma", ones), loss)
         return _finished(problem, z, minimise(problem, z, starts(problem, y, rng)), math.nan)
     tau, best, se = 0.3, np.full(len(law.parameters), np.nan), data["se"]

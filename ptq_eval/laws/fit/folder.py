@@ -22,10 +22,10 @@ from ptq_eval.laws.findings import Caution, Finding, Why, caution, why
 from ptq_eval.laws.fit.choice import Choice
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.requirements import standard_errors
-from ptq_eval.laws.forecast.turns import forecasts
+from ptq_eval.laws.forecast.turns import Line, forecasts
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
-from ptq_eval.laws.turning.observed import TurningPoint, turning_point
+from ptq_eval.laws.turning.observed import TurningPoint, controlled, turning_point
 from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit, predict
 from ptq_eval.laws.turning.verdict import Curve, Forecast, refutation, verdict
 from ptq_eval.laws.warnings import cautions, poor_fits
@@ -45,7 +45,8 @@ from ptq_eval.results.points import (
 )
 
 VERSION = 3
-"""Of the shape of the returned object."""
+"""Of the meaning of the returned object; since 3, "interior" is a test with control over all lines, "answer" says which
+interval counts, and "predicted" is null where it is refuted."""
 
 MIN_OWN_CURVE = 6
 
@@ -94,10 +95,7 @@ def fit_points(
         nothing = [caution(Caution.NOTHING_TO_FIT).to_dict()]
         return FolderFit({"fits": [], "critical_tokens": [], "cautions": nothing, **head}, [])
     full = full_precision(points)
-    rises = {
-        name: turning_point(*curve(group, windows, quantized=False), seed=seed, n_boot=n_boot)
-        for name, group in by(full, "trajectory").items()
-    }
+    rises = _rises(full, windows, seed, n_boot)
     laws = laws or Choice()
     curves, fitted = _curves(full, windows, seed, n_boot, laws.loss)
     critical: list[tuple[Config, CriticalTokens]] = []
@@ -105,18 +103,22 @@ def fit_points(
     ahead = forecasts(points, windows, seed=seed)
     windows_of = {(p.run, p.step, p.D): p.n_windows for p in full}
     quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
+    lines = _lines(quantized)
+    turns = _turns(lines, windows, seed, n_boot)
     for config, group in by(quantized, "config").items():
         law = laws.delta or _degradation_law(group)
         result = fit(law, delta_data(group, windows), seed=seed, n_boot=n_boot)
         fitted.append((config, group, result))
         poor += poor_fits(config, result)
         for name, own in by(group, "trajectory").items():
-            for same_bits in by(sorted(own, key=lambda p: (p.P, p.D)), "P").values():
+            for place in [place for place in lines if place[:2] == (config, name)]:
                 known, rise = curves.get(name), rises.get(name)
                 alone = [one is known for one in curves.values()].count(True) == 1
                 tokens = [p.D for p in (own if alone else group)]
-                said = ahead.get((config, name, same_bits[0].P))
-                one = _critical(same_bits, windows, law, result, known, rise, tokens, said, (seed, n_boot))
+                measured = Curve(*curve(lines[place], windows, quantized=True))
+                one = _critical(
+                    lines[place], measured, turns[place], law, result, known, rise, tokens, ahead.get(place)
+                )
                 critical.append((config, one))
     found = [*cautions(points, rises, [one for _, one in critical]), *poor]
     content = {
@@ -125,6 +127,34 @@ def fit_points(
         "cautions": [one.to_dict() for one in found],
     }
     return FolderFit({**content, **head}, [result.replicates for *_, result in fitted])
+
+
+def _rises(full: list[Point], windows: Windows, seed: int, n_boot: int) -> dict[str, TurningPoint]:
+    """By trajectory, the observed turn of the full-precision loss, with control over all of them."""
+    found = {
+        name: turning_point(*curve(group, windows, quantized=False), seed=seed, n_boot=n_boot)
+        for name, group in by(full, "trajectory").items()
+    }
+    return controlled(found, {name: (name, math.inf) for name in found})
+
+
+def _lines(quantized: list[Point]) -> dict[Line, list[Point]]:
+    """The points of each configuration, trajectory and bit-width, in the order of D."""
+    return {
+        (config, name, P): line
+        for config, group in by(quantized, "config").items()
+        for name, own in by(group, "trajectory").items()
+        for P, line in by(sorted(own, key=lambda p: (p.P, p.D)), "P").items()
+    }
+
+
+def _turns(lines: Mapping[Line, list[Point]], windows: Windows, seed: int, n_boot: int) -> dict[Line, TurningPoint]:
+    """The observed turn of every line, with control over all of them."""
+    found = {
+        place: turning_point(*curve(line, windows, quantized=True), seed=seed, n_boot=n_boot)
+        for place, line in lines.items()
+    }
+    return controlled(found, {place: (place[:2], place[2]) for place in lines})
 
 
 def _degradation_law(points: list[Point]) -> Law:
@@ -185,25 +215,24 @@ def _early(points: list[Point], windows_of: Mapping[tuple[str, str, float], floa
 
 def _critical(
     points: list[Point],
-    windows: Windows,
+    measured: Curve,
+    observed: TurningPoint,
     law: Law,
     delta: FitResult,
     loss: FitResult | None,
     full: TurningPoint | None,
     tokens: list[float],
     forecast: Forecast | None,
-    options: tuple[int, int],
 ) -> CriticalTokens:
-    """D_crit of one trajectory at one bit-width; `tokens` are the D behind the prediction."""
+    """D_crit of one trajectory at one bit-width; `full` is the turn of its full-precision loss, `tokens`
+    are the D behind the prediction."""
     N, P, largest = points[0].N, points[0].P, max(p.D for p in points)
-    measured = curve(points, windows, quantized=True)
-    observed = turning_point(*measured, seed=options[0], n_boot=options[1])
     predicted, reason = None, why(Why.NO_LOSS_CURVE)
     if loss is not None:
         doubt = partial(_doubt, points, law, delta)
         predicted, reason = predict(law, delta, loss, {"N": N, "P": P}, tokens=tokens, doubt=doubt)
     rise, rises = _full_precision_rise(points, observed), bool(full and full.interior)
-    withheld = refutation(predicted, Curve(*measured), observed, forecast)
+    withheld = refutation(predicted, measured, observed, forecast)
     judged = {"full_rises": rises, "full_rise": rise, "poor": poor_fit(delta), "withheld": withheld}
     return CriticalTokens(
         run=points[0].trajectory,

@@ -5,7 +5,8 @@
 Squares are best where the noise is normal; Huber's loss (1964) keeps them for small residuals and stops single points
 from deciding; least absolute deviation ("lad") fits the median and is what Huber's loss, divided by k, becomes for
 small k.  With the prefix "log-" the residual is log y − log f: relative errors count, which is how loss curves are
-usually fitted (Hoffmann et al., arXiv 2203.15556, section D.2: log-Huber with k = 1e-3).  A logarithm knows nothing
+usually fitted (Hoffmann et al., arXiv 2203.15556, section D.2: log-Huber with k = 1e-3).  "least-squares" is the plain
+sum of squares, every point weighing the same whatever its size or its standard error.  A logarithm knows nothing
 of values that are not positive; such points are dropped and counted, and of degradations, which may be negative, that
 drops the lowest and keeps the highest.
 """
@@ -18,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ptq_eval.errors import OptionError
+from ptq_eval.fit_config import LOSSES as NAMES
 
-NAMES = ("huber", "squared", "lad", "log-huber", "log-squared", "log-lad")
+PLAIN_SQUARES = "least-squares"
 DEFAULT_DELTA = {"huber": 1.345, "log-huber": 1e-3}
 """1.345 standard deviations: 95 % efficient for normal noise.  1e-3 in log loss: Hoffmann et al."""
 
@@ -31,6 +33,11 @@ class Loss:
     name: str
     log: bool
     k: float
+
+    @property
+    def unweighted(self) -> bool:
+        """Whether all points weigh the same unless a sigma is named."""
+        return self.log or self.name == PLAIN_SQUARES
 
     def rho(self, r: np.ndarray) -> np.ndarray:
         """The cost of each residual."""
@@ -76,7 +83,9 @@ def make_loss(name: str, huber_delta: float | None = None) -> Loss:
     if huber_delta is not None and name not in DEFAULT_DELTA:
         raise OptionError(f"the loss {name} has no huber_delta", got=huber_delta, allowed=", ".join(DEFAULT_DELTA))
     kind = name.removeprefix("log-")
-    k = {"squared": math.inf, "lad": 0.0}.get(kind, huber_delta or DEFAULT_DELTA.get(name, math.nan))
+    k = {"squared": math.inf, "lad": 0.0, PLAIN_SQUARES: math.inf}.get(
+        kind, huber_delta or DEFAULT_DELTA.get(name, math.nan)
+    )
     return Loss(name, name != kind, float(k))
 
 

@@ -2,8 +2,8 @@
 
 Every checkpoint from the fourth on is an origin, from which only the checkpoints up to it are used.  Stated are the
 loss after quantization and delta at the next checkpoint and at those nearest twice and four times the D of the origin,
-and D_crit.  The truth of D_crit is the turn observed over the whole run, with its interval: a minimum inside the range,
-that the loss at the last checkpoint exceeds by more than two standard errors.
+and D_crit.  The truth of D_crit is the turn observed over the whole run, with its interval: a minimum inside the range
+after which the loss rises significantly (`turning.significance`, with control over the lines of the run).
 
 A statement of a loss or a delta is refuted by a measurement outside its interval.  One of D_crit is refuted by an
 observed turn whose interval lies outside of it, or, where its upper end is finite, by a later checkpoint beyond that
@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 
+from ptq_eval.laws.base import SIGNIFICANT
 from ptq_eval.laws.forecast.baselines import METHODS, Method
 from ptq_eval.laws.forecast.forecast import HORIZON, Paths, grid, says_something, turn
 from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series
-from ptq_eval.laws.turning.observed import SIGNIFICANT, checkpoint_scatter, turning_point
+from ptq_eval.laws.turning.observed import TurningPoint, checkpoint_scatter, controlled, turning_point
 from ptq_eval.results.points import by
 
 LEVEL = 0.9
@@ -127,7 +128,7 @@ def backtest(
     total = sum(len(origins(own)) for own in runs.values())
     found, done = [], 0
     for own in runs.values():
-        truths = {id(s): _truth(s, level, seed) for s in own}
+        truths = _truths(own, level, seed)
         for origin in origins(own):
             siblings = [part for s in own if len((part := s.until(origin)).tokens) >= MIN_CHECKPOINTS]
             for whole in by(own, "quantizer").values():
@@ -213,21 +214,20 @@ def _falls_after(series: Series, tokens: float, least: float) -> bool:
     return bool(series.loss_q[later].min() < series.loss_q[~later].min() - least)
 
 
-def _truth(series: Series, level: float, seed: int) -> _Truth:
-    """The turn that the whole run shows.  Without evaluation windows the errors of its deltas stand for them."""
-    x, loss = series.x, series.loss_q
-    found = turning_point(series.tokens, loss, series.windows, seed=seed, level=level)
-    i, last = int(np.argmin(loss)), len(loss) - 1
-    scatter = float(np.nan_to_num(checkpoint_scatter(x, loss)))
+def _truths(own: Sequence[Series], level: float, seed: int) -> dict[int, _Truth]:
+    """The turns that a whole run shows, by the id of the series, with control over all its lines.  Without evaluation
+    windows the errors of the deltas are used."""
+    turns = {id(s): turning_point(s.tokens, s.loss_q, s.windows, errors=s.se, seed=seed, level=level) for s in own}
+    turns = controlled(turns, {id(s): (s.quantizer, s.bits) for s in own})
+    return {id(s): _truth(s, turns[id(s)]) for s in own}
+
+
+def _truth(series: Series, found: TurningPoint) -> _Truth:
+    scatter = float(np.nan_to_num(checkpoint_scatter(series.x, series.loss_q)))
     least = SIGNIFICANT * math.sqrt(2) * math.hypot(scatter, float(np.median(series.se)))
-    interior = found.interior
-    if series.windows is None:
-        error = math.hypot(math.sqrt(2) * scatter, series.se[i], series.se[last])
-        interior = 0 < i < last and found.rise > SIGNIFICANT * error
-    if not interior:
+    if not found.interior:
         return _Truth(math.nan, math.nan, math.nan, least)
-    high = found.place.high if math.isfinite(found.place.high) else float(series.tokens[i + 1])
-    return _Truth(found.place.value, found.place.low, high, least)
+    return _Truth(found.place.value, found.place.low, found.place.high, least)
 
 
 def asked_at(own: Sequence[Series], ratio: float = RATIO) -> float:

@@ -15,7 +15,7 @@ from ptq_eval.laws.turning.verdict import LEVEL, Forecast
 from ptq_eval.results.points import Config, Point, Windows, by
 
 Line = tuple[Config, str, float]
-"""Configuration, trajectory and bits."""
+"""A configuration, a trajectory and a bit-width: one curve over D."""
 
 
 def forecasts(points: Sequence[Point], windows: Windows, *, seed: int = 0) -> dict[Line, Forecast]:

@@ -23,6 +23,7 @@ from ptq_eval.laws.base import Data, Law, Parameter, Theta
 from ptq_eval.laws.findings import Finding, Why, why
 
 N_STARTS = 12
+N_WHOLE = 4
 _E = Parameter("E", 0.0, 20.0, "nats per token")
 _B = Parameter("B", 1e-12, 1e30, "nats per token", log=True)
 _BETA = Parameter("beta", 0.01, 3.0)
@@ -65,6 +66,8 @@ class _PowerSum(Law):
         """
         if reason := super().objection(data):
             return reason
+        if "B" not in {p.name for p in self.parameters}:  # fixed: nothing of D is to be determined
+            return None
         others = [np.log(data[x]) for x in self.columns if x != "D"]
         for degree in (1, 3):
             powers = [(x - x.mean()) ** k for x in others for k in range(1, degree + 1)]
@@ -74,7 +77,7 @@ class _PowerSum(Law):
 
     def starts(self, data: Data, rng: np.random.Generator) -> list[dict[str, float]]:
         """The best nodes of a grid over the exponents, with their exact linear constants."""
-        loss, found = data["loss"], []
+        loss, found = data["loss"], list[tuple[float, bool, dict[str, float]]]()
         axis = np.geomspace(0.03, 1.5, 36 if len(self.terms) == 1 else 18)
         axis = axis * np.exp(rng.uniform(-0.03, 0.03, len(axis)))
         for node in np.stack(np.meshgrid(*[axis] * len(self.terms)), -1).reshape(-1, len(self.terms)):
@@ -85,8 +88,25 @@ class _PowerSum(Law):
             theta = {"E": float(linear[0])}
             for exponent, value, top, (_, factor, name) in zip(node, linear[1:], tops, self.terms):
                 theta |= {factor: float(np.exp(np.log(max(value, _TINY)) - top)), name: float(exponent)}
-            found.append((misfit, theta))
-        return [theta for _, theta in sorted(found, key=lambda pair: pair[0])[:N_STARTS]]
+            found.append((misfit, bool(np.all(linear[1:] > 0)), theta))
+        found.sort(key=lambda item: item[0])
+        best = [theta for _, _, theta in found[:N_STARTS]]
+        if any(whole for _, whole, _ in found[:N_STARTS]):
+            return best
+        return best + self._with_all_terms(found, float(np.std(loss)), data)
+
+    def _with_all_terms(self, found: list[tuple[float, bool, dict[str, float]]], size: float, data: Data) -> Any:
+        """More starts where the best all lack a term, from which the search would not come back: the slope along the
+        logarithm of a factor vanishes with it.  Nodes that have all terms, else the best with a small one added."""
+        whole = [theta for _, complete, theta in found if complete][:N_WHOLE]
+        if whole:
+            return whole
+        added = []
+        for _, _, theta in found[:: max(1, len(found) // N_WHOLE)]:
+            terms = {f: (theta[f] * data[x] ** -theta[e], data[x] ** -theta[e]) for x, f, e in self.terms}
+            less = {f: 0.1 * size / float(power.mean()) for f, (term, power) in terms.items() if term.max() < _TINY}
+            added.append({**theta, **less, "E": max(theta["E"] - 0.1 * size * len(less), 0.0)})
+        return added
 
 
 class Chinchilla(_PowerSum):

@@ -28,8 +28,9 @@ import numpy as np
 from scipy.optimize import brentq
 
 from ptq_eval.errors import OptionError
-from ptq_eval.laws.base import Data, Parameter, Theta
-from ptq_eval.laws.formulas.chinchilla import Chinchilla
+from ptq_eval.laws.base import Data, Parameter, Theta, n_distinct
+from ptq_eval.laws.findings import Finding, Why, why
+from ptq_eval.laws.formulas.chinchilla import N_STARTS, Chinchilla
 
 PARTS: Mapping[str, str] = {"weights": "w", "activations": "a", "kv": "kv"}
 """What may be trained in low precision, and the subscript of its constants."""
@@ -37,7 +38,11 @@ PARTS: Mapping[str, str] = {"weights": "w", "activations": "a", "kv": "kv"}
 COST_PER_BIT = 6 / 16
 """FLOPs at 16 bits that one parameter, one token and one bit of training cost; arXiv 2411.04330, eq. 5."""
 
+BETA = 0.3658
+"""Where beta is kept when two values of D cannot determine it: Besiroglu et al., arXiv 2404.10102."""
 _N_GUESSES, _BEST = 10, 2
+_NO_LOSS = 0.05
+"""A gamma at which any precision leaves all parameters."""
 
 
 def part_factor(P: Any, gamma: Any, n: Any = 0.0) -> Any:
@@ -54,7 +59,7 @@ def bits_elasticity(P: float, gammas: Sequence[float], offsets: Sequence[float])
 
 
 def precision_with(elasticity: float, gammas: Sequence[float], offsets: Sequence[float]) -> float:
-    """The P (bits) with h(P) = `elasticity`; unique, because h falls.  Zero where h lies below it for every P."""
+    """The P (bits) with h(P) = `elasticity`; unique, because h falls.  Zero where h is below it for every P."""
     low = max(gamma * n for gamma, n in zip(gammas, offsets))
     low = max(low, 0.0) * (1 + 1e-12) + 1e-9
     if bits_elasticity(low, gammas, offsets) <= elasticity * (1 + 1e-8):
@@ -187,8 +192,29 @@ class NEff(Chinchilla):
         for _ in range(_N_GUESSES):
             theta = self.capacity.guess(lowest, rng)
             N = self.n_eff(theta, data)
-            chinchilla = super().starts({**data, "N": N}, rng)[:_BEST]
-            found += [{**law, **theta} for law in chinchilla]
+            chinchilla = super().starts({**data, "N": N}, rng)
+            found += [{**law, **theta} for law in (*chinchilla[:_BEST], *chinchilla[N_STARTS:][:_BEST])]
+        return found
+
+    def held(self, data: Data) -> dict[str, tuple[float, Finding]]:
+        """What few D or few precisions leave open.
+
+        With one D the term B/D^beta is a part of E: B is zero.  Two determine B at a known beta.  One precision of a
+        part is a factor of A, as if it left all parameters; two determine gamma without the offset n.
+        """
+        found: dict[str, tuple[float, Finding]] = {}
+        few = {x: n_distinct(values) for x, values in self.variables(data).items()}
+        why_few = {x: why(Why.TOO_FEW_VALUES, variable=x, distinct=few[x], needed=self.needs[x]) for x in few}
+        if few["D"] < self.needs["D"]:
+            found["beta"] = BETA, why_few["D"]
+            if few["D"] == 1:
+                found["B"] = 0.0, why_few["D"]
+        for P, gamma, n in self.capacity.names:
+            x = "P" if self.capacity.tied else P
+            if few[x] < self.needs[x] and n:
+                found[n] = 0.0, why_few[x]
+            if few[x] == 1:
+                found[gamma] = _NO_LOSS, why_few[x]
         return found
 
     def optimal_precision(self, theta: Theta) -> float:

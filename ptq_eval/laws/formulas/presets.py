@@ -1,4 +1,4 @@
-"""Published constants, as they stand in the papers, so that nobody has to type them again.
+"""Published constants, as printed in the papers, so that nobody has to type them again.
 
 Units: raw parameters and raw tokens, losses in nats per token.  No paper here gives an uncertainty for its
 constants except Epoch's, and constants of one paper hold for its models, texts, quantizer and way to count N:

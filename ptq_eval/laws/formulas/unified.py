@@ -8,7 +8,7 @@ Two things happen to a model that was trained in low precision.  It has fewer ef
 delta.  And it has been made robust by training: the factors in brackets are below one, and zero where a part is
 served in the precision it was trained in.  Where P exceeds P_x they are clipped at zero.
 
-The paper does not report C_w, C_a and C_kv.  An infinite C_x is allowed and stands for no robustness at all, which
+The paper does not report C_w, C_a and C_kv.  An infinite C_x is allowed and means no robustness at all, which
 makes delta an upper bound.  A model that was trained at full precision has factors near one: that is equation 2.
 
 The response of `UnifiedDelta` is the loss added by quantization, that of `Unified` the loss after it.

@@ -77,6 +77,15 @@ class Reason(StrEnum):
     STOPS_AT_UNKNOWN = "stops_at_unknown"  # because
 
 
+class Doubt(StrEnum):
+    """What to beware of in the constants of a plan; behind each kind, its facts."""
+
+    RANGE_UNKNOWN = "range_unknown"  # preset
+    LAW_NOT_USABLE = "law_not_usable"  # law
+    LAW_NOT_USED = "law_not_used"  # law
+    ONE_EXPONENT = "one_exponent"
+
+
 @dataclass(frozen=True)
 class Answer:
     """One answer: what was asked, under which conditions it holds (`at`), and numbers with intervals.

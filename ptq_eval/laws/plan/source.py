@@ -23,7 +23,7 @@ from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.fit import bootstrap
 from ptq_eval.laws.formulas.presets import PRESETS, Preset
 from ptq_eval.laws.plan.model import Formulas
-from ptq_eval.laws.plan.question import Question, Reason
+from ptq_eval.laws.plan.question import Doubt, Question, Reason
 from ptq_eval.laws.plan.serving import Serving, settle
 from ptq_eval.laws.turning import predicted as critical
 
@@ -52,10 +52,11 @@ class Source:
     """Constants [1 + replicates] by name, with the ranges of N, D and bits that they were fitted in.
 
     `bits` are the serving precisions to use if the question names none.  `refused` gives the reason why "damage",
-    "loss" or "precision" is unknown, `doubts` further warnings.  `one_size` is the N for which E holds, if E contains
-    A/N^alpha, and `curve` names the run.  `verdicts` (N, bits, reason) say why the fit gives no
-    D_crit for a run; the reason is None if it gives one.  `only_bits`: the one serving precision that the constants
-    hold for, if bits are not a variable of the law; `serving`: the group size and formats of the question.
+    "loss" or "precision" is unknown, `doubts` what else to beware of; `warnings` are those of the stored fit.
+    `published` is what publications say of the uncertainty of their constants.  `one_size` is the N for which E holds,
+    if E contains A/N^alpha, and `curve` names the run.  `verdicts` (N, bits, reason) say why the fit gives no D_crit
+    for a run; the reason is None if it gives one.  `only_bits`: the one serving precision that the constants hold for,
+    if bits are not a variable of the law; `serving`: the group size and formats of the question.
     """
 
     name: str
@@ -65,13 +66,14 @@ class Source:
     bits: tuple[float, ...]
     laws: tuple[str, ...] = ()
     refused: Mapping[str, Finding] = field(default_factory=dict)
-    doubts: tuple[str, ...] = ()
+    doubts: tuple[Finding, ...] = ()
+    warnings: tuple[str, ...] = ()
     one_size: float | None = None
     curve: str = ""
     verdicts: tuple[tuple[float, float, Finding | None], ...] = ()
     level: float = math.nan
     stretch: float = 1.0
-    uncertainty: str = ""
+    published: tuple[str, ...] = ()
     fits: Mapping[str, FitResult] = field(default_factory=dict)
     only_bits: float | None = None
     serving: Serving = field(default_factory=Serving)
@@ -195,12 +197,8 @@ def from_preset(*presets: Preset) -> Source:
         bits=whole_bits(ranges),
         laws=laws,
         only_bits=only,
-        doubts=tuple(
-            f"the range of the data behind {name} is not known: nothing is marked for it"
-            for name, ends in known.items()
-            if not ends
-        ),
-        uncertainty="; ".join(dict.fromkeys(preset.uncertainty for preset in presets)) + ": no answer has an interval",
+        doubts=tuple(Finding(Doubt.RANGE_UNKNOWN, {"preset": name}) for name, ends in known.items() if not ends),
+        published=tuple(dict.fromkeys(preset.uncertainty for preset in presets)),
     )
 
 
@@ -220,9 +218,10 @@ def from_fits(
     """
     constants: dict[str, np.ndarray] = {}
     refused: dict[str, Finding] = {}
-    doubts = [f"a plan cannot use the law {fit.law}" for fit in fits if fit.law not in USED]
+    doubts = [Finding(Doubt.LAW_NOT_USABLE, {"law": fit.law}) for fit in fits if fit.law not in USED]
     chosen = {_part(fit): fit for fit in sorted(fits, key=lambda fit: len(fit.estimates)) if fit.law in USED}
-    doubts += [f"not used: {fit.law}" for fit in fits if fit.law in USED and fit not in chosen.values()]
+    others = [fit for fit in fits if fit.law in USED and fit not in chosen.values()]
+    doubts += [Finding(Doubt.LAW_NOT_USED, {"law": fit.law}) for fit in others]
     good = {part: result for part, result in chosen.items() if result.identified}
     rows = min((len(result.replicates) for result in good.values()), default=0)
     for part, result in chosen.items():
@@ -235,7 +234,7 @@ def from_fits(
     if "gamma" in constants and "C" in constants:  # the form in D/N, for one size
         gamma = constants.pop("gamma")
         constants |= {"C_T": constants.pop("C"), "gamma_D": gamma, "gamma_N": gamma}
-        doubts.append("gamma_N was not fitted but set to gamma_D: answers for another N depend on that")
+        doubts.append(Finding(Doubt.ONE_EXPONENT))
     return Source(
         name=name,
         note=note,
@@ -249,7 +248,6 @@ def from_fits(
         curve=curve,
         level=fits[0].level if fits else math.nan,
         stretch=max((result.stretch for result in good.values()), default=1.0),
-        uncertainty="" if rows else "these fits come without replicates, so no answer has an interval",
         fits=good,
     )
 

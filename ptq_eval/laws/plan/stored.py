@@ -32,6 +32,8 @@ from ptq_eval.results.points import FULL_PRECISION
 Entry = Mapping[str, Any]
 Ranges = dict[str, tuple[float, float]]
 
+FIRST_VERSION = 2
+"""The first version of `fit.json` that records reasons as values."""
 _AXES = {"P": "bits", **{name: name for name in ("N", "D", *TRAINED, "G", "E_bits", "M_bits", "B_g")}}
 _CONFIGURATION = ("options", "group_size", "symmetric", "calibration")
 
@@ -41,8 +43,8 @@ def from_folder(out: str | Path, *, quantizer: str | None = None, params: float 
 
     params: the N asked about, which chooses among the curves of several runs.
 
-    Raises NothingToFitError if the folder has no fit or no replicates, OutputMismatchError if the fit was made of other
-    records than the folder holds now, and what `from_stored` raises.
+    Raises NothingToFitError if the folder has no fit, one of version 1, or no replicates, OutputMismatchError if the
+    fit was made of other records than the folder holds now, and what `from_stored` raises.
     """
     out = Path(out)
     content = _read_fit(out)
@@ -53,6 +55,9 @@ def from_folder(out: str | Path, *, quantizer: str | None = None, params: float 
     elif measured and content.get("records") != load(out).digest:
         what = f"{out}/fit.json was made of other records than the folder holds now"
         raise OutputMismatchError(what, got=f"digest {content.get('records', 'not recorded')}", remedy=again)
+    if content.get("version", 1) < FIRST_VERSION:
+        what = f"{out}/fit.json was written by an older ptq-eval, without the reasons and replicates that a plan needs"
+        raise NothingToFitError(what, got=f"version {content.get('version', 1)}", remedy=again)
     kept = _read_replicates(out / "replicates.npz", again)
     return from_stored(content, name=str(out), quantizer=quantizer, params=params, replicates=kept)
 
@@ -97,7 +102,7 @@ def from_stored(
     params: the N asked about, which chooses among the curves of several runs.  replicates: [n_boot, p] by the place of
     a fit in "fits"; without them no answer has an interval.
 
-    Raises PlanError if there are several quantizers and none is named, if the one named is not there, or if there are
+    Raises PlanError if there are several quantizers and none is chosen, if the one chosen is not there, or if there are
     several fits of one law, of which no plan can choose one; NothingToFitError if there is no fit.
     """
     entries = {str(i): entry for i, entry in enumerate(content["fits"]) if entry.get("parameters")}
@@ -129,7 +134,7 @@ def from_stored(
         source,
         verdicts=verdicts(critical),
         bits=source.bits if "data" in content else tuple(measured) or source.bits,
-        doubts=(*source.doubts, *content.get("warnings", ())),
+        warnings=tuple(content.get("warnings", ())),
     )
 
 

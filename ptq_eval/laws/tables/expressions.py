@@ -1,9 +1,9 @@
 """Arithmetic over the columns of a table: `flop/(6*N)`, `1e9*params`, `bits <= 4 and isfinite(loss)`.
 
-An expression is parsed with `ast` and walked here: numbers, names, `+ - * / **`, comparisons, and/or/not, and the
-functions of `FUNCTIONS`.  Nothing else is a node that this module knows, so no text from a command line is ever
-run as code.  A name in backticks may hold anything: `` `Model Size` ``.  In a condition quoted text is a value to
-compare with; elsewhere it names a column too.
+An expression is parsed with `ast` and walked here: numbers, names, `+ - * / **`, comparisons, `in`, and/or/not, and the
+functions of `FUNCTIONS` and, in a condition, of `TESTS`.  Nothing else is a node that this module knows, so no text of
+a command line is ever run as code.  A name in backticks may hold anything: `` `Model Size` ``.  In a condition quoted
+text is a value to compare with; elsewhere it names a column too.
 
 Columns are read through a function, so that only those which an expression names are looked up, and the error for
 one that is not there is the caller's.
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.errors import ExpressionError
+from ptq_eval.laws.tables.labels import label_of
 
 Lookup = Callable[[str], np.ndarray]
 """The values [n] of a name; it raises where there is no such name."""
@@ -28,6 +29,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "log": np.log, "log2": np.log2, "log10": np.log10, "exp": np.exp, "sqrt": np.sqrt, "abs": np.abs,
     "isfinite": np.isfinite,
 }  # fmt: skip
+TESTS: dict[str, Callable[[str, str], bool]] = {
+    "startswith": str.startswith, "endswith": str.endswith, "contains": lambda text, part: part in text,
+}  # fmt: skip
+"""Of a column and quoted text, letter by letter; `isin(column, ...)` takes several values."""
 LONGEST = 1000
 """Characters: an expression is a formula, and a parser is not to be fed a book."""
 
@@ -37,7 +42,9 @@ _ARITHMETIC: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
     ast.Eq: operator.eq, ast.NotEq: operator.ne,
 }  # fmt: skip
+_EQUAL = (ast.Eq, ast.NotEq)
 _ALLOWED = f"numbers, columns, + - * / **, comparisons, and or not, {' '.join(FUNCTIONS)}"
+_TEXT_ALLOWED = f"{_ALLOWED}, in, isin {' '.join(TESTS)}"
 _BACKTICKS = re.compile(r"`([^`]+)`")
 
 
@@ -62,7 +69,11 @@ def evaluate(text: str, lookup: Lookup, *, condition: bool = False) -> Any:
         raise ExpressionError(f"not an expression: {what}", got=repr(text), allowed=_ALLOWED) from error
     names = {f"_column_{i}": name for i, name in enumerate(quoted)}
     with np.errstate(all="ignore"):  # what is not finite is found, and named, where the values are checked
-        return _Walk(text, lambda name: lookup(names.get(name, name)), condition).value(tree)
+        walk = _Walk(text, lambda name: lookup(names.get(name, name)), condition)
+        value = walk.value(tree)
+    if isinstance(value, list) or (condition and _is_text(value)):
+        raise walk.refusal("it is neither true nor false" if condition else "several values where one is needed")
+    return value
 
 
 def names_in(text: str) -> set[str]:
@@ -72,7 +83,7 @@ def names_in(text: str) -> set[str]:
         tree = ast.parse(_BACKTICKS.sub(" 0 ", text).strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return quoted
-    return quoted | {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - set(FUNCTIONS)
+    return quoted | {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - {*FUNCTIONS, *TESTS, "isin"}
 
 
 def in_backticks(text: str, columns: Iterable[str]) -> str:
@@ -98,7 +109,8 @@ class _Walk:
         return method(node)
 
     def refusal(self, why: str) -> ExpressionError:
-        return ExpressionError(f"not an expression: {why}", got=repr(self.text), allowed=_ALLOWED)
+        allowed = _TEXT_ALLOWED if self.condition else _ALLOWED
+        return ExpressionError(f"not an expression: {why}", got=repr(self.text), allowed=allowed)
 
     def _constant(self, node: ast.Constant) -> Any:
         if isinstance(node.value, str):
@@ -117,23 +129,71 @@ class _Walk:
         return self._apply(node.op, self._number(node.operand))
 
     def _boolop(self, node: ast.BoolOp) -> Any:
-        parts = [np.asarray(self.value(part), bool) for part in node.values]
+        found = [self.value(part) for part in node.values]
+        if any(isinstance(part, list) or _is_text(part) for part in found):
+            raise self.refusal("what `and` and `or` join is true or false")
+        parts = [np.asarray(part, bool) for part in found]
         combine = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
         return combine.reduce(np.broadcast_arrays(*parts))
 
     def _compare(self, node: ast.Compare) -> Any:
         sides = [self.value(side) for side in (node.left, *node.comparators)]
-        parts = [self._apply(op, *_comparable(a, b)) for op, a, b in zip(node.ops, sides, sides[1:])]
+        parts = [self._pair(op, a, b) for op, a, b in zip(node.ops, sides, sides[1:])]
         return np.logical_and.reduce(np.broadcast_arrays(*parts))
 
+    def _pair(self, op: ast.cmpop, a: Any, b: Any) -> Any:
+        if isinstance(op, (ast.In, ast.NotIn)):
+            if not isinstance(b, list):
+                raise self.refusal("values after `in` stand in brackets: bits in (3, 4)")
+            return _is_in(a, b) ^ isinstance(op, ast.NotIn)
+        if isinstance(a, list) or isinstance(b, list):
+            raise self.refusal("several values are compared by `in` alone")
+        if _is_text(a) == _is_text(b):
+            return self._apply(op, *((_labels(a), _labels(b)) if _is_text(a) else (a, b)))
+        if not isinstance(op, _EQUAL):
+            raise self.refusal("text is neither larger nor smaller than a number")
+        return self._apply(op, _labels(a), _labels(b))
+
+    def _tuple(self, node: ast.Tuple | ast.List | ast.Set) -> list[Any]:
+        if not self.condition:
+            raise self.refusal("several values where one is needed")
+        values = [self.value(item) for item in node.elts]
+        if any(isinstance(value, list) or np.ndim(value) for value in values):
+            raise self.refusal("the values in brackets are numbers and quoted text")
+        return values
+
+    _list = _set = _tuple
+
     def _call(self, node: ast.Call) -> Any:
+        if self.condition and not node.keywords and (found := self._test(node)) is not None:
+            return found
         name = node.func.id if isinstance(node.func, ast.Name) else "a method"
         if name not in FUNCTIONS or node.keywords or len(node.args) != 1:
             raise self.refusal(f"{name} is not one of the functions, each of one argument")
         return FUNCTIONS[name](self._number(node.args[0]))
 
+    def _test(self, node: ast.Call) -> Any:
+        """`isin(x, "a", "b")`, `x.isin(["a", "b"])` and the functions of `TESTS`; None for any other call."""
+        if isinstance(node.func, ast.Attribute):
+            name, arguments = node.func.attr, [node.func.value, *node.args]
+        else:
+            name, arguments = getattr(node.func, "id", ""), node.args
+        if name not in ("isin", *TESTS) or len(arguments) < 2:
+            return None
+        first, *others = (self.value(argument) for argument in arguments)
+        if name == "isin":
+            values = others[0] if len(others) == 1 and isinstance(others[0], list) else others
+            if isinstance(first, list) or any(isinstance(value, list) or np.ndim(value) for value in values):
+                raise self.refusal('isin takes a column and values, as in isin(format, "BF16", "FP8")')
+            return _is_in(first, values)
+        if len(others) != 1 or not isinstance(others[0], str) or isinstance(first, list):
+            raise self.refusal(f'{name} takes a column and quoted text, as in {name}(format, "FP")')
+        return np.array([TESTS[name](str(text), others[0]) for text in np.atleast_1d(_labels(first)).tolist()])
+
     def _number(self, node: ast.AST) -> Any:
         value = self.value(node)
+        if isinstance(value, list):
+            raise self.refusal("several values where a number is needed")
         if np.asarray(value).dtype.kind not in "iufb":
             raise self.refusal("text where a number is needed")
         return value
@@ -145,7 +205,18 @@ class _Walk:
         return function(*values)
 
 
-def _comparable(a: Any, b: Any) -> tuple[Any, Any]:
-    """Both sides as text where one of them is text."""
-    texts = [np.asarray(side).dtype.kind not in "iufb" for side in (a, b)]
-    return (np.asarray(a).astype(str), np.asarray(b).astype(str)) if any(texts) else (a, b)
+def _is_text(value: Any) -> bool:
+    return np.asarray(value).dtype.kind not in "iufb"
+
+
+def _labels(value: Any) -> np.ndarray:
+    """A column or a value as text, whole numbers without a decimal point."""
+    cells = np.asarray(value)
+    return np.array([label_of(cell) for cell in cells.ravel().tolist()], object).reshape(cells.shape)
+
+
+def _is_in(column: Any, values: list[Any]) -> Any:
+    """Which cells are one of the values: as numbers where all are, else as text."""
+    texts = _is_text(column) or any(_is_text(value) for value in values)
+    cells = _labels(column) if texts else np.asarray(column)
+    return np.isin(cells.astype(str) if texts else cells, [label_of(v) if texts else v for v in values])

@@ -1,9 +1,10 @@
 """From anybody's table to the columns that a law reads.
 
 A mapping says what each variable of a law is in the table: `N=params,D=flop/(6*N),loss=final_loss,bits=b`.  The
-right side is a column's name, exactly as the table spells it, or an expression over columns and over the names
-that the mapping has defined before.  A variable that the mapping leaves out is taken from the column of its own
-name or of a usual one (`params` for N, `tokens` for D, `bits` for P), so tables of this project need no mapping.
+right side is a column's name, exactly as the table spells it, an expression over columns and over the names that the
+mapping has defined before, or a column of names with the number of each (`bits={BF16:16,NVFP4:4}`).  A variable that
+the mapping leaves out is taken from the column of its own name or of a usual one (`params` for N, `tokens` for D,
+`bits` for P), so tables of this project need no mapping.
 
 What is wrong with the data is said before any fit, in terms of the table: which column, which row, which value.
 Nothing is dropped: exclude a row with a blank cell by a condition (`where`).
@@ -24,18 +25,21 @@ import numpy as np
 from ptq_eval.errors import ColumnError, ExpressionError
 from ptq_eval.laws.base import Law
 from ptq_eval.laws.fit.requirements import COLUMN_ALIASES, check_sizes, check_units
+from ptq_eval.laws.tables import categories
 from ptq_eval.laws.tables.expressions import evaluate, names_in
 from ptq_eval.laws.tables.reader import Reader, Table, column, speaking_of
 from ptq_eval.laws.tables.runs import LABELS, belonging, check_phases, share_of_decay
 
-_SPLIT = re.compile(r",(?=\s*[A-Za-z_]\w*\s*=(?!=))")
+_NEXT = re.compile(r",(?=\s*[A-Za-z_]\w*\s*=(?!=))")
+_WHOLE = re.compile(r"""\{(?:"[^"]*"|'[^']*'|[^{}"'])*\}|`[^`]*`""")
+"""What holds no border between two parts: braces and names in backticks."""
 _PAIR = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)\s*(.*\S)\s*", re.DOTALL)
 
 
 def parse_columns(text: str) -> dict[str, str]:
     """`N=params,D=flop/(6*N)` as {"N": "params", "D": "flop/(6*N)"}, in order.  Raises ExpressionError."""
     found: dict[str, str] = {}
-    for part in _SPLIT.split(text) if text.strip() else ():
+    for part in _parts(text) if text.strip() else ():
         pair = _PAIR.fullmatch(part)
         if pair is None or pair[1] in found:
             what = "is defined twice" if pair else "is not NAME=COLUMN"
@@ -43,6 +47,23 @@ def parse_columns(text: str) -> dict[str, str]:
             raise ExpressionError(f"a part of the column mapping {what}", got=repr(part.strip()), remedy=remedy)
         found[pair[1]] = pair[2]
     return found
+
+
+def _parts(text: str) -> list[str]:
+    """The parts of a mapping, which commas separate; a comma in braces or in backticks separates none."""
+    whole = [match.span() for match in _WHOLE.finditer(text)]
+    cuts = [m.start() for m in _NEXT.finditer(text) if not any(low < m.start() < high for low, high in whole)]
+    return [text[low:high] for low, high in zip([0, *(cut + 1 for cut in cuts)], [*cuts, len(text)])]
+
+
+def as_mapping(columns: str | Mapping[str, str | Mapping[Any, Any]]) -> dict[str, str]:
+    """A mapping as text by name, in order, from text or Python's {"N": "params", "bits": {"BF16": 16}}.
+
+    Raises ExpressionError.
+    """
+    if isinstance(columns, str):
+        return parse_columns(columns)
+    return {name: categories.written(v) if isinstance(v, Mapping) else str(v) for name, v in columns.items()}
 
 
 @dataclass
@@ -116,7 +137,9 @@ def unread(laws: Iterable[Law], columns: Mapping[str, str], table: Table) -> lis
     Raises ColumnError for a name that is no variable of any law and that no other expression uses: a misprint.
     """
     laws = list(laws)
-    used = {name for text in columns.values() if text not in table for name in names_in(text)}
+    texts = [text for text in columns.values() if text not in table]
+    used = {name for text in texts if not categories.is_mapping(text) for name in names_in(text)}
+    used |= {categories.parse(text).column for text in texts if categories.is_mapping(text)}
     usual = {*COLUMN_ALIASES, "delta", "se", "loss_se", "delta_se", *LABELS}
     own = {name for law in laws for name in (*law.columns, law.response, f"{law.response}_se")}
     every = {other for name in {*usual, *own} for other in (name, *COLUMN_ALIASES.get(name, ()))}

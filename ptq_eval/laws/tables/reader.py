@@ -5,6 +5,7 @@ Errors speak of the table: the variable, the column or expression behind it, the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,10 @@ import numpy as np
 from ptq_eval.errors import ColumnError, ExpressionError, NotFiniteError, NotPositiveError, TextColumnError
 from ptq_eval.laws.base import Law
 from ptq_eval.laws.fit.requirements import COLUMN_ALIASES
+from ptq_eval.laws.tables import categories
+from ptq_eval.laws.tables.delimited import Words
 from ptq_eval.laws.tables.expressions import evaluate, in_backticks
+from ptq_eval.laws.tables.labels import label_of
 
 Table = Mapping[str, np.ndarray]
 """Columns by name, each [n]: numbers, or objects where some cell is text."""
@@ -67,10 +71,14 @@ class Reader:
         return next((other for other in self.names(name) if other in self.table), name)
 
     def define(self, name: str, expression: str) -> None:
-        """Add a name: a column as the table spells it, or an expression."""
+        """Add a name: a column as the table spells it, numbers for the names in a column, or an expression."""
         self.expressions[name] = expression
         if expression in self.table and expression not in self.defined:
             self.defined[name] = np.asarray(self.table[expression])
+        elif categories.is_mapping(expression):
+            found = categories.parse(expression)
+            labels = column({**self.table, **self.defined}, found.column or name, why=f"wanted for {name}")
+            self.defined[name] = found.of(labels.tolist(), self.rows, name)
         else:
             with speaking_of(name, expression, self.table, f"{name}="):
                 values = evaluate(expression, lambda other: self._number(other, name))
@@ -159,7 +167,7 @@ class Reader:
             got = f"{value!r} in row {self.rows[place] + 1}"
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             what = f"{self._said(name)} holds {'true and false' if isinstance(value, bool) else 'text'}"
-            raise TextColumnError(what, got=got + more, allowed="numbers", remedy="write plain numbers (7e9, not 7B)")
+            raise TextColumnError(what, got=got + more, allowed="numbers", remedy=_remedy(value, name))
         return np.array([_number(value) for value in values.tolist()], float)
 
     def _number(self, name: str, wanted: str) -> np.ndarray:
@@ -194,25 +202,32 @@ class Reader:
         return name if source == name else f"{name} = {source}"
 
 
-def label_of(value: Any) -> str:
-    """A cell as a label: "" for a blank, a whole number without its decimal point."""
-    if value is None or value != value:
-        return ""
-    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
-
-
 def _number(value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return float("nan")
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool):
+    if isinstance(value, (bool, Words)):
         return False
     try:
         float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True
+
+
+def _remedy(value: Any, name: str) -> str:
+    """How a cell that is no number becomes one: by its look."""
+    text = str(value).strip()
+    if isinstance(value, Words) and _is_number(text):
+        return "write every number with a decimal comma, or none and leave out --decimal"
+    if re.fullmatch(r"[+-]?\d{1,3}(,\d{3}){2,}(\.\d+)?", text):
+        return "write numbers without commas between their thousands"
+    if re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", text):
+        return "for decimal commas: --decimal ,  (with --separator ';'); for thousands: numbers without commas"
+    if re.fullmatch(r"[+-]?[\d.]+\s*[KMBT]?", text):
+        return "write plain numbers (7e9, not 7B)"
+    return f"write plain numbers (7e9, not 7B), or give names numbers: --columns '{name}=COLUMN{{{text[:20]}:NUMBER}}'"

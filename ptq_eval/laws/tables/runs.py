@@ -12,7 +12,8 @@ import numpy as np
 
 from ptq_eval.errors import ColumnError, NotFiniteError, NotPositiveError, TextColumnError
 from ptq_eval.laws.fit.requirements import COLUMN_ALIASES, MAX_BITS
-from ptq_eval.laws.tables.reader import Reader, label_of
+from ptq_eval.laws.tables.labels import label_of
+from ptq_eval.laws.tables.reader import Reader
 from ptq_eval.laws.tables.schedule import KNOWN, phase_of
 
 LABELS = ("run", "checkpoint", "phase")

@@ -1,39 +1,47 @@
 """Where a loss curve turns upward, as observed: no law is assumed.
 
 The lowest checkpoint of a noisy curve is nearly always somewhere inside the range, also when nothing turns.
-A minimum therefore counts as interior only if it is neither the first nor the last checkpoint and the loss
-at the last one exceeds it by more than two standard errors.  That error has two parts:
+A minimum therefore counts as interior only if it is neither the first nor the last checkpoint and the loss rises
+significantly after it (`significance`: a test whose error has two parts).
 
-* evaluation: the standard error of the paired difference between the two checkpoints over evaluation windows;
-* training: checkpoints scatter about a smooth curve by more than the windows can tell.  The scatter is
-  estimated from third differences in log D, which vanish for any parabola (a difference-based variance
-  estimator in the manner of Gasser, Sroka and Jennen-Steinmetz 1986), by their median, so that one jump does
-  not decide.  Of four or five checkpoints there are one or two such differences, and their root mean square is
-  taken; that also counts the bend of a steep early fall as scatter, which may hide a turn.
-  With fewer than four checkpoints the scatter is unknown, and nothing is claimed.
+* evaluation: the variance of the rise over evaluation windows, paired between checkpoints, or from the errors of the
+  checkpoints where no windows are known.  Where neither is, nothing is claimed;
+* training: checkpoints scatter about a smooth curve by more than the windows can tell.  With fewer than
+  `MIN_TO_TEST` checkpoints that scatter is unknown, and nothing is claimed.
 
-Of perfectly flat curves that scatter by 0.01 nats, 12 % still pass with four or five checkpoints and 13 % with nine
-(43, 52 and 72 % by the first part alone): the lowest was chosen for being low.  A parabola with its minimum at the
-second of four or five that rises by 0.2 nats is found in 99 and 95 %.  Look at the size of the rise, not only
-at its significance.
+A curve that is not called interior may still turn: `detectable_rise` says which rise would have been seen.
 
-The interval of the place comes from drawing windows and scatter anew.  It is never narrower than the two
-neighbouring checkpoints, because nothing was measured between them, and it is open on the right where the
-rise is not significant.
+The interval of the place comes from drawing windows and scatter anew, the scatter estimated from third differences
+in log D, which vanish for any parabola (in the manner of Gasser, Sroka and Jennen-Steinmetz 1986), by their median.  It
+is never narrower than the two neighbouring checkpoints, because nothing was measured between them, and it is open on
+the right where the rise is not significant.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
 
 import numpy as np
+from scipy import stats
 
-from ptq_eval.laws.base import SIGNIFICANT, Estimate
+from ptq_eval.laws.base import Estimate, finite_or_none
 from ptq_eval.laws.fit.bootstrap import window_noise
+from ptq_eval.laws.turning import significance
+from ptq_eval.laws.turning.significance import MIN_TO_TEST, POWER, SIGNIFICANCE
 
 MIN_FOR_SCATTER = 4
 MIN_FOR_MEDIAN = 6
+
+
+class Untested(StrEnum):
+    """Why a line was not tested for a turn."""
+
+    FEW_CHECKPOINTS = "few_checkpoints"
+    NO_ERRORS = "no_errors"
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,12 @@ class TurningPoint:
     """The observed minimum of a loss curve over D.
 
     `tokens` is the D of the lowest checkpoint; `place` the vertex of the parabola in log D through it and its
-    neighbours, with its interval; `rise` the loss at the last checkpoint minus the lowest, with its standard
-    error (NaN where no windows are known or too few checkpoints), in nats per token; `evaluation_se` the part of
-    that error that the windows explain; `n_checkpoints` how many losses were known.
+    neighbours, with its interval; `interior` whether the lowest is neither the first nor the last and the rise is
+    significant; `rise` the loss at the last checkpoint minus the lowest, with its standard error (NaN where no windows
+    are known or too few checkpoints), in nats per token; `evaluation_se` the part of that error that the windows
+    explain; `n_checkpoints` how many losses were known.  `p_value` is that of "the loss never rises", `adjusted_p`
+    the same after control over many lines (see `controlled`); NaN where `untested` says why.  `detectable_rise`, in
+    nats per token, is the rise that would have been significant, alone, with probability 0.8; infinite where none is.
     """
 
     tokens: float
@@ -53,6 +64,19 @@ class TurningPoint:
     rise_se: float
     evaluation_se: float = math.nan
     n_checkpoints: int = 0
+    p_value: float = math.nan
+    adjusted_p: float = math.nan
+    detectable_rise: float = math.nan
+    untested: Untested | None = None
+
+    def test_to_dict(self) -> dict[str, Any]:
+        """What the test found, as the fields of a JSON object."""
+        return {
+            "p_value": finite_or_none(self.p_value),
+            "adjusted_p": finite_or_none(self.adjusted_p),
+            "detectable_rise": finite_or_none(self.detectable_rise),
+            "untested": self.untested.value if self.untested else None,
+        }
 
 
 def turning_point(
@@ -60,13 +84,16 @@ def turning_point(
     loss: np.ndarray,
     windows: np.ndarray | None,
     *,
+    errors: np.ndarray | None = None,
     seed: int = 0,
     n_boot: int = 200,
     level: float = 0.9,
 ) -> TurningPoint:
-    """The minimum of `loss` [n] (nats per token) over `tokens` [n], with `windows` [n, n_windows] where known.
+    """The minimum of `loss` [n] (nats per token) over `tokens` [n], with `windows` [n, n_windows] where known, or else
+    the standard errors [n] of the losses.
 
-    Losses that are not finite are excluded; if none remains, everything is NaN.
+    Losses that are not finite are excluded; if none remains, everything is NaN.  Alone, a line's adjusted p-value is
+    its p-value.
     """
     known = np.flatnonzero(np.isfinite(loss))
     if not len(known):
@@ -74,25 +101,92 @@ def turning_point(
     tokens, first = np.unique(np.asarray(tokens, float)[known], return_index=True)
     rows = known[first]
     loss, x = np.asarray(loss, float)[rows], np.log(tokens)
-    paired = windows[rows] if windows is not None and windows.shape[1] > 1 else None
+    noise = _Evaluation(
+        windows[rows] if windows is not None and windows.shape[1] > 1 else None,
+        None if errors is None else np.asarray(errors, float)[rows],
+    )
     i, last = int(np.argmin(loss)), len(loss) - 1
     scatter = checkpoint_scatter(x, loss)
-    rise, rise_se, evaluation_se = float(loss[last] - loss[i]), math.nan, math.nan
-    noise = np.nan_to_num(scatter) * np.random.default_rng([seed, 1]).standard_normal((n_boot, len(loss)))
-    if paired is not None:
-        difference = paired[last] - paired[i]
-        evaluation_se = float(difference.std(ddof=1)) / math.sqrt(len(difference))
-        rise_se = math.hypot(evaluation_se, math.sqrt(2) * scatter)
-        noise += window_noise(paired, n_boot, seed)
-    interior = bool(0 < i < last and rise > SIGNIFICANT * rise_se)
-    drawn = np.exp(vertices(x, loss + noise))
+    pair = np.zeros(len(loss))
+    pair[last] += 1
+    pair[i] -= 1
+    evaluation_se = math.sqrt(noise.variance(pair))
+    tested = _tested(loss, noise, evaluation_se)
+    interior = bool(0 < i < last and tested.get("p_value", math.nan) <= SIGNIFICANCE)
+    draws = np.nan_to_num(scatter) * np.random.default_rng([seed, 1]).standard_normal((n_boot, len(loss)))
+    drawn = np.exp(vertices(x, loss + draws + noise.draws(n_boot, seed)))
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail]) if n_boot else (tokens[i], tokens[i])
     low = min(float(low), tokens[i - 1]) if i else 0.0
     high = max(float(high), tokens[i + 1]) if interior else math.inf
     value = float(np.exp(vertices(x, loss[None])[0])) if 0 < i < last else float(tokens[i])
-    place = Estimate(value, min(float(low), value), max(float(high), value))
-    return TurningPoint(float(tokens[i]), place, interior, rise, rise_se, evaluation_se, len(loss))
+    return TurningPoint(
+        tokens=float(tokens[i]),
+        place=Estimate(value, min(float(low), value), max(float(high), value)),
+        interior=interior,
+        rise=float(loss[last] - loss[i]),
+        rise_se=math.hypot(evaluation_se, math.sqrt(2) * scatter),
+        evaluation_se=evaluation_se,
+        n_checkpoints=len(loss),
+        **tested,
+    )
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What is known of the evaluation error of losses: windows [n, n_windows], or standard errors [n], or neither."""
+
+    windows: np.ndarray | None
+    errors: np.ndarray | None
+
+    def variance(self, weights: np.ndarray) -> float:
+        """That of the sum of the losses times `weights` [n]; NaN if nothing is known."""
+        if self.windows is not None:
+            paired = weights @ self.windows
+            return float(paired.var(ddof=1)) / len(paired)
+        return math.nan if self.errors is None else float(np.sum(np.square(weights * self.errors)))
+
+    def draws(self, n_boot: int, seed: int) -> np.ndarray | float:
+        """Changes of the losses [n_boot, n] when the evaluation is drawn anew; 0 if nothing is known."""
+        if self.windows is not None:
+            return window_noise(self.windows, n_boot, seed)
+        if self.errors is None:
+            return 0.0
+        return self.errors * np.random.default_rng([seed, 0]).standard_normal((n_boot, len(self.errors)))
+
+
+def _tested(loss: np.ndarray, noise: _Evaluation, evaluation_se: float) -> dict[str, Any]:
+    """The fields of a `TurningPoint` that the test gives."""
+    if len(loss) < MIN_TO_TEST:
+        return {"untested": Untested.FEW_CHECKPOINTS}
+    if math.isnan(evaluation_se):
+        return {"untested": Untested.NO_ERRORS}
+    start = int(significance.tail_starts(loss[None])[0])
+    weights = np.zeros(len(loss))
+    if len(loss) - start > 1:
+        weights[start:] = significance.contrast(len(loss) - start)
+    p = significance.p_value(loss, start, noise.variance(weights))
+    scatter = float(significance.scatter(loss[None])[0])
+    windows = evaluation_se * float(stats.norm.isf(SIGNIFICANCE) + stats.norm.isf(1 - POWER))
+    rise = math.hypot(significance.detectable(len(loss)) * scatter, windows)
+    return {"p_value": p, "adjusted_p": p, "detectable_rise": rise}
+
+
+def controlled(
+    points: Mapping[Hashable, TurningPoint], places: Mapping[Hashable, tuple[Hashable, float]]
+) -> dict[Hashable, TurningPoint]:
+    """The turning points of a report with control over all of them: what is no longer significant is not interior.
+
+    places: by the same names, the run with its quantizer, and the bit-width.
+    """
+    found = significance.adjusted({name: (*places[name], point.p_value) for name, point in points.items()})
+    return {name: _adjusted(point, found[name]) for name, point in points.items()}
+
+
+def _adjusted(point: TurningPoint, p: float) -> TurningPoint:
+    interior = point.interior and p <= SIGNIFICANCE
+    place = point.place if interior else replace(point.place, high=math.inf)
+    return replace(point, adjusted_p=p, interior=interior, place=place)
 
 
 def vertices(x: np.ndarray, curves: np.ndarray) -> np.ndarray:

@@ -89,6 +89,7 @@ class CriticalTokens:
             "interior": self.observed.interior,
             "rise": finite_or_none(self.observed.rise),
             "rise_se": finite_or_none(self.observed.rise_se),
+            **self.observed.test_to_dict(),
             "full_precision_rise": finite_or_none(self.full_precision_rise),
             "forecast": self.forecast.to_dict() if self.forecast else None,
             **self.verdict.to_dict(),

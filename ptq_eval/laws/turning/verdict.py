@@ -19,7 +19,7 @@ import numpy as np
 
 from ptq_eval.laws.base import SIGNIFICANT, Estimate, finite_or_none
 from ptq_eval.laws.findings import Finding, Why, why
-from ptq_eval.laws.turning.observed import MIN_FOR_MEDIAN, TurningPoint, checkpoint_scatter
+from ptq_eval.laws.turning.observed import TurningPoint, checkpoint_scatter
 
 LEVEL = 0.9
 """Of the intervals of an observed turn and of a forecast."""
@@ -106,8 +106,7 @@ class Verdict:
     answer: the interval that counts, None where nothing is identified.  reason: why it is not or, of a forecast, why
     the law predicts nothing that is believed.  conflict: of a prediction inside the range that counts, why the
     measurement does not confirm it; withheld: why one is refuted.  share: of an observed rise, what the full-precision
-    loss has to do with it.  few_checkpoints: too few of them to
-    know how they scatter.  poor_fit: the law behind a prediction describes its points poorly.
+    loss has to do with it.  poor_fit: the law behind a prediction describes its points poorly.
     """
 
     kind: VerdictKind
@@ -116,7 +115,6 @@ class Verdict:
     conflict: Conflict | None = None
     withheld: Conflict | None = None
     share: Share | None = None
-    few_checkpoints: bool = False
     poor_fit: PoorFit | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,7 +126,6 @@ class Verdict:
             "conflict": self.conflict.value if self.conflict else None,
             "withheld": self.withheld.value if self.withheld else None,
             "full_precision_share": self.share.value if self.share else None,
-            "few_checkpoints": self.few_checkpoints,
             "poor_fit": self.poor_fit.to_dict() if self.poor_fit else None,
         }
 
@@ -169,7 +166,6 @@ def verdict(
             Answer(place.low, place.value, place.high, LEVEL),
             withheld=withheld,
             share=_share(observed.rise, full_rise, full_rises),
-            few_checkpoints=observed.n_checkpoints < MIN_FOR_MEDIAN,
         )
     if full_rises:
         return Verdict(VerdictKind.NOT_IDENTIFIED, reason=why(Why.FULL_PRECISION_RISES), withheld=withheld)

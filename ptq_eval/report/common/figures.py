@@ -39,10 +39,10 @@ PANEL = (2.4, 2.3)
 LABEL_WIDTH = 48
 """Characters after which a legend's entry is broken: fewer than the narrowest figure holds."""
 
-_ROOM = 0.97
+_LEGEND_WIDTH = 0.97
 """Share of the figure's width that a legend may take: text is a little wider at some resolutions."""
 _ROWS, _ROW = 2, 0.16
-"""Rows of a legend that a figure has room for, and the inches that each further row adds."""
+"""Rows of a legend that fit into a figure, and the inches that each further row adds."""
 _WIDE = 1.6
 """Powers of ten from which an axis is labelled at powers of ten alone."""
 PIXELS_PER_INCH = 200
@@ -106,7 +106,7 @@ def legend(figure: Figure, handles: Sequence[Artist], most: int, **options: Any)
     labels = [textwrap.fill(str(handle.get_label()), LABEL_WIDTH) for handle in handles]
     for columns in range(min(most, len(handles)), 0, -1):
         drawn = figure.legend(handles, labels, loc="outside lower center", ncols=columns, **options)
-        if columns == 1 or drawn.get_window_extent(renderer).width <= _ROOM * figure.bbox.width:
+        if columns == 1 or drawn.get_window_extent(renderer).width <= _LEGEND_WIDTH * figure.bbox.width:
             rows = math.ceil(len(handles) / columns)
             figure.set_figheight(figure.get_figheight() + _ROW * max(0, rows - _ROWS))
             return

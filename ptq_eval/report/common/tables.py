@@ -13,6 +13,7 @@ from typing import Any
 from ptq_eval.report.common.data import FULL_PRECISION, Study
 from ptq_eval.report.common.numbers import MISSING, count, estimate, number, percent, short, with_error
 from ptq_eval.report.common.words import reason_text, remarks, status_text
+from ptq_eval.results.points import is_size_group
 
 LEAD = ("checkpoint", "D", "D/N", "loss before")
 """The columns before the deltas."""
@@ -48,7 +49,7 @@ class Grid:
 
 def title(run: str, params: float) -> str:
     """A trajectory's name with its N, unless N is its name."""
-    return run if run.startswith("runs of N") else f"{run} (N = {count(params)})"
+    return run if is_size_group(run) else f"{run} (N = {count(params)})"
 
 
 def grid(study: Study, run: str) -> Grid:

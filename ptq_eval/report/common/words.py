@@ -137,7 +137,7 @@ _REASONS: Mapping[Why, Callable[[Facts], str]] = {
 
 
 def reason_text(reason: Facts | None) -> str:
-    """A reason of `fit.json` in words; where none is recorded, that."""
+    """A reason of `fit.json` in words, or that no reason is recorded."""
     return _REASONS[Why(reason["kind"])](reason) if reason else "no reason is recorded"
 
 

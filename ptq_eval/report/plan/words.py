@@ -12,7 +12,7 @@ from ptq_eval.laws.base import Estimate, FitKind
 from ptq_eval.laws.calculator import FULL_BITS
 from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.plan.answers import Plan
-from ptq_eval.laws.plan.question import Answer, Reason, Setting
+from ptq_eval.laws.plan.question import Answer, Doubt, Reason, Setting
 from ptq_eval.laws.plan.source import TRAINED, Source
 from ptq_eval.laws.turning.verdict import MAX_FACTOR
 from ptq_eval.report.common.numbers import MISSING, count, estimate, short
@@ -39,6 +39,12 @@ _REASONS = {
     Reason.EXCEEDS_MEMORY: "its weights do not fit into --memory",
     Reason.STOPS_AT_UNKNOWN: "it stops at a D_crit that the plan does not give: {because}",
 }
+_DOUBTS = {
+    Doubt.RANGE_UNKNOWN: "the range of the data behind {preset} is not known: nothing is marked for it",
+    Doubt.LAW_NOT_USABLE: "a plan cannot use the law {law}",
+    Doubt.LAW_NOT_USED: "not used: {law}",
+    Doubt.ONE_EXPONENT: "gamma_N was not fitted but set to gamma_D: answers for another N depend on that",
+}
 _EQUAL = 5e-5
 """Losses that differ by less are printed as the same."""
 
@@ -51,7 +57,7 @@ def sentences(plan: Plan) -> list[str]:
 def cautions(plan: Plan) -> list[str]:
     """The basis of the answers, what is beyond the data, and what could not be answered."""
     source = plan.source
-    found = [f"intervals: {uncertainty(source)}", *source.doubts]
+    found = [f"intervals: {uncertainty(source)}", *map(_doubt, source.doubts), *source.warnings]
     fits = [fit for fit in source.fits.values() if fit.status.kind is not FitKind.OK]
     found += [f"{fit.law}: {status_text(fit.status.to_dict())}" for fit in fits]
     if far := [answer for answer in plan.answers if answer.beyond and answer.values]:
@@ -146,10 +152,18 @@ def _reason(why: Finding) -> str:
 
 
 def uncertainty(source: Source) -> str:
-    """What the intervals of a plan cover."""
+    """What the intervals of a plan cover, or why it has none."""
+    if source.published:
+        return f"{'; '.join(source.published)}: no answer has an interval"
+    if all(len(values) == 1 for values in source.constants.values()):
+        return "these fits come without replicates, so no answer has an interval"
     fits = source.fits.values()
     covered = (f"{fit.law}: {coverage_text(fit.covers.to_dict())}" for fit in fits)
-    return source.uncertainty or "; ".join(dict.fromkeys(covered))
+    return "; ".join(dict.fromkeys(covered))
+
+
+def _doubt(doubt: Finding) -> str:
+    return _DOUBTS[Doubt(doubt.kind)].format(**doubt.facts)
 
 
 def label(plan: Plan, answer: Answer) -> str:

@@ -161,6 +161,9 @@ def _pairs_with_rounding(study: Study) -> Frame:
     both = others.merge(rows[rounding], on=_GRID, suffixes=("", "_rtn"), how="inner")
     both["difference"] = both["delta"] - both["delta_rtn"]
     both["error"] = np.hypot(both["delta_se"].fillna(0), both["delta_se_rtn"].fillna(0))
+    if "over_rounding" in both:  # window by window; tables of earlier versions lack it
+        for name, paired in (("difference", "over_rounding"), ("error", "over_rounding_se")):
+            both[name] = pd.to_numeric(both[paired], errors="coerce").fillna(both[name])
     return both.sort_values(["label", "bits", "place", "tokens"], kind="stable")
 
 

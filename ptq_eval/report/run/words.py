@@ -1,8 +1,8 @@
 """The sentences of a run's report: its answers, the warnings of its fits, and notes on its records.
 
 The answer says beyond how many tokens more pretraining data harms the quantized model.  Its kinds are never mixed up.
-*Observed*: the loss after quantization has its minimum inside the trajectory and rises afterwards by more than its
-noise.  *Forecast*: the run's own checkpoints continue to a turn within an interval, or to none before a certain D.
+*Observed*: the loss after quantization has its minimum inside the trajectory and rises significantly afterwards.
+*Forecast*: the run's own checkpoints continue to a turn within an interval, or to none before a certain D.
 *Predicted*: the fitted laws have their turning point there, and the multiple of the largest D seen says how far that is
 extrapolated.  *Not identifiable*: none of these, with the reason.  Which of them holds, and which warnings apply, is
 decided where the laws are fitted (`laws.turning.verdict`, `laws.warnings`); here it is said in words.
@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ptq_eval.laws.findings import Caution
+from ptq_eval.laws.turning.observed import Untested
+from ptq_eval.laws.turning.significance import POWER
 from ptq_eval.laws.turning.verdict import Conflict, Share, VerdictKind
 from ptq_eval.report.common.data import Frame, Study
 from ptq_eval.report.common.numbers import MISSING, OPEN, bounds, count, end, number, plus_minus, short, tokens_estimate
@@ -59,8 +61,6 @@ def verdict_text(entry: Entry) -> str:
     if observed(entry):
         text = f"harmful beyond D = {_tokens(turn(entry), entry)}, observed inside the range"
         text += _share(entry)
-        if entry.get("few_checkpoints"):
-            text += f"; {plural(entry['n_checkpoints'], 'checkpoint')} are too few to know how they scatter"
         return text
     if (kind := entry.get("verdict_kind")) in _FROM_FORECAST:
         return _FROM_FORECAST[kind](entry["answer"], entry)
@@ -123,17 +123,38 @@ def verdict(entry: Entry) -> str:
         sentences += _interval("Interval of the prediction", entry.get("predicted"))
     elif entry.get("verdict_kind") == VerdictKind.FORECAST:
         sentences += _interval("Interval of the forecast", entry.get("answer"))
+    if not observed(entry):
+        sentences += power_text(entry)
     return ". ".join(sentences) + "."
+
+
+def power_text(entry: Entry) -> list[str]:
+    """Which rise would have been seen where no turn was, as one sentence or none."""
+    if entry.get("untested") == Untested.FEW_CHECKPOINTS:
+        return [f"With {plural(entry['n_checkpoints'], 'checkpoint')} no turn can be tested for"]
+    rise = number(entry.get("detectable_rise"))
+    if not math.isfinite(rise):
+        return []
+    return [
+        f"No turn is observed; a rise of {short(rise)} nats per token would have been seen with probability {POWER:g}"
+    ]
 
 
 def _about_observed(entry: Entry) -> list[str]:
     sentences = _interval("Interval of the turn", entry.get("observed"))
     rise = plus_minus(entry.get("rise"), entry.get("rise_se"))
     if rise != MISSING:
-        sentences.append(f"By the last checkpoint the loss after quantization has risen by {rise} nats per token")
+        sentences.append(
+            f"By the last checkpoint the loss after quantization has risen by {rise} nats per token{_p(entry)}"
+        )
     if math.isfinite(bounds(entry.get("predicted"))[0]):
         sentences.append(f"The fits put the turn at {tokens_estimate(entry.get('predicted'))}")
     return sentences
+
+
+def _p(entry: Entry) -> str:
+    p = number(entry.get("adjusted_p"))
+    return f" (p = {short(p)} with control over all lines)" if math.isfinite(p) else ""
 
 
 def _interval(what: str, entry: Entry | None) -> list[str]:
@@ -227,7 +248,7 @@ def _no_trend(facts: Entry) -> str:
 
 def _scatter_unsure(facts: Entry) -> str:
     what = f"only {plural(facts['points'], 'point')} along D (fewer than {facts['needed']})"
-    return f"{facts['trajectory']} has {what}: too few to know how checkpoints scatter, so a turn may be chance"
+    return f"{facts['trajectory']} has {what}: too few to know how checkpoints scatter, so none is tested for a turn"
 
 
 def _runs_of_sizes(facts: Entry) -> str:

@@ -49,6 +49,18 @@ def rows(fit: Mapping[str, Any], between: str) -> Iterator[list[str]]:
         yield [name_of(entry), constants or MISSING, *numbers, status_text(entry)]
 
 
+def held_texts(entry: Mapping[str, Any]) -> list[str]:
+    """What the points did not determine, at which value it was kept, and why."""
+    reasons, texts = entry.get("held_because") or {}, []
+    for name, reason in reasons.items():
+        value = number(entry["parameters"][name]["value"])
+        why = reason_text(reason)
+        texts.append(f"{name} is held at {value:.4g}, because these rows do not determine it: {why}")
+    if texts:
+        texts[-1] += "; the other constants hold only together with what is held"
+    return texts
+
+
 def turns(fit: Mapping[str, Any]) -> list[list[str]]:
     """The critical tokens in the columns of `TURNS`."""
     return [
@@ -105,6 +117,7 @@ def page(fit: Mapping[str, Any]) -> str:
         bend = f" (linear beyond {entry['huber_delta']:g})" if "huber" in entry["loss"] else ""
         parts.append(f"{name_of(entry)}: `{entry['equation']}` ({entry['source']}); {entry['loss']} loss{bend}; ")
         parts[-1] += f"{message_text(entry)}; {interval_text(entry)}.\n"
+        parts += [f"{name_of(entry)}: {text}.\n" for text in held_texts(entry)]
     parts.append(f"![measured over fitted values, and residuals](figures/{NAME}.png)\n")
     if fit["critical_tokens"]:
         shown = turns(fit)[:MOST_TURNS]
@@ -135,6 +148,8 @@ class Rendered:
         yield drawn
         for entry in self.fit["fits"]:
             yield Text(f"{name_of(entry)}: {message_text(entry)}; {interval_text(entry)}", style="dim")
+            for text in held_texts(entry):
+                yield Text(f"{name_of(entry)}: {text}")
         if self.fit["critical_tokens"]:
             table = Table(title="Critical tokens", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
             for name in TURNS:

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -10,8 +11,9 @@ from ptq_eval.laws.calculator import critical_tokens
 from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.formulas.presets import EPOCH_2024, HOFFMANN_2022, KUMAR_2024, OUYANG_2024, PRESETS, SUN_2025
 from ptq_eval.laws.plan.answers import Planner, Question, plan
-from ptq_eval.laws.plan.question import Reason
+from ptq_eval.laws.plan.question import Doubt, Reason
 from ptq_eval.laws.plan.source import from_preset
+from ptq_eval.report.plan.words import cautions, uncertainty
 from tests.laws.synthetic import KUMAR, eq2
 
 
@@ -22,7 +24,7 @@ def test_every_preset_answers_or_says_what_is_missing():
         found = plan(from_preset(preset), question)
         assert all(answer.values or answer.why_not for answer in found.answers)
         assert all(math.isnan(v.low) for answer in found.answers for v in answer.values.values())
-        assert "no answer has an interval" in found.source.uncertainty
+        assert "no answer has an interval" in uncertainty(found.source)
 
 
 def test_a_loss_law_alone_answers_what_it_can():
@@ -47,7 +49,14 @@ def test_a_degradation_law_alone_answers_what_it_can():
     assert turn.missing == ("B", "beta")
     assert 0.017 * 2e10**0.5251 / (1e9**0.2261 * smallest.values["bits"].value ** 5.4967) == pytest.approx(0.1)
     assert all(not answer.values for answer in found.of("optimum"))
-    assert "range" in found.source.doubts[0]
+    assert found.source.doubts == (Finding(Doubt.RANGE_UNKNOWN, {"preset": "OUYANG_2024"}),)
+
+
+def test_every_doubt_has_its_sentence():
+    known = replace(from_preset(EPOCH_2024), doubts=tuple(Finding(kind, {"preset": "P", "law": "L"}) for kind in Doubt))
+    said = cautions(plan(known, Question(params=1e9, tokens=2e10, serve_bits=(4,))))
+    for words in ("behind P is not known", "cannot use the law L", "not used: L", "gamma_N was not fitted"):
+        assert any(words in text for text in said)
 
 
 def test_presets_together_answer_what_neither_can():
@@ -56,7 +65,7 @@ def test_presets_together_answer_what_neither_can():
         [turn] = plan(source, Question(params=1e9, serve_bits=(4,))).of("critical_tokens")
         assert turn.values["D"].value == pytest.approx(critical_tokens(1e9, 4, constants=[EPOCH_2024, OUYANG_2024]))
         assert source.ranges == from_preset(EPOCH_2024).ranges
-        assert any("behind OUYANG_2024 is not known" in doubt for doubt in source.doubts)
+        assert [doubt.facts for doubt in source.doubts] == [{"preset": "OUYANG_2024"}]
     both = from_preset(KUMAR_2024, EPOCH_2024)
     assert both.ranges == {"N": (57e6, 220e6), "D": (1.5e9, 26e9), "bits": (3, 6)}
     assert both.constants["E"][0] == EPOCH_2024.constants["E"]
@@ -67,10 +76,10 @@ def test_presets_together_answer_what_neither_can():
 
 
 def test_what_is_said_of_uncertainty_is_true_of_each_preset():
-    assert "standard errors (A 124.58" in from_preset(EPOCH_2024).uncertainty
-    assert "implausibly narrow" in from_preset(HOFFMANN_2022).uncertainty
-    assert "2404.10102" in from_preset(HOFFMANN_2022).uncertainty
-    assert "no uncertainty is published" in from_preset(KUMAR_2024).uncertainty
+    assert "standard errors (A 124.58" in uncertainty(from_preset(EPOCH_2024))
+    assert "implausibly narrow" in uncertainty(from_preset(HOFFMANN_2022))
+    assert "2404.10102" in uncertainty(from_preset(HOFFMANN_2022))
+    assert "no uncertainty is published" in uncertainty(from_preset(KUMAR_2024))
     assert pickle.loads(pickle.dumps(EPOCH_2024)) == EPOCH_2024
 
 

@@ -8,13 +8,14 @@ import pytest
 
 from ptq_eval.errors import NothingToFitError, PlanError
 from ptq_eval.laws import analyse, fit
+from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.formulas.chinchilla import Chinchilla
 from ptq_eval.laws.formulas.kumar import KumarPTQ
 from ptq_eval.laws.formulas.n_eff import NEff
 from ptq_eval.laws.formulas.presets import HOFFMANN_2022, KUMAR_2024
 from ptq_eval.laws.plan.answers import Planner, Question, plan
 from ptq_eval.laws.plan.curves import loss_against_tokens, loss_over_bits_and_ratio, precision_against_budget
-from ptq_eval.laws.plan.question import Reason
+from ptq_eval.laws.plan.question import Doubt, Reason
 from ptq_eval.laws.plan.source import from_fits, from_preset
 from ptq_eval.laws.plan.stored import from_stored
 from ptq_eval.laws.simulate import PAPER_SIZES, PAPER_TOKENS, grid, paper_design, simulate
@@ -90,7 +91,7 @@ def test_the_fit_of_a_run_is_planned_from_as_it_is_reported(small):
     assert known.ranges == {"N": (50e3, 200e3), "D": (250e3, 80e6), "bits": (2.0, 8.0)}
     assert known.one_size is None
     assert {"A", "alpha"} <= set(known.constants)
-    assert any("learning rate" in doubt for doubt in known.doubts)
+    assert any("learning rate" in warning for warning in known.warnings)
     found = plan(known, Question(params=100e3, tokens=1e6))
     constants = {name: values[0] for name, values in known.constants.items()}
     assert constants["gamma_D"] == pytest.approx(RATIO["gamma"], abs=0.1)
@@ -117,7 +118,7 @@ def test_one_size_knows_no_other():
     assert "before" not in loss.values
     assert loss.missing == ("A", "alpha")
     assert loss.why_not[0].facts == {"one_size": 80e3, "constants": ("A", "alpha")}
-    assert any("gamma_N" in doubt for doubt in known.doubts)
+    assert Finding(Doubt.ONE_EXPONENT) in known.doubts
     report = analyse(rows, windows, n_boot=40, seed=3)
     [same] = [entry for entry in report["critical_tokens"] if entry["bits"] == 2]
     assert turn.values["D"].to_dict() == pytest.approx(same["predicted"], rel=1e-6)

@@ -13,7 +13,7 @@ from ptq_eval.laws.formulas.n_eff import NEff
 from ptq_eval.laws.formulas.presets import KUMAR_2024
 from ptq_eval.laws.plan.answers import Question, plan
 from ptq_eval.laws.plan.source import from_fits
-from ptq_eval.laws.plan.stored import from_stored
+from ptq_eval.laws.plan.stored import from_folder, from_stored
 from ptq_eval.laws.simulate import PAPER_SIZES, PAPER_TOKENS, grid, paper_design, simulate
 from ptq_eval.report.plan.words import cautions
 from tests.laws.synthetic import table
@@ -112,3 +112,10 @@ def test_training_precision_beyond_the_fitted_range_is_marked():
     [lower] = found.of("lower")
     assert lower.beyond == {"P": pytest.approx(4.0)}  # one bit, the least that was searched
     assert "not recorded" not in " ".join(cautions(found))
+
+
+def test_a_fit_of_version_1_is_refused_as_that(tmp_path, report):
+    content, _ = report
+    (tmp_path / "fit.json").write_text(json.dumps({**content, "version": 1}))
+    with pytest.raises(NothingToFitError, match=r"older ptq-eval, without the reasons.*got version 1.*repeat the run"):
+        from_folder(tmp_path)

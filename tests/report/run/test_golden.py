@@ -131,6 +131,12 @@ def test_verdicts_are_observed_predicted_or_not_identifiable_and_never_two_of_th
     assert [(observed(e), predicted(e)) for e in (SEEN, ENTRY, refused)] == [
         (True, False), (False, True), (False, False)
     ]  # fmt: skip
+    tested = {"p_value": 0.4, "adjusted_p": 0.8, "detectable_rise": 0.0512, "untested": None, "n_checkpoints": 9}
+    power = "No turn is observed; a rise of 0.0512 nats per token would have been seen with probability 0.8."
+    assert verdict({**ENTRY, **tested}) == f"{verdict(ENTRY)} {power}"
+    few = {"untested": "few_checkpoints", "n_checkpoints": 4}
+    assert verdict({**ENTRY, **few}) == f"{verdict(ENTRY)} With 4 checkpoints no turn can be tested for."
+    assert "has risen by 0.100 ± 0.010 nats per token (p = 0.8 with control over all lines). " in verdict(SEEN | tested)
     assert verdict({}) == "Not identifiable: no reason is recorded."
 
 
@@ -149,7 +155,6 @@ def test_verdicts_are_observed_predicted_or_not_identifiable_and_never_two_of_th
             {**SEEN, "full_precision_share": "part", "full_precision_rise": 0.03},
             "; 0.03 of the rise of 0.1 nats per token is the full-precision loss's own",
         ),
-        ({**SEEN, "few_checkpoints": True}, "; 5 checkpoints are too few to know how they scatter"),
         (
             {**ENTRY, "conflict": "not_confirmed", "observed_tokens": 1e6},
             "; not confirmed by the measurement: the loss is lowest at D = 1M tokens (D/N = 100), but no turn is "

@@ -1,0 +1,170 @@
+"""What a fit to a table can be asked: the options of `ptq-eval fit`, each declared once (see `options`).
+
+This file imports none of the laws, so that help is printed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ptq_eval.errors import OptionError, PtqEvalError
+from ptq_eval.options import NUMBER, Kind, Options, declared, option
+from ptq_eval.units import read_number
+
+LOSSES = ("huber", "squared", "lad", "log-huber", "log-squared", "log-lad", "least-squares")
+ONE_LAW = ("law", "intervals", "fixed", "tied", "bounds", "law_options")
+"""Options of a fit that a comparison of laws lacks."""
+TABLE = ("columns", "where", "separator", "decimal", "comment")
+"""Options that say how a table is read."""
+INTERVALS = ("bootstrap", "profile", "none")
+
+
+def _pairs(one: Callable[[str, Any, type[PtqEvalError]], Any], example: str, together: type) -> Callable[..., Any]:
+    """How `NAME=VALUE` is read: several texts, each perhaps with several joined by commas, or pairs, or a mapping."""
+
+    def read(value: Any, *, name: str, error: type[PtqEvalError]) -> Any:
+        if isinstance(value, Mapping):
+            value = list(value.items())
+        found = []
+        for item in [value] if isinstance(value, str) else value or ():
+            texts = [part for part in item.split(",") if part.strip()] if isinstance(item, str) else [item]
+            for text in texts:
+                pair = _split(text) if isinstance(text, str) else text
+                wrong = error(f"{name} is not a pair", got=text, remedy=f"{name} {example}")
+                if not isinstance(pair, Sequence) or len(pair) != 2 or not all(str(part).strip() for part in pair):
+                    raise wrong
+                found.append((str(pair[0]).strip(), one(name, pair[1], error)))
+        return together(found)
+
+    return read
+
+
+def _split(text: str) -> tuple[str, str]:
+    """NAME and VALUE; an equals sign within brackets belongs to the name."""
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "[") - (letter == "]")
+        if letter == "=" and depth <= 0:
+            return text[:place].strip(), text[place + 1 :].strip()
+    return text.strip(), ""
+
+
+def _value(name: str, value: Any, error: type[PtqEvalError]) -> float:
+    return read_number(value, name=f"the value of {name}", error=error)
+
+
+def _name(name: str, value: Any, error: type[PtqEvalError]) -> str:
+    return str(value).strip()
+
+
+def _ends(name: str, value: Any, error: type[PtqEvalError]) -> tuple[float, float]:
+    ends = value.split(":") if isinstance(value, str) else value
+    if not isinstance(ends, Sequence) or len(ends) != 2:
+        raise error(f"{name} has not two ends", got=repr(value), remedy=f"{name} alpha=0.1:0.9")
+    low, high = (read_number(end, name=f"an end of {name}", error=error) for end in ends)
+    return low, high
+
+
+def parse_options(texts: Iterable[str]) -> dict[str, Any]:
+    """`["offsets=false", "parts=weights+kv"]` as a law's options: true, false, numbers, words joined by `+`.
+
+    Raises OptionError.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise OptionError("a law's option is not NAME=VALUE", got=repr(text), remedy="--law-option offsets=false")
+        found[name.strip()] = _plain(name.strip(), value.strip())
+    return found
+
+
+def _plain(name: str, text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if name == "parts" or "+" in text:
+        return tuple(text.split("+"))
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _law_options(value: Any, *, name: str, error: type[PtqEvalError]) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    return parse_options([value] if isinstance(value, str) else value or ())
+
+
+def _columns(value: Any, *, name: str, error: type[PtqEvalError]) -> str | Mapping[str, Any]:
+    if not isinstance(value, (str, Mapping)):
+        raise error(f"{name} is neither text nor a mapping", got=repr(value), remedy=f"{name} N=params,D=tokens")
+    return value
+
+
+_VALUES = Kind(_pairs(_value, "gamma_N=0.34", dict), "NAME=X")
+_TIES = Kind(_pairs(_name, "alpha=beta", tuple), "NAME=NAME")
+_BOUNDS = Kind(_pairs(_ends, "alpha=0.1:0.9", dict), "NAME=LOW:HIGH")
+
+
+@dataclass(frozen=True)
+class FitConfig(Options):
+    """The options of a fit to a table; of a comparison those that say which rows, columns and losses.
+
+    Raises OptionError.
+    """
+
+    laws: str = option("", "Rank these laws on the same records.", metavar="LAW,…")
+    by: str = option("", "One fit for each value of a column, such as bits or quantizer.", metavar="COLUMN")
+    tests: tuple[tuple[str, str], ...] = option(
+        (),
+        "Test whether two constants are equal; may be repeated.",
+        Kind(_pairs(_name, "gamma_D=gamma_N", tuple), "NAME=NAME"),
+        flag="--test",
+        repeated=True,
+    )
+    law: str = option("", "The law to fit to FILE; several are fitted separately.", metavar="LAW,…")
+    columns: str | Mapping[str, Any] = option(
+        "",
+        "The column of each variable, an expression of columns, or numbers for names, as in bits={BF16:16,NVFP4:4}.",
+        Kind(_columns, "V=EXPR,…"),
+    )
+    where: str = option("", "Rows of FILE to use: a condition on its columns.", metavar="EXPR")
+    separator: str = option("", "What separates cells of a CSV, such as ';'.", metavar="X", unset="the comma")
+    decimal: str = option(".", "The decimal sign of a CSV.", choices=(".", ","))
+    comment: str = option("", "What comment lines of a CSV begin with, such as '#'.", metavar="X", unset="none")
+    loss: str = option("huber", "Loss function of the residuals.", choices=LOSSES)
+    intervals: str = option(
+        "bootstrap",
+        "Intervals by bootstrap over runs, by profile likelihood of independent points, or none.",
+        choices=INTERVALS,
+    )
+    huber_delta: float | None = option(None, "Where Huber's loss turns linear, in its own unit.", NUMBER, above=0)
+    fixed: Mapping[str, float] = option({}, "A constant to keep fixed; may be repeated.", _VALUES, repeated=True)
+    tied: tuple[tuple[str, str], ...] = option(
+        (), "Two constants that are equal; may be repeated.", _TIES, repeated=True
+    )
+    bounds: Mapping[str, tuple[float, float]] = option(
+        {}, "Bounds instead of the law's own; may be repeated.", _BOUNDS, repeated=True
+    )
+    law_options: Mapping[str, Any] = option(
+        {},
+        "An option of the law, such as offsets=false or parts=weights+kv.",
+        Kind(_law_options, "NAME=VALUE"),
+        flag="--law-option",
+        repeated=True,
+    )
+    seed: int = option(0, "Seed of the bootstrap.", low=0)
+    bootstrap: int = option(200, "Resamples behind each interval.", low=0)
+    level: float = option(0.9, "", NUMBER, above=0, below=1, flag="")
+
+    def changed(self, *names: str) -> list[str]:
+        """The flags of those options that are not at their default."""
+        plain, specs = FitConfig(), declared(FitConfig)
+        return [specs[name].flag or name for name in names if getattr(self, name) != getattr(plain, name)]
+
+    def given(self) -> dict[str, Any]:
+        """All options by name."""
+        return {name: getattr(self, name) for name in declared(FitConfig)}
