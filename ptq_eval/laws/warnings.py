@@ -14,7 +14,7 @@ import numpy as np
 
 from ptq_eval.laws.base import SIGNIFICANT, FitResult, n_distinct
 from ptq_eval.laws.findings import Caution, Finding, Why, caution
-from ptq_eval.laws.fit.bootstrap import MIN_RUNS
+from ptq_eval.laws.fit.requirements import MIN_SIZES
 from ptq_eval.laws.turning.observed import TurningPoint
 from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit
 from ptq_eval.laws.turning.significance import MIN_TO_TEST, SIGNIFICANCE
@@ -101,11 +101,9 @@ def _few(points: Sequence[Point]) -> list[Finding]:
 
 
 def _few_sizes(points: Sequence[Point]) -> list[Finding]:
-    """With two runs of two sizes, whatever else differs between them is attributed to size."""
-    n_runs = len(by(points, "training"))
-    if n_runs >= MIN_RUNS or n_distinct([p.N for p in points]) < 2:
-        return []
-    return [caution(Caution.RUNS_OF_SIZES, runs=n_runs)]
+    """With two sizes, whatever else differs between their runs is attributed to size."""
+    sizes = n_distinct([p.N for p in points])
+    return [caution(Caution.RUNS_OF_SIZES, sizes=sizes)] if 1 < sizes < MIN_SIZES else []
 
 
 def _negative(points: Sequence[Point]) -> list[Finding]:

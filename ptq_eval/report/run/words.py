@@ -253,8 +253,8 @@ def _scatter_unsure(facts: Entry) -> str:
 
 def _runs_of_sizes(facts: Entry) -> str:
     return (
-        f"C_T and gamma_N rest on {plural(facts['runs'], 'run')} of different sizes: their intervals do not cover "
-        "differences between runs and are far too narrow; the critical tokens of these runs are not affected"
+        f"C_T and gamma_N rest on {plural(facts['sizes'], 'size')} of model, and whatever else differs between the "
+        "runs counts as size: they have no interval; the critical tokens of these runs are not affected"
     )
 
 

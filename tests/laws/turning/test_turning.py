@@ -145,7 +145,7 @@ def test_few_runs_negative_deltas_and_extrapolation_are_warned_of():
     rows[4]["delta"] = -1e-4
     found = {one["kind"]: one for one in analyse(rows, windows, n_boot=10)["cautions"]}
     assert found[Caution.FEW_RUNS] == {"kind": "few_runs", "runs": 2, "needed": 10}
-    assert found[Caution.RUNS_OF_SIZES]["runs"] == 2
+    assert found[Caution.RUNS_OF_SIZES]["sizes"] == 2
     assert found[Caution.NEGATIVE_DELTAS]["negative"] >= 1
     assert found[Caution.EXTRAPOLATED]["largest"] > 1
 
