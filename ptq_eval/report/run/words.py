@@ -24,7 +24,6 @@ from ptq_eval.report.common.numbers import MISSING, OPEN, bounds, count, end, nu
 from ptq_eval.report.common.words import early_text, listed, plural, poor_text, reason_text
 from ptq_eval.results.load import Results
 from ptq_eval.results.points import Skipped
-from ptq_eval.sampling import Covers
 
 Entry = Mapping[str, Any]
 
@@ -39,11 +38,6 @@ _SCATTER = {
     "beyond": "the model got worse, not only its quantized form",
 }
 _SOURCE = "(arXiv 2510.06213)"
-_COVERS = {
-    Covers.TEXT: "are about this text as a whole, from which the windows are drawn at random",
-    Covers.TEXTS: "are about other documents of this kind: windows of one document count together",
-    Covers.PASSAGES: "are about other passages of the same documents only, in stretches of neighbouring windows",
-}
 
 
 def observed(entry: Entry) -> bool:
@@ -166,20 +160,6 @@ def _p(entry: Entry) -> str:
 def _interval(what: str, entry: Entry | None) -> list[str]:
     _, low, high = bounds(entry)
     return [] if end(low) == end(high) == OPEN else [f"{what}: {end(low)} to {end(high)}"]
-
-
-def error_notes(study: Study) -> Iterator[str]:
-    """What the standard errors of δ are about, and how many independent windows the windows are worth."""
-    rows = study.measured
-    if "covers" not in rows:  # tables of earlier versions
-        return
-    for covers, own in rows[rows["covers"].isin([*Covers])].groupby("covers", sort=False):
-        worth = own["effective_windows"].astype(float).quantile([0.25, 0.5, 0.75]).dropna().round().astype(int)
-        low, middle, high = worth if len(worth) else (None, None, None)
-        half = (
-            f"; the windows are worth {middle} independent ones (half of the deltas: {low} to {high})" if high else ""
-        )
-        yield f"Standard errors of δ {_COVERS[Covers(covers)]}{half}."
 
 
 def early(study: Study) -> str:
