@@ -6,6 +6,9 @@ times smaller than that of either loss.  `covers` says what the errors are about
 freedom, and `effective_windows` is how many independent windows would determine delta as well.  `over_rounding` is
 delta minus that of rounding (RTN) on the same grid, with the error of this difference, window by window.
 
+`noise_floor` is what delta may be for no reason, two standard deviations of: other roundings as good as the one made
+(`rounding_sd`), and other arithmetic (`numerics_sd`; both from `measure.floor`).  It is not known without the first.
+
 A measurement that stopped early has a random sample of the windows, and its delta is that of the sample.  The
 full-precision loss is known on all windows, so the quantized loss of such a row is the sum of the two (the difference
 estimator of survey sampling: Särndal, Swensson and Wretman 1992, section 6.3), with an error that counts both.  The
@@ -88,12 +91,18 @@ COLUMNS = (
     "covers",
     "over_rounding",
     "over_rounding_se",
+    "rounding_sd",
+    "numerics_sd",
+    "noise_floor",
 )
 
 Windows = dict[str, Losses]
 """Per row key: the windows' mean losses after and before quantization, nats per token; all windows, see above."""
 
 ROUNDING = "rtn"
+
+SIGNIFICANT = 2.0
+"""Standard deviations from which a delta is above its noise floor."""
 
 Place = tuple[str, "int | None", str, str]
 
@@ -272,7 +281,18 @@ def _row(
         row |= _damage(m, reference, design)
     row |= {name: m.details[name] for name in ("damping_max", "damping_retries", "dead_columns") if name in m.details}
     row["layers_skipped"] = len(m.details.get("layers_skipped", ()))
-    return row
+    return row | _floor(m, reference)
+
+
+def _floor(m: Measurement, reference: Measurement | None) -> dict[str, Any]:
+    """The noise floor of delta and its parts, where they were measured; nats per token."""
+    parts = {"rounding_sd": m.details.get("rounding")}
+    if reference is not None and m is not reference:
+        parts["numerics_sd"] = reference.details.get("numerics")
+    known = {name: value for name, value in parts.items() if value is not None}
+    if "rounding_sd" in known:
+        known["noise_floor"] = SIGNIFICANT * math.hypot(*known.values())
+    return known
 
 
 def _damage(m: Measurement, reference: Measurement | None, whole: Design | None) -> dict[str, Any]:
