@@ -81,8 +81,10 @@ def _fit_table(data: str, target: str | None, config: FitConfig) -> None:
     import ptq_eval
     from ptq_eval.report.table_fit.page import Rendered
 
-    if not config.law:
-        raise OptionError("--data needs a law", remedy="--law chinchilla, or --laws kumar,ouyang to compare")
+    if not config.law and not config.formula:
+        raise OptionError(
+            "--data needs a law", remedy="--law chinchilla, --formula EXPR, or --laws kumar,ouyang to compare"
+        )
     with Bar() as bar:
         found = ptq_eval.fit_data(data, progress=bar, **config.given())
     console().print(Rendered(found.fit))
