@@ -190,7 +190,7 @@ class Law(ABC):
     linear: ClassVar[tuple[str, ...]] = ()
     """The constants in which `predict` is linear once the others are fixed."""
     absent: ClassVar[tuple[str, ...]] = ()
-    """Further factors that may be zero, which removes their term; those in `linear` may."""
+    """The factors that may be fixed at zero, which removes their term."""
     from_zero: ClassVar[tuple[str, ...]] = ()
     """The variables that may be zero."""
     signed: tuple[str, ...] = ()

@@ -2,8 +2,8 @@
 
 The result is a law again, with fewer constants to search for; fitter, bootstrap and profile do not depend on the
 restriction.  It does not inherit the count of distinct values that the full law needs, since with a fixed gamma_N one N
-is enough; whether the remaining constants are determined is then left to the rank of the derivatives.  A factor in
-which the law is linear may be fixed at zero, which removes its term.
+is enough; whether the remaining constants are determined is then left to the rank of the derivatives.  A factor of
+`absent` may be fixed at zero, which removes its term.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def restrict(
             raise OptionError(f"{law.name} has no constant of this name", got=repr(name), allowed=", ".join(known))
     for name, value in fixed.items():
         own = law.parameters[known.index(name)]
-        if value == 0 and name in (*law.linear, *law.absent):
+        if value == 0 and name in law.absent:
             continue  # the term is absent, though no search on a logarithmic scale ends there
         if not (math.isfinite(value) and own.low <= value <= own.high):
             raise OptionError(f"{name} cannot be fixed there", got=value, allowed=f"{own.low:g} to {own.high:g}")

@@ -29,7 +29,6 @@ class Outer(Chinchilla):
     source = "Kaplan et al. 2020, arXiv 2001.08361, eq. 1.5 (there E = 0 and beta = 1)"
     parameters = (*Chinchilla.parameters, Parameter("gamma", 0.02, 20.0, log=True))
     linear: ClassVar[tuple[str, ...]] = ("E",)
-    absent: ClassVar[tuple[str, ...]] = ("E", "A", "B")
 
     def predict(self, theta: Theta, data: Data) -> np.ndarray:
         """Loss in nats per token, for raw N and D."""
