@@ -23,6 +23,8 @@ Examples:
   ptq-eval fit --data runs.csv --law chinchilla --columns 'D=flop/(6*N)' -o o
   ptq-eval fit --data runs.csv --law chinchilla --loss log-huber -o o
   ptq-eval fit --data runs.csv --law chinchilla --intervals profile
+  ptq-eval fit --data runs.csv --formula 'E + A*N**-alpha + B*D**-beta' -o o
+  ptq-eval fit --data runs.json --law chinchilla --per-category format
   ptq-eval fit --data ptq.parquet --law ptq --columns 'P=b,delta=q-fp'
   ptq-eval fit --data ptq.jsonl --law chinchilla,ptq --fixed gamma_N=0.34
 """
