@@ -245,6 +245,22 @@ class Law(ABC):
 
 
 @dataclass(frozen=True)
+class BitsQuality:
+    """How well a law describes the points of one bit-width: R² of the response about their own mean, the same weighted
+    by 1/sigma², and the relative scatter (NaN where it was not estimated)."""
+
+    bits: float
+    n_points: int
+    r2: float
+    r2_weighted: float
+    scatter: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """A JSON object."""
+        return {name: finite_or_none(value) for name, value in vars(self).items()} | {"n_points": self.n_points}
+
+
+@dataclass(frozen=True)
 class FitResult:
     """A law fitted to data, with everything needed to judge it.
 
@@ -252,7 +268,9 @@ class FitResult:
     `huber_delta` is where rho turns from ½r² to linear (infinite for squares, 0 for absolute values).
     `scatter` is tau in sigma² = se² + (tau·f)²: the relative deviation from the law beyond the evaluation noise, NaN
     where sigma was not estimated, and `least_scatter` whether it is the smallest that the law allows.  `r2` is taken
-    in the response itself, `r2_log` in its logarithm over positive points.  `aicc` compares laws on the same points
+    in the response itself, `r2_log` in its logarithm over positive points, and `r2_weighted` in
+    the scale of the loss with weights 1/sigma²; `by_bits` has the quality at each bit-width.  `no_interval` are the
+    constants without an interval that a fit has otherwise, with the reason.  `aicc` compares laws on the same points
     (see `diagnostics`).  `n_dropped` rows could not be used; `n_undefined` of them only because their response has no
     logarithm.  `fixed` are the constants that the law itself keeps at a value (with one bit-width nothing
     determines gamma_post; the factor then holds only together with it).  `replicates` [n_boot, p] holds the
@@ -285,6 +303,9 @@ class FitResult:
     stretch: float = field(default=1.0, repr=False)
     replicates: np.ndarray = field(default_factory=lambda: np.empty((0, 0)), repr=False, compare=False)
     aicc: float = field(default=math.nan, compare=False)
+    r2_weighted: float = field(default=math.nan, compare=False)
+    by_bits: tuple[BitsQuality, ...] = field(default=(), compare=False)
+    no_interval: Mapping[str, Finding] = field(default_factory=dict, compare=False)
     residuals: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
     leverage: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
@@ -302,13 +323,15 @@ class FitResult:
         """A JSON object of values, without the replicates; what is not finite becomes None."""
         plain = ("law", "equation", "source", "loss", "n_points", "n_dropped", "n_undefined", "n_runs")
         plain += ("seed", "digest", "level", "n_boot", "least_scatter")
-        numbers = ("objective", "huber_delta", "scatter", "r2", "r2_log", "aicc", "stretch")
+        numbers = ("objective", "huber_delta", "scatter", "r2", "r2_log", "r2_weighted", "aicc", "stretch")
         return {
             **{name: getattr(self, name) for name in plain},
             **self.status.to_dict(),
             **{name: finite_or_none(getattr(self, name)) for name in numbers},
             "parameters": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
             "fixed": dict(self.fixed),
+            "by_bits": [one.to_dict() for one in self.by_bits],
+            "no_interval": {name: reason.to_dict() for name, reason in self.no_interval.items()},
             "covers": self.covers.to_dict(),
         }
 

@@ -25,6 +25,7 @@ class Why(StrEnum):
     CONFOUNDED = "confounded"  # variables (two), constants (two lists)
     NOT_SEPARABLE = "not_separable"  # constants, variable ("P", "G" or none), one_value (whether one would do)
     NOT_FINITE = "not_finite"
+    FEW_SIZES = "few_sizes"  # sizes, needed
     COLUMN_MISSING = "column_missing"  # variable
     NOTHING_HELD_OUT = "nothing_held_out"  # variable, distinct
 
@@ -45,6 +46,8 @@ class Why(StrEnum):
     LAW_MISSES_DELTAS = "law_misses_deltas"  # bits, clear, deltas
     FULL_PRECISION_RISES = "full_precision_rises"
     TOO_FAR = "too_far"  # factor
+    REFUTED = "refuted"  # conflict
+    FORECAST_OPEN = "forecast_open"  # checkpoints
 
 
 class Caution(StrEnum):
@@ -57,7 +60,7 @@ class Caution(StrEnum):
     FEW_RUNS = "few_runs"  # runs, needed
     NO_TREND = "no_trend"  # trajectory, points, needed
     SCATTER_UNSURE = "scatter_unsure"  # trajectory, points, needed
-    RUNS_OF_SIZES = "runs_of_sizes"  # runs
+    RUNS_OF_SIZES = "runs_of_sizes"  # sizes
     NEGATIVE_DELTAS = "negative_deltas"  # quantizer, negative, deltas
     EXTRAPOLATED = "extrapolated"  # extrapolated, critical_tokens, largest, too_far, limit
     POOR_FIT = "poor_fit"  # quantizer, group_size, calibration, r2, scatter

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ptq_eval.laws.base import SIGNIFICANT, FitResult, n_distinct
-from ptq_eval.laws.findings import Caution, Finding, caution
-from ptq_eval.laws.fit.bootstrap import MIN_RUNS
+from ptq_eval.laws.findings import Caution, Finding, Why, caution
+from ptq_eval.laws.fit.requirements import MIN_SIZES
 from ptq_eval.laws.turning.observed import TurningPoint
-from ptq_eval.laws.turning.predicted import MAX_FACTOR, CriticalTokens, poor_fit
+from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit
 from ptq_eval.laws.turning.significance import MIN_TO_TEST, SIGNIFICANCE
+from ptq_eval.laws.turning.verdict import MAX_FACTOR, VerdictKind
 from ptq_eval.results.points import FULL_PRECISION, Config, Point, by
 
 FEW_RUNS = 10
@@ -100,11 +101,9 @@ def _few(points: Sequence[Point]) -> list[Finding]:
 
 
 def _few_sizes(points: Sequence[Point]) -> list[Finding]:
-    """With two runs of two sizes, whatever else differs between them is attributed to size."""
-    n_runs = len(by(points, "training"))
-    if n_runs >= MIN_RUNS or n_distinct([p.N for p in points]) < 2:
-        return []
-    return [caution(Caution.RUNS_OF_SIZES, runs=n_runs)]
+    """With two sizes, whatever else differs between their runs is attributed to size."""
+    sizes = n_distinct([p.N for p in points])
+    return [caution(Caution.RUNS_OF_SIZES, sizes=sizes)] if 1 < sizes < MIN_SIZES else []
 
 
 def _negative(points: Sequence[Point]) -> list[Finding]:
@@ -125,9 +124,15 @@ def poor_fits(config: Config, result: FitResult) -> list[Finding]:
 
 
 def _extrapolated(critical: Sequence[CriticalTokens]) -> list[Finding]:
-    beyond = [c.extrapolation_factor for c in critical if c.extrapolation_factor > 1]
+    said = [c for c in critical if c.verdict.kind is VerdictKind.PREDICTED or _too_far(c)]
+    beyond = [c.extrapolation_factor for c in said if c.extrapolation_factor > 1]
     if not beyond:
         return []
     far = sum(factor > MAX_FACTOR for factor in beyond)
     facts = {"extrapolated": len(beyond), "critical_tokens": len(critical), "largest": max(beyond)}
     return [caution(Caution.EXTRAPOLATED, **facts, too_far=far, limit=MAX_FACTOR)]
+
+
+def _too_far(critical: CriticalTokens) -> bool:
+    reason = critical.verdict.reason
+    return reason is not None and reason.kind is Why.TOO_FAR

@@ -86,8 +86,8 @@ def test_a_changed_fit_changes_page_curves_and_terminal(small, tmp_path):
     table, fit, run = small
     fit["fits"][1]["parameters"]["gamma_D"] = {"value": 0.6125, "low": 0.6, "high": 0.7}
     write(tmp_path, table, fit, run)
-    assert "gamma_D = 0.613 [0.6, 0.7]" in (tmp_path / "report.md").read_text()
-    assert "gamma_D = 0.613 [0.6, 0.7]" in printed(table, fit, run)
+    assert "gamma_D = 0.613 [0.6 to 0.7]" in (tmp_path / "report.md").read_text()
+    assert "gamma_D = 0.613 [0.6 to 0.7]" in printed(table, fit, run)
     points = pd.read_csv(tmp_path / "figures/delta_vs_ratio.csv")
     curve = points[(points["kind"] == "fit") & (points["bits"] == 2)]
     slope = np.diff(np.log(curve["delta"])) / np.diff(np.log(curve["tokens"]))
@@ -132,9 +132,9 @@ def test_the_page_says_first_where_more_data_harms(out, written, fit):
         "**gptq, 2 bits.** Harmful beyond D = 10.4M tokens (D/N = 130), observed inside the range. Interval of the "
         "turn: 6.24M"
     ) in text
-    assert "**gptq, 4 bits.** Predicted at 8.52× the largest D seen, D = 218M tokens (D/N = 2726)." in text
+    assert "**gptq, 4 bits.** Predicted at 8.52× the largest D seen, D = 218M tokens (D/N = 2,726)." in text
     assert "Interval of the prediction: 136M to 414M." in text
-    assert "**gptq, 8 bits.** Not identifiable: the fits point to 4378× the largest D seen, too far to believe." in text
+    assert "**gptq, 8 bits.** Not identifiable: the fits point to 4,378× the largest D seen, too far" in text
     for heading in ("What was quantized", "Excluded, failed", "GPTQ numerics", "What these numbers do not show"):
         assert f"## {heading}" in text
     for words in (

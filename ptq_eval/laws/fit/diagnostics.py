@@ -17,8 +17,9 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
+from ptq_eval.laws.base import BitsQuality
 from ptq_eval.laws.findings import Finding, Why, why
-from ptq_eval.laws.fit.losses import Loss, huber_weight
+from ptq_eval.laws.fit.losses import DEFAULT_DELTA, Loss, huber_weight
 from ptq_eval.laws.fit.requirements import CONSTANTS
 from ptq_eval.laws.fit.solver import Problem, search_bounds
 
@@ -26,6 +27,7 @@ SINGULAR = 1e-7
 """Constants count as not separable if the scaled derivatives have a singular value below this."""
 
 _NAMED = 0.3
+_MAX_SCATTER = 10.0
 _TINY = 1e-300
 
 
@@ -135,3 +137,63 @@ def r2(y: np.ndarray, f: np.ndarray) -> float:
     """1 − Σ(y − f)²/Σ(y − mean)²; NaN where y does not vary."""
     total = float(np.sum(np.square(y - y.mean()))) if len(y) else 0.0
     return 1 - float(np.sum(np.square(y - f))) / total if total > 0 else math.nan
+
+
+def r2_weighted(z: np.ndarray, fitted: np.ndarray, sigma: np.ndarray) -> float:
+    """R² of a transformed response [n] with weights 1/sigma² [n], about its weighted mean: what is left where large
+    values of large error do not decide; NaN where it does not vary."""
+    weights = np.square(np.min(sigma) / sigma) if len(sigma) else sigma
+    if not len(z) or not np.all(np.isfinite(weights)):
+        return math.nan
+    total = float(weights @ np.square(z - np.average(z, weights=weights)))
+    return 1 - float(weights @ np.square(z - fitted)) / total if total > 0 else math.nan
+
+
+def scatter(least: float, residual: np.ndarray, se: np.ndarray, scale: np.ndarray, k: float, dof: float) -> float:
+    """Tau, the relative scatter in sigma² = se² + (tau·scale)², such that Huber's clipped squared residuals have the
+    mean that normal noise would give them; from `least` to 10.
+
+    residual, se, scale [n], in the unit of the response; k: Huber's threshold; dof: degrees of freedom.
+    """
+    expected = 1.0
+    if math.isfinite(k):
+        tail = float(stats.norm.sf(k))
+        expected = 1 - 2 * tail - 2 * k * float(stats.norm.pdf(k)) + 2 * k * k * tail
+
+    def excess(tau: float) -> float:
+        r = np.minimum(np.abs(residual) / np.hypot(se, tau * scale), k)
+        return float(np.sum(r * r)) / dof - expected
+
+    low, high = least, _MAX_SCATTER
+    if excess(low) <= 0:
+        return low
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    return math.sqrt(low * high)
+
+
+def by_bits(problem: Problem, f: np.ndarray, n_free: int, *, estimated: bool) -> tuple[BitsQuality, ...]:
+    """How well a law with the predictions f [n] describes each bit-width; () for a law without bits.
+
+    estimated: whether the scatter was (else it is NaN); each bit-width bears its share of the `n_free` constants.
+    """
+    data, law, sigma, loss = problem.data, problem.law, problem.sigma, problem.loss
+    if "P" not in law.columns:
+        return ()
+    y, found = data[law.response], []
+    scale = np.maximum(np.abs(f), 1e-9 * np.abs(y).max())
+    for bits in np.unique(data["P"]):
+        rows = data["P"] == bits
+        dof = float(np.sum(rows)) * max(1 - n_free / len(y), 1 / len(y))
+        own = (y[rows] - f[rows], data["se"][rows], scale[rows], loss.k or DEFAULT_DELTA["huber"], dof)
+        found.append(
+            BitsQuality(
+                bits=float(bits),
+                n_points=int(np.sum(rows)),
+                r2=r2(y[rows], f[rows]),
+                r2_weighted=r2_weighted(loss.transform(y[rows]), loss.transform(f[rows]), sigma[rows]),
+                scatter=scatter(law.min_scatter, *own) if estimated else math.nan,
+            )
+        )
+    return tuple(found)

@@ -29,22 +29,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from ptq_eval.errors import OptionError
 from ptq_eval.laws.base import Coverage, Data, Estimate, FitKind, FitResult, FitStatus, Law, Method, Noise, Parameter
 from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.fit import bootstrap, profile
-from ptq_eval.laws.fit.diagnostics import aicc, blind_direction, free, leverage, r2
+from ptq_eval.laws.fit.diagnostics import aicc, blind_direction, by_bits, free, leverage, r2, r2_weighted, scatter
 from ptq_eval.laws.fit.losses import DEFAULT_DELTA, Loss, make_loss
-from ptq_eval.laws.fit.requirements import clean, confounded, trade_off
+from ptq_eval.laws.fit.requirements import clean, confounded, few_sizes, trade_off
 from ptq_eval.laws.fit.restrict import restrict
 from ptq_eval.laws.fit.search import minimise, polish, starts
 from ptq_eval.laws.fit.solver import Minima, Problem, Solution, search_bounds, to_theta
 
 INTERVALS = ("bootstrap", "profile", "none")
 
-_MAX_SCATTER = 10.0
 _ROUNDS = 30
 
 
@@ -121,7 +119,7 @@ def _solve(law: Law, data: Data, loss: Loss, rng: np.random.Generator) -> Soluti
         before, best = (tau, best), found.points[found.lowest]
         f = law.predict(to_theta(law, best), data)
         scale = np.maximum(np.abs(f), 1e-9 * np.abs(y).max())
-        tau = _scatter(law, y - f, se, scale, loss.k or DEFAULT_DELTA["huber"])
+        tau = scatter(law.min_scatter, y - f, se, scale, loss.k or DEFAULT_DELTA["huber"], len(y) - law.n_free)
         if abs(tau - before[0]) < 1e-6 * tau and np.allclose(best, before[1], rtol=1e-7, atol=1e-9):
             break
         problem = replace(problem, sigma=np.hypot(se, tau * scale))
@@ -135,26 +133,6 @@ def _finished(problem: Problem, z: np.ndarray, found: Minima, tau: float) -> Sol
     if problem.loss.k == 0:
         point = polish(problem, z, point)
     return Solution(point, float(problem.values(point[None], z)[0]), problem, tau, bool(found.converged[found.lowest]))
-
-
-def _scatter(law: Law, residual: np.ndarray, se: np.ndarray, scale: np.ndarray, k: float) -> float:
-    """Tau such that Huber's clipped squared residuals have the mean that normal noise would give them."""
-    expected = 1.0
-    if math.isfinite(k):
-        tail = float(stats.norm.sf(k))
-        expected = 1 - 2 * tail - 2 * k * float(stats.norm.pdf(k)) + 2 * k * k * tail
-
-    def excess(tau: float) -> float:
-        r = np.minimum(np.abs(residual) / np.hypot(se, tau * scale), k)
-        return float(np.sum(r * r)) / (len(r) - law.n_free) - expected
-
-    low, high = law.min_scatter, _MAX_SCATTER
-    if excess(low) <= 0:
-        return low
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-    return math.sqrt(low * high)
 
 
 @dataclass(frozen=True)
@@ -190,6 +168,8 @@ class FitContext:
         for p, at in zip(law.parameters, stuck):
             if at:  # replicates at a bound have no spread, which is no measure of uncertainty
                 known[p.name] = Estimate(theta[p.name])
+        without = few_sizes(law, self.data)
+        known |= {name: Estimate(theta[name]) for name in without}
         everything = self._complete(known)
         draws = {**{name: np.full(len(replicates), value) for name, value in self._restricted().items()}, **natural}
         kind = FitKind.AT_BOUND if at_bound else FitKind.OK
@@ -201,6 +181,9 @@ class FitContext:
             least_scatter=bool(solution.tau <= law.min_scatter),
             r2=r2(y, f),
             r2_log=r2(np.log(y[both]), np.log(f[both])),
+            r2_weighted=r2_weighted(z, self.loss.transform(f), problem.sigma),
+            by_bits=by_bits(problem, f, int(np.sum(~stuck)), estimated=not math.isnan(solution.tau)),
+            no_interval=without,
             aicc=aicc(problem, solution.objective, y, int(np.sum(~stuck))),
             residuals=self._in_rows(problem.residuals(solution.point[None], z)[0]),
             leverage=self._in_rows(leverage(problem, solution.point, z)),

@@ -36,6 +36,9 @@ COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
     "phase": ("schedule_phase",),
 }
 """Other names of a variable, in a table and in a mapping."""
+MIN_SIZES = 3
+"""Intervals of gamma_N and C_T from two sizes covered 24 % of the time: what else differs counts as size."""
+
 CONSTANTS: dict[str, tuple[str, ...]] = {
     "N": ("A", "alpha", "gamma_N"),
     "D": ("B", "beta", "gamma_D"),
@@ -194,6 +197,16 @@ def trade_off(law: Law, pair: tuple[str, str]) -> Finding:
 def constants_of(law: Law, variable: str) -> list[str]:
     """The constants of `law` that describe the effect of a variable."""
     return [p.name for p in law.parameters if not p.fixed and p.name in CONSTANTS.get(variable, ())]
+
+
+def few_sizes(law: Law, data: Data) -> dict[str, Finding]:
+    """The constants that runs of fewer than `MIN_SIZES` sizes determine only as far as nothing else differs between
+    the runs, each with that reason: gamma_N, and C_T, which goes with it."""
+    names = [p.name for p in law.parameters if not p.fixed]
+    if "gamma_N" not in names or (sizes := n_distinct(data["N"])) >= MIN_SIZES:
+        return {}
+    reason = why(Why.FEW_SIZES, sizes=sizes, needed=MIN_SIZES)
+    return {name: reason for name in names if name in ("C_T", "gamma_N")}
 
 
 def _left_over(x: np.ndarray, y: np.ndarray) -> float:

@@ -22,7 +22,7 @@ from ptq_eval.laws.forecast.forecast import learn
 from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame
-from ptq_eval.report.common.numbers import count
+from ptq_eval.report.common.numbers import count, short
 from ptq_eval.report.common.tables import title
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ def draw(table: Frame) -> Figure:
         ax.set_xlabel("D (tokens)")
     known = table.loc[table["kind"] == "known", "tokens"].max()
     params = float(table["params"].iloc[0])
-    name = f"{title(str(table['run'].iloc[0]), params)}: forecast from D = {count(known)}, D/N = {known / params:.3g}"
+    name = (
+        f"{title(str(table['run'].iloc[0]), params)}: forecast from D = {count(known)}, D/N = {short(known / params)}"
+    )
     figure.suptitle(name, fontsize=8.5)
     _legend(figure)
     return figure

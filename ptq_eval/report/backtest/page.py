@@ -169,7 +169,7 @@ def answer_rows(test: Backtest) -> list[list[str]]:
             if (s.run, s.origin_tokens, s.what, s.method) == (own[0].run, origin, What.TURN, FORECAST):
                 happened = count(s.truth) if math.isfinite(s.truth) else "no turn"
                 verdict = "refuted" if s.refuted else "not refuted" if s.decisive else "not decided"
-                stated = f"{count(origin)} (D/N {origin / own[0].params:.3g})"
+                stated = f"{count(origin)} (D/N {short(origin / own[0].params)})"
                 found.append([s.run, s.quantizer, f"{s.bits:g}", stated, answer(s), happened, verdict])
     return found
 

@@ -3,6 +3,9 @@
 A measured value is rounded where its standard error says so: two digits of the error are kept, and the value
 stops at the same place.  0.1234(56) is 0.1234 ± 0.0056: the digits in parentheses are the error in units of the
 value's last digits.  Rounding is done in decimal, so that 0.0995 never turns into three digits by accident.
+
+Everything else has three digits, as people write them: 1,000, 4.86M, 2.36×10⁻⁴.  An end of an interval that is beyond
+anything plausible limits nothing, and is called open.
 """
 
 from __future__ import annotations
@@ -19,8 +22,12 @@ OPEN = "open"
 MAX_DECIMALS = 7
 _SMALL = -3
 """A value finer than that many decimals and smaller than this power of ten is written with its power of ten."""
-MIN_PLAIN, MAX_PLAIN = 1e-3, 1e5
+MIN_PLAIN, MAX_PLAIN = 1e-3, 1e6
 """Sizes between which a number is written without a power of ten."""
+MAX_COUNT = 1e18
+"""Tokens from which on an end is open: a thousand times all text there is."""
+MAX_RATIO = 1e9
+"""An end of an interval that is so many times larger or smaller than its value is open."""
 _PLAIN_DIGITS = 4
 _PRECISION = 700
 """Digits that Decimal may use: a double ranges over 632 powers of ten."""
@@ -72,8 +79,17 @@ def plus_minus(value: Any, error: Any) -> str:
     return f"({short:f} ± {digits:f}){_times(power)}" if power else f"{short:f} ± {digits:f}"
 
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def _times(power: int) -> str:
-    return f"e{power}" if power else ""
+    return f"×10{str(power).translate(_RAISED)}" if power else ""
+
+
+def _scientific(value: float) -> str:
+    """Three digits and a power of ten: 2.36×10⁻⁴."""
+    digits, power = f"{value:.2e}".split("e")
+    return digits + _times(int(power))
 
 
 def count(value: Any) -> str:
@@ -81,61 +97,66 @@ def count(value: Any) -> str:
     value = number(value)
     if not math.isfinite(value):
         return MISSING
-    return write(value) if value == 0 or abs(value) >= MIN_PLAIN else f"{value:.2e}"
-
-
-def _digits(value: float) -> str:
-    """Three significant digits, without a power of ten unless the value is very small."""
-    if value == 0:
-        return "0"
-    if abs(value) < MIN_PLAIN:
-        return f"{value:.2e}"
-    decimals = max(0, 2 - math.floor(math.log10(abs(value)) + 1e-12))
-    text = f"{value:.{decimals}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return write(value) if value == 0 or MIN_PLAIN <= abs(value) < MAX_COUNT else _scientific(value)
 
 
 def short(value: Any) -> str:
-    """Three significant digits, with a power of ten where needed; a dash where unknown."""
+    """Three significant digits, all of a whole number's: 0.0123, 12.3, 12,345; with a power of ten where it is very
+    small or large; a dash where unknown."""
     value = number(value)
     if not math.isfinite(value):
         return MISSING
-    return _digits(value) if abs(value) < MAX_PLAIN else f"{value:.2e}"
+    if value == 0:
+        return "0"
+    if not MIN_PLAIN <= abs(value) < MAX_PLAIN:
+        return _scientific(value)
+    decimals = max(0, 2 - math.floor(math.log10(abs(value)) + 1e-12))
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def percent(share: Any) -> str:
     """A share as per cent, with two digits; a dash where unknown."""
     share = number(share)
-    return f"{float(f'{100 * share:.2g}'):g} %" if math.isfinite(share) else MISSING
+    return f"{short(float(f'{100 * share:.2g}'))} %" if math.isfinite(share) else MISSING
 
 
 def end(tokens: Any) -> str:
-    """An end of an interval of tokens: less than one token, or none known, is an open end."""
+    """An end of an interval of tokens; one that is unknown or not plausible is open."""
     value = number(tokens)
-    return count(value) if math.isfinite(value) and value >= 1 else OPEN
+    return count(value) if 1 <= value < MAX_COUNT else OPEN
 
 
 def estimate(entry: Mapping[str, Any] | None, form: Callable[[Any], str] = short, *, at_bound: bool = False) -> str:
-    """`value [low, high]` from {value, low, high, open}; an open end, or an unknown one beside a known one, is "open".
+    """`value [low to high]` from {value, low, high, open}; an end that is open, not plausible, or unknown beside a
+    known one, is "open".
 
     A value `at_bound` of its search without a known interval is marked so instead.
     """
     value, low, high = bounds(entry)
     if not math.isfinite(value):
         return MISSING
-    if at_bound and not (math.isfinite(low) and math.isfinite(high)):
+    known = math.isfinite(low), math.isfinite(high)
+    if at_bound and not all(known):
         return f"{form(value)} (at bound)"
-    if not math.isfinite(low) and not math.isfinite(high) and not (entry or {}).get("open"):
+    if not any(known) and not (entry or {}).get("open"):
         return form(value)
-    ends = (form(one) if math.isfinite(one) else OPEN for one in (low, high))
-    return f"{form(value)} [{', '.join(ends)}]"
+    low, high = (form(one) if _plausible(one, value) else OPEN for one in (low, high))
+    return f"{form(value)} [{low} to {high}]"
+
+
+def _plausible(limit: float, value: float) -> bool:
+    """Whether an end of an interval limits a value: it is known, and zero or of a comparable size."""
+    comparable = limit == 0 or value == 0 or abs(value) / MAX_RATIO < abs(limit) < abs(value) * MAX_RATIO
+    return math.isfinite(limit) and comparable
 
 
 def tokens_estimate(entry: Mapping[str, Any] | None) -> str:
-    """`estimate` of a number of tokens, in whose interval less than one token is an open end."""
+    """`estimate` of a number of tokens, whose ends are plausible numbers of tokens or open."""
     value, low, high = bounds(entry)
-    known = {name: one if one >= 1 else math.nan for name, one in (("low", low), ("high", high))}
-    return estimate({"value": value, **known, "open": (entry or {}).get("open")}, count)
+    ends = {name: one if 1 <= one < MAX_COUNT else math.nan for name, one in (("low", low), ("high", high))}
+    is_open = bool((entry or {}).get("open")) or math.isfinite(low) or math.isfinite(high)
+    return estimate({"value": value, **ends, "open": is_open}, count)
 
 
 def bounds(entry: Mapping[str, Any] | None) -> tuple[float, float, float]:

@@ -13,7 +13,8 @@ from typing import Any
 from ptq_eval.laws.base import FitKind, Method, Noise
 from ptq_eval.laws.findings import Why
 from ptq_eval.laws.fit.bootstrap import MIN_RUNS
-from ptq_eval.report.common.numbers import count, end, number, percent, short
+from ptq_eval.laws.turning.verdict import Conflict
+from ptq_eval.report.common.numbers import OPEN, count, end, number, percent, short
 from ptq_eval.results.points import SAME_SIZE
 
 Facts = Mapping[str, Any]
@@ -67,8 +68,8 @@ def _constant_at_bound(facts: Facts) -> str:
 
 
 def _does_not_grow(facts: Facts) -> str:
-    ends = [f"{value:.2g}" if math.isfinite(value) else "open" for value in map(number, (facts["low"], facts["high"]))]
-    about = f"{facts['constant']} = {facts['value']:.2g}, interval {ends[0]} to {ends[1]}"
+    ends = [short(value) if math.isfinite(value) else OPEN for value in map(number, (facts["low"], facts["high"]))]
+    about = f"{facts['constant']} = {short(facts['value'])}, interval {ends[0]} to {ends[1]}"
     return f"delta does not grow significantly with D ({about})"
 
 
@@ -87,6 +88,11 @@ def _misses(facts: Facts) -> str:
     return f"at {facts['bits']:g} bits the law does not describe the deltas, although {above} significantly above zero"
 
 
+_CONFLICTS: Mapping[str, str] = {
+    Conflict.STILL_FALLS: "the loss still falls significantly beyond it",
+    Conflict.TURNS_ELSEWHERE: "the loss turns elsewhere",
+    Conflict.FORECAST_EXCLUDES: "the forecast from this run's own checkpoints excludes it",
+}
 _REASONS: Mapping[Why, Callable[[Facts], str]] = {
     Why.TOO_FEW_POINTS: lambda f: f"{plural(f['points'], 'point')} for {f['constants']} constants",
     Why.TOO_FEW_VALUES: _too_few_values,
@@ -119,10 +125,18 @@ _REASONS: Mapping[Why, Callable[[Facts], str]] = {
     Why.NO_TURN: lambda f: "the law has no turning point here",
     Why.WIDE_INTERVAL: _wide_interval,
     Why.SHORT_RANGE: _short_range,
+    Why.FEW_SIZES: lambda f: (
+        f"{plural(f['sizes'], 'size')} of model, fewer than {f['needed']}: whatever else differs between the runs "
+        "counts as size"
+    ),
     Why.DELTA_NOT_SIGNIFICANT: lambda f: f"at {f['bits']:g} bits delta is not significantly different from zero",
     Why.LAW_MISSES_DELTAS: _misses,
     Why.FULL_PRECISION_RISES: lambda f: "the full-precision loss itself rises inside the range",
     Why.TOO_FAR: lambda f: f"the fits point to {short(f['factor'])}× the largest D seen, too far to believe",
+    Why.REFUTED: lambda f: f"the measurements refute the turn that the law predicts: {_CONFLICTS[f['conflict']]}",
+    Why.FORECAST_OPEN: lambda f: (
+        f"{plural(f['checkpoints'], 'checkpoint')} forecast neither a turn nor that none comes before a certain D"
+    ),
 }
 
 
@@ -164,6 +178,8 @@ def remarks(entry: Facts) -> list[str]:
         found.append(f"{values} not positive and {'has' if undefined == 1 else 'have'} no logarithm: dropped")
     if entry.get("status_kind") == FitKind.NOT_CONVERGED:
         found.append("the search did not converge, the constants are the best found")
+    if absent := entry.get("no_interval"):
+        found.append(f"no interval for {listed(list(absent))}: {reason_text(next(iter(absent.values())))}")
     if names := entry.get("at_bound"):
         found.append(f"at {'its' if len(names) == 1 else 'their'} bound: {', '.join(names)}")
     return found

@@ -136,7 +136,7 @@ def _remarks(law: Mapping[str, Any]) -> Iterator[str]:
 def _value(value: Any, error: Any, rank: int) -> str:
     if number(value) != number(value):
         return MISSING
-    text = f"{number(value):.3g}"
+    text = short(value)
     return text if rank == 1 or number(error) != number(error) else f"{text} ± {number(error):.2g}"
 
 

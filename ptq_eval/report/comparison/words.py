@@ -13,7 +13,7 @@ from typing import Any
 from ptq_eval.laws.compare.hypotheses import Equality, Untested
 from ptq_eval.laws.compare.ranking import Exclusion, Outcome
 from ptq_eval.laws.fit.bootstrap import MIN_RUNS
-from ptq_eval.report.common.numbers import number
+from ptq_eval.report.common.numbers import estimate, number, short
 from ptq_eval.report.common.words import coverage_text, reason_text, with_fit_texts
 
 Found = Mapping[str, Any]
@@ -71,7 +71,7 @@ def _differences(against: Found, held_out: bool) -> str:
 
 
 def _error(value: Any) -> str:
-    return f"{number(value):.2g}" if math.isfinite(number(value)) else "unknown"
+    return short(value) if math.isfinite(number(value)) else "unknown"
 
 
 def _list(items: list[str]) -> str:
@@ -93,7 +93,7 @@ def phase(found: Found) -> str:
         return "not tested: " + "; ".join(f"{name}: {exclusion(reason)}" for name, reason in excluded)
     parts = [
         f"{name} added to the other {'lower' if one['aicc'] > 0 else 'raise'} the AICc by {abs(one['aicc']):.1f}, "
-        f"{one['constant']} = {one['value']:.2g} [{one['low']:.2g}, {one['high']:.2g}]"
+        f"{one['constant']} = {estimate(one)}"
         for name, one in found["adding"].items()
     ]
     text = _what_it_follows(found["adding"])
@@ -130,8 +130,8 @@ def equality(found: Found) -> str:
     if found["outcome"] == Equality.TOO_FEW_POINTS:
         return f"not tested whether {a} = {b}: too few points"
     difference, gain = found["difference"], found["aicc_equal"] - found["aicc_free"]
-    span = f"{a} - {b} = {difference['value']:.3g}, {100 * found['level']:g} % interval "
-    span += f"{difference['low']:.3g} to {difference['high']:.3g}"
+    span = f"{a} - {b} = {short(difference['value'])}, {100 * found['level']:g} % interval "
+    span += f"{short(difference['low'])} to {short(difference['high'])}"
     cost = f"AICc {abs(gain):.1f} {'higher' if gain > 0 else 'lower'} with {a} = {b}"
     if found["n_runs"] < MIN_RUNS:
         cost += f"; {found['n_runs']} run{'s' * (found['n_runs'] != 1)}, so differences between runs are in neither"

@@ -77,7 +77,7 @@ def _optima(plan: Plan) -> Iterator[RenderableType]:
 
 def _budget(answer: Answer) -> str:
     at = answer.at
-    words = [f"C = {at['budget']:.3g} FLOPs at 16 bits"]
+    words = [f"C = {short(at['budget'])} FLOPs at 16 bits"]
     if at.get("served_tokens"):
         words.append(f"{count(at['served_tokens'])} tokens served from it")
     if "memory" in at:

@@ -14,7 +14,7 @@ from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.plan.answers import Plan
 from ptq_eval.laws.plan.question import Answer, Doubt, Reason, Setting
 from ptq_eval.laws.plan.source import TRAINED, Source
-from ptq_eval.laws.turning.predicted import MAX_FACTOR
+from ptq_eval.laws.turning.verdict import MAX_FACTOR
 from ptq_eval.report.common.numbers import MISSING, count, estimate, short
 from ptq_eval.report.common.words import coverage_text, reason_text, status_text
 from ptq_eval.units import BYTES, write
@@ -121,7 +121,7 @@ def bits(value: object) -> str:
 
 def percent(value: Estimate) -> str:
     """A share as a percentage."""
-    return interval(value, lambda number: f"{100 * float(number):.3g}") + " %"
+    return interval(value, lambda number: short(100 * float(number))) + " %"
 
 
 def size(bytes_: float) -> str:
@@ -145,7 +145,7 @@ def _reason(why: Finding) -> str:
     facts = {name: _reason(fact) if isinstance(fact, Finding) else fact for name, fact in why.facts.items()}
     text = _REASONS[why.kind].format(**facts, missing=", ".join(facts.get("constants", ())))
     if "one_size" in facts:
-        text = f"this fit knows the loss of N = {facts['one_size']:.3g} alone; {text}"
+        text = f"this fit knows the loss of N = {count(facts['one_size'])} alone; {text}"
     if facts.get("run"):
         text = f"the fit of run {facts['run']} says: {text}"
     return _PARTS[facts.get("part", "")] + text

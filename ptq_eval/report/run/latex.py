@@ -20,7 +20,9 @@ from ptq_eval.report.run.words import early
 
 MAX_COLUMNS, MAX_ROWS = 12, 40
 
+_POWERS = dict(zip("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
 _SPECIAL = {
+    **{raised: f"$^{{{digit}}}$" for raised, digit in _POWERS.items()},
     **{character: "\\" + character for character in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -62,9 +64,10 @@ def cell(text: str) -> str:
     if match:
         minus, whole, fraction, star = match.groups()
         return f"{'$-$' if minus else ''}{whole} & {fraction}{'$^*$' if star else ''}"
-    power = re.fullmatch(r"(.+)e(-?\d+)(\*?)", text)
+    power = re.fullmatch(rf"(.+)×10([{''.join(_POWERS)}]+)(\*?)", text)
     if power:
-        text = rf"${power[1]}\times10^{{{power[2]}}}${'$^*$' if power[3] else ''}"
+        raised = "".join(_POWERS[digit] for digit in power[2])
+        text = rf"${power[1]}\times10^{{{raised}}}${'$^*$' if power[3] else ''}"
         return rf"\multicolumn{{2}}{{c}}{{{text}}}"
     return rf"\multicolumn{{2}}{{c}}{{{'--' if text == MISSING else escape(text)}}}"
 

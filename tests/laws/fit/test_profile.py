@@ -53,7 +53,7 @@ def test_an_end_at_a_bound_of_the_search_is_open():
 
 @pytest.mark.parametrize("loss", ["huber", "log-huber", "log-lad"])
 def test_profile_and_value_agree_on_the_side(loss):
-    data = points(eq2, KUMAR, (3e7, 2e8), RATIOS[::3], (3, 4, 5), np.random.default_rng(0), scatter=0.03)
+    data = points(eq2, KUMAR, (3e7, 8e7, 2e8), RATIOS[::3], (3, 4, 5), np.random.default_rng(0), scatter=0.03)
     result = fit(KumarPTQ(), data, loss=loss, intervals="profile")
     for estimate in result.estimates.values():
         assert estimate.low < estimate.value < estimate.high

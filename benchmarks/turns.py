@@ -1,0 +1,159 @@
+"""How often is a turn claimed where there is none, and how often is one found?  Simulated curves only.
+
+Flat curves, and curves that fall and saturate: as a power of D and exponentially, each shallow and steep, down to a
+plateau or nearly so.  Checkpoints scatter with a lag-1 correlation phi; the losses themselves are exact, so that
+nothing but the scatter can be mistaken for a turn.  Then curves that do turn, and whole reports of 24 lines that share
+their checkpoints (2 runs, 3 quantizers, 4 bit-widths; scatter correlated by 0.8 within a run).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import SEED, Claim, Outcome, Setup
+from ptq_eval.laws.turning.observed import TurningPoint, controlled, turning_point
+
+LENGTHS = (5, 6, 8, 10, 12, 15, 20, 30)
+INDEPENDENT, CORRELATED, STRONG = 0.0, 0.5, 0.8
+LEAST, MOST, MOST_CORRELATED = 0.03, 0.07, 0.08
+CURVES, REPORTS = 1600, 240
+DEPTH = 8.0
+"""The rise of the curves that turn, in standard deviations of the scatter."""
+BITS, QUANTIZERS, RUNS = (2, 3, 4, 8), 3, 2
+SHARED = 0.8
+COLUMNS = ["curve", "n", "phi", "claims"]
+
+Mean = Callable[[int], np.ndarray]
+
+
+def _power_law(size: float, exponent: float) -> Mean:
+    return lambda n: size * np.geomspace(1, 100, n) ** -exponent
+
+
+def _decay(size: float, rate: float) -> Mean:
+    return lambda n: size * np.exp(-rate * np.linspace(0, 1, n))
+
+
+SATURATING: dict[str, Mean] = {
+    "power law, shallow": _power_law(5, 0.8),
+    "power law, steep": _power_law(100, 1.5),
+    "exponential, shallow": _decay(5, 10),
+    "exponential, steep": _decay(100, 20),
+}
+FLAT: dict[str, Mean] = {"flat": lambda n: np.zeros(n)}
+TURNING: dict[str, Mean] = {
+    "parabola": lambda n: DEPTH * np.linspace(-1, 1, n) ** 2,
+    "V": lambda n: DEPTH * np.abs(np.linspace(-1, 1, n)),
+    "steep fall, then a rise": lambda n: np.where(
+        np.linspace(-1, 1, n) < 0, 5 * DEPTH * np.linspace(-1, 1, n) ** 2, DEPTH * np.linspace(-1, 1, n)
+    ),
+}
+
+
+def measure(setup: Setup) -> Outcome:
+    """Claims on curves that never rise, on curves that turn, and in whole reports."""
+    curves, reports = (100, 20) if setup.quick else (CURVES, REPORTS)
+    outcome, rows = Outcome(), []
+    for kinds in (FLAT, SATURATING, TURNING):
+        count = curves // (len(SATURATING) if kinds is not FLAT else 1)
+        for kind, mean in kinds.items():
+            for phi in (INDEPENDENT, CORRELATED, STRONG):
+                rows += [[kind, n, phi, _share(mean(n), phi, count)] for n in LENGTHS]
+    outcome.details["single curves"] = {"columns": COLUMNS, "rows": rows}
+    outcome.claims = [*_sizes(rows), *_powers(rows)]
+    found = [[n, phi, _detected(n, phi, curves // 4)] for n in LENGTHS for phi in (INDEPENDENT, CORRELATED)]
+    outcome.details["rises as large as stated"] = {"columns": ["n", "phi", "claims"], "rows": found}
+    shares = [row[2] for row in found]
+    text = "rises as large as `detectable_rise` states, share found (stated: 0.8)"
+    outcome.claims.append(Claim(text, float(np.mean(shares)), min(shares), max(shares)))
+    outcome.claims += _reports(reports, outcome)
+    return outcome
+
+
+def noise(rng: np.random.Generator, shape: tuple[int, ...], phi: float) -> np.ndarray:
+    """Standard normal scatter with lag-1 correlation `phi` along the last axis."""
+    found = rng.standard_normal(shape)
+    for i in range(1, shape[-1]):
+        found[..., i] = phi * found[..., i - 1] + math.sqrt(1 - phi**2) * found[..., i]
+    return found
+
+
+def _turn(loss: np.ndarray) -> TurningPoint:
+    n = len(loss)
+    return turning_point(np.geomspace(1e8, 1e10, n), loss, None, errors=np.zeros(n), n_boot=0)
+
+
+def _share(mean: np.ndarray, phi: float, count: int) -> float:
+    rng = np.random.default_rng([SEED, len(mean), int(100 * phi)])
+    return float(np.mean([_turn(mean + scatter).interior for scatter in noise(rng, (count, len(mean)), phi)]))
+
+
+def _detected(n: int, phi: float, count: int) -> float:
+    """The share found of parabolas that rise by the median of the rises stated for flat curves."""
+    rng = np.random.default_rng([SEED, n, int(100 * phi), 1])
+    stated = np.median([_turn(scatter).detectable_rise for scatter in noise(rng, (count, n), phi)])
+    shape = np.square(np.linspace(-1, 1, n))
+    return _share(stated * (shape - shape.min()) / np.ptp(shape), phi, count)
+
+
+def _sizes(rows: Sequence[list[Any]]) -> Iterator[Claim]:
+    pooled = {"flat": [*FLAT], "saturating": [*SATURATING], "flat and saturating": [*FLAT, *SATURATING]}
+    for name, kinds in pooled.items():
+        for phi in (INDEPENDENT, CORRELATED, STRONG):
+            own = {
+                n: float(np.mean([row[3] for row in rows if row[0] in kinds and row[1:3] == [n, phi]])) for n in LENGTHS
+            }
+            value, both = float(np.mean([*own.values()])), (min(own.values()), max(own.values()))
+            text = f"{name} curves, phi = {phi:g}, n = 5 to 30: turns claimed at 5 %"
+            if phi == INDEPENDENT:
+                yield Claim(text, value, *both, MOST)
+                yield Claim(f"{text} (no fewer than promised)", value, *both, LEAST, "at least")
+            else:
+                yield Claim(text, value, *both, MOST_CORRELATED if phi == CORRELATED else None)
+
+
+def _powers(rows: Sequence[list[Any]]) -> Iterator[Claim]:
+    for kind in TURNING:
+        for few, lengths in ((True, [n for n in LENGTHS if n < 10]), (False, [n for n in LENGTHS if n >= 10])):
+            own = [row[3] for row in rows if row[0] == kind and row[1] in lengths and row[2] <= CORRELATED]
+            text = f"{kind} of {DEPTH:g} sigma, {'n < 10' if few else 'n = 10 to 30'}, phi = 0 and 0.5: turns found"
+            yield Claim(text, float(np.mean(own)), min(own), max(own))
+
+
+def _reports(count: int, outcome: Outcome) -> Iterator[Claim]:
+    """Any false claim in a report of 24 lines, where none turns and where all those of the fewest bits do."""
+    rows = []
+    for turning in (False, True):
+        for n in (8, 15):
+            for phi in (INDEPENDENT, CORRELATED):
+                rng = np.random.default_rng([SEED, n, int(100 * phi), turning])
+                found = [_report(rng, n, phi, turning) for _ in range(count)]
+                rows.append([turning, n, phi, *(float(v) for v in np.mean(found, axis=0))])
+    outcome.details["reports of 24 lines"] = {
+        "columns": ["2 bits turn", "n", "phi", "any false claim", "the same, without control", "turns found"],
+        "rows": rows,
+    }
+    for turning, text in ((False, "no line turns"), (True, "all lines of 2 bits turn")):
+        for phi, limit in ((INDEPENDENT, MOST), (CORRELATED, MOST_CORRELATED)):
+            own = [row[3] for row in rows if row[0] == turning and row[2] == phi]
+            what = f"reports of 24 lines, {text}, phi = {phi:g}: any false claim"
+            yield Claim(what, float(np.mean(own)), min(own), max(own), limit)
+
+
+def _report(rng: np.random.Generator, n: int, phi: float, turning: bool) -> tuple[bool, bool, float]:
+    """Whether any line is falsely claimed, with and without control, and the share of the turns that are found."""
+    lines = {(run, q, bits): None for run in range(RUNS) for q in range(QUANTIZERS) for bits in BITS}
+    common = noise(rng, (RUNS, n), phi)
+    points = {}
+    for run, q, bits in lines:
+        scatter = math.sqrt(SHARED) * common[run] + math.sqrt(1 - SHARED) * noise(rng, (1, n), phi)[0]
+        points[run, q, bits] = _turn(scatter + (2 * TURNING["parabola"](n) if turning and bits == min(BITS) else 0.0))
+    kept = controlled(points, {name: (name[:2], name[2]) for name in points})
+    real = {name for name in lines if turning and name[2] == min(BITS)}
+    false = any(kept[name].interior for name in lines if name not in real)
+    plain = any(points[name].interior for name in lines if name not in real)
+    return false, plain, sum(kept[name].interior for name in real) / max(len(real), 1)
