@@ -114,7 +114,7 @@ def grid(small):
 
 
 def records(work, memory):
-    """All that a record says, but for the noise floor, which takes gradients and is not measured without their memory."""
+    """All that a record says but for the noise floor, which takes gradients and needs memory for them."""
     measured = list(sweep(work, work.trials, memory=memory, tick=lambda _: None))
     details = [{name: m.details[name] for name in m.details if not name.startswith(FLOOR)} for m in measured]
     return [
