@@ -37,6 +37,7 @@ NAMES = (
     "backtest",
     "turns",
     "coverage",
+    "rounding",
 )
 
 
