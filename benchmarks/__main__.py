@@ -36,6 +36,7 @@ NAMES = (
     "structure",
     "backtest",
     "turns",
+    "coverage",
 )
 
 
@@ -53,7 +54,7 @@ def main() -> int:
     keep_freed_memory()  # as the command line does
     rehearsal = Path(tempfile.gettempdir()) / "ptq-eval-benchmarks"
     out = chosen.out or (rehearsal if chosen.quick else root / "results" / "benchmarks")
-    setup, names = Setup(chosen.trajectory, chosen.quick), chosen.only or NAMES
+    setup, names = Setup(chosen.trajectory, chosen.quick, tuple(chosen.text or ())), chosen.only or NAMES
     failed, missed = [], []
     for place, name in enumerate(names, 1):
         _say(f"{place}/{len(names)} {name} …")
@@ -81,6 +82,7 @@ def _arguments(root: Path) -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=NAMES, help="run this one (may be repeated)")
     parser.add_argument("--out", type=Path, help="folder of the results (default: results/benchmarks)")
     parser.add_argument("--trajectory", type=Path, default=root / "examples" / "trajectory")
+    parser.add_argument("--text", action="append", help="a text to measure on, for coverage (may be repeated)")
     parser.add_argument("--cores", type=int, default=2, help="cores to use, for this process and those it starts")
     parser.add_argument("--quick", action="store_true", help="a rehearsal on small sizes, kept apart")
     parser.add_argument("--check", action="store_true", help="a missed limit makes the exit code 1")
@@ -94,13 +96,18 @@ def _one(name: str, setup: Setup, out: Path) -> list[str]:
 
     started, facts = time.perf_counter(), environment()
     outcome = import_module(f"benchmarks.{name}").measure(setup)
-    command = shlex.join(["python", "-m", "benchmarks", "--only", name, *(["--quick"] if setup.quick else [])])
+    command = shlex.join(["python", "-m", "benchmarks", "--only", name, *_words(setup)])
     file = save(out, name, command, outcome, facts, time.perf_counter() - started)
     for reason in left_out(outcome.details):
         _say(f"{name}: left out: {reason}")
     if file.name != f"{name}.json":
         _say(f"{name}: measured less than the stored {name}.json, which stays; delete it to replace it by {file.name}")
     return [f"{name}: {claim.what}" for claim in outcome.claims if claim.met is False]
+
+
+def _words(setup: Setup) -> list[str]:
+    """What was asked for beside the names of the benchmarks."""
+    return [*(["--quick"] if setup.quick else []), *(word for text in setup.texts for word in ("--text", text))]
 
 
 def _say(line: str) -> None:

@@ -19,10 +19,12 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Setup:
-    """How to measure: `quick` rehearses on small sizes; `trajectory` is the folder of trained checkpoints."""
+    """How to measure: `quick` rehearses on small sizes; `trajectory` is the folder of trained checkpoints; `texts` are
+    those to measure on, where a benchmark takes any (empty: its own)."""
 
     trajectory: Path
     quick: bool = False
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

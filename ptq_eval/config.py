@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ptq_eval import plugins
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError, PtqEvalError
-from ptq_eval.options import COUNT, NUMBER, SIZE, TEXT, Kind, Options, option
+from ptq_eval.options import BITS, COUNT, NUMBER, SIZE, TEXT, Kind, Options, option
 from ptq_eval.records import Selection
 
 DEFAULT_SEQ_LEN = 2048
@@ -81,7 +81,7 @@ class RunConfig(Options):
         metavar="NAME,…",
     )
     bits: tuple[int, ...] = option(
-        (2, 3, 4, 8), "Bit-widths.", COUNT, many=True, low=2, high=8, metavar="B,…", error=BitsError
+        (2, 3, 4, 8), "Bit-widths.", BITS, many=True, low=2, high=8, metavar="B,…", error=BitsError
     )
     group_size: int | Literal["auto"] | None = option(
         "auto",

@@ -5,6 +5,7 @@ This file imports none of the laws, so that help is printed at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,12 @@ from ptq_eval.options import NUMBER, Kind, Options, declared, option
 from ptq_eval.units import read_number
 
 LOSSES = ("huber", "squared", "lad", "log-huber", "log-squared", "log-lad", "least-squares")
-ONE_LAW = ("law", "intervals", "fixed", "tied", "bounds", "law_options")
+ONE_LAW = ("law", "formula", "per_category", "intervals", "fixed", "tied", "bounds", "start", "law_options")
 """Options of a fit that a comparison of laws lacks."""
 TABLE = ("columns", "where", "separator", "decimal", "comment")
 """Options that say how a table is read."""
+_COMMA = re.compile(r",(?![^\[]*\])")
+"""A comma that is not within brackets, which belong to a name: eff_N[a,b]."""
 INTERVALS = ("bootstrap", "profile", "none")
 
 
@@ -29,7 +32,7 @@ def _pairs(one: Callable[[str, Any, type[PtqEvalError]], Any], example: str, tog
             value = list(value.items())
         found = []
         for item in [value] if isinstance(value, str) else value or ():
-            texts = [part for part in item.split(",") if part.strip()] if isinstance(item, str) else [item]
+            texts = [part for part in _COMMA.split(item) if part.strip()] if isinstance(item, str) else [item]
             for text in texts:
                 pair = _split(text) if isinstance(text, str) else text
                 wrong = error(f"{name} is not a pair", got=text, remedy=f"{name} {example}")
@@ -104,6 +107,21 @@ def _columns(value: Any, *, name: str, error: type[PtqEvalError]) -> str | Mappi
     return value
 
 
+def _per_category(value: Any, *, name: str, error: type[PtqEvalError]) -> dict[str, str]:
+    """The column of each variable; one alone is that of N."""
+    if isinstance(value, Mapping):
+        value = [f"{variable}={column}" for variable, column in value.items()]
+    found: dict[str, str] = {}
+    for text in [value] if isinstance(value, str) else value or ():
+        for part in str(text).split(","):
+            variable, equals, column = (piece.strip() for piece in part.partition("="))
+            variable, column = (variable, column) if equals else ("N", variable)
+            if not variable or not column or variable in found:
+                raise error(f"{name} is not a column, or VARIABLE=COLUMN", got=text, remedy=f"{name} format")
+            found[variable] = column
+    return found
+
+
 _VALUES = Kind(_pairs(_value, "gamma_N=0.34", dict), "NAME=X")
 _TIES = Kind(_pairs(_name, "alpha=beta", tuple), "NAME=NAME")
 _BOUNDS = Kind(_pairs(_ends, "alpha=0.1:0.9", dict), "NAME=LOW:HIGH")
@@ -131,6 +149,17 @@ class FitConfig(Options):
         "The column of each variable, an expression of columns, or numbers for names, as in bits={BF16:16,NVFP4:4}.",
         Kind(_columns, "V=EXPR,…"),
     )
+    formula: str = option(
+        "",
+        "A formula to fit instead of a law, as in 'E + A*N**-alpha'; names that are no columns are constants.",
+        metavar="EXPR",
+    )
+    per_category: Mapping[str, str] = option(
+        {},
+        "One free efficiency of N for each value of a column, such as format; D=COLUMN for one of D; may be repeated.",
+        Kind(_per_category, "COLUMN"),
+        repeated=True,
+    )
     where: str = option("", "Rows of FILE to use: a condition on its columns.", metavar="EXPR")
     separator: str = option("", "What separates cells of a CSV, such as ';'.", metavar="X", unset="the comma")
     decimal: str = option(".", "The decimal sign of a CSV.", choices=(".", ","))
@@ -149,6 +178,7 @@ class FitConfig(Options):
     bounds: Mapping[str, tuple[float, float]] = option(
         {}, "Bounds instead of the law's own; may be repeated.", _BOUNDS, repeated=True
     )
+    start: Mapping[str, float] = option({}, "Where to begin the search; may be repeated.", _VALUES, repeated=True)
     law_options: Mapping[str, Any] = option(
         {},
         "An option of the law, such as offsets=false or parts=weights+kv.",

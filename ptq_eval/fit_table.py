@@ -19,8 +19,10 @@ import pandas as pd
 
 from ptq_eval import __version__
 from ptq_eval.errors import (
+    ColumnError,
     NegativeDeltaError,
     NotDeterminedError,
+    NotFiniteError,
     NotVaryingError,
     OptionError,
     TooFewPointsError,
@@ -34,7 +36,9 @@ from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.fit.folder import VERSION
 from ptq_eval.laws.fit.hold import determines, fit_held, holding
 from ptq_eval.laws.fit.requirements import COLUMN_ALIASES, require
-from ptq_eval.laws.fit.restrict import restrict
+from ptq_eval.laws.fit.restrict import restrict, started
+from ptq_eval.laws.formulas.per_category import PerCategory
+from ptq_eval.laws.formulas.written import Formula, names_in
 from ptq_eval.laws.tables.delimited import Dialect
 from ptq_eval.laws.tables.external import Mapped, as_mapping, map_columns, select, unread
 from ptq_eval.laws.tables.files import as_columns, read_table
@@ -116,13 +120,13 @@ def columns_of(data: Data, config: FitConfig) -> tuple[Table, str]:
 
 def fit_data(
     data: Data,
-    law: str = "chinchilla",
+    law: str | None = None,
     columns: str | Mapping[str, str | Mapping[Any, float]] = "",
     *,
     progress: Progress | None = None,
     **options: Any,
 ) -> DataFit:
-    """Fit one law, or several joined by commas, to a table.
+    """Fit one law, or several joined by commas, to a table: Chinchilla's, unless a `law` or a `formula` is named.
 
     data: a .csv, .tsv, .parquet, .json or .jsonl file, a data frame, or columns by name.  columns: what each variable
     is, as "N=params,D=flop/(6*N)" or a mapping; the usual names need no mapping.  `options` are those of
@@ -134,7 +138,8 @@ def fit_data(
     BitsError, TooFewPointsError, NotVaryingError, NegativeDeltaError, NotDeterminedError, UnknownPluginError and
     OptionError.
     """
-    config = FitConfig.of({"law": law, "columns": columns, **options}, also=("data", "progress"))
+    named = law if law is not None else "" if options.get("formula") else "chinchilla"
+    config = FitConfig.of({"law": named, "columns": columns, **options}, also=("data", "progress"))
     table, name = columns_of(data, config)
     mapping = as_mapping(config.columns)
     made = _laws(config, mapping, table)
@@ -148,9 +153,9 @@ def fit_data(
         for group, rows in groups:
             if progress:
                 progress("fitting", float(len(parts)), float(len(made) * len(groups)))
-            mapped = map_columns(one, table, mapping, rows)
+            searched, mapped = _categories(one, map_columns(one, table, mapping, rows), table, config.per_category)
             given = {**(undetermined(one, mapped.data, ("P",)) if per_bits else {}), **own[0]}
-            found = _part(one, mapped, group, (given, *own[1:]), config)
+            found = _part(searched, mapped, group, (given, *own[1:]), config)
             if isinstance(found, Part):
                 parts.append(found)
             else:
@@ -165,9 +170,46 @@ def fit_data(
 def _laws(config: FitConfig, mapping: Mapping[str, str], table: Table) -> list[Law]:
     """The laws that are asked for.  Raises UnknownPluginError and OptionError."""
     names = [text.strip() for text in config.law.split(",") if text.strip()]
+    if config.formula:
+        if names or config.law_options:
+            raise OptionError("--formula is instead of --law and its options", got=", ".join(names), remedy="give one")
+        return [_formula(config, {*mapping, *table})]
     if not names:
-        raise UnknownPluginError("no law is named", remedy="--law chinchilla")
-    return [law_for(text, [*mapping, *table], config.law_options) for text in names]
+        raise UnknownPluginError("no law is named", remedy="--law chinchilla, or --formula")
+    made = [law_for(text, [*mapping, *table], config.law_options) for text in names]
+    return [started(law, config.start, len(made) > 1) for law in made]
+
+
+def _formula(config: FitConfig, columns: Iterable[str]) -> Formula:
+    """The user's formula.  Raises ColumnError for a constant that looks like a misspelled column."""
+    known = set(columns)
+    restricted = {*config.fixed, *config.bounds, *config.start, *(name for pair in config.tied for name in pair)}
+
+    def is_column(name: str) -> bool:
+        return bool({name, *COLUMN_ALIASES.get(name, ())} & known)
+
+    for name in names_in(config.formula):
+        near = [other for other in known if other.lower() == name.lower()]
+        if not is_column(name) and near and len(name) > 1 and name not in restricted:
+            remedy = f"did you mean {near[0]!r}?  A constant of this name: --start {name}=X"
+            raise ColumnError("the formula names a column in another spelling", got=name, remedy=remedy)
+    return Formula(config.formula, is_column, start=config.start, bounds=config.bounds)
+
+
+def _categories(law: Law, mapped: Mapped, table: Table, columns: Mapping[str, str]) -> tuple[Law, Mapped]:
+    """`law` with one efficiency for each category, and the categories among its data.
+
+    Raises ColumnError, NotFiniteError and OptionError.
+    """
+    for variable, name in columns.items():
+        labels = as_text(table, name)[mapped.rows].tolist()
+        if "" in labels:
+            row = mapped.rows[labels.index("")] + 1
+            remedy = "exclude such rows with --where"
+            raise NotFiniteError(f"--per-category: {name} is blank", got=f"row {row}", remedy=remedy)
+        law = added = PerCategory(law, variable, labels)
+        mapped = Mapped({**mapped.data, added.key: added.column(labels)}, mapped.rows, mapped.notes)
+    return law, mapped
 
 
 def _part(law: Law, mapped: Mapped, group: Mapping[str, str], own: Restrictions, config: FitConfig) -> Part | Refusal:
@@ -232,6 +274,7 @@ def _curve(part: Part, parts: list[Part]) -> Part | None:
     if part.law.response == "loss":
         return part if part.result.values["B"] != 0 else None
     same = (other for other in parts if other.group == part.group and other.law.response == "loss")
+    same = (other for other in same if not isinstance(other.law, PerCategory))
     falling = (other for other in same if {"B", "beta"} <= set(other.result.values) and other.result.values["B"] != 0)
     return next(falling, None)
 
@@ -240,6 +283,7 @@ def _own(law: Law, config: FitConfig, several: bool) -> Restrictions:
     """The restrictions that name constants of this law: among several laws each has its own."""
     known = {p.name for p in law.parameters}
     fixed = {name: value for name, value in config.fixed.items() if not several or name in known}
+    known |= {name for pair in config.tied for name in pair if name.startswith("eff_")}
     bounds = {name: value for name, value in config.bounds.items() if not several or name in known}
     return fixed, [pair for pair in config.tied if not several or set(pair) <= known], bounds
 

@@ -43,6 +43,7 @@ def _switch(value: Any, *, name: str, error: type[PtqEvalError]) -> bool:
 
 
 COUNT = Kind(units.read, "N")
+BITS = Kind(partial(units.read, unit=units.BITS), "B")
 SIZE = Kind(partial(units.read, unit=units.BYTES), "BYTES")
 NUMBER = Kind(units.read_number, "X")
 TEXT = Kind(_text, "TEXT")

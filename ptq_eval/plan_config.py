@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptq_eval import units
-from ptq_eval.errors import BitsError, NotPositiveError, PlanError, PtqEvalError, UnitsError
+from ptq_eval.errors import BitsError, PlanError, PtqEvalError, UnitsError
 from ptq_eval.options import NUMBER, TEXT, Kind, Options, option
 
 FULL_BITS = 16.0
@@ -38,7 +38,7 @@ def _count(
     def read(value: Any, *, name: str, error: type[PtqEvalError]) -> float:
         found = units.read_number(value, unit, name=name, error=error)
         if found <= 0 and found != default:
-            raise NotPositiveError(f"{name} must be positive", got=value, remedy=f"{name} {example}")
+            raise error(f"{name} must be positive", got=value, remedy=f"{name} {example}")
         if not least <= found <= largest and found != default:
             why = f"looks like a number of {mistaken}" if found < least else "is too large"
             allowed = f"{least:.0e} to {largest:.0e}"
@@ -53,7 +53,7 @@ class PlanConfig(Options):
     """N in parameters, D and served tokens in tokens, losses in nats per token, the budget in FLOPs at 16 bits, memory
     in bytes, precisions in bits, formats as "E4M3", `group_size` weights per scale.  None: free, or not asked.
 
-    Raises NotPositiveError, UnitsError, BitsError, PlanError or OptionError.
+    Raises UnitsError, BitsError, PlanError or OptionError.
     """
 
     params: float | None = _count("Parameters", "N", (1e3, 1e16), "1B", "millions or billions")

@@ -176,6 +176,16 @@ def standard_error(values: ArrayLike, design: Design | None = None) -> float:
     return mean_and_error(values, np.ones(len(np.asarray(values))), design)[1]
 
 
+def errors_needed(freedom: ArrayLike) -> np.ndarray:
+    """How many standard errors with so many degrees of freedom are as rare by chance, by Student's t, as two of a
+    normal distribution; two where the degrees of freedom are not known."""
+    from scipy import stats
+
+    known = np.asarray(freedom, float)
+    found = stats.t.isf(stats.norm.sf(2.0), np.where(known >= 1, known, 1.0))
+    return np.where(known >= 1, found, 2.0)
+
+
 def effective(values: ArrayLike, weights: ArrayLike, design: Design | None) -> float:
     """The effective sample size: how many independent windows would give the same standard error."""
     error, simple = mean_and_error(values, weights, design)[1], mean_and_error(values, weights)[1]

@@ -33,6 +33,7 @@ from ptq_eval.measure.trials import Texts, Workload, describe_windows, make_plan
 from ptq_eval.records import Checkpoint, Progress, Trial
 from ptq_eval.report.sensitivity import page as report
 from ptq_eval.results.manifest import git_state
+from ptq_eval.sampling import design_of
 from ptq_eval.theory.sensitivity import rows
 from ptq_eval.theory.summary import agreements, bounds
 from quantizers import get_quantizer
@@ -159,13 +160,15 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
     with Session.opened(work, **options) as session:
         model, evaluation = session.model, session.evaluation
         cut = texts.cut("calibration", checkpoint, work.folder, model.vocab_size, work.evaluation.seq_len)
+        designs = [design_of(windows.sample, len(windows)) for windows in (work.evaluation, cut)]
         groups = _groups(session, work.trials[1:])
         passes = len(groups) * (len(cut.ids) + 2 * len(evaluation))
         total = passes + len(evaluation) * (len(work.trials) - 1) * (len(model.linears()) + 1)
         tick = _ticker(progress, f"sensitivities of {checkpoint.name}", total)
         for group in groups:
             variants = session.quantized(group)
-            found = rows(model, evaluation, torch.tensor(cut.ids), variants, draws=draws, seed=config.seed, tick=tick)
+            drawing = {"draws": draws, "seed": config.seed, "designs": (designs[0], designs[1])}
+            found = rows(model, evaluation, torch.tensor(cut.ids), variants, tick=tick, **drawing)
             for trial, variant, own in zip(group, variants, found):
                 head = {"quantizer": trial.quantizer, "bits": trial.bits}
                 labelled += [{**head, "group_size": variant.scheme.group_size, **row} for row in own]

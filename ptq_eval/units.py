@@ -56,6 +56,7 @@ BYTES = Unit(
     (" B", " kB", " MB", " GB", " TB"),
     whole=False,
 )
+BITS = Unit("a whole number of bits", "2, 3, 4 or 8", {"": 1})
 PLAIN = Unit("a number", "0.0003 or 3e-4", {"": 1}, whole=False)
 
 

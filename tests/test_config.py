@@ -195,3 +195,9 @@ def test_every_error_has_an_exit_code_of_its_own():
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, PtqEvalError)]
     codes = [c.exit_code for c in classes]
     assert len(set(codes)) == len(codes) > 15
+
+
+@pytest.mark.parametrize("bits", [[3.5], "2,3k", ["four"]])
+def test_bits_are_refused_as_bits(bits):
+    with pytest.raises(BitsError, match=r"not a whole number of bits .* written as 2, 3, 4 or 8"):
+        RunConfig(bits=bits)

@@ -23,6 +23,8 @@ Examples:
   ptq-eval fit --data runs.csv --law chinchilla --columns 'D=flop/(6*N)' -o o
   ptq-eval fit --data runs.csv --law chinchilla --loss log-huber -o o
   ptq-eval fit --data runs.csv --law chinchilla --intervals profile
+  ptq-eval fit --data runs.csv --formula 'E + A*N**-alpha + B*D**-beta' -o o
+  ptq-eval fit --data runs.json --law chinchilla --per-category format
   ptq-eval fit --data ptq.parquet --law ptq --columns 'P=b,delta=q-fp'
   ptq-eval fit --data ptq.jsonl --law chinchilla,ptq --fixed gamma_N=0.34
 """
@@ -81,8 +83,10 @@ def _fit_table(data: str, target: str | None, config: FitConfig) -> None:
     import ptq_eval
     from ptq_eval.report.table_fit.page import Rendered
 
-    if not config.law:
-        raise OptionError("--data needs a law", remedy="--law chinchilla, or --laws kumar,ouyang to compare")
+    if not config.law and not config.formula:
+        raise OptionError(
+            "--data needs a law", remedy="--law chinchilla, --formula EXPR, or --laws kumar,ouyang to compare"
+        )
     with Bar() as bar:
         found = ptq_eval.fit_data(data, progress=bar, **config.given())
     console().print(Rendered(found.fit))

@@ -77,9 +77,9 @@ def joined(documents: Iterable[str], separator: str, max_chars: int | None) -> t
 
 
 _MARKS = (
-    re.compile(r"<\|endoftext\|>"),
-    re.compile(r"^ ?= [^=\n]+ = ?$", re.MULTILINE),  # the title of an article in WikiText
-    re.compile(r"(?<=\n\n\n)(?=[^\n])"),  # two blank lines, or more
+    re.compile(r"(?P<document><\|endoftext\|>)"),
+    re.compile(r"^(?P<document> ?= [^=\n]+ = ?)\r?$", re.MULTILINE),  # the title of an article in WikiText
+    re.compile(r"(?:\r?\n){3,}(?P<document>[^\r\n])"),
 )
 
 
@@ -87,7 +87,7 @@ def marked_documents(text: str) -> np.ndarray | None:
     """The characters that the documents of a plain text start at, by the first kind of mark that it has: a token of
     the end of a text, titles of WikiText, or two blank lines; None where it has none."""
     for mark in _MARKS:
-        starts = [found.start() for found in mark.finditer(text)]
+        starts = [found.start("document") for found in mark.finditer(text)]
         if starts:
             return np.array([0, *(start for start in starts if start > 0)])
     return None

@@ -189,8 +189,12 @@ class Law(ABC):
     """How many distinct values (more than 5 % apart) of each variable a fit needs at least."""
     linear: ClassVar[tuple[str, ...]] = ()
     """The constants in which `predict` is linear once the others are fixed."""
+    absent: ClassVar[tuple[str, ...]] = ()
+    """The factors that may be fixed at zero, which removes their term."""
     from_zero: ClassVar[tuple[str, ...]] = ()
     """The variables that may be zero."""
+    signed: tuple[str, ...] = ()
+    """The variables, and the response, that may have any sign and any unit."""
     one_value: ClassVar[tuple[str, ...]] = ()
     """The variables of which a single value is enough too: their constant is then fixed and absorbed by another."""
 

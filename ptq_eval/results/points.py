@@ -152,17 +152,15 @@ def loss_data(points: Sequence[Point], windows: Windows) -> dict[str, np.ndarray
     return data if pairs is None else {**data, "windows": pairs[:, 1], "design": _designs(points, windows)}
 
 
-def curve(points: Sequence[Point], windows: Windows, *, quantized: bool) -> tuple[np.ndarray, np.ndarray, Any]:
-    """D [n], loss [n] and loss per window [n, n_windows] (or None), after or before quantization."""
-    pairs = _stacked(points, windows)
+def curve(
+    points: Sequence[Point], windows: Windows, *, quantized: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Design | None]:
+    """D [n], loss [n] and loss per window [n, n_windows] (or None), after or before quantization, and how the windows
+    were drawn (None: as if independently, or not all in the same way)."""
+    pairs, designs = _stacked(points, windows), set(_designs(points, windows))
     loss = np.array([p.loss_q if quantized else p.loss_fp for p in points])
-    return np.array([p.D for p in points]), loss, None if pairs is None else pairs[:, 0 if quantized else 1]
-
-
-def design_of_curve(points: Sequence[Point], windows: Windows) -> Design | None:
-    """How the windows of a curve's points were drawn, if all in the same way; None as if independent."""
-    found = set(_designs(points, windows))
-    return found.pop() if len(found) == 1 else None
+    after = None if pairs is None else pairs[:, 0 if quantized else 1]
+    return np.array([p.D for p in points]), loss, after, designs.pop() if len(designs) == 1 else None
 
 
 def _designs(points: Sequence[Point], windows: Windows) -> np.ndarray:

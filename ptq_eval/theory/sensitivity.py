@@ -21,6 +21,7 @@ from ptq_eval.measure.evaluate import evaluate
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
+from ptq_eval.sampling import Design, mean_and_error, standard_error
 from ptq_eval.theory import ALL
 from ptq_eval.theory.curvature import Curvature, Perturbation, fisher, slope
 from ptq_eval.theory.summary import ratio
@@ -32,26 +33,28 @@ Tick = Callable[[float], None]
 
 
 def measure(
-    model: LanguageModel, ids: Tensor, variants: Sequence[Variant], *, tick: Tick | None = None
+    model: LanguageModel,
+    ids: Tensor,
+    variants: Sequence[Variant],
+    *,
+    design: Design | None = None,
+    tick: Tick | None = None,
 ) -> list[dict[str, Damage]]:
-    """For each variant {layer: damage when only that layer is quantized} on windows `ids`; `ALL` for all layers."""
+    """For each variant {layer: damage when only that layer is quantized} on windows `ids`, drawn by `design`; `ALL` for
+    all layers."""
     trials = [(index, name) for index, variant in enumerate(variants) for name in (*variant.weights, ALL)]
     weights = [variants[i].weights if name == ALL else {name: variants[i].weights[name]} for i, name in trials]
     full, scores = evaluate(model, ids, weights, tick=tick)
     found: list[dict[str, Damage]] = [{} for _ in variants]
     for (index, name), score in zip(trials, scores):
-        found[index][name] = _damage(full, score, ids.shape[1] - 1)
+        found[index][name] = _damage(full, score, ids.shape[1] - 1, design)
     return found
 
 
-def _damage(full: Scores, score: Scores, tokens: int) -> Damage:
+def _damage(full: Scores, score: Scores, tokens: int, design: Design | None) -> Damage:
+    weights = np.full(len(score.nll), tokens)
     difference = np.asarray(score.nll) - np.asarray(full.nll)
-    return {"delta": mean_and_error(difference / tokens), "kl": mean_and_error(np.asarray(score.kl) / tokens)}
-
-
-def mean_and_error(windows: np.ndarray) -> tuple[float, float]:
-    """Mean over windows [n] and its standard error; NaN for a single window."""
-    return float(windows.mean()), float(windows.std(ddof=1) / len(windows) ** 0.5) if len(windows) > 1 else np.nan
+    return {"delta": mean_and_error(difference, weights, design), "kl": mean_and_error(score.kl, weights, design)}
 
 
 def rows(
@@ -62,22 +65,23 @@ def rows(
     *,
     draws: int = 2,
     seed: int = 0,
+    designs: tuple[Design | None, Design | None] = (None, None),
     tick: Tick | None = None,
 ) -> list[list[dict[str, Any]]]:
     """For each variant one row per layer, and one for all together: measured and predicted damage, nats per token.
 
-    `evaluation` and `calibration` are windows [n, time].  Keys: layer, weights (how many), delta, delta_se, kl, kl_se,
-    predicted, predicted_se (noise model with the Fisher diagonal), kfac, output_error (without curvature), scatter (of
-    the second order over roundings, a standard deviation), quadratic, quadratic_se (½ εᵀFε of the error itself), slope
-    (⟨∇L, ε⟩ on the evaluation windows), spread (its standard deviation over roundings) and noise_ratio (Σ ε² over
-    Σ Δ²/12).
+    `evaluation` and `calibration` are windows [n, time], drawn by the two `designs`.  Keys: layer, weights (how many),
+    delta, delta_se, kl, kl_se, predicted, predicted_se (noise model with the Fisher diagonal), kfac, output_error
+    (without curvature), scatter (of the second order over roundings, a standard deviation), quadratic, quadratic_se
+    (½ εᵀFε of the error itself), slope (⟨∇L, ε⟩ on the evaluation windows), spread (its standard deviation over
+    roundings) and noise_ratio (Σ ε² over Σ Δ²/12).
     """
     perturbations = [Perturbation.of(model, variant.weights, variant.scheme) for variant in variants]
     curvatures = fisher(model, calibration, perturbations, draws=draws, seed=seed, tick=tick)
     slopes = slope(model, evaluation, perturbations, tick=tick)
-    damages = measure(model, evaluation, variants, tick=tick)
+    damages = measure(model, evaluation, variants, design=designs[0], tick=tick)
     return [
-        [_row(model, name, damage, one, curvature, along) for name in damage]
+        [_row(model, name, damage, one, curvature, along, designs[1]) for name in damage]
         for damage, one, curvature, along in zip(damages, perturbations, curvatures, slopes)
     ]
 
@@ -89,11 +93,13 @@ def _row(
     one: Perturbation,
     curvature: Curvature,
     along: tuple[np.ndarray, np.ndarray],
+    design: Design | None,
 ) -> dict[str, Any]:
     names = list(one.error) if name == ALL else [name]
     part = slice(None) if name == ALL else slice(curvature.layers.index(name), curvature.layers.index(name) + 1)
-    predicted, predicted_se = mean_and_error(curvature.expected[:, part].sum(1))
-    quadratic, quadratic_se = mean_and_error(curvature.quadratic(part))
+    expected, exact = curvature.expected[:, part].sum(1), curvature.quadratic(part)
+    predicted, predicted_se = float(expected.mean()), standard_error(expected, design)
+    quadratic, quadratic_se = float(exact.mean()), standard_error(exact, design)
     first, spread = along
     measured = damage[name]
     return {

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from ptq_eval.theory.bound import bound, grid_factor
 from ptq_eval.theory.curvature import noise_step, noise_variance
-from ptq_eval.theory.sensitivity import mean_and_error
 from ptq_eval.theory.summary import agreement
 from quantizers import Scheme
 from quantizers.errors import GroupSizeRangeError
@@ -121,11 +120,3 @@ def test_too_few_layers_have_no_correlation():
     assert math.isnan(found["spearman"])
     assert math.isnan(found["pearson_log"])
     assert found["ratio"] == 1
-
-
-def test_one_window_has_no_error():
-    import numpy as np
-
-    mean, error = mean_and_error(np.array([3.0]))
-    assert mean == 3
-    assert math.isnan(error)

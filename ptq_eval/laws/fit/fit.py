@@ -272,7 +272,10 @@ def opened(p: Parameter, low: float, high: float) -> tuple[float, float]:
 def digest(law: Law, data: Data) -> str:
     """The first 16 hexadecimal digits of SHA-256 over the columns that the fit of `law` reads."""
     sha = hashlib.sha256()
-    for name in sorted({*law.columns, law.response, "se", "sigma", "windows", "run", "checkpoint"} & set(data)):
+    categories = {name for name in data if name.startswith("category of ")}
+    for name in sorted(
+        {*categories, *law.columns, law.response, "se", "sigma", "windows", "run", "checkpoint"} & set(data)
+    ):
         values = data[name]
         numeric = values.dtype.kind in "iuf"
         sha.update(name.encode() + (values.astype("<f8").tobytes() if numeric else repr(values.tolist()).encode()))

@@ -85,7 +85,7 @@ def clean(law: Law, data: Data, sigma: Any, loss: Loss) -> tuple[dict[str, np.nd
             raise OptionError(f"column {name!r} has another length than {law.response!r}", got=f"{len(values)} and {n}")
     for name in (*law.columns, *(["sigma"] if sigma is not None else [])):
         allowed = columns[name] >= 0 if name in law.from_zero else columns[name] > 0
-        keep &= np.isfinite(columns[name]) & allowed
+        keep &= np.isfinite(columns[name]) & (allowed | (name in law.signed))
     undefined = keep & ~(y > 0) if loss.log else np.zeros(n, bool)
     keep &= ~undefined
     kept = {name: np.asarray(values)[keep] for name, values in columns.items()}
@@ -123,7 +123,7 @@ def check_units(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], 
 
     `rows` [n] are the places in the table, and `source` says which column a variable is.
     """
-    for name in [name for name in ("N", "D") if name in data and name in law.columns]:
+    for name in [name for name in ("N", "D") if name in data and name in law.columns and name not in law.signed]:
         values, median = data[name], float(np.median(data[name]))
         if median < MIN_MEDIAN:
             raise UnitsError(
@@ -148,7 +148,7 @@ def check_sizes(law: Law, data: Data, rows: np.ndarray, source: Callable[[str], 
         name: (BitsError, MAX_BITS, "bits") for name in ("P", "P_w", "P_a", "P_kv", "E_bits", "M_bits")
     }
     limits[law.response] = (UnitsError, MAX_NATS, "nats per token")
-    for name in [name for name in limits if name in data]:
+    for name in [name for name in limits if name in data and name not in law.signed]:
         error, most, unit = limits[name]
         large = np.flatnonzero(np.abs(data[name]) > most)
         if len(large):

@@ -2,8 +2,8 @@
 
 The result is a law again, with fewer constants to search for; fitter, bootstrap and profile do not depend on the
 restriction.  It does not inherit the count of distinct values that the full law needs, since with a fixed gamma_N one N
-is enough; whether the remaining constants are determined is then left to the rank of the derivatives.  A factor in
-which the law is linear may be fixed at zero, which removes its term.
+is enough; whether the remaining constants are determined is then left to the rank of the derivatives.  A factor of
+`absent` may be fixed at zero, which removes its term.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ptq_eval.errors import OptionError
 from ptq_eval.laws.base import Data, Law, Parameter, Theta
 from ptq_eval.laws.findings import Finding
 
-_SAME = ("name", "source", "response", "columns", "min_scatter", "from_zero", "one_value")
+_SAME = ("name", "source", "response", "columns", "min_scatter", "from_zero", "one_value", "signed", "absent")
 
 
 def restrict(
@@ -41,7 +41,7 @@ def restrict(
             raise OptionError(f"{law.name} has no constant of this name", got=repr(name), allowed=", ".join(known))
     for name, value in fixed.items():
         own = law.parameters[known.index(name)]
-        if value == 0 and name in law.linear:
+        if value == 0 and name in law.absent:
             continue  # the term is absent, though no search on a logarithmic scale ends there
         if not (math.isfinite(value) and own.low <= value <= own.high):
             raise OptionError(f"{name} cannot be fixed there", got=value, allowed=f"{own.low:g} to {own.high:g}")
@@ -148,3 +148,24 @@ def _groups(names: list[str], tied: Iterable[tuple[str, ...]]) -> dict[str, str]
         first = min(heads, key=names.index)
         leader = {name: first if head in heads else head for name, head in leader.items()}
     return leader
+
+
+def started(law: Law, start: Mapping[str, float], several: bool = False) -> Law:
+    """`law` whose search begins at `start` too; `several`: names of other laws' constants are skipped.
+
+    Raises OptionError for a constant that the law lacks.
+    """
+    known = {p.name for p in law.parameters}
+    if (unknown := [name for name in start if name not in known]) and not several:
+        raise OptionError(f"{law.name} has no constant of this name", got=unknown[0], allowed=", ".join(known))
+    own = {name: value for name, value in start.items() if name in known}
+    if not own:
+        return law
+    other = copy.copy(law)
+
+    def starts(data: Data, rng: np.random.Generator) -> list[dict[str, float]]:
+        usual = law.starts(data, rng)
+        return [*({**theta, **own} for theta in usual[:3]), *usual]
+
+    other.starts = starts  # type: ignore[method-assign]
+    return other

@@ -217,7 +217,9 @@ def _falls_after(series: Series, tokens: float, least: float) -> bool:
 def _truths(own: Sequence[Series], level: float, seed: int) -> dict[int, _Truth]:
     """The turns that a whole run shows, by the id of the series, with control over all its lines.  Without evaluation
     windows the errors of the deltas are used."""
-    turns = {id(s): turning_point(s.tokens, s.loss_q, s.windows, errors=s.se, seed=seed, level=level) for s in own}
+    turns = {
+        id(s): turning_point(s.tokens, s.loss_q, s.windows, s.design, errors=s.se, seed=seed, level=level) for s in own
+    }
     turns = controlled(turns, {id(s): (s.quantizer, s.bits) for s in own})
     return {id(s): _truth(s, turns[id(s)]) for s in own}
 

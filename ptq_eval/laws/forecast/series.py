@@ -12,6 +12,7 @@ from ptq_eval.laws.forecast.candidates import fit_falling
 from ptq_eval.laws.tables.schedule import phase_of
 from ptq_eval.laws.turning.observed import checkpoint_scatter
 from ptq_eval.results.points import FULL_PRECISION, Config, Point, Windows, by, curve
+from ptq_eval.sampling import Design
 
 MIN_CHECKPOINTS = 4
 """The fewest checkpoints that are continued; a delta is significant if the last so many exceed two standard errors.
@@ -28,7 +29,8 @@ class Series:
 
     tokens, loss_fp, delta and se (of delta, zero where unknown) are [n], in tokens and nats per token.  phase [n] is
     the share of the learning rate's decay that is done (0 to 1), NaN where unknown.  windows [n, n_windows] is the loss
-    after quantization per evaluation window, None where it is not known of every checkpoint.
+    after quantization per evaluation window, None where it is not known of every checkpoint; design is how these were
+    drawn.
     """
 
     run: str
@@ -41,6 +43,7 @@ class Series:
     se: np.ndarray
     phase: np.ndarray
     windows: np.ndarray | None = None
+    design: Design | None = None
 
     @property
     def x(self) -> np.ndarray:
@@ -122,6 +125,7 @@ def _series(group: list[Point], run: str, name: str, bits: float, windows: Windo
         [p.training for p in group],
         columns["D"],
     )[0]
+    *_, per_window, design = curve(group, windows, quantized=True)
     return Series(
         run,
         name,
@@ -132,5 +136,6 @@ def _series(group: list[Point], run: str, name: str, bits: float, windows: Windo
         delta=columns["delta"],
         se=np.nan_to_num(columns["se"]),
         phase=phase - 1.0,
-        windows=curve(group, windows, quantized=True)[2],
+        windows=per_window,
+        design=design,
     )

@@ -35,6 +35,7 @@ class _PowerSum(Law):
 
     response: ClassVar[str] = "loss"
     min_scatter: ClassVar[float] = 1e-4
+    absent: ClassVar[tuple[str, ...]] = ("A", "B")
     terms: ClassVar[tuple[tuple[str, str, str], ...]]
 
     def predict(self, theta: Theta, data: Data) -> np.ndarray:

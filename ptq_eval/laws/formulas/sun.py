@@ -45,6 +45,7 @@ class Sun(Law):
         Parameter("nu", 0.0, 20.0),
     )
     linear = ("E", "A", "B")
+    absent = ("A", "B")
     needs: Mapping[str, int] = {"N": 3, "D": 3, "E_bits": 2, "M_bits": 2}
 
     def predict(self, theta: Theta, data: Data) -> np.ndarray:

@@ -129,6 +129,8 @@ class Reader:
             remedy = f"--columns {name}=COLUMN"
             raise ColumnError(what, allowed=", ".join(self.table) or "none", remedy=remedy)
         self._refuse(~np.isfinite(values), values, name, NotFiniteError, "is blank, NaN or infinite")
+        if name in self.law.signed:
+            return values
         if name in self.law.from_zero:
             self._refuse(values < 0, values, name, NotPositiveError, "is negative", at_least="= 0")
         elif name != "delta":

@@ -32,6 +32,7 @@ from ptq_eval.laws.base import Estimate, finite_or_none
 from ptq_eval.laws.fit.bootstrap import window_noise
 from ptq_eval.laws.turning import significance
 from ptq_eval.laws.turning.significance import MIN_TO_TEST, POWER, SIGNIFICANCE
+from ptq_eval.sampling import Design, standard_error
 
 MIN_FOR_SCATTER = 4
 MIN_FOR_MEDIAN = 6
@@ -83,14 +84,15 @@ def turning_point(
     tokens: np.ndarray,
     loss: np.ndarray,
     windows: np.ndarray | None,
+    design: Design | None = None,
     *,
     errors: np.ndarray | None = None,
     seed: int = 0,
     n_boot: int = 200,
     level: float = 0.9,
 ) -> TurningPoint:
-    """The minimum of `loss` [n] (nats per token) over `tokens` [n], with `windows` [n, n_windows] where known, or else
-    the standard errors [n] of the losses.
+    """The minimum of `loss` [n] (nats per token) over `tokens` [n], with `windows` [n, n_windows] where known, drawn by
+    `design` (None: as if independently), or else the standard errors [n] of the losses.
 
     Losses that are not finite are excluded; if none remains, everything is NaN.  Alone, a line's adjusted p-value is
     its p-value.
@@ -104,6 +106,7 @@ def turning_point(
     noise = _Evaluation(
         windows[rows] if windows is not None and windows.shape[1] > 1 else None,
         None if errors is None else np.asarray(errors, float)[rows],
+        design,
     )
     i, last = int(np.argmin(loss)), len(loss) - 1
     scatter = checkpoint_scatter(x, loss)
@@ -138,18 +141,18 @@ class _Evaluation:
 
     windows: np.ndarray | None
     errors: np.ndarray | None
+    design: Design | None = None
 
     def variance(self, weights: np.ndarray) -> float:
         """That of the sum of the losses times `weights` [n]; NaN if nothing is known."""
         if self.windows is not None:
-            paired = weights @ self.windows
-            return float(paired.var(ddof=1)) / len(paired)
+            return standard_error(weights @ self.windows, self.design) ** 2
         return math.nan if self.errors is None else float(np.sum(np.square(weights * self.errors)))
 
     def draws(self, n_boot: int, seed: int) -> np.ndarray | float:
         """Changes of the losses [n_boot, n] when the evaluation is drawn anew; 0 if nothing is known."""
         if self.windows is not None:
-            return window_noise(self.windows, n_boot, seed)
+            return window_noise(self.windows, n_boot, seed, self.design)
         if self.errors is None:
             return 0.0
         return self.errors * np.random.default_rng([seed, 0]).standard_normal((n_boot, len(self.errors)))

@@ -20,6 +20,7 @@ import numpy as np
 from ptq_eval.laws.base import SIGNIFICANT, Estimate, finite_or_none
 from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.turning.observed import TurningPoint, checkpoint_scatter
+from ptq_eval.sampling import Design, standard_error
 
 LEVEL = 0.9
 """Of the intervals of an observed turn and of a forecast."""
@@ -132,11 +133,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Curve:
-    """A measured loss [n] (nats per token) over tokens [n], with windows [n, n_windows] where known."""
+    """A measured loss [n] (nats per token) over tokens [n], with windows [n, n_windows] where known, and how these were
+    drawn (None: as if independently)."""
 
     tokens: np.ndarray
     loss: np.ndarray
     windows: np.ndarray | None = None
+    design: Design | None = None
 
 
 def verdict(
@@ -253,7 +256,7 @@ def falls_beyond(curve: Curve, tokens: float) -> bool:
     error = math.sqrt(2) * (scatter if math.isfinite(scatter) else 0.0)
     if curve.windows is not None and curve.windows.shape[1] > 1:
         difference = curve.windows[order[before]] - curve.windows[order[after]]
-        error = math.hypot(error, float(difference.std(ddof=1)) / math.sqrt(len(difference)))
+        error = math.hypot(error, standard_error(difference, curve.design))
     elif not math.isfinite(scatter):
         return False
     return bool(loss[before] - loss[after] > SIGNIFICANT * error)

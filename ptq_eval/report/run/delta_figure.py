@@ -18,6 +18,7 @@ from ptq_eval.laws.base import SIGNIFICANT
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame, Study, predict
 from ptq_eval.report.common.tables import title
+from ptq_eval.sampling import errors_needed
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -38,7 +39,8 @@ def data(study: Study) -> Frame:
     rows = study.measured
     rows = rows[(rows["tokens_per_param"] > 0) & np.isfinite(rows["tokens_per_param"])]
     points = rows.assign(quantizer=rows["label"], run=rows["trajectory"], kind="measured")
-    points["shown"] = np.where(points["delta"].abs() > SIGNIFICANT * points["delta_se"].fillna(0), "clear", "noise")
+    errors = errors_needed(points["delta_df"]) if "delta_df" in points else SIGNIFICANT
+    points["shown"] = np.where(points["delta"].abs() > errors * points["delta_se"].fillna(0), "clear", "noise")
     curves = [
         _curve(study, label, run, bits, group)
         for (label, run, bits), group in points.groupby(["quantizer", "run", "bits"], sort=False)

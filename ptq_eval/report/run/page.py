@@ -30,6 +30,7 @@ from ptq_eval.report.common.words import interval_text, plural
 from ptq_eval.report.comparison import page as comparison
 from ptq_eval.report.run.words import answers, early, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
+from ptq_eval.sampling import Covers, errors_needed
 
 LIMITS = (
     "Loss on one text under one protocol is not accuracy on a task; a small δ can hide a large loss of ability, and "
@@ -47,6 +48,11 @@ LIMITS = (
 )
 ROUNDING = "rtn"
 
+_COVERS = {
+    Covers.TEXT: "are about this text as a whole, from which the windows are drawn at random",
+    Covers.TEXTS: "are about other documents of this kind: windows of one document count together",
+    Covers.PASSAGES: "are about other passages of the same documents only, in stretches of neighbouring windows",
+}
 _GRID = ["point", "bits", "group_size", "symmetric"]
 _DELTAS = (("delta", "delta_se"), ("delta_rtn", "delta_se_rtn"), ("difference", "error"))
 _HEADER = ("method", "checkpoint", "bits", "δ of the method", "δ of RTN", "difference")
@@ -140,7 +146,8 @@ def _worse_than_rounding(study: Study) -> str:
     count = f"{len(both)} pair{'s' * (len(both) != 1)} on the same grid compared. "
     text = f"{count}Where two methods are equal, chance puts one pair in forty beyond two standard errors.\n\n"
     worse = both[both["difference"] > 0]
-    significant = worse["difference"] > SIGNIFICANT * worse["error"]
+    errors = errors_needed(worse["delta_df"]) if "delta_df" in worse else SIGNIFICANT
+    significant = worse["difference"] > errors * worse["error"]
     if significant.any():
         rows = [_row(row) for _, row in worse[significant].iterrows()]
         text += "By more than two standard errors:\n\n" + tables.markdown(_HEADER, rows, left=2)
@@ -258,6 +265,7 @@ def _provenance(study: Study) -> str:
         windows += " (fewer where a delta ended early)"
     devices = ", ".join(sorted({" ".join(pair) for pair in zip(study.rows["device"], study.rows["dtype"])}))
     text = _bullets([f"Windows per loss: {windows or 'unknown'}. Device and type: {devices.strip() or 'unknown'}."])
+    text += _bullets(_errors(study))
     for name in ("options", "versions", "digests", "overlap", "git", "machine"):
         if study.run.get(name):
             text += f"\n### {name.capitalize()}\n\n" + _pairs(study.run[name])
@@ -265,6 +273,20 @@ def _provenance(study: Study) -> str:
         text += f"\nMeasuring took {number(study.run['seconds']):.0f} seconds.\n"
     notes = _bullets(note for note in study.run.get("notes") or () if note not in study.warnings)
     return text + (f"\n### Notes\n\n{notes}" if notes else "")
+
+
+def _errors(study: Study) -> Iterator[str]:
+    """What the standard errors of δ are about, and how many independent windows the windows are worth."""
+    rows = study.measured
+    if "covers" not in rows:  # tables of earlier versions
+        return
+    for covers, own in rows[rows["covers"].isin([*Covers])].groupby("covers", sort=False):
+        worth = own["effective_windows"].astype(float).quantile([0.25, 0.5, 0.75]).dropna().round().astype(int)
+        low, middle, high = worth if len(worth) else (None, None, None)
+        half = (
+            f"; the windows are worth {middle} independent ones (half of the deltas: {low} to {high})" if high else ""
+        )
+        yield f"Standard errors of δ {_COVERS[Covers(covers)]}{half}."
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ptq_eval.errors import BitsError, NotPositiveError, OptionError, PlanError, UnitsError
+from ptq_eval.errors import BitsError, OptionError, PlanError, UnitsError
 from ptq_eval.laws.calculator import critical_tokens
 from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.formulas.presets import EPOCH_2024, HOFFMANN_2022, KUMAR_2024, OUYANG_2024, PRESETS, SUN_2025
@@ -100,7 +100,7 @@ def test_nothing_can_be_answered():
     [
         ({"params": 1.0}, UnitsError),
         ({"params": 7.0}, UnitsError),
-        ({"params": -1e9}, NotPositiveError),
+        ({"params": -1e9}, OptionError),
         ({"params": math.nan}, OptionError),
         ({"params": math.inf}, OptionError),
         ({"params": 1e9, "tokens": 20.0}, UnitsError),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ptq_eval.errors import NotPositiveError, UnitsError
+from ptq_eval.errors import OptionError, UnitsError
 from ptq_eval.laws.formulas.presets import KUMAR_2024
 from ptq_eval.laws.plan.answers import Planner, Question, plan
 from ptq_eval.laws.plan.optimum import Budget, optimum
@@ -59,8 +59,8 @@ def test_offset_moves_the_precision_to_the_root_of_its_equation():
         ("memory", 80, UnitsError),
         ("budget", 21, UnitsError),
         ("budget", 1e60, UnitsError),
-        ("params", 0, NotPositiveError),
-        ("params", -1e9, NotPositiveError),
+        ("params", 0, OptionError),
+        ("params", -1e9, OptionError),
     ],
 )
 def test_counts_that_cannot_be_meant(name, value, error):

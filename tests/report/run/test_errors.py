@@ -1,0 +1,47 @@
+"""Contract: what a report says of its standard errors, and that a comparison with rounding is paired."""
+
+from __future__ import annotations
+
+import pytest
+
+from ptq_eval.report.common.data import Study
+from ptq_eval.report.run import page
+from tests.report.synthetic import make_fit, make_table
+
+COVERED = {
+    "text": "are about this text as a whole",
+    "texts": "are about other documents of this kind",
+    "passages": "are about other passages of the same documents only",
+}
+
+
+def study(table):
+    return Study(table, make_fit(table), {})
+
+
+@pytest.mark.parametrize("covers", COVERED)
+def test_the_page_says_what_the_errors_are_about_and_what_the_windows_are_worth(covers):
+    table = make_table(runs=("small",), quantizers=("rtn",), bits=(3, 4))
+    table.loc[table["quantizer"] != "none", "covers"] = covers
+    text = page.document(study(table))
+    assert [words in text for words in COVERED.values()] == [name == covers for name in COVERED]
+    assert "the windows are worth 70 independent ones (half of the deltas: 70 to 70)" in text
+
+
+def test_a_table_of_an_earlier_version_says_nothing_of_it():
+    table = make_table(runs=("small",), quantizers=("rtn",), bits=(3, 4))
+    older = table.drop(
+        columns=["delta_df", "effective_windows", "documents", "covers", "over_rounding", "over_rounding_se"]
+    )
+    assert "Standard errors of δ are" not in page.document(study(older))
+
+
+def test_a_method_is_compared_with_rounding_by_the_paired_error():
+    """δ of GPTQ is larger by 0.03: three errors if the windows are paired, and noise if they are not."""
+    table = make_table(runs=("small",), quantizers=("rtn", "gptq"), bits=(3,))
+    one = table["tokens_per_param"] == table["tokens_per_param"].min()
+    table.loc[table["quantizer"] != "none", ["delta", "delta_se"]] = (0.2, 0.05)
+    table.loc[one & (table["quantizer"] == "gptq"), ["delta", "over_rounding", "over_rounding_se"]] = (0.23, 0.03, 0.01)
+    assert "0.030(10)" in page.document(study(table))
+    table["over_rounding_se"] = float("nan")
+    assert "By more than two standard errors" not in page.document(study(table))
