@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ptq_eval.laws.findings import Caution
@@ -159,7 +159,7 @@ def _early(study: Study, rows: Frame) -> str:
     return early_text(len(used), len(rows), statistics.median(used), used[0], used[-1], whole) if used else ""
 
 
-def answers(study: Study) -> Iterator[tuple[str, str, str, Entry]]:
+def sentences(study: Study) -> Iterator[tuple[str, str, str, Entry]]:
     """(run, "gptq, 2 bits", sentences, entry) of every entry on critical tokens, in the study's order."""
     place = {name: i for i, name in enumerate([*study.runs, *study.labels])}
 
@@ -185,9 +185,16 @@ def unknown_tokens(study: Study) -> Iterator[tuple[str, str]]:
             yield run, words + "`--tokens`, or write a `trajectory.yaml`, and run the same command again."
 
 
-def warning_text(caution: Entry) -> str:
-    """A caution of `fit.json` as a sentence."""
-    return _TEXTS[Caution(caution["kind"])](caution)
+def warning_texts(cautions: Sequence[Entry]) -> list[str]:
+    """The cautions of `fit.json` as sentences; one of several quantizers where these have the same."""
+    texts: dict[str, None] = {}
+    for one in cautions:
+        kind = Caution(one["kind"])
+        if kind in _GROUPED:
+            texts[_GROUPED[kind]([other for other in cautions if other["kind"] == kind])] = None
+        else:
+            texts[_TEXTS[kind](one)] = None
+    return list(texts)
 
 
 def _full_precision_rises(facts: Entry) -> str:
@@ -240,10 +247,11 @@ def _runs_of_sizes(facts: Entry) -> str:
     )
 
 
-def _negative(facts: Entry) -> str:
-    n, deltas = facts["negative"], facts["deltas"]
-    are = "is negative; it is fitted like all others" if n == 1 else "are negative; they are fitted like all others"
-    return f"{facts['quantizer']}: {n} of {plural(deltas, 'delta')} ({100 * n / deltas:.0f} %) {are}"
+def _negative(cautions: Sequence[Entry]) -> str:
+    counts = [f"{one['negative']} of {plural(one['deltas'], 'delta')} of {one['quantizer']}" for one in cautions]
+    if sum(one["negative"] for one in cautions) == 1:
+        return f"{counts[0]} is negative; it is fitted like all others"
+    return f"{listed(counts)} are negative; they are fitted like all others"
 
 
 def _extrapolated(facts: Entry) -> str:
@@ -254,13 +262,15 @@ def _extrapolated(facts: Entry) -> str:
     return f"{text}; {far} of them by more than {facts['limit']:g}×, too far to believe" if far else text
 
 
-def _poor_fit(facts: Entry) -> str:
+def _poor_fits(cautions: Sequence[Entry]) -> str:
+    which = listed(f"{_configuration(one)} ({poor_text(one)})" for one in cautions)
+    return f"the law describes the deltas poorly of {which}; do not rely on its constants or on predictions from them"
+
+
+def _configuration(facts: Entry) -> str:
     grid = f"group size {facts['group_size']}" if facts["group_size"] else "one scale per row"
     calibration = f", {facts['calibration']}" if facts["calibration"] not in ("", "none") else ""
-    return (
-        f"{facts['quantizer']} ({grid}{calibration}): the law describes these deltas poorly ({poor_text(facts)}); do "
-        "not rely on its constants or on predictions from them"
-    )
+    return f"{facts['quantizer']} with {grid}{calibration}"
 
 
 _TEXTS: Mapping[Caution, Callable[[Entry], str]] = {
@@ -275,10 +285,13 @@ _TEXTS: Mapping[Caution, Callable[[Entry], str]] = {
     Caution.NO_TREND: _no_trend,
     Caution.SCATTER_UNSURE: _scatter_unsure,
     Caution.RUNS_OF_SIZES: _runs_of_sizes,
-    Caution.NEGATIVE_DELTAS: _negative,
     Caution.EXTRAPOLATED: _extrapolated,
-    Caution.POOR_FIT: _poor_fit,
 }
+_GROUPED: Mapping[Caution, Callable[[Sequence[Entry]], str]] = {
+    Caution.NEGATIVE_DELTAS: _negative,
+    Caution.POOR_FIT: _poor_fits,
+}
+"""Warnings about one quantizer, several of which make one sentence."""
 
 
 def notes(results: Results) -> list[str]:
