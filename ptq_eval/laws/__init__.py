@@ -36,7 +36,8 @@ from ptq_eval.laws.formulas.presets import (
 )
 from ptq_eval.laws.simulate import grid, paper_design, simulate
 from ptq_eval.laws.turning.observed import TurningPoint, turning_point
-from ptq_eval.laws.turning.predicted import CriticalTokens, Verdict, VerdictKind
+from ptq_eval.laws.turning.predicted import CriticalTokens
+from ptq_eval.laws.turning.verdict import Verdict, VerdictKind
 
 __all__ = [
     "CHEN_2025",

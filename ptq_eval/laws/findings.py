@@ -46,6 +46,8 @@ class Why(StrEnum):
     LAW_MISSES_DELTAS = "law_misses_deltas"  # bits, clear, deltas
     FULL_PRECISION_RISES = "full_precision_rises"
     TOO_FAR = "too_far"  # factor
+    REFUTED = "refuted"  # conflict
+    FORECAST_OPEN = "forecast_open"  # checkpoints
 
 
 class Caution(StrEnum):

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ptq_eval.laws.base import SIGNIFICANT, FitResult, n_distinct
-from ptq_eval.laws.findings import Caution, Finding, caution
+from ptq_eval.laws.findings import Caution, Finding, Why, caution
 from ptq_eval.laws.fit.requirements import MIN_SIZES
 from ptq_eval.laws.turning.observed import TurningPoint
-from ptq_eval.laws.turning.predicted import MAX_FACTOR, CriticalTokens, poor_fit
+from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit
 from ptq_eval.laws.turning.significance import MIN_TO_TEST, SIGNIFICANCE
+from ptq_eval.laws.turning.verdict import MAX_FACTOR, VerdictKind
 from ptq_eval.results.points import FULL_PRECISION, Config, Point, by
 
 FEW_RUNS = 10
@@ -123,9 +124,15 @@ def poor_fits(config: Config, result: FitResult) -> list[Finding]:
 
 
 def _extrapolated(critical: Sequence[CriticalTokens]) -> list[Finding]:
-    beyond = [c.extrapolation_factor for c in critical if c.extrapolation_factor > 1]
+    said = [c for c in critical if c.verdict.kind is VerdictKind.PREDICTED or _too_far(c)]
+    beyond = [c.extrapolation_factor for c in said if c.extrapolation_factor > 1]
     if not beyond:
         return []
     far = sum(factor > MAX_FACTOR for factor in beyond)
     facts = {"extrapolated": len(beyond), "critical_tokens": len(critical), "largest": max(beyond)}
     return [caution(Caution.EXTRAPOLATED, **facts, too_far=far, limit=MAX_FACTOR)]
+
+
+def _too_far(critical: CriticalTokens) -> bool:
+    reason = critical.verdict.reason
+    return reason is not None and reason.kind is Why.TOO_FAR

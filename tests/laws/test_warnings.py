@@ -5,7 +5,7 @@ import pytest
 
 from ptq_eval.laws import Caution, Estimate, TurningPoint, Why, analyse, critical_tokens, fit, turning_point
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
-from ptq_eval.laws.turning.predicted import Share, verdict
+from ptq_eval.laws.turning.verdict import Share, verdict
 from ptq_eval.report import with_texts
 from tests.laws.synthetic import RATIO, RATIOS, SMALL_LOSS, points, ratio, table
 
@@ -43,7 +43,7 @@ def test_a_run_of_four_checkpoints_is_warned_of_and_its_answer_says_so():
     assert [entry["untested"] for entry in out["critical_tokens"]] == ["few_checkpoints"] * 3
     said = with_texts(out)["critical_tokens"][0]["verdict"]
     assert not out["critical_tokens"][0]["interior"]
-    assert said.startswith(("predicted", "not identif"))
+    assert said.startswith(("not harmful before", "forecast", "not identif"))
 
 
 @pytest.mark.parametrize(

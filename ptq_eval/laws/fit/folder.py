@@ -22,10 +22,12 @@ from ptq_eval.laws.findings import Caution, Finding, Why, caution, why
 from ptq_eval.laws.fit.choice import Choice
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.requirements import standard_errors
+from ptq_eval.laws.forecast.turns import Line, forecasts
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
 from ptq_eval.laws.turning.observed import TurningPoint, controlled, turning_point
-from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit, predict, verdict
+from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit, predict
+from ptq_eval.laws.turning.verdict import Curve, Forecast, refutation, verdict
 from ptq_eval.laws.warnings import cautions, poor_fits
 from ptq_eval.results.points import (
     FULL_PRECISION,
@@ -43,13 +45,10 @@ from ptq_eval.results.points import (
 )
 
 VERSION = 3
-"""Of the meaning of the returned object; since 3, "interior" is a test with control over all lines."""
+"""Of the meaning of the returned object; since 3, "interior" is a test with control over all lines, "answer" says which
+interval counts, and "predicted" is null where it is refuted."""
 
 MIN_OWN_CURVE = 6
-
-
-Line = tuple[Config, str, float]
-"""A configuration, a trajectory and a bit-width: one curve over D."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,7 @@ def fit_points(
     curves, fitted = _curves(full, windows, seed, n_boot, laws.loss)
     critical: list[tuple[Config, CriticalTokens]] = []
     poor: list[Finding] = []
+    ahead = forecasts(points, windows, seed=seed)
     windows_of = {(p.run, p.step, p.D): p.n_windows for p in full}
     quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
     lines = _lines(quantized)
@@ -115,7 +115,10 @@ def fit_points(
                 known, rise = curves.get(name), rises.get(name)
                 alone = [one is known for one in curves.values()].count(True) == 1
                 tokens = [p.D for p in (own if alone else group)]
-                one = _critical(lines[place], turns[place], law, result, known, rise, tokens)
+                measured = Curve(*curve(lines[place], windows, quantized=True))
+                one = _critical(
+                    lines[place], measured, turns[place], law, result, known, rise, tokens, ahead.get(place)
+                )
                 critical.append((config, one))
     found = [*cautions(points, rises, [one for _, one in critical]), *poor]
     content = {
@@ -212,12 +215,14 @@ def _early(points: list[Point], windows_of: Mapping[tuple[str, str, float], floa
 
 def _critical(
     points: list[Point],
+    measured: Curve,
     observed: TurningPoint,
     law: Law,
     delta: FitResult,
     loss: FitResult | None,
     full: TurningPoint | None,
     tokens: list[float],
+    forecast: Forecast | None,
 ) -> CriticalTokens:
     """D_crit of one trajectory at one bit-width; `full` is the turn of its full-precision loss, `tokens`
     are the D behind the prediction."""
@@ -227,16 +232,18 @@ def _critical(
         doubt = partial(_doubt, points, law, delta)
         predicted, reason = predict(law, delta, loss, {"N": N, "P": P}, tokens=tokens, doubt=doubt)
     rise, rises = _full_precision_rise(points, observed), bool(full and full.interior)
-    judged = {"full_rises": rises, "full_rise": rise, "poor": poor_fit(delta)}
+    withheld = refutation(predicted, measured, observed, forecast)
+    judged = {"full_rises": rises, "full_rise": rise, "poor": poor_fit(delta), "withheld": withheld}
     return CriticalTokens(
         run=points[0].trajectory,
         params=N,
         quantizer=points[0].config.quantizer,
         bits=P,
         largest_tokens=largest,
-        predicted=predicted,
+        predicted=None if withheld else predicted,
         observed=observed,
-        verdict=verdict(predicted, reason, largest, observed, **judged),
+        forecast=forecast,
+        verdict=verdict(predicted, reason, largest, observed, forecast, level=delta.level, **judged),
         full_precision_rise=rise,
     )
 

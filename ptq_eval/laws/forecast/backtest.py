@@ -29,7 +29,7 @@ import numpy as np
 
 from ptq_eval.laws.base import SIGNIFICANT
 from ptq_eval.laws.forecast.baselines import METHODS, Method
-from ptq_eval.laws.forecast.forecast import HORIZON, Paths, grid, turn
+from ptq_eval.laws.forecast.forecast import HORIZON, Paths, grid, says_something, turn
 from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series
 from ptq_eval.laws.turning.observed import TurningPoint, checkpoint_scatter, controlled, turning_point
 from ptq_eval.results.points import by
@@ -199,7 +199,7 @@ def _turn_statement(series: Series, origin: float, method: str, paths: Paths, le
     return Statement(
         series.run, series.quantizer, series.bits, origin, What.TURN, math.nan, said.low, said.value, said.high, level,
         truth.place, refuted, method, Ahead.OPEN,
-        made=math.isfinite(said.high) or said.low > series.tokens[0],
+        made=says_something(said, series),
         decisive=decisive,
         width=high - low if decisive else math.nan,
         score=interval_score(low, high, place, level) if decisive else math.nan,

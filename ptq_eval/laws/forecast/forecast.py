@@ -13,8 +13,8 @@ drawn from Student's distribution with their noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Paths:
 
     loss and delta are [draws, m] paths of the loss after quantization and of delta; measured_loss and measured_delta
     have the scatter of checkpoints added; all in nats per token.  Beyond the last checkpoint they are forecasts, up to
-    it they say what is known of the past.
+    it they say what is known of the past.  weights: the share of each candidate by name, of "loss" and "delta".
     """
 
     x: np.ndarray
@@ -45,6 +45,7 @@ class Paths:
     delta: np.ndarray
     measured_loss: np.ndarray
     measured_delta: np.ndarray
+    weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def interval(self, what: np.ndarray, tokens: float, level: float) -> tuple[float, float, float]:
         """(low, median, high) of one of the arrays at D = `tokens`, which is one of the places."""
@@ -80,9 +81,10 @@ def draw(
     past, now = series.x, series.loss_q
     x = grid(series.tokens[-1]) if x is None else np.asarray(x, float)
     rng = np.random.default_rng([seed, len(past)])
-    before = _losses(series, x, rng, n_draws)
+    before, shares = _losses(series, x, rng, n_draws)
+    of_delta: dict[str, float] = {}
     if series.significant:
-        grown, measured = _growing(series, siblings, learned or learn(siblings), x, rng, n_draws)
+        grown, measured, of_delta = _growing(series, siblings, learned or learn(siblings), x, rng, n_draws)
         noise = float(series.noise[-1])
     else:
         grown, measured = _staying(series, x, rng, n_draws)
@@ -97,31 +99,37 @@ def draw(
         np.hstack([deltas, grown]),
         np.hstack([seen, scattered]),
         np.hstack([deltas, measured]),
+        {"loss": shares, "delta": of_delta},
     )
 
 
-def _losses(series: Series, x: np.ndarray, rng: np.random.Generator, n_draws: int) -> np.ndarray:
-    """Paths of the full-precision loss at x, [n_draws, m]."""
+def _losses(
+    series: Series, x: np.ndarray, rng: np.random.Generator, n_draws: int
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Paths of the full-precision loss at x, [n_draws, m], and the share of each candidate."""
     history = History(series.x, series.loss_fp, np.full_like(series.x, series.scatter), series.phase)
     weights, curves = combine([history], LOSS), LOSS.curves(history)
     steepness = slope(curves, weights.weights, series.x[-1])
     t = rng.standard_t(weights.freedom, (n_draws, 1))
-    return _mixed(curves, weights, x, rng, n_draws) + t * weights.error * steepness * (x - series.x[-1])
+    drawn, shares = _mixed(curves, weights, x, rng, n_draws)
+    return drawn + t * weights.error * steepness * (x - series.x[-1]), shares
 
 
 def _growing(
     series: Series, siblings: Sequence[Series], weights: Weights, x: np.ndarray, rng: np.random.Generator, n_draws: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Paths of a significant delta at x and what would be measured there, [n_draws, m] each."""
+) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+    """Paths of a significant delta at x and what would be measured there, [n_draws, m] each, and the candidates'
+    shares."""
     history = _delta_history(series, siblings)
     t = rng.standard_t(weights.freedom, (n_draws, 1))
-    grown = np.maximum(_mixed(DELTA.curves(history), weights, x, rng, n_draws), 0.0)
+    drawn, shares = _mixed(DELTA.curves(history), weights, x, rng, n_draws)
+    grown = np.maximum(drawn, 0.0)
     grown = grown * np.exp(np.clip(t * weights.error * (x - series.x[-1]), *LOG_RANGE))
     level, noise = level_of_delta(history), float(history.noise[-1])
     scatter = noise * grown / level if level > 0 else np.full_like(grown, noise)
     # The scatter of the last checkpoint, from which the path starts, and that of the one to come.
     start, end = rng.standard_normal((n_draws, 1)), rng.standard_normal(grown.shape)
-    return grown, grown + scatter * (start + end)
+    return grown, grown + scatter * (start + end), shares
 
 
 def _staying(series: Series, x: np.ndarray, rng: np.random.Generator, n_draws: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,10 +143,12 @@ def _staying(series: Series, x: np.ndarray, rng: np.random.Generator, n_draws: i
 
 def _mixed(
     curves: dict[str, Curve], weights: Weights, x: np.ndarray, rng: np.random.Generator, n_draws: int
-) -> np.ndarray:
-    """One candidate per draw, by weight: [n_draws, m]."""
+) -> tuple[np.ndarray, dict[str, float]]:
+    """One candidate per draw, by weight: [n_draws, m], and the weights as shares by name."""
     shares = np.array([weights.weights[name] for name in curves])
-    return np.array([curve(x) for curve in curves.values()])[rng.choice(len(shares), n_draws, p=shares / shares.sum())]
+    shares = shares / shares.sum()
+    drawn = np.array([curve(x) for curve in curves.values()])[rng.choice(len(shares), n_draws, p=shares)]
+    return drawn, dict(zip(curves, shares.tolist()))
 
 
 def _delta_history(series: Series, siblings: Sequence[Series]) -> History:
@@ -166,3 +176,8 @@ def turn(paths: Paths, level: float = 0.9) -> Turn:
         float(value) if open_share < 0.5 else math.inf,
         float(high) if open_share <= tail else math.inf,
     )
+
+
+def says_something(said: Turn, series: Series) -> bool:
+    """Whether the upper end of a turn is finite, or its lower end beyond the first checkpoint."""
+    return math.isfinite(said.high) or said.low > series.tokens[0] * (1 + 1e-9)

@@ -15,7 +15,7 @@ from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.plan.answers import Planner
 from ptq_eval.laws.plan.optimum import BITS, Budget, optimum
 from ptq_eval.laws.plan.question import Reason, Setting
-from ptq_eval.laws.turning.predicted import MAX_FACTOR
+from ptq_eval.laws.turning.verdict import MAX_FACTOR
 
 POINTS, BUDGETS, GRID = 70, 25, 61
 MAX_RATIO = 1e4

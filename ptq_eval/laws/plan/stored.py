@@ -21,11 +21,11 @@ import numpy as np
 
 from ptq_eval.errors import NothingToFitError, OutputMismatchError, PlanError
 from ptq_eval.laws.base import Coverage, Estimate, FitResult, FitStatus
-from ptq_eval.laws.findings import Finding, Why, why_from
+from ptq_eval.laws.findings import Finding, Why, why, why_from
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.plan.question import Reason
 from ptq_eval.laws.plan.source import TRAINED, Source, from_fits
-from ptq_eval.laws.turning.predicted import VerdictKind
+from ptq_eval.laws.turning.verdict import VerdictKind
 from ptq_eval.results.load import load
 from ptq_eval.results.points import FULL_PRECISION
 
@@ -141,14 +141,17 @@ def from_stored(
 def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, Finding | None], ...]:
     """(N, bits, why there is no predicted D_crit or None) for entries of `critical_tokens`.
 
-    A prediction that the fit calls too far to believe is kept: the plan judges the distance of its own N.
+    A prediction that the fit calls too far to believe is kept: the plan judges the distance of its own N.  So is one
+    beside a forecast that says nothing; one that the measurements refute is not.
     """
     found = []
     for entry in critical:
         if (N := entry.get("params")) and (bits := entry.get("bits")):
             reason = why_from(entry.get("reason"))
-            far = reason is not None and reason.kind is Why.TOO_FAR
-            known = entry.get("predicted") and (far or entry.get("verdict_kind") != VerdictKind.NOT_IDENTIFIED)
+            kept = reason is not None and reason.kind in (Why.TOO_FAR, Why.FORECAST_OPEN)
+            known = entry.get("predicted") and (kept or entry.get("verdict_kind") != VerdictKind.NOT_IDENTIFIED)
+            if withheld := entry.get("withheld"):
+                reason = why(Why.REFUTED, conflict=withheld)
             facts = {"found": reason, "run": str(entry.get("run") or "")}
             found.append((float(N), float(bits), None if known else Finding(Reason.FIT_GIVES_NONE, facts)))
     return tuple(found)

@@ -11,9 +11,9 @@ factor of `MAX_SPREAD`, or that is farther out than `REACH` times the range of D
 constants of a law scatter, not whether the law still holds out there, and over a short range any smooth curve passes
 for a power law.
 
-A prediction is one thing, an observation another.  `CriticalTokens` has both, and `Verdict` says which of them counts;
-a prediction beyond `MAX_FACTOR` times the largest D seen is kept but not believed.  A table of a user has no
-evaluation windows, so no rise in it can be called significant and its verdicts are never "observed".
+A prediction is one thing, an observation another, a forecast from the run's own checkpoints a third.  `CriticalTokens`
+has all of them, and `turning.verdict` says which of them counts.  A table of a user has no evaluation windows, so no
+rise in it can be called significant and its verdicts are never "observed".
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -30,9 +29,7 @@ from ptq_eval.laws.base import Data, Estimate, FitKind, FitResult, Law, finite_o
 from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.fit import bootstrap
 from ptq_eval.laws.turning.observed import TurningPoint, turning_point
-
-MAX_FACTOR = 100.0
-"""The multiple of the largest D seen beyond which a prediction is not believed."""
+from ptq_eval.laws.turning.verdict import Curve, Forecast, PoorFit, Verdict, refutation, verdict
 
 MAX_SPREAD = 100.0
 """D_crit is not identified if the ends of its interval differ by more than this factor."""
@@ -44,72 +41,8 @@ REACH = 2.0
 """How far beyond the largest D a prediction may lie, in units of the range of D seen, both as logarithms: from a range
 of 4× as far as 16×."""
 
-PART_SHARE, MAIN_SHARE = 0.2, 0.5
-"""The shares of an observed rise from which the full-precision loss's own rise is a part of it, and its main cause."""
-
 MAX_PLACES = 500
 """Combinations of N and P beyond which a table gives no list: one point each is no trajectory."""
-
-
-class VerdictKind(StrEnum):
-    """What is known about D_crit."""
-
-    OBSERVED = "observed"
-    PREDICTED = "predicted"
-    NOT_IDENTIFIED = "not_identified"
-
-
-class Conflict(StrEnum):
-    """How the measurement disagrees with a turn that is predicted inside its range."""
-
-    NO_SECOND_CHECKPOINT = "no_second_checkpoint"
-    STILL_FALLS = "still_falls"
-    NOT_CONFIRMED = "not_confirmed"
-
-
-class Share(StrEnum):
-    """The part that the full-precision loss has in an observed rise."""
-
-    PART = "part"
-    MAIN = "main"
-
-
-@dataclass(frozen=True)
-class PoorFit:
-    """How poorly a law describes its points: R² of the response itself, and the relative scatter (NaN if unknown)."""
-
-    r2: float
-    scatter: float
-
-    def to_dict(self) -> dict[str, float | None]:
-        """A JSON object."""
-        return {"r2": finite_or_none(self.r2), "scatter": finite_or_none(self.scatter)}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is known about D_crit, and what qualifies it.
-
-    reason: why it is not identified.  conflict: of a prediction inside the range, how the measurement disagrees.
-    share: of an observed rise, what the full-precision loss has to do with it.  poor_fit: the law behind a prediction
-    describes its points poorly.
-    """
-
-    kind: VerdictKind
-    reason: Finding | None = None
-    conflict: Conflict | None = None
-    share: Share | None = None
-    poor_fit: PoorFit | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields of an entry of `critical_tokens` that hold it."""
-        return {
-            "verdict_kind": self.kind.value,
-            "reason": self.reason.to_dict() if self.reason else None,
-            "conflict": self.conflict.value if self.conflict else None,
-            "full_precision_share": self.share.value if self.share else None,
-            "poor_fit": self.poor_fit.to_dict() if self.poor_fit else None,
-        }
 
 
 @dataclass(frozen=True)
@@ -118,6 +51,7 @@ class CriticalTokens:
 
     `at` holds the variables beside N and bits that it holds for: a floating-point format, a group size, training
     precisions.  `trained_as_served`: the model is trained in the precision that is served; nothing is quantized after.
+    `predicted` is None where there is no prediction, and where the measurements refute it (`verdict.withheld`).
     """
 
     run: str
@@ -128,6 +62,7 @@ class CriticalTokens:
     predicted: Estimate | None
     observed: TurningPoint
     verdict: Verdict
+    forecast: Forecast | None = None
     full_precision_rise: float = math.nan
     """What the full-precision loss rises by between the same two checkpoints as `observed.rise`."""
     at: Mapping[str, float] = field(default_factory=dict)
@@ -156,6 +91,7 @@ class CriticalTokens:
             "rise_se": finite_or_none(self.observed.rise_se),
             **self.observed.test_to_dict(),
             "full_precision_rise": finite_or_none(self.full_precision_rise),
+            "forecast": self.forecast.to_dict() if self.forecast else None,
             **self.verdict.to_dict(),
             "trained_as_served": self.trained_as_served,
             **({"at": dict(self.at)} if self.at else {}),
@@ -176,10 +112,11 @@ def critical_tokens(
         at = dict(zip(others, (float(value) for value in place)))
         rows = np.all([data[name] == value for name, value in at.items()], axis=0)
         tokens = data["D"][rows] if "D" in data else np.array([math.nan])
-        observed = TurningPoint(math.nan, Estimate(math.nan), False, math.nan, math.nan)
+        observed, withheld = TurningPoint(math.nan, Estimate(math.nan), False, math.nan, math.nan), None
+        predicted, reason = predict(law, result, curve, at, tokens=data.get("D"))
         if after is not None:
             observed = turning_point(tokens, after[rows], None, seed=seed, n_boot=0)
-        predicted, reason = predict(law, result, curve, at, tokens=data.get("D"))
+            withheld = refutation(predicted, Curve(tokens, after[rows]), observed)
         largest = float(tokens.max())
         yield CriticalTokens(
             run="",
@@ -187,9 +124,9 @@ def critical_tokens(
             quantizer="",
             bits=at.get("P", math.nan),
             largest_tokens=largest,
-            predicted=predicted,
+            predicted=None if withheld else predicted,
             observed=observed,
-            verdict=judge(predicted, reason, largest),
+            verdict=verdict(predicted, reason, largest, level=result.level, withheld=withheld),
             at={name: value for name, value in at.items() if name not in ("N", "P")},
             trained_as_served=law.response == "loss" and "P" not in law.columns,
         )
@@ -283,52 +220,3 @@ def poor_fit(fit: FitResult) -> PoorFit | None:
     """
     poor = fit.identified and (fit.r2 < MIN_R2 or fit.scatter > MAX_SCATTER)
     return PoorFit(fit.r2, fit.scatter) if poor else None
-
-
-def judge(predicted: Estimate | None, reason: Finding | None, largest: float) -> Verdict:
-    """The verdict on a prediction alone; `largest` is the largest D seen, `reason` why there is no prediction."""
-    if predicted is None:
-        return Verdict(VerdictKind.NOT_IDENTIFIED, reason)
-    factor = predicted.value / largest
-    if factor > MAX_FACTOR:
-        return Verdict(VerdictKind.NOT_IDENTIFIED, why(Why.TOO_FAR, factor=factor))
-    return Verdict(VerdictKind.PREDICTED)
-
-
-def verdict(
-    predicted: Estimate | None,
-    reason: Finding | None,
-    largest: float,
-    observed: TurningPoint,
-    *,
-    full_rises: bool,
-    full_rise: float = math.nan,
-    poor: PoorFit | None = None,
-) -> Verdict:
-    """The verdict on a run of an output folder, from prediction and observation.
-
-    full_rises: whether the full-precision loss itself turns upward; full_rise: by how much it rises between the
-    checkpoints of `observed`; poor: how poorly the law describes the deltas.
-    """
-    if observed.interior:
-        share = _share(observed.rise, full_rise, full_rises)
-        return Verdict(VerdictKind.OBSERVED, share=share)
-    if full_rises:
-        return Verdict(VerdictKind.NOT_IDENTIFIED, why(Why.FULL_PRECISION_RISES))
-    found = judge(predicted, reason, largest)
-    if found.kind is VerdictKind.NOT_IDENTIFIED:
-        return found
-    inside = predicted is not None and predicted.value < largest
-    return Verdict(found.kind, conflict=_conflict(largest, observed) if inside else None, poor_fit=poor)
-
-
-def _conflict(largest: float, observed: TurningPoint) -> Conflict:
-    if observed.n_checkpoints < 2:
-        return Conflict.NO_SECOND_CHECKPOINT
-    return Conflict.STILL_FALLS if observed.tokens == largest else Conflict.NOT_CONFIRMED
-
-
-def _share(rise: float, full_rise: float, full_rises: bool) -> Share | None:
-    if full_rise > MAIN_SHARE * rise or full_rises:
-        return Share.MAIN
-    return Share.PART if full_rise > PART_SHARE * rise else None

@@ -13,6 +13,7 @@ from typing import Any
 from ptq_eval.laws.base import FitKind, Method, Noise
 from ptq_eval.laws.findings import Why
 from ptq_eval.laws.fit.bootstrap import MIN_RUNS
+from ptq_eval.laws.turning.verdict import Conflict
 from ptq_eval.report.common.numbers import OPEN, count, end, number, percent, short
 from ptq_eval.results.points import SAME_SIZE
 
@@ -87,6 +88,11 @@ def _misses(facts: Facts) -> str:
     return f"at {facts['bits']:g} bits the law does not describe the deltas, although {above} significantly above zero"
 
 
+_CONFLICTS: Mapping[str, str] = {
+    Conflict.STILL_FALLS: "the loss still falls significantly beyond it",
+    Conflict.TURNS_ELSEWHERE: "the loss turns elsewhere",
+    Conflict.FORECAST_EXCLUDES: "the forecast from this run's own checkpoints excludes it",
+}
 _REASONS: Mapping[Why, Callable[[Facts], str]] = {
     Why.TOO_FEW_POINTS: lambda f: f"{plural(f['points'], 'point')} for {f['constants']} constants",
     Why.TOO_FEW_VALUES: _too_few_values,
@@ -127,6 +133,10 @@ _REASONS: Mapping[Why, Callable[[Facts], str]] = {
     Why.LAW_MISSES_DELTAS: _misses,
     Why.FULL_PRECISION_RISES: lambda f: "the full-precision loss itself rises inside the range",
     Why.TOO_FAR: lambda f: f"the fits point to {short(f['factor'])}× the largest D seen, too far to believe",
+    Why.REFUTED: lambda f: f"the measurements refute the turn that the law predicts: {_CONFLICTS[f['conflict']]}",
+    Why.FORECAST_OPEN: lambda f: (
+        f"{plural(f['checkpoints'], 'checkpoint')} forecast neither a turn nor that none comes before a certain D"
+    ),
 }
 
 

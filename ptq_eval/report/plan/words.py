@@ -14,7 +14,7 @@ from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.plan.answers import Plan
 from ptq_eval.laws.plan.question import Answer, Doubt, Reason, Setting
 from ptq_eval.laws.plan.source import TRAINED, Source
-from ptq_eval.laws.turning.predicted import MAX_FACTOR
+from ptq_eval.laws.turning.verdict import MAX_FACTOR
 from ptq_eval.report.common.numbers import MISSING, count, estimate, short
 from ptq_eval.report.common.words import coverage_text, reason_text, status_text
 from ptq_eval.units import BYTES, write

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ptq_eval.laws.turning.verdict import VerdictKind
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame, Study
 from ptq_eval.report.common.numbers import bounds, number
@@ -52,7 +53,8 @@ RING = {"color": "black", "markerfacecolor": "none", "markersize": 5.8, "markere
 """The marks of losses before quantization."""
 _SMALLEST, _LARGEST = 2.8, 4.6
 """Points: the marks of the smallest and of the largest bit-width."""
-DRAWN = ("observed", "predicted")
+DRAWN = ("observed", "forecast", "predicted")
+NOT_DRAWN = ("far", "open", "unidentified")
 _ORIGIN = {"color": "0.75", "linestyle": "-", "linewidth": 0.8, "zorder": 1}
 _PAPER = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 """Behind a note, so that lines and curves do not run through its letters."""
@@ -96,7 +98,7 @@ def _panel_data(study: Study, run: str, label: str, ahead: Frame) -> Frame:
 
 
 def _turns(study: Study, run: str, label: str) -> list[dict[str, Any]]:
-    """Turning points of one panel: what was observed, else what the fit predicts."""
+    """Turning points of one panel: what was observed, else what is forecast, else what the fit predicts."""
     found = []
     for entry in study.critical:
         if str(entry.get("run")) == run and study.label_of(entry) == label:
@@ -109,9 +111,15 @@ def _turn(entry: Mapping[str, Any]) -> dict[str, Any]:
     value, low, high = bounds(entry.get("observed" if seen else "predicted"))
     if seen:
         return {"kind": "observed", "tokens": turn(entry), "low": low, "high": high}
-    if not predicted(entry):
+    if (verdict := entry.get("verdict_kind")) == VerdictKind.NOT_BEFORE:
+        return {"kind": "open", "tokens": math.nan, "low": bounds(entry["answer"])[1]}
+    factor = number(entry.get("extrapolation_factor"))
+    if verdict == VerdictKind.FORECAST:
+        value, low, high = bounds(entry["answer"])
+        factor = value / number(entry["largest_tokens"])
+    elif not predicted(entry):
         return {"kind": "unidentified", "tokens": math.nan}
-    kind = "predicted" if number(entry.get("extrapolation_factor")) <= REACH else "far"
+    kind = str(verdict) if factor <= REACH else "far"
     return {"kind": kind, "tokens": value, "low": low, "high": high}
 
 
@@ -159,7 +167,7 @@ def mark_sizes(table: Frame) -> dict[float, float]:
 def _panel(ax: Axes, panel: Frame, sizes: Mapping[float, float]) -> None:
     bottom, top, above = ceiling(panel)
     notes = _notes(panel, above, top)
-    figures.log_x(ax, *figures.span(panel.loc[~panel["kind"].isin(["far", "unidentified"]), "tokens"]), tokens=True)
+    figures.log_x(ax, *figures.span(panel.loc[~panel["kind"].isin(NOT_DRAWN), "tokens"]), tokens=True)
     ax.set_ylim(bottom - 0.05 * len(notes) * (top - bottom), top)
     panel = panel[~panel["bits"].isin(above)]
     before = panel[panel["kind"] == "before"]
@@ -242,4 +250,6 @@ def _legend(figure: Figure, table: Frame) -> None:
         handles.append(Patch(color="grey", alpha=0.2, linewidth=0, label="its interval"))
     if "predicted" in kinds:
         handles.append(Line2D([], [], color="grey", linestyle=":", linewidth=1.2, label="turn predicted by the fit"))
+    if "forecast" in kinds:
+        handles.append(Line2D([], [], color="grey", linestyle=":", linewidth=1.2, label="turn forecast"))
     figures.legend(figure, handles, most=5, handlelength=1.8)

@@ -1,11 +1,11 @@
 """The sentences of a run's report: its answers, the warnings of its fits, and notes on its records.
 
-The answer says beyond how many tokens more pretraining data harms the quantized model.  Three answers exist, and they
-are never mixed up.  *Observed*: the loss after quantization has its minimum inside the trajectory and rises afterwards
-significantly.  *Predicted*: the fitted laws have their turning point beyond the data, and the multiple of the
-largest D seen says how far that is extrapolated.  *Not identifiable*: neither, with the reason.  Which of them holds,
-and which warnings apply, is decided where the laws are fitted (`laws.turning.predicted`, `laws.warnings`); here it is
-said in words.
+The answer says beyond how many tokens more pretraining data harms the quantized model.  Its kinds are never mixed up.
+*Observed*: the loss after quantization has its minimum inside the trajectory and rises significantly afterwards.
+*Forecast*: the run's own checkpoints continue to a turn within an interval, or to none before a certain D.
+*Predicted*: the fitted laws have their turning point there, and the multiple of the largest D seen says how far that is
+extrapolated.  *Not identifiable*: none of these, with the reason.  Which of them holds, and which warnings apply, is
+decided where the laws are fitted (`laws.turning.verdict`, `laws.warnings`); here it is said in words.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 from ptq_eval.laws.findings import Caution
 from ptq_eval.laws.turning.observed import Untested
-from ptq_eval.laws.turning.predicted import Conflict, Share, VerdictKind
 from ptq_eval.laws.turning.significance import POWER
+from ptq_eval.laws.turning.verdict import Conflict, Share, VerdictKind
 from ptq_eval.report.common.data import Frame, Study
 from ptq_eval.report.common.numbers import MISSING, OPEN, bounds, count, end, number, plus_minus, short, tokens_estimate
 from ptq_eval.report.common.words import early_text, listed, plural, poor_text, reason_text
@@ -62,6 +62,8 @@ def verdict_text(entry: Entry) -> str:
         text = f"harmful beyond D = {_tokens(turn(entry), entry)}, observed inside the range"
         text += _share(entry)
         return text
+    if (kind := entry.get("verdict_kind")) in _FROM_FORECAST:
+        return _FROM_FORECAST[kind](entry["answer"], entry)
     if not predicted(entry):
         return f"not identifiable: {reason_text(entry.get('reason'))}"
     factor = short(entry.get("extrapolation_factor"))
@@ -72,12 +74,26 @@ def verdict_text(entry: Entry) -> str:
     return f"{text}; the law describes these deltas poorly ({poor_text(poor)})" if poor else text
 
 
+def _forecast(answer: Entry, entry: Entry) -> str:
+    """A turn with both ends."""
+    return f"forecast: harmful beyond D = {_tokens(number(answer['value']), entry)}"
+
+
+def _not_before(answer: Entry, entry: Entry) -> str:
+    """A turn with a lower end alone, whose probability is one-sided."""
+    return f"not harmful before D = {_tokens(number(answer['low']), entry)} ({50 + 50 * answer['level']:.0f} %)"
+
+
+_FROM_FORECAST: Mapping[str, Callable[[Entry, Entry], str]] = {
+    VerdictKind.FORECAST: _forecast,
+    VerdictKind.NOT_BEFORE: _not_before,
+}
+
+
 def _conflict(conflict: Conflict, entry: Entry) -> str:
     if conflict is Conflict.NO_SECOND_CHECKPOINT:
         return "inside the range of the fit, but this run has no second checkpoint to check it"
     lowest = _tokens(number(entry["observed_tokens"]), entry)
-    if conflict is Conflict.STILL_FALLS:
-        return f"contradicted by the measurement: the loss still falls to D = {lowest}"
     return f"not confirmed by the measurement: the loss is lowest at D = {lowest}, but no turn is observed there"
 
 
@@ -105,6 +121,8 @@ def verdict(entry: Entry) -> str:
         sentences += _about_observed(entry)
     elif predicted(entry):
         sentences += _interval("Interval of the prediction", entry.get("predicted"))
+    elif entry.get("verdict_kind") == VerdictKind.FORECAST:
+        sentences += _interval("Interval of the forecast", entry.get("answer"))
     if not observed(entry):
         sentences += power_text(entry)
     return ". ".join(sentences) + "."

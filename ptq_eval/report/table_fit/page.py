@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptq_eval.laws.turning.predicted import VerdictKind
+from ptq_eval.laws.turning.verdict import VerdictKind
 from ptq_eval.report.common import figures, files
 from ptq_eval.report.common.numbers import MISSING, count, estimate, number, short, tokens_estimate
 from ptq_eval.report.common.tables import markdown

@@ -9,7 +9,8 @@ import pytest
 from ptq_eval.laws import Estimate, FitStatus, TurningPoint, Why, analyse, fit
 from ptq_eval.laws.findings import why
 from ptq_eval.laws.formulas.kumar import KumarPTQRatio
-from ptq_eval.laws.turning.predicted import Conflict, PoorFit, poor_fit, verdict
+from ptq_eval.laws.turning.predicted import poor_fit
+from ptq_eval.laws.turning.verdict import Conflict, PoorFit, verdict
 from ptq_eval.report import with_texts
 from tests.laws.synthetic import RATIO, RATIOS, points, ratio, table
 
@@ -51,16 +52,14 @@ def falling(tokens, lowest):
     return TurningPoint(lowest, Estimate(lowest), False, 0.0 if lowest == tokens else 0.01, 0.02, 0.01, 9)
 
 
-def test_a_predicted_turn_that_the_data_contradict_is_said_to_be_so():
+def test_a_prediction_inside_the_range_is_qualified_by_what_was_measured():
     inside = Estimate(5e7, 4e7, 6e7)
     poor = PoorFit(-0.2, math.nan)
-    found = verdict(inside, None, 1e8, falling(1e8, 1e8), full_rises=False, poor=poor)
-    assert (found.kind, found.conflict, found.poor_fit) == ("predicted", Conflict.STILL_FALLS, poor)
-    found = verdict(inside, None, 1e8, falling(1e8, 7e7), full_rises=False)
-    assert (found.conflict, found.poor_fit) == (Conflict.NOT_CONFIRMED, None)
+    found = verdict(inside, None, 1e8, falling(1e8, 7e7), poor=poor)
+    assert (found.kind, found.conflict, found.poor_fit) == ("predicted", Conflict.NOT_CONFIRMED, poor)
     alone = replace(falling(1e8, 1e8), n_checkpoints=1)
-    assert verdict(inside, None, 1e8, alone, full_rises=False).conflict is Conflict.NO_SECOND_CHECKPOINT
-    found = verdict(Estimate(2e8, 1.5e8, 3e8), None, 1e8, falling(1e8, 1e8), full_rises=False)
+    assert verdict(inside, None, 1e8, alone).conflict is Conflict.NO_SECOND_CHECKPOINT
+    found = verdict(Estimate(2e8, 1.5e8, 3e8), None, 1e8, falling(1e8, 1e8))
     assert (found.kind, found.conflict) == ("predicted", None)
 
 
@@ -81,5 +80,5 @@ def test_deltas_that_are_zero_and_deltas_that_the_law_misses_are_not_confused(la
     rows, windows = table(np.random.default_rng(1), sizes=(80e3,), bits=(2, 3, 4, 8), delta=law, noise=0.02)
     critical = {c["bits"]: c for c in analyse(rows, windows, n_boot=50)["critical_tokens"]}
     assert critical[8.0]["predicted"] is None
-    assert critical[8.0]["verdict_kind"] == "not_identified"
+    assert critical[8.0]["verdict_kind"] == "not_before"
     assert (critical[8.0]["reason"]["kind"], critical[8.0]["reason"]["bits"]) == (reason, 8.0)

@@ -16,7 +16,8 @@ from ptq_eval.laws.plan.curves import loss_over_bits_and_ratio
 from ptq_eval.laws.plan.question import Reason
 from ptq_eval.laws.plan.source import from_fits, from_preset
 from ptq_eval.laws.simulate import paper_design, simulate
-from ptq_eval.laws.turning.predicted import MAX_FACTOR, critical_tokens
+from ptq_eval.laws.turning.predicted import critical_tokens
+from ptq_eval.laws.turning.verdict import MAX_FACTOR
 from ptq_eval.report.plan import contour_figure as plan_contour_figure
 from tests.laws.synthetic import source, table
 

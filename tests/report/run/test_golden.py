@@ -156,10 +156,6 @@ def test_verdicts_are_observed_predicted_or_not_identifiable_and_never_two_of_th
             "; 0.03 of the rise of 0.1 nats per token is the full-precision loss's own",
         ),
         (
-            {**ENTRY, "conflict": "still_falls", "observed_tokens": 1e7},
-            "; contradicted by the measurement: the loss still falls to D = 10M tokens (D/N = 1,000)",
-        ),
-        (
             {**ENTRY, "conflict": "not_confirmed", "observed_tokens": 1e6},
             "; not confirmed by the measurement: the loss is lowest at D = 1M tokens (D/N = 100), but no turn is "
             "observed there",
@@ -207,6 +203,8 @@ def test_every_reason_and_every_warning_has_a_sentence(kind):
     facts = FACTS | {
         Why.CONFOUNDED: {"constants": [["A"], []]},
         Why.TOO_FEW_POINTS: {"constants": 3},
+        Why.REFUTED: {"conflict": "still_falls"},
+        Why.FORECAST_OPEN: {"checkpoints": 4},
         Caution.FEW_RUNS: {"runs": 2},
         Caution.RUNS_OF_SIZES: {"sizes": 2},
         Caution.POOR_FIT: {"scatter": 0.5},
