@@ -9,14 +9,14 @@ the same cells.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ptq_eval.laws.findings import Why
 from ptq_eval.laws.turning.verdict import Conflict, Share, VerdictKind
 from ptq_eval.report.common.data import Study
-from ptq_eval.report.common.numbers import MISSING, bounds, count, end, number, short
+from ptq_eval.report.common.numbers import MISSING, OPEN, bounds, count, end, number, ratio, short
 from ptq_eval.report.common.tables import title
 from ptq_eval.report.common.words import reason_text
 
@@ -117,7 +117,7 @@ def cell(entry: Entry, notes: dict[str, int]) -> Cell:
     if kind is VerdictKind.NOT_BEFORE:
         level = 50 + 50 * number(entry["answer"]["level"])
         return Cell((f"not before D = {count(low)} ({short(level)} %){marks}", *_ratio(params, low)))
-    tokens = _with_ends(value, low, high, count, end)
+    tokens = f"{count(value)} [{end(low)} to {end(high)}]"
     return Cell((tokens, *_ratio(params, value, low, high), _HOW[kind] + marks), kind is VerdictKind.OBSERVED)
 
 
@@ -126,23 +126,9 @@ def _ratio(params: float, value: float, *ends: float) -> list[str]:
     if not math.isfinite(value / params):
         return []
     if not ends:
-        return [f"D/N = {short(value / params)}"]
-    low, high = ends
-
-    def ratio(tokens: float) -> str:
-        return short(_three_digits(tokens / params))
-
-    return [f"D/N {_with_ends(value, low, high, ratio, lambda one: end(one) if end(one) == 'open' else ratio(one))}"]
-
-
-def _three_digits(value: float) -> float:
-    return float(f"{value:.2e}")
-
-
-def _with_ends(
-    value: float, low: float, high: float, form: Callable[[float], str], limit: Callable[[float], str]
-) -> str:
-    return f"{form(value)} [{limit(low)} to {limit(high)}]"
+        return [f"D/N = {ratio(value / params)}"]
+    low, high = (OPEN if end(one) == OPEN else ratio(one / params) for one in ends)
+    return [f"D/N {ratio(value / params)} [{low} to {high}]"]
 
 
 def _footnotes(kind: VerdictKind, entry: Entry) -> list[str]:

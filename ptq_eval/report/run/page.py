@@ -116,8 +116,8 @@ def _line_by_line(study: Study) -> str:
 
 def _figures() -> str:
     return (
-        "![δ against D/N](figures/delta_vs_ratio.png)\n\n"
         "![Loss before and after quantization against D](figures/loss_vs_tokens.png)\n\n"
+        "![δ against D/N](figures/delta_vs_ratio.png)\n\n"
         "Both also as PDF, with the numbers behind them as CSV, in `figures/`.\n"
     )
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.tables import FIT_HEADER, LEAD, Grid, fit_rows, grid, title
 from ptq_eval.report.run import answers
-from ptq_eval.report.run.words import unknown_tokens
+from ptq_eval.report.run.words import observed, sentences, unknown_tokens
 
 _BETWEEN = 3
 """Blanks that the table's style puts around each column."""
@@ -29,12 +29,13 @@ class Report:
         self.study, self.measurements = study, measurements
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The answer, degradation, fits, warnings."""
+        """The answer as a table, degradation, fits, the answer in sentences, warnings."""
         yield from _answers(self.study, options.max_width)
         if self.measurements:
             yield from _degradations(self.study, options.max_width)
         if self.study.fits:
             yield _fits(self.study)
+        yield from _sentences(self.study)
         yield from _troubles(self.study)
         for warning in self.study.warnings:
             yield Text.assemble(("warning: ", "bold yellow"), warning)
@@ -131,6 +132,11 @@ def _answer_table(found: answers.Answers, heading: Text) -> Table:
         drawn.add_row(f"{run}\n{label}", *texts)
         drawn.add_section()
     return drawn
+
+
+def _sentences(study: Study) -> Iterator[RenderableType]:
+    for run, what, words, entry in sentences(study):
+        yield Text.assemble((f"{run}, {what}: ", "bold red" if observed(entry) else "bold"), words)
 
 
 def _troubles(study: Study) -> Iterator[RenderableType]:

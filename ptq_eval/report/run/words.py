@@ -20,7 +20,18 @@ from ptq_eval.laws.turning.observed import Untested
 from ptq_eval.laws.turning.significance import POWER
 from ptq_eval.laws.turning.verdict import Conflict, Share, VerdictKind
 from ptq_eval.report.common.data import Frame, Study
-from ptq_eval.report.common.numbers import MISSING, OPEN, bounds, count, end, number, plus_minus, short, tokens_estimate
+from ptq_eval.report.common.numbers import (
+    MISSING,
+    OPEN,
+    bounds,
+    count,
+    end,
+    number,
+    plus_minus,
+    ratio,
+    short,
+    tokens_estimate,
+)
 from ptq_eval.report.common.words import early_text, listed, plural, poor_text, reason_text
 from ptq_eval.results.load import Results
 from ptq_eval.results.points import Skipped
@@ -109,8 +120,8 @@ def _share(entry: Entry) -> str:
 
 
 def _tokens(tokens: float, entry: Entry) -> str:
-    ratio = tokens / number(entry.get("params"))
-    return f"{count(tokens)} tokens" + (f" (D/N = {short(ratio)})" if math.isfinite(ratio) else "")
+    share = tokens / number(entry.get("params"))
+    return f"{count(tokens)} tokens" + (f" (D/N = {ratio(share)})" if math.isfinite(share) else "")
 
 
 def verdict(entry: Entry) -> str:
@@ -281,14 +292,14 @@ def _extrapolated(facts: Entry) -> str:
 
 
 def _poor_fits(cautions: Sequence[Entry]) -> str:
-    which = listed(f"{_configuration(one)} ({poor_text(one)})" for one in cautions)
-    return f"the law describes the deltas poorly of {which}; do not rely on its constants or on predictions from them"
+    which = listed(map(_configuration, cautions))
+    return f"the law describes poorly the deltas of {which}: do not rely on its constants or on predictions from them"
 
 
 def _configuration(facts: Entry) -> str:
     grid = f"group size {facts['group_size']}" if facts["group_size"] else "one scale per row"
     calibration = f", {facts['calibration']}" if facts["calibration"] not in ("", "none") else ""
-    return f"{facts['quantizer']} with {grid}{calibration}"
+    return f"{facts['quantizer']} ({grid}{calibration}; {poor_text(facts)})"
 
 
 _TEXTS: Mapping[Caution, Callable[[Entry], str]] = {
