@@ -32,7 +32,8 @@ def with_texts(fit: Mapping[str, Any]) -> dict[str, Any]:
     "cautions" become "warnings", before any warnings that are there already.  Texts that are there are made anew.
     """
     from ptq_eval.report.common.words import with_fit_texts
-    from ptq_eval.report.run.words import verdict_text, warning_texts
+    from ptq_eval.report.run.warnings import warning_texts
+    from ptq_eval.report.run.words import verdict_text
 
     texts = warning_texts(fit.get("cautions") or ())
     return {

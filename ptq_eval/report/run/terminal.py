@@ -83,11 +83,11 @@ def degradation(table: Grid) -> Table:
 
 def _fits(study: Study) -> Table:
     drawn = Table(title="Fits", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    drawn.add_column("law")
+    drawn.add_column("law", overflow="fold")
     drawn.add_column("constants [interval]", overflow="fold")
     shown = [FIT_HEADER.index(name) for name in ("scatter", "R², weighted", "points", "runs", "status")]
     for i in shown:
-        drawn.add_column(FIT_HEADER[i], justify="right")
+        drawn.add_column(FIT_HEADER[i].replace(" ", "\n"), justify="right", overflow="fold")
     for row in fit_rows(study, between="\n"):
         drawn.add_row(*(Text(text) for text in (f"{row[0]}\n{row[1]}", row[2], *(row[i] for i in shown))))
     return drawn
