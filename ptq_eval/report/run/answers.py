@@ -9,8 +9,10 @@ the same cells.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from ptq_eval.laws.findings import Why
@@ -83,6 +85,22 @@ class Answers:
         keep = [i for i, width in enumerate(self.bits) if width in set(bits)]
         rows = [(run, label, [cells[i] for i in keep]) for run, label, cells in self.rows]
         return Answers([self.bits[i] for i in keep], rows, self.footnotes, self.remarks)
+
+    def narrow(self) -> Answers:
+        """The same cells in more and shorter lines: a break before each interval, each D and each N."""
+        rows = [
+            (
+                "\n".join(_broken(run)),
+                label,
+                [Cell(tuple(chain(*map(_broken, one.lines))), one.observed) for one in cells],
+            )
+            for run, label, cells in self.rows
+        ]
+        return Answers(self.bits, rows, self.footnotes, self.remarks)
+
+
+def _broken(line: str) -> list[str]:
+    return re.split(r" (?=\[|D = |\(N = )", line)
 
 
 def table(study: Study) -> Answers:

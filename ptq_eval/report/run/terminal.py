@@ -85,24 +85,41 @@ def _fits(study: Study) -> Table:
     drawn = Table(title="Fits", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     drawn.add_column("law", overflow="fold")
     drawn.add_column("constants [interval]", overflow="fold")
-    shown = [FIT_HEADER.index(name) for name in ("scatter", "R², weighted", "points", "runs", "status")]
-    for i in shown:
-        drawn.add_column(FIT_HEADER[i].replace(" ", "\n"), justify="right", overflow="fold")
+    for name in ("scatter,\nweighted\nR²", "points,\nruns", "status"):
+        drawn.add_column(name, justify="right", overflow="fold")
     for row in fit_rows(study, between="\n"):
-        drawn.add_row(*(Text(text) for text in (f"{row[0]}\n{row[1]}", row[2], *(row[i] for i in shown))))
+        named = dict(zip(FIT_HEADER, row))
+        pairs = (("quantizer", "law"), ("scatter", "R², weighted"), ("points", "runs"))
+        law, quality, size = (f"{named[first]}\n{named[second]}" for first, second in pairs)
+        texts = (law, named["constants [interval]"], quality, size, named["status"])
+        drawn.add_row(*map(Text, texts))
     return drawn
 
 
 def _answers(study: Study, width: int) -> Iterator[RenderableType]:
     found = answers.table(study)
     heading = Text("Beyond how many tokens does more data harm?", style="bold")
-    for bits in _fitting_bits(found, width):
-        yield _answer_table(found.part(bits), heading)
-        heading = Text("")
+    if _answer_width(found) > width:
+        found = found.narrow()
+    if all(_answer_width(found.part([bits])) <= width for bits in found.bits):
+        for bits in _fitting_bits(found, width):
+            yield _answer_table(found.part(bits), heading)
+            heading = Text("")
+    else:
+        yield heading
+        yield from _answer_lines(found)
     for line in answers.notes(found):
         yield Text(line, style="dim")
     for run, words in unknown_tokens(study):
         yield Text.assemble((f"{run}: ", "bold"), words)
+
+
+def _answer_lines(found: answers.Answers) -> Iterator[RenderableType]:
+    """The cells below each other, where not even two columns fit."""
+    for run, label, cells in found.rows:
+        yield Text(f"{' '.join(run.split())}, {label}", style="bold")
+        for bits, cell in zip(found.bits, cells):
+            yield Text(f"{bits:g} bits: {' '.join(cell.lines)}", style="bold" * cell.observed)
 
 
 def _fitting_bits(found: answers.Answers, width: int) -> Iterator[list[float]]:
@@ -118,8 +135,10 @@ def _fitting_bits(found: answers.Answers, width: int) -> Iterator[list[float]]:
 
 
 def _answer_width(found: answers.Answers) -> int:
+    if not found.rows:
+        return 0
     columns = [[line for *_, cells in found.rows for line in cells[i].lines] for i in range(len(found.bits))]
-    lead = max(len(text) for run, label, _ in found.rows for text in (run, label))
+    lead = max(len(line) for run, label, _ in found.rows for text in (run, label) for line in text.split("\n"))
     return 2 * _BETWEEN + lead + sum(_BETWEEN + max(map(len, lines)) for lines in columns)
 
 
