@@ -186,7 +186,7 @@ def analyse(
     from ptq_eval.laws.fit.choice import chosen
     from ptq_eval.laws.fit.folder import fit_points
     from ptq_eval.report import with_texts
-    from ptq_eval.report.run.words import notes
+    from ptq_eval.report.run.warnings import notes
 
     if progress:
         progress("fitting", 0.0, 0.0)

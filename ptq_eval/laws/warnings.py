@@ -1,4 +1,4 @@
-"""Warnings that accompany a fit, each a kind with its facts; `report/run/words.py` has the sentences.
+"""Warnings that accompany a fit, each a kind with its facts; `report/run/warnings.py` has the sentences.
 
 The gravest is the confound of Catalan-Tatjer et al. (arXiv 2510.06213): degradation jumps when the learning rate
 decays and hardly depends on the number of tokens where all models were annealed alike.  Intermediate checkpoints

@@ -32,9 +32,10 @@ def with_texts(fit: Mapping[str, Any]) -> dict[str, Any]:
     "cautions" become "warnings", before any warnings that are there already.  Texts that are there are made anew.
     """
     from ptq_eval.report.common.words import with_fit_texts
-    from ptq_eval.report.run.words import verdict_text, warning_text
+    from ptq_eval.report.run.warnings import warning_texts
+    from ptq_eval.report.run.words import verdict_text
 
-    texts = [warning_text(one) for one in fit.get("cautions") or ()]
+    texts = warning_texts(fit.get("cautions") or ())
     return {
         **fit,
         "fits": [with_fit_texts(entry) for entry in fit.get("fits") or ()],

@@ -94,7 +94,9 @@ def _fit(quantizer, law, parameters, table):
     return {
         **_configuration(quantizer), "law": law, "runs": sorted(set(rows["run"])),
         "parameters": {name: _estimate(value) for name, value in parameters.items()},
-        "objective": 31.4159, "loss": "huber", "r2": 0.981, "r2_log": 0.97, "n_points": len(rows),
+        "objective": 31.4159, "loss": "huber", "r2": 0.981, "r2_log": 0.97, "r2_weighted": 0.9,
+        "scatter": 0.12, "least_scatter": False,
+        "by_bits": [{"bits": 2.0, "n_points": 9, "r2": 0.9, "r2_weighted": 0.8, "scatter": 0.1}], "n_points": len(rows),
         "n_runs": rows["run"].nunique(), "n_dropped": 0, "status_kind": "ok", "at_bound": [], "reason": None,
         "covers": {
             "level": 0.9, "method": "bootstrap", "n_runs": 2, "n_clusters": 20, "covers_runs": False,
@@ -120,6 +122,12 @@ def _verdict(interior, factor):
     return {"verdict_kind": kind, "reason": reason}
 
 
+def _answer(interior, seen, value, factor):
+    if interior:
+        return {"low": seen * 0.6, "value": seen, "high": seen * 1.6, "level": 0.9}
+    return None if factor > 100 else {"low": value / 1.6, "value": value, "high": value * 1.9, "level": 0.9}
+
+
 def _critical(run, quantizer, bits, table):
     n, largest = RUNS[run], table.loc[table["run"] == run, "tokens"].max()
     value = critical(quantizer, n, bits)
@@ -134,6 +142,7 @@ def _critical(run, quantizer, bits, table):
         "extrapolation_factor": value / largest, "observed_tokens": seen,
         "observed": {"value": seen, "low": seen * 0.6, "high": seen * 1.6 if interior else None},
         "interior": interior, "rise": rise, "rise_se": 0.006, **_verdict(interior, value / largest),
+        "answer": _answer(interior, seen, value, value / largest),
     }  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def test_figures_hold_what_was_measured(out, written, table):
     assert (tokens["kind"] == "after").sum() == len(measured)
     assert set(tokens.loc[tokens["kind"] == "before", "loss_se"]) == {0.02}  # loss_fp_se of every checkpoint
     assert tokens.loc[tokens["kind"] == "after", "loss_se"].sum() == pytest.approx(measured["delta_se"].sum())
-    assert set(tokens["kind"]) == {"before", "after", "fit", "observed", "predicted", "unidentified"}
+    assert set(tokens["kind"]) == {"before", "after", "band", "ahead", "observed", "predicted", "unidentified"}
 
 
 def test_fitted_curves_are_those_of_the_laws(out, written, fit):
@@ -132,7 +132,7 @@ def test_the_page_says_first_where_more_data_harms(out, written, fit):
         "**gptq, 2 bits.** Harmful beyond D = 10.4M tokens (D/N = 130), observed inside the range. Interval of the "
         "turn: 6.24M"
     ) in text
-    assert "**gptq, 4 bits.** Predicted at 8.52× the largest D seen, D = 218M tokens (D/N = 2,726)." in text
+    assert "**gptq, 4 bits.** Predicted at 8.52× the largest D seen, D = 218M tokens (D/N = 2,730)." in text
     assert "Interval of the prediction: 136M to 414M." in text
     assert "**gptq, 8 bits.** Not identifiable: the fits point to 4,378× the largest D seen, too far" in text
     for heading in ("What was quantized", "Excluded, failed", "GPTQ numerics", "What these numbers do not show"):
@@ -212,7 +212,9 @@ def test_a_report_on_what_the_laws_return(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert all(f"**{quantizer}, 2 bits.**" in text for quantizer in ("rtn", "gptq"))
     curves = pd.read_csv(tmp_path / "figures/loss_vs_tokens.csv")
-    assert len(curves[curves["kind"] == "fit"].groupby(["run", "quantizer", "bits"], dropna=False)) == 2 * 2 * 4
+    bands = curves[curves["kind"] == "band"].groupby(["run", "quantizer"])["bits"].unique()
+    assert len(bands) == 2 * 2
+    assert all(8 not in bits for bits in bands)
 
 
 def test_the_inputs_stay_as_they_were(small, tmp_path):

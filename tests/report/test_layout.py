@@ -59,7 +59,7 @@ def test_a_long_run_name_is_broken_and_the_panel_keeps_its_height(saved, tmp_pat
 def test_notes_stand_on_paper(saved, tmp_path):
     table = make_table(runs=("small",), quantizers=("gptq",))
     write(tmp_path, table, make_fit(table), {})
-    notes = [text for text in saved[-1].axes[0].texts if "not identifiable" in text.get_text()]
+    notes = [text for text in saved[-1].axes[0].texts if "overlaps the black line" in text.get_text()]
     assert [note.get_bbox_patch().get_facecolor()[:3] for note in notes] == [(1.0, 1.0, 1.0)]
 
 
@@ -99,4 +99,4 @@ def test_a_constant_at_its_bound_has_no_interval(table, fit):
     stuck = {"status_kind": "at_bound", "at_bound": ["gamma"]}
     entries = [{**fit["fits"][1], **status, "parameters": constants} for status in (stuck, {})]
     rows = tables.fit_rows(Study(table, {"fits": entries}, {}))
-    assert [row[2] for row in rows] == ["C = 0.5 [0.4, 0.6], gamma = 3 (at bound)", "C = 0.5 [0.4, 0.6], gamma = 3"]
+    assert [row[2] for row in rows] == ["C = 0.5 [0.4 to 0.6], gamma = 3 (at bound)", "C = 0.5 [0.4 to 0.6], gamma = 3"]

@@ -157,7 +157,6 @@ def test_a_fit_without_use_gives_points_without_a_curve(change, tmp_path):
     fit["fits"] = [{**entry, **change} for entry in fit["fits"]]
     write(tmp_path, table, fit, {})
     assert "fit" not in set(pd.read_csv(tmp_path / "figures/delta_vs_ratio.csv")["kind"])
-    assert "fit" not in set(pd.read_csv(tmp_path / "figures/loss_vs_tokens.csv")["kind"])
 
 
 def test_a_missing_column_is_named():

@@ -115,6 +115,12 @@ def short(value: Any) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def ratio(value: Any) -> str:
+    """Three significant digits, also of large values: 2,760 tokens per parameter; a dash where unknown."""
+    value = number(value)
+    return short(float(f"{value:.2e}")) if math.isfinite(value) else MISSING
+
+
 def percent(share: Any) -> str:
     """A share as per cent, with two digits; a dash where unknown."""
     share = number(share)

@@ -19,7 +19,9 @@ LEAD = ("checkpoint", "D", "D/N", "loss before")
 """The columns before the deltas."""
 PARTIAL = "*"
 """Marks a delta measured with some layers left in full precision."""
-FIT_HEADER = ("quantizer", "law", "constants [interval]", "R²", "R² (log)", "objective", "points", "runs", "status")
+FIT_HEADER = (
+    "quantizer", "law", "constants [interval]", "scatter", "R², weighted", "objective", "points", "runs", "status",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,27 @@ def fit_rows(study: Study, between: str = ", ") -> list[list[str]]:
                 fit_name(study, entry),
                 str(entry.get("law", MISSING)),
                 constants or MISSING,
-                *(short(entry.get(name)) for name in ("r2", "r2_log", "objective", "n_points", "n_runs")),
+                percent(entry.get("scatter")),
+                *(short(entry.get(name)) for name in ("r2_weighted", "objective", "n_points", "n_runs")),
                 status_text(entry),
             ]
         )
     return rows
+
+
+def quality_table(study: Study) -> tuple[list[str], list[list[str]]]:
+    """How well each law describes the points of each bit-width: header and rows, none where nothing is known."""
+    fits = [entry for entry in study.fits if entry.get("by_bits")]
+    bits = sorted({number(one["bits"]) for entry in fits for one in entry["by_bits"]})
+    rows = []
+    for entry in fits:
+        found = {number(one["bits"]): one for one in entry["by_bits"]}
+        rows.append([fit_name(study, entry), *(_quality(found.get(width)) for width in bits)])
+    return ["quantizer", *(f"{width:g} bits" for width in bits)], rows
+
+
+def _quality(one: Mapping[str, Any] | None) -> str:
+    return f"{percent(one['scatter'])}, R² {short(one['r2_weighted'])}" if one else MISSING
 
 
 def fit_line(study: Study, entry: Mapping[str, Any]) -> str:
@@ -134,7 +152,9 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1
 
 
 def cell(value: Any) -> str:
-    """Text that cannot break a Markdown table or become a tag."""
+    """Text that cannot break a Markdown table or become a tag; a tuple is one cell of several lines."""
+    if isinstance(value, tuple):
+        return "<br>".join(map(cell, value))
     return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
 
 

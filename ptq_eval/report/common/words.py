@@ -227,7 +227,6 @@ def with_fit_texts(entry: Facts) -> dict[str, Any]:
 
 
 def poor_text(poor: Facts) -> str:
-    """How poorly a law fits: `R² = −0.2, scatter 81 %`."""
+    """How poorly a law fits: `scatter 81 %`, or R² where the scatter is unknown."""
     scatter = number(poor["scatter"])
-    r2 = f"R² = {number(poor['r2']):.2g}".replace("-", "−")
-    return f"{r2}, scatter {percent(scatter)}" if math.isfinite(scatter) else r2
+    return f"scatter {percent(scatter)}" if math.isfinite(scatter) else f"R² = {number(poor['r2']):.2g}"

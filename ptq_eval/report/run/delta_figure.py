@@ -2,8 +2,9 @@
 
 Both axes are logarithmic.  Where evaluation noise reaches zero, as is common at 8 bits, the axis of δ becomes linear
 below the size of that noise and goes on to negative values: every point is drawn at its value with its whole bar, none
-at an edge where it would hide another.  A law is a straight line above that zone and bends within it.  Hollow
-points are not significantly different from zero.  Runs at one D/N are drawn side by side, a little apart.
+at an edge where it would hide another.  A law is drawn where it goes through the points (`curves.follows`) and nowhere
+else: a straight line above that zone, which bends within it.  Hollow points are not significantly different from zero,
+or below their noise floor where one is known.  Runs at one D/N are drawn side by side, a little apart.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.laws.base import SIGNIFICANT
+from ptq_eval.laws.forecast.series import Series
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame, Study, predict
 from ptq_eval.report.common.tables import title
+from ptq_eval.report.run import curves
 from ptq_eval.sampling import errors_needed
 
 if TYPE_CHECKING:
@@ -39,22 +42,35 @@ def data(study: Study) -> Frame:
     rows = study.measured
     rows = rows[(rows["tokens_per_param"] > 0) & np.isfinite(rows["tokens_per_param"])]
     points = rows.assign(quantizer=rows["label"], run=rows["trajectory"], kind="measured")
-    errors = errors_needed(points["delta_df"]) if "delta_df" in points else SIGNIFICANT
-    points["shown"] = np.where(points["delta"].abs() > errors * points["delta_se"].fillna(0), "clear", "noise")
-    curves = [
-        _curve(study, label, run, bits, group)
-        for (label, run, bits), group in points.groupby(["quantizer", "run", "bits"], sort=False)
+    points["shown"] = np.where(_clear(points), "clear", "noise")
+    series = {(s.quantizer, run, s.bits): s for run, own in curves.all_series(study).items() for s in own}
+    lines = [
+        _curve(study, series.get((label, run, bits)), label, run, bits)
+        for (label, run, bits) in points.groupby(["quantizer", "run", "bits"], sort=False).groups
     ]
-    parts = [part for part in (points, *curves) if len(part)]
+    parts = [part for part in (points, *lines) if len(part)]
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else pd.DataFrame(columns=list(COLUMNS))
 
 
-def _curve(study: Study, label: str, run: str, bits: float, group: Frame) -> Frame:
-    params = float(group["params"].iloc[0])
-    tokens = np.geomspace(group["tokens"].min(), group["tokens"].max(), CURVE_POINTS)
-    values = predict(study.fit_for(label, run), params=params, tokens=tokens, bits=bits)
-    if values is None or len(group) < 2:
+def _clear(points: Frame) -> Any:
+    """Whether each delta is significant and, where its noise floor is known, above it."""
+    errors = errors_needed(points["delta_df"]) if "delta_df" in points else SIGNIFICANT
+    least = errors * points["delta_se"].fillna(0)
+    if "noise_floor" in points:
+        least = np.fmax(least, points["noise_floor"])
+    return points["delta"].abs() > least
+
+
+def _curve(study: Study, series: Series | None, label: str, run: str, bits: float) -> Frame:
+    """The fitted law where it goes through the points of a series; else nothing."""
+    if series is None or len(series.tokens) < 2:
         return pd.DataFrame()
+    params, fit = series.params, study.fit_for(label, run)
+    at_points = predict(fit, params=params, tokens=series.tokens, bits=bits)
+    if at_points is None or not curves.follows(at_points, series.delta, series.noise):
+        return pd.DataFrame()
+    tokens = np.geomspace(series.tokens[0], series.tokens[-1], CURVE_POINTS)
+    values = predict(fit, params=params, tokens=tokens, bits=bits)
     curve = pd.DataFrame({"tokens": tokens, "tokens_per_param": tokens / params, "delta": values})
     return curve.assign(
         quantizer=label, run=run, params=params, bits=bits, kind="fit", delta_se=math.nan, shown="curve"

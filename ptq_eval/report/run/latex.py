@@ -1,4 +1,4 @@
-r"""The degradation tables as a LaTeX document that compiles alone.
+r"""The answers and the degradation tables as a LaTeX document that compiles alone.
 
 Only booktabs and geometry are needed, which every TeX Live has: numbers are already rounded to 0.1234(56), and
 two columns joined at the decimal point (`r@{.}l`) align them.  Pages are landscape; a table that is wider than
@@ -16,9 +16,12 @@ from dataclasses import replace
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.numbers import MISSING, count
 from ptq_eval.report.common.tables import LEAD, PARTIAL, Grid, grid
+from ptq_eval.report.run import answers
 from ptq_eval.report.run.words import early
 
 MAX_COLUMNS, MAX_ROWS = 12, 40
+MAX_ANSWERS = 4
+"""Bit-widths that the table of answers has beside each other on a page."""
 
 _POWERS = dict(zip("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
 _SPECIAL = {
@@ -74,7 +77,9 @@ def cell(text: str) -> str:
 
 def document(study: Study) -> str:
     """The whole document: one table per run, split where it is larger than a page."""
-    parts = [_table(study, part) for run in study.runs for part in split(grid(study, run))]
+    found = answers.table(study)
+    parts = [_answers(found.part(bits)) for bits in _batches(found.bits, MAX_ANSWERS)] if found.rows else []
+    parts += [_table(study, part) for run in study.runs for part in split(grid(study, run))]
     return _HEAD + "\n\\clearpage\n".join(parts) + "\n\\end{document}\n"
 
 
@@ -90,6 +95,39 @@ def split(table: Grid) -> Iterator[Grid]:
         part = table.part(block)
         for start in range(0, len(part.rows), MAX_ROWS):
             yield replace(part, rows=part.rows[start : start + MAX_ROWS])
+
+
+def _batches(items: list[float], most: int) -> list[list[float]]:
+    return [items[start : start + most] for start in range(0, len(items), most)]
+
+
+def _answers(found: answers.Answers) -> str:
+    """The table of answers; what was observed in bold."""
+    rows = (
+        " & ".join([escape(run), escape(label), *map(_answer_cell, cells)]) + r" \\[2pt]"
+        for run, label, cells in found.rows
+    )
+    return "\n".join(
+        [
+            r"\begin{table}[p]",
+            r"\centering\footnotesize",
+            rf"\caption{{{' '.join(map(escape, answers.notes(found)))}}}",
+            rf"\begin{{tabular}}{{{'l' * len(found.header)}}}",
+            r"\toprule",
+            " & ".join(map(escape, found.header)) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _answer_cell(cell: answers.Cell) -> str:
+    bold = r"\bfseries " if cell.observed else ""
+    lines = r" \\ ".join(bold + escape(line) for line in cell.lines)
+    return rf"\begin{{tabular}}[t]{{@{{}}l@{{}}}}{lines}\end{{tabular}}"
 
 
 def _table(study: Study, table: Grid) -> str:

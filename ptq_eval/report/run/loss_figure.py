@@ -1,4 +1,8 @@
-"""Loss before and after quantization against D, with the turning points: a row per run, a column per quantizer.
+"""Loss before and after quantization against D, with turning points and forecast: a row per run, a column per method.
+
+Thin lines join the checkpoints; no law is drawn.  Beyond the last checkpoint, from the origin on that a grey line
+marks, the forecast from the run's own checkpoints is a band (50 and 90 %) for the bit-widths whose band is above the
+loss before quantization: where δ is too small to tell, the band would be that of the full-precision loss once more.
 
 Each panel has its own loss axis, because a turn of a hundredth of a nat and one of a whole nat are both results.
 A curve that explodes would flatten all others, so of every curve at most `VISIBLE` times the fall of the
@@ -23,46 +27,55 @@ import pandas as pd
 
 from ptq_eval.laws.turning.verdict import VerdictKind
 from ptq_eval.report.common import figures
-from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study, predict
-from ptq_eval.report.common.numbers import bounds, count, number, short
+from ptq_eval.report.common.data import Frame, Study
+from ptq_eval.report.common.numbers import bounds, number
 from ptq_eval.report.common.tables import title
+from ptq_eval.report.run import curves
 from ptq_eval.report.run.words import observed, predicted, turn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = ("run", "params", "quantizer", "bits", "kind", "tokens", "loss", "loss_se", "low", "high")
+COLUMNS = (
+    "run", "params", "quantizer", "bits", "kind", "tokens", "loss", "loss_se", "low", "high", "low_50", "high_50",
+)  # fmt: skip
 REACH = 10.0
 """A predicted turn is drawn up to this multiple of the largest D; beyond, it is named in the panel."""
 VISIBLE, FAR = 2.0, 6.0
 """In units of the fall of the full-precision loss: shown above a curve's minimum; too far to be shown at all."""
 LEAST_FALL = 0.3
 """Nats per token that the fall counts for at least, so that a short trajectory does not hide its curves."""
-CURVE_POINTS = 60
 TITLE_WIDTH = 38
+_INNER, _OUTER = 0.3, 0.15
+"""Opacity of the bands of 50 and 90 %; where they overlap, both count."""
 RING = {"color": "black", "markerfacecolor": "none", "markersize": 5.8, "markeredgewidth": 0.7, "linestyle": "none"}
 """The marks of losses before quantization."""
 _SMALLEST, _LARGEST = 2.8, 4.6
 """Points: the marks of the smallest and of the largest bit-width."""
 DRAWN = ("observed", "forecast", "predicted")
 NOT_DRAWN = ("far", "open", "unidentified")
+_ORIGIN = {"color": "0.75", "linestyle": "-", "linewidth": 0.8, "zorder": 1}
 _PAPER = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 """Behind a note, so that lines and curves do not run through its letters."""
 
 
 def data(study: Study) -> Frame:
-    """Everything drawn: kind is before, after, fit, observed, forecast or predicted; far, open and unidentified are
-    named at most (open: no turn comes before `low`)."""
+    """Everything drawn: kind is before, after, band or ahead (the forecast, its median before quantization),
+    observed, forecast or predicted; far, open (no turn before `low`) and unidentified turns are not drawn."""
     parts = [pd.DataFrame(columns=list(COLUMNS))]
+    series = curves.all_series(study)
     for run in study.runs:
+        rows = study.rows[study.rows["trajectory"] == run]
+        ahead = curves.bands(series.get(run, []), rows["run"].nunique() == 1, int(number(study.fit.get("seed") or 0)))
         for label in study.labels:
-            parts.append(_panel_data(study, run, label))
+            own = ahead[ahead["quantizer"] == label].drop(columns="quantizer") if len(ahead) else ahead
+            parts.append(_panel_data(study, run, label, own))
     parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else pd.DataFrame(columns=list(COLUMNS))
 
 
-def _panel_data(study: Study, run: str, label: str) -> Frame:
+def _panel_data(study: Study, run: str, label: str, ahead: Frame) -> Frame:
     full = study.baseline[(study.baseline["trajectory"] == run) & (study.baseline["tokens"] > 0)]
     after = study.measured[(study.measured["trajectory"] == run) & (study.measured["label"] == label)]
     after = after[after["tokens"] > 0]
@@ -74,28 +87,14 @@ def _panel_data(study: Study, run: str, label: str) -> Frame:
         before["loss_se"] = [number(error) for error in full["loss_fp_se"]]
     columns = {"tokens": after["tokens"], "bits": after["bits"], "loss": after["loss_q"], "loss_se": after["delta_se"]}
     turns = pd.DataFrame(_turns(study, run, label))
-    drawn = turns[turns["kind"].isin(DRAWN)]["tokens"].tolist() if len(turns) else []
-    last = max([full["tokens"].max(), *(place for place in drawn if math.isfinite(place))])
-    tokens = np.geomspace(full["tokens"].min(), last, CURVE_POINTS)
-    parts = [before, pd.DataFrame(columns).assign(kind="after"), turns, *_curves(study, run, label, params, tokens)]
+    quantized = pd.DataFrame(columns).assign(kind="after")
+    parts = [before, quantized, turns, ahead]
     parts = [part for part in parts if len(part)]
     return (
         pd.concat(parts, ignore_index=True)
         .assign(run=run, params=params, quantizer=label)
         .reindex(columns=list(COLUMNS))
     )
-
-
-def _curves(study: Study, run: str, label: str, params: float, tokens: np.ndarray) -> list[Frame]:
-    full = predict(study.fit_for(FULL_PRECISION, run), params=params, tokens=tokens, bits=math.nan)
-    if full is None or len(np.unique(tokens)) < 2:
-        return []
-    curves = [pd.DataFrame({"tokens": tokens, "loss": full, "kind": "fit"})]
-    for bits in study.bits(label):
-        delta = predict(study.fit_for(label, run), params=params, tokens=tokens, bits=bits)
-        if delta is not None:
-            curves.append(pd.DataFrame({"tokens": tokens, "loss": full + delta, "bits": float(bits), "kind": "fit"}))
-    return curves
 
 
 def _turns(study: Study, run: str, label: str) -> list[dict[str, Any]]:
@@ -177,13 +176,33 @@ def _panel(ax: Axes, panel: Frame, sizes: Mapping[float, float]) -> None:
         look = {"color": figures.colour(float(bits)), "markersize": sizes[bits], "zorder": 3.1 + 0.01 * place}
         se = group["loss_se"].fillna(0)
         ax.errorbar(group["tokens"], group["loss"], yerr=se, fmt="o", elinewidth=0.7, markeredgewidth=0, **look)
-    for bits, curve in panel[panel["kind"] == "fit"].groupby("bits", dropna=False):
-        colour = "black" if bits != bits else figures.colour(float(bits))
-        ax.plot(curve["tokens"], curve["loss"], color=colour, linewidth=0.9)
+    _lines(ax, panel)
+    _forecast(ax, panel)
     _turning_points(ax, panel)
     for i, words in enumerate(reversed(notes)):
         place = {"xycoords": "axes fraction", "xytext": (0, 7.5 * i), "textcoords": "offset points"}
         ax.annotate(words, (0.02, 0.02), fontsize=6, color="0.3", zorder=4, bbox=_PAPER, **place)
+
+
+def _lines(ax: Axes, panel: Frame) -> None:
+    """What joins the checkpoints, before quantization and at each bit-width."""
+    points = panel[panel["kind"].isin(["before", "after"])].sort_values("tokens", kind="stable")
+    for bits, group in points.groupby(points["bits"].fillna(0)):
+        colour = figures.colour(float(bits)) if bits else "black"
+        ax.plot(group["tokens"], group["loss"], color=colour, linewidth=0.9, alpha=0.6, zorder=2)
+
+
+def _forecast(ax: Axes, panel: Frame) -> None:
+    bands, ahead = panel[panel["kind"] == "band"], panel[panel["kind"] == "ahead"]
+    for bits, band in bands.groupby("bits"):
+        colour = figures.colour(float(bits))
+        for ends, opacity in ((("low", "high"), _OUTER), (("low_50", "high_50"), _INNER)):
+            low, high = (band[end] for end in ends)
+            ax.fill_between(band["tokens"], low, high, color=colour, alpha=opacity, linewidth=0, zorder=1.5)
+        ax.plot(band["tokens"], band["loss"], color=colour, linewidth=0.9, linestyle="--", zorder=2)
+    if len(ahead):
+        ax.plot(ahead["tokens"], ahead["loss"], color="black", linewidth=0.8, linestyle="--", zorder=2)
+        ax.axvline(float(ahead["tokens"].min()), **_ORIGIN)
 
 
 def _turning_points(ax: Axes, panel: Frame) -> None:
@@ -196,17 +215,15 @@ def _turning_points(ax: Axes, panel: Frame) -> None:
 
 def _notes(panel: Frame, above: list[float], top: float) -> list[str]:
     """What the panel does not show, in words, at its lower left, where falling curves leave space."""
-    largest = panel.loc[panel["kind"] == "before", "tokens"].max()
     after = panel[panel["kind"] == "after"]
     notes = [f"{_list(above)}: above the axis"] if above else []
     clipped = after[(after["loss"] > top) & ~after["bits"].isin(above)]
     notes += [f"{_list([bits])}: {len(group)} points above the axis" for bits, group in clipped.groupby("bits")]
-    notes += [
-        f"{_list([mark['bits']])}: turn at {count(mark['tokens'])}, {short(mark['tokens'] / largest)}× the data"
-        for _, mark in panel[panel["kind"] == "far"].iterrows()
-    ]
-    unknown = list(panel.loc[panel["kind"] == "unidentified", "bits"])
-    return notes + ([f"{_list(unknown)}: turn not identifiable"] if unknown else [])
+    if (panel["kind"] == "ahead").any():
+        banded = set(panel.loc[panel["kind"] == "band", "bits"])
+        if missing := [bits for bits in after["bits"].unique() if bits not in banded]:
+            notes.append(f"{_list(sorted(missing))}: no band (overlaps the black line)")
+    return notes
 
 
 def _list(bits: Sequence[float]) -> str:
@@ -222,8 +239,12 @@ def _legend(figure: Figure, table: Frame) -> None:
         look = {"color": figures.colour(bits), "markersize": size, "markeredgewidth": 0, "linestyle": "none"}
         handles.append(Line2D([], [], marker="o", label=f"{bits:.0f} bits", **look))
     kinds = set(table["kind"])
-    if "fit" in kinds:
-        handles.append(Line2D([], [], color="grey", linewidth=0.9, label="fit"))
+    if "ahead" in kinds:
+        handles.append(Line2D([], [], label="origin of the forecast", **_ORIGIN))
+        handles.append(Line2D([], [], color="grey", linewidth=0.9, linestyle="--", label="forecast, median"))
+    if "band" in kinds:
+        handles.append(Patch(color="grey", alpha=_INNER + _OUTER, linewidth=0, label="forecast, 50 %"))
+        handles.append(Patch(color="grey", alpha=_OUTER, linewidth=0, label="forecast, 90 %"))
     if "observed" in kinds:
         handles.append(Line2D([], [], color="grey", linewidth=1.2, label="turn observed"))
         handles.append(Patch(color="grey", alpha=0.2, linewidth=0, label="its interval"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -29,7 +29,8 @@ from ptq_eval.report.common.files import plain
 from ptq_eval.report.common.numbers import MISSING, count, number, short, with_error
 from ptq_eval.report.common.words import interval_text, plural
 from ptq_eval.report.comparison import page as comparison
-from ptq_eval.report.run.words import answers, early, unknown_tokens
+from ptq_eval.report.run import answers
+from ptq_eval.report.run.words import early, sentences, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
 from ptq_eval.sampling import Covers, errors_needed
 
@@ -76,6 +77,7 @@ def document(
         ("The answer", _answer(study)),
         ("Warnings", _bullets(study.warnings) or "None.\n"),
         ("Figures", _figures()),
+        ("The answer line by line", _line_by_line(study)),
         ("Degradation", _degradation(study)),
         (comparison.AFTER, _fits(study)),
         *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
@@ -103,18 +105,34 @@ def _title(study: Study) -> str:
 
 
 def _answer(study: Study) -> str:
-    text = ""
-    for run, found in groupby(answers(study), key=lambda answer: answer[0]):
-        text += f"### {tables.cell(run)}\n\n" + _bullets(f"**{what}.** {words}" for _, what, words, _ in found) + "\n"
-    for run, words in unknown_tokens(study):
-        text += f"### {tables.cell(run)}\n\n{words}\n\n"
+    found, text = answers.table(study), ""
+    if found.rows:
+        rows = [[run, label, *map(_answer_cell, cells)] for run, label, cells in found.rows]
+        text = tables.markdown(found.header, rows, left=len(found.header)) + "\n" + _lines(answers.notes(found))
+    text += "".join(f"**{tables.cell(run)}.** {words}\n\n" for run, words in unknown_tokens(study))
     return text or "Not identifiable: the fit has no entry on critical tokens, so nothing can be said.\n"
+
+
+def _answer_cell(cell: answers.Cell) -> tuple[str, ...]:
+    return tuple(f"**{line}**" for line in cell.lines) if cell.observed else cell.lines
+
+
+def _lines(texts: Iterable[str]) -> str:
+    """One paragraph whose lines stay apart."""
+    return "\\\n".join(map(tables.cell, texts)) + "\n\n"
+
+
+def _line_by_line(study: Study) -> str:
+    text = ""
+    for run, found in groupby(sentences(study), key=lambda answer: answer[0]):
+        text += f"### {tables.cell(run)}\n\n" + _bullets(f"**{what}.** {words}" for _, what, words, _ in found) + "\n"
+    return text or "Nothing.\n"
 
 
 def _figures() -> str:
     return (
-        "![δ against D/N](figures/delta_vs_ratio.png)\n\n"
         "![Loss before and after quantization against D](figures/loss_vs_tokens.png)\n\n"
+        "![δ against D/N](figures/delta_vs_ratio.png)\n\n"
         "Both also as PDF, with the numbers behind them as CSV, in `figures/`.\n"
     )
 
@@ -136,6 +154,10 @@ def _fits(study: Study) -> str:
     if not study.fits:
         return "Nothing was fitted.\n"
     text = tables.markdown(tables.FIT_HEADER, tables.fit_rows(study), left=3)
+    header, quality = tables.quality_table(study)
+    if quality:
+        text += "\nScatter about the law beyond evaluation noise, and R² weighted by the errors, by bit-width:\n\n"
+        text += tables.markdown(header, quality)
     covered = {interval_text(entry) for entry in study.fits}
     remarks = [f"Intervals: {words}." for words in sorted(covered)]
     if early(study):

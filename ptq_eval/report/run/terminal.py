@@ -15,7 +15,8 @@ from rich.text import Text
 
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.tables import FIT_HEADER, LEAD, Grid, fit_rows, grid, title
-from ptq_eval.report.run.words import answers, observed
+from ptq_eval.report.run import answers
+from ptq_eval.report.run.words import observed, sentences, unknown_tokens
 
 _BETWEEN = 3
 """Blanks that the table's style puts around each column."""
@@ -28,12 +29,13 @@ class Report:
         self.study, self.measurements = study, measurements
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Degradation, fits, critical tokens, warnings."""
+        """The answer as a table, degradation, fits, the answer in sentences, warnings."""
+        yield from _answers(self.study, options.max_width)
         if self.measurements:
             yield from _degradations(self.study, options.max_width)
         if self.study.fits:
             yield _fits(self.study)
-        yield from _answers(self.study)
+        yield from _sentences(self.study)
         yield from _troubles(self.study)
         for warning in self.study.warnings:
             yield Text.assemble(("warning: ", "bold yellow"), warning)
@@ -81,20 +83,78 @@ def degradation(table: Grid) -> Table:
 
 def _fits(study: Study) -> Table:
     drawn = Table(title="Fits", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    drawn.add_column("law")
+    drawn.add_column("law", overflow="fold")
     drawn.add_column("constants [interval]", overflow="fold")
-    shown = [FIT_HEADER.index(name) for name in ("R²", "points", "runs", "status")]
-    for i in shown:
-        drawn.add_column(FIT_HEADER[i], justify="right")
+    for name in ("scatter,\nweighted\nR²", "points,\nruns", "status"):
+        drawn.add_column(name, justify="right", overflow="fold")
     for row in fit_rows(study, between="\n"):
-        drawn.add_row(*(Text(text) for text in (f"{row[0]}\n{row[1]}", row[2], *(row[i] for i in shown))))
+        named = dict(zip(FIT_HEADER, row))
+        pairs = (("quantizer", "law"), ("scatter", "R², weighted"), ("points", "runs"))
+        law, quality, size = (f"{named[first]}\n{named[second]}" for first, second in pairs)
+        texts = (law, named["constants [interval]"], quality, size, named["status"])
+        drawn.add_row(*map(Text, texts))
     return drawn
 
 
-def _answers(study: Study) -> Iterator[RenderableType]:
-    if study.critical:
-        yield Text("Beyond how many tokens does more data harm?", style="bold")
-    for run, what, words, entry in answers(study):
+def _answers(study: Study, width: int) -> Iterator[RenderableType]:
+    found = answers.table(study)
+    heading = Text("Beyond how many tokens does more data harm?", style="bold")
+    if _answer_width(found) > width:
+        found = found.narrow()
+    if all(_answer_width(found.part([bits])) <= width for bits in found.bits):
+        for bits in _fitting_bits(found, width):
+            yield _answer_table(found.part(bits), heading)
+            heading = Text("")
+    else:
+        yield heading
+        yield from _answer_lines(found)
+    for line in answers.notes(found):
+        yield Text(line, style="dim")
+    for run, words in unknown_tokens(study):
+        yield Text.assemble((f"{run}: ", "bold"), words)
+
+
+def _answer_lines(found: answers.Answers) -> Iterator[RenderableType]:
+    """The cells below each other, where not even two columns fit."""
+    for run, label, cells in found.rows:
+        yield Text(f"{' '.join(run.split())}, {label}", style="bold")
+        for bits, cell in zip(found.bits, cells):
+            yield Text(f"{bits:g} bits: {' '.join(cell.lines)}", style="bold" * cell.observed)
+
+
+def _fitting_bits(found: answers.Answers, width: int) -> Iterator[list[float]]:
+    """The bit-widths in parts whose table fits in `width` characters, at least one in each."""
+    chosen: list[float] = []
+    for bits in found.bits:
+        if chosen and _answer_width(found.part([*chosen, bits])) > width:
+            yield chosen
+            chosen = []
+        chosen.append(bits)
+    if chosen:
+        yield chosen
+
+
+def _answer_width(found: answers.Answers) -> int:
+    if not found.rows:
+        return 0
+    columns = [[line for *_, cells in found.rows for line in cells[i].lines] for i in range(len(found.bits))]
+    lead = max(len(line) for run, label, _ in found.rows for text in (run, label) for line in text.split("\n"))
+    return 2 * _BETWEEN + lead + sum(_BETWEEN + max(map(len, lines)) for lines in columns)
+
+
+def _answer_table(found: answers.Answers, heading: Text) -> Table:
+    drawn = Table(title=heading, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
+    for name in ("run, quantizer", *found.header[len(answers.LEAD) :]):
+        drawn.add_column(name, overflow="fold")
+    for run, label, cells in found.rows:
+        texts = (Text("\n".join(cell.lines), style="bold" * cell.observed) for cell in cells)
+        drawn.add_row(f"{run}\n{label}", *texts)
+        drawn.add_section()
+    return drawn
+
+
+def _sentences(study: Study) -> Iterator[RenderableType]:
+    for run, what, words, entry in sentences(study):
         yield Text.assemble((f"{run}, {what}: ", "bold red" if observed(entry) else "bold"), words)
 
 

@@ -1,11 +1,11 @@
-"""The sentences of a run's report: its answers, the warnings of its fits, and notes on its records.
+"""The sentences of a run's answers.
 
 The answer says beyond how many tokens more pretraining data harms the quantized model.  Its kinds are never mixed up.
 *Observed*: the loss after quantization has its minimum inside the trajectory and rises significantly afterwards.
 *Forecast*: the run's own checkpoints continue to a turn within an interval, or to none before a certain D.
 *Predicted*: the fitted laws have their turning point there, and the multiple of the largest D seen says how far that is
-extrapolated.  *Not identifiable*: none of these, with the reason.  Which of them holds, and which warnings apply, is
-decided where the laws are fitted (`laws.turning.verdict`, `laws.warnings`); here it is said in words.
+extrapolated.  *Not identifiable*: none of these, with the reason.  Which of them holds is decided where the laws are
+fitted (`laws.turning.verdict`); here it is said in words.
 """
 
 from __future__ import annotations
@@ -15,29 +15,25 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ptq_eval.laws.findings import Caution
 from ptq_eval.laws.turning.observed import Untested
 from ptq_eval.laws.turning.significance import POWER
 from ptq_eval.laws.turning.verdict import Conflict, Share, VerdictKind
 from ptq_eval.report.common.data import Frame, Study
-from ptq_eval.report.common.numbers import MISSING, OPEN, bounds, count, end, number, plus_minus, short, tokens_estimate
-from ptq_eval.report.common.words import early_text, listed, plural, poor_text, reason_text
-from ptq_eval.results.load import Results
-from ptq_eval.results.points import Skipped
+from ptq_eval.report.common.numbers import (
+    MISSING,
+    OPEN,
+    bounds,
+    count,
+    end,
+    number,
+    plus_minus,
+    ratio,
+    short,
+    tokens_estimate,
+)
+from ptq_eval.report.common.words import early_text, plural, poor_text, reason_text
 
 Entry = Mapping[str, Any]
-
-_REASONS = {
-    Skipped.NOT_MEASURED: "status other than ok or partial",
-    Skipped.TOKENS_UNKNOWN: "tokens unknown",
-    Skipped.PARAMS_UNKNOWN: "parameters unknown",
-}
-_SCATTER = {
-    "within": "within the scatter of checkpoints",
-    "unknown": "there are too few checkpoints to know whether that is their scatter",
-    "beyond": "the model got worse, not only its quantized form",
-}
-_SOURCE = "(arXiv 2510.06213)"
 
 
 def observed(entry: Entry) -> bool:
@@ -109,8 +105,8 @@ def _share(entry: Entry) -> str:
 
 
 def _tokens(tokens: float, entry: Entry) -> str:
-    ratio = tokens / number(entry.get("params"))
-    return f"{count(tokens)} tokens" + (f" (D/N = {short(ratio)})" if math.isfinite(ratio) else "")
+    share = tokens / number(entry.get("params"))
+    return f"{count(tokens)} tokens" + (f" (D/N = {ratio(share)})" if math.isfinite(share) else "")
 
 
 def verdict(entry: Entry) -> str:
@@ -177,7 +173,7 @@ def _early(study: Study, rows: Frame) -> str:
     return early_text(len(used), len(rows), statistics.median(used), used[0], used[-1], whole) if used else ""
 
 
-def answers(study: Study) -> Iterator[tuple[str, str, str, Entry]]:
+def sentences(study: Study) -> Iterator[tuple[str, str, str, Entry]]:
     """(run, "gptq, 2 bits", sentences, entry) of every entry on critical tokens, in the study's order."""
     place = {name: i for i, name in enumerate([*study.runs, *study.labels])}
 
@@ -201,134 +197,3 @@ def unknown_tokens(study: Study) -> Iterator[tuple[str, str]]:
                 f"Not identifiable: D is unknown for {measured}, so nothing was fitted. Give `--tokens-per-step` or "
             )
             yield run, words + "`--tokens`, or write a `trajectory.yaml`, and run the same command again."
-
-
-def warning_text(caution: Entry) -> str:
-    """A caution of `fit.json` as a sentence."""
-    return _TEXTS[Caution(caution["kind"])](caution)
-
-
-def _full_precision_rises(facts: Entry) -> str:
-    size = f"{number(facts['rise']):.2g} ± {number(facts['error']):.1g} nats per token at the last checkpoint"
-    what = f"{facts['run']}: the full-precision loss itself rises after D = {count(facts['tokens'])} tokens, by {size}"
-    return f"{what}: {_SCATTER[facts['scatter']]}"
-
-
-def _schedule(facts: Entry) -> str:
-    runs, kind = facts["runs"], facts["schedule"]
-    several = len(runs) > 1
-    its, rate = ("their", "learning rates") if several else ("its", "learning rate")
-    if kind == "annealed":
-        return (
-            f"the points of {listed(runs)} are annealed models, each at its own D, not intermediate checkpoints; "
-            "branches of one trunk share its seed and data order and are not independent runs"
-        )
-    form = {"decaying": "{} with a decaying learning rate", "constant": "{} at a constant learning rate"}
-    run = form.get(kind, "{} of unknown schedule").format("training runs" if several else "one training run")
-    meaning = {
-        "decaying": "D and the learning rate change together, and degradation is known to jump when the learning rate "
-        f"decays {_SOURCE}, so the learning rate may explain what looks like growth with D",
-        "constant": "the learning rate does not confound D, but no model is annealed, and annealed models may degrade "
-        f"differently {_SOURCE}",
-        "unknown": f"if {its} {rate} {'decay' if several else 'decays'}, the learning rate may explain what looks like "
-        f"growth with D {_SOURCE}",
-    }[kind]
-    return f"the points of {listed(runs)} are intermediate checkpoints of {run}: {meaning}"
-
-
-def _few_runs(facts: Entry) -> str:
-    what = f"only {plural(facts['runs'], 'training run')} (fewer than {facts['needed']})"
-    return f"{what}: intervals say little about what another seed or data order would give"
-
-
-def _no_trend(facts: Entry) -> str:
-    what = f"{plural(facts['points'], 'point')} along D (fewer than {facts['needed']})"
-    return f"{facts['trajectory']} has {what}: no trend in D can be judged from it"
-
-
-def _scatter_unsure(facts: Entry) -> str:
-    what = f"only {plural(facts['points'], 'point')} along D (fewer than {facts['needed']})"
-    return f"{facts['trajectory']} has {what}: too few to know how checkpoints scatter, so none is tested for a turn"
-
-
-def _runs_of_sizes(facts: Entry) -> str:
-    return (
-        f"C_T and gamma_N rest on {plural(facts['sizes'], 'size')} of model, and whatever else differs between the "
-        "runs counts as size: they have no interval; the critical tokens of these runs are not affected"
-    )
-
-
-def _negative(facts: Entry) -> str:
-    n, deltas = facts["negative"], facts["deltas"]
-    are = "is negative; it is fitted like all others" if n == 1 else "are negative; they are fitted like all others"
-    return f"{facts['quantizer']}: {n} of {plural(deltas, 'delta')} ({100 * n / deltas:.0f} %) {are}"
-
-
-def _extrapolated(facts: Entry) -> str:
-    n, far = facts["extrapolated"], facts["too_far"]
-    are = "is" if n == 1 else "are"
-    total = plural(facts["critical_tokens"], "critical token count")
-    text = f"{n} of {total} {are} extrapolated beyond the largest D seen, by up to {short(facts['largest'])}×"
-    return f"{text}; {far} of them by more than {facts['limit']:g}×, too far to believe" if far else text
-
-
-def _poor_fit(facts: Entry) -> str:
-    grid = f"group size {facts['group_size']}" if facts["group_size"] else "one scale per row"
-    calibration = f", {facts['calibration']}" if facts["calibration"] not in ("", "none") else ""
-    return (
-        f"{facts['quantizer']} ({grid}{calibration}): the law describes these deltas poorly ({poor_text(facts)}); do "
-        "not rely on its constants or on predictions from them"
-    )
-
-
-_TEXTS: Mapping[Caution, Callable[[Entry], str]] = {
-    Caution.NOTHING_TO_FIT: lambda f: "nothing to fit",
-    Caution.FULL_PRECISION_RISES: _full_precision_rises,
-    Caution.SCHEDULE: _schedule,
-    Caution.MIXED_PHASES: lambda f: (
-        f"annealed and other checkpoints enter one fit of delta: this mixes the effect of D with that of the learning "
-        f"rate {_SOURCE}; fit the folder `annealed` alone"
-    ),
-    Caution.FEW_RUNS: _few_runs,
-    Caution.NO_TREND: _no_trend,
-    Caution.SCATTER_UNSURE: _scatter_unsure,
-    Caution.RUNS_OF_SIZES: _runs_of_sizes,
-    Caution.NEGATIVE_DELTAS: _negative,
-    Caution.EXTRAPOLATED: _extrapolated,
-    Caution.POOR_FIT: _poor_fit,
-}
-
-
-def notes(results: Results) -> list[str]:
-    """What a reader must know of the records behind a report, and the warnings of the run that measured them."""
-    overlaps = [o["message"] for o in results.run.get("overlap", {}).values() if o["flagged"]]
-    own = [*_excluded(results), *_versions(results), *_unmeasured(results)]
-    return [*own, *results.run.get("warnings", []), *_conflicts(results), *dict.fromkeys(overlaps)]
-
-
-def _excluded(results: Results) -> Iterator[str]:
-    for why, n in results.excluded.items():
-        yield f"{n} row{'s' * (n != 1)} not fitted: {_REASONS[why]}"
-
-
-def _versions(results: Results) -> Iterator[str]:
-    if total := sum(results.superseded.values()):
-        pairs = sorted(results.superseded.items())
-        which = ", ".join(f"{count} of {name} version {version}" for (name, version), count in pairs)
-        yield f"{total} record{'s' * (total != 1)} superseded by a newer version of the quantizer: {which}"
-    for name, found in sorted(results.versions.items()):
-        if len(found) > 1:
-            mixed = f"{name}: the table mixes rows of versions {' and '.join(found)} (column quantizer_version)"
-            yield f"{mixed}; repeat the whole command to measure the older ones again"
-
-
-def _unmeasured(results: Results) -> Iterator[str]:
-    missing = results.n_sound - results.n_measured
-    if missing > 0:
-        yield f"{missing} of {results.n_sound} checkpoints are not measured yet: this report is partial"
-
-
-def _conflicts(results: Results) -> Iterator[str]:
-    for _, other in results.conflicts:
-        name = f"{other.trial.checkpoint.name} {other.trial.quantizer} {other.trial.key()}"
-        yield f"two records of one trial differ, the first is used: {name}"

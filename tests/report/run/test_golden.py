@@ -11,7 +11,8 @@ from ptq_eval.laws.warnings import SCHEDULES
 from ptq_eval.report.common import numbers
 from ptq_eval.report.common.words import reason_text
 from ptq_eval.report.run.latex import cell, escape
-from ptq_eval.report.run.words import observed, predicted, verdict, verdict_text, warning_text
+from ptq_eval.report.run.warnings import warning_texts
+from ptq_eval.report.run.words import observed, predicted, verdict, verdict_text
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_verdicts_are_observed_predicted_or_not_identifiable_and_never_two_of_th
         ),
         (
             {**ENTRY, "poor_fit": {"r2": -0.2, "scatter": 1.23}},
-            "; the law describes these deltas poorly (R² = −0.2, scatter 120 %)",
+            "; the law describes these deltas poorly (scatter 120 %)",
         ),
     ],
 )
@@ -209,13 +210,15 @@ def test_every_reason_and_every_warning_has_a_sentence(kind):
         Caution.RUNS_OF_SIZES: {"sizes": 2},
         Caution.POOR_FIT: {"scatter": 0.5},
     }.get(kind, {})
-    say = reason_text if isinstance(kind, Why) else warning_text
+    say = reason_text if isinstance(kind, Why) else lambda one: warning_texts([one])[0]
     assert say({"kind": kind.value, **facts}).strip()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_schedule_is_named_for_one_run_and_for_several(schedule):
-    one, two = (warning_text({"kind": "schedule", "schedule": schedule, "runs": runs}) for runs in (["a"], ["a", "b"]))
+    one, two = (
+        warning_texts([{"kind": "schedule", "schedule": schedule, "runs": runs}])[0] for runs in (["a"], ["a", "b"])
+    )
     assert one.startswith("the points of a are ")
     assert two.startswith("the points of a and b are ")
     if schedule != "annealed":

@@ -10,7 +10,7 @@ import pytest
 
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.run import latex
-from tests.report.synthetic import make_fit, make_table
+from tests.report.synthetic import make_table
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
@@ -28,6 +28,6 @@ def test_the_latex_table_compiles_alone_and_fits_the_page(tmp_path):
 
 def test_tables_wider_or_longer_than_a_page_are_continued():
     table = make_table(runs=("small",), ratios=tuple(range(5, 55)), bits=(2, 3, 4, 5, 6, 7, 8))
-    tex = latex.document(Study(table, make_fit(table), {}))
+    tex = latex.document(Study(table, {}, {}))
     assert tex.count(r"\begin{table}") == 2 * 3
     assert tex.count(r"\\") == 50 * 3 + 2 * 6

@@ -1,0 +1,193 @@
+"""The answer as a table: a row per run and quantizer, a column per bit-width, and in each cell where more data harms.
+
+A cell holds D_crit with its interval, and D/N below it, or from which D on it may come, or a dash whose footnote says
+why nothing is known.  Footnotes are numbered once and shared: what differs from line to line (how many deltas, which
+factor) is in the sentences (`words`), and the footnote says what they have in common.  Page, terminal and LaTeX draw
+the same cells.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from ptq_eval.laws.findings import Why
+from ptq_eval.laws.turning.verdict import Conflict, Share, VerdictKind
+from ptq_eval.report.common.data import Study
+from ptq_eval.report.common.numbers import MISSING, OPEN, bounds, count, end, number, ratio, short
+from ptq_eval.report.common.tables import title
+from ptq_eval.report.common.words import reason_text
+
+Entry = Mapping[str, Any]
+
+LEAD = ("run", "quantizer")
+"""The columns before those of the bit-widths."""
+NOT_MEASURED = ""
+
+_SHARED: Mapping[Why, str] = {
+    Why.LAW_MISSES_DELTAS: "at this bit-width the law does not describe the deltas",
+    Why.DELTA_NOT_SIGNIFICANT: "δ is not significantly different from zero",
+    Why.DELTA_DOES_NOT_GROW: "δ does not grow significantly with D",
+    Why.WIDE_INTERVAL: "the range of D is too short: the interval of D_crit spans too much",
+    Why.SHORT_RANGE: "the range of D is too short to predict D_crit so far beyond it",
+    Why.TOO_FAR: "the fits point too far beyond the data to be believed",
+    Why.REFUTED: "the measurements refute the turn that the law predicts",
+    Why.FORECAST_OPEN: "the checkpoints forecast neither a turn nor that none comes before a certain D",
+    Why.TOO_FEW_CLEAR_DELTAS: "too few deltas are significantly above zero",
+    Why.DELTA_NOT_FITTED: "the degradation law cannot be fitted",
+    Why.LOSS_NOT_FITTED: "the full-precision curve cannot be fitted",
+}
+"""Reasons whose facts differ from line to line, without these."""
+_CONFLICTS: Mapping[str, str] = {
+    Conflict.NOT_CONFIRMED: "predicted inside the range, but no turn is observed there",
+    Conflict.NO_SECOND_CHECKPOINT: "predicted inside the range, but this run has no second checkpoint to check it",
+}
+_SHARES: Mapping[str, str] = {
+    Share.MAIN: "the full-precision loss rises too: quantization is not the only cause",
+    Share.PART: "a part of the rise is the full-precision loss's own",
+}
+_POOR = "the law behind it describes these deltas poorly"
+_HOW: Mapping[str, str] = {
+    VerdictKind.OBSERVED: "observed",
+    VerdictKind.FORECAST: "forecast",
+    VerdictKind.PREDICTED: "predicted by the law",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The lines of a cell, and whether it is an observation."""
+
+    lines: tuple[str, ...]
+    observed: bool = False
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The cells of a report: `rows` are (run with its N, quantizer, a cell for each of `bits`)."""
+
+    bits: list[float]
+    rows: list[tuple[str, str, list[Cell]]]
+    footnotes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def header(self) -> list[str]:
+        """Of all columns."""
+        return [*LEAD, *(f"{width:g} bits" for width in self.bits)]
+
+    def part(self, bits: Iterable[float]) -> Answers:
+        """The same rows with some of the bit-widths only."""
+        keep = [i for i, width in enumerate(self.bits) if width in set(bits)]
+        rows = [(run, label, [cells[i] for i in keep]) for run, label, cells in self.rows]
+        return Answers([self.bits[i] for i in keep], rows, self.footnotes, self.remarks)
+
+    def narrow(self) -> Answers:
+        """The same cells in more and shorter lines: a break before each interval, each D and each N."""
+        rows = [
+            (
+                "\n".join(_broken(run)),
+                label,
+                [Cell(tuple(chain(*map(_broken, one.lines))), one.observed) for one in cells],
+            )
+            for run, label, cells in self.rows
+        ]
+        return Answers(self.bits, rows, self.footnotes, self.remarks)
+
+
+def _broken(line: str) -> list[str]:
+    return re.split(r" (?=\[|D = |\(N = )", line)
+
+
+def table(study: Study) -> Answers:
+    """The table of a study; without rows where the fit has no entry on critical tokens."""
+    found = {
+        (str(entry.get("run")), study.label_of(entry), number(entry.get("bits"))): entry for entry in study.critical
+    }
+    marks: dict[str, int] = {}
+    bits = sorted({width for _, _, width in found})
+    rows = []
+    for run, label in _lines(study, found):
+        entries = [found.get((run, label, width)) for width in bits]
+        cells = [cell(entry, marks) if entry else Cell((NOT_MEASURED,)) for entry in entries]
+        params = next(number(entry.get("params")) for entry in entries if entry)
+        rows.append((title(run, params), label, cells))
+    return Answers(bits, rows, list(marks), _remarks(found.values()))
+
+
+def _lines(study: Study, found: Iterable[tuple[str, str, float]]) -> list[tuple[str, str]]:
+    place = {name: i for i, name in enumerate([*study.runs, *study.labels])}
+    lines = dict.fromkeys((run, label) for run, label, _ in found)
+    return sorted(lines, key=lambda line: [place.get(name, math.inf) for name in line])
+
+
+def cell(entry: Entry, notes: dict[str, int]) -> Cell:
+    """The cell of one entry of `critical_tokens`; its footnotes get a number in `notes` where they are new."""
+    kind, params = VerdictKind(entry["verdict_kind"]), number(entry.get("params"))
+    marks = "".join(f" ({notes.setdefault(note, len(notes) + 1)})" for note in _footnotes(kind, entry))
+    if kind is VerdictKind.NOT_IDENTIFIED:
+        return Cell((MISSING + marks,))
+    value, low, high = bounds(entry["answer"])
+    if kind is VerdictKind.NOT_BEFORE:
+        level = 50 + 50 * number(entry["answer"]["level"])
+        return Cell((f"not before D = {count(low)} ({short(level)} %){marks}", *_ratio(params, low)))
+    tokens = f"{count(value)} [{end(low)} to {end(high)}]"
+    return Cell((tokens, *_ratio(params, value, low, high), _HOW[kind] + marks), kind is VerdictKind.OBSERVED)
+
+
+def _ratio(params: float, value: float, *ends: float) -> list[str]:
+    """D/N, with the ends of its interval if passed; nothing where N is unknown."""
+    if not math.isfinite(value / params):
+        return []
+    if not ends:
+        return [f"D/N = {ratio(value / params)}"]
+    low, high = (OPEN if end(one) == OPEN else ratio(one / params) for one in ends)
+    return [f"D/N {ratio(value / params)} [{low} to {high}]"]
+
+
+def _footnotes(kind: VerdictKind, entry: Entry) -> list[str]:
+    """What has to be known beside the numbers of a cell, without the facts of its line."""
+    if kind is VerdictKind.NOT_IDENTIFIED:
+        reason = entry["reason"]
+        return [_SHARED.get(Why(reason["kind"])) or reason_text(reason)]
+    found = []
+    if kind is VerdictKind.OBSERVED and entry.get("full_precision_share"):
+        found.append(_SHARES[entry["full_precision_share"]])
+    if kind is VerdictKind.PREDICTED:
+        if entry.get("conflict"):
+            found.append(_CONFLICTS[entry["conflict"]])
+        if entry.get("poor_fit"):
+            found.append(_POOR)
+    return found
+
+
+def _remarks(entries: Iterable[Entry]) -> list[str]:
+    """How the table is read, and which turns would have been missed."""
+    entries = list(entries)
+    answered = [entry["answer"] for entry in entries if entry.get("answer")]
+    levels = sorted({100 * number(answer["level"]) for answer in answered})
+    found = []
+    if answered:
+        found.append(
+            "D_crit, the number of pretraining tokens beyond which more of them make the quantized model worse, with "
+            f"its {' or '.join(map(short, levels))} % interval; below it D/N"
+        )
+    rises = [number(entry.get("detectable_rise")) for entry in entries if entry["verdict_kind"] != VerdictKind.OBSERVED]
+    rises = sorted(rise for rise in rises if math.isfinite(rise))
+    if rises:
+        low, high = short(float(f"{rises[0]:.1e}")), short(float(f"{rises[-1]:.1e}"))
+        span = low if low == high else f"{low} to {high}"
+        found.append(
+            f"where no turn is observed, a rise of {span} nats per token would have been seen with probability 0.8"
+        )
+    return found
+
+
+def notes(found: Answers) -> list[str]:
+    """The lines below the table: how it is read, then the footnotes by number."""
+    remarks = [f"{text[0].upper()}{text[1:]}." for text in found.remarks]
+    return [*remarks, *(f"({i}) {text}." for i, text in enumerate(found.footnotes, 1))]
