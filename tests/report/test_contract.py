@@ -19,6 +19,7 @@ from ptq_eval.laws import analyse
 from ptq_eval.report import labels, render, render_fit, write, write_fit
 from ptq_eval.report.common.data import COLUMNS, Study
 from ptq_eval.report.run import latex, page
+from ptq_eval.sampling import errors_needed
 from tests.report.synthetic import make_fit, make_run, make_table
 
 FIGURES = [f"figures/{name}.{kind}" for name in ("delta_vs_ratio", "loss_vs_tokens") for kind in ("csv", "pdf", "png")]
@@ -106,7 +107,7 @@ def test_figures_hold_what_was_measured(out, written, table):
     ratio = pd.read_csv(out / "figures/delta_vs_ratio.csv")
     points = ratio[ratio["kind"] == "measured"]
     assert len(points) == len(measured)
-    noise = points["delta"].abs() <= 2 * points["delta_se"]
+    noise = points["delta"].abs() <= errors_needed(np.full(len(points), 32)) * points["delta_se"]
     assert 0 < noise.sum() < len(points)
     assert (points["shown"] == np.where(noise, "noise", "clear")).all()
     assert points["delta"].sum() == pytest.approx(measured["delta"].sum(), rel=1e-12)

@@ -121,10 +121,16 @@ def ratio(value: Any) -> str:
     return short(float(f"{value:.2e}")) if math.isfinite(value) else MISSING
 
 
+def rough(value: Any) -> str:
+    """Two significant digits, for what is not known better; a dash where unknown."""
+    value = number(value)
+    return short(float(f"{value:.1e}")) if math.isfinite(value) else MISSING
+
+
 def percent(share: Any) -> str:
     """A share as per cent, with two digits; a dash where unknown."""
     share = number(share)
-    return f"{short(float(f'{100 * share:.2g}'))} %" if math.isfinite(share) else MISSING
+    return f"{rough(100 * share)} %" if math.isfinite(share) else MISSING
 
 
 def end(tokens: Any) -> str:

@@ -88,7 +88,7 @@ def _misses(facts: Facts) -> str:
     return f"at {facts['bits']:g} bits the law does not describe the deltas, although {above} significantly above zero"
 
 
-_CONFLICTS: Mapping[str, str] = {
+CONFLICTS: Mapping[str, str] = {
     Conflict.STILL_FALLS: "the loss still falls significantly beyond it",
     Conflict.TURNS_ELSEWHERE: "the loss turns elsewhere",
     Conflict.FORECAST_EXCLUDES: "the forecast from this run's own checkpoints excludes it",
@@ -133,7 +133,7 @@ _REASONS: Mapping[Why, Callable[[Facts], str]] = {
     Why.LAW_MISSES_DELTAS: _misses,
     Why.FULL_PRECISION_RISES: lambda f: "the full-precision loss itself rises inside the range",
     Why.TOO_FAR: lambda f: f"the fits point to {short(f['factor'])}× the largest D seen, too far to believe",
-    Why.REFUTED: lambda f: f"the measurements refute the turn that the law predicts: {_CONFLICTS[f['conflict']]}",
+    Why.REFUTED: lambda f: f"the measurements refute the turn that the law predicts: {CONFLICTS[f['conflict']]}",
     Why.FORECAST_OPEN: lambda f: (
         f"{plural(f['checkpoints'], 'checkpoint')} forecast neither a turn nor that none comes before a certain D"
     ),

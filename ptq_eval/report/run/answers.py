@@ -18,9 +18,10 @@ from typing import Any
 from ptq_eval.laws.findings import Why
 from ptq_eval.laws.turning.verdict import Conflict, Share, VerdictKind
 from ptq_eval.report.common.data import Study
-from ptq_eval.report.common.numbers import MISSING, OPEN, bounds, count, end, number, ratio, short
+from ptq_eval.report.common.numbers import MISSING, OPEN, bounds, count, end, number, ratio, rough, short
 from ptq_eval.report.common.tables import title
 from ptq_eval.report.common.words import reason_text
+from ptq_eval.report.run.words import inside
 
 Entry = Mapping[str, Any]
 
@@ -56,6 +57,13 @@ _HOW: Mapping[str, str] = {
     VerdictKind.FORECAST: "forecast",
     VerdictKind.PREDICTED: "predicted by the law",
 }
+
+
+_INSIDE = "not significant"
+_NOT_SIGNIFICANT = (
+    "the forecast from the run's own checkpoints puts the turn inside the range of D, but the rise there is not "
+    "significant with control over all lines"
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,8 @@ def cell(entry: Entry, notes: dict[str, int]) -> Cell:
         level = 50 + 50 * number(entry["answer"]["level"])
         return Cell((f"not before D = {count(low)} ({short(level)} %){marks}", *_ratio(params, low)))
     tokens = f"{count(value)} [{end(low)} to {end(high)}]"
-    return Cell((tokens, *_ratio(params, value, low, high), _HOW[kind] + marks), kind is VerdictKind.OBSERVED)
+    how = _INSIDE if inside(entry) else _HOW[kind]
+    return Cell((tokens, *_ratio(params, value, low, high), how + marks), kind is VerdictKind.OBSERVED)
 
 
 def _ratio(params: float, value: float, *ends: float) -> list[str]:
@@ -157,6 +166,8 @@ def _footnotes(kind: VerdictKind, entry: Entry) -> list[str]:
     found = []
     if kind is VerdictKind.OBSERVED and entry.get("full_precision_share"):
         found.append(_SHARES[entry["full_precision_share"]])
+    if inside(entry):
+        found.append(_NOT_SIGNIFICANT)
     if kind is VerdictKind.PREDICTED:
         if entry.get("conflict"):
             found.append(_CONFLICTS[entry["conflict"]])
@@ -176,10 +187,11 @@ def _remarks(entries: Iterable[Entry]) -> list[str]:
             "D_crit, the number of pretraining tokens beyond which more of them make the quantized model worse, with "
             f"its {' or '.join(map(short, levels))} % interval; below it D/N"
         )
-    rises = [number(entry.get("detectable_rise")) for entry in entries if entry["verdict_kind"] != VerdictKind.OBSERVED]
+    silent = [entry for entry in entries if entry["verdict_kind"] != VerdictKind.OBSERVED and not inside(entry)]
+    rises = [number(entry.get("detectable_rise")) for entry in silent]
     rises = sorted(rise for rise in rises if math.isfinite(rise))
     if rises:
-        low, high = short(float(f"{rises[0]:.1e}")), short(float(f"{rises[-1]:.1e}"))
+        low, high = rough(rises[0]), rough(rises[-1])
         span = low if low == high else f"{low} to {high}"
         found.append(
             f"where no turn is observed, a rise of {span} nats per token would have been seen with probability 0.8"

@@ -28,10 +28,11 @@ from ptq_eval.report.common.numbers import (
     number,
     plus_minus,
     ratio,
+    rough,
     short,
     tokens_estimate,
 )
-from ptq_eval.report.common.words import early_text, plural, poor_text, reason_text
+from ptq_eval.report.common.words import CONFLICTS, early_text, plural, poor_text, reason_text
 
 Entry = Mapping[str, Any]
 
@@ -72,12 +73,22 @@ def verdict_text(entry: Entry) -> str:
 
 def _forecast(answer: Entry, entry: Entry) -> str:
     """A turn with both ends."""
-    return f"forecast: harmful beyond D = {_tokens(number(answer['value']), entry)}"
+    text = f"forecast: harmful beyond D = {_tokens(number(answer['value']), entry)}"
+    if not inside(entry):
+        return text
+    return f"{text}, inside the range, but the rise there is not significant{_p(entry)}"
+
+
+def inside(entry: Entry) -> bool:
+    """Whether a turn that is forecast is at a D that was measured, where the test has not found it significant."""
+    value = number((entry.get("answer") or {}).get("value"))
+    return entry.get("verdict_kind") == VerdictKind.FORECAST and value <= number(entry.get("largest_tokens"))
 
 
 def _not_before(answer: Entry, entry: Entry) -> str:
     """A turn with a lower end alone, whose probability is one-sided."""
-    return f"not harmful before D = {_tokens(number(answer['low']), entry)} ({50 + 50 * answer['level']:.0f} %)"
+    level = short(50 + 50 * number(answer["level"]))
+    return f"not harmful before D = {_tokens(number(answer['low']), entry)}, with {level} % probability"
 
 
 _FROM_FORECAST: Mapping[str, Callable[[Entry, Entry], str]] = {
@@ -119,8 +130,12 @@ def verdict(entry: Entry) -> str:
         sentences += _interval("Interval of the prediction", entry.get("predicted"))
     elif entry.get("verdict_kind") == VerdictKind.FORECAST:
         sentences += _interval("Interval of the forecast", entry.get("answer"))
-    if not observed(entry):
+    if inside(entry):
+        sentences += _rise(entry)
+    elif not observed(entry):
         sentences += power_text(entry)
+    if withheld := entry.get("withheld"):
+        sentences.append(f"What the law predicts is withheld: {CONFLICTS[withheld]}")
     return ". ".join(sentences) + "."
 
 
@@ -132,25 +147,27 @@ def power_text(entry: Entry) -> list[str]:
     if not math.isfinite(rise):
         return []
     return [
-        f"No turn is observed; a rise of {short(rise)} nats per token would have been seen with probability {POWER:g}"
+        f"No turn is observed; a rise of {rough(rise)} nats per token would have been seen with probability {POWER:g}"
     ]
 
 
 def _about_observed(entry: Entry) -> list[str]:
-    sentences = _interval("Interval of the turn", entry.get("observed"))
-    rise = plus_minus(entry.get("rise"), entry.get("rise_se"))
-    if rise != MISSING:
-        sentences.append(
-            f"By the last checkpoint the loss after quantization has risen by {rise} nats per token{_p(entry)}"
-        )
+    sentences = [*_interval("Interval of the turn", entry.get("observed")), *_rise(entry, _p(entry))]
     if math.isfinite(bounds(entry.get("predicted"))[0]):
         sentences.append(f"The fits put the turn at {tokens_estimate(entry.get('predicted'))}")
     return sentences
 
 
+def _rise(entry: Entry, p: str = "") -> list[str]:
+    rise = plus_minus(entry.get("rise"), entry.get("rise_se"))
+    if rise == MISSING:
+        return []
+    return [f"By the last checkpoint the loss after quantization has risen by {rise} nats per token{p}"]
+
+
 def _p(entry: Entry) -> str:
     p = number(entry.get("adjusted_p"))
-    return f" (p = {short(p)} with control over all lines)" if math.isfinite(p) else ""
+    return f" (p = {rough(p)} with control over all lines)" if math.isfinite(p) else ""
 
 
 def _interval(what: str, entry: Entry | None) -> list[str]:

@@ -38,6 +38,11 @@ UNKNOWN = entry("not_identified", 8, reason={"kind": "too_far", "factor": 245.0}
     [
         (OBSERVED, ("4.86M [2.56M to 19.9M]", "D/N 60.8 [32 to 249]", "observed"), True),
         (FORECAST, ("20M [open to open]", "D/N 250 [open to open]", "forecast"), False),
+        (
+            {**FORECAST, "answer": interval(1e6, 2e6, 4e6), "largest_tokens": 5e6},
+            ("2M [1M to 4M]", "D/N 25 [12.5 to 50]", "not significant (1)"),
+            False,
+        ),
         (NOT_BEFORE, ("not before D = 40M (95 %)", "D/N = 500"), False),
         (PREDICTED, ("80M [64M to 100M]", "D/N 1,000 [800 to 1,250]", "predicted by the law (1)"), False),
         (UNKNOWN, ("– (1)",), False),
