@@ -10,7 +10,7 @@ or below their noise floor where one is known.  Runs at one D/N are drawn side b
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
