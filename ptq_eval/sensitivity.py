@@ -41,7 +41,7 @@ from quantizers import get_quantizer
 FORMAT = 1
 """Raised whenever the numbers of a record change their meaning."""
 
-_NEUTRAL = ("bootstrap", "laws", "shard", "device", "memory", "trust_remote_code", "bos")
+_NEUTRAL = ("bootstrap", "laws", "shard", "device", "memory", "trust_remote_code", "bos", "calib_repeats")
 """Options that change no number here, and `bos`, which is recorded only if set."""
 
 _LESS_MEMORY = "a shorter --seq-len, or a device with more memory"
@@ -101,6 +101,9 @@ def _config(options: Mapping[str, Any], draws: int) -> RunConfig:
         raise OptionError("sensitivities need float32", got=config.dtype, remedy="omit --dtype")
     if config.shard != (1, 1):
         raise OptionError("sensitivities are not sharded", got=config.shard, remedy="choose --steps for each process")
+    if config.calib_repeats > 1:
+        what = "sensitivities use one draw of calibration windows"
+        raise OptionError(what, got=f"calib_repeats={config.calib_repeats}", remedy="omit it")
     if config.precision is not None:
         raise OptionError("sensitivities use every window", got=f"precision={config.precision}", remedy="omit it")
     quantizers_of(config)
