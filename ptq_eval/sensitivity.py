@@ -28,8 +28,9 @@ import torch
 from ptq_eval.checkpoints import Overrides, discover, verify_all
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import OptionError, PtqEvalError
+from ptq_eval.measure.described import describe_windows
 from ptq_eval.measure.session import Session
-from ptq_eval.measure.trials import Texts, Workload, describe_windows, make_plan, quantizers_of
+from ptq_eval.measure.trials import Texts, Workload, make_plan, quantizers_of
 from ptq_eval.records import Checkpoint, Progress, Trial
 from ptq_eval.report.sensitivity import page as report
 from ptq_eval.results.manifest import git_state

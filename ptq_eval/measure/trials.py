@@ -18,7 +18,6 @@ from ptq_eval import corpora, records
 from ptq_eval.checkpoints import error_for, local_path
 from ptq_eval.config import DEFAULT_SEQ_LEN, RunConfig
 from ptq_eval.corpora.base import Text
-from ptq_eval.corpora.overlap import overlap
 from ptq_eval.corpora.windows import Windows, make_windows
 from ptq_eval.errors import (
     MissingTokenizerError,
@@ -29,6 +28,7 @@ from ptq_eval.errors import (
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
+from ptq_eval.measure.described import describe_overlap, describe_windows
 from ptq_eval.models.configuration import end_of_text
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.models.loading import load_tokenizer
@@ -331,29 +331,3 @@ def _max_chars(selection: Selection, count: int | None, seq_len: int) -> int | N
     if selection == "first":
         return _SPARE_CHARS * seq_len * count + 100_000
     return min(_DRAWN_CHARS * seq_len * count + 100_000, max(LONGEST, _SPARE_CHARS * seq_len * count))
-
-
-def describe_windows(windows: Windows) -> dict[str, Any]:
-    """A text's entry in `run.json`: its protocol, digests and notes."""
-    return {
-        "spec": windows.spec,
-        "protocol": windows.protocol,
-        "digest": windows.digest,
-        "text_digest": windows.text_digest,
-        "windows": len(windows.ids),
-        "selection": windows.sample.selection,
-        "available": windows.total_windows,
-        "documents": len(set(windows.sample.documents)) or None,
-        "notes": list(windows.notes),
-    }
-
-
-def describe_overlap(calibration: Windows, evaluation: Windows) -> dict[str, Any]:
-    """The entry in `run.json` of how much of the evaluation text occurs in the calibration text."""
-    found = overlap(calibration, evaluation)
-    return {
-        "share_of_windows": found.share_of_windows,
-        "share_of_ngrams": found.share_of_ngrams,
-        "flagged": found.flagged,
-        "message": found.message,
-    }

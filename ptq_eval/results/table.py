@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -39,6 +38,7 @@ from ptq_eval.records import FULL_PRECISION, Checkpoint, Measurement, Trial
 from ptq_eval.results.draws import cells as cells_of
 from ptq_eval.results.draws import combined
 from ptq_eval.results.points import Losses
+from ptq_eval.results.versions import order_of
 from ptq_eval.sampling import Design, design_of, effective, independent, mean_and_error, standard_error
 
 COLUMNS = (
@@ -143,23 +143,10 @@ def select(
             cells.setdefault(cell, []).append(measurement)
     kept, older = [], []
     for cell in cells.values():
-        newest = max((m.trial.quantizer_version for m in cell), key=_order)
+        newest = max((m.trial.quantizer_version for m in cell), key=order_of)
         kept += [m for m in cell if m.trial.quantizer_version == newest]
         older += [m for m in cell if m.trial.quantizer_version != newest]
     return kept, older
-
-
-def _order(version: str) -> list[tuple[int, str]]:
-    """Versions by their numbers: "2" before "10", "1.9" before "1.10"."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|[^\d.]+", version)]
-
-
-def versions(kept: Iterable[Measurement]) -> dict[str, list[str]]:
-    """The versions of each quantizer among records, the oldest first."""
-    found: dict[str, set[str]] = {}
-    for measurement in kept:
-        found.setdefault(measurement.trial.quantizer, set()).add(measurement.trial.quantizer_version)
-    return {name: sorted(several, key=_order) for name, several in found.items()}
 
 
 def tabulate(measurements: Iterable[Measurement], checkpoints: Sequence[Checkpoint]) -> tuple[pd.DataFrame, Windows]:
