@@ -13,8 +13,8 @@ sample's own variance.  Two samples of other windows have independent errors, so
 unbiased; below zero, it is zero.  What is left out is the scatter of the second order, which grows as the square of ε:
 at 2 and 3 bits the true spread is larger, where δ itself is many times larger still.
 
-**Arithmetic.**  The full-precision loss of some windows again, in smaller batches and on one thread; in a type narrower
-than float32, in float32 too.  With d the differences per window, of which k were scored again and N
+**Arithmetic.**  The full-precision loss of some windows again, in smaller batches and on another number of threads;
+in a type narrower than float32, in float32 too.  With d the differences per window, of which k were scored again and N
 are evaluated, the loss moves by a common part and by the mean of N independent ones, of variance d̄² − s²/k (not below
 zero) and s²/N; δ is the difference of two losses, hence twice that.  The larger of the alternatives counts.
 
@@ -157,8 +157,9 @@ def _again(session: Session, ids: Tensor) -> list[list[float]] | None:
     size = sum(parameter.nbytes + 4 * parameter.numel() for parameter in model.module.parameters())
     if narrow and size > session.budget.total:
         return None
-    with _one_thread(model):
-        found = [evaluate(model, ids, batch=max(1, min(batch_size(model, ids.shape[1]), len(ids)) // 2))[0].nll]
+    batch = max(1, min(batch_size(model, ids.shape[1]), len(ids)) // 2)
+    with _other_threads(model):
+        found = [evaluate(model, ids, batch=batch)[0].nll]
     if narrow:
         exact = copy.deepcopy(model.module).float()
         options: dict[str, Any] = {"include_head": model.include_head, "name": model.name, "outside": model.outside}
@@ -167,10 +168,11 @@ def _again(session: Session, ids: Tensor) -> list[list[float]] | None:
 
 
 @contextmanager
-def _one_thread(model: LanguageModel) -> Iterator[None]:
+def _other_threads(model: LanguageModel) -> Iterator[None]:
+    """One thread instead of several, or two instead of one."""
     before = torch.get_num_threads()
     if model.device.type == "cpu":
-        torch.set_num_threads(1)
+        torch.set_num_threads(1 if before > 1 else 2)
     try:
         yield
     finally:

@@ -45,10 +45,12 @@ def cost(work: Workload, missing: Sequence[Trial]) -> float:
 
 
 def _calibration_cost(work: Workload, missing: Sequence[Trial]) -> Mapping[str, float]:
-    """Units of calibration per trial: a sequential trial takes a pass of its own, the shared ones split one pass."""
+    """Units of calibration per trial: a sequential trial takes a pass of its own, the shared ones of one draw of the
+    calibration windows split one pass."""
     windows = len(work.calibration.ids) if work.calibration is not None else 0
-    shared = sum(trial.calibration == "shared" for trial in missing)
-    return {"none": 0.0, "sequential": float(windows), "shared": windows / max(1, shared)}
+    shared = [trial.calibration_corpus for trial in missing if trial.calibration == "shared"]
+    passes = windows * len(set(shared))
+    return {"none": 0.0, "sequential": float(windows), "shared": passes / max(1, len(shared))}
 
 
 def sweep(
