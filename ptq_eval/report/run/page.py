@@ -183,9 +183,9 @@ def _worse_than_rounding(study: Study) -> str:
         rows = [_row(row) for _, row in worse[significant].iterrows()]
         text += "By more than two standard errors:\n\n" + tables.markdown(_HEADER, rows, left=2)
     if not significant.all():
-        groups = worse[~significant].groupby(["label", "bits"], sort=False)
-        named = [f"{label} {bits:.0f} bits at {', '.join(rows['checkpoint'])}" for (label, bits), rows in groups]
-        text += f"\nWorse, but within noise: {'; '.join(map(tables.cell, named))}.\n"
+        counts = worse[~significant].groupby(["label", "bits"], sort=False).size()
+        named = [f"{label} {bits:.0f} bits {n}" for (label, bits), n in counts.items()]
+        text += f"\nWorse, but within noise, number of pairs: {'; '.join(map(tables.cell, named))}.\n"
     return text if len(worse) else text + f"None of {', '.join(dict.fromkeys(both['label']))} is worse anywhere.\n"
 
 
