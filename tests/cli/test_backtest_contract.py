@@ -41,20 +41,20 @@ def _measured(trial, losses):
 
 def test_the_report_shows_the_backtest_of_its_own_measurements(ptq_eval, simulated):
     report, record = simulated / "report.md", simulated / "backtest.json"
-    assert ptq_eval("fit", simulated, "--bootstrap", "5").code == 0
+    assert ptq_eval("fit", simulated, "--bootstrap", "10").code == 0
     assert "## Had you asked earlier\n\n`ptq-eval backtest OUT`" in report.read_text()
     assert ptq_eval("backtest", simulated, "--horizon", "4").code == 0
     added = report.read_text()
     assert added.count("## Had you asked earlier") == 1
     assert "figures/fan_series-one.png" in added
     assert "joint law (Kumar et al.)" in added
-    assert ptq_eval("fit", simulated, "--bootstrap", "5").code == 0
+    assert ptq_eval("fit", simulated, "--bootstrap", "10").code == 0
     assert report.read_text() == added
     record.write_text(record.read_text().replace(json.loads(record.read_text())["records"], "other"))
-    assert ptq_eval("fit", simulated, "--bootstrap", "5").code == 0
+    assert ptq_eval("fit", simulated, "--bootstrap", "10").code == 0
     assert "Out of date: the backtest" in report.read_text()
     record.write_text("{")
-    assert ptq_eval("fit", simulated, "--bootstrap", "5").code == errors.OutputMismatchError.exit_code
+    assert ptq_eval("fit", simulated, "--bootstrap", "10").code == errors.OutputMismatchError.exit_code
 
 
 def test_a_backtest_is_a_record_a_page_and_a_figure(ptq_eval, simulated):
