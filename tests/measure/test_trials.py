@@ -217,3 +217,28 @@ def test_what_a_reader_must_know_of_a_checkpoint_is_a_warning(trajectory, small,
     plan = make_plan([first.with_problem(code, "so and so"), *others], RunConfig(**small))
     assert (f"{first.name}: so and so" in plan.warnings) == warned
     assert len(plan.workloads) == 1 + len(others)
+
+
+@pytest.mark.parametrize(("selection", "said"), [("spread", True), ("first", False)])
+def test_a_sample_of_the_start_of_a_long_text_says_so(saved, small, monkeypatch, selection, said):
+    from ptq_eval.measure import trials
+
+    monkeypatch.setattr(trials, "LONGEST", 3000)
+    options = {**small, "quantizers": ("rtn",), "seq_len": 16, "eval_windows": 4, "eval_sample": selection}
+    plan = planned(saved("llama").parent, **options)
+    assert any("windows are drawn from its first 3,000 characters" in note for note in plan.notes) is said
+    (work,) = plan.workloads
+    assert work.trials[0].sample == work.evaluation.sample
+    assert work.evaluation.sample.selection == selection
+
+
+def test_samples_are_drawn_by_their_own_seeds(saved, small):
+    def drawn(**more):
+        work = planned(saved("llama").parent, **{**small, **more}).workloads[0]
+        assert work.calibration is not None
+        return work.evaluation.digest, work.calibration.digest
+
+    base = drawn()
+    assert [a == b for a, b in zip(drawn(eval_seed=1), base)] == [False, True]
+    assert [a == b for a, b in zip(drawn(calib_seed=1), base)] == [True, False]
+    assert [a == b for a, b in zip(drawn(calib_sample="crops"), base)] == [True, False]

@@ -52,7 +52,8 @@ class Loss:
 
     def _sum(self, psi: np.ndarray, r: np.ndarray) -> np.ndarray:
         """Σ rho = Σ (psi·r − ½psi²), in two passes."""
-        total = np.einsum("...n,...n->...", psi, r) - 0.5 * np.einsum("...n,...n->...", psi, psi)
+        with np.errstate(invalid="ignore", over="ignore"):  # where a law overflows, the cost is infinite
+            total = np.einsum("...n,...n->...", psi, r) - 0.5 * np.einsum("...n,...n->...", psi, psi)
         return np.where(np.isfinite(total), total, np.inf)
 
     def parts(self, r: np.ndarray, damping: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -45,6 +45,7 @@ _ARITHMETIC: dict[type[ast.AST], Callable[..., Any]] = {
 _EQUAL = (ast.Eq, ast.NotEq)
 _ALLOWED = f"numbers, columns, + - * / **, comparisons, and or not, {' '.join(FUNCTIONS)}"
 _TEXT_ALLOWED = f"{_ALLOWED}, in, isin {' '.join(TESTS)}"
+_ALONE = re.compile(r"(?<![=<>!])=(?!=)")
 _BACKTICKS = re.compile(r"`([^`]+)`")
 
 
@@ -66,7 +67,9 @@ def evaluate(text: str, lookup: Lookup, *, condition: bool = False) -> Any:
         tree = ast.parse(_BACKTICKS.sub(place, text).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         what = getattr(error, "msg", "") or "it cannot be read"
-        raise ExpressionError(f"not an expression: {what}", got=repr(text), allowed=_ALLOWED) from error
+        remedy = "write == to compare" if condition and _ALONE.search(text) else ""
+        allowed = _TEXT_ALLOWED if condition else _ALLOWED
+        raise ExpressionError(f"not an expression: {what}", got=repr(text), allowed=allowed, remedy=remedy) from error
     names = {f"_column_{i}": name for i, name in enumerate(quoted)}
     with np.errstate(all="ignore"):  # what is not finite is found, and named, where the values are checked
         walk = _Walk(text, lambda name: lookup(names.get(name, name)), condition)

@@ -82,7 +82,7 @@ def _read(kind: str, path: Path, dialect: Dialect) -> Columns:
     if kind in SEPARATORS:
         return as_columns(read_delimited(text, path, SEPARATORS[kind], dialect))
     if kind in LINES:
-        lines = [(i, line) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        lines = [(i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
         return _of_rows([_object(_json(line), f"line {i}", path) for i, line in lines])
     return _of_json(_json(text), path)
 

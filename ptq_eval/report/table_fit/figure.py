@@ -39,8 +39,9 @@ _DECADES = 2.0
 def data(found: Any) -> Frame:
     """One row per point of every fit (a `DataFit`): its variables, measured and fitted value, residuals, leverage.
 
-    `residual` is measured − fitted in nats per token, `relative_residual` the same over the fitted value and
-    `standard_residual` in units of its standard error, as the fit weighs it; `leverage` is between 0 and 1.
+    `residual` is measured − fitted in nats per token (for a formula, in its response's unit), `relative_residual` the
+    same over the fitted value and `standard_residual` in units of its standard error, as the fit weighs it; `leverage`
+    is between 0 and 1.
     """
     frames = []
     for part in found.parts:
@@ -97,10 +98,12 @@ def _varying(group: Frame) -> list[str]:
 def _against(ax: Axes, group: Frame) -> None:
     x, y = group["fitted"].to_numpy(float), group["measured"].to_numpy(float)
     positive = (x > 0) & (y > 0)
-    what = "δ" if group["response"].iloc[0] == "delta" else "loss"
+    response = str(group["response"].iloc[0])
+    what, unit = {"delta": "δ", "loss": "loss"}.get(response, response), " (nats per token)"
+    ours = response in ("delta", "loss")
     both = np.concatenate([x[positive], y[positive]]) if positive.any() else np.concatenate([x, y])
     low, high = both.min(), both.max()
-    if positive.any() and high / low > _WIDE:
+    if ours and positive.any() and high / low > _WIDE:
         _log_both(ax, low / _ROOM, high * _ROOM)
         lost = x[~positive & (x > 0)]
         if len(lost):  # an empty line that is not clipped has an extent at the origin, which breaks the layout
@@ -115,6 +118,8 @@ def _against(ax: Axes, group: Frame) -> None:
             ax.text(0.03, 0.98, f"▽ {len(lost)} measured at or below zero", **words)
     else:
         positive = np.isfinite(x) & np.isfinite(y)
+        both = np.concatenate([x[positive], y[positive]])
+        low, high = both.min(), both.max()
     ends = np.array([low, high])
     ax.plot(ends, ends, "-", color="black", linewidth=0.7)
     error = group["se"].to_numpy(float)[positive]
@@ -122,8 +127,8 @@ def _against(ax: Axes, group: Frame) -> None:
     ax.errorbar(
         x[positive], y[positive], fmt="o", color=figures.COLOURS[8], elinewidth=0.6, alpha=0.7, markersize=2.6, **known
     )
-    ax.set_xlabel(f"{what} fitted (nats per token)")
-    ax.set_ylabel(f"{what} measured (nats per token)")
+    ax.set_xlabel(f"{what} fitted{unit * ours}")
+    ax.set_ylabel(f"{what} measured{unit * ours}")
 
 
 def _log_both(ax: Axes, low: float, high: float) -> None:
@@ -149,7 +154,7 @@ def _residuals(ax: Axes, group: Frame, name: str) -> None:
     if bound > 100 * _WIDE:
         ax.set_yscale("symlog", linthresh=100)
     ax.set_ylim(-bound, bound)
-    if name in ("N", "D") or x.max() > 100 * x.min() > 0:
+    if x.min() > 0 and (name in ("N", "D") or x.max() > 100 * x.min()):
         figures.log_x(ax, *figures.span(x), tokens=True)
     ax.set_xlabel(_NAMES.get(name, name))
     ax.set_ylabel("residual (% of fitted)")

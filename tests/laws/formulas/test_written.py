@@ -171,3 +171,16 @@ def test_many_constants_at_once_are_each_alone(values):
     both = law.predict({"E": 1.0, "A": 2.0, "c": np.array(values)[:, None]}, data)
     alone = [law.predict({"E": 1.0, "A": 2.0, "c": value}, data) for value in values]
     assert both == pytest.approx(np.array(alone))
+
+
+def test_a_response_of_its_own_is_drawn_under_its_name_on_linear_axes(tmp_path):
+    from ptq_eval.report.table_fit import figure
+
+    x = np.linspace(-2, 2, 30)
+    table = {"x": x, "score": -1 + 2 * x - 0.5 * np.exp(x) + 1e-3 * np.cos(9 * x), "D": 1e9 + x}
+    found = fit_data(table, formula="score = a + b*x + c*exp(x)", loss="least-squares", bootstrap=0, intervals="none")
+    found.write(tmp_path)
+    against, residuals = figure.draw(figure.data(found)).axes[:2]
+    assert against.get_xlabel() == "score fitted"
+    assert against.get_xscale() == residuals.get_xscale() == "linear"
+    assert len(figure.data(found)) == 30

@@ -133,3 +133,8 @@ def test_no_text_does_anything_but_give_a_value_or_an_error(text):
             evaluate(text, lambda name: np.ones(3), condition=condition)
         except errors.PtqEvalError:
             continue
+
+
+def test_one_equals_sign_in_a_condition_is_named():
+    with pytest.raises(errors.ExpressionError, match="write == to compare"):
+        select(TABLE, 'format = "BF16"')

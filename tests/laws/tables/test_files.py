@@ -185,3 +185,10 @@ def test_any_text_is_a_table_or_one_error(tmp_path_factory, text, name):
 
 def test_flat_names():
     assert flattened({"a": {"b": {"c": 1}}, "d": 2, "e": {}}) == {"a.b.c": 1, "d": 2, "e": {}}
+
+
+def test_only_a_line_feed_ends_a_line_of_json(tmp_path):
+    rows = [{"name": "a\u2028b", "loss": 3.0}, {"name": "c\x85d", "loss": 4.0}]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8", newline="")
+    assert read_table(path)["loss"].tolist() == [3.0, 4.0]
