@@ -125,6 +125,9 @@ class RunConfig(Options):
         choices=SELECTIONS,
     )
     calib_seed: int = option(0, "Seed of the draw of calibration windows.", low=0)
+    calib_repeats: int = option(
+        1, "Draws of calibration windows, with seeds --calib-seed and following: their spread enters errors.", low=1
+    )
     bos: bool = option(False, "Begin each window with the beginning-of-sequence token.")
     device: str = option("auto", "Where to compute: auto, cpu, cuda or cuda:N.", metavar="NAME")
     dtype: str = option("float32", "Number format of the model that is measured.", choices=DTYPES)
@@ -158,6 +161,12 @@ class RunConfig(Options):
         super().__post_init__()
         for name in ("quantizers", "bits"):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
+        if self.calib_repeats > 1 and self.calib_sample == "first":
+            raise OptionError(
+                "--calib-repeats needs windows that are drawn",
+                got=f"{self.calib_repeats} with --calib-sample first",
+                remedy="--calib-sample spread, or omit --calib-repeats",
+            )
         if not self.quantizers or not self.bits:
             raise OptionError("nothing to measure", got="no quantizer or no bits", remedy="--quantizers rtn --bits 4")
         for name in self.quantizers:
@@ -197,9 +206,10 @@ class RunConfig(Options):
     def fixed(self) -> dict[str, Any]:
         """The options that every result of one output folder must share.
 
-        Quantizers, bits and shards are not among them, as a grid may grow, nor what the fit alone needs.
+        Quantizers, bits, shards and draws of calibration windows are not among them, as a grid may grow, nor what the
+        fit alone needs.
         """
-        grown = ("quantizers", "bits", "shard", "trust_remote_code", "options", "device", "memory")
+        grown = ("quantizers", "bits", "shard", "trust_remote_code", "options", "device", "memory", "calib_repeats")
         later = ("laws", "seed", "bootstrap")
         return {name: value for name, value in asdict(self).items() if name not in (*grown, *later)}
 

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
 from typing import Any, Literal
 
 FULL_PRECISION = "none"
@@ -23,6 +24,15 @@ KEY_VERSION = 1
 Source = Literal["explicit", "derived", "label", "user", "unknown"]
 """Where a count comes from: written in the checkpoint, computed from what is written, read off a (rounded)
 label, given by the user, or not known."""
+
+
+class Unmeasured(StrEnum):
+    """Why a part of the noise floor is not known."""
+
+    OFFLOADED = "offloaded"
+    MEMORY = "memory"
+    NO_GRADIENT = "no_gradient"
+    ONE_WINDOW = "one_window"
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ import torch
 from ptq_eval.checkpoints import Overrides, discover, verify_all
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import OptionError, PtqEvalError
+from ptq_eval.measure.described import describe_windows
 from ptq_eval.measure.session import Session
-from ptq_eval.measure.trials import Texts, Workload, describe_windows, make_plan, quantizers_of
+from ptq_eval.measure.trials import Texts, Workload, make_plan, quantizers_of
 from ptq_eval.records import Checkpoint, Progress, Trial
 from ptq_eval.report.sensitivity import page as report
 from ptq_eval.results.manifest import git_state
@@ -41,7 +42,7 @@ from quantizers import get_quantizer
 FORMAT = 1
 """Raised whenever the numbers of a record change their meaning."""
 
-_NEUTRAL = ("bootstrap", "laws", "shard", "device", "memory", "trust_remote_code", "bos")
+_NEUTRAL = ("bootstrap", "laws", "shard", "device", "memory", "trust_remote_code", "bos", "calib_repeats")
 """Options that change no number here, and `bos`, which is recorded only if set."""
 
 _LESS_MEMORY = "a shorter --seq-len, or a device with more memory"
@@ -101,6 +102,9 @@ def _config(options: Mapping[str, Any], draws: int) -> RunConfig:
         raise OptionError("sensitivities need float32", got=config.dtype, remedy="omit --dtype")
     if config.shard != (1, 1):
         raise OptionError("sensitivities are not sharded", got=config.shard, remedy="choose --steps for each process")
+    if config.calib_repeats > 1:
+        what = "sensitivities use one draw of calibration windows"
+        raise OptionError(what, got=f"calib_repeats={config.calib_repeats}", remedy="omit it")
     if config.precision is not None:
         raise OptionError("sensitivities use every window", got=f"precision={config.precision}", remedy="omit it")
     quantizers_of(config)

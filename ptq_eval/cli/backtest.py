@@ -41,8 +41,8 @@ def backtest(out: str, level: float, min_checkpoints: int, horizon: float, seed:
     """Ask at every earlier checkpoint in OUT what would have been forecast, and compare with what was measured.
 
     Reads the records of `ptq-eval run`.  Forecast are the loss after quantization, δ, and D_crit; three baselines are
-    judged by the same statements.  Writes backtest.json with one row per statement, backtest.md, and a fan chart of
-    every run.
+    judged by the same statements.  Writes backtest.json with one row per statement, backtest.md, a fan chart of every
+    run, and a section of report.md.
 
     \b
     Examples:
@@ -51,7 +51,7 @@ def backtest(out: str, level: float, min_checkpoints: int, horizon: float, seed:
     """
     from ptq_eval.laws.forecast import backtest as laws
     from ptq_eval.laws.forecast.series import series_of
-    from ptq_eval.report.backtest import page
+    from ptq_eval.report.backtest import page, section
     from ptq_eval.results.load import load
 
     results = load(out)
@@ -74,8 +74,10 @@ def backtest(out: str, level: float, min_checkpoints: int, horizon: float, seed:
             seed=seed,
             progress=lambda done, total: bar("forecasting", done, total),
         )
-    settings = {"level": level, "min_checkpoints": min_checkpoints, "horizon": horizon, "seed": seed}
+    asked = {"level": level, "min_checkpoints": min_checkpoints, "horizon": horizon, "seed": seed}
+    settings = {**asked, "records": results.digest}
     test = page.Backtest(tested, statements, settings)
     written = page.write(Path(out), test)
+    section.embed(Path(out), section.read(Path(out)) or {})
     console().print(page.render(test))
     click.echo(f"Written to {out}: backtest.json, backtest.md, figures/fan_*: {len(written)} files")

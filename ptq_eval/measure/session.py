@@ -100,13 +100,20 @@ class Session:
         return None if self.calibration is None else input_groups(self.model, self.calibration)
 
     def quantized(self, trials: Sequence[Trial]) -> list[Variant]:
-        """The variant of each trial: first all that share statistics in one pass, then the sequential ones."""
+        """The variant of each trial: for each draw of the calibration windows, first all that share statistics in one
+        pass, then the sequential ones.  Trials without calibration go with the first draw."""
         variants = variants_of(trials, self.scratch)
         memory = _SHARE_FOR_SOLVING * self.budget.total
-        for sequential in (False, True):
-            own = [v for trial, v in zip(trials, variants) if (trial.calibration == "sequential") is sequential]
+        draws = self.work.calibrations
+        first = next(iter(draws), "")
+        passes: dict[tuple[str, bool], list[Variant]] = {}
+        for trial, variant in zip(trials, variants):
+            draw = trial.calibration_corpus if trial.calibration_corpus in draws else first
+            passes.setdefault((draw, trial.calibration == "sequential"), []).append(variant)
+        for (draw, sequential), own in sorted(passes.items(), key=lambda item: item[0][1]):
             groups = self._input_groups if any(variant.quantizer.needs_stats for variant in own) else None
-            quantize(self.model, own, self.calibration, sequential=sequential, groups=groups, memory=memory)
+            windows = torch.tensor(draws[draw].ids, dtype=torch.long) if draw in draws else None
+            quantize(self.model, own, windows, sequential=sequential, groups=groups, memory=memory)
         return variants
 
     def provenance(self, seconds: float) -> dict[str, Any]:

@@ -13,9 +13,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ptq_eval.early_stop import StopRule
 from ptq_eval.measure.evaluate import Evaluator
+from ptq_eval.measure.floor import Floor
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.trials import Workload
@@ -43,10 +45,12 @@ def cost(work: Workload, missing: Sequence[Trial]) -> float:
 
 
 def _calibration_cost(work: Workload, missing: Sequence[Trial]) -> Mapping[str, float]:
-    """Units of calibration per trial: a sequential trial takes a pass of its own, the shared ones split one pass."""
+    """Units of calibration per trial: a sequential trial takes a pass of its own, the shared ones of one draw of the
+    calibration windows split one pass."""
     windows = len(work.calibration.ids) if work.calibration is not None else 0
-    shared = sum(trial.calibration == "shared" for trial in missing)
-    return {"none": 0.0, "sequential": float(windows), "shared": windows / max(1, shared)}
+    shared = [trial.calibration_corpus for trial in missing if trial.calibration == "shared"]
+    passes = windows * len(set(shared))
+    return {"none": 0.0, "sequential": float(windows), "shared": passes / max(1, len(shared))}
 
 
 def sweep(
@@ -76,29 +80,35 @@ def sweep(
         rule = StopRule(**stop) if stop else None
         design = design_of(work.evaluation.sample, len(work.evaluation))
         evaluator = Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick)
-        for group in _groups(session, evaluator, quantized):
+        floor = Floor(session)
+        for group in _groups(session, evaluator, quantized, beside=floor.nbytes):
             variants = session.quantized(group)
             tick(sum(calibrating[trial.calibration] for trial in group))
             scored = evaluator.score([variant.weights for variant in variants])
-            measured = [_record(work, work.trials[0], evaluator.full)] if wants_full else []
+            measured = []
+            if wants_full:
+                full = _record(work, work.trials[0], evaluator.full)
+                measured.append(_with(full, floor.numerics(full.nll) if full.nll else {}))
             for trial, variant, (windows, scores) in zip(group, variants, scored):
-                measured.append(_quantized_record(work, trial, scores, variant, windows))
+                record = _quantized_record(work, trial, scores, variant, windows)
+                measured.append(_with(record, floor.rounding(variant.weights) if record.nll else {}))
                 variant.weights.clear()
             facts = session.provenance((time.monotonic() - started) / len(measured))
             yield from (replace(measurement, provenance=facts) for measurement in measured)
             wants_full, started = False, time.monotonic()
 
 
-def _groups(session: Session, evaluator: Evaluator, trials: Sequence[Trial]) -> list[list[Trial]]:
+def _groups(session: Session, evaluator: Evaluator, trials: Sequence[Trial], beside: float = 0.0) -> list[list[Trial]]:
     """Trials whose variants are kept at the same time; at least one group, which may be empty.
 
+    `beside` is what else takes memory of the budget (bytes).
     Where there are several groups, what memory they leave is the evaluator's, to keep full-precision outputs.
     """
     model, budget = session.model, session.budget
     variant_bytes = sum(model.weight_bytes(name) for name in model.linears())
     references = _SHARE_FOR_REFERENCES * budget.total
     if session.scratch is None:
-        taken = sum(parameter.nbytes for parameter in model.module.parameters()) + evaluator.working_bytes
+        taken = sum(parameter.nbytes for parameter in model.module.parameters()) + evaluator.working_bytes + beside
         size = budget.variants(taken, variant_bytes)
         if size < len(trials):
             size = budget.variants(taken + references, variant_bytes)
@@ -145,6 +155,10 @@ def _quantized_record(
         message = f"{len(variant.skipped)} layers left in full precision: {named}"
         return replace(measurement, status="partial", message=message)
     return measurement
+
+
+def _with(measurement: Measurement, details: Mapping[str, Any]) -> Measurement:
+    return replace(measurement, details={**measurement.details, **details})
 
 
 def _failed(measurement: Measurement, message: str) -> Measurement:

@@ -18,7 +18,6 @@ from ptq_eval import corpora, records
 from ptq_eval.checkpoints import error_for, local_path
 from ptq_eval.config import DEFAULT_SEQ_LEN, RunConfig
 from ptq_eval.corpora.base import Text
-from ptq_eval.corpora.overlap import overlap
 from ptq_eval.corpora.windows import Windows, make_windows
 from ptq_eval.errors import (
     MissingTokenizerError,
@@ -29,6 +28,7 @@ from ptq_eval.errors import (
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
+from ptq_eval.measure.described import describe_overlap, describe_windows
 from ptq_eval.models.configuration import end_of_text
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.models.loading import load_tokenizer
@@ -56,13 +56,22 @@ _WARNED = ("near_identical", "dequantized")
 
 @dataclass(frozen=True)
 class Workload:
-    """One checkpoint with its texts and all its trials, the full-precision one first."""
+    """One checkpoint with its texts and all its trials, the full-precision one first.
+
+    `redraws` are further draws of the calibration windows; a trial's `calibration_corpus` is the digest of its own.
+    """
 
     checkpoint: Checkpoint
     folder: Path
     evaluation: Windows
     calibration: Windows | None
     trials: tuple[Trial, ...]
+    redraws: tuple[Windows, ...] = ()
+
+    @property
+    def calibrations(self) -> dict[str, Windows]:
+        """Every draw of the calibration windows by its digest, the first one first."""
+        return {w.digest: w for w in (self.calibration, *self.redraws) if w is not None}
 
 
 @dataclass
@@ -163,8 +172,26 @@ class _Planner:
         if checkpoint.run not in plan.models:
             plan.models[checkpoint.run] = {**model.describe(), "group_size": group_size, "seq_len": seq_len}
             self._note(plan, checkpoint.run, evaluation, calibration)
-        trials = tuple(self._trials(checkpoint, evaluation, calibration, group_size))
-        return Workload(checkpoint, folder, evaluation, calibration, trials)
+        redraws = () if calibration is None else self._redraws(checkpoint, folder, model, seq_len, calibration)
+        draws = [windows.digest for windows in (calibration, *redraws) if windows is not None]
+        trials = tuple(self._trials(checkpoint, evaluation, draws, group_size))
+        return Workload(checkpoint, folder, evaluation, calibration, trials, redraws)
+
+    def _redraws(
+        self, checkpoint: Checkpoint, folder: Path, model: LanguageModel, seq_len: int, first: Windows
+    ) -> tuple[Windows, ...]:
+        """The draws of calibration windows after the `first` one.  Raises OptionError where two are the same."""
+        found = tuple(
+            self.texts.cut("calibration", checkpoint, folder, model.vocab_size, seq_len, draw)
+            for draw in range(1, self.config.calib_repeats)
+        )
+        if len({windows.digest for windows in (first, *found)}) <= len(found):
+            raise OptionError(
+                "--calib-repeats needs draws that differ, and the calibration text is too short for them",
+                got=f"{len(first)} of {first.total_windows} windows",
+                remedy="fewer --calib-windows, or a longer --calib-text",
+            )
+        return found
 
     def _calibration(self, checkpoint: Checkpoint, folder: Path, model: LanguageModel, seq_len: int) -> Windows | None:
         if not any(quantizer.needs_stats for quantizer in self.quantizers.values()):
@@ -201,7 +228,7 @@ class _Planner:
         plan.notes = list(dict.fromkeys(plan.notes))
 
     def _trials(
-        self, checkpoint: Checkpoint, evaluation: Windows, calibration: Windows | None, group_size: int | None
+        self, checkpoint: Checkpoint, evaluation: Windows, draws: Sequence[str], group_size: int | None
     ) -> list[Trial]:
         common: dict[str, Any] = {
             "checkpoint": checkpoint,
@@ -216,18 +243,20 @@ class _Planner:
         trials = [Trial(quantizer=FULL_PRECISION, **common)]
         for name, quantizer in self.quantizers.items():
             mode = _calibration(quantizer, self.config)
-            for bits in self.config.bits:
-                trials.append(
-                    Trial(
-                        quantizer=name,
-                        quantizer_version=quantizer.version,
-                        options=quantizer.options(),
-                        scheme=records.Scheme(bits, group_size, self.config.symmetric),
-                        calibration=mode,
-                        calibration_corpus=calibration.digest if calibration and mode != "none" else "",
-                        **common,
-                    )
+            own = draws if mode != "none" else [""]
+            trials += [
+                Trial(
+                    quantizer=name,
+                    quantizer_version=quantizer.version,
+                    options=quantizer.options(),
+                    scheme=records.Scheme(bits, group_size, self.config.symmetric),
+                    calibration=mode,
+                    calibration_corpus=draw,
+                    **common,
                 )
+                for bits in self.config.bits
+                for draw in own
+            ]
         return trials
 
 
@@ -252,15 +281,18 @@ class Texts:
 
     def __init__(self, config: RunConfig, progress: Progress | None = None) -> None:
         self.config, self.progress = config, progress
-        self._windows: dict[tuple[str, str, int, int], Windows] = {}
+        self._windows: dict[tuple[str, str, int, int, int], Windows] = {}
         self._texts: dict[tuple[str, int | None], Text] = {}
 
-    def cut(self, role: str, checkpoint: Checkpoint, folder: Path, vocab_size: int, seq_len: int) -> Windows:
+    def cut(
+        self, role: str, checkpoint: Checkpoint, folder: Path, vocab_size: int, seq_len: int, draw: int = 0
+    ) -> Windows:
         """The windows of the "evaluation" or "calibration" text for the tokenizer of a checkpoint in `folder`.
 
+        `draw` is added to the seed of the draw.
         Raises MissingTokenizerError, TextSourceError, TextTooShortError or TokenRangeError.
         """
-        key = (role, checkpoint.tokenizer_sha, seq_len, vocab_size)
+        key = (role, checkpoint.tokenizer_sha, seq_len, vocab_size, draw)
         if key not in self._windows:
             config, short = self.config, "calib" if role == "calibration" else "eval"
             count, selection, seed = (getattr(config, f"{short}_{name}") for name in ("windows", "sample", "seed"))
@@ -278,7 +310,7 @@ class Texts:
                 seq_len=seq_len,
                 count=count,
                 selection=selection,
-                seed=seed,
+                seed=seed + draw,
                 vocab_size=vocab_size,
                 bos=config.bos,
                 separator=end_of_text(folder) if text.ids is not None else None,
@@ -299,29 +331,3 @@ def _max_chars(selection: Selection, count: int | None, seq_len: int) -> int | N
     if selection == "first":
         return _SPARE_CHARS * seq_len * count + 100_000
     return min(_DRAWN_CHARS * seq_len * count + 100_000, max(LONGEST, _SPARE_CHARS * seq_len * count))
-
-
-def describe_windows(windows: Windows) -> dict[str, Any]:
-    """A text's entry in `run.json`: its protocol, digests and notes."""
-    return {
-        "spec": windows.spec,
-        "protocol": windows.protocol,
-        "digest": windows.digest,
-        "text_digest": windows.text_digest,
-        "windows": len(windows.ids),
-        "selection": windows.sample.selection,
-        "available": windows.total_windows,
-        "documents": len(set(windows.sample.documents)) or None,
-        "notes": list(windows.notes),
-    }
-
-
-def describe_overlap(calibration: Windows, evaluation: Windows) -> dict[str, Any]:
-    """The entry in `run.json` of how much of the evaluation text occurs in the calibration text."""
-    found = overlap(calibration, evaluation)
-    return {
-        "share_of_windows": found.share_of_windows,
-        "share_of_ngrams": found.share_of_ngrams,
-        "flagged": found.flagged,
-        "message": found.message,
-    }

@@ -54,12 +54,13 @@ def write(
     """Write the whole report below `out` and return the paths of its files.  points: those of the table, if known.
 
     `degradation.csv`, `fit.json`, `replicates.npz` if replicates are passed, `report.md`, `tables/degradation.tex` and
-    two figures as PNG, PDF and CSV.  The page includes a comparison of laws and a study of sensitivity if the folder
-    has them.  Each file is replaced atomically.
+    two figures as PNG, PDF and CSV.  The page includes a comparison of laws, a backtest and a study of sensitivity if
+    the folder has them.  Each file is replaced atomically.
 
     Raises OutputFullError where the folder cannot be written, NothingToFitError for a table without rows, and
-    OutputMismatchError where the comparison or the study of sensitivity is damaged.
+    OutputMismatchError where one of these is damaged.
     """
+    from ptq_eval.report.backtest import section as backtest
     from ptq_eval.report.common import figures, files
     from ptq_eval.report.common.data import Study
     from ptq_eval.report.comparison import page as comparison
@@ -69,12 +70,13 @@ def write(
     fit, out = with_texts(fit), Path(out)
     drawn = {"delta_vs_ratio": delta_figure, "loss_vs_tokens": loss_figure}
     study = Study(table, fit, run, points)
+    records = sensitivity.read(out), comparison.read(out), backtest.read(out)
     return [
         files.write_csv(out / "degradation.csv", table),
         *files.write_fit(out, fit, replicates),
         files.write_text(out / "tables" / "degradation.tex", latex.document(study)),
         *figures.write(out / "figures", study, drawn),
-        files.write_text(out / "report.md", page.document(study, sensitivity.read(out), comparison.read(out))),
+        files.write_text(out / "report.md", page.document(study, *records)),
     ]
 
 

@@ -18,7 +18,8 @@ from ptq_eval.errors import NothingToFitError
 from ptq_eval.records import Checkpoint, Measurement
 from ptq_eval.results import points
 from ptq_eval.results.store import Store
-from ptq_eval.results.table import Windows, select, table_of, versions
+from ptq_eval.results.table import Windows, select, table_of
+from ptq_eval.results.versions import versions
 
 
 @dataclass(frozen=True, eq=False)

@@ -151,6 +151,7 @@ def require_matching(records: Iterable[Measurement], plan: Plan, folder: Path) -
     """
     trials = [trial for work in plan.workloads for trial in work.trials]
     quantized = {_whose(t): _request(t) for t in trials if t.scheme is not None}
+    draws = {t.calibration_corpus[:12] for t in trials}
     common = conditions(trials[0]) if trials else {}
     corpora = {t.checkpoint.run: t.corpus for t in trials}
     for record in records:
@@ -161,7 +162,10 @@ def require_matching(records: Iterable[Measurement], plan: Plan, folder: Path) -
         for name, value in conditions(trial).items():
             _same(folder, "other options", _condition(name, wanted[name]), _condition(name, value))
         mine = _request(trial)
-        for name, value in quantized.get(_whose(trial), mine).items():
+        wanted = dict(quantized.get(_whose(trial), mine))
+        if wanted["calibration_windows"] and mine["calibration_windows"] in draws - {""}:
+            wanted["calibration_windows"] = mine["calibration_windows"]  # any of several draws
+        for name, value in wanted.items():
             what = f"{trial.quantizer} {name.replace('_', ' ')}"
             _same(folder, "other options", f"{what} {value}", f"{what} {mine[name]}")
 

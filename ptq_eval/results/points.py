@@ -37,6 +37,8 @@ class Losses(NamedTuple):
     after: np.ndarray
     before: np.ndarray
     design: Design | None = None
+    calibration_se: float = 0.0
+    """The part of the error of delta that is due to the draw of calibration windows, where several were made."""
 
 
 Windows = Mapping[Any, Any]
@@ -140,6 +142,9 @@ def delta_data(points: Sequence[Point], windows: Windows) -> dict[str, np.ndarra
     data = _columns(points, {"delta": [p.delta for p in points], "se": [p.se for p in points]})
     if pairs is not None:
         data |= {"windows": pairs[:, 0] - pairs[:, 1], "design": designs}
+        drawn = np.array([getattr(windows.get(point.key), "calibration_se", 0.0) for point in points])
+        if drawn.any():
+            data["calibration_se"] = drawn
         errors = [standard_error(row, design) for row, design in zip(data["windows"], designs)]
         data["se"] = np.where(np.isfinite(data["se"]), data["se"], errors)
     return data

@@ -6,6 +6,9 @@ times smaller than that of either loss.  `covers` says what the errors are about
 freedom, and `effective_windows` is how many independent windows would determine delta as well.  `over_rounding` is
 delta minus that of rounding (RTN) on the same grid, with the error of this difference, window by window.
 
+`noise_floor` is what delta may be for no reason, two standard deviations of: other roundings as good as the one made
+(`rounding_sd`), and other arithmetic (`numerics_sd`; both from `measure.floor`).  It is not known without the first.
+
 A measurement that stopped early has a random sample of the windows, and its delta is that of the sample.  The
 full-precision loss is known on all windows, so the quantized loss of such a row is the sum of the two (the difference
 estimator of survey sampling: Särndal, Swensson and Wretman 1992, section 6.3), with an error that counts both.  The
@@ -13,18 +16,17 @@ laws always get an array over all windows: windows that were not measured hold t
 so that the mean, its standard error over windows, and covariances with other rows are those of the sample.
 
 The records of the listed checkpoints make the table, one for each cell of the grid: everything that a trial asks for
-except the version of its quantizer.  A newer version gives other codes for the same request, so of two versions of one
-cell the newer one is used; the older one stays in the store and is reported.  Two rows of one cell would count twice in
-every fit.  A cell that only an older version measured keeps its number.  A difference is only as good as its pair: the
-full-precision record of a measurement is the one of the same checkpoint on the same windows, in the same type, on the
-same kind of device, under the same rule for stopping.
+except the version of its quantizer and the draw of calibration windows (see `draws`).  A newer version gives other
+codes for the same request, so of two versions of one cell the newer one is used; the older one stays in the store and
+is reported.  Two rows of one cell would count twice in every fit.  A cell that only an older version measured keeps its
+number.  A difference is only as good as its pair: the full-precision record of a measurement is the one of the same
+checkpoint on the same windows, in the same type, on the same kind of device, under the same rule for stopping.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,7 +35,10 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.records import FULL_PRECISION, Checkpoint, Measurement, Trial
+from ptq_eval.results.draws import cells as cells_of
+from ptq_eval.results.draws import combined
 from ptq_eval.results.points import Losses
+from ptq_eval.results.versions import order_of
 from ptq_eval.sampling import Design, design_of, effective, independent, mean_and_error, standard_error
 
 COLUMNS = (
@@ -88,12 +93,21 @@ COLUMNS = (
     "covers",
     "over_rounding",
     "over_rounding_se",
+    "rounding_sd",
+    "numerics_sd",
+    "noise_floor",
+    "calibration_draws",
+    "calibration_sd",
+    "covers_calibration",
 )
 
 Windows = dict[str, Losses]
 """Per row key: the windows' mean losses after and before quantization, nats per token; all windows, see above."""
 
 ROUNDING = "rtn"
+
+SIGNIFICANT = 2.0
+"""Standard deviations from which a delta is above its noise floor."""
 
 Place = tuple[str, "int | None", str, str]
 
@@ -125,26 +139,14 @@ def select(
     cells: dict[str, list[Measurement]] = {}
     for measurement in measurements:
         if place(measurement.trial.checkpoint) in listed:
-            cells.setdefault(replace(measurement.trial, quantizer_version="").key(), []).append(measurement)
+            cell = replace(measurement.trial, quantizer_version="", calibration_corpus="").key()
+            cells.setdefault(cell, []).append(measurement)
     kept, older = [], []
     for cell in cells.values():
-        newest = max(cell, key=lambda m: _order(m.trial.quantizer_version))
-        kept.append(newest)
-        older += [measurement for measurement in cell if measurement is not newest]
+        newest = max((m.trial.quantizer_version for m in cell), key=order_of)
+        kept += [m for m in cell if m.trial.quantizer_version == newest]
+        older += [m for m in cell if m.trial.quantizer_version != newest]
     return kept, older
-
-
-def _order(version: str) -> list[tuple[int, str]]:
-    """Versions by their numbers: "2" before "10", "1.9" before "1.10"."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|[^\d.]+", version)]
-
-
-def versions(kept: Iterable[Measurement]) -> dict[str, list[str]]:
-    """The versions of each quantizer among records, the oldest first."""
-    found: dict[str, set[str]] = {}
-    for measurement in kept:
-        found.setdefault(measurement.trial.quantizer, set()).add(measurement.trial.quantizer_version)
-    return {name: sorted(several, key=_order) for name, several in found.items()}
 
 
 def tabulate(measurements: Iterable[Measurement], checkpoints: Sequence[Checkpoint]) -> tuple[pd.DataFrame, Windows]:
@@ -161,14 +163,21 @@ def table_of(mine: Sequence[Measurement], checkpoints: Sequence[Checkpoint]) -> 
     full = {pairing(m.trial): m for m in mine if m.trial.scheme is None and m.nll}
     designs = _designs(mine)
     rows, windows = [], {}
-    for measurement in mine:
-        at, reference = order[place(measurement.trial.checkpoint)], full.get(pairing(measurement.trial))
-        whole = designs.get(measurement.trial.corpus)
-        row = _row(checkpoints[at], measurement, reference, whole)
-        rows.append((at, _rank(measurement), row))
+    cells = cells_of(mine)
+    for cell in cells:
+        trial = cell[0].trial
+        at, reference = order[place(trial.checkpoint)], full.get(pairing(trial))
+        whole = designs.get(trial.corpus)
+        own = [_row(checkpoints[at], measurement, reference, whole) for measurement in cell]
+        row = own[0]
         if row["status"] in ("ok", "partial") and reference is not None:
-            windows[row["key"]] = Losses(_after(measurement, reference, whole), _per_token(reference), whole)
-    _compare_with_rounding([row for *_, row in rows], mine, designs)
+            after, before = np.array([_after(m, reference, whole) for m in cell]), _per_token(reference)
+            if len(cell) > 1:
+                row = combined(own, after, before, whole or independent(len(before)))
+            drawn = row["calibration_sd"] / math.sqrt(len(cell)) if len(cell) > 1 else 0.0
+            windows[row["key"]] = Losses(after.mean(axis=0), before, whole, drawn)
+        rows.append((at, _rank(cell[0]), row))
+    _compare_with_rounding([row for *_, row in rows], cells, designs)
     for checkpoint in checkpoints:
         if checkpoint.fatal:
             rows.append((order[place(checkpoint)], ("", 0.0, ""), _excluded(checkpoint)))
@@ -187,20 +196,22 @@ def _designs(mine: Sequence[Measurement]) -> dict[str, Design]:
 
 
 def _compare_with_rounding(
-    rows: Sequence[dict[str, Any]], mine: Sequence[Measurement], designs: Mapping[str, Design]
+    rows: Sequence[dict[str, Any]], cells: Sequence[Sequence[Measurement]], designs: Mapping[str, Design]
 ) -> None:
     """Add to each row of another method how much worse than rounding it is, and the paired error of that."""
-    rounding = {_grid(m.trial): m for m in mine if m.trial.quantizer == ROUNDING and m.nll}
-    for row, m in zip(rows, mine):
+    rounding = {_grid(m.trial): m for m, *_ in cells if m.trial.quantizer == ROUNDING and m.nll}
+    for row, cell in zip(rows, cells):
+        m = cell[0]
         other = rounding.get(_grid(m.trial)) if m.trial.quantizer not in (ROUNDING, FULL_PRECISION) and m.nll else None
         whole = designs.get(m.trial.corpus)
         if other is not None and whole is not None:
-            difference = _by_window(m, whole) - _by_window(other, whole)
+            difference = np.mean([_by_window(draw, whole) for draw in cell], axis=0) - _by_window(other, whole)
             common = np.flatnonzero(np.isfinite(difference))
             if len(common):
                 some = whole if len(common) == len(difference) else whole.at(common)
                 found = mean_and_error(difference[common], np.ones(len(common)), some)
-                row["over_rounding"], row["over_rounding_se"] = found
+                drawn = row["calibration_sd"] / math.sqrt(len(cell)) if len(cell) > 1 else 0.0
+                row["over_rounding"], row["over_rounding_se"] = found[0], math.hypot(found[1], drawn)
 
 
 def _grid(trial: Trial) -> tuple[Any, ...]:
@@ -265,6 +276,8 @@ def _row(
     }
     if scheme is not None:
         row |= {"bits": scheme.bits, "group_size": scheme.group_size, "symmetric": scheme.symmetric}
+    if trial.calibration_corpus:
+        row |= {"calibration_draws": 1, "covers_calibration": False}
     if reference is not None:
         row["loss_fp"], row["loss_fp_se"] = mean_and_error(reference.nll, reference.n_tokens, design)
         row |= {"ppl_fp": reference.perplexity, "bpb_fp": reference.bits_per_byte}
@@ -272,7 +285,18 @@ def _row(
         row |= _damage(m, reference, design)
     row |= {name: m.details[name] for name in ("damping_max", "damping_retries", "dead_columns") if name in m.details}
     row["layers_skipped"] = len(m.details.get("layers_skipped", ()))
-    return row
+    return row | _floor(m, reference)
+
+
+def _floor(m: Measurement, reference: Measurement | None) -> dict[str, Any]:
+    """The noise floor of delta and its parts, where they were measured; nats per token."""
+    parts = {"rounding_sd": m.details.get("rounding")}
+    if reference is not None and m is not reference:
+        parts["numerics_sd"] = reference.details.get("numerics")
+    known = {name: value for name, value in parts.items() if value is not None}
+    if "rounding_sd" in known:
+        known["noise_floor"] = SIGNIFICANT * math.hypot(*known.values())
+    return known
 
 
 def _damage(m: Measurement, reference: Measurement | None, whole: Design | None) -> dict[str, Any]:

@@ -32,21 +32,18 @@ as it believes; and every order beyond the second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ptq_eval.measure.gradients import gradients, mean_gradient
 from ptq_eval.models.language_model import LanguageModel
 from quantizers import Scheme, grid
 
 Tick = Callable[[float], None]
-
-Gradients = dict[str, tuple[Tensor, Tensor]]
-"""{layer: (inputs [tokens, in], gradients of the summed loss by its outputs [tokens, out])}, float32."""
 
 
 def noise_step(weight: Tensor, scheme: Scheme) -> Tensor:
@@ -186,14 +183,7 @@ def slope(
     ∇L is the gradient of the mean loss on `ids` [windows, time] with their own labels.  Memory holds one gradient.
     """
     layers = tuple(model.linears())
-    mean = {name: torch.zeros_like(model.weight(name), dtype=torch.float32) for name in layers}
-    tokens = ids.shape[0] * (ids.shape[1] - 1)
-    for window in ids.to(device=model.device, dtype=torch.long).split(1):
-        for found in gradients(model, window, lambda _, window=window: window[:, 1:]):
-            for name, (inputs, outputs) in found.items():
-                mean[name].addmm_(outputs.T, inputs, alpha=1 / tokens)
-        if tick:
-            tick(1)
+    mean = mean_gradient(model, ids, tick=tick)
     return [_along(layers, mean, one) for one in perturbations]
 
 
@@ -233,48 +223,3 @@ def _factored(
             weighted = one.variance[name] * (own.gradients / samples)[:, None]
             kfac[layer] = 0.5 * output_damage(weighted, diagonal)
     return kfac, output
-
-
-def gradients(
-    model: LanguageModel, ids: Tensor, labels: Callable[[Tensor], Tensor], draws: int = 1
-) -> Iterator[Gradients]:
-    """Gradients of the loss summed over tokens of `ids` [batch, time], once for each draw of labels.
-
-    `labels(logits [batch, time − 1, vocabulary])` returns [batch, time − 1].  Hooks keep each layer's input and output
-    of one forward pass; the gradient by the weights is then Σ g xᵀ, and no parameter needs to require gradients: the
-    graph starts at the embedding's output.  A layer that no token reaches is absent; one that is called twice has the
-    tokens of both calls.  There is no gradient checkpointing: a pass keeps its activations.
-    """
-    calls: list[tuple[str, Tensor, Tensor]] = []
-
-    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda _module, args, out: calls.append((name, args[0].detach(), out))
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in model.linears().items()]
-    embedding: Any = model.module.get_input_embeddings()  # type: ignore[operator]
-    handles.append(embedding.register_forward_hook(lambda _module, _args, out: out.requires_grad_(True)))
-    try:
-        with torch.enable_grad():
-            logits = model.module(input_ids=ids, use_cache=False).logits[:, :-1].float()
-            log_probability = logits.log_softmax(-1)
-    finally:
-        for handle in handles:
-            handle.remove()
-    outputs = [out for _, _, out in calls]
-    for draw in range(draws):
-        wanted = labels(logits.detach())[..., None]
-        with torch.enable_grad():
-            loss = -log_probability.gather(-1, wanted).sum()
-            by_output = torch.autograd.grad(loss, outputs, retain_graph=draw + 1 < draws, allow_unused=True)
-        yield _by_layer(calls, by_output)
-
-
-def _by_layer(calls: Sequence[tuple[str, Tensor, Tensor]], by_output: Sequence[Tensor | None]) -> Gradients:
-    found: Gradients = {}
-    for (name, inputs, _), gradient in zip(calls, by_output):
-        if gradient is None:
-            continue
-        pair = inputs.flatten(0, -2).float(), gradient.flatten(0, -2).float()
-        before = found.get(name)
-        found[name] = pair if before is None else (torch.cat([before[0], pair[0]]), torch.cat([before[1], pair[1]]))
-    return found

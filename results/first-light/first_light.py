@@ -28,7 +28,10 @@ HERE = Path(__file__).resolve().parent
 CALIBRATION_CHARS = 2_000_000
 TRAIN_CHARS = {"cpu": 60_000_000, "cuda": None}
 FAMILY = {
-    "cpu": {32: (10, 30, 100, 300, 1000), 48: (10, 30, 100, 300)},
+    "cpu": {
+        32: (10, 16, 28, 50, 90, 160, 300, 500, 700, 1000),
+        48: (10, 16, 28, 50, 90, 160, 240, 320, 400),
+    },
     "cuda": {64: (10, 30, 100, 300, 1000), 96: (10, 30, 100, 300, 1000), 128: (10, 30, 100, 300, 1000)},
 }
 
@@ -40,9 +43,11 @@ def read(path: Path) -> str:
         return handle.read()
 
 
-def train(text: str, work: Path, device: str) -> None:
-    """Train every size of the family on `text`, one after another."""
+def train(text: str, work: Path, device: str, only: int | None) -> None:
+    """Train every size of the family on `text`, or the one of width `only`, one after another."""
     for width, ratios in FAMILY[device].items():
+        if only not in (None, width):
+            continue
         config = PretrainConfig(width=width, batch_size=16, warmup=40, ratios=ratios, schedule="wsd")
         started = time.time()
         pretrain(config, text, work / f"llama-{width}", device=device, compiled=True)
@@ -84,6 +89,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=sorted(FAMILY))
     parser.add_argument("--stage", default="all", choices=("train", "measure", "all"))
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--width", type=int, help="train this size only, for one process per size")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -93,7 +99,7 @@ def main() -> None:
     (work / "calibration.txt").write_text(text[-CALIBRATION_CHARS:], encoding="utf-8")
     (work / "evaluation.txt").write_text(read(arguments.valid_text), encoding="utf-8")
     if arguments.stage != "measure":
-        train(text[:-CALIBRATION_CHARS][: TRAIN_CHARS[arguments.device]], work, arguments.device)
+        train(text[:-CALIBRATION_CHARS][: TRAIN_CHARS[arguments.device]], work, arguments.device, arguments.width)
     if arguments.stage != "train":
         measure(work, arguments.device)
 

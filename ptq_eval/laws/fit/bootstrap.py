@@ -73,9 +73,14 @@ def resampled(solution: Solution, *, seed: int, n_boot: int) -> np.ndarray:
 
 
 def evaluation_noise(data: Data, n_boot: int, seed: int) -> np.ndarray:
-    """[n_boot, n]: from the windows where they are known, else independent normal errors of size "se"."""
+    """[n_boot, n]: from the windows where they are known, with what the draw of calibration windows adds
+    independently ("calibration_se"); else independent normal errors of size "se"."""
     if has_windows(data):
-        return window_noise(data["windows"], n_boot, seed, data.get("design"))
+        noise = window_noise(data["windows"], n_boot, seed, data.get("design"))
+        if "calibration_se" in data:
+            drawn = np.random.default_rng([seed, 1]).standard_normal((n_boot, len(data["calibration_se"])))
+            noise += drawn * data["calibration_se"]
+        return noise
     return np.random.default_rng([seed, 0]).standard_normal((n_boot, len(data["se"]))) * data["se"]
 
 

@@ -6,8 +6,9 @@ Student's distribution and s the error that the rolling origin found.  So a draw
 checkpoint on, and its minimum means something.  Checkpoints scatter about any smooth path; that scatter enters what a
 later checkpoint will measure, and how sure the past minimum is, but not the path.
 
-A delta that is not significant is not extrapolated: it stays at the weighted mean of those seen, and a later one is
-drawn from Student's distribution with their noise.
+No candidate for delta falls, and no path does: a departure that would let delta fall below its last value leaves it
+there.  A delta that is not significant is not extrapolated: it stays at the weighted mean of those seen, and a later
+one is drawn from Student's distribution with their noise, which may grow as a power of D.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ HORIZON = 16.0
 """How many times the last D paths are drawn."""
 GRID = 60
 """Points of a path, evenly in log D."""
-LOG_RANGE = (-6.0, 3.0)
-"""How far the logarithm of delta may move away from its curve."""
+MOST_GROWTH = 3.0
+"""The most that the logarithm of delta may grow by."""
+NOISE_GROWTH = np.linspace(0.0, 1.0, 21)
+"""Exponents of D with which the noise of deltas may grow; none is likelier than another beforehand."""
+_LEAST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def draw(
         grown, measured, of_delta = _growing(series, siblings, learned or learn(siblings), x, rng, n_draws)
         noise = float(series.noise[-1])
     else:
-        grown, measured = _staying(series, x, rng, n_draws)
+        grown, measured = _staying(series, siblings, x, rng, n_draws)
         noise = 0.0
     seen = now + math.hypot(noise, series.scatter) * rng.standard_normal((n_draws, len(past)))
     ahead = before + grown + seen[:, -1:] - now[-1]
@@ -123,22 +127,55 @@ def _growing(
     history = _delta_history(series, siblings)
     t = rng.standard_t(weights.freedom, (n_draws, 1))
     drawn, shares = _mixed(DELTA.curves(history), weights, x, rng, n_draws)
-    grown = np.maximum(drawn, 0.0)
-    grown = grown * np.exp(np.clip(t * weights.error * (x - series.x[-1]), *LOG_RANGE))
     level, noise = level_of_delta(history), float(history.noise[-1])
+    growth = np.log(np.maximum(drawn, _LEAST) / max(level, _LEAST)) + t * weights.error * (x - series.x[-1])
+    grown = level * np.exp(np.clip(growth, 0.0, MOST_GROWTH))
     scatter = noise * grown / level if level > 0 else np.full_like(grown, noise)
     # The scatter of the last checkpoint, from which the path starts, and that of the one to come.
     start, end = rng.standard_normal((n_draws, 1)), rng.standard_normal(grown.shape)
     return grown, grown + scatter * (start + end), shares
 
 
-def _staying(series: Series, x: np.ndarray, rng: np.random.Generator, n_draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """A delta that is not significant, at x, and what would be measured there, [n_draws, m] each."""
-    noise, n = series.noise, len(series.delta)
-    weights = 1 / np.maximum(noise, 1e-12) ** 2
+def _staying(
+    series: Series, siblings: Sequence[Series], x: np.ndarray, rng: np.random.Generator, n_draws: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A delta that is not significant, at x, and what would be measured there, [n_draws, m] each.
+
+    Each draw takes an exponent of the noise by its likelihood, and with it the weighted mean of the deltas and their
+    spread, which is at least the standard error.
+    """
+    same = [s for s in siblings if s.bits == series.bits and not s.significant]
+    shares = growth_of_noise(same or [series])
+    exponent = NOISE_GROWTH[rng.choice(len(shares), n_draws, p=shares)][:, None]
+    known = bool(np.all(series.se > 0))
+    unit = series.se if known else np.ones_like(series.se)
+    noise = unit * np.exp(exponent * (series.x - series.x[-1]))
+    weights = 1 / noise**2
+    total = weights.sum(axis=1, keepdims=True)
+    level = (weights * series.delta).sum(axis=1, keepdims=True) / total
+    n = len(series.delta)
+    spread = np.sqrt((weights * (series.delta - level) ** 2).sum(axis=1, keepdims=True) / (n - 1))
+    spread = np.maximum(spread, 1.0) if known else spread
+    later = np.hypot(unit[-1] * np.exp(exponent * (x - series.x[-1])), 1 / np.sqrt(total))
     t = rng.standard_t(n - 1, (n_draws, len(x)))
-    level = np.full(t.shape, float(np.average(series.delta, weights=weights)))
-    return level, level + math.hypot(noise[-1], 1 / math.sqrt(weights.sum())) * t
+    return np.broadcast_to(level, t.shape), level + spread * later * t
+
+
+def growth_of_noise(group: Sequence[Series]) -> np.ndarray:
+    """The probability of each of `NOISE_GROWTH`, from deltas that are noise: one bit-width, several quantizers.
+
+    The noise is a multiple of the standard error (of any constant where that is not known) and a power of D, and the
+    multiple is that of greatest likelihood.  The quantizers share their checkpoints: k of them count as the square root
+    of k.
+    """
+    total = np.zeros(len(NOISE_GROWTH))
+    for s in group:
+        ahead = s.x - s.x[-1]
+        unit = s.se if np.all(s.se > 0) else np.ones_like(s.se)
+        squares = np.mean((s.delta / unit / np.exp(NOISE_GROWTH[:, None] * ahead)) ** 2, axis=1)
+        total -= 0.5 * len(s.x) * np.log(squares + _LEAST**2) + NOISE_GROWTH * ahead.sum()
+    shares = np.exp((total - total.max()) / math.sqrt(len(group)))
+    return shares / shares.sum()
 
 
 def _mixed(

@@ -38,7 +38,7 @@ class Response:
     """Errors of the logarithm (delta), or in units of the slope at the origin (the loss)."""
 
 
-LOSS = Response(loss_curves, tuple(OF_LOSS), 0.3, False)
+LOSS = Response(loss_curves, tuple(OF_LOSS), 0.2, False)
 DELTA = Response(delta_curves, tuple(OF_DELTA), 0.4, True)
 
 

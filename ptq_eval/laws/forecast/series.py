@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ptq_eval.laws.forecast.candidates import fit_falling
 from ptq_eval.laws.tables.schedule import phase_of
 from ptq_eval.laws.turning.observed import checkpoint_scatter
 from ptq_eval.results.points import FULL_PRECISION, Config, Point, Windows, by, curve
@@ -18,6 +19,8 @@ MIN_CHECKPOINTS = 4
 
 Deltas that are noise are negative half the time, so a row of four above zero comes about by chance in one of sixteen.
 """
+PRIOR_SCATTER, PRIOR_COUNT = 0.003, 2.0
+"""The scatter of checkpoints that is assumed beforehand, as a share of the loss, and its weight in checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,19 @@ class Series:
 
     @property
     def scatter(self) -> float:
-        """Standard deviation of checkpoints about a smooth curve of the full-precision loss; 0 where unknown."""
-        return float(np.nan_to_num(checkpoint_scatter(self.x, self.loss_fp)))
+        """Standard deviation of checkpoints about a smooth curve of the full-precision loss; 0 where unknown.
+
+        The smaller of two estimates, both of which count as scatter what their curve misses: from third differences,
+        and from the residuals of E + B·D^−beta together with what is assumed beforehand.
+        """
+        rough = checkpoint_scatter(self.x, self.loss_fp)
+        decay, factors = (found[0] for found in fit_falling(self.x, self.loss_fp[None]))
+        if not math.isfinite(rough + decay):
+            return float(np.nan_to_num(rough))
+        residual = self.loss_fp - factors[0] - factors[1] * np.exp(-decay * (self.x - self.x[-1]))
+        assumed = PRIOR_COUNT * (PRIOR_SCATTER * self.loss_fp[-1]) ** 2
+        about = math.sqrt((assumed + float(np.sum(residual**2))) / (PRIOR_COUNT + len(self.x) - 3))
+        return min(rough, about)
 
 
 def series_of(

@@ -80,13 +80,14 @@ def labels_of(results: Results) -> dict[Config, str]:
 
 def write(out: Path, test: Backtest) -> list[Path]:
     """Write `backtest.json`, `backtest.md` and the fan charts below `out`; the paths.  Raises OutputFullError."""
+    drawn = _figures(test)
     record = {
         "version": VERSION,
         **test.settings,
+        "figures": list(drawn),
         "statements": [statement.to_dict() for statement in test.statements],
         "summary": [score.to_dict() for score in test.scores],
     }
-    drawn = _figures(test)
     return [
         files.write_json(out / NAME, record),
         *figures.write(out / "figures", test, drawn),

@@ -83,11 +83,11 @@ def _joined(old: Mapping[str, Any] | None, found: Mapping[str, Any]) -> Mapping[
     return {**found, **kept, "tests": found["tests"] or old["tests"]}
 
 
-def embedded(document: str, text: str) -> str:
-    """A report's page with `text` as its section on laws compared, replacing an earlier one."""
-    parts = [part for part in re.split(r"(?m)^(?=## )", document) if not part.startswith(f"## {TITLE}\n")]
+def embedded(document: str, text: str, title: str = TITLE) -> str:
+    """A report's page with `text` as its section of that title after the fits, replacing an earlier one."""
+    parts = [part for part in re.split(r"(?m)^(?=## )", document) if not part.startswith(f"## {title}\n")]
     place = next((i for i, part in enumerate(parts, start=1) if part.startswith(f"## {AFTER}\n")), len(parts))
-    return "".join([*parts[:place], f"## {TITLE}\n\n{text.rstrip()}\n\n", *parts[place:]])
+    return "".join([*parts[:place], f"## {title}\n\n{text.rstrip()}\n\n", *parts[place:]])
 
 
 def section(found: Mapping[str, Any], records: str) -> str:

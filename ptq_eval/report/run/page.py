@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.laws.base import SIGNIFICANT
+from ptq_eval.report.backtest import section as backtest
 from ptq_eval.report.common import tables
 from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study
 from ptq_eval.report.common.files import plain
@@ -58,11 +59,18 @@ _DELTAS = (("delta", "delta_se"), ("delta_rtn", "delta_se_rtn"), ("difference", 
 _HEADER = ("method", "checkpoint", "bits", "δ of the method", "δ of RTN", "difference")
 
 
-def document(study: Study, theory: Mapping[str, Any] | None = None, found: Mapping[str, Any] | None = None) -> str:
+def document(
+    study: Study,
+    theory: Mapping[str, Any] | None = None,
+    found: Mapping[str, Any] | None = None,
+    tested: Mapping[str, Any] | None = None,
+) -> str:
     """The page in GitHub's Markdown.
 
-    `theory` is the record of `ptq-eval sensitivity` and `found` the comparison of laws, where there is one.
+    `theory` is the record of `ptq-eval sensitivity`, `found` the comparison of laws and `tested` the backtest, where
+    there is one.
     """
+    earlier = backtest.section(tested, study)
     sections = [
         ("", _title(study)),
         ("The answer", _answer(study)),
@@ -71,6 +79,7 @@ def document(study: Study, theory: Mapping[str, Any] | None = None, found: Mappi
         ("Degradation", _degradation(study)),
         (comparison.AFTER, _fits(study)),
         *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
+        *([(backtest.TITLE, earlier)] if earlier else []),
         *([("From theory: which layers carry the damage", sensitivity.section(theory))] if theory else []),
         ("Where a method did worse than rounding", _worse_than_rounding(study)),
         ("What was quantized", _models(study)),

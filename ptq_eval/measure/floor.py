@@ -1,0 +1,177 @@
+"""What δ would be for no reason: the chance of one rounding, and the arithmetic.
+
+**Rounding.**  To first order δ moves by ⟨∇L, ε⟩ with the rounding error ε, a sum that would have another value had
+the same weights been rounded another, equally good way: from another offset of the grid, or after another search for
+scales.  Rows of a matrix are rounded independently of each other, while within a row one error may compensate another
+(GPTQ), so the equally good roundings are modelled as sign flips of whole rows of ε.  Over them ⟨∇L, ε⟩ has mean 0 and
+
+    variance  Σ_rows (Σ_columns g ε)²,    g = ∇L,
+
+which for independent errors has the expectation Σ g² ε², and needs nothing of the quantizer but the weights that it
+made.  g is the gradient of the text, not of a sample of it: the square of a sample's gradient is too large by the
+sample's own variance.  Two samples of other windows have independent errors, so the product of their two gradients is
+unbiased; below zero, it is zero.  What is left out is the scatter of the second order, which grows as the square of ε:
+at 2 and 3 bits the true spread is larger, where δ itself is many times larger still.
+
+**Arithmetic.**  The full-precision loss of some windows again, in smaller batches and on one thread; in a type narrower
+than float32, in float32 too.  With d the differences per window, of which k were scored again and N
+are evaluated, the loss moves by a common part and by the mean of N independent ones, of variance d̄² − s²/k (not below
+zero) and s²/N; δ is the difference of two losses, hence twice that.  The larger of the alternatives counts.
+
+Both are skipped for a model that is read from disk, and where memory is short; the reason takes their place.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptq_eval.measure.evaluate import batch_size, evaluate
+from ptq_eval.measure.gradients import mean_gradient
+from ptq_eval.measure.memory import out_of_memory
+from ptq_eval.measure.session import Session
+from ptq_eval.models.language_model import LanguageModel
+from ptq_eval.records import Unmeasured
+
+GRADIENT_WINDOWS = 32
+"""Windows behind a checkpoint's gradients: a constant, so that no number depends on what else is measured."""
+
+RESCORED_WINDOWS = 16
+"""Windows that are scored again."""
+
+_GRADIENT_TOKENS = {"cpu": 1024, "cuda": 8192}
+"""Tokens of one backward pass, whose activations are kept."""
+
+
+def places(count: int, of: int) -> list[int]:
+    """At most `count` of the places 0 … of − 1, evenly spread."""
+    return sorted({i * of // count for i in range(count)}) if of > count else list(range(of))
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Two independent estimates of ∇L of the text: {layer: [out, in]} each, float32."""
+
+    first: Mapping[str, Tensor]
+    second: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, model: LanguageModel, ids: Tensor) -> Slopes:
+        """From windows `ids` [n, time], every second one for each estimate."""
+        batch = _windows_per_pass(model, ids)
+        return cls(*(mean_gradient(model, half, batch=batch) for half in (ids[0::2], ids[1::2])))
+
+    def rounding(self, model: LanguageModel, weights: Mapping[str, Tensor]) -> float:
+        """Standard deviation of δ over equally good roundings like these `weights` {layer: [out, in]}, nats per token.
+
+        To first order; see the module.
+        """
+        variance = 0.0
+        for name, weight in weights.items():
+            error = weight.to(model.device).float() - model.weight(name).float()
+            rows = [torch.einsum("oi,oi->o", own[name], error) for own in (self.first, self.second)]
+            variance += float(rows[0].double() @ rows[1].double())
+        return math.sqrt(max(0.0, variance))
+
+
+class Floor:
+    """The noise floor of one checkpoint in a session: its slopes, computed at once, and what they say of variants."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.slopes: Slopes | Unmeasured = _slopes(session)
+
+    @property
+    def nbytes(self) -> float:
+        """Memory that the slopes take."""
+        return 0.0 if isinstance(self.slopes, Unmeasured) else 2.0 * _gradient_bytes(self.session.model)
+
+    def rounding(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What a quantized record says of it: {"rounding": nats per token}, or {"rounding_unmeasured": why}."""
+        if isinstance(self.slopes, Unmeasured):
+            return {"rounding_unmeasured": self.slopes.value}
+        return {"rounding": self.slopes.rounding(self.session.model, weights)}
+
+    def numerics(self, nll: Sequence[float]) -> dict[str, Any]:
+        """What a full-precision record with these sums per window says: {"numerics": …} or {"numerics_unmeasured": …}.
+
+        In nats per token.
+        """
+        session = self.session
+        if session.scratch is not None:
+            return {"numerics_unmeasured": Unmeasured.OFFLOADED.value}
+        chosen = places(RESCORED_WINDOWS, len(nll))
+        ids = session.evaluation[chosen]
+        before = np.asarray(nll)[chosen]
+        losses = _again(session, ids)
+        if losses is None:
+            return {"numerics_unmeasured": Unmeasured.MEMORY.value}
+        tokens = ids.shape[1] - 1
+        return {"numerics": max(moved((np.asarray(again) - before) / tokens, len(nll)) for again in losses)}
+
+
+def moved(differences: np.ndarray, evaluated: int) -> float:
+    """Standard deviation of δ by arithmetic, from `differences` per window [k] of one loss of `evaluated` windows."""
+    mean, variance = float(differences.mean()), float(differences.var(ddof=1)) if len(differences) > 1 else 0.0
+    common = max(0.0, mean**2 - variance / len(differences))
+    return math.sqrt(2 * (common + variance / evaluated))
+
+
+def _slopes(session: Session) -> Slopes | Unmeasured:
+    model, ids = session.model, session.evaluation
+    if session.scratch is not None:
+        return Unmeasured.OFFLOADED
+    if len(ids) < 2:
+        return Unmeasured.ONE_WINDOW
+    whole = sum(parameter.nbytes for parameter in model.module.parameters())
+    variant = sum(model.weight_bytes(name) for name in model.linears())
+    logits = 3 * 4 * _windows_per_pass(model, ids) * ids.shape[1] * model.vocab_size  # with their softmax and gradient
+    if whole + variant + logits + 2 * _gradient_bytes(model) > session.budget.total:
+        return Unmeasured.MEMORY
+    try:
+        return Slopes.of(model, ids[places(GRADIENT_WINDOWS, len(ids))])
+    except (RuntimeError, MemoryError) as error:  # NotImplementedError, of a layer without backward pass, is one
+        return Unmeasured.MEMORY if out_of_memory(error) else Unmeasured.NO_GRADIENT
+
+
+def _windows_per_pass(model: LanguageModel, ids: Tensor) -> int:
+    return max(1, _GRADIENT_TOKENS.get(model.device.type, _GRADIENT_TOKENS["cpu"]) // ids.shape[1])
+
+
+def _gradient_bytes(model: LanguageModel) -> int:
+    return sum(4 * model.weight(name).numel() for name in model.linears())
+
+
+def _again(session: Session, ids: Tensor) -> list[list[float]] | None:
+    """The sums per window of `ids` by each other arithmetic; None where memory does not suffice."""
+    model = session.model
+    narrow = any(parameter.dtype is not torch.float32 for parameter in model.module.parameters())
+    size = sum(parameter.nbytes + 4 * parameter.numel() for parameter in model.module.parameters())
+    if narrow and size > session.budget.total:
+        return None
+    with _one_thread(model):
+        found = [evaluate(model, ids, batch=max(1, min(batch_size(model, ids.shape[1]), len(ids)) // 2))[0].nll]
+    if narrow:
+        exact = copy.deepcopy(model.module).float()
+        options: dict[str, Any] = {"include_head": model.include_head, "name": model.name, "outside": model.outside}
+        found.append(evaluate(LanguageModel(exact, **options), ids)[0].nll)
+    return found
+
+
+@contextmanager
+def _one_thread(model: LanguageModel) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if model.device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,81 @@
+"""Gradients of the loss by the quantizable weights, which need no parameter to require gradients.
+
+Hooks keep each layer's input x and output of one forward pass; with g the gradient of the loss by that output, the
+gradient by the weight is Σ g xᵀ over tokens.  The graph starts at the embedding's output.  There is no gradient
+checkpointing: a pass keeps its activations, so windows pass a few at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptq_eval.models.language_model import LanguageModel
+
+Gradients = dict[str, tuple[Tensor, Tensor]]
+"""{layer: (inputs [tokens, in], gradients of the summed loss by its outputs [tokens, out])}, float32."""
+
+
+def mean_gradient(
+    model: LanguageModel, ids: Tensor, *, batch: int = 1, tick: Callable[[float], None] | None = None
+) -> dict[str, Tensor]:
+    """∇L of the mean loss on windows `ids` [windows, time] with their own labels: {layer: [out, in]}, float32.
+
+    `batch` windows pass together; what layers do with a batch (experts of limited capacity) is not undone.  A layer
+    that no token reaches has the gradient 0.  tick(windows) after each batch.
+    """
+    mean = {name: torch.zeros_like(model.weight(name), dtype=torch.float32) for name in model.linears()}
+    tokens = ids.shape[0] * (ids.shape[1] - 1)
+    for rows in ids.to(device=model.device, dtype=torch.long).split(batch):
+        for found in gradients(model, rows, lambda _, rows=rows: rows[:, 1:]):
+            for name, (inputs, outputs) in found.items():
+                mean[name].addmm_(outputs.T, inputs, alpha=1 / tokens)
+        if tick:
+            tick(len(rows))
+    return mean
+
+
+def gradients(
+    model: LanguageModel, ids: Tensor, labels: Callable[[Tensor], Tensor], draws: int = 1
+) -> Iterator[Gradients]:
+    """Gradients of the loss summed over tokens of `ids` [batch, time], once for each draw of labels.
+
+    `labels(logits [batch, time − 1, vocabulary])` returns [batch, time − 1].  A layer that no token reaches is absent;
+    one that is called twice has the tokens of both calls.
+    """
+    calls: list[tuple[str, Tensor, Tensor]] = []
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda _module, args, out: calls.append((name, args[0].detach(), out))
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in model.linears().items()]
+    embedding: Any = model.module.get_input_embeddings()  # type: ignore[operator]
+    handles.append(embedding.register_forward_hook(lambda _module, _args, out: out.requires_grad_(True)))
+    try:
+        with torch.enable_grad():
+            logits = model.module(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            log_probability = logits.log_softmax(-1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    outputs = [out for _, _, out in calls]
+    for draw in range(draws):
+        wanted = labels(logits.detach())[..., None]
+        with torch.enable_grad():
+            loss = -log_probability.gather(-1, wanted).sum()
+            by_output = torch.autograd.grad(loss, outputs, retain_graph=draw + 1 < draws, allow_unused=True)
+        yield _by_layer(calls, by_output)
+
+
+def _by_layer(calls: Sequence[tuple[str, Tensor, Tensor]], by_output: Sequence[Tensor | None]) -> Gradients:
+    found: Gradients = {}
+    for (name, inputs, _), gradient in zip(calls, by_output):
+        if gradient is None:
+            continue
+        pair = inputs.flatten(0, -2).float(), gradient.flatten(0, -2).float()
+        before = found.get(name)
+        found[name] = pair if before is None else (torch.cat([before[0], pair[0]]), torch.cat([before[1], pair[1]]))
+    return found
