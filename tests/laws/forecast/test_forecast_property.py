@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptq_eval.laws.forecast.forecast import draw, grid, learn, turn
-from tests.laws.forecast.support import LAWS, run
+from ptq_eval.laws.forecast.candidates import History, level_of_delta
+from ptq_eval.laws.forecast.forecast import NOISE_GROWTH, draw, grid, growth_of_noise, learn, turn
+from tests.laws.forecast.support import LAWS, only_noise, run
 
 RUNS = st.builds(
     lambda law, seed, n: run(LAWS[law], np.random.default_rng(seed), n),
@@ -63,6 +64,22 @@ def test_noise_is_not_continued(seed):
     ahead = paths.delta[:, len(series.tokens) :]
     assert np.ptp(ahead, axis=1).max() == 0
     assert abs(ahead).max() < 2e-4
+
+
+@settings(deadline=None, max_examples=15)
+@given(RUNS)
+def test_no_path_of_delta_falls_below_the_last(own):
+    series = own[0]
+    level = level_of_delta(History(series.x, series.delta, series.noise, series.phase))
+    assert series.significant
+    assert paths_of(own).delta[:, len(series.tokens) :].min() >= level * (1 - 1e-12)
+
+
+def test_the_growth_of_noise_is_found():
+    rng, own = np.random.default_rng(0), run(LAWS["power"], np.random.default_rng(0), 12)
+    for growth in (0.0, 0.6):
+        group = [only_noise(own[0], rng, growth) for _ in range(9)]
+        assert abs(float(growth_of_noise(group) @ NOISE_GROWTH) - growth) < 0.15
 
 
 NUMBERS = st.lists(st.floats(-2, 5, allow_subnormal=False), min_size=8, max_size=8)
