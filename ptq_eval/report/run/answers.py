@@ -21,7 +21,7 @@ from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.numbers import MISSING, OPEN, bounds, count, end, number, ratio, rough, short
 from ptq_eval.report.common.tables import title
 from ptq_eval.report.common.words import reason_text
-from ptq_eval.report.run.words import inside
+from ptq_eval.report.run.words import untested_rise
 
 Entry = Mapping[str, Any]
 
@@ -59,10 +59,9 @@ _HOW: Mapping[str, str] = {
 }
 
 
-_INSIDE = "not significant"
 _NOT_SIGNIFICANT = (
-    "the forecast from the run's own checkpoints puts the turn inside the range of D, but the rise there is not "
-    "significant with control over all lines"
+    "the loss after quantization is higher at the last checkpoint than at its lowest, but not significantly with "
+    "control over all lines"
 )
 
 
@@ -144,8 +143,7 @@ def cell(entry: Entry, notes: dict[str, int]) -> Cell:
         level = 50 + 50 * number(entry["answer"]["level"])
         return Cell((f"not before D = {count(low)} ({short(level)} %){marks}", *_ratio(params, low)))
     tokens = f"{count(value)} [{end(low)} to {end(high)}]"
-    how = _INSIDE if inside(entry) else _HOW[kind]
-    return Cell((tokens, *_ratio(params, value, low, high), how + marks), kind is VerdictKind.OBSERVED)
+    return Cell((tokens, *_ratio(params, value, low, high), _HOW[kind] + marks), kind is VerdictKind.OBSERVED)
 
 
 def _ratio(params: float, value: float, *ends: float) -> list[str]:
@@ -166,7 +164,7 @@ def _footnotes(kind: VerdictKind, entry: Entry) -> list[str]:
     found = []
     if kind is VerdictKind.OBSERVED and entry.get("full_precision_share"):
         found.append(_SHARES[entry["full_precision_share"]])
-    if inside(entry):
+    if untested_rise(entry):
         found.append(_NOT_SIGNIFICANT)
     if kind is VerdictKind.PREDICTED:
         if entry.get("conflict"):
@@ -187,7 +185,7 @@ def _remarks(entries: Iterable[Entry]) -> list[str]:
             "D_crit, the number of pretraining tokens beyond which more of them make the quantized model worse, with "
             f"its {' or '.join(map(short, levels))} % interval; below it D/N"
         )
-    silent = [entry for entry in entries if entry["verdict_kind"] != VerdictKind.OBSERVED and not inside(entry)]
+    silent = [entry for entry in entries if entry["verdict_kind"] != VerdictKind.OBSERVED and not untested_rise(entry)]
     rises = [number(entry.get("detectable_rise")) for entry in silent]
     rises = sorted(rise for rise in rises if math.isfinite(rise))
     if rises:

@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ptq_eval.laws.base import SIGNIFICANT
 from ptq_eval.laws.turning.observed import Untested
 from ptq_eval.laws.turning.significance import POWER
 from ptq_eval.laws.turning.verdict import Conflict, Share, VerdictKind
@@ -73,16 +74,12 @@ def verdict_text(entry: Entry) -> str:
 
 def _forecast(answer: Entry, entry: Entry) -> str:
     """A turn with both ends."""
-    text = f"forecast: harmful beyond D = {_tokens(number(answer['value']), entry)}"
-    if not inside(entry):
-        return text
-    return f"{text}, inside the range, but the rise there is not significant{_p(entry)}"
+    return f"forecast: harmful beyond D = {_tokens(number(answer['value']), entry)}"
 
 
-def inside(entry: Entry) -> bool:
-    """Whether a turn that is forecast is at a D that was measured, where the test has not found it significant."""
-    value = number((entry.get("answer") or {}).get("value"))
-    return entry.get("verdict_kind") == VerdictKind.FORECAST and value <= number(entry.get("largest_tokens"))
+def untested_rise(entry: Entry) -> bool:
+    """Whether a loss after quantization rises by more than two standard errors and yet fails the test of a turn."""
+    return not observed(entry) and number(entry.get("rise")) > SIGNIFICANT * number(entry.get("rise_se"))
 
 
 def _not_before(answer: Entry, entry: Entry) -> str:
@@ -130,8 +127,8 @@ def verdict(entry: Entry) -> str:
         sentences += _interval("Interval of the prediction", entry.get("predicted"))
     elif entry.get("verdict_kind") == VerdictKind.FORECAST:
         sentences += _interval("Interval of the forecast", entry.get("answer"))
-    if inside(entry):
-        sentences += _rise(entry)
+    if untested_rise(entry):
+        sentences += _failed_rise(entry)
     elif not observed(entry):
         sentences += power_text(entry)
     if withheld := entry.get("withheld"):
@@ -152,17 +149,23 @@ def power_text(entry: Entry) -> list[str]:
 
 
 def _about_observed(entry: Entry) -> list[str]:
-    sentences = [*_interval("Interval of the turn", entry.get("observed")), *_rise(entry, _p(entry))]
+    sentences = _interval("Interval of the turn", entry.get("observed"))
+    rise = plus_minus(entry.get("rise"), entry.get("rise_se"))
+    if rise != MISSING:
+        sentences.append(
+            f"By the last checkpoint the loss after quantization has risen by {rise} nats per token{_p(entry)}"
+        )
     if math.isfinite(bounds(entry.get("predicted"))[0]):
         sentences.append(f"The fits put the turn at {tokens_estimate(entry.get('predicted'))}")
     return sentences
 
 
-def _rise(entry: Entry, p: str = "") -> list[str]:
-    rise = plus_minus(entry.get("rise"), entry.get("rise_se"))
-    if rise == MISSING:
-        return []
-    return [f"By the last checkpoint the loss after quantization has risen by {rise} nats per token{p}"]
+def _failed_rise(entry: Entry) -> list[str]:
+    lowest, rise = count(entry.get("observed_tokens")), plus_minus(entry.get("rise"), entry.get("rise_se"))
+    return [
+        f"The loss is lowest at D = {lowest} and has risen by {rise} nats per token by the last checkpoint, which is "
+        f"not significant{_p(entry)}"
+    ]
 
 
 def _p(entry: Entry) -> str:

@@ -39,8 +39,8 @@ UNKNOWN = entry("not_identified", 8, reason={"kind": "too_far", "factor": 245.0}
         (OBSERVED, ("4.86M [2.56M to 19.9M]", "D/N 60.8 [32 to 249]", "observed"), True),
         (FORECAST, ("20M [open to open]", "D/N 250 [open to open]", "forecast"), False),
         (
-            {**FORECAST, "answer": interval(1e6, 2e6, 4e6), "largest_tokens": 5e6},
-            ("2M [1M to 4M]", "D/N 25 [12.5 to 50]", "not significant (1)"),
+            {**FORECAST, "answer": interval(1e6, 2e6, 4e6), "rise": 0.5, "rise_se": 0.05},
+            ("2M [1M to 4M]", "D/N 25 [12.5 to 50]", "forecast (1)"),
             False,
         ),
         (NOT_BEFORE, ("not before D = 40M (95 %)", "D/N = 500"), False),

@@ -199,6 +199,18 @@ FACTS = {
 }  # fmt: skip
 
 
+def test_a_rise_that_is_not_significant_is_said_with_its_size():
+    found = {
+        **ENTRY, "verdict_kind": "not_before", "answer": {"low": 1e6, "value": None, "high": None, "level": 0.9},
+        "observed_tokens": 2e6, "rise": 0.5, "rise_se": 0.05, "adjusted_p": 0.0571, "detectable_rise": 0.8,
+    }  # fmt: skip
+    assert verdict(found) == (
+        "Not harmful before D = 1M tokens (D/N = 100), with 95 % probability. The loss is lowest at D = 2M and has "
+        "risen by 0.500 ± 0.050 nats per token by the last checkpoint, which is not significant (p = 0.057 with "
+        "control over all lines)."
+    )
+
+
 @pytest.mark.parametrize("kind", [*Why, *Caution])
 def test_every_reason_and_every_warning_has_a_sentence(kind):
     facts = FACTS | {
