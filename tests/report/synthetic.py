@@ -64,6 +64,9 @@ def _row(run, ratio, quantizer, bits, rng):
         "delta_df": 32 if bits else math.nan, "effective_windows": 70.0 if bits else math.nan,
         "documents": 9 if bits else math.nan, "covers": "text" if bits else "",
         "over_rounding": math.nan, "over_rounding_se": math.nan,
+        "rounding_sd": se / 2 if bits else math.nan, "numerics_sd": 0.0 if bits else math.nan,
+        "noise_floor": se if bits else math.nan,
+        "calibration_draws": 1 if bits else math.nan, "calibration_sd": math.nan, "covers_calibration": False,
     }  # fmt: skip
     return {name: values[name] for name in COLUMNS}
 
