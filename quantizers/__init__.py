@@ -13,7 +13,7 @@ import dataclasses
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from quantizers.base import QuantizedWeight, Quantizer, Scheme, option
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme, option
 from quantizers.errors import (
     BitsRangeError,
     FormatError,
@@ -26,9 +26,11 @@ from quantizers.errors import (
     UnknownQuantizerError,
     suggestion,
 )
+from quantizers.gaussian import gaussian_mse
 from quantizers.stats import LayerStats
 
 __all__ = [
+    "ALL_FORMATS",
     "BitsRangeError",
     "FormatError",
     "GroupSizeRangeError",
@@ -43,6 +45,7 @@ __all__ = [
     "UnknownOptionError",
     "UnknownQuantizerError",
     "available_quantizers",
+    "gaussian_mse",
     "get_quantizer",
     "option",
 ]

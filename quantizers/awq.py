@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from quantizers import grid, kernels
-from quantizers.base import QuantizedWeight, Quantizer, Scheme, option
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme, option
 from quantizers.errors import QuantizationError
 from quantizers.stats import LayerStats, finite_hessian
 
@@ -57,6 +57,7 @@ class AWQ(Quantizer):
     version = "2"
     needs_stats = True
     default_calibration = "shared"
+    formats = ALL_FORMATS
 
     n_grid: int = option(20, "Number of exponents tried, 0, 1/n, … (n-1)/n.", low=1)
     clip: bool = option(False, "After the scales, search a clipped range for every group.")
@@ -91,7 +92,7 @@ class AWQ(Quantizer):
         columns_first = weight.T.contiguous()
         sizes, results = [len(layer) for layer in prepared], []
         for scheme in schemes:
-            losses = _search(columns_first, candidates, hessian, scheme)
+            losses = _search(columns_first, candidates, hessian, scheme, sizes)
             best = losses.index(min(loss for loss in losses if loss < float("inf")))
             report = {"ratio": best / self.n_grid, "error": losses[best], "error_unscaled": losses[0]}
             report["n_tokens"] = stats.n_tokens
@@ -110,20 +111,23 @@ class AWQ(Quantizer):
         """Codes of `weight` [Σ sizes, in] with the chosen channel `scales` [in], split into layers."""
         columns = weight.shape[1]
         size = scheme.columns_per_group(columns)
-        groups = grid.to_groups(weight * scales, size)
+        scaled = weight * scales
+        outer = grid.outer_of(scaled, scheme, sizes)
+        groups = grid.to_groups(scaled, size)
         if self.clip:
-            groups = clip_groups(groups, hessian / torch.outer(scales, scales), scheme)
-        scale, zero = grid.find_params(groups, scheme.bits, scheme.symmetric)
-        codes = grid.encode(groups, scale, zero, scheme.bits)
-        codes = grid.from_groups(codes, columns).to(torch.uint8)
-        parts = zip(*(t.split(list(sizes)) for t in (codes, scale, zero)))
+            groups = clip_groups(groups, hessian / torch.outer(scales, scales), scheme, outer)
+        params = grid.params_of(groups, scheme, outer)
+        codes = grid.from_groups(grid.codes_of(groups, params, scheme), columns).contiguous()
+        tensors = (codes, params.scale, params.zero, params.outer)
+        parts = zip(*([None] * len(sizes) if t is None else t.split(list(sizes)) for t in tensors))
         return [
-            QuantizedWeight(c, s, z, scheme, size, input_scale=scales.clone(), report=dict(report)) for c, s, z in parts
+            QuantizedWeight(c, s, z, scheme, size, input_scale=scales.clone(), outer=o, report=dict(report))
+            for c, s, z, o in parts
         ]
 
 
-def _search(weight: Tensor, candidates: Tensor, hessian: Tensor, scheme: Scheme) -> list[float]:
-    """tr(ΔW·H·ΔWᵀ) of `weight` [in, out] under each of the `candidates` [n, in].
+def _search(weight: Tensor, candidates: Tensor, hessian: Tensor, scheme: Scheme, sizes: Sequence[int]) -> list[float]:
+    """tr(ΔW·H·ΔWᵀ) of `weight` [in, Σ sizes] under each of the `candidates` [n, in].
 
     Raises QuantizationError if none is finite.
     """
@@ -131,11 +135,23 @@ def _search(weight: Tensor, candidates: Tensor, hessian: Tensor, scheme: Scheme)
     count = max(1, _BATCH_BYTES // (4 * weight.numel()))
     losses: list[float] = []
     for scales in candidates.split(count):
-        delta = kernels.rounding_errors(weight, scales, scheme.bits, size, scheme.symmetric)
+        if scheme.format == "int":
+            delta = kernels.rounding_errors(weight, scales, scheme.bits, size, scheme.symmetric)
+        else:
+            delta = torch.stack([_rounding_error(weight, one, scheme, sizes) for one in scales])
         losses += quadratic_form(delta, hessian).tolist()
     if not any(loss < float("inf") for loss in losses):
         raise QuantizationError("no exponent of the AWQ search gives a finite error")
     return losses
+
+
+def _rounding_error(weight: Tensor, scales: Tensor, scheme: Scheme, sizes: Sequence[int]) -> Tensor:
+    """Ŵ − W of `weight` [in, Σ sizes], its columns multiplied by `scales` [in] before rounding and divided after."""
+    scaled = weight.T * scales
+    groups = grid.to_groups(scaled, scheme.columns_per_group(len(weight)))
+    params = grid.params_of(groups, scheme, grid.outer_of(scaled, scheme, sizes))
+    rounded = grid.weights_of(grid.codes_of(groups, params, scheme), params, scheme)
+    return (grid.from_groups(rounded, len(weight)) / scales).T - weight
 
 
 def quadratic_form(delta: Tensor, hessian: Tensor) -> Tensor:
@@ -161,10 +177,10 @@ def channel_scales(mean_abs: Tensor, ratios: Tensor) -> Tensor:
     return scales / (scales.amax(1, keepdim=True) * scales.amin(1, keepdim=True)).sqrt()
 
 
-def clip_groups(groups: Tensor, hessian: Tensor, scheme: Scheme) -> Tensor:
+def clip_groups(groups: Tensor, hessian: Tensor, scheme: Scheme, outer: Tensor | None = None) -> Tensor:
     """`groups` [rows, groups, size], each clamped to the range with the least error of its output.
 
-    `hessian` [in, in] belongs to the inputs of these (scaled) weights.
+    `hessian` [in, in] belongs to the inputs of these (scaled) weights, `outer` is their `grid.outer_of`.
     """
     _, count, size = groups.shape
     fill = count * size - hessian.shape[0]
@@ -176,8 +192,8 @@ def clip_groups(groups: Tensor, hessian: Tensor, scheme: Scheme) -> Tensor:
     for step in range(CLIP_STEPS):
         limit = top * (1 - step / CLIP_GRID)
         clamped = groups.clamp(-limit, limit)
-        scale, zero = grid.find_params(clamped, scheme.bits, scheme.symmetric)
-        delta = grid.decode(grid.encode(clamped, scale, zero, scheme.bits), scale, zero) - groups
+        params = grid.params_of(clamped, scheme, outer)
+        delta = grid.weights_of(grid.codes_of(clamped, params, scheme), params, scheme) - groups
         moved = (delta.transpose(0, 1) @ blocks).transpose(0, 1)
         error = (moved * delta).sum(-1, keepdim=True)
         better = error < least

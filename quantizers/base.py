@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,18 +32,22 @@ from quantizers.errors import (
     OptionValueError,
     QuantizationError,
     ShapeError,
+    suggestion,
 )
+from quantizers.formats import FORMATS, Format
+from quantizers.scales import stored
 from quantizers.stats import LayerStats, all_finite
 
-FORMATS = ("int",)
+ALL_FORMATS = ("int", *FORMATS)
 
 
 @dataclass(frozen=True)
 class Scheme:
     """The grid that weights are rounded to: `bits` (2–8) per code, one scale per `group_size` columns of a row.
 
-    `group_size=None` means one scale per output row.  A last group of fewer columns (ragged) is allowed.
-    Raises BitsRangeError, GroupSizeRangeError or FormatError.
+    `group_size=None` means one scale per output row.  A last group of fewer columns (ragged) is allowed.  `format` is
+    "int" or a name of `formats.FORMATS`, which fixes bits and symmetry and may fix the group size: `Scheme.of` fills
+    these in.  Raises BitsRangeError, GroupSizeRangeError or FormatError.
     """
 
     bits: int
@@ -57,8 +62,58 @@ class Scheme:
             raise GroupSizeRangeError(
                 f"group_size must be a positive integer, or None for one scale per row, got {self.group_size!r}"
             )
-        if self.format not in FORMATS:
-            raise FormatError(f"format must be one of {', '.join(FORMATS)}, got {self.format!r}")
+        if self.format != "int":
+            self._check_format()
+
+    def _check_format(self) -> None:
+        """Raises FormatError or GroupSizeRangeError where the fields contradict the format."""
+        known = _format(self.format)
+        if self.bits != known.bits or self.symmetric == known.affine:
+            raise FormatError(
+                f"format {self.format} has {known.bits} bits and is {'asymmetric' if known.affine else 'symmetric'}, "
+                f"got bits={self.bits}, symmetric={self.symmetric}; Scheme.of({self.format!r}) fills both in"
+            )
+        if known.blocks and self.group_size not in known.blocks:
+            sizes = ", ".join(map(str, known.blocks))
+            raise GroupSizeRangeError(
+                f"format {self.format} has groups of {sizes} columns, got group_size {self.group_size}"
+            )
+
+    @classmethod
+    def of(cls, format: str, group_size: int | Literal["default"] | None = "default") -> Scheme:
+        """The scheme of a format by name; "int4" is an asymmetric grid of 4 bits, "int4_half" its symmetric form.
+
+        The group size is that of the format or, where the format leaves it free, 128.  Raises FormatError, with the
+        nearest name, or GroupSizeRangeError.
+        """
+        integers = re.fullmatch(r"int([2-8])(_half)?", format)
+        if integers:
+            size = 128 if group_size == "default" else group_size
+            return cls(int(integers[1]), size, symmetric=bool(integers[2]))
+        known = _format(format)
+        size = (known.blocks or (128,))[0] if group_size == "default" else group_size
+        return cls(known.bits, size, not known.affine, format)
+
+    @property
+    def name(self) -> str:
+        """The name that `Scheme.of` takes: "int4", "int4_half", "nvfp4"."""
+        if self.format != "int":
+            return self.format
+        return f"int{self.bits}{'_half' if self.symmetric else ''}"
+
+    def bits_stored(self, rows: int, columns: int) -> int:
+        """Bits of a packed layer [rows, columns]: codes, and scales with what belongs to them.
+
+        For integers a group has a 16-bit scale and, if asymmetric, a zero of `bits` bits.
+        """
+        size = self.columns_per_group(columns)
+        if self.format != "int":
+            return FORMATS[self.format].bits_stored(rows, columns, size)
+        return rows * (columns * self.bits + self.groups(columns) * (16 + (0 if self.symmetric else self.bits)))
+
+    def effective_bits(self, rows: int = 4096, columns: int = 4096) -> float:
+        """Bits per weight of a layer [rows, columns], scales included."""
+        return self.bits_stored(rows, columns) / (rows * columns)
 
     def columns_per_group(self, in_features: int) -> int:
         """Columns in a full group of such a row.  Raises GroupSizeRangeError if the group does not fit."""
@@ -76,9 +131,11 @@ class Scheme:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
-    """A weight [out, in] as integer codes, W ≈ scale·(codes − zero) / input_scale.
+    """A weight [out, in] as codes: W ≈ scale·(codes − zero) / input_scale, or (scale·level − zero) / input_scale.
 
-    `codes` [out, in] uint8 in the original order of columns; `scale` and `zero` [out, groups] float32;
+    The first is that of format "int"; in every other format `codes` are bit patterns that stand for levels.
+    `codes` [out, in] uint8 in the original order of columns; `scale` and `zero` [out, groups] float32; `outer` [out,
+    blocks, 1 or 2] float32 or None: the second level of a two-level format, of which `scale` holds multiples;
     `input_scale` [in] float32 or None: the columns were multiplied by it before rounding;
     `permutation` [in] int64 or None: column `permutation[j]` belongs to group `j // group_size` (without
     it, column j does). `group_size` is the number of columns in a full group.  `report` holds what the method
@@ -92,6 +149,7 @@ class QuantizedWeight:
     group_size: int
     input_scale: Tensor | None = None
     permutation: Tensor | None = None
+    outer: Tensor | None = None
     report: Mapping[str, float | int | str] = field(default_factory=dict)
 
     @property
@@ -99,18 +157,24 @@ class QuantizedWeight:
         """Whether the last group has fewer columns than the others."""
         return self.codes.shape[1] % self.group_size != 0
 
+    def stored_scales(self) -> dict[str, Tensor]:
+        """What a file holds beside the codes, as the format stores it: see `scales.stored`."""
+        if self.scheme.format == "int":
+            return {"scale": self.scale, "zero": self.zero}
+        known = FORMATS[self.scheme.format]
+        return stored(grid.Params(self.scale, self.zero, self.outer), known.stored, known.affine)
+
     @property
     def bits_per_weight(self) -> float:
         """Stored bits per weight, as a packed file would need them.
 
-        Codes of `bits` bits; per group a 16-bit scale and, if asymmetric, a zero of `bits` bits; 16 bits per
-        entry of an input scale; ceil(log2 groups) bits per column for its group where columns were permuted.
-        Scales are kept in float32 here, and not rounded to the 16 bits counted.
+        What `Scheme.bits_stored` counts; 16 bits per entry of an input scale; ceil(log2 groups) bits per column for
+        its group where columns were permuted.  Scales of format "int" are kept in float32 here, and not rounded to the
+        16 bits counted.
         """
         out_features, in_features = self.codes.shape
         groups = self.scale.shape[1]
-        total = self.codes.numel() * self.scheme.bits
-        total += out_features * groups * (16 + (0 if self.scheme.symmetric else self.scheme.bits))
+        total = self.scheme.bits_stored(out_features, in_features)
         total += 16 * in_features if self.input_scale is not None else 0
         total += in_features * math.ceil(math.log2(groups)) if self.permutation is not None else 0
         return total / self.codes.numel()
@@ -118,8 +182,9 @@ class QuantizedWeight:
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight that the codes represent, [out, in], computed in float32 and returned as `dtype`."""
         codes = self.codes if self.permutation is None else self.codes[:, self.permutation]
-        groups = grid.to_groups(codes.float(), self.group_size)
-        weight = grid.from_groups(grid.decode(groups, self.scale, self.zero), codes.shape[1]).contiguous()
+        groups = grid.to_groups(codes, self.group_size)
+        params = grid.Params(self.scale, self.zero, self.outer)
+        weight = grid.from_groups(grid.weights_of(groups, params, self.scheme), codes.shape[1]).contiguous()
         if self.permutation is not None:
             weight = torch.empty_like(weight).index_copy_(1, self.permutation, weight)
         if self.input_scale is not None:
@@ -140,6 +205,8 @@ class Quantizer(ABC):
     version: ClassVar[str]
     needs_stats: ClassVar[bool]
     default_calibration: ClassVar[Literal["shared", "sequential", "none"]]
+    formats: ClassVar[tuple[str, ...]] = ("int",)
+    """The formats that the method is defined for; `ALL_FORMATS` for a method that rounds with `grid` alone."""
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
@@ -173,14 +240,15 @@ class Quantizer(ABC):
     def prepare(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None) -> Tensor:
         """Check every argument; return `weight` in float32, possibly the same tensor: do not change it.
 
-        Raises ShapeError, MissingStatsError or GroupSizeRangeError, and QuantizationError for NaN or infinite
-        weights.
+        Raises ShapeError, MissingStatsError, GroupSizeRangeError or FormatError, and QuantizationError for NaN or
+        infinite weights.
         """
         if weight.ndim != 2 or weight.numel() == 0 or not weight.is_floating_point():
             raise ShapeError(
                 f"a weight must be a non-empty floating-point matrix [out, in], "
                 f"got {weight.dtype} of shape {list(weight.shape)}"
             )
+        self.check_format(scheme)
         scheme.groups(weight.shape[1])
         if self.needs_stats and stats is None:
             raise MissingStatsError(f"{self.name} needs LayerStats of the layer's inputs, got None")
@@ -195,9 +263,17 @@ class Quantizer(ABC):
     ) -> list[Tensor]:
         """`prepare` for layers that share one input, each weight for every scheme; empty without any scheme."""
         for scheme in schemes[1:]:
+            self.check_format(scheme)
             for weight in weights:
                 scheme.groups(weight.shape[-1])
         return [self.prepare(weight, scheme, stats) for scheme in schemes[:1] for weight in weights]
+
+    def check_format(self, scheme: Scheme) -> None:
+        """Raises FormatError if the method is not defined for the format of `scheme`."""
+        if scheme.format not in self.formats:
+            raise FormatError(
+                f"{self.name} is not defined for format {scheme.name}, only for {', '.join(self.formats)}"
+            )
 
     def options(self) -> dict[str, Any]:
         """Every option with its value, defaults included."""
@@ -233,6 +309,15 @@ def checked(owner: str, spec: dataclasses.Field[Any], value: Any) -> Any:
         allowed = " or ".join(map(repr, choices)) or kind.__name__ + (f" ≥ {low:g}" if low is not None else "")
         raise OptionValueError(f"{owner} option {spec.name!r}: allowed is {allowed}, got {value!r}")
     return value
+
+
+def _format(name: str) -> Format:
+    """The format of that name.  Raises FormatError with the nearest one."""
+    if name not in FORMATS:
+        integers = [f"int{bits}{kind}" for bits in range(2, 9) for kind in ("", "_half")]
+        hint = suggestion(name, [*FORMATS, *integers])
+        raise FormatError(f"no format {name!r}; known: int, {', '.join(FORMATS)}{hint}")
+    return FORMATS[name]
 
 
 def is_int(value: object) -> bool:

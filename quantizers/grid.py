@@ -1,4 +1,7 @@
-"""The one definition of the integer grid: scale, zero point, rounding, and the search for a clipped range.
+"""The one definition of rounding: scales of a group, nearest codes, and what codes represent, for every number format.
+
+`params_of`, `codes_of` and `weights_of` take a Scheme and serve every format; those of the table in `formats.py` are
+defined there.  The rest of this file is the integer grid, format "int".
 
 A group of weights w gets codes c = clamp(round(w/scale) + zero, 0, 2^b − 1), which represent scale·(c − zero).  Every
 method here uses the definition of the GPTQ authors' code (Frantar et al. 2022), so methods differ in their codes and
@@ -10,10 +13,10 @@ scales but never in the meaning of "b bits":
   half a step below −max|w| and the highest half a step below max|w|;
 - a group of zeros gets the range [−1, 1], and codes that represent exact zeros.
 
-The other public definition of "symmetric" is narrow: scale = max|w|/(2^(b−1) − 1), codes from −(2^(b−1) −
-1) to 2^(b−1) − 1, one code unused.  At 2 bits it has three values instead of four and about twice the
-squared error; numbers from tools that use it (for example ModelOpt, neural-compressor) are not comparable
-with those of this package.
+Three other public definitions of "symmetric" are formats by name.  `int4_narrow` has scale = max|w|/(2^(b−1) − 1),
+codes from −(2^(b−1) − 1) to 2^(b−1) − 1, one code unused: at 2 bits it has three values instead of four and about
+twice the squared error.  `int4_full` and `int4_signed` use max|w|/2^(b−1).  Numbers from different grids are not
+comparable.
 
 One difference from the authors' code: in a group without a negative weight they leave the symmetric range at
 [0, max w] under the same fixed zero point, so that everything above half the largest weight is clipped.  With
@@ -26,14 +29,53 @@ range that contains 0 nor any error, because a zero is rounded exactly.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-# The clipping search of the GPTQ authors' code: 80 ranges from 1.00 to 0.21 of the full one, error |Δw|^2.4.
-CLIP_NORM = 2.4
-CLIP_GRID = 100
-CLIP_STEPS = 80
+from quantizers.formats import CLIP_GRID, CLIP_NORM, CLIP_STEPS, FORMATS
+from quantizers.scales import Params
+
+if TYPE_CHECKING:
+    from quantizers.base import Scheme
+
+
+def outer_of(weight: Tensor, scheme: Scheme, sizes: Sequence[int] | None = None) -> Tensor | None:
+    """The scale of a whole layer `weight` [rows, columns] as [rows, 1, 1], None where the format has none.
+
+    With `sizes`, `weight` is several layers of sizes[i] rows, each with a scale of its own.
+    """
+    if scheme.format == "int" or not FORMATS[scheme.format].tensor_top:
+        return None
+    return torch.cat([FORMATS[scheme.format].outer(layer) for layer in weight.split(list(sizes or [len(weight)]))])
+
+
+def params_of(groups: Tensor, scheme: Scheme, outer: Tensor | None = None, mse: bool = False) -> Params:
+    """Scale and zero of every group, each [rows, groups], for `groups` [rows, groups, size] in float32.
+
+    `outer` is that of `outer_of`.  With `mse`, the range is shrunk to where the sum of |Δw|^2.4 is least.
+    Raises QuantizationError if a scale is too large for the format.
+    """
+    if scheme.format == "int":
+        return Params(*find_params(groups, scheme.bits, scheme.symmetric, mse))
+    return FORMATS[scheme.format].params(groups, outer, mse)
+
+
+def codes_of(groups: Tensor, params: Params, scheme: Scheme) -> Tensor:
+    """The nearest codes, uint8, for `groups` [rows, groups, size]."""
+    if scheme.format == "int":
+        return encode(groups, params.scale, params.zero, scheme.bits).to(torch.uint8)
+    return FORMATS[scheme.format].codes(groups, params)
+
+
+def weights_of(codes: Tensor, params: Params, scheme: Scheme) -> Tensor:
+    """The weights in float32 that `codes` [rows, groups, size] represent."""
+    if scheme.format == "int":
+        return decode(codes.float(), params.scale, params.zero)
+    return FORMATS[scheme.format].weights(codes, params)
 
 
 def to_groups(weight: Tensor, size: int) -> Tensor:

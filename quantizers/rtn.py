@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from quantizers import grid
-from quantizers.base import QuantizedWeight, Quantizer, Scheme, option
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme, option
 from quantizers.stats import LayerStats
 
 
@@ -24,6 +24,7 @@ class RTN(Quantizer):
     version = "1"
     needs_stats = False
     default_calibration = "none"
+    formats = ALL_FORMATS
 
     mse: bool = option(False, "Shrink each group's range to where the sum of |error|^2.4 is least.")
 
@@ -33,7 +34,6 @@ class RTN(Quantizer):
         weight = self.prepare(weight, scheme, stats)
         size = scheme.columns_per_group(weight.shape[1])
         groups = grid.to_groups(weight, size)
-        scale, zero = grid.find_params(groups, scheme.bits, scheme.symmetric, self.mse)
-        codes = grid.encode(groups, scale, zero, scheme.bits)
-        codes = grid.from_groups(codes, weight.shape[1]).to(torch.uint8)
-        return QuantizedWeight(codes, scale, zero, scheme, size)
+        params = grid.params_of(groups, scheme, grid.outer_of(weight, scheme), self.mse)
+        codes = grid.from_groups(grid.codes_of(groups, params, scheme), weight.shape[1]).contiguous()
+        return QuantizedWeight(codes, params.scale, params.zero, scheme, size, outer=params.outer)

@@ -21,8 +21,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from quantizers.base import QuantizedWeight, Quantizer, Scheme
-from quantizers.errors import GroupSizeRangeError, MissingStatsError, QuantizationError, ShapeError
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme
+from quantizers.errors import FormatError, GroupSizeRangeError, MissingStatsError, QuantizationError, ShapeError
+from quantizers.formats import FORMATS
 from quantizers.stats import LayerStats
 
 COLUMNS = 40  # not a multiple of 16, so that groups of 16 are ragged
@@ -63,7 +64,9 @@ def check_result(quantized: QuantizedWeight, weight: Tensor, scheme: Scheme) -> 
         _require(tensor.shape == (rows, groups), f"{name} is not [out, groups] = [{rows}, {groups}]")
         _require(tensor.dtype == torch.float32, f"{name} is not float32")
         _require(bool(tensor.isfinite().all()), f"{name} is not finite")
-    _require(bool((q.scale > 0).all()), "a scale is not positive")
+    signed = q.scheme.format != "int"  # other formats may have negative scales, and K-quants scales of 0
+    _require(signed or bool((q.scale > 0).all()), "a scale is not positive")
+    _require(q.outer is None or len(q.outer) == rows, "outer is not [out, blocks, …]")
     _require(q.scheme == scheme, "the scheme is not the one asked for")
     _require(q.group_size == scheme.columns_per_group(columns), "group_size is not that of the scheme")
     _require(q.ragged == (columns % q.group_size != 0), "ragged disagrees with the scheme")
@@ -76,10 +79,11 @@ def check_result(quantized: QuantizedWeight, weight: Tensor, scheme: Scheme) -> 
         order = q.permutation.cpu()
         _require(torch.equal(order.sort().values, torch.arange(columns)), "permutation is not one")
     expected = torch.empty(rows, columns)
+    table = None if scheme.format == "int" else FORMATS[scheme.format].levels().table()
     for position, column in enumerate(order.tolist()):
-        group = position // q.group_size
-        steps = q.codes[:, column].cpu().float() - q.zero[:, group].cpu()
-        expected[:, column] = steps * q.scale[:, group].cpu()
+        code, group = q.codes[:, column].cpu(), position // q.group_size
+        step, zero = q.scale[:, group].cpu(), q.zero[:, group].cpu()
+        expected[:, column] = (code - zero) * step if table is None else table[code.long()] * step - zero
     if q.input_scale is not None:
         _require(q.input_scale.shape == (columns,), "input_scale is not [in]")
         _require(bool((q.input_scale > 0).all()), "an input scale is not positive")
@@ -87,7 +91,9 @@ def check_result(quantized: QuantizedWeight, weight: Tensor, scheme: Scheme) -> 
     restored = q.dequantize()
     _require(restored.device == weight.device, "the result is on another device than the weight")
     _require(bool(restored.isfinite().all()), "the dequantized weight is not finite")
-    _require(torch.allclose(restored.cpu(), expected, rtol=1e-5, atol=1e-8), "dequantize is not (c−z)·scale/s")
+    _require(
+        torch.allclose(restored.cpu(), expected, rtol=1e-5, atol=1e-8), "dequantize is not what the codes represent"
+    )
     _require(q.dequantize(torch.float16).dtype == torch.float16, "dequantize ignores its dtype")
 
 
@@ -111,6 +117,21 @@ def check_schemes(make: Make, device: str = "cpu") -> None:
     stats = LayerStats.from_inputs(inputs)
     for scheme in _schemes():
         check_result(make().quantize(weight, scheme, stats), weight, scheme)
+
+
+def check_formats(make: Make, device: str = "cpu") -> None:
+    """Every format that the method declares, with its smallest groups; every other format is refused."""
+    quantizer = make()
+    known = set(quantizer.formats) <= set(ALL_FORMATS) and len(quantizer.formats) > 0
+    _require(known, f"formats are not some of {', '.join(ALL_FORMATS)}")
+    weight, inputs = sample_layer(device=device)
+    stats = LayerStats.from_inputs(inputs)
+    for name, known in FORMATS.items():
+        scheme = Scheme.of(name, min(known.blocks, default=16))
+        if name in quantizer.formats:
+            check_result(quantizer.quantize(weight, scheme, stats), weight, scheme)
+        else:
+            _refuses(FormatError, lambda scheme=scheme: quantizer.check_format(scheme))
 
 
 def check_shapes(make: Make, device: str = "cpu") -> None:
@@ -233,6 +254,7 @@ def check_errors(make: Make, device: str = "cpu") -> None:
 CHECKS: tuple[Callable[[Make, str], None], ...] = (
     check_identity,
     check_schemes,
+    check_formats,
     check_shapes,
     check_purity,
     check_dtypes,

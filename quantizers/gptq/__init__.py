@@ -27,6 +27,8 @@ Choices that the paper leaves open are made as in the authors' code, with the ex
 
 - Scales.  A group's scale is set when its first column is reached, from the weights as they were at the start of the
   current block of `block_size` columns: they include the errors of earlier blocks only (`group_scale_from`).
+- Formats.  The scale of a whole tensor (NVFP4) is that of the original weights, and so are all scales of formats whose
+  blocks hold several groups (K-quants), as with `static_groups`.
 - Order.  `act_order` takes the columns by decreasing diag H.  Groups are then formed of neighbours in that order;
   `static_groups` keeps the groups of the original order, with scales from the original weights.
 - Dead columns, whose inputs were always zero (diag H = 0), get H_jj = 1, and their weights are set to zero or only
@@ -48,7 +50,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from quantizers.base import QuantizedWeight, Quantizer, Scheme, option
+from quantizers import grid
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme, option
 from quantizers.gptq.factor import damped_factor
 from quantizers.gptq.solve import solve
 from quantizers.parallel import over_rows
@@ -66,6 +69,7 @@ class GPTQ(Quantizer):
     version = "3"
     needs_stats = True
     default_calibration = "sequential"
+    formats = ALL_FORMATS
 
     damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H.", low=0)
     act_order: bool = option(False, "Take the columns by decreasing diag H, the most active inputs first.")
@@ -110,6 +114,7 @@ class GPTQ(Quantizer):
         if order is not None:
             hessian = hessian[order][:, order]
         factor, damping, retries = damped_factor(hessian, self.damping, unit)
+        outers = [grid.outer_of(stacked, scheme, [len(weight) for weight in prepared]) for scheme in schemes]
 
         def solved(first: int, last: int) -> list[QuantizedWeight]:
             rows = stacked[first:last].T.clone(memory_format=torch.contiguous_format)  # [in, rows]
@@ -120,6 +125,7 @@ class GPTQ(Quantizer):
                 factor,
                 order,
                 schemes,
+                [None if outer is None else outer[first:last] for outer in outers],
                 block_size=self.block_size,
                 blocks_end_at_groups=self.group_scale_from == "current" and not self.static_groups,
                 static_groups=self.static_groups,
@@ -143,8 +149,9 @@ def _split(
 ) -> list[QuantizedWeight]:
     """Layers of `sizes[i]` rows from `parts`, consecutive rows of the stacked layers."""
     first, *others = parts
-    stacked = first.codes, first.scale, first.zero
-    if others:
-        stacked = tuple(map(torch.cat, zip(*((part.codes, part.scale, part.zero) for part in parts))))
-    layers = zip(*(tensor.split(list(sizes)) for tensor in stacked))
-    return [replace(first, codes=c, scale=s, zero=z, report=dict(report)) for c, s, z in layers]
+    names = ["codes", "scale", "zero", *([] if first.outer is None else ["outer"])]
+    layers = []
+    for name in names:
+        rows = torch.cat([getattr(part, name) for part in parts]) if others else getattr(first, name)
+        layers.append(rows.split(list(sizes)))
+    return [replace(first, **dict(zip(names, tensors)), report=dict(report)) for tensors in zip(*layers)]

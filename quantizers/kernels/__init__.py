@@ -1,8 +1,9 @@
-"""The two inner loops of the package, each in up to three versions that give the same codes.
+"""The inner loops of the package, each in up to three versions that give the same codes.
 
-`solve_block` rounds a block of GPTQ's columns one by one; `rounding_errors` rounds a weight under many channel scales,
-as AWQ's search does.  In torch both are chains of small operations, each of which reads and writes the whole matrix;
-compiled, a tile of rows stays in the core's cache until its last column is done.
+`solve_block` rounds a block of GPTQ's columns one by one to integers, `solve_levels` to the levels of another format;
+`rounding_errors` rounds a weight under many channel scales to integers, as AWQ's search does.  In torch they are chains
+of small operations, each of which reads and writes the whole matrix; compiled, a tile of rows stays in the core's cache
+until its last column is done.
 
     plain.py    torch, on every device; the compiled versions are tested against it
     cpu.py      numba, one thread per core over tiles of rows; on CPUs
@@ -25,9 +26,9 @@ from torch import Tensor
 
 from quantizers.errors import SlowKernelWarning
 from quantizers.kernels import plain
-from quantizers.kernels.plain import Block
+from quantizers.kernels.plain import Block, LevelBlock
 
-__all__ = ["Block", "backend", "rounding_errors", "solve_block"]
+__all__ = ["Block", "LevelBlock", "backend", "rounding_errors", "solve_block", "solve_levels"]
 
 COMPILERS = {"cpu": "numba", "cuda": "triton"}
 
@@ -71,6 +72,11 @@ def _module(device: torch.device) -> ModuleType:
 def solve_block(block: Block) -> None:
     """Round the columns of `block` in order, feeding each error back into the later ones; writes codes and delta."""
     _module(block.state.device).solve_block(block)
+
+
+def solve_levels(block: LevelBlock) -> None:
+    """As `solve_block` for the levels of a format."""
+    _module(block.state.device).solve_levels(block)
 
 
 def rounding_errors(weight: Tensor, scales: Tensor, bits: int, size: int, symmetric: bool) -> Tensor:

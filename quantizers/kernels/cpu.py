@@ -4,7 +4,7 @@ Within a tile the columns already rounded stay in the first-level cache, and eve
 vector registers.  The loops release the interpreter's lock, and as many plain threads as torch uses share the rows.
 Numba's own parallel loops are not used: their thread pool would compete with torch's for the cores.
 
-Rounding agrees with `plain.py` to the last bit.  GPTQ's feedback is summed in the same order but with fused
+Rounding agrees with `plain.py` to the last bit.  GPTQ's feedback is summed in the same order, for integers with fused
 multiply-adds, so a weight within rounding error of the midpoint between two codes may get the other one.
 
 Compiling takes about a second per loop.  The result is kept for later processes in `__pycache__` beside this file, or
@@ -21,7 +21,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from quantizers.kernels.plain import Block
+from quantizers.kernels.plain import Block, LevelBlock
 from quantizers.parallel import over_rows
 
 TILE = 64
@@ -45,6 +45,23 @@ def solve_block(block: Block) -> None:
             _solve(*common, top, *matrices, first, last)
 
     over_rows(loop, rows, _threads(schemes * rows * columns * columns / 2), multiple=TILE)
+
+
+def solve_levels(block: LevelBlock) -> None:
+    """See `quantizers.kernels.solve_levels`."""
+    state, original, feedback, scale, zero, group_of, levels, codes, delta = block
+    columns, rows = state.shape
+    # The bounds are filled up to 2^k − 1, so that k halvings find a level without a branch.
+    steps = len(levels.bounds).bit_length()
+    bounds = np.full(2**steps - 1, np.inf, np.float32)
+    bounds[: len(levels.bounds)] = levels.bounds.numpy()
+    arrays = [t.numpy() for t in (state, original, feedback.T.contiguous(), scale, zero, group_of)]
+    result = levels.values.numpy(), levels.codes.numpy(), codes.numpy(), delta.numpy()
+
+    def loop(first: int, last: int) -> None:
+        _solve_levels(*arrays, bounds, 2**steps // 2, *result, first, last)
+
+    over_rows(loop, rows, _threads(rows * columns * columns / 2), multiple=TILE)
 
 
 def rounding_errors(weight: Tensor, scales: Tensor, bits: int, size: int, symmetric: bool) -> Tensor:
@@ -98,6 +115,43 @@ def _solve_loop(original, feedback, group_of, top, state, scale, zero, codes, de
                 delta[i, start + t] = original[i, start + t] - value
 
 
+def _levels_loop(
+    state, original, feedback, scale, zero, group_of, bounds, half, values, patterns, codes, delta, first, last
+):  # pragma: no cover
+    columns = len(state)
+    errors = np.empty((columns, TILE), np.float32)
+    now = np.empty(TILE, np.float32)
+    x = np.empty(TILE, np.float32)
+    index = np.empty(TILE, np.int32)
+    for start in range(first, last, TILE):
+        n = min(TILE, last - start)
+        for i in range(columns):
+            for t in range(n):
+                now[t] = state[i, start + t]
+            for j in range(i):
+                back = feedback[i, j]
+                for t in range(n):
+                    now[t] -= back * errors[j, t]
+            group = group_of[i]
+            for t in range(n):
+                step = scale[group, start + t]
+                step = np.float32(1) if step == 0 else step
+                x[t] = (now[t] + zero[group, start + t]) / step
+                index[t] = 0
+            width = half
+            while width > 0:
+                for t in range(n):
+                    index[t] += width if x[t] > bounds[index[t] + width - 1] else 0
+                width //= 2
+            for t in range(n):
+                level = values[index[t]]
+                value = np.float32(level * scale[group, start + t]) - zero[group, start + t]
+                value += now[t] * np.float32(0)  # NaN where the feedback overflowed
+                codes[i, start + t] = patterns[index[t]]
+                errors[i, t] = now[t] - value
+                delta[i, start + t] = original[i, start + t] - value
+
+
 def _round_loop(weight, scales, top, size, symmetric, out, first, last):  # pragma: no cover
     columns = len(weight)
     low, high = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
@@ -145,4 +199,5 @@ def compiled(loop: Callable[..., Any], **options: Any) -> Any:
 
 
 _solve = compiled(_solve_loop, fastmath={"contract"})
+_solve_levels = compiled(_levels_loop)
 _round = compiled(_round_loop)

@@ -1,4 +1,4 @@
-"""GPTQ's inner loop as one Triton launch per block of columns; AWQ's loop runs in torch on a GPU.
+"""GPTQ's inner loop as one Triton launch per block of columns; AWQ's loop and formats of levels run in torch on a GPU.
 
 A program keeps a tile of rows, with all columns of the block, in registers from the first column to the last.  In
 torch every column takes half a dozen launches, and on a GPU the launches take most of the time.
@@ -14,6 +14,7 @@ from quantizers.kernels import plain
 from quantizers.kernels.plain import Block
 
 rounding_errors = plain.rounding_errors
+solve_levels = plain.solve_levels
 
 MAX_COLUMNS = 256
 """Wider blocks do not fit into registers and are solved by `plain`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from quantizers import grid
+from quantizers.levels import Levels
 
 
 class Block(NamedTuple):
@@ -46,6 +47,36 @@ def solve_block(block: Block) -> None:
         value = rounded.sub_(middle).mul_(step)
         torch.sub(before, value, out=change)
         state[:, i:] -= back[i:, None] * (weight - value)[:, None]
+
+
+class LevelBlock(NamedTuple):
+    """A block of columns under one format of levels; the fields are those of `Block` without its leading dimension."""
+
+    state: Tensor
+    original: Tensor
+    feedback: Tensor
+    scale: Tensor
+    """[groups, rows]; may be negative or zero."""
+    zero: Tensor
+    """[groups, rows], in units of weights."""
+    group_of: Tensor
+    levels: Levels
+    codes: Tensor
+    delta: Tensor
+
+
+def solve_levels(block: LevelBlock) -> None:
+    """See `quantizers.kernels.solve_levels`."""
+    state, original, feedback, scale, zero, group_of, levels, codes, delta = block
+    table, steps = levels.table(), torch.where(scale == 0, 1.0, scale)
+    for i, group in enumerate(group_of.tolist()):
+        weight = state[i]
+        code = levels.nearest((weight + zero[group]) / steps[group])
+        codes[i] = code
+        value = table[code.int()] * scale[group] - zero[group]
+        value += weight * 0  # NaN where the feedback overflowed
+        torch.sub(original[i], value, out=delta[i])
+        state[i + 1 :] -= feedback[i, i + 1 :, None] * (weight - value)
 
 
 def rounding_errors(weight: Tensor, scales: Tensor, bits: int, size: int, symmetric: bool) -> Tensor:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from ptq_eval import errors
+from ptq_eval.api import load, save_report
 from ptq_eval.records import Checkpoint, Measurement, Scheme, Trial
 from ptq_eval.results.store import Store
 
@@ -37,24 +38,6 @@ def simulated(tmp_path_factory):
 def _measured(trial, losses):
     quantized = {} if trial.scheme is None else {"kl": (0.1,) * WINDOWS, "agree": (5,) * WINDOWS}
     return Measurement(trial, nll=tuple(7 * losses), n_tokens=(7,) * WINDOWS, **quantized)
-
-
-def test_the_report_shows_the_backtest_of_its_own_measurements(ptq_eval, simulated):
-    report, record = simulated / "report.md", simulated / "backtest.json"
-    assert ptq_eval("fit", simulated, "--bootstrap", "5").code == 0
-    assert "## Had you asked earlier\n\n`ptq-eval backtest OUT`" in report.read_text()
-    assert ptq_eval("backtest", simulated, "--horizon", "4").code == 0
-    added = report.read_text()
-    assert added.count("## Had you asked earlier") == 1
-    assert "figures/fan_series-one.png" in added
-    assert "joint law (Kumar et al.)" in added
-    assert ptq_eval("fit", simulated, "--bootstrap", "5").code == 0
-    assert report.read_text() == added
-    record.write_text(record.read_text().replace(json.loads(record.read_text())["records"], "other"))
-    assert ptq_eval("fit", simulated, "--bootstrap", "5").code == 0
-    assert "Out of date: the backtest" in report.read_text()
-    record.write_text("{")
-    assert ptq_eval("fit", simulated, "--bootstrap", "5").code == errors.OutputMismatchError.exit_code
 
 
 def test_a_backtest_is_a_record_a_page_and_a_figure(ptq_eval, simulated):
@@ -117,3 +100,23 @@ def test_what_cannot_be_done_is_one_line(ptq_eval, simulated, arguments, error, 
 
 def test_a_folder_without_results_is_one_line(ptq_eval, tmp_path):
     ptq_eval("backtest", tmp_path / "nowhere").refuses(errors.NothingToFitError.exit_code, "nowhere")
+
+
+def test_the_report_shows_the_backtest_of_its_own_measurements(ptq_eval, simulated):
+    report, record, result = simulated / "report.md", simulated / "backtest.json", load(simulated, bootstrap=10)
+    record.unlink(missing_ok=True)
+    save_report(simulated, result)
+    assert "## Had you asked earlier\n\n`ptq-eval backtest OUT`" in report.read_text()
+    assert ptq_eval("backtest", simulated, "--horizon", "4").code == 0
+    added = report.read_text()
+    assert added.count("## Had you asked earlier") == 1
+    assert "figures/fan_series-one.png" in added
+    assert "joint law (Kumar et al.)" in added
+    save_report(simulated, result)
+    assert report.read_text() == added
+    record.write_text(record.read_text().replace(json.loads(record.read_text())["records"], "other"))
+    save_report(simulated, result)
+    assert "Out of date: the backtest" in report.read_text()
+    record.write_text("{")
+    with pytest.raises(errors.OutputMismatchError, match="damaged"):
+        save_report(simulated, result)

@@ -67,7 +67,8 @@ class DrawsFromTheGlobalGenerator(RTN):
 
 class IgnoresBits(RTN):
     def quantize(self, weight, scheme, stats=None):
-        result = super().quantize(weight, dataclasses.replace(scheme, bits=2), stats)
+        other = dataclasses.replace(scheme, bits=2) if scheme.format == "int" else scheme
+        result = super().quantize(weight, other, stats)
         return changed(result, scheme=scheme)
 
 
@@ -176,8 +177,31 @@ def test_group_larger_than_a_row():
 
 
 def test_unknown_format():
-    with pytest.raises(FormatError, match="int"):
-        Scheme(4, format="nf4")
+    with pytest.raises(FormatError, match=r"no format 'nf5'.*did you mean 'nf4'"):
+        Scheme(4, format="nf5")
+    with pytest.raises(FormatError, match="did you mean 'nvfp4'"):
+        Scheme.of("nvpf4")
+
+
+def test_a_format_fixes_bits_symmetry_and_group():
+    assert Scheme.of("nvfp4") == Scheme(4, 16, True, "nvfp4")
+    assert Scheme.of("fp8_e4m3", 32) == Scheme(8, 32, True, "fp8_e4m3")
+    assert Scheme.of("int3_half") == Scheme(3, 128, symmetric=True)
+    assert all(Scheme.of(name).name == name for name in ("int4", "int4_half", "int4_narrow", "mxfp4", "q4_k"))
+    with pytest.raises(FormatError, match="8 bits and is symmetric"):
+        Scheme(4, 128, format="fp8_e4m3")
+    with pytest.raises(GroupSizeRangeError, match="nvfp4 has groups of 16 columns, got group_size 128"):
+        Scheme.of("nvfp4", 128)
+    with pytest.raises(GroupSizeRangeError, match="nf4 has groups of 64, 32"):
+        Scheme.of("nf4", None)
+
+
+def test_a_method_without_a_format_refuses_it():
+    class Integers(RTN):
+        formats = ("int",)
+
+    with pytest.raises(FormatError, match="rtn is not defined for format nf4"):
+        Integers().quantize(torch.ones(2, 64), Scheme.of("nf4"))
 
 
 def test_groups_of_a_row():
