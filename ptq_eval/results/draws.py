@@ -51,6 +51,8 @@ def combined(rows: Sequence[dict[str, Any]], after: np.ndarray, before: np.ndarr
         "calibration_sd": sd,
         "covers_calibration": True,
     }
+    if "noise_floor" in row:  # what another draw would give is as little a reason as another rounding
+        row["noise_floor"] = math.hypot(row["noise_floor"], 2.0 * math.sqrt(between))
     partial = [r for r in rows if r["status"] == "partial"]
     return row | ({"status": "partial", "message": partial[0]["message"]} if partial else {})
 

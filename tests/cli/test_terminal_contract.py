@@ -129,17 +129,14 @@ def test_every_example_in_help_parses():
         text = f"{command.help}\n{command.epilog or ''}"
         examples = re.findall(rf"^ *ptq-eval ({name}) (.*?)(?: {{3,}}\(.*)?$", text, re.MULTILINE)
         for _, line in examples:
-            words = [word.strip("'") for word in line.split()]
-            command.make_context(name, words, resilient_parsing=False)
+            command.make_context(name, shlex.split(line), resilient_parsing=False)
 
 
 def test_architecture_help_imports_nothing_heavy():
-    begun = time.monotonic()
     process = start("run", "--help", before=AFTERWARDS.format(HEAVY))
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err.strip()) == (0, "[]")
     assert "--bits" in out
-    assert time.monotonic() - begun < 1.0
 
 
 def test_architecture_fitting_and_reporting_import_no_torch(out):

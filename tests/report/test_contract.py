@@ -107,7 +107,7 @@ def test_figures_hold_what_was_measured(out, written, table):
     ratio = pd.read_csv(out / "figures/delta_vs_ratio.csv")
     points = ratio[ratio["kind"] == "measured"]
     assert len(points) == len(measured)
-    noise = points["delta"].abs() <= errors_needed(np.full(len(points), 32)) * points["delta_se"]
+    noise = points["delta"].abs() <= errors_needed(32) * points["delta_se"]
     assert 0 < noise.sum() < len(points)
     assert (points["shown"] == np.where(noise, "noise", "clear")).all()
     assert points["delta"].sum() == pytest.approx(measured["delta"].sum(), rel=1e-12)
@@ -192,7 +192,7 @@ def test_failures_and_exclusions_are_named_with_their_reasons(table, fit, run):
     assert "| small@13000 | none | excluded | NaN weights |" in text
     assert "layer 3 left in full precision" in text
     assert "0.1032(16)* |" in text
-    assert "1032(16)$^*$" in tex
+    assert "1032(16)$^{*}$" in tex
     assert "failed: small@195, awq 2 bits: a | b" in printed(odd, fit, run)
     assert "excluded" in printed(odd, fit, run)
 

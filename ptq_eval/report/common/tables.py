@@ -19,6 +19,9 @@ LEAD = ("checkpoint", "D", "D/N", "loss before")
 """The columns before the deltas."""
 PARTIAL = "*"
 """Marks a delta measured with some layers left in full precision."""
+FLOOR = "°"
+"""Marks a delta within its noise floor."""
+FLOOR_NOTE = "is within its noise floor: other roundings as good as the one made could give it"
 FIT_HEADER = (
     "quantizer", "law", "constants [interval]", "scatter", "R², weighted", "objective", "points", "runs", "status",
 )  # fmt: skip
@@ -80,7 +83,8 @@ def _name(row: Mapping[str, Any], run: str) -> str:
 def _cell(row: Mapping[str, Any]) -> str:
     if row["delta"] != row["delta"]:
         return str(row["status"]) if row["status"] not in ("ok", "partial") else MISSING
-    return with_error(row["delta"], row["delta_se"]) + PARTIAL * (row["status"] == "partial")
+    noise = abs(row["delta"]) <= number(row.get("noise_floor"))
+    return with_error(row["delta"], row["delta_se"]) + FLOOR * noise + PARTIAL * (row["status"] == "partial")
 
 
 def fit_name(study: Study, entry: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.numbers import MISSING, count
-from ptq_eval.report.common.tables import LEAD, PARTIAL, Grid, grid
+from ptq_eval.report.common.tables import FLOOR, FLOOR_NOTE, LEAD, PARTIAL, Grid, grid
 from ptq_eval.report.run import answers
 from ptq_eval.report.run.words import early
 
@@ -63,16 +63,21 @@ def escape(text: str) -> str:
 
 def cell(text: str) -> str:
     """A number such as `-0.123(45)` as two columns joined at the point, anything else centred over both."""
-    match = re.fullmatch(r"(-?)(\d+)\.(\d+(?:\(\d+\))?)(\*?)", text)
+    match = re.fullmatch(r"(-?)(\d+)\.(\d+(?:\(\d+\))?)(°?\*?)", text)
     if match:
-        minus, whole, fraction, star = match.groups()
-        return f"{'$-$' if minus else ''}{whole} & {fraction}{'$^*$' if star else ''}"
-    power = re.fullmatch(rf"(.+)×10([{''.join(_POWERS)}]+)(\*?)", text)
+        minus, whole, fraction, marks = match.groups()
+        return f"{'$-$' if minus else ''}{whole} & {fraction}{_marks(marks)}"
+    power = re.fullmatch(rf"(.+)×10([{''.join(_POWERS)}]+)(°?\*?)", text)
     if power:
         raised = "".join(_POWERS[digit] for digit in power[2])
-        text = rf"${power[1]}\times10^{{{raised}}}${'$^*$' if power[3] else ''}"
+        text = rf"${power[1]}\times10^{{{raised}}}${_marks(power[3])}"
         return rf"\multicolumn{{2}}{{c}}{{{text}}}"
     return rf"\multicolumn{{2}}{{c}}{{{'--' if text == MISSING else escape(text)}}}"
+
+
+def _marks(marks: str) -> str:
+    """`°*` as superscripts."""
+    return "$^{" + marks.replace(FLOOR, r"\circ") + "}$" if marks else ""
 
 
 def document(study: Study) -> str:
@@ -137,7 +142,9 @@ def _table(study: Study, table: Grid) -> str:
         rf"of the paired difference over evaluation windows. Protocol: {escape(study.protocols)}."
     )
     if any(text.endswith(PARTIAL) for row in table.rows for text in row):
-        caption += r" $^*$ Some layers were left in full precision."
+        caption += r" $^{*}$ Some layers were left in full precision."
+    if any(FLOOR in text for row in table.rows for text in row):
+        caption += rf" A $\delta$ marked $^{{\circ}}$ {escape(FLOOR_NOTE)}."
     rows = (
         " & ".join([*(escape(text) for text in row[: len(LEAD)]), *map(cell, row[len(LEAD) :])]) + r" \\"
         for row in table.rows

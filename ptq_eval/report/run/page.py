@@ -141,6 +141,8 @@ def _degradation(study: Study) -> str:
     text = "0.1234(56) means 0.1234 ± 0.0056, one standard error of the paired difference over evaluation windows. "
     if (study.rows["status"] == "partial").any():
         text += f"A \\{tables.PARTIAL} marks deltas with some layers left in full precision. "
+    if study.below_floor:
+        text += f"A δ marked {tables.FLOOR} {tables.FLOOR_NOTE}. "
     if words := early(study):
         text += f"{words} "
     text += "All columns are in `degradation.csv`.\n"
