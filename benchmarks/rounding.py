@@ -3,7 +3,7 @@
 On the last checkpoint of each run, the scale of every group of weights is enlarged by a random factor of up to one step
 of the grid, 1 + u/(2^b − 1), and the weights are rounded to nearest on that grid: other roundings of nearly the same
 error.  δ of each is measured on the same windows.  The standard deviation of these δ is compared with what the noise
-floor (`measure.floor`) says of each rounding, from the gradient on a sample of the windows and no other rounding.
+floor (`measure.floor`) says of each rounding from the gradient on a sample of the windows, without any other rounding.
 """
 
 from __future__ import annotations
