@@ -19,6 +19,7 @@ from ptq_eval.laws import analyse
 from ptq_eval.report import labels, render, render_fit, write, write_fit
 from ptq_eval.report.common.data import COLUMNS, Study
 from ptq_eval.report.run import latex, page
+from ptq_eval.sampling import errors_needed
 from tests.report.synthetic import make_fit, make_run, make_table
 
 FIGURES = [f"figures/{name}.{kind}" for name in ("delta_vs_ratio", "loss_vs_tokens") for kind in ("csv", "pdf", "png")]
