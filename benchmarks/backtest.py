@@ -1,8 +1,10 @@
 """What forecasts from earlier checkpoints would have stated, against the later ones: stored runs and simulated ones.
 
 Stored are the embedded trajectory and the runs of results/first-light (from five checkpoints on; `ptq-eval backtest`
-asks for eight).  Simulated are runs whose slopes wander, and runs that follow one of four laws exactly.  Nothing in the
-forecast was chosen by these numbers.
+asks for eight).  Simulated are runs whose slopes wander, and runs that follow one of four laws exactly, of 6 to 12
+checkpoints a factor of 1.5 to 3 apart, with scatter that is small or large, independent or autocorrelated; at 8 bits
+delta is noise that grows.  What the forecast assumes beforehand was chosen by such simulated runs, and checked by
+the stored ones.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from ptq_eval.laws.forecast.baselines import FORECAST, METHODS, Method
 from ptq_eval.laws.forecast.score import Score, best_baseline, scores, total
 from ptq_eval.laws.forecast.series import series_of
 from ptq_eval.results.points import read
-from tests.laws.forecast.support import LAWS, run, wandering
+from tests.laws.forecast.support import LAWS, only_noise, run, wandering
 
 STUDIES = ("embedded", "first-light/annealed", "first-light/constant")
 FEWEST = 5
@@ -40,7 +42,7 @@ def measure(setup: Setup) -> Outcome:
     runs = 4 if setup.quick else 16
     kinds = {"slopes that wander": (wandering, 0.3), **{f"exactly {name}": (law, 0.0) for name, law in LAWS.items()}}
     for name, (law, drift) in kinds.items():
-        found = scores(_simulated(law, runs if drift else max(runs // 4, 1), drift))
+        found = scores(_simulated(law, runs, drift))
         outcome.claims += _coverage(f"simulated, {name}", found, limited=drift > 0)
         outcome.details[f"simulated, {name}"] = {"columns": COLUMNS, "rows": [_row(s) for s in found if s.bits is None]}
     return outcome
@@ -56,8 +58,14 @@ def _stored(methods: dict[str, Method]) -> list[Statement]:
 
 
 def _simulated(law: Any, runs: int, drift: float) -> list[Statement]:
-    rng = np.random.default_rng(SEED)
-    return [s for _ in range(runs) for s in backtest(run(law, rng, drift=drift), methods=ALONE)]
+    rng, found = np.random.default_rng(SEED), []
+    for _ in range(runs):
+        n, scatter, relative = rng.integers(6, 13), rng.choice((0.002, 0.01, 0.03)), rng.choice((0.03, 0.1))
+        phi, ratio = rng.choice((0.0, 0.5)), rng.choice((1.5, 2.0, 3.0))
+        own = run(law, rng, n, scatter=scatter, relative=relative, drift=drift, phi=phi, ratio=ratio)
+        own.append(only_noise(own[-1], rng))
+        found += backtest(own, min_checkpoints=FEWEST, methods=ALONE)
+    return found
 
 
 def _coverage(name: str, found: Sequence[Score], limited: bool = True) -> Iterator[Claim]:

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.laws.base import SIGNIFICANT
-from ptq_eval.laws.forecast.baselines import METHODS, Method
-from ptq_eval.laws.forecast.forecast import HORIZON, Paths, grid, says_something, turn
+from ptq_eval.laws.forecast.baselines import FORECAST, METHODS, Method
+from ptq_eval.laws.forecast.forecast import HORIZON, Paths, grid, says_something, turn, unless_tested
 from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series
 from ptq_eval.laws.turning.observed import TurningPoint, checkpoint_scatter, controlled, turning_point
 from ptq_eval.results.points import by
@@ -189,6 +189,8 @@ def _statements(
 
 def _turn_statement(series: Series, origin: float, method: str, paths: Paths, level: float, truth: _Truth) -> Statement:
     said = turn(paths, level)
+    if method == FORECAST:
+        said = unless_tested(said, origin, _tested(series.until(origin)))
     first, last = math.log(series.tokens[0]), math.log(series.tokens[-1])
     known = not math.isnan(truth.place)
     refuted = known and (truth.high < said.low or truth.low > said.high)
@@ -204,6 +206,11 @@ def _turn_statement(series: Series, origin: float, method: str, paths: Paths, le
         width=high - low if decisive else math.nan,
         score=interval_score(low, high, place, level) if decisive else math.nan,
     )  # fmt: skip
+
+
+def _tested(series: Series) -> bool:
+    """Whether a turn inside the range of a series is significant."""
+    return turning_point(series.tokens, series.loss_q, series.windows, errors=series.se, n_boot=0).interior
 
 
 def _falls_after(series: Series, tokens: float, least: float) -> bool:

@@ -215,6 +215,15 @@ def turn(paths: Paths, level: float = 0.9) -> Turn:
     )
 
 
+def unless_tested(said: Turn, last: float, tested: bool) -> Turn:
+    """A turn whose upper end is within the measured range, up to D = `last`, is a claim that it happened; unless it
+    passed its test, that end is open.  Of the draws of a flat curve many have their minimum at an earlier checkpoint.
+    """
+    if tested or said.high > last * (1 + 1e-9):
+        return said
+    return Turn(said.low, math.inf, math.inf)
+
+
 def says_something(said: Turn, series: Series) -> bool:
     """Whether the upper end of a turn is finite, or its lower end beyond the first checkpoint."""
     return math.isfinite(said.high) or said.low > series.tokens[0] * (1 + 1e-9)

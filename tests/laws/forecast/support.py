@@ -1,5 +1,7 @@
 """Runs with known laws: a full-precision loss, a delta, and scatter about both."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from ptq_eval.laws.forecast.series import Series
@@ -50,14 +52,31 @@ def falling(x, rng, drift=0.0):
     return exact[0] + np.concatenate([[0.0], np.cumsum(np.diff(exact) * factors)])
 
 
-def run(law, rng, n=11, *, scatter=0.01, relative=0.1, first=1e6, drift=0.0, bits=(2.0, 3.0, 4.0)):
+def noise(n, rng, phi=0.0):
+    """Standard normal noise [n] whose neighbours correlate by phi."""
+    found = rng.standard_normal(n)
+    for i in range(1, n):
+        found[i] = phi * found[i - 1] + np.sqrt(1 - phi**2) * found[i]
+    return found
+
+
+def only_noise(series, rng, growth=0.3, error=2e-4):
+    """The same run where delta is noise of 1.5 standard errors at first, and more as a power of D."""
+    size = 1.5 * error * np.exp(growth * (series.x - series.x[0]))
+    delta, se = size * rng.standard_normal(len(series.x)), np.full(len(series.x), error)
+    return replace(series, bits=8.0, delta=delta, se=se)
+
+
+def run(
+    law, rng, n=11, *, scatter=0.01, relative=0.1, first=1e6, drift=0.0, bits=(2.0, 3.0, 4.0), phi=0.0, ratio=RATIO
+):
     """The series of one run at some bit-widths, each with a fifth of the delta of the one before."""
-    tokens = first * RATIO ** np.arange(n)
+    tokens = first * ratio ** np.arange(n)
     x = np.log(tokens)
-    loss = falling(x, rng, drift) + scatter * rng.standard_normal(n)
+    loss = falling(x, rng, drift) + scatter * noise(n, rng, phi)
     found = []
     for place, width in enumerate(bits):
         exact = law(x, rng, 0.5 / 5**place)
-        delta = exact * (1 + relative * rng.standard_normal(n))
+        delta = exact * (1 + relative * noise(n, rng, phi))
         found.append(Series("run", "rtn", width, 1e5, tokens, loss, delta, 0.01 * exact, np.full(n, np.nan)))
     return found

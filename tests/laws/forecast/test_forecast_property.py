@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptq_eval.laws.forecast.forecast import draw, grid, learn, turn
-from tests.laws.forecast.support import LAWS, run
+from ptq_eval.laws.forecast.candidates import History, level_of_delta
+from ptq_eval.laws.forecast.forecast import NOISE_GROWTH, Turn, draw, grid, growth_of_noise, learn, turn, unless_tested
+from tests.laws.forecast.support import LAWS, only_noise, run
 
 RUNS = st.builds(
     lambda law, seed, n: run(LAWS[law], np.random.default_rng(seed), n),
@@ -65,6 +66,22 @@ def test_noise_is_not_continued(seed):
     assert abs(ahead).max() < 2e-4
 
 
+@settings(deadline=None, max_examples=15)
+@given(RUNS)
+def test_no_path_of_delta_falls_below_the_last(own):
+    series = own[0]
+    level = level_of_delta(History(series.x, series.delta, series.noise, series.phase))
+    assert series.significant
+    assert paths_of(own).delta[:, len(series.tokens) :].min() >= level * (1 - 1e-12)
+
+
+def test_the_growth_of_noise_is_found():
+    rng, own = np.random.default_rng(0), run(LAWS["power"], np.random.default_rng(0), 12)
+    for growth in (0.0, 0.6):
+        group = [only_noise(own[0], rng, growth) for _ in range(9)]
+        assert abs(float(growth_of_noise(group) @ NOISE_GROWTH) - growth) < 0.15
+
+
 NUMBERS = st.lists(st.floats(-2, 5, allow_subnormal=False), min_size=8, max_size=8)
 
 
@@ -89,3 +106,21 @@ def test_the_future_of_siblings_is_not_used():
     parts = [s.until(own[0].tokens[5]) for s in own]
     changed = [replace(s, delta=np.where(s.tokens > own[0].tokens[5], 9.0, s.delta)) for s in own]
     assert (paths_of(parts).loss == paths_of([s.until(own[0].tokens[5]) for s in changed]).loss).all()
+
+
+def test_a_turn_inside_the_range_is_open_above_unless_it_is_tested():
+    inside, beyond = Turn(1e6, 2e6, 3e6), Turn(1e6, 2e6, 5e6)
+    assert unless_tested(inside, 4e6, True) == inside
+    assert unless_tested(inside, 4e6, False) == Turn(1e6, np.inf, np.inf)
+    assert unless_tested(beyond, 4e6, False) == beyond
+
+
+def test_a_flat_curve_is_not_forecast_to_turn():
+    rng, own = np.random.default_rng(0), run(LAWS["power"], np.random.default_rng(0))
+    two_ends = 0
+    for _ in range(20):
+        loss, delta = 3 + 0.01 * rng.standard_normal(11), 0.3 + 0.01 * rng.standard_normal(11)
+        series = replace(own[0], loss_fp=loss, delta=delta, se=np.full(11, 0.003))
+        said = unless_tested(turn(draw(series, [series], n_draws=400)), series.tokens[-1], False)
+        two_ends += np.isfinite(said.high)
+    assert two_ends <= 2
