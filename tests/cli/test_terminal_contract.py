@@ -4,10 +4,10 @@ import os
 import pty
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 

@@ -41,11 +41,11 @@ def test_a_poor_fit_is_warned_of_by_name_and_a_good_one_is_not():
     found = {}
     for name, law in (("good", ratio), ("poor", wild)):
         out = analyse(*table(np.random.default_rng(0), sizes=(80e3,), bits=(2, 3, 4), delta=law), n_boot=20)
-        found[name] = [w for w in with_texts(out)["warnings"] if "the law describes these deltas poorly" in w]
+        found[name] = [w for w in with_texts(out)["warnings"] if "the law describes poorly the deltas" in w]
     assert found["good"] == []
     (warning,) = found["poor"]
-    assert warning.startswith("rtn (")
-    assert "R² = " in warning
+    assert "deltas of rtn (" in warning
+    assert "scatter " in warning
 
 
 def falling(tokens, lowest):
