@@ -3,8 +3,8 @@
 Stored are the embedded trajectory and the runs of results/first-light (from five checkpoints on; `ptq-eval backtest`
 asks for eight).  Simulated are runs whose slopes wander, and runs that follow one of four laws exactly, of 6 to 12
 checkpoints a factor of 1.5 to 3 apart, with scatter that is small or large, independent or autocorrelated; at 8 bits
-delta is noise that grows.  What the forecast assumes beforehand was chosen by such simulated runs, and checked by
-the stored ones.
+delta is noise that grows.  What the forecast assumes beforehand was chosen by other runs of
+these families, with the stored ones in view.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import pandas as pd
 from benchmarks.harness import ROOT, SEED, Claim, Outcome, Setup
 from ptq_eval.laws.forecast.backtest import Ahead, Statement, What, backtest
 from ptq_eval.laws.forecast.baselines import FORECAST, METHODS, Method
+from ptq_eval.laws.forecast.forecast import draw, turn, unless_tested
 from ptq_eval.laws.forecast.score import Score, best_baseline, scores, total
-from ptq_eval.laws.forecast.series import series_of
+from ptq_eval.laws.forecast.series import Series, series_of
 from ptq_eval.results.points import read
-from tests.laws.forecast.support import LAWS, only_noise, run, wandering
+from tests.laws.forecast.support import LAWS, noise, only_noise, run, wandering
 
 STUDIES = ("embedded", "first-light/annealed", "first-light/constant")
 FEWEST = 5
@@ -40,6 +41,7 @@ def measure(setup: Setup) -> Outcome:
     shown = [s for s in found if s.method == FORECAST or s.ahead is None]
     outcome.details["stored runs"] = {"columns": COLUMNS, "rows": [_row(score) for score in shown]}
     runs = 4 if setup.quick else 16
+    outcome.claims += _flat(20 if setup.quick else 100)
     kinds = {"slopes that wander": (wandering, 0.3), **{f"exactly {name}": (law, 0.0) for name, law in LAWS.items()}}
     for name, (law, drift) in kinds.items():
         found = scores(_simulated(law, runs, drift))
@@ -66,6 +68,26 @@ def _simulated(law: Any, runs: int, drift: float) -> list[Statement]:
         own.append(only_noise(own[-1], rng))
         found += backtest(own, min_checkpoints=FEWEST, methods=ALONE)
     return found
+
+
+def _flat(curves: int) -> Iterator[Claim]:
+    """How often flat curves with scatter are said to turn between two ends, with the forecast's rule and without."""
+    for phi in (0.0, 0.5):
+        ruled, raw = [], []
+        for n in (5, 9, 15):
+            rng, x = np.random.default_rng(SEED), np.log(1e6 * 2.0 ** np.arange(n))
+            found = []
+            for _ in range(curves):
+                loss, delta = 3 + 0.01 * noise(n, rng, phi), 0.3 * (1 + 0.05 * noise(n, rng, phi))
+                own = Series("run", "rtn", 2.0, 1e5, np.exp(x), loss, delta, np.full(n, 0.003), np.full(n, np.nan))
+                said = turn(draw(own, [own]))
+                found.append([said.high, unless_tested(said, own.tokens[-1], False).high])
+            shares = np.mean(np.isfinite(found), axis=0)
+            raw.append(float(shares[0]))
+            ruled.append(float(shares[1]))
+        text = f"simulated, flat curves of 5, 9 and 15 checkpoints, φ = {phi:g}: share with a D_crit of two ends"
+        yield Claim(text, float(np.mean(ruled)), min(ruled), max(ruled), 0.08)
+        yield Claim(f"{text}, had the turn needed no test", float(np.mean(raw)), min(raw), max(raw))
 
 
 def _coverage(name: str, found: Sequence[Score], limited: bool = True) -> Iterator[Claim]:
