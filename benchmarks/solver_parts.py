@@ -20,7 +20,8 @@ from unittest import mock
 import torch
 
 from quantizers import gptq, kernels
-from quantizers.gptq.solve import CarriedError, SchemeBatch
+from quantizers.gptq.batch import SchemeBatch
+from quantizers.gptq.solve import CarriedError
 
 PARTS: list[tuple[str, Any, str]] = [
     ("statistics, copied", gptq, "finite_hessian"),
