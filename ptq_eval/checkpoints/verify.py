@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _SHOWN = 3
 """How many names a message spells out."""
 
-_NARROW = ("F8_", "I", "U", "F4", "F6")
+_NARROW = ("F8_", "I", "U", "F4", "F6_")
 """How the types of quantized weights begin."""
 
 
