@@ -99,6 +99,9 @@ COLUMNS = (
     "calibration_draws",
     "calibration_sd",
     "covers_calibration",
+    "format",
+    "effective_bits",
+    "gaussian_mse",
 )
 
 Windows = dict[str, Losses]
@@ -217,7 +220,7 @@ def _compare_with_rounding(
 def _grid(trial: Trial) -> tuple[Any, ...]:
     """What a measurement shares with that of rounding which it is compared with."""
     scheme = trial.scheme
-    return pairing(trial), scheme and (scheme.bits, scheme.group_size, scheme.symmetric)
+    return pairing(trial), scheme and (scheme.bits, scheme.group_size, scheme.symmetric, scheme.format)
 
 
 def _by_window(m: Measurement, design: Design) -> np.ndarray:
@@ -276,6 +279,11 @@ def _row(
     }
     if scheme is not None:
         row |= {"bits": scheme.bits, "group_size": scheme.group_size, "symmetric": scheme.symmetric}
+        row |= {
+            "format": scheme.format,
+            "effective_bits": m.effective_bits,
+            "gaussian_mse": m.details.get("gaussian_mse"),
+        }
     if trial.calibration_corpus:
         row |= {"calibration_draws": 1, "covers_calibration": False}
     if reference is not None:
