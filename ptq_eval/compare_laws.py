@@ -222,9 +222,9 @@ def _recorded(folder: Any, config: FitConfig, names: list[str]) -> tuple[dict[st
     for about, points in point_groups(results, column):
         said = ", ".join(f"{key} {value}" for key, value in about.items())
         quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
-        for config, some in by(quantized, "curve").items():
-            label = ", ".join(filter(None, (config.quantizer, said)))
-            groups.append(Group(label, {**config.to_dict(), "group": about}, _reader(some, results.windows, "delta")))
+        for scheme, some in by(quantized, "curve").items():
+            label = ", ".join(filter(None, (scheme.quantizer, said)))
+            groups.append(Group(label, {**scheme.to_dict(), "group": about}, _reader(some, results.windows, "delta")))
         if not about or column not in QUANTIZATION:
             full = full_precision(points)
             groups.append(Group("full precision", {"group": about}, _reader(full, results.windows, "loss")))

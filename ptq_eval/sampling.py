@@ -32,6 +32,8 @@ from ptq_eval.records import Sample
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+SIGNIFICANT = 2.0
+"""How many standard errors make a difference significant, wherever this package judges one."""
 MIN_DOCUMENTS = 5
 """With fewer independent documents than this, the variance between them is not estimated."""
 
@@ -182,8 +184,8 @@ def errors_needed(freedom: ArrayLike) -> np.ndarray:
     from scipy import stats
 
     known = np.asarray(freedom, float)
-    found = stats.t.isf(stats.norm.sf(2.0), np.where(known >= 1, known, 1.0))
-    return np.where(known >= 1, found, 2.0)
+    found = stats.t.isf(stats.norm.sf(SIGNIFICANT), np.where(known >= 1, known, 1.0))
+    return np.where(known >= 1, found, SIGNIFICANT)
 
 
 def effective(values: ArrayLike, weights: ArrayLike, design: Design | None) -> float:

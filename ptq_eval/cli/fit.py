@@ -104,7 +104,8 @@ def _fit_again(out: str, target: str | None, config: FitConfig) -> None:
         remedy = "for other laws on records: ptq-eval fit OUT --laws LAW,…"
         raise OptionError(f"{', '.join(foreign)}: only with --data", remedy=remedy)
     with Bar() as bar:
-        results, common = load(out), {"seed": config.seed, "bootstrap": config.bootstrap}
+        results = load(out)
+        common: dict[str, Any] = {"seed": config.seed, "bootstrap": config.bootstrap}
         kept: dict[str, Any]
         if config.by:
             found = ptq_eval.fit_by(results, config.by, **common, progress=bar)

@@ -168,27 +168,16 @@ def find(row: Any, field: str) -> list[Any]:
     return []
 
 
-def field_names(row: Any, prefix: str = "") -> list[str]:
-    """The dotted names of all fields of `row`, in its order."""
+def field_names(row: Any, prefix: str = "", *, texts: bool = False) -> list[str]:
+    """The dotted names of the fields of `row`, in its order: all of them, or those that hold strings (`texts`)."""
     if isinstance(row, list):
-        return field_names(row[0], prefix) if row else []
+        return field_names(row[0], prefix, texts=texts) if row else []
     if not isinstance(row, dict):
         return []
     names = []
     for name, value in row.items():
-        names += [f"{prefix}{name}", *field_names(value, f"{prefix}{name}.")]
-    return names
-
-
-def text_fields(row: Any, prefix: str = "") -> list[str]:
-    """The dotted names of the fields of `row` that hold strings, in its order."""
-    if isinstance(row, list):
-        return text_fields(row[0], prefix) if row else []
-    if not isinstance(row, dict):
-        return []
-    names = []
-    for name, value in row.items():
-        names += [f"{prefix}{name}"] if isinstance(value, str) else text_fields(value, f"{prefix}{name}.")
+        own = [f"{prefix}{name}"] if isinstance(value, str) or not texts else []
+        names += [*own, *field_names(value, f"{prefix}{name}.", texts=texts)]
     return names
 
 
@@ -205,7 +194,7 @@ def missing_field(path: Path, field: str, row: Any) -> TextSourceError:
 
 
 def _name_another(path: Path, row: Any) -> str:
-    names = [f"{path}#{name}" for name in text_fields(row)]
+    names = [f"{path}#{name}" for name in field_names(row, texts=True)]
     if not names:
         return "write one object a row, with its text as a string under 'text': no field here holds strings"
     return f"name a field that holds strings: {' or '.join(names[:3])}"

@@ -41,9 +41,6 @@ Theta = Mapping[str, Any]
 
 _ENDS = ("value", "low", "high")
 
-SIGNIFICANT = 2.0
-"""How many standard errors make a difference significant, wherever this package judges one."""
-
 
 @dataclass(frozen=True)
 class Parameter:

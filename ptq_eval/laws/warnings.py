@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ptq_eval.laws.base import SIGNIFICANT, FitResult, n_distinct
+from ptq_eval.laws.base import FitResult, n_distinct
 from ptq_eval.laws.findings import Caution, Finding, Why, caution
 from ptq_eval.laws.fit.requirements import MIN_SIZES
 from ptq_eval.laws.turning.observed import TurningPoint
@@ -20,6 +20,7 @@ from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit
 from ptq_eval.laws.turning.significance import MIN_TO_TEST, SIGNIFICANCE
 from ptq_eval.laws.turning.verdict import MAX_FACTOR, VerdictKind
 from ptq_eval.results.points import FULL_PRECISION, Config, Point, by
+from ptq_eval.sampling import SIGNIFICANT
 
 FEW_RUNS = 10
 FEW_CHECKPOINTS = 4

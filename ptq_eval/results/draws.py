@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.records import Measurement
-from ptq_eval.sampling import Design, standard_error
+from ptq_eval.sampling import SIGNIFICANT, Design, standard_error
 
 _MEANS = (
     *("delta", "loss_q", "bpb_q", "kl", "kl_se", "top1_agreement", "top1_se", "bits_per_weight"),
@@ -52,9 +52,15 @@ def combined(rows: Sequence[dict[str, Any]], after: np.ndarray, before: np.ndarr
         "covers_calibration": True,
     }
     if "noise_floor" in row:  # what another draw would give is as little a reason as another rounding
-        row["noise_floor"] = math.hypot(row["noise_floor"], 2.0 * math.sqrt(between))
+        row["noise_floor"] = math.hypot(row["noise_floor"], SIGNIFICANT * math.sqrt(between))
     partial = [r for r in rows if r["status"] == "partial"]
     return row | ({"status": "partial", "message": partial[0]["message"]} if partial else {})
+
+
+def calibration_se(row: dict[str, Any]) -> float:
+    """The part of the error of delta that is due to the draw of calibration windows; 0 for a single draw."""
+    draws = row.get("calibration_draws") or 1
+    return row["calibration_sd"] / math.sqrt(draws) if draws > 1 else 0.0
 
 
 def freedom(variances: Sequence[float], degrees: Sequence[float]) -> float:

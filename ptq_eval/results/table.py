@@ -35,11 +35,19 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.records import FULL_PRECISION, Checkpoint, Measurement, Trial
+from ptq_eval.results.draws import calibration_se, combined
 from ptq_eval.results.draws import cells as cells_of
-from ptq_eval.results.draws import combined
 from ptq_eval.results.points import Losses
 from ptq_eval.results.versions import order_of
-from ptq_eval.sampling import Design, design_of, effective, independent, mean_and_error, standard_error
+from ptq_eval.sampling import (
+    SIGNIFICANT,
+    Design,
+    design_of,
+    effective,
+    independent,
+    mean_and_error,
+    standard_error,
+)
 
 COLUMNS = (
     "run",
@@ -109,9 +117,6 @@ Windows = dict[str, Losses]
 
 ROUNDING = "rtn"
 
-SIGNIFICANT = 2.0
-"""Standard deviations from which a delta is above its noise floor."""
-
 Place = tuple[str, "int | None", str, str]
 
 
@@ -177,8 +182,7 @@ def table_of(mine: Sequence[Measurement], checkpoints: Sequence[Checkpoint]) -> 
             after, before = np.array([_after(m, reference, whole) for m in cell]), _per_token(reference)
             if len(cell) > 1:
                 row = combined(own, after, before, whole or independent(len(before)))
-            drawn = row["calibration_sd"] / math.sqrt(len(cell)) if len(cell) > 1 else 0.0
-            windows[row["key"]] = Losses(after.mean(axis=0), before, whole, drawn)
+            windows[row["key"]] = Losses(after.mean(axis=0), before, whole, calibration_se(row))
         rows.append((at, _rank(cell[0]), row))
     _compare_with_rounding([row for *_, row in rows], cells, designs)
     for checkpoint in checkpoints:
@@ -213,8 +217,7 @@ def _compare_with_rounding(
             if len(common):
                 some = whole if len(common) == len(difference) else whole.at(common)
                 found = mean_and_error(difference[common], np.ones(len(common)), some)
-                drawn = row["calibration_sd"] / math.sqrt(len(cell)) if len(cell) > 1 else 0.0
-                row["over_rounding"], row["over_rounding_se"] = found[0], math.hypot(found[1], drawn)
+                row["over_rounding"], row["over_rounding_se"] = found[0], math.hypot(found[1], calibration_se(row))
 
 
 def _grid(trial: Trial) -> tuple[Any, ...]:
@@ -244,10 +247,10 @@ def _after(measurement: Measurement, reference: Measurement, design: Design | No
     if not measurement.windows:
         return _per_token(measurement)
     before, places = _per_token(reference), list(measurement.windows)
-    return before + spread(_per_token(measurement) - before[places], places, design or independent(len(before)))
+    return before + extended(_per_token(measurement) - before[places], places, design or independent(len(before)))
 
 
-def spread(sample: np.ndarray, windows: Sequence[int], design: Design) -> np.ndarray:
+def extended(sample: np.ndarray, windows: Sequence[int], design: Design) -> np.ndarray:
     """A sample's values over all windows of a design: same mean, and the standard error of the mean is the sample's.
 
     Deviations from the mean are enlarged for that, and zero where nothing is known.
@@ -278,12 +281,8 @@ def _row(
         "quantizer_version": trial.quantizer_version,
     }
     if scheme is not None:
-        row |= {"bits": scheme.bits, "group_size": scheme.group_size, "symmetric": scheme.symmetric}
-        row |= {
-            "format": scheme.format,
-            "effective_bits": m.effective_bits,
-            "gaussian_mse": m.details.get("gaussian_mse"),
-        }
+        row |= {name: getattr(scheme, name) for name in ("bits", "group_size", "symmetric", "format")}
+        row |= {"effective_bits": m.effective_bits, "gaussian_mse": m.details.get("gaussian_mse")}
     if trial.calibration_corpus:
         row |= {"calibration_draws": 1, "covers_calibration": False}
     if reference is not None:

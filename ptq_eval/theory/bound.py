@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptq_eval.laws.base import SIGNIFICANT
+from ptq_eval.sampling import SIGNIFICANT
 
 
 @dataclass(frozen=True)

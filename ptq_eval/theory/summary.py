@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ptq_eval.laws.base import SIGNIFICANT
+from ptq_eval.sampling import SIGNIFICANT
 from ptq_eval.theory import ALL
 from ptq_eval.theory.bound import bound, grid_factor
 

@@ -168,6 +168,12 @@ def test_a_recipe_is_one_line(folder, recipe, named):
     assert error_for(found, problem).exit_code == 23
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_of_another_float_type_are_not_quantized(folder, dtype):
+    rewrite(folder, lambda n, t: {n: t.to(dtype)})
+    assert codes(verify(discover([folder])[0])) == []
+
+
 @pytest.mark.parametrize("place", ["compression_config", "text_config"])
 def test_a_recipe_elsewhere_in_the_configuration(folder, place):
     configure(folder, **{place: COMPRESSED if place == "compression_config" else {"quantization_config": COMPRESSED}})

@@ -89,11 +89,16 @@ def test_the_published_numbers_come_out_again(tmp_path):
         assert again["delta"] == pytest.approx(row["delta"], abs=tolerance)
 
 
-def test_the_published_report_shows_an_observed_turning_point_with_its_interval():
+def test_the_published_report_claims_a_turn_only_where_the_test_does():
     critical = json.loads((PUBLISHED / "fit.json").read_text())["critical_tokens"]
-    observed = [c for c in critical if c["interior"]]
-    assert {(c["quantizer"], c["bits"]) for c in observed} >= {("rtn", 2), ("gptq", 2)}
-    for c in observed:
-        assert c["observed"]["low"] < c["observed"]["value"] < c["observed"]["high"]
+    assert len(critical) == 24
+    for c in critical:
+        assert (c["verdict_kind"] == "observed") == c["interior"]
+        assert not c["interior"] or c["adjusted_p"] <= 0.05
+        assert c["answer"]["low"] > 0
+    at_2_bits = [c for c in critical if c["bits"] == 2]
+    assert len(at_2_bits) == 6
+    for c in at_2_bits:
         assert c["rise"] > 2 * c["rise_se"]
-        assert "observed inside the range" in c["verdict"]
+        assert c["observed_tokens"] < c["largest_tokens"]
+        assert 0 < c["p_value"] <= c["adjusted_p"] < 1

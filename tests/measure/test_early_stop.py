@@ -13,7 +13,7 @@ from ptq_eval.errors import OptionError, OutputMismatchError
 from ptq_eval.measure.sweep import sweep
 from ptq_eval.records import Checkpoint, Measurement, Sample, Scheme, Trial
 from ptq_eval.results.store import Store
-from ptq_eval.results.table import spread, tabulate
+from ptq_eval.results.table import extended, tabulate
 from ptq_eval.sampling import design_of, standard_error
 from tests.support.steps import planned
 
@@ -71,7 +71,7 @@ def test_a_sample_spread_over_all_windows_keeps_its_mean_and_error(total, n, see
     rng = np.random.default_rng(seed)
     sample, windows = rng.normal(size=n), sorted(rng.permutation(total)[:n])
     design = design_of(Sample(selection, 4 * total), total)
-    full, error = spread(sample, windows, design), standard_error(sample, design.at(windows))
+    full, error = extended(sample, windows, design), standard_error(sample, design.at(windows))
     assert full.mean() == pytest.approx(sample.mean(), abs=1e-12)
     if error == error:  # all in one stretch of neighbours, the sample has none
         assert standard_error(full, design) == pytest.approx(error, rel=1e-9)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws.base import SIGNIFICANT, FitResult, Law, n_distinct
+from ptq_eval.laws.base import FitResult, Law, n_distinct
 from ptq_eval.laws.findings import Caution, Finding, Why, caution, why
 from ptq_eval.laws.fit.choice import Choice
 from ptq_eval.laws.fit.fit import fit
@@ -44,6 +44,7 @@ from ptq_eval.results.points import (
     loss_data,
     read,
 )
+from ptq_eval.sampling import SIGNIFICANT
 
 VERSION = 3
 """Of the meaning of the returned object; since 3, "interior" is a test with control over all lines, "answer" says which

@@ -27,12 +27,12 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws.base import SIGNIFICANT
 from ptq_eval.laws.forecast.baselines import FORECAST, METHODS, Method
 from ptq_eval.laws.forecast.forecast import HORIZON, Paths, grid, says_something, turn, unless_tested
 from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series
 from ptq_eval.laws.turning.observed import TurningPoint, checkpoint_scatter, controlled, turning_point
 from ptq_eval.results.points import by
+from ptq_eval.sampling import SIGNIFICANT
 
 LEVEL = 0.9
 MIN_TO_TEST = 8

@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ptq_eval.laws.base import SIGNIFICANT, Data, Law, Theta
+from ptq_eval.laws.base import Data, Law, Theta
 from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.formulas.chinchilla import turning_tokens
+from ptq_eval.sampling import SIGNIFICANT
 
 N_STARTS = 24
 

@@ -73,7 +73,10 @@ class Formula(Law):
             raise ExpressionError(what, got=repr(text), remedy="--formula 'E + A*N**-alpha + B*D**-beta'")
         if response in names:
             raise ExpressionError("the formula has its response on both sides", got=response)
-        self.response, self.equation, self.signed = response, f"{response} = {_right(text)}", (*self.columns, response)
+        # What other laws declare as a class, this one reads from its text.
+        self.response = response  # pyright: ignore[reportAttributeAccessIssue]
+        self.equation = f"{response} = {_right(text)}"  # pyright: ignore[reportAttributeAccessIssue]
+        self.signed = (*self.columns, response)
         self.start, self.bounds = dict(start or {}), dict(bounds or {})
         for name in (*self.start, *self.bounds):
             if name not in constants:

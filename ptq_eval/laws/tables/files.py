@@ -96,7 +96,8 @@ def _text(path: Path) -> str:
             if len(names) != 1:
                 raise ValueError(f"{len(names)} files in an archive, where one is needed")
             return archive.read(names[0]).decode("utf-8-sig")
-    with _OPEN.get(ending, open)(path, "rb") as file:
+    opened: Callable[..., Any] = _OPEN.get(ending, open)
+    with opened(path, "rb") as file:
         content: bytes = file.read()
     return content.decode("utf-8-sig")
 

@@ -38,7 +38,7 @@ def belonging(reader: Reader, data: dict[str, np.ndarray], rates_matter: bool) -
         if rates_matter:
             raise
         rates = None
-        notes.append(f"learning rates are not used: {str(problem).partition(' | ')[0]}")
+        notes.append(f"learning rates are not used: {problem.what}")
     if rates is not None:
         data["learning_rate"] = rates
     if "se" not in data and reader.has("se"):

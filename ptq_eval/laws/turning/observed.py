@@ -23,7 +23,7 @@ import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -43,6 +43,10 @@ class Untested(StrEnum):
 
     FEW_CHECKPOINTS = "few_checkpoints"
     NO_ERRORS = "no_errors"
+
+
+Line = TypeVar("Line", bound=Hashable)
+"""What names a line: a run, a quantizer and a bit-width, in whatever form."""
 
 
 @dataclass(frozen=True)
@@ -176,8 +180,8 @@ def _tested(loss: np.ndarray, noise: _Evaluation, evaluation_se: float) -> dict[
 
 
 def controlled(
-    points: Mapping[Hashable, TurningPoint], places: Mapping[Hashable, tuple[Hashable, float]]
-) -> dict[Hashable, TurningPoint]:
+    points: Mapping[Line, TurningPoint], places: Mapping[Line, tuple[Hashable, float]]
+) -> dict[Line, TurningPoint]:
     """The turning points of a report with control over all of them: what is no longer significant is not interior.
 
     places: by the same names, the run with its quantizer, and the bit-width.

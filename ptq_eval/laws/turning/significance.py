@@ -27,8 +27,11 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
+
+Line = TypeVar("Line", bound=Hashable)
 
 SIGNIFICANCE = 0.05
 """The probability, under the null hypothesis, of calling a rise significant."""
@@ -164,12 +167,12 @@ def _bases(n: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return bases
 
 
-def adjusted(lines: Mapping[Hashable, tuple[Hashable, float, float]]) -> dict[Hashable, float]:
+def adjusted(lines: Mapping[Line, tuple[Hashable, float, float]]) -> dict[Line, float]:
     """The adjusted p-value of each line, to be held against the level.
 
     lines: by name, the run and quantizer, the bit-width, and the p-value (NaN where not tested, then NaN here too).
     """
-    found = {name: math.nan for name in lines}
+    found: dict[Line, float] = {name: math.nan for name in lines}
     tested = {name: line for name, line in lines.items() if not math.isnan(line[2])}
     chains: dict[Hashable, float] = {}
     for bits in sorted({bits for _, bits, _ in tested.values()}):

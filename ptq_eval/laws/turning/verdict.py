@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws.base import SIGNIFICANT, Estimate, finite_or_none
+from ptq_eval.laws.base import Estimate, finite_or_none
 from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.turning.observed import TurningPoint, checkpoint_scatter
-from ptq_eval.sampling import Design, standard_error
+from ptq_eval.sampling import SIGNIFICANT, Design, standard_error
 
 LEVEL = 0.9
 """Of the intervals of an observed turn and of a forecast."""

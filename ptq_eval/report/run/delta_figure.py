@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.laws.base import SIGNIFICANT
 from ptq_eval.laws.forecast.series import Series
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame, Study, predict
 from ptq_eval.report.common.tables import title
 from ptq_eval.report.run import curves
-from ptq_eval.sampling import errors_needed
+from ptq_eval.sampling import SIGNIFICANT, errors_needed
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

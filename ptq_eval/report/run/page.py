@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.laws.base import SIGNIFICANT
 from ptq_eval.report.backtest import section as backtest
 from ptq_eval.report.common import tables
 from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study, formats_of
@@ -32,7 +31,7 @@ from ptq_eval.report.comparison import page as comparison
 from ptq_eval.report.run import answers
 from ptq_eval.report.run.words import early, sentences, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
-from ptq_eval.sampling import Covers, errors_needed
+from ptq_eval.sampling import SIGNIFICANT, Covers, errors_needed
 
 LIMITS = (
     "Loss on one text under one protocol is not accuracy on a task; a small δ can hide a large loss of ability, and "
@@ -204,7 +203,8 @@ def _pairs_with_rounding(study: Study) -> Frame:
     both["error"] = np.hypot(both["delta_se"].fillna(0), both["delta_se_rtn"].fillna(0))
     if "over_rounding" in both:  # window by window; tables of earlier versions lack it
         for name, paired in (("difference", "over_rounding"), ("error", "over_rounding_se")):
-            both[name] = pd.to_numeric(both[paired], errors="coerce").fillna(both[name])
+            measured = pd.Series(pd.to_numeric(both[paired], errors="coerce"), index=both.index)
+            both[name] = measured.fillna(both[name])
     return both.sort_values(["label", "bits", "place", "tokens"], kind="stable")
 
 

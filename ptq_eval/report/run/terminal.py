@@ -90,7 +90,7 @@ def _fits(study: Study) -> Table:
     for name in ("scatter,\nweighted\nR²", "points,\nruns", "status"):
         drawn.add_column(name, justify="right", overflow="fold")
     for row in fit_rows(study, between="\n"):
-        named = dict(zip(FIT_HEADER, row))
+        named: dict[str, str] = dict(zip(FIT_HEADER, row))
         pairs = (("quantizer", "law"), ("scatter", "R², weighted"), ("points", "runs"))
         law, quality, size = (f"{named[first]}\n{named[second]}" for first, second in pairs)
         texts = (law, named["constants [interval]"], quality, size, named["status"])

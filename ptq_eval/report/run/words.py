@@ -15,7 +15,6 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ptq_eval.laws.base import SIGNIFICANT
 from ptq_eval.laws.turning.observed import Untested
 from ptq_eval.laws.turning.significance import POWER
 from ptq_eval.laws.turning.verdict import Conflict, Share, VerdictKind
@@ -34,6 +33,7 @@ from ptq_eval.report.common.numbers import (
     tokens_estimate,
 )
 from ptq_eval.report.common.words import CONFLICTS, early_text, plural, poor_text, reason_text
+from ptq_eval.sampling import SIGNIFICANT
 
 Entry = Mapping[str, Any]
 
@@ -60,7 +60,7 @@ def verdict_text(entry: Entry) -> str:
         text = f"harmful beyond D = {_tokens(turn(entry), entry)}, observed inside the range"
         text += _share(entry)
         return text
-    if (kind := entry.get("verdict_kind")) in _FROM_FORECAST:
+    if (kind := str(entry.get("verdict_kind"))) in _FROM_FORECAST:
         return _FROM_FORECAST[kind](entry["answer"], entry)
     if not predicted(entry):
         return f"not identifiable: {reason_text(entry.get('reason'))}"
