@@ -98,9 +98,9 @@ def _examined(checkpoint: Checkpoint, trust: bool) -> tuple[Checkpoint, Sketch |
         if error := placeholder(folder, weights.files):
             raise error
     except (PtqEvalError, OSError) as error:
-        return noted(checkpoint, "unreadable", str(error)), None
+        return noted(checkpoint, "unreadable", error if isinstance(error, PtqEvalError) else str(error)), None
     if not weights.files and not weights.missing and (other := foreign(folder)):
-        return noted(checkpoint, "not_a_model", str(other)), None
+        return noted(checkpoint, "not_a_model", other), None
     checkpoint, found = _with_config(checkpoint, folder, trust)
     if found is not None and not found.dequantized:
         return checkpoint, None
@@ -119,18 +119,17 @@ def _with_config(checkpoint: Checkpoint, folder: Path, trust: bool) -> tuple[Che
     try:
         found = recipe(read_config(folder))
         if found is not None and not found.dequantized:
-            message = (
-                f"quantized already ({found}) | remedy: measure the original; where these weights are the original, "
-                f"remove {found.key} from config.json"
+            remedy = (
+                f"measure the original; where these weights are the original, remove {found.key} from config.json"
             )
-            return noted(checkpoint, "already_quantized", message), found
+            return noted(checkpoint, "already_quantized", f"quantized already ({found})", remedy=remedy), found
         checkpoint = with_counts(checkpoint, folder, trust)
     except UnsafeCheckpointError as error:
-        return noted(checkpoint, "remote_code", str(error)), None
+        return noted(checkpoint, "remote_code", error), None
     except UnsupportedModelError as error:
-        return noted(checkpoint, "unsupported_model", str(error)), None
+        return noted(checkpoint, "unsupported_model", error), None
     except PtqEvalError as error:
-        return noted(checkpoint, "config_missing", str(error)), None
+        return noted(checkpoint, "config_missing", error), None
     return checkpoint, found
 
 
@@ -145,9 +144,9 @@ def _with_weights(checkpoint: Checkpoint, folder: Path, weights: WeightFiles) ->
     try:
         report = read_weights(weights.files)
     except UnsafeCheckpointError as error:
-        return noted(checkpoint, "unsafe_pickle", str(error)), None
+        return noted(checkpoint, "unsafe_pickle", error), None
     except (PtqEvalError, OSError) as error:
-        return noted(checkpoint, "unreadable", str(error)), None
+        return noted(checkpoint, "unreadable", error if isinstance(error, PtqEvalError) else str(error)), None
     if unused := weights.unused(folder):
         message = f"{_some(path.name for path in weights.files)} measured; beside it, and not used: {_some(unused)}"
         checkpoint = noted(checkpoint, "unused_files", message, fatal=False)

@@ -111,7 +111,7 @@ def _excluding(plan: Plan, place: int) -> Iterator[None]:
     try:
         yield
     except _OF_ONE_CHECKPOINT as error:
-        checkpoint = plan.checkpoints[place].with_problem("not_measurable", str(error), fatal=True)
+        checkpoint = plan.checkpoints[place].with_problem("not_measurable", error.fault, fatal=True, remedy=error.remedy)
         plan.checkpoints[place] = checkpoint
         plan.excluded.append((checkpoint, error))
 
@@ -154,7 +154,7 @@ class _Planner:
                 "cannot be compared"
             )
         plan.warnings += [
-            f"{checkpoint.name}: {problem.message}"
+            f"{checkpoint.name}: {problem}"
             for checkpoint in checkpoints
             for problem in checkpoint.problems
             if problem.code in _WARNED
