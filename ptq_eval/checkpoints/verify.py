@@ -25,7 +25,7 @@ from ptq_eval.checkpoints.problems import cross_checked, noted, settled
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import Blueprint, blueprint
 from ptq_eval.models.configuration import quiet_transformers, read_config
-from ptq_eval.models.loading import same_tokenizer, tokenizer_folder, tokenizer_sha
+from ptq_eval.models.loading import same_tokenizer, tokenizer_fault, tokenizer_folder, tokenizer_sha
 from ptq_eval.models.parameters import with_counts
 from ptq_eval.models.weight_files import (
     Recipe,
@@ -53,7 +53,7 @@ def verify(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Checkp
 
     Problem codes: unreadable, missing_shard, unsafe_pickle, remote_code, nan_or_inf, not_loaded, config_missing,
     unsupported_model, not_a_model, already_quantized (all fatal), dequantized, surplus_weights, unused_files,
-    missing_tokenizer.  Remote code is run only when trusted.
+    missing_tokenizer, unreadable_tokenizer.  Remote code is run only when trusted.
     """
     return _examined(checkpoint, trust_remote_code)[0]
 
@@ -107,21 +107,26 @@ def _examined(checkpoint: Checkpoint, trust: bool) -> tuple[Checkpoint, Sketch |
     checkpoint, report = _with_weights(checkpoint, folder, weights)
     if report is not None:
         checkpoint = _with_fit(checkpoint, folder, weights, report, found, trust)
+    return _with_tokenizer(checkpoint, folder, trust), report.sketch if report is not None else None
+
+
+def _with_tokenizer(checkpoint: Checkpoint, folder: Path, trust: bool) -> Checkpoint:
+    """With the hash of its tokenizer, unless that cannot be loaded: such a one is not compared with the others."""
     where = tokenizer_folder(folder)
     if where is None:
-        checkpoint = noted(checkpoint, "missing_tokenizer", "no tokenizer in the folder or beside it", fatal=False)
-    else:
-        checkpoint = replace(checkpoint, tokenizer_sha=tokenizer_sha(where))
-    return checkpoint, report.sketch if report is not None else None
+        return noted(checkpoint, "missing_tokenizer", "no tokenizer in the folder or beside it", fatal=False)
+    if error := tokenizer_fault(where, trust):
+        # Not fatal: a text of token ids needs no tokenizer, and with another text the plan excludes the checkpoint.
+        message = f"the tokenizer cannot be loaded, and a text needs one: {error.got}"
+        return noted(checkpoint, "unreadable_tokenizer", message, fatal=False, remedy=error.remedy)
+    return replace(checkpoint, tokenizer_sha=tokenizer_sha(where))
 
 
 def _with_config(checkpoint: Checkpoint, folder: Path, trust: bool) -> tuple[Checkpoint, Recipe | None]:
     try:
         found = recipe(read_config(folder))
         if found is not None and not found.dequantized:
-            remedy = (
-                f"measure the original; where these weights are the original, remove {found.key} from config.json"
-            )
+            remedy = f"measure the original; where these weights are the original, remove {found.key} from config.json"
             return noted(checkpoint, "already_quantized", f"quantized already ({found})", remedy=remedy), found
         checkpoint = with_counts(checkpoint, folder, trust)
     except UnsafeCheckpointError as error:
