@@ -73,6 +73,8 @@ class Checkpoint:
     revision: str = ""
     tokens_source: Source = "unknown"
     tokens_note: str = ""
+    tokens_counter: str = ""
+    """The counter in the checkpoint's files that D was read off, if any."""
     params_source: Source = "unknown"
     params_convention: str = "non_embedding"
     params_total: int | None = None
