@@ -20,11 +20,6 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def with_remedy(fault: str, remedy: str) -> str:
-    """What is wrong and how to fix it, on one line."""
-    return f"{fault} | remedy: {remedy}" if remedy else fault
-
-
 class PtqEvalError(Exception):
     """Base of every error that a user can fix.  `exit_code` is distinct for each subclass."""
 
@@ -39,7 +34,7 @@ class PtqEvalError(Exception):
             parts.append(f"allowed: {allowed}")
         self.fault = " | ".join(" ".join(str(part).split()) for part in parts)
         """The line without its remedy."""
-        super().__init__(with_remedy(self.fault, " ".join(remedy.split())))
+        super().__init__(self.fault + (f" | remedy: {' '.join(remedy.split())}" if remedy else ""))
 
 
 class OptionError(PtqEvalError):

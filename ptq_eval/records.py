@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Literal
 
-from ptq_eval.errors import with_remedy
-
 FULL_PRECISION = "none"
 """The quantizer of a trial that quantizes nothing."""
 Progress = Callable[[str, float, float], None]
@@ -51,7 +49,7 @@ class Problem:
 
     def __str__(self) -> str:
         """The line that a user reads: what is wrong, and how to fix it."""
-        return with_remedy(self.message, self.remedy)
+        return f"{self.message} | remedy: {self.remedy}" if self.remedy else self.message
 
 
 @dataclass(frozen=True)
