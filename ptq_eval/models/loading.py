@@ -217,6 +217,8 @@ def _auto_tokenizer(folder: Path, trust: bool) -> Any:
 @contextlib.contextmanager
 def _known_entries(folder: Path) -> Iterator[Path]:
     """The folder, or one like it where `tokenizer.json` has entries that the library refuses, without them."""
+    from tokenizers import Tokenizer
+
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     known = {key: content[key] for key in (*_PARTS, "truncation", "padding") if key in content}
@@ -227,7 +229,7 @@ def _known_entries(folder: Path) -> Iterator[Path]:
         for file in folder.iterdir():
             if file.is_file() and file.name != path.name:
                 (Path(scratch) / file.name).symlink_to(file.absolute())
-        (Path(scratch) / path.name).write_text(json.dumps(known), encoding="utf-8")
+        Tokenizer.from_str(json.dumps(known)).save(str(Path(scratch) / path.name))
         yield Path(scratch)
 
 
