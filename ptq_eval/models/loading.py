@@ -11,12 +11,10 @@ piece of it alike: a text alone would not notice two merges that changed places.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import pickle
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,37 +198,24 @@ def load_tokenizer(folder: Path, trust: bool, name: str) -> Callable[..., Mappin
     remedy = "put the tokenizer's files beside the weights, or use token ids (.bin, .npy) as text"
     if home is None:
         raise MissingTokenizerError(f"{name} has no tokenizer", got=folder.name, remedy=remedy)
+    from transformers import AutoTokenizer
+
     try:
-        with _known_entries(home) as place:
-            return _auto_tokenizer(place, trust)
+        readable = _without_unknown_entries(home)
+        return AutoTokenizer.from_pretrained(home, trust_remote_code=trust, local_files_only=True, **readable)
     except Exception as error:  # the tokenizers library raises bare Exception
         what = f"{name}: its tokenizer cannot be loaded"
         raise MissingTokenizerError(what, got=_first_line(error), remedy=remedy) from error
 
 
-def _auto_tokenizer(folder: Path, trust: bool) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
-
-
-@contextlib.contextmanager
-def _known_entries(folder: Path) -> Iterator[Path]:
-    """The folder, or one like it where `tokenizer.json` has entries that the library refuses, without them."""
+def _without_unknown_entries(folder: Path) -> dict[str, Any]:
+    """How transformers gets a `tokenizer.json` that has entries which the library refuses; usually there are none."""
     from tokenizers import Tokenizer
 
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     known = {key: content[key] for key in (*_PARTS, "truncation", "padding") if key in content}
-    if known == content:
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="ptq-eval-") as scratch:
-        for file in folder.iterdir():
-            if file.is_file() and file.name != path.name:
-                (Path(scratch) / file.name).symlink_to(file.absolute())
-        Tokenizer.from_str(json.dumps(known)).save(str(Path(scratch) / path.name))
-        yield Path(scratch)
+    return {} if known == content else {"tokenizer_object": Tokenizer.from_str(json.dumps(known))}
 
 
 @lru_cache(maxsize=8)
