@@ -78,7 +78,7 @@ def document(
         ("Figures", _figures()),
         ("The answer line by line", _line_by_line(study)),
         ("Degradation", _degradation(study)),
-        (comparison.AFTER, _fits(study)),
+        ("Fits", _fits(study)),
         *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
         *([(backtest.TITLE, earlier)] if earlier else []),
         *([("From theory: which layers carry the damage", sensitivity.section(theory))] if theory else []),
