@@ -73,6 +73,13 @@ def format_family(name: str) -> str:
     return re.sub(r"^int\d_", "int_", name) or "int"
 
 
+def format_name(family: str, bits: float, symmetric: bool = False) -> str:
+    """The name that `--formats` takes: "int4" or "int4_half" of "int", "int4_narrow" of "int_narrow", else the same."""
+    if family == "int":
+        return f"int{bits:.0f}{'_half' if symmetric else ''}"
+    return re.sub(r"^int_", f"int{bits:.0f}_", family)
+
+
 def axis_value(row: Row, axis: BitsAxis) -> float:
     """What laws take as P of a row: its bits, its effective bits, or the bits of an ideal code of equal error.
 
