@@ -43,6 +43,12 @@ class OptionError(PtqEvalError):
     exit_code = 2
 
 
+class NumberFormatError(PtqEvalError):
+    """A number format that is not known, or that a quantizer is not defined for."""
+
+    exit_code = 29
+
+
 class EmptyFolderError(PtqEvalError):
     """The folder is empty, or does not exist."""
 

@@ -117,6 +117,10 @@ class Scheme:
     format: str = "int"
 
 
+BitsAxis = Literal["bits", "effective", "gaussian"]
+BITS_AXES: tuple[BitsAxis, ...] = ("bits", "effective", "gaussian")
+"""What laws take as P: bits of a code; all stored bits per weight; bits of an ideal code of equal error."""
+
 Selection = Literal["spread", "first", "crops"]
 """How windows are chosen from a text; see `sampling`."""
 
@@ -256,6 +260,15 @@ class Measurement:
         """Negative log2-likelihood per UTF-8 byte of the scored text; NaN where bytes are unknown."""
         total = sum(self.n_bytes)
         return math.fsum(self.nll) / (total * math.log(2)) if total else math.nan
+
+    @property
+    def effective_bits(self) -> float | None:
+        """Stored bits per weight under the scheme alone, without what a method adds (input scales, a permutation)."""
+        scheme = self.trial.scheme
+        if scheme is None or "effective_bits" in self.details or scheme.format != "int" or scheme.group_size is None:
+            return self.details.get("effective_bits", self.bits_per_weight)
+        # Records of earlier versions: integers with a 16-bit scale per group and, if asymmetric, a zero.
+        return scheme.bits + (16 + (0 if scheme.symmetric else scheme.bits)) / scheme.group_size
 
     @property
     def top1_agreement(self) -> float:

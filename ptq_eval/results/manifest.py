@@ -176,8 +176,8 @@ def _condition(name: str, value: Any) -> str:
     return f"evaluation windows {value[:12]}" if name == "corpus" else f"{name.replace('_', ' ')} {value}"
 
 
-def _whose(trial: Trial) -> tuple[str, str, str]:
-    return trial.checkpoint.run, trial.quantizer, trial.quantizer_version
+def _whose(trial: Trial) -> tuple[str, ...]:
+    return trial.checkpoint.run, trial.quantizer, trial.quantizer_version, trial.scheme.format if trial.scheme else ""
 
 
 def _request(trial: Trial) -> dict[str, Any]:

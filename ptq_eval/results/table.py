@@ -107,6 +107,9 @@ COLUMNS = (
     "calibration_draws",
     "calibration_sd",
     "covers_calibration",
+    "format",
+    "effective_bits",
+    "gaussian_mse",
 )
 
 Windows = dict[str, Losses]
@@ -220,7 +223,7 @@ def _compare_with_rounding(
 def _grid(trial: Trial) -> tuple[Any, ...]:
     """What a measurement shares with that of rounding which it is compared with."""
     scheme = trial.scheme
-    return pairing(trial), scheme and (scheme.bits, scheme.group_size, scheme.symmetric)
+    return pairing(trial), scheme and (scheme.bits, scheme.group_size, scheme.symmetric, scheme.format)
 
 
 def _by_window(m: Measurement, design: Design) -> np.ndarray:
@@ -278,7 +281,8 @@ def _row(
         "quantizer_version": trial.quantizer_version,
     }
     if scheme is not None:
-        row |= {"bits": scheme.bits, "group_size": scheme.group_size, "symmetric": scheme.symmetric}
+        row |= {name: getattr(scheme, name) for name in ("bits", "group_size", "symmetric", "format")}
+        row |= {"effective_bits": m.effective_bits, "gaussian_mse": m.details.get("gaussian_mse")}
     if trial.calibration_corpus:
         row |= {"calibration_draws": 1, "covers_calibration": False}
     if reference is not None:

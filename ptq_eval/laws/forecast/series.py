@@ -110,7 +110,7 @@ def series_of(
     found = []
     for run, own in by(usable, "trajectory").items():
         for config, same in by(own, "config").items():
-            for bits, group in by(same, "P").items():
+            for bits, group in by(same, "bits").items():
                 group = sorted({p.D: p for p in reversed(group)}.values(), key=lambda p: p.D)
                 name = str((labels or {}).get(config) or config.quantizer)
                 found.append(_series(group, run, name, bits, windows or {}))

@@ -9,7 +9,7 @@ the laws themselves, found by name among the installed plug-ins: no formula is r
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,7 @@ from ptq_eval.errors import NothingToFitError, UnknownPluginError
 from ptq_eval.laws.base import FitKind
 from ptq_eval.records import FULL_PRECISION
 from ptq_eval.report.common.numbers import number
-from ptq_eval.results.points import Point, digest, read
+from ptq_eval.results.points import Point, axis_value, digest, format_family, read
 from ptq_eval.results.table import COLUMNS as TABLE_COLUMNS
 
 Frame = Any
@@ -39,9 +39,12 @@ _CONFIGURATION = ("group_size", "symmetric", "calibration", "options")
 def labels(table: Frame) -> Any:
     """A name for the quantizer configuration of each row: `gptq`, or `gptq g32 asym` where `gptq` is ambiguous.
 
-    Only what differs between the configurations of one quantizer is added.  Full precision is "none".
+    Only what differs between the configurations of one quantizer and number format is added, and the format where that
+    is not plain integers (`gptq nvfp4`).  Full precision is "none".
     """
     named = table["quantizer"].fillna(FULL_PRECISION).astype(str)
+    formats = formats_of(table)
+    named = named.where(formats == "int", named + " " + formats)
     for quantizer in named.unique():
         rows = named.index[named == quantizer]
         for column in _CONFIGURATION if quantizer != FULL_PRECISION else ():
@@ -49,6 +52,13 @@ def labels(table: Frame) -> Any:
                 continue
             named.loc[rows] += [" " + _describe(column, value) for value in table.loc[rows, column]]
     return named
+
+
+def formats_of(table: Frame) -> Any:
+    """The family of number formats of each row, "int" for full precision and in tables of earlier versions."""
+    if "format" not in table:
+        return pd.Series("int", index=table.index)
+    return table["format"].map(lambda name: format_family("" if name is None or name != name else str(name)))
 
 
 def _describe(column: str, value: Any) -> str:
@@ -64,8 +74,10 @@ def _configuration(row: Mapping[str, Any]) -> tuple[str, ...]:
     """What makes two rows, or a row and an entry of the fit, the same configuration."""
     group_size, symmetric = number(row.get("group_size")), row.get("symmetric")
     texts = [str(row.get(name) or "").replace("nan", "") for name in ("calibration", "options")]
+    named = row.get("format", "int")
     return (
         str(row.get("quantizer") or FULL_PRECISION),
+        "" if named == "" else format_family(str(named) if named == named and named is not None else ""),
         f"{group_size:.0f}" if math.isfinite(group_size) else "",
         str(bool(symmetric)) if str(symmetric) in ("True", "False") else "",
         *texts,
@@ -201,16 +213,29 @@ class Study:
 
     def label_of(self, entry: Mapping[str, Any]) -> str:
         """The label of the configuration that an entry of the fit is about."""
-        return str(entry.get("label") or self._names.get(_configuration(entry)) or entry.get("quantizer") or "")
+        named = entry.get("label") or self._names.get(_configuration(entry))
+        return str(named or entry.get("quantizer") or "")
 
-    def fit_for(self, label: str, run: str) -> Mapping[str, Any] | None:
-        """The usable fit of a configuration ("none": the full-precision curve) that covers a trajectory."""
+    def fit_of(self, label: str, run: str, bits: float) -> tuple[Mapping[str, Any] | None, float]:
+        """The usable fit of a configuration that covers a trajectory, and what its law takes as its bits."""
+        axis = self.fit.get("bits_axis", "bits")
+        if axis == "bits":
+            return self.fit_for(label, run), bits
+        row = self.measured[(self.measured["label"] == label) & (self.measured["bits"] == bits)].iloc[0].to_dict()
+        wanted = _configuration({**row, "format": "", "group_size": None, "symmetric": None})
+        return next((e for e in self._usable(run) if _configuration(e) == wanted), None), axis_value(row, axis)
+
+    def _usable(self, run: str) -> Iterator[Mapping[str, Any]]:
+        """The usable fits that cover a trajectory."""
         members = set(self.rows.loc[self.rows["trajectory"] == run, "run"])
         for entry in self.fits:
             covered = not entry.get("runs") or members & set(entry["runs"])
-            if covered and self.label_of(entry) == label and entry.get("status_kind") != FitKind.NOT_IDENTIFIED:
-                return entry
-        return None
+            if covered and entry.get("status_kind") != FitKind.NOT_IDENTIFIED:
+                yield entry
+
+    def fit_for(self, label: str, run: str) -> Mapping[str, Any] | None:
+        """The usable fit of a configuration ("none": the full-precision curve) that covers a trajectory."""
+        return next((entry for entry in self._usable(run) if self.label_of(entry) == label), None)
 
 
 def predict(entry: Mapping[str, Any] | None, *, params: float, tokens: np.ndarray, bits: float) -> np.ndarray | None:

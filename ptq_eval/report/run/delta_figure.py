@@ -64,12 +64,12 @@ def _curve(study: Study, series: Series | None, label: str, run: str, bits: floa
     """The fitted law where it goes through the points of a series; else nothing."""
     if series is None or len(series.tokens) < 2:
         return pd.DataFrame()
-    params, fit = series.params, study.fit_for(label, run)
-    at_points = predict(fit, params=params, tokens=series.tokens, bits=bits)
+    params, (fit, at) = series.params, study.fit_of(label, run, bits)
+    at_points = predict(fit, params=params, tokens=series.tokens, bits=at)
     if at_points is None or not curves.follows(at_points, series.delta, series.noise):
         return pd.DataFrame()
     tokens = np.geomspace(series.tokens[0], series.tokens[-1], CURVE_POINTS)
-    values = predict(fit, params=params, tokens=tokens, bits=bits)
+    values = predict(fit, params=params, tokens=tokens, bits=at)
     curve = pd.DataFrame({"tokens": tokens, "tokens_per_param": tokens / params, "delta": values})
     return curve.assign(
         quantizer=label, run=run, params=params, bits=bits, kind="fit", delta_se=math.nan, shown="curve"

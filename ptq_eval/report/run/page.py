@@ -23,7 +23,7 @@ import pandas as pd
 
 from ptq_eval.report.backtest import section as backtest
 from ptq_eval.report.common import tables
-from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study
+from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study, formats_of
 from ptq_eval.report.common.files import plain
 from ptq_eval.report.common.numbers import MISSING, count, number, short, with_error
 from ptq_eval.report.common.words import interval_text, plural
@@ -54,7 +54,7 @@ _COVERS = {
     Covers.TEXTS: "are about other documents of this kind: windows of one document count together",
     Covers.PASSAGES: "are about other passages of the same documents only, in stretches of neighbouring windows",
 }
-_GRID = ["point", "bits", "group_size", "symmetric"]
+_GRID = ["point", "bits", "group_size", "symmetric", "format"]
 _DELTAS = (("delta", "delta_se"), ("delta_rtn", "delta_se_rtn"), ("difference", "error"))
 _HEADER = ("method", "checkpoint", "bits", "δ of the method", "δ of RTN", "difference")
 
@@ -191,8 +191,9 @@ def _worse_than_rounding(study: Study) -> str:
 
 
 def _pairs_with_rounding(study: Study) -> Frame:
-    """Rows of every other method beside those of RTN for the same checkpoint, bits, group size and symmetry."""
+    """Rows of every other method beside those of RTN for the same checkpoint, format, bits, group size and symmetry."""
     rows = study.measured.copy()
+    rows["format"] = formats_of(rows)
     for name in ("group_size", "symmetric"):
         rows[name] = rows[name].astype(object).fillna("").astype(str)
     rounding = rows["quantizer"] == ROUNDING
