@@ -1,6 +1,6 @@
 """The one door for plug-ins: entry points, for the built-in ones too.
 
-A group is `ptq_eval.<kind>`, kind being quantizers, checkpoints, corpora or laws.
+A group is `ptq_eval.<kind>`, kind being one of `KINDS`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from ptq_eval.errors import UnknownPluginError
 
-KINDS = ("quantizers", "checkpoints", "corpora", "laws")
+KINDS = ("quantizers", "backends", "checkpoints", "corpora", "laws")
 
 
 @cache
@@ -47,6 +47,11 @@ def provider(kind: str, name: str) -> str:
     """`package version` that provides a plug-in, for provenance and for the list of quantizers."""
     dist = _points(kind)[name].dist
     return f"{dist.name} {dist.version}" if dist else "unknown"
+
+
+def value(kind: str, name: str) -> str:
+    """`module:Class` of a plug-in, for a process that loads it by itself."""
+    return _points(kind)[name].value
 
 
 def load_all(kind: str) -> dict[str, Any]:
