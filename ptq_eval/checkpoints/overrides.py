@@ -171,6 +171,13 @@ class _Loader(yaml.SafeLoader):
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping, without a second value for a key, which YAML forbids and this library would let win."""
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} occurs twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
 
 def read_overrides(folder: Path) -> Overrides | None:
     """The `trajectory.yaml` of a folder, if it has one.  Raises TrajectoryFileError."""
@@ -180,7 +187,9 @@ def read_overrides(folder: Path) -> Overrides | None:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise TrajectoryFileError(f"{path} cannot be read", got=error) from error
+        twice = "occurs twice" in str(error)
+        remedy = "keep one of the two" if twice else "correct the file"
+        raise TrajectoryFileError(f"{path} cannot be read", got=error, remedy=remedy) from error
     return _parse({} if data is None else data, str(path))
 
 

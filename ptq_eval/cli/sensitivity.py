@@ -11,23 +11,14 @@ from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, console
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import NothingToFitError
+from ptq_eval.study_config import SensitivityConfig
 
 
 @click.command(short_help="Damage per layer: predicted from noise and curvature, and measured.")
 @click.argument("folders", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, metavar="OUT", help="Output folder; may be one of `ptq-eval run`.")
 @cli_options.options_of(RunConfig, *cli_options.GRID, *cli_options.TEXTS, quantizers=("rtn",))
-@click.option(
-    "--steps",
-    default="all",
-    show_default=True,
-    metavar="STEP,…|first,last|all",
-    help="Checkpoints of each run.",
-)
-@click.option("--draws", default=2, show_default=True, metavar="N", help="Labels drawn per calibration window.")
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N", help="Seed of those labels."
-)
+@cli_options.options_of(SensitivityConfig)
 @cli_options.device_option
 @cli_options.trajectory_options
 @cli_options.trust_option

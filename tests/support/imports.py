@@ -26,6 +26,7 @@ ORDER = (
         "config",
         "plan_config",
         "fit_config",
+        "study_config",
         "sampling",
         "early_stop",
     ),
