@@ -50,11 +50,11 @@ class Cell:
 class Method:
     """One method of a backend, and the schemes that it can do.
 
-    `scheme` and `block` fix the number format and its columns per scale: such a method is measured once, whatever bits
-    a run asks for, and so is one with a single entry in `bits`.  `symmetric` are the kinds of integer grids, `groups`
-    the group sizes (empty: any), `per_row` whether one scale per row is possible.  `calibration` names the inputs of a
-    layer that the method takes: "none", "shared" (of the full-precision model) or "sequential" (of the model whose
-    earlier layers are quantized).
+    `scheme` fixes the number format and `blocks` its columns per scale, the first of them being the usual one: such a
+    method is measured once, whatever bits a run asks for, and so is one with a single entry in `bits`.  `symmetric` are
+    the kinds of integer grids, `groups` the group sizes (empty: any), `per_row` whether one scale per row is possible.
+    `calibration` names the inputs of a layer that the method takes: "none", "shared" (of the full-precision model) or
+    "sequential" (of the model whose earlier layers are quantized).
     """
 
     summary: str
@@ -64,7 +64,13 @@ class Method:
     per_row: bool = True
     calibration: Literal["none", "shared", "sequential"] = "none"
     scheme: str = ""
-    block: int | None = None
+    blocks: tuple[int, ...] = ()
+
+    def block(self, narrowest: int) -> int | None:
+        """The columns per scale of a method with a `scheme` where the narrowest row has so many columns."""
+        if not self.blocks or self.blocks[0] <= narrowest:
+            return self.blocks[0] if self.blocks else None
+        return max((size for size in self.blocks if size <= narrowest), default=self.blocks[0])
 
     def refusal(self, cell: Cell) -> str:
         """Why the method cannot do `cell`; empty where it can."""

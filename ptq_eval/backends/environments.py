@@ -19,7 +19,7 @@ import sys
 import time
 import venv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, distributions, version
 from importlib.util import find_spec
@@ -62,6 +62,14 @@ class Status:
     def usable(self) -> bool:
         """Whether a worker can be started."""
         return self.state in (State.HERE, State.INSTALLED)
+
+
+@dataclass(frozen=True)
+class Distrust:
+    """What the conformance run found wrong with a method."""
+
+    finding: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,28 @@ def remove(name: str) -> bool:
     found = folder.exists()
     shutil.rmtree(folder, ignore_errors=True)
     return found
+
+
+def remember(backend: Backend, tried: str, wrong: Mapping[str, Distrust]) -> None:
+    """Keep what the conformance run of the version `tried` found wrong, by method."""
+    path = _verdict(backend)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = {method: asdict(distrust) for method, distrust in wrong.items()}
+    path.write_text(json.dumps({"version": tried, "wrong": found}), encoding="utf-8")
+
+
+def distrusted(backend: Backend, used: str) -> dict[str, Distrust] | None:
+    """What the conformance run of the version `used` found wrong, by method; None if there was no run."""
+    try:
+        found = json.loads(_verdict(backend).read_text(encoding="utf-8"))
+        wrong = {method: Distrust(**distrust) for method, distrust in found["wrong"].items()}
+        return wrong if found["version"] == used else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _verdict(backend: Backend) -> Path:
+    return home() / "checks" / f"{backend.name}.json"
 
 
 def fingerprint(backend: Backend) -> str:

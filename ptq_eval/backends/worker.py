@@ -154,10 +154,11 @@ def weights_of(model: Any, layers: list[str], before: Mapping[str, Tensor]) -> d
         now = dict(model.named_parameters()) | dict(model.named_buffers())
         for name, own in before.items():
             new = now.get(name)
-            if new is not None and new.shape == own.shape:
-                # A package may hold its model in another type, which is no change.
-                if not torch.equal(new.cpu(), own.to(new.dtype)):
-                    found[f"other:{name}"] = new.detach().float().cpu().contiguous()
+            if new is None and not any(name.startswith(f"{layer}.") for layer in layers):
+                raise RuntimeError(f"the quantized model has no {name} any more")
+            # A package may hold its model in another type, which is no change.
+            if new is not None and not torch.equal(new.cpu(), own.to(new.dtype)):
+                found[f"other:{name}"] = new.detach().float().cpu().contiguous()
     return found
 
 

@@ -22,8 +22,8 @@ class BitsAndBytes(WeightBackend):
     source = "https://github.com/bitsandbytes-foundation/bitsandbytes"
     extra = "bitsandbytes"
     methods = {
-        "nf4": Method("quantile table of the normal distribution (QLoRA)", scheme="nf4", block=64),
-        "fp4": Method("its own FP4 table", scheme="fp4_bnb", block=64),
+        "nf4": Method("quantile table of the normal distribution (QLoRA)", scheme="nf4", blocks=(64, 32)),
+        "fp4": Method("its own FP4 table", scheme="fp4_bnb", blocks=(64, 32)),
         "int8": Method("one scale per row (LLM.int8(), weights alone)", scheme="int8_narrow"),
     }
 

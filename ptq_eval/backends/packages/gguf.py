@@ -29,7 +29,7 @@ class GGUF(WeightBackend):
     imports = "gguf"
     source = "https://github.com/ggml-org/llama.cpp, gguf-py"
     extra = "gguf"
-    methods = {name: Method(summary, scheme=name, block=block) for name, (summary, block) in _TYPES.items()}
+    methods = {name: Method(summary, scheme=name, blocks=(block,)) for name, (summary, block) in _TYPES.items()}
 
     def quantize_weight(self, weight: Tensor, cell: Cell) -> Tensor:
         """One weight.  Raises ValueError for rows that are no multiple of a block."""
