@@ -19,6 +19,7 @@ module imports nothing of the package at the top, only within `quantize`.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,6 +117,12 @@ class Job:
 
         model = AutoModelForCausalLM.from_pretrained(self.model, torch_dtype=dtype or torch.float32)
         return model.to(self.device).eval()
+
+
+def distribution_name(requirement: str) -> str:
+    """The name at the start of what pip is asked for, such as "hqq==0.2.8"."""
+    found = re.match(r"[\w.-]+", requirement)
+    return found[0] if found else requirement
 
 
 class Backend(ABC):

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval import plugins
-from ptq_eval.backends.base import Backend
+from ptq_eval.backends.base import Backend, distribution_name
 from ptq_eval.errors import BackendError
 
 INSTALL_SECONDS = 1800
@@ -255,7 +255,7 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 def distribution_of(backend: Backend) -> str:
     """The distribution that the backend is."""
-    return backend.requirements[0].partition("=")[0].partition("<")[0].strip()
+    return distribution_name(backend.requirements[0])
 
 
 def _here(backend: Backend) -> str:

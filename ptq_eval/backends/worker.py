@@ -148,7 +148,7 @@ def weights_of(model: Any, layers: list[str], before: Mapping[str, Tensor]) -> d
     import torch
 
     found = {}
-    with torch.inference_mode():
+    with torch.no_grad():
         for name in layers:
             found[f"layer:{name}"] = as_multiplied(model.get_submodule(name))
         now = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -184,9 +184,11 @@ def _versions(backend: Any) -> dict[str, str]:
     """Versions of what the result depends on, by distribution."""
     from importlib.metadata import PackageNotFoundError, version
 
+    from ptq_eval.backends.base import distribution_name
+
     found = {}
     for text in ("torch", "transformers", *backend.requirements):
-        name = text.partition("=")[0].partition("<")[0].partition(">")[0].strip()
+        name = distribution_name(text)
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -39,4 +39,4 @@ def test_a_worker_that_is_not_ready_in_time_fails_in_all_cells(fakes, exchange):
 
 def test_a_worker_that_takes_too_much_memory_is_ended(fakes, exchange):
     (answer,) = answers(exchange, "good", seconds=600, memory=units.read("50MB", units.BYTES))
-    assert "took more than 50MB" in answer.error
+    assert "took more than 50M bytes of memory" in answer.error
