@@ -115,7 +115,7 @@ class Job:
         import torch
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(self.model, torch_dtype=dtype or torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(self.model, torch_dtype=dtype or torch.float32)
         return model.to(self.device).eval()
 
 
