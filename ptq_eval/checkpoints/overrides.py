@@ -163,6 +163,10 @@ class Overrides(Options):
         return tokens + self.offset_tokens, note + (f" + {self.offset_tokens:,}" if self.offset_tokens else "")
 
 
+class _KeyTwiceError(yaml.constructor.ConstructorError):
+    """A mapping in YAML has two values for one key."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML with numbers left as text: YAML 1.1 takes 3e-4 for text and 0100 for 64, and 0098 may name a folder."""
 
@@ -172,10 +176,10 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping, without a second value for a key, which YAML forbids and this library would let win."""
+        """The mapping.  Raises _KeyTwiceError for a key that occurs twice, whose last value would win silently."""
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
         if twice := [name for place, name in enumerate(names) if name in names[:place]]:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} occurs twice", node.start_mark)
+            raise _KeyTwiceError(None, None, f"the key {twice[0]!r} occurs twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -187,8 +191,7 @@ def read_overrides(folder: Path) -> Overrides | None:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        twice = "occurs twice" in str(error)
-        remedy = "keep one of the two" if twice else "correct the file"
+        remedy = "keep one of the two" if isinstance(error, _KeyTwiceError) else "correct the file"
         raise TrajectoryFileError(f"{path} cannot be read", got=error, remedy=remedy) from error
     return _parse({} if data is None else data, str(path))
 

@@ -51,7 +51,7 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
 
 
 def _page(out: Path, bar: Bar) -> str:
-    """Write the report of an output folder again, as it was fitted; what to add to the list of files."""
+    """Write the report of an output folder again, with the options of its fit; returns what to list as written."""
     import ptq_eval
     from ptq_eval.results.store import Store
 

@@ -31,7 +31,7 @@ def read_table(path: Path, field: str) -> Iterator[tuple[str, Any]]:
     try:
         with open_bytes(path) as file:
             schema, batches = _opened(file if file.seekable() else io.BytesIO(file.read()))
-            # Stand-ins for the columns that are not read, for messages: which there are, and which hold strings.
+            # Placeholders for the columns that are not read, for messages: which there are, and which hold strings.
             others = {field.name: "" if _holds_strings(field.type) else None for field in schema}
             parts = field.split(".")
             heads = (".".join(parts[:length]) for length in range(len(parts), 0, -1))

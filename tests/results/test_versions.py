@@ -61,8 +61,8 @@ def test_the_newest_version_stands_where_it_was_measured_and_the_older_one_elsew
         100: [GPTQ.version], 200: ["10"], 400: [GPTQ.version]
     }  # fmt: skip
     assert set(table.loc[table["quantizer"] == "none", "quantizer_version"]) == {""}
-    told = f"gptq: the table mixes rows of versions {GPTQ.version} and 10"
-    assert any(warning.startswith(told) for warning in result.fit["warnings"])
+    beginning = f"gptq: the table mixes rows of versions {GPTQ.version} and 10"
+    assert any(warning.startswith(beginning) for warning in result.fit["warnings"])
 
 
 def test_versions_are_ordered_by_their_numbers():

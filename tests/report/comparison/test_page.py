@@ -1,4 +1,4 @@
-"""Contract: a comparison of laws stands on the report's page, and is called out of date when it is."""
+"""Contract: a comparison of laws is on the report's page, and is called out of date when it is."""
 
 from __future__ import annotations
 
