@@ -134,7 +134,7 @@ class Overrides(Options):
         step, changes = checkpoint.step, {}
         tokens, note = self._tokens(checkpoint, index)
         if note:
-            changes |= {"tokens": tokens, "tokens_source": "user", "tokens_note": note}
+            changes |= {"tokens": tokens, "tokens_source": "user", "tokens_note": note, "tokens_counter": ""}
             changes["problems"] = tuple(p for p in checkpoint.problems if p.code != COUNTER_RESTART)
         if self.params is not None:
             changes |= {"params": self.params, "params_source": "user", "params_convention": "user"}

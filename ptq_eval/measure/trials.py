@@ -111,7 +111,9 @@ def _excluding(plan: Plan, place: int) -> Iterator[None]:
     try:
         yield
     except _OF_ONE_CHECKPOINT as error:
-        checkpoint = plan.checkpoints[place].with_problem("not_measurable", str(error), fatal=True)
+        checkpoint = plan.checkpoints[place].with_problem(
+            "not_measurable", error.fault, fatal=True, remedy=error.remedy
+        )
         plan.checkpoints[place] = checkpoint
         plan.excluded.append((checkpoint, error))
 
@@ -148,13 +150,13 @@ class _Planner:
                 work = self._workload(plan, checkpoints[place], folder, model, schemes, seq_len)
                 plan.workloads.append(work)
                 plan.models[work.checkpoint.run].setdefault("group_size", group_size)
-        if len({work.checkpoint.tokenizer_sha for work in plan.workloads}) > 1:
+        if len({work.checkpoint.tokenizer_sha for work in plan.workloads} - {""}) > 1:
             plan.warnings.append(
                 "the runs have different tokenizers: their losses per token, and fits over several sizes, "
                 "cannot be compared"
             )
         plan.warnings += [
-            f"{checkpoint.name}: {problem.message}"
+            f"{checkpoint.name}: {problem}"
             for checkpoint in checkpoints
             for problem in checkpoint.problems
             if problem.code in _WARNED

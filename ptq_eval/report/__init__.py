@@ -55,8 +55,8 @@ def write(
     """Write the whole report below `out` and return the paths of its files.  points: those of the table, if known.
 
     `degradation.csv`, `fit.json`, `replicates.npz` if replicates are passed, `report.md`, `tables/degradation.tex` and
-    two figures as PNG, PDF and CSV.  The page includes a comparison of laws, a backtest and a study of sensitivity if
-    the folder has them.  Each file is replaced atomically.
+    two figures, with named number formats three, as PNG, PDF and CSV.  The page includes a comparison of laws, a
+    backtest and a study of sensitivity if the folder has them.  Each file is replaced atomically.
 
     Raises OutputFullError where the folder cannot be written, NothingToFitError for a table without rows, and
     OutputMismatchError where one of these is damaged.
@@ -65,12 +65,14 @@ def write(
     from ptq_eval.report.common import figures, files
     from ptq_eval.report.common.data import Study
     from ptq_eval.report.comparison import page as comparison
-    from ptq_eval.report.run import delta_figure, latex, loss_figure, page
+    from ptq_eval.report.run import delta_figure, formats_figure, latex, loss_figure, page
     from ptq_eval.report.sensitivity import page as sensitivity
 
     fit, out = with_texts(fit), Path(out)
-    drawn = {"delta_vs_ratio": delta_figure, "loss_vs_tokens": loss_figure}
     study = Study(table, fit, run, points)
+    drawn = {"delta_vs_ratio": delta_figure, "loss_vs_tokens": loss_figure}
+    if study.has_formats:
+        drawn["delta_vs_bits"] = formats_figure
     records = sensitivity.read(out), comparison.read(out), backtest.read(out)
     return [
         files.write_csv(out / "degradation.csv", table),

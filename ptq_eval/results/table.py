@@ -344,5 +344,5 @@ def _about(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _excluded(checkpoint: Checkpoint) -> dict[str, Any]:
-    reasons = "; ".join(problem.message for problem in checkpoint.fatal)
+    reasons = "; ".join(map(str, checkpoint.fatal))
     return _about(checkpoint) | {"status": "excluded", "message": reasons, "windows": 0}

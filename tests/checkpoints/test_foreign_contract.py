@@ -31,7 +31,7 @@ def only_problem(folder):
     found = verify(discover([folder.parent])[0])
     (problem,) = found.problems
     assert problem.fatal
-    assert "\n" not in problem.message
+    assert "\n" not in str(problem)
     return problem, error_for(found, problem)
 
 
@@ -68,7 +68,7 @@ def test_the_format_and_what_converts_it(folder, names, expected, with_config):
     assert problem.code == "not_a_model"
     assert error.exit_code == 23
     for text in expected:
-        assert text.replace("{}", str(folder)) in problem.message
+        assert text.replace("{}", str(folder)) in str(problem)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_an_adapter_names_its_base(folder, content):
     named = bool(content and "org" in content)
     base = "org/base" if named else "BASE"
     into = "its base model org/base" if named else "its base model, which is not recorded"
-    assert f"merge it into {into}" in problem.message
-    assert f"an adapter ({'LORA' if named else 'PEFT'})" in problem.message
-    assert f"from_pretrained('{base}'), '{folder}').merge_and_unload()" in problem.message
+    assert f"merge it into {into}" in str(problem)
+    assert f"an adapter ({'LORA' if named else 'PEFT'})" in str(problem)
+    assert f"from_pretrained('{base}'), '{folder}').merge_and_unload()" in str(problem)
 
 
 def test_the_code_that_merges_an_adapter_is_python_whatever_the_names(tmp_path):
@@ -112,8 +112,8 @@ def test_pointers_and_placeholders(save, tmp_path, name, content):
     (folder / name).write_bytes(content)
     problem, error = only_problem(folder)
     assert (problem.code, error.exit_code) == ("unreadable", 12)
-    assert name in problem.message
-    assert "git lfs pull" in problem.message
+    assert name in str(problem)
+    assert "git lfs pull" in str(problem)
 
 
 def test_a_missing_shard_among_pointers_is_still_a_pointer(save, tmp_path):
@@ -122,7 +122,7 @@ def test_a_missing_shard_among_pointers_is_still_a_pointer(save, tmp_path):
     first, second, *_ = sorted(folder.glob("*-of-*"))
     first.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     second.unlink()
-    assert "git lfs pull" in only_problem(folder)[0].message
+    assert "git lfs pull" in str(only_problem(folder)[0])
 
 
 @pytest.mark.parametrize("stem", ["model.safetensors", "pytorch_model.bin"])
@@ -131,7 +131,7 @@ def test_an_index_that_is_a_pointer(save, tmp_path, stem):
     save(folder)
     (folder / "model.safetensors").unlink()
     (folder / f"{stem}.index.json").write_text("version https://git-lfs.github.com/spec/v1\n")
-    assert f"{stem}.index.json is a git-lfs pointer" in only_problem(folder)[0].message
+    assert f"{stem}.index.json is a git-lfs pointer" in str(only_problem(folder)[0])
 
 
 def test_a_pointer_that_is_not_needed_is_no_problem(save, tmp_path):
@@ -170,7 +170,7 @@ def test_tensors_without_content_are_named(save, tmp_path):
     save_file(tensors, folder / "model.safetensors")
     problem, _ = only_problem(folder)
     assert problem.code == "not_loaded"
-    assert "zero_to_fp32" in problem.message
+    assert "zero_to_fp32" in str(problem)
 
 
 def test_one_folder_that_is_something_else_leaves_the_others(save_run, tmp_path):

@@ -35,7 +35,7 @@ from ptq_eval.laws.forecast.baselines import FORECAST, METHODS, Method
 from ptq_eval.laws.forecast.forecast import HORIZON, Paths, grid, says_something, turn, unless_tested
 from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series
 from ptq_eval.laws.turning.observed import TurningPoint, checkpoint_scatter, controlled, turning_point
-from ptq_eval.results.points import by
+from ptq_eval.results.points import Curve, by
 from ptq_eval.sampling import SIGNIFICANT
 
 LEVEL = 0.9
@@ -226,7 +226,11 @@ def _lowest(series: Series, origin: float, paths: Paths, level: float) -> tuple[
 
 def _tested(series: Series) -> bool:
     """Whether a turn inside the range of a series is significant."""
-    return turning_point(series.tokens, series.loss_q, series.windows, errors=series.se, n_boot=0).interior
+    return turning_point(*_measured(series), errors=series.se, n_boot=0).interior
+
+
+def _measured(series: Series) -> Curve:
+    return Curve(series.tokens, series.loss_q, series.windows, series.design, series.calibration_se)
 
 
 def _falls_after(series: Series, tokens: float, least: float) -> bool:
@@ -240,9 +244,7 @@ def _falls_after(series: Series, tokens: float, least: float) -> bool:
 def _truths(own: Sequence[Series], level: float, seed: int) -> dict[int, _Truth]:
     """The turns that a whole run shows, by the id of the series, with control over all its lines.  Without evaluation
     windows the errors of the deltas are used."""
-    turns = {
-        id(s): turning_point(s.tokens, s.loss_q, s.windows, s.design, errors=s.se, seed=seed, level=level) for s in own
-    }
+    turns = {id(s): turning_point(*_measured(s), errors=s.se, seed=seed, level=level) for s in own}
     turns = controlled(turns, {id(s): (s.quantizer, s.bits) for s in own})
     return {id(s): _truth(s, turns[id(s)]) for s in own}
 
