@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ptq_eval.results.load import Results
 
 NAME = "backtest.json"
-VERSION = 1
-"""Of the shape of `backtest.json`."""
+VERSION = 2
+"""Of the meaning of `backtest.json`."""
 
 METHOD_NAMES = {
     FORECAST: "forecast",

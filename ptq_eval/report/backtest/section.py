@@ -14,7 +14,7 @@ from typing import Any
 
 from ptq_eval.errors import OutputMismatchError
 from ptq_eval.laws.forecast.backtest import MIN_TO_TEST, What
-from ptq_eval.report.backtest.page import HEADINGS, METHOD_NAMES, NAME, UNITS
+from ptq_eval.report.backtest.page import HEADINGS, METHOD_NAMES, NAME, UNITS, VERSION
 from ptq_eval.report.common import files
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.numbers import number, percent, short
@@ -35,7 +35,7 @@ def read(out: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {name: found.get(name) for name in ("records", "summary", "figures", "level")}
+        return {name: found.get(name) for name in ("version", "records", "summary", "figures", "level")}
     except (OSError, ValueError, AttributeError) as error:
         raise OutputMismatchError(
             f"{NAME} of the output folder is damaged",
@@ -73,6 +73,8 @@ def body(found: Mapping[str, Any], records: str) -> str:
 
     records: the digest of the page's measurements.
     """
+    if found["version"] != VERSION:
+        return f"**Out of date: another version of ptq-eval made the backtest.** {_AGAIN}\n"
     if found["records"] != records:
         return f"**Out of date: the backtest was made of other measurements than those of this page.** {_AGAIN}\n"
     level = f"{100 * number(found['level']):g} %"
