@@ -18,8 +18,8 @@ class Score:
     """The statements of one method about one thing; bits and ahead are None where all are taken together.
 
     n counts statements (of D_crit: decisive cases), `made` the share of these that say something, `refuted` the share
-    of those that were refuted, NaN where there are none; `width` and `score` are means over all statements, in the units
-    of `backtest`.
+    of those that were refuted, NaN where there are none; `width` and `score` are means over all statements, in the
+    units of `backtest`.
     """
 
     method: str

@@ -81,8 +81,8 @@ def body(found: Mapping[str, Any], records: str) -> str:
     text = (
         "At every checkpoint from the fourth on, what the checkpoints up to it say of later ones was held against what "
         f"was measured. *Inside*: the share of statements that later checkpoints did not refute, of {level} intervals; "
-        "the interval score is better the lower it is; for D_crit it is that of which checkpoint has the least loss. By "
-        "bit-width and distance in `backtest.md`.\n\n"
+        "the interval score is better the lower it is; for D_crit it is that of which checkpoint has the least loss. "
+        "By bit-width and distance in `backtest.md`.\n\n"
     )
     rows = []
     for what in (What.LOSS, What.TURN):

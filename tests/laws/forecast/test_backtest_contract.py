@@ -98,7 +98,9 @@ def test_a_flat_loss_decides_nothing():
     assert not any(s.decisive or s.refuted for s in found)
     assert all(math.isfinite(s.score) for s in found)
     summed = total(scores(found), What.TURN, method="made")
-    assert summed.n == 0 and math.isnan(summed.made) and math.isnan(summed.refuted)
+    assert summed.n == 0
+    assert math.isnan(summed.made)
+    assert math.isnan(summed.refuted)
 
 
 def test_the_interval_score_is_that_of_gneiting_and_raftery():
