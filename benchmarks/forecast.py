@@ -3,8 +3,8 @@
 No simple law holds over a real run, so most of these depart from one.  The full-precision loss is E + B·D^−beta whose
 fall per log D wanders; log delta follows one of four laws (a power, a saturating one, one in log D, a power whose
 exponent falls) plus a wandering slope, or a wandering slope alone.  6 to 20 checkpoints span a factor of 20 to 200 in
-D; scatter is small or large, independent or autocorrelated.  Delta at 2, 3 and 4 bits is smaller by 4 each time, so that many
-runs turn at 2 bits and few at 4; at 8 bits it is noise that grows.
+D; scatter is small or large, independent or autocorrelated.  Delta at 2, 3 and 4 bits is smaller by 4 each time, so
+that many runs turn at 2 bits and few at 4; at 8 bits it is noise that grows.
 
 Every checkpoint from the fourth on is an origin.  The constants of the forecast were compared on runs of the same
 family drawn with other seeds (`CHOOSING`); that table is repeated here.  The joint law, whose refits take most of a
