@@ -252,6 +252,12 @@ class NotDeterminedError(PtqEvalError):
     exit_code = 51
 
 
+class ExportError(PtqEvalError):
+    """A file format cannot hold what was quantized, or there is something in its place already."""
+
+    exit_code = 31
+
+
 @contextlib.contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write below `folder` into an OutputFullError."""

@@ -31,6 +31,9 @@ _SHARE_FOR_REFERENCES = 0.1
 _SHARE_OF_DISK = 0.5
 """Share of the free disk that variants may take where they do not fit in memory."""
 
+Keep = Callable[[Session, Trial, Variant], None]
+"""keep(session, trial, variant): take what is wanted of a variant that has been measured, its codes included."""
+
 Tick = Callable[[float], None]
 """tick(amount): units of work done; one unit is one pass over one window."""
 
@@ -61,13 +64,14 @@ def sweep(
     trust_remote_code: bool = False,
     memory: int | None = None,
     tick: Tick,
+    keep: Keep | None = None,
 ) -> Iterator[Measurement]:
     """Measure the `missing` trials of a workload, the full-precision one first.
 
     `memory` is what the weights of the model and its variants may take on the device (bytes), by default most of what
-    is free.  `provenance["seconds"]` of a record is its share of the work: variants that are measured together split
-    the seconds of their group equally, and the first group's include loading, so that a sweep's records add up to its
-    time.  Raises PtqEvalError when the checkpoint cannot be loaded or the device runs out of memory.
+    is free.  `keep` is called with each variant.  `provenance["seconds"]` of a record is its share of the work:
+    variants that are measured together split the seconds of their group equally, and the first group's include loading,
+    so that a sweep's records add up to its time.  Raises PtqEvalError when the checkpoint cannot be loaded or the device runs out of memory.
     """
     if not missing:
         return
@@ -82,7 +86,7 @@ def sweep(
         evaluator = Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick)
         floor = Floor(session)
         for group in _groups(session, evaluator, quantized, beside=floor.nbytes):
-            variants = session.quantized(group)
+            variants = session.quantized(group, with_codes=keep is not None)
             tick(sum(calibrating[trial.calibration] for trial in group))
             scored = evaluator.score([variant.weights for variant in variants])
             measured = []
@@ -92,6 +96,8 @@ def sweep(
             for trial, variant, (windows, scores) in zip(group, variants, scored):
                 record = _quantized_record(work, trial, scores, variant, windows)
                 measured.append(_with(record, floor.rounding(variant.weights) if record.nll else {}))
+                if keep is not None:
+                    keep(session, trial, variant)
                 variant.weights.clear()
             facts = session.provenance((time.monotonic() - started) / len(measured))
             yield from (replace(measurement, provenance=facts) for measurement in measured)
