@@ -154,7 +154,9 @@ def _refuse_early(work: Workload, packer: FileFormat, config: RunConfig) -> None
 
 
 def _refusal(packer: FileFormat, layer: str, why: str) -> ExportError:
-    return ExportError(f"the format {packer.name} cannot hold {layer}", got=why, remedy="--format fake holds everything")
+    return ExportError(
+        f"the format {packer.name} cannot hold {layer}", got=why, remedy="--format fake holds everything"
+    )
 
 
 def _scheme(trial: Trial) -> Scheme:

@@ -32,11 +32,13 @@ _GRID = tuple(name for name in cli_options.GRID if name not in ("quantizers", "b
 @cli_options.options_of(RunConfig, "dtype", "memory")
 @cli_options.trajectory_options
 @cli_options.trust_option
-def export(checkpoint: str, out: str, quantizer: str, bits: str | None, number_format: str | None, **settings: Any) -> None:
+def export(
+    checkpoint: str, out: str, quantizer: str, bits: str | None, number_format: str | None, **settings: Any
+) -> None:
     """Quantize CHECKPOINT, measure its loss, and write what was measured as files that other libraries load.
 
-    DIR gets the packed weights, the configuration and tokenizer, recipe.json with everything that was done and measured,
-    and a model card.  The files are read back, and loaded where the libraries for the format are installed.
+    DIR gets the packed weights, the configuration and tokenizer, recipe.json with everything that was done and
+    measured, and a model card.  The files are read back, and loaded where the libraries for the format are installed.
 
     \b
     Examples:

@@ -71,7 +71,8 @@ def sweep(
     `memory` is what the weights of the model and its variants may take on the device (bytes), by default most of what
     is free.  `keep` is called with each variant.  `provenance["seconds"]` of a record is its share of the work:
     variants that are measured together split the seconds of their group equally, and the first group's include loading,
-    so that a sweep's records add up to its time.  Raises PtqEvalError when the checkpoint cannot be loaded or the device runs out of memory.
+    so that a sweep's records add up to its time.  Raises PtqEvalError when the checkpoint cannot be loaded or the
+    device runs out of memory.
     """
     if not missing:
         return

@@ -1,6 +1,6 @@
 """Files that other libraries load, from the codes and scales of quantized layers: one format per file.
 
-    quantized layers → a format's tensors and configuration → a folder like the checkpoint's own (`folder`)
+quantized layers → a format's tensors and configuration → a folder like the checkpoint's own (`folder`)
 """
 
 from ptq_eval.packing.awq import AWQFormat

@@ -32,6 +32,7 @@ class AWQFormat(base.FileFormat):
     rounds_scales = True
 
     def refusal(self, scheme: Scheme, shape: base.Shape) -> str | None:
+        """Integers of 4 bits in nn.Linear layers whose outputs fill whole words, in whole groups."""
         if shape.transposed:
             return "it holds nn.Linear layers, not the Conv1D layers of GPT-2"
         if shape.rows % PER_WORD:
@@ -39,11 +40,13 @@ class AWQFormat(base.FileFormat):
         return base.integers_only(scheme, (BITS,)) or base.whole_groups(scheme, shape)
 
     def refusal_of(self, layer: QuantizedWeight) -> str | None:
+        """Groups of reordered columns, scales beyond float16, and scales of input channels."""
         if layer.permutation is not None and layer.scale.shape[1] > 1:
             return "it has no place for groups of reordered columns: use act_order=false, or groups of a whole row"
         return base.fits_half(layer) or base.without_input_scale(layer)
 
     def tensors(self, layer: QuantizedWeight, shape: base.Shape) -> dict[str, Tensor]:
+        """See the top of this file."""
         return {
             "qweight": packed(_interleaved(layer.codes.T), BITS),
             "qzeros": packed(_interleaved(layer.zero.T), BITS),
@@ -51,6 +54,7 @@ class AWQFormat(base.FileFormat):
         }
 
     def weight(self, tensors: Mapping[str, Tensor], scheme: Scheme, shape: base.Shape) -> Tensor:
+        """scale·(q − z), with the outputs of each word in order again."""
         codes, zeros = (
             _interleaved(unpacked(tensors[name], BITS, shape.rows), inverse=True).float()
             for name in ("qweight", "qzeros")
@@ -61,6 +65,7 @@ class AWQFormat(base.FileFormat):
     def config(
         self, scheme: Scheme, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]
     ) -> dict[str, Any] | None:
+        """The settings of AutoAWQ."""
         return {
             "quant_method": "awq",
             "version": "gemm",

@@ -6,7 +6,9 @@
     weight_shape       int64 [2]
 
 In this format codes are signed, w = scale·(q − z) with q and z from −2^(b−1), but both are stored with 2^(b−1) added,
-which is the code and the zero of our grid.  Checked against compressed-tensors 0.20.
+which is the code and the zero of our grid.  Checked with transformers 5.23: asymmetric layers load with
+compressed-tensors 0.15 to 0.17 and not with 0.18 to 0.20, which expect zeros of another shape; widths of 3, 5, 6 and 7
+bits need 0.18, before which they were packed otherwise.
 """
 
 from __future__ import annotations
@@ -31,16 +33,19 @@ class CompressedTensors(base.FileFormat):
     packages = ("compressed_tensors",)
 
     def refusal(self, scheme: Scheme, shape: base.Shape) -> str | None:
+        """Integers of 2 to 8 bits in nn.Linear layers, in whole groups."""
         if shape.transposed:
             return "it holds nn.Linear layers, not the Conv1D layers of GPT-2"
         return base.integers_only(scheme, WIDTHS) or base.whole_groups(scheme, shape)
 
     def refusal_of(self, layer: QuantizedWeight) -> str | None:
+        """Groups of reordered columns, and scales of input channels."""
         if layer.permutation is not None and layer.scale.shape[1] > 1:
             return "it has no place for groups of reordered columns: use act_order=false, or groups of a whole row"
         return base.without_input_scale(layer)
 
     def tensors(self, layer: QuantizedWeight, shape: base.Shape) -> dict[str, Tensor]:
+        """See the top of this file."""
         bits = layer.scheme.bits
         found = {
             "weight_packed": packed(layer.codes, bits),
@@ -52,6 +57,7 @@ class CompressedTensors(base.FileFormat):
         return found
 
     def weight(self, tensors: Mapping[str, Tensor], scheme: Scheme, shape: base.Shape) -> Tensor:
+        """scale·(q − z), with the signed q and z of this format."""
         half = 2 ** (scheme.bits - 1)
         signed = unpacked(tensors["weight_packed"], scheme.bits, shape.columns).float() - half
         scale = tensors["weight_scale"]
@@ -64,6 +70,7 @@ class CompressedTensors(base.FileFormat):
     def config(
         self, scheme: Scheme, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]
     ) -> dict[str, Any] | None:
+        """One group of settings for all nn.Linear layers but the excluded ones."""
         grouped = any(layer.scale.shape[1] > 1 for layer in layers.values())
         weights = {
             "num_bits": scheme.bits,

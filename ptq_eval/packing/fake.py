@@ -18,19 +18,24 @@ class Fake(base.FileFormat):
     name = "fake"
 
     def refusal(self, scheme: Scheme, shape: base.Shape) -> str | None:
+        """Nothing is refused."""
         return None
 
     def refusal_of(self, layer: QuantizedWeight) -> str | None:
+        """Nothing is refused."""
         return None
 
     def tensors(self, layer: QuantizedWeight, shape: base.Shape) -> dict[str, Tensor]:
+        """The weight, laid out as the module keeps it."""
         weight = layer.dequantize()
         return {"weight": weight.T.contiguous() if shape.transposed else weight}
 
     def weight(self, tensors: Mapping[str, Tensor], scheme: Scheme, shape: base.Shape) -> Tensor:
+        """The weight as it is."""
         return tensors["weight"].T if shape.transposed else tensors["weight"]
 
     def config(
         self, scheme: Scheme, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]
     ) -> dict[str, Any] | None:
+        """None: the model is an ordinary one."""
         return None

@@ -1,6 +1,6 @@
 """A checkpoint folder with packed layers: safetensors, configuration, tokenizer.
 
-Everything that is not quantized keeps the type in which the checkpoint stores it, where that loses nothing.  
+Everything that is not quantized keeps the type in which the checkpoint stores it, where that loses nothing.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def write(
 def _copy_small(source: Path, folder: Path) -> None:
     """Tokenizer, generation settings, licence: every file that holds neither weights nor the state of a training."""
     for path in sorted(source.iterdir()):
-        if path.is_file() and not any(path.match(pattern) for pattern in (*WEIGHTS, *STATE)):
-            if not (folder / path.name).exists():
-                shutil.copyfile(path, folder / path.name)
+        wanted = path.is_file() and not any(path.match(pattern) for pattern in (*WEIGHTS, *STATE))
+        if wanted and not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
 
 
 def largest_difference(

@@ -33,6 +33,7 @@ class GPTQFormat(base.FileFormat):
     rounds_scales = True
 
     def refusal(self, scheme: Scheme, shape: base.Shape) -> str | None:
+        """Integers of 2, 3, 4 or 8 bits that fill whole words, in whole groups."""
         if why := base.integers_only(scheme, WIDTHS):
             return why
         for what, count in (("inputs", shape.columns), ("outputs", shape.rows)):
@@ -41,9 +42,11 @@ class GPTQFormat(base.FileFormat):
         return base.whole_groups(scheme, shape)
 
     def refusal_of(self, layer: QuantizedWeight) -> str | None:
+        """Scales beyond float16, and scales of input channels."""
         return base.fits_half(layer) or base.without_input_scale(layer)
 
     def tensors(self, layer: QuantizedWeight, shape: base.Shape) -> dict[str, Tensor]:
+        """See the top of this file."""
         bits = layer.scheme.bits
         return {
             "qweight": packed(layer.codes, bits).T.contiguous(),
@@ -53,6 +56,7 @@ class GPTQFormat(base.FileFormat):
         }
 
     def weight(self, tensors: Mapping[str, Tensor], scheme: Scheme, shape: base.Shape) -> Tensor:
+        """scale·(q − z), each column with the scale and zero of its group."""
         group = tensors["g_idx"].long()
         codes = unpacked(tensors["qweight"].T, scheme.bits, shape.columns).float()
         zeros = unpacked(tensors["qzeros"], scheme.bits, shape.rows).float() + _offset(scheme)
@@ -61,6 +65,7 @@ class GPTQFormat(base.FileFormat):
     def config(
         self, scheme: Scheme, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]
     ) -> dict[str, Any] | None:
+        """The settings of AutoGPTQ, with the format's version."""
         return {
             "quant_method": "gptq",
             "checkpoint_format": "gptq" if scheme.symmetric else "gptq_v2",

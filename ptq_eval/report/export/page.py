@@ -9,9 +9,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ptq_eval.report.common.numbers import number, plus_minus, short
+from ptq_eval.report.common.numbers import count, plus_minus, short
 
 NAME = "recipe.json"
+SAME_LOSS = 1e-6
+"""Nats per token by which float32 sums in another order may differ."""
 
 
 def text(recipe: Mapping[str, Any]) -> str:
@@ -31,7 +33,7 @@ def lines(recipe: Mapping[str, Any]) -> list[str]:
     found = [
         f"Loss {measured['loss_q']:.4f} nats per token, {measured['loss_fp']:.4f} before quantization: "
         f"δ = {plus_minus(measured['delta'], measured['delta_se'])}.",
-        f"Weights take {short(file['bytes'])}B, {short(file['bytes_before'])}B before.",
+        f"The weights take {short(file['bytes'] / 1e6)} MB, {short(file['bytes_before'] / 1e6)} MB before.",
         _read_back(file["largest_difference"]),
         _loaded(recipe),
     ]
@@ -45,15 +47,16 @@ def _facts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     options = ", ".join(f"{name}={value}" for name, value in recipe["options"].items())
     group = f"{scheme['group_size']} columns" if scheme["group_size"] else "a row"
     found = [
-        ("checkpoint", f"step {checkpoint['step']}, D = {short(checkpoint['tokens'])}" if checkpoint["tokens"] else "–"),
+        ("checkpoint", f"step {checkpoint['step'] or '–'}, D = {count(checkpoint['tokens'])} tokens"),
         ("method", f"{recipe['quantizer']} {recipe['quantizer_version']} ({options or 'no options'})"),
         ("number format", f"{scheme['name']}, a scale for {group}"),
-        ("bits per weight", number(recipe["measured"]["bits_per_weight"])),
+        ("bits per weight", short(recipe["measured"]["bits_per_weight"])),
         ("file format", recipe["file"]["format"]),
         ("evaluation", texts["evaluation"]["protocol"]),
     ]
     if texts["calibration"]:
-        found.append(("calibration", f"{texts['calibration']['protocol']}, digest {texts['calibration']['digest'][:12]}"))
+        calibration = texts["calibration"]
+        found.append(("calibration", f"{calibration['protocol']}, digest {calibration['digest'][:12]}"))
     return [*found, ("weights before", checkpoint["weights_sha"][:16])]
 
 
@@ -73,5 +76,8 @@ def _loaded(recipe: Mapping[str, Any]) -> str:
     if "error" in loaded:
         return f"Loading it failed here ({versions}): {loaded['error']}"
     difference = loaded["loss"] - recipe["measured"]["loss_q"]
-    shown = "the same loss" if abs(difference) < 5e-7 else f"a loss that differs by {difference:+.1g} nats per token"
-    return f"Loaded by {versions}, it has {shown}." if math.isfinite(difference) else f"Loaded by {versions}: no finite loss."
+    if not math.isfinite(difference):
+        return f"Loaded by {versions}, its loss is not finite."
+    same = abs(difference) < SAME_LOSS
+    shown = "the same loss" if same else f"a loss that differs by {difference:+.1g} nats per token"
+    return f"Loaded by {versions}, it has {shown}."
