@@ -165,7 +165,11 @@ def _scheme(trial: Trial) -> Scheme:
 
 
 def _shapes(model: LanguageModel) -> dict[str, Shape]:
-    return {name: Shape(*model.weight(name).shape, transposed(module)) for name, module in model.linears().items()}
+    found = {}
+    for name, module in model.linears().items():
+        rows, columns = model.weight(name).shape
+        found[name] = Shape(rows, columns, transposed(module))
+    return found
 
 
 def _measured(work: Workload, config: RunConfig, progress: Progress) -> tuple[Quantized, dict[str, Any]]:
@@ -253,7 +257,8 @@ def _loaded(folder: Path, packer: FileFormat, work: Workload, config: RunConfig,
     versions = plugins.versions("transformers", *packer.packages)
     try:
         with quiet_transformers():
-            module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options).to(device).eval()
+            module: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+        module.to(device).eval()
         loss = _loss(module, torch.tensor(work.evaluation.ids), progress)
     except Exception as error:  # each library has ways of its own to fail
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300], "versions": versions}
