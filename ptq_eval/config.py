@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ptq_eval import plugins
+from ptq_eval import plugins, units
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, NumberFormatError, OptionError, PtqEvalError
 from ptq_eval.options import BITS, COUNT, NUMBER, SIZE, TEXT, Kind, Options, option
 from ptq_eval.records import BITS_AXES, BitsAxis, Selection
@@ -52,12 +52,11 @@ def _plain(text: str) -> Any:
     """A bool or a number that is written as text; other text as it is."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    try:
+        number = units.read_number(text, units.COUNT)
+    except OptionError:
+        return text
+    return int(number) if number.is_integer() else number
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ class PtqEvalError(Exception):
             parts.append(f"got {got}")
         if allowed:
             parts.append(f"allowed: {allowed}")
-        if remedy:
-            parts.append(f"remedy: {remedy}")
-        super().__init__(" | ".join(" ".join(str(part).split()) for part in parts))
+        self.fault = " | ".join(" ".join(str(part).split()) for part in parts)
+        """The line without its remedy."""
+        super().__init__(self.fault + (f" | remedy: {' '.join(remedy.split())}" if remedy else ""))
 
 
 class OptionError(PtqEvalError):

@@ -37,11 +37,19 @@ class Unmeasured(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a checkpoint.  A fatal one keeps it out of every fit."""
+    """Something wrong with a checkpoint.  A fatal one keeps it out of every fit.
+
+    `remedy` is how to fix this one, empty where its code alone says so.
+    """
 
     code: str
     message: str
     fatal: bool = False
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        """The line that a user reads: what is wrong, and how to fix it."""
+        return f"{self.message} | remedy: {self.remedy}" if self.remedy else self.message
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ class Checkpoint:
     revision: str = ""
     tokens_source: Source = "unknown"
     tokens_note: str = ""
+    tokens_counter: str = ""
+    """The counter in the checkpoint's files that D was read off, if any."""
     params_source: Source = "unknown"
     params_convention: str = "non_embedding"
     params_total: int | None = None
@@ -91,9 +101,9 @@ class Checkpoint:
         """The problems that keep this checkpoint out of every fit."""
         return tuple(problem for problem in self.problems if problem.fatal)
 
-    def with_problem(self, code: str, message: str, *, fatal: bool = False) -> Checkpoint:
+    def with_problem(self, code: str, message: str, *, fatal: bool = False, remedy: str = "") -> Checkpoint:
         """A copy with one more problem."""
-        return replace(self, problems=(*self.problems, Problem(code, message, fatal)))
+        return replace(self, problems=(*self.problems, Problem(code, message, fatal, remedy)))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; `from_dict` is its inverse."""
@@ -103,7 +113,7 @@ class Checkpoint:
     def from_dict(cls, data: Mapping[str, Any]) -> Checkpoint:
         """The inverse of `to_dict`; unknown fields are ignored, so that older readers read newer files."""
         known = _known(cls, data)
-        known["problems"] = tuple(Problem(**problem) for problem in known.get("problems", ()))
+        known["problems"] = tuple(Problem(**_known(Problem, problem)) for problem in known.get("problems", ()))
         return cls(**known)
 
 

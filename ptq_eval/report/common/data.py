@@ -34,6 +34,8 @@ COLUMNS = list(TABLE_COLUMNS[: TABLE_COLUMNS.index("status") + 1])
 MEASURED = ("ok", "partial")
 NUMBERS = ["step", "tokens", "params", "tokens_per_param", "bits", "loss_fp", "loss_q", "delta", "delta_se", "windows"]
 _CONFIGURATION = ("group_size", "symmetric", "calibration", "options")
+MOST_PANELS = 6
+"""More panels beside each other than these cannot be read."""
 
 
 def labels(table: Frame) -> Any:
@@ -44,10 +46,19 @@ def labels(table: Frame) -> Any:
     """
     named = table["quantizer"].fillna(FULL_PRECISION).astype(str)
     formats = formats_of(table)
-    named = named.where(formats == "int", named + " " + formats)
+    return _distinguished(named.where(formats == "int", named + " " + formats), table, _CONFIGURATION)
+
+
+def methods(table: Frame) -> Any:
+    """A name for the method of each row, whatever its number format: `gptq`, with calibration or options if several."""
+    return _distinguished(table["quantizer"].fillna(FULL_PRECISION).astype(str), table, _CONFIGURATION[2:])
+
+
+def _distinguished(named: Any, table: Frame, columns: Sequence[str]) -> Any:
+    """Names with what differs in `columns` between the rows of one name."""
     for quantizer in named.unique():
         rows = named.index[named == quantizer]
-        for column in _CONFIGURATION if quantizer != FULL_PRECISION else ():
+        for column in columns if quantizer != FULL_PRECISION else ():
             if column not in table or table.loc[rows, column].astype(object).fillna("").nunique() < 2:
                 continue
             named.loc[rows] += [" " + _describe(column, value) for value in table.loc[rows, column]]
@@ -107,15 +118,15 @@ class Study:
     def rows(self) -> Frame:
         """The table with numbers as floats, runs in order of first appearance, checkpoints in order of tokens.
 
-        Added are `label` (see `labels`), `checkpoint` (a name), `point` (the checkpoint's identity) and
-        `trajectory`: the run or, where each run has a single checkpoint, all runs of one size.
+        Added are `label` and `method` (see `labels` and `methods`), `checkpoint` (a name), `point` (the checkpoint's
+        identity) and `trajectory`: the run or, where each run has a single checkpoint, all runs of one size.
         """
         frame: Frame = pd.DataFrame(self.table).reset_index(drop=True)
         frame[NUMBERS] = frame[NUMBERS].apply(pd.to_numeric, errors="coerce").astype(float)
         for name in ("run", "quantizer", "status", "protocol", "message", "dtype", "device", "weights_sha"):
             frame[name] = frame[name].fillna("").astype(str) if name in frame else ""
         frame["quantizer"] = frame["quantizer"].replace("", FULL_PRECISION)
-        frame["label"] = labels(frame)
+        frame["label"], frame["method"] = labels(frame), methods(frame)
         frame["checkpoint"] = [f"{r}@{s:.0f}" if s == s else r for r, s in zip(frame["run"], frame["step"])]
         # Not astype(str), which may keep a missing D as missing, and grouping drops rows whose key is missing.
         tokens = frame["tokens"].map("{:.0f}".format)
@@ -178,9 +189,26 @@ class Study:
 
     @cached_property
     def labels(self) -> list[str]:
-        """Quantizer configurations, in order of first appearance."""
+        """Quantizer configurations in order of first appearance, of each method first the integers."""
         quantized = self.rows[self.rows["quantizer"] != FULL_PRECISION]
-        return list(dict.fromkeys(quantized["label"]))
+        found = quantized.assign(named=formats_of(quantized) != "int").drop_duplicates("label")
+        order = {method: i for i, method in enumerate(dict.fromkeys(found["method"]))}
+        found["method"] = found["method"].map(order)
+        return list(found.sort_values(["method", "named"], kind="stable")["label"])
+
+    @cached_property
+    def panels(self) -> list[str]:
+        """The configurations that figures have a panel for: all or, with many formats, those of integers."""
+        if len(self.labels) <= MOST_PANELS:
+            return self.labels
+        families = dict(zip(self.rows["label"], formats_of(self.rows)))
+        integers = [label for label in self.labels if families[label] == "int"]
+        return integers or self.labels[:MOST_PANELS]
+
+    @property
+    def has_formats(self) -> bool:
+        """Whether anything but plain integers was measured."""
+        return bool((formats_of(self.measured) != "int").any())
 
     def bits(self, label: str | None = None) -> list[int]:
         """Bit-widths tried with one configuration, or with any."""
