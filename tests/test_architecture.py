@@ -127,7 +127,13 @@ def test_every_plug_in_of_ours_loads(kind):
 
 
 WRITING = {"write_text", "write_bytes", "writelines", "savefig", "to_csv", "to_json", "dump", "save", "save_pretrained"}
-WRITERS = ("ptq_eval.results.store", "ptq_eval.report", "ptq_eval.pretrain")
+WRITERS = (
+    "ptq_eval.packing.folder",
+    "ptq_eval.export",
+    "ptq_eval.results.store",
+    "ptq_eval.report",
+    "ptq_eval.pretrain",
+)
 """`pretrain` writes checkpoints, which are not results."""
 
 
