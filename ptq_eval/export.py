@@ -178,6 +178,12 @@ def _measured(work: Workload, config: RunConfig, progress: Progress) -> tuple[Qu
 
     def keep(session: Session, _trial: Trial, variant: Variant) -> None:
         assert variant.layers is not None
+        if set(variant.layers) != set(variant.weights):
+            raise ExportError(
+                f"{work.trials[1].quantizer} gives weights without codes",
+                allowed="rtn, gptq, awq and other quantizers that give codes",
+                remedy="save the model with that package",
+            )
         model = session.model
         packed = {f"{name}.weight" for name in variant.layers}
         state = model.module.state_dict(keep_vars=True)  # a tied tensor is one object under both its names
