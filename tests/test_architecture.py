@@ -130,7 +130,7 @@ WRITING = {"write_text", "write_bytes", "writelines", "savefig", "to_csv", "to_j
 WRITERS = ("ptq_eval.results.store", "ptq_eval.report", "ptq_eval.pretrain")
 WRITERS += ("ptq_eval.backends", "ptq_eval.measure.backends", "ptq_eval.measure.conformance")
 WRITERS += ("ptq_eval.packing.folder", "ptq_eval.export")
-"""`pretrain` and `export` write checkpoints, and backends exchange folders with their processes: neither are results."""
+"""`pretrain` and `export` write checkpoints, backends exchange folders with their processes: neither are results."""
 
 
 def writes(call: ast.Call) -> bool:
