@@ -59,6 +59,7 @@ def chosen(setup: Setup) -> list[Checkpoint]:
 
 def measured(checkpoint: Checkpoint, text: str, quick: bool) -> list[Measurement]:
     """Every draw, method and bit-width on windows spread over the text, full precision first."""
+    options: dict[str, Any] = {"bits": (3, 4)} if quick else {}
     config = RunConfig(
         quantizers=METHODS,
         eval_text=text,
@@ -66,7 +67,7 @@ def measured(checkpoint: Checkpoint, text: str, quick: bool) -> list[Measurement
         eval_seed=SEED,
         calib_windows=4 if quick else 48,
         calib_repeats=4 if quick else DRAWS,
-        **({"bits": (3, 4)} if quick else {}),
+        **options,
     )
     work, store = make_plan([checkpoint], config).workloads[0], Store(folder())
     done = store.keys()

@@ -119,7 +119,8 @@ def shrunk(variances: np.ndarray, df: float, scales: np.ndarray) -> tuple[np.nda
 
 def _inverse_trigamma(value: float) -> float:
     """x with ψ'(x) = value > 0."""
-    return math.exp(optimize.brentq(lambda log: special.polygamma(1, math.exp(log)) - value, -20, 20))
+    found: Any = optimize.brentq(lambda log: special.polygamma(1, math.exp(log)) - value, -20, 20)
+    return math.exp(found)
 
 
 def calibration_se(row: dict[str, Any]) -> float:
