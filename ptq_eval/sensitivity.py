@@ -28,7 +28,6 @@ import torch
 from ptq_eval.checkpoints import Overrides, discover, verify_all
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import OptionError, PtqEvalError
-from ptq_eval.measure.described import describe_windows
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.trials import Texts, Workload, make_plan, quantizers_of
 from ptq_eval.records import Checkpoint, Progress, Trial
@@ -68,7 +67,7 @@ def sensitivity(
     rtn by default).  Returns the content of `sensitivity.json`, and the errors of checkpoints that were excluded.
     Raises PtqEvalError subclasses.
     """
-    config, study = _config(options), SensitivityConfig(steps=steps, draws=draws)
+    config, study = _config(options), SensitivityConfig.of({"steps": steps, "draws": draws})
     progress = progress or (lambda what, done, total: None)
     roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
     found = chosen(discover(roots, overrides=overrides), study.steps)
@@ -195,7 +194,7 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
         "agreement": agreements(labelled),
         "bounds": bounds(labelled),
         "skipped": skipped,
-        "texts": {"evaluation": describe_windows(work.evaluation), "calibration": describe_windows(cut)},
+        "texts": {"evaluation": work.evaluation.describe(), "calibration": cut.describe()},
         "provenance": provenance,
     }
 

@@ -31,7 +31,8 @@ def backtest(out: str, **settings: Any) -> None:
     """
     from ptq_eval.laws.forecast import backtest as laws
     from ptq_eval.laws.forecast.series import series_of
-    from ptq_eval.report.backtest import page, section
+    from ptq_eval.report import renew_page
+    from ptq_eval.report.backtest import page
     from ptq_eval.results.load import load
 
     config = BacktestConfig(**settings)
@@ -53,6 +54,6 @@ def backtest(out: str, **settings: Any) -> None:
     settings = {**asdict(config), "records": results.digest}
     test = page.Backtest(tested, statements, settings)
     written = page.write(Path(out), test)
-    section.embed(Path(out), section.read(Path(out)) or {})
+    renew_page(results)
     console().print(page.render(test))
     click.echo(f"Written to {out}: backtest.json, backtest.md, figures/fan_*: {len(written)} files")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
     corrections = Overrides.take(settings)
     with Bar() as bar:
         record, problems = study(folders, out, overrides=corrections, progress=bar, **settings)
-        page = _page(Path(out), bar)
+    page = _page(Path(out))
     console().print(render(record))
     click.echo(f"Written to {out}: sensitivity.json, sensitivity.csv, sensitivity.md, figures/{page}")
     for problem in problems[1:]:
@@ -50,17 +51,11 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
         raise problems[0]
 
 
-def _page(out: Path, bar: Bar) -> str:
-    """Write the report of an output folder again, with the options of its fit; returns what to list as written."""
-    import ptq_eval
-    from ptq_eval.results.store import Store
+def _page(out: Path) -> str:
+    """Write the report of an output folder of `run` again; what to add to the list of files."""
+    from ptq_eval.report import renew_page
+    from ptq_eval.results.load import load
 
-    run = Store(out).read_run()
-    if run is None:
-        return ""
-    kept = {name: run["options"][name] for name in ("seed", "bootstrap") if name in run.get("options", {})}
-    try:
-        ptq_eval.save_report(out, ptq_eval.load(out, progress=bar, **kept))
-    except NothingToFitError:  # nothing measured yet: the report that is written later includes this
-        return ""
-    return ", report.md"
+    with suppress(NothingToFitError):  # OUT is of this study alone, or nothing is measured there yet
+        return "".join(f", {path.name}" for path in renew_page(load(out)))
+    return ""

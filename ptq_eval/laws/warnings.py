@@ -20,7 +20,7 @@ from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit
 from ptq_eval.laws.turning.significance import MIN_TO_TEST, SIGNIFICANCE
 from ptq_eval.laws.turning.verdict import MAX_FACTOR, VerdictKind
 from ptq_eval.results.points import FULL_PRECISION, Config, Point, by
-from ptq_eval.sampling import SIGNIFICANT
+from ptq_eval.sampling import errors_needed
 
 FEW_RUNS = 10
 FEW_CHECKPOINTS = 4
@@ -64,7 +64,7 @@ def schedule(points: Sequence[Point]) -> str:
 def _full_precision_rises(rises: Mapping[str, TurningPoint]) -> list[Finding]:
     found = []
     for run, turn in rises.items():
-        if not turn.rise > SIGNIFICANT * turn.evaluation_se:
+        if not turn.rise > errors_needed(turn.evaluation_df) * turn.evaluation_se:
             continue
         unknown = math.isnan(turn.rise_se)
         scatter = "unknown" if turn.untested else "beyond" if turn.adjusted_p <= SIGNIFICANCE else "within"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ptq_eval import corpora, records
 from ptq_eval.checkpoints import error_for, local_path
 from ptq_eval.config import DEFAULT_SEQ_LEN, RunConfig
 from ptq_eval.corpora.base import Text
+from ptq_eval.corpora.overlap import overlap
 from ptq_eval.corpora.windows import Windows, make_windows
 from ptq_eval.errors import (
     MissingTokenizerError,
@@ -28,7 +29,6 @@ from ptq_eval.errors import (
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
-from ptq_eval.measure.described import describe_overlap, describe_windows
 from ptq_eval.measure.schemes import check_methods, schemes_of
 from ptq_eval.models.configuration import end_of_text
 from ptq_eval.models.language_model import LanguageModel
@@ -226,12 +226,12 @@ class _Planner:
     def _note(self, plan: Plan, run: str, evaluation: Windows, calibration: Windows | None) -> None:
         for role, windows in (("evaluation", evaluation), ("calibration", calibration)):
             if windows is not None:
-                plan.texts.setdefault(run, {})[role] = describe_windows(windows)
+                plan.texts.setdefault(run, {})[role] = windows.describe()
                 plan.notes += [f"{role} text: {note}" for note in windows.notes]
         if evaluation.lacks_bos and _LACKS_BOS not in plan.warnings:
             plan.warnings.append(_LACKS_BOS)
         if calibration is not None:
-            plan.overlaps[run] = describe_overlap(calibration, evaluation)
+            plan.overlaps[run] = asdict(overlap(calibration, evaluation))
         plan.notes = list(dict.fromkeys(plan.notes))
 
     def _trials(

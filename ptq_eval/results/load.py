@@ -17,9 +17,9 @@ import pandas as pd
 from ptq_eval.errors import NothingToFitError
 from ptq_eval.records import BitsAxis, Checkpoint, Measurement
 from ptq_eval.results import points
+from ptq_eval.results.selection import select, versions
 from ptq_eval.results.store import Store
-from ptq_eval.results.table import Windows, select, table_of
-from ptq_eval.results.versions import versions
+from ptq_eval.results.table import Windows, table_of
 
 
 @dataclass(frozen=True, eq=False)

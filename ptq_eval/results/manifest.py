@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ptq_eval import plugins
 from ptq_eval.errors import OutputMismatchError
 from ptq_eval.records import Checkpoint, Measurement, Trial
-from ptq_eval.results.table import conditions
+from ptq_eval.results.selection import conditions
 
 if TYPE_CHECKING:
     from ptq_eval.config import RunConfig

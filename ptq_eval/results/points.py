@@ -122,6 +122,8 @@ class Point:
     phase: str
     n_windows: float
     key: Any
+    df: float = math.nan
+    """Degrees of freedom of `se`."""
 
     @property
     def training(self) -> str:
@@ -194,10 +196,10 @@ def by(points: Iterable[Item], attribute: str) -> dict[Any, list[Item]]:
 def delta_data(points: Sequence[Point], windows: Windows) -> dict[str, np.ndarray]:
     """The columns for a degradation law."""
     pairs, designs = _stacked(points, windows), _designs(points, windows)
-    data = _columns(points, {"delta": [p.delta for p in points], "se": [p.se for p in points]})
+    data = _columns(points, {name: [getattr(p, name) for p in points] for name in ("delta", "se", "df")})
     if pairs is not None:
         data |= {"windows": pairs[:, 0] - pairs[:, 1], "design": designs}
-        drawn = np.array([getattr(windows.get(point.key), "calibration_se", 0.0) for point in points])
+        drawn = _calibration_se(points, windows)
         if drawn.any():
             data["calibration_se"] = drawn
         errors = [standard_error(row, design) for row, design in zip(data["windows"], designs)]
@@ -212,15 +214,31 @@ def loss_data(points: Sequence[Point], windows: Windows) -> dict[str, np.ndarray
     return data if pairs is None else {**data, "windows": pairs[:, 1], "design": _designs(points, windows)}
 
 
-def curve(
-    points: Sequence[Point], windows: Windows, *, quantized: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Design | None]:
-    """D [n], loss [n] and loss per window [n, n_windows] (or None), after or before quantization, and how the windows
-    were drawn (None: as if independently, or not all in the same way)."""
+class Curve(NamedTuple):
+    """A loss [n] (nats per token) over tokens [n], with windows [n, n_windows] where they are known of all, how these
+    were drawn (None: as if independently, or not all in the same way), and the part [n] of the losses' errors that is
+    due to the draw of calibration windows (None: nothing is known of other draws)."""
+
+    tokens: np.ndarray
+    loss: np.ndarray
+    windows: np.ndarray | None = None
+    design: Design | None = None
+    calibration_se: np.ndarray | None = None
+
+
+def curve(points: Sequence[Point], windows: Windows, *, quantized: bool) -> Curve:
+    """The loss of points of one line after or before quantization."""
     pairs, designs = _stacked(points, windows), set(_designs(points, windows))
     loss = np.array([p.loss_q if quantized else p.loss_fp for p in points])
     after = None if pairs is None else pairs[:, 0 if quantized else 1]
-    return np.array([p.D for p in points]), loss, after, designs.pop() if len(designs) == 1 else None
+    drawn = _calibration_se(points, windows) if quantized else np.zeros(0)
+    design = designs.pop() if len(designs) == 1 else None
+    return Curve(np.array([p.D for p in points]), loss, after, design, drawn if drawn.any() else None)
+
+
+def _calibration_se(points: Sequence[Point], windows: Windows) -> np.ndarray:
+    """The part of each delta's error that is due to the draw of calibration windows, [n]; 0 where not known."""
+    return np.array([getattr(windows.get(point.key), "calibration_se", 0.0) for point in points])
 
 
 def _designs(points: Sequence[Point], windows: Windows) -> np.ndarray:
@@ -256,7 +274,7 @@ def _point(row: Row, axis: BitsAxis) -> Point:
         calibration=_text(row.get("calibration")),
         format=format_family(_text(row.get("format"))),
     )
-    names = {"D": "tokens", "N": "params", "bits": "bits", "se": "delta_se", "n_windows": "windows"}
+    names = {"D": "tokens", "N": "params", "bits": "bits", "se": "delta_se", "df": "delta_df", "n_windows": "windows"}
     plain = ("loss_fp", "loss_q", "delta", "learning_rate")
     return Point(
         run=_text(row.get("run")),

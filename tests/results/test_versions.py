@@ -10,8 +10,9 @@ import pytest
 import ptq_eval
 from ptq_eval.errors import OutputMismatchError
 from ptq_eval.records import Checkpoint, Measurement, Scheme, Trial
+from ptq_eval.results.selection import select
 from ptq_eval.results.store import Store
-from ptq_eval.results.table import COLUMNS, select, tabulate
+from ptq_eval.results.table import COLUMNS, tabulate
 from quantizers.gptq import GPTQ
 
 CHECKPOINT = Checkpoint("run", 1, 1000, 10, weights_sha="w")

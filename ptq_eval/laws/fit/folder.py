@@ -27,12 +27,13 @@ from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
 from ptq_eval.laws.turning.observed import TurningPoint, controlled, turning_point
 from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit, predict
-from ptq_eval.laws.turning.verdict import Curve, Forecast, refutation, verdict
+from ptq_eval.laws.turning.verdict import Forecast, refutation, verdict
 from ptq_eval.laws.warnings import cautions, poor_fits
 from ptq_eval.records import BitsAxis
 from ptq_eval.results.points import (
     FULL_PRECISION,
     Config,
+    Curve,
     Point,
     Row,
     Windows,
@@ -44,7 +45,7 @@ from ptq_eval.results.points import (
     loss_data,
     read,
 )
-from ptq_eval.sampling import SIGNIFICANT
+from ptq_eval.sampling import errors_needed
 
 VERSION = 3
 """Of the meaning of the returned object; since 3, "interior" is a test with control over all lines, "answer" says which
@@ -125,7 +126,7 @@ def fit_points(
                 known, rise = curves.get(name), rises.get(name)
                 alone = [one is known for one in curves.values()].count(True) == 1
                 tokens = [p.D for p in (own if alone else group)]
-                measured = Curve(*curve(lines[place], windows, quantized=True))
+                measured = curve(lines[place], windows, quantized=True)
                 one = _critical(
                     lines[place], measured, turns[place], law, result, known, rise, tokens, ahead.get(place)
                 )
@@ -264,13 +265,13 @@ def _doubt(points: list[Point], law: Law, result: FitResult) -> Finding | None:
     """Whether these deltas of one run and bit-width fail to follow the law that is fitted to all.
 
     The ratio delta/f is constant under the law; its mean, weighted by the noise that the fit estimates, must be
-    above zero by two standard errors, taken from its scatter between checkpoints: deltas that jump about zero may
+    significantly above zero by its error, taken from its scatter between checkpoints: deltas that jump about zero may
     each differ from it by many evaluation errors.  If it is not, either no delta is significantly above zero, or
     some are and the law misses them: two findings that must not be confused.
     """
     known = [p for p in points if math.isfinite(p.delta)]
-    delta, se = (np.array([getattr(p, name) for p in known]) for name in ("delta", "se"))
-    above, bits = int(np.sum(delta > SIGNIFICANT * se)), points[0].bits
+    delta, se, df = (np.array([getattr(p, name) for p in known]) for name in ("delta", "se", "df"))
+    above, bits = int(np.sum(delta > errors_needed(df) * se)), points[0].bits
     none = why(Why.DELTA_NOT_SIGNIFICANT, bits=bits)
     if len(known) < 2:
         return None if above == len(known) else none
@@ -280,7 +281,7 @@ def _doubt(points: list[Point], law: Law, result: FitResult) -> Finding | None:
     weights = np.square(share * noise.max() / noise)
     mean = float(np.average(delta / share, weights=weights))
     variance = float(np.average(np.square(delta / share - mean), weights=weights)) / (len(known) - 1)
-    if mean > SIGNIFICANT * math.sqrt(variance):
+    if mean > errors_needed(len(known) - 1) * math.sqrt(variance):
         return None
     return why(Why.LAW_MISSES_DELTAS, bits=bits, clear=above, deltas=len(known)) if above else none
 

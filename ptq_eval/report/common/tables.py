@@ -128,15 +128,20 @@ def fit_rows(study: Study, between: str = ", ") -> list[list[str]]:
     return rows
 
 
-def quality_table(study: Study) -> tuple[list[str], list[list[str]]]:
-    """How well each law describes the points of each bit-width: header and rows, none where nothing is known."""
-    fits = [entry for entry in study.fits if entry.get("by_bits")]
-    bits = sorted({number(one["bits"]) for entry in fits for one in entry["by_bits"]})
+def quality_table(fits: Iterable[tuple[str, Mapping[str, Any]]], about: str) -> str:
+    """How well each law describes the points of each bit-width, in Markdown; "" where nothing is known.
+
+    fits: entries of `fit.json` with the names of their rows, which are `about` something.
+    """
+    named = [(name, entry["by_bits"]) for name, entry in fits if entry.get("by_bits")]
+    bits = sorted({number(one["bits"]) for _, several in named for one in several})
     rows = []
-    for entry in fits:
-        found = {number(one["bits"]): one for one in entry["by_bits"]}
-        rows.append([fit_name(study, entry), *(_quality(found.get(width)) for width in bits)])
-    return ["quantizer", *(f"{width:g} bits" for width in bits)], rows
+    for name, several in named:
+        found = {number(one["bits"]): one for one in several}
+        rows.append([name, *(_quality(found.get(width)) for width in bits)])
+    header = [about, *(f"{width:g} bits" for width in bits)]
+    title = "Scatter about the law beyond evaluation noise, and R² weighted by the errors, by bit-width:\n\n"
+    return title + markdown(header, rows) if rows else ""
 
 
 def _quality(one: Mapping[str, Any] | None) -> str:

@@ -81,7 +81,7 @@ def document(
         ("The answer line by line", _line_by_line(study)),
         *([(formats.TITLE, formats.section(study))] if study.has_formats else []),
         ("Degradation", _degradation(study)),
-        (comparison.AFTER, _fits(study)),
+        ("Fits", _fits(study)),
         *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
         *([(backtest.TITLE, earlier)] if earlier else []),
         *([("From theory: which layers carry the damage", sensitivity.section(theory))] if theory else []),
@@ -165,10 +165,7 @@ def _fits(study: Study) -> str:
     if not study.fits:
         return "Nothing was fitted.\n"
     text = tables.markdown(tables.FIT_HEADER, tables.fit_rows(study), left=3)
-    header, quality = tables.quality_table(study)
-    if quality:
-        text += "\nScatter about the law beyond evaluation noise, and R² weighted by the errors, by bit-width:\n\n"
-        text += tables.markdown(header, quality)
+    text += "\n" + tables.quality_table([(tables.fit_name(study, entry), entry) for entry in study.fits], "quantizer")
     covered = {interval_text(entry) for entry in study.fits}
     remarks = [f"Intervals: {words}." for words in sorted(covered)]
     if early(study):
@@ -177,7 +174,7 @@ def _fits(study: Study) -> str:
             "where an interval covers the choice of evaluation windows, for them it covers the choice of those few."
         )
     remarks += [tables.fit_line(study, entry) for entry in study.fits]
-    return text + "\n" + _bullets(remarks)
+    return text.rstrip("\n") + "\n\n" + _bullets(remarks)
 
 
 def _worse_than_rounding(study: Study) -> str:
