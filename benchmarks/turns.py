@@ -190,7 +190,7 @@ def _places(count: int, outcome: Outcome) -> Iterator[Claim]:
 
 
 def _detected(n: int, phi: float, count: int) -> float:
-    """The share found of parabolas that rise by the median of the rises stated for flat curves; NaN if none is stated."""
+    """The share found of parabolas that rise by the median of the rises stated for flat curves; NaN if that is none."""
     rng = np.random.default_rng([SEED, n, int(100 * phi), 1])
     stated = np.median([_turn(scatter).detectable_rise for scatter in noise(rng, (count, n), phi)])
     if not math.isfinite(stated):
