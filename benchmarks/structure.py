@@ -48,7 +48,7 @@ def measure(setup: Setup) -> Outcome:
         details={
             "options": OPTIONS,
             "files entered": files,
-            "entered, by room": dict(Counter(file.rpartition("/")[0] for file in files).most_common()),
+            "entered, by folder": dict(Counter(file.rpartition("/")[0] for file in files).most_common()),
             "circles": circular,
             "upward imports": higher,
         },

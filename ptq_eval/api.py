@@ -19,7 +19,7 @@ import pandas as pd
 
 from ptq_eval.errors import MeasurementFailedError, OutputFullError, PtqEvalError, full_disk
 from ptq_eval.options import declared
-from ptq_eval.records import Measurement, Progress
+from ptq_eval.records import BitsAxis, Measurement, Progress
 from ptq_eval.results.load import Results, collect
 from ptq_eval.results.load import load as load_results
 from ptq_eval.results.manifest import describe, merged, require_matching, require_same
@@ -191,7 +191,8 @@ def analyse(
     if progress:
         progress("fitting", 0.0, 0.0)
     asked = chosen(results.run.get("options", {}).get("laws", ()) if laws is None else laws)
-    found = fit_points(results.points, results.windows, seed=seed, n_boot=bootstrap, laws=asked)
+    settings = {"seed": seed, "n_boot": bootstrap, "laws": asked, "axis": results.bits_axis}
+    found = fit_points(results.points, results.windows, **settings)
     fit = with_texts(found.content)
     fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
     return RunResult(results.frame, fit, dict(results.run), replicates=found.replicates, points=results.points)
@@ -208,12 +209,16 @@ def load(
     folder: str | Path,
     *,
     laws: Sequence[str] | None = None,
+    bits_axis: BitsAxis | None = None,
     seed: int = 0,
     bootstrap: int = 500,
     progress: Progress | None = None,
 ) -> RunResult:
-    """The table and fit of an output folder, as `analyse` makes it, without measuring anything and without torch."""
-    return analyse(load_results(folder), laws=laws, seed=seed, bootstrap=bootstrap, progress=progress)
+    """The table and fit of an output folder, as `analyse` makes it, without measuring anything and without torch.
+
+    `bits_axis` is by default that of its run.
+    """
+    return analyse(load_results(folder, bits_axis), laws=laws, seed=seed, bootstrap=bootstrap, progress=progress)
 
 
 def default_output(root: str | Path) -> Path:

@@ -222,7 +222,7 @@ def _recorded(folder: Any, config: FitConfig, names: list[str]) -> tuple[dict[st
     for about, points in point_groups(results, column):
         said = ", ".join(f"{key} {value}" for key, value in about.items())
         quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
-        for scheme, some in by(quantized, "config").items():
+        for scheme, some in by(quantized, "curve").items():
             label = ", ".join(filter(None, (scheme.quantizer, said)))
             groups.append(Group(label, {**scheme.to_dict(), "group": about}, _reader(some, results.windows, "delta")))
         if not about or column not in QUANTIZATION:

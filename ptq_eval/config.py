@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ptq_eval import plugins
-from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError, PtqEvalError
+from ptq_eval import plugins, units
+from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, NumberFormatError, OptionError, PtqEvalError
 from ptq_eval.options import BITS, COUNT, NUMBER, SIZE, TEXT, Kind, Options, option
-from ptq_eval.records import Selection
+from ptq_eval.records import BITS_AXES, BitsAxis, Selection
 
 DEFAULT_SEQ_LEN = 2048
 DTYPES = ("float32", "bfloat16", "float16")
@@ -52,12 +52,11 @@ def _plain(text: str) -> Any:
     """A bool or a number that is written as text; other text as it is."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    try:
+        number = units.read_number(text, units.COUNT)
+    except OptionError:
+        return text
+    return int(number) if number.is_integer() else number
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class RunConfig(Options):
     `bos` begins each window with the beginning-of-sequence token.
     `precision` lets a measurement end once δ is known to that relative error; `memory` (bytes, or "8GB") is what
     weights may take on the device, by default most of what is free.  Every value may be text as on the command line.
+    `formats` are names that `quantizers.Scheme.of` takes; whether they exist is checked with the plan.
     Raises OptionError, BitsError, GroupSizeError or UnknownPluginError.
     """
 
@@ -81,11 +81,27 @@ class RunConfig(Options):
         metavar="NAME,…",
     )
     bits: tuple[int, ...] = option(
-        (2, 3, 4, 8), "Bit-widths.", BITS, many=True, low=2, high=8, metavar="B,…", error=BitsError
+        (2, 3, 4, 8),
+        "Bit-widths of integers (none: only --formats).",
+        BITS,
+        many=True,
+        words={"none": ()},
+        low=2,
+        high=8,
+        metavar="B,…",
+        error=BitsError,
+    )
+    formats: tuple[str, ...] = option(
+        (),
+        "Number formats to measure beside --bits, such as nvfp4; `ptq-eval formats` lists them.",
+        TEXT,
+        many=True,
+        metavar="NAME,…",
+        error=NumberFormatError,
     )
     group_size: int | Literal["auto"] | None = option(
         "auto",
-        "Columns per scale (none: one scale per row; auto: at most 128).",
+        "Columns per scale (none: one scale per row; auto: at most 128); formats with blocks of their own keep theirs.",
         COUNT,
         words={"none": None, "auto": "auto"},
         low=1,
@@ -153,13 +169,19 @@ class RunConfig(Options):
         metavar="LAW,…",
         unset="kumar, with the loss law that the data allow",
     )
+    bits_axis: BitsAxis = option(
+        "bits",
+        "What laws take as bits: those of a code; all stored bits, scales included (effective); or those of an ideal "
+        "code with the same squared error on Gaussian numbers (gaussian). With the last two, all formats share a law.",
+        choices=BITS_AXES,
+    )
     seed: int = option(0, "Seed of the bootstrap.", low=0)
     bootstrap: int = option(500, "Resamples behind each interval.", low=10)
     trust_remote_code: bool = option(False, "Run Python code that comes with a checkpoint.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("quantizers", "bits"):
+        for name in ("quantizers", "bits", "formats"):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         if self.calib_repeats > 1 and self.calib_sample == "first":
             raise OptionError(
@@ -167,7 +189,7 @@ class RunConfig(Options):
                 got=f"{self.calib_repeats} with --calib-sample first",
                 remedy="--calib-sample spread, or omit --calib-repeats",
             )
-        if not self.quantizers or not self.bits:
+        if not self.quantizers or not (self.bits or self.formats):
             raise OptionError("nothing to measure", got="no quantizer or no bits", remedy="--quantizers rtn --bits 4")
         for name in self.quantizers:
             plugins.get("quantizers", name)
@@ -206,11 +228,12 @@ class RunConfig(Options):
     def fixed(self) -> dict[str, Any]:
         """The options that every result of one output folder must share.
 
-        Quantizers, bits, shards and draws of calibration windows are not among them, as a grid may grow, nor what the
-        fit alone needs.
+        Quantizers, bits, formats, shards and draws of calibration windows are not among them, as a grid may grow, nor
+        what the fit alone needs.
         """
-        grown = ("quantizers", "bits", "shard", "trust_remote_code", "options", "device", "memory", "calib_repeats")
-        later = ("laws", "seed", "bootstrap")
+        grown = ("quantizers", "bits", "formats", "shard", "trust_remote_code", "options", "device", "memory")
+        grown += ("calib_repeats",)
+        later = ("laws", "bits_axis", "seed", "bootstrap")
         return {name: value for name, value in asdict(self).items() if name not in (*grown, *later)}
 
     def to_dict(self) -> dict[str, Any]:

@@ -32,15 +32,21 @@ class PtqEvalError(Exception):
             parts.append(f"got {got}")
         if allowed:
             parts.append(f"allowed: {allowed}")
-        if remedy:
-            parts.append(f"remedy: {remedy}")
-        super().__init__(" | ".join(" ".join(str(part).split()) for part in parts))
+        self.fault = " | ".join(" ".join(str(part).split()) for part in parts)
+        """The line without its remedy."""
+        super().__init__(self.fault + (f" | remedy: {' '.join(remedy.split())}" if remedy else ""))
 
 
 class OptionError(PtqEvalError):
     """A wrong value of an option (the same code as an unknown flag)."""
 
     exit_code = 2
+
+
+class NumberFormatError(PtqEvalError):
+    """A number format that is not known, or that a quantizer is not defined for."""
+
+    exit_code = 29
 
 
 class EmptyFolderError(PtqEvalError):

@@ -10,6 +10,7 @@ a Python object; one function reads both, and everything it does not understand 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
@@ -84,6 +85,8 @@ class Option:
             return self.words[value]
         if self.by_step and isinstance(value, Mapping):
             steps = {step: COUNT.read(step, name=f"a step of {name}", error=error) for step in value}
+            if twice := [step for step, n in Counter(steps.values()).items() if n > 1]:
+                raise error(f"{name} has two values for one step", got=twice[0], remedy="keep one of the two")
             return {steps[step]: self._one(item, f"{name} of step {step}", error) for step, item in value.items()}
         if self.many:
             return tuple(self._one(item, f"an entry of {name}", error) for item in _items(value))

@@ -37,11 +37,19 @@ class Unmeasured(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a checkpoint.  A fatal one keeps it out of every fit."""
+    """Something wrong with a checkpoint.  A fatal one keeps it out of every fit.
+
+    `remedy` is how to fix this one, empty where its code alone says so.
+    """
 
     code: str
     message: str
     fatal: bool = False
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        """The line that a user reads: what is wrong, and how to fix it."""
+        return f"{self.message} | remedy: {self.remedy}" if self.remedy else self.message
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ class Checkpoint:
     revision: str = ""
     tokens_source: Source = "unknown"
     tokens_note: str = ""
+    tokens_counter: str = ""
+    """The counter in the checkpoint's files that D was read off, if any."""
     params_source: Source = "unknown"
     params_convention: str = "non_embedding"
     params_total: int | None = None
@@ -91,9 +101,9 @@ class Checkpoint:
         """The problems that keep this checkpoint out of every fit."""
         return tuple(problem for problem in self.problems if problem.fatal)
 
-    def with_problem(self, code: str, message: str, *, fatal: bool = False) -> Checkpoint:
+    def with_problem(self, code: str, message: str, *, fatal: bool = False, remedy: str = "") -> Checkpoint:
         """A copy with one more problem."""
-        return replace(self, problems=(*self.problems, Problem(code, message, fatal)))
+        return replace(self, problems=(*self.problems, Problem(code, message, fatal, remedy)))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; `from_dict` is its inverse."""
@@ -103,7 +113,7 @@ class Checkpoint:
     def from_dict(cls, data: Mapping[str, Any]) -> Checkpoint:
         """The inverse of `to_dict`; unknown fields are ignored, so that older readers read newer files."""
         known = _known(cls, data)
-        known["problems"] = tuple(Problem(**problem) for problem in known.get("problems", ()))
+        known["problems"] = tuple(Problem(**_known(Problem, problem)) for problem in known.get("problems", ()))
         return cls(**known)
 
 
@@ -116,6 +126,10 @@ class Scheme:
     symmetric: bool = False
     format: str = "int"
 
+
+BitsAxis = Literal["bits", "effective", "gaussian"]
+BITS_AXES: tuple[BitsAxis, ...] = ("bits", "effective", "gaussian")
+"""What laws take as P: bits of a code; all stored bits per weight; bits of an ideal code of equal error."""
 
 Selection = Literal["spread", "first", "crops"]
 """How windows are chosen from a text; see `sampling`."""
@@ -256,6 +270,15 @@ class Measurement:
         """Negative log2-likelihood per UTF-8 byte of the scored text; NaN where bytes are unknown."""
         total = sum(self.n_bytes)
         return math.fsum(self.nll) / (total * math.log(2)) if total else math.nan
+
+    @property
+    def effective_bits(self) -> float | None:
+        """Stored bits per weight under the scheme alone, without what a method adds (input scales, a permutation)."""
+        scheme = self.trial.scheme
+        if scheme is None or "effective_bits" in self.details or scheme.format != "int" or scheme.group_size is None:
+            return self.details.get("effective_bits", self.bits_per_weight)
+        # Records of earlier versions: integers with a 16-bit scale per group and, if asymmetric, a zero.
+        return scheme.bits + (16 + (0 if scheme.symmetric else scheme.bits)) / scheme.group_size
 
     @property
     def top1_agreement(self) -> float:

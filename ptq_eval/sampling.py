@@ -20,6 +20,7 @@ weights redraw the units within strata, rescaled (Rao and Wu 1988): their varian
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -186,6 +187,13 @@ def errors_needed(freedom: ArrayLike) -> np.ndarray:
     known = np.asarray(freedom, float)
     found = stats.t.isf(stats.norm.sf(SIGNIFICANT), np.where(known >= 1, known, 1.0))
     return np.where(known >= 1, found, SIGNIFICANT)
+
+
+def freedom(variances: Sequence[float], degrees: Sequence[float]) -> float:
+    """Degrees of freedom of a sum of independent estimates of variances (Satterthwaite 1946)."""
+    total = math.fsum(variances)
+    parts = math.fsum(v * v / d for v, d in zip(variances, degrees) if v > 0 and d > 0)
+    return total * total / parts if parts > 0 else float(max(degrees))
 
 
 def effective(values: ArrayLike, weights: ArrayLike, design: Design | None) -> float:

@@ -28,13 +28,13 @@ import torch
 from ptq_eval.checkpoints import Overrides, discover, verify_all
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import OptionError, PtqEvalError
-from ptq_eval.measure.described import describe_windows
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.trials import Texts, Workload, make_plan, quantizers_of
 from ptq_eval.records import Checkpoint, Progress, Trial
 from ptq_eval.report.sensitivity import page as report
 from ptq_eval.results.manifest import git_state
 from ptq_eval.sampling import design_of
+from ptq_eval.study_config import STEP_WORDS, SensitivityConfig
 from ptq_eval.theory.sensitivity import rows
 from ptq_eval.theory.summary import agreements, bounds
 from quantizers import get_quantizer
@@ -52,7 +52,7 @@ def sensitivity(
     folders: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    steps: str = "all",
+    steps: str | int | Sequence[int | str] = "all",
     draws: int = 2,
     overrides: Overrides | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -60,15 +60,15 @@ def sensitivity(
 ) -> tuple[dict[str, Any], list[PtqEvalError]]:
     """Damage per layer, measured and predicted, of checkpoints under `folders`; written to the folder `out`.
 
-    `steps`: "all", or steps and the words first and last, separated by commas.  `draws` is the number of labels drawn
-    per window for the Fisher information.  `options` are those of `ptq_eval.config.RunConfig` (quantizers: rtn by
-    default).  Returns the content of `sensitivity.json`, and the errors of checkpoints that were excluded.  Raises
-    PtqEvalError subclasses.
+    `steps`: steps and the words all, first and last, as a sequence or separated by commas.  `draws` is the number of
+    labels drawn per window for the Fisher information.  `options` are those of `ptq_eval.config.RunConfig` (quantizers:
+    rtn by default).  Returns the content of `sensitivity.json`, and the errors of checkpoints that were excluded.
+    Raises PtqEvalError subclasses.
     """
-    config = _config(options, draws)
+    config, study = _config(options), SensitivityConfig.of({"steps": steps, "draws": draws})
     progress = progress or (lambda what, done, total: None)
     roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
-    found = chosen(discover(roots, overrides=overrides), steps)
+    found = chosen(discover(roots, overrides=overrides), study.steps)
     checkpoints = verify_all(
         found,
         progress=lambda done, total, _name: progress("reading weights", done, total),
@@ -77,7 +77,7 @@ def sensitivity(
     plan = make_plan(checkpoints, config, progress)
     if not plan.workloads:
         raise plan.excluded[0][1]
-    record = _header(config, draws)
+    record = _header(config, study.draws)
     old = report.read(Path(out))
     if old is not None and old.get("settings") == record["settings"]:
         record["checkpoints"] = old["checkpoints"]
@@ -86,7 +86,7 @@ def sensitivity(
         key = _key(work, record["settings"])
         if key in [entry["key"] for entry in record["checkpoints"]]:
             continue
-        entry = {"key": key, **_entry(work, texts, config, draws, progress)}
+        entry = {"key": key, **_entry(work, texts, config, study.draws, progress)}
         record["checkpoints"].append(entry)
         record["checkpoints"].sort(key=lambda e: (e["run"], e["tokens"] or 0, e["step"] or 0))
         report.write_record(Path(out), record)
@@ -94,9 +94,7 @@ def sensitivity(
     return record, [error for _, error in plan.excluded]
 
 
-def _config(options: Mapping[str, Any], draws: int) -> RunConfig:
-    if draws < 1:
-        raise OptionError("--draws is too small", got=draws, allowed="at least 1")
+def _config(options: Mapping[str, Any]) -> RunConfig:
     config = RunConfig.of({"quantizers": ("rtn",), **options})
     if config.dtype != "float32":
         raise OptionError("sensitivities need float32", got=config.dtype, remedy="omit --dtype")
@@ -112,9 +110,8 @@ def _config(options: Mapping[str, Any], draws: int) -> RunConfig:
     return config
 
 
-def chosen(checkpoints: Sequence[Checkpoint], steps: str) -> list[Checkpoint]:
+def chosen(checkpoints: Sequence[Checkpoint], steps: Sequence[int | str]) -> list[Checkpoint]:
     """The checkpoints that `steps` names, in every run.  Raises OptionError for one that does not exist."""
-    words = [word.strip() for word in steps.split(",") if word.strip()]
     by_run: dict[str, list[Checkpoint]] = {}
     for checkpoint in checkpoints:
         by_run.setdefault(checkpoint.run, []).append(checkpoint)
@@ -122,17 +119,19 @@ def chosen(checkpoints: Sequence[Checkpoint], steps: str) -> list[Checkpoint]:
         checkpoint
         for own in by_run.values()
         for index, checkpoint in enumerate(own)
-        if "all" in words
-        or str(checkpoint.step) in words
-        or ("first" in words and index == 0)
-        or ("last" in words and index == len(own) - 1)
+        if "all" in steps
+        or checkpoint.step in steps
+        or ("first" in steps and index == 0)
+        or ("last" in steps and index == len(own) - 1)
     ]
-    known = {"all", "first", "last", *(str(checkpoint.step) for checkpoint in checkpoints)}
-    unknown = [word for word in words if word not in known]
+    known = {*STEP_WORDS, *(checkpoint.step for checkpoint in checkpoints)}
+    unknown = [str(step) for step in steps if step not in known]
     if unknown or not kept:
         there = ", ".join(str(checkpoint.step) for checkpoint in checkpoints[:12])
         raise OptionError(
-            "--steps names no checkpoint", got=", ".join(unknown) or repr(steps), allowed=f"all, first, last, {there}"
+            "--steps names no checkpoint",
+            got=", ".join(unknown or map(str, steps)),
+            allowed=f"all, first, last, {there}",
         )
     return kept
 
@@ -188,7 +187,7 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
         "agreement": agreements(labelled),
         "bounds": bounds(labelled),
         "skipped": skipped,
-        "texts": {"evaluation": describe_windows(work.evaluation), "calibration": describe_windows(cut)},
+        "texts": {"evaluation": work.evaluation.describe(), "calibration": cut.describe()},
         "provenance": provenance,
     }
 

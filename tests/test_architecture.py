@@ -1,4 +1,4 @@
-"""Architecture: the rules that keep the rooms apart, read from the sources."""
+"""Architecture: the rules that keep the folders apart, read from the sources."""
 
 import ast
 import sys
@@ -101,11 +101,11 @@ def test_laws_know_neither_torch_nor_quantizers():
         assert not closure(module) & HEAVY, module
 
 
-@pytest.mark.parametrize("room", ["report", "results", "api", "plugins", "errors", "laws", "cli"])
-def test_fitting_and_reporting_need_no_torch(room):
-    for module in below(f"ptq_eval.{room}"):
+@pytest.mark.parametrize("folder", ["report", "results", "api", "plugins", "errors", "laws", "cli"])
+def test_fitting_and_reporting_need_no_torch(folder):
+    for module in below(f"ptq_eval.{folder}"):
         assert not closure(module) & HEAVY, f"importing {module} loads {closure(module) & HEAVY}"
-        if room in ("report", "results"):
+        if folder in ("report", "results"):
             assert not roots_of(imports(module)) & HEAVY, module
 
 

@@ -184,6 +184,10 @@ def test_options_of_quantizers_are_parsed():
         "gptq": {"act_order": True, "damping": 0.05, "dead": "round"},
         "awq": {"clip": False},
     }
+    for written in ("128", "1.28e2", "128.0", "1_28", "0.128k"):
+        (options,) = RunConfig(options=[f"gptq.block_size={written}"]).options.values()
+        assert options == {"block_size": 128}
+        assert isinstance(options["block_size"], int)
     for wrong in ("gptq", "gptq=1", "act_order=true", "gptq.act_order"):
         with pytest.raises(OptionError):
             RunConfig(options=[wrong])

@@ -73,8 +73,8 @@ def measured(checkpoint: Checkpoint, folder: Path, windows: dict[str, int], thre
 
 def _seconds(cell: dict[str, Any]) -> dict[str, Any]:
     """What is kept of a driver's cell: wall seconds by part, and what says which model was evaluated."""
-    told = ("form", "reason", "type", "bytes", "loss")
-    return {**{part: cell[part]["wall"] for part in PARTS if part in cell}, **{k: cell[k] for k in told if k in cell}}
+    shown = ("form", "reason", "type", "bytes", "loss")
+    return {**{part: cell[part]["wall"] for part in PARTS if part in cell}, **{k: cell[k] for k in shown if k in cell}}
 
 
 def seconds(loop: Loop, checkpoints: int) -> dict[str, float]:

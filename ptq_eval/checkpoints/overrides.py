@@ -134,7 +134,7 @@ class Overrides(Options):
         step, changes = checkpoint.step, {}
         tokens, note = self._tokens(checkpoint, index)
         if note:
-            changes |= {"tokens": tokens, "tokens_source": "user", "tokens_note": note}
+            changes |= {"tokens": tokens, "tokens_source": "user", "tokens_note": note, "tokens_counter": ""}
             changes["problems"] = tuple(p for p in checkpoint.problems if p.code != COUNTER_RESTART)
         if self.params is not None:
             changes |= {"params": self.params, "params_source": "user", "params_convention": "user"}
@@ -163,6 +163,10 @@ class Overrides(Options):
         return tokens + self.offset_tokens, note + (f" + {self.offset_tokens:,}" if self.offset_tokens else "")
 
 
+class _KeyTwiceError(yaml.constructor.ConstructorError):
+    """A mapping in YAML has two values for one key."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML with numbers left as text: YAML 1.1 takes 3e-4 for text and 0100 for 64, and 0098 may name a folder."""
 
@@ -170,6 +174,13 @@ class _Loader(yaml.SafeLoader):
         first: [(tag, pattern) for tag, pattern in rules if tag.rpartition(":")[2] not in ("int", "float", "timestamp")]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping.  Raises _KeyTwiceError for a key that occurs twice, whose last value would win silently."""
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+            raise _KeyTwiceError(None, None, f"the key {twice[0]!r} occurs twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def read_overrides(folder: Path) -> Overrides | None:
@@ -180,7 +191,8 @@ def read_overrides(folder: Path) -> Overrides | None:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise TrajectoryFileError(f"{path} cannot be read", got=error) from error
+        remedy = "keep one of the two" if isinstance(error, _KeyTwiceError) else "correct the file"
+        raise TrajectoryFileError(f"{path} cannot be read", got=error, remedy=remedy) from error
     return _parse({} if data is None else data, str(path))
 
 

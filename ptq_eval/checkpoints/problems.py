@@ -22,9 +22,13 @@ NEAR = 0.01
 """Relative distance below which two checkpoints' weights are called near-identical."""
 
 
-def noted(checkpoint: Checkpoint, code: str, message: str, *, fatal: bool = True) -> Checkpoint:
-    """With one more problem, but never the same one twice."""
-    with_it = checkpoint.with_problem(code, message, fatal=fatal)
+def noted(
+    checkpoint: Checkpoint, code: str, what: str | errors.PtqEvalError, *, fatal: bool = True, remedy: str = ""
+) -> Checkpoint:
+    """With one more problem, but never the same one twice.  `what` may be an error, which has a remedy of its own."""
+    if isinstance(what, errors.PtqEvalError):
+        what, remedy = what.fault, what.remedy
+    with_it = checkpoint.with_problem(code, what, fatal=fatal, remedy=remedy)
     return checkpoint if with_it.problems[-1] in checkpoint.problems else with_it
 
 
@@ -69,9 +73,6 @@ def _in_order(run: Sequence[Checkpoint]) -> list[Checkpoint]:
         earlier = list(done)
         checkpoint = _against_first(checkpoint, earlier)
         checkpoint = _against_order(checkpoint, earlier)
-        if checkpoint.tokens is None:
-            message = f"D is not known, so this is measured but not fitted: {checkpoint.tokens_note}"
-            checkpoint = noted(checkpoint, "tokens_unknown", message, fatal=False)
         done.append(checkpoint)
     return done
 
@@ -168,18 +169,18 @@ def settled(verified: Sequence[Checkpoint]) -> list[Checkpoint]:
 
 
 def _asked_once(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """With the question for D of those that will be measured, at the first that it concerns; asked anew each time."""
     asked: dict[tuple[str, str], list[int]] = defaultdict(list)
-    settled = list(checkpoints)
+    settled = []
     for index, checkpoint in enumerate(checkpoints):
-        problems = tuple(problem for problem in checkpoint.problems if problem.code != "tokens_unknown")
-        if problems != checkpoint.problems:
+        if checkpoint.tokens is None and not checkpoint.fatal:
             asked[checkpoint.run, checkpoint.tokens_note].append(index)
-            settled[index] = replace(checkpoint, problems=problems)
+        others = tuple(problem for problem in checkpoint.problems if problem.code != "tokens_unknown")
+        settled.append(replace(checkpoint, problems=others))
     for (_, note), places in asked.items():
         whose = f"{len(places)} checkpoints of this run, which are" if len(places) > 1 else "this checkpoint, which is"
-        problem = Problem("tokens_unknown", f"D is not known for {whose} measured but not fitted: {note}")
-        first = settled[places[0]]
-        settled[places[0]] = replace(first, problems=(*first.problems, problem))
+        message = f"D is not known for {whose} measured but not fitted: {note}"
+        settled[places[0]] = settled[places[0]].with_problem("tokens_unknown", message)
     return settled
 
 
@@ -231,7 +232,7 @@ def warnings(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """A line for every doubt about a checkpoint's place on the axis of tokens."""
     return [
         f"{checkpoint.name}: {problem.message}"
-        for checkpoint in checkpoints
+        for checkpoint in _asked_once(checkpoints)
         for problem in checkpoint.problems
         if problem.code in _ABOUT_TOKENS
     ]
@@ -240,7 +241,7 @@ def warnings(checkpoints: Sequence[Checkpoint]) -> list[str]:
 def error_for(checkpoint: Checkpoint, problem: Problem) -> errors.PtqEvalError:
     """The error, with its exit code, for a checkpoint's problem: returned, not raised."""
     cls, remedy = _ERRORS.get(problem.code, (errors.PtqEvalError, ""))
-    return cls(f"{checkpoint.name}: {problem.message}", remedy="" if "remedy:" in problem.message else remedy)
+    return cls(f"{checkpoint.name}: {problem.message}", remedy=problem.remedy or remedy)
 
 
 def inspection_rows(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
@@ -263,7 +264,7 @@ def inspection_rows(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
             "stage": checkpoint.stage,
             "weights_sha": checkpoint.weights_sha[:12],
             "problems": "; ".join(
-                f"{'!' if problem.fatal else ''}{problem.code}: {problem.message}" for problem in checkpoint.problems
+                f"{'!' if problem.fatal else ''}{problem.code}: {problem}" for problem in checkpoint.problems
             ),
             "fatal": any(problem.fatal for problem in checkpoint.problems),
         }

@@ -6,8 +6,8 @@ Trainer's `total_flos` is the sum of 6 · (tokens of a batch) · N_hf, N_hf bein
 The real global batch is not stored, and `step × train_batch_size` would be wrong under accumulation or
 several processes, so it is not tried.
 
-`num_input_tokens_seen` may start again at 0 when training is resumed: a counter that restarts at step r holds, at step
-s, the tokens of s − r steps.  That shows between two checkpoints of a run (`with_whole_counts`): the counter falls, or
+Both counters may start again at 0 when training is resumed: one that restarts at step r holds, at step s, the tokens of
+s − r steps.  That shows between two checkpoints of a run (`with_whole_counts`): the counter falls, or
 it grows by fewer tokens per step than before, and the missing ones are just those of a restart in between.  What was
 counted before is then added, with a warning.  A counter whose steady growth points back to a step other than 0 has
 started late; a batch that grew early on looks the same, so that is only warned of.  Restarts that lose less than 3 % of
@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.errors import PtqEvalError
+from ptq_eval import units
+from ptq_eval.errors import PtqEvalError, TrajectoryFileError
 from ptq_eval.models.parameters import count_parameters
 from ptq_eval.records import Checkpoint, Source
 
@@ -45,12 +45,14 @@ def with_trainer_state(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         return checkpoint
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        if wrong := _not_a_state(state):
-            return checkpoint.with_problem("unreadable_state", f"{path.name} cannot be read: {wrong}")
-        step = operator.index(state["global_step"])
-        counts = {name: operator.index(state.get(name) or 0) for name in ("num_input_tokens_seen", "max_steps")}
-        counts["total_flos"] = round(state.get("total_flos") or 0)
+        if not isinstance(state, dict) or "global_step" not in state:
+            what = "it has no global_step" if isinstance(state, dict) else "it is not a JSON object"
+            return checkpoint.with_problem("unreadable_state", f"{path.name} cannot be read: {what}")
+        counts = {name: _count(name, state.get(name) or 0) for name in _COUNTS}
+        step = counts["global_step"]
         rates = {at: rate for at, rate in map(_rate, state.get("log_history") or ()) if at <= step}
+    except TrajectoryFileError as error:
+        return checkpoint.with_problem("unreadable_state", f"{path.name} cannot be read: {error.what}, got {error.got}")
     except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         return checkpoint.with_problem("unreadable_state", f"{path.name} cannot be read: {error!r}")
     if checkpoint.step is not None and checkpoint.step != step:
@@ -59,9 +61,10 @@ def with_trainer_state(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
             f"the folder says step {checkpoint.step}, {path.name} says {step}",
             fatal=True,
         )
-    tokens, source, note = _tokens(counts, step, folder)
-    if tokens is not None and (source == "explicit" or checkpoint.tokens is None):
-        checkpoint = replace(checkpoint, tokens=tokens, tokens_source=source, tokens_note=note)
+    tokens, counter, note = _tokens(counts, step, folder)
+    if tokens is not None and (counter == SEEN or checkpoint.tokens is None):
+        source: Source = "explicit" if counter == SEEN else "derived"
+        checkpoint = replace(checkpoint, tokens=tokens, tokens_source=source, tokens_note=note, tokens_counter=counter)
     last = step > 0 and step == counts["max_steps"]
     return replace(
         checkpoint,
@@ -71,15 +74,17 @@ def with_trainer_state(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     )
 
 
-def _not_a_state(state: Any) -> str:
-    """What a trainer's state has in place of an object with numbers; "" where nothing is wrong."""
-    if not isinstance(state, dict):
-        return "it is not a JSON object"
-    if "global_step" not in state:
-        return "it has no global_step"
-    counts = ("global_step", "num_input_tokens_seen", "max_steps", "total_flos")
-    wrong = [name for name in counts if not isinstance(state.get(name) or 0, (int, float))]
-    return f"{wrong[0]} is not a number: {state[wrong[0]]!r}" if wrong else ""
+_COUNTS = ("global_step", "num_input_tokens_seen", "max_steps", "total_flos")
+
+
+def _count(name: str, value: Any) -> int:
+    """A whole number, also where another tool wrote it as 200704.0 or "200704"; FLOPs are rounded.
+
+    Raises TrajectoryFileError.
+    """
+    if name == "total_flos":
+        return round(units.read_number(value, name=name, error=TrajectoryFileError))
+    return units.read(value, name=name, error=TrajectoryFileError)
 
 
 def _rate(entry: Any) -> tuple[float, float]:
@@ -111,19 +116,23 @@ def _written_phase(state: dict[str, Any]) -> str:
     return written if written in PHASES else ""
 
 
-def _tokens(counts: dict[str, int], step: int, folder: Path) -> tuple[int | None, Source, str]:
-    seen, flos = counts["num_input_tokens_seen"], counts["total_flos"]
-    if seen > 0:
-        return seen, "explicit", "num_input_tokens_seen of trainer_state.json"
+SEEN, FLOS = "num_input_tokens_seen", "total_flos"
+"""The two counters from which D is read."""
+
+
+def _tokens(counts: dict[str, int], step: int, folder: Path) -> tuple[int | None, str, str]:
+    """(D, the counter it comes from, a note); no D where nothing says it."""
+    if counts[SEEN] > 0:
+        return counts[SEEN], SEEN, f"{SEEN} of trainer_state.json"
     if step == 0:
-        return 0, "derived", "before the first step"
-    if flos > 0:
+        return 0, "", "before the first step"
+    if counts[FLOS] > 0:
         try:
             n_hf = count_parameters(folder).hf_non_embedding
         except PtqEvalError:
-            return None, "unknown", ""
-        return round(flos / (6 * n_hf)), "derived", f"total_flos / (6 · N_hf), N_hf = {n_hf:,}"
-    return None, "unknown", ""
+            return None, "", ""
+        return round(counts[FLOS] / (6 * n_hf)), FLOS, f"{FLOS} / (6 · N_hf), N_hf = {n_hf:,}"
+    return None, "", ""
 
 
 COUNTER_RESTART = "counter_restart"
@@ -147,11 +156,18 @@ class _Reading:
 
 
 def with_whole_counts(run: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """The checkpoints of one run, in order of step, with D completed where the counter started again."""
-    counted = [c for c in run if c.tokens_source == "explicit" and c.tokens is not None and c.step]
+    """The checkpoints of one run, in order of step, with D completed where its counter started again."""
+    changed = {}
+    for counter in (SEEN, FLOS):
+        changed |= _with_whole(counter, [c for c in run if c.tokens_counter == counter and c.step])
+    return [changed.get(checkpoint.location, checkpoint) for checkpoint in run]
+
+
+def _with_whole(counter: str, counted: Sequence[Checkpoint]) -> dict[str, Checkpoint]:
+    """By location, those of the checkpoints read off one counter that change."""
     readings = [_Reading(c.step or 0, c.tokens or 0) for c in counted]
     if any(later.step <= earlier.step for earlier, later in pairwise(readings)):
-        return list(run)
+        return {}
     restarts = _restarts(readings)
     changed = {}
     for index, checkpoint in enumerate(counted):
@@ -161,10 +177,10 @@ def with_whole_counts(run: Sequence[Checkpoint]) -> list[Checkpoint]:
     if not restarts and (start := _late_start(readings)):
         changed[counted[0].location] = counted[0].with_problem(
             COUNTER_RESTART,
-            f"num_input_tokens_seen grows steadily, but from step {start:,} on: if training was resumed there, D lacks "
-            f"the tokens before it; {CORRECTION.replace('if that is wrong', 'then')}",
+            f"{counter} grows steadily, but from step {start:,} on: if training was resumed there, D lacks the tokens "
+            f"before it; {CORRECTION.replace('if that is wrong', 'then')}",
         )
-    return [changed.get(checkpoint.location, checkpoint) for checkpoint in run]
+    return changed
 
 
 def _restarts(readings: Sequence[_Reading]) -> dict[int, _Reading]:
@@ -207,10 +223,12 @@ def _late_start(readings: Sequence[_Reading]) -> int | None:
 
 def _completed(checkpoint: Checkpoint, restart: _Reading, noticed: bool) -> Checkpoint:
     tokens = checkpoint.tokens or 0
-    note = f"num_input_tokens_seen + {restart.tokens:,} counted before it started again at step {restart.step:,}"
+    counter = checkpoint.tokens_counter
+    unit = "" if counter == SEEN else " / (6 · N_hf)"
+    note = f"{counter}{unit} + {restart.tokens:,} counted before it started again at step {restart.step:,}"
     if noticed:
         message = (
-            f"num_input_tokens_seen is {tokens:,} here and seems to have started again at step {restart.step:,}, when "
+            f"{counter}{unit} is {tokens:,} here and seems to have started again at step {restart.step:,}, when "
             f"training was resumed; the {restart.tokens:,} tokens before are added, here and later; {CORRECTION}"
         )
         checkpoint = checkpoint.with_problem(COUNTER_RESTART, message)

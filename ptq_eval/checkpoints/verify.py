@@ -25,7 +25,7 @@ from ptq_eval.checkpoints.problems import cross_checked, noted, settled
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import Blueprint, blueprint
 from ptq_eval.models.configuration import quiet_transformers, read_config
-from ptq_eval.models.loading import same_tokenizer, tokenizer_folder, tokenizer_sha
+from ptq_eval.models.loading import same_tokenizer, tokenizer_fault, tokenizer_folder, tokenizer_sha
 from ptq_eval.models.parameters import with_counts
 from ptq_eval.models.weight_files import (
     Recipe,
@@ -53,7 +53,7 @@ def verify(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Checkp
 
     Problem codes: unreadable, missing_shard, unsafe_pickle, remote_code, nan_or_inf, not_loaded, config_missing,
     unsupported_model, not_a_model, already_quantized (all fatal), dequantized, surplus_weights, unused_files,
-    missing_tokenizer.  Remote code is run only when trusted.
+    missing_tokenizer, unreadable_tokenizer.  Remote code is run only when trusted.
     """
     return _examined(checkpoint, trust_remote_code)[0]
 
@@ -92,45 +92,50 @@ def _examined(checkpoint: Checkpoint, trust: bool) -> tuple[Checkpoint, Sketch |
     """The checkpoint with what is wrong with it alone, and the sketch of its weights if they can be read."""
     try:
         folder = local_path(checkpoint)
-        if error := placeholder(folder):
-            raise error
+        for place in {folder, tokenizer_folder(folder) or folder}:
+            if error := placeholder(place):
+                raise error
         weights = find_weights(folder) if folder.is_dir() else WeightFiles((), (folder.name,))
         if error := placeholder(folder, weights.files):
             raise error
     except (PtqEvalError, OSError) as error:
-        return noted(checkpoint, "unreadable", str(error)), None
+        return noted(checkpoint, "unreadable", error if isinstance(error, PtqEvalError) else str(error)), None
     if not weights.files and not weights.missing and (other := foreign(folder)):
-        return noted(checkpoint, "not_a_model", str(other)), None
+        return noted(checkpoint, "not_a_model", other), None
     checkpoint, found = _with_config(checkpoint, folder, trust)
     if found is not None and not found.dequantized:
         return checkpoint, None
     checkpoint, report = _with_weights(checkpoint, folder, weights)
     if report is not None:
         checkpoint = _with_fit(checkpoint, folder, weights, report, found, trust)
+    return _with_tokenizer(checkpoint, folder, trust), report.sketch if report is not None else None
+
+
+def _with_tokenizer(checkpoint: Checkpoint, folder: Path, trust: bool) -> Checkpoint:
+    """With the hash of its tokenizer, unless that cannot be loaded: such a one is not compared with the others."""
     where = tokenizer_folder(folder)
     if where is None:
-        checkpoint = noted(checkpoint, "missing_tokenizer", "no tokenizer in the folder or beside it", fatal=False)
-    else:
-        checkpoint = replace(checkpoint, tokenizer_sha=tokenizer_sha(where))
-    return checkpoint, report.sketch if report is not None else None
+        return noted(checkpoint, "missing_tokenizer", "no tokenizer in the folder or beside it", fatal=False)
+    if error := tokenizer_fault(where, trust):
+        # Not fatal: a text of token ids needs no tokenizer, and with another text the plan excludes the checkpoint.
+        message = f"the tokenizer cannot be loaded, and a text needs one: {error.got}"
+        return noted(checkpoint, "unreadable_tokenizer", message, fatal=False, remedy=error.remedy)
+    return replace(checkpoint, tokenizer_sha=tokenizer_sha(where))
 
 
 def _with_config(checkpoint: Checkpoint, folder: Path, trust: bool) -> tuple[Checkpoint, Recipe | None]:
     try:
         found = recipe(read_config(folder))
         if found is not None and not found.dequantized:
-            message = (
-                f"quantized already ({found}) | remedy: measure the original; where these weights are the original, "
-                f"remove {found.key} from config.json"
-            )
-            return noted(checkpoint, "already_quantized", message), found
+            remedy = f"measure the original; where these weights are the original, remove {found.key} from config.json"
+            return noted(checkpoint, "already_quantized", f"quantized already ({found})", remedy=remedy), found
         checkpoint = with_counts(checkpoint, folder, trust)
     except UnsafeCheckpointError as error:
-        return noted(checkpoint, "remote_code", str(error)), None
+        return noted(checkpoint, "remote_code", error), None
     except UnsupportedModelError as error:
-        return noted(checkpoint, "unsupported_model", str(error)), None
+        return noted(checkpoint, "unsupported_model", error), None
     except PtqEvalError as error:
-        return noted(checkpoint, "config_missing", str(error)), None
+        return noted(checkpoint, "config_missing", error), None
     return checkpoint, found
 
 
@@ -145,9 +150,9 @@ def _with_weights(checkpoint: Checkpoint, folder: Path, weights: WeightFiles) ->
     try:
         report = read_weights(weights.files)
     except UnsafeCheckpointError as error:
-        return noted(checkpoint, "unsafe_pickle", str(error)), None
+        return noted(checkpoint, "unsafe_pickle", error), None
     except (PtqEvalError, OSError) as error:
-        return noted(checkpoint, "unreadable", str(error)), None
+        return noted(checkpoint, "unreadable", error if isinstance(error, PtqEvalError) else str(error)), None
     if unused := weights.unused(folder):
         message = f"{_some(path.name for path in weights.files)} measured; beside it, and not used: {_some(unused)}"
         checkpoint = noted(checkpoint, "unused_files", message, fatal=False)

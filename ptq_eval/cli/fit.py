@@ -69,14 +69,20 @@ def fit(out: str | None, **options: Any) -> None:
 
 def _compare(out: str | None, data: str | None, target: str | None, config: FitConfig) -> None:
     import ptq_eval
+    from ptq_eval.report import renew_page
     from ptq_eval.report.comparison import page as comparison
+    from ptq_eval.results.load import load
 
     options = {**config.given(), "law": ""}
     laws = options.pop("laws") or config.law
     with Bar() as bar:
         found = ptq_eval.compare(data or str(out), laws, progress=bar, **options)
+    folder = _target(out, data, target)
+    written = comparison.write(folder, found)
+    if found["records"] and out is not None and folder == Path(out):
+        written += renew_page(load(out))
     console().print(comparison.Rendered(found))
-    _say(comparison.write(_target(out, data, target), found), _target(out, data, target))
+    _say(written, folder)
 
 
 def _fit_table(data: str, target: str | None, config: FitConfig) -> None:

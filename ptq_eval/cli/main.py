@@ -29,6 +29,7 @@ from ptq_eval.errors import MeasurementFailedError, PtqEvalError
 
 if TYPE_CHECKING:
     from ptq_eval import RunResult
+    from ptq_eval.records import BitsAxis
 
 INTERRUPTED = 130
 RUN_EXAMPLES = """\b
@@ -157,19 +158,23 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
 
 @cli.command(short_help="Write tables, figures and page again from stored measurements.")
 @click.argument("out")
+@cli_options.options_of(RunConfig, "bits_axis", bits_axis=None)
 @cli_options.fit_options
-def report(out: str, seed: int, bootstrap: int) -> None:
+def report(out: str, bits_axis: BitsAxis | None, seed: int, bootstrap: int) -> None:
     """Write tables, figures and the report page again from the records in OUT.
 
+    The axis of bits is by default that of the run.
+
     \b
-    Example:
+    Examples:
       ptq-eval report out
+      ptq-eval report out --bits-axis effective
     """
     import ptq_eval
     from ptq_eval.report import render
 
     with Bar() as bar:
-        result = ptq_eval.load(out, seed=seed, bootstrap=bootstrap, progress=bar)
+        result = ptq_eval.load(out, bits_axis=bits_axis, seed=seed, bootstrap=bootstrap, progress=bar)
         written = ptq_eval.save_report(out, result)
     console().print(render(result.table, result.fit, result.run, result.points))
     click.echo(f"Written: {len(written)} files below {out}")
@@ -194,6 +199,29 @@ def quantizers() -> None:
         for option, text in cls.option_help().items() or {"": ""}.items():
             table.add_row(*head, option, str(defaults.get(option, "")), text)
             head = ("", "", "")
+    console().print(table)
+
+
+@cli.command(short_help="List the number formats with their bits, error and source.")
+def formats() -> None:
+    """List the number formats that --formats takes, with the quantizers that are defined for each.
+
+    Effective bits are all stored bits per weight of a layer of 4,096 by 4,096, scales included.  The error is the mean
+    squared one on standard Gaussian numbers, the ideal bits those of a code that reaches it at the limit of information
+    theory.
+
+    \b
+    Example:
+      ptq-eval run runs/my-model -o out --bits 4 --formats nvfp4,mxfp4,nf4
+    """
+    from rich.table import Table
+
+    from ptq_eval.measure.schemes import listing
+
+    rows = listing()
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*row.values())
     console().print(table)
 
 

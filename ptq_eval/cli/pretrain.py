@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -9,16 +10,21 @@ import click
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar
 from ptq_eval.errors import OptionError
+from ptq_eval.options import COUNT, Options, option
 from ptq_eval.pretrain import PretrainConfig
+
+
+@dataclass(frozen=True)
+class _Process(Options):
+    threads: int | None = option(None, "CPU threads.", COUNT, low=1, unset="torch's own choice")
+
 
 _options = cli_options.together(
     cli_options.options_of(PretrainConfig),
     click.option("--text", default="stdlib:train", show_default=True, metavar="TEXT", help="Text to train on."),
     cli_options.device_option,
     click.option("--compile/--no-compile", "compiled", default=None, help="Use torch.compile.  [default: on CUDA]"),
-    click.option(
-        "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.  [default: torch's own choice]"
-    ),
+    cli_options.options_of(_Process),
 )
 
 

@@ -2,9 +2,9 @@
 
 Threads.  torch's operations end in a barrier at which libgomp's threads spin for milliseconds.  On a quiet machine the
 next operation begins before that; on a busy one the thread that is waited for has lost its core to the spinning one.
-Beside three busy processes on two cores a run took 134 s so, and 61 s when waiting threads slept at once, which
+Beside three busy processes on two cores a run took 134 s that way, and 61 s when waiting threads slept at once, which
 costs 11 % on a quiet machine.  A short spin costs nothing there and gives the core back soon.  `benchmarks/busy.py`
-measures it.  Whoever has set either variable keeps that.
+measures it.  A variable that the user has set is kept.
 
 Memory.  See `ptq_eval.measure.memory.keep_freed_memory`.
 """
@@ -20,7 +20,7 @@ OPENMP = {"GOMP_SPINCOUNT": "3000"}
 
 
 def prepare_process() -> None:
-    """Set the waiting of threads and the allocator of this process; to be called before torch is imported."""
+    """Set how threads wait and how memory is freed in this process; call it before torch is imported."""
     if "OMP_WAIT_POLICY" not in os.environ:
         for name, value in OPENMP.items():
             os.environ.setdefault(name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,14 @@ from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, console
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import NothingToFitError
+from ptq_eval.study_config import SensitivityConfig
 
 
 @click.command(short_help="Damage per layer: predicted from noise and curvature, and measured.")
 @click.argument("folders", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, metavar="OUT", help="Output folder; may be one of `ptq-eval run`.")
 @cli_options.options_of(RunConfig, *cli_options.GRID, *cli_options.TEXTS, quantizers=("rtn",))
-@click.option(
-    "--steps",
-    default="all",
-    show_default=True,
-    metavar="STEP,…|first,last|all",
-    help="Checkpoints of each run.",
-)
-@click.option("--draws", default=2, show_default=True, metavar="N", help="Labels drawn per calibration window.")
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N", help="Seed of those labels."
-)
+@cli_options.options_of(SensitivityConfig)
 @cli_options.device_option
 @cli_options.trajectory_options
 @cli_options.trust_option
@@ -50,7 +42,7 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
     corrections = Overrides.take(settings)
     with Bar() as bar:
         record, problems = study(folders, out, overrides=corrections, progress=bar, **settings)
-        page = _page(Path(out), bar)
+    page = _page(Path(out))
     console().print(render(record))
     click.echo(f"Written to {out}: sensitivity.json, sensitivity.csv, sensitivity.md, figures/{page}")
     for problem in problems[1:]:
@@ -59,17 +51,11 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
         raise problems[0]
 
 
-def _page(out: Path, bar: Bar) -> str:
-    """Write the report of an output folder again, as it was fitted; what to add to the list of files."""
-    import ptq_eval
-    from ptq_eval.results.store import Store
+def _page(out: Path) -> str:
+    """Write the report of an output folder of `run` again; what to add to the list of files."""
+    from ptq_eval.report import renew_page
+    from ptq_eval.results.load import load
 
-    run = Store(out).read_run()
-    if run is None:
-        return ""
-    kept = {name: run["options"][name] for name in ("seed", "bootstrap") if name in run.get("options", {})}
-    try:
-        ptq_eval.save_report(out, ptq_eval.load(out, progress=bar, **kept))
-    except NothingToFitError:  # nothing measured yet: the report that is written later includes this
-        return ""
-    return ", report.md"
+    with suppress(NothingToFitError):  # OUT is of this study alone, or nothing is measured there yet
+        return "".join(f", {path.name}" for path in renew_page(load(out)))
+    return ""

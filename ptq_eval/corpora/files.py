@@ -1,8 +1,8 @@
-"""Local files of texts: which file a spec names, its content decompressed, and the documents in its records.
+"""Local files of texts: which file a spec names, and its content decompressed.
 
 How a file is compressed is recognised by its first bytes, not by its name, so a renamed download and a `.gz` that
-the browser has already decompressed are both read.  zstd goes through pyarrow, which `datasets` requires; the
-others are in the standard library.  In a file of records the text is under one field of every row.
+the browser has already decompressed are both read.  zstd and lz4 go through pyarrow, which `datasets` requires; the
+others are in the standard library.  Formats that hold no plain text are recognised in the same way and refused by name.
 """
 
 from __future__ import annotations
@@ -12,30 +12,54 @@ import gzip
 import io
 import lzma
 import os
-from collections.abc import Callable, Iterable, Iterator
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
 from ptq_eval.errors import TextSourceError
 
-COMPRESSIONS = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd")
+COMPRESSIONS = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd", ".lz4", ".zip")
 """Endings of compressed files, after the ending of what they hold."""
 
+_LZ4 = b"\x04\x22\x4d\x18"
 _SKIPPABLE = tuple(bytes([byte]) for byte in range(0x50, 0x60))
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
-DEFAULT_FIELD = "text"
-PATIENCE = 1000
-"""Rows without the field after which the rest of the file is not searched for it."""
+_EXTRACT = "extract its text, for example as .txt or .jsonl"
+_UNPACK = "unpack it, and name one file of text"
+_DECOMPRESS = "decompress it, or compress it with gzip, bzip2, xz, zstd or lz4"
+_NO_TEXT = (
+    (0, b"%PDF-", "a PDF document", _EXTRACT),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a Microsoft Office document", _EXTRACT),
+    (0, b"{\\rtf", "a document in rich text format", _EXTRACT),
+    (257, b"ustar", "a tar archive", _UNPACK),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
+    (0, b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
+    (0, b"\x1f\x9d", "compressed with compress (.Z)", _DECOMPRESS),
+    (0, b"LZIP", "compressed with lzip", _DECOMPRESS),
+    (0, b"\x02\x21\x4c\x18", "compressed in lz4's legacy format", _DECOMPRESS),
+    (0, b"\xff\x06\x00\x00sNaPpY", "compressed with Snappy", _DECOMPRESS),
+    (0, b"\x89LZO", "compressed with lzop", _DECOMPRESS),
+    (0, b"\x5d\x00\x00", "compressed with lzma alone (.lzma)", _DECOMPRESS),
+    (0, b"\x93NUMPY", "a NumPy array", "rename it to .npy if it holds token ids"),
+    (0, b"MMIDIDX", "a Megatron index", "name the .bin file beside it"),
+    (0, b"FEA1", "Feather, version 1", "save it as Parquet, Arrow or .jsonl"),
+    (0, b"ORC", "a table in ORC", "save it as Parquet, Arrow or .jsonl"),
+    (0, b"Obj\x01", "a table in Avro", "save it as Parquet, Arrow or .jsonl"),
+    (0, b"PARE", "encrypted Parquet", "save it without encryption"),
+    (0, b"SQLite format 3\x00", "an SQLite database", "save its column of text as .jsonl or .parquet"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file", "save its texts as .jsonl, or its token ids as .npy"),
+    (0, b"GGUF", "a model in GGUF", "name a text"),
+    (0, b"\x89PNG\r\n", "an image", "name a text"),
+    (0, b"\xff\xd8\xff", "an image", "name a text"),
+    (0, b"\x7fELF", "a program", "name a text"),
+    (0, b"\x80\x04\x95", "a Python pickle", "save its texts as .jsonl, or its token ids as .npy"),
+)
+"""(position, bytes there, what such a file is, what to do instead)."""
 
-_KINDS = {
-    list: "a list",
-    dict: "an object",
-    int: "a number",
-    float: "a number",
-    bool: "true or false",
-    bytes: "bytes that are not UTF-8",
-}
+_CONTROLS = bytes({*range(32), 127} - {*b"\t\n\v\f\r\x1b"})
 
 
 def split_spec(spec: str, known: Callable[[str], bool]) -> tuple[str, str]:
@@ -56,6 +80,11 @@ def uncompressed_name(name: str) -> str:
     """`name` in lower case, without the ending of a compression."""
     stem, ending = os.path.splitext(name.lower())
     return stem if ending in COMPRESSIONS else name.lower()
+
+
+def content_name(path: Path) -> str:
+    """The name of what the file holds, in lower case: that of the one file in a zip archive, else its own."""
+    return zip_member(path).lower() if first_bytes(path).startswith(_ZIP) else uncompressed_name(path.name)
 
 
 def require_file(path: Path) -> None:
@@ -79,122 +108,87 @@ def first_bytes(path: Path, count: int = 64) -> bytes:
 def open_bytes(path: Path) -> IO[bytes]:
     """The file's content, decompressed where it is compressed.
 
-    Reading raises OSError, EOFError, zlib.error or lzma.LZMAError where the compressed data are damaged.
+    Reading raises OSError, EOFError, zlib.error, lzma.LZMAError or zipfile.BadZipFile where the compressed data are
+    damaged.  Raises TextSourceError for a zip archive of more than one file.
     """
-    start = first_bytes(path)
-    if start.startswith(b"\x1f\x8b"):
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    if start.startswith(b"BZh") and start[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
-        return cast("IO[bytes]", bz2.open(path, "rb"))
-    if start.startswith(b"\xfd7zXZ\x00"):
-        return cast("IO[bytes]", lzma.open(path, "rb"))
-    # A zstd file may begin with a skippable frame, as pzstd writes them.
-    if start.startswith(b"\x28\xb5\x2f\xfd") or (start[:1] in _SKIPPABLE and start[1:4] == b"\x2a\x4d\x18"):
+    kind = compression(first_bytes(path))
+    if kind == "zip":
+        return zipfile.ZipFile(path).open(zip_member(path))
+    if kind in ("zstd", "lz4"):
         import pyarrow
 
-        stream: Any = pyarrow.input_stream(str(path), compression="zstd")
+        stream: Any = pyarrow.input_stream(str(path), compression=kind)
         return io.BufferedReader(stream)
-    return path.open("rb")
+    openers: dict[str, Callable[..., Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+    return cast("IO[bytes]", openers[kind](path, "rb")) if kind else path.open("rb")
 
 
-class Documents:
-    """An iterable of the texts under `field` in `rows`, pairs of a place to name in errors and a row.
+def compression(start: bytes) -> str:
+    """How a file that begins with `start` is compressed: gzip, bzip2, xz, zstd, lz4, zip; empty where it is not."""
+    if start.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if start.startswith(b"BZh") and start[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
+        return "bzip2"
+    if start.startswith(b"\xfd7zXZ\x00"):
+        return "xz"
+    # A zstd file may begin with a skippable frame, as pzstd writes them.
+    if start.startswith(b"\x28\xb5\x2f\xfd") or (start[:1] in _SKIPPABLE and start[1:4] == b"\x2a\x4d\x18"):
+        return "zstd"
+    if start.startswith(_LZ4):
+        return "lz4"
+    return "zip" if start.startswith(_ZIP) else ""
 
-    `a.b` is field `b` of field `a`, unless there is a field with a dot in its name; a list stands for its elements.
-    A row that lacks the field, or has null there, is skipped and counted.  Iterating raises TextSourceError for any
-    other value that is not text, and where no row has the field.
-    """
 
-    def __init__(self, path: Path, field: str, rows: Iterable[tuple[str, Any]]) -> None:
-        self.path, self.field = path, field
-        self._rows = rows
-        self._seen = self._skipped = 0
-
-    def __iter__(self) -> Iterator[str]:
-        first: Any = None
-        for place, row in self._rows:
-            self._seen += 1
-            # A row that is a string is a document by itself.
-            values = [row] if isinstance(row, str) and not self.field else find(row, self.field or DEFAULT_FIELD)
-            texts = [self._text(value, place, row) for value in values if value is not None]
-            yield from texts
-            self._skipped += not texts
-            first = first if field_names(first) else row
-            if self._skipped == self._seen == PATIENCE:
-                break
-        if self._seen and self._skipped == self._seen:
-            raise missing_field(self.path, self.field or DEFAULT_FIELD, first)
-
-    def notes(self) -> tuple[str, ...]:
-        """What to say about the rows read so far: how many had no text."""
-        if not self._skipped:
-            return ()
-        field = self.field or DEFAULT_FIELD
-        return (
-            f"{self._skipped} of the {self._seen} rows read from {self.path.name} have no {field!r} and are skipped",
-        )
-
-    def _text(self, value: Any, place: str, row: Any) -> str:
-        try:
-            text = value.decode() if isinstance(value, bytes) else value  # Parquet's older writers mark no strings
-        except UnicodeDecodeError:
-            text = None
-        if isinstance(text, str):
-            return text
-        field, kind = self.field or DEFAULT_FIELD, _KINDS.get(type(value), type(value).__name__)
-        fine = self._seen - self._skipped - 1
-        remedy = (
-            f"correct or remove this row: the {fine} before it hold text" if fine > 0 else _name_another(self.path, row)
-        )
+def zip_member(path: Path) -> str:
+    """The name of the only file in a zip archive.  Raises TextSourceError."""
+    with zipfile.ZipFile(path) as archive:
+        # macOS adds a folder of its own to archives.
+        files = [item for item in archive.infolist() if not item.is_dir() and not item.filename.startswith("__MACOSX/")]
+    if len(files) != 1:
+        names = ", ".join(item.filename for item in files[:3]) + (", …" if len(files) > 3 else "")
         raise TextSourceError(
-            f"{place} of {self.path} holds no text under {field!r}",
-            got=kind,
-            allowed=f"text, or null in a row to skip; fields present: {', '.join(field_names(row)[:20]) or 'none'}",
-            remedy=remedy,
+            f"a zip archive of {len(files)} files is not one text",
+            got=f"{path} with {names}" if files else path,
+            allowed="a zip archive of one text file",
+            remedy="unpack it, and name one file of text",
         )
+    if files[0].flag_bits & 1:
+        raise TextSourceError("the zip archive needs a password", got=path, remedy="unpack it, and name the file in it")
+    return files[0].filename
 
 
-def find(row: Any, field: str) -> list[Any]:
-    """All values under the dotted `field` of `row`; empty where it has none."""
-    if isinstance(row, list):
-        return [value for element in row for value in find(element, field)]
-    if not isinstance(row, dict):
-        return []
-    parts = field.split(".")
-    for length in range(len(parts), 0, -1):
-        head, rest = ".".join(parts[:length]), ".".join(parts[length:])
-        if head in row:
-            return find(row[head], rest) if rest else [row[head]]
-    return []
+def require_text(path: Path, start: bytes) -> None:
+    """TextSourceError, with advice, where the content of `path` begins with `start` and that is no text's beginning.
+
+    A zero byte among the first 8,000 marks a binary file, as it does for git.
+    """
+    for position, magic, what, remedy in _NO_TEXT:
+        # ORC and PARE begin words as well: of letters alone, only those before binary content count.
+        if start[position:].startswith(magic) and (not magic.isalnum() or _controls(start)):
+            raise TextSourceError(f"the file is {what}, which is not read", got=path, remedy=remedy)
+    if compression(start):
+        raise TextSourceError("the file is compressed twice", got=path, remedy="decompress it once")
+    if b"\0" in start[:8000]:
+        raise not_text(path, f"zero bytes in {path}", start)
 
 
-def field_names(row: Any, prefix: str = "", *, texts: bool = False) -> list[str]:
-    """The dotted names of the fields of `row`, in its order: all of them, or those that hold strings (`texts`)."""
-    if isinstance(row, list):
-        return field_names(row[0], prefix, texts=texts) if row else []
-    if not isinstance(row, dict):
-        return []
-    names = []
-    for name, value in row.items():
-        own = [f"{prefix}{name}"] if isinstance(value, str) or not texts else []
-        names += [*own, *field_names(value, f"{prefix}{name}.", texts=texts)]
-    return names
-
-
-def missing_field(path: Path, field: str, row: Any) -> TextSourceError:
-    """The error for a file whose `field` is absent or holds no text; `row` is one that shows its other fields."""
-    names = field_names(row)
-    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+def not_text(path: Path, got: str, start: bytes) -> TextSourceError:
+    """The error for a file without a byte-order mark that is not UTF-8; the advice depends on how it begins."""
+    pairs = len(start) // 2
+    for order, high in (("LE", start[1::2]), ("BE", start[::2])):
+        if pairs and high.count(0) > 0.9 * pairs and start.count(0) < 1.1 * pairs:
+            what, remedy = "the file is UTF-16 without a byte-order mark", f"iconv -f UTF-16{order} -t UTF-8"
+            return TextSourceError(what, got=got, remedy=f"convert it: {remedy} {path.name}")
+    if _controls(start) > len(start) // 100:
+        remedy = "save its text as UTF-8 in a .txt or .jsonl file, or its token ids as .npy"
+        return TextSourceError("the file is binary, not text", got=got, remedy=remedy)
     return TextSourceError(
-        f"there is no text under {field!r}",
-        got=path,
-        allowed=f"fields present: {shown or 'none'}",
-        remedy=_name_another(path, row),
+        "the file is not UTF-8 text and has no byte-order mark",
+        got=got,
+        remedy=f"convert it, for example with iconv -f LATIN1 -t UTF-8 {path.name}",
     )
 
 
-def _name_another(path: Path, row: Any) -> str:
-    names = [f"{path}#{name}" for name in field_names(row, texts=True)]
-    if not names:
-        return "write one object a row, with its text as a string under 'text': no field here holds strings"
-    return f"name a field that holds strings: {' or '.join(names[:3])}"
+def _controls(start: bytes) -> int:
+    """Bytes that do not occur in text, whatever its 8-bit encoding."""
+    return len(start) - len(start.translate(None, _CONTROLS))

@@ -1,15 +1,16 @@
-"""Text files: plain text, JSON, JSON Lines and Parquet tables.
+"""Text files: plain text, JSON, JSON Lines, and tables in Parquet or Arrow.
 
 FILE.txt            the whole file: UTF-8, or UTF-16 or UTF-32 with a byte-order mark (which is dropped).
                     Line ends are kept.  Also .raw, .text, .md and any other file that is text.
 FILE.jsonl#FIELD    one JSON object a line; also .json, which may be an array of objects.  FIELD is `text` by
                     default, `a.b` is field `b` of field `a`, of every element where `a` is a list.
-FILE.parquet#COLUMN one document a row, the column `text` by default; `a.b` as above.
+FILE.parquet#COLUMN one document a row, the column `text` by default; `a.b` as above.  Also .arrow, as `datasets` saves
+                    its tables, and .feather.
 
-Each may be compressed with gzip, bzip2, xz or zstd.  The name decides the kind, the content the compression; a file
-with another name is recognised by its content.  Documents are joined by a blank line; rows without text are skipped
-and counted in a note.  A folder is not accepted: which of its files are text, and in which order, would be a guess
-that changes the numbers.
+Each may be compressed with gzip, bzip2, xz, zstd or lz4, or be the only file in a zip archive.  The name decides the
+kind, the content the compression; a file with another name is recognised by its content.  Documents are joined by a
+blank line; rows without text are skipped and counted in a note.  A folder is not accepted: which of its files are
+text, and in which order, would be a guess that changes the numbers.
 """
 
 from __future__ import annotations
@@ -18,26 +19,28 @@ import codecs
 import io
 import json
 import lzma
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ptq_eval.corpora.base import Text, TextSource, joined, marked_documents, text_digest
+from ptq_eval.corpora.documents import DEFAULT_FIELD, Documents
 from ptq_eval.corpora.files import (
-    DEFAULT_FIELD,
-    Documents,
-    missing_field,
+    content_name,
+    not_text,
     open_bytes,
     require_file,
+    require_text,
     split_spec,
     uncompressed_name,
 )
+from ptq_eval.corpora.tables import TABLES, is_table, read_table
 from ptq_eval.errors import TextSourceError
 
 PLAIN = (".txt", ".text", ".raw", ".md")
 JSON = (".jsonl", ".ndjson", ".jsonlines", ".json")
-TABLES = (".parquet", ".pq")
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -49,11 +52,11 @@ _MARKS = (
 
 
 class TextFile(TextSource):
-    """`FILE.txt`, `FILE.jsonl[#FIELD]` or `FILE.parquet[#COLUMN]`."""
+    """`FILE.txt`, `FILE.jsonl[#FIELD]`, `FILE.parquet[#COLUMN]` or `FILE.arrow[#COLUMN]`."""
 
     name = "textfile"
-    help = "FILE.txt, FILE.jsonl[#FIELD], FILE.parquet[#COLUMN]: a local text file, compressed or not"
-    examples = ("FILE.txt", "FILE.jsonl", "FILE.parquet")
+    help = "FILE.txt, FILE.jsonl[#FIELD], FILE.parquet[#COLUMN], FILE.arrow[#COLUMN]: a text file, compressed or not"
+    examples = ("FILE.txt", "FILE.jsonl", "FILE.parquet", "FILE.arrow")
 
     @classmethod
     def claims(cls, spec: str) -> bool:
@@ -78,7 +81,7 @@ class TextFile(TextSource):
                 documents = Documents(path, field, rows(path, field or DEFAULT_FIELD))
                 text, starts = joined(documents, "\n\n", max_chars)
                 notes = documents.notes()
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
             raise TextSourceError(
                 "the file cannot be read", got=f"{path} ({error})", remedy="fetch it again"
             ) from error
@@ -92,11 +95,11 @@ def _known(name: str) -> bool:
 
 def _rows_reader(path: Path, field: str) -> Callable[[Path, str], Iterator[tuple[str, Any]]] | None:
     """The function that reads the rows of the file, or None for plain text."""
-    with open_bytes(path) as file:
-        start = file.read(1 << 16)
-    name = uncompressed_name(path.name)
-    if start.startswith(b"PAR1") or name.endswith(TABLES):
-        return _table
+    start, name = _beginning(path), content_name(path)
+    if is_table(start) or name.endswith(TABLES):
+        return read_table
+    if not any(start.startswith(mark) for mark, _ in _MARKS):
+        require_text(path, start)
     if name.endswith(JSON) or (not _known(name) and (field or _is_json_line(start))):
         return _json
     if name.endswith((".csv", ".tsv")):
@@ -108,6 +111,11 @@ def _rows_reader(path: Path, field: str) -> Callable[[Path, str], Iterator[tuple
     if field:
         raise TextSourceError("plain text has no fields", got=f"#{field}", remedy=f"name the file alone: {path}")
     return None
+
+
+def _beginning(path: Path) -> bytes:
+    with open_bytes(path) as file:
+        return file.read(1 << 16)
 
 
 def _is_json_line(start: bytes) -> bool:
@@ -129,18 +137,11 @@ def _plain(path: Path, max_chars: int | None) -> str:
     try:
         text = decoder.decode(data, final=max_chars is None)[:max_chars]
     except UnicodeDecodeError as error:
-        raise _not_text(path, f"byte 0x{error.object[error.start]:02x} at position {error.start} of {path}") from error
+        got = f"byte 0x{error.object[error.start]:02x} at position {error.start} of {path}"
+        raise not_text(path, got, data[: 1 << 16]) from error
     if text.count("\0") > len(text) // 100:
-        raise _not_text(path, f"{text.count(chr(0))} zero bytes in {len(text)} characters of {path}")
+        raise not_text(path, f"{text.count(chr(0))} zero bytes in {len(text)} characters of {path}", data)
     return text
-
-
-def _not_text(path: Path, got: str) -> TextSourceError:
-    return TextSourceError(
-        "the file is not UTF-8 text and has no byte-order mark",
-        got=got,
-        remedy=f"convert it, for example with iconv -f LATIN1 -t UTF-8 {path.name}; binary formats are not read",
-    )
 
 
 def _json(path: Path, field: str) -> Iterator[tuple[str, Any]]:
@@ -165,7 +166,7 @@ def _json(path: Path, field: str) -> Iterator[tuple[str, Any]]:
                 else:
                     yield f"line {number}", row
         except UnicodeDecodeError as error:
-            raise _not_text(path, f"{error.reason} near line {number + 1} of {path}") from error
+            raise not_text(path, f"{error.reason} near line {number + 1} of {path}", _beginning(path)) from error
         except ValueError as error:
             raise TextSourceError(
                 "the file is not JSON",
@@ -173,41 +174,3 @@ def _json(path: Path, field: str) -> Iterator[tuple[str, Any]]:
                 allowed="one object a line, or one array of objects",
                 remedy="write one object a line",
             ) from error
-
-
-def _seekable(file: IO[bytes]) -> IO[bytes]:
-    return file if file.seekable() else io.BytesIO(file.read())
-
-
-def _holds_strings(kind: Any) -> bool:
-    """Whether a column of this type holds strings, as they are or as a dictionary's values."""
-    from pyarrow import types
-
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-
-
-def _table(path: Path, field: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a Parquet file as objects of one column, each with its place."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with open_bytes(path) as file, pyarrow.parquet.ParquetFile(_seekable(file)) as table:
-            schema = table.schema_arrow
-            names = schema.names
-            # Stand-ins for the columns that are not read, for messages: which there are, and which hold strings.
-            others = {field.name: "" if _holds_strings(field.type) else None for field in schema}
-            parts = field.split(".")
-            heads = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-            column = next((head for head in heads if head in names), None)
-            if column is None:
-                raise missing_field(path, field, others)
-            batches = table.iter_batches(batch_size=1024, columns=[column])
-            values = (value for batch in batches for value in batch.column(0).to_pylist())
-            for number, value in enumerate(values, 1):
-                yield f"row {number}", {**others, column: value}
-    except pyarrow.ArrowException as error:
-        raise TextSourceError(
-            "the file is not readable Parquet", got=f"{path} ({error})", remedy="fetch it again"
-        ) from error

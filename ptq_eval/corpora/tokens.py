@@ -48,7 +48,8 @@ class Tokens:
 def tokenize(text: Text, tokenizer: Any | None, needed: int | None, progress: Progress | None = None) -> Tokens:
     """At least the first `needed` tokens of `text` (None: all), or all if there are fewer.
 
-    `progress` hears of the characters done, of all tokens only.  Raises MissingTokenizerError.
+    `progress` gets the number of characters done, and is only called where all tokens are needed.  Raises
+    MissingTokenizerError.
     """
     if text.ids is not None:
         return Tokens(text.ids, None, None, complete=True)
@@ -108,8 +109,8 @@ def _ends(tokens: Tokens) -> np.ndarray:
 
 
 def _joint(before: Tokens, after: Tokens, low: int, high: int) -> int | None:
-    """A character between `low` and the middle to `high` where a token of both ends, the same tokens following it up
-    to `high`; None where there is no such place."""
+    """A character, between `low` and half-way to `high`, at which a token ends in both, followed by the same tokens up
+    to `high`; None if there is none."""
     mine, own = ((_ends(part) > low) & (_ends(part) <= high) for part in (before, after))
     for place in np.intersect1d(_ends(before)[mine], _ends(after)[own]):
         if place > (low + high) / 2:

@@ -72,6 +72,20 @@ class Windows:
         """Tokens per window, the first included."""
         return self.ids.shape[1]
 
+    def describe(self) -> dict[str, Any]:
+        """A text's entry in `run.json`: its protocol, digests and notes."""
+        return {
+            "spec": self.spec,
+            "protocol": self.protocol,
+            "digest": self.digest,
+            "text_digest": self.text_digest,
+            "windows": len(self.ids),
+            "selection": self.sample.selection,
+            "available": self.total_windows,
+            "documents": len(set(self.sample.documents)) or None,
+            "notes": list(self.notes),
+        }
+
 
 def make_windows(
     text: Text,

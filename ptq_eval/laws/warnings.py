@@ -20,7 +20,7 @@ from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit
 from ptq_eval.laws.turning.significance import MIN_TO_TEST, SIGNIFICANCE
 from ptq_eval.laws.turning.verdict import MAX_FACTOR, VerdictKind
 from ptq_eval.results.points import FULL_PRECISION, Config, Point, by
-from ptq_eval.sampling import SIGNIFICANT
+from ptq_eval.sampling import errors_needed
 
 FEW_RUNS = 10
 FEW_CHECKPOINTS = 4
@@ -64,7 +64,7 @@ def schedule(points: Sequence[Point]) -> str:
 def _full_precision_rises(rises: Mapping[str, TurningPoint]) -> list[Finding]:
     found = []
     for run, turn in rises.items():
-        if not turn.rise > SIGNIFICANT * turn.evaluation_se:
+        if not turn.rise > errors_needed(turn.evaluation_df) * turn.evaluation_se:
             continue
         unknown = math.isnan(turn.rise_se)
         scatter = "unknown" if turn.untested else "beyond" if turn.adjusted_p <= SIGNIFICANCE else "within"
@@ -111,7 +111,7 @@ def _negative(points: Sequence[Point]) -> list[Finding]:
     groups = by([p for p in points if p.config.quantizer != FULL_PRECISION], "config")
     counts = ((config, sum(p.delta < 0 for p in group), len(group)) for config, group in groups.items())
     return [
-        caution(Caution.NEGATIVE_DELTAS, quantizer=config.quantizer, negative=negative, deltas=n)
+        caution(Caution.NEGATIVE_DELTAS, quantizer=config.quantizer, negative=negative, deltas=n, format=config.format)
         for config, negative, n in counts
         if negative
     ]
@@ -120,7 +120,8 @@ def _negative(points: Sequence[Point]) -> list[Finding]:
 def poor_fits(config: Config, result: FitResult) -> list[Finding]:
     """A warning if the law describes the deltas of a configuration poorly; see `turning.predicted.poor_fit`."""
     poor = poor_fit(result)
-    about = {"quantizer": config.quantizer, "group_size": config.group_size, "calibration": config.calibration}
+    names = ("quantizer", "group_size", "calibration", "format")
+    about = {name: getattr(config, name) for name in names}
     return [caution(Caution.POOR_FIT, **about, **poor.to_dict())] if poor else []
 
 

@@ -10,7 +10,7 @@ scales.  Rows of a matrix are rounded independently of each other, while within 
 which for independent errors has the expectation Σ g² ε², and needs nothing of the quantizer but the weights that it
 made.  g is the gradient of the text, not of a sample of it: the square of a sample's gradient is too large by the
 sample's own variance.  Two samples of other windows have independent errors, so the product of their two gradients is
-unbiased; below zero, it is zero.  What is left out is the scatter of the second order, which grows as the square of ε:
+unbiased; below zero, it is zero.  The second-order term, which grows as the square of ε, is neglected:
 at 2 and 3 bits the true spread is larger, where δ itself is many times larger still.
 
 **Arithmetic.**  The full-precision loss of some windows again, in smaller batches and on another number of threads;

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ptq_eval import corpora, records
 from ptq_eval.checkpoints import error_for, local_path
 from ptq_eval.config import DEFAULT_SEQ_LEN, RunConfig
 from ptq_eval.corpora.base import Text
+from ptq_eval.corpora.overlap import overlap
 from ptq_eval.corpora.windows import Windows, make_windows
 from ptq_eval.errors import (
     MissingTokenizerError,
@@ -28,12 +29,12 @@ from ptq_eval.errors import (
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
-from ptq_eval.measure.described import describe_overlap, describe_windows
+from ptq_eval.measure.schemes import check_methods, schemes_of
 from ptq_eval.models.configuration import end_of_text
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.models.loading import load_tokenizer
 from ptq_eval.records import FULL_PRECISION, Checkpoint, Progress, Selection, Trial
-from quantizers import Quantizer, get_quantizer
+from quantizers import Quantizer, Scheme, get_quantizer
 
 _OF_ONE_CHECKPOINT = (
     MissingTokenizerError,
@@ -110,7 +111,9 @@ def _excluding(plan: Plan, place: int) -> Iterator[None]:
     try:
         yield
     except _OF_ONE_CHECKPOINT as error:
-        checkpoint = plan.checkpoints[place].with_problem("not_measurable", str(error), fatal=True)
+        checkpoint = plan.checkpoints[place].with_problem(
+            "not_measurable", error.fault, fatal=True, remedy=error.remedy
+        )
         plan.checkpoints[place] = checkpoint
         plan.excluded.append((checkpoint, error))
 
@@ -139,17 +142,21 @@ class _Planner:
             for name in model.linears()
         }
         group_size = self.config.resolve_group_size(widths) if widths else None
+        schemes = schemes_of(self.config, group_size, min(widths.values(), default=1)) if widths else []
+        check_methods(self.quantizers, schemes)
         seq_len = self._seq_len([model for *_, model in sound])
         for place, folder, model in sound:
             with _excluding(plan, place):
-                plan.workloads.append(self._workload(plan, checkpoints[place], folder, model, group_size, seq_len))
-        if len({work.checkpoint.tokenizer_sha for work in plan.workloads}) > 1:
+                work = self._workload(plan, checkpoints[place], folder, model, schemes, seq_len)
+                plan.workloads.append(work)
+                plan.models[work.checkpoint.run].setdefault("group_size", group_size)
+        if len({work.checkpoint.tokenizer_sha for work in plan.workloads} - {""}) > 1:
             plan.warnings.append(
                 "the runs have different tokenizers: their losses per token, and fits over several sizes, "
                 "cannot be compared"
             )
         plan.warnings += [
-            f"{checkpoint.name}: {problem.message}"
+            f"{checkpoint.name}: {problem}"
             for checkpoint in checkpoints
             for problem in checkpoint.problems
             if problem.code in _WARNED
@@ -164,17 +171,17 @@ class _Planner:
         checkpoint: Checkpoint,
         folder: Path,
         model: LanguageModel,
-        group_size: int | None,
+        schemes: Sequence[Scheme],
         seq_len: int,
     ) -> Workload:
         evaluation = self.texts.cut("evaluation", checkpoint, folder, model.vocab_size, seq_len)
         calibration = self._calibration(checkpoint, folder, model, seq_len)
         if checkpoint.run not in plan.models:
-            plan.models[checkpoint.run] = {**model.describe(), "group_size": group_size, "seq_len": seq_len}
+            plan.models[checkpoint.run] = {**model.describe(), "seq_len": seq_len}
             self._note(plan, checkpoint.run, evaluation, calibration)
         redraws = () if calibration is None else self._redraws(checkpoint, folder, model, seq_len, calibration)
         draws = [windows.digest for windows in (calibration, *redraws) if windows is not None]
-        trials = tuple(self._trials(checkpoint, evaluation, draws, group_size))
+        trials = tuple(self._trials(checkpoint, evaluation, draws, schemes))
         return Workload(checkpoint, folder, evaluation, calibration, trials, redraws)
 
     def _redraws(
@@ -219,16 +226,16 @@ class _Planner:
     def _note(self, plan: Plan, run: str, evaluation: Windows, calibration: Windows | None) -> None:
         for role, windows in (("evaluation", evaluation), ("calibration", calibration)):
             if windows is not None:
-                plan.texts.setdefault(run, {})[role] = describe_windows(windows)
+                plan.texts.setdefault(run, {})[role] = windows.describe()
                 plan.notes += [f"{role} text: {note}" for note in windows.notes]
         if evaluation.lacks_bos and _LACKS_BOS not in plan.warnings:
             plan.warnings.append(_LACKS_BOS)
         if calibration is not None:
-            plan.overlaps[run] = describe_overlap(calibration, evaluation)
+            plan.overlaps[run] = asdict(overlap(calibration, evaluation))
         plan.notes = list(dict.fromkeys(plan.notes))
 
     def _trials(
-        self, checkpoint: Checkpoint, evaluation: Windows, draws: Sequence[str], group_size: int | None
+        self, checkpoint: Checkpoint, evaluation: Windows, draws: Sequence[str], schemes: Sequence[Scheme]
     ) -> list[Trial]:
         common: dict[str, Any] = {
             "checkpoint": checkpoint,
@@ -249,12 +256,12 @@ class _Planner:
                     quantizer=name,
                     quantizer_version=quantizer.version,
                     options=quantizer.options(),
-                    scheme=records.Scheme(bits, group_size, self.config.symmetric),
+                    scheme=records.Scheme(**vars(scheme)),
                     calibration=mode,
                     calibration_corpus=draw,
                     **common,
                 )
-                for bits in self.config.bits
+                for scheme in schemes
                 for draw in own
             ]
         return trials

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ptq_eval.records import Trial
-from quantizers import QuantizedWeight, Quantizer, Scheme, get_quantizer
+from quantizers import QuantizedWeight, Quantizer, Scheme, gaussian_mse, get_quantizer
 
 
 class OnDisk(MutableMapping[str, Tensor]):
@@ -61,6 +61,7 @@ class Variant:
     skipped: dict[str, str] = field(default_factory=dict)
     stored_bits: float = 0.0
     stored_weights: int = 0
+    scheme_bits: float = 0.0
     reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def add(self, name: str, quantized: QuantizedWeight, own: Tensor) -> None:
@@ -71,6 +72,7 @@ class Variant:
         self.weights[name] = weight if laid_out else torch.empty_like(own, device=weight.device).copy_(weight)
         self.stored_bits += quantized.bits_per_weight * quantized.codes.numel()
         self.stored_weights += quantized.codes.numel()
+        self.scheme_bits += self.scheme.bits_stored(*quantized.codes.shape)
         report = dict(quantized.report)
         if quantized.ragged:
             report["ragged"] = 1
@@ -88,6 +90,9 @@ class Variant:
     def details(self) -> dict[str, Any]:
         """A summary for the record: sums and maxima of the layers' reports, and the layers skipped."""
         summary: dict[str, Any] = {"layers": len(self.weights), "layers_skipped": dict(self.skipped)}
+        if self.stored_weights:
+            summary["effective_bits"] = self.scheme_bits / self.stored_weights
+        summary["gaussian_mse"] = gaussian_mse(self.scheme)
         reports = self.reports.values()
         summary["ragged_layers"] = sum(1 for report in reports if report.get("ragged"))
         for source, name, combine in (

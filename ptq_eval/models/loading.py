@@ -5,7 +5,8 @@ Weights are safetensors, or pickles of tensors only; no code from a checkpoint r
 Two tokenizers are the same if they do the same, not if their files are: versions of the tokenizers library write merges
 as "a b" or as ["a", "b"], add fields, order keys anew, and a training saves its state of padding.  So the library
 itself reads both and writes them out again.  Where that differs too, or where there is no tokenizer.json, they are the
-same if they have one vocabulary and encode a text that holds every piece of it alike.
+same if they have one vocabulary and the same merges or scores, in the same order, and encode a text that holds every
+piece of it alike: a text alone would not notice two merges that changed places.
 """
 
 from __future__ import annotations
@@ -125,17 +126,27 @@ _PIECES = 20_000
 
 
 def tokenizer_folder(folder: Path) -> Path | None:
-    """Where a checkpoint's tokenizer is: in its own folder, else in the run's (`RUN/step_98` or `RUN/step_98/hf`)."""
+    """Where a checkpoint's tokenizer is: in its own folder, else in the run's (`RUN/step_98`, `RUN/step_98/hf`)."""
     names = ("tokenizer.json", *_OTHER_FILES)
-    places = [folder, folder.parent, *([folder.parent.parent] if _below_its_number(folder) else [])]
+    folder = folder.absolute()
+    places = [folder, folder.parent, *_run_above(folder)]
     return next((place for place in places if any((place / n).is_file() for n in names)), None)
 
 
-def _below_its_number(folder: Path) -> bool:
-    """Whether a checkpoint's number is in the name of the folder above, which is not the run's."""
+INNER = ("hf", "huggingface", "model")
+"""Names of folders within a checkpoint's (`global_step_98/actor/huggingface`)."""
+
+
+def _run_above(folder: Path) -> list[Path]:
+    """The folders up to the run's where a checkpoint is one or two levels below the folder with its number."""
     numbered = lambda place: any(map(str.isdigit, place.name))
-    above = folder.absolute().parent
-    return numbered(above) and not any(numbered(place) for place in above.iterdir() if place.is_dir())
+    levels = 2 if folder.name.lower() in INNER else 1
+    for level, above in enumerate(folder.parents[:levels]):
+        if any(numbered(place) for place in above.iterdir() if place.is_dir()):
+            return []
+        if numbered(above):
+            return list(folder.parents[1 : level + 2])
+    return []
 
 
 def tokenizer_sha(folder: Path) -> str:
@@ -164,6 +175,33 @@ def same_tokenizer(one: Path, other: Path, trust_remote_code: bool = False) -> b
         return False
 
 
+def tokenizer_fault(folder: Path, trust_remote_code: bool = False) -> MissingTokenizerError | None:
+    """Why the tokenizer in `folder` cannot be loaded, or None where it can; the same files are tried once."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and _is_read_for_tokenizing(path)):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    key = digest.hexdigest(), trust_remote_code
+    if key not in _FAULTS:
+        _FAULTS[key] = _tokenizer_fault(folder, trust_remote_code)
+    return _FAULTS[key]
+
+
+_FAULTS: dict[tuple[str, bool], MissingTokenizerError | None] = {}
+
+
+def _is_read_for_tokenizing(path: Path) -> bool:
+    return path.name in (*_OTHER_FILES, "config.json") or "token" in path.name
+
+
+def _tokenizer_fault(folder: Path, trust_remote_code: bool) -> MissingTokenizerError | None:
+    try:
+        with quiet_transformers():
+            load_tokenizer(folder, trust_remote_code, folder.name)
+    except MissingTokenizerError as error:
+        return error
+    return None
+
+
 def load_tokenizer(folder: Path, trust: bool, name: str) -> Callable[..., Mapping[str, Any]]:
     """The tokenizer in `folder` or beside it.  Raises MissingTokenizerError."""
     home = tokenizer_folder(folder)
@@ -173,10 +211,21 @@ def load_tokenizer(folder: Path, trust: bool, name: str) -> Callable[..., Mappin
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(home, trust_remote_code=trust, local_files_only=True)
+        readable = _without_unknown_entries(home)
+        return AutoTokenizer.from_pretrained(home, trust_remote_code=trust, local_files_only=True, **readable)
     except Exception as error:  # the tokenizers library raises bare Exception
         what = f"{name}: its tokenizer cannot be loaded"
         raise MissingTokenizerError(what, got=_first_line(error), remedy=remedy) from error
+
+
+def _without_unknown_entries(folder: Path) -> dict[str, Any]:
+    """How transformers gets a `tokenizer.json` that has entries which the library refuses; usually there are none."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = {key: content[key] for key in (*_PARTS, "truncation", "padding") if key in content}
+    return {} if known == content else {"tokenizer_object": Tokenizer.from_str(json.dumps(known))}
 
 
 @lru_cache(maxsize=8)
@@ -193,12 +242,21 @@ def _canonical(folder: Path) -> dict[str, Any] | None:
 
 
 @lru_cache(maxsize=8)
-def _behaviour(folder: Path, trust_remote_code: bool) -> tuple[dict[str, int], list[int]]:
-    """A tokenizer's vocabulary, and what it makes of a text that holds its pieces."""
+def _behaviour(folder: Path, trust_remote_code: bool) -> tuple[dict[str, int], Any, list[int]]:
+    """A tokenizer's vocabulary, its merges or scores in order, and what it makes of a text that holds its pieces."""
     with quiet_transformers():
         tokenizer: Any = load_tokenizer(folder, trust_remote_code, folder.name)
         vocabulary = tokenizer.get_vocab()
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
         step = max(1, len(pieces) // _PIECES)
         text = _PROBE + tokenizer.convert_tokens_to_string(pieces[::step]) + " ".join(pieces[::step])
-        return vocabulary, list(tokenizer(text)["input_ids"])
+        return vocabulary, _ranks(tokenizer), list(tokenizer(text)["input_ids"])
+
+
+def _ranks(tokenizer: Any) -> Any:
+    """What decides between two ways to cut a word, besides the vocabulary; None for a tokenizer in Python."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    model = json.loads(backend.to_str())["model"]
+    return model["type"], model.get("merges"), model["vocab"] if isinstance(model["vocab"], list) else None

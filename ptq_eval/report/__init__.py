@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
+    from ptq_eval.report.common.data import Study
+    from ptq_eval.results.load import Results
     from ptq_eval.results.points import Point
 
-__all__ = ["inspection_table", "labels", "render", "render_fit", "with_texts", "write", "write_fit"]
+__all__ = ["inspection_table", "labels", "render", "render_fit", "renew_page", "with_texts", "write", "write_fit"]
 
 
 def with_texts(fit: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,30 +57,55 @@ def write(
     """Write the whole report below `out` and return the paths of its files.  points: those of the table, if known.
 
     `degradation.csv`, `fit.json`, `replicates.npz` if replicates are passed, `report.md`, `tables/degradation.tex` and
-    two figures as PNG, PDF and CSV.  The page includes a comparison of laws, a backtest and a study of sensitivity if
-    the folder has them.  Each file is replaced atomically.
+    two figures, with named number formats three, as PNG, PDF and CSV.  The page includes a comparison of laws, a
+    backtest and a study of sensitivity if the folder has them.  Each file is replaced atomically.
 
     Raises OutputFullError where the folder cannot be written, NothingToFitError for a table without rows, and
     OutputMismatchError where one of these is damaged.
     """
-    from ptq_eval.report.backtest import section as backtest
     from ptq_eval.report.common import figures, files
     from ptq_eval.report.common.data import Study
-    from ptq_eval.report.comparison import page as comparison
-    from ptq_eval.report.run import delta_figure, latex, loss_figure, page
-    from ptq_eval.report.sensitivity import page as sensitivity
+    from ptq_eval.report.run import delta_figure, formats_figure, latex, loss_figure
 
     fit, out = with_texts(fit), Path(out)
-    drawn = {"delta_vs_ratio": delta_figure, "loss_vs_tokens": loss_figure}
     study = Study(table, fit, run, points)
-    records = sensitivity.read(out), comparison.read(out), backtest.read(out)
+    drawn = {"delta_vs_ratio": delta_figure, "loss_vs_tokens": loss_figure}
+    if study.has_formats:
+        drawn["delta_vs_bits"] = formats_figure
     return [
         files.write_csv(out / "degradation.csv", table),
         *files.write_fit(out, fit, replicates),
         files.write_text(out / "tables" / "degradation.tex", latex.document(study)),
         *figures.write(out / "figures", study, drawn),
-        files.write_text(out / "report.md", page.document(study, *records)),
+        write_page(out, study),
     ]
+
+
+def write_page(out: Path, study: Study) -> Path:
+    """Write `report.md`, with a comparison of laws, a backtest and a study of sensitivity if the folder has them."""
+    from ptq_eval.report.backtest import section as backtest
+    from ptq_eval.report.common import files
+    from ptq_eval.report.comparison import page as comparison
+    from ptq_eval.report.run import page
+    from ptq_eval.report.sensitivity import page as sensitivity
+
+    records = sensitivity.read(out), comparison.read(out), backtest.read(out)
+    return files.write_text(out / "report.md", page.document(study, *records))
+
+
+def renew_page(results: Results) -> list[Path]:
+    """Write `report.md` of an output folder again, after a study was added, with the fit that is stored there.
+
+    Returns the path written; nothing where the folder has no report, or its fit is of other measurements than
+    `results`: `ptq-eval report` then makes both again.
+    """
+    from ptq_eval.report.common import files
+    from ptq_eval.report.common.data import Study
+
+    fit = files.read_json(results.folder / "fit.json", ("fits", "critical_tokens"), "ptq-eval report OUT")
+    if fit is None or fit.get("records") != results.digest or not (results.folder / "report.md").exists():
+        return []
+    return [write_page(results.folder, Study(results.frame, with_texts(fit), results.run, results.points))]
 
 
 def render(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.records import Measurement
-from ptq_eval.sampling import SIGNIFICANT, Design, standard_error
+from ptq_eval.sampling import SIGNIFICANT, Design, freedom, standard_error
 
 _MEANS = (
     *("delta", "loss_q", "bpb_q", "kl", "kl_se", "top1_agreement", "top1_se", "bits_per_weight"),
@@ -61,10 +61,3 @@ def calibration_se(row: dict[str, Any]) -> float:
     """The part of the error of delta that is due to the draw of calibration windows; 0 for a single draw."""
     draws = row.get("calibration_draws") or 1
     return row["calibration_sd"] / math.sqrt(draws) if draws > 1 else 0.0
-
-
-def freedom(variances: Sequence[float], degrees: Sequence[float]) -> float:
-    """Degrees of freedom of a sum of independent estimates of variances (Satterthwaite 1946)."""
-    total = math.fsum(variances)
-    parts = math.fsum(v * v / d for v, d in zip(variances, degrees) if v > 0 and d > 0)
-    return total * total / parts if parts > 0 else float(max(degrees))

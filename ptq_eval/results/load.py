@@ -15,11 +15,11 @@ from typing import Any
 import pandas as pd
 
 from ptq_eval.errors import NothingToFitError
-from ptq_eval.records import Checkpoint, Measurement
+from ptq_eval.records import BitsAxis, Checkpoint, Measurement
 from ptq_eval.results import points
+from ptq_eval.results.selection import select, versions
 from ptq_eval.results.store import Store
-from ptq_eval.results.table import Windows, select, table_of
-from ptq_eval.results.versions import versions
+from ptq_eval.results.table import Windows, table_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Results:
     points: the rows that laws can be fitted to.  excluded: the number of other rows by reason.  superseded: the number
     of records that a newer version of their quantizer replaces, by (quantizer, version).  versions: the versions that
     the table holds of each quantizer, the oldest first.  conflicts: pairs of records of one trial that differ, of which
-    the first is used.
+    the first is used.  bits_axis: what P is in the points.
     """
 
     folder: Path
@@ -43,6 +43,7 @@ class Results:
     superseded: Mapping[tuple[str, str], int]
     versions: Mapping[str, list[str]]
     conflicts: tuple[tuple[Measurement, Measurement], ...]
+    bits_axis: BitsAxis = "bits"
 
     @cached_property
     def digest(self) -> str:
@@ -61,24 +62,28 @@ class Results:
         return len(rows.drop_duplicates())
 
 
-def load(folder: str | Path) -> Results:
-    """The results in an output folder.
+def load(folder: str | Path, bits_axis: BitsAxis | None = None) -> Results:
+    """The results in an output folder; laws take as bits what `bits_axis` says, by default what its run was asked for.
 
     Raises NothingToFitError if it is not the output of a run or holds no measurement, OutputMismatchError if
     `run.json` is damaged.
     """
     store = Store(folder)
-    return collect(store, store.require())
+    return collect(store, store.require(), bits_axis)
 
 
-def collect(store: Store, run: Mapping[str, Any]) -> Results:
-    """The results in a store, for a `run.json` that is known.  Raises NothingToFitError if there are none."""
+def collect(store: Store, run: Mapping[str, Any], bits_axis: BitsAxis | None = None) -> Results:
+    """The results in a store, for a `run.json` that is known.
+
+    Raises NothingToFitError if there are none, OptionError if some do not say what they are on the axis of bits.
+    """
+    axis = bits_axis or run.get("options", {}).get("bits_axis", "bits")
     checkpoints = tuple(Checkpoint.from_dict(entry) for entry in run["checkpoints"])
     kept, older = select(store.measurements(), checkpoints)
     frame, windows = table_of(kept, checkpoints)
     if frame.empty:
         raise NothingToFitError("no measurements of these checkpoints", got=store.folder)
-    found, excluded = points.read(frame.to_dict("records"))  # type: ignore[arg-type]
+    found, excluded = points.read(frame.to_dict("records"), axis)  # type: ignore[arg-type]
     return Results(
         folder=store.folder,
         run=run,
@@ -90,4 +95,5 @@ def collect(store: Store, run: Mapping[str, Any]) -> Results:
         superseded=Counter((m.trial.quantizer, m.trial.quantizer_version) for m in older),
         versions=versions(kept),
         conflicts=tuple(store.conflicts),
+        bits_axis=axis,
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ptq_eval import plugins
 from ptq_eval.errors import OutputMismatchError
 from ptq_eval.records import Checkpoint, Measurement, Trial
-from ptq_eval.results.table import conditions
+from ptq_eval.results.selection import conditions
 
 if TYPE_CHECKING:
     from ptq_eval.config import RunConfig
@@ -176,8 +176,8 @@ def _condition(name: str, value: Any) -> str:
     return f"evaluation windows {value[:12]}" if name == "corpus" else f"{name.replace('_', ' ')} {value}"
 
 
-def _whose(trial: Trial) -> tuple[str, str, str]:
-    return trial.checkpoint.run, trial.quantizer, trial.quantizer_version
+def _whose(trial: Trial) -> tuple[str, ...]:
+    return trial.checkpoint.run, trial.quantizer, trial.quantizer_version, trial.scheme.format if trial.scheme else ""
 
 
 def _request(trial: Trial) -> dict[str, Any]:

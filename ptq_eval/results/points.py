@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ptq_eval.records import FULL_PRECISION
+from ptq_eval.errors import OptionError
+from ptq_eval.records import FULL_PRECISION, BitsAxis
 from ptq_eval.sampling import Design, standard_error
 
 SAME_SIZE = 0.05
@@ -54,22 +56,58 @@ class Config:
     group_size: int | None = None
     symmetric: bool | None = None
     calibration: str = ""
+    format: str = "int"
+    """Number format, "int" for integers of any number of bits; "int_narrow" for int2_narrow, int3_narrow …"""
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON object."""
-        return dict(vars(self))
+        """A JSON object, with the format only where that is not plain integers."""
+        return {name: value for name, value in vars(self).items() if name != "format" or value != "int"}
+
+    def family(self) -> Config:
+        """What all formats of one method share, for laws in which the bits stand for the format."""
+        return Config(self.quantizer, self.options, calibration=self.calibration, format="")
+
+
+def format_family(name: str) -> str:
+    """The formats that differ in their bits only: "int_narrow" of "int4_narrow"; any other name is its own."""
+    return re.sub(r"^int\d_", "int_", name) or "int"
+
+
+def format_name(family: str, bits: float, symmetric: bool = False) -> str:
+    """The name that `--formats` takes: "int4" or "int4_half" of "int", "int4_narrow" of "int_narrow", else the same."""
+    if family == "int":
+        return f"int{bits:.0f}{'_half' if symmetric else ''}"
+    return re.sub(r"^int_", f"int{bits:.0f}_", family)
+
+
+def axis_value(row: Row, axis: BitsAxis) -> float:
+    """What laws take as P of a row: its bits, its effective bits, or the bits of an ideal code of equal error.
+
+    An ideal code of R bits has the squared error 4^−R on a standard Gaussian (Shannon), so the last is −½·log2 of the
+    error.  NaN where the row does not say.
+    """
+    if axis == "gaussian":
+        error = _number(row.get("gaussian_mse"))
+        return -0.5 * math.log2(error) if error > 0 else math.nan
+    return _number(row.get("effective_bits" if axis == "effective" else "bits"))
 
 
 @dataclass(frozen=True)
 class Point:
-    """One usable row; numbers that are not known are NaN."""
+    """One usable row; numbers that are not known are NaN.
+
+    `bits` are those of a code, P is what laws take for them (`axis_value`), and one degradation law is fitted to all
+    points with the same `curve`: their own `config`, or its `family` where P stands for the format.
+    """
 
     run: str
     step: str
     trajectory: str
     config: Config
+    curve: Config
     D: float
     N: float
+    bits: float
     P: float
     loss_fp: float
     loss_q: float
@@ -79,6 +117,8 @@ class Point:
     phase: str
     n_windows: float
     key: Any
+    df: float = math.nan
+    """Degrees of freedom of `se`."""
 
     @property
     def training(self) -> str:
@@ -95,11 +135,14 @@ class Skipped(StrEnum):
     PARAMS_UNKNOWN = "params_unknown"
 
 
-def read(table: Iterable[Row]) -> tuple[list[Point], Counter[Skipped]]:
-    """The points of a table in its order, and the number of excluded rows by reason."""
+def read(table: Iterable[Row], axis: BitsAxis = "bits") -> tuple[list[Point], Counter[Skipped]]:
+    """The points of a table in its order, and the number of excluded rows by reason.
+
+    Raises OptionError if a quantized row that was measured does not say what it is on `axis`.
+    """
     points, excluded = [], Counter[Skipped]()
     for row in table:
-        point = _point(row)
+        point = _point(row, axis)
         if str(row.get("status") or "") not in USABLE:
             excluded[Skipped.NOT_MEASURED] += 1
         elif not point.D > 0:
@@ -107,6 +150,12 @@ def read(table: Iterable[Row]) -> tuple[list[Point], Counter[Skipped]]:
         elif not point.N > 0:
             excluded[Skipped.PARAMS_UNKNOWN] += 1
         else:
+            if axis != "bits" and math.isfinite(point.bits) and not math.isfinite(point.P):
+                raise OptionError(
+                    f"--bits-axis {axis}: a measurement of an earlier version does not say what it is there",
+                    got=f"{point.run} step {point.step} {point.config.quantizer} {point.bits:g} bits",
+                    remedy="--bits-axis bits, or measure again into another folder",
+                )
             points.append(point)
     return with_trajectories(points), excluded
 
@@ -139,10 +188,10 @@ def by(points: Iterable[Item], attribute: str) -> dict[Any, list[Item]]:
 def delta_data(points: Sequence[Point], windows: Windows) -> dict[str, np.ndarray]:
     """The columns for a degradation law."""
     pairs, designs = _stacked(points, windows), _designs(points, windows)
-    data = _columns(points, {"delta": [p.delta for p in points], "se": [p.se for p in points]})
+    data = _columns(points, {name: [getattr(p, name) for p in points] for name in ("delta", "se", "df")})
     if pairs is not None:
         data |= {"windows": pairs[:, 0] - pairs[:, 1], "design": designs}
-        drawn = np.array([getattr(windows.get(point.key), "calibration_se", 0.0) for point in points])
+        drawn = _calibration_se(points, windows)
         if drawn.any():
             data["calibration_se"] = drawn
         errors = [standard_error(row, design) for row, design in zip(data["windows"], designs)]
@@ -157,15 +206,31 @@ def loss_data(points: Sequence[Point], windows: Windows) -> dict[str, np.ndarray
     return data if pairs is None else {**data, "windows": pairs[:, 1], "design": _designs(points, windows)}
 
 
-def curve(
-    points: Sequence[Point], windows: Windows, *, quantized: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Design | None]:
-    """D [n], loss [n] and loss per window [n, n_windows] (or None), after or before quantization, and how the windows
-    were drawn (None: as if independently, or not all in the same way)."""
+class Curve(NamedTuple):
+    """A loss [n] (nats per token) over tokens [n], with windows [n, n_windows] where they are known of all, how these
+    were drawn (None: as if independently, or not all in the same way), and the part [n] of the losses' errors that is
+    due to the draw of calibration windows (None: nothing is known of other draws)."""
+
+    tokens: np.ndarray
+    loss: np.ndarray
+    windows: np.ndarray | None = None
+    design: Design | None = None
+    calibration_se: np.ndarray | None = None
+
+
+def curve(points: Sequence[Point], windows: Windows, *, quantized: bool) -> Curve:
+    """The loss of points of one line after or before quantization."""
     pairs, designs = _stacked(points, windows), set(_designs(points, windows))
     loss = np.array([p.loss_q if quantized else p.loss_fp for p in points])
     after = None if pairs is None else pairs[:, 0 if quantized else 1]
-    return np.array([p.D for p in points]), loss, after, designs.pop() if len(designs) == 1 else None
+    drawn = _calibration_se(points, windows) if quantized else np.zeros(0)
+    design = designs.pop() if len(designs) == 1 else None
+    return Curve(np.array([p.D for p in points]), loss, after, design, drawn if drawn.any() else None)
+
+
+def _calibration_se(points: Sequence[Point], windows: Windows) -> np.ndarray:
+    """The part of each delta's error that is due to the draw of calibration windows, [n]; 0 where not known."""
+    return np.array([getattr(windows.get(point.key), "calibration_se", 0.0) for point in points])
 
 
 def _designs(points: Sequence[Point], windows: Windows) -> np.ndarray:
@@ -190,7 +255,7 @@ def _columns(points: Sequence[Point], more: Mapping[str, list[float]]) -> dict[s
     return {**columns, **{name: np.array(values) for name, values in {**more, **labels}.items()}}
 
 
-def _point(row: Row) -> Point:
+def _point(row: Row, axis: BitsAxis) -> Point:
     group_size = _number(row.get("group_size"))
     options = row.get("options") or ""
     config = Config(
@@ -199,14 +264,17 @@ def _point(row: Row) -> Point:
         group_size=int(group_size) if math.isfinite(group_size) else None,
         symmetric=_BOOLEANS.get(_text(row.get("symmetric")).lower()),
         calibration=_text(row.get("calibration")),
+        format=format_family(_text(row.get("format"))),
     )
-    names = {"D": "tokens", "N": "params", "P": "bits", "se": "delta_se", "n_windows": "windows"}
+    names = {"D": "tokens", "N": "params", "bits": "bits", "se": "delta_se", "df": "delta_df", "n_windows": "windows"}
     plain = ("loss_fp", "loss_q", "delta", "learning_rate")
     return Point(
         run=_text(row.get("run")),
         step=_text(row.get("step")),
         trajectory="",
         config=config,
+        curve=config if axis == "bits" else config.family(),
+        P=axis_value(row, axis),
         phase=_text(row.get("schedule_phase")),
         key=row.get("key"),
         **{field: _number(row.get(column)) for field, column in names.items()},

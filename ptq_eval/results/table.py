@@ -14,13 +14,6 @@ full-precision loss is known on all windows, so the quantized loss of such a row
 estimator of survey sampling: Särndal, Swensson and Wretman 1992, section 6.3), with an error that counts both.  The
 laws always get an array over all windows: windows that were not measured hold the mean, and measured ones are spread
 so that the mean, its standard error over windows, and covariances with other rows are those of the sample.
-
-The records of the listed checkpoints make the table, one for each cell of the grid: everything that a trial asks for
-except the version of its quantizer and the draw of calibration windows (see `draws`).  A newer version gives other
-codes for the same request, so of two versions of one cell the newer one is used; the older one stays in the store and
-is reported.  Two rows of one cell would count twice in every fit.  A cell that only an older version measured keeps its
-number.  A difference is only as good as its pair: the full-precision record of a measurement is the one of the same
-checkpoint on the same windows, in the same type, on the same kind of device, under the same rule for stopping.
 """
 
 from __future__ import annotations
@@ -28,7 +21,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +30,7 @@ from ptq_eval.records import FULL_PRECISION, Checkpoint, Measurement, Trial
 from ptq_eval.results.draws import calibration_se, combined
 from ptq_eval.results.draws import cells as cells_of
 from ptq_eval.results.points import Losses
-from ptq_eval.results.versions import order_of
+from ptq_eval.results.selection import pairing, place, select
 from ptq_eval.sampling import (
     SIGNIFICANT,
     Design,
@@ -107,51 +99,15 @@ COLUMNS = (
     "calibration_draws",
     "calibration_sd",
     "covers_calibration",
+    "format",
+    "effective_bits",
+    "gaussian_mse",
 )
 
 Windows = dict[str, Losses]
 """Per row key: the windows' mean losses after and before quantization, nats per token; all windows, see above."""
 
 ROUNDING = "rtn"
-
-Place = tuple[str, "int | None", str, str]
-
-
-def place(checkpoint: Checkpoint) -> Place:
-    """What identifies a checkpoint and its weights."""
-    return checkpoint.run, checkpoint.step, checkpoint.revision, checkpoint.weights_sha
-
-
-def conditions(trial: Trial) -> dict[str, Any]:
-    """How a loss is measured, whatever the quantizer: what both losses of a difference must share."""
-    names = ("protocol", "corpus", "dtype", "device", "include_head")
-    return {**{name: getattr(trial, name) for name in names}, "stop": dict(trial.stop)}
-
-
-def pairing(trial: Trial) -> str:
-    """A key that a measurement and its full-precision record have in common, and no other record."""
-    return json.dumps([place(trial.checkpoint), conditions(trial)], sort_keys=True, default=str)
-
-
-def select(
-    measurements: Iterable[Measurement], checkpoints: Sequence[Checkpoint]
-) -> tuple[list[Measurement], list[Measurement]]:
-    """(records that make the table, records that a newer version of their quantizer supersedes).
-
-    Records of checkpoints that are not listed are in neither.
-    """
-    listed = {place(checkpoint) for checkpoint in checkpoints}
-    cells: dict[str, list[Measurement]] = {}
-    for measurement in measurements:
-        if place(measurement.trial.checkpoint) in listed:
-            cell = replace(measurement.trial, quantizer_version="", calibration_corpus="").key()
-            cells.setdefault(cell, []).append(measurement)
-    kept, older = [], []
-    for cell in cells.values():
-        newest = max((m.trial.quantizer_version for m in cell), key=order_of)
-        kept += [m for m in cell if m.trial.quantizer_version == newest]
-        older += [m for m in cell if m.trial.quantizer_version != newest]
-    return kept, older
 
 
 def tabulate(measurements: Iterable[Measurement], checkpoints: Sequence[Checkpoint]) -> tuple[pd.DataFrame, Windows]:
@@ -220,7 +176,7 @@ def _compare_with_rounding(
 def _grid(trial: Trial) -> tuple[Any, ...]:
     """What a measurement shares with that of rounding which it is compared with."""
     scheme = trial.scheme
-    return pairing(trial), scheme and (scheme.bits, scheme.group_size, scheme.symmetric)
+    return pairing(trial), scheme and (scheme.bits, scheme.group_size, scheme.symmetric, scheme.format)
 
 
 def _by_window(m: Measurement, design: Design) -> np.ndarray:
@@ -278,7 +234,8 @@ def _row(
         "quantizer_version": trial.quantizer_version,
     }
     if scheme is not None:
-        row |= {"bits": scheme.bits, "group_size": scheme.group_size, "symmetric": scheme.symmetric}
+        row |= {name: getattr(scheme, name) for name in ("bits", "group_size", "symmetric", "format")}
+        row |= {"effective_bits": m.effective_bits, "gaussian_mse": m.details.get("gaussian_mse")}
     if trial.calibration_corpus:
         row |= {"calibration_draws": 1, "covers_calibration": False}
     if reference is not None:
@@ -340,5 +297,5 @@ def _about(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _excluded(checkpoint: Checkpoint) -> dict[str, Any]:
-    reasons = "; ".join(problem.message for problem in checkpoint.fatal)
+    reasons = "; ".join(map(str, checkpoint.fatal))
     return _about(checkpoint) | {"status": "excluded", "message": reasons, "windows": 0}

@@ -55,9 +55,9 @@ def test_an_environment_that_cannot_be_built_is_told_in_one_line(tmp_path, monke
     monkeypatch.setitem(environments.PEERS, "absent", environments.Peer("absent", ("/no/such/package",)))
     monkeypatch.setattr(environments.venv, "create", lambda *args, **kwargs: None)
     assert environments.python_of("absent") is None
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1
-    assert told[0].startswith("absent: left out")
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1
+    assert printed[0].startswith("absent: left out")
 
 
 def test_the_driver_quantizes_weighs_and_writes_weights(tmp_path):

@@ -55,8 +55,8 @@ def run(monkeypatch, tmp_path):
 @pytest.mark.parametrize("error", [RuntimeError("broken\nin detail"), SystemExit("no demo"), KeyError("name")])
 def test_a_benchmark_that_fails_is_told_in_one_line_and_the_others_go_on(run, tmp_path, capsys, error):
     assert run({"codes": error, "delta": Outcome([MET])}) == 1
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("codes: ")]
-    assert told == [f"codes: failed, {type(error).__name__}: {str(error).splitlines()[0]}"]
+    printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("codes: ")]
+    assert printed == [f"codes: failed, {type(error).__name__}: {str(error).splitlines()[0]}"]
     assert not (tmp_path / "codes.json").exists()
     assert json.loads((tmp_path / "delta.json").read_text())["claims"][0]["met"] is True
 

@@ -72,6 +72,13 @@ def test_the_runs_file_holds_for_one_of_its_checkpoints(save_run, tmp_path):
         ("runs: 5", "not a mapping"),
         ("- 5", "not a mapping"),
         ("tokens: {1: [", "cannot be read"),
+        ("tokens_per_step: 5\nexclude: [1]\ntokens_per_step: 6", "'tokens_per_step' occurs twice.* line 1.*keep one"),
+        ("tokens: {1: 10, 2: 20, 1: 30}", "the key '1' occurs twice"),
+        ("runs: {run: {params: 3}, run: {params: 4}}", "the key 'run' occurs twice"),
+        ("runs: {run: {params: 3, params: 4}}", "the key 'params' occurs twice"),
+        ("checkpoints:\n  step1: {step: 1}\n  'step1': {step: 2}", "the key 'step1' occurs twice"),
+        ("tokens: {1: 10, 2: 20, 1.0: 30}", "two values for one step.*got 1 "),
+        ("tokens: {1: 10, 2: 20, 0: 1, 0e0: 1}", "two values for one step.*got 0 "),
         ("!!python/object/apply:os.system ['true']", "cannot be read"),
     ],
 )

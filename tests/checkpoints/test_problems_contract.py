@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from ptq_eval.checkpoints import discover, verify_all
+from ptq_eval.checkpoints import discover, error_for, verify_all, warnings
 from ptq_eval.checkpoints.weights import Sampler, read_weights, sketch_of
+from ptq_eval.records import Checkpoint
 from tests.checkpoints.support import codes
 
 
@@ -134,3 +135,41 @@ def test_a_tokenizer_of_another_form_is_the_same_and_a_different_one_is_not(save
     assert second.tokenizer_sha == first.tokenizer_sha
     assert "tokenizer_differs" in codes(third)
     assert third.tokenizer_sha != first.tokenizer_sha
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+@pytest.mark.parametrize("content", ["{", '{"model": {"type": "of next year"}}'])
+def test_a_tokenizer_that_cannot_be_loaded_concerns_its_own_checkpoint_only(save_run, tmp_path, broken, content):
+    run = save_run(tmp_path / "r", ["step1", "step2", "step3"])
+    (run / f"step{broken + 1}" / "tokenizer.json").write_text(content)
+    for place, checkpoint in enumerate(verify_all(discover([run]))):
+        assert ("unreadable_tokenizer" in codes(checkpoint)) == (place == broken)
+        assert "tokenizer_differs" not in codes(checkpoint)
+        assert not checkpoint.fatal
+        assert bool(checkpoint.tokenizer_sha) == (place != broken)
+
+
+def test_an_excluded_checkpoint_is_not_asked_for_its_tokens(save_run, tmp_path):
+    run = save_run(tmp_path / "r", ["step1", "step2", "step3"])
+    (run / "step1" / "model.safetensors").write_bytes(b"cut")
+    first, second, third = verify_all(discover([run]))
+    assert codes(first) == ["unreadable"]
+    assert codes(second) == ["tokens_unknown"]
+    assert "for 2 checkpoints" in second.problems[0].message
+    assert codes(third) == []
+    later = second.with_problem("not_measurable", "of the text", fatal=True)
+    (line,) = warnings([first, later, third])
+    assert line.startswith("r@3: D is not known for this checkpoint")
+
+
+def test_a_problem_with_a_remedy_of_its_own_reads_like_an_error():
+    checkpoint = Checkpoint("r", 1, None, None).with_problem("unreadable", "it is cut", fatal=True, remedy="fetch it")
+    assert str(checkpoint.problems[0]) == "it is cut | remedy: fetch it"
+    assert str(error_for(checkpoint, checkpoint.problems[0])) == "r@1: it is cut | remedy: fetch it"
+    told = checkpoint.with_problem("unreadable", "it says remedy: none", fatal=True).problems[1]
+    assert str(error_for(checkpoint, told)).endswith(
+        "| remedy: fetch or save the checkpoint again, or exclude its step"
+    )
+    assert Checkpoint.from_dict(checkpoint.to_dict()) == checkpoint
+    older = checkpoint.to_dict() | {"problems": [{"code": "x", "message": "y", "fatal": False}]}
+    assert Checkpoint.from_dict(older).problems[0].remedy == ""

@@ -76,15 +76,15 @@ def test_quantized_weights_without_a_recipe(folder, kind):
     found = verify(discover([folder])[0])
     (problem,) = found.problems
     assert (problem.code, problem.fatal) == ("already_quantized", True)
-    assert "without their recipe" in problem.message
-    assert "_proj" in problem.message
+    assert "without their recipe" in str(problem)
+    assert "_proj" in str(problem)
     assert error_for(found, problem).exit_code == 23
 
 
 @pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
 def test_the_key_that_holds_the_recipe_is_named(folder, key):
     configure(folder, **{key: {"bits": 4}})
-    message = verify(discover([folder])[0]).problems[0].message
+    message = str(verify(discover([folder])[0]).problems[0])
     assert "(method not named, 4 bits)" in message
     assert f"remove {key} from config.json" in message
 
@@ -92,7 +92,7 @@ def test_the_key_that_holds_the_recipe_is_named(folder, key):
 def test_a_recipe_in_a_file_of_its_own_is_named(folder):
     rewrite(folder, gptq)
     (folder / "quantize_config.json").write_text('{"bits": 4, "group_size": 128, "desc_act": false}')
-    assert "(gptq, 4 bits)" in verify(discover([folder])[0]).problems[0].message
+    assert "(gptq, 4 bits)" in str(verify(discover([folder])[0]).problems[0])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_recipe_file_says_what_is_in_it_and_no_more(folder, name, content, nam
     rewrite(folder, gptq)
     (folder / name).write_text(json.dumps(content) if content != "" else "")
     (problem,) = verify(discover([folder])[0]).problems
-    assert problem.message.startswith(f"quantized weights {named}".strip() + " without their recipe in config.json")
+    assert str(problem).startswith(f"quantized weights {named}".strip() + " without their recipe in config.json")
 
 
 def test_a_stray_recipe_beside_full_precision_changes_nothing(folder):
@@ -163,8 +163,8 @@ def test_a_recipe_is_one_line(folder, recipe, named):
     found = verify(discover([folder])[0])
     (problem,) = found.problems
     assert (problem.code, problem.fatal) == ("already_quantized", True)
-    assert f"quantized already ({named})" in problem.message
-    assert "measure the original" in problem.message
+    assert f"quantized already ({named})" in str(problem)
+    assert "measure the original" in str(problem)
     assert error_for(found, problem).exit_code == 23
 
 

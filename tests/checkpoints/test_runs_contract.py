@@ -11,11 +11,11 @@ from tests.checkpoints.support import codes, llama_config, write_tokenizer
 
 def test_identical_weights_are_found_and_progress_is_told(trainer_run):
     shutil.copy(trainer_run / "checkpoint-200" / "model.safetensors", trainer_run / "checkpoint-1000")
-    told = []
-    found = verify_all(discover([trainer_run]), progress=lambda *seen: told.append(seen))
+    reported = []
+    found = verify_all(discover([trainer_run]), progress=lambda *seen: reported.append(seen))
     assert [codes(c) for c in found] == [[], [], ["identical_weights"]]
     assert "small@200" in found[2].fatal[0].message
-    assert told == [(1, 3, "small@200"), (2, 3, "small@500"), (3, 3, "small@1000")]
+    assert reported == [(1, 3, "small@200"), (2, 3, "small@500"), (3, 3, "small@1000")]
 
 
 def test_a_tokenizer_that_differs(trainer_run):

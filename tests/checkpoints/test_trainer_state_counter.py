@@ -13,11 +13,8 @@ from ptq_eval.records import Checkpoint
 from tests.checkpoints.support import codes, touch_checkpoint
 
 
-def run_of(*readings):
-    return [
-        Checkpoint("r", step, seen, None, location=str(step), tokens_source="explicit", tokens_note="counted")
-        for step, seen in readings
-    ]
+def run_of(*readings, counter="num_input_tokens_seen"):
+    return [Checkpoint("r", step, seen, None, location=str(step), tokens_counter=counter) for step, seen in readings]
 
 
 def tokens(run):
@@ -33,15 +30,48 @@ def tokens(run):
         ((98, 980, 1765), (98, 980 - 314, 1765 - 314), 980),  # between two checkpoints, the nearer one deleted
     ],
 )
-def test_a_restart_is_noticed_and_what_came_before_is_added(steps, seen, restart):
-    found = with_whole_counts(run_of(*zip(steps, (2048 * steps for steps in seen))))
+@pytest.mark.parametrize("counter", ["num_input_tokens_seen", "total_flos"])
+def test_a_restart_is_noticed_and_what_came_before_is_added(steps, seen, restart, counter):
+    found = with_whole_counts(run_of(*zip(steps, (2048 * steps for steps in seen)), counter=counter))
     assert tokens(found) == [2048 * step for step in steps]
     assert [c.step for c in found if codes(c) == ["counter_restart"]] == [restart]
     (problem,) = next(c for c in found if c.step == restart).problems
     assert not problem.fatal
-    for words in ("started again at step", "resumed", "--tokens", "trajectory.yaml"):
+    for words in (counter, "started again at step", "resumed", "--tokens", "trajectory.yaml"):
         assert words in problem.message
     assert {c.tokens_source for c in found if c.step >= restart} == {"derived"}
+
+
+def test_floating_point_operations_that_start_again(tmp_path):
+    for step, flos in ((100, 100e12), (200, 200e12), (300, 100e12), (400, 200e12)):
+        folder = touch_checkpoint(tmp_path / "run" / f"checkpoint-{step}")
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "total_flos": flos}))
+    found = discover([tmp_path / "run"])
+    assert [c.tokens / found[0].tokens for c in found] == pytest.approx([1, 2, 3, 4])
+    assert [codes(c) for c in found] == [[], [], ["counter_restart"], []]
+    assert "total_flos / (6 · N_hf)" in found[2].problems[0].message
+
+
+def test_counters_of_two_kinds_are_not_compared(tmp_path):
+    states = [
+        {"total_flos": 300e12},
+        {"num_input_tokens_seen": 20},
+        {"total_flos": 900e12},
+        {"num_input_tokens_seen": 40},
+    ]
+    for number, state in enumerate(states, start=1):
+        folder = touch_checkpoint(tmp_path / "run" / f"checkpoint-{number * 10}")
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": number * 10, **state}))
+    assert not any("counter_restart" in codes(c) for c in discover([tmp_path / "run"]))
+
+
+@pytest.mark.parametrize("seen", [200704, 200704.0, "200704", "200704.0", "2.00704e5"])
+def test_a_count_that_another_tool_wrote_is_read(tmp_path, seen):
+    folder = touch_checkpoint(tmp_path / "run" / "checkpoint-98")
+    state = {"global_step": 98.0 if isinstance(seen, float) else "98", "num_input_tokens_seen": seen}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    (found,) = discover([tmp_path / "run"])
+    assert (found.step, found.tokens, found.tokens_source, found.problems) == (98, 200704, "explicit", ())
 
 
 def test_two_restarts():
@@ -68,7 +98,7 @@ def test_property_a_steady_counter_is_left_alone(steps, rate, noise):
     assert with_whole_counts(run) == run
     doubled = run_of(*((step, step * rate + max(step - 500, 0) * rate) for step in sorted(steps)))
     assert tokens(with_whole_counts(doubled)) == tokens(doubled)  # the batch doubled: D stays as it was counted
-    other = [replace(checkpoint, tokens_source="label") for checkpoint in doubled]
+    other = [replace(checkpoint, tokens_counter="") for checkpoint in doubled]
     assert with_whole_counts(other) == other
 
 
@@ -104,8 +134,11 @@ def test_a_log_with_gaps_nan_and_text_keeps_tokens_and_rate(tmp_path):
     [
         ([], "it is not a JSON object"),
         ({}, "it has no global_step"),
-        ({"global_step": "98"}, "global_step is not a number: '98'"),
-        ({"global_step": 98, "max_steps": [1]}, "max_steps is not a number: [1]"),
+        ({"global_step": "many"}, "global_step is not a whole number, got 'many'"),
+        ({"global_step": True}, "global_step is not a whole number, got True"),
+        ({"global_step": 98, "num_input_tokens_seen": 0.5}, "num_input_tokens_seen is not a whole number, got 0.5"),
+        ({"global_step": 98, "max_steps": [1]}, "max_steps is not a whole number, got [1]"),
+        ({"global_step": 98, "total_flos": "x"}, "total_flos is not a number, got 'x'"),
     ],
 )
 def test_what_is_wrong_with_a_state_is_said_in_words(tmp_path, state, words):

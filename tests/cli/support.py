@@ -78,7 +78,7 @@ def save_checkpoint(folder, text, *, seed=0, step=None, dtype=None, **changes):
 
 
 def rewrite(folder, change):
-    """Change a checkpoint's tensors in place: `change` gets and mends {name: tensor}."""
+    """Change a checkpoint's tensors in place: `change` gets {name: tensor} and changes it in place."""
     from safetensors.torch import load_file, save_file
 
     path = Path(folder) / "model.safetensors"

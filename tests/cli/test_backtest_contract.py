@@ -9,6 +9,8 @@ import pytest
 from ptq_eval import errors
 from ptq_eval.api import load, save_report
 from ptq_eval.records import Checkpoint, Measurement, Scheme, Trial
+from ptq_eval.report import renew_page
+from ptq_eval.results.load import load as load_results
 from ptq_eval.results.store import Store
 
 N, WINDOWS = 100_000, 24
@@ -114,9 +116,19 @@ def test_the_report_shows_the_backtest_of_its_own_measurements(ptq_eval, simulat
     assert "joint law (Kumar et al.)" in added
     save_report(simulated, result)
     assert report.read_text() == added
+    fit = json.loads((simulated / "fit.json").read_text())
+    (simulated / "fit.json").write_text(json.dumps({**fit, "records": "others"}))
+    report.write_text("of another fit")
+    assert renew_page(results := load_results(simulated)) == []
+    (simulated / "fit.json").write_text(json.dumps(fit))
+    assert renew_page(results) == [report]
+    assert report.read_text() == added
     record.write_text(record.read_text().replace(json.loads(record.read_text())["records"], "other"))
     save_report(simulated, result)
     assert "Out of date: the backtest" in report.read_text()
+    record.write_text(json.dumps({**json.loads(record.read_text()), "version": 1}))
+    save_report(simulated, result)
+    assert "Out of date: another version" in report.read_text()
     record.write_text("{")
     with pytest.raises(errors.OutputMismatchError, match="damaged"):
         save_report(simulated, result)

@@ -207,7 +207,7 @@ def test_laws_of_the_loss_need_no_delta(ptq_eval, frame, tmp_path):
 
 
 def test_laws_are_compared_on_records(ptq_eval, out):
-    """Three checkpoints of an untrained model: nothing can be told, and that is what is said."""
+    """Three checkpoints of an untrained model: nothing can be concluded, and the report says so."""
     answer = ptq_eval("fit", out, "--laws", "kumar,ouyang", "--bootstrap", "10")
     assert answer.code == 0, answer.err
     found = json.loads((out / "comparison.json").read_text())

@@ -31,13 +31,13 @@ def test_no_room_for_run_json_then_for_records(ptq_eval, material, quick, comple
     with largest_file(1500):
         ptq_eval(*command).refuses(22, "no space left", "remedy", "what is stored is kept")
     assert list(out.iterdir()) == []
-    room = (complete / "run.json").stat().st_size + 2000
-    with largest_file(room):
+    limit = (complete / "run.json").stat().st_size + 2000
+    with largest_file(limit):
         ptq_eval(*command).refuses(22, "no space left", "remedy", "what is stored is kept")
     assert sorted(path.name for path in out.iterdir()) == ["records", "run.json"]
     kept = numbers(out)
     assert 0 < len(kept) < 12
-    with largest_file(room):
+    with largest_file(limit):
         ptq_eval(*command).refuses(22, "what is stored is kept")
     assert numbers(out) == kept
     answer = ptq_eval(*command)

@@ -1,9 +1,11 @@
-"""Contract: a request that cannot be met is told in one line, with its own exit code, before anything is written."""
+"""Contract: a request that cannot be met is one line, with its own exit code, before anything is written."""
 
+import click
 import numpy as np
 import pytest
 
 from ptq_eval import errors
+from ptq_eval.cli.main import cli
 
 REFUSED = [
     # bits
@@ -64,6 +66,51 @@ def test_a_request_that_cannot_be_met(ptq_eval, material, quick, tmp_path, flags
     ptq_eval("run", material.run, "-o", tmp_path / "out", *quick, *flags).refuses(code, *said)
     assert not (tmp_path / "out").exists()
     assert list((tmp_path / "work").iterdir()) == []
+
+
+FREE_TEXT = {"out", "target", "data", "fit", "preset", "quantizer", "text"}
+"""Parameters whose values are paths and names, which the command line passes on as they are."""
+
+VALUES = [
+    (command, param)
+    for command in cli.commands.values()
+    for param in command.params
+    if isinstance(param, click.Option) and not param.is_flag and param.name not in FREE_TEXT
+]
+
+
+def parsed(command, param, value):
+    """The value as the command gets it, or its error in words without the value."""
+    needed = [["x"] if isinstance(p, click.Argument) else [p.opts[0], "x"] for p in command.params if p.required]
+    flags = [part for flag in needed for part in flag]
+    try:
+        context = command.make_context(command.name, [*flags, param.opts[-1], value])
+    except errors.PtqEvalError as error:
+        return error.what, error.allowed
+    return context.params[param.name]
+
+
+@pytest.mark.parametrize(("command", "param"), VALUES, ids=lambda x: x.name)
+def test_every_value_of_every_command_is_read_by_its_declaration(command, param):
+    assert param.callback is not None, "declare it as a field of an Options class"
+    assert param.type is click.UNPROCESSED
+
+
+COUNTS = [pair for pair in VALUES if "whole number" in str(parsed(*pair, "none of them"))]
+NUMBERS = [pair for pair in VALUES if "is not a number" in str(parsed(*pair, "none of them"))]
+
+
+@pytest.mark.parametrize("ways", [("5", "5.0", "5e0", "0.5e1"), ("0", "0.0", "0e5"), ("1000", "1e3", "1_000")])
+@pytest.mark.parametrize(("command", "param"), COUNTS + NUMBERS, ids=lambda x: x.name)
+def test_every_number_of_every_command_may_be_written_in_every_way(command, param, ways):
+    found = [parsed(command, param, way) for way in ways]
+    assert all(value == found[0] for value in found), found
+
+
+def test_the_counts_of_every_command_are_tested():
+    assert {command.name for command, _ in COUNTS} == {*cli.commands} - {"plan", "quantizers", "formats"}
+    assert len(COUNTS) > 30
+    assert len(NUMBERS) > 10
 
 
 def test_text_shorter_than_a_window(ptq_eval, material, quick, tmp_path):

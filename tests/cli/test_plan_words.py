@@ -41,21 +41,21 @@ def test_longer_cannot_be_told_where_the_interval_holds_both_signs():
 
 
 def test_lower_pays_where_its_upper_bound_does():
-    told = said(Question(params=220e6, tokens=26e9, serve_bits=(3, 4)))
-    by_start = {words.partition(":")[0]: words for words in told}
+    lines = said(Question(params=220e6, tokens=26e9, serve_bits=(3, 4)))
+    by_start = {words.partition(":")[0]: words for words in lines}
     assert by_start["N = 220M, served at 4 bits"].endswith("lower precision wins.")
     assert by_start["N, D and P free, served at 4 bits"].endswith("lower precision wins.")
     # an upper bound above the loss at 16 bits says nothing
     assert by_start["N = 220M, served at 3 bits"].endswith("whether lower precision wins is uncertain.")
-    assert "7.00 bits are the best training precision at any budget" in " ".join(told)
+    assert "7.00 bits are the best training precision at any budget" in " ".join(lines)
 
 
 def test_given_the_constants_of_equation_9_lower_is_told():
     robust = KUMAR_2024.replace(C_w=9.0, C_a=9.0, C_kv=9.0)  # hardly any robustness: the upper bound is the loss
     found = plan(from_preset(robust), Question(params=30e6, tokens=26e9, serve_bits=(3,)))
-    [told] = [words for words in sentences(found) if words.startswith("N = 30M, served at 3 bits")]
-    assert "≤" not in told
-    assert told.endswith("lower precision does not win.")
+    [lines] = [words for words in sentences(found) if words.startswith("N = 30M, served at 3 bits")]
+    assert "≤" not in lines
+    assert lines.endswith("lower precision does not win.")
     assert not any("equation 9" in caution for caution in cautions(found))
 
 
@@ -72,7 +72,7 @@ def test_every_plan_can_be_shown(bits, width):
 
 
 def test_cautions_name_what_is_missing_and_what_lies_beyond():
-    told = " ".join(cautions(plan(from_preset(KUMAR_2024), Question(params=1e9, serve_bits=(4, 6)))))
+    lines = " ".join(cautions(plan(from_preset(KUMAR_2024), Question(params=1e9, serve_bits=(4, 6)))))
     for words in (
         "no uncertainty is published",
         "beyond the fitted range",
@@ -80,11 +80,11 @@ def test_cautions_name_what_is_missing_and_what_lies_beyond():
         "need a budget",
         "! marks",
     ):
-        assert words in told, words
-    told = " ".join(cautions(plan(from_preset(OUYANG_2024), Question(params=1e9, tokens=2e10, serve_bits=(4,)))))
-    assert "gamma_w, gamma_a, gamma_kv not known" in told
-    assert "B, beta not known" in told
-    assert "the range of the data behind OUYANG_2024 is not known" in told
+        assert words in lines, words
+    lines = " ".join(cautions(plan(from_preset(OUYANG_2024), Question(params=1e9, tokens=2e10, serve_bits=(4,)))))
+    assert "gamma_w, gamma_a, gamma_kv not known" in lines
+    assert "B, beta not known" in lines
+    assert "the range of the data behind OUYANG_2024 is not known" in lines
 
 
 def test_sizes_in_bytes():

@@ -109,8 +109,8 @@ def test_a_tokenizer_left_by_other_options_is_not_used(train, tmp_path):
 @pytest.mark.parametrize("file", ["tokenizer/tokenizer.json", "trunk/checkpoint-8/model.safetensors", "state.pt"])
 def test_recovery_from_a_full_disk(train, tmp_path, file):
     assert train(out=tmp_path / "complete").code == 0
-    room = (tmp_path / "complete" / file).stat().st_size - 1
-    with largest_file(room):
+    limit = (tmp_path / "complete" / file).stat().st_size - 1
+    with largest_file(limit):
         answer = train()
     answer.refuses(22, "no space left", "free some space and repeat the command")
     assert not (tmp_path / "run" / file).exists()

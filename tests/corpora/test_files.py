@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
+import tarfile
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptq_eval.corpora import read
-from ptq_eval.corpora.files import find, split_spec
+from ptq_eval.corpora.documents import find
+from ptq_eval.corpora.files import split_spec
 from ptq_eval.errors import TextSourceError
 
 DOCUMENTS = ["first — naïve", "second 漢字\nof two lines", "third"]
@@ -26,6 +30,25 @@ def zstd(content: bytes) -> bytes:
     return pa.compress(content, codec="zstd", asbytes=True)
 
 
+def zipped(content: bytes, *more: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("folder/part.data", content)
+        archive.writestr("__MACOSX/folder/._part.data", b"\0")
+        for name in more:
+            archive.writestr(name, b"more")
+    return buffer.getvalue()
+
+
+def tarred(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        item = tarfile.TarInfo("part.txt")
+        item.size = len(content)
+        archive.addfile(item, io.BytesIO(content))
+    return buffer.getvalue()
+
+
 SKIPPABLE = b"\x50\x2a\x4d\x18\x04\x00\x00\x00size"
 PACKED = {
     "": bytes,
@@ -33,6 +56,8 @@ PACKED = {
     ".gzip": gzip.compress,
     ".bz2": bz2.compress,
     ".xz": lzma.compress,
+    ".zip": zipped,
+    ".lz4": lambda content: pa.compress(content, codec="lz4", asbytes=True),
     ".zst": zstd,
     ".zstd": lambda content: SKIPPABLE + zstd(content[:9]) + zstd(content[9:]),  # as pzstd writes it
 }
@@ -42,6 +67,34 @@ def parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     return sink.getvalue().to_pybytes()
+
+
+def arrow(table: pa.Table, *, stream: bool) -> bytes:
+    sink = pa.BufferOutputStream()
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("name", ["a.arrow", "a.feather", "a.ipc", "a", "a.txt", "a.arrow.gz"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_tables_of_arrow(tmp_path, name, stream):
+    table = pa.table({"id": [1, 2, 3], "text": DOCUMENTS, "meta": [{"body": text.upper()} for text in DOCUMENTS]})
+    content = arrow(table, stream=stream)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert read(str(tmp_path / name)).text == JOINED
+    assert read(f"{tmp_path / name}#meta.body").text == JOINED.upper()
+    with pytest.raises(TextSourceError, match="fields present: id, text, meta"):
+        read(f"{tmp_path / name}#body")
+    (tmp_path / name).write_bytes(content[:-40] if stream else content[: len(content) // 2])
+    with pytest.raises(TextSourceError, match=r"not a readable table|cannot be read"):
+        read(str(tmp_path / name))
+
+
+def test_a_table_that_datasets_saved(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"text": DOCUMENTS}).save_to_disk(str(tmp_path))
+    assert read(str(next(tmp_path.glob("*.arrow")))).text == JOINED
 
 
 @pytest.mark.parametrize("ending", PACKED)
@@ -203,7 +256,24 @@ def test_the_remedy_names_columns_that_hold_strings(tmp_path):
         ("a.jsonl", b'{"text": {"en": "a"}}', "fields present: text, text.en"),
         ("a.jsonl", b'{"text": null}\n{"text": null}', "no text under 'text'"),
         ("a.csv", b"text\nhello\n", "save the column"),
-        ("a.zip", b"PK\x03\x04\xff\xff", "not UTF-8"),
+        ("a.zip", b"PK\x03\x04\xff\xff", "not a zip file"),
+        ("a.zip", zipped(b"a", "b.txt", "c.txt"), "zip archive of 3 files.*part.data, b.txt, c.txt.*unpack"),
+        ("a.docx", zipped(b"a", "[Content_Types].xml"), "zip archive of 2 files"),
+        ("a.tar", tarred(b"text"), "a tar archive.*unpack it"),
+        ("a.txt.gz", gzip.compress(tarred(b"text")), "a tar archive"),
+        ("a.txt.gz", gzip.compress(gzip.compress(b"text")), "compressed twice"),
+        ("a.jsonl.gz", gzip.compress(zstd(b"text")), "compressed twice"),
+        ("a.txt", b"%PDF-1.7\n%\xe2\xe3\n", "a PDF document.*extract its text"),
+        ("a.jsonl", b"7z\xbc\xaf\x27\x1c\0\4", "a 7z archive"),
+        ("a.txt.lz4", b"\x04\x22\x4d\x18" + JOINED.encode(), "cannot be read"),
+        ("a.txt.lz4", b"\x02\x21\x4c\x18" + JOINED.encode(), "lz4's legacy format.*decompress"),
+        ("a.orc", b"ORC\x11\x00\x00\x0a", "a table in ORC.*Parquet"),
+        ("a.arrow", b"ARROW1\0\0" + b"\0" * 99, "not a readable table in Parquet or Arrow"),
+        ("a.txt", b"\x93NUMPY\x01\0v\0", "NumPy array.*rename it to .npy"),
+        ("a.txt", bytes(range(256)) * 9, "binary, not text"),
+        ("a.txt", b"words " * 99 + bytes(range(1, 32)) * 9 + b"\xff", "binary, not text"),
+        ("a.txt", "plain words".encode("utf-16-le"), "UTF-16 without a byte-order mark.*iconv -f UTF-16LE"),
+        ("a.txt", "plain words".encode("utf-16-be"), "UTF-16 without a byte-order mark.*iconv -f UTF-16BE"),
     ],
 )
 def test_what_is_no_text_is_one_line(tmp_path, name, content, said):
@@ -211,6 +281,12 @@ def test_what_is_no_text_is_one_line(tmp_path, name, content, said):
     with pytest.raises(TextSourceError, match=said) as raised:
         read(str(tmp_path / name))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("start", ["ORCHARD", "PARENTS", "LZIP is", "Rar!", "7z"])
+def test_a_text_that_begins_like_a_binary_format_is_a_text(tmp_path, start):
+    (tmp_path / "a.txt").write_text(start + JOINED)
+    assert read(str(tmp_path / "a.txt")).text == start + JOINED
 
 
 def test_a_field_of_plain_text_is_refused(tmp_path):

@@ -121,7 +121,7 @@ def bad_files(root):
         ("number.jsonl", "fields present: text, title"),
         ("a.jsonl#body", "fields present: id, text, title"),
         ("surrogate.jsonl", "surrogate"),
-        ("junk.parquet", "not readable Parquet"),
+        ("junk.parquet", "not a readable table"),
         ("a.parquet#body", "fields present: id, text, title"),
         ("a.parquet#id", "no text under 'id'"),
         ("float.npy", "float64"),

@@ -64,6 +64,50 @@ def test_ids_of_a_smaller_vocabulary_are_implausible(tmp_path, vocab):
     assert len(cut(tmp_path / "short.npy", vocab)) == 62
 
 
+@pytest.mark.parametrize(
+    ("made_for", "vocab"), [(50_257, 128_256), (32_000, 151_936), (1000, 4096), (50_257, 256_000), (65_536, 81_920)]
+)
+def test_a_long_text_without_ids_of_the_upper_half_is_implausible(tmp_path, made_for, vocab):
+    np.save(tmp_path / "a.npy", text_ids(made_for, 5000))
+    with pytest.raises(TokenRangeError, match="implausibly low"):
+        cut(tmp_path / "a.npy", vocab)
+    np.save(tmp_path / "b.npy", text_ids(vocab, 5000))
+    assert len(cut(tmp_path / "b.npy", vocab)) == 312
+    np.save(tmp_path / "short.npy", text_ids(made_for, 900))
+    assert len(cut(tmp_path / "short.npy", vocab)) == 56
+
+
+def test_bytes_under_a_vocabulary_of_some_hundreds_are_plausible(tmp_path):
+    np.save(tmp_path / "a.npy", np.frombuffer(b"ACGT, and some text in ASCII. " * 400, np.uint8).astype(np.uint16))
+    assert len(cut(tmp_path / "a.npy", 512)) == 750
+
+
+@pytest.mark.parametrize("vocab", [100_277, 128_256, 151_936])
+def test_ids_that_were_stored_in_16_bits_on_their_way_are_implausible(tmp_path, vocab):
+    np.save(tmp_path / "a.npy", (text_ids(vocab, 20_000) % 2**16).astype(np.uint32))
+    with pytest.raises(TokenRangeError, match=r"stored in 16 bits.*write the ids as uint32"):
+        cut(tmp_path / "a.npy", vocab)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.9, 1.0])
+@pytest.mark.parametrize("count", [600, 5000, 3_000_000])
+def test_padding_is_refused(tmp_path, share, count):
+    ids, vocab = text_ids(50_257, count), 50_257
+    documents = ids[: len(ids) // 500 * 500].reshape(-1, 500)
+    documents[:, 500 - round(500 * share) :] = vocab - 1
+    np.save(tmp_path / "a.npy", ids)
+    with pytest.raises(TokenRangeError, match=r"holds padding.*of the ids are in runs"):
+        cut(tmp_path / "a.npy", vocab)
+
+
+def test_rules_and_indents_are_no_padding(tmp_path):
+    ids = text_ids(50_257, 5000)
+    ids.reshape(-1, 100)[:, :40] = 220
+    ids[700:900] = 12
+    np.save(tmp_path / "a.npy", ids)
+    assert len(cut(tmp_path / "a.npy", 50_257)) == 312
+
+
 def test_an_id_outside_the_vocabulary_anywhere_in_the_file_is_refused(tmp_path):
     ids = text_ids(1000)
     ids[-1] = 1000

@@ -48,23 +48,23 @@ TIED = ("llama", "gpt2", "opt")
 @pytest.mark.parametrize("architecture", EXPECTED)
 def test_what_is_quantized_by_name_and_share(architecture):
     prefix, matrices, weights, rest = EXPECTED[architecture]
-    told = LanguageModel(core_models.build(architecture)).describe()
+    description = LanguageModel(core_models.build(architecture)).describe()
     names = {f"{prefix}.{layer}.{name}" for layer in range(LAYERS) for name in matrices}
-    assert set(told["quantized"]) == names
-    assert len(told["quantized"]) == len(names)
-    assert told["params_quantized"] == LAYERS * weights
-    assert told["params_total"] == LAYERS * weights + rest
-    assert told["share_quantized"] == pytest.approx(LAYERS * weights / (LAYERS * weights + rest))
+    assert set(description["quantized"]) == names
+    assert len(description["quantized"]) == len(names)
+    assert description["params_quantized"] == LAYERS * weights
+    assert description["params_total"] == LAYERS * weights + rest
+    assert description["share_quantized"] == pytest.approx(LAYERS * weights / (LAYERS * weights + rest))
 
 
 @pytest.mark.parametrize("architecture", EXPECTED)
 def test_everything_else_is_listed_with_its_reason(architecture):
     module = core_models.build(architecture)
-    told = LanguageModel(module).describe()
-    excluded = {entry["name"]: entry for entry in told["excluded"]}
+    description = LanguageModel(module).describe()
+    excluded = {entry["name"]: entry for entry in description["excluded"]}
     everything = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    assert excluded.keys() | {f"{name}.weight" for name in told["quantized"]} == everything
-    assert told["params_quantized"] + sum(e["params"] for e in excluded.values()) == told["params_total"]
+    assert excluded.keys() | {f"{name}.weight" for name in description["quantized"]} == everything
+    assert description["params_quantized"] + sum(e["params"] for e in excluded.values()) == description["params_total"]
 
     head = next(n for n, m in module.named_modules() if m is module.get_output_embeddings()) + ".weight"
     embedding = next(n for n, m in module.named_modules() if m is module.get_input_embeddings()) + ".weight"

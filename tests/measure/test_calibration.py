@@ -106,7 +106,7 @@ def test_the_head_is_calibrated_on_its_own_input():
 
 
 def naive_sequential(architecture, ids, solve):
-    """Published GPTQ without any bookkeeping: for every group, run the whole model as it stands, then solve.
+    """Published GPTQ without any bookkeeping: for every group, run the whole model as it is then, and solve.
 
     `solve(weight [out, in], inputs [tokens, in])` answers with the new weight.
     """

@@ -43,7 +43,7 @@ def test_the_rule_is_that_of_the_paired_error():
         mean = ((after - before) / TOKENS)[:64].mean()
         assert rule.settled(before.tolist(), after[:64].tolist(), TOKENS) == (error <= max(precision * mean, floor))
     assert not StopRule(0.9).settled([1.0], [9.0], 1), "one window says nothing about its error"
-    assert StopRule(0.01).settled([1.0, 2.0], [1.0, float("nan")], 1), "nothing can mend it"
+    assert StopRule(0.01).settled([1.0, 2.0], [1.0, float("nan")], 1), "more windows cannot help"
 
 
 @pytest.mark.parametrize("truth", [0.3, 0.01, 0.0, -0.004])

@@ -45,10 +45,10 @@ class TestExperts:
         return root, work, {record.trial.quantizer: record for record in records}
 
     def test_experts_are_quantized_and_gates_are_not(self):
-        told = LanguageModel(core_models.build(ExpertsConfig())).describe()
+        description = LanguageModel(core_models.build(ExpertsConfig())).describe()
         parts = ["mix", *(f"experts.{e}.{w}" for e in range(3) for w in ("w1", "w3", "w2"))]
-        assert set(told["quantized"]) == {f"model.layers.{i}.{part}" for i in range(2) for part in parts}
-        gates = [entry["name"] for entry in told["excluded"] if entry["reason"] == "gate"]
+        assert set(description["quantized"]) == {f"model.layers.{i}.{part}" for i in range(2) for part in parts}
+        gates = [entry["name"] for entry in description["excluded"] if entry["reason"] == "gate"]
         assert gates == ["model.layers.0.gate.weight", "model.layers.1.gate.weight"]
 
     @pytest.mark.parametrize("quantizer", ["gptq", "awq"])

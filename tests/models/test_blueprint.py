@@ -80,8 +80,8 @@ def test_only_what_text_runs_through_counts(tmp_path, make, layers, biases):
     assert counts.total > counts.non_embedding + VOCAB * HIDDEN
     ids = core_models.ids()
     assert loaded.logits(ids).shape == (*ids.shape, VOCAB)
-    told = {entry["name"]: entry["reason"] for entry in loaded.describe()["excluded"]}
-    assert "text does not run through it" in told.values()
+    description = {entry["name"]: entry["reason"] for entry in loaded.describe()["excluded"]}
+    assert "text does not run through it" in description.values()
     assert LanguageModel.blueprint(tmp_path).describe() == loaded.describe()
 
 
@@ -137,19 +137,19 @@ def test_a_vision_tower_does_not_bound_the_text(tmp_path):
 
 def test_vectors_kept_in_three_dimensions_and_kernels_are_not_experts(tmp_path):
     rwkv = t.RwkvConfig(vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=2, context_length=CONTEXT)
-    told = LanguageModel.blueprint(saved(tmp_path / "rwkv", rwkv)).describe()
-    reasons = {e["name"].rpartition(".")[2]: e["reason"] for e in told["excluded"]}
+    description = LanguageModel.blueprint(saved(tmp_path / "rwkv", rwkv)).describe()
+    reasons = {e["name"].rpartition(".")[2]: e["reason"] for e in description["excluded"]}
     assert reasons["time_mix_key"] == "norm or vector"
-    assert len(told["quantized"]) == 2 * 7
+    assert len(description["quantized"]) == 2 * 7
     mamba = t.MambaConfig(vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=1, state_size=4)
-    told = LanguageModel.blueprint(saved(tmp_path / "mamba", mamba)).describe()
-    assert "convolution" in {e["reason"] for e in told["excluded"]}
+    description = LanguageModel.blueprint(saved(tmp_path / "mamba", mamba)).describe()
+    assert "convolution" in {e["reason"] for e in description["excluded"]}
     gemma = t.RecurrentGemmaConfig(
         num_hidden_layers=3, vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=96, num_attention_heads=4,
         lru_width=HIDDEN, attention_window_size=CONTEXT,
     )  # fmt: skip
-    told = LanguageModel.blueprint(saved(tmp_path / "rgemma", gemma)).describe()
-    assert any(e["reason"].startswith("tensor of an unknown module") for e in told["excluded"])
+    description = LanguageModel.blueprint(saved(tmp_path / "rgemma", gemma)).describe()
+    assert any(e["reason"].startswith("tensor of an unknown module") for e in description["excluded"])
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "granitemoe", "own"])

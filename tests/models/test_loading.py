@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptq_eval.models.loading import same_tokenizer
+from ptq_eval.models.loading import load_tokenizer, same_tokenizer, tokenizer_fault
 from ptq_eval.pretrain.data import train_tokenizer
 
 
@@ -48,6 +48,12 @@ def merges_swapped(content):
     merges[0], merges[-1] = merges[-1], merges[0]
 
 
+def neighbours_swapped(content):
+    merges = content["model"]["merges"]
+    middle = len(merges) // 2
+    merges[middle - 1], merges[middle] = merges[middle], merges[middle - 1]
+
+
 def merge_less(content):
     content["model"]["merges"].pop(0)
 
@@ -79,7 +85,7 @@ def test_form_alone_makes_no_other_tokenizer(tmp_path, content, change):
     assert same_tokenizer(one, three)
 
 
-@pytest.mark.parametrize("change", [merges_swapped, merge_less, piece_renamed, lowercased])
+@pytest.mark.parametrize("change", [merges_swapped, neighbours_swapped, merge_less, piece_renamed, lowercased])
 def test_another_behaviour_makes_another_tokenizer(tmp_path, content, change):
     assert not same_tokenizer(write(tmp_path / "one", content), write(tmp_path / "two", content, change))
 
@@ -96,6 +102,46 @@ def test_one_that_cannot_be_read_is_like_no_other(tmp_path, content):
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "tokenizer.json").write_text("{}")
     assert not same_tokenizer(one, tmp_path / "two")
+
+
+def test_every_single_pair_of_swapped_merges_is_noticed(tmp_path, content):
+    one = write(tmp_path / "one", content)
+    count = len(content["model"]["merges"])
+    for place in range(1, count, max(1, count // 8)):
+
+        def swapped(changed, place=place):
+            merges = changed["model"]["merges"]
+            merges[place - 1], merges[place] = merges[place], merges[place - 1]
+
+        assert not same_tokenizer(one, write(tmp_path / str(place), content, swapped)), place
+
+
+def test_scores_that_changed_places_make_another_tokenizer(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    pieces = [("<unk>", 0.0), ("a", -1.0), ("b", -2.0), ("ab", -3.5)]
+    contents = []
+    for scores in ((-1.0, -2.0), (-2.0, -1.0)):
+        changed = [pieces[0], ("a", scores[0]), ("b", scores[1]), pieces[3]]
+        contents.append(json.loads(Tokenizer(models.Unigram(changed, unk_id=0)).to_str()))
+    assert not same_tokenizer(write(tmp_path / "one", contents[0]), write(tmp_path / "two", contents[1]))
+
+
+def test_added_entries_do_not_stop_the_loading(tmp_path, content):
+    folder = write(tmp_path / "one", {**content, "made_by": {"a tool": 1}})
+    plain = write(tmp_path / "two", content)
+    assert (
+        load_tokenizer(folder, False, "x")("a b")["input_ids"] == load_tokenizer(plain, False, "x")("a b")["input_ids"]
+    )
+    assert tokenizer_fault(folder) is None
+
+
+@pytest.mark.parametrize("broken", ["{", "", "{}", '{"model": {"type": "of next year"}}', "[1]"])
+def test_why_a_tokenizer_cannot_be_loaded(tmp_path, content, broken):
+    folder = write(tmp_path / "one", content)
+    assert tokenizer_fault(folder) is None
+    (folder / "tokenizer.json").write_text(broken)
+    assert "cannot be loaded" in str(tokenizer_fault(folder))
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,4 +1,4 @@
-"""Contract: the files that are hashed are those that are loaded, whatever lies beside them."""
+"""Contract: the files that are hashed are those that are loaded, whatever is beside them."""
 
 import json
 import shutil

@@ -25,7 +25,7 @@ def run(table):
 
 @pytest.fixture(scope="session")
 def out(tmp_path_factory):
-    """Where the report of the `written` fixture lies."""
+    """Where the report of the `written` fixture is."""
     return tmp_path_factory.mktemp("report")
 
 

@@ -67,6 +67,8 @@ def _row(run, ratio, quantizer, bits, rng):
         "rounding_sd": se / 2 if bits else math.nan, "numerics_sd": 0.0 if bits else math.nan,
         "noise_floor": se if bits else math.nan,
         "calibration_draws": 1 if bits else math.nan, "calibration_sd": math.nan, "covers_calibration": False,
+        "format": "int" if bits else "", "effective_bits": bits + 0.125 if bits else math.nan,
+        "gaussian_mse": 2.7 * 4.0**-bits if bits else math.nan,
     }  # fmt: skip
     return {name: values[name] for name in COLUMNS}
 

@@ -1,4 +1,4 @@
-"""Contract: nothing that a figure shows lies outside it, and a table's whole numbers are written as such."""
+"""Contract: nothing that a figure shows is outside it, and a table's whole numbers are written as such."""
 
 from __future__ import annotations
 

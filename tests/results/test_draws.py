@@ -8,8 +8,8 @@ import pytest
 import ptq_eval
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import OptionError
-from ptq_eval.results.draws import freedom
 from ptq_eval.results.store import Store
+from ptq_eval.sampling import freedom
 
 CELL = ["step", "quantizer", "bits"]
 

@@ -54,9 +54,9 @@ def test_a_command_that_reads_parses_each_record_once(out, parsed, command):
 def test_a_run_with_its_report_reads_the_rows_of_its_table_once(out, trajectory, small, monkeypatch):
     read, tables = points._point, Counter()
 
-    def counting(row):
+    def counting(row, axis):
         tables[row["key"]] += 1
-        return read(row)
+        return read(row, axis)
 
     monkeypatch.setattr(points, "_point", counting)
     result = ptq_eval.run(trajectory, out, **small)

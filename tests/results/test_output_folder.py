@@ -99,7 +99,7 @@ def test_another_text_under_the_same_name_is_refused(measure, texts, trajectory,
 
 
 def test_a_broken_checkpoint_may_be_mended_later(measure, complete, trajectory, tmp_path):
-    """It was set aside, so nothing of it is stored that its new weights could contradict."""
+    """It was excluded, so nothing of it is stored that its new weights could contradict."""
     root = shutil.copytree(trajectory, tmp_path / "small")
     weights = root / "checkpoint-200" / "model.safetensors"
     good = weights.read_bytes()

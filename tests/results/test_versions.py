@@ -10,8 +10,9 @@ import pytest
 import ptq_eval
 from ptq_eval.errors import OutputMismatchError
 from ptq_eval.records import Checkpoint, Measurement, Scheme, Trial
+from ptq_eval.results.selection import select
 from ptq_eval.results.store import Store
-from ptq_eval.results.table import COLUMNS, select, tabulate
+from ptq_eval.results.table import COLUMNS, tabulate
 from quantizers.gptq import GPTQ
 
 CHECKPOINT = Checkpoint("run", 1, 1000, 10, weights_sha="w")
@@ -61,8 +62,8 @@ def test_the_newest_version_stands_where_it_was_measured_and_the_older_one_elsew
         100: [GPTQ.version], 200: ["10"], 400: [GPTQ.version]
     }  # fmt: skip
     assert set(table.loc[table["quantizer"] == "none", "quantizer_version"]) == {""}
-    told = f"gptq: the table mixes rows of versions {GPTQ.version} and 10"
-    assert any(warning.startswith(told) for warning in result.fit["warnings"])
+    beginning = f"gptq: the table mixes rows of versions {GPTQ.version} and 10"
+    assert any(warning.startswith(beginning) for warning in result.fit["warnings"])
 
 
 def test_versions_are_ordered_by_their_numbers():

@@ -26,6 +26,7 @@ ORDER = (
         "config",
         "plan_config",
         "fit_config",
+        "study_config",
         "sampling",
         "early_stop",
     ),
@@ -87,17 +88,17 @@ def edges(modules: dict[str, ast.Module]) -> Iterator[tuple[str, str]]:
 def rank(module: str) -> int:
     """The place of a module in `ORDER`.  Raises ValueError for one that has none."""
     package, _, rest = module.partition(".")
-    room = rest.partition(".")[0] if package == "ptq_eval" else package
+    folder = rest.partition(".")[0] if package == "ptq_eval" else package
     if module == "ptq_eval":
         return -1
-    for place, rooms in enumerate(ORDER):
-        if room in rooms:
+    for place, folders in enumerate(ORDER):
+        if folder in folders:
             return place
     raise ValueError(f"{module} has no place in ORDER")
 
 
 def upward(modules: dict[str, ast.Module]) -> list[str]:
-    """Every import of a higher room by a lower one, as `importer -> imported`."""
+    """Every import of a higher folder by a lower one, as `importer -> imported`."""
     return sorted({f"{a} -> {b}" for a, b in edges(modules) if rank(a) < rank(b)})
 
 

@@ -27,11 +27,13 @@ from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
 from ptq_eval.laws.turning.observed import TurningPoint, controlled, turning_point
 from ptq_eval.laws.turning.predicted import CriticalTokens, poor_fit, predict
-from ptq_eval.laws.turning.verdict import Curve, Forecast, refutation, verdict
+from ptq_eval.laws.turning.verdict import Forecast, refutation, verdict
 from ptq_eval.laws.warnings import cautions, poor_fits
+from ptq_eval.records import BitsAxis
 from ptq_eval.results.points import (
     FULL_PRECISION,
     Config,
+    Curve,
     Point,
     Row,
     Windows,
@@ -43,7 +45,7 @@ from ptq_eval.results.points import (
     loss_data,
     read,
 )
-from ptq_eval.sampling import SIGNIFICANT
+from ptq_eval.sampling import errors_needed
 
 VERSION = 3
 """Of the meaning of the returned object; since 3, "interior" is a test with control over all lines, "answer" says which
@@ -82,16 +84,22 @@ def analyse(table: Iterable[Row], windows: Windows, *, seed: int = 0, n_boot: in
 
 
 def fit_points(
-    points: list[Point], windows: Windows, *, seed: int = 0, n_boot: int = 200, laws: Choice | None = None
+    points: list[Point],
+    windows: Windows,
+    *,
+    seed: int = 0,
+    n_boot: int = 200,
+    laws: Choice | None = None,
+    axis: BitsAxis = "bits",
 ) -> FolderFit:
     """Fit every law of the main job to the points of a folder, or those of `laws`.
 
     windows: by key, the loss per evaluation window after and before quantization (nats per token); may be
-    empty.  The content holds "fits", "critical_tokens", "cautions", "version" and "records", the digest of the
-    points; `report.with_texts` adds the sentences.  Bad data end as statuses, verdicts and cautions, never as an
-    exception.
+    empty.  axis: what P is in these points.  The content holds "fits", "critical_tokens", "cautions", "version",
+    "bits_axis" and "records", the digest of the points; `report.with_texts` adds the sentences.  Bad data end as
+    statuses, verdicts and cautions, never as an exception.
     """
-    head = {"version": VERSION, "records": digest(points)}
+    head = {"version": VERSION, "records": digest(points), "bits_axis": axis}
     if not points:
         nothing = [caution(Caution.NOTHING_TO_FIT).to_dict()]
         return FolderFit({"fits": [], "critical_tokens": [], "cautions": nothing, **head}, [])
@@ -106,21 +114,22 @@ def fit_points(
     quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
     lines = _lines(quantized)
     turns = _turns(lines, windows, seed, n_boot)
-    for config, group in by(quantized, "config").items():
+    for config, group in by(quantized, "curve").items():
         law = laws.delta or _degradation_law(group)
         result = fit(law, delta_data(group, windows), seed=seed, n_boot=n_boot)
         fitted.append((config, group, result))
         poor += poor_fits(config, result)
+        members = {p.config for p in group}
         for name, own in by(group, "trajectory").items():
-            for place in [place for place in lines if place[:2] == (config, name)]:
+            for place in [place for place in lines if place[0] in members and place[1] == name]:
                 known, rise = curves.get(name), rises.get(name)
                 alone = [one is known for one in curves.values()].count(True) == 1
                 tokens = [p.D for p in (own if alone else group)]
-                measured = Curve(*curve(lines[place], windows, quantized=True))
+                measured = curve(lines[place], windows, quantized=True)
                 one = _critical(
                     lines[place], measured, turns[place], law, result, known, rise, tokens, ahead.get(place)
                 )
-                critical.append((config, one))
+                critical.append((place[0], one))
     found = [*cautions(points, rises, [one for _, one in critical]), *poor]
     content = {
         "fits": [_entry(*one, windows_of) for one in fitted],
@@ -142,10 +151,10 @@ def _rises(full: list[Point], windows: Windows, seed: int, n_boot: int) -> dict[
 def _lines(quantized: list[Point]) -> dict[Line, list[Point]]:
     """The points of each configuration, trajectory and bit-width, in the order of D."""
     return {
-        (config, name, P): line
+        (config, name, bits): line
         for config, group in by(quantized, "config").items()
         for name, own in by(group, "trajectory").items()
-        for P, line in by(sorted(own, key=lambda p: (p.P, p.D)), "P").items()
+        for bits, line in by(sorted(own, key=lambda p: (p.bits, p.D)), "bits").items()
     }
 
 
@@ -239,7 +248,7 @@ def _critical(
         run=points[0].trajectory,
         params=N,
         quantizer=points[0].config.quantizer,
-        bits=P,
+        bits=points[0].bits,
         largest_tokens=largest,
         predicted=None if withheld else predicted,
         observed=observed,
@@ -253,14 +262,14 @@ def _doubt(points: list[Point], law: Law, result: FitResult) -> Finding | None:
     """Whether these deltas of one run and bit-width fail to follow the law that is fitted to all.
 
     The ratio delta/f is constant under the law; its mean, weighted by the noise that the fit estimates, must be
-    above zero by two standard errors, taken from its scatter between checkpoints: deltas that jump about zero may
+    significantly above zero by its error, taken from its scatter between checkpoints: deltas that jump about zero may
     each differ from it by many evaluation errors.  If it is not, either no delta is significantly above zero, or
     some are and the law misses them: two findings that must not be confused.
     """
     known = [p for p in points if math.isfinite(p.delta)]
-    delta, se = (np.array([getattr(p, name) for p in known]) for name in ("delta", "se"))
-    above, P = int(np.sum(delta > SIGNIFICANT * se)), points[0].P
-    none = why(Why.DELTA_NOT_SIGNIFICANT, bits=P)
+    delta, se, df = (np.array([getattr(p, name) for p in known]) for name in ("delta", "se", "df"))
+    above, bits = int(np.sum(delta > errors_needed(df) * se)), points[0].bits
+    none = why(Why.DELTA_NOT_SIGNIFICANT, bits=bits)
     if len(known) < 2:
         return None if above == len(known) else none
     f = law.predict(result.values, {name: np.array([getattr(p, name) for p in known]) for name in law.columns})
@@ -269,9 +278,9 @@ def _doubt(points: list[Point], law: Law, result: FitResult) -> Finding | None:
     weights = np.square(share * noise.max() / noise)
     mean = float(np.average(delta / share, weights=weights))
     variance = float(np.average(np.square(delta / share - mean), weights=weights)) / (len(known) - 1)
-    if mean > SIGNIFICANT * math.sqrt(variance):
+    if mean > errors_needed(len(known) - 1) * math.sqrt(variance):
         return None
-    return why(Why.LAW_MISSES_DELTAS, bits=P, clear=above, deltas=len(known)) if above else none
+    return why(Why.LAW_MISSES_DELTAS, bits=bits, clear=above, deltas=len(known)) if above else none
 
 
 def _full_precision_rise(points: list[Point], observed: TurningPoint) -> float:

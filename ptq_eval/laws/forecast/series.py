@@ -12,10 +12,11 @@ from ptq_eval.laws.forecast.candidates import fit_falling
 from ptq_eval.laws.tables.schedule import phase_of
 from ptq_eval.laws.turning.observed import checkpoint_scatter
 from ptq_eval.results.points import FULL_PRECISION, Config, Point, Windows, by, curve
-from ptq_eval.sampling import Design
+from ptq_eval.sampling import Design, errors_needed
 
 MIN_CHECKPOINTS = 4
-"""The fewest checkpoints that are continued; a delta is significant if the last so many exceed two standard errors.
+"""The fewest checkpoints that are continued; a delta is significant if the last so many are significantly above zero:
+by two standard errors, or by as many as are as rare where few degrees of freedom are known.
 
 Deltas that are noise are negative half the time, so a row of four above zero comes about by chance in one of sixteen.
 """
@@ -30,7 +31,8 @@ class Series:
     tokens, loss_fp, delta and se (of delta, zero where unknown) are [n], in tokens and nats per token.  phase [n] is
     the share of the learning rate's decay that is done (0 to 1), NaN where unknown.  windows [n, n_windows] is the loss
     after quantization per evaluation window, None where it is not known of every checkpoint; design is how these were
-    drawn.
+    drawn, and calibration_se [n] the part of se that is due to the draw of calibration windows, None where that is not
+    known.  df [n]: the degrees of freedom of se, None where not known.
     """
 
     run: str
@@ -44,6 +46,8 @@ class Series:
     phase: np.ndarray
     windows: np.ndarray | None = None
     design: Design | None = None
+    calibration_se: np.ndarray | None = None
+    df: np.ndarray | None = None
 
     @property
     def x(self) -> np.ndarray:
@@ -63,9 +67,13 @@ class Series:
 
     @property
     def significant(self) -> bool:
-        """Whether the last `MIN_CHECKPOINTS` deltas all exceed two standard errors."""
-        last = slice(-MIN_CHECKPOINTS, None)
-        return len(self.delta) >= MIN_CHECKPOINTS and bool(np.all(self.delta[last] > 2 * self.se[last]))
+        """Whether the last `MIN_CHECKPOINTS` deltas are all significantly above zero."""
+        return len(self.delta) >= MIN_CHECKPOINTS and bool(np.all(self.clear[-MIN_CHECKPOINTS:]))
+
+    @property
+    def clear(self) -> np.ndarray:
+        """Which deltas are significantly above zero, [n]."""
+        return self.delta > errors_needed(np.nan if self.df is None else self.df) * self.se
 
     @property
     def noise(self) -> np.ndarray:
@@ -74,7 +82,7 @@ class Series:
         The scatter is a share of delta where delta is significant.  Else it is a multiple of the standard error, as
         both grow with the size of what rounding changes; or the deltas' standard deviation where no error is known.
         """
-        clear = self.delta > 2 * self.se
+        clear = self.clear
         if self.significant and clear.sum() >= MIN_CHECKPOINTS:
             share = checkpoint_scatter(self.x[clear], np.log(self.delta[clear]))
             return np.hypot(self.se, share * np.abs(self.delta) * clear)
@@ -110,7 +118,7 @@ def series_of(
     found = []
     for run, own in by(usable, "trajectory").items():
         for config, same in by(own, "config").items():
-            for bits, group in by(same, "P").items():
+            for bits, group in by(same, "bits").items():
                 group = sorted({p.D: p for p in reversed(group)}.values(), key=lambda p: p.D)
                 name = str((labels or {}).get(config) or config.quantizer)
                 found.append(_series(group, run, name, bits, windows or {}))
@@ -118,14 +126,15 @@ def series_of(
 
 
 def _series(group: list[Point], run: str, name: str, bits: float, windows: Windows) -> Series:
-    columns = {key: np.array([getattr(p, key) for p in group], float) for key in ("D", "loss_fp", "delta", "se")}
+    names = ("D", "loss_fp", "delta", "se", "df")
+    columns = {key: np.array([getattr(p, key) for p in group], float) for key in names}
     phase = phase_of(
         np.array([p.learning_rate for p in group], float),
         [p.phase for p in group],
         [p.training for p in group],
         columns["D"],
     )[0]
-    *_, per_window, design = curve(group, windows, quantized=True)
+    known = curve(group, windows, quantized=True)
     return Series(
         run,
         name,
@@ -136,6 +145,8 @@ def _series(group: list[Point], run: str, name: str, bits: float, windows: Windo
         delta=columns["delta"],
         se=np.nan_to_num(columns["se"]),
         phase=phase - 1.0,
-        windows=per_window,
-        design=design,
+        windows=known.windows,
+        design=known.design,
+        calibration_se=known.calibration_se,
+        df=columns["df"],
     )

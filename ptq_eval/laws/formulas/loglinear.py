@@ -19,7 +19,7 @@ import numpy as np
 from ptq_eval.laws.base import Data, Law, Theta
 from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.formulas.chinchilla import turning_tokens
-from ptq_eval.sampling import SIGNIFICANT
+from ptq_eval.sampling import errors_needed
 
 N_STARTS = 24
 
@@ -100,7 +100,8 @@ class LogLinear(Law):
 
     def objection(self, data: Data) -> Finding | None:
         """Also: too few deltas that are significantly above zero."""
-        clear = int(np.sum((data["delta"] > 0) & (data["delta"] > SIGNIFICANT * data["se"])))
+        needed = errors_needed(data.get("df", np.nan))
+        clear = int(np.sum((data["delta"] > 0) & (data["delta"] > needed * data["se"])))
         n, p = len(data["delta"]), self.n_free
         if n > p and clear < p:
             return why(Why.TOO_FEW_CLEAR_DELTAS, clear=clear, deltas=n, needed=p)

@@ -1,4 +1,4 @@
-"""Names in a table that stand for numbers: `bits={BF16:16,NVFP4:4}`, `P=format{"FP 8":8}`, `P=format{@formats.csv}`.
+"""Names in a table that mean numbers: `bits={BF16:16,NVFP4:4}`, `P=format{"FP 8":8}`, `P=format{@formats.csv}`.
 
 In braces is the number of each name; before them the column, where it is not the one of the variable's own name.  A
 file after @ holds the same, as a JSON object or as CSV of two columns.  A name in the table without a number is an

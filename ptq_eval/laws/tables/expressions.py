@@ -147,7 +147,7 @@ class _Walk:
     def _pair(self, op: ast.cmpop, a: Any, b: Any) -> Any:
         if isinstance(op, (ast.In, ast.NotIn)):
             if not isinstance(b, list):
-                raise self.refusal("values after `in` stand in brackets: bits in (3, 4)")
+                raise self.refusal("values after `in` need brackets: bits in (3, 4)")
             return _is_in(a, b) ^ isinstance(op, ast.NotIn)
         if isinstance(a, list) or isinstance(b, list):
             raise self.refusal("several values are compared by `in` alone")

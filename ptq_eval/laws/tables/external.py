@@ -149,7 +149,7 @@ def unread(laws: Iterable[Law], columns: Mapping[str, str], table: Table) -> lis
         "se",
         *LABELS,
         "learning_rate",
-    }  # with "P", a loss that stands beside every bit-width counts once
+    }  # with "P", a loss that is repeated in the row of every bit-width counts once
     read |= {other for name in read for other in COLUMN_ALIASES.get(name, ())}
     wanted = dict.fromkeys(name for law in laws for name in (*law.columns, law.response))
     notes = []
@@ -167,7 +167,7 @@ def unread(laws: Iterable[Law], columns: Mapping[str, str], table: Table) -> lis
 
 
 def _first_of_each(data: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
-    """The first of all points that agree in these columns: a loss before quantization stands beside every bit-width."""
+    """The first of all points that agree in these columns: each bit-width repeats the loss before quantization."""
     keys = zip(*(data[name].tolist() for name in names if name in data))
     found: dict[Any, int] = {}
     for place, key in enumerate(keys):

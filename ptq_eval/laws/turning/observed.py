@@ -4,8 +4,9 @@ The lowest checkpoint of a noisy curve is nearly always somewhere inside the ran
 A minimum therefore counts as interior only if it is neither the first nor the last checkpoint and the loss rises
 significantly after it, beyond two kinds of error.
 
-* evaluation: the variance of the rise over evaluation windows, paired between checkpoints, or from the errors of the
-  checkpoints where no windows are known.  Where neither is, nothing is claimed;
+* evaluation: the variance of the rise over evaluation windows, paired between checkpoints, and over draws of the
+  calibration windows where several were made, or from the errors of the checkpoints where no windows are known.  Where
+  neither is, nothing is claimed;
 * training: checkpoints scatter about a smooth curve by more than the windows can tell (`significance`).  With fewer
   than `MIN_TO_TEST` checkpoints that scatter is unknown, and nothing is claimed.
 
@@ -57,8 +58,9 @@ class TurningPoint:
     neighbours, with its interval; `interior` whether the lowest is neither the first nor the last and the rise is
     significant; `rise` the loss at the last checkpoint minus the lowest, with its standard error (NaN where no windows
     are known or too few checkpoints), in nats per token; `evaluation_se` the part of that error that the windows
-    explain; `n_checkpoints` how many losses were known.  `p_value` is that of "the loss never rises", `adjusted_p`
-    the same after control over many lines (see `controlled`); NaN where `untested` says why.  `detectable_rise`, in
+    explain, with its degrees of freedom `evaluation_df`; `n_checkpoints` how many losses were known.  `p_value` is that
+    of "the loss never rises", `adjusted_p` the same after control over many lines (see `controlled`); NaN where
+    `untested` says why.  `detectable_rise`, in
     nats per token, is the rise that would have been significant, alone, with probability 0.8; infinite where none is.
     """
 
@@ -73,6 +75,7 @@ class TurningPoint:
     adjusted_p: float = math.nan
     detectable_rise: float = math.nan
     untested: Untested | None = None
+    evaluation_df: float = math.nan
 
     def test_to_dict(self) -> dict[str, Any]:
         """What the test found, as the fields of a JSON object."""
@@ -89,6 +92,7 @@ def turning_point(
     loss: np.ndarray,
     windows: np.ndarray | None,
     design: Design | None = None,
+    calibration_se: np.ndarray | None = None,
     *,
     errors: np.ndarray | None = None,
     seed: int = 0,
@@ -96,7 +100,8 @@ def turning_point(
     level: float = 0.9,
 ) -> TurningPoint:
     """The minimum of `loss` [n] (nats per token) over `tokens` [n], with `windows` [n, n_windows] where known, drawn by
-    `design` (None: as if independently), or else the standard errors [n] of the losses.
+    `design` (None: as if independently) and `calibration_se` [n], the errors that the draw of calibration windows adds
+    (None: not known); or else the standard errors [n] of the losses.
 
     Losses that are not finite are excluded; if none remains, everything is NaN.  Alone, a line's adjusted p-value is
     its p-value.
@@ -111,6 +116,7 @@ def turning_point(
         windows[rows] if windows is not None and windows.shape[1] > 1 else None,
         None if errors is None else np.asarray(errors, float)[rows],
         design,
+        None if calibration_se is None else calibration_se[rows],
     )
     i, last = int(np.argmin(loss)), len(loss) - 1
     scatter = checkpoint_scatter(x, loss)
@@ -134,6 +140,7 @@ def turning_point(
         rise=float(loss[last] - loss[i]),
         rise_se=math.hypot(evaluation_se, math.sqrt(2) * scatter),
         evaluation_se=evaluation_se,
+        evaluation_df=noise.freedom,
         n_checkpoints=len(loss),
         **tested,
     )
@@ -141,25 +148,33 @@ def turning_point(
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """What is known of the evaluation error of losses: windows [n, n_windows], or standard errors [n], or neither."""
+    """What is known of the evaluation error of losses: windows [n, n_windows], with what the draw of calibration
+    windows adds [n], or standard errors [n] of both, or neither."""
 
     windows: np.ndarray | None
     errors: np.ndarray | None
     design: Design | None = None
+    calibration: np.ndarray | None = None
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of a variance; NaN where windows are not known."""
+        if self.windows is None:
+            return math.nan
+        return self.design.freedom if self.design is not None else self.windows.shape[1] - 1
 
     def variance(self, weights: np.ndarray) -> float:
         """That of the sum of the losses times `weights` [n]; NaN if nothing is known."""
         if self.windows is not None:
-            return standard_error(weights @ self.windows, self.design) ** 2
+            drawn = 0.0 if self.calibration is None else float(np.sum(np.square(weights * self.calibration)))
+            return standard_error(weights @ self.windows, self.design) ** 2 + drawn
         return math.nan if self.errors is None else float(np.sum(np.square(weights * self.errors)))
 
     def draws(self, n_boot: int, seed: int) -> np.ndarray | float:
         """Changes of the losses [n_boot, n] when the evaluation is drawn anew; 0 if nothing is known."""
-        if self.windows is not None:
-            return window_noise(self.windows, n_boot, seed, self.design)
-        if self.errors is None:
-            return 0.0
-        return self.errors * np.random.default_rng([seed, 0]).standard_normal((n_boot, len(self.errors)))
+        own = self.errors if self.windows is None else self.calibration
+        normal = 0.0 if own is None else own * np.random.default_rng([seed, 0]).standard_normal((n_boot, len(own)))
+        return normal if self.windows is None else normal + window_noise(self.windows, n_boot, seed, self.design)
 
 
 def rise_test(loss: np.ndarray, evaluation_se: float, *, replicates: int = significance.REPLICATES) -> dict[str, Any]:

@@ -29,7 +29,8 @@ from ptq_eval.laws.base import Data, Estimate, FitKind, FitResult, Law, finite_o
 from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.fit import bootstrap
 from ptq_eval.laws.turning.observed import TurningPoint, turning_point
-from ptq_eval.laws.turning.verdict import Curve, Forecast, PoorFit, Verdict, refutation, verdict
+from ptq_eval.laws.turning.verdict import Forecast, PoorFit, Verdict, refutation, verdict
+from ptq_eval.results.points import Curve
 
 MAX_SPREAD = 100.0
 """D_crit is not identified if the ends of its interval differ by more than this factor."""

@@ -20,7 +20,8 @@ import numpy as np
 from ptq_eval.laws.base import Estimate, finite_or_none
 from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.turning.observed import TurningPoint, checkpoint_scatter
-from ptq_eval.sampling import SIGNIFICANT, Design, standard_error
+from ptq_eval.results.points import Curve
+from ptq_eval.sampling import errors_needed, freedom, independent, standard_error
 
 LEVEL = 0.9
 """Of the intervals of an observed turn and of a forecast."""
@@ -131,17 +132,6 @@ class Verdict:
         }
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A measured loss [n] (nats per token) over tokens [n], with windows [n, n_windows] where known, and how these were
-    drawn (None: as if independently)."""
-
-    tokens: np.ndarray
-    loss: np.ndarray
-    windows: np.ndarray | None = None
-    design: Design | None = None
-
-
 def verdict(
     predicted: Estimate | None,
     reason: Finding | None,
@@ -242,8 +232,9 @@ def falls_beyond(curve: Curve, tokens: float) -> bool:
     """Whether the loss falls significantly from the first checkpoint beyond D = `tokens` to a later one.
 
     A loss that turns at D cannot.  It may well be lower at the first checkpoint beyond D than at the last before.  The
-    error is that of the paired difference over evaluation windows, with the scatter of checkpoints where there are
-    enough of them; where neither is known no fall is significant.
+    error is that of the paired difference over evaluation windows and draws of the calibration windows, with the
+    scatter of checkpoints where there are enough of them; where neither windows nor scatter are known no fall is
+    significant.
     """
     known = np.isfinite(curve.loss)
     order = np.flatnonzero(known)[np.argsort(curve.tokens[known], kind="stable")]
@@ -253,13 +244,18 @@ def falls_beyond(curve: Curve, tokens: float) -> bool:
         return False
     before, after = split, split + int(np.argmin(loss[split:]))
     scatter = checkpoint_scatter(*_one_each(D, loss))
-    error = math.sqrt(2) * (scatter if math.isfinite(scatter) else 0.0)
+    variances, degrees = ([2 * scatter**2], [len(np.unique(D)) - 3]) if math.isfinite(scatter) else ([], [])
     if curve.windows is not None and curve.windows.shape[1] > 1:
+        design = curve.design or independent(curve.windows.shape[1])
         difference = curve.windows[order[before]] - curve.windows[order[after]]
-        error = math.hypot(error, standard_error(difference, curve.design))
-    elif not math.isfinite(scatter):
+        variances.append(standard_error(difference, design) ** 2)
+        degrees.append(design.freedom)
+    if not variances:
         return False
-    return bool(loss[before] - loss[after] > SIGNIFICANT * error)
+    error = math.sqrt(math.fsum(variances))
+    if curve.calibration_se is not None:
+        error = math.hypot(error, *curve.calibration_se[order[[before, after]]])
+    return bool(loss[before] - loss[after] > errors_needed(freedom(variances, degrees)) * error)
 
 
 def _one_each(tokens: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,22 +6,16 @@ run` does not make it: it shows the one that `ptq-eval backtest` made, if that i
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.errors import OutputMismatchError
 from ptq_eval.laws.forecast.backtest import MIN_TO_TEST, What
-from ptq_eval.report.backtest.page import HEADINGS, METHOD_NAMES, NAME, UNITS
+from ptq_eval.report.backtest.page import HEADINGS, METHOD_NAMES, NAME, UNITS, VERSION
 from ptq_eval.report.common import files
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.numbers import number, percent, short
 from ptq_eval.report.common.tables import markdown
-from ptq_eval.report.comparison.page import embedded
-from ptq_eval.results.points import digest
-from ptq_eval.results.points import read as points
 
 TITLE = "Had you asked earlier"
 _HEADER = ("about", "method", "n", "stated", "inside", "width", "interval score")
@@ -30,18 +24,7 @@ _AGAIN = "`ptq-eval backtest OUT` makes it again."
 
 def read(out: Path) -> dict[str, Any] | None:
     """The backtest below `out`; None without one.  Raises OutputMismatchError for a damaged file."""
-    path = out / NAME
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {name: found.get(name) for name in ("records", "summary", "figures", "level")}
-    except (OSError, ValueError, AttributeError) as error:
-        raise OutputMismatchError(
-            f"{NAME} of the output folder is damaged",
-            got=f"{path}: {error!r}",
-            remedy="delete that file and run ptq-eval backtest again",
-        ) from error
+    return files.read_json(out / NAME, ("version", "records", "summary", "figures", "level"), "ptq-eval backtest OUT")
 
 
 def section(found: Mapping[str, Any] | None, study: Study) -> str:
@@ -57,29 +40,21 @@ def section(found: Mapping[str, Any] | None, study: Study) -> str:
     return body(found, study.digest)
 
 
-def embed(out: Path, record: Mapping[str, Any]) -> list[Path]:
-    """Put a backtest that was just made into the report below `out`; the path, if there is a report."""
-    report, table = out / "report.md", out / "degradation.csv"
-    if not report.exists() or not table.exists():
-        return []
-    with open(table, encoding="utf-8", newline="") as lines:
-        known = digest(points(csv.DictReader(lines))[0])
-    text = embedded(report.read_text(encoding="utf-8"), body(record, known), TITLE)
-    return [files.write_text(report, text)]
-
-
 def body(found: Mapping[str, Any], records: str) -> str:
     """One row per method for the loss and D_crit, all bit-widths and distances together, and one fan chart.
 
     records: the digest of the page's measurements.
     """
+    if found["version"] != VERSION:
+        return f"**Out of date: another version of ptq-eval made the backtest.** {_AGAIN}\n"
     if found["records"] != records:
         return f"**Out of date: the backtest was made of other measurements than those of this page.** {_AGAIN}\n"
     level = f"{100 * number(found['level']):g} %"
     text = (
         "At every checkpoint from the fourth on, what the checkpoints up to it say of later ones was held against what "
         f"was measured. *Inside*: the share of statements that later checkpoints did not refute, of {level} intervals; "
-        "the interval score is better the lower it is. By bit-width and distance in `backtest.md`.\n\n"
+        "the interval score is better the lower it is; for D_crit it is that of which checkpoint has the least loss. "
+        "By bit-width and distance in `backtest.md`.\n\n"
     )
     rows = []
     for what in (What.LOSS, What.TURN):

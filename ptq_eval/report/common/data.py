@@ -9,7 +9,7 @@ the laws themselves, found by name among the installed plug-ins: no formula is r
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,7 @@ from ptq_eval.errors import NothingToFitError, UnknownPluginError
 from ptq_eval.laws.base import FitKind
 from ptq_eval.records import FULL_PRECISION
 from ptq_eval.report.common.numbers import number
-from ptq_eval.results.points import Point, digest, read
+from ptq_eval.results.points import Point, axis_value, digest, format_family, read
 from ptq_eval.results.table import COLUMNS as TABLE_COLUMNS
 
 Frame = Any
@@ -34,21 +34,42 @@ COLUMNS = list(TABLE_COLUMNS[: TABLE_COLUMNS.index("status") + 1])
 MEASURED = ("ok", "partial")
 NUMBERS = ["step", "tokens", "params", "tokens_per_param", "bits", "loss_fp", "loss_q", "delta", "delta_se", "windows"]
 _CONFIGURATION = ("group_size", "symmetric", "calibration", "options")
+MOST_PANELS = 6
+"""More panels beside each other than these cannot be read."""
 
 
 def labels(table: Frame) -> Any:
     """A name for the quantizer configuration of each row: `gptq`, or `gptq g32 asym` where `gptq` is ambiguous.
 
-    Only what differs between the configurations of one quantizer is added.  Full precision is "none".
+    Only what differs between the configurations of one quantizer and number format is added, and the format where that
+    is not plain integers (`gptq nvfp4`).  Full precision is "none".
     """
     named = table["quantizer"].fillna(FULL_PRECISION).astype(str)
+    formats = formats_of(table)
+    return _distinguished(named.where(formats == "int", named + " " + formats), table, _CONFIGURATION)
+
+
+def methods(table: Frame) -> Any:
+    """A name for the method of each row, whatever its number format: `gptq`, with calibration or options if several."""
+    return _distinguished(table["quantizer"].fillna(FULL_PRECISION).astype(str), table, _CONFIGURATION[2:])
+
+
+def _distinguished(named: Any, table: Frame, columns: Sequence[str]) -> Any:
+    """Names with what differs in `columns` between the rows of one name."""
     for quantizer in named.unique():
         rows = named.index[named == quantizer]
-        for column in _CONFIGURATION if quantizer != FULL_PRECISION else ():
+        for column in columns if quantizer != FULL_PRECISION else ():
             if column not in table or table.loc[rows, column].astype(object).fillna("").nunique() < 2:
                 continue
             named.loc[rows] += [" " + _describe(column, value) for value in table.loc[rows, column]]
     return named
+
+
+def formats_of(table: Frame) -> Any:
+    """The family of number formats of each row, "int" for full precision and in tables of earlier versions."""
+    if "format" not in table:
+        return pd.Series("int", index=table.index)
+    return table["format"].map(lambda name: format_family("" if name is None or name != name else str(name)))
 
 
 def _describe(column: str, value: Any) -> str:
@@ -64,8 +85,10 @@ def _configuration(row: Mapping[str, Any]) -> tuple[str, ...]:
     """What makes two rows, or a row and an entry of the fit, the same configuration."""
     group_size, symmetric = number(row.get("group_size")), row.get("symmetric")
     texts = [str(row.get(name) or "").replace("nan", "") for name in ("calibration", "options")]
+    named = row.get("format", "int")
     return (
         str(row.get("quantizer") or FULL_PRECISION),
+        "" if named == "" else format_family(str(named) if named == named and named is not None else ""),
         f"{group_size:.0f}" if math.isfinite(group_size) else "",
         str(bool(symmetric)) if str(symmetric) in ("True", "False") else "",
         *texts,
@@ -95,15 +118,15 @@ class Study:
     def rows(self) -> Frame:
         """The table with numbers as floats, runs in order of first appearance, checkpoints in order of tokens.
 
-        Added are `label` (see `labels`), `checkpoint` (a name), `point` (the checkpoint's identity) and
-        `trajectory`: the run or, where each run has a single checkpoint, all runs of one size.
+        Added are `label` and `method` (see `labels` and `methods`), `checkpoint` (a name), `point` (the checkpoint's
+        identity) and `trajectory`: the run or, where each run has a single checkpoint, all runs of one size.
         """
         frame: Frame = pd.DataFrame(self.table).reset_index(drop=True)
         frame[NUMBERS] = frame[NUMBERS].apply(pd.to_numeric, errors="coerce").astype(float)
         for name in ("run", "quantizer", "status", "protocol", "message", "dtype", "device", "weights_sha"):
             frame[name] = frame[name].fillna("").astype(str) if name in frame else ""
         frame["quantizer"] = frame["quantizer"].replace("", FULL_PRECISION)
-        frame["label"] = labels(frame)
+        frame["label"], frame["method"] = labels(frame), methods(frame)
         frame["checkpoint"] = [f"{r}@{s:.0f}" if s == s else r for r, s in zip(frame["run"], frame["step"])]
         # Not astype(str), which may keep a missing D as missing, and grouping drops rows whose key is missing.
         tokens = frame["tokens"].map("{:.0f}".format)
@@ -166,9 +189,26 @@ class Study:
 
     @cached_property
     def labels(self) -> list[str]:
-        """Quantizer configurations, in order of first appearance."""
+        """Quantizer configurations in order of first appearance, of each method first the integers."""
         quantized = self.rows[self.rows["quantizer"] != FULL_PRECISION]
-        return list(dict.fromkeys(quantized["label"]))
+        found = quantized.assign(named=formats_of(quantized) != "int").drop_duplicates("label")
+        order = {method: i for i, method in enumerate(dict.fromkeys(found["method"]))}
+        found["method"] = found["method"].map(order)
+        return list(found.sort_values(["method", "named"], kind="stable")["label"])
+
+    @cached_property
+    def panels(self) -> list[str]:
+        """The configurations that figures have a panel for: all or, with many formats, those of integers."""
+        if len(self.labels) <= MOST_PANELS:
+            return self.labels
+        families = dict(zip(self.rows["label"], formats_of(self.rows)))
+        integers = [label for label in self.labels if families[label] == "int"]
+        return integers or self.labels[:MOST_PANELS]
+
+    @property
+    def has_formats(self) -> bool:
+        """Whether anything but plain integers was measured."""
+        return bool((formats_of(self.measured) != "int").any())
 
     def bits(self, label: str | None = None) -> list[int]:
         """Bit-widths tried with one configuration, or with any."""
@@ -201,16 +241,29 @@ class Study:
 
     def label_of(self, entry: Mapping[str, Any]) -> str:
         """The label of the configuration that an entry of the fit is about."""
-        return str(entry.get("label") or self._names.get(_configuration(entry)) or entry.get("quantizer") or "")
+        named = entry.get("label") or self._names.get(_configuration(entry))
+        return str(named or entry.get("quantizer") or "")
 
-    def fit_for(self, label: str, run: str) -> Mapping[str, Any] | None:
-        """The usable fit of a configuration ("none": the full-precision curve) that covers a trajectory."""
+    def fit_of(self, label: str, run: str, bits: float) -> tuple[Mapping[str, Any] | None, float]:
+        """The usable fit of a configuration that covers a trajectory, and what its law takes as its bits."""
+        axis = self.fit.get("bits_axis", "bits")
+        if axis == "bits":
+            return self.fit_for(label, run), bits
+        row = self.measured[(self.measured["label"] == label) & (self.measured["bits"] == bits)].iloc[0].to_dict()
+        wanted = _configuration({**row, "format": "", "group_size": None, "symmetric": None})
+        return next((e for e in self._usable(run) if _configuration(e) == wanted), None), axis_value(row, axis)
+
+    def _usable(self, run: str) -> Iterator[Mapping[str, Any]]:
+        """The usable fits that cover a trajectory."""
         members = set(self.rows.loc[self.rows["trajectory"] == run, "run"])
         for entry in self.fits:
             covered = not entry.get("runs") or members & set(entry["runs"])
-            if covered and self.label_of(entry) == label and entry.get("status_kind") != FitKind.NOT_IDENTIFIED:
-                return entry
-        return None
+            if covered and entry.get("status_kind") != FitKind.NOT_IDENTIFIED:
+                yield entry
+
+    def fit_for(self, label: str, run: str) -> Mapping[str, Any] | None:
+        """The usable fit of a configuration ("none": the full-precision curve) that covers a trajectory."""
+        return next((entry for entry in self._usable(run) if self.label_of(entry) == label), None)
 
 
 def predict(entry: Mapping[str, Any] | None, *, params: float, tokens: np.ndarray, bits: float) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""The one place where the report writes: every file appears whole or not at all.
+"""The files of a report, written and read: every file appears whole or not at all.
 
 A file is written beside its destination, flushed to the disk and renamed, so that a reader, or a report cut
 short, never meets half a table.  Numbers keep every digit they have (a float read back is the same float), and
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.errors import OutputFullError
+from ptq_eval.errors import OutputFullError, OutputMismatchError
 
 WHOLE = (
     "step", "tokens", "params", "bits", "group_size", "windows", "damping_retries", "dead_columns", "layers_skipped",
@@ -70,6 +70,26 @@ def _whole(column: pd.Series) -> pd.Series:
 def write_json(path: Path, data: Any) -> Path:
     """Write valid JSON; NaN and infinities become null."""
     return write_text(path, json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, keys: Collection[str], again: str) -> dict[str, Any] | None:
+    """The object with `keys` that this package wrote to `path`; None where there is no such file.
+
+    Raises OutputMismatchError for a damaged file, with `again`, the command that makes it anew.
+    """
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if missing := set(keys) - set(found):
+            raise KeyError(*sorted(missing))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputMismatchError(
+            f"{path.name} of the output folder is damaged",
+            got=f"{path}: {error!r}",
+            remedy=f"delete that file and repeat `{again}`",
+        ) from error
+    return found
 
 
 def write_fit(

@@ -6,7 +6,7 @@ in each cell.  LaTeX, Markdown and the terminal only differ in how they draw the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,16 @@ class Grid:
         """The columns of one configuration."""
         return [column for column in self.columns if column[0] == label]
 
+    def split(self, most: int) -> Iterator[Grid]:
+        """Tables of at most `most` deltas, unless one configuration has more: it is never torn apart."""
+        blocks: list[list[tuple[str, int]]] = [[]]
+        for label in self.labels:
+            own = self.of(label)
+            if blocks[-1] and len(blocks[-1]) + len(own) > most:
+                blocks.append([])
+            blocks[-1] += own
+        return (self.part(block) for block in blocks)
+
     @property
     def labels(self) -> list[str]:
         """Configurations in order."""
@@ -65,7 +75,7 @@ def grid(study: Study, run: str) -> Grid:
     rows = []
     for point, group in mine.groupby("point", sort=False):
         first = group.iloc[0]
-        cells = {(row["label"], row["bits"]): _cell(row) for _, row in group.iloc[::-1].iterrows()}
+        cells = {(row["label"], row["bits"]): delta_cell(row) for _, row in group.iloc[::-1].iterrows()}
         excluded = (group["status"] == "excluded").any()
         loss = f"{full[point]:.4f}" if point in full.index else ("excluded" if excluded else MISSING)
         lead = [_name(first, run), count(first["tokens"]), short(first["tokens_per_param"]), loss]
@@ -80,7 +90,8 @@ def _name(row: Mapping[str, Any], run: str) -> str:
     return f"{row['step']:.0f}" if row["step"] == row["step"] else MISSING
 
 
-def _cell(row: Mapping[str, Any]) -> str:
+def delta_cell(row: Mapping[str, Any]) -> str:
+    """δ with its standard error and its marks, or why there is none."""
     if row["delta"] != row["delta"]:
         return str(row["status"]) if row["status"] not in ("ok", "partial") else MISSING
     noise = abs(row["delta"]) <= number(row.get("noise_floor"))
@@ -117,15 +128,20 @@ def fit_rows(study: Study, between: str = ", ") -> list[list[str]]:
     return rows
 
 
-def quality_table(study: Study) -> tuple[list[str], list[list[str]]]:
-    """How well each law describes the points of each bit-width: header and rows, none where nothing is known."""
-    fits = [entry for entry in study.fits if entry.get("by_bits")]
-    bits = sorted({number(one["bits"]) for entry in fits for one in entry["by_bits"]})
+def quality_table(fits: Iterable[tuple[str, Mapping[str, Any]]], about: str) -> str:
+    """How well each law describes the points of each bit-width, in Markdown; "" where nothing is known.
+
+    fits: entries of `fit.json` with the names of their rows, which are `about` something.
+    """
+    named = [(name, entry["by_bits"]) for name, entry in fits if entry.get("by_bits")]
+    bits = sorted({number(one["bits"]) for _, several in named for one in several})
     rows = []
-    for entry in fits:
-        found = {number(one["bits"]): one for one in entry["by_bits"]}
-        rows.append([fit_name(study, entry), *(_quality(found.get(width)) for width in bits)])
-    return ["quantizer", *(f"{width:g} bits" for width in bits)], rows
+    for name, several in named:
+        found = {number(one["bits"]): one for one in several}
+        rows.append([name, *(_quality(found.get(width)) for width in bits)])
+    header = [about, *(f"{width:g} bits" for width in bits)]
+    title = "Scatter about the law beyond evaluation noise, and R² weighted by the errors, by bit-width:\n\n"
+    return title + markdown(header, rows) if rows else ""
 
 
 def _quality(one: Mapping[str, Any] | None) -> str:

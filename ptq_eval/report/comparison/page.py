@@ -1,28 +1,22 @@
 """A comparison of laws to read: `comparison.md`, `comparison.json`, a figure, and the same in a terminal.
 
-In an output folder `report.md` has a section with the comparison, which is kept when the report is made again.  The
-comparison records the digest of the measurements it was made of: if the folder has others by now, the section begins
-with a note that it is out of date.  Another fit of the main job's laws changes no measurement, hence no comparison.
+In an output folder `report.md` has a section with the comparison, which records the digest of its measurements: if the
+folder has others by now, the section begins with a note that it is out of date.  Another fit of the main job's laws
+changes no measurement, hence no comparison.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptq_eval.errors import OutputMismatchError
 from ptq_eval.laws.compare.ranking import Outcome
 from ptq_eval.report.common import figures, files
 from ptq_eval.report.common.numbers import MISSING, number, short
 from ptq_eval.report.common.tables import cell, markdown
 from ptq_eval.report.comparison import figure as comparison_figure
 from ptq_eval.report.comparison.words import HELD_OUT, exclusion
-from ptq_eval.results.points import digest
-from ptq_eval.results.points import read as read_points
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -30,49 +24,30 @@ if TYPE_CHECKING:
 
 NAME = "comparison"
 TITLE = "Laws compared"
-AFTER = "Fits"
-"""The section of `report.md` that this one follows."""
 _AGAINST = ("held-out error", "AICc - lowest")
 
 
 def read(out: Path) -> dict[str, Any] | None:
     """The comparison of records below `out`; None without one.  Raises OutputMismatchError for a damaged file."""
-    path = out / f"{NAME}.json"
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"comparisons", "phase", "tests", "criterion", "laws", "by"} - set(found)
-        if missing:
-            raise KeyError(*sorted(missing))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputMismatchError(
-            f"{path.name} of the output folder is damaged",
-            got=f"{path}: {error!r}",
-            remedy="delete that file and compare again",
-        ) from error
-    return found if found.get("records") else None  # a comparison of a user's table is not about these records
+    keys = ("comparisons", "phase", "tests", "criterion", "laws", "by")
+    found = files.read_json(out / f"{NAME}.json", keys, "ptq-eval fit OUT --laws LAW,…")
+    if found is None or not found.get("records"):
+        return None  # a comparison of a user's table is not about these records
+    return found
 
 
 def write(out: Path, found: Mapping[str, Any]) -> list[Path]:
-    """Write what `ptq_eval.compare` returned below `out`, and into the report there, if any; the paths written.
+    """Write what `ptq_eval.compare` returned below `out`; the paths written.
 
     Raises OutputFullError, and OutputMismatchError for a damaged comparison of records.
     """
     found = _joined(read(out), found) if found["records"] else found
     drawn = figures.write(out / "figures", found, {NAME: comparison_figure}) if found["comparisons"] else []
-    written = [
+    return [
         files.write_json(out / f"{NAME}.json", found),
         files.write_text(out / f"{NAME}.md", page(found)),
         *drawn,
     ]
-    report, table = out / "report.md", out / "degradation.csv"
-    if found["records"] and report.exists() and table.exists():
-        with open(table, encoding="utf-8", newline="") as lines:
-            known = digest(read_points(csv.DictReader(lines))[0])
-        text = embedded(report.read_text(encoding="utf-8"), section(found, known))
-        written.append(files.write_text(report, text))
-    return written
 
 
 def _joined(old: Mapping[str, Any] | None, found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -81,13 +56,6 @@ def _joined(old: Mapping[str, Any] | None, found: Mapping[str, Any]) -> Mapping[
         return found
     kept = {} if found["laws"] else {name: old[name] for name in ("laws", "comparisons")}
     return {**found, **kept, "tests": found["tests"] or old["tests"]}
-
-
-def embedded(document: str, text: str, title: str = TITLE) -> str:
-    """A report's page with `text` as its section of that title after the fits, replacing an earlier one."""
-    parts = [part for part in re.split(r"(?m)^(?=## )", document) if not part.startswith(f"## {title}\n")]
-    place = next((i for i, part in enumerate(parts, start=1) if part.startswith(f"## {AFTER}\n")), len(parts))
-    return "".join([*parts[:place], f"## {title}\n\n{text.rstrip()}\n\n", *parts[place:]])
 
 
 def section(found: Mapping[str, Any], records: str) -> str:

@@ -1,5 +1,7 @@
 """The answer as a table: a row per run and quantizer, a column per bit-width, and in each cell where more data harms.
 
+Number formats with a name have a table of their own, with a row per run and format and a column per method.
+
 A cell holds D_crit with its interval, and D/N below it, or from which D on it may come, or a dash whose footnote says
 why nothing is known.  Footnotes are numbered once and shared: what differs from line to line (how many deltas, which
 factor) is in the sentences (`words`), and the footnote says what they have in common.  Page, terminal and LaTeX draw
@@ -10,8 +12,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -21,12 +23,14 @@ from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.numbers import MISSING, OPEN, bounds, count, end, number, ratio, rough, short
 from ptq_eval.report.common.tables import title
 from ptq_eval.report.common.words import reason_text
+from ptq_eval.report.run.formats import by_bits
 from ptq_eval.report.run.words import untested_rise
 
 Entry = Mapping[str, Any]
 
 LEAD = ("run", "quantizer")
 """The columns before those of the bit-widths."""
+LEAD_OF_FORMATS = ("run", "format")
 NOT_MEASURED = ""
 
 _SHARED: Mapping[Why, str] = {
@@ -75,23 +79,24 @@ class Cell:
 
 @dataclass(frozen=True)
 class Answers:
-    """The cells of a report: `rows` are (run with its N, quantizer, a cell for each of `bits`)."""
+    """The cells of a table: `rows` are (run with its N, quantizer or format, a cell for each of `columns`)."""
 
-    bits: list[float]
+    columns: list[str]
     rows: list[tuple[str, str, list[Cell]]]
     footnotes: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    lead: tuple[str, str] = LEAD
 
     @property
     def header(self) -> list[str]:
         """Of all columns."""
-        return [*LEAD, *(f"{width:g} bits" for width in self.bits)]
+        return [*self.lead, *self.columns]
 
-    def part(self, bits: Iterable[float]) -> Answers:
-        """The same rows with some of the bit-widths only."""
-        keep = [i for i, width in enumerate(self.bits) if width in set(bits)]
+    def part(self, columns: Iterable[str]) -> Answers:
+        """The same rows with some of the columns only."""
+        keep = [i for i, name in enumerate(self.columns) if name in set(columns)]
         rows = [(run, label, [cells[i] for i in keep]) for run, label, cells in self.rows]
-        return Answers([self.bits[i] for i in keep], rows, self.footnotes, self.remarks)
+        return replace(self, columns=[self.columns[i] for i in keep], rows=rows)
 
     def narrow(self) -> Answers:
         """The same cells in more and shorter lines: a break before each interval, each D and each N."""
@@ -103,33 +108,57 @@ class Answers:
             )
             for run, label, cells in self.rows
         ]
-        return Answers(self.bits, rows, self.footnotes, self.remarks)
+        return replace(self, rows=rows)
 
 
 def _broken(line: str) -> list[str]:
     return re.split(r" (?=\[|D = |\(N = )", line)
 
 
-def table(study: Study) -> Answers:
-    """The table of a study; without rows where the fit has no entry on critical tokens."""
-    found = {
-        (str(entry.get("run")), study.label_of(entry), number(entry.get("bits"))): entry for entry in study.critical
-    }
+def tables(study: Study) -> list[Answers]:
+    """That of integers, then that of the formats with a name; only those that have rows.  Both share the footnotes."""
     marks: dict[str, int] = {}
-    bits = sorted({width for _, _, width in found})
+    entries = [(str(entry.get("run")), study.label_of(entry), entry) for entry in study.critical]
+    named = [one for one in entries if not _of_integers(one[2])]
+    first = {(*one[:2], f"{number(one[2].get('bits')):g} bits"): one[2] for one in entries if _of_integers(one[2])}
+    methods = dict(zip(study.rows["label"], study.rows["method"]))
+    second = {(run, _without_quantizer(label, one), methods.get(label, label)): one for run, label, one in named}
+    order = [*study.runs, *study.labels]
+    widths = sorted({name for *_, name in first}, key=lambda name: float(name.split()[0]))
+    found = [_table(first, widths, order, marks, LEAD)]
+    families = by_bits(study)
+    order = [*study.runs, *sorted({name for _, name, _ in second}, key=lambda name: families.index(name.split()[0]))]
+    found.append(_table(second, list(dict.fromkeys(name for *_, name in second)), order, marks, LEAD_OF_FORMATS))
+    shared = {"footnotes": list(marks), "remarks": _remarks(entry for *_, entry in entries)}
+    return [replace(one, **shared) for one in found if one.rows]
+
+
+def _of_integers(entry: Entry) -> bool:
+    """Whether several bit-widths of an entry's format may have been measured."""
+    return (entry.get("format") or "int").startswith("int")
+
+
+def _without_quantizer(label: str, entry: Entry) -> str:
+    """`nvfp4` of `gptq nvfp4`, with whatever else the label says."""
+    return label.removeprefix(f"{entry['quantizer']} ")
+
+
+def _table(
+    found: Mapping[tuple[str, str, str], Entry],
+    columns: list[str],
+    order: Sequence[str],
+    marks: dict[str, int],
+    lead: tuple[str, str],
+) -> Answers:
+    place = {name: i for i, name in enumerate(order)}
+    lines = dict.fromkeys((run, label) for run, label, _ in found)
     rows = []
-    for run, label in _lines(study, found):
-        entries = [found.get((run, label, width)) for width in bits]
+    for run, label in sorted(lines, key=lambda line: [place.get(name, math.inf) for name in line]):
+        entries = [found.get((run, label, column)) for column in columns]
         cells = [cell(entry, marks) if entry else Cell((NOT_MEASURED,)) for entry in entries]
         params = next(number(entry.get("params")) for entry in entries if entry)
         rows.append((title(run, params), label, cells))
-    return Answers(bits, rows, list(marks), _remarks(found.values()))
-
-
-def _lines(study: Study, found: Iterable[tuple[str, str, float]]) -> list[tuple[str, str]]:
-    place = {name: i for i, name in enumerate([*study.runs, *study.labels])}
-    lines = dict.fromkeys((run, label) for run, label, _ in found)
-    return sorted(lines, key=lambda line: [place.get(name, math.inf) for name in line])
+    return Answers(columns, rows, lead=lead)
 
 
 def cell(entry: Entry, notes: dict[str, int]) -> Cell:
@@ -198,6 +227,6 @@ def _remarks(entries: Iterable[Entry]) -> list[str]:
 
 
 def notes(found: Answers) -> list[str]:
-    """The lines below the table: how it is read, then the footnotes by number."""
+    """The lines below the tables: how they are read, then the footnotes by number."""
     remarks = [f"{text[0].upper()}{text[1:]}." for text in found.remarks]
     return [*remarks, *(f"({i}) {text}." for i, text in enumerate(found.footnotes, 1))]

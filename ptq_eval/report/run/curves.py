@@ -49,7 +49,7 @@ def bands(own: Sequence[Series], trained_once: bool, seed: int = 0) -> Frame:
 
     own: its series; trained_once: whether they are checkpoints of one training run.  Rows of kind "band" hold the loss
     after quantization (a checkpoint's own scatter is not in it), those of kind "ahead" the median of the loss before.
-    A band that reaches down to that median is left out: it would be that of the loss before quantization once more.
+    A band that reaches down to that median is omitted: it would be that of the loss before quantization once more.
     """
     own = [s for s in own if len(s.tokens) >= MIN_CHECKPOINTS]
     if not own or not trained_once:

@@ -10,7 +10,7 @@ or below their noise floor where one is known.  Runs at one D/N are drawn side b
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -40,8 +40,9 @@ def data(study: Study) -> Frame:
     """Everything drawn: kind "measured" or "fit"; `shown` is "clear", "noise" (not significant) or "curve"."""
     rows = study.measured
     rows = rows[(rows["tokens_per_param"] > 0) & np.isfinite(rows["tokens_per_param"])]
+    rows = rows[rows["label"].isin(study.panels)]
     points = rows.assign(quantizer=rows["label"], run=rows["trajectory"], kind="measured")
-    points["shown"] = np.where(_clear(points), "clear", "noise")
+    points["shown"] = np.where(clear(points), "clear", "noise")
     series = {(s.quantizer, run, s.bits): s for run, own in curves.all_series(study).items() for s in own}
     lines = [
         _curve(study, series.get((label, run, bits)), label, run, bits)
@@ -51,7 +52,7 @@ def data(study: Study) -> Frame:
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else pd.DataFrame(columns=list(COLUMNS))
 
 
-def _clear(points: Frame) -> Any:
+def clear(points: Frame) -> Any:
     """Whether each delta is significant and, where its noise floor is known, above it."""
     errors = errors_needed(points["delta_df"]) if "delta_df" in points else SIGNIFICANT
     least = errors * points["delta_se"].fillna(0)
@@ -64,12 +65,12 @@ def _curve(study: Study, series: Series | None, label: str, run: str, bits: floa
     """The fitted law where it goes through the points of a series; else nothing."""
     if series is None or len(series.tokens) < 2:
         return pd.DataFrame()
-    params, fit = series.params, study.fit_for(label, run)
-    at_points = predict(fit, params=params, tokens=series.tokens, bits=bits)
+    params, (fit, at) = series.params, study.fit_of(label, run, bits)
+    at_points = predict(fit, params=params, tokens=series.tokens, bits=at)
     if at_points is None or not curves.follows(at_points, series.delta, series.noise):
         return pd.DataFrame()
     tokens = np.geomspace(series.tokens[0], series.tokens[-1], CURVE_POINTS)
-    values = predict(fit, params=params, tokens=tokens, bits=bits)
+    values = predict(fit, params=params, tokens=tokens, bits=at)
     curve = pd.DataFrame({"tokens": tokens, "tokens_per_param": tokens / params, "delta": values})
     return curve.assign(
         quantizer=label, run=run, params=params, bits=bits, kind="fit", delta_se=math.nan, shown="curve"
@@ -99,7 +100,7 @@ def draw(table: Frame) -> Figure:
     columns = min(len(labels), PER_ROW)
     figure, axes = figures.panels(math.ceil(len(labels) / columns), columns, sharex=True, sharey=True)
     for ax, label in zip(axes.flat, labels):
-        _delta_axis(ax, table)
+        delta_axis(ax, table)
         figures.log_x(ax, *figures.span(table["tokens_per_param"]), tokens=False)
         ax.set_title(label)
         _panel(ax, table[table["quantizer"] == label], figures.runs_by_size(table))
@@ -115,23 +116,23 @@ def draw(table: Frame) -> Figure:
     return figure
 
 
-def _delta_axis(ax: Axes, table: Frame) -> None:
+def delta_axis(ax: Axes, table: Frame, which: Literal["x", "y"] = "y") -> None:
     """The axis of δ: logarithmic, from `linear_below` on where there is something at or below zero."""
     from matplotlib.ticker import NullFormatter, SymmetricalLogLocator
 
     points = table[table["kind"] == "measured"]
     error, linear = points["delta_se"].fillna(0), linear_below(table)
     top = max(float((points["delta"] + error).max()), linear) * 1.8
+    axis, span, line = (ax.yaxis, ax.axhspan, ax.axhline) if which == "y" else (ax.xaxis, ax.axvspan, ax.axvline)
     if linear:
-        ax.set_yscale("symlog", linthresh=linear, linscale=_LINEAR)
-        ax.set_ylim(min(1.5 * float((points["delta"] - error).min()), -0.3 * linear), top)
-        ax.yaxis.set_minor_locator(SymmetricalLogLocator(base=10, linthresh=linear, subs=np.arange(2, 10).tolist()))
-        ax.axhspan(-linear, linear, color="0.95", linewidth=0, zorder=0)
-        ax.axhline(0, color="0.4", linewidth=0.6, zorder=0.5)
+        (ax.set_yscale if which == "y" else ax.set_xscale)("symlog", linthresh=linear, linscale=_LINEAR)
+        ax.set(**{f"{which}lim": (min(1.5 * float((points["delta"] - error).min()), -0.3 * linear), top)})
+        axis.set_minor_locator(SymmetricalLogLocator(base=10, linthresh=linear, subs=np.arange(2, 10).tolist()))
+        span(-linear, linear, color="0.95", linewidth=0, zorder=0)
+        line(0, color="0.4", linewidth=0.6, zorder=0.5)
     else:
-        ax.set_yscale("log")
-        ax.set_ylim(float(points["delta"].min()) / 2.5, top)
-    ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.set(**{f"{which}scale": "log", f"{which}lim": (float(points["delta"].min()) / 2.5, top)})
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _panel(ax: Axes, table: Frame, runs: list[str]) -> None:

@@ -21,7 +21,7 @@ from ptq_eval.report.run.words import early
 
 MAX_COLUMNS, MAX_ROWS = 12, 40
 MAX_ANSWERS = 4
-"""Bit-widths that the table of answers has beside each other on a page."""
+"""Bit-widths or methods that a table of answers has beside each other on a page."""
 
 _POWERS = dict(zip("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
 _SPECIAL = {
@@ -82,27 +82,19 @@ def _marks(marks: str) -> str:
 
 def document(study: Study) -> str:
     """The whole document: one table per run, split where it is larger than a page."""
-    found = answers.table(study)
-    parts = [_answers(found.part(bits)) for bits in _batches(found.bits, MAX_ANSWERS)] if found.rows else []
+    parts = [_answers(one.part(some)) for one in answers.tables(study) for some in _batches(one.columns, MAX_ANSWERS)]
     parts += [_table(study, part) for run in study.runs for part in split(grid(study, run))]
     return _HEAD + "\n\\clearpage\n".join(parts) + "\n\\end{document}\n"
 
 
 def split(table: Grid) -> Iterator[Grid]:
     """Tables of at most MAX_COLUMNS deltas and MAX_ROWS checkpoints; a configuration is never torn apart."""
-    blocks: list[list[tuple[str, int]]] = [[]]
-    for label in table.labels:
-        own = table.of(label)
-        if blocks[-1] and len(blocks[-1]) + len(own) > MAX_COLUMNS:
-            blocks.append([])
-        blocks[-1] += own
-    for block in blocks:
-        part = table.part(block)
+    for part in table.split(MAX_COLUMNS):
         for start in range(0, len(part.rows), MAX_ROWS):
             yield replace(part, rows=part.rows[start : start + MAX_ROWS])
 
 
-def _batches(items: list[float], most: int) -> list[list[float]]:
+def _batches(items: list[str], most: int) -> list[list[str]]:
     return [items[start : start + most] for start in range(0, len(items), most)]
 
 

@@ -68,7 +68,7 @@ def data(study: Study) -> Frame:
     for run in study.runs:
         rows = study.rows[study.rows["trajectory"] == run]
         ahead = curves.bands(series.get(run, []), rows["run"].nunique() == 1, int(number(study.fit.get("seed") or 0)))
-        for label in study.labels:
+        for label in study.panels:
             own = ahead[ahead["quantizer"] == label].drop(columns="quantizer") if len(ahead) else ahead
             parts.append(_panel_data(study, run, label, own))
     parts = [part for part in parts if len(part)]

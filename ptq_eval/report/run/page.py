@@ -23,12 +23,12 @@ import pandas as pd
 
 from ptq_eval.report.backtest import section as backtest
 from ptq_eval.report.common import tables
-from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study
+from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study, formats_of
 from ptq_eval.report.common.files import plain
 from ptq_eval.report.common.numbers import MISSING, count, number, short, with_error
 from ptq_eval.report.common.words import interval_text, plural
 from ptq_eval.report.comparison import page as comparison
-from ptq_eval.report.run import answers
+from ptq_eval.report.run import answers, formats
 from ptq_eval.report.run.words import early, sentences, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
 from ptq_eval.sampling import SIGNIFICANT, Covers, errors_needed
@@ -48,13 +48,15 @@ LIMITS = (
     "beside published ones that differ in any of these.",
 )
 ROUNDING = "rtn"
+MAX_COLUMNS = 8
+"""Deltas beside each other on the page, where there are many formats."""
 
 _COVERS = {
     Covers.TEXT: "are about this text as a whole, from which the windows are drawn at random",
     Covers.TEXTS: "are about other documents of this kind: windows of one document count together",
     Covers.PASSAGES: "are about other passages of the same documents only, in stretches of neighbouring windows",
 }
-_GRID = ["point", "bits", "group_size", "symmetric"]
+_GRID = ["point", "bits", "group_size", "symmetric", "format"]
 _DELTAS = (("delta", "delta_se"), ("delta_rtn", "delta_se_rtn"), ("difference", "error"))
 _HEADER = ("method", "checkpoint", "bits", "δ of the method", "δ of RTN", "difference")
 
@@ -75,10 +77,11 @@ def document(
         ("", _title(study)),
         ("The answer", _answer(study)),
         ("Warnings", _bullets(study.warnings) or "None.\n"),
-        ("Figures", _figures()),
+        ("Figures", _figures(study)),
         ("The answer line by line", _line_by_line(study)),
+        *([(formats.TITLE, formats.section(study))] if study.has_formats else []),
         ("Degradation", _degradation(study)),
-        (comparison.AFTER, _fits(study)),
+        ("Fits", _fits(study)),
         *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
         *([(backtest.TITLE, earlier)] if earlier else []),
         *([("From theory: which layers carry the damage", sensitivity.section(theory))] if theory else []),
@@ -93,21 +96,24 @@ def document(
 
 
 def _title(study: Study) -> str:
-    points = study.rows.drop_duplicates("point")
+    points, quantized = study.rows.drop_duplicates("point"), study.rows["quantizer"] != FULL_PRECISION
+    names = dict.fromkeys(study.rows.loc[quantized, "method"]) if study.has_formats else study.labels
     return (
         "# What post-training quantization costs along the trajectory\n\n"
         f"{plural(len(points), 'checkpoint')} of {plural(study.rows['run'].nunique(), 'run')}; quantizers: "
-        f"{tables.cell(', '.join(study.labels)) or 'none'}; bits: {', '.join(map(str, study.bits())) or 'none'}; "
+        f"{tables.cell(', '.join(names)) or 'none'}; bits: {', '.join(map(str, study.bits())) or 'none'}; "
+        f"{formats.listed(study)}"
         f"{len(study.measured)} deltas measured under the protocol `{study.protocols}`. δ is the loss after minus the "
         "loss before quantization, in nats per token; D are pretraining tokens, N parameters.\n"
     )
 
 
 def _answer(study: Study) -> str:
-    found, text = answers.table(study), ""
-    if found.rows:
-        rows = [[run, label, *map(_answer_cell, cells)] for run, label, cells in found.rows]
-        text = tables.markdown(found.header, rows, left=len(found.header)) + "\n" + _lines(answers.notes(found))
+    found, text = answers.tables(study), ""
+    for one in found:
+        rows = [[run, label, *map(_answer_cell, cells)] for run, label, cells in one.rows]
+        text += tables.markdown(one.header, rows, left=len(one.header)) + "\n"
+    text += _lines(answers.notes(found[0])) if found else ""
     text += "".join(f"**{tables.cell(run)}.** {words}\n\n" for run, words in unknown_tokens(study))
     return text or "Not identifiable: the fit has no entry on critical tokens, so nothing can be said.\n"
 
@@ -128,11 +134,13 @@ def _line_by_line(study: Study) -> str:
     return text or "Nothing.\n"
 
 
-def _figures() -> str:
+def _figures(study: Study) -> str:
+    some = f" Panels are of {', '.join(study.panels)}; other formats are compared below."
     return (
         "![Loss before and after quantization against D](figures/loss_vs_tokens.png)\n\n"
         "![δ against D/N](figures/delta_vs_ratio.png)\n\n"
-        "Both also as PDF, with the numbers behind them as CSV, in `figures/`.\n"
+        "Both also as PDF, with the numbers behind them as CSV, in `figures/`."
+        f"{some if len(study.panels) < len(study.labels) else ''}\n"
     )
 
 
@@ -147,7 +155,9 @@ def _degradation(study: Study) -> str:
     text += "All columns are in `degradation.csv`.\n"
     for run in study.runs:
         table = tables.grid(study, run)
-        text += f"\n### {tables.cell(tables.title(run, table.params))}\n\n{tables.degradation_markdown(table)}"
+        parts = table.split(MAX_COLUMNS) if study.has_formats else [table]
+        text += f"\n### {tables.cell(tables.title(run, table.params))}\n\n"
+        text += "\n".join(map(tables.degradation_markdown, parts))
     return text
 
 
@@ -155,10 +165,7 @@ def _fits(study: Study) -> str:
     if not study.fits:
         return "Nothing was fitted.\n"
     text = tables.markdown(tables.FIT_HEADER, tables.fit_rows(study), left=3)
-    header, quality = tables.quality_table(study)
-    if quality:
-        text += "\nScatter about the law beyond evaluation noise, and R² weighted by the errors, by bit-width:\n\n"
-        text += tables.markdown(header, quality)
+    text += "\n" + tables.quality_table([(tables.fit_name(study, entry), entry) for entry in study.fits], "quantizer")
     covered = {interval_text(entry) for entry in study.fits}
     remarks = [f"Intervals: {words}." for words in sorted(covered)]
     if early(study):
@@ -167,7 +174,7 @@ def _fits(study: Study) -> str:
             "where an interval covers the choice of evaluation windows, for them it covers the choice of those few."
         )
     remarks += [tables.fit_line(study, entry) for entry in study.fits]
-    return text + "\n" + _bullets(remarks)
+    return text.rstrip("\n") + "\n\n" + _bullets(remarks)
 
 
 def _worse_than_rounding(study: Study) -> str:
@@ -191,8 +198,9 @@ def _worse_than_rounding(study: Study) -> str:
 
 
 def _pairs_with_rounding(study: Study) -> Frame:
-    """Rows of every other method beside those of RTN for the same checkpoint, bits, group size and symmetry."""
+    """Rows of every other method beside those of RTN for the same checkpoint, format, bits, group size and symmetry."""
     rows = study.measured.copy()
+    rows["format"] = formats_of(rows)
     for name in ("group_size", "symmetric"):
         rows[name] = rows[name].astype(object).fillna("").astype(str)
     rounding = rows["quantizer"] == ROUNDING

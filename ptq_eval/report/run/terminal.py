@@ -99,18 +99,19 @@ def _fits(study: Study) -> Table:
 
 
 def _answers(study: Study, width: int) -> Iterator[RenderableType]:
-    found = answers.table(study)
+    tables = answers.tables(study)
     heading = Text("Beyond how many tokens does more data harm?", style="bold")
-    if _answer_width(found) > width:
-        found = found.narrow()
-    if all(_answer_width(found.part([bits])) <= width for bits in found.bits):
-        for bits in _fitting_bits(found, width):
-            yield _answer_table(found.part(bits), heading)
-            heading = Text("")
-    else:
-        yield heading
-        yield from _answer_lines(found)
-    for line in answers.notes(found):
+    for found in tables or [answers.Answers([], [])]:
+        if _answer_width(found) > width:
+            found = found.narrow()
+        if all(_answer_width(found.part([name])) <= width for name in found.columns):
+            for columns in _fitting_columns(found, width):
+                yield _answer_table(found.part(columns), heading)
+                heading = Text("")
+        else:
+            yield heading
+            yield from _answer_lines(found)
+    for line in answers.notes(tables[0]) if tables else ():
         yield Text(line, style="dim")
     for run, words in unknown_tokens(study):
         yield Text.assemble((f"{run}: ", "bold"), words)
@@ -120,18 +121,18 @@ def _answer_lines(found: answers.Answers) -> Iterator[RenderableType]:
     """The cells below each other, where not even two columns fit."""
     for run, label, cells in found.rows:
         yield Text(f"{' '.join(run.split())}, {label}", style="bold")
-        for bits, cell in zip(found.bits, cells):
-            yield Text(f"{bits:g} bits: {' '.join(cell.lines)}", style="bold" * cell.observed)
+        for name, cell in zip(found.columns, cells):
+            yield Text(f"{name}: {' '.join(cell.lines)}", style="bold" * cell.observed)
 
 
-def _fitting_bits(found: answers.Answers, width: int) -> Iterator[list[float]]:
-    """The bit-widths in parts whose table fits in `width` characters, at least one in each."""
-    chosen: list[float] = []
-    for bits in found.bits:
-        if chosen and _answer_width(found.part([*chosen, bits])) > width:
+def _fitting_columns(found: answers.Answers, width: int) -> Iterator[list[str]]:
+    """The columns in parts whose table fits in `width` characters, at least one in each."""
+    chosen: list[str] = []
+    for name in found.columns:
+        if chosen and _answer_width(found.part([*chosen, name])) > width:
             yield chosen
             chosen = []
-        chosen.append(bits)
+        chosen.append(name)
     if chosen:
         yield chosen
 
@@ -139,14 +140,14 @@ def _fitting_bits(found: answers.Answers, width: int) -> Iterator[list[float]]:
 def _answer_width(found: answers.Answers) -> int:
     if not found.rows:
         return 0
-    columns = [[line for *_, cells in found.rows for line in cells[i].lines] for i in range(len(found.bits))]
+    columns = [[line for *_, cells in found.rows for line in cells[i].lines] for i in range(len(found.columns))]
     lead = max(len(line) for run, label, _ in found.rows for text in (run, label) for line in text.split("\n"))
     return 2 * _BETWEEN + lead + sum(_BETWEEN + max(map(len, lines)) for lines in columns)
 
 
 def _answer_table(found: answers.Answers, heading: Text) -> Table:
     drawn = Table(title=heading, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
-    for name in ("run, quantizer", *found.header[len(answers.LEAD) :]):
+    for name in (", ".join(found.lead), *found.columns):
         drawn.add_column(name, overflow="fold")
     for run, label, cells in found.rows:
         texts = (Text("\n".join(cell.lines), style="bold" * cell.observed) for cell in cells)

@@ -93,7 +93,7 @@ def _runs_of_sizes(facts: Entry) -> str:
 
 
 def _negative(cautions: Sequence[Entry]) -> str:
-    counts = [f"{one['negative']} of {plural(one['deltas'], 'delta')} of {one['quantizer']}" for one in cautions]
+    counts = [f"{one['negative']} of {plural(one['deltas'], 'delta')} of {method(one)}" for one in cautions]
     if sum(one["negative"] for one in cautions) == 1:
         return f"{counts[0]} is negative; it is fitted like all others"
     return f"{listed(counts)} are negative; they are fitted like all others"
@@ -107,6 +107,12 @@ def _extrapolated(facts: Entry) -> str:
     return f"{text}; {far} of them by more than {facts['limit']:g}×, too far to believe" if far else text
 
 
+def method(facts: Entry) -> str:
+    """A quantizer, with the number format where that is not plain integers."""
+    named = facts.get("format") or "int"
+    return str(facts["quantizer"]) + (f" {named}" if named != "int" else "")
+
+
 def _poor_fits(cautions: Sequence[Entry]) -> str:
     which = listed(map(_configuration, cautions))
     return f"the law describes poorly the deltas of {which}: do not rely on its constants or on predictions from them"
@@ -115,7 +121,9 @@ def _poor_fits(cautions: Sequence[Entry]) -> str:
 def _configuration(facts: Entry) -> str:
     grid = f"group size {facts['group_size']}" if facts["group_size"] else "one scale per row"
     calibration = f", {facts['calibration']}" if facts["calibration"] not in ("", "none") else ""
-    return f"{facts['quantizer']} ({grid}{calibration}; {poor_text(facts)})"
+    if facts.get("format") == "":
+        grid = "all formats"
+    return f"{method(facts)} ({grid}{calibration}; {poor_text(facts)})"
 
 
 _TEXTS: Mapping[Caution, Callable[[Entry], str]] = {

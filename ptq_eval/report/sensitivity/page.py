@@ -6,7 +6,6 @@ computed here: the numbers are in the record.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ptq_eval.errors import OutputMismatchError
 from ptq_eval.report.common import figures, files, tables
 from ptq_eval.report.common.numbers import MISSING, number, plus_minus, short, with_error
 from ptq_eval.report.sensitivity import figure as sensitivity_figure
@@ -52,20 +50,7 @@ KL, the part of the Hessian that vanishes only for a model whose confidence matc
 
 def read(out: Path) -> dict[str, Any] | None:
     """The record below `out`, or None.  Raises OutputMismatchError for a file that is damaged."""
-    path = out / NAME
-    if not path.exists():
-        return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(entry["rows"], list) for entry in record["checkpoints"]):
-            raise TypeError("rows are no list")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputMismatchError(
-            f"{NAME} of the output folder is damaged",
-            got=f"{path}: {error!r}",
-            remedy="delete that file and repeat `ptq-eval sensitivity`",
-        ) from error
-    return record
+    return files.read_json(out / NAME, ("settings", "checkpoints"), "ptq-eval sensitivity FOLDER -o OUT")
 
 
 def write_record(out: Path, record: Mapping[str, Any]) -> Path:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ptq_eval.laws.turning.verdict import VerdictKind
 from ptq_eval.report.common import figures, files
-from ptq_eval.report.common.numbers import MISSING, count, estimate, number, short, tokens_estimate
-from ptq_eval.report.common.tables import markdown
+from ptq_eval.report.common.numbers import MISSING, count, estimate, number, percent, short, tokens_estimate
+from ptq_eval.report.common.tables import markdown, quality_table
 from ptq_eval.report.common.words import interval_text, message_text, reason_text, status_text, with_fit_texts
 from ptq_eval.report.table_fit import figure as data_figure
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
 NAME = "fit_against_data"
-HEADER = ("law", "constants [interval]", "objective", "R²", "R² (log)", "AICc", "points", "status")
+HEADER = ("law", "constants [interval]", "scatter", "R², weighted", "objective", "AICc", "points", "status")
 TURNS = ("N", "served as", "D_crit [interval]", "× largest D", "verdict")
 MOST_TURNS = 40
 """Rows of the table of critical tokens on a page; all are in fit.json."""
@@ -44,8 +44,9 @@ def rows(fit: Mapping[str, Any], between: str) -> Iterator[list[str]]:
         marks = dict.fromkeys(entry["held"], " (held)")
         named = entry["parameters"].items()
         constants = between.join(f"{name} = {estimate(value)}{marks.get(name, '')}" for name, value in named)
-        numbers = [f"{number(entry['objective']):.10g}" if entry["objective"] is not None else MISSING]
-        numbers += [short(entry[name]) for name in ("r2", "r2_log", "aicc", "n_points")]
+        objective = f"{number(entry['objective']):.10g}" if entry["objective"] is not None else MISSING
+        numbers = [percent(entry["scatter"]), short(entry["r2_weighted"]), objective]
+        numbers += [short(entry[name]) for name in ("aicc", "n_points")]
         yield [name_of(entry), constants or MISSING, *numbers, status_text(entry)]
 
 
@@ -113,6 +114,8 @@ def page(fit: Mapping[str, Any]) -> str:
     where = f", rows with `{about['where']}`" if about["where"] else ""
     parts = [f"# Fit to {about['source']}\n", f"{about['rows']} rows; {mapping}{where}.\n"]
     parts.append(markdown(HEADER, rows(fit, ", "), left=2))
+    if quality := quality_table([(name_of(entry), entry) for entry in fit["fits"]], "law"):
+        parts.append(quality)
     for entry in fit["fits"]:
         bend = f" (linear beyond {entry['huber_delta']:g})" if "huber" in entry["loss"] else ""
         parts.append(f"{name_of(entry)}: `{entry['equation']}` ({entry['source']}); {entry['loss']} loss{bend}; ")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from ptq_eval.laws import analyse
+from ptq_eval.laws.forecast.series import series_of
 from ptq_eval.laws.forecast.turns import forecasts
-from ptq_eval.results.points import read
+from ptq_eval.results.points import Losses, read
 from tests.laws.synthetic import table
 
 
@@ -37,6 +38,22 @@ def test_every_entry_says_which_interval_counts(rows):
 def test_forecasts_repeat_with_the_seed(rows):
     points = read(rows[0])[0]
     assert forecasts(points, rows[1], seed=1) == forecasts(points, rows[1], seed=1)
+
+
+def test_few_degrees_of_freedom_need_a_larger_delta(rows):
+    table = [{**row, "delta_se": abs(row["delta"]) / 3} for row in rows[0] if "delta" in row]
+    for df, significant in ((200, True), (1, False)):
+        own = series_of(read([{**row, "delta_df": df} for row in table])[0])
+        assert {s.significant for s in own} == {significant}
+
+
+def test_what_calibration_adds_reaches_every_line(rows):
+    rng = np.random.default_rng(0)
+    quantized = [row for row in rows[0] if row["quantizer"] != "none"]
+    windows = {row["key"]: Losses(*rng.normal(3, 0.1, (2, 8)), None, 0.01) for row in rows[0]}
+    for s in series_of(read(quantized)[0], windows):
+        assert s.calibration_se == pytest.approx(np.full(len(s.tokens), 0.01))
+        assert s.until(s.tokens[2]).calibration_se.shape == (3,)
 
 
 def test_three_checkpoints_and_separately_trained_models_have_no_forecast(rows):

@@ -63,7 +63,7 @@ def test_too_few_precisions_identify_nothing_and_are_named(law, theta, axes, wor
 
 
 def test_precisions_below_the_offset_are_no_start_for_a_fit_and_do_not_break_it():
-    """Points at 1.5 bits, where the published offsets leave nothing, have no finite loss and are left out."""
+    """Points at 1.5 bits, where the published offsets leave nothing, have no finite loss and are excluded."""
     law = NEff(("weights",))
     theta = KUMAR_2024.replace(n_w=0.9)  # nothing is left below 2.4 bits
     data = simulate(law, theta, grid({**RUNS, "P_w": (1.5, 3, 4, 6, 12)}), noise=0.0)

@@ -61,7 +61,7 @@ def least(question, answer):
         def loss(x):
             return 1e3 * (float(after(np.exp(x[0]), np.exp(x[1]), x[2], bits)) - K["E"])
 
-        def room(x):
+        def slack(x):
             N, D, P = np.exp(x[0]), np.exp(x[1]), x[2]
             left = [-np.log(cost(N, D, P, bits, served) / budget)]
             return np.array(left + ([-np.log(N * (bits or P) / 8 / memory)] if memory else []))
@@ -78,10 +78,10 @@ def least(question, answer):
                         start,
                         method="SLSQP",
                         bounds=bounds,
-                        constraints={"type": "ineq", "fun": room},
+                        constraints={"type": "ineq", "fun": slack},
                         options=options,
                     )
-                if np.all(room(found.x) > -1e-7) and np.isfinite(found.fun):
+                if np.all(slack(found.x) > -1e-7) and np.isfinite(found.fun):
                     lowest = min(lowest, found.fun / 1e3 + K["E"])
     return lowest
 
@@ -129,11 +129,11 @@ def test_the_optimum_stops_at_the_turn_and_says_so():
     assert free.values["P"].value == pytest.approx(12.304, abs=2e-3)
     assert free.values["loss"].value == pytest.approx(2.948174, abs=1e-6)
     assert not free.stops_at_critical
-    told = " ".join(sentences(found))
-    assert "N = 1B, trained at 16 bits and served at 4 bits: more tokens than D_crit = 295B would harm" in told
-    assert "spends 67.7 % of the budget" in told
-    assert "6.84 bits are best, and 16 bits are more than the budget pays for: lower precision wins" in told
-    assert "by –" not in told
+    lines = " ".join(sentences(found))
+    assert "N = 1B, trained at 16 bits and served at 4 bits: more tokens than D_crit = 295B would harm" in lines
+    assert "spends 67.7 % of the budget" in lines
+    assert "6.84 bits are best, and 16 bits are more than the budget pays for: lower precision wins" in lines
+    assert "by –" not in lines
 
 
 @few

@@ -52,7 +52,7 @@ def test_a_format_is_trained_in_and_paid_for_at_its_own_bits():
             change = want - loss(1e9, 1e11, constants=SUN_2025)
             assert answer.values["against_16"].value == pytest.approx(change)
     assert any(
-        "N = 1B, trained and served in E4M3" in told and "lower precision wins" in told for told in sentences(found)
+        "N = 1B, trained and served in E4M3" in lines and "lower precision wins" in lines for lines in sentences(found)
     )
 
 

@@ -52,8 +52,8 @@ def test_the_nearest_run_and_the_quantizer_named(report, params, nearest):
     assert source.ranges["N"] == (40e3, 160e3)
     assert source.ranges["bits"] == (2, 8)
     assert source.ranges["D"] == (min(row["tokens"] for row in rows), max(row["tokens"] for row in rows))
-    told = " ".join(cautions(plan(source, Question(params=params, serve_bits=(2,)))))
-    assert (f"loss curve of run {source.curve}" in told) == (params != nearest)
+    lines = " ".join(cautions(plan(source, Question(params=params, serve_bits=(2,)))))
+    assert (f"loss curve of run {source.curve}" in lines) == (params != nearest)
 
 
 def test_a_quantizer_has_to_be_named_and_be_there(report):

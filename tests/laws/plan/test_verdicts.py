@@ -127,6 +127,6 @@ def test_a_table_of_data_is_refused_a_turn_by_the_same_tests():
     draws[:, list(delta.estimates).index("k")] *= np.exp(np.linspace(-6, 6, len(draws)))
     vague = replace(delta, replicates=draws)
     for bad, reason in ((stuck, findings.Why.CONSTANT_AT_BOUND), (vague, findings.Why.WIDE_INTERVAL)):
-        told = list(critical_tokens(law, bad, data, curve, None))
-        assert all(one.predicted is None for one in told)
-        assert all(one.verdict.reason.kind is reason for one in told)
+        predictions = list(critical_tokens(law, bad, data, curve, None))
+        assert all(one.predicted is None for one in predictions)
+        assert all(one.verdict.reason.kind is reason for one in predictions)

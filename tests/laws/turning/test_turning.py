@@ -5,6 +5,7 @@ import pytest
 
 from ptq_eval.laws import Caution, Why, analyse, critical_tokens, turning_point
 from ptq_eval.laws.turning.observed import Untested
+from ptq_eval.sampling import Design
 from tests.laws.synthetic import RATIO, RATIOS, SMALL_LOSS, table
 
 D = np.geomspace(1e6, 1e8, 9)
@@ -57,6 +58,23 @@ def test_the_errors_of_the_losses_serve_where_there_are_no_windows():
     noisy = turning_point(D, curve(1.3e7, np.random.default_rng(0), 0.002), None, errors=np.full(9, 0.2))
     assert not noisy.interior
     assert noisy.detectable_rise > 5 * found.detectable_rise
+
+
+def test_the_draw_of_calibration_windows_is_part_of_the_evaluation_error():
+    rng = np.random.default_rng(0)
+    loss = curve(1.3e7)
+    windows, drawn = windows_of(loss, rng), np.linspace(0.01, 0.09, 9)
+    alone, both = turning_point(D, loss, windows), turning_point(D, loss, windows, None, drawn)
+    added = np.hypot(drawn[int(np.argmin(loss))], drawn[-1])
+    assert both.evaluation_se == pytest.approx(np.hypot(alone.evaluation_se, added))
+    assert both.p_value > alone.p_value
+    assert both.detectable_rise > alone.detectable_rise
+    assert alone.interior
+    assert not both.interior
+    by_eight = turning_point(D, loss, windows, Design(np.zeros(64, int), np.arange(64) // 8))
+    assert (alone.evaluation_df, by_eight.evaluation_df) == (63, 7)
+    far = turning_point(D, loss, windows, None, 10 * drawn)
+    assert far.place.low < alone.place.low
 
 
 def test_losses_that_are_not_finite_are_left_out():

@@ -8,13 +8,20 @@ import pytest
 from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.findings import Why, why
 from ptq_eval.laws.turning.observed import TurningPoint
-from ptq_eval.laws.turning.verdict import Answer, Conflict, Curve, Forecast, falls_beyond, refutation, verdict
+from ptq_eval.laws.turning.verdict import Answer, Conflict, Forecast, falls_beyond, refutation, verdict
+from ptq_eval.results.points import Curve
 
 TOKENS = 1e6 * 2.0 ** np.arange(8)
 FALLING = 4.0 - 0.2 * np.arange(8)
 NOTHING = TurningPoint(TOKENS[-1], Estimate(TOKENS[-1], 0, math.inf), False, 0.0, 0.01, 0.01, 8)
 TURNED = TurningPoint(8e6, Estimate(8e6, 4e6, 16e6), True, 0.3, 0.01, 0.01, 8)
 PREDICTED = Estimate(2e8, 1.5e8, 3e8)
+
+
+def noise_of(n):
+    """Windows [3, n] whose difference between the first and the last checkpoint has a standard error of 0.1."""
+    spread = np.tile([1.0, -1.0], n // 2) * np.sqrt(n - 1) / 4
+    return np.stack([spread, 0 * spread, 0 * spread])
 
 
 def forecast(low, value=math.inf, high=math.inf):
@@ -70,7 +77,10 @@ def test_a_prediction_is_withheld_where_the_measurements_refute_it(predicted, ob
 def test_a_fall_counts_only_beyond_its_noise():
     assert falls_beyond(Curve(TOKENS, FALLING), 1e7)
     assert not falls_beyond(Curve(TOKENS, FALLING), TOKENS[-2])
-    turned = Curve(TOKENS, np.array([4.0, 3.8, 3.6, 3.5, 3.7, 3.9, 4.1, 4.3]))
+    few, many = (Curve(TOKENS[:3], FALLING[:3], 0.4 * noise_of(n)) for n in (2, 200))
+    assert falls_beyond(many, 0.0)
+    assert not falls_beyond(few, 0.0)
+    turned = Curve(TOKENS, 3.5 + 0.05 * (np.arange(8) - 3.0) ** 2)
     assert not falls_beyond(turned, 0.9 * TOKENS[3])
     assert falls_beyond(turned, 0.9 * TOKENS[2])
     few = slice(3)
@@ -81,3 +91,10 @@ def test_a_fall_counts_only_beyond_its_noise():
     windows = FALLING[few, None] + np.array([0.5, -0.5] * 32) + 1e-3 * rng.standard_normal((3, 64))
     assert falls_beyond(Curve(TOKENS[few], FALLING[few], windows), TOKENS[0])
     assert not falls_beyond(Curve(TOKENS[few], FALLING[few], windows + rng.standard_normal((3, 64)) * 2), TOKENS[0])
+
+
+def test_what_the_draw_of_calibration_windows_adds_may_explain_a_fall():
+    windows = FALLING[:, None] + 0.001 * np.random.default_rng(0).standard_normal((8, 64))
+    assert falls_beyond(Curve(TOKENS, FALLING, windows), TOKENS[4])
+    assert falls_beyond(Curve(TOKENS, FALLING, windows, None, np.full(8, 0.01)), TOKENS[4])
+    assert not falls_beyond(Curve(TOKENS, FALLING, windows, None, np.full(8, 0.2)), TOKENS[4])

@@ -63,7 +63,7 @@ def study():
 
 
 def test_reasons_are_numbered_once_and_shared(study):
-    found = answers.table(study)
+    [found] = answers.tables(study)
     [(run, label, cells)] = found.rows
     assert (run, label) == ("small (N = 80k)", "rtn")
     assert [cell.lines[-1] for cell in cells[3:]] == ["predicted by the law (1)", "– (2)", "– (2)"]

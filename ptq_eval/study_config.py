@@ -1,0 +1,58 @@
+"""What the studies of stored or measured checkpoints can be asked: the options of `backtest` and of `sensitivity`.
+
+This file imports neither the laws nor torch, so that help is printed at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ptq_eval.errors import OptionError, PtqEvalError, did_you_mean
+from ptq_eval.options import COUNT, Kind, Options, option
+
+FEWEST_TO_TEST = 5
+STEP_WORDS = ("all", "first", "last")
+
+
+@dataclass(frozen=True)
+class BacktestConfig(Options):
+    """The options of a backtest.  Raises OptionError."""
+
+    level: float = option(0.9, "Level of the intervals.", above=0, below=1, metavar="P")
+    min_checkpoints: int = option(8, "Checkpoints that a run has at least.", low=FEWEST_TO_TEST)
+    horizon: float = option(
+        16.0, "D_crit is searched up to X times the D of the origin, and open beyond.", above=1, high=1e6
+    )
+    seed: int = option(0, "Seed of the draws.", low=0)
+
+
+def _step(value: Any, *, name: str, error: type[PtqEvalError]) -> int | str:
+    if isinstance(value, str) and value.lower() in STEP_WORDS:
+        return value.lower()
+    try:
+        return COUNT.read(value, name=name, error=error)
+    except error as problem:
+        allowed = f"a step, {', '.join(STEP_WORDS)}"
+        raise error(
+            f"{name} is not a step", got=problem.got, allowed=allowed, remedy=did_you_mean(value, STEP_WORDS)
+        ) from None
+
+
+@dataclass(frozen=True)
+class SensitivityConfig(Options):
+    """The options of a sensitivity study that a run lacks: `steps` are steps, or the words all, first and last.
+
+    Raises OptionError.
+    """
+
+    steps: tuple[int | str, ...] = option(
+        ("all",), "Checkpoints of each run.", Kind(_step, "STEP"), many=True, metavar="STEP,…|first,last|all"
+    )
+    draws: int = option(2, "Labels drawn per calibration window.", low=1)
+    seed: int = option(0, "Seed of those labels.", low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.steps:
+            raise OptionError("--steps names no checkpoint", allowed=f"steps, {', '.join(STEP_WORDS)}")

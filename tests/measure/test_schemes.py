@@ -1,0 +1,99 @@
+"""Contract: from --bits and --formats to schemes, records and one law for all formats."""
+
+import math
+
+import pytest
+
+import ptq_eval
+from ptq_eval.config import RunConfig
+from ptq_eval.errors import GroupSizeError, NumberFormatError, OptionError
+from ptq_eval.measure.schemes import listing, names, schemes_of
+from ptq_eval.results.points import axis_value, format_family, read
+from quantizers import Scheme
+from tests.support.steps import planned
+
+
+def of(resolved=64, narrowest=256, **options):
+    return schemes_of(RunConfig(**options), resolved, narrowest)
+
+
+def test_formats_come_beside_bits():
+    found = of(bits=(4,), formats="nvfp4,nf4,fp8_e4m3,int4_half")
+    assert found == [
+        Scheme(4, 64),
+        Scheme.of("nvfp4"),
+        Scheme.of("nf4", 64),
+        Scheme.of("fp8_e4m3", 64),
+        Scheme(4, 64, symmetric=True),
+    ]
+    assert of(bits="none", formats="mxfp4") == [Scheme.of("mxfp4")]
+    assert len(of(bits=(4,), formats="int4")) == 1
+
+
+def test_a_block_is_the_largest_that_fits_a_narrow_row():
+    assert of(bits=(4,), formats="nf4", narrowest=40)[1].group_size == 32
+    with pytest.raises(GroupSizeError, match="blocks of nf4 are wider than a row"):
+        of(bits=(4,), formats="nf4", narrowest=16)
+
+
+def test_a_group_size_that_nothing_can_use_is_refused():
+    with pytest.raises(GroupSizeError, match=r"contradicts the blocks of nvfp4 .* allowed: 16"):
+        of(128, bits="none", formats="nvfp4", group_size=128)
+    assert of(128, bits=(4,), formats="nvfp4", group_size=128) == [Scheme(4, 128), Scheme.of("nvfp4")]
+
+
+def test_an_unknown_format_is_answered_with_the_nearest():
+    with pytest.raises(NumberFormatError, match="did you mean 'nvfp4'"):
+        of(formats="nvpf4")
+    with pytest.raises(OptionError, match="nothing to measure"):
+        RunConfig(bits="none")
+
+
+def test_a_method_without_a_format_is_refused(trajectory, small, monkeypatch):
+    from quantizers.rtn import RTN
+
+    monkeypatch.setattr(RTN, "formats", ("int",))
+    with pytest.raises(NumberFormatError, match=r"rtn is not defined .* got mxfp4 .* --quantizers gptq"):
+        planned(trajectory, **{**small, "quantizers": ("rtn", "gptq"), "formats": ("mxfp4",)})
+
+
+def test_every_format_is_listed():
+    rows = listing()
+    assert [row["format"] for row in rows] == names()
+    assert all(row["source"] and row["meaning"] and "rtn" in row["quantizers"] for row in rows)
+
+
+def test_families():
+    assert [format_family(n) for n in ("int", "", "int4_narrow", "nvfp4")] == ["int", "int", "int_narrow", "nvfp4"]
+
+
+@pytest.fixture(scope="module")
+def result(trajectory, small, tmp_path_factory):
+    options = {**small, "quantizers": ("rtn", "gptq"), "bits": (3, 4), "formats": ("nvfp4", "mxfp4")}
+    return ptq_eval.run(trajectory, tmp_path_factory.mktemp("formats"), **options, bits_axis="effective")
+
+
+def test_rows_say_what_they_are(result):
+    rows = result.table[result.table["quantizer"] == "rtn"]
+    assert set(rows["format"]) == {"int", "nvfp4", "mxfp4"}
+    assert set(rows.loc[rows["format"] == "mxfp4", "effective_bits"].round(4)) == {
+        4.2667
+    }  # some rows end in a ragged block
+    assert set(rows.loc[rows["format"] == "mxfp4", "group_size"]) == {32}
+    assert (rows["gaussian_mse"] > 0).all()
+
+
+def test_one_law_serves_all_formats_on_an_axis_that_they_share(result):
+    fits = [fit for fit in result.fit["fits"] if fit["quantizer"] == "gptq"]
+    assert [fit["format"] for fit in fits] == [""]
+    assert result.fit["bits_axis"] == "effective"
+    lines = [c for c in result.fit["critical_tokens"] if c["quantizer"] == "gptq"]
+    assert sorted(c.get("format", "int") for c in lines) == ["int", "int", "mxfp4", "nvfp4"]
+
+
+def test_the_axis_of_bits():
+    row = {"bits": 4, "effective_bits": 4.25, "gaussian_mse": 2.0**-6}
+    assert [axis_value(row, axis) for axis in ("bits", "effective", "gaussian")] == [4, 4.25, 3]
+    whole = {"status": "ok", "run": "a", "tokens": 10, "params": 1, "quantizer": "rtn", **row, "gaussian_mse": math.nan}
+    with pytest.raises(OptionError, match="--bits-axis gaussian"):
+        read([whole], "gaussian")
