@@ -28,7 +28,7 @@ def slow_fits(y):
     t = np.arange(n) / (n - 1)
     means, edges = slow_groups(y)
     m = len(means)
-    without, curve, rising = math.inf, None, math.inf
+    without, curve, rising = math.inf, np.empty(0), math.inf
     for place in range(m):
         end = (edges[place] + edges[place + 1] - 1) / 2 / (n - 1)
         v = np.maximum(t - end, 0) / max(1 - end, 0.01)
