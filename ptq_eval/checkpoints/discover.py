@@ -37,7 +37,9 @@ _OF_SEVERAL = (
     "folders with their steps or D in a trajectory.yaml"
 )
 _LAST = re.compile(
-    r"((checkpoint|ckpt|model)[-_])?(final|best|last|latest|main)([-_](checkpoint|ckpt|model|hf))*", re.IGNORECASE
+    r"((checkpoint|ckpt|model|step|iter|epoch)[-_])?(final|best|last|latest|main|release|end)"
+    r"([-_](checkpoint|ckpt|model|step|iter|epoch|hf|unsharded|merged))*",
+    re.IGNORECASE,
 )
 """Names of folders that say which checkpoint of a run they hold, but not its step."""
 MAX_DEPTH = 3

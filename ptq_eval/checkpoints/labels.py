@@ -133,7 +133,7 @@ def read_siblings(names: Iterable[str]) -> dict[str, Label]:
             counts_tokens = number.suffix in ("b", "t")
             chosen = (None, number) if counts_tokens else (number, None)
             labels[name] = replace(_label(_plain(name), [], *chosen), said=True)
-    return _with_whole_numbers(_without_shared_totals(_joined(labels)))
+    return _with_certain_steps(_without_shared_totals(_joined(labels)))
 
 
 def _groups(labels: Mapping[str, Label], part: str) -> Iterable[list[str]]:
@@ -178,12 +178,13 @@ def _without_shared_totals(labels: dict[str, Label]) -> dict[str, Label]:
     return labels
 
 
-def _with_whole_numbers(labels: dict[str, Label]) -> dict[str, Label]:
-    """Without the step of any epoch of a run that has fractions of epochs too."""
+def _with_certain_steps(labels: dict[str, Label]) -> dict[str, Label]:
+    """Without the steps of a run in which one occurs twice (they may be counted within epochs) or is a fraction."""
     for names in _groups(labels, "stem"):
-        epochs = [name for name in names if labels[name].unit == "epoch"]
-        if any(labels[name].step is None for name in epochs):
-            labels |= {name: replace(labels[name], step=None) for name in epochs}
+        numbered = [name for name in names if labels[name].tokens is None and labels[name].unit != "other"]
+        places = {(labels[name].stage, labels[name].step) for name in numbered}
+        if len(places) < len(numbered) or any(step is None for _, step in places):
+            labels |= {name: replace(labels[name], step=None) for name in numbered}
     return labels
 
 
@@ -262,7 +263,9 @@ def _meaning(match: re.Match[str], bare: str) -> str:
     before, after = _MEANINGS.get(match["word"].lower(), ""), _AFTER.get((match["after"] or "").lower(), "")
     if before or after:
         return before or after
-    return "step" if match["digits"] == bare else ""
+    if match["digits"] == bare:
+        return "step"
+    return "other" if bare.isdecimal() else ""  # numbers alone: which of them is the step?
 
 
 def _label(name: str, numbers: Sequence[_Number], step: _Number | None, tokens: _Number | None) -> Label:

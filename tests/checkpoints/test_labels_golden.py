@@ -156,7 +156,8 @@ def test_stages_sort_by_number_and_by_the_order_of_training():
 @pytest.mark.parametrize(
     "name",
     ["samples-1000", "1000_samples", "10pct", "pct10", "10%", "10percent", "10h", "day3", "3days", "epoch-0.5",
-     "epoch_2.75", "step_1_000", "step-10-000", "step_1.000", "checkpoint-1-000", "5GB", "docs_1M"],
+     "epoch_2.75", "step_1_000", "step-10-000", "step_1.000", "checkpoint-1-000", "5GB", "docs_1M",
+     "100-200"],
 )  # fmt: skip
 def test_what_is_no_step_for_certain_is_none(name):
     label = read(name)
@@ -182,7 +183,9 @@ def test_what_is_no_step_for_certain_is_none(name):
 def test_stamps_scores_and_words_that_do_not_matter_make_no_other_run(names):
     read = read_siblings(names)
     assert len({label.stem for label in read.values()}) == 1
-    assert [label.step for label in read.values()] == sorted(label.step for label in read.values())
+    steps = [label.step or 0 for label in read.values()]
+    assert steps == sorted(steps)
+    assert all(steps)
 
 
 @pytest.mark.parametrize(
@@ -200,13 +203,32 @@ def test_what_cannot_be_one_run_stays_apart(names):
     assert len({label.stem for label in read_siblings(names).values()}) > 1
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["epoch1_step100", "epoch1_step200", "epoch2_step100"],  # counted within epochs
+        ["1_100", "1_200", "2_300"],
+        ["0-100", "0-200"],
+        ["0.5", "1.0"],
+        ["model_0.5", "model_1"],
+        ["step-98", "step-1.000"],
+    ],
+)
+def test_one_uncertain_step_makes_those_of_its_run_uncertain(names):
+    labels = read_siblings(names)
+    assert len(labels) == len(names)
+    assert {(label.step, label.stem) for label in labels.values()} == {(None, next(iter(labels.values())).stem)}
+
+
 def test_fractions_of_epochs_make_all_epochs_of_a_run_uncertain():
     labels = read_siblings(["epoch-0.5", "epoch-1", "epoch-1.5"]).values()
     assert {(label.step, label.unit, label.stem) for label in labels} == {(None, "epoch", "epoch")}
 
 
 def test_the_size_of_a_model_is_no_count_of_tokens():
-    assert not read("step100-7B").said
+    alone = read("step100-7B")
+    assert alone is not None
+    assert not alone.said
     assert [label.tokens for label in read_siblings(["step100-7B", "step200-7B"]).values()] == [None, None]
     named = read_siblings(["step-50K-105b", "step-100K-210b"]).values()
     assert [(label.tokens, label.said) for label in named] == [(105 * 10**9, True), (210 * 10**9, True)]
@@ -223,4 +245,4 @@ def test_names_sort_by_the_numbers_in_them(names):
 @given(st.integers(0, 10**8), st.sampled_from(["step", "iter_", "update-", "global_step"]))
 def test_property_one_number_in_every_notation(number, word):
     spelled = {f"{word}{number}", f"{word}{number:,}", f"{word}{number:010d}", f"{number}_steps", f"{number}steps"}
-    assert {read(name).step for name in spelled} == {number}
+    assert {label and label.step for label in map(read, spelled)} == {number}
