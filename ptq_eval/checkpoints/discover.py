@@ -236,7 +236,8 @@ def _grouped(found: Iterable[tuple[str, Path | None, Checkpoint]]) -> list[_Run]
 def _order(checkpoint: Checkpoint) -> tuple[object, ...]:
     step, tokens = checkpoint.step, checkpoint.tokens
     place = (step is None, step or 0, beside(checkpoint), tokens or 0)
-    return (stage_order(checkpoint.stage), *place, name_order(checkpoint.revision))
+    last = beside(checkpoint) and step is None
+    return (last, stage_order(checkpoint.stage), *place, name_order(checkpoint.revision))
 
 
 def _own_corrections(runs: Sequence[_Run], root: Path) -> list[_Run]:

@@ -124,16 +124,24 @@ def read_siblings(names: Iterable[str]) -> dict[str, Label]:
             continue
         plain = _plain(name)
         for number in _numbers(plain):
-            if not number.meaning and (not number.suffix or (number.start, number.end) == (0, len(name))):
+            if not number.meaning:
                 rest = _cut(plain, [*stamps.find(plain), (number.start, number.end)], "\0")
                 groups["-".join(stamps.fields(re.sub("\0+", "/", rest)))][name] = number
     for group in sorted(groups.values(), key=len, reverse=True):
         unread = {name: number for name, number in group.items() if name not in labels}
         for name, number in unread.items() if len(unread) > 1 else ():
-            counts_tokens = number.suffix in ("b", "t")
-            chosen = (None, number) if counts_tokens else (number, None)
-            labels[name] = replace(_label(_plain(name), [], *chosen), said=True)
+            labels[name] = _by_siblings(_plain(name), number)
     return _with_certain_steps(_without_shared_totals(_joined(labels)))
+
+
+def _by_siblings(name: str, number: _Number) -> Label:
+    """The label where siblings differ in a number that no word explains: billions are tokens, thousands beside a word
+    may be anything."""
+    if number.suffix in ("b", "t"):
+        return replace(_label(name, [], None, number), said=True)
+    whole = (number.start, number.end) == (0, len(name))
+    known = number if whole or not number.suffix else replace(number, meaning="other")
+    return _label(name, [], known, None)
 
 
 def _groups(labels: Mapping[str, Label], part: str) -> Iterable[list[str]]:
@@ -196,8 +204,13 @@ def stage_order(stage: str) -> tuple[object, ...]:
 
 def name_order(name: str) -> tuple[object, ...]:
     """A key by which names sort by the numbers in them: 50pct before 100pct, epoch-0.25 before epoch-0.5."""
-    parts = re.split(r"([0-9]+(?:\.[0-9]+)?)", name)
-    return tuple(float(part) if place % 2 else part for place, part in enumerate(parts))
+    parts = re.split(r"([0-9]+(?:\.[0-9]+)?(?:[kmbt](?![a-z]))?)", name, flags=re.IGNORECASE)
+    return tuple(_size(part.lower()) if place % 2 else part for place, part in enumerate(parts))
+
+
+def _size(number: str) -> float:
+    digits = number.rstrip("kmbt")
+    return float(digits) * _FACTORS[number[len(digits) :]]
 
 
 def counts(word: str) -> bool:
@@ -261,6 +274,8 @@ def _meaning(match: re.Match[str], bare: str) -> str:
     if match["unit"]:
         return "tokens"
     before, after = _MEANINGS.get(match["word"].lower(), ""), _AFTER.get((match["after"] or "").lower(), "")
+    if (before or after) in ("step", "number") and (match["suffix"] or "").lower() in ("b", "t"):
+        return "tokens"  # no training has a billion steps
     if before or after:
         return before or after
     if match["digits"] == bare:

@@ -126,7 +126,7 @@ def test_no_word_says_what_the_number_counts(name):
 
 
 def test_siblings_say_what_a_number_beside_an_unknown_word_counts():
-    read = read_siblings(["model_1", "model_20", "foo-3", "98-hf", "980-hf", "seed1", "seed2", "llama-7B", "llama-13B"])
+    read = read_siblings(["model_1", "model_20", "foo-3", "98-hf", "980-hf", "seed1", "seed2"])
     assert {name: label.step for name, label in read.items()} == {
         "model_1": 1,
         "model_20": 20,
@@ -137,6 +137,22 @@ def test_siblings_say_what_a_number_beside_an_unknown_word_counts():
         "10B": 10**10,
         "1.5T": 15 * 10**11,
     }
+
+
+@pytest.mark.parametrize(
+    ("names", "tokens"),
+    [
+        (["train_220B", "train_2640B"], [220 * 10**9, 2640 * 10**9]),
+        (["neo_7b_intermediate_20.97B", "neo_7b_intermediate_41.94B"], [20_970_000_000, 41_940_000_000]),
+        (["intermediate-500B", "intermediate-1T"], [5 * 10**11, 10**12]),
+        (["checkpoint-1000B", "checkpoint-2T"], [10**12, 2 * 10**12]),
+        (["chck_1M", "chck_10M"], [None, None]),  # BabyLM's are words
+    ],
+)
+def test_billions_in_which_siblings_differ_are_tokens(names, tokens):
+    labels = read_siblings(names)
+    assert [labels[name].tokens for name in names] == tokens
+    assert {(labels[name].step, labels[name].stem) for name in names} == {(None, labels[names[0]].stem)}
 
 
 def test_a_total_that_all_names_share_is_not_the_checkpoints_own():
@@ -236,7 +252,13 @@ def test_the_size_of_a_model_is_no_count_of_tokens():
 
 @pytest.mark.parametrize(
     "names",
-    [["5pct", "50pct", "100pct"], ["samples-9", "samples-10"], ["e-0.25", "e-0.5", "e-1.0"], ["9", "10", "2024-01-05"]],
+    [
+        ["5pct", "50pct", "100pct"],
+        ["samples-9", "samples-10"],
+        ["e-0.25", "e-0.5", "e-1.0"],
+        ["9", "10", "2024-01-05"],
+        ["c_900k", "c_1M", "c_20M", "c_1B"],
+    ],
 )
 def test_names_sort_by_the_numbers_in_them(names):
     assert sorted(reversed(names), key=name_order) == names
