@@ -128,6 +128,8 @@ def _again(
     loss_of(model, before.ids["probe"])
     after = weights_of(model, layers, {})
     loaded = backend.reloaded(model, task)
+    if loaded is not None:
+        loss_of(loaded, before.ids["probe"])  # packed layers may be unpacked in the first forward pass
     again = None if loaded is None else weights_of(loaded, layers, {})
     return {
         "after_forward": distance(weights, after),

@@ -17,7 +17,7 @@ FAULTY = {"autoawq": {"awq": Finding.LARGE_ERROR}} if not torch.cuda.is_availabl
 
 SAME = {
     "bitsandbytes": ("nf4", "fp4", "int8"),
-    "gguf": ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0"),
+    "gguf": ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"),
     "torchao": ("intx", "int4", "int8", "fp8"),
     "llmcompressor": ("rtn",),
     "optimum-quanto": ("rtn", "int8", "fp8"),
