@@ -27,6 +27,7 @@ CORE = {
     "matplotlib",
     "pyyaml",
     "numba",
+    "psutil",  # accelerate requires it as well
 }
 
 
