@@ -35,6 +35,7 @@ NAMES = (
     "pieces",
     "structure",
     "backtest",
+    "forecast",
     "turns",
     "coverage",
     "rounding",

@@ -1,10 +1,7 @@
-"""What forecasts from earlier checkpoints would have stated, against the later ones: stored runs and simulated ones.
+"""What forecasts from earlier checkpoints would have stated, against the later ones, over every stored run.
 
 Stored are the embedded trajectory and the runs of results/first-light (from five checkpoints on; `ptq-eval backtest`
-asks for eight).  Simulated are runs whose slopes wander, and runs that follow one of four laws exactly, of 6 to 12
-checkpoints a factor of 1.5 to 3 apart, with scatter that is small or large, independent or autocorrelated; at 8 bits
-delta is noise that grows.  What the forecast assumes beforehand was chosen by other runs of
-these families, with the stored ones in view.
+asks for eight).  What the forecast assumes beforehand was chosen by simulated runs (`benchmarks/forecast.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from ptq_eval.laws.forecast.forecast import draw, turn, unless_tested
 from ptq_eval.laws.forecast.score import Score, best_baseline, scores, total
 from ptq_eval.laws.forecast.series import Series, series_of
 from ptq_eval.results.points import read
-from tests.laws.forecast.support import LAWS, noise, only_noise, run, wandering
+from tests.laws.forecast.support import noise
 
 STUDIES = ("embedded", "first-light/annealed", "first-light/constant")
 FEWEST = 5
@@ -37,16 +34,10 @@ def measure(setup: Setup) -> Outcome:
     """Every statement of the forecast and of its baselines, summed up."""
     stored = _stored(ALONE if setup.quick else METHODS)
     outcome, found = Outcome(), scores(stored)
-    outcome.claims = [*_coverage("stored runs", found), *_turns(found, stored), *_against(found)]
+    outcome.claims = [*_coverage(found), *_turns(found, stored), *_against(found)]
     shown = [s for s in found if s.method == FORECAST or s.ahead is None]
     outcome.details["stored runs"] = {"columns": COLUMNS, "rows": [_row(score) for score in shown]}
-    runs = 4 if setup.quick else 16
     outcome.claims += _flat(20 if setup.quick else 100)
-    kinds = {"slopes that wander": (wandering, 0.3), **{f"exactly {name}": (law, 0.0) for name, law in LAWS.items()}}
-    for name, (law, drift) in kinds.items():
-        found = scores(_simulated(law, runs, drift))
-        outcome.claims += _coverage(f"simulated, {name}", found, limited=drift > 0)
-        outcome.details[f"simulated, {name}"] = {"columns": COLUMNS, "rows": [_row(s) for s in found if s.bits is None]}
     return outcome
 
 
@@ -56,17 +47,6 @@ def _stored(methods: dict[str, Method]) -> list[Statement]:
         table = pd.read_csv(ROOT / "results" / study / "degradation.csv")
         series = series_of(read(table.to_dict("records"))[0])  # type: ignore[arg-type]
         found += backtest(series, min_checkpoints=FEWEST, seed=SEED, methods=methods)
-    return found
-
-
-def _simulated(law: Any, runs: int, drift: float) -> list[Statement]:
-    rng, found = np.random.default_rng(SEED), []
-    for _ in range(runs):
-        n, scatter, relative = rng.integers(6, 13), rng.choice((0.002, 0.01, 0.03)), rng.choice((0.03, 0.1))
-        phi, ratio = rng.choice((0.0, 0.5)), rng.choice((1.5, 2.0, 3.0))
-        own = run(law, rng, n, scatter=scatter, relative=relative, drift=drift, phi=phi, ratio=ratio)
-        own.append(only_noise(own[-1], rng))
-        found += backtest(own, min_checkpoints=FEWEST, methods=ALONE)
     return found
 
 
@@ -90,7 +70,7 @@ def _flat(curves: int) -> Iterator[Claim]:
         yield Claim(f"{text}, had the turn needed no test", float(np.mean(raw)), min(raw), max(raw))
 
 
-def _coverage(name: str, found: Sequence[Score], limited: bool = True) -> Iterator[Claim]:
+def _coverage(found: Sequence[Score]) -> Iterator[Claim]:
     """Coverage at each distance with its range over bit-widths; two claims, one for each end of the goal."""
     for ahead, words in AHEAD.items():
         for what in (What.LOSS, What.DELTA):
@@ -101,9 +81,9 @@ def _coverage(name: str, found: Sequence[Score], limited: bool = True) -> Iterat
                 continue
             own = [s.coverage for s in found if (s.method, s.what, s.ahead) == (FORECAST, what, ahead)]
             about = "loss after quantization" if what is What.LOSS else "δ"
-            text, both = f"{name}: 90 % intervals of {about} {words}, share inside", (min(own), max(own))
+            text, both = f"stored runs: 90 % intervals of {about} {words}, share inside", (min(own), max(own))
             yield Claim(text, score.coverage, *both, COVERAGE[0], "at least")
-            if limited and what is What.LOSS:
+            if what is What.LOSS:
                 yield Claim(f"{text} (no wider than promised)", score.coverage, *both, COVERAGE[1])
 
 

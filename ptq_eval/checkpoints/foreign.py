@@ -16,9 +16,10 @@ from typing import Any
 from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError, UnsupportedModelError
 
 _LFS = b"version https://git-lfs"
-_BESIDE = (
-    "config.json", "tokenizer.json", "tokenizer.model", "model.safetensors.index.json", "pytorch_model.bin.index.json",
-)  # fmt: skip
+_BESIDE = re.compile(r"config\.json|(tokenizer|spiece|vocab)\S*\.(json|model|txt)|\S+\.index\.json")
+"""Files that are never empty."""
+_READ = (".json", ".txt", ".model", ".tiktoken", ".jinja", ".py", ".bpe", ".vocab", ".yaml")
+"""How the names of files end that are read besides weights."""
 
 
 _SHARDS = re.compile(r"pytorch_model_fsdp_\d+$|mp_rank_\d+(_\d+)*$|model_and_optim$")
@@ -40,6 +41,11 @@ class _Kind:
     def holds(self, names: list[str]) -> str | None:
         """The first of the names that is of this format."""
         return next((name for name in names for p in self.patterns if fnmatch.fnmatchcase(name, p)), None)
+
+    def advice(self, folder: Path, file: str) -> str:
+        """How to make a model of `file`, found in a folder or one level below."""
+        variant = (re.findall(r"\.(\w+)(?:-\d+-of-\d+)?\.(?:safetensors|bin|json)$", file) or [""])[0]
+        return self.remedy.format(folder=folder, home=(folder / file).parent, file=file, variant=variant)
 
 
 _DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch {home} {folder}/pytorch_model.bin"
@@ -129,14 +135,69 @@ _KINDS = (
     ),
     _Kind("an ONNX model", ("*.onnx",), "measure the model it was exported from"),
     _Kind("a diffusion model", ("diffusion_pytorch_model*", "model_index.json"), "exclude it"),
+    _Kind(
+        "FSDP shards of verl",
+        ("model_world_size_*_rank_*.pt", "*/model_world_size_*_rank_*.pt"),
+        "python -m verl.model_merger merge --backend fsdp --local_dir {home} --target_dir NEW",
+    ),
+    _Kind(
+        "a checkpoint of nanotron",
+        ("checkpoint_metadata.json", "*/checkpoint_metadata.json"),
+        "torchrun --nproc_per_node=1 examples/llama/convert_nanotron_to_hf.py --checkpoint_path={home} "
+        "--save_path=NEW, of nanotron",
+    ),
+    _Kind(
+        "a checkpoint of torchtune",
+        ("hf_model_*.pt", "*/hf_model_*.pt", "torchtune_model_*.pt", "meta_model_*.pt", "recipe_state.pt",
+         "recipe_state/recipe_state.pt", "ft-model-*"),
+        "let torchtune write it with its FullModelHFCheckpointer (safe_serialization: true), and put the model's "
+        "config.json beside it",
+    ),
+    _Kind(
+        "a checkpoint of PyTorch Lightning",
+        ("*.ckpt", "*/*.ckpt"),
+        "torch.load('{folder}/{file}')['state_dict'] where you trust it; without the names' leading `model.` load it "
+        "into the model of transformers, and save_pretrained",
+    ),
+    _Kind(
+        "a checkpoint of fairseq or metaseq",
+        ("checkpoint_best.pt", "checkpoint_last.pt", "checkpoint[0-9]*.pt", "checkpoint_[0-9]*.pt", "reshard*.pt",
+         "*model_part-*.pt"),
+        "the converter of its architecture in a clone of transformers (src/transformers/models/*/convert_*fairseq*.py; "
+        "for OPT, convert_opt_original_pytorch_checkpoint_to_pytorch.py)",
+    ),
+    _Kind("weights of PaddlePaddle", ("*.pdparams", "*/*.pdparams"), "convert them to safetensors with PaddleNLP"),
+    _Kind(
+        "weights of RWKV",
+        ("RWKV-*.pth",),
+        "python src/transformers/models/rwkv/convert_rwkv_checkpoint_to_hf.py, in a clone of transformers",
+    ),
+    _Kind(
+        "quantized weights (HQQ, AutoGPTQ, ExLlama)",
+        ("qmodel.pt", "gptq_model*", "*-[2348]bit*.safetensors", "*-[2348]bit*.pt", "output-*-of-*.safetensors"),
+        "measure the checkpoint that it was quantized from",
+    ),
+    _Kind(
+        "a compiled or exported model",
+        ("openvino_model*", "*.mlpackage", "*.engine", "*/rank*.engine", "shared_vocabulary.*", "*.tflite"),
+        "measure the model it was exported from",
+    ),
+    _Kind("an archive of arrays (MLX, JAX)", ("weights*.npz", "model*.npz"), "save its arrays as safetensors"),
+    _Kind(
+        "a variant of the weights",
+        ("model.*-of-*.safetensors", "pytorch_model.*-of-*.bin", "model.safetensors.index.*.json"),
+        "AutoModelForCausalLM.from_pretrained('{folder}', variant='{variant}').save_pretrained(NEW)",
+    ),
     _Kind("a variant of the weights", ("model.*.safetensors",), "rename {file} to model.safetensors"),
     _Kind("a variant of the weights", ("pytorch_model.*.bin",), "rename {file} to pytorch_model.bin"),
 )  # fmt: skip
 
 
 def placeholder(folder: Path, weights: tuple[Path, ...] = ()) -> PtqEvalError | None:
-    """The error for a pointer of git-lfs or an empty file among the small files of a folder, or its `weights`."""
-    for file in (*weights, *(folder / name for name in _BESIDE)):
+    """The error for a pointer of git-lfs or an empty file among the files of a folder that are read: its `weights`, and
+    whatever is no weights.  `folder` may be a single file."""
+    beside = (path for path in sorted(folder.iterdir()) if path.suffix in _READ) if folder.is_dir() else ()
+    for file in (*weights, *beside):
         if not file.is_file():
             continue
         with file.open("rb") as stream:
@@ -144,7 +205,7 @@ def placeholder(folder: Path, weights: tuple[Path, ...] = ()) -> PtqEvalError | 
         if start == _LFS:
             what = f"{file.name} is a git-lfs pointer, not the file itself"
             return UnreadableCheckpointError(what, remedy="run `git lfs pull` in its repository")
-        if not start:
+        if not start and (file in weights or _BESIDE.fullmatch(file.name)):
             what = f"{file.name} is empty (0 bytes)"
             return UnreadableCheckpointError(what, remedy="fetch it again (`git lfs pull`, `hf download`)")
     return None
@@ -157,7 +218,7 @@ def foreign(folder: Path) -> PtqEvalError | None:
         names.append(child.name)
         if child.is_dir():
             names += sorted(f"{child.name}/{inner.name}" for inner in child.iterdir())
-    return _adapter(folder) or _other_format(folder, names)
+    return _adapter(folder) or _other_format(folder, names) or _other_name(folder, names)
 
 
 def recognised(folder: Path) -> bool:
@@ -176,6 +237,12 @@ def _adapter(folder: Path) -> PtqEvalError | None:
     except (OSError, ValueError):
         content = {}
     base, method = (_text(content, key) for key in ("base_model_name_or_path", "peft_type"))
+    if _PROMPTS.search(method):
+        return UnsupportedModelError(
+            f"an adapter ({method}), not a model: learned prompts cannot be merged into weights",
+            allowed="whole models",
+            remedy=f"measure its base model{f' {base}' if base else ''}, whose weights it leaves as they are",
+        )
     into = f"its base model {base}" if base else "its base model, which is not recorded"
     return UnsupportedModelError(
         f"an adapter ({method or 'PEFT'}), not a model: merge it into {into}",
@@ -183,6 +250,10 @@ def _adapter(folder: Path) -> PtqEvalError | None:
         remedy=f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({(base or 'BASE')!r}), {str(folder)!r})"
         ".merge_and_unload().save_pretrained(NEW)",
     )
+
+
+_PROMPTS = re.compile(r"PROMPT|PREFIX|P_TUNING|CPT", re.IGNORECASE)
+"""Methods of PEFT that add inputs, not weights."""
 
 
 def _text(content: Any, key: str) -> str:
@@ -194,10 +265,24 @@ def _text(content: Any, key: str) -> str:
 def _other_format(folder: Path, names: list[str]) -> PtqEvalError | None:
     for kind in _KINDS:
         if found := kind.holds(names):
-            home = (folder / found).parent
             return UnsupportedModelError(
-                f"{kind.name}, not a model saved by save_pretrained",
-                got=found,
-                remedy=kind.remedy.format(folder=folder, home=home, file=found),
+                f"{kind.name}, not a model saved by save_pretrained", got=found, remedy=kind.advice(folder, found)
             )
     return None
+
+
+def _other_name(folder: Path, names: list[str]) -> PtqEvalError | None:
+    """The error for a file that may hold weights, of a format that is not known; not one for a single tensor."""
+    weights = (name for name in names if _MAY_HOLD_WEIGHTS.fullmatch(name) and not _NO_WEIGHTS.search(name))
+    if (found := next(weights, None)) is None:
+        return None
+    kind = _Kind("weights in a file of a name that transformers does not look for", (), _RENAME)
+    return UnsupportedModelError(kind.name, got=found, remedy=kind.advice(folder, found))
+
+
+_MAY_HOLD_WEIGHTS = re.compile(r"([^/]*/)?[^/]*(\.safetensors|(model|weight|checkpoint|ckpt)[^/]*\.(pt|pth|bin))", re.I)
+_NO_WEIGHTS = re.compile(r"optim|rng|random_states|scheduler|training_args|tokenizer|scaler|sampler", re.IGNORECASE)
+_RENAME = (
+    "where its tensors are called as in transformers, rename {file} to model.safetensors (or pytorch_model.bin) and "
+    "put the model's config.json beside it; otherwise convert it with the library that wrote it"
+)

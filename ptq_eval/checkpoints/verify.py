@@ -92,8 +92,9 @@ def _examined(checkpoint: Checkpoint, trust: bool) -> tuple[Checkpoint, Sketch |
     """The checkpoint with what is wrong with it alone, and the sketch of its weights if they can be read."""
     try:
         folder = local_path(checkpoint)
-        if error := placeholder(folder):
-            raise error
+        for place in {folder, tokenizer_folder(folder) or folder}:
+            if error := placeholder(place):
+                raise error
         weights = find_weights(folder) if folder.is_dir() else WeightFiles((), (folder.name,))
         if error := placeholder(folder, weights.files):
             raise error

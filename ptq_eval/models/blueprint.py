@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -122,6 +123,8 @@ class Blueprint:
     def require_causal(self) -> None:
         """Raise UnsupportedModelError if this is known not to be a causal language model."""
         module = self.module
+        if not self.trust and (sign := _bidirectional(self.content)):
+            raise not_causal(sign)
         if self.causal is False:
             raise not_causal(type(module).__name__)
         if self._probe.failure and self.config.get_text_config() is not self.config:
@@ -195,6 +198,23 @@ def is_causal(module: Any) -> bool | None:
     if not bool(torch.isfinite(change).all()) or not bool(change[-1].max() > 0):
         return None
     return bool(change[:-1].max() <= allowed)
+
+
+_BIDIRECTIONAL = re.compile(r"Bi(directional)?(?=[A-Z])|Bidirectional|Encoder(?!Decoder)|MNTP|MaskedLM")
+_SWITCHES = {"is_causal": False, "bidirectional": True, "is_bidirectional": True, "use_bidirectional_attention": True}
+
+
+def _bidirectional(content: Mapping[str, Any]) -> str:
+    """What says that these weights belong to code of their own which reads both ways; "" if nothing does.
+
+    transformers knows neither such a class nor its switch, and would build the causal model of the same type.
+    """
+    import transformers
+
+    classes = [str(name) for name in content.get("architectures") or []]
+    named = next((c for c in classes if _BIDIRECTIONAL.search(c) and not hasattr(transformers, c)), "")
+    switch = next((key for key, value in _SWITCHES.items() if content.get(key) is value), "")
+    return named or (f"{switch} = {str(content[switch]).lower()} in config.json" if switch else "")
 
 
 @lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,13 @@ _OF_THE_MACHINE = (
     "_attn_implementation",
     "_attn_implementation_internal",
     "transformers_weights",
+    "dtype",
+    "torch_dtype",
 )
-"""Entries that choose a kernel, or another file of weights: neither belongs to the architecture."""
+"""Entries that choose a kernel, a type or another file of weights: none belongs to the architecture."""
+
+_WORDS = re.compile(r"^_|version|label|name|token$|type|revision|commit|hash")
+"""Entries that are text even where they read as a number."""
 
 _AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 """In order of preference; the latter two hold a language model beside a vision or audio tower."""
@@ -35,7 +41,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The content of a folder's `config.json`.  Raises UnreadableCheckpointError."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except FileNotFoundError as error:
         raise UnreadableCheckpointError("no config.json", got=str(folder)) from error
     except (OSError, ValueError) as error:
@@ -130,16 +136,25 @@ def quiet_transformers() -> Iterator[None]:
 def _translated(content: dict[str, Any], kind: type[PretrainedConfig]) -> dict[str, Any]:
     """The content in the types that this version of transformers checks for."""
     content = {key: value for key, value in without_empty_recipe(content).items() if key not in _OF_THE_MACHINE}
-    for key in ("dtype", "torch_dtype"):
-        if isinstance(content.get(key), str):
-            content[key] = content[key].removeprefix("torch.")
     for key, value in content.items():
         part = getattr(kind, "sub_configs", {}).get(key)
         if isinstance(value, dict) and part is not None:
             content[key] = _translated(value, part)
+        elif isinstance(value, dict) and key.startswith("rope_"):
+            content[key] = {name: _number(name, inner) for name, inner in value.items()}
         else:
-            content[key] = _as_type_of(getattr(kind, key, None), value)
+            usual = getattr(kind, key, None)
+            content[key] = _number(key, value) if usual is None else _as_type_of(usual, value)
     return content
+
+
+def _number(key: str, value: Any) -> Any:
+    """The number that a text says, of an entry with no usual value; any other value as it is."""
+    if not isinstance(value, str) or _WORDS.search(key):
+        return value
+    with contextlib.suppress(ValueError):
+        return json.loads(value) if value.strip().lstrip("-").isdigit() else float(value)
+    return value
 
 
 def _as_type_of(usual: Any, value: Any) -> Any:

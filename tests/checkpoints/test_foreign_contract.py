@@ -57,6 +57,30 @@ def only_problem(folder):
         (["tf_model.h5"], ["TensorFlow", "from_tf=True"]),
         (["consolidated.00.pth", "params.json"], ["Meta", "{}"]),
         (["lit_model.pth"], ["litgpt", "convert_from_litgpt {}"]),
+        (["actor/model_world_size_8_rank_0.pt", "actor/fsdp_config.json"],
+         ["verl", "model_merger merge --backend fsdp --local_dir {}/actor"]),
+        (["model_world_size_2_rank_1.pt"], ["verl", "--local_dir {} --target_dir NEW"]),
+        (["checkpoint_metadata.json", "model_config.json", "model/x/model_weight_pp-rank-0.safetensors"],
+         ["nanotron", "convert_nanotron_to_hf", "--checkpoint_path={}"]),
+        (["hf_model_0001_0.pt"], ["torchtune", "FullModelHFCheckpointer"]),
+        (["ft-model-00001-of-00002.safetensors", "recipe_state/recipe_state.pt"], ["torchtune"]),
+        (["epoch=1-step=98.ckpt"], ["Lightning", "{}/epoch=1-step=98.ckpt", "state_dict"]),
+        (["last.ckpt"], ["Lightning"]),
+        (["checkpoint_best.pt", "checkpoint_last.pt", "dict.txt"], ["fairseq"]),
+        (["checkpoint_1_500.pt"], ["fairseq"]),
+        (["reshard-model_part-0.pt"], ["metaseq", "convert_opt_original"]),
+        (["model_state.pdparams"], ["PaddleNLP"]),
+        (["RWKV-4-Pile-169M.pth"], ["RWKV"]),
+        (["qmodel.pt"], ["quantized", "quantized from"]),
+        (["gptq_model-4bit-128g.safetensors"], ["quantized"]),
+        (["openvino_model.bin", "openvino_model.xml"], ["exported"]),
+        (["weights.00.npz"], ["arrays"]),
+        (["weights.safetensors"], ["name that transformers does not look for", "rename weights.safetensors"]),
+        (["my_model.pth", "optimizer.pt"], ["rename my_model.pth"]),
+        (["model.fp16-00001-of-00002.safetensors", "model.fp16-00002-of-00002.safetensors",
+          "model.safetensors.index.fp16.json"], ["variant", "variant='fp16').save_pretrained(NEW)"]),
+        (["pytorch_model.bf16-00001-of-00003.bin"], ["variant='bf16').save_pretrained(NEW)"]),
+        (["model.safetensors.index.fp16.json"], ["variant='fp16'"]),
         (["model.fp16.safetensors"], ["variant", "rename model.fp16.safetensors to model.safetensors"]),
     ],
 )  # fmt: skip
@@ -94,6 +118,28 @@ def test_an_adapter_names_its_base(folder, content):
     assert f"from_pretrained('{base}'), '{folder}').merge_and_unload()" in str(problem)
 
 
+@pytest.mark.parametrize("method", ["PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"])
+@pytest.mark.parametrize("base", ["org/base", None])
+def test_learned_prompts_cannot_be_merged(folder, method, base):
+    put(folder, "adapter_model.safetensors")
+    content = {"peft_type": method, "base_model_name_or_path": base}
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+    problem, error = only_problem(folder)
+    assert (problem.code, error.exit_code) == ("not_a_model", 23)
+    assert f"an adapter ({method})" in str(problem)
+    assert "merge_and_unload" not in str(problem)
+    assert "measure its base model" in str(problem)
+    assert base is None or base in str(problem)
+
+
+@pytest.mark.parametrize(
+    "names", [["optimizer.pt", "rng_state.pth"], ["data.bin"], ["scores.pt"], ["training_args.bin"]]
+)
+def test_other_files_are_not_called_weights(folder, names):
+    put(folder, *names)
+    assert foreign(folder) is None
+
+
 def test_the_code_that_merges_an_adapter_is_python_whatever_the_names(tmp_path):
     folder = tmp_path / "it's a run"
     folder.mkdir()
@@ -102,7 +148,10 @@ def test_the_code_that_merges_an_adapter_is_python_whatever_the_names(tmp_path):
     compile(foreign(folder).remedy, "remedy", "eval")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "config.json", "tokenizer.json", "pytorch_model.bin", "tokenizer_config.json", "vocab.json"],
+)
 @pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", b""])
 def test_pointers_and_placeholders(save, tmp_path, name, content):
     folder = tmp_path / "run" / "checkpoint-10"
@@ -114,6 +163,33 @@ def test_pointers_and_placeholders(save, tmp_path, name, content):
     assert (problem.code, error.exit_code) == ("unreadable", 12)
     assert name in str(problem)
     assert "git lfs pull" in str(problem)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "merges.txt",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "spiece.model",
+        "generation_config.json",
+        "qwen.tiktoken",
+        "modeling_x.py",
+        "chat_template.jinja",
+        "trainer_state.json",
+    ],
+)
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_pointer_of_git_lfs_in_place_of_any_file(save, tmp_path, name, beside):
+    folder = tmp_path / "run" / "checkpoint-10"
+    save(folder)
+    if beside:  # the tokenizer of a run is in its folder
+        (folder / "tokenizer.json").rename(folder.parent / "tokenizer.json")
+    (folder.parent if beside else folder).joinpath(name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    found = verify(discover([folder.parent])[0])
+    assert [str(p) for p in found.problems if p.fatal] == [
+        f"{name} is a git-lfs pointer, not the file itself | remedy: run `git lfs pull` in its repository"
+    ]
 
 
 def test_a_missing_shard_among_pointers_is_still_a_pointer(save, tmp_path):

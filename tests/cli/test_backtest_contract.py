@@ -126,6 +126,9 @@ def test_the_report_shows_the_backtest_of_its_own_measurements(ptq_eval, simulat
     record.write_text(record.read_text().replace(json.loads(record.read_text())["records"], "other"))
     save_report(simulated, result)
     assert "Out of date: the backtest" in report.read_text()
+    record.write_text(json.dumps({**json.loads(record.read_text()), "version": 1}))
+    save_report(simulated, result)
+    assert "Out of date: another version" in report.read_text()
     record.write_text("{")
     with pytest.raises(errors.OutputMismatchError, match="damaged"):
         save_report(simulated, result)

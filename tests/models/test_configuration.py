@@ -31,6 +31,8 @@ def written(folder, remove=(), **changes):
         ({"dtype": "torch.bfloat16"}, {}),
         ({"attn_implementation": "flash_attention_2", "_attn_implementation": "flash_attention_2"}, {}),
         ({"num_attention_heads": 4.0, "of_a_newer_version": {"a": 1}}, {"num_attention_heads": 4}),
+        *[({key: kind}, {}) for key in ("dtype", "torch_dtype") for kind in ("auto", "fp16", "bf16", "mixed", None)],
+        ({"num_key_value_heads": "2", "head_dim": "8", "eos_token_id": "2"}, {"num_key_value_heads": 2, "head_dim": 8}),
         ({"quantization_config": None}, {}),
         ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": False}}, {}),
     ],
@@ -39,6 +41,58 @@ def test_what_other_versions_write_loads(tmp_path, changes, expected):
     config = configuration(written(tmp_path, **changes))
     assert {key: getattr(config, key) for key in expected} == expected
     assert blueprint(tmp_path).causal
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("10000", 1e4), ("10000.0", 1e4), ("5e5", 5e5), (" 1e6 ", 1e6), (1e4, 1e4)]
+)
+def test_numbers_written_as_text_in_the_rotary_embedding(tmp_path, text, number):
+    scaling = {"rope_type": "linear", "factor": "2.0"}
+    found = configuration(written(tmp_path, ("rope_parameters",), rope_theta=text, rope_scaling=scaling))
+    assert found.rope_parameters == {"rope_theta": number, "rope_type": "linear", "factor": 2.0}
+    found = configuration(written(tmp_path, rope_parameters={"rope_theta": text, "rope_type": "default"}))
+    assert found.rope_parameters["rope_theta"] == number
+
+
+@pytest.mark.parametrize("entry", [{"_name_or_path": "98"}, {"bos_token": "1"}, {"transformers_version": "4.5"}])
+def test_text_that_reads_as_a_number_stays_text(tmp_path, entry):
+    found = configuration(written(tmp_path, **entry)).to_dict()
+    assert all(found.get(key, value) in (value, t.__version__) or key.startswith("_") for key, value in entry.items())
+
+
+def test_a_mark_at_the_beginning_of_the_file(tmp_path):
+    content = written(tmp_path).joinpath("config.json").read_text()
+    (tmp_path / "config.json").write_text(content, encoding="utf-8-sig")
+    assert blueprint(tmp_path).causal
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *[{"architectures": [name]} for name in (
+            "LlamaBiModel", "LlamaBiForMNTP", "LlamaBidirectionalModel", "LlamaBidirectionalForSequenceClassification",
+            "LlamaEncoderModel", "BidirectionalLlama", "LlamaForMaskedLM",
+        )],
+        {"is_causal": False}, {"use_bidirectional_attention": True}, {"bidirectional": True},
+    ],
+)  # fmt: skip
+def test_a_bidirectional_model_by_a_class_that_transformers_does_not_know(tmp_path, changes):
+    with pytest.raises(UnsupportedModelError, match="not a causal language model"):
+        blueprint(written(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *[{"architectures": names} for names in (
+            None, [], ["LlamaForCausalLM"], ["LLaMAForCausalLM"], ["LlamaModel"], ["BitLlamaForCausalLM"],
+            ["BigLlamaForCausalLM"], ["LlamaEncoderDecoderFree"], ["BilingualLlamaForCausalLM"],
+        )],
+        {"is_causal": True}, {"use_bidirectional_attention": False}, {"use_bidirectional_attention": "vision"},
+    ],
+)  # fmt: skip
+def test_other_classes_are_not_called_bidirectional(tmp_path, changes):
+    assert blueprint(written(tmp_path, **changes)).causal
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,12 @@ larger than the origin's D.  A statement of D_crit says something if its upper e
 the run's first D.
 
 The score is the interval score of Gneiting and Raftery (2007, eq. 43): width, and 2/(1 − level) times the distance to
-a truth outside; of the logarithm of the loss, of delta itself, and of log D.  No run shows where D_crit is beyond its
-last checkpoint, so min(D_crit, last D) is scored: both ends and the truth are cut off there.
+a truth outside; of the logarithm of the loss, of delta itself, and of log D.  No run shows D_crit beyond its last
+checkpoint, and whether a case is decisive depends on what happened: scored over these alone, a method that never
+predicts a turn would win wherever most cases are decided by a falling loss (Lerch et al. 2017, the forecaster's
+dilemma).  So the forecasts of D_crit are scored, at every origin, by something that every run shows: which of its
+checkpoints has the least loss after quantization.  All methods state it from the same draws of what checkpoints would
+measure.
 """
 
 from __future__ import annotations
@@ -68,7 +72,8 @@ class Statement:
 
     D in tokens, losses and deltas in nats per token.  `target_tokens` is NaN for D_crit, whose `truth` is NaN where no
     turn was observed, and whose `value` and `high` are infinite where open.  `made` and `decisive` as explained above
-    (always true of losses and deltas); `width` and `score` in the units of the score, NaN where not decisive.
+    (always true of losses and deltas); `width` and `score` in the units of the score, of a statement of D_crit those
+    of the checkpoint with the least loss.
     """
 
     run: str
@@ -191,21 +196,32 @@ def _turn_statement(series: Series, origin: float, method: str, paths: Paths, le
     said = turn(paths, level)
     if method == FORECAST:
         said = unless_tested(said, origin, _tested(series.until(origin)))
-    first, last = math.log(series.tokens[0]), math.log(series.tokens[-1])
     known = not math.isnan(truth.place)
     refuted = known and (truth.high < said.low or truth.low > said.high)
     refuted |= _falls_after(series, said.high, truth.least)
-    decisive = known or _falls_after(series, origin, truth.least)
-    low, high = (min(max(math.log(end), first), last) for end in (said.low, min(said.high, math.exp(last))))
-    place = min(math.log(truth.place), last) if known else last
+    low, high, place = _lowest(series, origin, paths, level)
     return Statement(
         series.run, series.quantizer, series.bits, origin, What.TURN, math.nan, said.low, said.value, said.high, level,
         truth.place, refuted, method, Ahead.OPEN,
         made=says_something(said, series),
-        decisive=decisive,
-        width=high - low if decisive else math.nan,
-        score=interval_score(low, high, place, level) if decisive else math.nan,
+        decisive=known or _falls_after(series, origin, truth.least),
+        width=high - low,
+        score=interval_score(low, high, place, level),
     )  # fmt: skip
+
+
+def _lowest(series: Series, origin: float, paths: Paths, level: float) -> tuple[float, float, float]:
+    """The ends of what is stated of the checkpoint with the least loss, and which it is, as log D.
+
+    Checkpoints up to the origin are known; the later ones are drawn.
+    """
+    later = series.tokens > origin
+    places = np.searchsorted(paths.x, series.x[later])
+    drawn = np.repeat(series.loss_q[None], len(paths.loss), axis=0)
+    drawn[:, later] = paths.measured_loss[:, places]
+    tail = (1 - level) / 2
+    ends = np.quantile(series.x[np.argmin(drawn, axis=1)], [tail, 1 - tail], method="inverted_cdf")
+    return float(ends[0]), float(ends[1]), float(series.x[np.argmin(series.loss_q)])
 
 
 def _tested(series: Series) -> bool:

@@ -76,11 +76,13 @@ def _proportional(shapes: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tup
 # The full-precision loss ---------------------------------------------------------------------------------------------
 
 
-def falling_power(history: History) -> Curve | None:
-    """E + B·D^−beta, the law of Hoffmann et al. (arXiv 2203.15556) along one run."""
+def falling_power(history: History) -> Curve:
+    """E + B·D^−beta, the law of Hoffmann et al. (arXiv 2203.15556) along one run; constant where the loss rises."""
     last = history.x[-1]
     decay, (floor, factor) = (found[0] for found in fit_falling(history.x, history.y[None]))
-    return (lambda x: floor + factor * np.exp(-decay * (x - last))) if np.isfinite(decay) else None
+    if not np.isfinite(decay):
+        return lambda x: np.full_like(x, np.mean(history.y))
+    return lambda x: floor + factor * np.exp(-decay * (x - last))
 
 
 def fit_falling(x: np.ndarray, y: np.ndarray, *more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,15 +105,6 @@ def fit_falling(x: np.ndarray, y: np.ndarray, *more: np.ndarray) -> tuple[np.nda
 def recent_falling_power(history: History) -> Curve | None:
     """The same through the last checkpoints alone."""
     return falling_power(history.recent()) if len(history.x) > RECENT else None
-
-
-def falling_parabola(history: History) -> Curve | None:
-    """log L as a parabola in log D through the last checkpoints, constant beyond its minimum."""
-    near = history.recent()
-    last = near.x[-1]
-    a, b, c = np.polyfit(near.x - last, np.log(near.y), 2)
-    lowest = -b / (2 * a) if a > 0 else np.inf
-    return lambda x: np.exp(np.polyval([a, b, c], np.minimum(x - last, lowest)))
 
 
 def falling_power_and_phase(history: History) -> Curve | None:
@@ -200,7 +193,6 @@ def damped(history: History) -> Curve | None:
 OF_LOSS: Mapping[str, Candidate] = {
     "power": falling_power,
     "recent_power": recent_falling_power,
-    "parabola": falling_parabola,
     "power_and_phase": falling_power_and_phase,
 }
 OF_DELTA: Mapping[str, Candidate] = {

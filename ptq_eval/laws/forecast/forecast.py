@@ -32,6 +32,8 @@ MOST_GROWTH = 3.0
 """The most that the logarithm of delta may grow by."""
 NOISE_GROWTH = np.linspace(0.0, 1.0, 21)
 """Exponents of D with which the noise of deltas may grow; none is likelier than another beforehand."""
+NEIGHBOURS = 5
+"""Checkpoints that say where the smooth path passed one of them."""
 _LEAST = 1e-12
 
 
@@ -89,13 +91,14 @@ def draw(
     of_delta: dict[str, float] = {}
     if series.significant:
         grown, measured, of_delta = _growing(series, siblings, learned or learn(siblings), x, rng, n_draws)
-        noise = float(series.noise[-1])
+        noise = np.hypot(series.noise, series.scatter)
     else:
         grown, measured = _staying(series, siblings, x, rng, n_draws)
-        noise = 0.0
-    seen = now + math.hypot(noise, series.scatter) * rng.standard_normal((n_draws, len(past)))
+        noise = np.full_like(past, series.scatter)
+    seen = now + noise * rng.standard_normal((n_draws, len(past)))
     ahead = before + grown + seen[:, -1:] - now[-1]
     scattered = ahead + (measured - grown) + series.scatter * rng.standard_normal(ahead.shape)
+    seen = seen @ smoother(past, noise).T
     deltas = np.broadcast_to(series.delta, seen.shape)
     return Paths(
         np.concatenate([past, x]),
@@ -107,6 +110,23 @@ def draw(
     )
 
 
+def smoother(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """The matrix [n, n] that replaces a value at x [n] by that of a parabola through it and its neighbours.
+
+    The parabola is fitted by least squares to the nearest `NEIGHBOURS` checkpoints; the ends stay as they are, and so
+    do fewer checkpoints.  Where the noise [n] is zero everything stays.
+    """
+    found = np.eye(len(x))
+    if len(x) < NEIGHBOURS or not np.all(noise > 0):
+        return found
+    for i in range(1, len(x) - 1):
+        first = min(max(i - NEIGHBOURS // 2, 0), len(x) - NEIGHBOURS)
+        near = slice(first, first + NEIGHBOURS)
+        columns = np.vander(x[near] - x[i], 3) / noise[near, None]
+        found[i, near] = np.linalg.pinv(columns)[-1] / noise[near]
+    return found
+
+
 def _losses(
     series: Series, x: np.ndarray, rng: np.random.Generator, n_draws: int
 ) -> tuple[np.ndarray, dict[str, float]]:
@@ -116,7 +136,8 @@ def _losses(
     steepness = slope(curves, weights.weights, series.x[-1])
     t = rng.standard_t(weights.freedom, (n_draws, 1))
     drawn, shares = _mixed(curves, weights, x, rng, n_draws)
-    return drawn + t * weights.error * steepness * (x - series.x[-1]), shares
+    paths = drawn + t * weights.error * steepness * (x - series.x[-1])
+    return np.minimum.accumulate(np.minimum(paths, series.loss_fp[-1]), axis=1), shares
 
 
 def _growing(
@@ -203,9 +224,18 @@ class Turn:
 
 
 def turn(paths: Paths, level: float = 0.9) -> Turn:
-    """D_crit with its interval; an end that lies beyond the horizon is open."""
-    place = paths.x[np.argmin(paths.loss, axis=1)]
-    open_share = float(np.mean(place == paths.x[-1]))
+    """D_crit with its interval; an end that lies beyond the horizon is open.
+
+    A path that stays at its least loss turns where it leaves it.  A minimum at one place is anywhere nearer to this
+    than to the places beside it.
+    """
+    last = len(paths.x) - 1
+    least = last - np.argmin(paths.loss[:, ::-1], axis=1)
+    middles = (paths.x[1:] + paths.x[:-1]) / 2
+    inside = (least > 0) & (least < last)
+    ends = (np.where(inside, middles[np.clip(least + step, 0, last - 1)], paths.x[least]) for step in (-1, 0))
+    place = np.random.default_rng(0).uniform(*ends)
+    open_share = float(np.mean(least == last))
     tail = (1 - level) / 2
     low, value, high = np.exp(np.quantile(place, [tail, 0.5, 1 - tail]))
     return Turn(

@@ -20,7 +20,7 @@ from ptq_eval.laws.forecast.candidates import OF_DELTA, OF_LOSS, Curve, History,
 
 MIN_HISTORY = 3
 """Checkpoints that a candidate is fitted to at least."""
-PRIOR_COUNT = 4.0
+PRIOR_COUNT = 3.0
 """The weight of the assumed error, in origins."""
 MIN_DISTANCE = 0.3
 """The least distance in log D that an error is divided by: a factor of 1.35 in D."""
@@ -39,7 +39,7 @@ class Response:
 
 
 LOSS = Response(loss_curves, tuple(OF_LOSS), 0.2, False)
-DELTA = Response(delta_curves, tuple(OF_DELTA), 0.4, True)
+DELTA = Response(delta_curves, tuple(OF_DELTA), 0.3, True)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from ptq_eval.laws.forecast.baselines import FORECAST
 class Score:
     """The statements of one method about one thing; bits and ahead are None where all are taken together.
 
-    n counts statements (of D_crit: decisive cases), `made` the share that say something, `refuted` the share of these
-    that were refuted, `width` and `score` are means in the units of `backtest`.
+    n counts statements (of D_crit: decisive cases), `made` the share of these that say something, `refuted` the share
+    of those that were refuted, NaN where there are none; `width` and `score` are means over all statements, in the
+    units of `backtest`.
     """
 
     method: str
@@ -45,7 +46,7 @@ def scores(statements: Sequence[Statement]) -> list[Score]:
     """Scores by method, and by bit-width and by distance within each."""
     found = []
     for what in What:
-        own = [s for s in statements if s.what is what and s.decisive]
+        own = [s for s in statements if s.what is what]
         for bits in (None, *sorted({s.bits for s in own})):
             for ahead in (None, *(a for a in Ahead if any(s.ahead is a for s in own) and a is not Ahead.OPEN)):
                 for method in dict.fromkeys(s.method for s in own):
@@ -57,10 +58,12 @@ def scores(statements: Sequence[Statement]) -> list[Score]:
 
 
 def _score(rows: Sequence[Statement], bits: float | None, ahead: Ahead | None) -> Score:
-    made = [s for s in rows if s.made]
+    decisive = [s for s in rows if s.decisive]
+    made = [s for s in decisive if s.made]
+    share = len(made) / len(decisive) if decisive else math.nan
     refuted = sum(s.refuted for s in made) / len(made) if made else math.nan
     width, score = (float(np.mean([getattr(s, name) for s in rows])) for name in ("width", "score"))
-    return Score(rows[0].method, rows[0].what, bits, ahead, len(rows), len(made) / len(rows), refuted, width, score)
+    return Score(rows[0].method, rows[0].what, bits, ahead, len(decisive), share, refuted, width, score)
 
 
 def total(found: Iterable[Score], what: What, bits: float | None = None, method: str = FORECAST) -> Score | None:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ptq_eval.results.load import Results
 
 NAME = "backtest.json"
-VERSION = 1
-"""Of the shape of `backtest.json`."""
+VERSION = 2
+"""Of the meaning of `backtest.json`."""
 
 METHOD_NAMES = {
     FORECAST: "forecast",
@@ -49,7 +49,9 @@ WORDS = """\
 At every checkpoint from the fourth on, only the checkpoints up to it were used, and what they say of later ones was
 held against what was measured: the loss after quantization and δ at the next checkpoint and at those nearest twice and
 four times that D, and D_crit. *Inside* is the share of measurements within the interval; the score is the interval
-score (lower is better). How the forecast is made, and what each column counts, is described in docs/statistics.md.
+score (lower is better). A statement of D_crit can be refuted where later checkpoints decide (*decisive* cases); its
+width and score, over all cases, are those of what a method says about which checkpoint of the run has the least loss.
+How the forecast is made, and what each column counts, is described in docs/statistics.md.
 """
 
 
@@ -150,7 +152,7 @@ def findings(test: Backtest) -> str:
             f"Their mean interval score is {short(loss.score)}; that of the best baseline "
             f"({METHOD_NAMES.get(best.method, best.method)}) is {short(best.score)}, and lower is better."
         )
-    if turns:
+    if turns and turns.n:
         cases = "case" if turns.n == 1 else "cases"
         found.append(
             f"In {turns.n} decisive {cases}, later checkpoints refuted {_percent(turns.refuted)} of the statements of "

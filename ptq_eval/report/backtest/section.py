@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval.laws.forecast.backtest import MIN_TO_TEST, What
-from ptq_eval.report.backtest.page import HEADINGS, METHOD_NAMES, NAME, UNITS
+from ptq_eval.report.backtest.page import HEADINGS, METHOD_NAMES, NAME, UNITS, VERSION
 from ptq_eval.report.common import files
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.numbers import number, percent, short
@@ -24,7 +24,7 @@ _AGAIN = "`ptq-eval backtest OUT` makes it again."
 
 def read(out: Path) -> dict[str, Any] | None:
     """The backtest below `out`; None without one.  Raises OutputMismatchError for a damaged file."""
-    return files.read_json(out / NAME, ("records", "summary", "figures", "level"), "ptq-eval backtest OUT")
+    return files.read_json(out / NAME, ("version", "records", "summary", "figures", "level"), "ptq-eval backtest OUT")
 
 
 def section(found: Mapping[str, Any] | None, study: Study) -> str:
@@ -45,13 +45,16 @@ def body(found: Mapping[str, Any], records: str) -> str:
 
     records: the digest of the page's measurements.
     """
+    if found["version"] != VERSION:
+        return f"**Out of date: another version of ptq-eval made the backtest.** {_AGAIN}\n"
     if found["records"] != records:
         return f"**Out of date: the backtest was made of other measurements than those of this page.** {_AGAIN}\n"
     level = f"{100 * number(found['level']):g} %"
     text = (
         "At every checkpoint from the fourth on, what the checkpoints up to it say of later ones was held against what "
         f"was measured. *Inside*: the share of statements that later checkpoints did not refute, of {level} intervals; "
-        "the interval score is better the lower it is. By bit-width and distance in `backtest.md`.\n\n"
+        "the interval score is better the lower it is; for D_crit it is that of which checkpoint has the least loss. "
+        "By bit-width and distance in `backtest.md`.\n\n"
     )
     rows = []
     for what in (What.LOSS, What.TURN):

@@ -96,8 +96,11 @@ def test_a_flat_loss_decides_nothing():
     flat = of(3 + 0.01 * np.array([1, -1, 1, -1, 1, -1, 1, -1]))
     found = turns(flat, 4e6, 2e7)
     assert not any(s.decisive or s.refuted for s in found)
-    assert all(math.isnan(s.score) for s in found)
-    assert not [s for s in scores(found) if s.what is What.TURN]
+    assert all(math.isfinite(s.score) for s in found)
+    summed = total(scores(found), What.TURN, method="made")
+    assert summed.n == 0
+    assert math.isnan(summed.made)
+    assert math.isnan(summed.refuted)
 
 
 def test_the_interval_score_is_that_of_gneiting_and_raftery():
@@ -106,10 +109,28 @@ def test_the_interval_score_is_that_of_gneiting_and_raftery():
     assert interval_score(1, 3, 0.5, 0.8) == pytest.approx(2 + 5)
 
 
-def test_beyond_the_last_checkpoint_nothing_is_scored():
-    wide, wider = (turns(of(FALLING), 4e6, high)[-1] for high in (2e8, 9e8))
-    assert wide.score < wider.score + 1  # the low ends differ a little, the high ends are cut off alike
-    assert wider.width <= math.log(128e6 / 4e6) + 1e-9
+def test_turns_are_scored_by_the_checkpoint_with_the_least_loss():
+    # From 8e6 on: 90 % of the draws are least at the checkpoints of 16e6 to 64e6.
+    first, last = turns(of(TURNING + 1), 14e6, 70e6)[0], turns(of(TURNING), 14e6, 70e6)[-1]
+    assert first.origin_tokens == 8e6
+    assert first.width == pytest.approx(math.log(64 / 16))
+    assert first.score == pytest.approx(first.width)  # the least is at 16e6
+    # What was measured up to the origin is known: draws that are never below it do not count.
+    assert (last.origin_tokens, last.width, last.score) == (64e6, 0.0, 0.0)
+    missed = turns(of(FALLING), 14e6, 18e6)[0]
+    assert missed.score == pytest.approx(20 * math.log(128 / 16))
+
+
+def test_the_rows_of_the_file_have_the_columns_that_were_agreed():
+    rows = [s.to_dict() for s in backtest(run(LAWS["power"], np.random.default_rng(0), 8, bits=(2.0,)))]
+    columns = {
+        "run", "quantizer", "bits", "origin_tokens", "what", "target_tokens", "low", "value", "high", "level", "truth",
+        "refuted", "method",
+    }  # fmt: skip
+    assert all(columns <= set(row) for row in rows)
+    assert {row["what"] for row in rows} == {"loss_q", "delta", "critical_tokens"}
+    per_method = {name: [r["target_tokens"] for r in rows if r["method"] == name] for name in METHODS}
+    assert all(repr(targets) == repr(per_method[FORECAST]) for targets in per_method.values())
 
 
 def test_scores_add_up():
