@@ -51,10 +51,13 @@ def section(command: click.Command, context: click.Context) -> str:
         f"    {context.command_path} {usage(command, context)}\n\n",
         f"{text}\n",
     ]
-    lines += ["\n```sh\n", *(f"{example}\n" for example in examples), "```\n"]
+    if examples:
+        lines += ["\n```sh\n", *(f"{example}\n" for example in examples), "```\n"]
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     if options:
         lines += ["\n| option | meaning |\n|---|---|\n", *(row(option, context) for option in options)]
+    within = command.commands if isinstance(command, click.Group) else {}
+    lines += [section(own, click.Context(own, context, name)) for name, own in within.items()]
     return "".join(lines)
 
 

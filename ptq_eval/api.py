@@ -79,6 +79,7 @@ class _Session:
         return errors
 
     def _one(self, work: Any, missing: Any, *, writer: Any, tick: Any) -> PtqEvalError | None:
+        from ptq_eval.backends.process import Limits
         from ptq_eval.measure.sweep import sweep
 
         try:
@@ -88,6 +89,7 @@ class _Session:
                 device=self.config.resolve_device(),
                 trust_remote_code=self.config.trust_remote_code,
                 memory=self.config.memory,
+                limits=Limits(self.config.backend_seconds, self.config.backend_memory),
                 tick=tick,
             ):
                 writer.append(measurement)

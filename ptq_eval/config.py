@@ -161,6 +161,10 @@ class RunConfig(Options):
     memory: int | None = option(
         None, "Memory that weights may take on the device, such as 8GB.", SIZE, low=1, unset="most of what is free"
     )
+    backend_seconds: int = option(3600, "Seconds that a backend may take for one model and scheme.", low=1)
+    backend_memory: int | None = option(
+        None, "Memory that a backend's process may take, such as 8GB.", SIZE, low=1, unset="no limit"
+    )
     laws: tuple[str, ...] = option(
         (),
         "Laws to fit: one of the degradation, one of the loss before quantization, or both; any that is installed.",
@@ -181,6 +185,8 @@ class RunConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        full = tuple(map(plugins.quantizer_name, self.quantizers))
+        object.__setattr__(self, "quantizers", full)
         for name in ("quantizers", "bits", "formats"):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         if self.calib_repeats > 1 and self.calib_sample == "first":
@@ -191,8 +197,6 @@ class RunConfig(Options):
             )
         if not self.quantizers or not (self.bits or self.formats):
             raise OptionError("nothing to measure", got="no quantizer or no bits", remedy="--quantizers rtn --bits 4")
-        for name in self.quantizers:
-            plugins.get("quantizers", name)
         for name in self.options:
             if name not in self.quantizers:
                 what = "an option for a quantizer that is not in this run"
@@ -232,7 +236,7 @@ class RunConfig(Options):
         what the fit alone needs.
         """
         grown = ("quantizers", "bits", "formats", "shard", "trust_remote_code", "options", "device", "memory")
-        grown += ("calib_repeats",)
+        grown += ("calib_repeats", "backend_seconds", "backend_memory")
         later = ("laws", "bits_axis", "seed", "bootstrap")
         return {name: value for name, value in asdict(self).items() if name not in (*grown, *later)}
 

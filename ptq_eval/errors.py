@@ -252,6 +252,12 @@ class NotDeterminedError(PtqEvalError):
     exit_code = 51
 
 
+class BackendError(PtqEvalError):
+    """A backend that cannot be installed or used, or that fails its conformance run."""
+
+    exit_code = 54
+
+
 @contextlib.contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write below `folder` into an OutputFullError."""

@@ -1,6 +1,6 @@
 """The one door for plug-ins: entry points, for the built-in ones too.
 
-A group is `ptq_eval.<kind>`, kind being quantizers, checkpoints, corpora or laws.
+A group is `ptq_eval.<kind>`, kind being one of `KINDS`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from ptq_eval.errors import UnknownPluginError
 
-KINDS = ("quantizers", "checkpoints", "corpora", "laws")
+KINDS = ("quantizers", "backends", "checkpoints", "corpora", "laws")
 
 
 @cache
@@ -43,10 +43,33 @@ def get(kind: str, name: str) -> Any:
         ) from error
 
 
+def quantizer_name(name: str) -> str:
+    """The full name of a method: a quantizer's as it is, a backend's as `backend:method`, by default its first one.
+
+    Raises UnknownPluginError, with the nearest name for an unknown one.
+    """
+    backend, colon, method = name.partition(":")
+    if not colon and (name in _points("quantizers") or name not in _points("backends")):
+        if name not in _points("quantizers"):
+            raise UnknownPluginError.of("quantizer", name, [*_points("quantizers"), *_points("backends")])
+        get("quantizers", name)
+        return name
+    methods = get("backends", backend).methods
+    if colon and method not in methods:
+        raise UnknownPluginError.of(f"method of {backend}", name, [f"{backend}:{own}" for own in methods])
+    return f"{backend}:{method or next(iter(methods))}"
+
+
 def provider(kind: str, name: str) -> str:
     """`package version` that provides a plug-in, for provenance and for the list of quantizers."""
-    dist = _points(kind)[name].dist
+    backend, colon, _ = name.partition(":")
+    dist = _points("backends" if colon else kind)[backend].dist
     return f"{dist.name} {dist.version}" if dist else "unknown"
+
+
+def value(kind: str, name: str) -> str:
+    """`module:Class` of a plug-in, for a process that loads it by itself."""
+    return _points(kind)[name].value
 
 
 def load_all(kind: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ import torch
 from ptq_eval.checkpoints import Overrides, discover, verify_all
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import OptionError, PtqEvalError
+from ptq_eval.measure.foreign import method_of
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.trials import Texts, Workload, make_plan, quantizers_of
 from ptq_eval.records import Checkpoint, Progress, Trial
@@ -37,12 +38,12 @@ from ptq_eval.sampling import design_of
 from ptq_eval.study_config import STEP_WORDS, SensitivityConfig
 from ptq_eval.theory.sensitivity import rows
 from ptq_eval.theory.summary import agreements, bounds
-from quantizers import get_quantizer
 
 FORMAT = 1
 """Raised whenever the numbers of a record change their meaning."""
 
 _NEUTRAL = ("bootstrap", "laws", "shard", "device", "memory", "trust_remote_code", "bos", "calib_repeats")
+_NEUTRAL += ("backend_seconds", "backend_memory")
 """Options that change no number here, and `bos`, which is recorded only if set."""
 
 _LESS_MEMORY = "a shorter --seq-len, or a device with more memory"
@@ -142,7 +143,7 @@ def _header(config: RunConfig, draws: int) -> dict[str, Any]:
         **({"bos": True} if config.bos else {}),  # only if set, so that records made before it existed stay valid
         "device": config.resolve_device().split(":")[0],
         "draws": draws,
-        "versions": {name: get_quantizer(name).version for name in config.quantizers},
+        "versions": {name: method_of(name).version for name in config.quantizers},
     }
     return {"format": FORMAT, "settings": json.loads(json.dumps(settings)), "git": git_state(), "checkpoints": []}
 

@@ -24,6 +24,13 @@ from ptq_eval.records import Checkpoint, Source
 
 ASK_TOKENS = "give --tokens-per-step, --tokens or a trajectory.yaml"
 UNKNOWN_TOKENS = f"tokens per step are not known; {ASK_TOKENS}"
+UNKNOWN_STEP = (
+    "its step is not known for certain; give D of every checkpoint with --tokens, or list folders with steps or D in a "
+    "trajectory.yaml"
+)
+
+BELOW_NUMBER = 2
+"""How many levels below the folder with its number a model may be: `step98/model/hf`."""
 
 _WEIGHTS = re.compile(r"(model|pytorch_model)(.*\.(safetensors|bin)(\.index\.json)?|\.pt)")
 
@@ -92,6 +99,10 @@ class CheckpointFormat:
             stage=position.stage,
         )
         checkpoint = with_trainer_state(checkpoint, folder)
+        if checkpoint.step is None and position.step is None and position.note == UNKNOWN_TOKENS:
+            return replace(
+                checkpoint, tokens_note=checkpoint.tokens_note if checkpoint.tokens is not None else UNKNOWN_STEP
+            )
         if checkpoint.step is None:
             return replace(checkpoint, step=position.step)
         counted_steps = position.unit != "step" and checkpoint.tokens is None

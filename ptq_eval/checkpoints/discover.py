@@ -20,7 +20,8 @@ from typing import Any
 from ptq_eval import plugins
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds_model, holds_weights, subfolders
 from ptq_eval.checkpoints.foreign import foreign
-from ptq_eval.checkpoints.labels import stage_order
+from ptq_eval.checkpoints.labels import name_order, stage_order
+from ptq_eval.checkpoints.numbered import Numbered
 from ptq_eval.checkpoints.overrides import Overrides, Place, read_overrides, require_known
 from ptq_eval.checkpoints.problems import ROOT, beside
 from ptq_eval.checkpoints.trainer_state import with_whole_counts
@@ -28,8 +29,8 @@ from ptq_eval.errors import EmptyFolderError, NoCheckpointError, TrajectoryFileE
 from ptq_eval.records import Checkpoint
 
 _NO_STEP = (
-    "{what} has no step; to include it, give its D as the last of --tokens, or list all folders with their steps or D "
-    "in a trajectory.yaml"
+    "{what} has no step; to include it, give D of every checkpoint with --tokens, in the order of `ptq-eval inspect`, "
+    "or list all folders with their steps or D in a trajectory.yaml"
 )
 _OF_SEVERAL = (
     "{what} may belong to any of the runs {runs}; move it into a folder with the checkpoints of its run, or list all "
@@ -204,7 +205,8 @@ def _home(checkpoint: Checkpoint) -> Path | None:
     location = Path(checkpoint.location)
     if checkpoint.revision.startswith(f"{ROOT}/"):
         return location.parent
-    placed = checkpoint.run or checkpoint.step is not None or checkpoint.tokens_source in ("label", "user")
+    known = checkpoint.step is not None or checkpoint.tokens_source in ("label", "user")
+    placed = checkpoint.run or known or checkpoint.format == Numbered.name
     if checkpoint.revision == ROOT or not placed:
         return location
     return location.parents[checkpoint.revision.count("/")]
@@ -232,7 +234,7 @@ def _grouped(found: Iterable[tuple[str, Path | None, Checkpoint]]) -> list[_Run]
 def _order(checkpoint: Checkpoint) -> tuple[object, ...]:
     step, tokens = checkpoint.step, checkpoint.tokens
     place = (step is None, step or 0, beside(checkpoint), tokens or 0)
-    return (stage_order(checkpoint.stage), *place, checkpoint.revision)
+    return (stage_order(checkpoint.stage), *place, name_order(checkpoint.revision))
 
 
 def _own_corrections(runs: Sequence[_Run], root: Path) -> list[_Run]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from ptq_eval.checkpoints.base import CheckpointFormat, Position
+from ptq_eval.checkpoints.stamps import is_date
 
 
 class HFTrainer(CheckpointFormat):
@@ -17,6 +18,6 @@ class HFTrainer(CheckpointFormat):
     name = "hf_trainer"
 
     def position(self, model: str, label: str) -> Position | None:
-        """The step that the label says."""
+        """The step that the label says; a date is none."""
         match = re.fullmatch(r"checkpoint-(\d+)", label)
-        return Position(int(match[1])) if match else None
+        return Position(int(match[1])) if match and not is_date(match[1]) else None

@@ -1,36 +1,55 @@
-"""Read the numbers in the name of a checkpoint's folder or revision: a step, an epoch, tokens, a stage.
+"""Read the name of a checkpoint's folder or revision: its step, epoch, tokens and stage, and the run it belongs to.
 
-A number means what the word beside it says: `step_98`, `iter_0000098`, `checkpoint-98-hf`, `98`, `epoch_1`, `ep0-ba98`,
-`stage2-ingredient1-step1000-tokens5B`, `step-480k-token-1007B`, `1000step`, `240b_tokens`.  What is left of the
-name without those numbers is its stem, and folders with the same stem belong to one run.  A number beside an
-unknown word (`model_100`) counts only where siblings differ in it, see `read_siblings`; words that distinguish runs
-(`seed1`, `v2`, `lr3`) and sizes (`1.1B`, `160m`) stay in the stem.
+A name is made of words and numbers with `-_.=: ` or nothing between them.
+
+* A *number* is 98, 0000098, 1,000 or 1e3, or with k, M, B or T 1.5k and 4B.  It counts what the word before it says
+  (`step_98`, `tokens4B`), or the one after it (`1000step`, `240b_tokens`); `_WORDS` has them.  One that is the whole
+  name is a step; one beside an unknown word (`model_100`) is the checkpoint's number where siblings differ in it, see
+  `read_siblings`.  Words of `_WORDS["fixed"]` (`seed1`, `v2`, `lr3`) and sizes (`1.1B`, `160m`) say which run it is.
+* Stamps (dates, times, hashes), scores (losses) and words such as `hf` and `main` count nothing, see `stamps`, and make
+  no other run of a checkpoint, see `_joined`.
+* The *stem* is what is left without step, tokens and stage; folders of the same stem belong to one run.
+
+A step is read only where it is certain.  It is not in two numbers side by side (`step_1_000`; fairseq's
+`checkpoint_1_1000` excepted), with decimals (`epoch-0.5`) or in a count of something else (`samples-1000`, `10pct`):
+such names make a run, ordered by the number, whose steps are asked for.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from itertools import pairwise, zip_longest
 from typing import Literal
 
-Unit = Literal["step", "epoch", "number"]
-"""What a checkpoint is numbered by: optimizer steps, epochs, or a number whose meaning is not known."""
+from ptq_eval.checkpoints import stamps
+
+Unit = Literal["step", "epoch", "number", "other"]
+"""What a checkpoint is numbered by: optimizer steps, epochs, a number of unknown meaning, or what is no step."""
 
 _WORDS = {
-    "step": "step steps globalstep gstep iter iters iteration iterations update updates ba checkpoint",
+    "step": "step steps globalstep globalsteps gstep iter iters iteration iterations it update updates ba checkpoint",
     "number": "ckpt ckpts ckp chkpt chk checkpoints snapshot",
     "epoch": "epoch epochs ep",
-    "tokens": "token tokens tok toks",
+    "tokens": "token tokens tok toks ntok ntoks ntoken ntokens numtokens",
     "stage": "stage phase ingredient",
+    "other": "sample samples example examples sequence sequences instance instances doc docs document documents row "
+    "rows pct percent percentage hour hours hr hrs minute minutes min mins second seconds sec secs day days week weeks "
+    "flop flops tflop tflops word words char chars byte bytes kb mb gb tb",
     "fixed": "seed seeds run exp experiment trial version v rank fold lr bs wd ctx seq len layers heads dim d n h l "
-    "size gpu node replica try attempt",
+    "size gpu node replica try attempt jan feb mar apr may jun jul aug sep oct nov dec",
 }
 _MEANINGS = {word: meaning for meaning, words in _WORDS.items() for word in words.split()}
+_AFTER = {word: meaning for word, meaning in _MEANINGS.items() if meaning in ("step", "epoch", "tokens", "other")}
+_AFTER |= dict.fromkeys(("h", "s", "d"), "other")
+"""What a word behind a number says: 10h are hours, but h10 are heads."""
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _NUMBER = re.compile(
-    r"(?P<word>[a-z]*)[-_.=: ]*(?<![0-9])(?P<digits>[0-9]+(?:\.[0-9]+)?)"
+    r"(?P<word>[a-z]*)[-_.=: ]*(?<![0-9])"
+    r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+(?:\.[0-9]+)?(?:e\+?[0-9]{1,2}(?![0-9a-f]))?)"
     r"(?:(?P<suffix>[kmbgt])(?P<unit>t|tok|tokens?)?(?![a-z]))?"
     r"(?=(?:[-_ ]?(?P<after>[a-z]+)(?![a-z])(?![-_.=: ]*[0-9]))?)",
     re.IGNORECASE,
@@ -38,21 +57,18 @@ _NUMBER = re.compile(
 _NAMED_STAGES = ("pretrain", "midtrain", "anneal", "decay", "cooldown")
 """Words at the start of a name that say a stage of training, in order of training."""
 _NAMED_STAGE = re.compile(rf"({'|'.join(_NAMED_STAGES)})[-_]", re.IGNORECASE)
-_DATE = re.compile(r"[12][0-9]{3}[-_][01]?[0-9][-_][0-3]?[0-9]")
-_HASH = re.compile(r"(?=.*[a-f])[0-9a-f]{7,64}")
 _SEPARATORS = "-_.=: "
-_SCORE = re.compile(
-    r"[-_]*(?:(?:val|valid|validation|eval|train)[-_])?(?:loss|consumed_samples)[-_=][0-9]+\.[0-9]+(?![0-9])",
-    re.IGNORECASE,
-)
-"""A loss or a count of samples that a name also gives (NeMo): it differs between the checkpoints of one run."""
 _FAIRSEQ = re.compile(r"checkpoint_([0-9]+)_([0-9]+)")
 _TOKENS_SEEN = re.compile(r"(tokens?)[-_]?seen", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Label:
-    """What a name says.  `rounding` is one unit of the last digit of `tokens`; `stem` is what a run shares."""
+    """What a name says.  `rounding` is one unit of the last digit of `tokens`; `stem` is what a run shares.
+
+    A `step` that is None is not known for certain.  `core` is the stem without `stamps` and words that do not matter;
+    `said` is whether `tokens` are called tokens, so that they are no size of a model.
+    """
 
     stem: str
     step: int | None = None
@@ -60,13 +76,17 @@ class Label:
     tokens: int | None = None
     rounding: int = 0
     stage: str = ""
+    core: str = field(default="", compare=False)
+    stamps: tuple[str, ...] = field(default=(), compare=False)
+    said: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)
 class _Number:
-    """A number in a name: what it counts ("" where nothing says so), and where it and its word are."""
+    """A number in a name: its value (None for a fraction), what it counts ("" where nothing says so), and where it and
+    its word are.  `alone` is whether no other bare number is beside it."""
 
-    value: int
+    value: int | None
     rounding: int
     suffix: str
     meaning: str
@@ -74,19 +94,19 @@ class _Number:
     start: int
     end: int
     word_start: int
+    alone: bool = True
 
 
 def read(name: str) -> Label | None:
     """The label in `name`, or None where no word of it says what a number counts."""
-    name = _SCORE.sub("", name)
-    if fairseq := _FAIRSEQ.fullmatch(name):
-        name = fairseq.expand(r"checkpoint_epoch\1_update\2")
-    name = _TOKENS_SEEN.sub(r"\1", name)
+    name = _plain(name)
     numbers = _numbers(name)
     steps = sorted((n for n in numbers if n.meaning == "step"), key=lambda n: n.word == "checkpoint")
-    others = [n for meaning in ("number", "epoch") for n in numbers if n.meaning == meaning]
+    others = [n for meaning in ("number", "epoch", "other") for n in numbers if n.meaning == meaning]
     step = next(iter([*steps, *others]), None)
-    tokens = next((n for n in numbers if n.meaning == "tokens"), None)
+    tokens = next((n for n in numbers if n.meaning == "tokens" and n.value is not None), None)
+    if tokens is not None and step is not None and step.meaning == "other":
+        step = None
     if tokens is None and step is not None:
         tokens = next((n for n in numbers if n.start > step.start and not n.word and n.suffix in ("b", "t")), None)
     if step is None and tokens is None:
@@ -102,29 +122,68 @@ def read_siblings(names: Iterable[str]) -> dict[str, Label]:
         if label := read(name):
             labels[name] = label
             continue
-        for number in _numbers(name):
+        plain = _plain(name)
+        for number in _numbers(plain):
             if not number.meaning and (not number.suffix or (number.start, number.end) == (0, len(name))):
-                groups[f"{name[: number.start]}/{name[number.end :]}"][name] = number
+                rest = _cut(plain, [*stamps.find(plain), (number.start, number.end)], "\0")
+                groups["-".join(stamps.fields(re.sub("\0+", "/", rest)))][name] = number
     for group in sorted(groups.values(), key=len, reverse=True):
         unread = {name: number for name, number in group.items() if name not in labels}
         for name, number in unread.items() if len(unread) > 1 else ():
             counts_tokens = number.suffix in ("b", "t")
-            labels[name] = _label(name, [], None if counts_tokens else number, number if counts_tokens else None)
-    return _without_shared_totals(labels)
+            chosen = (None, number) if counts_tokens else (number, None)
+            labels[name] = replace(_label(_plain(name), [], *chosen), said=True)
+    return _with_whole_numbers(_without_shared_totals(_joined(labels)))
+
+
+def _groups(labels: Mapping[str, Label], part: str) -> Iterable[list[str]]:
+    """The names of labels that share their stem or core."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, label in labels.items():
+        groups[getattr(label, part)].append(name)
+    return list(groups.values())
+
+
+def _joined(labels: dict[str, Label]) -> dict[str, Label]:
+    """With one stem for names that differ in stamps and words that do not matter, where these make one run.
+
+    They do where no step occurs twice, and each name has a stamp of its own or the dates grow with the step: runs that
+    were started one after the other would begin again.
+    """
+    for names in _groups(labels, "core"):
+        places = [(stage_order(labels[n].stage), labels[n].step or 0, labels[n].tokens or 0, n) for n in names]
+        distinct = len({place[:3] for place in places}) == len(places)
+        saved = [label.stamps for *_, name in sorted(places) if (label := labels[name]).stamps]
+        dates = all(stamp.isdecimal() for own in saved for stamp in own)
+        if distinct and (len(set(saved)) == len(saved) or (dates and saved == sorted(saved))):
+            labels |= {name: replace(labels[name], stem=labels[name].core) for name in names}
+    return labels
 
 
 def _without_shared_totals(labels: dict[str, Label]) -> dict[str, Label]:
-    """Without a count that all steps of a run share though it cannot hold for all: the total of the training."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name, label in labels.items():
-        groups[label.stem].append(name)
-    for names in groups.values():
+    """Without a count that all steps of a run share though it cannot hold for all: the total of the training.
+
+    A count that is not called tokens is one where the steps of a run differ in it.
+    """
+    for names in _groups(labels, "stem"):
         steps = [step for name in names if (step := labels[name].step)]
         first = labels[names[0]]
-        if first.tokens is None or len(steps) < 2 or {labels[name].tokens for name in names} != {first.tokens}:
+        differ = {labels[name].tokens for name in names} != {first.tokens}
+        if differ:
+            labels |= {name: replace(labels[name], said=True) for name in names}
+        if first.tokens is None or len(steps) < 2 or differ:
             continue
         if max(steps) * (first.tokens - first.rounding) > min(steps) * (first.tokens + first.rounding):
             labels |= {name: replace(labels[name], tokens=None, rounding=0) for name in names}
+    return labels
+
+
+def _with_whole_numbers(labels: dict[str, Label]) -> dict[str, Label]:
+    """Without the step of any epoch of a run that has fractions of epochs too."""
+    for names in _groups(labels, "stem"):
+        epochs = [name for name in names if labels[name].unit == "epoch"]
+        if any(labels[name].step is None for name in epochs):
+            labels |= {name: replace(labels[name], step=None) for name in epochs}
     return labels
 
 
@@ -134,46 +193,76 @@ def stage_order(stage: str) -> tuple[object, ...]:
     return rank, *(int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", stage))
 
 
+def name_order(name: str) -> tuple[object, ...]:
+    """A key by which names sort by the numbers in them: 50pct before 100pct, epoch-0.25 before epoch-0.5."""
+    parts = re.split(r"([0-9]+(?:\.[0-9]+)?)", name)
+    return tuple(float(part) if place % 2 else part for place, part in enumerate(parts))
+
+
 def counts(word: str) -> bool:
     """Whether a word says nothing but what the number beside it counts."""
-    return _MEANINGS.get(word, "fixed" if word not in ("", "global", "main") else "") != "fixed"
+    return _MEANINGS.get(word, "fixed" if word not in ("", "global") and not stamps.is_neutral(word) else "") != "fixed"
+
+
+def _plain(name: str) -> str:
+    """The name without scores, and with words in place of fairseq's order and of signs."""
+    name = stamps.without_scores(name.replace("%", "pct"))
+    if fairseq := _FAIRSEQ.fullmatch(name):
+        name = fairseq.expand(r"checkpoint_epoch\1_update\2")
+    return _TOKENS_SEEN.sub(r"\1", name)
+
+
+def _cut(name: str, spans: Iterable[tuple[int, int]], filler: str = "") -> str:
+    """The name without some parts, or with `filler` in place of each of their characters."""
+    for start, end in sorted(spans, reverse=True):
+        name = f"{name[:start]}{filler * (end - start)}{name[end:]}"
+    return name
 
 
 def _numbers(name: str) -> list[_Number]:
-    """The whole numbers in a name, those of dates and hashes excepted."""
-    if _HASH.fullmatch(name):
-        return []
-    masked = _DATE.sub(lambda date: "x" * len(date[0]), name)
-    return [number for match in _NUMBER.finditer(masked) if (number := _number(match)) is not None]
+    """The numbers in a name, those of stamps excepted."""
+    masked = _cut(name, stamps.find(name), "\0")
+    bare = "".join(stamps.fields(masked.replace("\0", "")))
+    numbers = [_number(match, bare) for match in _NUMBER.finditer(masked)]
+    pairs = zip_longest(numbers, numbers[1:])
+    return [replace(number, alone=not _side_by_side(masked, number, after)) for number, after in pairs]
 
 
-def _number(match: re.Match[str]) -> _Number | None:
+def _side_by_side(name: str, one: _Number, other: _Number | None) -> bool:
+    """Whether a second number without a word of its own follows."""
+    if other is None or one.suffix or other.suffix or other.meaning:
+        return False
+    return not name[one.end : other.start].strip(_SEPARATORS)
+
+
+def _number(match: re.Match[str], bare: str) -> _Number:
+    """`bare` is the name without stamps and words that do not matter."""
     suffix = (match["suffix"] or "").lower()
-    digits, _, decimals = match["digits"].partition(".")
-    value, remainder = divmod(int(digits + decimals) * _FACTORS[suffix], 10 ** len(decimals))
-    if remainder or (decimals and not suffix):
-        return None
-    end = max(match.end(group) for group in ("digits", "suffix", "unit"))
+    digits = Decimal(match["digits"].replace(",", ""))
+    unit = Decimal(1).scaleb(int(digits.as_tuple().exponent)) * _FACTORS[suffix]
+    exact = digits * _FACTORS[suffix]
+    # 1.000 may be a thousand, but 1.0 is 1.
+    whole = exact == exact.to_integral_value() and (suffix or int(digits.as_tuple().exponent) >= -1)
     return _Number(
-        value=value,
-        rounding=_FACTORS[suffix] // 10 ** len(decimals),
+        value=int(exact) if whole else None,
+        rounding=int(unit) if whole else 0,
         suffix=suffix,
-        meaning=_meaning(match),
+        meaning=_meaning(match, bare),
         word=match["word"].lower(),
         start=match.start("digits"),
-        end=end,
+        end=max(match.end(group) for group in ("digits", "suffix", "unit")),
         word_start=match.start(),
     )
 
 
-def _meaning(match: re.Match[str]) -> str:
+def _meaning(match: re.Match[str], bare: str) -> str:
     """What a number counts, by its unit, the word before it, the word after it, or its being the whole name."""
     if match["unit"]:
         return "tokens"
-    before, after = (_MEANINGS.get((match[side] or "").lower(), "") for side in ("word", "after"))
-    if before or after in ("step", "epoch", "tokens"):
+    before, after = _MEANINGS.get(match["word"].lower(), ""), _AFTER.get((match["after"] or "").lower(), "")
+    if before or after:
         return before or after
-    return "step" if match[0] == match.string and match["digits"] == match[0] else ""
+    return "step" if match["digits"] == bare else ""
 
 
 def _label(name: str, numbers: Sequence[_Number], step: _Number | None, tokens: _Number | None) -> Label:
@@ -181,20 +270,37 @@ def _label(name: str, numbers: Sequence[_Number], step: _Number | None, tokens: 
     named = _NAMED_STAGE.match(name)
     stage = "-".join(f"{number.word}{number.value}" for number in stages) or (named[1].lower() if named else "")
     gone = {number: number.word_start for number in numbers if number.meaning in ("stage", "tokens", "epoch")}
-    gone |= {number: number.start for number in numbers if number.meaning in ("step", "number")}
+    gone |= {number: number.start for number in numbers if number.meaning in ("step", "number", "other")}
     gone |= {number: number.word_start for number in (tokens,) if number}
     gone |= {number: number.start for number in (step,) if number}
-    stem = name
-    for number in sorted(gone, key=lambda number: number.start, reverse=True):
-        stem = f"{stem[: gone[number]].rstrip(_SEPARATORS)}-{stem[number.end :].lstrip(_SEPARATORS)}"
-    unit: Unit = (
-        "epoch" if step and step.meaning == "epoch" else "step" if step and step.meaning == "step" else "number"
-    )
+    for one, other in pairwise(numbers):
+        if one in gone and not one.alone:
+            gone[other] = other.start
+    spans = [(start, number.end) for number, start in gone.items()]
+    dates = stamps.find(name)
+    certain = step is not None and step.alone and step.meaning != "other"
     return Label(
-        stem=(_NAMED_STAGE.sub("", stem, count=1) if named else stem).strip(_SEPARATORS),
-        step=step.value if step else None,
-        unit=unit,
+        stem=_stem(name, spans, named is not None),
+        step=step.value if step and certain else None,
+        unit=_unit(step),
         tokens=tokens.value if tokens else None,
         rounding=tokens.rounding if tokens else 0,
         stage=stage,
+        core="-".join(stamps.fields(_stem(name, [*spans, *dates], named is not None))),
+        stamps=tuple(stamps.digits(name[start:end]) for start, end in dates),
+        said=tokens is None or tokens.meaning == "tokens",
     )
+
+
+def _stem(name: str, spans: Iterable[tuple[int, int]], staged: bool) -> str:
+    for start, end in sorted(spans, reverse=True):
+        name = f"{name[:start].rstrip(_SEPARATORS)}-{name[end:].lstrip(_SEPARATORS)}"
+    return (_NAMED_STAGE.sub("", name, count=1) if staged else name).strip(_SEPARATORS)
+
+
+def _unit(step: _Number | None) -> Unit:
+    if step is None:
+        return "number"
+    if step.meaning == "other" or not step.alone:
+        return "other"
+    return "epoch" if step.meaning == "epoch" else "step" if step.meaning == "step" else "number"

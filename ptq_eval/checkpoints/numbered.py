@@ -12,7 +12,9 @@ stage among counts of the whole training would be wrong by orders of magnitude.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from ptq_eval import units
 from ptq_eval.checkpoints import labels, suites
 from ptq_eval.checkpoints.base import (
     ASK_TOKENS,
+    BELOW_NUMBER,
+    UNKNOWN_STEP,
     UNKNOWN_TOKENS,
     CheckpointFormat,
     Position,
@@ -52,7 +56,7 @@ class Numbered(CheckpointFormat):
         return place(model, label, found) if found else None
 
     def discover(self, root: Path) -> list[Checkpoint]:
-        """The numbered checkpoints inside `root`, up to one folder below their number."""
+        """The numbered checkpoints inside `root`, up to two folders below their number."""
         folders = _folders(root)
         model = root.parent.name if root.name.lower() in _GENERIC else root.name
         read = labels.read_siblings(name.partition("/")[0] for name in folders)
@@ -88,9 +92,19 @@ def _folders(root: Path) -> dict[str, Path]:
         if holds_model(child):
             found[child.name] = child
         elif labels.read(child.name):
-            below = [folder for folder in subfolders(child) if holds_weights(folder) and not labels.read(folder.name)]
-            found |= {f"{child.name}/{folder.name}": folder for folder in below}
+            found |= {folder.relative_to(root).as_posix(): folder for folder in _below(child, BELOW_NUMBER)}
     return found
+
+
+def _below(folder: Path, levels: int) -> Iterator[Path]:
+    """The models some levels below a folder with a number, unless they have numbers of their own."""
+    for child in subfolders(folder):
+        if labels.read(child.name):
+            continue
+        if holds_weights(child):
+            yield child
+        elif levels > 1:
+            yield from _below(child, levels - 1)
 
 
 def _joined(groups: _Groups) -> _Groups:
@@ -121,7 +135,8 @@ def _named(groups: _Groups) -> list[Checkpoint]:
 _ASK_WHOLE = "give the whole D with --tokens or a trajectory.yaml"
 _UNKNOWN = {
     "step": UNKNOWN_TOKENS,
-    "number": UNKNOWN_TOKENS,
+    "number": f"the number in the name is taken for the step; {UNKNOWN_TOKENS}",
+    "other": UNKNOWN_STEP,
     "epoch": f"numbered by epochs, and tokens per epoch are not known; {ASK_TOKENS} (a step is an epoch here)",
 }
 
@@ -138,7 +153,7 @@ def place(model: str, name: str, label: Label) -> Position:
         return replace(at, note=note)
     if suite and by_rule is not None and _agree(by_rule, label, suite):
         at = replace(at, tokens=by_rule, source="derived", note=prefix + _rule(suite, label))
-    elif label.tokens is not None:
+    elif label.tokens is not None and (label.said or suite):
         note = f"{prefix}label, ± {units.write(label.rounding)}"
         note += f"; {_rule(suite, label)} would be {units.write(by_rule)}" if suite and by_rule is not None else ""
         at = replace(at, tokens=label.tokens, source="label", note=note)
@@ -170,9 +185,13 @@ def steps_restart(checkpoint: Checkpoint) -> bool:
 
 
 def numbered_by(checkpoint: Checkpoint) -> str:
-    """What a checkpoint's `step` counts: "step" or "epoch"."""
-    label = labels.read(checkpoint.revision.partition("/")[0])
-    return "epoch" if label and label.unit == "epoch" and label.step == checkpoint.step else "step"
+    """What a checkpoint's `step` counts: "step", "epoch" or "number in the name"."""
+    name = checkpoint.revision.partition("/")[0]
+    label = labels.read(name)
+    if label is None and checkpoint.format == Numbered.name:
+        return "number in the name" if checkpoint.step in map(int, re.findall("[0-9]+", name)) else "step"
+    unit = label.unit if label and label.step == checkpoint.step else "step"
+    return {"epoch": "epoch", "number": "number in the name"}.get(unit, "step")
 
 
 def _later_stage(stage: str) -> bool:
@@ -203,4 +222,4 @@ def _listed(batches: Batches, shown: int = 2) -> str:
 def _unknown(label: Label, suite: Suite | None) -> str:
     if suite:
         return f"{title(suite)}: {suite.source}; {ASK_TOKENS}"
-    return _UNKNOWN[label.unit]
+    return _UNKNOWN["other" if label.step is None else label.unit]

@@ -1,6 +1,6 @@
 """One checkpoint folder alone: a model saved by `save_pretrained`, in a folder of any name.
 
-Where its name or that of the folder above is a label that some format can read (`checkpoint-500`, `step1000/hf`),
+Where its name or that of a folder above is a label that some format can read (`checkpoint-500`, `step1000/model/hf`),
 the checkpoint is placed by it, so that a single member of a trajectory keeps its step and D.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ptq_eval.checkpoints.base import CheckpointFormat, Position, holds_weights, read_label
+from ptq_eval.checkpoints.base import BELOW_NUMBER, CheckpointFormat, Position, holds_weights, read_label
+from ptq_eval.models.loading import INNER
 from ptq_eval.records import Checkpoint
 
 
@@ -23,8 +24,8 @@ class Single(CheckpointFormat):
         """The folder as one checkpoint, or nothing where it holds no weights."""
         if not holds_weights(root):
             return []
-        position = read_label(root.parent.name, root.name)
-        if position is None and (above := read_label(root.parent.parent.name, root.parent.name)):
-            checkpoint = self.describe(root, above)
-            return [replace(checkpoint, revision=f"{root.parent.name}/{root.name}")]
-        return [self.describe(root, position or Position(None))]
+        for home in (root, *root.parents[: BELOW_NUMBER if root.name.lower() in INNER else 1]):
+            if position := read_label(home.parent.name, home.name):
+                revision = root.relative_to(home.parent).as_posix()
+                return [replace(self.describe(root, position), revision=revision)]
+        return [self.describe(root, Position(None))]

@@ -17,6 +17,7 @@ import click
 
 from ptq_eval import __version__
 from ptq_eval.cli import options as cli_options
+from ptq_eval.cli.backends import backends
 from ptq_eval.cli.backtest import backtest
 from ptq_eval.cli.console import Bar, complain, console, show_warning
 from ptq_eval.cli.fit import fit
@@ -225,6 +226,7 @@ def formats() -> None:
     console().print(table)
 
 
+cli.add_command(backends)
 cli.add_command(backtest)
 cli.add_command(fit)
 cli.add_command(plan)

@@ -21,8 +21,11 @@ import torch
 from torch import Tensor
 
 from ptq_eval import plugins
+from ptq_eval.backends.process import Limits
 from ptq_eval.errors import DeviceError
+from ptq_eval.measure import backends
 from ptq_eval.measure.calibration import input_groups, quantize
+from ptq_eval.measure.foreign import Foreign
 from ptq_eval.measure.memory import Budget, out_of_memory
 from ptq_eval.measure.trials import Workload
 from ptq_eval.measure.variants import Variant, variants_of
@@ -47,6 +50,8 @@ class Session:
     budget: Budget
     scratch: Path | None
     """The folder of variants that do not fit in memory; None if they fit."""
+    limits: Limits
+    """Of the processes of backends."""
 
     @classmethod
     @contextlib.contextmanager
@@ -58,6 +63,7 @@ class Session:
         memory: int | None = None,
         trust_remote_code: bool = False,
         offload: bool = True,
+        limits: Limits | None = None,
         remedy: str = _USE_LESS,
     ) -> Iterator[Session]:
         """Load the model, whole or (if it does not fit with one variant) with its blocks left on disk.
@@ -78,11 +84,11 @@ class Session:
         whole = budget.holds((work.checkpoint.params_total or 0) * DTYPES[trial.dtype].itemsize)
         with _memory_errors(work.checkpoint.name, device, remedy):
             if whole or not offload:
-                yield cls(LanguageModel.load(work.folder, **options), work, budget, None)
+                yield cls(LanguageModel.load(work.folder, **options), work, budget, None, limits or Limits())
                 return
             with tempfile.TemporaryDirectory(prefix="ptq-eval-") as folder:
                 model = OffloadedModel.load_from_disk(work.folder, Path(folder) / "model", **options)
-                yield cls(model, work, budget, Path(folder))
+                yield cls(model, work, budget, Path(folder), limits or Limits())
 
     @cached_property
     def calibration(self) -> Tensor | None:
@@ -107,13 +113,21 @@ class Session:
         draws = self.work.calibrations
         first = next(iter(draws), "")
         passes: dict[tuple[str, bool], list[Variant]] = {}
-        for trial, variant in zip(trials, variants):
+        made_here = [(t, v) for t, v in zip(trials, variants) if not isinstance(v.quantizer, Foreign)]
+        for trial, variant in made_here:
             draw = trial.calibration_corpus if trial.calibration_corpus in draws else first
             passes.setdefault((draw, trial.calibration == "sequential"), []).append(variant)
         for (draw, sequential), own in sorted(passes.items(), key=lambda item: item[0][1]):
             groups = self._input_groups if any(variant.quantizer.needs_stats for variant in own) else None
             windows = torch.tensor(draws[draw].ids, dtype=torch.long) if draw in draws else None
             quantize(self.model, own, windows, sequential=sequential, groups=groups, memory=memory)
+        by_draw: dict[str, list[Variant]] = {}
+        for trial, variant in zip(trials, variants):
+            if isinstance(variant.quantizer, Foreign):
+                by_draw.setdefault(trial.calibration_corpus, []).append(variant)
+        for draw, foreign in by_draw.items():
+            windows = torch.tensor(draws[draw].ids, dtype=torch.long) if draw in draws else None
+            backends.quantize(self.model, self.work.folder, foreign, windows, self.limits, self.evaluation[:1])
         return variants
 
     def provenance(self, seconds: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ptq_eval.backends.process import Limits
 from ptq_eval.early_stop import StopRule
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
@@ -60,14 +61,16 @@ def sweep(
     device: str = "cpu",
     trust_remote_code: bool = False,
     memory: int | None = None,
+    limits: Limits | None = None,
     tick: Tick,
 ) -> Iterator[Measurement]:
     """Measure the `missing` trials of a workload, the full-precision one first.
 
     `memory` is what the weights of the model and its variants may take on the device (bytes), by default most of what
-    is free.  `provenance["seconds"]` of a record is its share of the work: variants that are measured together split
-    the seconds of their group equally, and the first group's include loading, so that a sweep's records add up to its
-    time.  Raises PtqEvalError when the checkpoint cannot be loaded or the device runs out of memory.
+    is free; `limits` are those of backends.  `provenance["seconds"]` of a record is its share of the work: variants
+    that are measured together split the seconds of their group equally, and the first group's include loading, so that
+    a sweep's records add up to its time.  Raises PtqEvalError when the checkpoint cannot be loaded or the device runs
+    out of memory.
     """
     if not missing:
         return
@@ -75,7 +78,8 @@ def sweep(
     wants_full = len(quantized) < len(missing)
     calibrating = _calibration_cost(work, missing)
     started = time.monotonic()
-    with Session.opened(work, device=device, memory=memory, trust_remote_code=trust_remote_code) as session:
+    options: dict[str, Any] = {"device": device, "memory": memory, "trust_remote_code": trust_remote_code}
+    with Session.opened(work, limits=limits, **options) as session:
         stop = work.trials[0].stop
         rule = StopRule(**stop) if stop else None
         design = design_of(work.evaluation.sample, len(work.evaluation))
@@ -84,7 +88,7 @@ def sweep(
         for group in _groups(session, evaluator, quantized, beside=floor.nbytes):
             variants = session.quantized(group)
             tick(sum(calibrating[trial.calibration] for trial in group))
-            scored = evaluator.score([variant.weights for variant in variants])
+            scored = _scored(evaluator, variants)
             measured = []
             if wants_full:
                 full = _record(work, work.trials[0], evaluator.full)
@@ -96,6 +100,13 @@ def sweep(
             facts = session.provenance((time.monotonic() - started) / len(measured))
             yield from (replace(measurement, provenance=facts) for measurement in measured)
             wants_full, started = False, time.monotonic()
+
+
+def _scored(evaluator: Evaluator, variants: Sequence[Variant]) -> Iterator[tuple[list[int], Scores]]:
+    """What `Evaluator.score` gives for each variant; nothing for those that failed."""
+    found = iter(evaluator.score([variant.carried for variant in variants if not variant.failed]))
+    for variant in variants:
+        yield ([], Scores()) if variant.failed else next(found)
 
 
 def _groups(session: Session, evaluator: Evaluator, trials: Sequence[Trial], beside: float = 0.0) -> list[list[Trial]]:
@@ -147,7 +158,10 @@ def _quantized_record(
     early = len(windows) < len(work.evaluation.ids)
     measurement = _record(work, trial, scores, windows if early else ())
     details = {**variant.details(), **({"stopped_early": early} if trial.stop else {})}
-    measurement = replace(measurement, bits_per_weight=variant.bits_per_weight, details=details)
+    bits = variant.bits_per_weight if variant.stored_weights else None
+    measurement = replace(measurement, bits_per_weight=bits, details=details)
+    if variant.failed:
+        return _failed(measurement, variant.failed)
     if variant.skipped and not variant.weights:
         return _failed(measurement, "no layer could be quantized: " + next(iter(variant.skipped.values())))
     if variant.skipped and measurement.status != "failed":

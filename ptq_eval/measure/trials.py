@@ -29,12 +29,13 @@ from ptq_eval.errors import (
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
+from ptq_eval.measure.foreign import Foreign, method_of
 from ptq_eval.measure.schemes import check_methods, schemes_of
 from ptq_eval.models.configuration import end_of_text
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.models.loading import load_tokenizer
 from ptq_eval.records import FULL_PRECISION, Checkpoint, Progress, Selection, Trial
-from quantizers import Quantizer, Scheme, get_quantizer
+from quantizers import Quantizer, Scheme
 
 _OF_ONE_CHECKPOINT = (
     MissingTokenizerError,
@@ -95,7 +96,7 @@ class Plan:
 def quantizers_of(config: RunConfig) -> dict[str, Quantizer]:
     """The quantizers of a run with their options.  Raises OptionError."""
     try:
-        return {name: get_quantizer(name, **config.options.get(name, {})) for name in config.quantizers}
+        return {name: method_of(name, **config.options.get(name, {})) for name in config.quantizers}
     except ValueError as error:
         raise OptionError(f"--option: {error}", remedy="`ptq-eval quantizers` lists them all") from error
 
@@ -124,6 +125,7 @@ class _Planner:
         self.quantizers = quantizers_of(config)
         self.device = config.resolve_device().split(":")[0]
         self.texts = Texts(config, progress)
+        self.narrowest = 1
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> Plan:
         plan = Plan(checkpoints=list(checkpoints))
@@ -142,7 +144,8 @@ class _Planner:
             for name in model.linears()
         }
         group_size = self.config.resolve_group_size(widths) if widths else None
-        schemes = schemes_of(self.config, group_size, min(widths.values(), default=1)) if widths else []
+        self.narrowest = min(widths.values(), default=1)
+        schemes = schemes_of(self.config, group_size, self.narrowest) if widths else []
         check_methods(self.quantizers, schemes)
         seq_len = self._seq_len([model for *_, model in sound])
         for place, folder, model in sound:
@@ -250,6 +253,7 @@ class _Planner:
         trials = [Trial(quantizer=FULL_PRECISION, **common)]
         for name, quantizer in self.quantizers.items():
             mode = _calibration(quantizer, self.config)
+            asked = quantizer.schemes(schemes, self.narrowest) if isinstance(quantizer, Foreign) else schemes
             own = draws if mode != "none" else [""]
             trials += [
                 Trial(
@@ -261,7 +265,7 @@ class _Planner:
                     calibration_corpus=draw,
                     **common,
                 )
-                for scheme in schemes
+                for scheme in asked
                 for draw in own
             ]
         return trials
@@ -270,7 +274,8 @@ class _Planner:
 def _calibration(quantizer: Quantizer, config: RunConfig) -> str:
     if not quantizer.needs_stats:
         return "none"
-    return quantizer.default_calibration if config.calibration == "default" else config.calibration
+    own = config.calibration == "default" or isinstance(quantizer, Foreign)
+    return quantizer.default_calibration if own else config.calibration
 
 
 _SPARE_CHARS = 16

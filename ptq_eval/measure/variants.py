@@ -18,8 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ptq_eval.measure.foreign import method_of
 from ptq_eval.records import Trial
-from quantizers import QuantizedWeight, Quantizer, Scheme, gaussian_mse, get_quantizer
+from quantizers import QuantizedWeight, Quantizer, Scheme, gaussian_mse
 
 
 class OnDisk(MutableMapping[str, Tensor]):
@@ -63,6 +64,25 @@ class Variant:
     stored_weights: int = 0
     scheme_bits: float = 0.0
     reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    others: dict[str, Tensor] = field(default_factory=dict)
+    """Parameters outside the layers, by name, that the method changes too, such as norms; a backend's alone."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What a backend reports, for the record."""
+    failed: str = ""
+    """Why there is no variant, where a backend made none."""
+
+    @property
+    def carried(self) -> Mapping[str, Tensor]:
+        """All parameters that the model carries when it is this variant."""
+        return {**self.weights, **self.others} if self.others else self.weights
+
+    def add_dense(self, name: str, weight: Tensor, own: Tensor) -> None:
+        """Store a layer's weight [out, in] that a backend has made in place of `own`."""
+        self.weights[name] = torch.empty_like(own).copy_(weight)
+        bits = self.scheme.bits_stored(*own.shape)
+        self.stored_bits += bits
+        self.scheme_bits += bits
+        self.stored_weights += own.numel()
 
     def add(self, name: str, quantized: QuantizedWeight, own: Tensor) -> None:
         """Store one layer's result with the memory layout of the original weight `own` [out, in]."""
@@ -89,7 +109,7 @@ class Variant:
 
     def details(self) -> dict[str, Any]:
         """A summary for the record: sums and maxima of the layers' reports, and the layers skipped."""
-        summary: dict[str, Any] = {"layers": len(self.weights), "layers_skipped": dict(self.skipped)}
+        summary: dict[str, Any] = {"layers": len(self.weights), "layers_skipped": dict(self.skipped), **self.facts}
         if self.stored_weights:
             summary["effective_bits"] = self.scheme_bits / self.stored_weights
         summary["gaussian_mse"] = gaussian_mse(self.scheme)
@@ -114,7 +134,7 @@ def variants_of(trials: Sequence[Trial], scratch: Path | None = None) -> list[Va
         assert trial.scheme is not None
         name = f"{trial.quantizer} {sorted(trial.options.items())}"
         if name not in made:
-            made[name] = get_quantizer(trial.quantizer, **trial.options)
+            made[name] = method_of(trial.quantizer, **trial.options)
         variant = Variant(made[name], Scheme(**vars(trial.scheme)))
         if scratch is not None:
             variant.weights = OnDisk(scratch / trial.key())

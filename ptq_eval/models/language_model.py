@@ -136,8 +136,17 @@ class LanguageModel:
         return self._linears[name].weight.nbytes  # type: ignore[union-attr,return-value]
 
     def parameters_of(self, weights: Mapping[str, Tensor]) -> Mapping[str, Any]:
-        """Weights [out, in] by layer name as parameters ready to be carried, by reference where the layout allows."""
-        return {name: self._parameter(name, weight) for name, weight in weights.items()}
+        """Weights [out, in] by layer name as parameters ready to be carried, by reference where the layout allows.
+
+        Parameters outside the layers, such as norms, are by their own name.
+        """
+        return {
+            name: self._parameter(name, weight) if name in self._linears else self._other(name, weight)
+            for name, weight in weights.items()
+        }
+
+    def _other(self, name: str, value: Tensor) -> nn.Parameter:
+        return nn.Parameter(value.to(self.module.get_parameter(name)), requires_grad=False)
 
     def _parameter(self, name: str, weight: Tensor) -> nn.Parameter:
         module = self._linears[name]
@@ -167,12 +176,23 @@ class LanguageModel:
 
     @contextlib.contextmanager
     def carrying(self, parameters: Mapping[str, Any]) -> Iterator[None]:
-        """Within the context, the named modules carry other parameters (of `parameters_of`)."""
+        """Within the context, the model carries other parameters (of `parameters_of`)."""
+        others: list[tuple[dict[str, Any], str, Any]] = []
         with self.restoring():
             for name, parameter in parameters.items():
                 # Straight into the dictionary: nn.Module's own assignment takes longer than a small layer's product.
-                self._linears[name]._parameters["weight"] = parameter
-            yield
+                if name in self._linears:
+                    self._linears[name]._parameters["weight"] = parameter
+                    continue
+                owner, _, attribute = name.rpartition(".")
+                own: dict[str, Any] = self.module.get_submodule(owner)._parameters
+                others.append((own, attribute, own[attribute]))
+                own[attribute] = parameter
+            try:
+                yield
+            finally:
+                for own, attribute, before in others:
+                    own[attribute] = before
 
     def quantized_params(self) -> int:
         """Number of weights that are quantized."""

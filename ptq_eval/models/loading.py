@@ -126,17 +126,27 @@ _PIECES = 20_000
 
 
 def tokenizer_folder(folder: Path) -> Path | None:
-    """Where a checkpoint's tokenizer is: in its own folder, else in the run's (`RUN/step_98` or `RUN/step_98/hf`)."""
+    """Where a checkpoint's tokenizer is: in its own folder, else in the run's (`RUN/step_98`, `RUN/step_98/hf`)."""
     names = ("tokenizer.json", *_OTHER_FILES)
-    places = [folder, folder.parent, *([folder.parent.parent] if _below_its_number(folder) else [])]
+    folder = folder.absolute()
+    places = [folder, folder.parent, *_run_above(folder)]
     return next((place for place in places if any((place / n).is_file() for n in names)), None)
 
 
-def _below_its_number(folder: Path) -> bool:
-    """Whether a checkpoint's number is in the name of the folder above, which is not the run's."""
+INNER = ("hf", "huggingface", "model")
+"""Names of folders within a checkpoint's (`global_step_98/actor/huggingface`)."""
+
+
+def _run_above(folder: Path) -> list[Path]:
+    """The folders up to the run's where a checkpoint is one or two levels below the folder with its number."""
     numbered = lambda place: any(map(str.isdigit, place.name))
-    above = folder.absolute().parent
-    return numbered(above) and not any(numbered(place) for place in above.iterdir() if place.is_dir())
+    levels = 2 if folder.name.lower() in INNER else 1
+    for level, above in enumerate(folder.parents[:levels]):
+        if any(numbered(place) for place in above.iterdir() if place.is_dir()):
+            return []
+        if numbered(above):
+            return list(folder.parents[1 : level + 2])
+    return []
 
 
 def tokenizer_sha(folder: Path) -> str:

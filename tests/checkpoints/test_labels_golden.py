@@ -1,8 +1,10 @@
 """Golden: what names say, for the names that trainers and public suites give their checkpoints."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ptq_eval.checkpoints.labels import Label, read, read_siblings, stage_order
+from ptq_eval.checkpoints.labels import Label, name_order, read, read_siblings, stage_order
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,22 @@ from ptq_eval.checkpoints.labels import Label, read, read_siblings, stage_order
         ("run-2026-11-28-step5", 5, "step", "run-2026-11-28-step"),
         ("step-480k", 480_000, "step", "step"),
         ("lc-4k-to-32k-step-4000", 4000, "step", "lc-4k-to-32k-step"),
+        ("step-1,000", 1000, "step", "step"),
+        ("step_1,234,567", 1_234_567, "step", "step"),
+        ("step1e2", 100, "step", "step"),
+        ("iter-2.5e3", 2500, "step", "iter"),
+        ("1e5-steps", 100_000, "step", "steps"),
+        ("1000it", 1000, "step", "it"),
+        ("98-hf", 98, "step", "hf"),
+        ("98_abcdef1", 98, "step", "abcdef1"),
+        ("20240105_1230-98k_steps", 98_000, "step", "20240105_1230-steps"),
+        ("step20240105", 20_240_105, "step", "step"),
+        ("ba1000000", 1_000_000, "step", "ba"),
+        ("epoch_1.0", 1, "epoch", "epoch"),
+        ("step_98_20240105", 98, "step", "step-20240105"),
+        ("step_98_1732000000", 98, "step", "step-1732000000"),
+        ("checkpoint-500-0.9123", 500, "step", "checkpoint"),
+        ("epoch=3-step=1000-val_ppl=12.3", 1000, "step", "step"),
     ],
 )
 def test_steps(name, step, unit, stem):
@@ -65,6 +83,10 @@ def test_steps(name, step, unit, stem):
         ("tokens_seen_1B", None, 10**9, 10**9, ""),
         ("tokens_2.5B", None, 2_500_000_000, 10**8, ""),
         ("100Btokens", None, 10**11, 10**9, ""),
+        ("ntok98000", None, 98_000, 1, ""),
+        ("1e9tokens", None, 10**9, 10**9, ""),
+        ("tokens-1,500,000", None, 1_500_000, 1, ""),
+        ("samples-1000-tokens-2M", None, 2 * 10**6, 10**6, ""),
         ("500M-tokens", None, 5 * 10**8, 10**6, ""),
         ("stage1-step1413814", 1_413_814, None, 0, "stage1"),
         ("stage2-ingredient3-step11931-tokens50B", 11_931, 50 * 10**9, 10**9, "stage2-ingredient3"),
@@ -81,7 +103,23 @@ def test_tokens_and_stages(name, step, tokens, rounding, stage):
 
 @pytest.mark.parametrize(
     "name",
-    ["main", "gpt2", "llama-7B", "seed1", "v1.1", "model_100", "10B", "2026-11-28", "a3f9b2c1", "epoch_0.5", "latest"],
+    [
+        "main",
+        "gpt2",
+        "llama-7B",
+        "seed1",
+        "v1.1",
+        "model_100",
+        "10B",
+        "2026-11-28",
+        "a3f9b2c1",
+        "latest",
+        "20240105",
+        "1732000000",
+        "2024-01-05_12-30-00",
+        "05-01-2024",
+        "20240105T123000Z",
+    ],
 )
 def test_no_word_says_what_the_number_counts(name):
     assert read(name) is None
@@ -113,3 +151,76 @@ def test_stages_sort_by_number_and_by_the_order_of_training():
     assert sorted(stages, key=stage_order) == [
         "", "stage2-ingredient2", "stage2-ingredient10", "stage10", "pretrain", "anneal",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["samples-1000", "1000_samples", "10pct", "pct10", "10%", "10percent", "10h", "day3", "3days", "epoch-0.5",
+     "epoch_2.75", "step_1_000", "step-10-000", "step_1.000", "checkpoint-1-000", "5GB", "docs_1M"],
+)  # fmt: skip
+def test_what_is_no_step_for_certain_is_none(name):
+    label = read(name)
+    assert label is not None
+    assert (label.step, label.tokens) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["98_abcdef1", "980_1234abc"],
+        ["step98-main", "step980"],
+        ["step98", "step980-final"],
+        ["checkpoint-98", "checkpoint-980-hf"],
+        ["2024-01-05_step98", "2024-01-06_step980"],
+        ["20240105_1230_step98", "20240105_1830_step980"],
+        ["step98-20240105", "step196-20240105", "step980-20240106"],
+        ["step_98_1732000000", "step_980_1732000500"],
+        ["iter-98-loss2.51", "iter-980-loss2.31"],
+        ["global_step98", "global-step980"],
+    ],
+)
+def test_stamps_scores_and_words_that_do_not_matter_make_no_other_run(names):
+    read = read_siblings(names)
+    assert len({label.stem for label in read.values()}) == 1
+    assert [label.step for label in read.values()] == sorted(label.step for label in read.values())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["2024-01-05_step98", "2024-01-05_step980", "2024-01-06_step98", "2024-01-06_step980"],
+        ["2024-01-05_step98", "2024-01-05_step980", "2024-01-06_step196"],
+        ["step98-hf", "step980-hf", "step98", "step980"],
+        ["abcdef1_step98", "abcdef1_step980", "1234abc_step1960"],
+        ["small-step98", "large-step980"],
+        ["step98-ema", "step980"],
+    ],
+)
+def test_what_cannot_be_one_run_stays_apart(names):
+    assert len({label.stem for label in read_siblings(names).values()}) > 1
+
+
+def test_fractions_of_epochs_make_all_epochs_of_a_run_uncertain():
+    labels = read_siblings(["epoch-0.5", "epoch-1", "epoch-1.5"]).values()
+    assert {(label.step, label.unit, label.stem) for label in labels} == {(None, "epoch", "epoch")}
+
+
+def test_the_size_of_a_model_is_no_count_of_tokens():
+    assert not read("step100-7B").said
+    assert [label.tokens for label in read_siblings(["step100-7B", "step200-7B"]).values()] == [None, None]
+    named = read_siblings(["step-50K-105b", "step-100K-210b"]).values()
+    assert [(label.tokens, label.said) for label in named] == [(105 * 10**9, True), (210 * 10**9, True)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["5pct", "50pct", "100pct"], ["samples-9", "samples-10"], ["e-0.25", "e-0.5", "e-1.0"], ["9", "10", "2024-01-05"]],
+)
+def test_names_sort_by_the_numbers_in_them(names):
+    assert sorted(reversed(names), key=name_order) == names
+
+
+@given(st.integers(0, 10**8), st.sampled_from(["step", "iter_", "update-", "global_step"]))
+def test_property_one_number_in_every_notation(number, word):
+    spelled = {f"{word}{number}", f"{word}{number:,}", f"{word}{number:010d}", f"{number}_steps", f"{number}steps"}
+    assert {read(name).step for name in spelled} == {number}

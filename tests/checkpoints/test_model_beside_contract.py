@@ -71,6 +71,12 @@ def test_a_folder_without_a_number_belongs_to_the_run_and_its_d_is_asked_for(tra
     assert "trajectory.yaml" in message
     given = discover([trainer_run], overrides=Overrides(tokens=[1, 2, 3, 4]))
     assert [c.tokens for c in given] == [1, 2, 3, 4]
+    touch_checkpoint(trainer_run / "final-hf")
+    touch_checkpoint(trainer_run / "main-hf")
+    several = discover([trainer_run], overrides=Overrides(tokens=[1, 2, 3]))
+    asked = [c.tokens_note for c in several if c.step is None]
+    assert len(asked) >= 3
+    assert all("of every checkpoint with --tokens, in the order of" in note for note in asked)
 
 
 def test_a_folder_without_a_number_is_placed_by_its_trainer_state(trainer_run, save):

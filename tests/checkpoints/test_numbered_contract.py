@@ -20,7 +20,8 @@ def found(root, **corrections):
     "form",
     [
         "epoch_{}", "step_{}", "iter_{:07d}", "checkpoint-{}-hf", "global_step{}", "{}", "ckpt-{}", "model_{}",
-        "step{}-seed-default", "iter_{}/hf", "{}/model", "{}-hf", "save {}", "stage1-step{}", "checkpoint_{:07d}",
+        "step{}-seed-default", "iter_{}/hf", "{}/model", "step{}/model/hf", "global_step_{}/actor/huggingface",
+        "{}-hf", "save {}", "stage1-step{}", "checkpoint_{:07d}",
         "foo-step{}-tokens15T", "bar-step-{}k-3T", "ckpt_step_{}", "my-model_{}_steps",
     ],
 )  # fmt: skip
@@ -181,3 +182,46 @@ def test_numbered_checkpoints_of_another_format_are_found_so_that_they_are_named
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     with pytest.raises(UnsupportedModelError, match="adapter"):
         discover([tmp_path / "adapter"])
+
+
+@pytest.mark.parametrize("form", ["samples-{}", "{}pct", "{}%", "epoch-{}.5", "step_{}_000", "{}h", "step-{}.000"])
+def test_a_run_whose_steps_are_not_certain_is_ordered_and_asked_for(tmp_path, form):
+    names = [form.format(number) for number in (5, 50, 100)]
+    for name in reversed(names):
+        touch_checkpoint(tmp_path / "mine" / name)
+    checkpoints = discover([tmp_path / "mine"])
+    assert [(c.run, c.step, c.tokens, c.revision) for c in checkpoints] == [("mine", None, None, n) for n in names]
+    for words in ("not known for certain", "--tokens", "trajectory.yaml"):
+        assert words in checkpoints[0].tokens_note
+    assert [c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens=[1, 2, 3]))] == [1, 2, 3]
+    assert {c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=7))} == {None}
+
+
+@pytest.mark.parametrize("form", ["{}", "checkpoint-{}", "ckpt_{}", "save-{}"])
+def test_dates_are_no_steps(tmp_path, form):
+    for date in ("20240105", "20240212"):
+        touch_checkpoint(tmp_path / "mine" / form.format(date))
+    assert {step for _, step, _ in found(tmp_path / "mine")} == {None}
+
+
+def test_a_trainers_state_says_the_step_that_a_name_does_not(tmp_path):
+    for share, step in ((10, 98), (100, 980)):
+        folder = touch_checkpoint(tmp_path / "mine" / f"{share}pct")
+        (folder / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
+    assert found(tmp_path / "mine", tokens_per_step=10) == [("mine", 98, 980), ("mine", 980, 9800)]
+
+
+def test_a_number_of_unknown_meaning_is_called_that(tmp_path):
+    for number in (1, 2):
+        touch_checkpoint(tmp_path / "mine" / f"model_{number}")
+    first = discover([tmp_path / "mine"])[0]
+    assert first.tokens_note.startswith("the number in the name is taken for the step")
+    (first, _) = discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=7))
+    assert first.tokens_note == "number in the name × 7"
+
+
+def test_one_member_two_folders_below_its_number(tmp_path):
+    for step in (98, 980):
+        touch_checkpoint(tmp_path / "mine" / f"step{step}" / "model" / "hf")
+    (member,) = discover([tmp_path / "mine" / "step98" / "model" / "hf"])
+    assert (member.run, member.step, member.revision) == ("mine", 98, "step98/model/hf")

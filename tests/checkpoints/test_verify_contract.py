@@ -226,6 +226,8 @@ def test_tokenizer_of_the_run_two_levels_up(save, tmp_path):
     write_tokenizer(tmp_path / "runs")
     assert codes(one(tmp_path / "r")) == []
     assert tokenizer_folder(tmp_path / "r" / "iter_5" / "hf") == tmp_path / "r"
+    (tmp_path / "r" / "iter_7" / "actor" / "huggingface").mkdir(parents=True)
+    assert tokenizer_folder(tmp_path / "r" / "iter_7" / "actor" / "huggingface") == tmp_path / "r"
     for name in ("final", "step_7"):
         assert tokenizer_folder(tmp_path / "runs" / "a" / name) is None
 

@@ -30,7 +30,7 @@ ORDER = (
         "sampling",
         "early_stop",
     ),
-    ("models",),
+    ("models", "backends"),
     ("checkpoints", "corpora"),
     ("measure", "pretrain"),
     ("results",),

@@ -1,0 +1,51 @@
+"""auto-round: SignRound, its own rounding to nearest, and plain rounding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ptq_eval.backends.base import Backend, Job, Method
+
+ROWS = 8
+"""Windows of a batch."""
+
+
+class AutoRound(Backend):
+    """Intel's package.  It leaves the model in bfloat16 on a CPU that has it, as its users get it."""
+
+    name = "auto-round"
+    requirements = ("auto-round==0.16.1",)
+    imports = "auto_round"
+    source = "https://github.com/intel/auto-round (Cheng et al. 2023, arXiv 2309.05516)"
+    methods = {
+        "signround": Method("rounding by signed gradients, 200 steps a block", calibration="sequential"),
+        "rtn": Method("rounding to nearest", calibration="shared"),
+    }
+
+    def quantize(self, job: Job) -> Any:
+        """The model with simulated layers."""
+        from auto_round import AutoRound as Package
+        from auto_round.algorithms.quantization.rtn.config import RTNConfig
+        from torch.utils.data import DataLoader
+        from transformers import AutoTokenizer
+
+        assert job.ids is not None
+        cell = job.cell
+        rows: Any = [{"input_ids": row, "attention_mask": row * 0 + 1} for row in job.ids]
+        package = Package(
+            model=job.load(),
+            tokenizer=AutoTokenizer.from_pretrained(job.model),
+            scheme={
+                "bits": cell.bits,
+                "group_size": cell.group_size or -1,
+                "sym": cell.symmetric,
+                "data_type": "int",
+            },
+            alg_configs="signround" if cell.method == "signround" else RTNConfig(disable_opt_rtn=True),
+            dataset=DataLoader(rows, batch_size=ROWS),
+            seqlen=job.ids.shape[1],
+            nsamples=len(job.ids),
+            device_map=job.device,
+        )
+        package.quantize()
+        return package.model_context.model

@@ -1,0 +1,181 @@
+"""Variants made by backends: the model handed to a worker, its weights taken back, checked and put in place.
+
+Whatever a backend does, each of its variants has weights or a reason why not (`Variant.failed`): weights that are
+missing, of another shape or not finite, all unchanged although rounding would change them, or of a model that the
+package reads differently, which the loss of one window in full precision shows.  Layers that the package leaves
+unchanged are skipped ones.  Norms and biases that it changes, as AWQ does, are carried with the weights.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ptq_eval.backends.base import Cell, WeightBackend
+from ptq_eval.backends.environments import place_of
+from ptq_eval.backends.process import Answer, Limits, run
+from ptq_eval.backends.worker import loss_of
+from ptq_eval.errors import PtqEvalError
+from ptq_eval.measure.foreign import Foreign
+from ptq_eval.measure.variants import Variant
+from ptq_eval.models.configuration import quiet_transformers
+from ptq_eval.models.language_model import LanguageModel
+from ptq_eval.models.loading import tokenizer_folder
+from ptq_eval.models.offload import OffloadedModel
+from quantizers import QuantizationError, get_quantizer
+
+UNCHANGED = 2e-3
+"""Relative change below which a weight counts as unchanged: 8 bits move it by more, a change to bfloat16 by less."""
+
+_SAME_LOSS = {torch.float32: 1e-3}
+_NARROW_LOSS = 0.05
+"""How far the losses of one model may be apart in nats per token, read by two versions of transformers."""
+
+
+def quantize(
+    model: LanguageModel,
+    source: Path,
+    variants: Sequence[Variant],
+    ids: Tensor | None,
+    limits: Limits,
+    probe: Tensor,
+    *,
+    reload: bool = False,
+    trusting: bool = False,
+) -> None:
+    """Make the variants of backends' methods, calibrated on windows `ids` [n, time]; `probe` [1, time] is one window.
+
+    `source` is the checkpoint's folder, for its tokenizer.  Nothing is raised for what a backend does.
+    `reload` makes workers save and load what they quantize; with `trusting`, methods that failed their conformance run
+    are tried all the same.
+    """
+    probe = probe.long()
+    by_backend: dict[str, list[Variant]] = {}
+    narrowest = min(model.weight(name).shape[1] for name in model.linears())
+    for variant in variants:
+        method = _method(variant)
+        variant.failed = method.refusal(variant.scheme, narrowest) or ("" if trusting else method.distrust())
+        if not variant.failed:
+            by_backend.setdefault(method.backend.name, []).append(variant)
+    for name, own in by_backend.items():
+        waiting = list(own)
+        try:
+            with tempfile.TemporaryDirectory(prefix="ptq-eval-", ignore_cleanup_errors=True) as folder:
+                exchange = Path(folder)
+                cells = _prepared(model, source, own, ids, probe, exchange)
+                options: dict[str, Any] = {"device": model.device.type, "threads": torch.get_num_threads()}
+                options |= {"reload": reload, "limits": limits}
+                for answer in run(place_of(name), exchange, cells, list(model.linears()), **options):
+                    _accept(model, waiting.pop(0), answer, probe)
+        except (PtqEvalError, OSError) as error:  # not installed, or no space for the exchange
+            for variant in waiting:
+                variant.failed = str(error)
+
+
+def _method(variant: Variant) -> Foreign:
+    assert isinstance(variant.quantizer, Foreign)
+    return variant.quantizer
+
+
+def _prepared(
+    model: LanguageModel, source: Path, variants: Sequence[Variant], ids: Tensor | None, probe: Tensor, folder: Path
+) -> list[Cell]:
+    """Write what a worker reads to `folder`; the cells of the variants."""
+    layers = list(model.linears())
+    if isinstance(_method(variants[0]).backend, WeightBackend):
+        weights = {layer: model.weight(layer).detach().float().contiguous().cpu() for layer in layers}
+        save_file(weights, folder / "weights.safetensors")
+    else:
+        _save(model, source, folder / "model")
+    tokens = {"probe": probe} if ids is None else {"probe": probe, "ids": ids}
+    save_file({key: value.long().cpu().clone() for key, value in tokens.items()}, folder / "ids.safetensors")
+    return [_method(variant).cell(variant.scheme) for variant in variants]
+
+
+def _save(model: LanguageModel, source: Path, folder: Path) -> None:
+    """Write the model as it is measured, with its tokenizer: a plain folder, whatever the checkpoint's is."""
+    if isinstance(model, OffloadedModel):
+        folder.symlink_to(source.resolve(), target_is_directory=True)
+        return
+    module: Any = model.module
+    with quiet_transformers():
+        module.save_pretrained(folder)
+    home = tokenizer_folder(source)
+    for path in home.iterdir() if home is not None else ():
+        if path.is_file() and not (folder / path.name).exists() and path.suffix in (".json", ".txt", ".model"):
+            shutil.copyfile(path, folder / path.name)
+
+
+def _accept(model: LanguageModel, variant: Variant, answer: Answer, probe: Tensor) -> None:
+    """Put the answer's weights into the variant, or the reason why it has none."""
+    if answer.weights is None or answer.facts is None:
+        variant.failed = f"{_method(variant).name}: {answer.error}"
+        return
+    found = load_file(answer.weights)
+    answer.weights.unlink()
+    layers = {name.partition(":")[2]: weight for name, weight in found.items() if name.startswith("layer:")}
+    others = {name.partition(":")[2]: value for name, value in found.items() if name.startswith("other:")}
+    variant.facts = {"backend": {name: answer.facts[name] for name in answer.facts.keys() - {"loss"}}}
+    problem = _wrong(model, layers, others) or _other_model(model, answer.facts["loss"], probe)
+    if problem:
+        variant.failed = f"{_method(variant).name} {problem}"
+        return
+    still = [name for name, weight in layers.items() if _unchanged(model, variant, name, weight)]
+    if len(still) == len(layers):
+        variant.failed = f"{_method(variant).name} left all weights unchanged"
+        return
+    variant.skipped.update(dict.fromkeys(still, "the backend left it unchanged"))
+    for name in layers.keys() - set(still):
+        variant.add_dense(name, layers[name], model.weight(name))
+    variant.others = others
+
+
+def _wrong(model: LanguageModel, layers: dict[str, Tensor], others: dict[str, Tensor]) -> str:
+    """What is wrong with the form of the weights; empty if nothing is."""
+    if missing := [name for name in model.linears() if name not in layers]:
+        return f"returned no weights of {len(missing)} layers: {', '.join(missing[:3])}"
+    shapes = {name: (tuple(layers[name].shape), tuple(model.weight(name).shape)) for name in model.linears()}
+    for name, value in others.items():
+        shapes[name] = (tuple(value.shape), tuple(model.module.get_parameter(name).shape))
+    for name, (got, own) in shapes.items():
+        if got != own:
+            return f"returned weights of other shapes: {list(got)} instead of {list(own)} for {name}"
+    for name, value in {**layers, **others}.items():
+        if not torch.isfinite(value).all():
+            return f"returned weights that are not finite: {name}"
+    if others and isinstance(model, OffloadedModel):
+        return "changed parameters outside the layers, which needs a model that fits in memory"
+    return ""
+
+
+def _other_model(model: LanguageModel, loss: float | None, probe: Tensor) -> str:
+    """Whether the package has read another model than ours; empty if not."""
+    if loss is None:
+        return ""
+    own = loss_of(model.module, probe.to(model.device))
+    if abs(loss - own) <= _SAME_LOSS.get(next(model.module.parameters()).dtype, _NARROW_LOSS):
+        return ""
+    return f"reads the model differently: its loss in full precision is {loss:.4f} instead of {own:.4f}"
+
+
+def _unchanged(model: LanguageModel, variant: Variant, name: str, weight: Tensor) -> bool:
+    """Whether a layer is what it was, although rounding it to nearest would change it."""
+    own = model.weight(name).float().cpu()
+    if _distance(weight, own) > UNCHANGED:
+        return False
+    try:
+        rounded = get_quantizer("rtn").quantize(own, variant.scheme).dequantize()
+    except (ValueError, QuantizationError):
+        return True
+    return _distance(rounded, own) > UNCHANGED
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    return float((one - other).norm() / other.norm().clamp_min(torch.finfo(torch.float32).tiny))
