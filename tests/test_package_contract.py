@@ -22,6 +22,7 @@ CORE = {
     "click",
     "rich",
     "numpy",
+    "psutil",
     "scipy",
     "pandas",
     "matplotlib",
