@@ -45,7 +45,10 @@ from ptq_eval.results.points import (
 
 VERSION = 1
 """Of the shape of `comparison.json`."""
-QUANTIZATION = ("quantizer", "bits", "group_size", "symmetric", "calibration", "options")
+QUANTIZATION = (
+    "quantizer", "bits", "group_size", "symmetric", "calibration", "options",
+    "format", "effective_bits", "gaussian_mse",
+)  # fmt: skip
 """Columns that say how weights were quantized: full-precision rows belong to every value of them."""
 COLUMN_NAMES = {"corpus": "protocol", "text": "protocol"}
 
@@ -129,15 +132,17 @@ def fit_by(
     results = folder if isinstance(folder, Results) else load(folder)
     groups = point_groups(results, column)
     found: dict[str, Any] = {"fits": [], "critical_tokens": [], "warnings": [], "version": FIT_VERSION, "by": column}
+    found["bits_axis"] = results.bits_axis
     said_in: dict[str, list[str]] = {}
     for place, (about, own) in enumerate(groups):
         if progress:
             progress("fitting", float(place), float(len(groups)))
-        one = with_texts(fit_points(own, results.windows, seed=seed, n_boot=bootstrap).content)
+        one = with_texts(fit_points(own, results.windows, seed=seed, n_boot=bootstrap, axis=results.bits_axis).content)
         said = ", ".join(f"{key} {value}" for key, value in about.items())
         for entry in one["fits"]:
+            named = " ".join(filter(None, (entry["quantizer"], entry.get("format", ""))))
             if entry["quantizer"] != FULL_PRECISION:
-                found["fits"].append({**entry, "group": about, "label": f"{entry['quantizer']}, {said}"})
+                found["fits"].append({**entry, "group": about, "label": f"{named}, {said}"})
             elif entry not in found["fits"]:
                 found["fits"].append(entry)
         found["critical_tokens"] += [{**entry, "group": about} for entry in one["critical_tokens"]]
@@ -175,7 +180,7 @@ def _columns_for(group: Group, laws: Iterable[Law]) -> dict[str, np.ndarray] | N
 def _given(source: Data, config: FitConfig, names: list[str]) -> tuple[dict[str, Law], list[Group], str]:
     """Laws and groups of a user's table, which has no digest."""
     table, name = columns_of(source, config)
-    mapping = as_mapping(config.columns)
+    mapping = {**config.axis_column, **as_mapping(config.columns)}
     laws = {text: law_for(text, [*mapping, *table]) for text in names}
     unread(laws.values(), mapping, table)
     groups = []
@@ -217,13 +222,13 @@ def _recorded(folder: Any, config: FitConfig, names: list[str]) -> tuple[dict[st
     """Laws and groups (per configuration, and of the full-precision losses) of an output folder, and its digest."""
     if foreign := config.changed(*TABLE):
         raise OptionError(f"{', '.join(foreign)}: for a table", remedy=f"--data {folder}/degradation.csv")
-    results, column = load(folder), config.by
+    results, column = load(folder, config.bits_axis), config.by
     groups = []
     for about, points in point_groups(results, column):
         said = ", ".join(f"{key} {value}" for key, value in about.items())
         quantized = [p for p in points if p.config.quantizer != FULL_PRECISION]
         for scheme, some in by(quantized, "curve").items():
-            label = ", ".join(filter(None, (scheme.quantizer, said)))
+            label = ", ".join(filter(None, (scheme.name, said)))
             groups.append(Group(label, {**scheme.to_dict(), "group": about}, _reader(some, results.windows, "delta")))
         if not about or column not in QUANTIZATION:
             full = full_precision(points)

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptq_eval.errors import OptionError, PtqEvalError
-from ptq_eval.options import NUMBER, Kind, Options, declared, option
+from ptq_eval.options import NUMBER, TEXT, Kind, Options, declared, option
+from ptq_eval.records import BITS_AXES, BitsAxis
 from ptq_eval.units import read_number
 
 LOSSES = ("huber", "squared", "lad", "log-huber", "log-squared", "log-lad", "least-squares")
 ONE_LAW = ("law", "formula", "per_category", "intervals", "fixed", "tied", "bounds", "start", "law_options")
 """Options of a fit that a comparison of laws lacks."""
+_ON_AXIS = {"effective": "effective_bits", "gaussian": "-0.5*log2(gaussian_mse)"}
 TABLE = ("columns", "where", "separator", "decimal", "comment")
 """Options that say how a table is read."""
 _COMMA = re.compile(r",(?![^\[]*\])")
@@ -136,6 +138,14 @@ class FitConfig(Options):
 
     laws: str = option("", "Rank these laws on the same records.", metavar="LAW,…")
     by: str = option("", "One fit for each value of a column, such as bits or quantizer.", metavar="COLUMN")
+    bits_axis: BitsAxis | None = option(
+        None,
+        "What laws take as bits: those of a code, all that are stored (effective), or those of an ideal code with the "
+        "same error on Gaussian numbers (gaussian); of records, or of a table with the columns of degradation.csv.",
+        TEXT,
+        choices=BITS_AXES,
+        unset="of records what their run was asked for, of a table its bits",
+    )
     tests: tuple[tuple[str, str], ...] = option(
         (),
         "Test whether two constants are equal; may be repeated.",
@@ -189,6 +199,11 @@ class FitConfig(Options):
     seed: int = option(0, "Seed of the bootstrap.", low=0)
     bootstrap: int = option(200, "Resamples behind each interval.", low=0)
     level: float = option(0.9, "", NUMBER, above=0, below=1, flag="")
+
+    @property
+    def axis_column(self) -> dict[str, str]:
+        """What P is in a table on the axis asked for, as a part of the mapping of columns."""
+        return {"P": _ON_AXIS[self.bits_axis]} if self.bits_axis in _ON_AXIS else {}
 
     def changed(self, *names: str) -> list[str]:
         """The flags of those options that are not at their default."""

@@ -40,7 +40,7 @@ from ptq_eval.laws.fit.restrict import restrict, started
 from ptq_eval.laws.formulas.per_category import PerCategory
 from ptq_eval.laws.formulas.written import Formula, names_in
 from ptq_eval.laws.tables.delimited import Dialect
-from ptq_eval.laws.tables.external import Mapped, as_mapping, map_columns, select, unread
+from ptq_eval.laws.tables.external import FORMAT, Mapped, as_mapping, map_columns, select, unread
 from ptq_eval.laws.tables.files import as_columns, read_table
 from ptq_eval.laws.tables.reader import Table, as_text
 from ptq_eval.laws.turning.predicted import critical_tokens
@@ -141,7 +141,7 @@ def fit_data(
     named = law if law is not None else "" if options.get("formula") else "chinchilla"
     config = FitConfig.of({"law": named, "columns": columns, **options}, also=("data", "progress"))
     table, name = columns_of(data, config)
-    mapping = as_mapping(config.columns)
+    mapping = {**config.axis_column, **as_mapping(config.columns)}
     made = _laws(config, mapping, table)
     unused = unread(made, mapping, table)
     groups = groups_of(table, config.by, config.where)
@@ -318,8 +318,20 @@ def _turns(parts: list[Part], seed: int) -> Iterable[tuple[Mapping[str, str], An
             shared = [name for name in ("run", "N", "D") if name in known and name in data]
             before = dict(zip(_places(known, shared), known["loss"]))
             after = np.array([before.get(key, np.nan) for key in _places(data, shared)]) + data["delta"]
-        for found in critical_tokens(part.law, part.result, data, curve.result, after, seed=seed):
-            yield part.group, found
+        for group, rows in _of_each_format(part.group, data):
+            own = {name: values[rows] for name, values in data.items()}
+            for found in critical_tokens(part.law, part.result, own, curve.result, after[rows], seed=seed):
+                yield group, found
+
+
+def _of_each_format(
+    group: Mapping[str, str], data: Mapping[str, np.ndarray]
+) -> Iterable[tuple[Mapping[str, str], np.ndarray]]:
+    """The rows of every number format, where a table has several: each is a curve of its own at one number of bits."""
+    names = data.get(FORMAT, np.full(1, ""))
+    for name in dict.fromkeys(names.tolist()):
+        several = len(set(names.tolist())) > 1
+        yield ({**group, FORMAT: name}, names == name) if several else (group, np.ones(len(data["D"]), bool))
 
 
 def _places(data: Mapping[str, np.ndarray], names: Iterable[str]) -> Iterable[tuple[Any, ...]]:

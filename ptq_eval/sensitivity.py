@@ -42,9 +42,11 @@ from ptq_eval.theory.summary import agreements, bounds
 FORMAT = 1
 """Raised whenever the numbers of a record change their meaning."""
 
-_NEUTRAL = ("bootstrap", "laws", "shard", "device", "memory", "trust_remote_code", "bos", "calib_repeats")
+_NEUTRAL = ("bootstrap", "laws", "bits_axis", "shard", "device", "memory", "trust_remote_code", "calib_repeats")
 _NEUTRAL += ("backend_seconds", "backend_memory")
-"""Options that change no number here, and `bos`, which is recorded only if set."""
+"""Options that change no number here."""
+_IF_SET = ("bos", "formats")
+"""Options that are recorded only if set, so that records made before they existed stay valid."""
 
 _LESS_MEMORY = "a shorter --seq-len, or a device with more memory"
 
@@ -139,8 +141,11 @@ def chosen(checkpoints: Sequence[Checkpoint], steps: Sequence[int | str]) -> lis
 
 def _header(config: RunConfig, draws: int) -> dict[str, Any]:
     settings = {
-        **{name: value for name, value in config.to_dict().items() if name not in _NEUTRAL},
-        **({"bos": True} if config.bos else {}),  # only if set, so that records made before it existed stay valid
+        **{
+            name: value
+            for name, value in config.to_dict().items()
+            if name not in _NEUTRAL and (value or name not in _IF_SET)
+        },
         "device": config.resolve_device().split(":")[0],
         "draws": draws,
         "versions": {name: method_of(name).version for name in config.quantizers},
@@ -174,7 +179,9 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
             drawing = {"draws": draws, "seed": config.seed, "designs": (designs[0], designs[1])}
             found = rows(model, evaluation, torch.tensor(cut.ids), variants, tick=tick, **drawing)
             for trial, variant, own in zip(group, variants, found):
-                head = {"quantizer": trial.quantizer, "bits": trial.bits}
+                named = variant.scheme.format != "int"
+                head = {"quantizer": trial.quantizer + (f" {variant.scheme.name}" if named else ""), "bits": trial.bits}
+                head |= {"format": variant.scheme.format} if named else {}
                 labelled += [{**head, "group_size": variant.scheme.group_size, **row} for row in own]
                 skipped += [{**head, "layer": name, "reason": why} for name, why in variant.skipped.items()]
         provenance = session.provenance(time.monotonic() - started)

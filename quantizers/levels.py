@@ -59,6 +59,18 @@ class Levels:
         table[self.codes.long()] = self.values
         return table
 
+    def cell_variance(self) -> Tensor:
+        """Mean squared distance to every level of numbers spread evenly over its cell, [256] float32 by code.
+
+        A cell reaches halfway to both neighbours, and beyond the last level as far as before it.  With equal steps Δ it
+        is Δ²/12.
+        """
+        gaps = self.values.double().diff() / 2
+        left, right = torch.cat([gaps[:1], gaps]), torch.cat([gaps, gaps[-1:]])
+        table = torch.full((256,), torch.nan, device=self.values.device)
+        table[self.codes.long()] = ((left**3 + right**3) / (3 * (left + right))).float()
+        return table
+
 
 def levels(values: Sequence[float], codes: Sequence[int], ties: Literal["even", "lower"] = "even") -> Levels:
     """The levels of a format from its `values` and their `codes`, in any order."""

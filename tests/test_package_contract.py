@@ -28,6 +28,7 @@ CORE = {
     "matplotlib",
     "pyyaml",
     "numba",
+    "psutil",  # accelerate requires it as well
 }
 
 

@@ -19,6 +19,7 @@ Examples:
   ptq-eval fit out --bootstrap 2000
   ptq-eval fit out --laws kumar,ouyang,phase
   ptq-eval fit out --by bits
+  ptq-eval fit out --bits-axis gaussian
   ptq-eval fit out --test gamma_D=gamma_N
   ptq-eval fit --data runs.csv --law chinchilla --columns 'D=flop/(6*N)' -o o
   ptq-eval fit --data runs.csv --law chinchilla --loss log-huber -o o
@@ -110,7 +111,7 @@ def _fit_again(out: str, target: str | None, config: FitConfig) -> None:
         remedy = "for other laws on records: ptq-eval fit OUT --laws LAW,…"
         raise OptionError(f"{', '.join(foreign)}: only with --data", remedy=remedy)
     with Bar() as bar:
-        results = load(out)
+        results = load(out, config.bits_axis)
         common: dict[str, Any] = {"seed": config.seed, "bootstrap": config.bootstrap}
         kept: dict[str, Any]
         if config.by:

@@ -23,6 +23,7 @@ Examples:
   ptq-eval plan --preset EPOCH_2024,OUYANG_2024 --params 1B --serve-bits 4
   ptq-eval plan --preset EPOCH_2024,CHEN_2025 --params 1B --group-size 128
   ptq-eval plan --fit out --quantizer gptq --params 160M --serve-bits 4
+  ptq-eval plan --fit out --quantizer gptq --number-format nvfp4 --params 160M
 """
 
 
@@ -36,6 +37,7 @@ _options = cli_options.together(
     cli_options.options_of(PlanConfig),
     click.option("--offsets/--no-offsets", default=True, show_default=True, help="The offsets n of a preset's N_eff."),
     click.option("--quantizer", metavar="NAME", help="Which quantizer, where OUT holds several."),
+    click.option("--number-format", metavar="NAME", help="Which number format, where each has a law."),
     click.option("-o", "--out", metavar="FOLDER", help="Output folder.  [default: OUT/plan, or NAME-plan here]"),
 )
 
@@ -69,9 +71,10 @@ def _check(fit: str | None, preset: str | None, settings: dict[str, Any]) -> Non
     """Raises OptionError for options that belong to the other origin of constants."""
     if fit is not None and preset is not None:
         raise OptionError("--fit and --preset exclude each other", got=f"{fit} and {preset}", remedy="give one of them")
-    if fit is None and settings["quantizer"] is not None:
-        what = "--quantizer chooses among the quantizers of --fit; presets have no quantizer"
-        raise OptionError(what, got=settings["quantizer"], remedy="--fit OUT, or no --quantizer")
+    for name, flag in (("quantizer", "--quantizer"), ("number_format", "--number-format")):
+        if fit is None and settings[name] is not None:
+            what = f"{flag} chooses among the fits of --fit; presets have none"
+            raise OptionError(what, got=settings[name], remedy=f"--fit OUT, or no {flag}")
     if fit is not None and not settings["offsets"]:
         what = "--no-offsets belongs to presets: a fit has the offsets that were fitted"
         raise OptionError(what, got=fit, remedy="no --no-offsets, or fit again: --law-option offsets=false")
@@ -83,4 +86,4 @@ def _source(fit: str | None, preset: str | None, settings: dict[str, Any]) -> An
 
     if fit is None:
         return preset_named(DEFAULT_PRESET if preset is None else preset, offsets=settings["offsets"])
-    return from_folder(fit, quantizer=settings["quantizer"], params=settings["params"])
+    return from_folder(fit, **{name: settings[name] for name in ("quantizer", "number_format", "params")})

@@ -63,6 +63,11 @@ class Config:
         """A JSON object, with the format only where that is not plain integers."""
         return {name: value for name, value in vars(self).items() if name != "format" or value != "int"}
 
+    @property
+    def name(self) -> str:
+        """`gptq`, or `gptq nvfp4` where the format is not plain integers."""
+        return self.quantizer if self.format in ("", "int") else f"{self.quantizer} {self.format}"
+
     def family(self) -> Config:
         """What all formats of one method share, for laws in which the bits stand for the format."""
         return Config(self.quantizer, self.options, calibration=self.calibration, format="")
@@ -161,8 +166,11 @@ def read(table: Iterable[Row], axis: BitsAxis = "bits") -> tuple[list[Point], Co
 
 
 def digest(points: Iterable[Point]) -> str:
-    """The first 16 hexadecimal digits of SHA-256 over what laws are fitted to in these points, in any order."""
-    names = ("key", "trajectory", "phase", "D", "N", "P", "loss_fp", "loss_q", "delta", "se", "learning_rate")
+    """The first 16 hexadecimal digits of SHA-256 over what laws are fitted to in these points, in any order.
+
+    The axis of bits, which is no measurement, is not in it.
+    """
+    names = ("key", "trajectory", "phase", "D", "N", "bits", "loss_fp", "loss_q", "delta", "se", "learning_rate")
     lines = sorted(repr([getattr(point, name) for name in names]) for point in points)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 

@@ -76,13 +76,13 @@ def ratio(above: float, below: float) -> float:
 
 
 def bounds(table: Rows) -> list[dict[str, Any]]:
-    """The bound of each quantizer, for δ and for KL, beside `predicted`, the constant of the noise model.
+    """The bound of each quantizer of integers, for δ and for KL, beside `predicted`, the constant of the noise model.
 
     The error of a damage combines that of evaluation, the scatter of the second order and, for δ, the spread of the
     slope: all of them move one rounding's damage away from its expectation, which is what the bound is about.
     """
     found = []
-    for quantizer in dict.fromkeys(row["quantizer"] for row in table):
+    for quantizer in dict.fromkeys(row["quantizer"] for row in table if "format" not in row):
         joint = [row for row in table if row["quantizer"] == quantizer and row["layer"] == ALL]
         finest = max(joint, key=lambda row: row["bits"])
         noise = finest["predicted"] * 4.0 ** finest["bits"] / grid_factor(finest["bits"])

@@ -8,7 +8,8 @@ import ptq_eval
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import GroupSizeError, NumberFormatError, OptionError
 from ptq_eval.measure.schemes import listing, names, schemes_of
-from ptq_eval.results.points import axis_value, format_family, read
+from ptq_eval.records import BITS_AXES
+from ptq_eval.results.points import axis_value, digest, format_family, read
 from quantizers import Scheme
 from tests.support.steps import planned
 
@@ -68,9 +69,14 @@ def test_families():
 
 
 @pytest.fixture(scope="module")
-def result(trajectory, small, tmp_path_factory):
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("formats")
+
+
+@pytest.fixture(scope="module")
+def result(trajectory, small, out):
     options = {**small, "quantizers": ("rtn", "gptq"), "bits": (3, 4), "formats": ("nvfp4", "mxfp4")}
-    return ptq_eval.run(trajectory, tmp_path_factory.mktemp("formats"), **options, bits_axis="effective")
+    return ptq_eval.run(trajectory, out, **options, bits_axis="effective")
 
 
 def test_rows_say_what_they_are(result):
@@ -89,6 +95,21 @@ def test_one_law_serves_all_formats_on_an_axis_that_they_share(result):
     assert result.fit["bits_axis"] == "effective"
     lines = [c for c in result.fit["critical_tokens"] if c["quantizer"] == "gptq"]
     assert sorted(c.get("format", "int") for c in lines) == ["int", "int", "mxfp4", "nvfp4"]
+    [mxfp4] = [c for c in lines if c.get("format") == "mxfp4"]
+    assert (mxfp4["bits"], round(mxfp4["axis_bits"], 4)) == (4, 4.2667)
+
+
+def test_the_digest_of_the_measurements_is_that_of_any_axis(result):
+    rows = result.table.to_dict("records")
+    assert len({digest(read(rows, axis)[0]) for axis in BITS_AXES}) == 1
+
+
+def test_laws_are_compared_by_format_and_on_an_axis(result, out):
+    found = ptq_eval.compare(out, "kumar,ouyang", by="format", bootstrap=10, bits_axis="bits")
+    labels = {one["label"] for one in found["comparisons"]}
+    assert {"gptq nvfp4, format nvfp4", "rtn mxfp4, format mxfp4", "rtn, format int"} <= labels
+    found = ptq_eval.compare(out, "kumar,ouyang", bootstrap=10, bits_axis="gaussian")
+    assert [one["label"] for one in found["comparisons"]] == ["gptq", "rtn"]
 
 
 def test_the_axis_of_bits():

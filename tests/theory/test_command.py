@@ -9,11 +9,25 @@ import pytest
 
 from ptq_eval import sensitivity as job
 from ptq_eval.cli.main import main
+from ptq_eval.config import RunConfig
 from ptq_eval.report.common.files import plain
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAJECTORY = ROOT / "examples" / "trajectory" / "llama-40k"
-FEW = ("--bits", "3,8", "--eval-windows", "12", "--calib-windows", "12", "--steps", "last", "--device", "cpu")
+FEW = (
+    "--bits",
+    "3,8",
+    "--formats",
+    "nvfp4",
+    "--eval-windows",
+    "12",
+    "--calib-windows",
+    "12",
+    "--steps",
+    "last",
+    "--device",
+    "cpu",
+)
 
 
 @pytest.fixture
@@ -30,10 +44,10 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A record of one checkpoint under two widths, made once."""
+    """A record of one checkpoint under two widths and one other format, made once."""
     out = tmp_path_factory.mktemp("theory") / "out"
     record, problems = job.sensitivity(
-        TRAJECTORY, out, steps="last", bits=(3, 8), eval_windows=12, calib_windows=12, device="cpu"
+        TRAJECTORY, out, steps="last", bits=(3, 8), formats="nvfp4", eval_windows=12, calib_windows=12, device="cpu"
     )
     assert problems == []
     return out, record
@@ -43,8 +57,10 @@ def test_files_and_columns(made):
     out, record = made
     assert json.loads((out / "sensitivity.json").read_text())["checkpoints"][0]["run"] == "llama-40k"
     table = pd.read_csv(out / "sensitivity.csv")
-    assert len(table) == 2 * (21 + 1)
-    numbers = table.drop(columns=["run", "quantizer", "layer"])
+    assert len(table) == 3 * (21 + 1)
+    assert table.groupby("quantizer")["bits"].unique().map(list).to_dict() == {"rtn": [3, 8], "rtn nvfp4": [4]}
+    assert set(table["format"].dropna()) == {"nvfp4"}
+    numbers = table.drop(columns=["run", "quantizer", "layer", "format"])
     assert numbers.notna().all(axis=None)
     assert {"predicted", "predicted_se", "delta", "delta_se", "kl", "kl_se", "kfac", "spread"} <= set(numbers)
     for kind in ("png", "pdf", "csv"):
@@ -53,6 +69,21 @@ def test_files_and_columns(made):
     assert {"time", "torch", "machine", "seconds"} <= set(entry["provenance"])
     assert entry["texts"]["evaluation"]["windows"] == 12
     assert record["settings"]["seed"] == 0
+
+
+def test_the_bound_over_widths_is_that_of_integers(made):
+    out, record = made
+    assert {one["quantizer"] for one in record["checkpoints"][0]["bounds"]} == {"rtn"}
+    assert not (out / "figures" / "sensitivity_rtn nvfp4.png").exists()
+    assert "| llama-40k@19609 | rtn nvfp4, 4 bits |" in (out / "sensitivity.md").read_text()
+
+
+def test_options_that_change_nothing_are_not_recorded(made):
+    settings = made[1]["settings"]
+    assert settings["formats"] == ["nvfp4"]
+    assert "bits_axis" not in settings
+    plain_one = job._header(RunConfig(quantizers=("rtn",)), 2)["settings"]
+    assert not {"formats", "bits_axis", "bos"} & set(plain_one)  # records of earlier versions stay valid
 
 
 def test_every_column_is_explained(made):
@@ -118,9 +149,17 @@ def test_how_many_variants_fit_changes_no_result(made, tmp_path, monkeypatch):
     whole = job.rows
     monkeypatch.setattr(job, "rows", lambda *args, **options: sizes.append(len(args[3])) or whole(*args, **options))
     record, _ = job.sensitivity(
-        TRAJECTORY, tmp_path, steps="last", bits=(3, 8), eval_windows=12, calib_windows=12, device="cpu", memory=1
+        TRAJECTORY,
+        tmp_path,
+        steps="last",
+        bits=(3, 8),
+        formats="nvfp4",
+        eval_windows=12,
+        calib_windows=12,
+        device="cpu",
+        memory=1,
     )
-    assert sizes == [1, 1]
+    assert sizes == [1, 1, 1]
     assert record["checkpoints"][0]["rows"] == made[1]["checkpoints"][0]["rows"]
 
 

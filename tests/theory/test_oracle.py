@@ -54,6 +54,23 @@ def test_variance_against_rounding_of_random_weights(bits, symmetric):
     assert np.square(rounded - weights).mean() == pytest.approx(predicted.mean(), rel=0.03)
 
 
+LARGEST_IS_EXACT = {"nf4": 0.87, "nvfp4": 0.75, "q4_k": 0.79, "q6_k": 0.82}
+"""In blocks of 16 to 64 the weight that sets the scale is on or near its level, and the outer cells are the widest."""
+
+
+@pytest.mark.parametrize("name", ["int4_narrow", "mxfp4", "mxfp6_e2m3", "fp8_e4m3", *LARGEST_IS_EXACT])
+def test_variance_of_a_format_against_rounding_of_random_weights(name):
+    """The first groups are zeros, which are exact."""
+    weight = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
+    weight[:, :256] = 0
+    scheme = Scheme.of(name, 128 if name[:3] in ("int", "fp8") else "default")
+    error = get_quantizer("rtn").quantize(weight, scheme).dequantize() - weight
+    predicted = noise_variance(weight, scheme)
+    assert (predicted[:, :256] == 0).all()
+    ratio = error.square().sum().item() / predicted.sum().item()
+    assert ratio == pytest.approx(LARGEST_IS_EXACT.get(name, 1.0), rel=0.05)
+
+
 def test_output_damage_is_the_expected_error_of_the_output():
     """½ tr(H·E[εᵀε]) against the output of a layer whose weights are drawn off by a uniform error, again and again."""
     generator = torch.Generator().manual_seed(0)

@@ -107,7 +107,8 @@ def fit_points(
     rises = _rises(full, windows, seed, n_boot)
     laws = laws or Choice()
     curves, fitted = _curves(full, windows, seed, n_boot, laws.loss)
-    critical: list[tuple[Config, CriticalTokens]] = []
+    critical: list[dict[str, Any]] = []
+    turning: list[CriticalTokens] = []
     poor: list[Finding] = []
     ahead = forecasts(points, windows, seed=seed)
     windows_of = {(p.run, p.step, p.D): p.n_windows for p in full}
@@ -129,11 +130,13 @@ def fit_points(
                 one = _critical(
                     lines[place], measured, turns[place], law, result, known, rise, tokens, ahead.get(place)
                 )
-                critical.append((place[0], one))
-    found = [*cautions(points, rises, [one for _, one in critical]), *poor]
+                turning.append(one)
+                on_axis = {} if axis == "bits" else {"axis_bits": lines[place][0].P}
+                critical.append({**place[0].to_dict(), **one.to_dict(), **on_axis})
+    found = [*cautions(points, rises, turning), *poor]
     content = {
         "fits": [_entry(*one, windows_of) for one in fitted],
-        "critical_tokens": [{**config.to_dict(), **one.to_dict()} for config, one in critical],
+        "critical_tokens": critical,
         "cautions": [one.to_dict() for one in found],
     }
     return FolderFit({**content, **head}, [result.replicates for *_, result in fitted])

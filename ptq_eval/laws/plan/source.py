@@ -26,6 +26,7 @@ from ptq_eval.laws.plan.model import Formulas
 from ptq_eval.laws.plan.question import Doubt, Question, Reason
 from ptq_eval.laws.plan.serving import Serving, settle
 from ptq_eval.laws.turning import predicted as critical
+from ptq_eval.records import BitsAxis
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -76,13 +77,21 @@ class Source:
     published: tuple[str, ...] = ()
     fits: Mapping[str, FitResult] = field(default_factory=dict)
     only_bits: float | None = None
+    axis: BitsAxis = "bits"
     serving: Serving = field(default_factory=Serving)
 
     def asked(self, question: Question) -> tuple[Source, tuple[float, ...]]:
         """The same constants for the group size and formats of a question, and its serving precisions.
 
-        Raises PlanError for an option that the law has no variable for, and for one that it lacks.
+        Raises PlanError for an option that the law has no variable for, for one that it lacks, and for bytes or
+        costs of serving where bits are not those that are stored.
         """
+        if self.axis == "gaussian" and (question.memory or question.served_tokens):
+            raise PlanError(
+                "the bits of this fit are those of an ideal code, not those that are stored",
+                got="--memory" if question.memory else "--served-tokens",
+                remedy=f"ptq-eval fit {self.name} --bits-axis effective, then plan again",
+            )
         serving, bits = settle(self.formulas().law, self.only_bits, question)
         return replace(self, serving=serving), bits or self.bits
 

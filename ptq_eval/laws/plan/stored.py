@@ -36,12 +36,22 @@ FIRST_VERSION = 2
 """The first version of `fit.json` that records reasons as values."""
 _AXES = {"P": "bits", **{name: name for name in ("N", "D", *TRAINED, "G", "E_bits", "M_bits", "B_g")}}
 _CONFIGURATION = ("options", "group_size", "symmetric", "calibration")
+_AXIS_NOTES = {
+    "bits": "",
+    "effective": "; bits are all those stored per weight, scales included",
+    "gaussian": "; bits are those of an ideal code with the same squared error on Gaussian numbers",
+}
+INTEGERS = "int"
+"""The number format of plain integers, which entries do not name."""
 
 
-def from_folder(out: str | Path, *, quantizer: str | None = None, params: float | None = None) -> Source:
+def from_folder(
+    out: str | Path, *, quantizer: str | None = None, number_format: str | None = None, params: float | None = None
+) -> Source:
     """The constants of the fit in an output folder.
 
-    params: the N asked about, which chooses among the curves of several runs.
+    number_format: the family of formats, where several have laws of their own.  params: the N asked about, which
+    chooses among the curves of several runs.
 
     Raises NothingToFitError if the folder has no fit, one of version 1, or no replicates, OutputMismatchError if the
     fit was made of other records than the folder holds now, and what `from_stored` raises.
@@ -52,14 +62,15 @@ def from_folder(out: str | Path, *, quantizer: str | None = None, params: float 
     again = f"ptq-eval fit {out}" if measured else "repeat the run that made this folder, with this version"
     if "data" in content:
         again = f"repeat ptq-eval fit --data for {content['data'].get('source', 'the table')}"
-    elif measured and content.get("records") != load(out).digest:
+    elif measured and content.get("records") != load(out, content.get("bits_axis")).digest:
         what = f"{out}/fit.json was made of other records than the folder holds now"
         raise OutputMismatchError(what, got=f"digest {content.get('records', 'not recorded')}", remedy=again)
     if content.get("version", 1) < FIRST_VERSION:
         what = f"{out}/fit.json was written by an older ptq-eval, without the reasons and replicates that a plan needs"
         raise NothingToFitError(what, got=f"version {content.get('version', 1)}", remedy=again)
     kept = _read_replicates(out / "replicates.npz", again)
-    return from_stored(content, name=str(out), quantizer=quantizer, params=params, replicates=kept)
+    chosen = {"quantizer": quantizer, "number_format": number_format, "params": params}
+    return from_stored(content, name=str(out), replicates=kept, **chosen)
 
 
 def _read_fit(out: Path) -> dict[str, Any]:
@@ -94,6 +105,7 @@ def from_stored(
     *,
     name: str,
     quantizer: str | None = None,
+    number_format: str | None = None,
     params: float | None = None,
     replicates: Mapping[str, np.ndarray] | None = None,
 ) -> Source:
@@ -108,7 +120,7 @@ def from_stored(
     entries = {str(i): entry for i, entry in enumerate(content["fits"]) if entry.get("parameters")}
     if not entries:
         raise NothingToFitError("no fit to plan from", got=name)
-    chosen = _of(quantizer, entries, name)
+    chosen = _of(quantizer, number_format, entries, name)
     own = next((e["quantizer"] for e in chosen.values() if not _is_loss(e) and e.get("quantizer")), None)
     chosen = _one_loss(chosen, params)
     laws = [str(entry.get("law")) for entry in chosen.values()]
@@ -128,10 +140,18 @@ def from_stored(
         one_size=_size(curve),
         curve=", ".join(curve.get("runs", ())),
     )
-    critical = [entry for entry in content.get("critical_tokens") or [] if own in (None, entry.get("quantizer"))]
+    axis = content.get("bits_axis", "bits")
+    family = next((_family(e) for e in chosen.values() if not _is_loss(e)), "")
+    critical = [
+        entry
+        for entry in content.get("critical_tokens") or []
+        if own in (None, entry.get("quantizer")) and family in ("", _family(entry))
+    ]
+    critical = [{**entry, "bits": entry.get("axis_bits", entry.get("bits"))} for entry in critical]
     measured = sorted({float(entry["bits"]) for entry in critical if entry.get("bits")})
     return replace(
         source,
+        axis=axis,
         verdicts=verdicts(critical),
         bits=source.bits if "data" in content else tuple(measured) or source.bits,
         warnings=tuple(content.get("warnings", ())),
@@ -190,7 +210,7 @@ def _is_loss(entry: Entry) -> bool:
     return "beta" in entry["parameters"]
 
 
-def _of(quantizer: str | None, entries: Mapping[str, Entry], name: str) -> dict[str, Entry]:
+def _of(quantizer: str | None, number_format: str | None, entries: Mapping[str, Entry], name: str) -> dict[str, Entry]:
     """The fits of the loss, and those of the degradation of one configuration of one quantizer."""
     damage = [entry for entry in entries.values() if not _is_loss(entry)]
     names = list(dict.fromkeys(str(entry["quantizer"]) for entry in damage if entry.get("quantizer")))
@@ -199,7 +219,7 @@ def _of(quantizer: str | None, entries: Mapping[str, Entry], name: str) -> dict[
         raise PlanError(f"{name} holds several quantizers: which one?", allowed=", ".join(names), remedy=remedy)
     if quantizer is not None and quantizer not in names:
         raise PlanError("no fit of this quantizer", got=quantizer, allowed=", ".join(names) or "none")
-    mine = [entry for entry in damage if quantizer in (None, entry.get("quantizer"))]
+    mine = _of_format(number_format, [e for e in damage if quantizer in (None, e.get("quantizer"))], name)
     configurations = {tuple(str(entry.get(key)) for key in _CONFIGURATION) for entry in mine}
     if len(configurations) > 1:
         raise PlanError(
@@ -213,6 +233,32 @@ def _of(quantizer: str | None, entries: Mapping[str, Entry], name: str) -> dict[
         for key, entry in entries.items()
         if (_is_loss(entry) and entry.get("quantizer") in same) or any(entry is one for one in mine)
     }
+
+
+def _of_format(number_format: str | None, damage: list[Entry], name: str) -> list[Entry]:
+    """The fits of one number format; of all where they share a law."""
+    families = list(dict.fromkeys(map(_family, damage)))
+    allowed = ", ".join(families)
+    if number_format is None and len(families) > 1:
+        raise PlanError(
+            f"{name} holds several number formats, each with a law of its own: which one?",
+            allowed=allowed,
+            remedy=f"--number-format {families[0]}, or one law for all: ptq-eval fit {name} --bits-axis effective",
+        )
+    if number_format is not None and number_format not in families:
+        shared = families == [""]
+        raise PlanError(
+            "all number formats share a law in this fit" if shared else "no fit of this number format",
+            got=number_format,
+            allowed=allowed if not shared else "",
+            remedy="--serve-bits with the bits of the format on that axis: see `ptq-eval formats`" if shared else "",
+        )
+    return [entry for entry in damage if number_format in (None, _family(entry))]
+
+
+def _family(entry: Entry) -> str:
+    """The number formats of an entry: plain integers where it names none, "" where all of them share a law."""
+    return str(entry.get("format", INTEGERS))
 
 
 def _size(entry: Entry) -> float | None:
@@ -245,4 +291,5 @@ def _ranges(fits: Iterable[Entry]) -> Ranges:
 
 def _note(content: Mapping[str, Any], quantizer: str | None, name: str) -> str:
     source = content.get("data", {}).get("source", "") or f"the measurements of {name}"
-    return f"fitted to {source}" + (f", {quantizer}" if quantizer else "")
+    axis = _AXIS_NOTES[content.get("bits_axis", "bits")]
+    return f"fitted to {source}" + (f", {quantizer}" if quantizer else "") + axis

@@ -30,6 +30,8 @@ from ptq_eval.laws.tables.expressions import evaluate, names_in
 from ptq_eval.laws.tables.reader import Reader, Table, column, speaking_of
 from ptq_eval.laws.tables.runs import LABELS, belonging, check_phases, share_of_decay
 
+FORMAT = "format"
+"""A column of names of number formats, for laws of bits after training."""
 _NEXT = re.compile(r",(?=\s*[A-Za-z_]\w*\s*=(?!=))")
 _WHOLE = re.compile(r"""\{(?:"[^"]*"|'[^']*'|[^{}"'])*\}|`[^`]*`""")
 """What holds no border between two parts: braces and names in backticks."""
@@ -121,6 +123,7 @@ def map_columns(
     if phase:
         check_phases(reader, data)
         data |= {"S": share_of_decay(reader, data)} if needed is None else {}
+    notes += _formats(reader, data) if "P" in law.columns else []
     check_units(law, data, rows, reader.source)
     check_sizes(law, data, rows, reader.source)
     if law.response == "loss" and "P" not in law.columns and reader.has("P") and "P_w" not in law.columns:
@@ -129,6 +132,20 @@ def map_columns(
             notes.append(f"{law.name}: {len(rows)} rows hold {len(first)} losses, each counted once")
             rows, data = rows[first], {name: values[first] for name, values in data.items()}
     return Mapped(data, rows, notes)
+
+
+def _formats(reader: Reader, data: dict[str, np.ndarray]) -> list[str]:
+    """Add the number formats to `data` where the table names them; what to note if bits do not distinguish them."""
+    if FORMAT not in reader.table or (names := reader.label(FORMAT)) is None:
+        return []
+    data[FORMAT] = names
+    mixed = [set(names[data["P"] == bits].tolist()) for bits in np.unique(data["P"])]
+    if not (most := max(mixed, key=len, default=set())) or len(most) < 2:
+        return []
+    return [
+        f"{reader.law.name}: {', '.join(sorted(most))} have the same bits, and one law is fitted to all of them: "
+        "--by format fits each, --bits-axis effective or gaussian distinguishes them"
+    ]
 
 
 def unread(laws: Iterable[Law], columns: Mapping[str, str], table: Table) -> list[str]:

@@ -83,9 +83,10 @@ def section(record: Mapping[str, Any]) -> str:
     for name in _figures(record):
         text += f"\n![Damage of layers, predicted and measured](figures/{name}.png)\n"
     text += "\n### Predicted against measured\n\n" + tables.markdown(AGREEMENT_HEADER, agreement_rows(record), left=2)
-    text += "\n### The bound δ ≤ C·4^−bits\n\n"
-    text += "C in nats per token, from the widths where it holds; *predicted* is the noise model's.\n\n"
-    text += tables.markdown(BOUND_HEADER, bound_rows(record), left=3)
+    if limits := bound_rows(record):
+        text += "\n### The bound δ ≤ C·4^−bits\n\n"
+        text += "C in nats per token, from the widths where it holds; *predicted* is the noise model's.\n\n"
+        text += tables.markdown(BOUND_HEADER, limits, left=3)
     text += "\n### Layers that carry the damage\n\n"
     text += f"The {TOP} largest by KL, each quantized alone, at the lowest width where the second order holds for KL; "
     text += "`sensitivity.csv` has every layer at every width.\n\n"
@@ -110,14 +111,15 @@ def render(record: Mapping[str, Any]) -> RenderableType:
 
 
 def _figures(record: Mapping[str, Any]) -> dict[str, Any]:
-    """One figure per quantizer, as `figures.write` expects them."""
+    """One figure per quantizer of integers, as `figures.write` expects them; its panels are about their widths."""
 
     def of(quantizer: str) -> Any:
         return SimpleNamespace(
             data=lambda record: sensitivity_figure.data(record, quantizer), draw=sensitivity_figure.draw
         )
 
-    names = dict.fromkeys(row["quantizer"] for entry in record["checkpoints"] for row in entry["rows"])
+    rows = (row for entry in record["checkpoints"] for row in entry["rows"] if "format" not in row)
+    names = dict.fromkeys(row["quantizer"] for row in rows)
     return {f"sensitivity_{name}": of(name) for name in names}
 
 

@@ -63,6 +63,46 @@ def test_a_quantizer_has_to_be_named_and_be_there(report):
         from_stored(report[0], name="out", quantizer="awq")
 
 
+def of_formats(content):
+    """The same content with a second law of gptq, for nvfp4, whose D_crit at 4 bits is not identified."""
+    content = json.loads(json.dumps(content))
+    [gptq] = [entry for entry in content["fits"] if entry["quantizer"] == "gptq"]
+    named = {"format": "nvfp4", "group_size": 16, "symmetric": True}
+    content["fits"].append({**gptq, **named, "ranges": {**gptq["ranges"], "P": [4, 4]}})
+    four = [e for e in content["critical_tokens"] if (e["quantizer"], e["bits"]) == ("gptq", 4)]
+    content["critical_tokens"] += [{**entry, **named} for entry in four]
+    return content
+
+
+def test_a_number_format_has_to_be_named_and_be_there(report):
+    content = of_formats(report[0])
+    with pytest.raises(PlanError, match=r"several number formats.*int, nvfp4.*--bits-axis effective"):
+        from_stored(content, name="out", quantizer="gptq")
+    with pytest.raises(PlanError, match=r"no fit of this number format.*got mxfp4.*int, nvfp4"):
+        from_stored(content, name="out", quantizer="gptq", number_format="mxfp4")
+    integers = from_stored(content, name="out", quantizer="gptq", number_format="int")
+    assert integers.bits == (2, 3, 4, 8)
+    assert from_stored(content, name="out", quantizer="gptq", number_format="nvfp4").bits == (4,)
+    assert from_stored(report[0], name="out", quantizer="rtn", number_format="int").bits == (2, 3, 4, 8)
+
+
+def test_on_a_shared_axis_bits_are_those_of_the_axis(report):
+    content = json.loads(json.dumps(report[0]))
+    for entry in content["fits"]:
+        entry |= {"format": ""} if entry["quantizer"] == "gptq" else {}
+    for entry in content["critical_tokens"]:
+        entry["axis_bits"] = entry["bits"] + 0.25
+    content["bits_axis"] = "gaussian"
+    source = from_stored(content, name="out", quantizer="gptq", params=40e3)
+    assert source.bits == (2.25, 3.25, 4.25, 8.25)
+    assert "bits are those of an ideal code" in source.note
+    assert plan(source, Question(params=40e3, serve_bits=(3.1,))).of("critical_tokens")
+    with pytest.raises(PlanError, match=r"not those that are stored.*--memory.*--bits-axis effective"):
+        plan(source, Question(params=40e3, memory=1e6))
+    with pytest.raises(PlanError, match=r"share a law.*got nvfp4"):
+        from_stored(content, name="out", quantizer="gptq", number_format="nvfp4")
+
+
 def test_verdicts_are_those_of_the_fit(report):
     content = json.loads(json.dumps(report[0]))
     for entry in content["critical_tokens"]:
