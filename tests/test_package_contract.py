@@ -22,7 +22,6 @@ CORE = {
     "click",
     "rich",
     "numpy",
-    "psutil",
     "scipy",
     "pandas",
     "matplotlib",
