@@ -20,6 +20,7 @@ from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.backends import backends
 from ptq_eval.cli.backtest import backtest
 from ptq_eval.cli.console import Bar, complain, console, show_warning
+from ptq_eval.cli.export import export
 from ptq_eval.cli.fit import fit
 from ptq_eval.cli.plan import plan
 from ptq_eval.cli.pretrain import pretrain
@@ -233,6 +234,7 @@ def formats() -> None:
 
 cli.add_command(backends)
 cli.add_command(backtest)
+cli.add_command(export)
 cli.add_command(fit)
 cli.add_command(plan)
 cli.add_command(pretrain)
