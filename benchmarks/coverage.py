@@ -8,8 +8,9 @@ stretch       as many neighbouring windows from a random place on, with the erro
               before, and with the error that such windows get now;
 documents     a random half of the documents, measured whole, with the error clustered by document.
 
-The quantized weights are the same throughout, so what the draw of calibration windows does is not part of this.  Texts
-are those of `--text`, or the embedded one and what `shared/data` beside the repository holds of books.
+The quantized weights are the same throughout; intervals that include the draw of calibration windows are the subject
+of `calibration_draws`, whose claims and tables are added.  Texts are those of `--text`, or the embedded one and what
+`shared/data` beside the repository holds of books.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from benchmarks import calibration_draws
 from benchmarks.harness import ROOT, SEED, Claim, Outcome, Setup
 from ptq_eval.checkpoints import discover, verify_all
 from ptq_eval.config import RunConfig
@@ -63,6 +65,9 @@ def measure(setup: Setup) -> Outcome:
         name = f"{text.rsplit('/', 1)[-1]}, {total} windows"
         outcome.details[name] = {"columns": COLUMNS, "rows": [row for row in rows if row[0] == "default"]}
         outcome.claims += list(claims(name, size, rows))
+        rows, found = calibration_draws.rows_and_claims(text, text.rsplit("/", 1)[-1], setup)
+        outcome.details[f"{name}, draws of calibration windows"] = {"columns": calibration_draws.COLUMNS, "rows": rows}
+        outcome.claims += found
     return outcome
 
 

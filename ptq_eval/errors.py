@@ -252,6 +252,12 @@ class NotDeterminedError(PtqEvalError):
     exit_code = 51
 
 
+class ExportError(PtqEvalError):
+    """A file format cannot hold what was quantized, or there is something in its place already."""
+
+    exit_code = 31
+
+
 class BackendError(PtqEvalError):
     """A backend that cannot be installed or used, or that fails its conformance run."""
 

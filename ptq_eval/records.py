@@ -84,6 +84,8 @@ class Checkpoint:
     architecture: str = ""
     weights_sha: str = ""
     tokenizer_sha: str = ""
+    family: str = ""
+    """What runs that differ in their seed alone have in common; "" where that is not known."""
     problems: tuple[Problem, ...] = ()
 
     @property

@@ -129,7 +129,8 @@ def test_every_plug_in_of_ours_loads(kind):
 WRITING = {"write_text", "write_bytes", "writelines", "savefig", "to_csv", "to_json", "dump", "save", "save_pretrained"}
 WRITERS = ("ptq_eval.results.store", "ptq_eval.report", "ptq_eval.pretrain")
 WRITERS += ("ptq_eval.backends", "ptq_eval.measure.backends", "ptq_eval.measure.conformance")
-"""`pretrain` writes checkpoints, and backends exchange folders with their processes: neither are results."""
+WRITERS += ("ptq_eval.packing.folder", "ptq_eval.export")
+"""`pretrain` and `export` write checkpoints, backends exchange folders with their processes: neither are results."""
 
 
 def writes(call: ast.Call) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ptq_eval import plugins
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds_model, holds_weights, subfolders
+from ptq_eval.checkpoints.families import with_family
 from ptq_eval.checkpoints.foreign import foreign
 from ptq_eval.checkpoints.labels import name_order, stage_order
 from ptq_eval.checkpoints.numbered import Numbered
@@ -37,7 +38,9 @@ _OF_SEVERAL = (
     "folders with their steps or D in a trajectory.yaml"
 )
 _LAST = re.compile(
-    r"((checkpoint|ckpt|model)[-_])?(final|best|last|latest|main)([-_](checkpoint|ckpt|model|hf))*", re.IGNORECASE
+    r"((checkpoint|ckpt|model|step|iter|epoch)[-_])?(final|best|last|latest|main|release|end)"
+    r"([-_](checkpoint|ckpt|model|step|iter|epoch|hf|unsharded|merged))*",
+    re.IGNORECASE,
 )
 """Names of folders that say which checkpoint of a run they hold, but not its step."""
 MAX_DEPTH = 3
@@ -88,7 +91,8 @@ def _runs_of(root: str | Path) -> list[_Run]:
     formats = [plugin() for plugin in plugins.load_all("checkpoints").values()]
     for form in formats:
         if form.scheme and str(root).startswith(f"{form.scheme}:"):
-            return _grouped((checkpoint.run, None, checkpoint) for checkpoint in form.discover(root))
+            known = (with_family(checkpoint, None) for checkpoint in form.discover(root))
+            return _grouped((checkpoint.run, None, checkpoint) for checkpoint in known)
     folder = Path(os.path.abspath(root))
     if not folder.is_dir() or not any(not child.name.startswith(".") for child in folder.iterdir()):
         what = "an empty folder" if folder.is_dir() else "no such folder"
@@ -105,7 +109,10 @@ def _runs_of(root: str | Path) -> list[_Run]:
             remedy="save other formats with save_pretrained; list folders of other names in a trajectory.yaml; "
             "give remote ones as hub:org/name@{rev,rev}",
         )
-    runs = _grouped((_name(checkpoint, folder), _home(checkpoint), counted(checkpoint)) for checkpoint in found)
+    runs = [
+        replace(run, checkpoints=tuple(with_family(checkpoint, run.home) for checkpoint in run.checkpoints))
+        for run in _grouped((_name(checkpoint, folder), _home(checkpoint), counted(checkpoint)) for checkpoint in found)
+    ]
     if layer := read_overrides(folder):
         runs = _corrected(layer, runs)
     return _own_corrections(runs, folder)
@@ -234,7 +241,8 @@ def _grouped(found: Iterable[tuple[str, Path | None, Checkpoint]]) -> list[_Run]
 def _order(checkpoint: Checkpoint) -> tuple[object, ...]:
     step, tokens = checkpoint.step, checkpoint.tokens
     place = (step is None, step or 0, beside(checkpoint), tokens or 0)
-    return (stage_order(checkpoint.stage), *place, name_order(checkpoint.revision))
+    last = beside(checkpoint) and step is None
+    return (last, stage_order(checkpoint.stage), *place, name_order(checkpoint.revision))
 
 
 def _own_corrections(runs: Sequence[_Run], root: Path) -> list[_Run]:

@@ -8,6 +8,7 @@ the command line wins over both.  Example:
     exclude: [700]                # steps that are not measured
     learning_rate: 0.003          # or by step
     schedule_phase: constant      # or by step
+    family: small                 # runs of one family differ in their seed alone
     runs:
       small: {params: 85056000}   # the same keys for one run
     checkpoints:                  # the folders of this run, whatever their names, and no others
@@ -75,6 +76,7 @@ class Overrides(Options):
     schedule_phase: str | Mapping[int, str] | None = option(
         None, "Phase of the schedule, likewise.", TEXT, by_step=True, choices=PHASES, flag=""
     )
+    family: str = option("", "What runs that differ in their seed alone have in common.", flag="")
     runs: Mapping[str, Overrides] = option({}, "The same for single runs.", _mapping_of("Overrides"), flag="")
     checkpoints: Mapping[str, Place] = option(
         {}, "The folders of this run, and no others.", _mapping_of("Place"), flag=""
@@ -143,7 +145,7 @@ class Overrides(Options):
             value = value.get(step) if isinstance(value, Mapping) else value
             if value is not None:
                 changes[name] = value
-        return replace(checkpoint, **changes)
+        return replace(checkpoint, **changes, family=self.family or checkpoint.family)
 
     def _tokens(self, checkpoint: Checkpoint, index: int) -> tuple[int | None, str]:
         step = checkpoint.step

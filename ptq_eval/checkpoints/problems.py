@@ -49,7 +49,7 @@ def cross_checked(
     for indices in runs.values():
         for index, checkpoint in zip(indices, _in_order([found[index] for index in indices])):
             found[index] = checkpoint
-    return _with_near(found, sketches)
+    return _with_twins(found, sketches)
 
 
 def _one_hash_per_tokenizer(
@@ -78,9 +78,6 @@ def _in_order(run: Sequence[Checkpoint]) -> list[Checkpoint]:
 
 
 def _against_first(checkpoint: Checkpoint, earlier: Sequence[Checkpoint]) -> Checkpoint:
-    twin = next((e for e in earlier if checkpoint.weights_sha and e.weights_sha == checkpoint.weights_sha), None)
-    if twin:
-        checkpoint = noted(checkpoint, "identical_weights", f"the same weights as {twin.name}")
     for attribute, code, what in (
         ("tokenizer_sha", "tokenizer_differs", "the tokenizer"),
         ("params_total", "model_differs", "the number of parameters"),
@@ -111,27 +108,46 @@ def _against_order(checkpoint: Checkpoint, earlier: Sequence[Checkpoint]) -> Che
     return checkpoint
 
 
-def _with_near(checkpoints: Sequence[Checkpoint], sketches: Sequence[Sketch | None]) -> list[Checkpoint]:
-    """Each checkpoint with the nearest earlier one, of any run, where their weights are near-identical."""
+def _with_twins(checkpoints: Sequence[Checkpoint], sketches: Sequence[Sketch | None]) -> list[Checkpoint]:
+    """Each checkpoint with the earlier one of the same weights, else with the nearest of nearly the same."""
     found: list[Checkpoint] = []
     for index, checkpoint in enumerate(checkpoints):
+        earlier = sorted(range(index), key=lambda place: checkpoints[place].run != checkpoint.run)
+        same = [place for place in earlier if _same(checkpoint, checkpoints[place], sketches[index], sketches[place])]
         mine = sketches[index]
-        twins = {problem.code for problem in checkpoint.problems} & {"identical_weights"}
-        if mine is not None and not twins:
-            pairs = ((mine.distance(other), place) for place, other in enumerate(sketches[:index]) if other is not None)
+        if same and checkpoints[same[0]].run == checkpoint.run:
+            other = checkpoints[same[0]]
+            message = f"the same weights as {other.name}"
+            if other.weights_sha != checkpoint.weights_sha:
+                message += ", in a file with other names or further tensors"
+            checkpoint = noted(checkpoint, "identical_weights", message)
+        elif mine is not None:
+            pairs = (
+                (0.0 if p in same else mine.distance(other), p) for p, other in enumerate(sketches[:index]) if other
+            )
             near = min(((far, place) for far, place in pairs if far is not None and far < NEAR), default=None)
             if near is not None:
-                other = checkpoints[near[1]]
-                message = f"nearly the weights of {other.name}: relative distance {near[0]:.2g}, under {NEAR:g}"
-                if other.weights_sha == checkpoint.weights_sha:
-                    message = f"the same weights as {other.name}, bit for bit"
-                elif not near[0]:
-                    message = f"nearly the weights of {other.name}: no difference among the entries compared"
-                if other.run != checkpoint.run:
-                    message += "; two runs that share weights are not independent"
+                message = _nearness(checkpoint, checkpoints[near[1]], near[0], near[1] in same)
                 checkpoint = noted(checkpoint, "near_identical", message, fatal=False)
         found.append(checkpoint)
     return found
+
+
+def _same(one: Checkpoint, other: Checkpoint, first: Sketch | None, second: Sketch | None) -> bool:
+    """Whether two files hold the same weights: all of their tensors, or all that are parameters."""
+    contents = first is not None and second is not None and first.contents and first.contents == second.contents
+    return bool(contents or (one.weights_sha and one.weights_sha == other.weights_sha))
+
+
+def _nearness(checkpoint: Checkpoint, other: Checkpoint, far: float, same: bool) -> str:
+    message = f"nearly the weights of {other.name}: relative distance {far:.2g}, under {NEAR:g}"
+    if same:
+        message = f"the same weights as {other.name}, bit for bit"
+    elif not far:
+        message = f"nearly the weights of {other.name}: no difference among the entries compared"
+    if other.run != checkpoint.run:
+        message += "; two runs that share weights are not independent"
+    return message
 
 
 ROOT = "."
@@ -204,6 +220,7 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
     ),
     "unsupported_model": (errors.UnsupportedModelError, "a model that AutoModelForCausalLM loads"),
     "not_a_model": (errors.UnsupportedModelError, "convert it, or exclude the step"),
+    "constant_weights": (errors.NonFiniteWeightsError, "fetch or save the checkpoint again, or exclude the step"),
     "already_quantized": (errors.UnsupportedModelError, "measure the checkpoint that it was quantized from"),
     "identical_weights": (errors.TrajectoryFileError, "exclude one of the two steps in trajectory.yaml"),
     "steps_out_of_order": (

@@ -46,7 +46,8 @@ class Suite:
     folder, both in any case.  `batches` holds before and in stage 1, `stages` for later stages that count their steps
     from 0 again: (tokens before the stage, its batches).  With `global_steps` steps run on through all stages.
     `first` is the number of batches behind the checkpoint numbered 0.  `path` matches `_name_or_path` of config.json
-    and captures the sequences per step (`batch`) and their length (`context`).
+    and captures the sequences per step (`batch`) and their length (`context`).  `seeds` matches the seed in the name of
+    a run, where the suite has runs that differ in nothing else.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Suite:
     first: int = 0
     label_error: float = 0.0
     path: str = ""
+    seeds: str = ""
 
     def names(self, model: str, label: str) -> bool:
         """Whether a checkpoint called `label` of a model or run called `model` belongs to this suite."""
@@ -164,7 +166,7 @@ SUITES: tuple[Suite, ...] = (
     Suite(
         "PolyPythia", Status.VERIFIED, r"pythia-\d+(\.\d+)?[mb](-deduped)?(-(data|weight))?-seed\d+", _STEP,
         Check("EleutherAI/pythia-160m-data-seed1", "step143000", 299_892_736_000, 0.0), "2503.09543: as Pythia",
-        constant(1024 * 2048),
+        constant(1024 * 2048), seeds=r"seed\d+$",
     ),
     *(_pythia(batch, round(float(batch) * 2**20)) for batch in ("0.25", "0.5", "1", "4")),
     Suite(
@@ -219,6 +221,7 @@ SUITES: tuple[Suite, ...] = (
             f"DataDecide {size}", Status.DERIVED, rf"datadecide-.*-{size}", r"step\d+-seed-.*",
             Check(f"allenai/DataDecide-c4-{size}", f"step{last}-seed-default", billions * 1e9, 0.05 / billions + 0.001),
             f"2504.11393: {batch} sequences of 2,048; the last step is unverified", constant(batch * 2048),
+            seeds=r"seed-[\w-]+$",
         )
         for size, (batch, last, billions) in _DATADECIDE.items()
     ),

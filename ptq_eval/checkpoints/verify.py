@@ -3,36 +3,31 @@
 `verify` reads one checkpoint's weights, configuration and tokenizer; `verify_all` compares all of them besides.
 Neither raises for a bad checkpoint: a problem is recorded, and a fatal one keeps the checkpoint out of every fit.
 Whether the model is any good is not judged here.
-
-Whether the weights belong to the architecture is asked of transformers (`load_account`), which is handed names, types
-and shapes as tensors without content.  A buffer is no parameter: causal masks and rotary tables that older versions
-stored are neither surplus nor a reason to exclude a checkpoint, whatever is in them.
+Whether the weights belong to the architecture is asked of transformers (`account`); what is stored besides, and what
+is not as trained weights are, is judged in `surplus`.
 """
 
 from __future__ import annotations
 
-import copy
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ptq_eval.checkpoints.account import Account, load_account
 from ptq_eval.checkpoints.discover import local_path
 from ptq_eval.checkpoints.foreign import foreign, placeholder
 from ptq_eval.checkpoints.problems import cross_checked, noted, settled
+from ptq_eval.checkpoints.surplus import Finding, constant_finding, some, surplus_finding
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
-from ptq_eval.models.blueprint import Blueprint, blueprint
-from ptq_eval.models.configuration import quiet_transformers, read_config
+from ptq_eval.models.blueprint import blueprint
+from ptq_eval.models.configuration import read_config
 from ptq_eval.models.loading import same_tokenizer, tokenizer_fault, tokenizer_folder, tokenizer_sha
 from ptq_eval.models.parameters import with_counts
 from ptq_eval.models.weight_files import (
     Recipe,
     WeightFiles,
-    dequantizing,
     find_weights,
-    quantized_names,
     recipe,
     recipe_beside,
 )
@@ -40,9 +35,6 @@ from ptq_eval.records import Checkpoint
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints.weights import Sketch, WeightReport
-
-_SHOWN = 3
-"""How many names a message spells out."""
 
 _NARROW = ("F8_", "I", "U", "F4", "F6_")
 """How the types of quantized weights begin."""
@@ -52,8 +44,8 @@ def verify(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Checkp
     """The checkpoint with hashes and counts filled in, and with every problem found in its files.
 
     Problem codes: unreadable, missing_shard, unsafe_pickle, remote_code, nan_or_inf, not_loaded, config_missing,
-    unsupported_model, not_a_model, already_quantized (all fatal), dequantized, surplus_weights, unused_files,
-    missing_tokenizer, unreadable_tokenizer.  Remote code is run only when trusted.
+    unsupported_model, not_a_model, already_quantized (all fatal), constant_weights, dequantized, surplus_weights,
+    unused_files, missing_tokenizer, unreadable_tokenizer.  Remote code is run only when trusted.
     """
     return _examined(checkpoint, trust_remote_code)[0]
 
@@ -106,9 +98,10 @@ def _examined(checkpoint: Checkpoint, trust: bool) -> tuple[Checkpoint, Sketch |
     if found is not None and not found.dequantized:
         return checkpoint, None
     checkpoint, report = _with_weights(checkpoint, folder, weights)
+    sketch = None
     if report is not None:
-        checkpoint = _with_fit(checkpoint, folder, weights, report, found, trust)
-    return _with_tokenizer(checkpoint, folder, trust), report.sketch if report is not None else None
+        checkpoint, sketch = _with_fit(checkpoint, folder, weights, report, found, trust)
+    return _with_tokenizer(checkpoint, folder, trust), sketch
 
 
 def _with_tokenizer(checkpoint: Checkpoint, folder: Path, trust: bool) -> Checkpoint:
@@ -143,7 +136,7 @@ def _with_weights(checkpoint: Checkpoint, folder: Path, weights: WeightFiles) ->
     from ptq_eval.checkpoints.weights import read_weights
 
     if weights.missing:
-        return noted(checkpoint, "missing_shard", f"missing: {_some(weights.missing)}"), None
+        return noted(checkpoint, "missing_shard", f"missing: {some(weights.missing)}"), None
     if not weights.files:
         what = "no weight file: model.safetensors, its shards or pytorch_model.bin"
         return noted(checkpoint, "unreadable", what), None
@@ -154,138 +147,73 @@ def _with_weights(checkpoint: Checkpoint, folder: Path, weights: WeightFiles) ->
     except (PtqEvalError, OSError) as error:
         return noted(checkpoint, "unreadable", error if isinstance(error, PtqEvalError) else str(error)), None
     if unused := weights.unused(folder):
-        message = f"{_some(path.name for path in weights.files)} measured; beside it, and not used: {_some(unused)}"
+        message = f"{some(path.name for path in weights.files)} measured; beside it, and not used: {some(unused)}"
         checkpoint = noted(checkpoint, "unused_files", message, fatal=False)
     return replace(checkpoint, weights_sha=report.sha), report
 
 
 def _with_fit(
     checkpoint: Checkpoint, folder: Path, weights: WeightFiles, report: WeightReport, found: Recipe | None, trust: bool
-) -> Checkpoint:
-    """With the parameters that would not load (absent, of another shape, unknown), quantized or not finite."""
-    file = weights.files[0]
-    if file.suffix == ".pt":
-        message = f"transformers does not look for {file.name}: call it pytorch_model.bin, or save it as safetensors"
-        return noted(checkpoint, "not_loaded", message)
-    empty = [name for name, (_, shape) in report.tensors.items() if 0 in shape]
-    if empty:
-        message = f"placeholders without content, as DeepSpeed ZeRO-3 leaves them: {_some(empty)}; run zero_to_fp32.py"
-        return noted(checkpoint, "not_loaded", message)
+) -> tuple[Checkpoint, Sketch | None]:
+    """With what is wrong with its tensors; and the sketch of the parameters of a checkpoint that loads."""
+    if message := _not_stored(weights, report):
+        return noted(checkpoint, "not_loaded", message), None
     if checkpoint.fatal:
-        return _with_finite(checkpoint, report.non_finite)
+        return _with_finite(checkpoint, report.non_finite), None
     try:
-        account = load_account(blueprint(folder, trust), report.tensors, found)
+        plan = blueprint(folder, trust)
+        account = load_account(plan, report.tensors, found)
     except Exception as error:  # whatever stops transformers here would stop the measurement later
-        return noted(checkpoint, "not_loaded", f"transformers cannot load it: {str(error)[:200]}")
+        return noted(checkpoint, "not_loaded", f"transformers cannot load it: {str(error)[:200]}"), None
     narrow = [name for name in account.parameters if report.tensors[name][0].startswith(_NARROW)]
-    if found is not None and narrow:
+    finding = surplus_finding(plan.module, account, report.tensors, report.zero)
+    if finding is None and found is None and narrow:
+        finding = Finding("already_quantized", some(narrow))
+    if finding is not None:
+        return _with_finding(checkpoint, folder, finding), None
+    if narrow:
         message = f"stored as {found}: what is measured are these weights, dequantized on loading"
         checkpoint = noted(checkpoint, "dequantized", message, fatal=False)
-    quantized = quantized_names(account.surplus, report.tensors) or (narrow if found is None else [])
-    if quantized:
-        by = recipe_beside(folder)
-        what = f"quantized weights ({by})" if by else "quantized weights"
-        message = f"{what} without their recipe in config.json: {_some(quantized)}"
-        return noted(checkpoint, "already_quantized", message)
+    checkpoint = _with_account(checkpoint, account)
+    if finding := constant_finding(plan.module, report.constant, account.parameters):
+        checkpoint = noted(checkpoint, finding.code, finding.message, fatal=finding.fatal)
+    names = {name.removeprefix(f"{plan.module.base_model_prefix}."): name for name in account.parameters}
+    sketch = None if account.missing or account.mismatched else report.sketch(names)
+    return _with_finite(checkpoint, [name for name in report.non_finite if name in account.parameters]), sketch
+
+
+def _not_stored(weights: WeightFiles, report: WeightReport) -> str:
+    """Why nothing can be loaded, whatever the architecture; "" where it can."""
+    file = weights.files[0]
+    if file.suffix == ".pt":
+        return f"transformers does not look for {file.name}: call it pytorch_model.bin, or save it as safetensors"
+    empty = [name for name, (_, shape) in report.tensors.items() if 0 in shape]
+    if empty:
+        return f"placeholders without content, as DeepSpeed ZeRO-3 leaves them: {some(empty)}; run zero_to_fp32.py"
+    return ""
+
+
+def _with_account(checkpoint: Checkpoint, account: Account) -> Checkpoint:
+    """With the parameters that would not load (absent, of another shape), and tensors that are none."""
     if account.missing:
-        checkpoint = noted(checkpoint, "not_loaded", f"not in the weights: {_some(account.missing)}")
+        checkpoint = noted(checkpoint, "not_loaded", f"not in the weights: {some(account.missing)}")
     if account.mismatched:
-        message = f"of another shape than the configuration says: {_some(account.mismatched)}"
+        message = f"of another shape than the configuration says: {some(account.mismatched)}"
         checkpoint = noted(checkpoint, "not_loaded", message)
     if account.surplus:
-        message = f"not used by the model: {_some(account.surplus)}"
+        message = f"not used by the model: {some(account.surplus)}"
         checkpoint = noted(checkpoint, "surplus_weights", message, fatal=False)
-    return _with_finite(checkpoint, [name for name in report.non_finite if name in account.parameters])
+    return checkpoint
+
+
+def _with_finding(checkpoint: Checkpoint, folder: Path, finding: Finding) -> Checkpoint:
+    message = finding.message
+    if finding.code == "already_quantized":
+        by = recipe_beside(folder)
+        what = f"quantized weights ({by})" if by else "quantized weights"
+        message = f"{what} without their recipe in config.json: {message}"
+    return noted(checkpoint, finding.code, message, remedy=finding.remedy)
 
 
 def _with_finite(checkpoint: Checkpoint, names: Collection[str]) -> Checkpoint:
-    return noted(checkpoint, "nan_or_inf", f"NaN or infinity in {_some(names)}") if names else checkpoint
-
-
-def _some(names: Iterable[str]) -> str:
-    names = sorted(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
-Layout = Mapping[str, tuple[str, tuple[int, ...]]]
-"""Type (as safetensors names it) and shape of each tensor, by name."""
-
-_HISTORIC = re.compile(
-    r"(^|[._])(masked_bias|causal_mask|attn_mask|attention_mask|bias_mask|inv_freq|original_inv_freq|rope\.freqs|freqs_cis"
-    r"|cos_cached|sin_cached|cos_sin_cache|position_ids|token_type_ids|alibi|embed_positions\._float_tensor)$"
-)
-"""Buffers that some version of some library stored beside the weights: masks, rotary tables, positions."""
-
-_MASK = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.bias$")
-"""The causal mask of GPT-2, GPT-Neo and GPT-NeoX: a buffer called bias, with a row for each position."""
-
-
-@dataclass(frozen=True)
-class Account:
-    """What loading would say: parameters `missing`, `mismatched` in shape, `surplus` tensors; and those used."""
-
-    missing: tuple[str, ...]
-    mismatched: tuple[str, ...]
-    surplus: tuple[str, ...]
-    parameters: frozenset[str]
-
-
-def load_account(plan: Blueprint, tensors: Layout, recipe: Recipe | None = None) -> Account:
-    """How `tensors` fit the architecture; nothing is read, and the same question is asked once.
-
-    `recipe` is that of weights which are dequantized on loading.  Raises whatever stops transformers.
-    """
-    return _load_account(
-        plan, tuple(sorted((name, kind, tuple(shape)) for name, (kind, shape) in tensors.items())), recipe
-    )
-
-
-@lru_cache(maxsize=64)
-def _load_account(
-    plan: Blueprint, tensors: tuple[tuple[str, str, tuple[int, ...]], ...], recipe: Recipe | None
-) -> Account:
-    import torch
-
-    from ptq_eval.checkpoints.weights import TORCH_TYPES
-
-    types = {ours: getattr(torch, name, torch.float32) for name, ours in TORCH_TYPES.items()}
-    empty = {n: torch.empty(shape, dtype=types.get(k, torch.float32), device="meta") for n, k, shape in tensors}
-    config = copy.deepcopy(plan.module.config)
-    with quiet_transformers():
-        loaded: Any = type(plan.module).from_pretrained(
-            None,
-            config=config,
-            state_dict=empty,
-            device_map="meta",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **(dequantizing(plan.content) if recipe else {}),
-        )
-    info = loaded[1]
-    unexpected = set(info["unexpected_keys"])
-    buffers = _buffers(plan.module, tensors)
-    return Account(
-        missing=tuple(sorted(info["missing_keys"])),
-        mismatched=tuple(sorted(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])),
-        surplus=tuple(sorted(unexpected - buffers)),
-        parameters=frozenset(name for name, *_ in tensors) - unexpected - buffers,
-    )
-
-
-def _buffers(module: Any, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> set[str]:
-    """The stored tensors that are buffers of this architecture, were some once, or are ignored when it is loaded.
-
-    Names count with or without the prefix of the model's body.
-    """
-    prefix = f"{module.base_model_prefix}."
-    parameters = {name.removeprefix(prefix) for name, _ in module.named_parameters(remove_duplicate=False)}
-    buffers = {name.removeprefix(prefix) for name, _ in module.named_buffers()}
-    patterns = [_HISTORIC, *map(re.compile, module._keys_to_ignore_on_load_unexpected or ())]
-    found = set()
-    for name, _, shape in tensors:
-        bare = name.removeprefix(prefix)
-        historic = any(pattern.search(name) for pattern in patterns) or (_MASK.search(name) and len(shape) != 1)
-        if bare not in parameters and (bare in buffers or historic):
-            found.add(name)
-    return found
+    return noted(checkpoint, "nan_or_inf", f"NaN or infinity in {some(names)}") if names else checkpoint

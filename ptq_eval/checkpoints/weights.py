@@ -1,5 +1,5 @@
-"""Read every weight of a checkpoint once: one hash for the whole, the names of tensors that are not finite, and a
-sketch of a few thousand numbers by which near-identical weights are found.
+"""Read every weight of a checkpoint once: one hash for the whole, the names of tensors that are not finite or hold one
+value throughout, and a sketch of a few hundred numbers per tensor by which near-identical weights are found.
 
 The hash is SHA-256 over the tensors in order of name, each by name, type, shape and bytes, so it does not
 depend on how tensors are spread over files.  Safetensors are read as bytes, a chunk at a time, without torch;
@@ -7,10 +7,10 @@ NaN and infinity are found in the exponent bits, which serves bfloat16 and the 8
 not know.  Pickles are read by `torch.load(weights_only=True)` alone, which refuses everything but tensors,
 and only where there are no safetensors.
 
-A sketch keeps of every tensor a number of entries in proportion to its size, at places that depend on its name alone,
-so that two checkpoints of one architecture keep the same places.  The relative distance between two sketches is that
-between the whole weights to a few percent of itself, unless a difference is confined to a few entries; then both are
-small.
+A sketch keeps a few entries of every parameter, at places that depend on its size alone, so that two checkpoints of one
+architecture keep the same places, whatever else is in their files and whatever their tensors are called.  The relative
+distance between two sketches is that between the whole weights to a few percent of itself, unless a difference is
+confined to a few entries; then both are small.
 """
 
 from __future__ import annotations
@@ -56,13 +56,28 @@ TORCH_TYPES = {
 
 @dataclass(frozen=True)
 class WeightReport:
-    """What reading the weights gave: their hash, the tensors with NaN or infinity in order of name, type and shape
-    of every tensor, and a sketch that tells how far these weights are from others."""
+    """What reading the weights gave: their hash; in order of name the tensors with NaN or infinity, those that hold one
+    value throughout, and those that hold zero; type and shape, a checksum and a few entries of every tensor."""
 
     sha: str
     non_finite: tuple[str, ...]
+    constant: frozenset[str]
+    zero: frozenset[str]
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
-    sketch: Sketch
+    checksums: Mapping[str, int]
+    samples: Mapping[str, np.ndarray]
+
+    def sketch(self, names: Mapping[str, str]) -> Sketch:
+        """The sketch of a model's parameters; `names` has the stored tensor of each, by a name that no file changes.
+
+        In its contents, a tensor that is stored twice, as a tied head may be, counts once.
+        """
+        distinct: dict[tuple[Any, ...], str] = {}
+        for name in sorted(names):
+            distinct.setdefault((self.tensors[names[name]], self.checksums[names[name]]), name)
+        contents = json.dumps(sorted((name, key) for key, name in distinct.items()))
+        samples = {name: self.samples[stored] for name, stored in names.items()}
+        return sketch_of(samples, {name: self.tensors[stored] for name, stored in names.items()}, contents)
 
 
 @dataclass(frozen=True)
@@ -84,21 +99,59 @@ def read_weights(files: tuple[Path, ...]) -> WeightReport:
         if twice := tensors.keys() & found.keys():
             raise UnreadableCheckpointError(f"two shards hold the tensor {min(twice)}", remedy="save the model again")
         tensors |= found
-    total = sum(math.prod(tensor.shape) for tensor in tensors.values())
-    digest, bad, samples = hashlib.sha256(), [], {}
+    digest, bad, constant, zero = hashlib.sha256(), [], set(), set()
+    samples, checksums = {}, {}
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, tensor.dtype, tensor.shape]).encode())
-        finite, sampler = True, Sampler(name, tensor.dtype, math.prod(tensor.shape), total)
+        finite, checksum, sampler, values = (
+            True,
+            0,
+            Sampler(tensor.dtype, math.prod(tensor.shape)),
+            _Values(tensor.dtype),
+        )
         for chunk in tensor.chunks():
             digest.update(chunk)
+            checksum = zlib.crc32(chunk, checksum)
             finite = finite and _is_finite(chunk, tensor.dtype)
             sampler.take(chunk)
-        samples[name] = sampler.values()
+            values.take(chunk)
+        samples[name], checksums[name] = sampler.values(), checksum
         if not finite:
             bad.append(name)
+        if values.constant:
+            constant.add(name)
+        if values.zero:
+            zero.add(name)
     layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-    return WeightReport(digest.hexdigest(), tuple(bad), layout, sketch_of(samples, layout))
+    return WeightReport(
+        digest.hexdigest(), tuple(bad), frozenset(constant), frozenset(zero), layout, checksums, samples
+    )
+
+
+class _Values:
+    """Whether a tensor, read a chunk at a time, holds one value throughout, and whether that is zero of either sign."""
+
+    def __init__(self, dtype: str) -> None:
+        self._type, mask = _EXPONENTS.get(dtype, ("u1", 0))
+        self._first: Any = None
+        self._magnitude = (1 << (8 * np.dtype(self._type).itemsize - 1)) - 1 if mask else 0xFF
+        self._equal = self.zero = True
+
+    def take(self, chunk: bytes) -> None:
+        """The next bytes, a whole number of entries."""
+        if not (self._equal or self.zero) or not chunk:
+            return
+        bits = np.frombuffer(chunk, dtype=self._type)
+        self._first = bits[0] if self._first is None else self._first
+        for part in (bits[:64], bits):  # nearly always the first few entries decide
+            self._equal = self._equal and bool((part == self._first).all())
+            self.zero = self.zero and not bool((part & bits.dtype.type(self._magnitude)).any())
+
+    @property
+    def constant(self) -> bool:
+        """Whether there is one value."""
+        return self._equal or self.zero
 
 
 def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
@@ -183,10 +236,7 @@ def _reason(error: Exception) -> str:
     return (telling or lines or [type(error).__name__])[0][:200]
 
 
-SIZE = 8192
-"""Entries kept of a checkpoint, about."""
-
-_LEAST = 8
+ENTRIES = 256
 """Entries kept of a tensor, if it has them."""
 
 _FLOATS = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
@@ -194,11 +244,12 @@ _FLOATS = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """Sampled entries, each scaled so that squares add up to those of all; `layout` is a digest of the names,
-    shapes and numbers of entries."""
+    """Sampled entries, each scaled so that squares add up to those of all; `layout` is a digest of the names, shapes
+    and numbers of entries, `contents` one of all that is stored, which equal weights share."""
 
     layout: str
     values: np.ndarray
+    contents: str = ""
 
     def distance(self, other: Sketch) -> float | None:
         """|w − v| / |w| for the larger |w|; None where architectures or sampled tensors differ, or all are zero."""
@@ -211,10 +262,10 @@ class Sketch:
 class Sampler:
     """The entries of one tensor that are kept, picked out of its bytes as they are read, a chunk at a time."""
 
-    def __init__(self, name: str, dtype: str, size: int, total: int) -> None:
+    def __init__(self, dtype: str, size: int) -> None:
         self._type, self._begin, self._found = _FLOATS.get(dtype), 0, []
-        count = min(size, max(_LEAST, round(SIZE * size / max(total, 1)))) if self._type is not None else 0
-        random = np.random.default_rng(zlib.crc32(name.encode()))
+        count = min(size, ENTRIES) if self._type is not None else 0
+        random = np.random.default_rng(size)
         self._places = np.sort(random.integers(0, size, count)) if count else np.empty(0, dtype=np.int64)
         self._scale = (size / count) ** 0.5 if count else 0.0
 
@@ -237,9 +288,12 @@ class Sampler:
         return np.nan_to_num(found.astype(np.float32) * np.float32(self._scale), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def sketch_of(samples: Mapping[str, np.ndarray], layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> Sketch:
-    """The sketch of a checkpoint: the samples of its tensors, in order of name."""
+def sketch_of(
+    samples: Mapping[str, np.ndarray], layout: Mapping[str, tuple[str, tuple[int, ...]]], contents: str = ""
+) -> Sketch:
+    """The sketch of a checkpoint: the samples of its tensors, in order of name, and what they hold in words."""
     # The number of entries too: of types that are not sampled none are kept, and such sketches do not compare.
     shapes = [[name, list(layout[name][1]), len(samples.get(name, ()))] for name in sorted(layout)]
-    digest = hashlib.sha256(json.dumps(shapes).encode()).hexdigest()
-    return Sketch(digest, np.concatenate([samples[name] for name in sorted(samples)] or [np.empty(0, np.float32)]))
+    digests = (hashlib.sha256(text.encode()).hexdigest() for text in (json.dumps(shapes), contents))
+    values = np.concatenate([samples[name] for name in sorted(samples)] or [np.empty(0, np.float32)])
+    return Sketch(next(digests), values, next(digests) if contents else "")

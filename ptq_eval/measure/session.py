@@ -105,10 +105,12 @@ class Session:
     def _input_groups(self) -> list[tuple[str, ...]] | None:
         return None if self.calibration is None else input_groups(self.model, self.calibration)
 
-    def quantized(self, trials: Sequence[Trial]) -> list[Variant]:
+    def quantized(self, trials: Sequence[Trial], *, with_codes: bool = False) -> list[Variant]:
         """The variant of each trial: for each draw of the calibration windows, first all that share statistics in one
         pass, then the sequential ones.  Trials without calibration go with the first draw."""
         variants = variants_of(trials, self.scratch)
+        for variant in variants if with_codes else ():
+            variant.layers = {}
         memory = _SHARE_FOR_SOLVING * self.budget.total
         draws = self.work.calibrations
         first = next(iter(draws), "")

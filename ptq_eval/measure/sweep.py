@@ -32,6 +32,9 @@ _SHARE_FOR_REFERENCES = 0.1
 _SHARE_OF_DISK = 0.5
 """Share of the free disk that variants may take where they do not fit in memory."""
 
+Keep = Callable[[Session, Trial, Variant], None]
+"""keep(session, trial, variant): take what is wanted of a variant that has been measured, its codes included."""
+
 Tick = Callable[[float], None]
 """tick(amount): units of work done; one unit is one pass over one window."""
 
@@ -63,14 +66,15 @@ def sweep(
     memory: int | None = None,
     limits: Limits | None = None,
     tick: Tick,
+    keep: Keep | None = None,
 ) -> Iterator[Measurement]:
     """Measure the `missing` trials of a workload, the full-precision one first.
 
     `memory` is what the weights of the model and its variants may take on the device (bytes), by default most of what
-    is free; `limits` are those of backends.  `provenance["seconds"]` of a record is its share of the work: variants
-    that are measured together split the seconds of their group equally, and the first group's include loading, so that
-    a sweep's records add up to its time.  Raises PtqEvalError when the checkpoint cannot be loaded or the device runs
-    out of memory.
+    is free; `limits` are those of backends; `keep` is called with each variant.  `provenance["seconds"]` of a record is
+    its share of the work: variants that are measured together split the seconds of their group equally, and the first
+    group's include loading, so that a sweep's records add up to its time.  Raises PtqEvalError when the checkpoint
+    cannot be loaded or the device runs out of memory.
     """
     if not missing:
         return
@@ -86,7 +90,7 @@ def sweep(
         evaluator = Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick)
         floor = Floor(session)
         for group in _groups(session, evaluator, quantized, beside=floor.nbytes):
-            variants = session.quantized(group)
+            variants = session.quantized(group, with_codes=keep is not None)
             tick(sum(calibrating[trial.calibration] for trial in group))
             scored = _scored(evaluator, variants)
             measured = []
@@ -96,6 +100,8 @@ def sweep(
             for trial, variant, (windows, scores) in zip(group, variants, scored):
                 record = _quantized_record(work, trial, scores, variant, windows)
                 measured.append(_with(record, floor.rounding(variant.weights) if record.nll else {}))
+                if keep is not None:
+                    keep(session, trial, variant)
                 variant.weights.clear()
             facts = session.provenance((time.monotonic() - started) / len(measured))
             yield from (replace(measurement, provenance=facts) for measurement in measured)

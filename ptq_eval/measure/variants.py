@@ -64,6 +64,8 @@ class Variant:
     stored_weights: int = 0
     scheme_bits: float = 0.0
     reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    layers: dict[str, QuantizedWeight] | None = None
+    """The codes and scales behind the weights, where they are wanted."""
     others: dict[str, Tensor] = field(default_factory=dict)
     """Parameters outside the layers, by name, that the method changes too, such as norms; a backend's alone."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -90,6 +92,8 @@ class Variant:
         # A Conv1D's [out, in] is a transposed view: with the same layout, the variant's weight is used without a copy.
         laid_out = weight.stride() == own.stride()
         self.weights[name] = weight if laid_out else torch.empty_like(own, device=weight.device).copy_(weight)
+        if self.layers is not None:
+            self.layers[name] = quantized
         self.stored_bits += quantized.bits_per_weight * quantized.codes.numel()
         self.stored_weights += quantized.codes.numel()
         self.scheme_bits += self.scheme.bits_stored(*quantized.codes.shape)

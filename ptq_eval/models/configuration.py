@@ -41,7 +41,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The content of a folder's `config.json`.  Raises UnreadableCheckpointError."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+        config = json.loads(text, object_hook=_special)
     except FileNotFoundError as error:
         raise UnreadableCheckpointError("no config.json", got=str(folder)) from error
     except (OSError, ValueError) as error:
@@ -49,6 +50,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UnreadableCheckpointError("config.json is not a JSON object", got=str(folder))
     return config
+
+
+def _special(entry: dict[str, Any]) -> Any:
+    """Infinity and NaN as transformers writes them."""
+    return float(entry["__float__"]) if entry.keys() == {"__float__"} else entry
 
 
 def configuration(folder: Path, trust_remote_code: bool = False) -> PretrainedConfig:

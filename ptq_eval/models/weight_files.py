@@ -5,9 +5,9 @@ own, reads an adapter or a distributed checkpoint beside the weights, and change
 is shown a folder of links to the hashed files and to nothing else.
 
 Weights are quantized if there is a recipe (`quantization_config` in config.json, or a file beside it) or if there are
-tensors that only quantized weights have.  Formats that transformers turns back into plain matrices on loading (8-bit
-and 4-bit floats with scales per block) can be measured: those weights are what was released or trained.  Every other
-recipe replaces the layers by some of its own, which no quantizer here can treat.
+tensors that only quantized weights have (`checkpoints.surplus`).  Formats that transformers turns back into plain
+matrices on loading (8-bit and 4-bit floats with scales per block) can be measured: those weights are what was released
+or trained.  Every other recipe replaces the layers by some of its own, which no quantizer here can treat.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import contextlib
 import json
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,8 @@ def _split(folder: Path, names: list[str], index: Path | None = None) -> WeightF
 
 
 _RECIPE_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-_RECIPE_KEYS = ("quantization_config", "compression_config")
+_RECIPE_KEYS = ("quantization_config", "compression_config", "quantization", "quip_params")
+"""Of transformers, of old compressed-tensors, of MLX and of QuIP#."""
 _BITS = ("bits", "num_bits", "w_bit", "nbits", "wbits", "weight_bits")
 _LOADS = ("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit")
 _METHOD_OF_KEY = {**dict.fromkeys(_LOADS, "bitsandbytes"), "desc_act": "gptq", "q_group_size": "awq"}
@@ -118,16 +119,6 @@ _NOT_WEIGHTS = re.compile(
 )
 _DEQUANTIZED = {"fp8": "FineGrainedFP8Config", "mxfp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
 """Methods that transformers turns back into plain matrices on every device, with the class that asks for it."""
-
-_PACKED = re.compile(
-    r"(^|[._])(qweight|qzeros|qscales|g_idx|scales|codebooks|absmax|nested_absmax|quant_map|nested_quant_map|SCB"
-    r"|weight_format|weight_packed|weight_shape|weight_zero_point|weight_scale(_inv|_2)?|weight_global_scale"
-    r"|(input|output|act|k|v|q)_scale|input_global_scale|\w*scale_inv)$|quant_state\."
-)
-"""Names that quantized weights alone have."""
-
-_SCALE = re.compile(r"(scales?|zeros?|zero_points?|amax)(_inv|_\d+)?$")
-"""Names that belong to quantized weights where there is a weight beside them; `logit_scale` alone does not."""
 
 
 @dataclass(frozen=True)
@@ -188,18 +179,6 @@ def dequantizing(content: Mapping[str, Any]) -> dict[str, Any]:
     if found is None or not found.dequantized:
         return {}
     return {"quantization_config": getattr(transformers, _DEQUANTIZED[found.method])(dequantize=True)}
-
-
-def quantized_names(surplus: Iterable[str], names: Collection[str]) -> list[str]:
-    """Those of the `surplus` tensors that belong to quantized weights, in a file with tensors `names`."""
-    homes = {name.rpartition(".")[0] for name in names if name.endswith("weight")} - {""}
-    found = []
-    for name in surplus:
-        home = name.rpartition(".")[0]
-        beside = home in homes or home.removesuffix(".weight") in homes
-        if _PACKED.search(name) or (_SCALE.search(name) and beside):
-            found.append(name)
-    return sorted(found)
 
 
 def _recipe_of(entry: Mapping[str, Any]) -> Recipe:

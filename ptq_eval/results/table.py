@@ -7,7 +7,8 @@ freedom, and `effective_windows` is how many independent windows would determine
 delta minus that of rounding (RTN) on the same grid, with the error of this difference, window by window.
 
 `noise_floor` is what delta may be for no reason, two standard deviations of: other roundings as good as the one made
-(`rounding_sd`), and other arithmetic (`numerics_sd`; both from `measure.floor`).  It is not known without the first.
+(`rounding_sd`), other arithmetic (`numerics_sd`; both from `measure.floor`), other draws of the calibration windows
+(`draws`) and other seeds of the run (`seeds`), where there are several.  It is not known without the first.
 
 A measurement that stopped early has a random sample of the windows, and its delta is that of the sample.  The
 full-precision loss is known on all windows, so the quantized loss of such a row is the sum of the two (the difference
@@ -27,9 +28,11 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.records import FULL_PRECISION, Checkpoint, Measurement, Trial
-from ptq_eval.results.draws import calibration_se, combined
+from ptq_eval.results.columns import COLUMNS
+from ptq_eval.results.draws import add_calibration, calibration_se, combined
 from ptq_eval.results.draws import cells as cells_of
 from ptq_eval.results.points import Losses
+from ptq_eval.results.seeds import add_seeds
 from ptq_eval.results.selection import pairing, place, select
 from ptq_eval.sampling import (
     SIGNIFICANT,
@@ -39,69 +42,6 @@ from ptq_eval.sampling import (
     independent,
     mean_and_error,
     standard_error,
-)
-
-COLUMNS = (
-    "run",
-    "step",
-    "tokens",
-    "params",
-    "tokens_per_param",
-    "quantizer",
-    "bits",
-    "group_size",
-    "symmetric",
-    "calibration",
-    "loss_fp",
-    "loss_q",
-    "delta",
-    "delta_se",
-    "ppl_fp",
-    "ppl_q",
-    "kl",
-    "top1_agreement",
-    "bits_per_weight",
-    "windows",
-    "protocol",
-    "status",
-    "loss_fp_se",
-    "loss_q_se",
-    "kl_se",
-    "top1_se",
-    "bpb_fp",
-    "bpb_q",
-    "learning_rate",
-    "schedule_phase",
-    "stage",
-    "options",
-    "tokens_source",
-    "params_source",
-    "params_convention",
-    "dtype",
-    "device",
-    "message",
-    "damping_max",
-    "damping_retries",
-    "dead_columns",
-    "layers_skipped",
-    "weights_sha",
-    "key",
-    "quantizer_version",
-    "delta_df",
-    "effective_windows",
-    "documents",
-    "covers",
-    "over_rounding",
-    "over_rounding_se",
-    "rounding_sd",
-    "numerics_sd",
-    "noise_floor",
-    "calibration_draws",
-    "calibration_sd",
-    "covers_calibration",
-    "format",
-    "effective_bits",
-    "gaussian_mse",
 )
 
 Windows = dict[str, Losses]
@@ -135,8 +75,13 @@ def table_of(mine: Sequence[Measurement], checkpoints: Sequence[Checkpoint]) -> 
             after, before = np.array([_after(m, reference, whole) for m in cell]), _per_token(reference)
             if len(cell) > 1:
                 row = combined(own, after, before, whole or independent(len(before)))
-            windows[row["key"]] = Losses(after.mean(axis=0), before, whole, calibration_se(row))
+            windows[row["key"]] = Losses(after.mean(axis=0), before, whole)
         rows.append((at, _rank(cell[0]), row))
+    add_calibration([row for *_, row in rows])
+    add_seeds((checkpoints[at], row) for at, _, row in rows)
+    for *_, row in rows:
+        if row["key"] in windows:
+            windows[row["key"]] = windows[row["key"]]._replace(calibration_se=calibration_se(row))
     _compare_with_rounding([row for *_, row in rows], cells, designs)
     for checkpoint in checkpoints:
         if checkpoint.fatal:

@@ -26,7 +26,8 @@ def test_trajectory_file_the_nearer_one_wins(save_run, tmp_path):
     save_run(root / "a", ["step1", "step2"])
     save_run(root / "b", ["step1", "step2", "step3"])
     (root / "trajectory.yaml").write_text(
-        "tokens_per_step: 10\nschedule_phase: constant\nruns: {b: {params: 5, exclude: [3]}}\n"
+        "tokens_per_step: 10\nschedule_phase: constant\nfamily: all\n"
+        "runs: {b: {params: 5, exclude: [3], family: own}}\n"
     )
     (root / "a" / "trajectory.yaml").write_text(
         "tokens: {2: 50}\noffset_tokens: 1000\nlearning_rate: {1: 0.5}\nschedule_phase: {2: annealed}\n"
@@ -39,6 +40,7 @@ def test_trajectory_file_the_nearer_one_wins(save_run, tmp_path):
         ("b", 2, 20),
     ]
     assert [c.schedule_phase for c in found] == ["constant", "annealed", "constant", "constant"]
+    assert [c.family for c in found] == ["all", "all", "own", "own"]
     assert [c.learning_rate for c in found] == [0.5, None, None, None]
     assert found[2].params == 5
     assert found[0].params != 5

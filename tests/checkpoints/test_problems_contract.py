@@ -78,27 +78,27 @@ def test_the_sketch_estimates_the_distance(tmp_path, dtype):
     shapes = {"a": (600, 500), "b": (70, 90), "c": (5,), "d": (1,)}
     one = {n: (k + 0.1) * torch.randn(s, generator=generator) for k, (n, s) in enumerate(shapes.items())}
     two = {n: t + 0.02 * torch.randn(t.shape, generator=generator) for n, t in one.items()}
-    reports = []
+    sketches = []
     for name, tensors in (("one", one), ("two", two)):
         file = tmp_path / f"{name}.safetensors"
         save_file({n: t.to(dtype) for n, t in tensors.items()}, file)
-        reports.append(read_weights((file,)))
+        sketches.append(read_weights((file,)).sketch({name: name for name in one}))
     far = sum(float((one[n] - two[n]).square().sum()) for n in one) ** 0.5
     size = sum(float(two[n].square().sum()) for n in one) ** 0.5
-    assert reports[0].sketch.distance(reports[1].sketch) == pytest.approx(far / size, rel=0.1)
-    assert reports[0].sketch.distance(reports[0].sketch) == 0
+    assert sketches[0].distance(sketches[1]) == pytest.approx(far / size, rel=0.1)
+    assert sketches[0].distance(sketches[0]) == 0
 
 
 @settings(max_examples=50, deadline=None)
 @given(cuts=st.lists(st.integers(0, 999), max_size=6))
 def test_property_a_sample_does_not_depend_on_the_chunks(cuts):
     entries = np.random.default_rng(0).standard_normal(1000).astype("<f4")
-    whole, parts = Sampler("w", "F32", 1000, 5000), Sampler("w", "F32", 1000, 5000)
+    whole, parts = Sampler("F32", 1000), Sampler("F32", 1000)
     whole.take(entries.tobytes())
     for start, stop in zip([0, *sorted(cuts)], [*sorted(cuts), 1000]):
         parts.take(entries[start:stop].tobytes())
     assert np.array_equal(whole.values(), parts.values())
-    assert len(whole.values()) == 1000 or len(whole.values()) < 8192
+    assert len(whole.values()) == 256
 
 
 def test_other_architectures_and_empty_weights_have_no_distance():

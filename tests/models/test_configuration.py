@@ -60,6 +60,14 @@ def test_text_that_reads_as_a_number_stays_text(tmp_path, entry):
     assert all(found.get(key, value) in (value, t.__version__) or key.startswith("_") for key, value in entry.items())
 
 
+def test_infinity_as_transformers_writes_it(tmp_path):
+    config = t.Mamba2Config(
+        hidden_size=32, num_hidden_layers=1, vocab_size=48, state_size=8, num_heads=8, head_dim=8, n_groups=1
+    )
+    config.save_pretrained(tmp_path)
+    assert configuration(tmp_path).time_step_limit[1] == float("inf")
+
+
 def test_a_mark_at_the_beginning_of_the_file(tmp_path):
     content = written(tmp_path).joinpath("config.json").read_text()
     (tmp_path / "config.json").write_text(content, encoding="utf-8-sig")

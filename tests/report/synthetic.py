@@ -69,6 +69,7 @@ def _row(run, ratio, quantizer, bits, rng):
         "calibration_draws": 1 if bits else math.nan, "calibration_sd": math.nan, "covers_calibration": False,
         "format": "int" if bits else "", "effective_bits": bits + 0.125 if bits else math.nan,
         "gaussian_mse": 2.7 * 4.0**-bits if bits else math.nan,
+        "calibration_se": math.nan, "calibration_df": math.nan, "seeds": math.nan, "seed_sd": math.nan,
     }  # fmt: skip
     return {name: values[name] for name in COLUMNS}
 

@@ -31,13 +31,13 @@ ORDER = (
         "early_stop",
     ),
     ("models", "backends"),
-    ("checkpoints", "corpora"),
+    ("checkpoints", "corpora", "packing"),
     ("measure", "pretrain"),
     ("results",),
     ("laws",),
     ("theory",),
     ("report",),
-    ("api", "fit_table", "compare_laws", "sensitivity"),
+    ("api", "fit_table", "compare_laws", "sensitivity", "export"),
     ("cli", "__main__"),
 )
 """From bottom to top; none imports one above it.  `ptq_eval` itself, which holds the version, is below them all."""

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.report.backtest import section as backtest
+from ptq_eval.report.backtest import page as backtest
 from ptq_eval.report.common import tables
 from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study, formats_of
 from ptq_eval.report.common.files import plain
@@ -29,9 +29,10 @@ from ptq_eval.report.common.numbers import MISSING, count, number, short, with_e
 from ptq_eval.report.common.words import interval_text, plural
 from ptq_eval.report.comparison import page as comparison
 from ptq_eval.report.run import answers, formats
+from ptq_eval.report.run.errors import of_calibration, of_seeds, of_windows
 from ptq_eval.report.run.words import early, sentences, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
-from ptq_eval.sampling import SIGNIFICANT, Covers, errors_needed
+from ptq_eval.sampling import SIGNIFICANT, errors_needed
 
 LIMITS = (
     "Loss on one text under one protocol is not accuracy on a task; a small δ can hide a large loss of ability, and "
@@ -51,11 +52,6 @@ ROUNDING = "rtn"
 MAX_COLUMNS = 8
 """Deltas beside each other on the page, where there are many formats."""
 
-_COVERS = {
-    Covers.TEXT: "are about this text as a whole, from which the windows are drawn at random",
-    Covers.TEXTS: "are about other documents of this kind: windows of one document count together",
-    Covers.PASSAGES: "are about other passages of the same documents only, in stretches of neighbouring windows",
-}
 _GRID = ["point", "bits", "group_size", "symmetric", "format"]
 _DELTAS = (("delta", "delta_se"), ("delta_rtn", "delta_se_rtn"), ("difference", "error"))
 _HEADER = ("method", "checkpoint", "bits", "δ of the method", "δ of RTN", "difference")
@@ -146,6 +142,8 @@ def _figures(study: Study) -> str:
 
 def _degradation(study: Study) -> str:
     text = "0.1234(56) means 0.1234 ± 0.0056, one standard error of the paired difference over evaluation windows. "
+    for words in (*of_calibration(study), *of_seeds(study)):
+        text += f"{words} "
     if (study.rows["status"] == "partial").any():
         text += f"A \\{tables.PARTIAL} marks deltas with some layers left in full precision. "
     if study.below_floor:
@@ -306,7 +304,7 @@ def _provenance(study: Study) -> str:
         windows += " (fewer where a delta ended early)"
     devices = ", ".join(sorted({" ".join(pair) for pair in zip(study.rows["device"], study.rows["dtype"])}))
     text = _bullets([f"Windows per loss: {windows or 'unknown'}. Device and type: {devices.strip() or 'unknown'}."])
-    text += _bullets(_errors(study))
+    text += _bullets(of_windows(study))
     for name in ("options", "versions", "digests", "overlap", "git", "machine"):
         if study.run.get(name):
             text += f"\n### {name.capitalize()}\n\n" + _pairs(study.run[name])
@@ -314,20 +312,6 @@ def _provenance(study: Study) -> str:
         text += f"\nMeasuring took {number(study.run['seconds']):.0f} seconds.\n"
     notes = _bullets(note for note in study.run.get("notes") or () if note not in study.warnings)
     return text + (f"\n### Notes\n\n{notes}" if notes else "")
-
-
-def _errors(study: Study) -> Iterator[str]:
-    """What the standard errors of δ are about, and how many independent windows the windows are worth."""
-    rows = study.measured
-    if "covers" not in rows:  # tables of earlier versions
-        return
-    for covers, own in rows[rows["covers"].isin([*Covers])].groupby("covers", sort=False):
-        worth = own["effective_windows"].astype(float).quantile([0.25, 0.5, 0.75]).dropna().round().astype(int)
-        low, middle, high = worth if len(worth) else (None, None, None)
-        half = (
-            f"; the windows are worth {middle} independent ones (half of the deltas: {low} to {high})" if high else ""
-        )
-        yield f"Standard errors of δ {_COVERS[Covers(covers)]}{half}."
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

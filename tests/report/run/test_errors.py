@@ -45,3 +45,33 @@ def test_a_method_is_compared_with_rounding_by_the_paired_error():
     assert "0.030(10)" in page.document(study(table))
     table["over_rounding_se"] = float("nan")
     assert "By more than two standard errors" not in page.document(study(table))
+
+
+def test_the_page_says_that_one_draw_of_the_calibration_windows_says_nothing_of_others():
+    table = make_table(runs=("small",), bits=(3, 4))
+    rtn = table["quantizer"] == "rtn"
+    table.loc[rtn, "calibration_draws"] = float("nan")
+    text = page.document(study(table))
+    assert "covers another draw of the calibration windows of gptq, awq: with one draw" in text
+    assert "calibration windows" not in page.document(study(table[rtn | (table["quantizer"] == "none")]))
+
+
+def test_the_page_says_what_the_draw_adds_for_each_method():
+    table = make_table(runs=("small",), bits=(3, 4))
+    for quantizer, share in (("gptq", 0.8), ("awq", 0.6)):
+        own = table["quantizer"] == quantizer
+        table.loc[own, "calibration_draws"] = 3
+        table.loc[own, "calibration_se"] = share * table.loc[own, "delta_se"]
+    text = page.document(study(table))
+    assert "δ of gptq is a mean over 3 draws" in text
+    assert "makes the errors 1.67 times as large" in text
+    assert "makes the errors 1.25 times as large" in text
+
+
+def test_the_page_says_how_much_delta_changes_between_seeds():
+    table = make_table(quantizers=("rtn",), bits=(3, 4))
+    assert "the seed alone" not in page.document(study(table))
+    table["seeds"], table["seed_sd"] = 2, 0.1 * table["delta"]
+    text = page.document(study(table))
+    assert "2 runs differ in the seed alone from another one" in text
+    assert "a standard deviation of 10 % of δ at 3 bits, 10 % of δ at 4 bits" in text

@@ -1,0 +1,194 @@
+"""What the tensors say that no parameter of the model takes, and what parameters say that hold one value alone.
+
+transformers drops such tensors without a word.  That is right for what lies beside the model (a reward head, another
+tower) and wrong for what belongs to its matrices: scales of quantized weights, adapters that were not merged, a bias.
+The place decides more than the name.  A plain matrix has a weight and perhaps a bias, so whatever else is stored in its
+place, by any name, changes what the matrix means, and the model without it is not the one that was trained.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ptq_eval.checkpoints.account import Account
+
+_SHOWN = 3
+"""How many names a message spells out."""
+
+_WRAPPERS = re.compile(
+    r"(^|(?<=\.))(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
+)
+"""Names that DataParallel, torch.compile, FSDP, activation checkpointing and Lightning's Fabric insert."""
+
+_ADAPTERS = re.compile(
+    r"(^|[._])(lora|dora|base_layer|modules_to_save|original_module|ia3|hada_w\d|lokr_w\d|oft_[rs]|boft|vera_lambda|adapters?"
+    r"|prompt_encoder|prefix_encoder)([._]|$)",
+    re.IGNORECASE,
+)
+_REPARAMETRISED = re.compile(r"\.(weight_[gvu]|weight_orig|parametrizations\.weight\.original\d?)$")
+"""How weight normalisation, spectral normalisation and pruning keep a weight."""
+
+_QUANTIZER = re.compile(
+    r"quant|observer|activation_post_process|(^|[._])(q?scales?|scaling|w?scale|zeros?|zero_?points?|zp|amax|absmax|absmean"
+    r"|amin|min_val|max_val|step_size|codebooks?|scb|g_idx|qweight|qidxs|centroids|lut)([._]|\d|$)",
+    re.IGNORECASE,
+)
+"""Words in the names of what quantizers keep."""
+
+_PACKED = re.compile(
+    r"(^|[._])(qweight|qzeros|qscales|g_idx|scales|codebooks|absmax|nested_absmax|quant_map|nested_quant_map|SCB"
+    r"|weight_format|weight_packed|weight_shape|weight_zero_point|weight_scale(_inv|_2)?|weight_global_scale"
+    r"|(input|output|act|k|v|q)_scale|input_global_scale|\w*scale_inv)$|quant_state\."
+)
+"""Names that quantized weights alone have, wherever they are."""
+
+_HEADS = re.compile(r"(^|\.)(score|classifier|qa_outputs|classification_head|reward_head|regression_head)\.")
+"""Heads of classifiers and reward models."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Why a checkpoint cannot be measured: a problem's code, what it says, and how to fix it ("": as its code says)."""
+
+    code: str
+    message: str
+    remedy: str = ""
+    fatal: bool = True
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few of the names, and how many more."""
+    names = sorted(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def surplus_finding(module: Any, account: Account, names: Collection[str], zero: Collection[str]) -> Finding | None:
+    """What is wrong with a checkpoint by its surplus tensors; None where they lie beside the model, or there are none.
+
+    `names` are all tensors in the file, `zero` those that hold nothing but zeros.
+    """
+    if not account.surplus and not account.missing:
+        return None
+    body = f"{module.base_model_prefix}."
+    homes = {_home(name.removeprefix(body)) for name in _weights(module)}
+    inside = [name for name in account.surplus if _within(name.removeprefix(body), homes)]
+    adapters = [name for name in account.surplus if _ADAPTERS.search(name)]
+    if adapters:
+        return Finding(
+            "not_a_model",
+            f"an adapter that is not merged into the weights: {some(adapters)}",
+            "model.merge_and_unload().save_pretrained(NEW), of the PEFT model",
+        )
+    return (
+        _wrapped(account, body)
+        or _quantized(module, account, inside, names)
+        or _headless(module, account)
+        or _of_layers([name for name in inside if name not in zero])
+    )
+
+
+def _wrapped(account: Account, body: str) -> Finding | None:
+    """Names with something before or within them that a wrapper of the model has put there."""
+    missing = {name.removeprefix(body) for name in account.missing}
+    found: dict[str, str] = {}
+    for name in account.surplus:
+        plain = _WRAPPERS.sub("", name)
+        ends = [plain, *(plain[at.end() :] for at in re.finditer(r"\.", plain))]
+        found.update((name, end) for end in ends if end in missing)
+    if not found or 2 * len(found) < len(missing):
+        return None
+    example = min(found)
+    return Finding(
+        "not_loaded",
+        f"the names of the tensors are those of a wrapped model: {example} for {found[example]}",
+        f"rename them in each file: save_file({{k.replace({_inserted(example, found[example])!r}, ''): t for k, t in "
+        "load_file(FILE).items()}, FILE, metadata={'format': 'pt'}), with safetensors.torch",
+    )
+
+
+def _inserted(name: str, plain: str) -> str:
+    """What was put before the plain name, or else the first wrapper's name within it."""
+    within = _WRAPPERS.search(name)
+    return name.removesuffix(plain) if name.endswith(plain) or within is None else within[0]
+
+
+def _quantized(module: Any, account: Account, inside: Collection[str], names: Collection[str]) -> Finding | None:
+    """Packed weights in place of matrices, and scales or other state of a quantizer in or beside them."""
+    body = f"{module.base_model_prefix}."
+    missing = {_home(name.removeprefix(body)) for name in account.missing if name.endswith("weight")}
+    lost = missing & {_home(name.removeprefix(body)) for name, p in _weights(module).items() if p.dim() > 1}
+    parts = {name.removeprefix(body) for name, _ in module.named_modules()} - {"", module.base_model_prefix}
+    parts = (parts | {_home(name.removeprefix(body)) for name in names if name.endswith("weight")}) - (missing - lost)
+    found = []
+    for name in account.surplus:
+        bare = name.removeprefix(body)
+        packed = _within(bare, lost) and not _REPARAMETRISED.search(name) and not bare.endswith("bias")
+        state = _QUANTIZER.search(name) and (name in inside or _within(_home(bare), parts))
+        if _PACKED.search(name) or packed or state:
+            found.append(name)
+    return Finding("already_quantized", some(found)) if found else None
+
+
+def _headless(module: Any, account: Account) -> Finding | None:
+    """Weights without a head over tokens: a classifier, or the body alone."""
+    heads = [name for name in account.surplus if _HEADS.search(name)]
+    if heads:
+        message = f"a classifier or reward model ({some(heads)}), not a language model"
+        return Finding("not_a_model", message, "measure the language model that it was trained from")
+    head = module.get_output_embeddings()
+    of_head = {name for name, parameter in _weights(module).items() if head is not None and parameter is head.weight}
+    if account.missing and set(account.missing) <= of_head:
+        message = f"the weights have no output head ({some(account.missing)}): a model's body alone"
+        return Finding("not_loaded", message, "save the model with AutoModelForCausalLM, which keeps its head")
+    return None
+
+
+def _of_layers(names: Collection[str]) -> Finding | None:
+    """A bias of a layer that has none by the configuration; masks and other factors."""
+    if not names:
+        return None
+    return Finding(
+        "not_loaded",
+        f"tensors of the model's layers that its configuration does not know: {some(names)}",
+        "correct config.json if it says that layers have no bias; multiply masks and other factors into the weights",
+    )
+
+
+def constant_finding(module: Any, constant: Collection[str], parameters: Collection[str]) -> Finding | None:
+    """Matrices that hold one value throughout: not fatal where they may be those of a new model.
+
+    Some trainings begin with output projections, or the head, at zero; never with the embedding or most matrices.
+    """
+    body = f"{module.base_model_prefix}."
+    sizes = {name.removeprefix(body): min(p.shape) for name, p in module.named_parameters() if p.dim() > 1}
+    matrices = {n for n in parameters if sizes.get(n.removeprefix(body), 0) > 1 and not n.endswith("bias")}
+    dead = matrices & set(constant)
+    if not dead:
+        return None
+    embedding = module.get_input_embeddings()
+    first = {name.removeprefix(body) for name, p in _weights(module).items() if embedding and p is embedding.weight}
+    whole = 2 * len(dead) > len(matrices) or not first.isdisjoint(name.removeprefix(body) for name in dead)
+    message = f"{len(dead)} of {len(matrices)} matrices hold a single value, such as zero: {some(dead)}"
+    return Finding("constant_weights", message, fatal=whole)
+
+
+def _weights(module: Any) -> dict[str, Any]:
+    """The weights of a model's layers by name, shared ones too."""
+    return {n: p for n, p in module.named_parameters(remove_duplicate=False) if n.endswith(".weight")}
+
+
+def _home(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _within(name: str, homes: Collection[str]) -> str:
+    """The module among `homes` that a tensor is in, at any depth; "" if it is in none."""
+    while name:
+        if name in homes:
+            return name
+        name = _home(name)
+    return ""

@@ -1,0 +1,61 @@
+"""`ptq-eval export`: the quantized model that is measured, as files that other libraries load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ptq_eval.cli import options as cli_options
+from ptq_eval.cli.console import Bar
+from ptq_eval.config import RunConfig
+
+_GRID = tuple(name for name in cli_options.GRID if name not in ("quantizers", "bits"))
+
+
+@click.command(short_help="Write a quantized checkpoint in a format that other libraries load.")
+@click.argument("checkpoint")
+@click.option("-o", "--out", required=True, metavar="DIR", help="Folder to write, new or empty.")
+@click.option("--quantizer", default="gptq", show_default=True, metavar="NAME", help="Method to quantize with.")
+@click.option("--bits", default=None, metavar="B", help="Bit-width of integers.  [default: 4, unless --number-format]")
+@click.option("--number-format", default=None, metavar="NAME", help="A number format instead; see `ptq-eval formats`.")
+@click.option(
+    "--format",
+    "file_format",
+    default="compressed-tensors",
+    show_default=True,
+    metavar="NAME",
+    help="Format of the files: compressed-tensors, gptq, awq, or fake (full precision, loads everywhere).",
+)
+@cli_options.options_of(RunConfig, *_GRID, *cli_options.TEXTS)
+@cli_options.device_option
+@cli_options.options_of(RunConfig, "dtype", "memory")
+@cli_options.trajectory_options
+@cli_options.trust_option
+def export(
+    checkpoint: str, out: str, quantizer: str, bits: str | None, number_format: str | None, **settings: Any
+) -> None:
+    """Quantize CHECKPOINT, measure its loss, and write what was measured as files that other libraries load.
+
+    DIR gets the packed weights, the configuration and tokenizer, recipe.json with everything that was done and
+    measured, and a model card.  The files are read back, and loaded where the libraries for the format are installed.
+
+    \b
+    Examples:
+      ptq-eval export runs/my-model/checkpoint-1000 -o my-model-4bit
+      ptq-eval export runs/my-model/checkpoint-1000 -o my-model-awq --quantizer awq --format awq
+      ptq-eval export runs/my-model/checkpoint-1000 -o fake --quantizer rtn --number-format nvfp4 --format fake
+    """
+    from ptq_eval.checkpoints import Overrides
+    from ptq_eval.export import export as write
+    from ptq_eval.report.export.page import lines
+
+    schemes = {"bits": "none", "formats": number_format} if number_format else {"bits": bits or "4"}
+    corrections = Overrides.take(settings)
+    with Bar() as bar:
+        recipe = write(
+            checkpoint, out, overrides=corrections, progress=bar, quantizers=quantizer, **schemes, **settings
+        )
+    for line in lines(recipe):
+        click.echo(line)
+    click.echo(f"Written to {out}: weights, config.json, recipe.json, README.md")

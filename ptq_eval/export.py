@@ -1,0 +1,319 @@
+"""From a checkpoint to a folder that other libraries load: the quantized model that was measured, packed.
+
+    from ptq_eval.export import export
+
+    recipe = export("my-run/checkpoint-1000", "my-4bit", file_format="gptq", quantizers="gptq", bits=4)
+
+    discover → verify → plan → sweep (quantize, measure) → fold input scales → pack → read back → load → recipe.json
+
+The codes and scales that are packed are those whose loss was measured.  The folder is read back by the format's own
+reader and, where the libraries that the format is for are installed, loaded by them and evaluated on the same windows.
+It is written under another name and renamed when it is complete, so a full disk leaves no half of a model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ptq_eval import plugins
+from ptq_eval.checkpoints import Overrides, discover, error_for, verify_all
+from ptq_eval.config import RunConfig
+from ptq_eval.errors import DeviceError, ExportError, MeasurementFailedError, OptionError, OutputFullError, full_disk
+from ptq_eval.measure.described import describe_windows
+from ptq_eval.measure.session import Session
+from ptq_eval.measure.sweep import cost, sweep
+from ptq_eval.measure.trials import Workload, make_plan
+from ptq_eval.measure.variants import Variant
+from ptq_eval.models.configuration import quiet_transformers, read_config
+from ptq_eval.models.language_model import DTYPES, LanguageModel
+from ptq_eval.models.parameters import transposed
+from ptq_eval.models.weight_files import find_weights
+from ptq_eval.packing import FILE_FORMATS, FileFormat, Shape
+from ptq_eval.packing.folder import largest_difference, write
+from ptq_eval.packing.folding import folded
+from ptq_eval.records import Checkpoint, Progress, Trial
+from ptq_eval.report.export import page
+from ptq_eval.results.table import tabulate
+from quantizers import QuantizedWeight, Scheme
+
+FORMAT = 1
+"""Raised whenever the numbers of a recipe change their meaning."""
+
+_NEUTRAL = ("laws", "bootstrap", "seed", "bits_axis", "shard", "memory", "trust_remote_code", "calib_repeats")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What is kept of a measured model: quantized layers, all other tensors, shapes, and other linear layers."""
+
+    layers: Mapping[str, QuantizedWeight]
+    dense: Mapping[str, Tensor]
+    shapes: Mapping[str, Shape]
+    excluded: Sequence[str]
+
+
+def export(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    file_format: str = "compressed-tensors",
+    overrides: Overrides | Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Quantize the checkpoint in `folder`, measure it, and write it to the new folder `out` in a file format.
+
+    `file_format` is a name of `packing.FILE_FORMATS`; `options` are those of `ptq_eval.config.RunConfig`, with one
+    quantizer and one bit-width or number format.  Returns the content of `recipe.json`: what was done, the loss before
+    and after in nats per token with the standard error of δ, and how far the file is from what was measured.  Raises
+    ExportError where the format cannot hold the result, and the PtqEvalError of whatever else is wrong.
+    """
+    config, packer, out = RunConfig.of(options), _packer(file_format), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError("the output folder is not empty", got=out, remedy="choose another -o, or remove it")
+    report = progress or (lambda what, done, total: None)
+    work = _workload(_checkpoint(folder, overrides, config, report), config, report)
+    _refuse_early(work, packer, config)
+    kept, row = _measured(work, config, report)
+    with full_disk(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.with_name(f"{out.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+    try:
+        file = _written(partial, work, packer, kept)
+        file |= {"loaded": _loaded(partial, packer, work, config, report)}
+        recipe = _recipe(work, config, packer, row, file)
+        with full_disk(partial):
+            (partial / page.NAME).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+            (partial / "README.md").write_text(page.text(recipe), encoding="utf-8")
+            if out.exists():
+                out.rmdir()
+            partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return recipe
+
+
+def _packer(name: str) -> FileFormat:
+    if name not in FILE_FORMATS:
+        raise OptionError("unknown file format", got=name, allowed=", ".join(FILE_FORMATS))
+    return FILE_FORMATS[name]
+
+
+def _checkpoint(
+    folder: str | Path, overrides: Overrides | Mapping[str, Any] | None, config: RunConfig, progress: Progress
+) -> Checkpoint:
+    found = discover([folder], overrides=overrides)
+    if len(found) > 1:
+        raise OptionError(
+            "export takes one checkpoint", got=f"{folder}, which holds {len(found)}", remedy="name one of its folders"
+        )
+    (checkpoint,) = verify_all(
+        found,
+        progress=lambda done, total, _name: progress("reading weights", done, total),
+        trust_remote_code=config.trust_remote_code,
+    )
+    if checkpoint.fatal:
+        raise error_for(checkpoint, checkpoint.fatal[0])
+    return checkpoint
+
+
+def _workload(checkpoint: Checkpoint, config: RunConfig, progress: Progress) -> Workload:
+    plan = make_plan([checkpoint], config, progress)
+    if plan.excluded:
+        raise plan.excluded[0][1]
+    (work,) = plan.workloads
+    if len(work.trials) != 2:
+        raise OptionError(
+            "export takes one quantizer with one bit-width or number format, and one draw of calibration windows",
+            got=f"{len(work.trials) - 1} combinations",
+            remedy="--quantizer gptq --bits 4",
+        )
+    return work
+
+
+def _refuse_early(work: Workload, packer: FileFormat, config: RunConfig) -> None:
+    """Raise ExportError for what is known to be impossible before anything is quantized."""
+    model = LanguageModel.blueprint(
+        work.folder, include_head=config.include_head, trust_remote_code=config.trust_remote_code
+    )
+    for name, shape in _shapes(model).items():
+        if why := packer.refusal(_scheme(work.trials[1]), shape):
+            raise _refusal(packer, name, why)
+
+
+def _refusal(packer: FileFormat, layer: str, why: str) -> ExportError:
+    return ExportError(
+        f"the format {packer.name} cannot hold {layer}", got=why, remedy="--format fake holds everything"
+    )
+
+
+def _scheme(trial: Trial) -> Scheme:
+    assert trial.scheme is not None
+    return Scheme(**vars(trial.scheme))
+
+
+def _shapes(model: LanguageModel) -> dict[str, Shape]:
+    found = {}
+    for name, module in model.linears().items():
+        rows, columns = model.weight(name).shape
+        found[name] = Shape(rows, columns, transposed(module))
+    return found
+
+
+def _measured(work: Workload, config: RunConfig, progress: Progress) -> tuple[Quantized, dict[str, Any]]:
+    """The quantized model, and its row of the degradation table.  Raises MeasurementFailedError."""
+    kept: list[Quantized] = []
+
+    def keep(session: Session, _trial: Trial, variant: Variant) -> None:
+        assert variant.layers is not None
+        if set(variant.layers) != set(variant.weights):
+            raise ExportError(
+                f"{work.trials[1].quantizer} gives weights without codes",
+                allowed="rtn, gptq, awq and other quantizers that give codes",
+                remedy="save the model with that package",
+            )
+        model = session.model
+        packed = {f"{name}.weight" for name in variant.layers}
+        state = model.module.state_dict(keep_vars=True)  # a tied tensor is one object under both its names
+        dense = {name: tensor for name, tensor in state.items() if name not in packed}
+        if any(tensor.is_meta for tensor in dense.values()):
+            raise DeviceError("an export needs the whole model in memory", remedy="a larger --memory")
+        layers = {name: _on_cpu(layer) for name, layer in variant.layers.items()}
+        linear = [name for name, module in model.module.named_modules() if isinstance(module, nn.Linear)]
+        kept.append(Quantized(layers, dense, _shapes(model), [name for name in linear if name not in layers]))
+
+    done, total = 0.0, cost(work, work.trials)
+
+    def tick(amount: float) -> None:
+        nonlocal done
+        done += amount
+        progress("quantizing and measuring", done, total)
+
+    options: dict[str, Any] = {"memory": config.memory, "trust_remote_code": config.trust_remote_code}
+    records = list(sweep(work, work.trials, device=config.resolve_device(), tick=tick, keep=keep, **options))
+    for record in records:
+        if record.status != "ok":
+            raise MeasurementFailedError(f"{work.checkpoint.name} cannot be exported", got=record.message)
+    table, _ = tabulate(records, [work.checkpoint])
+    row = table[table["quantizer"] == work.trials[1].quantizer].iloc[0].to_dict()
+    return kept[0], row
+
+
+def _on_cpu(layer: QuantizedWeight) -> QuantizedWeight:
+    values = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    return replace(layer, **{name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)})
+
+
+def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) -> dict[str, Any]:
+    """Write the folder; what it holds and how far its weights are from those measured.  Raises ExportError."""
+    content = read_config(work.folder)
+    layers, dense, scaled = kept.layers, dict(kept.dense), False
+    if any(packer.refusal_of(layer) for layer in layers.values()):
+        found = folded(layers, dense, str(content.get("model_type")))
+        if not isinstance(found, str):
+            scaled = any(layer.input_scale is not None for layer in layers.values())
+            layers = found[0]
+            dense |= found[1]
+    for name, layer in layers.items():
+        if why := packer.refusal_of(layer):
+            raise _refusal(packer, name, why)
+    if "lm_head" in layers:
+        content["tie_word_embeddings"] = False
+    try:
+        with full_disk(folder):
+            write(folder, work.folder, packer, layers, dense, kept.shapes, content, kept.excluded)
+    except SafetensorError as error:  # how the library reports a disk that fills
+        raise OutputFullError("the weights cannot be written", got=error, remedy="free some space") from error
+    weights = {name: layer.dequantize() for name, layer in layers.items()}
+    scheme = _scheme(work.trials[1])
+    return {
+        "format": packer.name,
+        "bytes": _bytes(folder),
+        "bytes_before": _bytes(work.folder),
+        "largest_difference": largest_difference(folder, packer, scheme, weights, kept.shapes),
+        "input_scales_folded": scaled,
+    }
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in find_weights(folder).files)
+
+
+def _loaded(folder: Path, packer: FileFormat, work: Workload, config: RunConfig, progress: Progress) -> dict[str, Any]:
+    """The loss of the folder as transformers loads it, on the same windows; or why it was not loaded."""
+    missing = [name for name in packer.packages if find_spec(name) is None]
+    if missing:
+        return {"missing": missing}
+    from transformers import AutoModelForCausalLM
+
+    dtype, device = DTYPES[work.trials[0].dtype], config.resolve_device()
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
+    versions = plugins.versions("transformers", *packer.packages)
+    try:
+        with quiet_transformers():
+            module: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+        module.to(device).eval()
+        loss = _loss(module, torch.tensor(work.evaluation.ids), progress)
+    except Exception as error:  # each library has ways of its own to fail
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300], "versions": versions}
+    return {"loss": loss, "versions": versions}
+
+
+@torch.inference_mode()
+def _loss(module: Any, ids: Tensor, progress: Progress) -> float:
+    """The mean loss over windows [n, time], nats per token, one window at a time."""
+    total = 0.0
+    for done, window in enumerate(ids, 1):
+        window = window[None].long().to(module.device)
+        logits = module(input_ids=window, use_cache=False).logits[0, :-1]
+        total += float(functional.cross_entropy(logits.float(), window[0, 1:], reduction="sum"))
+        progress("evaluating the exported model", done, len(ids))
+    return total / (len(ids) * (ids.shape[1] - 1))
+
+
+_MEASURED = (
+    "loss_fp", "loss_q", "delta", "delta_se", "ppl_fp", "ppl_q", "kl", "top1_agreement", "windows",
+    "bits_per_weight",
+)  # fmt: skip
+
+
+def _recipe(
+    work: Workload, config: RunConfig, packer: FileFormat, row: Mapping[str, Any], file: Mapping[str, Any]
+) -> dict[str, Any]:
+    checkpoint, trial = work.checkpoint, work.trials[1]
+    about = ("run", "step", "tokens", "params", "architecture", "weights_sha")
+    recipe = {
+        "version": FORMAT,
+        "checkpoint": {name: getattr(checkpoint, name) for name in about},
+        "quantizer": trial.quantizer,
+        "quantizer_version": trial.quantizer_version,
+        "options": dict(trial.options),
+        "scheme": {**vars(_scheme(trial)), "name": _scheme(trial).name},
+        "calibration": trial.calibration,
+        "texts": {
+            "evaluation": describe_windows(work.evaluation),
+            "calibration": describe_windows(work.calibration) if work.calibration is not None else None,
+        },
+        "dtype": trial.dtype,
+        "measured": {name: row[name] for name in _MEASURED},
+        "file": dict(file),
+        "settings": {name: value for name, value in config.to_dict().items() if name not in _NEUTRAL},
+        "versions": plugins.versions("ptq-eval", "torch", "transformers"),
+    }
+    return json.loads(json.dumps(recipe, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)

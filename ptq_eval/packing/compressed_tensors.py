@@ -1,0 +1,89 @@
+"""compressed-tensors, `pack-quantized`: integers of 2 to 8 bits, read by transformers and vLLM.
+
+    weight_packed      int32 [out, ceil(in·b/32)]     codes, packed along a row
+    weight_scale       float32 [out, groups]
+    weight_zero_point  int32 [ceil(out·b/32), groups]  asymmetric grids only, packed along a column
+    weight_shape       int64 [2]
+
+In this format codes are signed, w = scale·(q − z) with q and z from −2^(b−1), but both are stored with 2^(b−1) added,
+which is the code and the zero of our grid.  Checked with transformers 5.23: asymmetric layers load with
+compressed-tensors 0.15 to 0.17 and not with 0.18 to 0.20, which expect zeros of another shape; widths of 3, 5, 6 and 7
+bits need 0.18, before which they were packed otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptq_eval.packing import base
+from ptq_eval.packing.bits import packed, unpacked
+from quantizers import QuantizedWeight, Scheme
+
+WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+
+
+class CompressedTensors(base.FileFormat):
+    """Scales stay in float32, so the weights are those measured, bit for bit."""
+
+    name = "compressed-tensors"
+    packages = ("compressed_tensors",)
+
+    def refusal(self, scheme: Scheme, shape: base.Shape) -> str | None:
+        """Integers of 2 to 8 bits in nn.Linear layers, in whole groups."""
+        if shape.transposed:
+            return "it holds nn.Linear layers, not the Conv1D layers of GPT-2"
+        return base.integers_only(scheme, WIDTHS) or base.whole_groups(scheme, shape)
+
+    def refusal_of(self, layer: QuantizedWeight) -> str | None:
+        """Groups of reordered columns, and scales of input channels."""
+        if layer.permutation is not None and layer.scale.shape[1] > 1:
+            return "it has no place for groups of reordered columns: use act_order=false, or groups of a whole row"
+        return base.without_input_scale(layer)
+
+    def tensors(self, layer: QuantizedWeight, shape: base.Shape) -> dict[str, Tensor]:
+        """See the top of this file."""
+        bits = layer.scheme.bits
+        found = {
+            "weight_packed": packed(layer.codes, bits),
+            "weight_scale": layer.scale.contiguous(),
+            "weight_shape": torch.tensor(layer.codes.shape),
+        }
+        if not layer.scheme.symmetric:
+            found["weight_zero_point"] = packed(layer.zero.T, bits).T.contiguous()
+        return found
+
+    def weight(self, tensors: Mapping[str, Tensor], scheme: Scheme, shape: base.Shape) -> Tensor:
+        """scale·(q − z), with the signed q and z of this format."""
+        half = 2 ** (scheme.bits - 1)
+        signed = unpacked(tensors["weight_packed"], scheme.bits, shape.columns).float() - half
+        scale = tensors["weight_scale"]
+        zero = torch.zeros_like(scale)
+        if "weight_zero_point" in tensors:
+            zero = unpacked(tensors["weight_zero_point"].T, scheme.bits, shape.rows).T.float() - half
+        size = shape.columns // scale.shape[1]
+        return (signed - zero.repeat_interleave(size, 1)) * scale.repeat_interleave(size, 1)
+
+    def config(
+        self, scheme: Scheme, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]
+    ) -> dict[str, Any] | None:
+        """One group of settings for all nn.Linear layers but the excluded ones."""
+        grouped = any(layer.scale.shape[1] > 1 for layer in layers.values())
+        weights = {
+            "num_bits": scheme.bits,
+            "type": "int",
+            "symmetric": scheme.symmetric,
+            "strategy": "group" if grouped else "channel",
+            "group_size": scheme.group_size if grouped else None,
+            "dynamic": False,
+        }
+        return {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "quantization_status": "compressed",
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+            "ignore": list(excluded),
+        }

@@ -1,0 +1,41 @@
+"""`fake`: the quantized weights in full precision, as measured.  It saves nothing, and whatever reads the original
+checkpoint reads it; every scheme of every quantizer can be handed over this way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ptq_eval.packing import base
+from quantizers import QuantizedWeight, Scheme
+
+
+class Fake(base.FileFormat):
+    """The weights that the codes represent."""
+
+    name = "fake"
+
+    def refusal(self, scheme: Scheme, shape: base.Shape) -> str | None:
+        """Nothing is refused."""
+        return None
+
+    def refusal_of(self, layer: QuantizedWeight) -> str | None:
+        """Nothing is refused."""
+        return None
+
+    def tensors(self, layer: QuantizedWeight, shape: base.Shape) -> dict[str, Tensor]:
+        """The weight, laid out as the module keeps it."""
+        weight = layer.dequantize()
+        return {"weight": weight.T.contiguous() if shape.transposed else weight}
+
+    def weight(self, tensors: Mapping[str, Tensor], scheme: Scheme, shape: base.Shape) -> Tensor:
+        """The weight as it is."""
+        return tensors["weight"].T if shape.transposed else tensors["weight"]
+
+    def config(
+        self, scheme: Scheme, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]
+    ) -> dict[str, Any] | None:
+        """None: the model is an ordinary one."""
+        return None

@@ -1,0 +1,115 @@
+"""`ptq-eval export`: what it writes is what was measured, it loads, and what cannot be done is refused in one line."""
+
+import json
+
+import pytest
+import torch
+
+from tests.cli.support import largest_file, save_checkpoint
+
+
+@pytest.fixture
+def quick(material):
+    texts = ("--eval-text", material.evaluation, "--calib-text", material.calibration)
+    return (*texts, "--seq-len", "16", "--eval-windows", "8", "--calib-windows", "4", "--group-size", "16")
+
+
+@pytest.fixture
+def checkpoint(material):
+    return sorted(material.run.iterdir())[-1]
+
+
+def recipe(folder):
+    return json.loads((folder / "recipe.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("method", "file_format", "more"),
+    [
+        ("gptq", "compressed-tensors", ("--bits", "4", "--symmetric")),
+        ("rtn", "compressed-tensors", ("--bits", "3", "--symmetric", "--include-head")),
+        ("rtn", "fake", ("--number-format", "nvfp4")),
+        ("awq", "fake", ("--bits", "2")),
+    ],
+)
+def test_the_loaded_folder_has_the_loss_that_was_measured(
+    ptq_eval, checkpoint, quick, tmp_path, method, file_format, more
+):
+    out = tmp_path / "out"
+    answer = ptq_eval("export", checkpoint, "-o", out, "--quantizer", method, "--format", file_format, *more, *quick)
+    assert answer.code == 0, answer.err
+    assert "the same loss" in answer.out
+    assert "bit for bit" in answer.out
+    found = recipe(out)
+    assert found["file"]["loaded"]["loss"] == pytest.approx(found["measured"]["loss_q"], abs=1e-5)
+    assert found["measured"]["delta"] != 0
+    assert not (tmp_path / "out.partial").exists()
+    assert (out / "tokenizer.json").exists()
+    assert "# " in (out / "README.md").read_text()
+
+
+def test_the_loss_is_that_of_a_run(ptq_eval, checkpoint, quick, tmp_path):
+    import ptq_eval as package
+
+    out = tmp_path / "out"
+    assert ptq_eval("export", checkpoint, "-o", out, "--quantizer", "rtn", "--bits", "3", "--format", "fake", *quick)
+    options = {"eval_text": quick[1], "calib_text": quick[3], "seq_len": 16, "eval_windows": 8, "calib_windows": 4}
+    options = {name: str(value) if isinstance(value, type(checkpoint)) else value for name, value in options.items()}
+    grid = {"quantizers": ("rtn",), "bits": (3,), "group_size": 16, "bootstrap": 10}
+    table = package.run(checkpoint, tmp_path / "run", **grid, **options).table
+    row = table[table["quantizer"] == "rtn"].iloc[0]
+    assert recipe(out)["measured"]["loss_q"] == row["loss_q"]
+    assert recipe(out)["measured"]["delta_se"] == row["delta_se"]
+
+
+def test_a_folder_that_fake_wrote_can_be_measured_again(ptq_eval, checkpoint, quick, tmp_path):
+    out = tmp_path / "out"
+    ptq_eval("export", checkpoint, "-o", out, "--quantizer", "rtn", "--bits", "3", "--format", "fake", *quick)
+    again = tmp_path / "again"
+    ptq_eval("export", out, "-o", again, "--quantizer", "rtn", "--bits", "8", "--format", "fake", *quick)
+    assert recipe(again)["measured"]["loss_fp"] == pytest.approx(recipe(out)["measured"]["loss_q"], abs=1e-6)
+
+
+def test_parts_in_full_precision_keep_the_type_of_the_checkpoint(ptq_eval, material, quick, tmp_path):
+    from safetensors.torch import load_file
+
+    save_checkpoint(tmp_path / "run" / "checkpoint-5", material.evaluation.read_text(), dtype=torch.bfloat16)
+    out = tmp_path / "out"
+    answer = ptq_eval("export", tmp_path / "run" / "checkpoint-5", "-o", out, "--bits", "4", "--symmetric", *quick)
+    assert answer.code == 0, answer.err
+    tensors = load_file(out / "model.safetensors")
+    assert tensors["model.embed_tokens.weight"].dtype == torch.bfloat16
+    assert tensors["model.layers.0.mlp.up_proj.weight_scale"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (("--format", "gguf2"), 2, ("unknown file format", "compressed-tensors, gptq, awq, fake")),
+        (("--format", "awq", "--bits", "3"), 31, ("awq cannot hold", "no codes of 3 bits", "--format fake")),
+        (("--number-format", "nvfp4"), 31, ("cannot hold", "not nvfp4")),
+        (("--bits", "3,4"), 2, ("one quantizer with one bit-width", "2 combinations")),
+        (("--quantizer", "gptq", "--option", "gptq.act_order=true"), 31, ("reordered columns", "act_order=false")),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_nothing_is_left(ptq_eval, checkpoint, quick, tmp_path, more, code, said):
+    ptq_eval("export", checkpoint, "-o", tmp_path / "out", *quick, *more).refuses(code, *said)
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]
+
+
+def test_a_folder_with_something_in_it_is_kept(ptq_eval, checkpoint, quick, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    ptq_eval("export", checkpoint, "-o", tmp_path, *quick).refuses(31, "not empty", "choose another -o")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_run_of_several_checkpoints_is_refused(ptq_eval, material, quick, tmp_path):
+    answer = ptq_eval("export", material.run, "-o", tmp_path / "out", *quick)
+    answer.refuses(2, "one checkpoint", "name one of its folders")
+
+
+def test_a_disk_that_fills_leaves_no_half_of_a_model(ptq_eval, checkpoint, quick, tmp_path):
+    with largest_file(3000):
+        answer = ptq_eval("export", checkpoint, "-o", tmp_path / "out", "--symmetric", *quick)
+    answer.refuses(22, "written")
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]

@@ -1,0 +1,97 @@
+"""Every file format on single layers: read back it holds the weights, or it refuses with the reason."""
+
+import pytest
+import torch
+
+from ptq_eval.packing import FILE_FORMATS, Shape
+from ptq_eval.packing.awq import ORDER
+from quantizers import LayerStats, Scheme, get_quantizer
+
+SHAPE = Shape(rows=64, columns=96)
+
+
+def layer(scheme, quantizer="rtn", shape=SHAPE, **options):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape.rows, shape.columns, generator=generator)
+    stats = LayerStats.from_inputs(torch.randn(400, shape.columns, generator=generator) * torch.rand(shape.columns))
+    return get_quantizer(quantizer, **options).quantize(weight, scheme, stats)
+
+
+def cases():
+    for name, file_format in FILE_FORMATS.items():
+        for bits in range(2, 9):
+            for symmetric in (False, True):
+                for group_size in (None, 32):
+                    scheme = Scheme(bits, group_size, symmetric)
+                    if file_format.refusal(scheme, SHAPE) is None:
+                        yield pytest.param(name, scheme, id=f"{name}-{scheme.name}-{group_size}")
+
+
+@pytest.mark.parametrize(("name", "scheme"), cases())
+def test_read_back_a_file_holds_the_weights(name, scheme):
+    file_format, quantized = FILE_FORMATS[name], layer(scheme)
+    assert file_format.refusal_of(quantized) is None
+    read = file_format.weight(file_format.tensors(quantized, SHAPE), scheme, SHAPE)
+    exact = quantized.dequantize()
+    if file_format.rounds_scales:
+        assert ((read - exact).abs() <= 2**-11 * exact.abs() + 1e-7).all()
+        assert not torch.equal(read, exact)
+    else:
+        assert torch.equal(read, exact)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_reordered_columns_keep_their_groups_in_gptq_files(bits):
+    quantized = layer(Scheme(bits, 32, symmetric=True), "gptq", act_order=True)
+    assert quantized.permutation is not None
+    file_format = FILE_FORMATS["gptq"]
+    tensors = file_format.tensors(quantized, SHAPE)
+    assert sorted(tensors["g_idx"].bincount().tolist()) == [32, 32, 32]
+    read = file_format.weight(tensors, quantized.scheme, SHAPE)
+    assert torch.allclose(read, quantized.dequantize(), rtol=2**-10)
+    assert file_format.config(quantized.scheme, {"x": quantized}, [])["desc_act"] is True
+
+
+def test_the_first_version_of_gptq_files_stores_zeros_less_one():
+    """Symmetric files load in whatever reads GPTQ: 4 bits have the zero 8, stored as 7 in each of eight places."""
+    tensors = FILE_FORMATS["gptq"].tensors(layer(Scheme(4, 32, symmetric=True)), SHAPE)
+    assert (tensors["qzeros"] == 0x77777777).all()
+
+
+def test_awq_files_interleave_the_outputs_of_a_word():
+    quantized = layer(Scheme(4, 32))
+    word = int(FILE_FORMATS["awq"].tensors(quantized, SHAPE)["qweight"][5, 1]) & 0xFFFFFFFF
+    codes = [(word >> (4 * place)) & 15 for place in range(8)]
+    assert codes == quantized.codes[8:16, 5][ORDER].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "shape", "reason"),
+    [
+        ("compressed-tensors", Scheme.of("nvfp4"), SHAPE, "not nvfp4"),
+        ("compressed-tensors", Scheme(4, 40), SHAPE, "no multiple of the group size 40"),
+        ("compressed-tensors", Scheme(4, 32), Shape(64, 96, transposed=True), "Conv1D"),
+        ("gptq", Scheme(5, 32), SHAPE, "no codes of 5 bits"),
+        ("gptq", Scheme(3, 4), Shape(64, 20), "20 inputs of 3 bits do not fill"),
+        ("gptq", Scheme(4, 32), Shape(60, 96), "60 outputs of 4 bits do not fill"),
+        ("awq", Scheme(3, 32), SHAPE, "no codes of 3 bits"),
+        ("awq", Scheme(4, 32), Shape(60, 96), "60 outputs do not fill"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused_with_the_reason(name, scheme, shape, reason):
+    assert reason in FILE_FORMATS[name].refusal(scheme, shape)
+
+
+@pytest.mark.parametrize("name", ["compressed-tensors", "gptq", "awq"])
+def test_input_scales_are_refused(name):
+    assert "AWQ" in FILE_FORMATS[name].refusal_of(layer(Scheme(4, 32), "awq"))
+
+
+def test_groups_of_reordered_columns_are_refused_where_there_is_no_place_for_them():
+    reordered = layer(Scheme(4, 32), "gptq", act_order=True)
+    whole_rows = layer(Scheme(4, None), "gptq", act_order=True)
+    for name in ("compressed-tensors", "awq"):
+        assert "act_order" in FILE_FORMATS[name].refusal_of(reordered)
+        assert FILE_FORMATS[name].refusal_of(whole_rows) is None
+    read = FILE_FORMATS["compressed-tensors"]
+    assert torch.equal(read.weight(read.tensors(whole_rows, SHAPE), whole_rows.scheme, SHAPE), whole_rows.dequantize())
