@@ -38,7 +38,9 @@ _OF_SEVERAL = (
     "folders with their steps or D in a trajectory.yaml"
 )
 _LAST = re.compile(
-    r"((checkpoint|ckpt|model)[-_])?(final|best|last|latest|main)([-_](checkpoint|ckpt|model|hf))*", re.IGNORECASE
+    r"((checkpoint|ckpt|model|step|iter|epoch)[-_])?(final|best|last|latest|main|release|end)"
+    r"([-_](checkpoint|ckpt|model|step|iter|epoch|hf|unsharded|merged))*",
+    re.IGNORECASE,
 )
 """Names of folders that say which checkpoint of a run they hold, but not its step."""
 MAX_DEPTH = 3
@@ -239,7 +241,8 @@ def _grouped(found: Iterable[tuple[str, Path | None, Checkpoint]]) -> list[_Run]
 def _order(checkpoint: Checkpoint) -> tuple[object, ...]:
     step, tokens = checkpoint.step, checkpoint.tokens
     place = (step is None, step or 0, beside(checkpoint), tokens or 0)
-    return (stage_order(checkpoint.stage), *place, name_order(checkpoint.revision))
+    last = beside(checkpoint) and step is None
+    return (last, stage_order(checkpoint.stage), *place, name_order(checkpoint.revision))
 
 
 def _own_corrections(runs: Sequence[_Run], root: Path) -> list[_Run]:

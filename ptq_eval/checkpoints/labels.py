@@ -124,16 +124,24 @@ def read_siblings(names: Iterable[str]) -> dict[str, Label]:
             continue
         plain = _plain(name)
         for number in _numbers(plain):
-            if not number.meaning and (not number.suffix or (number.start, number.end) == (0, len(name))):
+            if not number.meaning:
                 rest = _cut(plain, [*stamps.find(plain), (number.start, number.end)], "\0")
                 groups["-".join(stamps.fields(re.sub("\0+", "/", rest)))][name] = number
     for group in sorted(groups.values(), key=len, reverse=True):
         unread = {name: number for name, number in group.items() if name not in labels}
         for name, number in unread.items() if len(unread) > 1 else ():
-            counts_tokens = number.suffix in ("b", "t")
-            chosen = (None, number) if counts_tokens else (number, None)
-            labels[name] = replace(_label(_plain(name), [], *chosen), said=True)
-    return _with_whole_numbers(_without_shared_totals(_joined(labels)))
+            labels[name] = _by_siblings(_plain(name), number)
+    return _with_certain_steps(_without_shared_totals(_joined(labels)))
+
+
+def _by_siblings(name: str, number: _Number) -> Label:
+    """The label where siblings differ in a number that no word explains: billions are tokens, thousands beside a word
+    may be anything."""
+    if number.suffix in ("b", "t"):
+        return replace(_label(name, [], None, number), said=True)
+    whole = (number.start, number.end) == (0, len(name))
+    known = number if whole or not number.suffix else replace(number, meaning="other")
+    return _label(name, [], known, None)
 
 
 def _groups(labels: Mapping[str, Label], part: str) -> Iterable[list[str]]:
@@ -178,12 +186,13 @@ def _without_shared_totals(labels: dict[str, Label]) -> dict[str, Label]:
     return labels
 
 
-def _with_whole_numbers(labels: dict[str, Label]) -> dict[str, Label]:
-    """Without the step of any epoch of a run that has fractions of epochs too."""
+def _with_certain_steps(labels: dict[str, Label]) -> dict[str, Label]:
+    """Without the steps of a run in which one occurs twice (they may be counted within epochs) or is a fraction."""
     for names in _groups(labels, "stem"):
-        epochs = [name for name in names if labels[name].unit == "epoch"]
-        if any(labels[name].step is None for name in epochs):
-            labels |= {name: replace(labels[name], step=None) for name in epochs}
+        numbered = [name for name in names if labels[name].tokens is None and labels[name].unit != "other"]
+        places = {(labels[name].stage, labels[name].step) for name in numbered}
+        if len(places) < len(numbered) or any(step is None for _, step in places):
+            labels |= {name: replace(labels[name], step=None) for name in numbered}
     return labels
 
 
@@ -195,8 +204,13 @@ def stage_order(stage: str) -> tuple[object, ...]:
 
 def name_order(name: str) -> tuple[object, ...]:
     """A key by which names sort by the numbers in them: 50pct before 100pct, epoch-0.25 before epoch-0.5."""
-    parts = re.split(r"([0-9]+(?:\.[0-9]+)?)", name)
-    return tuple(float(part) if place % 2 else part for place, part in enumerate(parts))
+    parts = re.split(r"([0-9]+(?:\.[0-9]+)?(?:[kmbt](?![a-z]))?)", name, flags=re.IGNORECASE)
+    return tuple(_size(part.lower()) if place % 2 else part for place, part in enumerate(parts))
+
+
+def _size(number: str) -> float:
+    digits = number.rstrip("kmbt")
+    return float(digits) * _FACTORS[number[len(digits) :]]
 
 
 def counts(word: str) -> bool:
@@ -260,9 +274,13 @@ def _meaning(match: re.Match[str], bare: str) -> str:
     if match["unit"]:
         return "tokens"
     before, after = _MEANINGS.get(match["word"].lower(), ""), _AFTER.get((match["after"] or "").lower(), "")
+    if (before or after) in ("step", "number") and (match["suffix"] or "").lower() in ("b", "t"):
+        return "tokens"  # no training has a billion steps
     if before or after:
         return before or after
-    return "step" if match["digits"] == bare else ""
+    if match["digits"] == bare:
+        return "step"
+    return "other" if bare.isdecimal() else ""  # numbers alone: which of them is the step?
 
 
 def _label(name: str, numbers: Sequence[_Number], step: _Number | None, tokens: _Number | None) -> Label:

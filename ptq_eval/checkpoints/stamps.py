@@ -34,7 +34,7 @@ _SCORE = re.compile(
 """A loss or a count of samples beside the step, or a number with decimals behind it."""
 _NEUTRAL = frozenset(
     ("main", "hf", "final", "last", "latest", "best", "end", "unsharded", "converted", "merged", "export", "exported",
-     "release", "safetensors")
+     "release", "safetensors", "bf16", "fp16", "fp32")
 )  # fmt: skip
 """Words that say how or why a checkpoint was saved, not which run it is of."""
 

@@ -126,7 +126,7 @@ def test_no_word_says_what_the_number_counts(name):
 
 
 def test_siblings_say_what_a_number_beside_an_unknown_word_counts():
-    read = read_siblings(["model_1", "model_20", "foo-3", "98-hf", "980-hf", "seed1", "seed2", "llama-7B", "llama-13B"])
+    read = read_siblings(["model_1", "model_20", "foo-3", "98-hf", "980-hf", "seed1", "seed2"])
     assert {name: label.step for name, label in read.items()} == {
         "model_1": 1,
         "model_20": 20,
@@ -137,6 +137,22 @@ def test_siblings_say_what_a_number_beside_an_unknown_word_counts():
         "10B": 10**10,
         "1.5T": 15 * 10**11,
     }
+
+
+@pytest.mark.parametrize(
+    ("names", "tokens"),
+    [
+        (["train_220B", "train_2640B"], [220 * 10**9, 2640 * 10**9]),
+        (["neo_7b_intermediate_20.97B", "neo_7b_intermediate_41.94B"], [20_970_000_000, 41_940_000_000]),
+        (["intermediate-500B", "intermediate-1T"], [5 * 10**11, 10**12]),
+        (["checkpoint-1000B", "checkpoint-2T"], [10**12, 2 * 10**12]),
+        (["chck_1M", "chck_10M"], [None, None]),  # BabyLM's are words
+    ],
+)
+def test_billions_in_which_siblings_differ_are_tokens(names, tokens):
+    labels = read_siblings(names)
+    assert [labels[name].tokens for name in names] == tokens
+    assert {(labels[name].step, labels[name].stem) for name in names} == {(None, labels[names[0]].stem)}
 
 
 def test_a_total_that_all_names_share_is_not_the_checkpoints_own():
@@ -156,7 +172,8 @@ def test_stages_sort_by_number_and_by_the_order_of_training():
 @pytest.mark.parametrize(
     "name",
     ["samples-1000", "1000_samples", "10pct", "pct10", "10%", "10percent", "10h", "day3", "3days", "epoch-0.5",
-     "epoch_2.75", "step_1_000", "step-10-000", "step_1.000", "checkpoint-1-000", "5GB", "docs_1M"],
+     "epoch_2.75", "step_1_000", "step-10-000", "step_1.000", "checkpoint-1-000", "5GB", "docs_1M",
+     "100-200"],
 )  # fmt: skip
 def test_what_is_no_step_for_certain_is_none(name):
     label = read(name)
@@ -182,7 +199,9 @@ def test_what_is_no_step_for_certain_is_none(name):
 def test_stamps_scores_and_words_that_do_not_matter_make_no_other_run(names):
     read = read_siblings(names)
     assert len({label.stem for label in read.values()}) == 1
-    assert [label.step for label in read.values()] == sorted(label.step for label in read.values())
+    steps = [label.step or 0 for label in read.values()]
+    assert steps == sorted(steps)
+    assert all(steps)
 
 
 @pytest.mark.parametrize(
@@ -200,13 +219,32 @@ def test_what_cannot_be_one_run_stays_apart(names):
     assert len({label.stem for label in read_siblings(names).values()}) > 1
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["epoch1_step100", "epoch1_step200", "epoch2_step100"],  # counted within epochs
+        ["1_100", "1_200", "2_300"],
+        ["0-100", "0-200"],
+        ["0.5", "1.0"],
+        ["model_0.5", "model_1"],
+        ["step-98", "step-1.000"],
+    ],
+)
+def test_one_uncertain_step_makes_those_of_its_run_uncertain(names):
+    labels = read_siblings(names)
+    assert len(labels) == len(names)
+    assert {(label.step, label.stem) for label in labels.values()} == {(None, next(iter(labels.values())).stem)}
+
+
 def test_fractions_of_epochs_make_all_epochs_of_a_run_uncertain():
     labels = read_siblings(["epoch-0.5", "epoch-1", "epoch-1.5"]).values()
     assert {(label.step, label.unit, label.stem) for label in labels} == {(None, "epoch", "epoch")}
 
 
 def test_the_size_of_a_model_is_no_count_of_tokens():
-    assert not read("step100-7B").said
+    alone = read("step100-7B")
+    assert alone is not None
+    assert not alone.said
     assert [label.tokens for label in read_siblings(["step100-7B", "step200-7B"]).values()] == [None, None]
     named = read_siblings(["step-50K-105b", "step-100K-210b"]).values()
     assert [(label.tokens, label.said) for label in named] == [(105 * 10**9, True), (210 * 10**9, True)]
@@ -214,7 +252,13 @@ def test_the_size_of_a_model_is_no_count_of_tokens():
 
 @pytest.mark.parametrize(
     "names",
-    [["5pct", "50pct", "100pct"], ["samples-9", "samples-10"], ["e-0.25", "e-0.5", "e-1.0"], ["9", "10", "2024-01-05"]],
+    [
+        ["5pct", "50pct", "100pct"],
+        ["samples-9", "samples-10"],
+        ["e-0.25", "e-0.5", "e-1.0"],
+        ["9", "10", "2024-01-05"],
+        ["c_900k", "c_1M", "c_20M", "c_1B"],
+    ],
 )
 def test_names_sort_by_the_numbers_in_them(names):
     assert sorted(reversed(names), key=name_order) == names
@@ -223,4 +267,4 @@ def test_names_sort_by_the_numbers_in_them(names):
 @given(st.integers(0, 10**8), st.sampled_from(["step", "iter_", "update-", "global_step"]))
 def test_property_one_number_in_every_notation(number, word):
     spelled = {f"{word}{number}", f"{word}{number:,}", f"{word}{number:010d}", f"{number}_steps", f"{number}steps"}
-    assert {read(name).step for name in spelled} == {number}
+    assert {label and label.step for label in map(read, spelled)} == {number}

@@ -60,7 +60,9 @@ def test_another_model_is_a_run_of_its_own(tmp_path):
     assert [(c.run, c.step) for c in found] == [("step-run-7", 1), ("step-run-7", 2), ("step-run-7/root", None)]
 
 
-@pytest.mark.parametrize("name", ["final", "best", "last", "latest", "main", "checkpoint_best", "last-checkpoint"])
+@pytest.mark.parametrize(
+    "name", ["final", "best", "last", "latest", "main", "checkpoint_best", "step_final", "latest-unsharded"]
+)
 def test_a_folder_without_a_number_belongs_to_the_run_and_its_d_is_asked_for(trainer_run, save, name):
     save(trainer_run / name, seed=9)
     found = verify_all(discover([trainer_run]))

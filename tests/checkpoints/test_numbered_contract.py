@@ -60,6 +60,7 @@ def test_stems_and_models_of_another_size_are_runs_of_their_own(tmp_path):
     touch_checkpoint(tmp_path / "b" / "step3", num_hidden_layers=3)
     for size, layers in ((7, 1), (13, 4)):
         touch_checkpoint(tmp_path / "c" / f"llama-{size}", num_hidden_layers=layers)
+        touch_checkpoint(tmp_path / "d" / f"llama-{size}B", num_hidden_layers=layers)
     assert [(run, step) for run, step, _ in found(tmp_path)] == [
         ("a/large-step", 1),
         ("a/seed1", None),
@@ -71,6 +72,8 @@ def test_stems_and_models_of_another_size_are_runs_of_their_own(tmp_path):
         ("b/step-27.872k", 3),
         ("c/llama-13", None),
         ("c/llama-7", None),
+        ("d/llama-13B", None),
+        ("d/llama-7B", None),
     ]
 
 
@@ -193,7 +196,7 @@ def test_a_run_whose_steps_are_not_certain_is_ordered_and_asked_for(tmp_path, fo
     assert [(c.run, c.step, c.tokens, c.revision) for c in checkpoints] == [("mine", None, None, n) for n in names]
     for words in ("not known for certain", "--tokens", "trajectory.yaml"):
         assert words in checkpoints[0].tokens_note
-    assert [c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens=[1, 2, 3]))] == [1, 2, 3]
+    assert [c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens=(1, 2, 3)))] == [1, 2, 3]
     assert {c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=7))} == {None}
 
 

@@ -26,6 +26,8 @@ from ptq_eval.laws.forecast.series import Series
 N_DRAWS = 2000
 HORIZON = 16.0
 """How many times the last D paths are drawn."""
+FARTHEST = 4.0
+"""How many times the last D "not before" may be: as far as the backtests go."""
 GRID = 60
 """Points of a path, evenly in log D."""
 MOST_GROWTH = 3.0
@@ -246,12 +248,16 @@ def turn(paths: Paths, level: float = 0.9) -> Turn:
 
 
 def unless_tested(said: Turn, last: float, tested: bool) -> Turn:
-    """A turn whose upper end is within the measured range, up to D = `last`, is a claim that it happened; unless it
-    passed its test, that end is open.  Of the draws of a flat curve many have their minimum at an earlier checkpoint.
+    """What of a turn may be stated, from checkpoints up to D = `last`.
+
+    An upper end within the measured range is a claim that the turn happened; unless it passed its test, that end is
+    open.  Of the draws of a flat curve many have their minimum at an earlier checkpoint.  No lower end is beyond
+    `FARTHEST` times the last D: how well forecasts hold farther on has not been tested.
     """
+    low = min(said.low, FARTHEST * last)
     if tested or said.high > last * (1 + 1e-9):
-        return said
-    return Turn(said.low, math.inf, math.inf)
+        return Turn(low, said.value, said.high)
+    return Turn(low, math.inf, math.inf)
 
 
 def says_something(said: Turn, series: Series) -> bool:

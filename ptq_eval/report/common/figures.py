@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {2: "#D55E00", 3: "#E69F00", 4: "#009E73", 5: "#56B4E9", 6: "#CC79A7", 7: "#7F7F7F", 8: "#0072B2"}
+MORE_COLOURS = ("#882255", "#999933", "#332288", "#AA4499", "#661100", "#6699CC")
+"""Of other bit-widths, from the palettes of Tol (2021)."""
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 LINES = ("-", "--", ":", "-.")
 PANEL = (2.4, 2.3)
@@ -87,7 +89,7 @@ def write(folder: Path, study: Any, figures: Mapping[str, Any]) -> list[Path]:
 
 def colour(bits: float) -> str:
     """The colour of a bit-width."""
-    return COLOURS.get(int(bits), "#000000")
+    return COLOURS.get(int(bits), MORE_COLOURS[int(bits) % len(MORE_COLOURS)])
 
 
 def panels(rows: int, columns: int, **options: Any) -> tuple[Figure, np.ndarray]:

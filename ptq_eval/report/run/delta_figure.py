@@ -3,8 +3,9 @@
 Both axes are logarithmic.  Where evaluation noise reaches zero, as is common at 8 bits, the axis of δ becomes linear
 below the size of that noise and goes on to negative values: every point is drawn at its value with its whole bar, none
 at an edge where it would hide another.  A law is drawn where it goes through the points (`curves.follows`) and nowhere
-else: a straight line above that zone, which bends within it.  Hollow points are not significantly different from zero,
-or below their noise floor where one is known.  Runs at one D/N are drawn side by side, a little apart.
+else, and through no deltas that are noise: a straight line above that zone, which bends within it.  Hollow points are
+not significantly different from zero, or below their noise floor where one is known.  Runs at one D/N are drawn side by
+side, a little apart.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def clear(points: Frame) -> Any:
 
 
 def _curve(study: Study, series: Series | None, label: str, run: str, bits: float) -> Frame:
-    """The fitted law where it goes through the points of a series; else nothing."""
-    if series is None or len(series.tokens) < 2:
+    """The fitted law where it goes through the points of a series; else nothing, and nothing through noise."""
+    if series is None or not series.significant:
         return pd.DataFrame()
     params, (fit, at) = series.params, study.fit_of(label, run, bits)
     at_points = predict(fit, params=params, tokens=series.tokens, bits=at)
@@ -181,7 +182,7 @@ def _legend(figure: Figure, table: Frame) -> None:
     ]
     noise = int((table["shown"] == "noise").sum())
     if noise:
-        label = f"hollow: |δ| ≤ {SIGNIFICANT:g} standard errors ({noise} points)"
+        label = f"hollow: |δ| not beyond its noise ({noise} points)"
         handles.append(Line2D([], [], color="black", marker="o", markerfacecolor="none", linestyle="none", label=label))
     if linear_below(table):
         handles.append(Patch(color="0.95", label="axis of δ linear"))

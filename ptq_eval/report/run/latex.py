@@ -48,7 +48,7 @@ _HEAD = r"""% Compile with: pdflatex degradation.tex
 \IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}
 \usepackage[landscape,margin=12mm]{geometry}
 \usepackage{booktabs}
-\setlength{\tabcolsep}{3pt}
+\setlength{\tabcolsep}{2pt}
 \setlength{\belowcaptionskip}{5pt}
 \begin{document}
 """
@@ -58,7 +58,7 @@ def escape(text: str) -> str:
     """Plain text for LaTeX; characters that pdflatex's default fonts lack become a question mark."""
     escaped = "".join(_SPECIAL.get(character, character) for character in " ".join(str(text).split()))
     drawn = "".join(c if " " <= c <= "~" or "À" <= c <= "ÿ" else "?" for c in escaped)
-    return drawn.replace("--", "-{}-")
+    return drawn.replace("--", "-{}-").replace(r"D\_crit", r"$D_{\mathrm{crit}}$")
 
 
 def cell(text: str) -> str:
@@ -108,6 +108,7 @@ def _answers(found: answers.Answers) -> str:
         [
             r"\begin{table}[p]",
             r"\centering\footnotesize",
+            r"\setlength{\tabcolsep}{5pt}",
             rf"\caption{{{' '.join(map(escape, answers.notes(found)))}}}",
             rf"\begin{{tabular}}{{{'l' * len(found.header)}}}",
             r"\toprule",

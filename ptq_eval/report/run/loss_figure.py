@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,9 +151,11 @@ def ceiling(panel: Frame) -> tuple[float, float, list[float]]:
     before = panel.loc[panel["kind"] == "before", "loss"]
     fall = max(float(before.max() - before.min()), LEAST_FALL)
     after = panel[panel["kind"] == "after"].groupby("bits")["loss"].agg(["min", "max"])
+    ahead = panel.loc[panel["kind"].isin(["ahead", "band"]), ["loss", "low"]].min().min()
     bottom = min(float(before.min()), float(after["min"].min()))
     near = after[after["min"] <= bottom + FAR * fall]
     top = max([float(before.max()), *np.minimum(near["max"], near["min"] + VISIBLE * fall)])
+    bottom = min(bottom, max(float(np.nan_to_num(ahead, nan=bottom)), bottom - 0.5 * (top - bottom)))
     pad = 0.06 * (top - bottom)
     return bottom - pad, top + pad, [float(bits) for bits in after.index.difference(near.index)]
 
@@ -181,7 +183,8 @@ def _panel(ax: Axes, panel: Frame, sizes: Mapping[float, float]) -> None:
     _turning_points(ax, panel)
     for i, words in enumerate(reversed(notes)):
         place = {"xycoords": "axes fraction", "xytext": (0, 7.5 * i), "textcoords": "offset points"}
-        ax.annotate(words, (0.02, 0.02), fontsize=6, color="0.3", zorder=4, bbox=_PAPER, **place)
+        note = ax.annotate(words, (0.02, 0.02), fontsize=6, color="0.3", zorder=4, bbox=_PAPER, **place)
+        note.set_in_layout(False)  # a long one must not make its panel narrow
 
 
 def _lines(ax: Axes, panel: Frame) -> None:
@@ -222,8 +225,15 @@ def _notes(panel: Frame, above: list[float], top: float) -> list[str]:
     if (panel["kind"] == "ahead").any():
         banded = set(panel.loc[panel["kind"] == "band", "bits"])
         if missing := [bits for bits in after["bits"].unique() if bits not in banded]:
-            notes.append(f"{_list(sorted(missing))}: no band (overlaps the black line)")
+            notes.append(f"{_from(sorted(missing), after['bits'].unique())}: like the black line")
     return notes
+
+
+def _from(some: Sequence[float], bits: Iterable[float]) -> str:
+    """Bit-widths in words, in short where they are the highest of all."""
+    if len(some) > 2 and sorted(bits)[-len(some) :] == list(some):
+        return f"{some[0]:.0f} bits and more"
+    return _list(some)
 
 
 def _list(bits: Sequence[float]) -> str:

@@ -160,11 +160,16 @@ def _shortened(names: list[str]) -> list[str]:
 
 
 def _widths(ax: Axes, joint: Frame) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     bits = joint["bits"].to_numpy(float)
     if not (joint["predicted"] > 0).any():
         ax.set_axis_off()
         return
     ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     roundings = np.hypot(joint["spread"], joint["scatter"].fillna(0))
     low, high = joint["predicted"] - roundings, joint["predicted"] + roundings
     floor = float(joint[["predicted", "kl"]].where(lambda values: values > 0).min().min()) / 4

@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptq_eval.laws.forecast.candidates import History, level_of_delta
-from ptq_eval.laws.forecast.forecast import NOISE_GROWTH, Turn, draw, grid, growth_of_noise, learn, turn, unless_tested
+from ptq_eval.laws.forecast.forecast import (
+    NOISE_GROWTH,
+    Paths,
+    Turn,
+    draw,
+    grid,
+    growth_of_noise,
+    learn,
+    smoother,
+    turn,
+    unless_tested,
+)
 from tests.laws.forecast.support import LAWS, only_noise, run
 
 RUNS = st.builds(
@@ -113,6 +124,40 @@ def test_a_turn_inside_the_range_is_open_above_unless_it_is_tested():
     assert unless_tested(inside, 4e6, True) == inside
     assert unless_tested(inside, 4e6, False) == Turn(1e6, np.inf, np.inf)
     assert unless_tested(beyond, 4e6, False) == beyond
+
+
+def test_no_lower_end_is_beyond_what_was_tested():
+    assert unless_tested(Turn(9e7, np.inf, np.inf), 4e6, False) == Turn(16e6, np.inf, np.inf)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10_000), st.integers(1, 14))
+def test_parabolas_stay_and_noise_shrinks_where_the_measured_part_is_smoothed(seed, n):
+    rng = np.random.default_rng(seed)
+    x, noise = np.cumsum(rng.uniform(0.2, 1.5, n)), rng.uniform(0.01, 0.1, n)
+    matrix = smoother(x, noise)
+    curve = np.polyval(rng.standard_normal(3), x)
+    assert np.allclose(matrix @ curve, curve)
+    assert (np.hypot.reduce(matrix * noise, axis=1) <= noise * (1 + 1e-9)).all()
+    assert (matrix[[0, -1]] == np.eye(n)[[0, -1]]).all()
+
+
+@settings(deadline=None, max_examples=15)
+@given(RUNS)
+def test_no_path_of_the_full_precision_loss_rises(own):
+    paths = paths_of(own)
+    ahead = len(own[0].tokens)
+    before = (paths.loss - paths.delta)[:, ahead:]
+    assert np.diff(before, axis=1).max() < 1e-9
+    assert (before[:, 0] <= paths.loss[:, ahead - 1] - own[0].delta[-1] + 1e-9).all()
+
+
+def test_a_loss_that_stays_after_its_minimum_turns_where_it_leaves_it():
+    loss = np.array([[3.0, 2.0, 2.0, 2.0, 2.5, 2.6]] * 50)
+    paths = Paths(np.arange(6.0), loss, loss, loss, loss)
+    said = turn(paths)
+    assert 2.5 <= np.log(said.low) <= np.log(said.high) <= 3.5
+    assert turn(replace(paths, loss=np.full_like(loss, 2.0))).high == np.inf
 
 
 def test_a_flat_curve_is_not_forecast_to_turn():
