@@ -70,9 +70,11 @@ def test_infinity_as_transformers_writes_it(tmp_path):
 
 
 def test_a_mark_at_the_beginning_of_the_file(tmp_path):
-    content = written(tmp_path).joinpath("config.json").read_text()
+    core_models.save(tmp_path, core_models.build("llama"))
+    content = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(content, encoding="utf-8-sig")
     assert blueprint(tmp_path).causal
+    assert LanguageModel.load(tmp_path).linears()
 
 
 @pytest.mark.parametrize(
