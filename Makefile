@@ -1,14 +1,16 @@
 # Two commands set up everything they need and run on a fresh machine:
 #   make demo    the main job on the embedded trajectory; the report is written to demo-output/
 #   make test    every test
-# For those who change the code: make check, make docs, make bench, make clean.
+# For those who change the code: make check, make docs, make bench, make clean; make backends-test installs other
+# packages in environments of their own and tries them, all or those named: make backends-test BACKENDS="hqq or torchao".
 
 PYTHON ?= python3
+BACKENDS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint types docs wheel bench clean
+.PHONY: demo test check lint types docs wheel backends-test bench clean
 
 demo: $(STAMP)
 	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --eval-windows 192 --calib-windows 48
@@ -28,6 +30,9 @@ types: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate_cli.py --check
 	$(BIN)/python -m pytest -q tests/docs
+
+backends-test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m backends tests/backends/test_packages.py -k "$(BACKENDS)"
 
 wheel: $(STAMP)
 	PYTHON=$(BIN)/python tests/wheel.sh

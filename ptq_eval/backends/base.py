@@ -96,7 +96,8 @@ class Job:
 
     `layers` are the names of the linear modules to quantize, `ids` [windows, time] the calibration tokens (None where
     the method takes none).  `folder` is that of the exchange: the model is in `folder/model`, or for a `WeightBackend`
-    its layers are in `folder/weights.safetensors`; whatever else is written there is deleted in the end.
+    its layers are in `folder/weights.safetensors`; whatever else is written there is deleted in the end.  `quick` is
+    set in conformance runs, where a method of many steps may take fewer.
     """
 
     folder: Path
@@ -104,6 +105,7 @@ class Job:
     cell: Cell
     ids: Tensor | None = None
     device: str = "cpu"
+    quick: bool = False
 
     @property
     def model(self) -> str:

@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,7 +57,7 @@ def run(
     place: Place,
     folder: Path,
     cells: Sequence[Cell],
-    layers: Sequence[str],
+    layers: Mapping[str, int],
     *,
     device: str = "cpu",
     threads: int = 1,
@@ -66,14 +66,15 @@ def run(
 ) -> Iterator[Answer]:
     """The answer to every cell, in order, each as soon as it is there.
 
-    `folder` holds the model and the token ids as `worker` describes; the answers' files are written there.
+    `layers` are the names of the layers with their columns.  `folder` holds the model and the token ids as `worker`
+    describes; the answers' files are written there.
     """
     limits = limits or Limits()
     job = {
         "entry": place.entry,
         "packages": _packages(place.entry),
         "cells": [asdict(cell) for cell in cells],
-        "layers": list(layers),
+        "layers": dict(layers),
         "device": device,
         "threads": threads,
         "reload": reload,

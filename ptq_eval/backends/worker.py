@@ -1,8 +1,9 @@
 """The process in which a backend runs: `python -P worker.py FOLDER`, with the interpreter of its environment.
 
 FOLDER/job.json says what to do: {"entry": "module:Class", "packages": {top-level name: path}, "cells": [Cell …],
-"layers": [name …], "device", "threads", "reload": bool}.  Beside it are the model (`model/`, or `weights.safetensors`
-with its layers) and `ids.safetensors`: "ids" [windows, time] to calibrate with and "probe" [1, time].
+"layers": {name: columns}, "device", "threads", "reload": bool}.  Beside it are the model (`model/`, or
+`weights.safetensors` with its layers) and `ids.safetensors`: "ids" [windows, time] to calibrate with and "probe"
+[1, time].
 
 The answers are `0.json`, `1.json` …, one for each cell as soon as it is done: {"error": text}, or {"seconds",
 "loss": of the probe in full precision, "versions"} with the weights in `0.safetensors`: `layer:NAME` [out, in] in
@@ -88,7 +89,7 @@ class _Before:
         if (folder / "model").exists():
             from ptq_eval.backends.base import Cell, Job
 
-            model = Job(folder, job["layers"], Cell("", 0, None, False)).load()
+            model = Job(folder, list(job["layers"]), Cell("", 0, None, False)).load()
             self.loss = loss_of(model, self.ids["probe"])
             weights = {f"{name}.weight" for name in job["layers"]}
             self.state = {name: t.clone() for name, t in model.named_parameters() if name not in weights}
@@ -100,7 +101,7 @@ def _cell(backend: Any, before: _Before, job: dict[str, Any], cell: dict[str, An
 
     from ptq_eval.backends.base import Cell, Job
 
-    task = Job(path.parent, job["layers"], Cell(**cell), before.ids.get("ids"), job["device"])
+    task = Job(path.parent, list(job["layers"]), Cell(**cell), before.ids.get("ids"), job["device"], job["reload"])
     started = time.perf_counter()
     found = backend.quantize(task)
     seconds = time.perf_counter() - started
@@ -110,19 +111,26 @@ def _cell(backend: Any, before: _Before, job: dict[str, Any], cell: dict[str, An
     else:
         weights = weights_of(found, job["layers"], before.state)
         if job["reload"]:
-            answer |= _again(backend, found, task, before, weights)
+            answer |= _again(backend, found, task, job["layers"], before, weights)
     save_file(weights, path)
     return answer
 
 
 def _again(
-    backend: Any, model: Any, task: Any, before: _Before, weights: Mapping[str, Tensor]
+    backend: Any,
+    model: Any,
+    task: Any,
+    layers: Mapping[str, int],
+    before: _Before,
+    weights: Mapping[str, Tensor],
 ) -> dict[str, float | None]:
     """How far weights are, relative to their norm, after a forward pass, and after saving and loading as well."""
-    model(before.ids["probe"].to(task.device), use_cache=False)
-    after = weights_of(model, task.layers, {})
+    loss_of(model, before.ids["probe"])
+    after = weights_of(model, layers, {})
     loaded = backend.reloaded(model, task)
-    again = None if loaded is None else weights_of(loaded, task.layers, {})
+    if loaded is not None:
+        loss_of(loaded, before.ids["probe"])  # packed layers may be unpacked in the first forward pass
+    again = None if loaded is None else weights_of(loaded, layers, {})
     return {
         "after_forward": distance(weights, after),
         "after_reload": None if again is None else distance(weights, again),
@@ -138,19 +146,19 @@ def loss_of(model: Any, ids: Tensor) -> float:
     """Mean loss of `ids` [1, time], nats per token."""
     import torch
 
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = model(ids.to(model.device), use_cache=False).logits[:, :-1].float()
     return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten().to(logits.device)))
 
 
-def weights_of(model: Any, layers: list[str], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def weights_of(model: Any, layers: Mapping[str, int], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the layers multiply by, [out, in] float32, and the other parameters that differ from those `before`."""
     import torch
 
     found = {}
     with torch.no_grad():
-        for name in layers:
-            found[f"layer:{name}"] = as_multiplied(model.get_submodule(name))
+        for name, columns in layers.items():
+            found[f"layer:{name}"] = as_multiplied(model.get_submodule(name), columns)
         now = dict(model.named_parameters()) | dict(model.named_buffers())
         for name, own in before.items():
             new = now.get(name)
@@ -162,11 +170,10 @@ def weights_of(model: Any, layers: list[str], before: Mapping[str, Tensor]) -> d
     return found
 
 
-def as_multiplied(module: Any) -> Tensor:
+def as_multiplied(module: Any, columns: int) -> Tensor:
     """The matrix [out, in], float32 on the CPU, that a linear module multiplies by, its bias taken off."""
     import torch
 
-    columns = getattr(module, "in_features", None) or module.nx
     place = next((t.device for t in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
     reason: Exception | None = None
     for dtype in (torch.float32, torch.float16, torch.bfloat16):

@@ -184,7 +184,7 @@ def report(out: str, bits_axis: BitsAxis | None, seed: int, bootstrap: int) -> N
 
 @cli.command(short_help="List the installed quantizers with their options.")
 def quantizers() -> None:
-    """List the installed quantizers with their options.
+    """List the installed quantizers with their options, and the methods of backends (`ptq-eval backends list`).
 
     \b
     Example of an option in use:
@@ -193,6 +193,7 @@ def quantizers() -> None:
     from rich.table import Table
 
     from ptq_eval import plugins
+    from ptq_eval.backends.environments import statuses
 
     table = Table("quantizer", "from", "calibration", "option", "default", "meaning")
     for name, cls in plugins.load_all("quantizers").items():
@@ -201,6 +202,10 @@ def quantizers() -> None:
         for option, text in cls.option_help().items() or {"": ""}.items():
             table.add_row(*head, option, str(defaults.get(option, "")), text)
             head = ("", "", "")
+    for status in statuses():
+        where = f"{status.backend.name} {status.version} ({status.state})".replace("  ", " ")
+        for method, own in status.backend.methods.items():
+            table.add_row(f"{status.backend.name}:{method}", where, own.calibration, "", "", own.summary)
     console().print(table)
 
 

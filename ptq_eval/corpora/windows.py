@@ -173,7 +173,7 @@ def _documents(text: Text, tokens: Tokens, middles: np.ndarray, separator: int |
         return ()
     else:
         starts, places = text.documents, tokens.ends[middles] - 1
-    if len(starts) < 2:
+    if text.ids is not None and len(starts) < 2:  # no separator: where documents end is not known
         return ()
     return tuple((np.searchsorted(starts, places, side="right") - 1).tolist())
 

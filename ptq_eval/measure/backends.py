@@ -58,7 +58,8 @@ def quantize(
     """
     probe = probe.long()
     by_backend: dict[str, list[Variant]] = {}
-    narrowest = min(model.weight(name).shape[1] for name in model.linears())
+    columns = {name: model.weight(name).shape[1] for name in model.linears()}
+    narrowest = min(columns.values())
     for variant in variants:
         method = _method(variant)
         variant.failed = method.refusal(variant.scheme, narrowest) or ("" if trusting else method.distrust())
@@ -72,7 +73,7 @@ def quantize(
                 cells = _prepared(model, source, own, ids, probe, exchange)
                 options: dict[str, Any] = {"device": model.device.type, "threads": torch.get_num_threads()}
                 options |= {"reload": reload, "limits": limits}
-                for answer in run(place_of(name), exchange, cells, list(model.linears()), **options):
+                for answer in run(place_of(name), exchange, cells, columns, **options):
                     _accept(model, waiting.pop(0), answer, probe)
         except (PtqEvalError, OSError) as error:  # not installed, or no space for the exchange
             for variant in waiting:

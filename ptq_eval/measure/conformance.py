@@ -1,10 +1,11 @@
 """The conformance run of a backend: a minute on a tiny model that is built here, and what it shows.
 
-Every method quantizes a model with random weights and a few strong channels, at 4 bits where it can.  It passes if its
-weights come back finite, in the right shapes and changed; if the error of the logits is plausible beside that of
-rounding to nearest under the same scheme; and if the quantized model multiplies by the same weights after a forward
-pass, and after saving and loading where the package does that.  What a package does to the model that it works on, such
-as scaling live weights, shows in the error.  The result is kept, and a method that failed is not trusted from then on.
+Every method quantizes a model with random weights, columns of unequal size and a few strong channels, at 4 bits where
+it can.  It passes if its weights come back finite, in the right shapes and changed; if the error of the logits is
+plausible beside that of rounding to nearest under the same scheme; and if the quantized model multiplies by the same
+weights after a forward pass, and after saving and loading where the package does that.  What a package does to the
+model that it works on, such as scaling live weights, shows in the error.  The result is kept, and a method that failed
+is not trusted from then on.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from quantizers import Scheme, get_quantizer
 
 WIDTH, INNER, VOCABULARY, WINDOWS, LENGTH = 256, 512, 256, 32, 64
 GROUP = 64
+SPREAD = 0.5
+"""Standard deviation of the logarithm of the sizes of columns: methods that scale columns have something to find."""
+
 PLAUSIBLE = (0.02, 3.0)
 """Squared error of the logits over that of rounding to nearest."""
 
@@ -147,7 +151,9 @@ def build(folder: Path) -> Tensor:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter.shape[1] ** -0.5)
+                columns = torch.exp(SPREAD * torch.randn(parameter.shape[1], generator=generator))
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * columns)
+                parameter *= parameter.square().sum(1).mean().rsqrt()
         strong = torch.randperm(WIDTH, generator=generator)[: WIDTH // 32]
         model.model.embed_tokens.weight[:, strong] *= 8
     with quiet_transformers():

@@ -83,7 +83,7 @@ def write(
 
 def write_page(out: Path, study: Study) -> Path:
     """Write `report.md`, with a comparison of laws, a backtest and a study of sensitivity if the folder has them."""
-    from ptq_eval.report.backtest import section as backtest
+    from ptq_eval.report.backtest import page as backtest
     from ptq_eval.report.common import files
     from ptq_eval.report.comparison import page as comparison
     from ptq_eval.report.run import page

@@ -18,7 +18,7 @@ where Δ_B·R_BB = −Δ_F·R_FB, so the weights that the algorithm has reached 
 One product per block replaces the updates of all later columns (the paper's step 2, lazy batches).  Within the block
 the recursion above runs with U_BB = R_BB⁻¹.
 
-    factor.py     R, and the retry with more damping where H cannot be factored
+    damping.py    R, and the retry with more damping where H cannot be factored
     solve.py      the blocks: the two formulas above
     batch.py      schemes solved together: their scales and codes
     ../kernels/   the recursion within a block
@@ -52,7 +52,7 @@ from torch import Tensor
 
 from quantizers import grid
 from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme, option
-from quantizers.gptq.factor import damped_factor
+from quantizers.gptq.damping import damped_factor
 from quantizers.gptq.solve import solve
 from quantizers.parallel import over_rows
 from quantizers.stats import LayerStats, finite_hessian

@@ -62,7 +62,8 @@ class Folds(Backend):
     methods = {
         "fold": Method("exact, norms changed", calibration="shared"),
         "scaled": Method("wrong: weights scaled and norms not", calibration="shared"),
-        "another": Method("of another model", calibration="shared"),
+        "moves": Method("weights that change in a forward pass", calibration="shared"),
+        "reloads": Method("other weights after saving and loading", calibration="shared"),
     }
 
     def quantize(self, job):
@@ -85,6 +86,15 @@ class Folds(Backend):
             for name, parameter in model.named_parameters():
                 if name.endswith("input_layernorm.weight") and job.cell.method != "scaled":
                     parameter /= 2
+        if job.cell.method == "moves":
+            layer = model.get_submodule(job.layers[-1])
+            model.register_forward_pre_hook(lambda *_: setattr(layer.weight, "data", 1.01 * layer.weight.data))
+        return model
+
+    def reloaded(self, model, job):
+        if job.cell.method != "reloads":
+            return model if job.cell.method == "fold" else None
+        model.get_submodule(job.layers[0]).weight.data *= 0.99
         return model
 
 

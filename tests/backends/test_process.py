@@ -21,7 +21,7 @@ def exchange(tmp_path):
 
 def answers(folder, *methods, **limits):
     cells = [Cell(method, 4, 16, False) for method in methods]
-    return list(run(place_of("fake"), folder, cells, ["a"], limits=Limits(**limits)))
+    return list(run(place_of("fake"), folder, cells, {"a": 32}, limits=Limits(**limits)))
 
 
 def test_a_worker_that_hangs_is_ended_and_the_next_cell_is_done(fakes, exchange):

@@ -134,9 +134,9 @@ def test_commands_are_found():
 
 @every_page
 def test_make_targets_exist(page):
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     text = "\n".join([*re.findall(r"`(make [^`]+)`", prose(page)), *(block.text for block in blocks(page))])
-    for target in re.findall(r"^make ([a-z]+)", text, re.MULTILINE):
+    for target in re.findall(r"^make ([a-z-]+)", text, re.MULTILINE):
         assert target in targets, f"{name(page)}: make {target}"
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ptq_eval.backends.packages.gguf_blocks import as_bytes
 from quantizers import (
     ALL_FORMATS,
     LayerStats,
@@ -20,7 +21,6 @@ from quantizers import (
 from quantizers.formats import FORMATS
 from quantizers.testing import sample_layer
 from tests.reference import kquants
-from tests.support.gguf_blocks import as_bytes
 
 FLOATS = {
     "fp8_e4m3": ml_dtypes.float8_e4m3fn,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quantizers import LayerStats, QuantizationError, Scheme, ShapeError, get_quantizer
-from quantizers.gptq.factor import damped_factor
+from quantizers.gptq.damping import damped_factor
 from quantizers.testing import output_error, sample_layer
 
 
@@ -143,7 +143,7 @@ def test_damping_ladder():
 @pytest.mark.parametrize("shift", [0.0, -0.3], ids=["at once", "after retries"])
 def test_factor_in_place(block, shift, monkeypatch):
     """The upper half becomes R, of whatever number of blocks and after a failure too; H stays below the diagonal."""
-    monkeypatch.setattr("quantizers.gptq.factor._BLOCK", block)
+    monkeypatch.setattr("quantizers.gptq.damping._BLOCK", block)
     x = torch.randn(40, 11, generator=torch.Generator().manual_seed(0))
     h = x.T @ x / 40 + shift * torch.eye(11)
     changed = h.clone()

@@ -9,6 +9,9 @@ from ptq_eval.backends.base import Backend, Job, Method
 ROWS = 8
 """Windows of a batch."""
 
+STEPS, QUICK_STEPS = 200, 10
+"""Of SignRound, for each block: the package's default, and those of a conformance run."""
+
 
 class AutoRound(Backend):
     """Intel's package.  It leaves the model in bfloat16 on a CPU that has it, as its users get it."""
@@ -26,11 +29,13 @@ class AutoRound(Backend):
         """The model with simulated layers."""
         from auto_round import AutoRound as Package
         from auto_round.algorithms.quantization.rtn.config import RTNConfig
+        from auto_round.algorithms.quantization.sign_round.config import SignRoundConfig
         from torch.utils.data import DataLoader
         from transformers import AutoTokenizer
 
         assert job.ids is not None
         cell = job.cell
+        signs = SignRoundConfig(iters=QUICK_STEPS if job.quick else STEPS)
         rows: Any = [{"input_ids": row, "attention_mask": row * 0 + 1} for row in job.ids]
         package = Package(
             model=job.load(),
@@ -41,7 +46,7 @@ class AutoRound(Backend):
                 "sym": cell.symmetric,
                 "data_type": "int",
             },
-            alg_configs="signround" if cell.method == "signround" else RTNConfig(disable_opt_rtn=True),
+            alg_configs=signs if cell.method == "signround" else RTNConfig(disable_opt_rtn=True),
             dataset=DataLoader(rows, batch_size=ROWS),
             seqlen=job.ids.shape[1],
             nsamples=len(job.ids),

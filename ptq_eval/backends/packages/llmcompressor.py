@@ -59,6 +59,15 @@ class LLMCompressor(Backend):
             shuffle_calibration_samples=False,
         )
 
+    def reloaded(self, model: Any, job: Job) -> Any:
+        """Packed as compressed-tensors, and loaded by transformers."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        folder = job.folder / "saved"
+        model.save_pretrained(folder, save_compressed=True)
+        return AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
+
 
 def _linear(module: Any) -> bool:
     import torch

@@ -2,13 +2,13 @@
 
 The lowest checkpoint of a noisy curve is nearly always somewhere inside the range, also when nothing turns.
 A minimum therefore counts as interior only if it is neither the first nor the last checkpoint and the loss rises
-significantly after it (`significance`: a test whose error has two parts).
+significantly after it, beyond two kinds of error.
 
 * evaluation: the variance of the rise over evaluation windows, paired between checkpoints, and over draws of the
   calibration windows where several were made, or from the errors of the checkpoints where no windows are known.  Where
   neither is, nothing is claimed;
-* training: checkpoints scatter about a smooth curve by more than the windows can tell.  With fewer than
-  `MIN_TO_TEST` checkpoints that scatter is unknown, and nothing is claimed.
+* training: checkpoints scatter about a smooth curve by more than the windows can tell (`significance`).  With fewer
+  than `MIN_TO_TEST` checkpoints that scatter is unknown, and nothing is claimed.
 
 A curve that is not called interior may still turn: `detectable_rise` says which rise would have been seen.
 
@@ -124,7 +124,7 @@ def turning_point(
     pair[last] += 1
     pair[i] -= 1
     evaluation_se = math.sqrt(noise.variance(pair))
-    tested = _tested(loss, noise, evaluation_se)
+    tested = rise_test(loss, evaluation_se)
     interior = bool(0 < i < last and tested.get("p_value", math.nan) <= SIGNIFICANCE)
     draws = np.nan_to_num(scatter) * np.random.default_rng([seed, 1]).standard_normal((n_boot, len(loss)))
     drawn = np.exp(vertices(x, loss + draws + noise.draws(n_boot, seed)))
@@ -177,21 +177,23 @@ class _Evaluation:
         return normal if self.windows is None else normal + window_noise(self.windows, n_boot, seed, self.design)
 
 
-def _tested(loss: np.ndarray, noise: _Evaluation, evaluation_se: float) -> dict[str, Any]:
-    """The fields of a `TurningPoint` that the test gives."""
+def rise_test(loss: np.ndarray, evaluation_se: float, *, replicates: int = significance.REPLICATES) -> dict[str, Any]:
+    """The fields of a `TurningPoint` that the test gives; evaluation_se: of the rise, NaN if nothing is known.
+
+    Evaluation errors that change smoothly from one checkpoint to the next raise the loss without any scatter, so the
+    rise must also exceed its whole standard error.
+    """
     if len(loss) < MIN_TO_TEST:
         return {"untested": Untested.FEW_CHECKPOINTS}
     if math.isnan(evaluation_se):
         return {"untested": Untested.NO_ERRORS}
-    start = int(significance.tail_starts(loss[None])[0])
-    weights = np.zeros(len(loss))
-    if len(loss) - start > 1:
-        weights[start:] = significance.contrast(len(loss) - start)
-    p = significance.p_value(loss, start, noise.variance(weights))
-    scatter = float(significance.scatter(loss[None])[0])
+    rise = float(loss[-1] - loss.min())
+    scatter = significance.scatter(loss)
+    error = max(math.hypot(evaluation_se, math.sqrt(2) * scatter), np.finfo(float).tiny)
+    p = max(significance.p_value(loss, replicates=replicates), float(stats.norm.sf(rise / error)))
     windows = evaluation_se * float(stats.norm.isf(SIGNIFICANCE) + stats.norm.isf(1 - POWER))
-    rise = math.hypot(significance.detectable(len(loss)) * scatter, windows)
-    return {"p_value": p, "adjusted_p": p, "detectable_rise": rise}
+    detectable = math.hypot(significance.detectable(len(loss)) * scatter, windows)
+    return {"p_value": p, "adjusted_p": p, "detectable_rise": detectable}
 
 
 def controlled(

@@ -3,17 +3,14 @@
 The null hypothesis is composite: a mean that never rises (flat, falling, or falling and then flat), with scatter that
 may be autocorrelated from checkpoint to checkpoint.
 
-* The tail begins at the first checkpoint whose loss is at or below the mean of all later ones.  Its rise is Σ c_i y_i
-  over its m checkpoints, c being linear in i with mean 0 and Σ c² = 1: never positive in the mean under the null.
-* The scatter comes from the whole curve.  1, t, e^(−rt) and, from `MIN_FOR_BEND` checkpoints on, t² are fitted, with
-  t = 0…1 the place among the n checkpoints and the rate r that fits best.  The powers of t that follow are made
-  orthogonal to these and to each other; the first floor(√n) of them measure the scatter at frequencies so low that
-  autocorrelation raises it nearly as much as the rise (the idea of Müller 2007, J. Econometrics 141).
-* The statistic is rise/sqrt(scatter² + evaluation variance of the rise).  Its distribution under the null is that of
-  flat curves whose noise has a lag-1 correlation drawn uniformly from 0 to `MOST_CORRELATED`, simulated for these n
-  and m; where the tail is the whole curve, for curves whose lowest checkpoint is neither the first nor the last.  A
-  falling part enters neither the rise nor, beyond what the fit absorbs, the scatter other than by enlarging it, so
-  that curves which fall first are called rising less often.
+* The statistic is a likelihood ratio: how much better does the best curve that falls and then rises fit than the best
+  that falls and then stays flat (`shapes`)?  Both choose the shape and the end of their fall; a fall of two columns
+  costs log(m)/2 more than a fall of one, for m groups of checkpoints.
+* Its distribution under the null hypothesis is that of the best curve without a rise plus simulated scatter (a
+  parametric bootstrap): normal, of the standard deviation about the better of the two curves, with a lag-1 correlation
+  drawn uniformly from 0 to `MOST_CORRELATED`.  Each simulated curve is fitted anew.
+* A turn is only inside the range if the lowest checkpoint is neither the first nor the last.  So where that of the
+  curve is inside, a simulated curve whose lowest is not does not count.
 
 Of many lines, those of one bit-width are a family, controlled by Hochberg's step-up procedure (1988): the chance of
 any wrong claim among them is at most the level, if their errors depend positively (quantizers of one run share its
@@ -31,6 +28,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from ptq_eval.laws.turning import shapes
+
 Line = TypeVar("Line", bound=Hashable)
 
 SIGNIFICANCE = 0.05
@@ -38,133 +37,97 @@ SIGNIFICANCE = 0.05
 POWER = 0.8
 MIN_TO_TEST = 5
 """With fewer checkpoints nothing is left to measure the scatter with."""
-MIN_FOR_BEND = 8
 MOST_CORRELATED = 0.5
-RATES = (1.0, 2.0, 3.0, 4.5, 6.5, 9.0, 13.0, 20.0)
-"""How fast the fitted fall decays over the curve; a grid, close enough for any fall."""
-REPLICATES, POWER_REPLICATES = 20_000, 2_000
-_LARGEST = 4_000_000
-"""Numbers of a simulation, so that a thousand checkpoints fit in memory."""
+REPLICATES, FIRST_REPLICATES = 2000, 300
+POWER_CURVES, POWER_REPLICATES = 300, 59
+_CLEAR = 0.2
+"""The p-value above which the first replicates are enough."""
 
 
-def tail_starts(curves: np.ndarray) -> np.ndarray:
-    """For each curve [replicates, n] the index at which its tail begins; n where it falls to the last checkpoint."""
-    n = curves.shape[1]
-    later = np.cumsum(curves[:, :0:-1], axis=1)[:, ::-1] / np.arange(n - 1, 0, -1)
-    begun = curves[:, :-1] <= later
-    return np.where(begun.any(axis=1), begun.argmax(axis=1), n)
+def p_value(curve: np.ndarray, *, replicates: int = REPLICATES) -> float:
+    """The probability of a rise at least as significant if the loss never rises; 1 where the lowest loss is the last.
 
-
-def contrast(m: int) -> np.ndarray:
-    """The weights [m] of the rise of a tail of m checkpoints: linear, with mean 0 and sum of squares 1."""
-    weights = np.arange(m) - (m - 1) / 2
-    return weights / np.linalg.norm(weights)
-
-
-def scatter(curves: np.ndarray) -> np.ndarray:
-    """The standard deviation of the checkpoints about a smooth curve at low frequencies, for each curve
-    [replicates, n], n at least `MIN_TO_TEST`."""
-    centered = curves - curves.mean(axis=1, keepdims=True)
-    total = np.sum(np.square(centered), axis=1)
-    best, found = np.full(len(curves), math.inf), np.zeros(len(curves))
-    for fitted, rest in _bases(curves.shape[1]):
-        misfit = total - np.sum(np.square(centered @ fitted), axis=1)
-        better = misfit < best
-        best = np.where(better, misfit, best)
-        found = np.where(better, np.mean(np.square(centered @ rest), axis=1), found)
-    return np.sqrt(found)
-
-
-def p_value(curve: np.ndarray, start: int, variance: float) -> float:
-    """The probability of a rise at least as significant if the loss never rises.
-
-    curve [n]: losses in the order of D; start: where its tail begins; variance: evaluation variance of the rise of the
-    tail.  1 where the lowest loss is the last.
+    curve [n]: losses in the order of D, n at least `MIN_TO_TEST`; replicates: `REPLICATES` at most.
     """
     n, lowest = len(curve), int(np.argmin(curve))
-    m = n - start
-    if m < 2 or lowest == n - 1:
+    if lowest == n - 1:
         return 1.0
-    found = float(contrast(m) @ curve[start:]) / math.sqrt(float(scatter(curve[None])[0]) ** 2 + variance)
-    reference = null_distribution(n, m, inside=m == n and lowest > 0)
-    reached = len(reference) - int(np.searchsorted(reference, found))
-    return (1 + reached) / (1 + len(reference))
+    found = shapes.fit(curve[None])
+    noise = _noise(n)[:replicates] * _of_checkpoint(found.scatter, n)
+    reached = count = 0
+    for end in (min(FIRST_REPLICATES, replicates), replicates):
+        reached += int(np.sum(_statistics(found.null + noise[count:end], lowest > 0) >= found.gain[0]))
+        count = end
+        if reached > _CLEAR * count:
+            break
+    return (1 + reached) / (1 + count)
 
 
-@lru_cache(maxsize=256)
-def null_distribution(n: int, m: int, *, inside: bool) -> np.ndarray:
-    """The statistic under the null hypothesis, sorted, for tails of m among n checkpoints.
+def scatter(curve: np.ndarray) -> float:
+    """The standard deviation of one checkpoint about the best curve [n] that falls and then rises."""
+    return float(_of_checkpoint(shapes.fit(curve[None]).scatter, len(curve))[0])
 
-    inside: where the lowest checkpoint is the first or the last, there is no turn inside (−infinity).
-    """
-    curves, scale = _noise(n)
-    tail = curves[:, n - m :]
-    begins = tail[:, 0] <= tail[:, 1:].mean(axis=1)
-    found = (tail @ contrast(m) / scale)[begins]
-    if inside:
-        lowest = np.argmin(curves[begins], axis=1)
-        found[(lowest == 0) | (lowest == n - 1)] = -math.inf
-    return np.sort(found)
+
+def _statistics(curves: np.ndarray, inside: bool) -> np.ndarray:
+    """The likelihood ratios of curves [R, n]; with `inside`, −infinity where the lowest is the first or the last."""
+    found = np.full(len(curves), -math.inf)
+    lowest = np.argmin(curves, axis=1)
+    rows = (lowest > 0) & (lowest < curves.shape[1] - 1) if inside else np.ones(len(curves), bool)
+    if rows.any():
+        found[rows] = shapes.fit(curves[rows]).gain
+    return found
+
+
+def _of_checkpoint(of_group: np.ndarray, n: int) -> np.ndarray:
+    """The standard deviation of one of n checkpoints from that of a group's mean, at half of `MOST_CORRELATED`."""
+    variances = []
+    for size in np.diff(shapes.bounds(n)):
+        lags = np.arange(size)
+        weights = np.where(lags == 0, 1, 2) * (size - lags)
+        variances.append(float(weights @ (MOST_CORRELATED / 2) ** lags) / size**2)
+    return of_group / math.sqrt(float(np.mean(variances)))
+
+
+@lru_cache(maxsize=16)
+def _noise(n: int) -> np.ndarray:
+    """Autocorrelated noise [REPLICATES, n] of variance 1."""
+    rng = np.random.default_rng(n)
+    correlation = rng.uniform(0, MOST_CORRELATED, REPLICATES)
+    curves = rng.standard_normal((REPLICATES, n))
+    for i in range(1, n):
+        curves[:, i] = correlation * curves[:, i - 1] + np.sqrt(1 - correlation**2) * curves[:, i]
+    return curves
 
 
 @lru_cache(maxsize=64)
 def detectable(n: int) -> float:
     """The rise from the lowest to the last of n checkpoints that is significant with probability `POWER`, in units of
-    `scatter`'s median; infinite where no rise is.
+    `scatter`'s median for flat curves; infinite where no rise up to a hundred times the true scatter is.
 
     The loss falls and rises along a parabola about the middle of the range.
     """
-    curves, scale = (values[:POWER_REPLICATES] for values in _noise(n))
+    noise = _noise(n)[:POWER_CURVES]
+    again = _noise(n)[POWER_CURVES:][
+        np.random.default_rng(n).integers(REPLICATES - POWER_CURVES, size=(POWER_CURVES, POWER_REPLICATES))
+    ]
     shape = np.square(np.linspace(-1, 1, n))
     shape = (shape - shape.min()) / (shape.max() - shape.min())
 
     def power(rise: float) -> float:
-        return _share_significant(curves + rise * shape)
+        curves = noise + rise * shape
+        found, gains = shapes.fit(curves), _statistics(curves, inside=True)
+        simulated = found.null[:, None] + _of_checkpoint(found.scatter, n)[:, None, None] * again
+        reached = _statistics(simulated.reshape(-1, n), inside=True).reshape(again.shape[:2]) >= gains[:, None]
+        p = (1 + np.sum(reached, axis=1)) / (1 + POWER_REPLICATES)
+        return float(np.mean(p <= SIGNIFICANCE))
 
-    low, high = 0.0, 1e3
+    low, high = 1.0, 100.0
     if power(high) < POWER:
         return math.inf
-    while high - low > 0.02 * high:
-        middle = math.sqrt(low * high) if low else 0.1 * high
+    while high > 1.03 * low:
+        middle = math.sqrt(low * high)
         low, high = (middle, high) if power(middle) < POWER else (low, middle)
-    return high / float(np.median(scale))
-
-
-def _share_significant(curves: np.ndarray) -> float:
-    n = curves.shape[1]
-    starts, scale, lowest = tail_starts(curves), scatter(curves), np.argmin(curves, axis=1)
-    inside, claims = (lowest > 0) & (lowest < n - 1), 0
-    for start in np.unique(starts[starts < n - 1]):
-        rows, m = inside & (starts == start), n - int(start)
-        critical = np.quantile(null_distribution(n, m, inside=m == n), 1 - SIGNIFICANCE)
-        claims += int(np.sum(curves[rows, start:] @ contrast(m) / scale[rows] > critical))
-    return claims / len(curves)
-
-
-@lru_cache(maxsize=16)
-def _noise(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Flat curves [replicates, n] with autocorrelated noise of variance 1, and their `scatter`."""
-    rng = np.random.default_rng(n)
-    count = max(min(2 * REPLICATES, _LARGEST // n), 2 * POWER_REPLICATES)
-    correlation = rng.uniform(0, MOST_CORRELATED, count)
-    curves = rng.standard_normal((count, n))
-    for i in range(1, n):
-        curves[:, i] = correlation * curves[:, i - 1] + np.sqrt(1 - correlation**2) * curves[:, i]
-    return curves, scatter(curves)
-
-
-@lru_cache(maxsize=64)
-def _bases(n: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each rate: orthonormal columns [n, p] of what is fitted and [n, k] of what measures the scatter."""
-    degree = 2 if n >= MIN_FOR_BEND else 1
-    x = np.linspace(-1, 1, n)
-    powers = np.polynomial.chebyshev.chebvander(x, degree + math.isqrt(n))  # they span the same as powers of t
-    bases = []
-    for rate in RATES:
-        columns = [powers[:, : degree + 1], np.exp(-rate * (x + 1) / 2)[:, None], powers[:, degree + 1 :]]
-        basis, _ = np.linalg.qr(np.hstack(columns))
-        bases.append((basis[:, : degree + 2], basis[:, degree + 2 :]))
-    return bases
+    return high / float(np.median(_of_checkpoint(shapes.fit(noise).scatter, n)))
 
 
 def adjusted(lines: Mapping[Line, tuple[Hashable, float, float]]) -> dict[Line, float]:

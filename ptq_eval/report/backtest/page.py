@@ -1,4 +1,9 @@
-"""What `ptq-eval backtest` writes: one row per statement, a page that sums them up, and a fan chart of every run."""
+"""What `ptq-eval backtest` writes: one row per statement, a page that sums them up, and a fan chart of every run.
+
+A backtest of the 24 lines of two runs takes about 16 seconds, most of them for the joint law's refits, so `ptq-eval
+run` does not make it: `report.md` has a section on the one that `ptq-eval backtest` made, if that is of the same
+measurements.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +16,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ptq_eval.laws.forecast.backtest import Ahead, Statement, What, asked_at
+from ptq_eval.laws.forecast.backtest import MIN_TO_TEST, Ahead, Statement, What, asked_at
 from ptq_eval.laws.forecast.baselines import FORECAST
 from ptq_eval.laws.forecast.score import Score, best_baseline, scores, total
 from ptq_eval.laws.forecast.series import Series
 from ptq_eval.report.backtest import figure
 from ptq_eval.report.common import figures, files, tables
-from ptq_eval.report.common.data import labels
-from ptq_eval.report.common.numbers import MISSING, count, short
+from ptq_eval.report.common.data import Study, labels
+from ptq_eval.report.common.numbers import MISSING, count, number, percent, short
 from ptq_eval.results.points import Config, by
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from ptq_eval.results.load import Results
 
 NAME = "backtest.json"
+TITLE = "Had you asked earlier"
 VERSION = 2
 """Of the meaning of `backtest.json`."""
 
@@ -43,6 +49,7 @@ HEADINGS = {
     What.TURN: "Critical number of tokens, D_crit",
 }
 UNITS = {What.LOSS: "log loss", What.DELTA: "nats", What.TURN: "log D"}
+_HEADER = ("about", "method", "n", "stated", "inside", "width", "interval score")
 ANSWER_HEADER = ("run", "quantizer", "bits", "stated at D", "D_crit stated", "observed", "verdict")
 
 WORDS = """\
@@ -211,3 +218,53 @@ def score_rows(test: Backtest, what: What) -> list[list[str]]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share == share else MISSING
+
+
+def read(out: Path) -> dict[str, Any] | None:
+    """The backtest below `out`; None without one.  Raises OutputMismatchError for a damaged file."""
+    return files.read_json(out / NAME, ("records", "summary", "level"), "ptq-eval backtest OUT")
+
+
+def section(found: Mapping[str, Any] | None, study: Study) -> str:
+    """The backtest in short, or how to make one; "" where no run has enough checkpoints."""
+    checkpoints = study.measured.groupby("trajectory")["tokens"].nunique()
+    if checkpoints.empty or checkpoints.max() < MIN_TO_TEST:
+        return ""
+    if found is None:
+        return (
+            "`ptq-eval backtest OUT` forecasts each run from its earlier checkpoints, compares with the later ones, "
+            "and adds the result here.\n"
+        )
+    return _summary(found, study.digest)
+
+
+def _summary(found: Mapping[str, Any], records: str) -> str:
+    """One row per method for the loss and D_crit, all bit-widths and distances together, and one fan chart.
+
+    records: the digest of the page's measurements.
+    """
+    maker = "another version of ptq-eval made the backtest" if found.get("version") != VERSION else ""
+    others = (
+        "the backtest was made of other measurements than those of this page" if found["records"] != records else ""
+    )
+    if maker or others:
+        return f"**Out of date: {maker or others}.** `ptq-eval backtest OUT` makes it again.\n"
+    level = f"{100 * number(found['level']):g} %"
+    text = (
+        "At every checkpoint from the fourth on, what the checkpoints up to it say of later ones was held against what "
+        f"was measured. *Inside*: the share of statements that later checkpoints did not refute, of {level} intervals; "
+        "the interval score is better the lower it is; for D_crit it is that of which checkpoint has the least loss. "
+        "By bit-width and distance in `backtest.md`.\n\n"
+    )
+    rows = []
+    for what in (What.LOSS, What.TURN):
+        for one in found["summary"]:
+            if (one["what"], one["bits"], one["ahead"]) == (what, None, None):
+                numbers = [percent(one["made"]), percent(one["coverage"]), short(one["width"]), short(one["score"])]
+                about = f"{HEADINGS[what]} ({UNITS[what]})"
+                rows.append([about, METHOD_NAMES.get(one["method"], one["method"]), f"{one['n']}", *numbers])
+    text += tables.markdown(_HEADER, rows, left=2)
+    charts = found.get("figures") or ()
+    return text + "".join(
+        f"\n![Loss after quantization, forecast and measured](figures/{name}.png)\n" for name in charts[:1]
+    )

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.report.backtest import section as backtest
+from ptq_eval.report.backtest import page as backtest
 from ptq_eval.report.common import tables
 from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study, formats_of
 from ptq_eval.report.common.files import plain

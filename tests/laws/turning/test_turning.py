@@ -63,7 +63,7 @@ def test_the_errors_of_the_losses_serve_where_there_are_no_windows():
 def test_the_draw_of_calibration_windows_is_part_of_the_evaluation_error():
     rng = np.random.default_rng(0)
     loss = curve(1.3e7)
-    windows, drawn = windows_of(loss, rng), np.linspace(0.01, 0.09, 9)
+    windows, drawn = windows_of(loss, rng), np.linspace(0.01, 0.2, 9)
     alone, both = turning_point(D, loss, windows), turning_point(D, loss, windows, None, drawn)
     added = np.hypot(drawn[int(np.argmin(loss))], drawn[-1])
     assert both.evaluation_se == pytest.approx(np.hypot(alone.evaluation_se, added))

@@ -1,0 +1,68 @@
+"""Contract: an environment of its own sees ours behind its packages, and what pip refuses is kept as the reason."""
+
+import json
+import subprocess
+import zipfile
+
+import pytest
+
+from ptq_eval.backends.environments import State, backend_of, home, install, interpreter, remove, status_of
+from ptq_eval.errors import BackendError
+
+METADATA = "Metadata-Version: 2.1\nName: no-such-distribution\nVersion: 1.0\n"
+WHEEL = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """A folder of wheels that pip looks into, and nowhere else."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    (tmp_path / "wheels").mkdir()
+    return tmp_path / "wheels"
+
+
+def write_wheel(folder):
+    with zipfile.ZipFile(folder / "no_such_distribution-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("no_such_module.py", "VALUE = 1\n")
+        wheel.writestr("no_such_distribution-1.0.dist-info/METADATA", METADATA)
+        wheel.writestr("no_such_distribution-1.0.dist-info/WHEEL", WHEEL)
+        wheel.writestr("no_such_distribution-1.0.dist-info/RECORD", "")
+
+
+def test_an_environment_shares_our_torch_and_is_removed(fakes, offline):
+    write_wheel(offline)
+    status = install("absent")
+    assert (status.state, status.version) == (State.INSTALLED, "1.0")
+    code = "import no_such_module, torch; print(torch.__file__)"
+    done = subprocess.run([str(interpreter(home() / "absent")), "-c", code], capture_output=True, text=True, check=True)
+    import torch
+
+    assert done.stdout.strip() == torch.__file__
+    record = home() / "absent" / "installed.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "fingerprint": "of another torch"}))
+    assert status_of(backend_of("absent")).state is State.STALE
+    assert remove("absent")
+    assert status_of(backend_of("absent")).state is State.ABSENT
+
+
+def test_what_pip_refuses_is_kept_as_the_reason(fakes, offline):
+    with pytest.raises(BackendError, match="no-such-distribution"):
+        install("absent")
+    status = status_of(backend_of("absent"))
+    assert status.state is State.FAILED
+    assert "No matching distribution" in status.why_not or "Could not find a version" in status.why_not
+
+
+def test_nothing_is_imported_to_plan_a_run_with_backends(python):
+    code = """
+import sys
+from ptq_eval.config import RunConfig
+config = RunConfig(quantizers=("hqq", "bitsandbytes:nf4", "gptqmodel"))
+print(config.quantizers)
+print(*{"torch", "hqq", "bitsandbytes", "gptqmodel", "transformers"} & set(sys.modules))
+"""
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["('hqq:hqq', 'bitsandbytes:nf4', 'gptqmodel:gptq')", ""]
