@@ -140,9 +140,12 @@ def test_a_single_broken_checkpoint_is_refused(ptq_eval, trajectory, quick, tmp_
 def test_inspect_says_the_same(ptq_eval, trajectory, breaking, code, said):
     breaking(trajectory / "checkpoint-200")
     answer = ptq_eval("inspect", trajectory)
-    if breaking in (lose_tokenizer, corrupt_tokenizer):
+    if breaking is lose_tokenizer:
         assert answer.code == 0  # token ids can still be given
-        assert ("missing_tokenizer" if breaking is lose_tokenizer else "unreadable_tokenizer") in answer.out
+        assert "missing_tokenizer" in answer.out
+    elif breaking is corrupt_tokenizer:
+        assert answer.code == 0  # for the same reason
+        assert "unreadable_tokenizer" in answer.out
     else:
         answer.refuses(code, said)
     assert "checkpoint-100" not in answer.err
