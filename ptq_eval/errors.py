@@ -118,7 +118,7 @@ class UnknownPluginError(PtqEvalError):
     def of(cls, kind: str, name: str, known: Iterable[str]) -> UnknownPluginError:
         """The error for an unknown `name` of `kind`, with the nearest known name as its remedy."""
         names = sorted(known)
-        remedy = did_you_mean(name, names) or f"install a package that provides it, or choose from {names}"
+        remedy = did_you_mean(name, names) or "install a package that provides it"
         return cls(f"unknown {kind}", got=repr(name), allowed=", ".join(names), remedy=remedy)
 
 

@@ -213,9 +213,9 @@ def quantizers() -> None:
 def formats() -> None:
     """List the number formats that --formats takes, with the quantizers that are defined for each.
 
-    Effective bits are all stored bits per weight of a layer of 4,096 by 4,096, scales included.  The error is the mean
-    squared one on standard Gaussian numbers, the ideal bits those of a code that reaches it at the limit of information
-    theory.
+    Effective bits are all stored bits per weight of a layer of 4,096 by 4,096, scales included.  The Gaussian MSE is
+    the mean squared error on standard Gaussian numbers, the ideal bits those of a code that reaches it at the limit of
+    information theory.
 
     \b
     Example:

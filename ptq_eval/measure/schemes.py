@@ -59,13 +59,14 @@ def listing() -> list[dict[str, str]]:
 
 def _listed(scheme: Scheme, methods: Mapping[str, Sequence[str]]) -> dict[str, str]:
     known, error = FORMATS.get(scheme.format), gaussian_mse(scheme)
-    blocks = ", ".join(map(str, known.blocks)) if known else ""
+    sizes = known.blocks if known else ()
+    blocks = f"{sizes[0]}{f' ({min(sizes)} to {max(sizes)})' if len(sizes) > 1 else ''}" if sizes else ""
     return {
         "format": scheme.name,
         "bits": str(scheme.bits),
         "block": blocks or f"any ({scheme.group_size})",
         "effective bits": f"{scheme.effective_bits():.5g}",
-        "error": f"{error:.3g}",
+        "Gaussian MSE": f"{error:.3g}",
         "ideal bits": f"{-0.5 * math.log2(error):.3g}",
         "quantizers": ", ".join(name for name, formats in methods.items() if scheme.format in formats),
         "meaning": known.summary if known else _INTEGERS[scheme.symmetric],
