@@ -45,6 +45,8 @@ def from_pretrained(
     Only the files that `weight_files` names are read.  `options` go to transformers: `device_map` and `offload_folder`
     for a model larger than memory, whose files stay linked below `scratch`.
     """
+    from transformers import GenerationConfig
+
     try:
         content = read_config(folder)
         config = configuration(folder, trust)
@@ -52,6 +54,7 @@ def from_pretrained(
             module, info = auto_class(config).from_pretrained(
                 place,
                 config=config,
+                generation_config=GenerationConfig(),  # else it is read from config.json, mark at its beginning or not
                 dtype=dtype,
                 trust_remote_code=trust,
                 local_files_only=True,

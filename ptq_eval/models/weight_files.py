@@ -64,7 +64,7 @@ def find_weights(folder: Path) -> WeightFiles:
 
 @contextlib.contextmanager
 def pinned(folder: Path, scratch: Path | None = None) -> Iterator[Path]:
-    """A folder with the configuration and links to the code and hashed weights of `folder`, and nothing else.
+    """A folder with links to the configuration, code and hashed weights of `folder`, and nothing else.
 
     It is gone afterwards, unless it is made below `scratch`.
     """
@@ -74,10 +74,7 @@ def pinned(folder: Path, scratch: Path | None = None) -> Iterator[Path]:
         place = scratch / (folder.resolve().name or "model")
         place.mkdir(parents=True, exist_ok=True)
         found = find_weights(folder)
-        others = [*folder.glob("*.py"), *([found.index] if found.index else [])]
-        if (folder / "config.json").is_file():  # without a mark at its beginning, which transformers does not read
-            content = (folder / "config.json").read_text(encoding="utf-8-sig")
-            (place / "config.json").write_text(content, encoding="utf-8")
+        others = [folder / "config.json", *folder.glob("*.py"), *([found.index] if found.index else [])]
         for path in (*found.files, *others):
             if path.is_file():
                 (place / path.name).symlink_to(path.absolute())
