@@ -1,7 +1,7 @@
 """Folders that look like a checkpoint and hold something else: which format it is, and how to convert it.
 
-Recognised by the names of files in the folder and one level below; the files themselves are opened only to recognise a
-pointer of git-lfs.
+Recognised by the names of files in the folder and up to two levels below; the files themselves are opened only to
+recognise a pointer of git-lfs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ _KINDS = (
         "the converter to Hugging Face of the library that trained it",
     ),
     _Kind("Flax weights", ("flax_model*.msgpack", "*.msgpack"), _OLD % "from_flax"),
-    _Kind("TensorFlow weights", ("tf_model*.h5", "*.ckpt.index", "*.ckpt-*.index"), _OLD % "from_tf"),
+    _Kind("TensorFlow weights", ("*.h5", "*.ckpt.index", "*.ckpt-*.index"), _OLD % "from_tf"),
     _Kind(
         "weights in the format of their first authors (Meta, Mistral)",
         ("consolidated*.pth", "consolidated*.safetensors"),
@@ -174,12 +175,14 @@ _KINDS = (
     ),
     _Kind(
         "quantized weights (HQQ, AutoGPTQ, ExLlama)",
-        ("qmodel.pt", "gptq_model*", "*-[2348]bit*.safetensors", "*-[2348]bit*.pt", "output-*-of-*.safetensors"),
+        ("qmodel.pt", "gptq_model*", "*-[2348]bit*.safetensors", "*-[2348]bit*.pt", "output*.safetensors",
+         "*-w[2348]-g*.pt", "*ggml*.bin"),
         "measure the checkpoint that it was quantized from",
     ),
     _Kind(
         "a compiled or exported model",
-        ("openvino_model*", "*.mlpackage", "*.engine", "*/rank*.engine", "shared_vocabulary.*", "*.tflite"),
+        ("openvino_model*", "*.mlpackage", "*.engine", "shared_vocabulary.*", "*.tflite", "*.torchscript",
+         "params_shard_*.bin"),
         "measure the model it was exported from",
     ),
     _Kind("an archive of arrays (MLX, JAX)", ("weights*.npz", "model*.npz"), "save its arrays as safetensors"),
@@ -211,13 +214,18 @@ def placeholder(folder: Path, weights: tuple[Path, ...] = ()) -> PtqEvalError | 
     return None
 
 
+def _names(folder: Path, depth: int) -> Iterator[str]:
+    """The names in a folder and below it, those in the folder itself first."""
+    children = sorted(folder.iterdir())
+    yield from (child.name for child in children)
+    for child in children if depth > 1 else ():
+        if child.is_dir():
+            yield from (f"{child.name}/{name}" for name in _names(child, depth - 1))
+
+
 def foreign(folder: Path) -> PtqEvalError | None:
     """What a folder without weights is instead, as an error that is returned; None where its files do not say."""
-    names = []
-    for child in sorted(folder.iterdir()):
-        names.append(child.name)
-        if child.is_dir():
-            names += sorted(f"{child.name}/{inner.name}" for inner in child.iterdir())
+    names = list(_names(folder, 3))
     return _adapter(folder) or _other_format(folder, names) or _other_name(folder, names)
 
 

@@ -270,6 +270,7 @@ def inspection_rows(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
         {
             "run": checkpoint.run,
             "step": checkpoint.step,
+            "revision": checkpoint.revision,
             "tokens": checkpoint.tokens,
             "tokens_source": checkpoint.tokens_source,
             "tokens_note": checkpoint.tokens_note,

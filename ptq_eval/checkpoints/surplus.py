@@ -2,8 +2,9 @@
 
 transformers drops such tensors without a word.  That is right for what lies beside the model (a reward head, another
 tower) and wrong for what belongs to its matrices: scales of quantized weights, adapters that were not merged, a bias.
-The place decides more than the name.  A plain matrix has a weight and perhaps a bias, so whatever else is stored in its
-place, by any name, changes what the matrix means, and the model without it is not the one that was trained.
+The place decides more than the name.  A plain matrix has a weight and perhaps a bias, and a block has the parts that
+the configuration says, so whatever else is stored there, by any name, changes what they compute, and the model without
+it is not the one that was trained.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ _QUANTIZER = re.compile(
     re.IGNORECASE,
 )
 """Words in the names of what quantizers keep."""
+
+_STATE = re.compile(r"(model\.)?[^.]*(quantizer|fake_quant|observer)[^.]*\.")
+"""A quantizer of the whole model."""
 
 _PACKED = re.compile(
     r"(^|[._])(qweight|qzeros|qscales|g_idx|scales|codebooks|absmax|nested_absmax|quant_map|nested_quant_map|SCB"
@@ -74,7 +78,7 @@ def surplus_finding(module: Any, account: Account, names: Collection[str], zero:
     if not account.surplus and not account.missing:
         return None
     body = f"{module.base_model_prefix}."
-    homes = {_home(name.removeprefix(body)) for name in _weights(module)}
+    homes = {_home(name.removeprefix(body)) for name in _weights(module)} | _lists(module)
     inside = [name for name in account.surplus if _within(name.removeprefix(body), homes)]
     adapters = [name for name in account.surplus if _ADAPTERS.search(name)]
     if adapters:
@@ -93,13 +97,14 @@ def surplus_finding(module: Any, account: Account, names: Collection[str], zero:
 
 def _wrapped(account: Account, body: str) -> Finding | None:
     """Names with something before or within them that a wrapper of the model has put there."""
-    missing = {name.removeprefix(body) for name in account.missing}
+    missing = {*account.missing, *(name.removeprefix(body) for name in account.missing)}
     found: dict[str, str] = {}
     for name in account.surplus:
         plain = _WRAPPERS.sub("", name)
         ends = [plain, *(plain[at.end() :] for at in re.finditer(r"\.", plain))]
-        found.update((name, end) for end in ends if end in missing)
-    if not found or 2 * len(found) < len(missing):
+        if end := next((end for end in ends if end in missing), ""):
+            found[name] = end
+    if not found or 2 * len(found) < len(account.missing):
         return None
     example = min(found)
     return Finding(
@@ -128,9 +133,20 @@ def _quantized(module: Any, account: Account, inside: Collection[str], names: Co
         bare = name.removeprefix(body)
         packed = _within(bare, lost) and not _REPARAMETRISED.search(name) and not bare.endswith("bias")
         state = _QUANTIZER.search(name) and (name in inside or _within(_home(bare), parts))
-        if _PACKED.search(name) or packed or state:
+        alone = _STATE.match(name)
+        if _PACKED.search(name) or packed or state or alone:
             found.append(name)
     return Finding("already_quantized", some(found)) if found else None
+
+
+def _lists(module: Any) -> set[str]:
+    """The lists of a model's blocks; empty for a model that has blocks besides which predict further tokens."""
+    from torch import nn
+
+    body = f"{module.base_model_prefix}."
+    if getattr(module.config.get_text_config(), "num_nextn_predict_layers", 0):
+        return set()
+    return {name.removeprefix(body) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)}
 
 
 def _headless(module: Any, account: Account) -> Finding | None:
@@ -154,7 +170,8 @@ def _of_layers(names: Collection[str]) -> Finding | None:
     return Finding(
         "not_loaded",
         f"tensors of the model's layers that its configuration does not know: {some(names)}",
-        "correct config.json if it says that layers have no bias; multiply masks and other factors into the weights",
+        "correct config.json (number of layers, biases, norms); multiply masks and other factors into the weights; "
+        "remove from the file what is a mere buffer",
     )
 
 

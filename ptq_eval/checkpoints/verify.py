@@ -36,7 +36,7 @@ from ptq_eval.records import Checkpoint
 if TYPE_CHECKING:
     from ptq_eval.checkpoints.weights import Sketch, WeightReport
 
-_NARROW = ("F8_", "I", "U", "F4", "F6_")
+_NARROW = ("F8_", "I", "U", "F4", "F6_", "BOOL")
 """How the types of quantized weights begin."""
 
 
@@ -175,7 +175,7 @@ def _with_fit(
         message = f"stored as {found}: what is measured are these weights, dequantized on loading"
         checkpoint = noted(checkpoint, "dequantized", message, fatal=False)
     checkpoint = _with_account(checkpoint, account)
-    if finding := constant_finding(plan.module, report.constant, account.parameters):
+    if finding := constant_finding(plan.module, report.constant - {*report.non_finite}, account.parameters):
         checkpoint = noted(checkpoint, finding.code, finding.message, fatal=finding.fatal)
     names = {name.removeprefix(f"{plan.module.base_model_prefix}."): name for name in account.parameters}
     sketch = None if account.missing or account.mismatched else report.sketch(names)

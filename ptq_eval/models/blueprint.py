@@ -211,7 +211,8 @@ def _bidirectional(content: Mapping[str, Any]) -> str:
     """
     import transformers
 
-    classes = [str(name) for name in content.get("architectures") or []]
+    classes = content.get("architectures") or []
+    classes = [classes] if isinstance(classes, str) else [str(name) for name in classes]
     named = next((c for c in classes if _BIDIRECTIONAL.search(c) and not hasattr(transformers, c)), "")
     switch = next((key for key, value in _SWITCHES.items() if content.get(key) is value), "")
     return named or (f"{switch} = {str(content[switch]).lower()} in config.json" if switch else "")

@@ -150,12 +150,16 @@ def _translated(content: dict[str, Any], kind: type[PretrainedConfig]) -> dict[s
             content[key] = {name: _number(name, inner) for name, inner in value.items()}
         else:
             usual = getattr(kind, key, None)
-            content[key] = _number(key, value) if usual is None else _as_type_of(usual, value)
+            content[key] = (
+                _number(key, value) if usual is None or isinstance(value, list) else _as_type_of(usual, value)
+            )
     return content
 
 
 def _number(key: str, value: Any) -> Any:
     """The number that a text says, of an entry with no usual value; any other value as it is."""
+    if isinstance(value, list):
+        return [_number(key, each) for each in value]
     if not isinstance(value, str) or _WORDS.search(key):
         return value
     with contextlib.suppress(ValueError):

@@ -211,11 +211,19 @@ def load_tokenizer(folder: Path, trust: bool, name: str) -> Callable[..., Mappin
     from transformers import AutoTokenizer
 
     try:
-        readable = _without_unknown_entries(home)
+        readable = {**_without_unknown_entries(home), **_with_config(home, trust)}
         return AutoTokenizer.from_pretrained(home, trust_remote_code=trust, local_files_only=True, **readable)
     except Exception as error:  # the tokenizers library raises bare Exception
         what = f"{name}: its tokenizer cannot be loaded"
         raise MissingTokenizerError(what, got=_first_line(error), remedy=remedy) from error
+
+
+def _with_config(folder: Path, trust: bool) -> dict[str, Any]:
+    """The configuration as it is read here, which transformers might refuse to read for the tokenizer's class."""
+    try:
+        return {"config": configuration(folder, trust)}
+    except PtqEvalError:
+        return {}
 
 
 def _without_unknown_entries(folder: Path) -> dict[str, Any]:

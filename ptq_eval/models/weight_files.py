@@ -146,7 +146,9 @@ def recipe(content: Mapping[str, Any]) -> Recipe | None:
     for part in parts:
         for key in _RECIPE_KEYS:
             if isinstance(part.get(key), dict) and part[key] and not _is_off(part[key]):
-                return replace(_recipe_of(part[key]), key=key)
+                found = replace(_recipe_of(part[key]), key=key)
+                if found.method or found.bits or key != "quantization":
+                    return found
     return None
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from ptq_eval.checkpoints import discover, error_for, verify
 from ptq_eval.checkpoints.foreign import foreign, recognised
+from ptq_eval.errors import UnsupportedModelError
 from tests.checkpoints.support import codes, llama_config
 
 STATE = {"global_step": 10, "num_input_tokens_seen": 1000, "log_history": []}
@@ -138,6 +139,13 @@ def test_learned_prompts_cannot_be_merged(folder, method, base):
 def test_other_files_are_not_called_weights(folder, names):
     put(folder, *names)
     assert foreign(folder) is None
+
+
+@pytest.mark.parametrize("depth", ["", "actor/", "a/actor/"])
+def test_a_folder_of_shards_some_levels_down_is_recognised(tmp_path, depth):
+    put(tmp_path, f"{depth}model_world_size_1_rank_0.pt")
+    with pytest.raises(UnsupportedModelError, match=r"verl.*--local_dir"):
+        discover([tmp_path])
 
 
 def test_the_code_that_merges_an_adapter_is_python_whatever_the_names(tmp_path):

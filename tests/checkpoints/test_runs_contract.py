@@ -73,7 +73,7 @@ def test_inspection_rows(trainer_run):
     found = verify_all(discover([trainer_run]))
     rows = inspection_rows(found)
     assert list(rows[0]) == [
-        "run", "step", "tokens", "tokens_source", "tokens_note", "params", "tokens_per_param", "format",
+        "run", "step", "revision", "tokens", "tokens_source", "tokens_note", "params", "tokens_per_param", "format",
         "learning_rate", "schedule_phase", "stage", "weights_sha", "problems", "fatal",
     ]  # fmt: skip
     assert rows[0]["tokens_per_param"] == pytest.approx(200 * 4096 / found[0].params)

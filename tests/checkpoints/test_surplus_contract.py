@@ -46,6 +46,7 @@ def fatal(folder):
         )],
         "layers.0.mlp.down_proj_scale", "model.layers.0.self_attn.k_proj_amax", "model.layers.0.mlp.quantizer.step",
         "model.layers.0.self_attn.attn.k_scale", "lm_head.weight_scale_inv", "model.embed_tokens.weight_scale",
+        "act_quantizer.scale", "model.input_observer.range",
     ],
 )  # fmt: skip
 def test_the_state_of_a_quantizer_beside_plain_weights(folder, name):
@@ -151,7 +152,19 @@ def test_a_body_without_its_head_says_so(folder):
     assert "AutoModelForCausalLM" in problem.remedy
 
 
-@pytest.mark.parametrize("name", [f"{LAYER}.bias", f"{LAYER}.weight_mask", "model.norm.bias", f"{LAYER}.gain"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{LAYER}.bias",
+        f"{LAYER}.weight_mask",
+        "model.norm.bias",
+        f"{LAYER}.gain",
+        "model.layers.0.self_attn.q_norm.weight",
+        "model.layers.2.mlp.up_proj.weight",
+        "layers.0.self_attn.gate",
+        "model.layers.1.post_norm.weight",
+    ],
+)
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_what_a_layer_has_beside_its_weight_counts_unless_it_is_zero(folder, name, value):
     rewrite(folder, lambda tensors: tensors.update({name: torch.full((2,), value)}))
@@ -177,7 +190,7 @@ CONSTANT = {
     "all but the embedding": lambda n, x: x * 0 if "layers" in n else x,
     "the embedding": lambda n, x: x * 0 if "embed" in n else x,
     "bfloat16": lambda n, x: (x * 0).bfloat16(),
-    "float16": lambda n, x: (x * 0).half(),
+    "half": lambda n, x: (x * 0).half(),
 }
 
 
@@ -187,6 +200,28 @@ def test_weights_of_one_value_are_no_weights(folder, kind):
     problem, error = fatal(folder)
     assert (problem.code, error.exit_code) == ("constant_weights", 14)
     assert "hold a single value" in problem.message
+
+
+def test_weights_that_are_not_finite_are_not_called_constant(folder):
+    rewrite(folder, lambda tensors: {n: x * float("nan") for n, x in tensors.items()})
+    assert fatal(folder)[0].code == "nan_or_inf"
+
+
+def test_weights_of_booleans(folder):
+    rewrite(folder, lambda tensors: {n: x > 0 if "_proj" in n else x for n, x in tensors.items()})
+    assert fatal(folder)[0].code == "already_quantized"
+
+
+def test_a_wrapped_part_beside_plain_names(folder):
+    rewrite(folder, lambda ts: {("module." + n if "layers" in n else n): x for n, x in ts.items()})
+    assert "replace('module.', '')" in fatal(folder)[0].remedy
+
+
+@pytest.mark.parametrize("entry", [{}, {"enabled": False}, None, "none"])
+def test_a_switch_is_no_recipe(folder, entry):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization": entry}))
+    assert codes(verify(discover([folder])[0])) == []
 
 
 def test_a_new_model_whose_output_projections_are_zero_is_measured(folder):

@@ -33,6 +33,7 @@ def written(folder, remove=(), **changes):
         ({"num_attention_heads": 4.0, "of_a_newer_version": {"a": 1}}, {"num_attention_heads": 4}),
         *[({key: kind}, {}) for key in ("dtype", "torch_dtype") for kind in ("auto", "fp16", "bf16", "mixed", None)],
         ({"num_key_value_heads": "2", "head_dim": "8", "eos_token_id": "2"}, {"num_key_value_heads": 2, "head_dim": 8}),
+        ({"eos_token_id": ["2", "3"]}, {"eos_token_id": [2, 3]}),
         ({"quantization_config": None}, {}),
         ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": False}}, {}),
     ],
@@ -81,7 +82,8 @@ def test_a_mark_at_the_beginning_of_the_file(tmp_path):
             "LlamaBiModel", "LlamaBiForMNTP", "LlamaBidirectionalModel", "LlamaBidirectionalForSequenceClassification",
             "LlamaEncoderModel", "BidirectionalLlama", "LlamaForMaskedLM",
         )],
-        {"is_causal": False}, {"use_bidirectional_attention": True}, {"bidirectional": True},
+        {"architectures": "LlamaBiModel"}, {"is_causal": False},
+        {"use_bidirectional_attention": True}, {"bidirectional": True},
     ],
 )  # fmt: skip
 def test_a_bidirectional_model_by_a_class_that_transformers_does_not_know(tmp_path, changes):

@@ -29,13 +29,16 @@ def _run(run: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType
     for name, side in _COLUMNS.items():
         drawn.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for row in rows:
-        drawn.add_row(*(Text(cell) for cell in _cells(row)), style="red" if row["fatal"] else "")
+        cells = [_place(row) if len(rows) > 1 else _step(row), *_cells(row)]
+        drawn.add_row(*map(Text, cells), style="red" if row["fatal"] else "")
     yield drawn
     yield from (Text.assemble(("D: ", "bold"), note) for note in _sources(rows))
     for row in rows:
         if row["problems"]:
-            where = "" if row["step"] is None else f"@{row['step']}"
-            yield Text.assemble((f"{run}{where}: ", "bold red" if row["fatal"] else "bold"), row["problems"])
+            where = _place(row) if len(rows) > 1 else _step(row)
+            yield Text.assemble(
+                (f"{run}{'@' if where else ''}{where}: ", "bold red" if row["fatal"] else "bold"), row["problems"]
+            )
 
 
 def _sources(rows: Sequence[Mapping[str, Any]], shown: int = 4) -> list[str]:
@@ -44,12 +47,20 @@ def _sources(rows: Sequence[Mapping[str, Any]], shown: int = 4) -> list[str]:
     return notes if len(notes) <= shown else [*notes[: shown - 1], f"and {len(notes) - shown + 1} more ways"]
 
 
+def _step(row: Mapping[str, Any]) -> str:
+    return "" if row["step"] is None else str(row["step"])
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    """The step, or the name of a checkpoint among others whose step is not known."""
+    return _step(row) or row["revision"].removeprefix("./")
+
+
 def _cells(row: Mapping[str, Any]) -> list[str]:
     def known(name: str) -> str:
         return "" if row[name] is None else count(row[name])
 
     return [
-        "" if row["step"] is None else str(row["step"]),
         known("tokens"),
         row["tokens_source"],
         known("params"),
