@@ -22,7 +22,7 @@ from ptq_eval.laws.turning.significance import SIGNIFICANCE
 LENGTHS = (5, 6, 8, 10, 12, 15, 20, 30)
 INDEPENDENT, CORRELATED, STRONG = 0.0, 0.5, 0.8
 LEAST, MOST, MOST_CORRELATED = 0.03, 0.07, 0.08
-CURVES, REPORTS = 400, 60
+CURVES, REPORTS = 400, 150
 REPLICATES = 400
 """Of the test's own simulation: its size is the same with any number."""
 DEPTH = 8.0

@@ -189,7 +189,7 @@ def numbered_by(checkpoint: Checkpoint) -> str:
     name = checkpoint.revision.partition("/")[0]
     label = labels.read(name)
     if label is None and checkpoint.format == Numbered.name:
-        return "number in the name" if checkpoint.step in map(int, re.findall("[0-9]+", name)) else "step"
+        return "number in the name" if checkpoint.step in [int(n) for n in re.findall("[0-9]+", name)] else "step"
     unit = label.unit if label and label.step == checkpoint.step else "step"
     return {"epoch": "epoch", "number": "number in the name"}.get(unit, "step")
 
