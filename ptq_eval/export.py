@@ -30,7 +30,6 @@ from ptq_eval import plugins
 from ptq_eval.checkpoints import Overrides, discover, error_for, verify_all
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import DeviceError, ExportError, MeasurementFailedError, OptionError, OutputFullError, full_disk
-from ptq_eval.measure.described import describe_windows
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.sweep import cost, sweep
 from ptq_eval.measure.trials import Workload, make_plan
@@ -303,8 +302,8 @@ def _recipe(
         "scheme": {**vars(_scheme(trial)), "name": _scheme(trial).name},
         "calibration": trial.calibration,
         "texts": {
-            "evaluation": describe_windows(work.evaluation),
-            "calibration": describe_windows(work.calibration) if work.calibration is not None else None,
+            "evaluation": work.evaluation.describe(),
+            "calibration": work.calibration.describe() if work.calibration is not None else None,
         },
         "dtype": trial.dtype,
         "measured": {name: row[name] for name in _MEASURED},
