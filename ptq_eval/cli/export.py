@@ -10,7 +10,7 @@ from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar
 from ptq_eval.config import RunConfig
 
-_GRID = tuple(name for name in cli_options.GRID if name not in ("quantizers", "bits"))
+_GRID = tuple(name for name in cli_options.GRID if name not in ("quantizers", "bits", "formats"))
 
 
 @click.command(short_help="Write a quantized checkpoint in a format that other libraries load.")
