@@ -36,7 +36,7 @@ def write(
     source: Path,
     file_format: FileFormat,
     layers: Mapping[str, QuantizedWeight],
-    dense: Mapping[str, Tensor],
+    dense: dict[str, Tensor],
     shapes: Mapping[str, Shape],
     config: Mapping[str, Any],
     excluded: Sequence[str],
@@ -50,15 +50,15 @@ def write(
 
     folder.mkdir(parents=True)
     stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"), torch.float32)
-    shared = {id(tensor): narrowed(tensor.detach().cpu(), stored) for tensor in dense.values()}  # tied ones stay so
-    tensors = {name: shared[id(tensor)] for name, tensor in dense.items()}
+    once = {id(tensor): name for name, tensor in reversed(dense.items())}  # a tied tensor under its first name
+    tensors = {name: narrowed(dense[name].detach().cpu(), stored) for name in once.values()}
+    lossless = all(not tensor.is_floating_point() or tensor.dtype == stored for tensor in tensors.values())
     for name, layer in layers.items():
         for suffix, tensor in file_format.tensors(layer, shapes[name]).items():
             tensors[f"{name}.{suffix}"] = tensor.clone()  # a view of several layers cannot be saved
     save_torch_state_dict(tensors, str(folder), metadata={"format": "pt"})
     scheme = next(iter(layers.values())).scheme
     entry = file_format.config(scheme, layers, excluded)
-    lossless = all(not t.is_floating_point() or t.dtype == stored for t in shared.values())
     content = dict(config)
     if entry is None or not lossless:  # in the checkpoint's own type, some weights would be others
         content.pop("torch_dtype", None)
