@@ -275,6 +275,7 @@ def test_the_remedy_names_columns_that_hold_strings(tmp_path):
         ("a.txt", "plain words".encode("utf-16-le"), "UTF-16 without a byte-order mark.*iconv -f UTF-16LE"),
         ("a.txt", "plain words".encode("utf-16-be"), "UTF-16 without a byte-order mark.*iconv -f UTF-16BE"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "content",  # bytes of gzip hold the time
 )
 def test_what_is_no_text_is_one_line(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
