@@ -12,7 +12,7 @@ Examples:
   ptq-eval backends list
   ptq-eval backends install gptqmodel
   ptq-eval backends check hqq
-  ptq-eval run runs/my-model -o out --quantizers gptq,gptqmodel:gptq,bitsandbytes:nf4
+  ptq-eval run runs/my-model -o out --quantizers gptq,gptqmodel:gptq
 """
 
 

@@ -42,9 +42,9 @@ def export(
 
     \b
     Examples:
-      ptq-eval export runs/my-model/checkpoint-1000 -o my-model-4bit
-      ptq-eval export runs/my-model/checkpoint-1000 -o my-model-awq --quantizer awq --format awq
-      ptq-eval export runs/my-model/checkpoint-1000 -o fake --quantizer rtn --number-format nvfp4 --format fake
+      ptq-eval export runs/my-model/checkpoint-1000 -o my-4bit --symmetric
+      ptq-eval export runs/m/checkpoint-98 -o out --quantizer awq --format awq
+      ptq-eval export runs/m/checkpoint-98 -o o --number-format nvfp4 --format fake
     """
     from ptq_eval.checkpoints import Overrides
     from ptq_eval.export import export as write

@@ -204,6 +204,7 @@ class LanguageModel:
         sizes = {name: p.numel() for name, p in self.module.named_parameters()}  # a shared parameter appears once
         return {
             "architecture": type(self.module).__name__,
+            "vocab_size": self.vocab_size,
             "params_total": sum(sizes.values()),
             "params_quantized": quantized,
             "share_quantized": quantized / sum(n for name, n in sizes.items() if name not in self.outside),

@@ -144,3 +144,10 @@ def test_shards_fill_one_folder(ptq_eval, material, quick, tmp_path):
         assert (answer.code, answer.err) == (0, "")
     assert len(pd.read_csv(tmp_path / "out" / "degradation.csv")) == 6
     assert len(records(tmp_path / "out")) == 6
+
+
+def test_a_loss_no_better_than_a_guess_is_named(ptq_eval, material, quick, tmp_path):
+    """The models of these tests are untrained; their tokenizer has 300 entries, and ln 300 = 5.70."""
+    answer = ptq_eval("run", material.run, "-o", tmp_path / "out", *quick)
+    assert "equally likely tokens have 5.70" in answer.out + answer.err
+    assert "untrained" in (tmp_path / "out" / "report.md").read_text()

@@ -6,6 +6,7 @@ the same for several quantizers is said once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,9 @@ _SCATTER = {
     "unknown": "there are too few checkpoints to know whether that is their scatter",
     "beyond": "the model got worse, not only its quantized form",
 }
+_NEAR_A_GUESS = 0.01
+"""Nats per token."""
+
 _SOURCE = "(arXiv 2510.06213)"
 
 
@@ -150,7 +154,7 @@ _GROUPED: Mapping[Caution, Callable[[Sequence[Entry]], str]] = {
 def notes(results: Results) -> list[str]:
     """What a reader must know of the records behind a report, and the warnings of the run that measured them."""
     overlaps = [o["message"] for o in results.run.get("overlap", {}).values() if o["flagged"]]
-    own = [*_excluded(results), *_versions(results), *_unmeasured(results)]
+    own = [*_excluded(results), *_versions(results), *_unmeasured(results), *_worse_than_a_guess(results)]
     return [*own, *results.run.get("warnings", []), *_conflicts(results), *dict.fromkeys(overlaps)]
 
 
@@ -174,6 +178,24 @@ def _unmeasured(results: Results) -> Iterator[str]:
     missing = results.n_sound - results.n_measured
     if missing > 0:
         yield f"{missing} of {results.n_sound} checkpoints are not measured yet: this report is partial"
+
+
+def _worse_than_a_guess(results: Results) -> Iterator[str]:
+    """Checkpoints whose full-precision loss is that of equally likely tokens, or above it."""
+    for run, model in results.run.get("models", {}).items():
+        if not model.get("vocab_size"):
+            continue  # a folder of an earlier version
+        guess = math.log(model["vocab_size"])
+        losses = results.frame.loc[results.frame["run"] == run, ["step", "loss_fp"]].dropna().drop_duplicates()
+        found = losses[losses["loss_fp"] > guess - _NEAR_A_GUESS]
+        if len(found):
+            steps = listed([f"{step:g}" for step in found["step"]])
+            yield (
+                f"{run}: at step{'s' * (len(found) > 1)} {steps} the full-precision loss is up to "
+                f"{found['loss_fp'].max():.2f} nats per token, and equally likely tokens have {guess:.2f}: the model "
+                "is untrained, its weights are not those that the configuration means, or the ids of the text are "
+                "those of another tokenizer"
+            )
 
 
 def _conflicts(results: Results) -> Iterator[str]:
