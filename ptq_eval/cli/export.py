@@ -44,7 +44,7 @@ def export(
     Examples:
       ptq-eval export runs/my-model/checkpoint-1000 -o my-4bit --symmetric
       ptq-eval export runs/m/checkpoint-98 -o out --quantizer awq --format awq
-      ptq-eval export runs/m/checkpoint-98 -o o --number-format nvfp4 --format fake
+      ptq-eval export runs/m/98 -o out --number-format nvfp4 --format fake
     """
     from ptq_eval.checkpoints import Overrides
     from ptq_eval.export import export as write
