@@ -212,12 +212,12 @@ def refutation(
 ) -> Conflict | None:
     """How the measurements refute a predicted turn; None if they do not, or there is none.
 
-    A turn observed elsewhere has an interval that does not meet that of the prediction.
+    A turn is observed elsewhere if its place is outside the interval of the prediction.
     """
     if predicted is None:
         return None
     low, high = (end if math.isfinite(end) else predicted.value for end in (predicted.low, predicted.high))
-    if observed.interior and (observed.place.high < low or observed.place.low > high):
+    if observed.interior and not low <= observed.place.value <= high:
         return Conflict.TURNS_ELSEWHERE
     if falls_beyond(curve, predicted.value):
         return Conflict.STILL_FALLS

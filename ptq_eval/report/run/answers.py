@@ -221,8 +221,11 @@ def _remarks(entries: Iterable[Entry]) -> list[str]:
         low, high = rough(rises[0]), rough(rises[-1])
         span = low if low == high else f"{low} to {high}"
         found.append(
-            f"where no turn is observed, a rise of {span} nats per token would have been seen with probability 0.8"
+            f"where no turn is observed, a rise of {span} nats per token from the middle of the range on would have "
+            "been seen with probability 0.8 in that line alone"
         )
+    if any(entry["verdict_kind"] == VerdictKind.NOT_BEFORE for entry in entries):
+        found.append("what comes beyond four times the last D is never said")
     return found
 
 

@@ -144,7 +144,8 @@ def power_text(entry: Entry) -> list[str]:
     if not math.isfinite(rise):
         return []
     return [
-        f"No turn is observed; a rise of {rough(rise)} nats per token would have been seen with probability {POWER:g}"
+        f"No turn is observed; in this line alone, a rise of {rough(rise)} nats per token from the middle of the range "
+        f"on would have been seen with probability {POWER:g}"
     ]
 
 

@@ -133,7 +133,10 @@ def test_verdicts_are_observed_predicted_or_not_identifiable_and_never_two_of_th
         (True, False), (False, True), (False, False)
     ]  # fmt: skip
     tested = {"p_value": 0.4, "adjusted_p": 0.8, "detectable_rise": 0.0512, "untested": None, "n_checkpoints": 9}
-    power = "No turn is observed; a rise of 0.051 nats per token would have been seen with probability 0.8."
+    power = (
+        "No turn is observed; in this line alone, a rise of 0.051 nats per token from the middle of the range on would "
+        "have been seen with probability 0.8."
+    )
     assert verdict({**ENTRY, **tested}) == f"{verdict(ENTRY)} {power}"
     few = {"untested": "few_checkpoints", "n_checkpoints": 4}
     assert verdict({**ENTRY, **few}) == f"{verdict(ENTRY)} With 4 checkpoints no turn can be tested for."
