@@ -232,11 +232,19 @@ def _read(cls: type[Options], data: Mapping[str, Any], where: str) -> dict[str, 
 
 
 def _places(data: Any, where: str) -> dict[str, Place]:
-    """The folders that a file lists, with what it says about each.  Raises TrajectoryFileError."""
+    """The folders that a file lists, by name or as a list of objects with a `folder`, with what it says about each.
+
+    Raises TrajectoryFileError.
+    """
+    if isinstance(data, list) and all(isinstance(place, Mapping) and "folder" in place for place in data):
+        names = [str(place["folder"]) for place in data]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise TrajectoryFileError(f"checkpoints in {where} lists a folder twice", got=", ".join(twice))
+        data = {name: {key: place[key] for key in place if key != "folder"} for name, place in zip(names, data)}
     if not isinstance(data, Mapping) or not all(isinstance(place, Mapping) for place in data.values()):
         raise TrajectoryFileError(
-            f"checkpoints in {where} is not a list of folders",
-            got=type(data).__name__,
-            allowed="FOLDER: {step: 980, tokens: 20M}",
+            f"checkpoints in {where} does not say step and tokens of each folder",
+            got=repr(data)[:80],
+            allowed="FOLDER: {step: 980, tokens: 20M}, or a list of {folder: FOLDER, step: 980, tokens: 20M}",
         )
     return {str(folder): Place(**_read(Place, place, f"{where}, {folder}")) for folder, place in data.items()}

@@ -111,13 +111,18 @@ def test_an_empty_trajectory_file_changes_nothing(trainer_run):
     assert discover([trainer_run]) == before
 
 
-def test_folders_of_any_name_are_listed_with_their_steps(tmp_path):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "checkpoints:\n  deep/final: {step: 20k, tokens: 2_000_000}\n  warm: {step: 100, tokens: 1e4}\n",
+        "checkpoints:\n- {folder: deep/final, step: 20k, tokens: 2M}\n- {folder: warm, step: 100, tokens: 1e4}\n",
+    ],
+)
+def test_folders_of_any_name_are_listed_with_their_steps(tmp_path, text):
     run = tmp_path / "study" / "run"
     for name in ("warm", "deep/final", "step_7"):
         touch_checkpoint(run / name)
-    (run / "trajectory.yaml").write_text(
-        "checkpoints:\n  deep/final: {step: 20k, tokens: 2_000_000}\n  warm: {step: 100, tokens: 1e4}\n"
-    )
+    (run / "trajectory.yaml").write_text(text)
     for root in (run, run.parent):
         found = discover([root])
         assert [(c.run, c.step, c.tokens, c.tokens_source) for c in found] == [
@@ -132,6 +137,7 @@ def test_folders_of_any_name_are_listed_with_their_steps(tmp_path):
         ("checkpoints: {stp1: {step: 1}}", "did you mean 'step1'"),
         ("checkpoints: {step1: 5}", "FOLDER: {step"),
         ("checkpoints: [step1]", "FOLDER: {step"),
+        ("checkpoints: [{folder: step1, step: 1}, {folder: step1, step: 2}]", "lists a folder twice"),
         ("checkpoints: {step1: {steps: 5}}", "did you mean 'step'"),
         ("checkpoints: {step1: {step: many}}", "step in .*, step1 is not a whole number"),
         ("checkpoints: {step1: {tokens: -5}}", "tokens in .*, step1 is too small"),

@@ -212,12 +212,11 @@ def refutation(
 ) -> Conflict | None:
     """How the measurements refute a predicted turn; None if they do not, or there is none.
 
-    A turn is observed elsewhere if its place is outside the interval of the prediction.
+    A turn is observed elsewhere if the interval of its place excludes the predicted one.
     """
     if predicted is None:
         return None
-    low, high = (end if math.isfinite(end) else predicted.value for end in (predicted.low, predicted.high))
-    if observed.interior and not low <= observed.place.value <= high:
+    if observed.interior and not observed.place.low <= predicted.value <= observed.place.high:
         return Conflict.TURNS_ELSEWHERE
     if falls_beyond(curve, predicted.value):
         return Conflict.STILL_FALLS

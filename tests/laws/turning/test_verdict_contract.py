@@ -65,7 +65,8 @@ def test_a_rising_full_precision_loss_forbids_every_statement_but_an_observed_on
         (Estimate(2e8), NOTHING, None, None),
         (Estimate(1e7, 9e6, 2e7), NOTHING, None, Conflict.STILL_FALLS),
         (Estimate(2e8, 1.5e8, 3e8), TURNED, None, Conflict.TURNS_ELSEWHERE),
-        (Estimate(1.3e7, 1.1e7, 2e7), TURNED, None, Conflict.TURNS_ELSEWHERE),  # though the intervals meet
+        (Estimate(1.8e7, 1.1e7, 3e7), TURNED, None, Conflict.TURNS_ELSEWHERE),  # though the intervals meet
+        (Estimate(1.3e7, 1.2e7, 1.4e7), TURNED, None, Conflict.STILL_FALLS),
         (Estimate(2e8, 1.5e8, 3e8), NOTHING, forecast(5e8), Conflict.FORECAST_EXCLUDES),
         (Estimate(2e8, 1.5e8, 3e8), NOTHING, forecast(1e8), None),
         (Estimate(2e8, 1.5e8, 3e8), NOTHING, forecast(math.nan), None),
