@@ -218,13 +218,14 @@ def _on_cpu(layer: QuantizedWeight) -> QuantizedWeight:
 def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) -> dict[str, Any]:
     """Write the folder; what it holds and how far its weights are from those measured.  Raises ExportError."""
     content = read_config(work.folder)
-    layers, dense, scaled = kept.layers, dict(kept.dense), False
-    if any(packer.refusal_of(layer) for layer in layers.values()):
+    layers, dense = kept.layers, dict(kept.dense)
+    scaled = [name for name, layer in layers.items() if layer.input_scale is not None and packer.refusal_of(layer)]
+    if scaled:
         found = folded(layers, dense, str(content.get("model_type")))
-        if not isinstance(found, str):
-            scaled = any(layer.input_scale is not None for layer in layers.values())
-            layers = found[0]
-            dense |= found[1]
+        if isinstance(found, str):
+            raise _refusal(packer, scaled[0], f"it has no place for scales of input channels, and {found}")
+        layers = found[0]
+        dense |= found[1]
     for name, layer in layers.items():
         if why := packer.refusal_of(layer):
             raise _refusal(packer, name, why)
@@ -242,7 +243,7 @@ def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) 
         "bytes": _bytes(folder),
         "bytes_before": _bytes(work.folder),
         "largest_difference": largest_difference(folder, packer, scheme, weights, kept.shapes),
-        "input_scales_folded": scaled,
+        "input_scales_folded": bool(scaled),
     }
 
 

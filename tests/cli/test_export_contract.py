@@ -52,7 +52,8 @@ def test_the_loss_is_that_of_a_run(ptq_eval, checkpoint, quick, tmp_path):
     import ptq_eval as package
 
     out = tmp_path / "out"
-    assert ptq_eval("export", checkpoint, "-o", out, "--quantizer", "rtn", "--bits", "3", "--format", "fake", *quick)
+    answer = ptq_eval("export", checkpoint, "-o", out, "--quantizer", "rtn", "--bits", "3", "--format", "fake", *quick)
+    assert answer.code == 0, answer.err
     options = {"eval_text": quick[1], "calib_text": quick[3], "seq_len": 16, "eval_windows": 8, "calib_windows": 4}
     options = {name: str(value) if isinstance(value, type(checkpoint)) else value for name, value in options.items()}
     grid = {"quantizers": ("rtn",), "bits": (3,), "group_size": 16, "bootstrap": 10}
@@ -89,6 +90,7 @@ def test_parts_in_full_precision_keep_the_type_of_the_checkpoint(ptq_eval, mater
         (("--format", "awq", "--bits", "3"), 31, ("awq cannot hold", "no codes of 3 bits", "--format fake")),
         (("--number-format", "nvfp4"), 31, ("cannot hold", "not nvfp4")),
         (("--bits", "3,4"), 2, ("one quantizer with one bit-width", "2 combinations")),
+        (("--quantizer", "awq"), 31, ("no place for scales of input channels", "inputs share")),
         (("--quantizer", "gptq", "--option", "gptq.act_order=true"), 31, ("reordered columns", "act_order=false")),
     ],
 )
