@@ -22,8 +22,9 @@ from ptq_eval.checkpoints.surplus import Finding, constant_finding, some, surplu
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import blueprint
 from ptq_eval.models.configuration import read_config
-from ptq_eval.models.loading import same_tokenizer, tokenizer_fault, tokenizer_folder, tokenizer_sha
+from ptq_eval.models.loading import tokenizer_fault, tokenizer_folder, tokenizer_sha
 from ptq_eval.models.parameters import with_counts
+from ptq_eval.models.tokenizers import same_tokenizer
 from ptq_eval.models.weight_files import (
     Recipe,
     WeightFiles,
