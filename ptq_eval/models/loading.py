@@ -109,6 +109,7 @@ PARTS = (
 )  # fmt: skip
 """The entries of `tokenizer.json` that say what a tokenizer does; the library refuses entries that it does not know."""
 
+
 def tokenizer_folder(folder: Path) -> Path | None:
     """Where a checkpoint's tokenizer is: in its own folder, else in the run's (`RUN/step_98`, `RUN/step_98/hf`)."""
     names = ("tokenizer.json", *_OTHER_FILES)

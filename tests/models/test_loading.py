@@ -166,7 +166,9 @@ def test_another_behaviour_makes_another_tokenizer(tmp_path, content, change):
 def test_a_change_of_form_hides_no_other_behaviour(tmp_path, content):
     one = write(tmp_path / "one", content)
     for place, change in enumerate(OTHERS):
-        assert not same_tokenizer(one, write(tmp_path / str(place), content, without_decoder, pad_added, change)), change
+        assert not same_tokenizer(one, write(tmp_path / str(place), content, without_decoder, pad_added, change)), (
+            change
+        )
 
 
 def test_a_pre_tokenizer_written_in_another_way(tmp_path, content):
@@ -235,6 +237,9 @@ def forms(content, tmp_path_factory):
     from tokenizers import Tokenizer
 
     root = tmp_path_factory.mktemp("forms")
-    folders = write(root / "one", content, as_strings), write(root / "two", content, as_pairs, reordered, older, without_decoder, pad_added)
+    folders = (
+        write(root / "one", content, as_strings),
+        write(root / "two", content, as_pairs, reordered, older, without_decoder, pad_added),
+    )
     assert same_tokenizer(*folders)
     return [Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in folders]
