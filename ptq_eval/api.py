@@ -131,7 +131,7 @@ def run(
     subclasses; checkpoints that are wrong do not stop the others, they are rows of status "excluded" or "failed" and
     listed in `problems`.
     """
-    from ptq_eval.checkpoints import Overrides, discover, verify_all
+    from ptq_eval.checkpoints import Overrides, discover, foremost, verify_all
     from ptq_eval.config import RunConfig
     from ptq_eval.laws.fit.choice import chosen
     from ptq_eval.measure.trials import make_plan, quantizers_of
@@ -154,7 +154,7 @@ def run(
     )
     plan = make_plan(checkpoints, config, progress)
     if len(plan.excluded) == len(checkpoints):
-        raise plan.excluded[0][1]
+        raise foremost([error for _, error in plan.excluded], "which `ptq-eval inspect` lists")
     info = describe(config, plan.checkpoints, plan, started)
     if old is not None:
         require_same(old, info, store.folder)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ptq_eval import plugins
-from ptq_eval.checkpoints import Overrides, discover, error_for, verify_all
+from ptq_eval.checkpoints import Overrides, discover, gravest, verify_all
 from ptq_eval.config import RunConfig
 from ptq_eval.errors import DeviceError, ExportError, MeasurementFailedError, OptionError, OutputFullError, full_disk
 from ptq_eval.measure.session import Session
@@ -124,7 +124,7 @@ def _checkpoint(
         trust_remote_code=config.trust_remote_code,
     )
     if checkpoint.fatal:
-        raise error_for(checkpoint, checkpoint.fatal[0])
+        raise gravest(checkpoint)
     return checkpoint
 
 

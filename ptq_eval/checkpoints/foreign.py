@@ -235,15 +235,24 @@ def recognised(folder: Path) -> bool:
     return bool(_adapter(folder) or _other_format(folder, names) or any(map(_SHARDS.match, names)))
 
 
-def _adapter(folder: Path) -> PtqEvalError | None:
-    config = folder / "adapter_config.json"
-    weights = next((path for path in sorted(folder.glob("adapter_model*"))), None)
-    if not config.is_file() and weights is None:
-        return None
+def adapter_beside(folder: Path) -> str:
+    """The kind of adapter (LoRA …) that is in a folder which holds a model's weights too; "" where there is none."""
+    if not any(folder.glob("adapter_model*")) and not (folder / "adapter_config.json").is_file():
+        return ""
+    return _text(_adapter_config(folder), "peft_type") or "PEFT"
+
+
+def _adapter_config(folder: Path) -> Any:
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
+        return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        content = {}
+        return {}
+
+
+def _adapter(folder: Path) -> PtqEvalError | None:
+    if not adapter_beside(folder):
+        return None
+    content = _adapter_config(folder)
     base, method = (_text(content, key) for key in ("base_model_name_or_path", "peft_type"))
     if _PROMPTS.search(method):
         return UnsupportedModelError(

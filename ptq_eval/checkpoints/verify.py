@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 
 from ptq_eval.checkpoints.account import Account, load_account
 from ptq_eval.checkpoints.discover import local_path
-from ptq_eval.checkpoints.foreign import foreign, placeholder
+from ptq_eval.checkpoints.foreign import adapter_beside, foreign, placeholder
 from ptq_eval.checkpoints.problems import cross_checked, noted, settled
 from ptq_eval.checkpoints.surplus import Finding, constant_finding, some, surplus_finding
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import blueprint
 from ptq_eval.models.configuration import read_config
-from ptq_eval.models.loading import same_tokenizer, tokenizer_fault, tokenizer_folder, tokenizer_sha
+from ptq_eval.models.loading import tokenizer_fault, tokenizer_folder, tokenizer_sha
 from ptq_eval.models.parameters import with_counts
+from ptq_eval.models.tokenizers import same_tokenizer
 from ptq_eval.models.weight_files import (
     Recipe,
     WeightFiles,
@@ -36,6 +37,8 @@ from ptq_eval.records import Checkpoint
 if TYPE_CHECKING:
     from ptq_eval.checkpoints.weights import Sketch, WeightReport
 
+_OF_CONFIG = ("config_missing", "unsupported_model", "remote_code")
+"""Problems of a configuration."""
 _NARROW = ("F8_", "I", "U", "F4", "F6_", "BOOL")
 """How the types of quantized weights begin."""
 
@@ -45,7 +48,7 @@ def verify(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Checkp
 
     Problem codes: unreadable, missing_shard, unsafe_pickle, remote_code, nan_or_inf, not_loaded, config_missing,
     unsupported_model, not_a_model, already_quantized (all fatal), constant_weights, dequantized, surplus_weights,
-    unused_files, missing_tokenizer, unreadable_tokenizer.  Remote code is run only when trusted.
+    adapter_beside, unused_files, missing_tokenizer, unreadable_tokenizer.  Remote code is run only when trusted.
     """
     return _examined(checkpoint, trust_remote_code)[0]
 
@@ -101,6 +104,8 @@ def _examined(checkpoint: Checkpoint, trust: bool) -> tuple[Checkpoint, Sketch |
     sketch = None
     if report is not None:
         checkpoint, sketch = _with_fit(checkpoint, folder, weights, report, found, trust)
+    if any(problem.code in _OF_CONFIG for problem in checkpoint.problems):
+        return checkpoint, sketch  # the tokenizer's class is named there too: what is wrong with it would be no news
     return _with_tokenizer(checkpoint, folder, trust), sketch
 
 
@@ -146,7 +151,12 @@ def _with_weights(checkpoint: Checkpoint, folder: Path, weights: WeightFiles) ->
         return noted(checkpoint, "unsafe_pickle", error), None
     except (PtqEvalError, OSError) as error:
         return noted(checkpoint, "unreadable", error if isinstance(error, PtqEvalError) else str(error)), None
-    if unused := weights.unused(folder):
+    if adapter := adapter_beside(folder):
+        used = some(path.name for path in weights.files)
+        message = f"a {adapter} adapter is beside the weights and is not applied: {used} measured, without it"
+        remedy = "to measure both, merge it (merge_and_unload of PEFT) and save the model into a folder of its own"
+        checkpoint = noted(checkpoint, "adapter_beside", message, fatal=False, remedy=remedy)
+    if unused := [name for name in weights.unused(folder) if not name.startswith("adapter_model")]:
         message = f"{some(path.name for path in weights.files)} measured; beside it, and not used: {some(unused)}"
         checkpoint = noted(checkpoint, "unused_files", message, fatal=False)
     return replace(checkpoint, weights_sha=report.sha), report

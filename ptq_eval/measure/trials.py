@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval import records
-from ptq_eval.checkpoints import error_for, local_path
+from ptq_eval.checkpoints import gravest, local_path
 from ptq_eval.config import DEFAULT_SEQ_LEN, RunConfig
 from ptq_eval.corpora.overlap import overlap
 from ptq_eval.corpora.windows import Windows
@@ -135,7 +135,7 @@ class _Planner:
         sound = []
         for place, checkpoint in enumerate(checkpoints):
             if checkpoint.fatal:
-                plan.excluded.append((checkpoint, error_for(checkpoint, checkpoint.fatal[0])))
+                plan.excluded.append((checkpoint, gravest(checkpoint)))
                 continue
             with _excluding(plan, place):
                 folder = local_path(checkpoint)
