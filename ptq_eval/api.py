@@ -60,13 +60,16 @@ class _Session:
 
     def measure(self) -> list[PtqEvalError]:
         """Run every trial that is missing; the errors of checkpoints that could not be measured."""
+        from ptq_eval.backends.process import Limits
+        from ptq_eval.backends.workers import Workers
         from ptq_eval.measure.sweep import cost
 
         done = self.store.keys()
         todo = [(work, [t for t in work.trials if t.key() not in done]) for work in self.plan.workloads]
         todo = [(work, missing) for work, missing in todo if missing]
         total, units, errors = sum(cost(work, missing) for work, missing in todo), 0.0, []
-        with self.store.writer() as writer:
+        limits = Limits(self.config.backend_seconds, self.config.backend_memory)
+        with self.store.writer() as writer, Workers(limits) as workers:
 
             def tick(amount: float) -> None:
                 nonlocal units
@@ -74,12 +77,11 @@ class _Session:
                 self.progress("measuring", units, total)
 
             self.progress("measuring", 0.0, total)
-            found = [self._one(work, missing, writer=writer, tick=tick) for work, missing in todo]
+            found = [self._one(work, missing, writer=writer, workers=workers, tick=tick) for work, missing in todo]
             errors = [error for error in found if error is not None]
         return errors
 
-    def _one(self, work: Any, missing: Any, *, writer: Any, tick: Any) -> PtqEvalError | None:
-        from ptq_eval.backends.process import Limits
+    def _one(self, work: Any, missing: Any, *, writer: Any, workers: Any, tick: Any) -> PtqEvalError | None:
         from ptq_eval.measure.sweep import sweep
 
         try:
@@ -89,7 +91,7 @@ class _Session:
                 device=self.config.resolve_device(),
                 trust_remote_code=self.config.trust_remote_code,
                 memory=self.config.memory,
-                limits=Limits(self.config.backend_seconds, self.config.backend_memory),
+                workers=workers,
                 tick=tick,
             ):
                 writer.append(measurement)

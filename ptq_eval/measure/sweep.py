@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ptq_eval.backends.process import Limits
+from ptq_eval.backends.workers import Workers
 from ptq_eval.early_stop import StopRule
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
@@ -71,17 +71,17 @@ def sweep(
     device: str = "cpu",
     trust_remote_code: bool = False,
     memory: int | None = None,
-    limits: Limits | None = None,
+    workers: Workers | None = None,
     tick: Tick,
     keep: Keep | None = None,
 ) -> Iterator[Measurement]:
     """Measure the `missing` trials of a workload, the full-precision one first.
 
     `memory` is what the weights of the model and its variants may take on the device (bytes), by default most of what
-    is free; `limits` are those of backends; `keep` is called with each variant.  `provenance["seconds"]` of a record is
-    its share of the work: variants that are measured together split the seconds of their group equally, and the first
-    group's include loading, so that a sweep's records add up to its time.  Raises PtqEvalError when the checkpoint
-    cannot be loaded or the device runs out of memory.
+    is free; `workers` are the processes of backends, which outlive the sweep (by default it has its own); `keep` is
+    called with each variant.  `provenance["seconds"]` of a record is its share of the work: variants that are measured
+    together split the seconds of their group equally, and the first group's include loading, so that a sweep's records
+    add up to its time.  Raises PtqEvalError when the checkpoint cannot be loaded or the device runs out of memory.
     """
     if not missing:
         return
@@ -90,7 +90,7 @@ def sweep(
     calibrating = _calibration_cost(work, missing)
     started = time.monotonic()
     options: dict[str, Any] = {"device": device, "memory": memory, "trust_remote_code": trust_remote_code}
-    with Session.opened(work, limits=limits, **options) as session:
+    with Session.opened(work, workers=workers, **options) as session:
         stop = work.trials[0].stop
         rule = StopRule(**stop) if stop else None
         design = design_of(work.evaluation.sample, len(work.evaluation))
