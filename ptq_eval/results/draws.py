@@ -16,7 +16,7 @@ the moderated variance of limma): the prior is a scaled inverse χ², fitted to 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,6 @@ def _inverse_trigamma(value: float) -> float:
     return math.exp(found)
 
 
-def calibration_se(row: dict[str, Any]) -> float:
+def calibration_se(row: Mapping[str, Any]) -> float:
     """The part of the error of delta that is due to the draw of calibration windows; 0 for a single draw."""
     return row.get("calibration_se") or 0.0
