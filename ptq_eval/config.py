@@ -21,6 +21,13 @@ Calibration = Literal["default", "shared", "sequential"]
 SELECTIONS: tuple[Selection, ...] = ("spread", "first", "crops")
 CALIBRATIONS: tuple[Calibration, ...] = ("default", "shared", "sequential")
 
+GRID = ("quantizers", "bits", "formats", "options")
+"""Options that choose what is measured: the grid of an output folder may grow."""
+NEUTRAL = ("shard", "device", "memory", "backend_seconds", "backend_memory", "trust_remote_code", "calib_repeats")
+"""Options of where and how often something is measured: none changes the number of one measurement."""
+FIT_ONLY = ("laws", "bits_axis", "seed", "bootstrap")
+"""Options that only the fit needs."""
+
 
 def _shard(value: Any, *, name: str, error: type[PtqEvalError]) -> tuple[int, int]:
     parts = value.split("/") if isinstance(value, str) else value
@@ -230,15 +237,12 @@ class RunConfig(Options):
         return resolve_device(self.device)
 
     def fixed(self) -> dict[str, Any]:
-        """The options that every result of one output folder must share.
+        """The options that every result of one output folder must share."""
+        return {name: value for name, value in self.measured().items() if name not in GRID}
 
-        Quantizers, bits, formats, shards and draws of calibration windows are not among them, as a grid may grow, nor
-        what the fit alone needs.
-        """
-        grown = ("quantizers", "bits", "formats", "shard", "trust_remote_code", "options", "device", "memory")
-        grown += ("calib_repeats", "backend_seconds", "backend_memory")
-        later = ("laws", "bits_axis", "seed", "bootstrap")
-        return {name: value for name, value in asdict(self).items() if name not in (*grown, *later)}
+    def measured(self) -> dict[str, Any]:
+        """The options that decide the number of a measurement."""
+        return {name: value for name, value in asdict(self).items() if name not in (*NEUTRAL, *FIT_ONLY)}
 
     def to_dict(self) -> dict[str, Any]:
         """All options, for `run.json`."""

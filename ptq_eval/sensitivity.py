@@ -42,9 +42,6 @@ from ptq_eval.theory.summary import agreements, bounds
 FORMAT = 1
 """Raised whenever the numbers of a record change their meaning."""
 
-_NEUTRAL = ("bootstrap", "laws", "bits_axis", "shard", "device", "memory", "trust_remote_code", "calib_repeats")
-_NEUTRAL += ("backend_seconds", "backend_memory")
-"""Options that change no number here."""
 _IF_SET = ("bos", "formats")
 """Options that are recorded only if set, so that records made before they existed stay valid."""
 
@@ -141,11 +138,8 @@ def chosen(checkpoints: Sequence[Checkpoint], steps: Sequence[int | str]) -> lis
 
 def _header(config: RunConfig, draws: int) -> dict[str, Any]:
     settings = {
-        **{
-            name: value
-            for name, value in config.to_dict().items()
-            if name not in _NEUTRAL and (value or name not in _IF_SET)
-        },
+        **{name: value for name, value in config.measured().items() if value or name not in _IF_SET},
+        "seed": config.seed,
         "device": config.resolve_device().split(":")[0],
         "draws": draws,
         "versions": {name: method_of(name).version for name in config.quantizers},
