@@ -18,6 +18,7 @@ from typing import Any
 
 from ptq_eval.backends.workers import Workers
 from ptq_eval.early_stop import StopRule
+from ptq_eval.errors import UnsupportedModelError
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
 from ptq_eval.measure.scoring import Scores
@@ -32,6 +33,9 @@ _SHARE_FOR_REFERENCES = 0.1
 
 _SHARE_OF_DISK = 0.5
 """Share of the free disk that variants may take where they do not fit in memory."""
+
+_BROKEN = 2.0
+"""So many times the loss of equally likely tokens is no loss of a working model."""
 
 Keep = Callable[[Session, Trial, Variant], None]
 """keep(session, trial, variant): take what is wanted of a variant that has been measured, its codes included."""
@@ -102,6 +106,7 @@ def sweep(
             scored = _scored(evaluator, variants)
             measured = []
             if wants_full:
+                _require_sane(work, evaluator.full.nll, session.model.vocab_size)
                 full = _record(work, work.trials[0], evaluator.full)
                 measured.append(_with(full, floor.numerics(full.nll) if full.nll else {}))
             for trial, variant, (windows, scores) in zip(group, variants, scored):
@@ -162,6 +167,22 @@ def _record(work: Workload, trial: Trial, scores: Scores, windows: Sequence[int]
         if not all(map(math.isfinite, values)):
             return _failed(measurement, f"the {name} is not finite")
     return measurement
+
+
+def _require_sane(work: Workload, nll: Sequence[float], vocab_size: int) -> None:
+    """Raise UnsupportedModelError for a full-precision loss far above that of equally likely tokens.
+
+    An untrained model is near it, and one that reads another tokenizer's ids somewhat above; twice that takes a model
+    that is sure of what is wrong, such as one whose weights have lost their scales.
+    """
+    loss, guess = sum(nll) / (len(nll) * (work.evaluation.ids.shape[1] - 1)), math.log(vocab_size)
+    if math.isfinite(loss) and loss > _BROKEN * guess:
+        raise UnsupportedModelError(
+            f"{work.checkpoint.name}: the full-precision loss is {loss:.4g} nats per token, and equally likely tokens "
+            f"have {guess:.3g}: this is no working model of this text",
+            remedy="check that the weights have the scales that config.json means, and that the ids of the text are "
+            "those of this model's tokenizer; or exclude the step",
+        )
 
 
 def _quantized_record(
