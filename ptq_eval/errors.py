@@ -271,6 +271,7 @@ class Obstacle(StrEnum):
     REORDERED_GROUPS = "reordered_groups"
     LARGE_SCALE = "large_scale"  # scale
     INPUT_SCALES = "input_scales"
+    FREE_ZEROS = "free_zeros"
     # why input scales cannot be folded into the layer before
     UNKNOWN_SOURCE = "unknown_source"  # layer, model_type
     UNEQUAL_SCALES = "unequal_scales"  # layer, sibling

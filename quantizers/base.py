@@ -157,6 +157,11 @@ class QuantizedWeight:
         """Whether the last group has fewer columns than the others."""
         return self.codes.shape[1] % self.group_size != 0
 
+    @property
+    def whole_zeros(self) -> bool:
+        """Whether every zero is a code, as integer files need it."""
+        return bool(((self.zero == self.zero.round()) & (self.zero >= 0) & (self.zero < 2**self.scheme.bits)).all())
+
     def stored_scales(self) -> dict[str, Tensor]:
         """What a file holds beside the codes, as the format stores it: see `scales.stored`."""
         if self.scheme.format == "int":
@@ -169,14 +174,17 @@ class QuantizedWeight:
         """Stored bits per weight, as a packed file would need them.
 
         What `Scheme.bits_stored` counts; 16 bits per entry of an input scale; ceil(log2 groups) bits per column for
-        its group where columns were permuted.  Scales of format "int" are kept in float32 here, and not rounded to the
-        16 bits counted.
+        its group where columns were permuted; 16 bits for each zero of an integer format where zeros are no codes.
+        Scales of format "int" are kept in float32 here, and not rounded to the 16 bits counted.
         """
         out_features, in_features = self.codes.shape
         groups = self.scale.shape[1]
         total = self.scheme.bits_stored(out_features, in_features)
         total += 16 * in_features if self.input_scale is not None else 0
         total += in_features * math.ceil(math.log2(groups)) if self.permutation is not None else 0
+        free = self.scheme.format == "int" and not self.whole_zeros
+        stored = 0 if self.scheme.symmetric else self.scheme.bits
+        total += (16 - stored) * self.zero.numel() if free else 0
         return total / self.codes.numel()
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:

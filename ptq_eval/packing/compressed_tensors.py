@@ -40,8 +40,8 @@ class CompressedTensors(base.FileFormat):
         return base.integers_only(scheme, WIDTHS) or base.whole_groups(scheme, shape)
 
     def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
-        """Groups of reordered columns, and scales of input channels."""
-        return base.in_order(layer) or base.without_input_scale(layer)
+        """Groups of reordered columns, scales of input channels, and zeros between codes."""
+        return base.in_order(layer) or base.without_input_scale(layer) or base.whole_zeros(layer)
 
     def tensors(self, layer: QuantizedWeight, shape: base.Shape) -> dict[str, Tensor]:
         """See the top of this file."""

@@ -26,6 +26,8 @@ VARIANTS = [(name, {}) for name in available_quantizers()] + [
     ("gptq", {"act_order": True, "static_groups": True, "dead": "round"}),
     ("gptq", {"group_scale_from": "current", "block_size": 7}),
     ("awq", {"clip": True}),
+    ("hqq", {"round_zero": True, "norm": 1.0}),
+    ("gptq-noclip", {"act_order": False, "block_size": 7}),
 ]
 
 
@@ -37,7 +39,7 @@ def test_conformance(name, options, check, device):
 
 
 def test_built_in_quantizers_are_installed():
-    assert {"rtn", "gptq", "awq"} <= set(available_quantizers())
+    assert {"rtn", "gptq", "awq", "hqq", "gptq-noclip"} <= set(available_quantizers())
 
 
 def changed(result: QuantizedWeight, **fields) -> QuantizedWeight:

@@ -14,6 +14,7 @@ SENTENCES = {
     "whole row",
     Obstacle.LARGE_SCALE: "a scale of {scale:.3g} is too large for float16",
     Obstacle.INPUT_SCALES: "it has no place for the scales of input channels that AWQ keeps in the layer",
+    Obstacle.FREE_ZEROS: "its zero points are codes, and those of HQQ are real numbers",
     Obstacle.UNKNOWN_SOURCE: "what precedes {layer} is not known for a model of type {model_type!r}",
     Obstacle.UNEQUAL_SCALES: "{layer} and {sibling} have the same input and not the same scales",
     Obstacle.SHARED_OUTPUTS: "{source} has {outputs} outputs, which several of {inputs} inputs share",
