@@ -13,10 +13,10 @@ sample's own variance.  Two samples of other windows have independent errors, so
 unbiased; negative values count as zero.  The second-order term, which grows as the square of ε, is neglected:
 at 2 and 3 bits the true spread is larger, where δ itself is many times larger still.
 
-**Arithmetic.**  Some windows are scored again in full precision, in smaller batches and on another number of
-threads; a model in a type narrower than float32, in float32 too.  With d the differences per window, where k windows
-are scored again and N are evaluated, the loss moves by a common part and by the mean of N independent ones, of variance d̄² − s²/k (not below
-zero) and s²/N; δ is the difference of two losses, hence twice that.  The larger of the alternatives counts.
+**Arithmetic.**  Some windows are scored again in full precision, in smaller batches and on another number of threads;
+a model in a type narrower than float32, in float32 too.  With d the differences per window, where k windows are scored
+again and N are evaluated, the loss moves by a common part of variance d̄² − s²/k (not below zero) and by the mean of N
+independent ones, of variance s²/N; δ is the difference of two losses, hence twice that.  The larger alternative counts.
 
 Both are skipped for a model that is read from disk, and where memory is short; the reason takes their place.
 """

@@ -96,7 +96,7 @@ def of_content(content: dict[str, Any], code: Path | None = None) -> PretrainedC
 
 
 def _require_counts(config: PretrainedConfig) -> None:
-    """Raise UnsupportedModelError for a size that is not positive: transformers builds a model of 0 positions too."""
+    """Raise UnsupportedModelError for a size that is not a positive integer: transformers would build 0 positions."""
     text = config.get_text_config()
     for name in _SIZES:
         own = getattr(text, "attribute_map", {}).get(name, name)
@@ -206,7 +206,7 @@ def _as_type_of(usual: Any, value: Any) -> Any:
 
 
 def end_of_text(folder: Path) -> int | None:
-    """The token id that `config.json` names as the end of a text, the first where there are several; None if there is none."""
+    """The token id that `config.json` names as the end of a text, the first of several; None if there is none."""
     named = read_config(folder).get("eos_token_id")
     named = named[0] if isinstance(named, list) and named else named
     return named if isinstance(named, int) and not isinstance(named, bool) else None

@@ -157,7 +157,7 @@ def recipe(content: Mapping[str, Any]) -> Recipe | None:
 
 
 def _of_text(entry: Any, key: str) -> Recipe:
-    """A recipe written as text instead of a mapping, such as "fp8": its meaning is not certain, so nothing is dequantized."""
+    """A recipe that is text, such as "fp8", and no mapping: its meaning is not certain, so nothing is dequantized."""
     text = entry if isinstance(entry, str) else json.dumps(entry)
     named = _NAMED_BITS.search(text.lower())
     return Recipe(f"{key} is {text[:40]!r}, not a mapping", int(named[1] or named[2]) if named else None, key)
@@ -241,8 +241,8 @@ def _bits_in(entry: Any) -> Iterator[int]:
 
 
 def _is_off(entry: Any) -> bool:
-    """Whether a value means no quantization: none, off, a floating-point type, or both widths of bitsandbytes off, as a run without
-    quantization saves it."""
+    """Whether a value means no quantization: empty, a word for off, a type that is not quantized, or both widths of
+    bitsandbytes off, as a run without quantization saves them."""
     if not isinstance(entry, dict):
         return not entry or (isinstance(entry, str) and _OFF.fullmatch(entry.strip()) is not None)
     loads = [entry[key] for key in _LOADS if key in entry]
