@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -45,16 +46,22 @@ def cost(work: Workload, missing: Sequence[Trial]) -> float:
         return 0.0
     variants = [trial for trial in missing if trial.quantizer != FULL_PRECISION]
     calibrating = _calibration_cost(work, missing)
-    return (len(variants) + 1) * len(work.evaluation.ids) + sum(calibrating[trial.calibration] for trial in variants)
+    return (len(variants) + 1) * len(work.evaluation.ids) + sum(calibrating(trial) for trial in variants)
 
 
-def _calibration_cost(work: Workload, missing: Sequence[Trial]) -> Mapping[str, float]:
-    """Units of calibration per trial: a sequential trial takes a pass of its own, the shared ones of one draw of the
+def _calibration_cost(work: Workload, missing: Sequence[Trial]) -> Callable[[Trial], float]:
+    """Units of calibration of a trial: a sequential one takes a pass of its own, the shared ones of one draw of the
     calibration windows split one pass."""
-    windows = len(work.calibration.ids) if work.calibration is not None else 0
-    shared = [trial.calibration_corpus for trial in missing if trial.calibration == "shared"]
-    passes = windows * len(set(shared))
-    return {"none": 0.0, "sequential": float(windows), "shared": passes / max(1, len(shared))}
+    draws = work.calibrations
+    sharing = Counter(trial.calibration_corpus for trial in missing if trial.calibration == "shared")
+
+    def units(trial: Trial) -> float:
+        windows = draws.get(trial.calibration_corpus) if trial.calibration in ("shared", "sequential") else None
+        if windows is None:
+            return 0.0
+        return len(windows) / (sharing[trial.calibration_corpus] if trial.calibration == "shared" else 1)
+
+    return units
 
 
 def sweep(
@@ -91,7 +98,7 @@ def sweep(
         floor = Floor(session)
         for group in _groups(session, evaluator, quantized, beside=floor.nbytes):
             variants = session.quantized(group, with_codes=keep is not None)
-            tick(sum(calibrating[trial.calibration] for trial in group))
+            tick(sum(calibrating(trial) for trial in group))
             scored = _scored(evaluator, variants)
             measured = []
             if wants_full:
