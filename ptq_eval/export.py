@@ -27,7 +27,15 @@ from torch import Tensor, nn
 from ptq_eval import plugins
 from ptq_eval.checkpoints import Overrides, discover, gravest, verify_all
 from ptq_eval.config import RunConfig
-from ptq_eval.errors import DeviceError, ExportError, MeasurementFailedError, OptionError, OutputFullError, full_disk
+from ptq_eval.errors import (
+    DeviceError,
+    ExportError,
+    MeasurementFailedError,
+    OptionError,
+    OutputFullError,
+    Refusal,
+    full_disk,
+)
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.sweep import cost, sweep
 from ptq_eval.measure.trials import Workload, make_plan
@@ -43,6 +51,7 @@ from ptq_eval.packing.folding import folded
 from ptq_eval.packing.loading import loaded
 from ptq_eval.records import Checkpoint, Progress, Trial
 from ptq_eval.report.export import page
+from ptq_eval.report.export.words import reason
 from ptq_eval.results.table import tabulate
 from quantizers import QuantizedWeight, Scheme
 
@@ -150,10 +159,10 @@ def _refuse_early(work: Workload, packer: FileFormat, config: RunConfig) -> None
         work.folder, include_head=config.include_head, trust_remote_code=config.trust_remote_code
     )
     if why := packer.refusal_of_model(read_config(work.folder)):
-        raise _refusal(packer, work.checkpoint.name, why)
+        raise _refusal(packer, work.checkpoint.name, reason(why))
     for name, shape in _shapes(model).items():
         if why := packer.refusal(_scheme(work.trials[1]), shape):
-            raise _refusal(packer, name, why)
+            raise _refusal(packer, name, reason(why))
 
 
 def _refusal(packer: FileFormat, layer: str, why: str) -> ExportError:
@@ -226,13 +235,13 @@ def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) 
     scaled = [name for name, layer in layers.items() if layer.input_scale is not None and packer.refusal_of(layer)]
     if scaled:
         found = folded(layers, dense, str(config.get("model_type")))
-        if isinstance(found, str):
-            raise _refusal(packer, scaled[0], f"it has no place for scales of input channels, and {found}")
+        if isinstance(found, Refusal):
+            raise _refusal(packer, scaled[0], f"it has no place for scales of input channels, and {reason(found)}")
         layers = found[0]
         dense |= found[1]
     for name, layer in layers.items():
         if why := packer.refusal_of(layer):
-            raise _refusal(packer, name, why)
+            raise _refusal(packer, name, reason(why))
     if "lm_head" in layers:
         config["tie_word_embeddings"] = False
     content = Content(work.folder, layers, dense, kept.shapes, config, kept.excluded)

@@ -1,6 +1,6 @@
 """Files that other libraries load, from the codes and scales of quantized layers: one format per file.
 
-quantized layers → a format's tensors and configuration → a folder like the checkpoint's own (`folder`), or one GGUF file
+quantized layers → a folder like the checkpoint's own, its layers packed (`folder`), or one GGUF file
 """
 
 from ptq_eval.packing.awq import AWQFormat

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptq_eval.packing.base import Content, FileFormat, Shape, narrowed, without_input_scale
+from ptq_eval.errors import Obstacle, Refusal, refused
+from ptq_eval.packing import base
+from ptq_eval.packing.base import Content, FileFormat, Shape, narrowed
 from ptq_eval.packing.folder import copy_small
 from ptq_eval.packing.gguf_metadata import ARCHITECTURES, REORDERED, describe, refusal_of_config
 from quantizers import QuantizedWeight, Scheme
@@ -39,23 +41,21 @@ class GGUFFormat(FileFormat):
     packages = ("gguf",)
     load_options = {"gguf_file": FILE}  # noqa: RUF012
 
-    def refusal(self, scheme: Scheme, shape: Shape) -> str | None:
+    def refusal(self, scheme: Scheme, shape: Shape) -> Refusal | None:
         """Number formats that are types of llama.cpp, in rows of whole blocks."""
         if shape.transposed:
-            return "it is written for models like Llama, not for the Conv1D layers of GPT-2"
+            return refused(Obstacle.CONV1D)
         if scheme.format not in BLOCKS:
-            return f"{scheme.name} is no type of llama.cpp; --number-format takes one of {', '.join(BLOCKS)}"
+            return refused(Obstacle.NO_SUCH_TYPE, format=scheme.name, types=tuple(BLOCKS))
         if shape.columns % BLOCKS[scheme.format]:
-            return f"rows of {shape.columns} weights are no multiple of its blocks of {BLOCKS[scheme.format]}"
+            return refused(Obstacle.PARTIAL_BLOCK, columns=shape.columns, block=BLOCKS[scheme.format])
         return None
 
-    def refusal_of(self, layer: QuantizedWeight) -> str | None:
+    def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Groups of reordered columns, and scales of input channels."""
-        if layer.permutation is not None:
-            return "it has no place for groups of reordered columns: use act_order=false"
-        return without_input_scale(layer)
+        return base.in_order(layer) or base.without_input_scale(layer)
 
-    def refusal_of_model(self, config: Mapping[str, Any]) -> str | None:
+    def refusal_of_model(self, config: Mapping[str, Any]) -> Refusal | None:
         """Other architectures, and variants of these that are not written."""
         return refusal_of_config(config)
 

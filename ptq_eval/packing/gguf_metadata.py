@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ptq_eval.errors import Obstacle, Refusal, refused
+
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """llama.cpp's names by `model_type`."""
 
@@ -22,18 +24,18 @@ _SPLITS = {
 """What the expression that splits a text before BPE contains, by its name in llama.cpp."""
 
 
-def refusal_of_config(config: Mapping[str, Any]) -> str | None:
+def refusal_of_config(config: Mapping[str, Any]) -> Refusal | None:
     """Why a model cannot be described in a file; None if it can."""
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:
-        return f"models of type {kind!r} are not written, only {', '.join(ARCHITECTURES)}"
+        return refused(Obstacle.ARCHITECTURE, model_type=kind, known=tuple(ARCHITECTURES))
     if (activation := config.get("hidden_act", "silu")) != "silu":
-        return f"the activation {activation!r} is not llama.cpp's for this architecture"
+        return refused(Obstacle.ACTIVATION, activation=activation)
     if (rope := _rope(config).get("rope_type", "default")) != "default":
-        return f"rotary embeddings of type {rope!r} are not written, only the default ones"
+        return refused(Obstacle.ROTARY_EMBEDDING, type=rope)
     window = config.get("sliding_window")
     if window and config.get("use_sliding_window", True) and window < config.get("max_position_embeddings", 0):
-        return f"attention within a window of {window} tokens is not written"
+        return refused(Obstacle.SLIDING_WINDOW, window=window)
     return None
 
 
