@@ -58,8 +58,6 @@ from quantizers import QuantizedWeight, Scheme
 FORMAT = 1
 """Raised whenever the numbers of a recipe change their meaning."""
 
-_NEUTRAL = ("laws", "bootstrap", "seed", "bits_axis", "shard", "memory", "trust_remote_code", "calib_repeats")
-
 
 @dataclass(frozen=True)
 class Quantized:
@@ -289,7 +287,7 @@ def _recipe(
         "dtype": trial.dtype,
         "measured": {name: row[name] for name in _MEASURED},
         "file": dict(file),
-        "settings": {name: value for name, value in config.to_dict().items() if name not in _NEUTRAL},
+        "settings": {**config.measured(), "device": config.device},
         "versions": plugins.versions("ptq-eval", "torch", "transformers"),
     }
     return json.loads(json.dumps(recipe, default=_plain))
