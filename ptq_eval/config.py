@@ -23,6 +23,13 @@ CALIBRATED_WITH = ("calib_text", "calib_windows", "calib_length", "calib_seed")
 SELECTIONS: tuple[Selection, ...] = ("spread", "first", "crops")
 CALIBRATIONS: tuple[Calibration, ...] = ("default", "shared", "sequential")
 
+GRID = ("quantizers", "bits", "formats", "options")
+"""Options that choose what is measured: the grid of an output folder may grow."""
+NEUTRAL = ("shard", "device", "memory", "backend_seconds", "backend_memory", "trust_remote_code", "calib_repeats")
+"""Options of where and how often something is measured: none changes the number of one measurement."""
+FIT_ONLY = ("laws", "bits_axis", "seed", "bootstrap")
+"""Options that only the fit needs."""
+
 
 def _shard(value: Any, *, name: str, error: type[PtqEvalError]) -> tuple[int, int]:
     parts = value.split("/") if isinstance(value, str) else value
@@ -273,16 +280,13 @@ class RunConfig(Options):
         return resolve_device(self.device)
 
     def fixed(self) -> dict[str, Any]:
-        """The options that every result of one output folder must share.
-
-        Quantizers, bits, formats, shards and all calibrations but the first are not among them, as a grid may grow, nor
-        what the fit alone needs.
-        """
-        grown = ("quantizers", "bits", "formats", "shard", "trust_remote_code", "options", "device", "memory")
-        grown += ("calib_repeats", "backend_seconds", "backend_memory")
-        later = ("laws", "bits_axis", "seed", "bootstrap")
-        shared = {name: value for name, value in asdict(self).items() if name not in (*grown, *later)}
+        """The options that every result of one output folder must share; of several calibrations the first."""
+        shared = {name: value for name, value in self.measured().items() if name not in GRID}
         return {**shared, **self.first_calibration()}
+
+    def measured(self) -> dict[str, Any]:
+        """The options that decide the numbers of measurements."""
+        return {name: value for name, value in asdict(self).items() if name not in (*NEUTRAL, *FIT_ONLY)}
 
     def first_calibration(self) -> dict[str, Any]:
         """The options of calibration of which there may be several, with the first value of each."""

@@ -43,9 +43,6 @@ from ptq_eval.theory.summary import agreements, bounds
 FORMAT = 1
 """Raised whenever the numbers of a record change their meaning."""
 
-_NEUTRAL = ("bootstrap", "laws", "bits_axis", "shard", "device", "memory", "trust_remote_code", "calib_repeats")
-_NEUTRAL += ("backend_seconds", "backend_memory")
-"""Options that change no number here."""
 _IF_SET = ("bos", "formats", "calib_length")
 """Options that are recorded only if set, so that records made before they existed stay valid."""
 
@@ -139,12 +136,10 @@ def chosen(checkpoints: Sequence[Checkpoint], steps: Sequence[int | str]) -> lis
 
 
 def _header(config: RunConfig, draws: int) -> dict[str, Any]:
+    measured = {**config.measured(), **config.first_calibration()}
     settings = {
-        **{
-            name: value
-            for name, value in {**config.to_dict(), **config.first_calibration()}.items()
-            if name not in _NEUTRAL and (value or name not in _IF_SET)
-        },
+        **{name: value for name, value in measured.items() if value or name not in _IF_SET},
+        "seed": config.seed,
         "device": config.resolve_device().split(":")[0],
         "draws": draws,
         "versions": {name: method_of(name).version for name in config.quantizers},

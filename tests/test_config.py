@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptq_eval.checkpoints.overrides import Overrides, Place
-from ptq_eval.config import RunConfig
+from ptq_eval.config import FIT_ONLY, GRID, NEUTRAL, RunConfig
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError, PtqEvalError, UnknownPluginError
 from ptq_eval.options import SWITCH, declared
 from ptq_eval.plan_config import PlanConfig
@@ -173,6 +173,13 @@ def test_options_that_may_grow_are_not_fixed():
     assert fixed == changed
     for name, value in {"group_size": 64, "seq_len": 99, "symmetric": True, "eval_text": "other.txt"}.items():
         assert RunConfig(**{name: value}).fixed() != fixed
+
+
+def test_the_options_of_a_measurement_are_the_fixed_ones_and_the_grid():
+    config = RunConfig(bits=(3,), memory="1GB", backend_seconds=5, seed=4, trust_remote_code=True)
+    assert config.measured().keys() == {*config.fixed(), *GRID}
+    assert config.measured() == RunConfig(bits=(3,)).measured()
+    assert {*GRID, *NEUTRAL, *FIT_ONLY} < config.to_dict().keys()
 
 
 def test_everything_survives_json():

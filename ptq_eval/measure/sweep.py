@@ -18,6 +18,7 @@ from typing import Any
 
 from ptq_eval.backends.workers import Workers
 from ptq_eval.early_stop import StopRule
+from ptq_eval.errors import UnsupportedModelError
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
 from ptq_eval.measure.scoring import Scores
@@ -33,8 +34,11 @@ _SHARE_FOR_REFERENCES = 0.1
 _SHARE_OF_DISK = 0.5
 """Share of the free disk that variants may take where they do not fit in memory."""
 
+_BROKEN = 2.0
+"""A full-precision loss above this many times that of equally likely tokens is not that of a working model."""
+
 Keep = Callable[[Session, Trial, Variant], None]
-"""keep(session, trial, variant): take what is wanted of a variant that has been measured, its codes included."""
+"""keep(session, trial, variant): called with each variant that has been measured, its codes included."""
 
 Tick = Callable[[float], None]
 """tick(amount): units of work done; one unit is one pass over one window."""
@@ -102,6 +106,7 @@ def sweep(
             scored = _scored(evaluator, variants)
             measured = []
             if wants_full:
+                _require_sane(work, evaluator.full.nll, session.model.vocab_size)
                 full = _record(work, work.trials[0], evaluator.full)
                 measured.append(_with(full, floor.numerics(full.nll) if full.nll else {}))
             for trial, variant, (windows, scores) in zip(group, variants, scored):
@@ -126,7 +131,7 @@ def _groups(session: Session, evaluator: Evaluator, trials: Sequence[Trial], bes
     """Trials whose variants are kept at the same time; at least one group, which may be empty.
 
     `beside` is what else takes memory of the budget (bytes).
-    Where there are several groups, what memory they leave is the evaluator's, to keep full-precision outputs.
+    Where there are several groups, the evaluator keeps full-precision outputs in the memory that they leave.
     """
     model, budget = session.model, session.budget
     variant_bytes = sum(model.weight_bytes(name) for name in model.linears())
@@ -162,6 +167,22 @@ def _record(work: Workload, trial: Trial, scores: Scores, windows: Sequence[int]
         if not all(map(math.isfinite, values)):
             return _failed(measurement, f"the {name} is not finite")
     return measurement
+
+
+def _require_sane(work: Workload, nll: Sequence[float], vocab_size: int) -> None:
+    """Raise UnsupportedModelError for a full-precision loss far above that of equally likely tokens.
+
+    An untrained model is near it, and one that reads another tokenizer's ids somewhat above; twice that takes a model
+    that is confident of wrong tokens, such as one whose weights have lost their scales.
+    """
+    loss, guess = sum(nll) / (len(nll) * (work.evaluation.ids.shape[1] - 1)), math.log(vocab_size)
+    if math.isfinite(loss) and loss > _BROKEN * guess:
+        raise UnsupportedModelError(
+            f"{work.checkpoint.name}: the full-precision loss is {loss:.4g} nats per token, and equally likely tokens "
+            f"have {guess:.3g}: this is no working model of this text",
+            remedy="check that the weights have the scales that config.json means, and that the ids of the text are "
+            "those of this model's tokenizer; or exclude the step",
+        )
 
 
 def _quantized_record(

@@ -188,7 +188,7 @@ def test_without_a_tokenizer_text_is_refused_and_token_ids_are_taken(tmp_path, s
     with pytest.raises(MissingTokenizerError, match="run@1 has no tokenizer"):
         ptq_eval.run(tmp_path / "run", tmp_path / "out", **small)
     np.save(tmp_path / "ids.npy", np.arange(1000) % core_models.VOCAB)
-    spec = str(tmp_path / "ids.npy")
+    spec = f"{tmp_path}/ids.npy#any"
     plan = planned(tmp_path / "run", **{**small, "eval_text": spec, "calib_text": spec})
     assert plan.workloads[0].evaluation.n_bytes is None
     assert plan.overlaps["run"]["flagged"], "one text for both uses went unnoticed"

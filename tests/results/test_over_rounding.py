@@ -29,7 +29,8 @@ def test_the_error_of_a_difference_contains_the_chance_of_both_roundings():
 
 def test_windows_alone_decide_where_the_floor_is_not_known():
     [row] = compared(pairs(rounding_sd=math.nan)).to_dict("records")
-    assert row["error"] == pytest.approx(0.03) and not row["floor_known"]
+    assert row["error"] == pytest.approx(0.03)
+    assert not row["floor_known"]
 
 
 def test_few_degrees_of_freedom_need_more_errors():
@@ -39,7 +40,8 @@ def test_few_degrees_of_freedom_need_more_errors():
 
 def test_tables_of_earlier_versions_are_compared_as_if_independent():
     [row] = compared(pairs()[["delta", "delta_rtn", "delta_se", "delta_se_rtn"]]).to_dict("records")
-    assert row["difference"] == pytest.approx(0.1) and row["error"] == pytest.approx(math.hypot(0.1, 0.1))
+    assert row["difference"] == pytest.approx(0.1)
+    assert row["error"] == pytest.approx(math.hypot(0.1, 0.1))
 
 
 def test_holms_procedure_on_its_textbook_case_and_without_unknown_ones():

@@ -55,8 +55,8 @@ _GRID = ["point", "bits", "group_size", "symmetric", "format"]
 _DELTAS = (("delta", "delta_se"), ("delta_rtn", "delta_se_rtn"), ("difference", "error"))
 _HEADER = ("method", "checkpoint", "bits", "δ of the method", "δ of RTN", "difference", "p")
 _COVERED = (
-    "the choice of windows, the same for both, draws of the calibration windows where there are several, and the chance "
-    "of one rounding of each"
+    "the choice of windows, the same for both, draws of the calibration windows where there are several, and the "
+    "chance of one rounding of each"
 )
 
 
@@ -180,16 +180,14 @@ def _fits(study: Study) -> str:
 
 
 def _worse_than_rounding(study: Study) -> str:
-    """Methods whose δ exceeds that of rounding on the same grid by more than all its errors and their number explain."""
+    """Methods whose δ exceeds that of rounding on the same grid by more than errors and their number explain."""
     both = _pairs_with_rounding(study)
     if both.empty:
         return "No measurement of another method has one of RTN on the same grid to be compared with.\n"
     text = f"{plural(len(both), 'pair')} on the same grid compared. The error of a difference covers {_COVERED}. "
     if unknown := int((~both["floor_known"]).sum()):
         text += f"The chance of rounding is not known for {plural(unknown, 'pair')}, whose errors are too small. "
-    text += (
-        f"Where no method is worse, any pair is named below with a probability of at most {100 * SIGNIFICANCE:g} %.\n"
-    )
+    text += f"Where no method is worse, the probability of naming any below is at most {100 * SIGNIFICANCE:g} %.\n"
     significant, worse = both["adjusted_p"] <= SIGNIFICANCE, both["difference"] > 0
     if significant.any():
         rows = [_row(row) for _, row in both[significant].iterrows()]

@@ -37,7 +37,7 @@ def test_a_table_of_an_earlier_version_says_nothing_of_it():
 
 
 def test_a_method_is_compared_with_rounding_by_the_paired_error():
-    """δ of GPTQ is larger by 0.03: six errors if the windows are paired, noise if they are not, or by chance of rounding."""
+    """δ of GPTQ is larger by 0.03: six errors if the windows are paired, and noise if not, or by chance of rounding."""
     table = make_table(runs=("small",), quantizers=("rtn", "gptq"), bits=(3,))
     one = table["tokens_per_param"] == table["tokens_per_param"].min()
     table.loc[table["quantizer"] != "none", ["delta", "delta_se"]] = (0.2, 0.05)
@@ -48,7 +48,8 @@ def test_a_method_is_compared_with_rounding_by_the_paired_error():
     )
     table["rounding_sd"] = 0.0
     text = page.document(study(table))
-    assert "0.0300(50)" in text and "Significantly worse" in text
+    assert "0.0300(50)" in text
+    assert "Significantly worse" in text
     assert "Significantly worse" not in page.document(study(table.assign(rounding_sd=0.03)))
     table["over_rounding_se"] = float("nan")
     assert "Significantly worse" not in page.document(study(table))
