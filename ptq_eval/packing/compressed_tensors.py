@@ -22,12 +22,13 @@ from torch import Tensor
 from ptq_eval.errors import Obstacle, Refusal, refused
 from ptq_eval.packing import base
 from ptq_eval.packing.bits import packed, unpacked
+from ptq_eval.packing.folder import FolderFormat
 from quantizers import QuantizedWeight, Scheme
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 
 
-class CompressedTensors(base.FileFormat):
+class CompressedTensors(FolderFormat):
     """Scales stay in float32, so the weights are those measured, bit for bit."""
 
     name = "compressed-tensors"
