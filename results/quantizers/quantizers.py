@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def sides_of(folder: Path) -> tuple[list[Side], Design]:
         before = next(m for m in measurements if m.trial.quantizer == FULL_PRECISION)
         design = design_of(before.trial.sample, len(before.nll))
         frame = ptq_eval.load(path, bootstrap=10).table
-        floors = {(r["quantizer"], r["bits"], r["format"]): r["noise_floor"] for r in frame.to_dict("records")}
+        floors = {(r["quantizer"], r["bits"], r["format"]): r["noise_floor"] for r in frame.to_dict(orient="records")}
         cells: dict[tuple[str, int, str], list[Measurement]] = {}
         for m in measurements:
             if m.trial.scheme is not None:
@@ -197,42 +198,35 @@ def compared(sides: list[Side], design: Design, model: str) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["model", "bits", "family", "delta"], ignore_index=True)
 
 
-class _Figure:
-    """δ against the bytes of the quantized weights, a panel per model."""
+COLOURS = {"rounding": "#7F7F7F", "GPTQ": "#0072B2", "AWQ": "#D55E00", "HQQ": "#009E73", "": "#CC79A7"}
+OTHER_FAMILY = "other formats and methods"
 
-    COLOURS = {"rounding": "#7F7F7F", "GPTQ": "#0072B2", "AWQ": "#D55E00", "HQQ": "#009E73", "": "#CC79A7"}
 
-    @staticmethod
-    def data(table: pd.DataFrame) -> pd.DataFrame:
-        """What is drawn."""
-        return table
+def drawn(table: pd.DataFrame) -> Any:
+    """δ against the bytes of the quantized matrices, a panel per model: ours filled, others hollow, and the median
+    noise floor of the methods of a size as a band."""
+    from matplotlib.lines import Line2D
 
-    @classmethod
-    def draw(cls, table: pd.DataFrame) -> Any:
-        """Ours filled, others hollow; the noise floor as a band of the median over methods."""
-        from matplotlib.lines import Line2D
-
-        models = list(dict.fromkeys(table["model"]))
-        figure, axes = figures.panels(1, len(models))
-        for panel, model in zip(axes[0], models):
-            own = table[table["model"] == model]
-            for row in own.to_dict("records"):
-                ours = ":" not in row["method"]
-                colour = cls.COLOURS[row["family"]]
-                panel.plot(row["bytes"], row["delta"], "o", color=colour, mfc=colour if ours else "none", alpha=0.8)
-            floor = own.groupby("bytes")["noise_floor"].median().dropna()
-            panel.fill_between(floor.index, 1e-6, floor, color="#dddddd", lw=0, zorder=0)
-            low = own["delta"][own["delta"] > 0].min()
-            panel.set(yscale="log", title=model, xlabel="bytes of the quantized matrices", ylim=(low / 2, None))
-        axes[0, 0].set_ylabel("δ (nats per token)")
-        handles = [
-            Line2D([], [], ls="", marker="o", color=colour, label=family or "other formats and methods")
-            for family, colour in cls.COLOURS.items()
-        ]
-        handles.append(Line2D([], [], ls="", marker="o", color="black", mfc="none", label="hollow: other packages"))
-        handles.append(Line2D([], [], lw=5, color="#dddddd", label="noise floor (median)"))
-        figures.legend(figure, handles, 4)
-        return figure
+    models = list(dict.fromkeys(table["model"]))
+    figure, axes = figures.panels(1, len(models))
+    for panel, model in zip(axes[0], models):
+        own = table[table["model"] == model]
+        for row in own.to_dict(orient="records"):
+            colour, ours = COLOURS[row["family"]], ":" not in row["method"]
+            panel.plot(row["bytes"], row["delta"], "o", color=colour, mfc=colour if ours else "none", alpha=0.8)
+        floor = own.groupby("bytes")["noise_floor"].median().dropna()
+        panel.fill_between(floor.index, 1e-6, floor, color="#dddddd", lw=0, zorder=0)
+        low = own["delta"][own["delta"] > 0].min()
+        panel.set(yscale="log", title=model, xlabel="bytes of the quantized matrices", ylim=(low / 2, None))
+    axes[0, 0].set_ylabel("δ (nats per token)")
+    handles = [
+        Line2D([], [], ls="", marker="o", color=colour, label=family or OTHER_FAMILY)
+        for family, colour in COLOURS.items()
+    ]
+    handles.append(Line2D([], [], ls="", marker="o", color="black", mfc="none", label="hollow: other packages"))
+    handles.append(Line2D([], [], lw=5, color="#dddddd", label="noise floor (median)"))
+    figures.legend(figure, handles, 4)
+    return figure
 
 
 def report(work: Path) -> None:
@@ -243,7 +237,7 @@ def report(work: Path) -> None:
         tables.append(compared(sides, design, folder.name))
     table = pd.concat(tables, ignore_index=True)
     table.to_csv(HERE / "quantizers.csv", index=False, float_format="%.6g")
-    figures.write(HERE, table, {"delta_vs_bytes": _Figure})
+    figures.write(HERE, table, {"delta_vs_bytes": SimpleNamespace(data=lambda table: table, draw=drawn)})
     judged = table[table["best"] != ""]
     lines = [
         "| model | bits | ours | δ | best package | difference | ± |",
@@ -252,7 +246,7 @@ def report(work: Path) -> None:
     lines += [
         f"| {r['model']} | {r['bits']} | {r['method']} | {r['delta']:.4f} | {r['best']} | {r['over_best']:+.4f} "
         f"| {r['over_best_se']:.4f} |"
-        for r in judged.to_dict("records")
+        for r in judged.to_dict(orient="records")
     ]
     (HERE / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
