@@ -1,6 +1,6 @@
 """Our quantizers beside those of every package that runs here: one grid, calibration and set of windows for all.
 
-    python results/quantizers/quantizers.py WORK [--stage train|measure|report|all] [--model NAME]
+    python results/quantizers/beside_packages.py WORK [--stage train|measure|report|all] [--model NAME]
 
 Two models: the last checkpoint of the embedded trajectory (N = 160,192), and a Llama of 5.2 million parameters that is
 trained here on `stdlib:train`.  WORK takes its weights, and the records of all measurements; the table and the figure
@@ -126,7 +126,7 @@ def sides_of(folder: Path) -> tuple[list[Side], Design]:
         before = next(m for m in measurements if m.trial.quantizer == FULL_PRECISION)
         design = design_of(before.trial.sample, len(before.nll))
         frame = ptq_eval.load(path, bootstrap=10).table
-        floors = {(r["quantizer"], r["bits"], r["format"]): r["noise_floor"] for r in frame.to_dict(orient="records")}
+        floors = {(r["quantizer"], r["bits"], r["format"]): r["noise_floor"] for r in records(frame)}
         cells: dict[tuple[str, int, str], list[Measurement]] = {}
         for m in measurements:
             if m.trial.scheme is not None:
@@ -198,6 +198,11 @@ def compared(sides: list[Side], design: Design, model: str) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["model", "bits", "family", "delta"], ignore_index=True)
 
 
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table."""
+    return [dict(zip(table.columns, row)) for row in table.itertuples(index=False)]
+
+
 COLOURS = {"rounding": "#7F7F7F", "GPTQ": "#0072B2", "AWQ": "#D55E00", "HQQ": "#009E73", "": "#CC79A7"}
 OTHER_FAMILY = "other formats and methods"
 
@@ -211,7 +216,7 @@ def drawn(table: pd.DataFrame) -> Any:
     figure, axes = figures.panels(1, len(models))
     for panel, model in zip(axes[0], models):
         own = table[table["model"] == model]
-        for row in own.to_dict(orient="records"):
+        for row in records(own):
             colour, ours = COLOURS[row["family"]], ":" not in row["method"]
             panel.plot(row["bytes"], row["delta"], "o", color=colour, mfc=colour if ours else "none", alpha=0.8)
         floor = own.groupby("bytes")["noise_floor"].median().dropna()
@@ -246,7 +251,7 @@ def report(work: Path) -> None:
     lines += [
         f"| {r['model']} | {r['bits']} | {r['method']} | {r['delta']:.4f} | {r['best']} | {r['over_best']:+.4f} "
         f"| {r['over_best_se']:.4f} |"
-        for r in judged.to_dict(orient="records")
+        for r in records(judged)
     ]
     (HERE / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
