@@ -198,7 +198,7 @@ def compared(sides: list[Side], design: Design, model: str) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["model", "bits", "family", "delta"], ignore_index=True)
 
 
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def records(table: Any) -> list[dict[str, Any]]:
     """The rows of a table."""
     return [dict(zip(table.columns, row)) for row in table.itertuples(index=False)]
 
