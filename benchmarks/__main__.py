@@ -39,6 +39,7 @@ NAMES = (
     "turns",
     "coverage",
     "rounding",
+    "backend_overhead",
 )
 
 

@@ -60,13 +60,16 @@ class _Session:
 
     def measure(self) -> list[PtqEvalError]:
         """Run every trial that is missing; the errors of checkpoints that could not be measured."""
+        from ptq_eval.backends.process import Limits
+        from ptq_eval.backends.workers import Workers
         from ptq_eval.measure.sweep import cost
 
         done = self.store.keys()
         todo = [(work, [t for t in work.trials if t.key() not in done]) for work in self.plan.workloads]
         todo = [(work, missing) for work, missing in todo if missing]
         total, units, errors = sum(cost(work, missing) for work, missing in todo), 0.0, []
-        with self.store.writer() as writer:
+        limits = Limits(self.config.backend_seconds, self.config.backend_memory)
+        with self.store.writer() as writer, Workers(limits) as workers:
 
             def tick(amount: float) -> None:
                 nonlocal units
@@ -74,12 +77,11 @@ class _Session:
                 self.progress("measuring", units, total)
 
             self.progress("measuring", 0.0, total)
-            found = [self._one(work, missing, writer=writer, tick=tick) for work, missing in todo]
+            found = [self._one(work, missing, writer=writer, workers=workers, tick=tick) for work, missing in todo]
             errors = [error for error in found if error is not None]
         return errors
 
-    def _one(self, work: Any, missing: Any, *, writer: Any, tick: Any) -> PtqEvalError | None:
-        from ptq_eval.backends.process import Limits
+    def _one(self, work: Any, missing: Any, *, writer: Any, workers: Any, tick: Any) -> PtqEvalError | None:
         from ptq_eval.measure.sweep import sweep
 
         try:
@@ -89,7 +91,7 @@ class _Session:
                 device=self.config.resolve_device(),
                 trust_remote_code=self.config.trust_remote_code,
                 memory=self.config.memory,
-                limits=Limits(self.config.backend_seconds, self.config.backend_memory),
+                workers=workers,
                 tick=tick,
             ):
                 writer.append(measurement)
@@ -131,7 +133,7 @@ def run(
     subclasses; checkpoints that are wrong do not stop the others, they are rows of status "excluded" or "failed" and
     listed in `problems`.
     """
-    from ptq_eval.checkpoints import Overrides, discover, verify_all
+    from ptq_eval.checkpoints import Overrides, discover, foremost, verify_all
     from ptq_eval.config import RunConfig
     from ptq_eval.laws.fit.choice import chosen
     from ptq_eval.measure.trials import make_plan, quantizers_of
@@ -154,7 +156,7 @@ def run(
     )
     plan = make_plan(checkpoints, config, progress)
     if len(plan.excluded) == len(checkpoints):
-        raise plan.excluded[0][1]
+        raise foremost([error for _, error in plan.excluded], "which `ptq-eval inspect` lists")
     info = describe(config, plan.checkpoints, plan, started)
     if old is not None:
         require_same(old, info, store.folder)
@@ -189,6 +191,7 @@ def analyse(
     from ptq_eval.laws.fit.folder import fit_points
     from ptq_eval.report import with_texts
     from ptq_eval.report.run.warnings import notes
+    from ptq_eval.results.calibrations import effects
 
     if progress:
         progress("fitting", 0.0, 0.0)
@@ -196,6 +199,9 @@ def analyse(
     settings = {"seed": seed, "n_boot": bootstrap, "laws": asked, "axis": results.bits_axis}
     found = fit_points(results.points, results.windows, **settings)
     fit = with_texts(found.content)
+    trajectories = {point.run: point.trajectory for point in results.points}
+    if found_effects := effects(results.frame.to_dict("records"), results.windows, trajectories):
+        fit["calibrations"] = found_effects
     fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
     return RunResult(results.frame, fit, dict(results.run), replicates=found.replicates, points=results.points)
 

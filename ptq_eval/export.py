@@ -27,9 +27,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ptq_eval import plugins
-from ptq_eval.checkpoints import Overrides, discover, error_for, verify_all
+from ptq_eval.checkpoints import Overrides, discover, gravest, verify_all
 from ptq_eval.config import RunConfig
-from ptq_eval.errors import DeviceError, ExportError, MeasurementFailedError, OptionError, OutputFullError, full_disk
+from ptq_eval.errors import (
+    DeviceError,
+    ExportError,
+    MeasurementFailedError,
+    OptionError,
+    OutputFullError,
+    Refusal,
+    full_disk,
+)
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.sweep import cost, sweep
 from ptq_eval.measure.trials import Workload, make_plan
@@ -43,13 +51,12 @@ from ptq_eval.packing.folder import largest_difference, write
 from ptq_eval.packing.folding import folded
 from ptq_eval.records import Checkpoint, Progress, Trial
 from ptq_eval.report.export import page
+from ptq_eval.report.export.words import reason
 from ptq_eval.results.table import tabulate
 from quantizers import QuantizedWeight, Scheme
 
 FORMAT = 1
 """Raised whenever the numbers of a recipe change their meaning."""
-
-_NEUTRAL = ("laws", "bootstrap", "seed", "bits_axis", "shard", "memory", "trust_remote_code", "calib_repeats")
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ def _checkpoint(
         trust_remote_code=config.trust_remote_code,
     )
     if checkpoint.fatal:
-        raise error_for(checkpoint, checkpoint.fatal[0])
+        raise gravest(checkpoint)
     return checkpoint
 
 
@@ -149,7 +156,7 @@ def _refuse_early(work: Workload, packer: FileFormat, config: RunConfig) -> None
     )
     for name, shape in _shapes(model).items():
         if why := packer.refusal(_scheme(work.trials[1]), shape):
-            raise _refusal(packer, name, why)
+            raise _refusal(packer, name, reason(why))
 
 
 def _refusal(packer: FileFormat, layer: str, why: str) -> ExportError:
@@ -222,13 +229,13 @@ def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) 
     scaled = [name for name, layer in layers.items() if layer.input_scale is not None and packer.refusal_of(layer)]
     if scaled:
         found = folded(layers, dense, str(content.get("model_type")))
-        if isinstance(found, str):
-            raise _refusal(packer, scaled[0], f"it has no place for scales of input channels, and {found}")
+        if isinstance(found, Refusal):
+            raise _refusal(packer, scaled[0], f"it has no place for scales of input channels, and {reason(found)}")
         layers = found[0]
         dense |= found[1]
     for name, layer in layers.items():
         if why := packer.refusal_of(layer):
-            raise _refusal(packer, name, why)
+            raise _refusal(packer, name, reason(why))
     if "lm_head" in layers:
         content["tie_word_embeddings"] = False
     try:
@@ -309,7 +316,7 @@ def _recipe(
         "dtype": trial.dtype,
         "measured": {name: row[name] for name in _MEASURED},
         "file": dict(file),
-        "settings": {name: value for name, value in config.to_dict().items() if name not in _NEUTRAL},
+        "settings": {**config.measured(), "device": config.device},
         "versions": plugins.versions("ptq-eval", "torch", "transformers"),
     }
     return json.loads(json.dumps(recipe, default=_plain))

@@ -1,8 +1,7 @@
-"""Running a backend's worker: started, watched, ended, and its answers read.
+"""One worker process: started, asked, watched, ended.
 
 Nothing that the process does harms the caller.  It has a time for each cell, and a limit on the memory of itself and
-its children, looked at several times a second; a cell in which it dies is answered for it, and a new process goes on
-with the next.  If it does not come as far as importing its package, all cells have that answer.
+its children, looked at several times a second.  What keeps it over several jobs, and replaces it, is `workers`.
 """
 
 from __future__ import annotations
@@ -13,26 +12,27 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 from ptq_eval import units
 from ptq_eval.backends import worker
 from ptq_eval.backends.base import Cell
 from ptq_eval.backends.environments import Place, home
 
-if TYPE_CHECKING:
-    import psutil
-
-_POLL = 0.1
-"""Seconds between two looks at a process."""
+_FIRST_POLL, _LAST_POLL = 0.005, 0.1
+"""Seconds between two looks at a process: few at first, as small models take milliseconds, then more."""
 
 _LAST = 300
 """Characters of a log's last line in a message."""
+
+_GRACE = 10.0
+"""Seconds that a worker has to end once nothing more is asked of it."""
 
 
 @dataclass(frozen=True)
@@ -53,110 +53,135 @@ class Answer:
     error: str = ""
 
 
-def run(
-    place: Place,
-    folder: Path,
-    cells: Sequence[Cell],
-    layers: Mapping[str, int],
-    *,
-    device: str = "cpu",
-    threads: int = 1,
-    reload: bool = False,
-    limits: Limits | None = None,
-) -> Iterator[Answer]:
-    """The answer to every cell, in order, each as soon as it is there.
+class Worker:
+    """A running process.  Its folder, with its log, is deleted with it."""
 
-    `layers` are the names of the layers with their columns.  `folder` holds the model and the token ids as `worker`
-    describes; the answers' files are written there.
-    """
-    limits = limits or Limits()
-    job = {
-        "entry": place.entry,
-        "packages": _packages(place.entry),
-        "cells": [asdict(cell) for cell in cells],
-        "layers": dict(layers),
-        "device": device,
-        "threads": threads,
-        "reload": reload,
-    }
-    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    (folder / "ready").unlink(missing_ok=True)
-    done = 0
-    while done < len(cells):
-        with _started(place, folder, threads) as (process, log):
-            reason = ""
-            while done < len(cells) and not reason:
-                reason = _waited(process, folder, done, limits)
-                if not reason:
-                    yield _answer(folder, done, cells[done])
-                    done += 1
-        if not reason:
-            break
-        reason += _last_line(log)
-        kept = _kept(place.name, log)
-        failed = 1 if (folder / "ready").exists() else len(cells) - done
-        for cell in cells[done : done + failed]:
-            (folder / f"{done}.json").write_text("{}", encoding="utf-8")
-            yield Answer(cell, error=f"{reason}; log: {kept}")
-            done += 1
+    def __init__(self, place: Place, threads: int) -> None:
+        """Start the process.  Raises OSError."""
+        import psutil
 
-
-@contextlib.contextmanager
-def _started(place: Place, folder: Path, threads: int) -> Iterator[tuple[psutil.Popen, Path]]:
-    """The process and its log; whatever is left of it is ended with the context."""
-    import psutil
-
-    log = folder / "log"
-    environment = {
-        **{name: value for name, value in os.environ.items() if place.ours or name != "PYTHONPATH"},
-        **place.variables,
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OMP_NUM_THREADS": str(threads),
-        "TMPDIR": str(folder),
-    }
-    command = [str(place.python), "-P", worker.__file__, str(folder)]
-    with open(log, "ab") as file:
-        process = _opened(command, folder, environment, file)
+        self.place, self.threads = place, threads
+        self._home = Path(tempfile.mkdtemp(prefix="ptq-eval-worker-"))
+        start = {"entry": place.entry, "packages": _packages(place.entry), "threads": threads}
+        (self._home / "start.json").write_text(json.dumps(start), encoding="utf-8")
+        environment = {
+            **{name: value for name, value in os.environ.items() if place.ours or name != "PYTHONPATH"},
+            **place.variables,
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "OMP_NUM_THREADS": str(threads),
+            "TMPDIR": str(self._home),
+        }
+        command = [str(place.python), "-P", worker.__file__, str(self._home)]
+        options: dict[str, Any] = {"cwd": self._home, "env": environment, "stdin": subprocess.PIPE}
+        self._asked = 0
         try:
-            yield process, log
-        finally:
-            # A worker that has answered everything ends by itself; one that has not is not waited for.
-            if not (folder / f"{_last(folder)}.json").exists():
-                _end(process)
-            try:
-                process.wait(_GRACE)
-            except psutil.TimeoutExpired:
-                _end(process)
+            with open(self._log, "ab") as file:
+                self._process = psutil.Popen(command, stdout=file, stderr=file, **options)
+        except OSError:
+            shutil.rmtree(self._home, ignore_errors=True)
+            raise
+
+    @property
+    def _log(self) -> Path:
+        return self._home / "log"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has imported its package."""
+        return (self._home / "ready").exists()
+
+    def ask(self, folder: Path) -> None:
+        """Hand over a job; a process that has ended is noticed by `wait`."""
+        self._asked = self._log.stat().st_size
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(f"{folder}\n".encode())
+            self._process.stdin.flush()
+
+    def wait(self, answer: Path, limits: Limits) -> str:
+        """Wait for the file of an answer; why it will not come, or nothing."""
+        end, pause = time.monotonic() + limits.seconds, _FIRST_POLL
+        while not answer.exists():
+            code = self._process.poll()
+            if code is not None and not answer.exists():
+                return _ended(code)
+            if time.monotonic() > end:
+                return f"no answer within {limits.seconds:g} s"
+            if limits.memory is not None and self.memory() > limits.memory:
+                return f"took more than {units.write(limits.memory)} bytes of memory"
+            time.sleep(pause)
+            pause = min(_LAST_POLL, 1.2 * pause)
+        return ""
+
+    def memory(self) -> int:
+        """Resident bytes of the process and its children."""
+        import psutil
+
+        total = 0
+        for one in self._family():
+            with contextlib.suppress(psutil.Error):
+                total += one.memory_info().rss
+        return total
+
+    def last_words(self) -> str:
+        """The last line of what it printed during the present job, and where the log is kept."""
+        with open(self._log, "rb") as file:
+            file.seek(self._asked)
+            text = file.read().decode(errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        shown = f": {lines[-1][:_LAST]}" if lines else ""
+        return f"{shown}; log: {_kept(self.place.name, self._log)}"
+
+    def close(self, *, kill: bool = False) -> None:
+        """End the process and whatever it has started: at once, or when it has done what it was asked for."""
+        import psutil
+
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        if kill:
+            self._kill()
+        try:
+            self._process.wait(_GRACE)
+        except psutil.TimeoutExpired:
+            self._kill()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _family(self) -> list[Any]:
+        import psutil
+
+        with contextlib.suppress(psutil.Error):
+            return [self._process, *self._process.children(recursive=True)]
+        return []
+
+    def _kill(self) -> None:
+        import psutil
+
+        for one in self._family():
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+        with contextlib.suppress(psutil.TimeoutExpired):
+            self._process.wait(_GRACE)
 
 
-_GRACE = 10.0
-"""Seconds that a worker has to end after its last answer."""
+def write_job(
+    folder: Path, cells: Sequence[Cell], layers: Mapping[str, int], *, device: str = "cpu", reload: bool = False
+) -> None:
+    """Describe a job beside its model and token ids: `layers` are the names of the layers with their columns."""
+    job = {"cells": [asdict(cell) for cell in cells], "layers": dict(layers), "device": device, "reload": reload}
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
 
 
-def _opened(command: list[str], folder: Path, environment: dict[str, str], log: IO[bytes]) -> psutil.Popen:
-    import psutil
-
-    return psutil.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-
-def _last(folder: Path) -> int:
-    return len(json.loads((folder / "job.json").read_text(encoding="utf-8"))["cells"]) - 1
-
-
-def _waited(process: psutil.Popen, folder: Path, number: int, limits: Limits) -> str:
-    """Wait for the answer to cell `number`; why it will not come, or nothing."""
-    end = time.monotonic() + limits.seconds
-    while not (folder / f"{number}.json").exists():
-        code = process.poll()
-        if code is not None and not (folder / f"{number}.json").exists():
-            return _ended(code)
-        if time.monotonic() > end:
-            return f"no answer within {limits.seconds:g} s"
-        if limits.memory is not None and _memory(process) > limits.memory:
-            return f"took more than {units.write(limits.memory)} bytes of memory"
-        time.sleep(_POLL)
-    return ""
+def read_answer(folder: Path, number: int, cell: Cell) -> Answer:
+    """The answer to the cell of that number, which is there."""
+    facts = json.loads((folder / f"{number}.json").read_text(encoding="utf-8"))
+    if "error" in facts:
+        return Answer(cell, error=facts["error"])
+    return Answer(cell, folder / f"{number}.safetensors", facts)
 
 
 def _ended(code: int) -> str:
@@ -167,49 +192,8 @@ def _ended(code: int) -> str:
     return f"its process was killed by {name}{hint}"
 
 
-def _family(process: psutil.Popen) -> list[psutil.Process]:
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        return [process, *process.children(recursive=True)]
-    return []
-
-
-def _memory(process: psutil.Popen) -> int:
-    """Resident bytes of a process and its children."""
-    import psutil
-
-    total = 0
-    for one in _family(process):
-        with contextlib.suppress(psutil.Error):
-            total += one.memory_info().rss
-    return total
-
-
-def _end(process: psutil.Popen) -> None:
-    import psutil
-
-    for one in _family(process):
-        with contextlib.suppress(psutil.Error):
-            one.kill()
-    with contextlib.suppress(psutil.TimeoutExpired):
-        process.wait(_GRACE)
-
-
-def _answer(folder: Path, number: int, cell: Cell) -> Answer:
-    facts = json.loads((folder / f"{number}.json").read_text(encoding="utf-8"))
-    if "error" in facts:
-        return Answer(cell, error=facts["error"])
-    return Answer(cell, folder / f"{number}.safetensors", facts)
-
-
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return f": {lines[-1][:_LAST]}" if lines else ""
-
-
 def _kept(name: str, log: Path) -> Path:
-    """A copy of a log that outlives the exchange, one for each backend."""
+    """A copy of a log that outlives the process, one for each backend."""
     target = home() / "logs" / f"{name}.log"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,17 @@
-"""The process in which a backend runs: `python -P worker.py FOLDER`, with the interpreter of its environment.
+"""The process in which a backend runs: `python -P worker.py HOME`, with the interpreter of its environment.
 
-FOLDER/job.json says what to do: {"entry": "module:Class", "packages": {top-level name: path}, "cells": [Cell …],
-"layers": {name: columns}, "device", "threads", "reload": bool}.  Beside it are the model (`model/`, or
-`weights.safetensors` with its layers) and `ids.safetensors`: "ids" [windows, time] to calibrate with and "probe"
-[1, time].
+HOME/start.json says what to import: {"entry": "module:Class", "packages": {top-level name: path}, "threads"}; `ready`
+is written there once that is done, and everything printed goes to `log`.  Then each line of standard input names the
+folder of a job, until it is closed.
+
+FOLDER/job.json says what to do: {"cells": [Cell …], "layers": {name: columns}, "device", "reload": bool}.  Beside it
+are the model (`model/`, or `weights.safetensors` with its layers) and `ids.safetensors`: "ids" [windows, time] to
+calibrate with and "probe" [1, time].
 
 The answers are `0.json`, `1.json` …, one for each cell as soon as it is done: {"error": text}, or {"seconds",
-"loss": of the probe in full precision, "versions"} with the weights in `0.safetensors`: `layer:NAME` [out, in] in
-float32, and `other:NAME` for every other parameter that the method changed, such as norms into which AWQ moves scales.
-`ready` is written once the package is imported.  Everything printed goes to `log`.
+"cpu_seconds", "loss": of the probe in full precision, "versions"} with the weights in `0.safetensors`: `layer:NAME`
+[out, in] in float32, and `other:NAME` for every other parameter that the method changed, such as norms into which AWQ
+moves scales.  Cells that have an answer already are not done again.
 
 Weights are read as the quantized modules multiply: each is given the identity matrix, whatever its packing, its types
 or its input scales.  Nothing of ptq-eval is imported but the backend's own module and `base`.
@@ -16,6 +19,7 @@ or its input scales.  Nothing of ptq-eval is imported but the backend's own modu
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import json
@@ -31,6 +35,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+SEED = 0
 
 BLOCK_COLUMNS = 4096
 """Rows of the identity that go through a module at once."""
@@ -51,22 +57,38 @@ class Packages(MetaPathFinder):
         return importlib.util.spec_from_file_location(name, place / "__init__.py", submodule_search_locations=inside)
 
 
-def main(folder: Path) -> None:
-    """Do every cell of the job that has no answer yet."""
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    sys.meta_path.insert(0, Packages(job["packages"]))
-    module, _, name = job["entry"].partition(":")
+def main(home: Path) -> None:
+    """Import the package, then do the jobs whose folders come in on standard input, until it is closed."""
+    start = json.loads((home / "start.json").read_text(encoding="utf-8"))
+    jobs = os.fdopen(os.dup(0), encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what a package reads is not a job
+    sys.meta_path.insert(0, Packages(start["packages"]))
+    module, _, name = start["entry"].partition(":")
     backend = getattr(importlib.import_module(module), name)()
     importlib.import_module(backend.imports)
     import torch
 
-    torch.set_num_threads(job["threads"])
-    (folder / "ready").touch()
-    before = _Before(folder, job)
+    torch.set_num_threads(start["threads"])
+    (home / "ready").touch()
+    for line in jobs:
+        folder = Path(line.rstrip("\n"))
+        os.chdir(folder)  # what a package writes beside itself is deleted with the job
+        _job(backend, folder)
+        os.chdir(home)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _job(backend: Any, folder: Path) -> None:
+    """Do every cell of a job that has no answer yet."""
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    before: _Before | None = None
     for number, cell in enumerate(job["cells"]):
         if (folder / f"{number}.json").exists():
             continue
         try:
+            before = before or _Before(folder, job)
             answer = _cell(backend, before, job, cell, folder / f"{number}.safetensors")
         except Exception as error:
             traceback.print_exc()
@@ -102,10 +124,11 @@ def _cell(backend: Any, before: _Before, job: dict[str, Any], cell: dict[str, An
     from ptq_eval.backends.base import Cell, Job
 
     task = Job(path.parent, list(job["layers"]), Cell(**cell), before.ids.get("ids"), job["device"], job["reload"])
-    started = time.perf_counter()
+    _seed()
+    started, cpu = time.perf_counter(), time.process_time()
     found = backend.quantize(task)
-    seconds = time.perf_counter() - started
-    answer = {"seconds": seconds, "loss": before.loss, "versions": _versions(backend)}
+    answer = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+    answer |= {"loss": before.loss, "versions": _versions(backend)}
     if isinstance(found, Mapping):
         weights = {f"layer:{name}": weight.float().contiguous().cpu() for name, weight in found.items()}
     else:
@@ -114,6 +137,18 @@ def _cell(backend: Any, before: _Before, job: dict[str, Any], cell: dict[str, An
             answer |= _again(backend, found, task, job["layers"], before, weights)
     save_file(weights, path)
     return answer
+
+
+def _seed() -> None:
+    """The same random numbers for each cell, whatever was done before in the process."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002
+    torch.manual_seed(SEED)
 
 
 def _again(

@@ -7,7 +7,7 @@ both.  Importing this package imports no torch.
 from ptq_eval.checkpoints.base import CheckpointFormat, Position
 from ptq_eval.checkpoints.discover import discover, local_path
 from ptq_eval.checkpoints.overrides import Overrides
-from ptq_eval.checkpoints.problems import error_for, inspection_rows, warnings
+from ptq_eval.checkpoints.problems import error_for, foremost, gravest, inspection_rows, warnings
 from ptq_eval.checkpoints.verify import verify, verify_all
 from ptq_eval.models.parameters import ParameterCounts, count_parameters
 
@@ -19,6 +19,8 @@ __all__ = [
     "count_parameters",
     "discover",
     "error_for",
+    "foremost",
+    "gravest",
     "inspection_rows",
     "local_path",
     "verify",

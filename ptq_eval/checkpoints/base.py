@@ -25,8 +25,8 @@ from ptq_eval.records import Checkpoint, Source
 ASK_TOKENS = "give --tokens-per-step, --tokens or a trajectory.yaml"
 UNKNOWN_TOKENS = f"tokens per step are not known; {ASK_TOKENS}"
 UNKNOWN_STEP = (
-    "its step is not known for certain; give D of every checkpoint with --tokens, or list folders with steps or D in a "
-    "trajectory.yaml"
+    "its name does not say for certain which step it is of; give D of every checkpoint with --tokens, or list folders "
+    "with steps or D in a trajectory.yaml"
 )
 
 BELOW_NUMBER = 2

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from ptq_eval.checkpoints.numbered import Numbered
 from ptq_eval.checkpoints.overrides import Overrides, Place, read_overrides, require_known
 from ptq_eval.checkpoints.problems import ROOT, beside
 from ptq_eval.checkpoints.trainer_state import with_whole_counts
-from ptq_eval.errors import EmptyFolderError, NoCheckpointError, TrajectoryFileError
+from ptq_eval.errors import EmptyFolderError, NoCheckpointError, TrajectoryFileError, did_you_mean
 from ptq_eval.records import Checkpoint
 
 _NO_STEP = (
@@ -43,6 +44,7 @@ _LAST = re.compile(
     re.IGNORECASE,
 )
 """Names of folders that say which checkpoint of a run they hold, but not its step."""
+_ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|gz|bz2|xz|zst|7z|rar)$", re.IGNORECASE)
 MAX_DEPTH = 3
 """How many levels below a root are searched for runs."""
 
@@ -93,10 +95,7 @@ def _runs_of(root: str | Path) -> list[_Run]:
         if form.scheme and str(root).startswith(f"{form.scheme}:"):
             known = (with_family(checkpoint, None) for checkpoint in form.discover(root))
             return _grouped((checkpoint.run, None, checkpoint) for checkpoint in known)
-    folder = Path(os.path.abspath(root))
-    if not folder.is_dir() or not any(not child.name.startswith(".") for child in folder.iterdir()):
-        what = "an empty folder" if folder.is_dir() else "no such folder"
-        raise EmptyFolderError(what, got=str(root), remedy="give a folder with checkpoints")
+    folder = _folder(root)
     found = list(_walk(folder, sorted(formats, key=lambda form: form.fallback), 0, set()))
     if not found:
         if error := foreign(folder):
@@ -116,6 +115,25 @@ def _runs_of(root: str | Path) -> list[_Run]:
     if layer := read_overrides(folder):
         runs = _corrected(layer, runs)
     return _own_corrections(runs, folder)
+
+
+def _folder(root: str | Path) -> Path:
+    """The absolute path of a folder that is there and not empty.  Raises EmptyFolderError."""
+    folder, given = Path(os.path.abspath(root)), repr(str(root))
+    if not str(root).strip():
+        raise EmptyFolderError("the name of the folder is empty", got=given, remedy="for the current folder write .")
+    if folder.is_file():
+        remedy = f"give its folder: {shlex.quote(str(Path(root).parent))}"
+        if _ARCHIVE.search(folder.name):
+            remedy = "unpack it, and give the folder with the checkpoints"
+        raise EmptyFolderError("a file, not a folder of checkpoints", got=given, remedy=remedy)
+    if not folder.is_dir():
+        siblings = [child.name for child in subfolders(folder.parent)] if folder.parent.is_dir() else []
+        remedy = did_you_mean(folder.name, siblings) or "give a folder with checkpoints"
+        raise EmptyFolderError("no such folder", got=given, remedy=remedy)
+    if all(child.name.startswith(".") for child in folder.iterdir()):
+        raise EmptyFolderError("an empty folder", got=given, remedy="give a folder with checkpoints")
+    return folder
 
 
 def _walk(folder: Path, formats: Sequence[CheckpointFormat], depth: int, claimed: set[Path]) -> Iterator[Checkpoint]:

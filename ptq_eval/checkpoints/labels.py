@@ -3,9 +3,11 @@
 A name is made of words and numbers with `-_.=: ` or nothing between them.
 
 * A *number* is 98, 0000098, 1,000 or 1e3, or with k, M, B or T 1.5k and 4B.  It counts what the word before it says
-  (`step_98`, `tokens4B`), or the one after it (`1000step`, `240b_tokens`); `_WORDS` has them.  One that is the whole
-  name is a step; one beside an unknown word (`model_100`) is the checkpoint's number where siblings differ in it, see
-  `read_siblings`.  Words of `_WORDS["fixed"]` (`seed1`, `v2`, `lr3`) and sizes (`1.1B`, `160m`) say which run it is.
+  (`step_98`, `tokens4B`), or the one after it (`1000step`, `240b_tokens`); `words` has them.  One that is the whole
+  name is a step; one beside a word for a checkpoint (`model_100`), or with leading zeros (`foo-00100`), is the
+  checkpoint's number where siblings differ in it, see `read_siblings`.  Beside any other word it may be a setting of
+  the training (`dropout1`), so that the step is asked for.  Words for such settings (`seed1`, `v2`, `4bit`) and sizes
+  (`llama-7B`) say which run it is.
 * Stamps (dates, times, hashes), scores (losses) and words such as `hf` and `main` count nothing, see `stamps`, and make
   no other run of a checkpoint, see `_joined`.
 * The *stem* is what is left without step, tokens and stage; folders of the same stem belong to one run.
@@ -26,30 +28,15 @@ from itertools import pairwise, zip_longest
 from typing import Literal
 
 from ptq_eval.checkpoints import stamps
+from ptq_eval.checkpoints.words import AFTER, MEANINGS, SAVED
 
 Unit = Literal["step", "epoch", "number", "other"]
 """What a checkpoint is numbered by: optimizer steps, epochs, a number of unknown meaning, or what is no step."""
 
-_WORDS = {
-    "step": "step steps globalstep globalsteps gstep iter iters iteration iterations it update updates ba checkpoint",
-    "number": "ckpt ckpts ckp chkpt chk checkpoints snapshot",
-    "epoch": "epoch epochs ep",
-    "tokens": "token tokens tok toks ntok ntoks ntoken ntokens numtokens",
-    "stage": "stage phase ingredient",
-    "other": "sample samples example examples sequence sequences instance instances doc docs document documents row "
-    "rows pct percent percentage hour hours hr hrs minute minutes min mins second seconds sec secs day days week weeks "
-    "flop flops tflop tflops word words char chars byte bytes kb mb gb tb",
-    "fixed": "seed seeds run exp experiment trial version v rank fold lr bs wd ctx seq len layers heads dim d n h l "
-    "size gpu node replica try attempt jan feb mar apr may jun jul aug sep oct nov dec",
-}
-_MEANINGS = {word: meaning for meaning, words in _WORDS.items() for word in words.split()}
-_AFTER = {word: meaning for word, meaning in _MEANINGS.items() if meaning in ("step", "epoch", "tokens", "other")}
-_AFTER |= dict.fromkeys(("h", "s", "d"), "other")
-"""What a word behind a number says: 10h are hours, but h10 are heads."""
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _NUMBER = re.compile(
     r"(?P<word>[a-z]*)[-_.=: ]*(?<![0-9])"
-    r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+(?:\.[0-9]+)?(?:e\+?[0-9]{1,2}(?![0-9a-f]))?)"
+    r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]{1,2}(?![0-9a-f]))?)"
     r"(?:(?P<suffix>[kmbgt])(?P<unit>t|tok|tokens?)?(?![a-z]))?"
     r"(?=(?:[-_ ]?(?P<after>[a-z]+)(?![a-z])(?![-_.=: ]*[0-9]))?)",
     re.IGNORECASE,
@@ -58,6 +45,10 @@ _NAMED_STAGES = ("pretrain", "midtrain", "anneal", "decay", "cooldown")
 """Words at the start of a name that say a stage of training, in order of training."""
 _NAMED_STAGE = re.compile(rf"({'|'.join(_NAMED_STAGES)})[-_]", re.IGNORECASE)
 _SEPARATORS = "-_.=: "
+_ALONE = "/"
+"""A number in what is left of a name: the whole of it where no word is beside it."""
+_PADDED = 4
+"""Digits, with leading zeros, of a counter of saved states; settings such as `v01` have fewer."""
 _FAIRSEQ = re.compile(r"checkpoint_([0-9]+)_([0-9]+)")
 _TOKENS_SEEN = re.compile(r"(tokens?)[-_]?seen", re.IGNORECASE)
 
@@ -65,6 +56,9 @@ _TOKENS_SEEN = re.compile(r"(tokens?)[-_]?seen", re.IGNORECASE)
 @dataclass(frozen=True)
 class Label:
     """What a name says.  `rounding` is one unit of the last digit of `tokens`; `stem` is what a run shares.
+
+    Half a unit would hold if all labels were rounded to the nearest.  OLMo 2's are rounded up (step 596,057 is at
+    5,000.1B and called 5001B, 0.9 units off), others down, and no name says which.
 
     A `step` that is None is not known for certain.  `core` is the stem without `stamps` and words that do not matter;
     `said` is whether `tokens` are called tokens, so that they are no size of a model.
@@ -94,6 +88,7 @@ class _Number:
     start: int
     end: int
     word_start: int
+    padded: bool = False
     alone: bool = True
 
 
@@ -126,22 +121,37 @@ def read_siblings(names: Iterable[str]) -> dict[str, Label]:
         for number in _numbers(plain):
             if not number.meaning:
                 rest = _cut(plain, [*stamps.find(plain), (number.start, number.end)], "\0")
-                groups["-".join(stamps.fields(re.sub("\0+", "/", rest)))][name] = number
-    for group in sorted(groups.values(), key=len, reverse=True):
+                groups["-".join(stamps.fields(re.sub("\0+", _ALONE, rest)))][name] = number
+    for rest, group in sorted(groups.items(), key=lambda item: -len(item[1])):
         unread = {name: number for name, number in group.items() if name not in labels}
-        for name, number in unread.items() if len(unread) > 1 else ():
-            labels[name] = _by_siblings(_plain(name), number)
+        counted = _counted(list(unread.values()), rest == _ALONE) if len(unread) > 1 else "fixed"
+        for name, number in unread.items() if counted != "fixed" else ():
+            labels[name] = _by_siblings(_plain(name), number, counted)
     return _with_certain_steps(_without_shared_totals(_joined(labels)))
 
 
-def _by_siblings(name: str, number: _Number) -> Label:
-    """The label where siblings differ in a number that no word explains: billions are tokens, thousands beside a word
-    may be anything."""
-    if number.suffix in ("b", "t"):
+def _counted(numbers: Sequence[_Number], alone: bool) -> str:
+    """What the numbers that no word explains and siblings differ in count: "tokens", "number", "other" or "fixed".
+
+    Billions beside a name are the sizes of models (llama-7B), and tokens beside a word for a checkpoint, alone
+    (500B, 1.5T), or where they reach a trillion.  Other numbers are the checkpoint's own beside such a word or with
+    leading zeros, which settings of a training do not have.  `alone`: no word that matters is beside them.
+    """
+    word = numbers[0].word
+    named = alone or word in SAVED or MEANINGS.get(word) in ("step", "number")
+    if all(number.suffix in ("b", "t") for number in numbers):
+        large = any((number.value or 0) >= _FACTORS["t"] for number in numbers)
+        return "tokens" if named or large else "fixed"
+    if any(number.suffix for number in numbers):
+        return "other"
+    return "number" if named or any(number.padded for number in numbers) else "other"
+
+
+def _by_siblings(name: str, number: _Number, counted: str) -> Label:
+    """The label of a name in which siblings differ by a number that counts what `_counted` says."""
+    if counted == "tokens":
         return replace(_label(name, [], None, number), said=True)
-    whole = (number.start, number.end) == (0, len(name))
-    known = number if whole or not number.suffix else replace(number, meaning="other")
-    return _label(name, [], known, None)
+    return _label(name, [], number if counted == "number" else replace(number, meaning="other"), None)
 
 
 def _groups(labels: Mapping[str, Label], part: str) -> Iterable[list[str]]:
@@ -215,7 +225,7 @@ def _size(number: str) -> float:
 
 def counts(word: str) -> bool:
     """Whether a word says nothing but what the number beside it counts."""
-    return _MEANINGS.get(word, "fixed" if word not in ("", "global") and not stamps.is_neutral(word) else "") != "fixed"
+    return MEANINGS.get(word, "fixed" if word not in ("", "global") and not stamps.is_neutral(word) else "") != "fixed"
 
 
 def _plain(name: str) -> str:
@@ -266,6 +276,7 @@ def _number(match: re.Match[str], bare: str) -> _Number:
         start=match.start("digits"),
         end=max(match.end(group) for group in ("digits", "suffix", "unit")),
         word_start=match.start(),
+        padded=len(match["digits"]) >= _PADDED and match["digits"].startswith("0"),
     )
 
 
@@ -273,13 +284,13 @@ def _meaning(match: re.Match[str], bare: str) -> str:
     """What a number counts, by its unit, the word before it, the word after it, or its being the whole name."""
     if match["unit"]:
         return "tokens"
-    before, after = _MEANINGS.get(match["word"].lower(), ""), _AFTER.get((match["after"] or "").lower(), "")
+    before, after = MEANINGS.get(match["word"].lower(), ""), AFTER.get((match["after"] or "").lower(), "")
     if (before or after) in ("step", "number") and (match["suffix"] or "").lower() in ("b", "t"):
         return "tokens"  # no training has a billion steps
     if before or after:
         return before or after
     if match["digits"] == bare:
-        return "step"
+        return "step" if Decimal(bare.replace(",", "")) < _FACTORS["b"] else "other"
     return "other" if bare.isdecimal() else ""  # numbers alone: which of them is the step?
 
 

@@ -7,7 +7,7 @@ folder is one more checkpoint, and asks for D once per run.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -200,6 +200,7 @@ def _asked_once(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
     return settled
 
 
+# From the gravest on: the files, then the model, then its place among the others.
 _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
     "unreadable": (
         errors.UnreadableCheckpointError,
@@ -214,6 +215,10 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
         errors.NonFiniteWeightsError,
         "exclude the step: the training had diverged, or the file is bad",
     ),
+    "huge_weights": (
+        errors.NonFiniteWeightsError,
+        "fetch or convert the checkpoint again (wrong scales, another type of number), or exclude the step",
+    ),
     "missing_tokenizer": (
         errors.MissingTokenizerError,
         "put its files into the checkpoint's or the run's folder",
@@ -223,11 +228,6 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
     "constant_weights": (errors.NonFiniteWeightsError, "fetch or save the checkpoint again, or exclude the step"),
     "already_quantized": (errors.UnsupportedModelError, "measure the checkpoint that it was quantized from"),
     "identical_weights": (errors.TrajectoryFileError, "exclude one of the two steps in trajectory.yaml"),
-    "steps_out_of_order": (
-        errors.TrajectoryFileError,
-        "give the tokens in trajectory.yaml, or exclude the step",
-    ),
-    "step_disagrees": (errors.TrajectoryFileError, "rename the folder, or exclude the step"),
     "tokenizer_differs": (
         errors.TrajectoryFileError,
         "losses under two tokenizers do not compare: split the run",
@@ -236,22 +236,27 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
         errors.TrajectoryFileError,
         "one run is one model: put the other into a folder of its own",
     ),
+    "steps_out_of_order": (
+        errors.TrajectoryFileError,
+        "give the tokens in trajectory.yaml, or exclude the step",
+    ),
+    "step_disagrees": (errors.TrajectoryFileError, "rename the folder, or exclude the step"),
     "tokens_unknown": (errors.TrajectoryFileError, "--tokens-per-step, --tokens or a trajectory.yaml"),
     "unreadable_state": (errors.TrajectoryFileError, "--tokens-per-step, --tokens or a trajectory.yaml"),
 }
 
 
-_ABOUT_TOKENS = ("tokens_unknown", "counter_restart", "stage_restart", "model_beside")
-"""Problems that change what a curve over D means."""
+_WARNED = ("tokens_unknown", "counter_restart", "stage_restart", "model_beside", "adapter_beside", "large_weights")
+"""Problems that are not fatal and change what a curve over D means."""
 
 
 def warnings(checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """A line for every doubt about a checkpoint's place on the axis of tokens."""
+    """A line for every doubt about a checkpoint's place on the axis of tokens, or about what was measured."""
     return [
         f"{checkpoint.name}: {problem.message}"
         for checkpoint in _asked_once(checkpoints)
         for problem in checkpoint.problems
-        if problem.code in _ABOUT_TOKENS
+        if problem.code in _WARNED
     ]
 
 
@@ -259,6 +264,25 @@ def error_for(checkpoint: Checkpoint, problem: Problem) -> errors.PtqEvalError:
     """The error, with its exit code, for a checkpoint's problem: returned, not raised."""
     cls, remedy = _ERRORS.get(problem.code, (errors.PtqEvalError, ""))
     return cls(f"{checkpoint.name}: {problem.message}", remedy=problem.remedy or remedy)
+
+
+def gravest(checkpoint: Checkpoint) -> errors.PtqEvalError:
+    """The error for the gravest of a checkpoint's fatal problems, of which there is one at least."""
+    codes = list(_ERRORS)
+    rank = lambda problem: codes.index(problem.code) if problem.code in codes else -1
+    return error_for(checkpoint, min(checkpoint.fatal, key=rank))
+
+
+def foremost(found: Sequence[errors.PtqEvalError], listed: str) -> errors.PtqEvalError:
+    """The error to end with where there are several: of the kind that most are of, and of the gravest such kind.
+
+    It says how many others there are; `listed` says where these are listed.
+    """
+    kinds = list(dict.fromkeys(cls for cls, _ in _ERRORS.values()))
+    count = Counter(type(error) for error in found)
+    rank = lambda error: kinds.index(type(error)) if type(error) in kinds else -1
+    first = min(found, key=lambda error: (-count[type(error)], rank(error)))
+    return type(first)(f"{first} | and {len(found) - 1} more, {listed}") if len(found) > 1 else first
 
 
 def inspection_rows(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 
 from ptq_eval.checkpoints.account import Account, load_account
 from ptq_eval.checkpoints.discover import local_path
-from ptq_eval.checkpoints.foreign import foreign, placeholder
+from ptq_eval.checkpoints.foreign import adapter_beside, foreign, placeholder
 from ptq_eval.checkpoints.problems import cross_checked, noted, settled
 from ptq_eval.checkpoints.surplus import Finding, constant_finding, some, surplus_finding
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import blueprint
 from ptq_eval.models.configuration import read_config
-from ptq_eval.models.loading import same_tokenizer, tokenizer_fault, tokenizer_folder, tokenizer_sha
+from ptq_eval.models.loading import tokenizer_fault, tokenizer_folder, tokenizer_sha
 from ptq_eval.models.parameters import with_counts
+from ptq_eval.models.tokenizers import same_tokenizer
 from ptq_eval.models.weight_files import (
     Recipe,
     WeightFiles,
@@ -36,6 +37,8 @@ from ptq_eval.records import Checkpoint
 if TYPE_CHECKING:
     from ptq_eval.checkpoints.weights import Sketch, WeightReport
 
+_OF_CONFIG = ("config_missing", "unsupported_model", "remote_code")
+"""Problems of a configuration."""
 _NARROW = ("F8_", "I", "U", "F4", "F6_", "BOOL")
 """How the types of quantized weights begin."""
 
@@ -43,9 +46,10 @@ _NARROW = ("F8_", "I", "U", "F4", "F6_", "BOOL")
 def verify(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Checkpoint:
     """The checkpoint with hashes and counts filled in, and with every problem found in its files.
 
-    Problem codes: unreadable, missing_shard, unsafe_pickle, remote_code, nan_or_inf, not_loaded, config_missing,
-    unsupported_model, not_a_model, already_quantized (all fatal), constant_weights, dequantized, surplus_weights,
-    unused_files, missing_tokenizer, unreadable_tokenizer.  Remote code is run only when trusted.
+    Problem codes: unreadable, missing_shard, unsafe_pickle, remote_code, nan_or_inf, huge_weights, not_loaded,
+    config_missing, unsupported_model, not_a_model, already_quantized (all fatal), constant_weights, dequantized,
+    surplus_weights, large_weights, adapter_beside, unused_files, missing_tokenizer, unreadable_tokenizer.  Remote code
+    is run only when trusted.
     """
     return _examined(checkpoint, trust_remote_code)[0]
 
@@ -101,6 +105,8 @@ def _examined(checkpoint: Checkpoint, trust: bool) -> tuple[Checkpoint, Sketch |
     sketch = None
     if report is not None:
         checkpoint, sketch = _with_fit(checkpoint, folder, weights, report, found, trust)
+    if any(problem.code in _OF_CONFIG for problem in checkpoint.problems):
+        return checkpoint, sketch  # the tokenizer's class is named there too: what is wrong with it would be no news
     return _with_tokenizer(checkpoint, folder, trust), sketch
 
 
@@ -146,7 +152,12 @@ def _with_weights(checkpoint: Checkpoint, folder: Path, weights: WeightFiles) ->
         return noted(checkpoint, "unsafe_pickle", error), None
     except (PtqEvalError, OSError) as error:
         return noted(checkpoint, "unreadable", error if isinstance(error, PtqEvalError) else str(error)), None
-    if unused := weights.unused(folder):
+    if adapter := adapter_beside(folder):
+        used = some(path.name for path in weights.files)
+        message = f"a {adapter} adapter is beside the weights and is not applied: {used} measured, without it"
+        remedy = "to measure both, merge it (merge_and_unload of PEFT) and save the model into a folder of its own"
+        checkpoint = noted(checkpoint, "adapter_beside", message, fatal=False, remedy=remedy)
+    if unused := [name for name in weights.unused(folder) if not name.startswith("adapter_model")]:
         message = f"{some(path.name for path in weights.files)} measured; beside it, and not used: {some(unused)}"
         checkpoint = noted(checkpoint, "unused_files", message, fatal=False)
     return replace(checkpoint, weights_sha=report.sha), report
@@ -159,7 +170,7 @@ def _with_fit(
     if message := _not_stored(weights, report):
         return noted(checkpoint, "not_loaded", message), None
     if checkpoint.fatal:
-        return _with_finite(checkpoint, report.non_finite), None
+        return _with_sound(checkpoint, report, report.tensors), None
     try:
         plan = blueprint(folder, trust)
         account = load_account(plan, report.tensors, found)
@@ -179,7 +190,7 @@ def _with_fit(
         checkpoint = noted(checkpoint, finding.code, finding.message, fatal=finding.fatal)
     names = {name.removeprefix(f"{plan.module.base_model_prefix}."): name for name in account.parameters}
     sketch = None if account.missing or account.mismatched else report.sketch(names)
-    return _with_finite(checkpoint, [name for name in report.non_finite if name in account.parameters]), sketch
+    return _with_sound(checkpoint, report, account.parameters), sketch
 
 
 def _not_stored(weights: WeightFiles, report: WeightReport) -> str:
@@ -215,5 +226,14 @@ def _with_finding(checkpoint: Checkpoint, folder: Path, finding: Finding) -> Che
     return noted(checkpoint, finding.code, message, remedy=finding.remedy)
 
 
-def _with_finite(checkpoint: Checkpoint, names: Collection[str]) -> Checkpoint:
-    return noted(checkpoint, "nan_or_inf", f"NaN or infinity in {some(names)}") if names else checkpoint
+def _with_sound(checkpoint: Checkpoint, report: WeightReport, parameters: Collection[str]) -> Checkpoint:
+    """With the parameters that hold NaN, infinity or numbers that cannot be squared."""
+    if bad := [name for name in report.non_finite if name in parameters]:
+        checkpoint = noted(checkpoint, "nan_or_inf", f"NaN or infinity in {some(bad)}")
+    if huge := [name for name in report.huge if name in parameters]:
+        message = f"numbers above 9e18 in {some(huge)}: their squares overflow, and no training gives such weights"
+        return noted(checkpoint, "huge_weights", message)
+    if large := [name for name in report.large if name in parameters]:
+        message = f"numbers beyond the range of float16, which trained weights do not reach: {some(large)}"
+        checkpoint = noted(checkpoint, "large_weights", message, fatal=False)
+    return checkpoint

@@ -106,7 +106,7 @@ def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
 
 def _raise_problems(result: RunResult) -> None:
     """Everything that could be measured is stored and reported; now say what could not, with its own exit code."""
-    _raise_first(result.problems)
+    _raise_foremost(result.problems)
     failed = result.table[result.table["status"] == "failed"]
     if len(failed):
         first = failed.iloc[0]
@@ -118,11 +118,11 @@ def _raise_problems(result: RunResult) -> None:
         )
 
 
-def _raise_first(problems: Sequence[PtqEvalError]) -> None:
-    if len(problems) > 1:
-        raise type(problems[0])(f"{problems[0]} | and {len(problems) - 1} more, listed above")
+def _raise_foremost(problems: Sequence[PtqEvalError]) -> None:
+    from ptq_eval.checkpoints import foremost
+
     if problems:
-        raise problems[0]
+        raise foremost(problems, "listed above")
 
 
 @cli.command(short_help="Show the checkpoints that are found, and what is wrong with them.")
@@ -140,7 +140,7 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
     """
     import json
 
-    from ptq_eval.checkpoints import Overrides, discover, error_for, inspection_rows, verify_all
+    from ptq_eval.checkpoints import Overrides, discover, gravest, inspection_rows, verify_all
     from ptq_eval.report import inspection_table
 
     with Bar() as bar:
@@ -155,7 +155,7 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
             click.echo(json.dumps(row, default=str))
     else:
         console().print(inspection_table(rows))
-    _raise_first([error_for(checkpoint, checkpoint.fatal[0]) for checkpoint in checkpoints if checkpoint.fatal])
+    _raise_foremost([gravest(checkpoint) for checkpoint in checkpoints if checkpoint.fatal])
 
 
 @cli.command(short_help="Write tables, figures and page again from stored measurements.")

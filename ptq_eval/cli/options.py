@@ -65,7 +65,7 @@ def _option(spec: Option, default: Any) -> _Decorator:
 GRID = ("quantizers", "bits", "formats", "group_size", "symmetric", "calibration", "options", "include_head")
 TEXTS = (
     "eval_text", "calib_text", "seq_len", "eval_windows", "eval_sample", "eval_seed",
-    "calib_windows", "calib_sample", "calib_seed", "bos",
+    "calib_windows", "calib_length", "calib_sample", "calib_seed", "bos",
 )  # fmt: skip
 trajectory_options = options_of(Overrides)
 device_option = options_of(RunConfig, "device")

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ptq_eval.backends.base import Cell, WeightBackend
 from ptq_eval.backends.environments import place_of
-from ptq_eval.backends.process import Answer, Limits, run
+from ptq_eval.backends.process import Answer
 from ptq_eval.backends.worker import loss_of
+from ptq_eval.backends.workers import Workers
 from ptq_eval.errors import PtqEvalError
 from ptq_eval.measure.foreign import Foreign
 from ptq_eval.measure.variants import Variant
@@ -44,7 +45,7 @@ def quantize(
     source: Path,
     variants: Sequence[Variant],
     ids: Tensor | None,
-    limits: Limits,
+    workers: Workers,
     probe: Tensor,
     *,
     reload: bool = False,
@@ -72,8 +73,8 @@ def quantize(
                 exchange = Path(folder)
                 cells = _prepared(model, source, own, ids, probe, exchange)
                 options: dict[str, Any] = {"device": model.device.type, "threads": torch.get_num_threads()}
-                options |= {"reload": reload, "limits": limits}
-                for answer in run(place_of(name), exchange, cells, columns, **options):
+                options["reload"] = reload
+                for answer in workers.run(place_of(name), exchange, cells, columns, **options):
                     _accept(model, waiting.pop(0), answer, probe)
         except (PtqEvalError, OSError) as error:  # not installed, or no space for the exchange
             for variant in waiting:

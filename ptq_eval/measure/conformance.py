@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ptq_eval.backends.environments import Distrust, backend_of, remember, status_of
 from ptq_eval.backends.process import Limits
+from ptq_eval.backends.workers import Workers
 from ptq_eval.errors import BackendError
 from ptq_eval.measure.backends import quantize
 from ptq_eval.measure.foreign import Foreign
@@ -78,8 +79,8 @@ def check(name: str, limits: Limits | None = None) -> list[MethodCheck]:
         model = LanguageModel.load(folder, name="the model of the conformance run")
         methods = [Foreign(backend, method) for method in backend.methods]
         variants = [Variant(method, scheme_for(method)) for method in methods]
-        waiting = Limits(600.0) if limits is None else limits
-        quantize(model, Path(folder), variants, ids[: WINDOWS // 2], waiting, ids[:1], reload=True, trusting=True)
+        with Workers(limits or Limits(600.0)) as workers:
+            quantize(model, Path(folder), variants, ids[: WINDOWS // 2], workers, ids[:1], reload=True, trusting=True)
         found = [_judged(model, method, variant, ids[WINDOWS // 2 :]) for method, variant in zip(methods, variants)]
     wrong = {one.method: Distrust(one.finding.value, one.message) for one in found if one.finding is not None}
     remember(backend, status.version, wrong)

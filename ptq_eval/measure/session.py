@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ptq_eval import plugins
-from ptq_eval.backends.process import Limits
+from ptq_eval.backends.workers import Workers
 from ptq_eval.errors import DeviceError
 from ptq_eval.measure import backends
 from ptq_eval.measure.calibration import input_groups, quantize
@@ -50,8 +50,8 @@ class Session:
     budget: Budget
     scratch: Path | None
     """The folder of variants that do not fit in memory; None if they fit."""
-    limits: Limits
-    """Of the processes of backends."""
+    workers: Workers
+    """The processes of backends."""
 
     @classmethod
     @contextlib.contextmanager
@@ -63,14 +63,15 @@ class Session:
         memory: int | None = None,
         trust_remote_code: bool = False,
         offload: bool = True,
-        limits: Limits | None = None,
+        workers: Workers | None = None,
         remedy: str = _USE_LESS,
     ) -> Iterator[Session]:
         """Load the model, whole or (if it does not fit with one variant) with its blocks left on disk.
 
         `memory` is what the weights of the model and its variants may take (bytes), by default most of what is free.
-        Without `offload` the model is always loaded whole.  Raises the PtqEvalError of a checkpoint that cannot be
-        loaded, and DeviceError with `remedy` when memory runs out, within the context too.
+        Without `offload` the model is always loaded whole.  `workers` outlive the session; by default it has its own.
+        Raises the PtqEvalError of a checkpoint that cannot be loaded, and DeviceError with `remedy` when memory runs
+        out, within the context too.
         """
         trial = work.trials[0]
         options: dict[str, Any] = {
@@ -82,13 +83,15 @@ class Session:
         }
         budget = Budget.of(device, memory)
         whole = budget.holds((work.checkpoint.params_total or 0) * DTYPES[trial.dtype].itemsize)
-        with _memory_errors(work.checkpoint.name, device, remedy):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_memory_errors(work.checkpoint.name, device, remedy))
+            workers = workers or stack.enter_context(Workers())
             if whole or not offload:
-                yield cls(LanguageModel.load(work.folder, **options), work, budget, None, limits or Limits())
+                yield cls(LanguageModel.load(work.folder, **options), work, budget, None, workers)
                 return
-            with tempfile.TemporaryDirectory(prefix="ptq-eval-") as folder:
-                model = OffloadedModel.load_from_disk(work.folder, Path(folder) / "model", **options)
-                yield cls(model, work, budget, Path(folder), limits or Limits())
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ptq-eval-")))
+            model = OffloadedModel.load_from_disk(work.folder, folder / "model", **options)
+            yield cls(model, work, budget, folder, workers)
 
     @cached_property
     def calibration(self) -> Tensor | None:
@@ -129,7 +132,7 @@ class Session:
                 by_draw.setdefault(trial.calibration_corpus, []).append(variant)
         for draw, foreign in by_draw.items():
             windows = torch.tensor(draws[draw].ids, dtype=torch.long) if draw in draws else None
-            backends.quantize(self.model, self.work.folder, foreign, windows, self.limits, self.evaluation[:1])
+            backends.quantize(self.model, self.work.folder, foreign, windows, self.workers, self.evaluation[:1])
         return variants
 
     def provenance(self, seconds: float) -> dict[str, Any]:

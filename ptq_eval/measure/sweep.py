@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ptq_eval.backends.process import Limits
+from ptq_eval.backends.workers import Workers
 from ptq_eval.early_stop import StopRule
+from ptq_eval.errors import UnsupportedModelError
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
 from ptq_eval.measure.scoring import Scores
@@ -32,6 +34,9 @@ _SHARE_FOR_REFERENCES = 0.1
 _SHARE_OF_DISK = 0.5
 """Share of the free disk that variants may take where they do not fit in memory."""
 
+_BROKEN = 2.0
+"""So many times the loss of equally likely tokens is no loss of a working model."""
+
 Keep = Callable[[Session, Trial, Variant], None]
 """keep(session, trial, variant): take what is wanted of a variant that has been measured, its codes included."""
 
@@ -45,16 +50,22 @@ def cost(work: Workload, missing: Sequence[Trial]) -> float:
         return 0.0
     variants = [trial for trial in missing if trial.quantizer != FULL_PRECISION]
     calibrating = _calibration_cost(work, missing)
-    return (len(variants) + 1) * len(work.evaluation.ids) + sum(calibrating[trial.calibration] for trial in variants)
+    return (len(variants) + 1) * len(work.evaluation.ids) + sum(calibrating(trial) for trial in variants)
 
 
-def _calibration_cost(work: Workload, missing: Sequence[Trial]) -> Mapping[str, float]:
-    """Units of calibration per trial: a sequential trial takes a pass of its own, the shared ones of one draw of the
+def _calibration_cost(work: Workload, missing: Sequence[Trial]) -> Callable[[Trial], float]:
+    """Units of calibration of a trial: a sequential one takes a pass of its own, the shared ones of one draw of the
     calibration windows split one pass."""
-    windows = len(work.calibration.ids) if work.calibration is not None else 0
-    shared = [trial.calibration_corpus for trial in missing if trial.calibration == "shared"]
-    passes = windows * len(set(shared))
-    return {"none": 0.0, "sequential": float(windows), "shared": passes / max(1, len(shared))}
+    draws = work.calibrations
+    sharing = Counter(trial.calibration_corpus for trial in missing if trial.calibration == "shared")
+
+    def units(trial: Trial) -> float:
+        windows = draws.get(trial.calibration_corpus) if trial.calibration in ("shared", "sequential") else None
+        if windows is None:
+            return 0.0
+        return len(windows) / (sharing[trial.calibration_corpus] if trial.calibration == "shared" else 1)
+
+    return units
 
 
 def sweep(
@@ -64,17 +75,17 @@ def sweep(
     device: str = "cpu",
     trust_remote_code: bool = False,
     memory: int | None = None,
-    limits: Limits | None = None,
+    workers: Workers | None = None,
     tick: Tick,
     keep: Keep | None = None,
 ) -> Iterator[Measurement]:
     """Measure the `missing` trials of a workload, the full-precision one first.
 
     `memory` is what the weights of the model and its variants may take on the device (bytes), by default most of what
-    is free; `limits` are those of backends; `keep` is called with each variant.  `provenance["seconds"]` of a record is
-    its share of the work: variants that are measured together split the seconds of their group equally, and the first
-    group's include loading, so that a sweep's records add up to its time.  Raises PtqEvalError when the checkpoint
-    cannot be loaded or the device runs out of memory.
+    is free; `workers` are the processes of backends, which outlive the sweep (by default it has its own); `keep` is
+    called with each variant.  `provenance["seconds"]` of a record is its share of the work: variants that are measured
+    together split the seconds of their group equally, and the first group's include loading, so that a sweep's records
+    add up to its time.  Raises PtqEvalError when the checkpoint cannot be loaded or the device runs out of memory.
     """
     if not missing:
         return
@@ -83,7 +94,7 @@ def sweep(
     calibrating = _calibration_cost(work, missing)
     started = time.monotonic()
     options: dict[str, Any] = {"device": device, "memory": memory, "trust_remote_code": trust_remote_code}
-    with Session.opened(work, limits=limits, **options) as session:
+    with Session.opened(work, workers=workers, **options) as session:
         stop = work.trials[0].stop
         rule = StopRule(**stop) if stop else None
         design = design_of(work.evaluation.sample, len(work.evaluation))
@@ -91,10 +102,11 @@ def sweep(
         floor = Floor(session)
         for group in _groups(session, evaluator, quantized, beside=floor.nbytes):
             variants = session.quantized(group, with_codes=keep is not None)
-            tick(sum(calibrating[trial.calibration] for trial in group))
+            tick(sum(calibrating(trial) for trial in group))
             scored = _scored(evaluator, variants)
             measured = []
             if wants_full:
+                _require_sane(work, evaluator.full.nll, session.model.vocab_size)
                 full = _record(work, work.trials[0], evaluator.full)
                 measured.append(_with(full, floor.numerics(full.nll) if full.nll else {}))
             for trial, variant, (windows, scores) in zip(group, variants, scored):
@@ -155,6 +167,22 @@ def _record(work: Workload, trial: Trial, scores: Scores, windows: Sequence[int]
         if not all(map(math.isfinite, values)):
             return _failed(measurement, f"the {name} is not finite")
     return measurement
+
+
+def _require_sane(work: Workload, nll: Sequence[float], vocab_size: int) -> None:
+    """Raise UnsupportedModelError for a full-precision loss far above that of equally likely tokens.
+
+    An untrained model is near it, and one that reads another tokenizer's ids somewhat above; twice that takes a model
+    that is sure of what is wrong, such as one whose weights have lost their scales.
+    """
+    loss, guess = sum(nll) / (len(nll) * (work.evaluation.ids.shape[1] - 1)), math.log(vocab_size)
+    if math.isfinite(loss) and loss > _BROKEN * guess:
+        raise UnsupportedModelError(
+            f"{work.checkpoint.name}: the full-precision loss is {loss:.4g} nats per token, and equally likely tokens "
+            f"have {guess:.3g}: this is no working model of this text",
+            remedy="check that the weights have the scales that config.json means, and that the ids of the text are "
+            "those of this model's tokenizer; or exclude the step",
+        )
 
 
 def _quantized_record(

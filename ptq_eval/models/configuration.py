@@ -33,6 +33,12 @@ _OF_THE_MACHINE = (
 _WORDS = re.compile(r"^_|version|label|name|token$|type|revision|commit|hash")
 """Entries that are text even where they read as a number."""
 
+_SIZES = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+    "max_position_embeddings",
+)  # fmt: skip
+"""Entries that are counts, by the names that transformers has for them in every architecture."""
+
 _AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 """In order of preference; the latter two hold a language model beside a vision or audio tower."""
 
@@ -46,9 +52,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UnreadableCheckpointError("no config.json", got=str(folder)) from error
     except (OSError, ValueError) as error:
-        raise UnreadableCheckpointError("config.json cannot be read", got=error) from error
+        remedy = "fetch or save config.json again"
+        raise UnreadableCheckpointError("config.json cannot be read", got=error, remedy=remedy) from error
     if not isinstance(config, dict):
-        raise UnreadableCheckpointError("config.json is not a JSON object", got=str(folder))
+        what, remedy = "config.json is not a JSON object", "fetch or save config.json again"
+        raise UnreadableCheckpointError(what, got=str(folder), remedy=remedy)
     return config
 
 
@@ -77,11 +85,29 @@ def of_content(content: dict[str, Any], code: Path | None = None) -> PretrainedC
     try:
         with quiet_transformers():
             if code is not None:
-                return AutoConfig.from_pretrained(code, trust_remote_code=True, local_files_only=True)
-            kind = CONFIG_MAPPING[content["model_type"]]
-            return kind.from_dict(_translated(content, kind))
+                config = AutoConfig.from_pretrained(code, trust_remote_code=True, local_files_only=True)
+            else:
+                kind = CONFIG_MAPPING[content["model_type"]]
+                config = kind.from_dict(_translated(content, kind))
     except Exception as error:  # each configuration has checks of its own
         raise refusal(content, error) from error
+    _require_counts(config)
+    return config
+
+
+def _require_counts(config: PretrainedConfig) -> None:
+    """Raise UnsupportedModelError for a size that is no count: transformers builds a model of 0 positions too."""
+    text = config.get_text_config()
+    for name in _SIZES:
+        own = getattr(text, "attribute_map", {}).get(name, name)
+        value = vars(text).get(own)  # not what a class computes: XLNet's number of positions is -1, for no limit
+        if isinstance(value, str) or (isinstance(value, (int, float)) and (value < 1 or value != int(value))):
+            raise UnsupportedModelError(
+                f"config.json has a size that is no count: {own}",
+                got=repr(value),
+                allowed="a whole number from 1 on",
+                remedy="correct config.json",
+            )
 
 
 def auto_class(config: PretrainedConfig) -> Any:

@@ -1,12 +1,6 @@
 """Loading a model and its tokenizer from a folder; every failure becomes one PtqEvalError.
 
 Weights are safetensors, or pickles of tensors only; no code from a checkpoint runs unless the user trusts it.
-
-Two tokenizers are the same if they do the same, not if their files are: versions of the tokenizers library write merges
-as "a b" or as ["a", "b"], add fields, order keys anew, and a training saves its state of padding.  So the library
-itself reads both and writes them out again.  Where that differs too, or where there is no tokenizer.json, they are the
-same if they have one vocabulary and the same merges or scores, in the same order, and encode a text that holds every
-piece of it alike: a text alone would not notice two merges that changed places.
 """
 
 from __future__ import annotations
@@ -15,7 +9,6 @@ import hashlib
 import json
 import pickle
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,21 +104,10 @@ _OTHER_FILES = (
     "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.tiktoken",
 )  # fmt: skip
 
-_PROBE = (
-    "The quick brown fox doesn't jump;  it's 3.14159 (or 1,000,000)?\r\n\tdef f(x_1): return x_1**2 - 0x1F\n\n    "
-    "caf\u00e9 cafe\u0301 na\u00efve \ufb01ne \u00bd \u0391\u0392 \u041f\u0440\u0438 \u4f60\u597d\uff0c\u65e5 "
-    "\ud55c\uad6d \u0645\u0631 \u0939\u093f \u0e44\u0e17 \U0001f469\u200d\U0001f467 \u00a0\u200b"
-    "<s></s><|endoftext|>[MASK] "
-)
-"""Spaces, numbers, code, composed and decomposed accents, other scripts, an emoji, names of special tokens."""
-
-_PARTS = (
+PARTS = (
     "version", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model",
 )  # fmt: skip
 """The entries of `tokenizer.json` that say what a tokenizer does; the library refuses entries that it does not know."""
-
-_PIECES = 20_000
-"""So many pieces of a vocabulary are encoded beside the text above."""
 
 
 def tokenizer_folder(folder: Path) -> Path | None:
@@ -165,17 +147,6 @@ def tokenizer_sha(folder: Path) -> str:
             if (folder / name).is_file():
                 digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
     return digest.hexdigest()
-
-
-def same_tokenizer(one: Path, other: Path, trust_remote_code: bool = False) -> bool:
-    """Whether the tokenizers in two folders do the same to every text."""
-    first, second = _canonical(one), _canonical(other)
-    if first is not None and first == second:
-        return True
-    try:
-        return _behaviour(one, trust_remote_code) == _behaviour(other, trust_remote_code)
-    except Exception:  # a tokenizer that cannot be loaded is reported when it is needed
-        return False
 
 
 def tokenizer_fault(folder: Path, trust_remote_code: bool = False) -> MissingTokenizerError | None:
@@ -235,39 +206,5 @@ def _without_unknown_entries(folder: Path) -> dict[str, Any]:
 
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    known = {key: content[key] for key in (*_PARTS, "truncation", "padding") if key in content}
+    known = {key: content[key] for key in (*PARTS, "truncation", "padding") if key in content}
     return {} if known == content else {"tokenizer_object": Tokenizer.from_str(json.dumps(known))}
-
-
-@lru_cache(maxsize=8)
-def _canonical(folder: Path) -> dict[str, Any] | None:
-    """The content of `tokenizer.json` as the tokenizers library writes it, without padding and version."""
-    from tokenizers import Tokenizer
-
-    try:
-        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        tokenizer = Tokenizer.from_str(json.dumps({key: content[key] for key in _PARTS if key in content}))
-    except Exception:  # the library raises bare Exception
-        return None
-    return json.loads(tokenizer.to_str())
-
-
-@lru_cache(maxsize=8)
-def _behaviour(folder: Path, trust_remote_code: bool) -> tuple[dict[str, int], Any, list[int]]:
-    """A tokenizer's vocabulary, its merges or scores in order, and what it makes of a text that holds its pieces."""
-    with quiet_transformers():
-        tokenizer: Any = load_tokenizer(folder, trust_remote_code, folder.name)
-        vocabulary = tokenizer.get_vocab()
-        pieces = sorted(vocabulary, key=vocabulary.__getitem__)
-        step = max(1, len(pieces) // _PIECES)
-        text = _PROBE + tokenizer.convert_tokens_to_string(pieces[::step]) + " ".join(pieces[::step])
-        return vocabulary, _ranks(tokenizer), list(tokenizer(text)["input_ids"])
-
-
-def _ranks(tokenizer: Any) -> Any:
-    """What decides between two ways to cut a word, besides the vocabulary; None for a tokenizer in Python."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return None
-    model = json.loads(backend.to_str())["model"]
-    return model["type"], model.get("merges"), model["vocab"] if isinstance(model["vocab"], list) else None

@@ -114,6 +114,7 @@ _LOADS = ("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit")
 _METHOD_OF_KEY = {**dict.fromkeys(_LOADS, "bitsandbytes"), "desc_act": "gptq", "q_group_size": "awq"}
 """Keys that one method alone has: those of bitsandbytes, of AutoGPTQ and of AutoAWQ."""
 _NAMED_BITS = re.compile(r"(?:int|fp|nf|float)([2-8])(?!\d|_?(?:dynamic|activation))|\bw([2-8])a\d")
+_OFF = re.compile(r"|none|null|no|off|false|(torch\.)?(fp|bf|float|bfloat)(16|32)", re.IGNORECASE)
 _NOT_WEIGHTS = re.compile(
     r"kv_cache|activation|(^|_)(input|output)s?(_|$)|^(ignore|exclude_modules|modules_to_not_convert)$"
 )
@@ -145,11 +146,21 @@ def recipe(content: Mapping[str, Any]) -> Recipe | None:
     parts = [content, *(part for part in content.values() if isinstance(part, dict))]
     for part in parts:
         for key in _RECIPE_KEYS:
-            if isinstance(part.get(key), dict) and part[key] and not _is_off(part[key]):
-                found = replace(_recipe_of(part[key]), key=key)
+            entry = part.get(key)
+            if isinstance(entry, dict) and entry and not _is_off(entry):
+                found = replace(_recipe_of(entry), key=key)
                 if found.method or found.bits or key != "quantization":
                     return found
+            elif not isinstance(entry, dict) and not _is_off(entry):
+                return _of_text(entry, key)
     return None
+
+
+def _of_text(entry: Any, key: str) -> Recipe:
+    """What is written in place of a mapping, such as "fp8": its meaning is not certain, so nothing is dequantized."""
+    text = entry if isinstance(entry, str) else json.dumps(entry)
+    named = _NAMED_BITS.search(text.lower())
+    return Recipe(f"{key} is {text[:40]!r}, not a mapping", int(named[1] or named[2]) if named else None, key)
 
 
 def recipe_beside(folder: Path) -> Recipe | None:
@@ -168,9 +179,7 @@ def recipe_beside(folder: Path) -> Recipe | None:
 
 def without_empty_recipe(content: Mapping[str, Any]) -> dict[str, Any]:
     """The content without a recipe that switches everything off, which transformers cannot read."""
-    return {
-        k: v for k, v in content.items() if not (k in _RECIPE_KEYS and (not v or (isinstance(v, dict) and _is_off(v))))
-    }
+    return {key: value for key, value in content.items() if not (key in _RECIPE_KEYS and (not value or _is_off(value)))}
 
 
 def dequantizing(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,7 +240,10 @@ def _bits_in(entry: Any) -> Iterator[int]:
             yield from _bits_in(value)
 
 
-def _is_off(entry: Mapping[str, Any]) -> bool:
-    """bitsandbytes with both widths off, as a run without quantization saves it."""
+def _is_off(entry: Any) -> bool:
+    """Nothing, a word for it or a type that is not quantized; or bitsandbytes with both widths off, as a run without
+    quantization saves it."""
+    if not isinstance(entry, dict):
+        return not entry or (isinstance(entry, str) and _OFF.fullmatch(entry.strip()) is not None)
     loads = [entry[key] for key in _LOADS if key in entry]
     return bool(loads) and not any(loads)

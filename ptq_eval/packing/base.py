@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ptq_eval.errors import Obstacle, Refusal, refused
 from quantizers import QuantizedWeight, Scheme
 
 
@@ -37,11 +38,11 @@ class FileFormat(ABC):
     """Whether scales are stored in float16, so that weights differ from those measured by up to 2^−11 of themselves."""
 
     @abstractmethod
-    def refusal(self, scheme: Scheme, shape: Shape) -> str | None:
+    def refusal(self, scheme: Scheme, shape: Shape) -> Refusal | None:
         """Why the format cannot hold layers of this scheme and shape; None if it can."""
 
     @abstractmethod
-    def refusal_of(self, layer: QuantizedWeight) -> str | None:
+    def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Why the format cannot hold this layer, though its scheme and shape are fine; None if it can."""
 
     @abstractmethod
@@ -59,31 +60,35 @@ class FileFormat(ABC):
         """The entry `quantization_config` of `config.json`.  `excluded` names the linear layers not quantized."""
 
 
-def whole_groups(scheme: Scheme, shape: Shape) -> str | None:
+def whole_groups(scheme: Scheme, shape: Shape) -> Refusal | None:
     """The refusal of formats whose groups must all have the same number of columns."""
     size = scheme.columns_per_group(shape.columns)
     if shape.columns % size:
-        return f"a row of {shape.columns} weights is no multiple of the group size {size}"
+        return refused(Obstacle.PARTIAL_GROUP, columns=shape.columns, group_size=size)
     return None
 
 
-def integers_only(scheme: Scheme, widths: Sequence[int]) -> str | None:
+def integers_only(scheme: Scheme, widths: Sequence[int]) -> Refusal | None:
     """The refusal of formats that hold integers of these widths alone."""
     if scheme.format != "int":
-        return f"it holds integers, not {scheme.name}"
+        return refused(Obstacle.NOT_INTEGERS, format=scheme.name)
     if scheme.bits not in widths:
-        return f"it has no codes of {scheme.bits} bits, only of {', '.join(map(str, widths))}"
+        return refused(Obstacle.NO_SUCH_BITS, bits=scheme.bits, widths=widths)
     return None
 
 
-def without_input_scale(layer: QuantizedWeight) -> str | None:
+def without_input_scale(layer: QuantizedWeight) -> Refusal | None:
     """The refusal of formats that have no place for a scale of input channels."""
-    if layer.input_scale is not None:
-        return "it has no place for the scales of input channels that AWQ keeps in the layer"
-    return None
+    return None if layer.input_scale is None else refused(Obstacle.INPUT_SCALES)
 
 
-def fits_half(layer: QuantizedWeight) -> str | None:
+def in_order(layer: QuantizedWeight) -> Refusal | None:
+    """The refusal of formats whose groups are consecutive columns."""
+    reordered = layer.permutation is not None and layer.scale.shape[1] > 1
+    return refused(Obstacle.REORDERED_GROUPS) if reordered else None
+
+
+def fits_half(layer: QuantizedWeight) -> Refusal | None:
     """The refusal of formats that store scales in float16."""
     largest, limits = float(layer.scale.abs().max()), torch.finfo(torch.float16)
-    return f"a scale of {largest:.3g} is too large for float16" if largest > limits.max else None
+    return refused(Obstacle.LARGE_SCALE, scale=largest) if largest > limits.max else None

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ptq_eval.errors import Refusal
 from ptq_eval.packing import base
 from quantizers import QuantizedWeight, Scheme
 
@@ -17,11 +18,11 @@ class Fake(base.FileFormat):
 
     name = "fake"
 
-    def refusal(self, scheme: Scheme, shape: base.Shape) -> str | None:
+    def refusal(self, scheme: Scheme, shape: base.Shape) -> Refusal | None:
         """Nothing is refused."""
         return None
 
-    def refusal_of(self, layer: QuantizedWeight) -> str | None:
+    def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Nothing is refused."""
         return None
 

@@ -16,14 +16,14 @@ the moderated variance of limma): the prior is a scaled inverse χ², fitted to 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import optimize, special
 
 from ptq_eval.records import Measurement
+from ptq_eval.results.selection import cell_of
 from ptq_eval.sampling import SIGNIFICANT, Design, freedom, standard_error
 
 _MEANS = (
@@ -33,7 +33,7 @@ _MEANS = (
 
 CONFIGURATION = (
     *("quantizer", "quantizer_version", "options", "group_size", "symmetric", "format", "calibration", "protocol"),
-    "calibration_draws",
+    *("calibration_draws", "calib_text", "calib_windows", "calib_length"),
 )
 """Columns whose rows are of one configuration, whatever the checkpoint and the bits."""
 
@@ -44,9 +44,9 @@ MIN_CELLS = 4
 def cells(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
     """Measurements by cell of the table, draws in the order of their keys; draws that failed are excluded where others
     did not."""
-    found: dict[str, list[Measurement]] = {}
+    found: dict[Any, list[Measurement]] = {}
     for m in measurements:
-        found.setdefault(replace(m.trial, calibration_corpus="").key(), []).append(m)
+        found.setdefault(cell_of(m.trial), []).append(m)
     ordered = [sorted(cell, key=lambda m: m.trial.key()) for cell in found.values()]
     return [[m for m in cell if m.nll and m.status != "failed"] or cell[:1] for cell in ordered]
 
@@ -123,6 +123,6 @@ def _inverse_trigamma(value: float) -> float:
     return math.exp(found)
 
 
-def calibration_se(row: dict[str, Any]) -> float:
+def calibration_se(row: Mapping[str, Any]) -> float:
     """The part of the error of delta that is due to the draw of calibration windows; 0 for a single draw."""
     return row.get("calibration_se") or 0.0

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.errors import NothingToFitError, OutputMismatchError, full_disk
+from ptq_eval.errors import NothingToFitError, OptionError, OutputMismatchError, full_disk
 from ptq_eval.records import Measurement
 
 _COMPARED = ("nll", "n_tokens", "n_bytes", "kl", "agree", "windows", "status")
@@ -33,6 +33,8 @@ class Store:
     """
 
     def __init__(self, folder: str | Path, shard: tuple[int, int] = (1, 1)) -> None:
+        if not str(folder).strip():
+            raise OptionError("the name of the output folder is empty", remedy="for the current folder write .")
         self.folder = Path(folder)
         self.records = self.folder / "records"
         self._path = self.records / f"worker-{shard[0]}-of-{shard[1]}.jsonl"

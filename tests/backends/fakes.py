@@ -20,8 +20,12 @@ class Fake(WeightBackend):
     source = "the tests"
     methods = {
         name: Method(name, bits=(3, 4), symmetric=(False,))
-        for name in ("good", "nan", "shape", "unchanged", "partial", "raises", "killed", "sleeps", "missing")
+        for name in (
+            *("good", "nan", "shape", "unchanged", "partial", "raises", "killed", "sleeps", "missing"),
+            *("process", "draws", "leaks"),
+        )
     }
+    leaked = []
 
     def quantize(self, job):
         from safetensors.torch import load_file
@@ -48,6 +52,12 @@ class Fake(WeightBackend):
         rounded = get_quantizer("rtn").quantize(weight, Scheme(cell.bits, cell.group_size)).dequantize()
         if cell.method == "nan":
             rounded[0, 0] = torch.nan
+        if cell.method == "leaks":
+            self.leaked.append(bytearray(b"1" * 600_000_000))
+        if cell.method in ("process", "leaks"):
+            rounded[0, 0] = os.getpid()
+        if cell.method == "draws":
+            rounded[0, 0] = torch.rand(())
         changed = {"shape": rounded.T[:-1], "unchanged": weight * (1 + 1e-4)}
         return changed.get(cell.method, rounded)
 

@@ -1,13 +1,17 @@
-"""Contract: a worker is ended in time, within its memory, and does not leave children."""
+"""Contract: a worker is kept from job to job, ended in time and within its memory, and does not leave children."""
 
+import time
+
+import psutil
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ptq_eval import units
 from ptq_eval.backends.base import Cell
 from ptq_eval.backends.environments import place_of
-from ptq_eval.backends.process import Limits, run
+from ptq_eval.backends.process import Limits
+from ptq_eval.backends.workers import Workers
 
 
 @pytest.fixture
@@ -20,13 +24,25 @@ def exchange(tmp_path):
 
 
 def answers(folder, *methods, **limits):
+    with Workers(Limits(**limits)) as workers:
+        return asked(workers, folder, *methods)
+
+
+def asked(workers, folder, *methods):
+    for old in folder.glob("*.json"):
+        old.unlink()
     cells = [Cell(method, 4, 16, False) for method in methods]
-    return list(run(place_of("fake"), folder, cells, {"a": 32}, limits=Limits(**limits)))
+    return list(workers.run(place_of("fake"), folder, cells, {"a": 32}))
 
 
 def test_a_worker_that_hangs_is_ended_and_the_next_cell_is_done(fakes, exchange):
-    sleeping, good = answers(exchange, "sleeps", "good", seconds=25)
-    assert "no answer within 25 s" in sleeping.error
+    with Workers() as workers:
+        asked(workers, exchange, "good")  # so that the imports do not count
+        workers.limits = Limits(2)
+        (sleeping,) = asked(workers, exchange, "sleeps")
+        workers.limits = Limits()
+        (good,) = asked(workers, exchange, "good")
+    assert "no answer within 2 s" in sleeping.error
     assert good.error == ""
     assert good.facts["seconds"] >= 0
     assert set(good.facts["versions"]) >= {"torch"}
@@ -40,3 +56,67 @@ def test_a_worker_that_is_not_ready_in_time_fails_in_all_cells(fakes, exchange):
 def test_a_worker_that_takes_too_much_memory_is_ended(fakes, exchange):
     (answer,) = answers(exchange, "good", seconds=600, memory=units.read("50MB", units.BYTES))
     assert "took more than 50M bytes of memory" in answer.error
+
+
+def first_number(answer):
+    """The first weight of an answer, where some fakes put what they have to say."""
+    return load_file(answer.weights)["layer:a"][0, 0].item()
+
+
+def test_one_process_does_job_after_job_and_ends_with_the_run(fakes, exchange):
+    with Workers() as workers:
+        found = {first_number(answer) for _ in range(3) for answer in asked(workers, exchange, "process", "process")}
+        (number,) = found
+        assert psutil.pid_exists(int(number))
+    assert not psutil.pid_exists(int(number))
+
+
+def test_a_killed_process_is_replaced_and_only_its_cell_fails(fakes, exchange):
+    with Workers() as workers:
+        (before,) = asked(workers, exchange, "process")
+        old = first_number(before)
+        first, killed, last = asked(workers, exchange, "process", "killed", "process")
+        assert first_number(first) == old
+        assert "killed by SIGKILL" in killed.error
+        assert "about to die" in killed.error
+        new = first_number(last)
+        assert new != old
+        (next_job,) = asked(workers, exchange, "process")
+        assert first_number(next_job) == new
+
+
+def test_a_process_that_died_between_two_jobs_costs_no_cell(fakes, exchange):
+    with Workers() as workers:
+        (before,) = asked(workers, exchange, "process")
+        process = psutil.Process(int(first_number(before)))
+        process.kill()
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        (after,) = asked(workers, exchange, "process")
+        assert after.error == ""
+
+
+def test_what_a_package_does_not_free_does_not_count_against_later_jobs(fakes, exchange):
+    with Workers() as workers:
+        methods = ("process", "leaks", "process")
+        before, leaking, after = (first_number(asked(workers, exchange, method)[0]) for method in methods)
+    assert before == leaking
+    assert after != leaking
+
+
+def test_random_numbers_do_not_depend_on_what_was_done_before(fakes, exchange):
+    with Workers() as workers:
+        found = [first_number(a) for _ in range(2) for a in asked(workers, exchange, "draws", "good", "draws")[::2]]
+    assert len(set(found)) == 1
+
+
+def test_a_caller_that_stops_asking_leaves_no_process(fakes, exchange):
+    with Workers() as workers:
+        (before,) = asked(workers, exchange, "process")
+        for old in exchange.glob("*.json"):
+            old.unlink()
+        cells = [Cell(method, 4, 16, False) for method in ("good", "sleeps")]
+        answers = workers.run(place_of("fake"), exchange, cells, {"a": 32})
+        next(answers)
+        answers.close()
+        assert not psutil.pid_exists(int(first_number(before)))

@@ -174,6 +174,29 @@ def test_nothing_there(tmp_path):
         discover([tmp_path])
 
 
+@pytest.mark.parametrize(
+    ("name", "what", "remedy"),
+    [
+        ("", "the name of the folder is empty", "write ."),
+        (" ", "the name of the folder is empty", "write ."),
+        ("run/checkpoint-1/model.safetensors", "a file, not a folder", "run/checkpoint-1"),
+        ("run/notes.txt", "a file, not a folder", "give its folder"),
+        ("run/all.tar.gz", "a file, not a folder", "unpack it"),
+        ("rum", "no such folder", "did you mean 'run'?"),
+        ("nowhere/at/all", "no such folder", "give a folder with checkpoints"),
+    ],
+)
+def test_what_is_no_folder_is_called_what_it_is(save_run, tmp_path, monkeypatch, name, what, remedy):
+    run = save_run(tmp_path / "run", ["checkpoint-1"])
+    for file in ("notes.txt", "all.tar.gz"):
+        (run / file).touch()
+    monkeypatch.chdir(tmp_path)  # which does hold a run
+    with pytest.raises(EmptyFolderError) as raised:
+        discover([name])
+    assert what in str(raised.value)
+    assert remedy in raised.value.remedy
+
+
 class Iterations(CheckpointFormat):
     name = "iterations"
 

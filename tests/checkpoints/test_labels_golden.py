@@ -140,8 +140,40 @@ def test_siblings_say_what_a_number_beside_an_unknown_word_counts():
 
 
 @pytest.mark.parametrize(
+    ("names", "steps"),
+    [
+        (["model_100", "model_200"], [100, 200]),
+        (["weights.100", "weights.200"], [100, 200]),
+        (["100-hf", "200-hf"], [100, 200]),
+        (["foo-00100", "foo-01000"], [100, 1000]),
+        (["foo-100", "foo-1000"], [None, None]),
+        (["20x", "200x"], [None, None]),
+        (["1e9", "2e9"], [None, None]),
+        (["130M", "350M"], [None, None]),
+        (["lr3e-4-step100", "lr3e-4-step200"], [100, 200]),
+    ],
+)
+def test_which_numbers_without_a_word_for_steps_are_the_checkpoints_own(names, steps):
+    labels = read_siblings(names)
+    assert [labels[name].step for name in names] == steps
+    assert len({label.stem for label in labels.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["llama-7b llama-13b", "model-4bit model-8bit", "model-4-bit model-8-bit", "int4 int8", "w4a16 w8a16", "q4 q8",
+     "width128 width256", "batch98 batch980", "batch_size_8 batch_size_16", "seed3 seed4", "lr3e-4 lr3e-5",
+     "rank8 rank16", "lora-r8 lora-r16", "12-layers 24-layers", "d512 d1024", "ctx2048 ctx4096", "4bit 8bit",
+     "8x7b 8x22b", "gpu8 gpu16"],
+)  # fmt: skip
+def test_settings_and_sizes_are_no_labels(names):
+    assert read_siblings(names.split()) == {}
+
+
+@pytest.mark.parametrize(
     ("names", "tokens"),
     [
+        (["foo-500B", "foo-1T"], [5 * 10**11, 10**12]),
         (["train_220B", "train_2640B"], [220 * 10**9, 2640 * 10**9]),
         (["neo_7b_intermediate_20.97B", "neo_7b_intermediate_41.94B"], [20_970_000_000, 41_940_000_000]),
         (["intermediate-500B", "intermediate-1T"], [5 * 10**11, 10**12]),

@@ -194,7 +194,7 @@ def test_a_run_whose_steps_are_not_certain_is_ordered_and_asked_for(tmp_path, fo
         touch_checkpoint(tmp_path / "mine" / name)
     checkpoints = discover([tmp_path / "mine"])
     assert [(c.run, c.step, c.tokens, c.revision) for c in checkpoints] == [("mine", None, None, n) for n in names]
-    for words in ("not known for certain", "--tokens", "trajectory.yaml"):
+    for words in ("does not say for certain", "--tokens", "trajectory.yaml"):
         assert words in checkpoints[0].tokens_note
     assert [c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens=(1, 2, 3)))] == [1, 2, 3]
     assert {c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=7))} == {None}
@@ -212,6 +212,34 @@ def test_a_trainers_state_says_the_step_that_a_name_does_not(tmp_path):
         folder = touch_checkpoint(tmp_path / "mine" / f"{share}pct")
         (folder / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
     assert found(tmp_path / "mine", tokens_per_step=10) == [("mine", 98, 980), ("mine", 980, 9800)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("llama-7b", "llama-13b"), ("model-4bit", "model-8bit"), ("fp16", "fp32"), ("width128", "width256"),
+        ("batch98", "batch980"), ("seed3", "seed4"), ("lr3e-4", "lr3e-5"), ("rank8", "rank16"),
+        ("12-layers", "24-layers"),
+    ],
+)  # fmt: skip
+def test_models_that_differ_in_a_setting_are_runs_of_their_own(tmp_path, names):
+    for name in names:
+        touch_checkpoint(tmp_path / "mine" / name)
+    for settings_of in ({}, {"tokens_per_step": 7}):
+        checkpoints = found(tmp_path / "mine", **settings_of)
+        assert sorted(checkpoints) == sorted((name, None, None) for name in names)
+
+
+@pytest.mark.parametrize(
+    "names", [("dropout1", "dropout2"), ("foo-7", "foo-13"), ("temp0.5", "temp1.0"), ("5-shot", "10-shot")]
+)
+def test_a_number_beside_another_word_is_no_step_and_one_line_says_what_to_do(tmp_path, names):
+    for name in names:
+        touch_checkpoint(tmp_path / "mine" / name)
+    assert found(tmp_path / "mine", tokens_per_step=7) == [("mine", None, None)] * 2
+    first = discover([tmp_path / "mine"])[0]
+    for words in ("does not say for certain which step", "--tokens", "trajectory.yaml"):
+        assert words in first.tokens_note
 
 
 def test_a_number_of_unknown_meaning_is_called_that(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from ptq_eval.checkpoints import discover, error_for, verify_all, warnings
+from ptq_eval.checkpoints import discover, error_for, foremost, gravest, verify_all, warnings
 from ptq_eval.checkpoints.weights import Sampler, read_weights, sketch_of
 from ptq_eval.records import Checkpoint
 from tests.checkpoints.support import codes
@@ -28,6 +28,36 @@ def moved(folder, share, seed=0):
 
 def near(checkpoint):
     return [problem.message for problem in checkpoint.problems if problem.code == "near_identical"]
+
+
+def failed(**codes):
+    """An excluded checkpoint per name, with problems of these codes."""
+    checkpoints = []
+    for step, (name, own) in enumerate(codes.items()):
+        checkpoint = Checkpoint(name, step, None, None)
+        for code in own.split():
+            checkpoint = checkpoint.with_problem(code, f"its {code}", fatal=True)
+        checkpoints.append(checkpoint)
+    return [gravest(checkpoint) for checkpoint in checkpoints]
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "exit_code"),
+    [
+        ({"a": "step_disagrees nan_or_inf"}, "nan_or_inf", 14),
+        ({"a": "step_disagrees", "b": "unreadable", "c": "unreadable"}, "unreadable", 12),
+        ({"a": "step_disagrees", "b": "unreadable"}, "unreadable", 12),
+        ({"a": "unreadable", "b": "steps_out_of_order", "c": "step_disagrees"}, "steps_out_of_order", 26),
+        ({"a": "tokenizer_differs", "b": "nan_or_inf", "c": "missing_shard"}, "missing_shard", 12),
+    ],
+)
+def test_the_last_line_is_of_what_most_suffer_from_and_of_the_gravest(codes, code, exit_code):
+    for order in (1, -1):
+        error = foremost(failed(**dict(list(codes.items())[::order])), "listed above")
+        assert error.exit_code == exit_code
+        assert ("and " in str(error)) == (len(codes) > 1)
+    error = foremost(failed(**codes), "listed above")
+    assert f"its {code}" in str(error)
 
 
 @pytest.mark.parametrize(("share", "named"), [(0.003, True), (0.009, True), (0.012, False), (0.5, False)])

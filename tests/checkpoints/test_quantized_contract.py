@@ -81,6 +81,22 @@ def test_quantized_weights_without_a_recipe(folder, kind):
     assert error_for(found, problem).exit_code == 23
 
 
+@pytest.mark.parametrize("entry", ["fp8", "bitsandbytes-nf4", ["int4"], True, 4])
+def test_a_recipe_that_is_no_mapping_is_one(folder, entry):
+    configure(folder, quantization_config=entry)
+    found = verify(discover([folder])[0])
+    (problem,) = found.fatal
+    assert problem.code == "already_quantized"
+    assert "not a mapping" in problem.message
+    assert "remove quantization_config" in problem.remedy
+
+
+@pytest.mark.parametrize("entry", [None, {}, [], "", "none", "NULL", False, "bfloat16", "fp16", "torch.float32"])
+def test_a_recipe_that_says_there_is_none(folder, entry):
+    configure(folder, quantization_config=entry)
+    assert not verify(discover([folder])[0]).problems
+
+
 @pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
 def test_the_key_that_holds_the_recipe_is_named(folder, key):
     configure(folder, **{key: {"bits": 4}})

@@ -3,6 +3,7 @@
 import pytest
 
 from ptq_eval.checkpoints.base import read_label
+from ptq_eval.checkpoints.labels import read
 from ptq_eval.checkpoints.suites import SUITES, Status, find, from_path, ramp, tokens_after
 
 
@@ -20,6 +21,16 @@ def test_the_rule_reproduces_what_is_published(suite):
     assert position.source == ("label" if suite.status is Status.LABEL else "derived")
     assert position.tokens == pytest.approx(check.tokens, rel=check.tolerance, abs=0)
     assert suite.status.value in position.note
+
+
+def test_labels_are_rounded_up_down_or_to_the_nearest_so_that_their_error_is_up_to_one_unit():
+    labels = [(suite, label) for suite in SUITES if (label := read(suite.check.label)) and label.tokens]
+    ruled = [(suite.tokens_in_stage(label), label) for suite, label in labels]
+    errors = [(exact - label.tokens) / label.rounding for exact, label in ruled if exact is not None]
+    assert len(errors) >= 5
+    assert all(abs(error) < 1 for error in errors)
+    assert min(errors) < -0.5
+    assert max(errors) > 0
 
 
 def test_there_are_many_suites_of_every_status():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptq_eval.checkpoints import discover, error_for, verify, verify_all
+from ptq_eval.checkpoints import Overrides, discover, error_for, verify, verify_all, warnings
 from ptq_eval.models.loading import tokenizer_folder
 from ptq_eval.records import Problem
 from tests.checkpoints.support import codes, llama_config, write_tokenizer
@@ -230,6 +230,52 @@ def test_tokenizer_of_the_run_two_levels_up(save, tmp_path):
     assert tokenizer_folder(tmp_path / "r" / "iter_7" / "actor" / "huggingface") == tmp_path / "r"
     for name in ("final", "step_7"):
         assert tokenizer_folder(tmp_path / "runs" / "a" / name) is None
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"model_type": "of next year"}', '{"model_type": "llama", "vocab_size": 0}']
+)
+def test_a_broken_configuration_is_the_only_reason(save, tmp_path, content):
+    save(tmp_path / "r" / "step1")
+    (tmp_path / "r" / "step1" / "config.json").write_text(content)
+    assert len(one(tmp_path / "r").problems) == 1
+
+
+def test_weights_beyond_half_precision_are_measured_with_a_warning(save, tmp_path):
+    save(tmp_path / "r" / "step1")
+    edit(tmp_path / "r" / "step1", lambda tensors: tensors[min(tensors)].mul_(1e8))
+    found = verify_all(discover([tmp_path / "r"], overrides=Overrides(tokens_per_step=5)))
+    assert codes(found[0]) == ["large_weights"]
+    assert not found[0].fatal
+    assert "beyond the range of float16" in warnings(found)[0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_absurdly_large_weights_are_refused_without_a_warning_of_numpy(save, tmp_path):
+    for step in (1, 2):
+        save(tmp_path / "r" / f"step{step}", seed=step)
+
+        def blow_up(tensors):
+            name = next(name for name in tensors if "q_proj" in name)
+            tensors[name] *= 1e30
+
+        edit(tmp_path / "r" / f"step{step}", blow_up)
+    first, _ = verify_all(discover([tmp_path / "r"]))
+    assert codes(first) == ["huge_weights"]
+    assert "q_proj" in first.problems[0].message
+    assert error_for(first, first.problems[0]).exit_code == 14
+
+
+def test_an_adapter_beside_the_weights_is_named_as_not_applied(save, tmp_path):
+    save(tmp_path / "r" / "step1")
+    (tmp_path / "r" / "step1" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (tmp_path / "r" / "step1" / "adapter_model.safetensors").touch()
+    found = verify_all(discover([tmp_path / "r"], overrides=Overrides(tokens_per_step=5)))
+    (problem,) = found[0].problems
+    assert (problem.code, problem.fatal) == ("adapter_beside", False)
+    for words in ("LORA adapter", "not applied", "model.safetensors measured"):
+        assert words in problem.message
+    assert problem.message in warnings(found)[0]
 
 
 def test_every_problem_has_an_exit_code_of_its_kind(trainer_run):

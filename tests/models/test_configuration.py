@@ -44,6 +44,21 @@ def test_what_other_versions_write_loads(tmp_path, changes, expected):
     assert blueprint(tmp_path).causal
 
 
+@pytest.mark.parametrize("name", ["max_position_embeddings", "vocab_size", "hidden_size", "num_hidden_layers"])
+@pytest.mark.parametrize("value", [0, -1, "many", 1.5, 0.0])
+def test_a_size_that_is_no_count_is_refused_by_name(tmp_path, name, value):
+    with pytest.raises(UnsupportedModelError, match=f"{name}|{name.replace('_', ' ')}") as raised:
+        configuration(written(tmp_path, **{name: value}))
+    assert "config.json" in str(raised.value)
+
+
+def test_the_name_of_a_size_is_the_one_in_the_file(tmp_path):
+    content = t.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=48, n_positions=16).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps({**content, "n_positions": 0}))
+    with pytest.raises(UnsupportedModelError, match="no count: n_positions"):
+        configuration(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "number"), [("10000", 1e4), ("10000.0", 1e4), ("5e5", 5e5), (" 1e6 ", 1e6), (1e4, 1e4)]
 )

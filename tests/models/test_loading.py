@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptq_eval.models.loading import load_tokenizer, same_tokenizer, tokenizer_fault
+from ptq_eval.models.loading import load_tokenizer, tokenizer_fault
+from ptq_eval.models.tokenizers import same_tokenizer
 from ptq_eval.pretrain.data import train_tokenizer
 
 
@@ -43,6 +44,66 @@ def older(content):
         content["model"].pop(key, None)
 
 
+def without_decoder(content):
+    content["decoder"] = None
+
+
+def another_decoder(content):
+    content["decoder"] = {"type": "Fuse"}
+
+
+def other_offsets(content):
+    content["post_processor"] = {
+        "type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": False
+    }  # fmt: skip
+
+
+def _add(content, name, special):
+    highest = max(*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"]))
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    content["added_tokens"].append({"id": highest + 1, "content": name, "special": special, **flags})
+
+
+def pad_added(content):
+    _add(content, "<pad>", True)
+
+
+def turns_added(content):
+    for name in ("<|user|>", "[PAD]", "<\uff5cend\u2581of\u2581turn\uff5c>"):
+        _add(content, name, False)
+
+
+def word_added(content):
+    _add(content, "brown", False)
+
+
+def tag_added(content):
+    _add(content, "<table>", False)
+
+
+def end_added(content):
+    name, index = content["added_tokens"][0]["content"], content["added_tokens"][0]["id"]
+    parts = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": name, "type_id": 0}}]
+    content["post_processor"] = {
+        "type": "TemplateProcessing", "single": parts, "pair": [*parts, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {name: {"id": name, "ids": [index], "tokens": [name]}},
+    }  # fmt: skip
+
+
+def split_at_a_letter(content):
+    content["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Split", "pattern": {"String": "e"}, "behavior": "Isolated", "invert": False},
+            content["pre_tokenizer"],
+        ],
+    }
+
+
+def composed(content):
+    content["normalizer"] = {"type": "NFC"}
+
+
 def merges_swapped(content):
     merges = content["model"]["merges"]
     merges[0], merges[-1] = merges[-1], merges[0]
@@ -77,7 +138,17 @@ def write(folder, content, *changes):
     return folder
 
 
-@pytest.mark.parametrize("change", [as_strings, as_pairs, reordered, padded, older])
+FORMS = [
+    as_strings, as_pairs, reordered, padded, older, without_decoder, another_decoder, other_offsets, pad_added,
+    turns_added,
+]  # fmt: skip
+OTHERS = [
+    merges_swapped, neighbours_swapped, merge_less, piece_renamed, lowercased, word_added, tag_added, end_added,
+    split_at_a_letter, composed,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", FORMS)
 def test_form_alone_makes_no_other_tokenizer(tmp_path, content, change):
     one, two = write(tmp_path / "one", content, as_pairs), write(tmp_path / "two", content, change)
     assert same_tokenizer(one, two)
@@ -85,9 +156,19 @@ def test_form_alone_makes_no_other_tokenizer(tmp_path, content, change):
     assert same_tokenizer(one, three)
 
 
-@pytest.mark.parametrize("change", [merges_swapped, neighbours_swapped, merge_less, piece_renamed, lowercased])
+@pytest.mark.parametrize("change", OTHERS)
 def test_another_behaviour_makes_another_tokenizer(tmp_path, content, change):
-    assert not same_tokenizer(write(tmp_path / "one", content), write(tmp_path / "two", content, change))
+    one, two = write(tmp_path / "one", content), write(tmp_path / "two", content, change)
+    assert not same_tokenizer(one, two)
+    assert not same_tokenizer(two, one)
+
+
+def test_a_change_of_form_hides_no_other_behaviour(tmp_path, content):
+    one = write(tmp_path / "one", content)
+    for place, change in enumerate(OTHERS):
+        assert not same_tokenizer(one, write(tmp_path / str(place), content, without_decoder, pad_added, change)), (
+            change
+        )
 
 
 def test_a_pre_tokenizer_written_in_another_way(tmp_path, content):
@@ -156,6 +237,9 @@ def forms(content, tmp_path_factory):
     from tokenizers import Tokenizer
 
     root = tmp_path_factory.mktemp("forms")
-    folders = write(root / "one", content, as_strings), write(root / "two", content, as_pairs, reordered, older)
+    folders = (
+        write(root / "one", content, as_strings),
+        write(root / "two", content, as_pairs, reordered, older, without_decoder, pad_added),
+    )
     assert same_tokenizer(*folders)
     return [Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in folders]

@@ -1,0 +1,156 @@
+"""What measuring a backend costs beyond the backend's own quantizing and the evaluation, in processor time.
+
+    overhead = (sweep's CPU + workers' CPU) / (the packages' quantizing + the sweep's CPU without the hand-over)
+
+The last term is evaluation and loading; the hand-over is `measure.backends.quantize`: writing the model, reading
+weights back, checking them.  A worker's CPU beyond quantizing is its start, which is the import of torch and of the
+package, the loss of one window in full precision, and reading the weights as they multiply.  Whoever uses a package
+imports it, so the ratio is also given with one start among the package's own costs.  The checkpoints are measured with
+workers that are kept from one to the next, as in a run, and with a new one for each, by turns.  A backend whose
+environment is not installed is not measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psutil
+
+from benchmarks.harness import Claim, Outcome, Setup, claim_of
+from benchmarks.subjects import trained_llama
+from ptq_eval.backends.environments import backend_of, place_of, status_of
+from ptq_eval.backends.process import Worker
+from ptq_eval.backends.workers import Workers
+from ptq_eval.checkpoints import discover, verify_all
+from ptq_eval.config import RunConfig
+from ptq_eval.measure import backends
+from ptq_eval.measure.sweep import sweep
+from ptq_eval.measure.trials import make_plan
+from ptq_eval.records import Checkpoint
+
+LIMIT = 1.1
+METHODS = (
+    "bitsandbytes:nf4",
+    "hqq:hqq",
+    "torchao:intx",
+    "gguf:q4_0",
+    "llmcompressor:gptq",
+    "gptqmodel:gptq",
+    "auto-round:signround",
+)
+
+
+LARGE = ("hqq:hqq", "llmcompressor:gptq")
+"""Of these, what is measured on the larger model too."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of processor time: all of it, the package's quantizing, the parts of what is neither, and one start."""
+
+    total: float
+    quantizing: float
+    worker_rest: float
+    hand_over: float
+    start: float
+
+    @property
+    def ratio(self) -> float:
+        """All of it over what quantizing and evaluating take."""
+        return self.total / (self.total - self.worker_rest - self.hand_over)
+
+    @property
+    def started(self) -> float:
+        """All of it over what one start, quantizing and evaluating take."""
+        return self.total / (self.total - self.worker_rest - self.hand_over + self.start)
+
+
+def measure(setup: Setup) -> Outcome:
+    """The overhead of every installed backend on the embedded 160k model, and on a trained one of 4.4 M parameters."""
+    outcome = Outcome(details={"parts": [], "not_installed": []})
+    usable = [name for name in METHODS if status_of(backend_of(name.partition(":")[0])).usable]
+    outcome.details["not_installed"] = sorted(set(METHODS) - set(usable))
+    small = verify_all(discover([setup.trajectory / "llama-160k"]))[: 2 if setup.quick else None]
+    options = {"group_size": 32, "eval_windows": 192, "calib_windows": 48}
+    for name in usable[:2] if setup.quick else usable:
+        outcome.claims += _claims(outcome, f"{len(small)} checkpoints of 160k", name, small, options)
+    if not setup.quick:
+        options = {"group_size": 64, "eval_windows": 192, "calib_windows": 128, "seq_len": 256}
+        for name in [name for name in usable if name in LARGE]:
+            outcome.claims += _claims(outcome, "2 checkpoints of 4.4M", name, trained_llama()[:2], options)
+    return outcome
+
+
+def _claims(
+    outcome: Outcome, subject: str, name: str, checkpoints: Sequence[Checkpoint], options: dict[str, Any]
+) -> list[Claim]:
+    start = start_of(name)
+    found: dict[bool, list[Cost]] = {True: [], False: []}
+    for keep in (True, False):
+        found[keep].append(cost(checkpoints, name, options, start, keep=keep))
+    for keep, costs in found.items():
+        outcome.details["parts"] += [{"subject": subject, "method": name, "kept": keep, **asdict(c)} for c in costs]
+    what = f"{name}, {subject}: CPU time / that of quantizing and evaluating"
+    return [
+        claim_of(what, [c.ratio for c in found[True]], limit=LIMIT),
+        claim_of(f"{what}, with one import of the package", [c.started for c in found[True]], limit=LIMIT),
+        claim_of(f"{what}, a new process for each checkpoint", [c.ratio for c in found[False]]),
+    ]
+
+
+def start_of(name: str) -> float:
+    """CPU seconds of a worker that is started and asked for nothing, the second time."""
+    place = place_of(name.partition(":")[0])
+    for _ in range(2):
+        before = _times()[1]
+        worker = Worker(place, 1)
+        while worker.alive and not worker.ready:
+            time.sleep(0.05)
+        worker.close()
+    return _times()[1] - before
+
+
+def cost(checkpoints: Sequence[Checkpoint], name: str, options: dict[str, Any], start: float, *, keep: bool) -> Cost:
+    """What measuring one method at 4 bits on all checkpoints takes; with `keep`, one process does them all."""
+    plan = make_plan(checkpoints, RunConfig(quantizers=(name,), bits=(4,), **options))
+    before, quantizing = _times(), 0.0
+    with _hand_over() as spent:
+        workers = Workers()
+        for work in plan.workloads:
+            for record in sweep(work, work.trials, workers=workers, tick=lambda _: None):
+                if record.status == "failed":
+                    raise RuntimeError(f"{name}: {record.message}")
+                quantizing += record.details.get("backend", {}).get("cpu_seconds", 0.0)
+            if not keep:
+                workers.__exit__()
+        workers.__exit__()
+    own, children = (after - start for after, start in zip(_times(), before))
+    return Cost(own + children, quantizing, children - quantizing, sum(spent), start)
+
+
+def _times() -> tuple[float, float]:
+    """CPU seconds of this process, and of those that it has waited for."""
+    times = psutil.Process().cpu_times()
+    return time.process_time(), times.children_user + times.children_system
+
+
+@contextmanager
+def _hand_over() -> Iterator[list[float]]:
+    """The CPU seconds of each call that hands a model to a worker and takes its weights back."""
+    spent: list[float] = []
+    real = backends.quantize
+
+    def timed(*arguments: Any, **named: Any) -> None:
+        start = time.process_time()
+        real(*arguments, **named)
+        spent.append(time.process_time() - start)
+
+    backends.quantize = timed
+    try:
+        yield spent
+    finally:
+        backends.quantize = real
