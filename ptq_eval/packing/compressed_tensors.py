@@ -14,6 +14,7 @@ bits need 0.18, before which they were packed otherwise.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,19 @@ class CompressedTensors(FolderFormat):
     def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Groups of reordered columns, and scales of input channels."""
         return base.in_order(layer) or base.without_input_scale(layer)
+
+    def load_options(self, scheme: Scheme) -> dict[str, Any]:
+        """Floats are unpacked at once: left for later, the package makes them bfloat16 in whatever model."""
+        if scheme.format == "int":
+            return {}
+        from transformers import CompressedTensorsConfig
+
+        new = "dequantize" in inspect.signature(CompressedTensorsConfig).parameters
+        return {
+            "quantization_config": CompressedTensorsConfig(
+                **({"dequantize": True} if new else {"run_compressed": False})
+            )
+        }
 
     def tensors(self, layer: QuantizedWeight, shape: base.Shape) -> dict[str, Tensor]:
         """See the top of this file."""
