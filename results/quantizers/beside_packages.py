@@ -46,7 +46,7 @@ TRAINED = PretrainConfig(
     learning_rate=2e-3,
     ratios=(0.1, 0.2, 0.4, 0.7, 1, 1.5, 2),
 )
-WINDOWS = {"llama-160k": 1024, "llama-5m": 384}
+WINDOWS = {"llama-160k": 1024, "llama-5m": 128}
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "rounding": ("llmcompressor:rtn", "gptqmodel:rtn", "auto-round:rtn", "neural-compressor:rtn", "torchao:intx"),
@@ -67,7 +67,7 @@ FAMILY_OF = {
     "awq": "AWQ",
     "awq with clipping": "AWQ",
 } | {side: family for family, sides in FAMILIES.items() for side in sides}
-OTHERS = ("gptqmodel:gptaq", "auto-round:signround", "bitsandbytes:nf4", "gguf:q2_k", "gguf:q3_k", "gguf:q4_k")
+OTHERS = ("gptqmodel:gptaq", "auto-round:signround", "bitsandbytes:nf4")
 """Methods without a counterpart here, or on a grid of their own: drawn, not judged."""
 
 
@@ -235,9 +235,11 @@ def drawn(table: pd.DataFrame) -> Any:
 
 
 def report(work: Path) -> None:
-    """Write the table and the figure of what is measured so far."""
+    """Write the table and the figure of the models that are measured."""
     tables = []
     for folder in sorted((work / "measured").iterdir()):
+        if not all(Store(path).measurements() for path in folder.iterdir()):
+            continue
         sides, design = sides_of(folder)
         tables.append(compared(sides, design, folder.name))
     table = pd.concat(tables, ignore_index=True)
