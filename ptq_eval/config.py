@@ -122,6 +122,9 @@ class RunConfig(Options):
         repeated=True,
     )
     include_head: bool = option(False, "Quantize the output head too.")
+    include_embedding: bool = option(
+        False, "Quantize the token embedding too, by rounding to nearest where a method needs inputs; with a tied head."
+    )
     eval_text: str = option("stdlib:evaluation", "Text on which the loss is measured.")
     calib_text: str = option("stdlib:calibration", "Text for calibration.")
     seq_len: int | None = option(

@@ -108,6 +108,8 @@ def _config(options: Mapping[str, Any]) -> RunConfig:
         raise OptionError(what, got=f"calib_repeats={config.calib_repeats}", remedy="omit it")
     if config.precision is not None:
         raise OptionError("sensitivities use every window", got=f"precision={config.precision}", remedy="omit it")
+    if config.include_embedding:
+        raise OptionError("sensitivities by layer need layers with inputs", got="--include-embedding", remedy="omit it")
     quantizers_of(config)
     config.resolve_device()
     return config

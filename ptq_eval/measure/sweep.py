@@ -122,7 +122,7 @@ def _groups(session: Session, evaluator: Evaluator, trials: Sequence[Trial], bes
     Where there are several groups, what memory they leave is the evaluator's, to keep full-precision outputs.
     """
     model, budget = session.model, session.budget
-    variant_bytes = sum(model.weight_bytes(name) for name in model.linears())
+    variant_bytes = sum(model.weight_bytes(name) for name in model.matrices())
     references = _SHARE_FOR_REFERENCES * budget.total
     if session.scratch is None:
         taken = sum(parameter.nbytes for parameter in model.module.parameters()) + evaluator.working_bytes + beside
