@@ -174,7 +174,7 @@ def _calibrating_pass(
             (variant,) = variants
             model.adopt(variant.weights, tuple(name for name in group if name in variant.weights))
 
-    if sequential and model.embedding in variants[0].weights:
+    if sequential and model.embedding is not None and model.embedding in variants[0].weights:
         model.adopt(variants[0].weights, (model.embedding,))
     paused_forward.run(model, chunks_of(model, ids), groups, serve)
 

@@ -3,8 +3,9 @@
 A matrix is quantizable when its module is an instance of nn.Linear or of transformers' Conv1D (whose weight is stored
 transposed); subclasses count.  The token embedding and the output head are quantizable where they are asked for; a
 tensor that both share is one matrix, under the embedding's name.  Everything else stays in full precision and is listed
-with its reason: other embeddings, norms and biases, gates and routers, convolutions, parameters of unknown modules, and whatever text does
-not run through.  Experts fused into one tensor are listed apart, because excluding them would measure another model.
+with its reason: other embeddings, norms and biases, gates and routers, convolutions, parameters of unknown modules, and
+whatever text does not run through.  Experts fused into one tensor are listed apart, because excluding them would measure
+another model.
 
 For pythia-70m the total is 70,426,624, Hugging Face's count without embeddings 44,670,976 (it keeps the untied output
 head), and the true non-embedding count 18,915,328; a fitted law changes with the choice, so each count is kept.  They
@@ -128,11 +129,13 @@ def classify(
 
     A head that is tied to an embedding which is quantized belongs to the embedding, with or without `include_head`.
     """
-    head, embedding = module.get_output_embeddings(), module.get_input_embeddings()
+    head: Any = module.get_output_embeddings()
+    embedding: Any = module.get_input_embeddings()
     tied = head is not None and embedding is not None and head.weight is embedding.weight
-    own_head = include_head and not (tied and include_embedding)
+    joined = tied and include_embedding
+    own_head = include_head and not joined
     experts = frozenset(_expert_counts(module.config.to_dict())) if hasattr(module, "config") else frozenset()
-    parts, seen = Parts(), {}
+    parts, seen = Parts(shared=[head] if joined else []), {}
     for module_name, inner in module.named_modules():
         for parameter_name, parameter in inner.named_parameters(recurse=False):
             name = f"{module_name}.{parameter_name}" if module_name else parameter_name
@@ -143,8 +146,6 @@ def classify(
                 parts.fused.append(name)
             elif inner is embedding and include_embedding:
                 parts.embedding[module_name] = inner
-                if head is not None and tied:
-                    parts.shared.append(head)
             elif id(parameter) in seen and not (inner is head and own_head):
                 note = "tied output head" if inner is head or inner is embedding else "shared weight"
                 parts.excluded.append(Excluded(name, f"{note}: the same tensor as {seen[id(parameter)]}", 0))
