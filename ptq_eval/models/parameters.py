@@ -4,8 +4,8 @@ A matrix is quantizable when its module is an instance of nn.Linear or of transf
 transposed); subclasses count.  The token embedding and the output head are quantizable where they are asked for; a
 tensor that both share is one matrix, under the embedding's name.  Everything else stays in full precision and is listed
 with its reason: other embeddings, norms and biases, gates and routers, convolutions, parameters of unknown modules, and
-whatever text does not run through.  Experts fused into one tensor are listed apart, because excluding them would measure
-another model.
+whatever text does not run through.  Experts fused into one tensor are listed apart, because excluding them would
+measure another model.
 
 For pythia-70m the total is 70,426,624, Hugging Face's count without embeddings 44,670,976 (it keeps the untied output
 head), and the true non-embedding count 18,915,328; a fitted law changes with the choice, so each count is kept.  They
