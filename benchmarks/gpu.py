@@ -191,8 +191,8 @@ class Bench:
                 np.save(self.folder / f"{name}.npy", self.tokens(count, length).flatten().numpy().astype(np.uint16))
         config = RunConfig(
             bits=bits,
-            eval_text=str(self.folder / "eval.npy"),
-            calib_text=str(self.folder / "calib.npy"),
+            eval_text=f"{self.folder}/eval.npy#any",
+            calib_text=f"{self.folder}/calib.npy#any",
             seq_len=length,
             eval_windows=windows["eval"],
             calib_windows=windows["calib"],

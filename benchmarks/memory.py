@@ -173,7 +173,7 @@ def sweep_in_this_process(root: Path, group: str, memory: int | None) -> dict[st
     torch.set_num_threads(1)
     config = RunConfig(
         quantizers=QUANTIZERS, bits=BITS, seq_len=SEQ_LEN, eval_windows=WINDOWS, calib_windows=CALIBRATION,
-        eval_text=str(root / "evaluation.npy"), calib_text=str(root / "calibration.npy"), device="cpu",
+        eval_text=f"{root}/evaluation.npy#any", calib_text=f"{root}/calibration.npy#any", device="cpu",
     )  # fmt: skip
     warm_up()
     work = make_plan(verify_all(discover([root / "checkpoint-1"])), config).workloads[0]

@@ -191,6 +191,7 @@ def analyse(
     from ptq_eval.laws.fit.folder import fit_points
     from ptq_eval.report import with_texts
     from ptq_eval.report.run.warnings import notes
+    from ptq_eval.results.calibrations import effects
 
     if progress:
         progress("fitting", 0.0, 0.0)
@@ -198,6 +199,9 @@ def analyse(
     settings = {"seed": seed, "n_boot": bootstrap, "laws": asked, "axis": results.bits_axis}
     found = fit_points(results.points, results.windows, **settings)
     fit = with_texts(found.content)
+    trajectories = {point.run: point.trajectory for point in results.points}
+    if found_effects := effects(results.frame.to_dict("records"), results.windows, trajectories):
+        fit["calibrations"] = found_effects
     fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
     return RunResult(results.frame, fit, dict(results.run), replicates=found.replicates, points=results.points)
 

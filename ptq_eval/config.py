@@ -12,14 +12,23 @@ from typing import Any, Literal
 
 from ptq_eval import plugins, units
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, NumberFormatError, OptionError, PtqEvalError
-from ptq_eval.options import BITS, COUNT, NUMBER, SIZE, TEXT, Kind, Options, option
+from ptq_eval.options import BITS, COUNT, NUMBER, SIZE, TEXT, Kind, Options, declared, option
 from ptq_eval.records import BITS_AXES, BitsAxis, Selection
 
 DEFAULT_SEQ_LEN = 2048
 DTYPES = ("float32", "bfloat16", "float16")
 Calibration = Literal["default", "shared", "sequential"]
+CALIBRATED_WITH = ("calib_text", "calib_windows", "calib_length", "calib_seed")
+"""Options of calibration that take several values, which are crossed with the grid."""
 SELECTIONS: tuple[Selection, ...] = ("spread", "first", "crops")
 CALIBRATIONS: tuple[Calibration, ...] = ("default", "shared", "sequential")
+
+GRID = ("quantizers", "bits", "formats", "options")
+"""Options that choose what is measured: the grid of an output folder may grow."""
+NEUTRAL = ("shard", "device", "memory", "backend_seconds", "backend_memory", "trust_remote_code", "calib_repeats")
+"""Options of where and how often something is measured: none changes the number of one measurement."""
+FIT_ONLY = ("laws", "bits_axis", "seed", "bootstrap")
+"""Options that only the fit needs."""
 
 
 def _shard(value: Any, *, name: str, error: type[PtqEvalError]) -> tuple[int, int]:
@@ -126,7 +135,9 @@ class RunConfig(Options):
         False, "Quantize the token embedding too, by rounding to nearest where a method needs inputs; with a tied head."
     )
     eval_text: str = option("stdlib:evaluation", "Text on which the loss is measured.")
-    calib_text: str = option("stdlib:calibration", "Text for calibration.")
+    calib_text: tuple[str, ...] = option(
+        ("stdlib:calibration",), "Texts for calibration; laws are fitted under the first.", TEXT, many=True
+    )
     seq_len: int | None = option(
         None, "Tokens per window.", COUNT, low=2, unset=f"{DEFAULT_SEQ_LEN}, or the model's limit"
     )
@@ -137,16 +148,30 @@ class RunConfig(Options):
         choices=SELECTIONS[:2],
     )
     eval_seed: int = option(0, "Seed of the draw of evaluation windows.", low=0)
-    calib_windows: int = option(128, "Windows of the calibration text.", low=1)
+    calib_windows: tuple[int, ...] = option(
+        (128,), "Windows of the calibration text; laws are fitted under the first number.", COUNT, many=True, low=1
+    )
+    calib_length: tuple[int, ...] = option(
+        (),
+        "Tokens per calibration window; laws are fitted under the first number.",
+        COUNT,
+        many=True,
+        low=2,
+        unset="as evaluation windows",
+    )
     calib_sample: Selection = option(
         "spread",
         "Which windows: as --eval-sample, or random places that may overlap (crops), as GPTQ's authors do.",
         choices=SELECTIONS,
     )
-    calib_seed: int = option(0, "Seed of the draw of calibration windows.", low=0)
-    calib_repeats: int = option(
-        1, "Draws of calibration windows, with seeds --calib-seed and following: their spread enters errors.", low=1
+    calib_seed: tuple[int, ...] = option(
+        (0,),
+        "Seeds of the draw of calibration windows; several are draws of one condition: their spread enters errors.",
+        COUNT,
+        many=True,
+        low=0,
     )
+    calib_repeats: int = option(1, "Draws of calibration windows, with seeds --calib-seed and following.", low=1)
     bos: bool = option(False, "Begin each window with the beginning-of-sequence token.")
     device: str = option("auto", "Where to compute: auto, cpu, cuda or cuda:N.", metavar="NAME")
     dtype: str = option("float32", "Number format of the model that is measured.", choices=DTYPES)
@@ -190,20 +215,45 @@ class RunConfig(Options):
         super().__post_init__()
         full = tuple(map(plugins.quantizer_name, self.quantizers))
         object.__setattr__(self, "quantizers", full)
-        for name in ("quantizers", "bits", "formats"):
+        for name in ("quantizers", "bits", "formats", *CALIBRATED_WITH):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
-        if self.calib_repeats > 1 and self.calib_sample == "first":
-            raise OptionError(
-                "--calib-repeats needs windows that are drawn",
-                got=f"{self.calib_repeats} with --calib-sample first",
-                remedy="--calib-sample spread, or omit --calib-repeats",
-            )
+        self._check_calibration()
         if not self.quantizers or not (self.bits or self.formats):
             raise OptionError("nothing to measure", got="no quantizer or no bits", remedy="--quantizers rtn --bits 4")
         for name in self.options:
             if name not in self.quantizers:
                 what = "an option for a quantizer that is not in this run"
                 raise OptionError(what, got=name, allowed=", ".join(self.quantizers))
+
+    def _check_calibration(self) -> None:
+        for name in ("calib_text", "calib_windows", "calib_seed"):
+            if not getattr(self, name):
+                raise OptionError(f"{declared(RunConfig)[name].flag} needs a value", got="none")
+        several = {"--calib-repeats": self.calib_repeats, "--calib-seed": len(self.calib_seed)}
+        if all(count > 1 for count in several.values()):
+            seeds = ",".join(map(str, self.calib_seed))
+            what = "--calib-repeats counts seeds from one --calib-seed"
+            raise OptionError(what, got=f"{self.calib_repeats} with --calib-seed {seeds}", remedy="omit one of the two")
+        for flag, count in several.items():
+            if count > 1 and self.calib_sample == "first":
+                raise OptionError(
+                    f"{flag} needs windows that are drawn",
+                    got=f"{count} with --calib-sample first",
+                    remedy=f"--calib-sample spread, or omit {flag}",
+                )
+
+    @property
+    def calib_seeds(self) -> tuple[int, ...]:
+        """The seeds of the draws of calibration windows, however they were asked for."""
+        first = self.calib_seed[0]
+        return self.calib_seed if self.calib_repeats == 1 else tuple(range(first, first + self.calib_repeats))
+
+    def require_one_calibration(self, why: str) -> None:
+        """Raises OptionError, which says `why`, for several texts, numbers, lengths or draws of calibration windows."""
+        asked = [name for name in CALIBRATED_WITH if len(getattr(self, name)) > 1]
+        asked += ["calib_repeats"] if self.calib_repeats > 1 else []
+        if asked:
+            raise OptionError(why, got=f"several values of {', '.join(asked)}", remedy="one value of each")
 
     def stop_rule(self) -> dict[str, Any]:
         """The rule of `precision` as a trial keeps it; empty without one."""
@@ -233,15 +283,17 @@ class RunConfig(Options):
         return resolve_device(self.device)
 
     def fixed(self) -> dict[str, Any]:
-        """The options that every result of one output folder must share.
+        """The options that every result of one output folder must share; of several calibrations the first."""
+        shared = {name: value for name, value in self.measured().items() if name not in GRID}
+        return {**shared, **self.first_calibration()}
 
-        Quantizers, bits, formats, shards and draws of calibration windows are not among them, as a grid may grow, nor
-        what the fit alone needs.
-        """
-        grown = ("quantizers", "bits", "formats", "shard", "trust_remote_code", "options", "device", "memory")
-        grown += ("calib_repeats", "backend_seconds", "backend_memory")
-        later = ("laws", "bits_axis", "seed", "bootstrap")
-        return {name: value for name, value in asdict(self).items() if name not in (*grown, *later)}
+    def measured(self) -> dict[str, Any]:
+        """The options that decide the numbers of measurements."""
+        return {name: value for name, value in asdict(self).items() if name not in (*NEUTRAL, *FIT_ONLY)}
+
+    def first_calibration(self) -> dict[str, Any]:
+        """The options of calibration of which there may be several, with the first value of each."""
+        return {name: next(iter(getattr(self, name)), None) for name in CALIBRATED_WITH}
 
     def to_dict(self) -> dict[str, Any]:
         """All options, for `run.json`."""

@@ -152,6 +152,30 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class CalibrationDraw:
+    """Where calibration windows come from: `windows` of `length` tokens, drawn from a `text` with a `seed`.
+
+    `seed` is None where it is not known, or changes nothing.
+    """
+
+    text: str
+    windows: int
+    length: int
+    seed: int | None = None
+
+    @property
+    def condition(self) -> tuple[str, int, int]:
+        """(text, windows, length): what all draws of one condition share."""
+        return self.text, self.windows, self.length
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        return f"{self.text}, {self.windows} windows of {self.length} tokens{seed}"
+
+
+@dataclass(frozen=True)
 class Trial:
     """One number to be measured: a checkpoint under a quantizer (or none) on a text.
 
@@ -159,7 +183,8 @@ class Trial:
     and selection of windows; `corpus` is the digest of the token windows themselves.  `stop` are the fields of the
     rule that may end the measurement before the last window (`early_stop.StopRule`), empty where there is none.
     `sample` says which windows of the text the corpus holds (None in records of earlier versions, which held the first
-    ones); the corpus and the protocol stand for it in the key.
+    ones); the corpus and the protocol stand for it in the key, and `calibration_corpus` for `calibration_draw` (None in
+    records of earlier versions, whose folders have one text, number and length of calibration windows each).
     """
 
     checkpoint: Checkpoint
@@ -177,6 +202,7 @@ class Trial:
     include_embedding: bool = False
     stop: Mapping[str, Any] = field(default_factory=dict)
     sample: Sample | None = None
+    calibration_draw: CalibrationDraw | None = None
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the number, and nothing else: no path, no step, no date."""
@@ -231,6 +257,8 @@ class Trial:
         if known.get("sample"):
             sample = _known(Sample, known["sample"])
             known["sample"] = Sample(**{**sample, "documents": tuple(sample.get("documents", ()))})
+        if known.get("calibration_draw"):
+            known["calibration_draw"] = CalibrationDraw(**_known(CalibrationDraw, known["calibration_draw"]))
         return cls(**known)
 
 

@@ -30,7 +30,8 @@ from ptq_eval.config import RunConfig
 from ptq_eval.errors import OptionError, PtqEvalError
 from ptq_eval.measure.foreign import method_of
 from ptq_eval.measure.session import Session
-from ptq_eval.measure.trials import Texts, Workload, make_plan, quantizers_of
+from ptq_eval.measure.texts import Texts, calibration_requests
+from ptq_eval.measure.trials import Workload, make_plan, quantizers_of
 from ptq_eval.records import Checkpoint, Progress, Trial
 from ptq_eval.report.sensitivity import page as report
 from ptq_eval.results.manifest import git_state
@@ -42,10 +43,7 @@ from ptq_eval.theory.summary import agreements, bounds
 FORMAT = 1
 """Raised whenever the numbers of a record change their meaning."""
 
-_NEUTRAL = ("bootstrap", "laws", "bits_axis", "shard", "device", "memory", "trust_remote_code", "calib_repeats")
-_NEUTRAL += ("backend_seconds", "backend_memory")
-"""Options that change no number here."""
-_IF_SET = ("bos", "formats")
+_IF_SET = ("bos", "formats", "calib_length")
 """Options that are recorded only if set, so that records made before they existed stay valid."""
 
 _LESS_MEMORY = "a shorter --seq-len, or a device with more memory"
@@ -103,9 +101,7 @@ def _config(options: Mapping[str, Any]) -> RunConfig:
         raise OptionError("sensitivities need float32", got=config.dtype, remedy="omit --dtype")
     if config.shard != (1, 1):
         raise OptionError("sensitivities are not sharded", got=config.shard, remedy="choose --steps for each process")
-    if config.calib_repeats > 1:
-        what = "sensitivities use one draw of calibration windows"
-        raise OptionError(what, got=f"calib_repeats={config.calib_repeats}", remedy="omit it")
+    config.require_one_calibration("sensitivities use one draw of calibration windows")
     if config.precision is not None:
         raise OptionError("sensitivities use every window", got=f"precision={config.precision}", remedy="omit it")
     if config.include_embedding:
@@ -142,12 +138,10 @@ def chosen(checkpoints: Sequence[Checkpoint], steps: Sequence[int | str]) -> lis
 
 
 def _header(config: RunConfig, draws: int) -> dict[str, Any]:
+    measured = {**config.measured(), **config.first_calibration()}
     settings = {
-        **{
-            name: value
-            for name, value in config.to_dict().items()
-            if name not in _NEUTRAL and (value or name not in _IF_SET)
-        },
+        **{name: value for name, value in measured.items() if value or name not in _IF_SET},
+        "seed": config.seed,
         "device": config.resolve_device().split(":")[0],
         "draws": draws,
         "versions": {name: method_of(name).version for name in config.quantizers},
@@ -170,7 +164,8 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
     labelled, skipped = [], []
     with Session.opened(work, **options) as session:
         model, evaluation = session.model, session.evaluation
-        cut = texts.cut("calibration", checkpoint, work.folder, model.vocab_size, work.evaluation.seq_len)
+        (wanted,) = calibration_requests(config, work.evaluation.seq_len)
+        cut = texts.cut(wanted, checkpoint, work.folder, model.vocab_size)
         designs = [design_of(windows.sample, len(windows)) for windows in (work.evaluation, cut)]
         groups = _groups(session, work.trials[1:])
         passes = len(groups) * (len(cut.ids) + 2 * len(evaluation))

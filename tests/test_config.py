@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptq_eval.checkpoints.overrides import Overrides, Place
-from ptq_eval.config import RunConfig
+from ptq_eval.config import FIT_ONLY, GRID, NEUTRAL, RunConfig
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError, PtqEvalError, UnknownPluginError
 from ptq_eval.options import SWITCH, declared
 from ptq_eval.plan_config import PlanConfig
@@ -83,7 +83,9 @@ AS_ON_THE_COMMAND_LINE = [
     ("eval_text", Path("text.txt"), "text.txt"),
     ("seq_len", "1_024", 1024),
     ("eval_windows", "all", None),
-    ("calib_windows", "1k", 1000),
+    ("calib_windows", "1k,32", (1000, 32)),
+    ("calib_windows", 32, (32,)),
+    ("calib_text", Path("text.txt"), ("text.txt",)),
     ("shard", "2/4", (2, 4)),
     ("shard", [2, 4], (2, 4)),
     ("precision", "2e-2", 0.02),
@@ -171,6 +173,13 @@ def test_options_that_may_grow_are_not_fixed():
     assert fixed == changed
     for name, value in {"group_size": 64, "seq_len": 99, "symmetric": True, "eval_text": "other.txt"}.items():
         assert RunConfig(**{name: value}).fixed() != fixed
+
+
+def test_the_options_of_a_measurement_are_the_fixed_ones_and_the_grid():
+    config = RunConfig(bits=(3,), memory="1GB", backend_seconds=5, seed=4, trust_remote_code=True)
+    assert config.measured().keys() == {*config.fixed(), *GRID}
+    assert config.measured() == RunConfig(bits=(3,)).measured()
+    assert {*GRID, *NEUTRAL, *FIT_ONLY} < config.to_dict().keys()
 
 
 def test_everything_survives_json():

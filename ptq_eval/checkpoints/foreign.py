@@ -31,7 +31,7 @@ _SHARDS = re.compile(r"pytorch_model_fsdp_\d+$|mp_rank_\d+(_\d+)*$|model_and_opt
 class _Kind:
     """A format: its name, file names that only it has, and what makes a model of it ({folder} and {home} are paths).
 
-    The options of each converter were read in its source or documentation; none was run here.  The wheel of
+    The options of each converter were read in the source that is named beside it; none was run here.  The wheel of
     transformers does not hold its converters.
     """
 
@@ -49,6 +49,7 @@ class _Kind:
         return self.remedy.format(folder=folder, home=(folder / file).parent, file=file, variant=variant)
 
 
+# torch/distributed/checkpoint/format_utils.py: mode, source, destination.
 _DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch {home} {folder}/pytorch_model.bin"
 _OLD = "with transformers<5: AutoModelForCausalLM.from_pretrained('{folder}', %s=True).save_pretrained(NEW)"
 
@@ -56,6 +57,7 @@ _KINDS = (
     _Kind(
         "shards of DeepSpeed ZeRO",
         ("*_optim_states.pt", "*/*_optim_states.pt", "*zero_pp_rank_*", "*/*zero_pp_rank_*"),
+        # deepspeed/utils/zero_to_fp32.py: the folder that holds the tag's, the output, the tag.
         "python -m deepspeed.utils.zero_to_fp32 {home.parent} {folder} --tag {home.name} --safe_serialization",
     ),
     _Kind(
@@ -66,6 +68,7 @@ _KINDS = (
     _Kind(
         "a pipeline of GPT-NeoX or Megatron-DeepSpeed",
         ("layer_*-model_*-model_states.pt", "*/layer_*-model_*-model_states.pt"),
+        # tools/ckpts/convert_neox_to_hf.py of EleutherAI/gpt-neox
         "python tools/ckpts/convert_neox_to_hf.py --input_dir {home} --config_file CONFIG.yml --output_dir NEW "
         "of GPT-NeoX",
     ),
@@ -77,17 +80,20 @@ _KINDS = (
     _Kind(
         "a checkpoint of Megatron-LM",
         ("mp_rank_*/model_*rng.pt", "model_optim_rng.pt", "common.pt", "*/common.pt", "distrib_optim.pt"),
+        # examples/conversion/README.md of NVIDIA-NeMo/Megatron-Bridge
         "examples/conversion/convert_checkpoints.py of Megatron-Bridge: export --hf-model MODEL (one on the "
         "hub of the same architecture) --megatron-path {folder} --hf-path NEW",
     ),
     _Kind(
         "a checkpoint of OLMo-core",
         ("model_and_optim/*",),
+        # -i is --checkpoint-input-path, -o --huggingface-output-dir.
         "python src/examples/huggingface/convert_checkpoint_to_hf.py -i {folder} -o NEW, of OLMo-core",
     ),
     _Kind(
         "FSDP shards of accelerate",
         ("pytorch_model_fsdp_*/*.distcp", "pytorch_model_fsdp_*/.metadata"),
+        # accelerate/commands/merge.py: checkpoint_directory, output_path
         "accelerate merge-weights {home} {folder}",
     ),
     _Kind("a distributed checkpoint of torch (DCP)", ("*.distcp", "*/*.distcp", ".metadata", "*/.metadata"), _DCP),
@@ -108,17 +114,22 @@ _KINDS = (
     _Kind(
         "weights in the format of their first authors (Meta, Mistral)",
         ("consolidated*.pth", "consolidated*.safetensors"),
-        "python src/transformers/models/llama/convert_llama_weights_to_hf.py --input_dir {folder} --output_dir NEW, in "
-        "a clone of transformers; for Mistral's, its script in models/mistral there",
+        "python src/transformers/models/llama/convert_llama_weights_to_hf.py --input_dir {folder} --output_dir NEW "
+        "--model_size SIZE --llama_version VERSION, in a clone of transformers; for Mistral's, its script in "
+        "models/mistral there",
     ),
     _Kind(
         "a checkpoint of litgpt",
         ("lit_model.pth",),
-        "litgpt convert_from_litgpt {folder} NEW; then rename NEW/model.pth to pytorch_model.bin and add a config.json",
+        # litgpt/scripts/convert_pretrained_checkpoint.py drops the state of the optimizer, convert_lit_checkpoint.py
+        # renames the tensors and writes model.pth alone.
+        "litgpt convert_from_litgpt {folder} NEW; then rename NEW/model.pth to pytorch_model.bin and add a "
+        "config.json; after pretraining, first litgpt convert_pretrained_checkpoint {folder} LIT, and convert LIT",
     ),
     _Kind(
         "a checkpoint of nanochat",
         ("meta_[0-9]*.json",),
+        # `--input_dir` and `--output_dir` are required there.
         "python src/transformers/models/nanochat/convert_nanochat_checkpoints.py --input_dir {folder} --output_dir NEW "
         "(in a clone of transformers)",
     ),
@@ -126,31 +137,36 @@ _KINDS = (
     _Kind(
         "a checkpoint of Composer",
         ("ep*-ba*-rank*.pt",),
+        # scripts/inference/README.md of mosaicml/llm-foundry
         "python scripts/inference/convert_composer_to_hf.py --composer_path {folder}/{file} --hf_output_path NEW, of "
         "llm-foundry",
     ),
     _Kind(
         "a checkpoint of NeMo",
         ("*.nemo", "model_weights/*"),
-        "nemo.collections.llm.export_ckpt(path='{folder}', target='hf', output_path=NEW)",
+        # Of NeMo 2, nemo/collections/llm/api.py; files of NeMo 1 need the script of their model there.
+        "nemo.collections.llm.export_ckpt(path=Path('{folder}'), target='hf', output_path=Path(NEW)), of NeMo 2",
     ),
     _Kind("an ONNX model", ("*.onnx",), "measure the model it was exported from"),
     _Kind("a diffusion model", ("diffusion_pytorch_model*", "model_index.json"), "exclude it"),
     _Kind(
         "FSDP shards of verl",
         ("model_world_size_*_rank_*.pt", "*/model_world_size_*_rank_*.pt"),
+        # verl/model_merger/__main__.py
         "python -m verl.model_merger merge --backend fsdp --local_dir {home} --target_dir NEW",
     ),
     _Kind(
         "a checkpoint of nanotron",
         ("checkpoint_metadata.json", "*/checkpoint_metadata.json"),
+        # examples/llama/convert_nanotron_to_hf.py; its default tokenizer is that of Llama 2.
         "torchrun --nproc_per_node=1 examples/llama/convert_nanotron_to_hf.py --checkpoint_path={home} "
-        "--save_path=NEW, of nanotron",
+        "--save_path=NEW --tokenizer_name=TOKENIZER, of nanotron",
     ),
     _Kind(
         "a checkpoint of torchtune",
         ("hf_model_*.pt", "*/hf_model_*.pt", "torchtune_model_*.pt", "meta_model_*.pt", "recipe_state.pt",
          "recipe_state/recipe_state.pt", "ft-model-*"),
+        # torchtune.training.FullModelHFCheckpointer
         "let torchtune write it with its FullModelHFCheckpointer (safe_serialization: true), and put the model's "
         "config.json beside it",
     ),
@@ -171,7 +187,9 @@ _KINDS = (
     _Kind(
         "weights of RWKV",
         ("RWKV-*.pth",),
-        "python src/transformers/models/rwkv/convert_rwkv_checkpoint_to_hf.py, in a clone of transformers",
+        # The script fetches the file from the hub itself.
+        "python src/transformers/models/rwkv/convert_rwkv_checkpoint_to_hf.py --repo_id REPOSITORY --checkpoint_file "
+        "{file} --output_dir NEW, in a clone of transformers (RWKV-4)",
     ),
     _Kind(
         "quantized weights (HQQ, AutoGPTQ, ExLlama)",

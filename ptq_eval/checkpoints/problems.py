@@ -215,6 +215,10 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
         errors.NonFiniteWeightsError,
         "exclude the step: the training had diverged, or the file is bad",
     ),
+    "huge_weights": (
+        errors.NonFiniteWeightsError,
+        "fetch or convert the checkpoint again (wrong scales, another type of number), or exclude the step",
+    ),
     "missing_tokenizer": (
         errors.MissingTokenizerError,
         "put its files into the checkpoint's or the run's folder",
@@ -242,7 +246,7 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
 }
 
 
-_WARNED = ("tokens_unknown", "counter_restart", "stage_restart", "model_beside", "adapter_beside")
+_WARNED = ("tokens_unknown", "counter_restart", "stage_restart", "model_beside", "adapter_beside", "large_weights")
 """Problems that are not fatal and change what a curve over D means."""
 
 

@@ -46,9 +46,10 @@ _NARROW = ("F8_", "I", "U", "F4", "F6_", "BOOL")
 def verify(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Checkpoint:
     """The checkpoint with hashes and counts filled in, and with every problem found in its files.
 
-    Problem codes: unreadable, missing_shard, unsafe_pickle, remote_code, nan_or_inf, not_loaded, config_missing,
-    unsupported_model, not_a_model, already_quantized (all fatal), constant_weights, dequantized, surplus_weights,
-    adapter_beside, unused_files, missing_tokenizer, unreadable_tokenizer.  Remote code is run only when trusted.
+    Problem codes: unreadable, missing_shard, unsafe_pickle, remote_code, nan_or_inf, huge_weights, not_loaded,
+    config_missing, unsupported_model, not_a_model, already_quantized (all fatal), constant_weights, dequantized,
+    surplus_weights, large_weights, adapter_beside, unused_files, missing_tokenizer, unreadable_tokenizer.  Remote code
+    is run only when trusted.
     """
     return _examined(checkpoint, trust_remote_code)[0]
 
@@ -169,7 +170,7 @@ def _with_fit(
     if message := _not_stored(weights, report):
         return noted(checkpoint, "not_loaded", message), None
     if checkpoint.fatal:
-        return _with_finite(checkpoint, report.non_finite), None
+        return _with_sound(checkpoint, report, report.tensors), None
     try:
         plan = blueprint(folder, trust)
         account = load_account(plan, report.tensors, found)
@@ -189,7 +190,7 @@ def _with_fit(
         checkpoint = noted(checkpoint, finding.code, finding.message, fatal=finding.fatal)
     names = {name.removeprefix(f"{plan.module.base_model_prefix}."): name for name in account.parameters}
     sketch = None if account.missing or account.mismatched else report.sketch(names)
-    return _with_finite(checkpoint, [name for name in report.non_finite if name in account.parameters]), sketch
+    return _with_sound(checkpoint, report, account.parameters), sketch
 
 
 def _not_stored(weights: WeightFiles, report: WeightReport) -> str:
@@ -225,5 +226,14 @@ def _with_finding(checkpoint: Checkpoint, folder: Path, finding: Finding) -> Che
     return noted(checkpoint, finding.code, message, remedy=finding.remedy)
 
 
-def _with_finite(checkpoint: Checkpoint, names: Collection[str]) -> Checkpoint:
-    return noted(checkpoint, "nan_or_inf", f"NaN or infinity in {some(names)}") if names else checkpoint
+def _with_sound(checkpoint: Checkpoint, report: WeightReport, parameters: Collection[str]) -> Checkpoint:
+    """With the parameters that hold NaN, infinity or numbers that cannot be squared."""
+    if bad := [name for name in report.non_finite if name in parameters]:
+        checkpoint = noted(checkpoint, "nan_or_inf", f"NaN or infinity in {some(bad)}")
+    if huge := [name for name in report.huge if name in parameters]:
+        message = f"numbers above 9e18 in {some(huge)}: their squares overflow, and no training gives such weights"
+        return noted(checkpoint, "huge_weights", message)
+    if large := [name for name in report.large if name in parameters]:
+        message = f"numbers beyond the range of float16, which trained weights do not reach: {some(large)}"
+        checkpoint = noted(checkpoint, "large_weights", message, fatal=False)
+    return checkpoint

@@ -1,5 +1,6 @@
-"""Read every weight of a checkpoint once: one hash for the whole, the names of tensors that are not finite or hold one
-value throughout, and a sketch of a few hundred numbers per tensor by which near-identical weights are found.
+"""Read every weight of a checkpoint once: one hash for the whole, the names of tensors that are not finite, hold
+absurdly large numbers or one value throughout, and a sketch of a few hundred numbers per tensor by which near-identical
+weights are found.
 
 The hash is SHA-256 over the tensors in order of name, each by name, type, shape and bytes, so it does not
 depend on how tensors are spread over files.  Safetensors are read as bytes, a chunk at a time, without torch;
@@ -46,6 +47,12 @@ _EXPONENTS = {
 }
 """Per floating type: its bits as an integer type, and the mask that is all ones in NaN and infinity only."""
 
+HUGE = 2.0**63
+"""About 9e18: the squares of a few such numbers overflow float32 when they are added.  No training gives them, and a
+loss that comes out of them says nothing."""
+_EXPONENT = {"F64": (1023, 52), "F32": (127, 23), "BF16": (127, 7)}
+"""Bias and place of the exponent in the types that hold numbers beyond the range of float16."""
+
 TORCH_TYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float8_e5m2": "F8_E5M2",
     "float8_e4m3fn": "F8_E4M3", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8",
@@ -56,11 +63,14 @@ TORCH_TYPES = {
 
 @dataclass(frozen=True)
 class WeightReport:
-    """What reading the weights gave: their hash; in order of name the tensors with NaN or infinity, those that hold one
-    value throughout, and those that hold zero; type and shape, a checksum and a few entries of every tensor."""
+    """What reading the weights gave: their hash; in order of name the tensors with NaN or infinity, those with finite
+    numbers of at least HUGE, of less and beyond the range of float16, those that hold one value throughout, and those
+    that hold zero; type and shape, a checksum and a few entries of every tensor."""
 
     sha: str
     non_finite: tuple[str, ...]
+    huge: tuple[str, ...]
+    large: tuple[str, ...]
     constant: frozenset[str]
     zero: frozenset[str]
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
@@ -99,33 +109,41 @@ def read_weights(files: tuple[Path, ...]) -> WeightReport:
         if twice := tensors.keys() & found.keys():
             raise UnreadableCheckpointError(f"two shards hold the tensor {min(twice)}", remedy="save the model again")
         tensors |= found
-    digest, bad, constant, zero = hashlib.sha256(), [], set(), set()
+    digest, bad, huge, large, constant, zero = hashlib.sha256(), [], [], [], set(), set()
     samples, checksums = {}, {}
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, tensor.dtype, tensor.shape]).encode())
-        finite, checksum, sampler, values = (
-            True,
-            0,
-            Sampler(tensor.dtype, math.prod(tensor.shape)),
-            _Values(tensor.dtype),
-        )
+        checksum, largest = 0, 0
+        sampler, values = Sampler(tensor.dtype, math.prod(tensor.shape)), _Values(tensor.dtype)
         for chunk in tensor.chunks():
             digest.update(chunk)
             checksum = zlib.crc32(chunk, checksum)
-            finite = finite and _is_finite(chunk, tensor.dtype)
+            largest = max(largest, _largest_exponent(chunk, tensor.dtype))
             sampler.take(chunk)
             values.take(chunk)
         samples[name], checksums[name] = sampler.values(), checksum
-        if not finite:
+        if largest == _EXPONENTS.get(tensor.dtype, ("", None))[1]:
             bad.append(name)
+        elif largest >= _bits_of(63, tensor.dtype):
+            huge.append(name)
+        elif largest >= _bits_of(16, tensor.dtype):
+            large.append(name)
         if values.constant:
             constant.add(name)
         if values.zero:
             zero.add(name)
     layout = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
     return WeightReport(
-        digest.hexdigest(), tuple(bad), frozenset(constant), frozenset(zero), layout, checksums, samples
+        digest.hexdigest(),
+        tuple(bad),
+        tuple(huge),
+        tuple(large),
+        frozenset(constant),
+        frozenset(zero),
+        layout,
+        checksums,
+        samples,
     )
 
 
@@ -220,13 +238,19 @@ def _pickled(file: Path) -> dict[str, _Tensor]:
     return found
 
 
-def _is_finite(chunk: bytes, dtype: str) -> bool:
-    if dtype not in _EXPONENTS:
-        return True
+def _bits_of(exponent: int, dtype: str) -> float:
+    """The bits of 2^exponent; infinity where the type does not reach it."""
+    bias, place = _EXPONENT.get(dtype, (0, 0))
+    return bias + exponent << place if place else math.inf
+
+
+def _largest_exponent(chunk: bytes, dtype: str) -> int:
+    """The largest exponent of the numbers in `chunk`, as its bits are stored; that of NaN and infinity is the mask."""
+    if dtype not in _EXPONENTS or not chunk:
+        return 0
     kind, mask = _EXPONENTS[dtype]
     bits = np.frombuffer(chunk, dtype=kind)
-    mask = bits.dtype.type(mask)
-    return not bool(((bits & mask) == mask).any())
+    return int((bits & bits.dtype.type(mask)).max())
 
 
 def _reason(error: Exception) -> str:
@@ -253,10 +277,11 @@ class Sketch:
 
     def distance(self, other: Sketch) -> float | None:
         """|w − v| / |w| for the larger |w|; None where architectures or sampled tensors differ, or all are zero."""
-        size = max(float(np.linalg.norm(self.values)), float(np.linalg.norm(other.values)))
-        if self.layout != other.layout or not size:
+        if self.layout != other.layout:
             return None
-        return float(np.linalg.norm(self.values - other.values)) / size
+        mine, theirs = self.values.astype(np.float64), other.values.astype(np.float64)
+        size = max(float(np.linalg.norm(mine)), float(np.linalg.norm(theirs)))
+        return float(np.linalg.norm(mine - theirs)) / size if size else None
 
 
 class Sampler:
@@ -285,7 +310,9 @@ class Sampler:
         found = np.concatenate(self._found)
         if found.dtype == np.dtype("<u2"):  # bfloat16 is the upper half of a float32
             found = (found.astype("<u4") << 16).view("<f4")
-        return np.nan_to_num(found.astype(np.float32) * np.float32(self._scale), nan=0.0, posinf=0.0, neginf=0.0)
+        with np.errstate(over="ignore"):  # what is too large for float32 is named as HUGE
+            found = found.astype(np.float32) * np.float32(self._scale)
+        return np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def sketch_of(

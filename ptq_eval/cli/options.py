@@ -68,7 +68,7 @@ GRID = (
 )  # fmt: skip
 TEXTS = (
     "eval_text", "calib_text", "seq_len", "eval_windows", "eval_sample", "eval_seed",
-    "calib_windows", "calib_sample", "calib_seed", "bos",
+    "calib_windows", "calib_length", "calib_sample", "calib_seed", "bos",
 )  # fmt: skip
 trajectory_options = options_of(Overrides)
 device_option = options_of(RunConfig, "device")

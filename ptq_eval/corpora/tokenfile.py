@@ -2,6 +2,7 @@
 
 FILE.npy         a one-dimensional NumPy array of integers
 FILE.bin#TYPE    raw little-endian ids; TYPE is uint16, uint32, int32 or int64
+FILE#any         any distribution of ids (also FILE.bin#TYPE,any), for models trained on other things than text
 
 Without TYPE, a header of llm.c's data files or a Megatron index FILE.idx beside the file decides, else uint16 (as
 nanoGPT writes them).  Bytes of text are not known, so there are no bits per byte.  Files are memory-mapped; the digest
@@ -9,7 +10,7 @@ is of the ids, so the same ids have the same digest in every type.
 
 The ids must come from the model's own tokenizer, and no file says which one made it.  A file of another vocabulary, or
 one read in the wrong type, gives a loss like any other, only a wrong one; what can be noticed from the ids alone is
-refused.
+refused, unless the file is called `any`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,13 @@ WRAPPED = 1 << 16
 REPEATED, PADDED_SHARE = 64, 0.1
 """An id is repeated more than 64 times in padding; in the texts measured above, 10 times at most."""
 
+COLLISIONS, ERRORS = 100, 5
+"""Ids are uniformly random if, of 100 or more pairs that chance makes equal, no more than 5 standard errors above that
+are equal.  In the sources of Python and in the GPL, 6 to 7 times as many pairs of 1,024 pieces are equal as by chance,
+7 to 11 times as many of bytes, and 1.7 times as many of letters."""
+
+ANY = "any"
+
 _SAMPLE = 1 << 20
 _PRINTABLE = frozenset(string.printable.encode())
 
@@ -58,7 +66,7 @@ class TokenFile(TextSource):
     """`FILE.npy` or `FILE.bin[#TYPE]`."""
 
     name = "tokenfile"
-    help = "FILE.npy, FILE.bin[#uint16|uint32|int32|int64]: token ids from the model's own tokenizer"
+    help = "FILE.npy, FILE.bin[#uint16|uint32|int32|int64]: token ids from the model's own tokenizer (#any: of no text)"
     examples = ("FILE.npy", "FILE.bin")
 
     @classmethod
@@ -73,6 +81,7 @@ class TokenFile(TextSource):
         anything but one row of integers.
         """
         name, kind = split_spec(spec, _known)
+        kind = ",".join(part for part in kind.split(",") if part != ANY)
         path = Path(name)
         require_file(path)
         try:
@@ -123,7 +132,7 @@ def _bin(path: Path, kind: str) -> np.ndarray:
     stated, offset = _header(path, start)
     kind = kind or stated or "uint16"
     if kind not in RAW_TYPES:
-        raise TextSourceError("unknown type of token ids", got=kind, allowed=", ".join(RAW_TYPES))
+        raise TextSourceError("unknown type of token ids", got=kind, allowed=", ".join((*RAW_TYPES, ANY)))
     dtype, size = np.dtype(RAW_TYPES[kind]), path.stat().st_size - offset
     if size <= 0 or size % dtype.itemsize:
         raise TextSourceError(
@@ -157,7 +166,8 @@ def _digest(ids: np.ndarray, chunk: int = 1 << 20) -> str:
 def require_plausible(ids: np.ndarray, vocab_size: int, spec: str) -> None:
     """Raise TokenRangeError for ids [t] that cannot come from the tokenizer of a model with `vocab_size` tokens.
 
-    Refused: a type too narrow for the vocabulary, ids outside it, padding, and many ids that are all low.
+    Refused: a type too narrow for the vocabulary and ids outside it; and, unless the file is called `any`, padding, ids
+    that are all low, and ids that are uniformly random.
     """
     low, high = int(ids.min()), int(ids.max())
     what, allowed, remedy = "", "", "use the tokenizer that the model was trained with"
@@ -169,6 +179,8 @@ def require_plausible(ids: np.ndarray, vocab_size: int, spec: str) -> None:
     elif low < 0 or high >= vocab_size:
         what, allowed = "a token id is outside the model's vocabulary", f"0 to {vocab_size - 1}"
         got = f"id {high if high >= vocab_size else low} in {spec}"
+    elif ANY in split_spec(spec, _known)[1].split(","):
+        return
     elif high < _least_of_highest(len(ids), vocab_size):
         what = f"the token ids are implausibly low for a vocabulary of {vocab_size} tokens: another tokenizer made them"
         if WRAPPED - WRAPPED // 16 <= high < WRAPPED:
@@ -179,6 +191,12 @@ def require_plausible(ids: np.ndarray, vocab_size: int, spec: str) -> None:
             "the token file holds padding, which is not text",
             got=f"{spec}: {share:.0%} of the ids are in runs of more than {REPEATED} times the same id",
             remedy="join the documents without padding",
+        )
+    elif _uniform(ids):
+        raise TokenRangeError(
+            "the token ids are uniformly random, which no text is: every id is as frequent as any other",
+            got=got,
+            remedy=f"check how the file was written; for a model that was trained on such ids, {_as_any(spec)}",
         )
     if what:
         raise TokenRangeError(what, got=got, allowed=allowed, remedy=_remedy(ids, vocab_size, spec) or remedy)
@@ -193,13 +211,32 @@ def _least_of_highest(count: int, vocab_size: int) -> int:
     return max(vocab_size // LONG_SHARE, WRAPPED if vocab_size >= WRAPPED + WRAPPED // 4 else 0)
 
 
-def _padded_share(ids: np.ndarray) -> float:
-    """The share of `ids` [t] in long runs of one id; of a large file, in 64 pieces spread over it."""
+def _pieces(ids: np.ndarray) -> list[np.ndarray]:
+    """All ids; of a large file, 64 pieces spread over it."""
     size = _SAMPLE // 64
-    starts = [0] if len(ids) <= _SAMPLE else np.linspace(0, len(ids) - size, 64).astype(int).tolist()
+    if len(ids) <= _SAMPLE:
+        return [ids]
+    return [ids[start : start + size] for start in np.linspace(0, len(ids) - size, 64).astype(int)]
+
+
+def _uniform(ids: np.ndarray) -> bool:
+    """Whether no more of `ids` [t] are equal than if all between the lowest and the highest were equally likely."""
+    sample = np.concatenate(_pieces(ids)).astype(np.int64)
+    counts = np.bincount(sample - sample.min())
+    expected = len(sample) * (len(sample) - 1) / 2 / len(counts)
+    found = float((counts * (counts - 1) / 2).sum())
+    return len(sample) >= MIN_COUNT and expected >= COLLISIONS and found <= expected + ERRORS * expected**0.5
+
+
+def _as_any(spec: str) -> str:
+    """The spec under which any distribution is read."""
+    return f"{spec},{ANY}" if split_spec(spec, _known)[1] else f"{spec}#{ANY}"
+
+
+def _padded_share(ids: np.ndarray) -> float:
+    """The share of `ids` [t] in long runs of one id."""
     found = total = 0
-    for start in starts:
-        piece = ids[start:] if len(starts) == 1 else ids[start : start + size]
+    for piece in _pieces(ids):
         edges = np.flatnonzero(np.concatenate([[True], piece[1:] != piece[:-1], [True]]))
         runs = np.diff(edges)
         found, total = found + int(runs[runs > REPEATED].sum()), total + len(piece)

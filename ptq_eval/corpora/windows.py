@@ -80,6 +80,7 @@ class Windows:
             "digest": self.digest,
             "text_digest": self.text_digest,
             "windows": len(self.ids),
+            "length": self.seq_len,
             "selection": self.sample.selection,
             "available": self.total_windows,
             "documents": len(set(self.sample.documents)) or None,

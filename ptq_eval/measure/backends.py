@@ -158,7 +158,7 @@ def _wrong(model: LanguageModel, layers: dict[str, Tensor], others: dict[str, Te
 
 
 def _other_model(model: LanguageModel, loss: float | None, probe: Tensor) -> str:
-    """Whether the package has read another model than ours; empty if not."""
+    """How the model that the package read differs from ours; empty if it does not."""
     if loss is None:
         return ""
     own = loss_of(model.module, probe.to(model.device))
@@ -168,7 +168,7 @@ def _other_model(model: LanguageModel, loss: float | None, probe: Tensor) -> str
 
 
 def _unchanged(model: LanguageModel, variant: Variant, name: str, weight: Tensor) -> bool:
-    """Whether a layer is what it was, although rounding it to nearest would change it."""
+    """Whether a layer is unchanged although rounding it to nearest would change it."""
     own = model.weight(name).float().cpu()
     if _distance(weight, own) > UNCHANGED:
         return False

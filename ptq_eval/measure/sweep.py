@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ptq_eval.backends.workers import Workers
 from ptq_eval.early_stop import StopRule
+from ptq_eval.errors import UnsupportedModelError
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
 from ptq_eval.measure.scoring import Scores
@@ -32,8 +34,11 @@ _SHARE_FOR_REFERENCES = 0.1
 _SHARE_OF_DISK = 0.5
 """Share of the free disk that variants may take where they do not fit in memory."""
 
+_BROKEN = 2.0
+"""A full-precision loss above this many times that of equally likely tokens is not that of a working model."""
+
 Keep = Callable[[Session, Trial, Variant], None]
-"""keep(session, trial, variant): take what is wanted of a variant that has been measured, its codes included."""
+"""keep(session, trial, variant): called with each variant that has been measured, its codes included."""
 
 Tick = Callable[[float], None]
 """tick(amount): units of work done; one unit is one pass over one window."""
@@ -45,16 +50,22 @@ def cost(work: Workload, missing: Sequence[Trial]) -> float:
         return 0.0
     variants = [trial for trial in missing if trial.quantizer != FULL_PRECISION]
     calibrating = _calibration_cost(work, missing)
-    return (len(variants) + 1) * len(work.evaluation.ids) + sum(calibrating[trial.calibration] for trial in variants)
+    return (len(variants) + 1) * len(work.evaluation.ids) + sum(calibrating(trial) for trial in variants)
 
 
-def _calibration_cost(work: Workload, missing: Sequence[Trial]) -> Mapping[str, float]:
-    """Units of calibration per trial: a sequential trial takes a pass of its own, the shared ones of one draw of the
+def _calibration_cost(work: Workload, missing: Sequence[Trial]) -> Callable[[Trial], float]:
+    """Units of calibration of a trial: a sequential one takes a pass of its own, the shared ones of one draw of the
     calibration windows split one pass."""
-    windows = len(work.calibration.ids) if work.calibration is not None else 0
-    shared = [trial.calibration_corpus for trial in missing if trial.calibration == "shared"]
-    passes = windows * len(set(shared))
-    return {"none": 0.0, "sequential": float(windows), "shared": passes / max(1, len(shared))}
+    draws = work.calibrations
+    sharing = Counter(trial.calibration_corpus for trial in missing if trial.calibration == "shared")
+
+    def units(trial: Trial) -> float:
+        windows = draws.get(trial.calibration_corpus) if trial.calibration in ("shared", "sequential") else None
+        if windows is None:
+            return 0.0
+        return len(windows) / (sharing[trial.calibration_corpus] if trial.calibration == "shared" else 1)
+
+    return units
 
 
 def sweep(
@@ -91,10 +102,11 @@ def sweep(
         floor = Floor(session)
         for group in _groups(session, evaluator, quantized, beside=floor.nbytes):
             variants = session.quantized(group, with_codes=keep is not None)
-            tick(sum(calibrating[trial.calibration] for trial in group))
+            tick(sum(calibrating(trial) for trial in group))
             scored = _scored(evaluator, variants)
             measured = []
             if wants_full:
+                _require_sane(work, evaluator.full.nll, session.model.vocab_size)
                 full = _record(work, work.trials[0], evaluator.full)
                 measured.append(_with(full, floor.numerics(full.nll) if full.nll else {}))
             for trial, variant, (windows, scores) in zip(group, variants, scored):
@@ -119,7 +131,7 @@ def _groups(session: Session, evaluator: Evaluator, trials: Sequence[Trial], bes
     """Trials whose variants are kept at the same time; at least one group, which may be empty.
 
     `beside` is what else takes memory of the budget (bytes).
-    Where there are several groups, what memory they leave is the evaluator's, to keep full-precision outputs.
+    Where there are several groups, the evaluator keeps full-precision outputs in the memory that they leave.
     """
     model, budget = session.model, session.budget
     variant_bytes = sum(model.weight_bytes(name) for name in model.matrices())
@@ -155,6 +167,22 @@ def _record(work: Workload, trial: Trial, scores: Scores, windows: Sequence[int]
         if not all(map(math.isfinite, values)):
             return _failed(measurement, f"the {name} is not finite")
     return measurement
+
+
+def _require_sane(work: Workload, nll: Sequence[float], vocab_size: int) -> None:
+    """Raise UnsupportedModelError for a full-precision loss far above that of equally likely tokens.
+
+    An untrained model is near it, and one that reads another tokenizer's ids somewhat above; twice that takes a model
+    that is confident of wrong tokens, such as one whose weights have lost their scales.
+    """
+    loss, guess = sum(nll) / (len(nll) * (work.evaluation.ids.shape[1] - 1)), math.log(vocab_size)
+    if math.isfinite(loss) and loss > _BROKEN * guess:
+        raise UnsupportedModelError(
+            f"{work.checkpoint.name}: the full-precision loss is {loss:.4g} nats per token, and equally likely tokens "
+            f"have {guess:.3g}: this is no working model of this text",
+            remedy="check that the weights have the scales that config.json means, and that the ids of the text are "
+            "those of this model's tokenizer; or exclude the step",
+        )
 
 
 def _quantized_record(

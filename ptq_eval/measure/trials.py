@@ -9,17 +9,16 @@ Texts are read once, cut into windows once per tokenizer, and described for `run
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ptq_eval import corpora, records
+from ptq_eval import records
 from ptq_eval.checkpoints import gravest, local_path
 from ptq_eval.config import DEFAULT_SEQ_LEN, RunConfig
-from ptq_eval.corpora.base import Text
 from ptq_eval.corpora.overlap import overlap
-from ptq_eval.corpora.windows import Windows, make_windows
+from ptq_eval.corpora.windows import Windows
 from ptq_eval.errors import (
     MissingTokenizerError,
     OptionError,
@@ -31,10 +30,9 @@ from ptq_eval.errors import (
 )
 from ptq_eval.measure.foreign import Foreign, method_of
 from ptq_eval.measure.schemes import check_methods, schemes_of
-from ptq_eval.models.configuration import end_of_text
+from ptq_eval.measure.texts import Texts, evaluation_request
 from ptq_eval.models.language_model import LanguageModel
-from ptq_eval.models.loading import load_tokenizer
-from ptq_eval.records import FULL_PRECISION, Checkpoint, Progress, Selection, Trial
+from ptq_eval.records import FULL_PRECISION, CalibrationDraw, Checkpoint, Progress, Trial
 from quantizers import Quantizer, Scheme
 
 _OF_ONE_CHECKPOINT = (
@@ -60,20 +58,25 @@ _WARNED = ("near_identical", "dequantized")
 class Workload:
     """One checkpoint with its texts and all its trials, the full-precision one first.
 
-    `redraws` are further draws of the calibration windows; a trial's `calibration_corpus` is the digest of its own.
+    `drawn` are all draws of calibration windows, condition by condition, the first one first; empty where no quantizer
+    needs any.  A trial's `calibration_corpus` is the digest of its own.
     """
 
     checkpoint: Checkpoint
     folder: Path
     evaluation: Windows
-    calibration: Windows | None
+    drawn: Mapping[CalibrationDraw, Windows]
     trials: tuple[Trial, ...]
-    redraws: tuple[Windows, ...] = ()
+
+    @property
+    def calibration(self) -> Windows | None:
+        """The first draw of the calibration windows, if there is any."""
+        return next(iter(self.drawn.values()), None)
 
     @property
     def calibrations(self) -> dict[str, Windows]:
         """Every draw of the calibration windows by its digest, the first one first."""
-        return {w.digest: w for w in (self.calibration, *self.redraws) if w is not None}
+        return {windows.digest: windows for windows in self.drawn.values()}
 
 
 @dataclass
@@ -181,36 +184,15 @@ class _Planner:
         schemes: Sequence[Scheme],
         seq_len: int,
     ) -> Workload:
-        evaluation = self.texts.cut("evaluation", checkpoint, folder, model.vocab_size, seq_len)
-        calibration = self._calibration(checkpoint, folder, model, seq_len)
+        evaluation = self.texts.cut(evaluation_request(self.config, seq_len), checkpoint, folder, model.vocab_size)
+        drawn: Mapping[CalibrationDraw, Windows] = {}
+        if any(quantizer.needs_stats for quantizer in self.quantizers.values()):
+            drawn = self.texts.calibrations(checkpoint, folder, model.vocab_size, seq_len)
         if checkpoint.run not in plan.models:
             plan.models[checkpoint.run] = {**model.describe(), "seq_len": seq_len}
-            self._note(plan, checkpoint.run, evaluation, calibration)
-        redraws = () if calibration is None else self._redraws(checkpoint, folder, model, seq_len, calibration)
-        draws = [windows.digest for windows in (calibration, *redraws) if windows is not None]
-        trials = tuple(self._trials(checkpoint, evaluation, draws, schemes))
-        return Workload(checkpoint, folder, evaluation, calibration, trials, redraws)
-
-    def _redraws(
-        self, checkpoint: Checkpoint, folder: Path, model: LanguageModel, seq_len: int, first: Windows
-    ) -> tuple[Windows, ...]:
-        """The draws of calibration windows after the `first` one.  Raises OptionError where two are the same."""
-        found = tuple(
-            self.texts.cut("calibration", checkpoint, folder, model.vocab_size, seq_len, draw)
-            for draw in range(1, self.config.calib_repeats)
-        )
-        if len({windows.digest for windows in (first, *found)}) <= len(found):
-            raise OptionError(
-                "--calib-repeats needs draws that differ, and the calibration text is too short for them",
-                got=f"{len(first)} of {first.total_windows} windows",
-                remedy="fewer --calib-windows, or a longer --calib-text",
-            )
-        return found
-
-    def _calibration(self, checkpoint: Checkpoint, folder: Path, model: LanguageModel, seq_len: int) -> Windows | None:
-        if not any(quantizer.needs_stats for quantizer in self.quantizers.values()):
-            return None
-        return self.texts.cut("calibration", checkpoint, folder, model.vocab_size, seq_len)
+            self._note(plan, checkpoint.run, evaluation, drawn)
+        trials = tuple(self._trials(checkpoint, evaluation, drawn, schemes))
+        return Workload(checkpoint, folder, evaluation, drawn, trials)
 
     def _blueprint(self, checkpoint: Checkpoint, folder: Path) -> LanguageModel:
         return LanguageModel.blueprint(
@@ -223,27 +205,36 @@ class _Planner:
 
     def _seq_len(self, models: Sequence[LanguageModel]) -> int:
         longest = min((m.max_length for m in models if m.max_length is not None), default=None)
+        asked = {"--seq-len": self.config.seq_len, "--calib-length": max(self.config.calib_length, default=None)}
+        for flag, length in asked.items():
+            if longest is not None and length is not None and length > longest:
+                raise OptionError(f"{flag} is longer than the model's context", got=length, allowed=f"2 to {longest}")
         if self.config.seq_len is None:
             return min(DEFAULT_SEQ_LEN, longest or DEFAULT_SEQ_LEN)
-        if longest is not None and self.config.seq_len > longest:
-            raise OptionError(
-                "--seq-len is longer than the model's context", got=self.config.seq_len, allowed=f"2 to {longest}"
-            )
         return self.config.seq_len
 
-    def _note(self, plan: Plan, run: str, evaluation: Windows, calibration: Windows | None) -> None:
-        for role, windows in (("evaluation", evaluation), ("calibration", calibration)):
-            if windows is not None:
-                plan.texts.setdefault(run, {})[role] = windows.describe()
-                plan.notes += [f"{role} text: {note}" for note in windows.notes]
+    def _note(self, plan: Plan, run: str, evaluation: Windows, drawn: Mapping[CalibrationDraw, Windows]) -> None:
+        roles = {"evaluation": evaluation}
+        for draw, windows in drawn.items():
+            roles[f"calibration: {draw.name}" if "calibration" in roles else "calibration"] = windows
+        for role, windows in roles.items():
+            plan.texts.setdefault(run, {})[role] = windows.describe()
+            plan.notes += [f"{role.partition(':')[0]} text: {note}" for note in windows.notes]
         if evaluation.lacks_bos and _LACKS_BOS not in plan.warnings:
             plan.warnings.append(_LACKS_BOS)
-        if calibration is not None:
-            plan.overlaps[run] = asdict(overlap(calibration, evaluation))
+        by_text: dict[str, Windows] = {}
+        for draw, windows in drawn.items():
+            by_text.setdefault(draw.text, windows)
+        for text, windows in by_text.items():
+            plan.overlaps[f"{run}, {text}" if plan.overlaps.get(run) else run] = asdict(overlap(windows, evaluation))
         plan.notes = list(dict.fromkeys(plan.notes))
 
     def _trials(
-        self, checkpoint: Checkpoint, evaluation: Windows, draws: Sequence[str], schemes: Sequence[Scheme]
+        self,
+        checkpoint: Checkpoint,
+        evaluation: Windows,
+        drawn: Mapping[CalibrationDraw, Windows],
+        schemes: Sequence[Scheme],
     ) -> list[Trial]:
         common: dict[str, Any] = {
             "checkpoint": checkpoint,
@@ -260,7 +251,7 @@ class _Planner:
         for name, quantizer in self.quantizers.items():
             mode = _calibration(quantizer, self.config)
             asked = quantizer.schemes(schemes, self.narrowest) if isinstance(quantizer, Foreign) else schemes
-            own = draws if mode != "none" else [""]
+            own = drawn.items() if mode != "none" else [(None, None)]
             trials += [
                 Trial(
                     quantizer=name,
@@ -268,11 +259,12 @@ class _Planner:
                     options=quantizer.options(),
                     scheme=records.Scheme(**vars(scheme)),
                     calibration=mode,
-                    calibration_corpus=draw,
+                    calibration_corpus=windows.digest if windows is not None else "",
+                    calibration_draw=draw,
                     **common,
                 )
                 for scheme in asked
-                for draw in own
+                for draw, windows in own
             ]
         return trials
 
@@ -282,70 +274,3 @@ def _calibration(quantizer: Quantizer, config: RunConfig) -> str:
         return "none"
     own = config.calibration == "default" or isinstance(quantizer, Foreign)
     return quantizer.default_calibration if own else config.calibration
-
-
-_SPARE_CHARS = 16
-"""Characters read per token needed; more than any common tokenizer needs on average."""
-
-_DRAWN_CHARS = 512
-"""The same for windows drawn from the whole text: of a 32 times longer text."""
-
-LONGEST = 2**26
-"""Characters from which windows are drawn at most: a minute of tokenizing, and some hundred megabytes of memory."""
-
-
-class Texts:
-    """The evaluation and the calibration text of one run's options, as windows of any checkpoint's tokens."""
-
-    def __init__(self, config: RunConfig, progress: Progress | None = None) -> None:
-        self.config, self.progress = config, progress
-        self._windows: dict[tuple[str, str, int, int, int], Windows] = {}
-        self._texts: dict[tuple[str, int | None], Text] = {}
-
-    def cut(
-        self, role: str, checkpoint: Checkpoint, folder: Path, vocab_size: int, seq_len: int, draw: int = 0
-    ) -> Windows:
-        """The windows of the "evaluation" or "calibration" text for the tokenizer of a checkpoint in `folder`.
-
-        `draw` is added to the seed of the draw.
-        Raises MissingTokenizerError, TextSourceError, TextTooShortError or TokenRangeError.
-        """
-        key = (role, checkpoint.tokenizer_sha, seq_len, vocab_size, draw)
-        if key not in self._windows:
-            config, short = self.config, "calib" if role == "calibration" else "eval"
-            count, selection, seed = (getattr(config, f"{short}_{name}") for name in ("windows", "sample", "seed"))
-            max_chars = _max_chars(selection, count, seq_len)
-            text = self._text(getattr(config, f"{short}_text"), max_chars)
-            if selection != "first" and max_chars is not None and len(text) >= max_chars:
-                what = (
-                    f"windows are drawn from its first {max_chars:,} {'tokens' if text.text is None else 'characters'}"
-                )
-                text = replace(text, notes=(*text.notes, f"{what}, where the text may go on"))
-            needed = text.ids is None or config.bos
-            self._windows[key] = make_windows(
-                text,
-                load_tokenizer(folder, config.trust_remote_code, checkpoint.name) if needed else None,
-                seq_len=seq_len,
-                count=count,
-                selection=selection,
-                seed=seed + draw,
-                vocab_size=vocab_size,
-                bos=config.bos,
-                separator=end_of_text(folder) if text.ids is not None else None,
-                progress=self.progress,
-            )
-        return self._windows[key]
-
-    def _text(self, spec: str, max_chars: int | None) -> Text:
-        if (spec, max_chars) not in self._texts:
-            self._texts[spec, max_chars] = corpora.read(spec, max_chars=max_chars)
-        return self._texts[spec, max_chars]
-
-
-def _max_chars(selection: Selection, count: int | None, seq_len: int) -> int | None:
-    """How much of a text is read at most, in characters."""
-    if count is None:
-        return None
-    if selection == "first":
-        return _SPARE_CHARS * seq_len * count + 100_000
-    return min(_DRAWN_CHARS * seq_len * count + 100_000, max(LONGEST, _SPARE_CHARS * seq_len * count))

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptq_eval.errors import Obstacle, Refusal, refused
 from ptq_eval.packing import base
 from ptq_eval.packing.bits import WORD, packed, unpacked
+from ptq_eval.packing.folder import FolderFormat
 from quantizers import QuantizedWeight, Scheme
 
 BITS = 4
@@ -24,26 +26,24 @@ PER_WORD = WORD // BITS
 ORDER = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
 
 
-class AWQFormat(base.FileFormat):
+class AWQFormat(FolderFormat):
     """Scales are rounded to float16."""
 
     name = "awq"
     packages = ("gptqmodel", "optimum")
     rounds_scales = True
 
-    def refusal(self, scheme: Scheme, shape: base.Shape) -> str | None:
+    def refusal(self, scheme: Scheme, shape: base.Shape) -> Refusal | None:
         """Integers of 4 bits in nn.Linear layers whose outputs fill whole words, in whole groups."""
         if shape.transposed:
-            return "it holds nn.Linear layers, not the Conv1D layers of GPT-2"
+            return refused(Obstacle.CONV1D)
         if shape.rows % PER_WORD:
-            return f"{shape.rows} outputs do not fill whole words of {PER_WORD} codes"
+            return refused(Obstacle.PARTIAL_WORD, count=shape.rows, what="outputs", bits=BITS, word=WORD)
         return base.integers_only(scheme, (BITS,)) or base.whole_groups(scheme, shape)
 
-    def refusal_of(self, layer: QuantizedWeight) -> str | None:
+    def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Groups of reordered columns, scales beyond float16, and scales of input channels."""
-        if layer.permutation is not None and layer.scale.shape[1] > 1:
-            return "it has no place for groups of reordered columns: use act_order=false, or groups of a whole row"
-        return base.fits_half(layer) or base.without_input_scale(layer)
+        return base.in_order(layer) or base.fits_half(layer) or base.without_input_scale(layer)
 
     def tensors(self, layer: QuantizedWeight, shape: base.Shape) -> dict[str, Tensor]:
         """See the top of this file."""

@@ -1,20 +1,22 @@
 """The contract of a file format: which quantized layers it can hold, how, and how its file is read back.
 
-A format sees one layer at a time, as codes and scales, and knows no model.  `tensors` are what a file holds in place
-of a layer's `weight`; `weight` reads them back, written apart from `tensors` so that one checks the other.  A format
-that cannot hold a layer exactly refuses it with the reason.
+`write` makes the files of a model and `read` takes the weights out of them again, written apart so that one checks the
+other.  A format that cannot hold a layer exactly refuses it with the reason.  Those that are a folder of the Hugging
+Face kind see one layer at a time (`folder.FolderFormat`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ptq_eval.errors import Obstacle, Refusal, refused
 from quantizers import QuantizedWeight, Scheme
 
 
@@ -27,63 +29,108 @@ class Shape:
     transposed: bool = False
 
 
+@dataclass(frozen=True)
+class Content:
+    """What is written: the quantized `layers` with their `shapes`, all other tensors (`dense`), both by name.
+
+    `source` is the original folder, `config` the content of its `config.json`; `excluded` names the linear layers that
+    are not quantized.
+    """
+
+    source: Path
+    layers: Mapping[str, QuantizedWeight]
+    dense: Mapping[str, Tensor]
+    shapes: Mapping[str, Shape]
+    config: Mapping[str, Any]
+    excluded: Sequence[str]
+
+    @property
+    def scheme(self) -> Scheme:
+        """That of all layers."""
+        return next(iter(self.layers.values())).scheme
+
+    @property
+    def distinct(self) -> dict[str, Tensor]:
+        """The tensors of `dense`, a tied one under its first name alone."""
+        first = {id(tensor): name for name, tensor in reversed(self.dense.items())}
+        return {name: self.dense[name].detach().cpu() for name in first.values()}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type in which the checkpoint stores its weights."""
+        stored = self.config.get("dtype") or self.config.get("torch_dtype") or "float32"
+        return getattr(torch, str(stored), torch.float32)
+
+
 class FileFormat(ABC):
-    """A format of weights on disk, beside a Hugging Face `config.json`."""
+    """A format of a model on disk."""
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
     """What transformers needs to load the format."""
+    load_options: ClassVar[Mapping[str, Any]] = {}
+    """Of `from_pretrained`, to load it."""
     rounds_scales: ClassVar[bool] = False
     """Whether scales are stored in float16, so that weights differ from those measured by up to 2^−11 of themselves."""
 
     @abstractmethod
-    def refusal(self, scheme: Scheme, shape: Shape) -> str | None:
+    def refusal(self, scheme: Scheme, shape: Shape) -> Refusal | None:
         """Why the format cannot hold layers of this scheme and shape; None if it can."""
 
     @abstractmethod
-    def refusal_of(self, layer: QuantizedWeight) -> str | None:
+    def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Why the format cannot hold this layer, though its scheme and shape are fine; None if it can."""
 
-    @abstractmethod
-    def tensors(self, layer: QuantizedWeight, shape: Shape) -> dict[str, Tensor]:
-        """What a file holds in place of the layer's weight, by the last part of the name."""
+    def refusal_of_model(self, config: Mapping[str, Any]) -> Refusal | None:
+        """Why the format cannot hold a model with this `config.json`; None if it can."""
+        return None
 
     @abstractmethod
-    def weight(self, tensors: Mapping[str, Tensor], scheme: Scheme, shape: Shape) -> Tensor:
-        """The weight [out, in], float32, that such tensors represent to those who load the file."""
+    def write(self, folder: Path, content: Content) -> None:
+        """Write a model into `folder`, which does not exist yet.  Raises OSError."""
 
     @abstractmethod
-    def config(
-        self, scheme: Scheme, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]
-    ) -> dict[str, Any] | None:
-        """The entry `quantization_config` of `config.json`.  `excluded` names the linear layers not quantized."""
+    def read(self, folder: Path, content: Content) -> Iterator[tuple[str, Tensor]]:
+        """Each layer's name and weight [out, in], float32, as those who load the folder read it."""
 
 
-def whole_groups(scheme: Scheme, shape: Shape) -> str | None:
+def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` in `dtype` if every value is the same there, else as it is."""
+    if not tensor.is_floating_point():
+        return tensor
+    small = tensor.to(dtype)
+    return small if torch.equal(small.to(tensor.dtype), tensor) else tensor
+
+
+def whole_groups(scheme: Scheme, shape: Shape) -> Refusal | None:
     """The refusal of formats whose groups must all have the same number of columns."""
     size = scheme.columns_per_group(shape.columns)
     if shape.columns % size:
-        return f"a row of {shape.columns} weights is no multiple of the group size {size}"
+        return refused(Obstacle.PARTIAL_GROUP, columns=shape.columns, group_size=size)
     return None
 
 
-def integers_only(scheme: Scheme, widths: Sequence[int]) -> str | None:
+def integers_only(scheme: Scheme, widths: Sequence[int]) -> Refusal | None:
     """The refusal of formats that hold integers of these widths alone."""
     if scheme.format != "int":
-        return f"it holds integers, not {scheme.name}"
+        return refused(Obstacle.NOT_INTEGERS, format=scheme.name)
     if scheme.bits not in widths:
-        return f"it has no codes of {scheme.bits} bits, only of {', '.join(map(str, widths))}"
+        return refused(Obstacle.NO_SUCH_BITS, bits=scheme.bits, widths=widths)
     return None
 
 
-def without_input_scale(layer: QuantizedWeight) -> str | None:
+def without_input_scale(layer: QuantizedWeight) -> Refusal | None:
     """The refusal of formats that have no place for a scale of input channels."""
-    if layer.input_scale is not None:
-        return "it has no place for the scales of input channels that AWQ keeps in the layer"
-    return None
+    return None if layer.input_scale is None else refused(Obstacle.INPUT_SCALES)
 
 
-def fits_half(layer: QuantizedWeight) -> str | None:
+def in_order(layer: QuantizedWeight) -> Refusal | None:
+    """The refusal of formats whose groups are consecutive columns."""
+    reordered = layer.permutation is not None and layer.scale.shape[1] > 1
+    return refused(Obstacle.REORDERED_GROUPS) if reordered else None
+
+
+def fits_half(layer: QuantizedWeight) -> Refusal | None:
     """The refusal of formats that store scales in float16."""
     largest, limits = float(layer.scale.abs().max()), torch.finfo(torch.float16)
-    return f"a scale of {largest:.3g} is too large for float16" if largest > limits.max else None
+    return refused(Obstacle.LARGE_SCALE, scale=largest) if largest > limits.max else None

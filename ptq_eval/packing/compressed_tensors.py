@@ -19,30 +19,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptq_eval.errors import Obstacle, Refusal, refused
 from ptq_eval.packing import base
 from ptq_eval.packing.bits import packed, unpacked
+from ptq_eval.packing.folder import FolderFormat
 from quantizers import QuantizedWeight, Scheme
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 
 
-class CompressedTensors(base.FileFormat):
+class CompressedTensors(FolderFormat):
     """Scales stay in float32, so the weights are those measured, bit for bit."""
 
     name = "compressed-tensors"
     packages = ("compressed_tensors",)
 
-    def refusal(self, scheme: Scheme, shape: base.Shape) -> str | None:
+    def refusal(self, scheme: Scheme, shape: base.Shape) -> Refusal | None:
         """Integers of 2 to 8 bits in nn.Linear layers, in whole groups."""
         if shape.transposed:
-            return "it holds nn.Linear layers, not the Conv1D layers of GPT-2"
+            return refused(Obstacle.CONV1D)
         return base.integers_only(scheme, WIDTHS) or base.whole_groups(scheme, shape)
 
-    def refusal_of(self, layer: QuantizedWeight) -> str | None:
+    def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Groups of reordered columns, and scales of input channels."""
-        if layer.permutation is not None and layer.scale.shape[1] > 1:
-            return "it has no place for groups of reordered columns: use act_order=false, or groups of a whole row"
-        return base.without_input_scale(layer)
+        return base.in_order(layer) or base.without_input_scale(layer)
 
     def tensors(self, layer: QuantizedWeight, shape: base.Shape) -> dict[str, Tensor]:
         """See the top of this file."""

@@ -8,20 +8,22 @@ from typing import Any
 
 from torch import Tensor
 
+from ptq_eval.errors import Refusal
 from ptq_eval.packing import base
+from ptq_eval.packing.folder import FolderFormat
 from quantizers import QuantizedWeight, Scheme
 
 
-class Fake(base.FileFormat):
+class Fake(FolderFormat):
     """The weights that the codes represent."""
 
     name = "fake"
 
-    def refusal(self, scheme: Scheme, shape: base.Shape) -> str | None:
+    def refusal(self, scheme: Scheme, shape: base.Shape) -> Refusal | None:
         """Nothing is refused."""
         return None
 
-    def refusal_of(self, layer: QuantizedWeight) -> str | None:
+    def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Nothing is refused."""
         return None
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ptq_eval.errors import Obstacle, Refusal, refused
 from quantizers import QuantizedWeight
 
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "smollm3", "olmo", "helium", "granite")
@@ -32,32 +33,32 @@ SOURCES = {
 
 def folded(
     layers: Mapping[str, QuantizedWeight], dense: Mapping[str, Tensor], model_type: str
-) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]] | str:
+) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]] | Refusal:
     """`layers` without input scales, and the other tensors that change with them, by name; or why that cannot be done.
 
     `dense` are the tensors of the model that are not quantized.  No argument is changed.
     """
     scales = _by_source(layers, model_type)
-    if isinstance(scales, str):
+    if isinstance(scales, Refusal):
         return scales
     found = {name: replace(layer, input_scale=None) for name, layer in layers.items()}
     changed: dict[str, Tensor] = {}
     for source, scale in scales.items():
         outputs = len(found[source].codes if source in found else dense[f"{source}.weight"])
         if outputs != len(scale):
-            return f"{source} has {outputs} outputs, which several of {len(scale)} inputs share"
+            return refused(Obstacle.SHARED_OUTPUTS, source=source, outputs=outputs, inputs=len(scale))
         if source not in found:
             changed[f"{source}.weight"] = _divided(dense[f"{source}.weight"], scale)
         elif found[source].scheme.format == "int":
             found[source] = replace(found[source], scale=_divided(found[source].scale, scale))
         else:
-            return f"the scales of {source} are of format {found[source].scheme.name} and cannot be divided"
+            return refused(Obstacle.INDIVISIBLE_SCALES, source=source, format=found[source].scheme.name)
         if f"{source}.bias" in dense:
             changed[f"{source}.bias"] = _divided(dense[f"{source}.bias"], scale)
     return found, changed
 
 
-def _by_source(layers: Mapping[str, QuantizedWeight], model_type: str) -> dict[str, Tensor] | str:
+def _by_source(layers: Mapping[str, QuantizedWeight], model_type: str) -> dict[str, Tensor] | Refusal:
     """The scale by which each preceding layer is to be divided, or why that is not known."""
     found: dict[str, Tensor] = {}
     for name, layer in layers.items():
@@ -65,12 +66,12 @@ def _by_source(layers: Mapping[str, QuantizedWeight], model_type: str) -> dict[s
             continue
         part = next((part for part in SOURCES if name.endswith("." + part)), None)
         if model_type not in LLAMA_LIKE or part is None:
-            return f"what precedes {name} is not known for a model of type {model_type!r}"
+            return refused(Obstacle.UNKNOWN_SOURCE, layer=name, model_type=model_type)
         block = name.removesuffix(part)
         for sibling in (block + other for other, source in SOURCES.items() if source == SOURCES[part]):
             scale = layers[sibling].input_scale if sibling in layers else None
             if scale is None or not torch.equal(scale, layer.input_scale):
-                return f"{name} and {sibling} have the same input and not the same scales"
+                return refused(Obstacle.UNEQUAL_SCALES, layer=name, sibling=sibling)
         found[block + SOURCES[part]] = layer.input_scale
     return found
 

@@ -18,30 +18,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptq_eval.errors import Obstacle, Refusal, refused
 from ptq_eval.packing import base
 from ptq_eval.packing.bits import WORD, packed, unpacked
+from ptq_eval.packing.folder import FolderFormat
 from quantizers import QuantizedWeight, Scheme
 
 WIDTHS = (2, 3, 4, 8)
 
 
-class GPTQFormat(base.FileFormat):
+class GPTQFormat(FolderFormat):
     """Scales are rounded to float16."""
 
     name = "gptq"
     packages = ("gptqmodel", "optimum")
     rounds_scales = True
 
-    def refusal(self, scheme: Scheme, shape: base.Shape) -> str | None:
+    def refusal(self, scheme: Scheme, shape: base.Shape) -> Refusal | None:
         """Integers of 2, 3, 4 or 8 bits that fill whole words, in whole groups."""
         if why := base.integers_only(scheme, WIDTHS):
             return why
         for what, count in (("inputs", shape.columns), ("outputs", shape.rows)):
             if count * scheme.bits % WORD:
-                return f"{count} {what} of {scheme.bits} bits do not fill whole words of {WORD} bits"
+                return refused(Obstacle.PARTIAL_WORD, count=count, what=what, bits=scheme.bits, word=WORD)
         return base.whole_groups(scheme, shape)
 
-    def refusal_of(self, layer: QuantizedWeight) -> str | None:
+    def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Scales beyond float16, and scales of input channels."""
         return base.fits_half(layer) or base.without_input_scale(layer)
 

@@ -57,21 +57,24 @@ def write(
     """Write the whole report below `out` and return the paths of its files.  points: those of the table, if known.
 
     `degradation.csv`, `fit.json`, `replicates.npz` if replicates are passed, `report.md`, `tables/degradation.tex` and
-    two figures, with named number formats three, as PNG, PDF and CSV.  The page includes a comparison of laws, a
-    backtest and a study of sensitivity if the folder has them.  Each file is replaced atomically.
+    two figures, one more for named number formats and for several calibrations each, as PNG, PDF and CSV.  The page
+    includes a comparison of laws, a backtest and a study of sensitivity if the folder has them.  Each file is replaced
+    atomically.
 
     Raises OutputFullError where the folder cannot be written, NothingToFitError for a table without rows, and
     OutputMismatchError where one of these is damaged.
     """
     from ptq_eval.report.common import figures, files
     from ptq_eval.report.common.data import Study
-    from ptq_eval.report.run import delta_figure, formats_figure, latex, loss_figure
+    from ptq_eval.report.run import calibrations_figure, delta_figure, formats_figure, latex, loss_figure
 
     fit, out = with_texts(fit), Path(out)
     study = Study(table, fit, run, points)
     drawn = {"delta_vs_ratio": delta_figure, "loss_vs_tokens": loss_figure}
     if study.has_formats:
         drawn["delta_vs_bits"] = formats_figure
+    if len(study.calibrations):
+        drawn["delta_vs_calibration"] = calibrations_figure
     return [
         files.write_csv(out / "degradation.csv", table),
         *files.write_fit(out, fit, replicates),

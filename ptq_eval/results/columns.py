@@ -67,4 +67,12 @@ COLUMNS = (
     "calibration_df",
     "seeds",
     "seed_sd",
+    "calib_text",
+    "calib_windows",
+    "calib_length",
+    "calib_seed",
+    "calib_first",
+    "calib_difference",
+    "calib_difference_se",
+    "calib_difference_df",
 )

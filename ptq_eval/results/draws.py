@@ -5,8 +5,8 @@ mean over draws, whose squared error is the sampling variance of that mean over 
 share, plus the variance of delta between draws divided by their number.  Degrees of freedom are those of Welch and
 Satterthwaite.  A single draw says nothing about others: its error does not cover the draw.
 
-Few draws tell a variance badly, but a run has many cells, and another draw of the calibration windows does what another
-rounding would do: independently in each cell (measured by `benchmarks.calibration_draws`), it changes the error of the
+Few draws determine a variance poorly, but a run has many cells, and another draw of the calibration windows acts like
+another rounding: independently in each cell (measured by `benchmarks.calibration_draws`), it changes the error of the
 weights, to which delta is linear and the KL divergence quadratic.  So the variances of the cells of one configuration,
 divided by their KL divergence, are shrunk towards their common size, as far as they resemble each other (Smyth 2004,
 the moderated variance of limma): the prior is a scaled inverse χ², fitted to the moments of the logarithms.
@@ -16,14 +16,14 @@ the moderated variance of limma): the prior is a scaled inverse χ², fitted to 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import optimize, special
 
 from ptq_eval.records import Measurement
+from ptq_eval.results.selection import cell_of
 from ptq_eval.sampling import SIGNIFICANT, Design, freedom, standard_error
 
 _MEANS = (
@@ -33,20 +33,20 @@ _MEANS = (
 
 CONFIGURATION = (
     *("quantizer", "quantizer_version", "options", "group_size", "symmetric", "format", "calibration", "protocol"),
-    "calibration_draws",
+    *("calibration_draws", "calib_text", "calib_windows", "calib_length"),
 )
 """Columns whose rows are of one configuration, whatever the checkpoint and the bits."""
 
 MIN_CELLS = 4
-"""With fewer variances than this, nothing is known of how much they resemble each other."""
+"""Fewer variances than this do not show how much they resemble each other."""
 
 
 def cells(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
     """Measurements by cell of the table, draws in the order of their keys; draws that failed are excluded where others
     did not."""
-    found: dict[str, list[Measurement]] = {}
+    found: dict[Any, list[Measurement]] = {}
     for m in measurements:
-        found.setdefault(replace(m.trial, calibration_corpus="").key(), []).append(m)
+        found.setdefault(cell_of(m.trial), []).append(m)
     ordered = [sorted(cell, key=lambda m: m.trial.key()) for cell in found.values()]
     return [[m for m in cell if m.nll and m.status != "failed"] or cell[:1] for cell in ordered]
 
@@ -123,6 +123,6 @@ def _inverse_trigamma(value: float) -> float:
     return math.exp(found)
 
 
-def calibration_se(row: dict[str, Any]) -> float:
+def calibration_se(row: Mapping[str, Any]) -> float:
     """The part of the error of delta that is due to the draw of calibration windows; 0 for a single draw."""
     return row.get("calibration_se") or 0.0

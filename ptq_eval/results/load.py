@@ -17,6 +17,7 @@ import pandas as pd
 from ptq_eval.errors import NothingToFitError
 from ptq_eval.records import BitsAxis, Checkpoint, Measurement
 from ptq_eval.results import points
+from ptq_eval.results.calibrations import completed, first_of
 from ptq_eval.results.selection import select, versions
 from ptq_eval.results.store import Store
 from ptq_eval.results.table import Windows, table_of
@@ -79,8 +80,8 @@ def collect(store: Store, run: Mapping[str, Any], bits_axis: BitsAxis | None = N
     """
     axis = bits_axis or run.get("options", {}).get("bits_axis", "bits")
     checkpoints = tuple(Checkpoint.from_dict(entry) for entry in run["checkpoints"])
-    kept, older = select(store.measurements(), checkpoints)
-    frame, windows = table_of(kept, checkpoints)
+    kept, older = select(completed(store.measurements(), run), checkpoints)
+    frame, windows = table_of(kept, checkpoints, first_of(run))
     if frame.empty:
         raise NothingToFitError("no measurements of these checkpoints", got=store.folder)
     found, excluded = points.read(frame.to_dict("records"), axis)  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, s
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "options": config.to_dict(),
-        "fixed": {**config.fixed(), "device": config.resolve_device().split(":")[0], **_resolved(plan)},
+        "fixed": _with_length({**config.fixed(), "device": config.resolve_device().split(":")[0], **_resolved(plan)}),
         "quantizer_options": {name: dict(config.options.get(name, {})) for name in config.quantizers},
         "digests": digests,
         "texts": plan.texts,
@@ -90,7 +90,7 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
 
     A grid may grow: further quantizers, bits, checkpoints and runs are accepted.  Raises OutputMismatchError.
     """
-    before, now = _with_samples(old.get("fixed", {})), _plain(new["fixed"])
+    before, now = _with_length(_with_samples(old.get("fixed", {}))), _plain(new["fixed"])
     for name in now:
         _same(folder, "other options", _flag(name, now[name]), _flag(name, before.get(name)))
     for name, options in _plain(new["quantizer_options"]).items():
@@ -131,6 +131,11 @@ def _with_samples(fixed: Mapping[str, Any]) -> Mapping[str, Any]:
     seed = fixed.get("calib_seed")
     drawn = {"calib_sample": "first" if seed is None else "crops", "calib_seed": seed or 0}
     return {**fixed, "eval_sample": "first", "eval_seed": 0, **drawn}
+
+
+def _with_length(fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with the length of calibration windows, which is by default that of evaluation windows."""
+    return {**fixed, "calib_length": fixed.get("calib_length") or fixed.get("seq_len")}
 
 
 def _flag(name: str, value: Any) -> str:
@@ -223,8 +228,11 @@ def merged(old: Mapping[str, Any], new: dict[str, Any], roots: Sequence[str | Pa
         "checkpoints": sorted(every, key=lambda c: (c["run"], c["stage"], c["step"] is None, c["step"] or 0)),
         "started": old.get("started", new["started"]),
     }
-    for name in ("models", "texts", "digests", "overlap", "quantizer_options", "plugins"):
+    for name in ("models", "overlap", "quantizer_options", "plugins"):
         both[name] = {**old.get(name, {}), **new[name]}
+    for name in ("texts", "digests"):  # by run and role: a later call may use fewer calibrations
+        earlier = old.get(name, {})
+        both[name] = {**earlier, **{run: {**earlier.get(run, {}), **roles} for run, roles in new[name].items()}}
     return both
 
 

@@ -138,17 +138,21 @@ class Skipped(StrEnum):
     NOT_MEASURED = "not_measured"
     TOKENS_UNKNOWN = "tokens_unknown"
     PARAMS_UNKNOWN = "params_unknown"
+    OTHER_CALIBRATION = "other_calibration"
 
 
 def read(table: Iterable[Row], axis: BitsAxis = "bits") -> tuple[list[Point], Counter[Skipped]]:
     """The points of a table in its order, and the number of excluded rows by reason.
 
+    Rows of another calibration than the first are excluded: no fit ever pools calibrations.
     Raises OptionError if a quantized row that was measured does not say what it is on `axis`.
     """
     points, excluded = [], Counter[Skipped]()
     for row in table:
         point = _point(row, axis)
-        if str(row.get("status") or "") not in USABLE:
+        if is_other(row):
+            excluded[Skipped.OTHER_CALIBRATION] += 1
+        elif str(row.get("status") or "") not in USABLE:
             excluded[Skipped.NOT_MEASURED] += 1
         elif not point.D > 0:
             excluded[Skipped.TOKENS_UNKNOWN] += 1
@@ -163,6 +167,11 @@ def read(table: Iterable[Row], axis: BitsAxis = "bits") -> tuple[list[Point], Co
                 )
             points.append(point)
     return with_trajectories(points), excluded
+
+
+def is_other(row: Row) -> bool:
+    """Whether a row of the table, which may come from a file, is of another calibration than the first."""
+    return str(row.get("calib_first")).lower() in ("false", "0", "0.0")
 
 
 def digest(points: Iterable[Point]) -> str:

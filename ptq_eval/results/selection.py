@@ -1,7 +1,8 @@
 """Which records make the table, and which of them belong together.
 
 The records of the listed checkpoints make the table, one for each cell of the grid: everything that a trial asks for
-except the version of its quantizer and the draw of calibration windows (see `draws`).  A newer version gives other
+except the version of its quantizer and the draw of calibration windows (see `draws`; windows of another text, number or
+length are another cell, see `calibrations`).  A newer version gives other
 codes for the same request, so of two versions of one cell the newer one is used; the older one stays in the store and
 is reported.  Two rows of one cell would count twice in every fit.  A cell that only an older version measured keeps its
 number.  A difference is only as good as its pair: the full-precision record of a measurement is the one of the same
@@ -37,6 +38,12 @@ def pairing(trial: Trial) -> str:
     return json.dumps([place(trial.checkpoint), conditions(trial)], sort_keys=True, default=str)
 
 
+def cell_of(trial: Trial) -> tuple[Any, ...]:
+    """What draws of one condition of calibration share, and no other trial."""
+    draw = trial.calibration_draw
+    return replace(trial, calibration_corpus="").key(), draw and draw.condition
+
+
 def select(
     measurements: Iterable[Measurement], checkpoints: Sequence[Checkpoint]
 ) -> tuple[list[Measurement], list[Measurement]]:
@@ -45,11 +52,10 @@ def select(
     Records of checkpoints that are not listed are in neither.
     """
     listed = {place(checkpoint) for checkpoint in checkpoints}
-    cells: dict[str, list[Measurement]] = {}
+    cells: dict[Any, list[Measurement]] = {}
     for measurement in measurements:
         if place(measurement.trial.checkpoint) in listed:
-            cell = replace(measurement.trial, quantizer_version="", calibration_corpus="").key()
-            cells.setdefault(cell, []).append(measurement)
+            cells.setdefault(cell_of(replace(measurement.trial, quantizer_version="")), []).append(measurement)
     kept, older = [], []
     for cell in cells.values():
         newest = max((m.trial.quantizer_version for m in cell), key=order_of)

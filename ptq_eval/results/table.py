@@ -6,9 +6,9 @@ times smaller than that of either loss.  `covers` says what the errors are about
 freedom, and `effective_windows` is how many independent windows would determine delta as well.  `over_rounding` is
 delta minus that of rounding (RTN) on the same grid, with the error of this difference, window by window.
 
-`noise_floor` is what delta may be for no reason, two standard deviations of: other roundings as good as the one made
+`noise_floor` is how large delta may be by chance, two standard deviations of: other roundings as good as the one made
 (`rounding_sd`), other arithmetic (`numerics_sd`; both from `measure.floor`), other draws of the calibration windows
-(`draws`) and other seeds of the run (`seeds`), where there are several.  It is not known without the first.
+(`draws`) and other seeds of the run (`seeds`), where there are several.  Without the first it is unknown.
 
 A measurement that stopped early has a random sample of the windows, and its delta is that of the sample.  The
 full-precision loss is known on all windows, so the quantized loss of such a row is the sum of the two (the difference
@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.records import FULL_PRECISION, Checkpoint, Measurement, Trial
+from ptq_eval.records import FULL_PRECISION, CalibrationDraw, Checkpoint, Measurement, Trial
+from ptq_eval.results import calibrations
 from ptq_eval.results.columns import COLUMNS
 from ptq_eval.results.draws import add_calibration, calibration_se, combined
 from ptq_eval.results.draws import cells as cells_of
@@ -55,10 +56,15 @@ def tabulate(measurements: Iterable[Measurement], checkpoints: Sequence[Checkpoi
     return table_of(select(measurements, checkpoints)[0], checkpoints)
 
 
-def table_of(mine: Sequence[Measurement], checkpoints: Sequence[Checkpoint]) -> tuple[pd.DataFrame, Windows]:
+def table_of(
+    mine: Sequence[Measurement],
+    checkpoints: Sequence[Checkpoint],
+    first: Mapping[str, CalibrationDraw] | None = None,
+) -> tuple[pd.DataFrame, Windows]:
     """The table of selected records, and the per-window losses behind its rows.
 
-    An excluded checkpoint gets one row of status "excluded" with its reason.
+    `first` is the calibration of each run that laws are fitted under, see `calibrations`.  An excluded checkpoint gets
+    one row of status "excluded" with its reason.
     """
     order = {place(c): i for i, c in enumerate(checkpoints)}
     full = {pairing(m.trial): m for m in mine if m.trial.scheme is None and m.nll}
@@ -76,12 +82,14 @@ def table_of(mine: Sequence[Measurement], checkpoints: Sequence[Checkpoint]) -> 
             if len(cell) > 1:
                 row = combined(own, after, before, whole or independent(len(before)))
             windows[row["key"]] = Losses(after.mean(axis=0), before, whole)
+        row |= calibrations.described(cell, first or {})
         rows.append((at, _rank(cell[0]), row))
     add_calibration([row for *_, row in rows])
     add_seeds((checkpoints[at], row) for at, _, row in rows)
     for *_, row in rows:
         if row["key"] in windows:
             windows[row["key"]] = windows[row["key"]]._replace(calibration_se=calibration_se(row))
+    calibrations.compare((row for *_, row in rows), windows)
     _compare_with_rounding([row for *_, row in rows], cells, designs)
     for checkpoint in checkpoints:
         if checkpoint.fatal:

@@ -241,6 +241,31 @@ def test_a_broken_configuration_is_the_only_reason(save, tmp_path, content):
     assert len(one(tmp_path / "r").problems) == 1
 
 
+def test_weights_beyond_half_precision_are_measured_with_a_warning(save, tmp_path):
+    save(tmp_path / "r" / "step1")
+    edit(tmp_path / "r" / "step1", lambda tensors: tensors[min(tensors)].mul_(1e8))
+    found = verify_all(discover([tmp_path / "r"], overrides=Overrides(tokens_per_step=5)))
+    assert codes(found[0]) == ["large_weights"]
+    assert not found[0].fatal
+    assert "beyond the range of float16" in warnings(found)[0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_absurdly_large_weights_are_refused_without_a_warning_of_numpy(save, tmp_path):
+    for step in (1, 2):
+        save(tmp_path / "r" / f"step{step}", seed=step)
+
+        def blow_up(tensors):
+            name = next(name for name in tensors if "q_proj" in name)
+            tensors[name] *= 1e30
+
+        edit(tmp_path / "r" / f"step{step}", blow_up)
+    first, _ = verify_all(discover([tmp_path / "r"]))
+    assert codes(first) == ["huge_weights"]
+    assert "q_proj" in first.problems[0].message
+    assert error_for(first, first.problems[0]).exit_code == 14
+
+
 def test_an_adapter_beside_the_weights_is_named_as_not_applied(save, tmp_path):
     save(tmp_path / "r" / "step1")
     (tmp_path / "r" / "step1" / "adapter_config.json").write_text('{"peft_type": "LORA"}')

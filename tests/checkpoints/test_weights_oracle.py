@@ -88,7 +88,22 @@ def test_every_bit_pattern_is_judged_as_torch_judges_it(dtype):
     finite = torch.isfinite(values.float() if width < 4 else values)
     for pattern, expected in zip(patterns[:: max(1, len(patterns) // 512)], finite[:: max(1, len(finite) // 512)]):
         raw = bytes(pattern.reshape(1).view(torch.uint8).tolist())
-        assert weights._is_finite(raw, FLOATS[dtype]) == bool(expected)
+        mask = weights._EXPONENTS[FLOATS[dtype]][1]
+        assert (weights._largest_exponent(raw, FLOATS[dtype]) < mask) == bool(expected)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize(("value", "huge"), [(-1e30, True), (1e19, True), (9e18, False), (1e10, False)])
+def test_finite_numbers_that_cannot_be_squared_are_named(tmp_path, dtype, value, huge):
+    import torch
+    from safetensors.torch import save_file
+
+    large = torch.ones(99, dtype=getattr(torch, dtype))
+    large[7] = value
+    save_file({"fine": torch.ones(5), "large": large}, tmp_path / "w.safetensors")
+    report = read_weights((tmp_path / "w.safetensors",))
+    assert report.huge == (("large",) if huge else ())
+    assert report.non_finite == ()
 
 
 @settings(max_examples=30, deadline=None)

@@ -100,6 +100,35 @@ def test_padding_is_refused(tmp_path, share, count):
         cut(tmp_path / "a.npy", vocab)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0, 50_257), (0, 1024), (3000, 50_257), (0, 256), (0, 40_000)])
+@pytest.mark.parametrize("kind", ["npy", "bin"])
+def test_uniformly_random_ids_are_refused_unless_any_is_asked_for(tmp_path, low, high, kind):
+    ids = np.random.default_rng(high).integers(low, high, 5000).astype(np.uint16)
+    np.save(tmp_path / "a.npy", ids)
+    (tmp_path / "a.bin").write_bytes(ids.tobytes())
+    spec, vocab = f"{tmp_path}/a.{kind}", max(high, 300) if high < 40_000 else 50_257
+    with pytest.raises(TokenRangeError, match=r"uniformly random.*#any"):
+        cut(spec, vocab)
+    assert len(cut(f"{spec}#any", vocab)) == 312
+    if kind == "bin":
+        assert len(cut(f"{spec}#uint16,any", vocab)) == 312
+        with pytest.raises(TokenRangeError, match=r"a\.bin#uint16,any"):
+            cut(f"{spec}#uint16", vocab)
+
+
+def test_any_ids_are_still_those_of_the_vocabulary(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(2000))
+    with pytest.raises(TokenRangeError, match="outside the model's vocabulary"):
+        cut(f"{tmp_path}/a.npy#any", 1000)
+
+
+@pytest.mark.parametrize("shares", [[0.30, 0.20, 0.20, 0.30], [0.07, 0.06, 0.05] * 5 + [0.02] * 5])
+def test_symbols_of_a_small_alphabet_are_text(tmp_path, shares):
+    ids = np.random.default_rng(0).choice(len(shares), 50_000, p=shares)
+    np.save(tmp_path / "a.npy", ids.astype(np.uint16))
+    assert len(cut(tmp_path / "a.npy", len(shares))) == 3125
+
+
 def test_rules_and_indents_are_no_padding(tmp_path):
     ids = text_ids(50_257, 5000)
     ids.reshape(-1, 100)[:, :40] = 220

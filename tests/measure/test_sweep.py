@@ -1,10 +1,13 @@
 """Contract: what a sweep says about its own progress and cost, and what it leaves alone in the caller's process."""
 
+import math
+from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
 import pytest
 
+from ptq_eval.errors import UnsupportedModelError
 from ptq_eval.measure import memory
 from ptq_eval.measure import sweep as sweeping
 from ptq_eval.measure.sweep import cost, sweep
@@ -49,6 +52,28 @@ def test_the_seconds_of_records_add_up_to_those_of_the_sweep(work, groups, monke
         assert seconds == [1 / len(records)] * len(records)
     else:
         assert seconds == [1 / 2, 1 / 2, *[1.0] * (len(records) - 2)], "the first group has full precision too"
+
+
+@pytest.mark.parametrize(("times", "sound"), [(1.9, True), (2.1, False)])
+def test_a_loss_far_above_that_of_equally_likely_tokens_is_no_measurement(work, times, sound):
+    vocab, length = 50, work.evaluation.ids.shape[1] - 1
+    nll = [times * math.log(vocab) * length] * 3
+    if sound:
+        sweeping._require_sane(work, nll, vocab)
+        return
+    with pytest.raises(UnsupportedModelError, match=r"equally likely tokens have 3.91: this is no working model"):
+        sweeping._require_sane(work, nll, vocab)
+
+
+def test_a_model_that_is_sure_of_what_is_wrong_is_refused_by_the_sweep(work, monkeypatch):
+    class Sure(sweeping.Evaluator):
+        @property
+        def full(self):
+            return replace(super().full, nll=[1e6] * len(self.ids))
+
+    monkeypatch.setattr(sweeping, "Evaluator", Sure)
+    with pytest.raises(UnsupportedModelError, match="no working model"):
+        list(sweep(work, work.trials[:1], tick=lambda _: None))
 
 
 def test_a_sweep_changes_nothing_of_the_process_that_calls_it(work, monkeypatch):

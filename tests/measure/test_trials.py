@@ -43,10 +43,10 @@ def test_every_field_that_changes_the_number_changes_the_key(name):
 
 
 def test_every_field_of_a_trial_is_in_its_identity():
-    """The sample is, as the protocol and the digest of its windows."""
+    """The sample is, as the protocol and the digest of its windows, and so is the draw of calibration windows."""
     from dataclasses import fields
 
-    assert {f.name for f in fields(Trial)} == CHANGES.keys() | {"checkpoint", "sample"}
+    assert {f.name for f in fields(Trial)} == CHANGES.keys() | {"checkpoint", "sample", "calibration_draw"}
 
 
 @pytest.mark.parametrize("scheme", [Scheme(4, 64), Scheme(4, None), Scheme(4, 128, True), Scheme(4, 128, False, "fp")])
@@ -189,7 +189,7 @@ def test_without_a_tokenizer_text_is_refused_and_token_ids_are_taken(tmp_path, s
     with pytest.raises(MissingTokenizerError, match="run@1 has no tokenizer"):
         ptq_eval.run(tmp_path / "run", tmp_path / "out", **small)
     np.save(tmp_path / "ids.npy", np.arange(1000) % core_models.VOCAB)
-    spec = str(tmp_path / "ids.npy")
+    spec = f"{tmp_path}/ids.npy#any"
     plan = planned(tmp_path / "run", **{**small, "eval_text": spec, "calib_text": spec})
     assert plan.workloads[0].evaluation.n_bytes is None
     assert plan.overlaps["run"]["flagged"], "one text for both uses went unnoticed"
@@ -222,9 +222,9 @@ def test_what_a_reader_must_know_of_a_checkpoint_is_a_warning(trajectory, small,
 
 @pytest.mark.parametrize(("selection", "said"), [("spread", True), ("first", False)])
 def test_a_sample_of_the_start_of_a_long_text_says_so(saved, small, monkeypatch, selection, said):
-    from ptq_eval.measure import trials
+    from ptq_eval.measure import texts
 
-    monkeypatch.setattr(trials, "LONGEST", 3000)
+    monkeypatch.setattr(texts, "LONGEST", 3000)
     options = {**small, "quantizers": ("rtn",), "seq_len": 16, "eval_windows": 4, "eval_sample": selection}
     plan = planned(saved("llama").parent, **options)
     assert any("windows are drawn from its first 3,000 characters" in note for note in plan.notes) is said

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from ptq_eval.errors import Obstacle
 from ptq_eval.packing.folding import SOURCES, folded
+from ptq_eval.report.export.words import reason
 from quantizers import LayerStats, Scheme, get_quantizer
 from tests.support.models import build
 
@@ -51,13 +53,17 @@ def test_a_folded_model_computes_the_same():
 def test_shared_heads_are_refused():
     model = build("llama", num_key_value_heads=2)
     layers = quantized(model, Scheme(4, 16))
-    assert "several of 32 inputs share" in folded(layers, dense_of(model, layers), "llama")
+    refusal = folded(layers, dense_of(model, layers), "llama")
+    assert refusal.kind == Obstacle.SHARED_OUTPUTS
+    assert "16 outputs, which several of 32 inputs share" in reason(refusal)
 
 
 def test_an_unknown_architecture_is_refused():
     model = build("llama", num_key_value_heads=4)
     layers = quantized(model, Scheme(4, 16))
-    assert "'gemma'" in folded(layers, dense_of(model, layers), "gemma")
+    refusal = folded(layers, dense_of(model, layers), "gemma")
+    assert refusal.kind == Obstacle.UNKNOWN_SOURCE
+    assert "a model of type 'gemma'" in reason(refusal)
 
 
 @pytest.mark.parametrize("change", ["other", "missing", "unscaled"])
@@ -70,7 +76,9 @@ def test_layers_after_one_norm_must_agree(change):
         layers.pop(name)
     else:
         layers[name] = replace(layers[name], input_scale=None if change == "unscaled" else 2 * scale)
-    assert "not the same scales" in folded(layers, dense_of(model, layers), "llama")
+    refusal = folded(layers, dense_of(model, layers), "llama")
+    assert refusal.kind == Obstacle.UNEQUAL_SCALES
+    assert "not the same scales" in reason(refusal)
 
 
 def test_nothing_is_changed_without_input_scales():

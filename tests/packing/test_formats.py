@@ -1,10 +1,14 @@
 """Every file format on single layers: read back it holds the weights, or it refuses with the reason."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from ptq_eval.errors import Obstacle, refused
 from ptq_eval.packing import FILE_FORMATS, Shape
 from ptq_eval.packing.awq import ORDER
+from ptq_eval.report.export.words import SENTENCES, reason
 from quantizers import LayerStats, Scheme, get_quantizer
 
 SHAPE = Shape(rows=64, columns=96)
@@ -66,7 +70,7 @@ def test_awq_files_interleave_the_outputs_of_a_word():
 
 
 @pytest.mark.parametrize(
-    ("name", "scheme", "shape", "reason"),
+    ("name", "scheme", "shape", "words"),
     [
         ("compressed-tensors", Scheme.of("nvfp4"), SHAPE, "not nvfp4"),
         ("compressed-tensors", Scheme(4, 40), SHAPE, "no multiple of the group size 40"),
@@ -75,23 +79,33 @@ def test_awq_files_interleave_the_outputs_of_a_word():
         ("gptq", Scheme(3, 4), Shape(64, 20), "20 inputs of 3 bits do not fill"),
         ("gptq", Scheme(4, 32), Shape(60, 96), "60 outputs of 4 bits do not fill"),
         ("awq", Scheme(3, 32), SHAPE, "no codes of 3 bits"),
-        ("awq", Scheme(4, 32), Shape(60, 96), "60 outputs do not fill"),
+        ("awq", Scheme(4, 32), Shape(60, 96), "60 outputs of 4 bits do not fill"),
     ],
 )
-def test_what_a_format_cannot_hold_is_refused_with_the_reason(name, scheme, shape, reason):
-    assert reason in FILE_FORMATS[name].refusal(scheme, shape)
+def test_what_a_format_cannot_hold_is_refused_with_the_reason(name, scheme, shape, words):
+    assert words in reason(FILE_FORMATS[name].refusal(scheme, shape))
 
 
 @pytest.mark.parametrize("name", ["compressed-tensors", "gptq", "awq"])
 def test_input_scales_are_refused(name):
-    assert "AWQ" in FILE_FORMATS[name].refusal_of(layer(Scheme(4, 32), "awq"))
+    assert FILE_FORMATS[name].refusal_of(layer(Scheme(4, 32), "awq")) == refused(Obstacle.INPUT_SCALES)
 
 
 def test_groups_of_reordered_columns_are_refused_where_there_is_no_place_for_them():
     reordered = layer(Scheme(4, 32), "gptq", act_order=True)
     whole_rows = layer(Scheme(4, None), "gptq", act_order=True)
     for name in ("compressed-tensors", "awq"):
-        assert "act_order" in FILE_FORMATS[name].refusal_of(reordered)
+        assert FILE_FORMATS[name].refusal_of(reordered) == refused(Obstacle.REORDERED_GROUPS)
         assert FILE_FORMATS[name].refusal_of(whole_rows) is None
     read = FILE_FORMATS["compressed-tensors"]
     assert torch.equal(read.weight(read.tensors(whole_rows, SHAPE), whole_rows.scheme, SHAPE), whole_rows.dequantize())
+
+
+def test_scales_beyond_float16_are_refused_where_they_are_rounded_to_it():
+    large = replace(layer(Scheme(4, 32)), scale=torch.full((64, 3), 7e4))
+    assert "a scale of 7e+04" in reason(FILE_FORMATS["gptq"].refusal_of(large))
+    assert FILE_FORMATS["compressed-tensors"].refusal_of(large) is None
+
+
+def test_every_obstacle_has_a_sentence():
+    assert SENTENCES.keys() == set(Obstacle)

@@ -70,6 +70,10 @@ def _row(run, ratio, quantizer, bits, rng):
         "format": "int" if bits else "", "effective_bits": bits + 0.125 if bits else math.nan,
         "gaussian_mse": 2.7 * 4.0**-bits if bits else math.nan,
         "calibration_se": math.nan, "calibration_df": math.nan, "seeds": math.nan, "seed_sd": math.nan,
+        "calib_text": "calib" if bits else None, "calib_windows": 128 if bits else math.nan,
+        "calib_length": 64 if bits else math.nan, "calib_seed": "0" if bits else None,
+        "calib_first": True if bits else None, "calib_difference": math.nan, "calib_difference_se": math.nan,
+        "calib_difference_df": math.nan,
     }  # fmt: skip
     return {name: values[name] for name in COLUMNS}
 

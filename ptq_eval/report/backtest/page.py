@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 NAME = "backtest.json"
 TITLE = "Had you asked earlier"
 VERSION = 2
-"""Of the meaning of `backtest.json`."""
+"""Raised whenever the content of `backtest.json` changes its meaning."""
 
 METHOD_NAMES = {
     FORECAST: "forecast",

@@ -22,7 +22,7 @@ from ptq_eval.errors import NothingToFitError, UnknownPluginError
 from ptq_eval.laws.base import FitKind
 from ptq_eval.records import FULL_PRECISION
 from ptq_eval.report.common.numbers import number
-from ptq_eval.results.points import Point, axis_value, digest, format_family, read
+from ptq_eval.results.points import Point, axis_value, digest, format_family, is_other, read
 from ptq_eval.results.table import COLUMNS as TABLE_COLUMNS
 
 Frame = Any
@@ -35,7 +35,7 @@ MEASURED = ("ok", "partial")
 NUMBERS = ["step", "tokens", "params", "tokens_per_param", "bits", "loss_fp", "loss_q", "delta", "delta_se", "windows"]
 _CONFIGURATION = ("group_size", "symmetric", "calibration", "options")
 MOST_PANELS = 6
-"""More panels beside each other than these cannot be read."""
+"""More panels than this side by side cannot be read."""
 
 
 def labels(table: Frame) -> Any:
@@ -70,6 +70,10 @@ def formats_of(table: Frame) -> Any:
     if "format" not in table:
         return pd.Series("int", index=table.index)
     return table["format"].map(lambda name: format_family("" if name is None or name != name else str(name)))
+
+
+def _of_other_calibrations(table: Frame) -> Any:
+    return pd.Series([is_other(row) for row in table.to_dict("records")], index=table.index, dtype=bool)
 
 
 def _describe(column: str, value: Any) -> str:
@@ -116,6 +120,19 @@ class Study:
 
     @cached_property
     def rows(self) -> Frame:
+        """The rows of `every` but those of other calibrations than the first."""
+        return self.every[~_of_other_calibrations(self.every)].reset_index(drop=True)
+
+    @cached_property
+    def calibrations(self) -> Frame:
+        """The measured rows of every condition of calibration; none where there is only one."""
+        rows = self.every
+        if not _of_other_calibrations(rows).any():
+            return rows.iloc[:0]
+        return rows[rows["status"].isin(MEASURED) & np.isfinite(rows["delta"]) & rows["calib_text"].notna()]
+
+    @cached_property
+    def every(self) -> Frame:
         """The table with numbers as floats, runs in order of first appearance, checkpoints in order of tokens.
 
         Added are `label` and `method` (see `labels` and `methods`), `checkpoint` (a name), `point` (the checkpoint's
@@ -174,7 +191,7 @@ class Study:
     @cached_property
     def troubled(self) -> Frame:
         """Rows that were not measured, or only in part."""
-        return self.rows[self.rows["status"] != "ok"]
+        return self.every[self.every["status"] != "ok"]
 
     @property
     def below_floor(self) -> bool:
@@ -269,7 +286,7 @@ class Study:
 def predict(entry: Mapping[str, Any] | None, *, params: float, tokens: np.ndarray, bits: float) -> np.ndarray | None:
     """What a fitted law predicts at N = `params`, D = `tokens` [n] and `bits`: [n], nats per token.
 
-    None for a fit without usable constants, or by a law that is not installed.
+    None for a fit without usable constants, and for a law that is not installed.
     """
     if entry is None:
         return None

@@ -28,7 +28,7 @@ from ptq_eval.report.common.files import plain
 from ptq_eval.report.common.numbers import MISSING, count, number, short, with_error
 from ptq_eval.report.common.words import interval_text, plural
 from ptq_eval.report.comparison import page as comparison
-from ptq_eval.report.run import answers, formats
+from ptq_eval.report.run import answers, calibrations, formats
 from ptq_eval.report.run.errors import of_calibration, of_seeds, of_windows
 from ptq_eval.report.run.words import early, sentences, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
@@ -77,6 +77,7 @@ def document(
         ("The answer line by line", _line_by_line(study)),
         *([(formats.TITLE, formats.section(study))] if study.has_formats else []),
         ("Degradation", _degradation(study)),
+        *([(calibrations.TITLE, calibrations.section(study))] if len(study.calibrations) else []),
         ("Fits", _fits(study)),
         *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
         *([(backtest.TITLE, earlier)] if earlier else []),

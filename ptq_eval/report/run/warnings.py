@@ -22,6 +22,7 @@ _REASONS = {
     Skipped.NOT_MEASURED: "status other than ok or partial",
     Skipped.TOKENS_UNKNOWN: "tokens unknown",
     Skipped.PARAMS_UNKNOWN: "parameters unknown",
+    Skipped.OTHER_CALIBRATION: "another calibration than the first, with which the report compares them",
 }
 _SCATTER = {
     "within": "within the scatter of checkpoints",
