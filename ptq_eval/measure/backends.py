@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def quantize(
                 options["reload"] = reload
                 for answer in workers.run(place_of(name), exchange, cells, columns, **options):
                     _accept(model, waiting.pop(0), answer, probe)
-        except (PtqEvalError, OSError) as error:  # not installed, or no space for the exchange
+        except (PtqEvalError, OSError, SafetensorError) as error:  # not installed, or no space for the exchange
             for variant in waiting:
                 variant.failed = str(error)
 
