@@ -100,7 +100,11 @@ def export(
         file = _written(partial, work, packer, kept)
         options: dict[str, Any] = {"dtype": DTYPES[work.trials[0].dtype], "device": config.resolve_device()}
         options["trust_remote_code"] = config.trust_remote_code
-        file |= {"loaded": loaded(partial, packer, torch.tensor(work.evaluation.ids), report, **options)}
+        file |= {
+            "loaded": loaded(
+                partial, packer, _scheme(work.trials[1]), torch.tensor(work.evaluation.ids), report, **options
+            )
+        }
         recipe = _recipe(work, config, packer, row, file)
         with full_disk(partial):
             (partial / page.NAME).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
@@ -154,8 +158,13 @@ def _workload(checkpoint: Checkpoint, config: RunConfig, progress: Progress) -> 
 def _refuse_early(work: Workload, packer: FileFormat, config: RunConfig) -> None:
     """Raise ExportError for what is known to be impossible before anything is quantized."""
     model = LanguageModel.blueprint(
-        work.folder, include_head=config.include_head, trust_remote_code=config.trust_remote_code
+        work.folder,
+        include_head=config.include_head,
+        include_embedding=config.include_embedding,
+        trust_remote_code=config.trust_remote_code,
     )
+    if model.embedding is not None and packer.name != "fake":
+        raise _refusal(packer, model.embedding, "it holds quantized linear layers, and this is an embedding")
     if why := packer.refusal_of_model(read_config(work.folder)):
         raise _refusal(packer, work.checkpoint.name, reason(why))
     for name, shape in _shapes(model).items():
@@ -176,7 +185,7 @@ def _scheme(trial: Trial) -> Scheme:
 
 def _shapes(model: LanguageModel) -> dict[str, Shape]:
     found = {}
-    for name, module in model.linears().items():
+    for name, module in model.matrices().items():
         rows, columns = model.weight(name).shape
         found[name] = Shape(rows, columns, transposed(module))
     return found
@@ -197,7 +206,8 @@ def _measured(work: Workload, config: RunConfig, progress: Progress) -> tuple[Qu
         model = session.model
         packed = {f"{name}.weight" for name in variant.layers}
         state = model.module.state_dict(keep_vars=True)  # a tied tensor is one object under both its names
-        dense = {name: tensor for name, tensor in state.items() if name not in packed}
+        tied = None if model.embedding is None else state[f"{model.embedding}.weight"]
+        dense = {name: tensor for name, tensor in state.items() if name not in packed and tensor is not tied}
         if any(tensor.is_meta for tensor in dense.values()):
             raise DeviceError("an export needs the whole model in memory", remedy="a larger --memory")
         layers = {name: _on_cpu(layer) for name, layer in variant.layers.items()}

@@ -199,6 +199,7 @@ class Trial:
     dtype: str = "float32"
     device: str = "cpu"
     include_head: bool = False
+    include_embedding: bool = False
     stop: Mapping[str, Any] = field(default_factory=dict)
     sample: Sample | None = None
     calibration_draw: CalibrationDraw | None = None
@@ -219,7 +220,8 @@ class Trial:
             "dtype": self.dtype,
             "device": self.device,
             "include_head": self.include_head,
-            # Only where there is a rule, so that keys made before there were any stay what they are.
+            # Only where they are set, so that keys made before they existed stay what they are.
+            **({"include_embedding": True} if self.include_embedding else {}),
             **({"stop": dict(sorted(self.stop.items()))} if self.stop else {}),
         }
 

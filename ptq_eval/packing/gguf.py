@@ -8,6 +8,8 @@ read as it is.  The package writes the file, and its own tables read it back.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,6 @@ class GGUFFormat(FileFormat):
 
     name = "gguf"
     packages = ("gguf",)
-    load_options = {"gguf_file": FILE}  # noqa: RUF012
 
     def refusal(self, scheme: Scheme, shape: Shape) -> Refusal | None:
         """Number formats that are types of llama.cpp, in rows of whole blocks."""
@@ -54,6 +55,10 @@ class GGUFFormat(FileFormat):
     def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Groups of reordered columns, and scales of input channels."""
         return base.in_order(layer) or base.without_input_scale(layer)
+
+    def load_options(self, scheme: Scheme) -> dict[str, Any]:
+        """The file's name, in a folder where transformers looks for others."""
+        return {"gguf_file": FILE}
 
     def refusal_of_model(self, config: Mapping[str, Any]) -> Refusal | None:
         """Other architectures, and variants of these that are not written."""
@@ -81,6 +86,10 @@ class GGUFFormat(FileFormat):
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
+        except OSError as error:
+            if error.errno is None:  # how numpy reports that a disk is full
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / FILE)) from error
+            raise
         finally:
             writer.close()
         copy_small(content.source, folder)

@@ -1,5 +1,6 @@
 """GGUF files: read by the package's own tables and by transformers, they are the model that was measured."""
 
+import errno
 import json
 
 import gguf
@@ -104,14 +105,27 @@ def test_models_that_would_be_read_as_others_are_refused(changes, kind, said):
 @pytest.mark.parametrize(
     ("scheme", "shape", "said"),
     [
-        (Scheme(4, 32), Shape(64, 64), "is no type of llama.cpp"),
-        (Scheme.of("nvfp4"), Shape(64, 64), "nvfp4 is no type"),
+        (Scheme(4, 32), Shape(64, 64), "no type for int4"),
+        (Scheme.of("nvfp4"), Shape(64, 64), "no type for nvfp4, only for q4_0"),
         (Scheme.of("q4_k"), Shape(64, 704), "704 weights is no multiple of its blocks of 256"),
         (Scheme.of("q4_0"), Shape(64, 64, transposed=True), "Conv1D"),
     ],
 )
 def test_layers_that_do_not_fit_are_refused(scheme, shape, said):
     assert said in reason(FORMAT.refusal(scheme, shape))
+
+
+@pytest.mark.parametrize("error", [OSError("65536 requested and 0 written"), OSError(errno.ENOSPC, "full")])
+def test_a_disk_that_fills_is_reported_as_such(tmp_path, monkeypatch, error):
+    content = content_of(models.build(FAMILIES["llama"]), tmp_path / "source", Scheme.of("q8_0"))
+
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
+    with pytest.raises(OSError, match=r"No space left|full") as found:
+        FORMAT.write(tmp_path / "out", content)
+    assert found.value.errno == errno.ENOSPC
 
 
 def tokenizer_of(folder, expression=None):
