@@ -100,7 +100,11 @@ def export(
         file = _written(partial, work, packer, kept)
         options: dict[str, Any] = {"dtype": DTYPES[work.trials[0].dtype], "device": config.resolve_device()}
         options["trust_remote_code"] = config.trust_remote_code
-        file |= {"loaded": loaded(partial, packer, torch.tensor(work.evaluation.ids), report, **options)}
+        file |= {
+            "loaded": loaded(
+                partial, packer, _scheme(work.trials[1]), torch.tensor(work.evaluation.ids), report, **options
+            )
+        }
         recipe = _recipe(work, config, packer, row, file)
         with full_disk(partial):
             (partial / page.NAME).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")

@@ -29,8 +29,7 @@ from torch import Tensor
 from ptq_eval.measure import paused_forward
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
-from quantizers import LayerStats, QuantizationError, QuantizedWeight, Quantizer
-from quantizers.rtn import RTN
+from quantizers import LayerStats, QuantizationError, QuantizedWeight, Quantizer, get_quantizer
 
 _CHUNK_TOKENS = {"cpu": 16384, "cuda": 65536}
 """Calibration tokens that go through the model as one batch."""
@@ -137,10 +136,10 @@ def _round_embedding(model: LanguageModel, variants: Sequence[Variant]) -> None:
     """Round the embedding to nearest for variants whose method needs statistics of inputs."""
     if model.embedding is None:
         return
-    weight = model.weight(model.embedding)
+    weight, nearest = model.weight(model.embedding), get_quantizer("rtn")
     for variant in variants:
         try:
-            variant.add(model.embedding, RTN().quantize(weight, variant.scheme), weight)
+            variant.add(model.embedding, nearest.quantize(weight, variant.scheme), weight)
         except QuantizationError as error:
             variant.skipped[model.embedding] = str(error)
         else:

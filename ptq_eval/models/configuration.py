@@ -98,8 +98,11 @@ def of_content(content: dict[str, Any], code: Path | None = None) -> PretrainedC
 def _require_counts(config: PretrainedConfig) -> None:
     """Raise UnsupportedModelError for a size that is not a positive integer: transformers would build 0 positions."""
     text = config.get_text_config()
+    if not hasattr(text, "attribute_map"):
+        what = "config.json has no mapping for its text model"
+        raise UnsupportedModelError(what, got=repr(text)[:40], remedy="correct config.json")
     for name in _SIZES:
-        own = getattr(text, "attribute_map", {}).get(name, name)
+        own = text.attribute_map.get(name, name)
         value = vars(text).get(own)  # not what a class computes: XLNet's number of positions is -1, for no limit
         if isinstance(value, str) or (isinstance(value, (int, float)) and (value < 1 or value != int(value))):
             raise UnsupportedModelError(
@@ -127,6 +130,7 @@ def refusal(content: dict[str, Any], error: Exception) -> UnsafeCheckpointError 
     import transformers
 
     kind = content.get("model_type") or "no model_type"
+    kind = kind if isinstance(kind, str) else f"model_type {kind!r}"
     if content.get("auto_map"):
         return UnsafeCheckpointError(
             "the model needs code of its own", got=kind, remedy="--trust-remote-code, if you trust its author"

@@ -68,8 +68,6 @@ class FileFormat(ABC):
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
     """What transformers needs to load the format."""
-    load_options: ClassVar[Mapping[str, Any]] = {}
-    """Of `from_pretrained`, to load it."""
     rounds_scales: ClassVar[bool] = False
     """Whether scales are stored in float16, so that weights differ from those measured by up to 2^−11 of themselves."""
 
@@ -80,6 +78,10 @@ class FileFormat(ABC):
     @abstractmethod
     def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Why the format cannot hold this layer, though its scheme and shape are fine; None if it can."""
+
+    def load_options(self, scheme: Scheme) -> dict[str, Any]:
+        """What `from_pretrained` needs to load a model of this scheme, beside the folder."""
+        return {}
 
     def refusal_of_model(self, config: Mapping[str, Any]) -> Refusal | None:
         """Why the format cannot hold a model with this `config.json`; None if it can."""

@@ -39,7 +39,6 @@ class GGUFFormat(FileFormat):
 
     name = "gguf"
     packages = ("gguf",)
-    load_options = {"gguf_file": FILE}  # noqa: RUF012
 
     def refusal(self, scheme: Scheme, shape: Shape) -> Refusal | None:
         """Number formats that are types of llama.cpp, in rows of whole blocks."""
@@ -54,6 +53,10 @@ class GGUFFormat(FileFormat):
     def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Groups of reordered columns, and scales of input channels."""
         return base.in_order(layer) or base.without_input_scale(layer)
+
+    def load_options(self, scheme: Scheme) -> dict[str, Any]:
+        """The file's name, in a folder where transformers looks for others."""
+        return {"gguf_file": FILE}
 
     def refusal_of_model(self, config: Mapping[str, Any]) -> Refusal | None:
         """Other architectures, and variants of these that are not written."""

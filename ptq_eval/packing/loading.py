@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from torch.nn import functional
 
 from ptq_eval import plugins
 from ptq_eval.models.configuration import quiet_transformers
+from ptq_eval.models.language_model import DTYPES
 from ptq_eval.packing.base import FileFormat
 from ptq_eval.records import Progress
+from quantizers import Scheme
 
 
 def loaded(
     folder: Path,
     file_format: FileFormat,
+    scheme: Scheme,
     ids: Tensor,
     progress: Progress,
     *,
@@ -35,12 +39,16 @@ def loaded(
         return {"missing": missing}
     from transformers import AutoModelForCausalLM
 
-    options = {"local_files_only": True, "trust_remote_code": trust_remote_code, **file_format.load_options}
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code, "dtype": dtype}
     versions = plugins.versions("transformers", *file_format.packages)
     try:
-        with quiet_transformers():
-            module: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+        options |= file_format.load_options(scheme)
+        with quiet_transformers(), warnings.catch_warnings(action="ignore", category=UserWarning):
+            module: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
         module.to(device).eval()
+        for parameter in module.parameters():  # as compressed-tensors unpacks FP4 in bfloat16
+            if parameter.dtype in DTYPES.values():
+                parameter.data = parameter.data.to(dtype)
         loss = _loss(module, ids, progress)
     except Exception as error:  # each library has ways of its own to fail
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300], "versions": versions}

@@ -104,8 +104,8 @@ def test_models_that_would_be_read_as_others_are_refused(changes, kind, said):
 @pytest.mark.parametrize(
     ("scheme", "shape", "said"),
     [
-        (Scheme(4, 32), Shape(64, 64), "is no type of llama.cpp"),
-        (Scheme.of("nvfp4"), Shape(64, 64), "nvfp4 is no type"),
+        (Scheme(4, 32), Shape(64, 64), "no type for int4"),
+        (Scheme.of("nvfp4"), Shape(64, 64), "no type for nvfp4, only for q4_0"),
         (Scheme.of("q4_k"), Shape(64, 704), "704 weights is no multiple of its blocks of 256"),
         (Scheme.of("q4_0"), Shape(64, 64, transposed=True), "Conv1D"),
     ],
