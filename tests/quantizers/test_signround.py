@@ -58,7 +58,7 @@ def test_no_row_is_worse_than_rounding(bits, symmetric, ranges):
         delta = quantizer.quantize(weight, scheme, stats).dequantize() - weight
         errors.append(((delta @ stats.hessian) * delta).sum(1))
     assert (errors[0] <= errors[1] * (1 + 1e-4)).all()
-    assert errors[0].sum() < 0.8 * errors[1].sum()
+    assert errors[0].sum() < (0.8 if ranges else 0.95) * errors[1].sum()
 
 
 def test_it_comes_close_to_the_best_of_all_roundings():
