@@ -98,8 +98,8 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
     try:
         file = _written(partial, work, packer, kept)
-        options: dict[str, Any] = {"dtype": DTYPES[work.trials[0].dtype], "device": config.resolve_device()}
-        options["trust_remote_code"] = config.trust_remote_code
+        loading: dict[str, Any] = {"dtype": DTYPES[work.trials[0].dtype], "device": config.resolve_device()}
+        loading["trust_remote_code"] = config.trust_remote_code
         file |= {
             "loaded": loaded(
                 partial, packer, _scheme(work.trials[1]), torch.tensor(work.evaluation.ids), report, **options
