@@ -30,8 +30,6 @@ from torch import Tensor
 
 from quantizers.base import QuantizedWeight, Quantizer, Rotation, Scheme, option
 from quantizers.formats import FORMATS
-from quantizers.gptq import GPTQ
-from quantizers.rtn import RTN
 from quantizers.stats import LayerStats
 
 MAX_ORDER = 4096
@@ -135,21 +133,3 @@ class Rotated(Quantizer):
             return self.rotation_block
         known = FORMATS.get(scheme.format)
         return scheme.columns_per_group(columns) if known is not None and known.blocks else columns
-
-
-@dataclass(frozen=True)
-class HadamardRTN(Rotated, RTN):
-    """Round to nearest after a Hadamard rotation of the inputs."""
-
-    name = "hadamard-rtn"
-    version = "1"
-    plain = RTN
-
-
-@dataclass(frozen=True)
-class HadamardGPTQ(Rotated, GPTQ):
-    """GPTQ after a Hadamard rotation of the inputs."""
-
-    name = "hadamard-gptq"
-    version = "1"
-    plain = GPTQ
