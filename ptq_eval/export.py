@@ -98,13 +98,10 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
     try:
         file = _written(partial, work, packer, kept)
-        options: dict[str, Any] = {"dtype": DTYPES[work.trials[0].dtype], "device": config.resolve_device()}
-        options["trust_remote_code"] = config.trust_remote_code
-        file |= {
-            "loaded": loaded(
-                partial, packer, _scheme(work.trials[1]), torch.tensor(work.evaluation.ids), report, **options
-            )
-        }
+        loading: dict[str, Any] = {"dtype": DTYPES[work.trials[0].dtype], "device": config.resolve_device()}
+        loading["trust_remote_code"] = config.trust_remote_code
+        ids, scheme = torch.tensor(work.evaluation.ids), _scheme(work.trials[1])
+        file |= {"loaded": loaded(partial, packer, scheme, ids, report, **loading)}
         recipe = _recipe(work, config, packer, row, file)
         with full_disk(partial):
             (partial / page.NAME).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
@@ -248,6 +245,8 @@ def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) 
         layers = found[0]
         dense |= found[1]
     for name, layer in layers.items():
+        if layer.rotation is not None and packer.name != "fake":
+            raise _refusal(packer, name, "it has no place for a rotation of the layer's inputs")
         if why := packer.refusal_of(layer):
             raise _refusal(packer, name, reason(why))
     if "lm_head" in layers:
