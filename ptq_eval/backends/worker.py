@@ -135,6 +135,8 @@ def _cell(backend: Any, before: _Before, job: dict[str, Any], cell: dict[str, An
         weights = weights_of(found, job["layers"], before.state)
         if job["reload"]:
             answer |= _again(backend, found, task, job["layers"], before, weights)
+        else:
+            answer["after_forward"] = _after_forward(found, job["layers"], before.ids["probe"], weights)
     save_file(weights, path)
     return answer
 
@@ -170,6 +172,13 @@ def _again(
         "after_forward": distance(weights, after),
         "after_reload": None if again is None else distance(weights, again),
     }
+
+
+def _after_forward(model: Any, layers: Mapping[str, int], probe: Tensor, weights: Mapping[str, Tensor]) -> float:
+    """How far the weights of the first and the last layer are, relative to their norm, after a forward pass."""
+    loss_of(model, probe)
+    names = list(layers)
+    return distance(weights, weights_of(model, {name: layers[name] for name in (names[0], names[-1])}, {}))
 
 
 def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
