@@ -32,7 +32,8 @@ docs: $(STAMP)
 	$(BIN)/python -m pytest -q tests/docs
 
 backends-test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m backends tests/backends/test_packages.py -k "$(BACKENDS)"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m backends tests/backends/test_packages.py \
+		tests/packing/test_loaded_by_gptqmodel.py -k "$(BACKENDS)"
 
 wheel: $(STAMP)
 	PYTHON=$(BIN)/python tests/wheel.sh

@@ -40,6 +40,7 @@ NAMES = (
     "coverage",
     "rounding",
     "backend_overhead",
+    "llama_cpp",
 )
 
 

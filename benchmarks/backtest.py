@@ -94,7 +94,14 @@ def _turns(found: Sequence[Score], stored: Sequence[Statement]) -> Iterator[Clai
         refuted, made = [s.refuted for s in own], [s.made for s in own]
         text = f"stored runs: D_crit, {score.n} decisive cases"
         yield Claim(f"{text}, statements refuted", score.refuted, min(refuted), max(refuted), REFUTED)
-        yield Claim(f"{text}, share with a statement", score.made, min(made), max(made), STATED, "at least")
+        yield Claim(
+            f"{text}, share with two ends, or a lower one at or beyond the origin",
+            score.made,
+            min(made),
+            max(made),
+            STATED,
+            "at least",
+        )
         cases = [s for s in stored if s.what is What.TURN and s.method == FORECAST and s.decisive]
         closed = sum(np.isfinite(s.high) for s in cases) / len(cases)
         beyond = sum(s.low >= s.origin_tokens for s in cases) / len(cases)
@@ -104,7 +111,7 @@ def _turns(found: Sequence[Score], stored: Sequence[Statement]) -> Iterator[Clai
 
 def _against(found: Sequence[Score]) -> Iterator[Claim]:
     """The mean interval score minus that of the best baseline, all bit-widths together and each alone."""
-    for what, unit in ((What.LOSS, "log loss"), (What.TURN, "log D")):
+    for what, unit in ((What.LOSS, "log loss"), (What.TURN, "log D of the lowest checkpoint")):
         for bits in dict.fromkeys(s.bits for s in found if s.what is what):
             own, best = total(found, what, bits), best_baseline(found, what, bits)
             if own and best:

@@ -271,6 +271,12 @@ class Obstacle(StrEnum):
     REORDERED_GROUPS = "reordered_groups"
     LARGE_SCALE = "large_scale"  # scale
     INPUT_SCALES = "input_scales"
+    NO_SUCH_TYPE = "no_such_type"  # format, types
+    PARTIAL_BLOCK = "partial_block"  # columns, block
+    ARCHITECTURE = "architecture"  # model_type, known
+    ACTIVATION = "activation"  # activation
+    ROTARY_EMBEDDING = "rotary_embedding"  # type
+    SLIDING_WINDOW = "sliding_window"  # window
     # why input scales cannot be folded into the layer before
     UNKNOWN_SOURCE = "unknown_source"  # layer, model_type
     UNEQUAL_SCALES = "unequal_scales"  # layer, sibling

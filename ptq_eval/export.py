@@ -17,14 +17,12 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ptq_eval import plugins
 from ptq_eval.checkpoints import Overrides, discover, gravest, verify_all
@@ -42,13 +40,15 @@ from ptq_eval.measure.session import Session
 from ptq_eval.measure.sweep import cost, sweep
 from ptq_eval.measure.trials import Workload, make_plan
 from ptq_eval.measure.variants import Variant
-from ptq_eval.models.configuration import quiet_transformers, read_config
+from ptq_eval.models.configuration import read_config
 from ptq_eval.models.language_model import DTYPES, LanguageModel
 from ptq_eval.models.parameters import transposed
 from ptq_eval.models.weight_files import find_weights
 from ptq_eval.packing import FILE_FORMATS, FileFormat, Shape
-from ptq_eval.packing.folder import largest_difference, write
+from ptq_eval.packing.base import Content
+from ptq_eval.packing.folder import largest_difference
 from ptq_eval.packing.folding import folded
+from ptq_eval.packing.loading import loaded
 from ptq_eval.records import Checkpoint, Doubt, Progress, Trial
 from ptq_eval.report.export import page
 from ptq_eval.report.export.words import reason
@@ -101,7 +101,13 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
     try:
         file = _written(partial, work, packer, kept)
-        file |= {"loaded": _loaded(partial, packer, work, config, report)}
+        options: dict[str, Any] = {"dtype": DTYPES[work.trials[0].dtype], "device": config.resolve_device()}
+        options["trust_remote_code"] = config.trust_remote_code
+        file |= {
+            "loaded": loaded(
+                partial, packer, _scheme(work.trials[1]), torch.tensor(work.evaluation.ids), report, **options
+            )
+        }
         recipe = _recipe(work, config, packer, row, file)
         with full_disk(partial):
             (partial / page.NAME).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
@@ -157,6 +163,8 @@ def _refuse_early(work: Workload, packer: FileFormat, config: RunConfig) -> None
     model = LanguageModel.blueprint(
         work.folder, include_head=config.include_head, trust_remote_code=config.trust_remote_code
     )
+    if why := packer.refusal_of_model(read_config(work.folder)):
+        raise _refusal(packer, work.checkpoint.name, reason(why))
     for name, shape in _shapes(model).items():
         if why := packer.refusal(_scheme(work.trials[1]), shape):
             raise _refusal(packer, name, reason(why))
@@ -227,11 +235,11 @@ def _on_cpu(layer: QuantizedWeight) -> QuantizedWeight:
 
 def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) -> dict[str, Any]:
     """Write the folder; what it holds and how far its weights are from those measured.  Raises ExportError."""
-    content = read_config(work.folder)
+    config = read_config(work.folder)
     layers, dense = kept.layers, dict(kept.dense)
     scaled = [name for name, layer in layers.items() if layer.input_scale is not None and packer.refusal_of(layer)]
     if scaled:
-        found = folded(layers, dense, str(content.get("model_type")))
+        found = folded(layers, dense, str(config.get("model_type")))
         if isinstance(found, Refusal):
             raise _refusal(packer, scaled[0], f"it has no place for scales of input channels, and {reason(found)}")
         layers = found[0]
@@ -240,57 +248,24 @@ def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) 
         if why := packer.refusal_of(layer):
             raise _refusal(packer, name, reason(why))
     if "lm_head" in layers:
-        content["tie_word_embeddings"] = False
+        config["tie_word_embeddings"] = False
+    content = Content(work.folder, layers, dense, kept.shapes, config, kept.excluded)
     try:
         with full_disk(folder):
-            write(folder, work.folder, packer, layers, dense, kept.shapes, content, kept.excluded)
+            packer.write(folder, content)
     except SafetensorError as error:  # how the library reports a disk that fills
         raise OutputFullError("the weights cannot be written", got=error, remedy="free some space") from error
-    weights = {name: layer.dequantize() for name, layer in layers.items()}
-    scheme = _scheme(work.trials[1])
     return {
         "format": packer.name,
         "bytes": _bytes(folder),
         "bytes_before": _bytes(work.folder),
-        "largest_difference": largest_difference(folder, packer, scheme, weights, kept.shapes),
+        "largest_difference": largest_difference(folder, packer, content),
         "input_scales_folded": bool(scaled),
     }
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in find_weights(folder).files)
-
-
-def _loaded(folder: Path, packer: FileFormat, work: Workload, config: RunConfig, progress: Progress) -> dict[str, Any]:
-    """The loss of the folder as transformers loads it, on the same windows; or why it was not loaded."""
-    missing = [name for name in packer.packages if find_spec(name) is None]
-    if missing:
-        return {"missing": missing}
-    from transformers import AutoModelForCausalLM
-
-    dtype, device = DTYPES[work.trials[0].dtype], config.resolve_device()
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": config.trust_remote_code}
-    versions = plugins.versions("transformers", *packer.packages)
-    try:
-        with quiet_transformers():
-            module: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
-        module.to(device).eval()
-        loss = _loss(module, torch.tensor(work.evaluation.ids), progress)
-    except Exception as error:  # each library has ways of its own to fail
-        return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300], "versions": versions}
-    return {"loss": loss, "versions": versions}
-
-
-@torch.inference_mode()
-def _loss(module: Any, ids: Tensor, progress: Progress) -> float:
-    """The mean loss over windows [n, time], nats per token, one window at a time."""
-    total = 0.0
-    for done, window in enumerate(ids, 1):
-        window = window[None].long().to(module.device)
-        logits = module(input_ids=window, use_cache=False).logits[0, :-1]
-        total += float(functional.cross_entropy(logits.float(), window[0, 1:], reduction="sum"))
-        progress("evaluating the exported model", done, len(ids))
-    return total / (len(ids) * (ids.shape[1] - 1))
+    return sum(path.stat().st_size for path in find_weights(folder).files or folder.glob("*.gguf"))
 
 
 _MEASURED = (
@@ -326,9 +301,9 @@ def _recipe(
     return json.loads(json.dumps(recipe, default=_plain))
 
 
-def _doubts(row: Mapping[str, Any], loaded: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _doubts(row: Mapping[str, Any], answer: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The doubt of a model that loads with another loss than the measured one, beyond other roundings as good."""
-    difference = loaded.get("loss", row["loss_q"]) - row["loss_q"]
+    difference = answer.get("loss", row["loss_q"]) - row["loss_q"]
     floor = row.get("noise_floor")
     limit = max(SAME_LOSS, floor) if floor is not None and floor == floor else SAME_LOSS
     if not abs(difference) > limit:

@@ -154,7 +154,7 @@ def _with_weights(checkpoint: Checkpoint, folder: Path, weights: WeightFiles) ->
         return noted(checkpoint, "unreadable", error if isinstance(error, PtqEvalError) else str(error)), None
     if adapter := adapter_beside(folder):
         used = some(path.name for path in weights.files)
-        message = f"a {adapter} adapter is beside the weights and is not applied: {used} measured, without it"
+        message = f"an adapter ({adapter}) is beside the weights and is not applied: {used} measured, without it"
         remedy = "to measure both, merge it (merge_and_unload of PEFT) and save the model into a folder of its own"
         checkpoint = noted(checkpoint, "adapter_beside", message, fatal=False, remedy=remedy)
     if unused := [name for name in weights.unused(folder) if not name.startswith("adapter_model")]:

@@ -25,7 +25,7 @@ _GRID = tuple(name for name in cli_options.GRID if name not in ("quantizers", "b
     default="compressed-tensors",
     show_default=True,
     metavar="NAME",
-    help="Format of the files: compressed-tensors, gptq, awq, or fake (full precision, loads everywhere).",
+    help="Format of the files: compressed-tensors, gptq, awq, gguf, or fake (full precision, loads everywhere).",
 )
 @cli_options.options_of(RunConfig, *_GRID, *cli_options.TEXTS)
 @cli_options.device_option
@@ -44,6 +44,7 @@ def export(
     Examples:
       ptq-eval export runs/my-model/checkpoint-1000 -o my-4bit --symmetric
       ptq-eval export runs/m/checkpoint-98 -o out --quantizer awq --format awq
+      ptq-eval export runs/m/98 -o out --number-format q4_k --format gguf
       ptq-eval export runs/m/98 -o out --number-format nvfp4 --format fake
     """
     from ptq_eval.checkpoints import Overrides

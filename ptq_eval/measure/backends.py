@@ -158,7 +158,7 @@ def _wrong(model: LanguageModel, layers: dict[str, Tensor], others: dict[str, Te
 
 
 def _other_model(model: LanguageModel, loss: float | None, probe: Tensor) -> str:
-    """Whether the package has read another model than ours; empty if not."""
+    """How the model that the package read differs from ours; empty if it does not."""
     if loss is None:
         return ""
     own = loss_of(model.module, probe.to(model.device))

@@ -1,7 +1,7 @@
-"""What δ would be for no reason: the chance of one rounding, and the arithmetic.
+"""How large δ may be by chance: through one particular rounding, and through the arithmetic.
 
 **Rounding.**  To first order δ moves by ⟨∇L, ε⟩ with the rounding error ε, a sum that would have another value had
-the same weights been rounded another, equally good way: from another offset of the grid, or after another search for
+the same weights been rounded in another, equally good way: from another offset of the grid, or after another search for
 scales.  Rows of a matrix are rounded independently of each other, while within a row one error may compensate another
 (GPTQ), so the equally good roundings are modelled as sign flips of whole rows of ε.  Over them ⟨∇L, ε⟩ has mean 0 and
 
@@ -10,13 +10,13 @@ scales.  Rows of a matrix are rounded independently of each other, while within 
 which for independent errors has the expectation Σ g² ε², and needs nothing of the quantizer but the weights that it
 made.  g is the gradient of the text, not of a sample of it: the square of a sample's gradient is too large by the
 sample's own variance.  Two samples of other windows have independent errors, so the product of their two gradients is
-unbiased; below zero, it is zero.  The second-order term, which grows as the square of ε, is neglected:
+unbiased; negative values count as zero.  The second-order term, which grows as the square of ε, is neglected:
 at 2 and 3 bits the true spread is larger, where δ itself is many times larger still.
 
-**Arithmetic.**  The full-precision loss of some windows again, in smaller batches and on another number of threads;
-in a type narrower than float32, in float32 too.  With d the differences per window, of which k were scored again and N
-are evaluated, the loss moves by a common part and by the mean of N independent ones, of variance d̄² − s²/k (not below
-zero) and s²/N; δ is the difference of two losses, hence twice that.  The larger of the alternatives counts.
+**Arithmetic.**  Some windows are scored again in full precision, in smaller batches and on another number of threads;
+a model in a type narrower than float32, in float32 too.  With d the differences per window, where k windows are scored
+again and N are evaluated, the loss moves by a common part of variance d̄² − s²/k (not below zero) and by the mean of N
+independent ones, of variance s²/N; δ is the difference of two losses, hence twice that.  The larger alternative counts.
 
 Both are skipped for a model that is read from disk, and where memory is short; the reason takes their place.
 """
@@ -52,7 +52,7 @@ _GRADIENT_TOKENS = {"cpu": 1024, "cuda": 8192}
 
 
 def places(count: int, of: int) -> list[int]:
-    """At most `count` of the places 0 … of − 1, evenly spread."""
+    """At most `count` of the indices 0 … of − 1, evenly spaced."""
     return sorted({i * of // count for i in range(count)}) if of > count else list(range(of))
 
 
@@ -83,7 +83,7 @@ class Slopes:
 
 
 class Floor:
-    """The noise floor of one checkpoint in a session: its slopes, computed at once, and what they say of variants."""
+    """The noise floor of one checkpoint in a session, from its slopes, which are computed when it is made."""
 
     def __init__(self, session: Session) -> None:
         self.session = session

@@ -59,7 +59,7 @@ class Foreign(Quantizer):
         return list(asked)
 
     def cell(self, scheme: Scheme) -> Cell:
-        """The question to the backend."""
+        """What the backend is asked to do."""
         return Cell(self.method, scheme.bits, scheme.group_size, scheme.symmetric, scheme.format)
 
     def refusal(self, scheme: Scheme, narrowest: int) -> str:

@@ -37,10 +37,10 @@ _SHARE_OF_DISK = 0.5
 """Share of the free disk that variants may take where they do not fit in memory."""
 
 _BROKEN = 2.0
-"""So many times the loss of equally likely tokens is no loss of a working model."""
+"""A full-precision loss above this many times that of equally likely tokens is not that of a working model."""
 
 Keep = Callable[[Session, Trial, Variant], None]
-"""keep(session, trial, variant): take what is wanted of a variant that has been measured, its codes included."""
+"""keep(session, trial, variant): called with each variant that has been measured, its codes included."""
 
 Tick = Callable[[float], None]
 """tick(amount): units of work done; one unit is one pass over one window."""
@@ -137,7 +137,7 @@ def _groups(session: Session, evaluator: Evaluator, trials: Sequence[Trial], bes
     """Trials whose variants are kept at the same time; at least one group, which may be empty.
 
     `beside` is what else takes memory of the budget (bytes).
-    Where there are several groups, what memory they leave is the evaluator's, to keep full-precision outputs.
+    Where there are several groups, the evaluator keeps full-precision outputs in the memory that they leave.
     """
     model, budget = session.model, session.budget
     variant_bytes = sum(model.weight_bytes(name) for name in model.linears())
@@ -179,7 +179,7 @@ def _require_sane(work: Workload, nll: Sequence[float], vocab_size: int) -> None
     """Raise UnsupportedModelError for a full-precision loss far above that of equally likely tokens.
 
     An untrained model is near it, and one that reads another tokenizer's ids somewhat above; twice that takes a model
-    that is sure of what is wrong, such as one whose weights have lost their scales.
+    that is confident of wrong tokens, such as one whose weights have lost their scales.
     """
     loss, guess = sum(nll) / (len(nll) * (work.evaluation.ids.shape[1] - 1)), math.log(vocab_size)
     if math.isfinite(loss) and loss > _BROKEN * guess:

@@ -30,7 +30,7 @@ PROBED_PARAMS = 64_000_000
 
 _TOKENS = 8
 _RELATIVE = {"torch.float32": 1e-3, "torch.float64": 1e-3}
-"""A change of earlier logits above this share of their spread is no rounding; by type, 0.02 for shorter ones."""
+"""Earlier logits that change by more than this share of their spread do so for more than rounding; 0.02 for 16 bits."""
 
 _LENGTHS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "max_sequence_length")
 _POSITION_TABLES = {"wpe", "embed_positions", "position_embeddings", "position_embedding", "positions_embed", "pos_emb"}
@@ -46,7 +46,7 @@ class _Probe:
 
 
 def usable_length(module: Any, outside: Collection[str] = ()) -> int | None:
-    """The longest text that a model can read, or None where nothing says.
+    """The longest text that a model can read, or None if its configuration does not say.
 
     A table of positions may be larger than that: OPT's and Bart's keep two rows, RoBERTa's those up to its padding.
     """
@@ -116,7 +116,7 @@ class Blueprint:
         return frozenset(outside)
 
     def _unused(self, block: str) -> bool:
-        """Whether a block of the language model does not run on text; for a large model its class says so."""
+        """Whether text does not run through a block of the language model; a large model's class decides."""
         ran = self._probe.ran
         return block not in ran if ran else "CrossAttention" in type(self.module.get_submodule(block)).__name__
 
@@ -205,7 +205,7 @@ _SWITCHES = {"is_causal": False, "bidirectional": True, "is_bidirectional": True
 
 
 def _bidirectional(content: Mapping[str, Any]) -> str:
-    """What says that these weights belong to code of their own which reads both ways; "" if nothing does.
+    """The sign that these weights belong to bidirectional code of their own; "" if there is none.
 
     transformers knows neither such a class nor its switch, and would build the causal model of the same type.
     """
@@ -225,7 +225,7 @@ def _cached(content: str, code: Path | None) -> Blueprint:
 
 
 def _blocks(module: Any, name: str) -> list[str]:
-    """The names of the blocks that the module `name` is in: members of lists, but of experts, which take turns."""
+    """The names of the blocks that contain the module `name`: members of lists, except experts, which take turns."""
     from torch import nn
 
     parts = name.split(".")
@@ -244,7 +244,7 @@ def _plain_ids(config: Any, vocab_size: int) -> list[int]:
 
 
 def _randomise(module: Any) -> None:
-    """Matrices of a size at which every part of the model has a say, also those that start at zero."""
+    """Draw matrices large enough for every part of the model to affect the logits, also those initialised to zero."""
     import torch
 
     generator = torch.Generator().manual_seed(0)

@@ -96,10 +96,13 @@ def of_content(content: dict[str, Any], code: Path | None = None) -> PretrainedC
 
 
 def _require_counts(config: PretrainedConfig) -> None:
-    """Raise UnsupportedModelError for a size that is no count: transformers builds a model of 0 positions too."""
+    """Raise UnsupportedModelError for a size that is not a positive integer: transformers would build 0 positions."""
     text = config.get_text_config()
+    if not hasattr(text, "attribute_map"):
+        what = "config.json has no mapping for its text model"
+        raise UnsupportedModelError(what, got=repr(text)[:40], remedy="correct config.json")
     for name in _SIZES:
-        own = getattr(text, "attribute_map", {}).get(name, name)
+        own = text.attribute_map.get(name, name)
         value = vars(text).get(own)  # not what a class computes: XLNet's number of positions is -1, for no limit
         if isinstance(value, str) or (isinstance(value, (int, float)) and (value < 1 or value != int(value))):
             raise UnsupportedModelError(
@@ -127,6 +130,7 @@ def refusal(content: dict[str, Any], error: Exception) -> UnsafeCheckpointError 
     import transformers
 
     kind = content.get("model_type") or "no model_type"
+    kind = kind if isinstance(kind, str) else f"model_type {kind!r}"
     if content.get("auto_map"):
         return UnsafeCheckpointError(
             "the model needs code of its own", got=kind, remedy="--trust-remote-code, if you trust its author"
@@ -183,7 +187,7 @@ def _translated(content: dict[str, Any], kind: type[PretrainedConfig]) -> dict[s
 
 
 def _number(key: str, value: Any) -> Any:
-    """The number that a text says, of an entry with no usual value; any other value as it is."""
+    """The number written as text in an entry without a default; any other value unchanged."""
     if isinstance(value, list):
         return [_number(key, each) for each in value]
     if not isinstance(value, str) or _WORDS.search(key):
@@ -194,7 +198,7 @@ def _number(key: str, value: Any) -> Any:
 
 
 def _as_type_of(usual: Any, value: Any) -> Any:
-    """`value` as a number of the type of the usual one, where nothing is lost."""
+    """`value` as a number of the default's type, if the conversion is exact."""
     if isinstance(usual, bool) and isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if isinstance(usual, bool) or isinstance(value, bool) or not isinstance(usual, (int, float)):
@@ -206,7 +210,7 @@ def _as_type_of(usual: Any, value: Any) -> Any:
 
 
 def end_of_text(folder: Path) -> int | None:
-    """The token id that `config.json` names as the end of a text, the first where there are several; None without."""
+    """The token id that `config.json` names as the end of a text, the first of several; None if there is none."""
     named = read_config(folder).get("eos_token_id")
     named = named[0] if isinstance(named, list) and named else named
     return named if isinstance(named, int) and not isinstance(named, bool) else None

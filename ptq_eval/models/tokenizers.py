@@ -32,10 +32,10 @@ _PROBE = (
 """Spaces, numbers, code, composed and decomposed accents, other scripts, an emoji."""
 
 _PIECES = 20_000
-"""So many pieces of a vocabulary are encoded beside the text above."""
+"""The number of pieces of a vocabulary that are encoded beside the text above."""
 
 _MARKUP = re.compile(r"[<\[{|].*\S.*[>\]}|]", re.DOTALL)
-"""Names that are made so that no text holds them."""
+"""Names chosen so that no text holds them."""
 _TAG = re.compile(r"</?(?!(?:s|pad|unk|mask|bos|eos|cls|sep|eot|eod)>)[a-z][a-z0-9]*>", re.IGNORECASE)
 """Tags of HTML, which texts do hold."""
 

@@ -112,7 +112,7 @@ _RECIPE_KEYS = ("quantization_config", "compression_config", "quantization", "qu
 _BITS = ("bits", "num_bits", "w_bit", "nbits", "wbits", "weight_bits")
 _LOADS = ("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit")
 _METHOD_OF_KEY = {**dict.fromkeys(_LOADS, "bitsandbytes"), "desc_act": "gptq", "q_group_size": "awq"}
-"""Keys that one method alone has: those of bitsandbytes, of AutoGPTQ and of AutoAWQ."""
+"""Keys that only one method uses: those of bitsandbytes, AutoGPTQ and AutoAWQ."""
 _NAMED_BITS = re.compile(r"(?:int|fp|nf|float)([2-8])(?!\d|_?(?:dynamic|activation))|\bw([2-8])a\d")
 _OFF = re.compile(r"|none|null|no|off|false|(torch\.)?(fp|bf|float|bfloat)(16|32)", re.IGNORECASE)
 _NOT_WEIGHTS = re.compile(
@@ -157,14 +157,14 @@ def recipe(content: Mapping[str, Any]) -> Recipe | None:
 
 
 def _of_text(entry: Any, key: str) -> Recipe:
-    """What is written in place of a mapping, such as "fp8": its meaning is not certain, so nothing is dequantized."""
+    """A recipe that is text, such as "fp8", and no mapping: its meaning is not certain, so nothing is dequantized."""
     text = entry if isinstance(entry, str) else json.dumps(entry)
     named = _NAMED_BITS.search(text.lower())
     return Recipe(f"{key} is {text[:40]!r}, not a mapping", int(named[1] or named[2]) if named else None, key)
 
 
 def recipe_beside(folder: Path) -> Recipe | None:
-    """The recipe in a file beside `config.json`, which transformers does not read; None if it is not about weights."""
+    """The recipe in a file beside `config.json` that transformers does not read; None if it leaves weights alone."""
     for name in _RECIPE_FILES:
         try:
             content = json.loads((folder / name).read_text(encoding="utf-8"))
@@ -241,8 +241,8 @@ def _bits_in(entry: Any) -> Iterator[int]:
 
 
 def _is_off(entry: Any) -> bool:
-    """Nothing, a word for it or a type that is not quantized; or bitsandbytes with both widths off, as a run without
-    quantization saves it."""
+    """Whether a value means no quantization: empty, a word for off, a type that is not quantized, or both widths of
+    bitsandbytes off, as a run without quantization saves them."""
     if not isinstance(entry, dict):
         return not entry or (isinstance(entry, str) and _OFF.fullmatch(entry.strip()) is not None)
     loads = [entry[key] for key in _LOADS if key in entry]

@@ -18,6 +18,7 @@ from torch import Tensor
 from ptq_eval.errors import Obstacle, Refusal, refused
 from ptq_eval.packing import base
 from ptq_eval.packing.bits import WORD, packed, unpacked
+from ptq_eval.packing.folder import FolderFormat
 from quantizers import QuantizedWeight, Scheme
 
 BITS = 4
@@ -25,7 +26,7 @@ PER_WORD = WORD // BITS
 ORDER = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
 
 
-class AWQFormat(base.FileFormat):
+class AWQFormat(FolderFormat):
     """Scales are rounded to float16."""
 
     name = "awq"

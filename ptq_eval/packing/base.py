@@ -1,15 +1,16 @@
 """The contract of a file format: which quantized layers it can hold, how, and how its file is read back.
 
-A format sees one layer at a time, as codes and scales, and knows no model.  `tensors` are what a file holds in place
-of a layer's `weight`; `weight` reads them back, written apart from `tensors` so that one checks the other.  A format
-that cannot hold a layer exactly refuses it with the reason.
+`write` makes the files of a model and `read` takes the weights out of them again, written apart so that one checks the
+other.  A format that cannot hold a layer exactly refuses it with the reason.  Those that are a folder of the Hugging
+Face kind see one layer at a time (`folder.FolderFormat`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -28,8 +29,41 @@ class Shape:
     transposed: bool = False
 
 
+@dataclass(frozen=True)
+class Content:
+    """What is written: the quantized `layers` with their `shapes`, all other tensors (`dense`), both by name.
+
+    `source` is the original folder, `config` the content of its `config.json`; `excluded` names the linear layers that
+    are not quantized.
+    """
+
+    source: Path
+    layers: Mapping[str, QuantizedWeight]
+    dense: Mapping[str, Tensor]
+    shapes: Mapping[str, Shape]
+    config: Mapping[str, Any]
+    excluded: Sequence[str]
+
+    @property
+    def scheme(self) -> Scheme:
+        """That of all layers."""
+        return next(iter(self.layers.values())).scheme
+
+    @property
+    def distinct(self) -> dict[str, Tensor]:
+        """The tensors of `dense`, a tied one under its first name alone."""
+        first = {id(tensor): name for name, tensor in reversed(self.dense.items())}
+        return {name: self.dense[name].detach().cpu() for name in first.values()}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type in which the checkpoint stores its weights."""
+        stored = self.config.get("dtype") or self.config.get("torch_dtype") or "float32"
+        return getattr(torch, str(stored), torch.float32)
+
+
 class FileFormat(ABC):
-    """A format of weights on disk, beside a Hugging Face `config.json`."""
+    """A format of a model on disk."""
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
@@ -45,19 +79,29 @@ class FileFormat(ABC):
     def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Why the format cannot hold this layer, though its scheme and shape are fine; None if it can."""
 
-    @abstractmethod
-    def tensors(self, layer: QuantizedWeight, shape: Shape) -> dict[str, Tensor]:
-        """What a file holds in place of the layer's weight, by the last part of the name."""
+    def load_options(self, scheme: Scheme) -> dict[str, Any]:
+        """What `from_pretrained` needs to load a model of this scheme, beside the folder."""
+        return {}
+
+    def refusal_of_model(self, config: Mapping[str, Any]) -> Refusal | None:
+        """Why the format cannot hold a model with this `config.json`; None if it can."""
+        return None
 
     @abstractmethod
-    def weight(self, tensors: Mapping[str, Tensor], scheme: Scheme, shape: Shape) -> Tensor:
-        """The weight [out, in], float32, that such tensors represent to those who load the file."""
+    def write(self, folder: Path, content: Content) -> None:
+        """Write a model into `folder`, which does not exist yet.  Raises OSError."""
 
     @abstractmethod
-    def config(
-        self, scheme: Scheme, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]
-    ) -> dict[str, Any] | None:
-        """The entry `quantization_config` of `config.json`.  `excluded` names the linear layers not quantized."""
+    def read(self, folder: Path, content: Content) -> Iterator[tuple[str, Tensor]]:
+        """Each layer's name and weight [out, in], float32, as those who load the folder read it."""
+
+
+def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` in `dtype` if every value is the same there, else as it is."""
+    if not tensor.is_floating_point():
+        return tensor
+    small = tensor.to(dtype)
+    return small if torch.equal(small.to(tensor.dtype), tensor) else tensor
 
 
 def whole_groups(scheme: Scheme, shape: Shape) -> Refusal | None:

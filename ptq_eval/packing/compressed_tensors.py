@@ -1,4 +1,5 @@
-"""compressed-tensors, `pack-quantized`: integers of 2 to 8 bits, read by transformers and vLLM.
+"""compressed-tensors, read by transformers and vLLM: integers of 2 to 8 bits in `pack-quantized`, described here, and
+floating-point formats, in `compressed_floats`.
 
     weight_packed      int32 [out, ceil(in·b/32)]     codes, packed along a row
     weight_scale       float32 [out, groups]
@@ -13,6 +14,7 @@ bits need 0.18, before which they were packed otherwise.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,30 +23,50 @@ from torch import Tensor
 
 from ptq_eval.errors import Obstacle, Refusal, refused
 from ptq_eval.packing import base
+from ptq_eval.packing import compressed_floats as floats
 from ptq_eval.packing.bits import packed, unpacked
+from ptq_eval.packing.folder import FolderFormat
 from quantizers import QuantizedWeight, Scheme
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 
 
-class CompressedTensors(base.FileFormat):
-    """Scales stay in float32, so the weights are those measured, bit for bit."""
+class CompressedTensors(FolderFormat):
+    """Scales of integers stay in float32, so the weights are those measured, bit for bit."""
 
     name = "compressed-tensors"
     packages = ("compressed_tensors",)
 
     def refusal(self, scheme: Scheme, shape: base.Shape) -> Refusal | None:
-        """Integers of 2 to 8 bits in nn.Linear layers, in whole groups."""
+        """Integers of 2 to 8 bits, FP8 E4M3, MXFP8, MXFP4 and NVFP4 in nn.Linear layers, in whole groups."""
         if shape.transposed:
             return refused(Obstacle.CONV1D)
-        return base.integers_only(scheme, WIDTHS) or base.whole_groups(scheme, shape)
+        if scheme.format not in ("int", *floats.FILES):
+            return refused(Obstacle.NO_SUCH_TYPE, format=scheme.name, types=("integers", *floats.FILES))
+        why = base.integers_only(scheme, WIDTHS) if scheme.format == "int" else None
+        return why or base.whole_groups(scheme, shape)
 
     def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Groups of reordered columns, and scales of input channels."""
         return base.in_order(layer) or base.without_input_scale(layer)
 
+    def load_options(self, scheme: Scheme) -> dict[str, Any]:
+        """Floats are unpacked at once: left for later, the package makes them bfloat16 in whatever model."""
+        if scheme.format == "int":
+            return {}
+        from transformers import CompressedTensorsConfig
+
+        new = "dequantize" in inspect.signature(CompressedTensorsConfig).parameters
+        return {
+            "quantization_config": CompressedTensorsConfig(
+                **({"dequantize": True} if new else {"run_compressed": False})
+            )
+        }
+
     def tensors(self, layer: QuantizedWeight, shape: base.Shape) -> dict[str, Tensor]:
         """See the top of this file."""
+        if layer.scheme.format != "int":
+            return floats.tensors(layer)
         bits = layer.scheme.bits
         found = {
             "weight_packed": packed(layer.codes, bits),
@@ -57,6 +79,8 @@ class CompressedTensors(base.FileFormat):
 
     def weight(self, tensors: Mapping[str, Tensor], scheme: Scheme, shape: base.Shape) -> Tensor:
         """scale·(q − z), with the signed q and z of this format."""
+        if scheme.format != "int":
+            return floats.weight(tensors, scheme)
         half = 2 ** (scheme.bits - 1)
         signed = unpacked(tensors["weight_packed"], scheme.bits, shape.columns).float() - half
         scale = tensors["weight_scale"]
@@ -79,9 +103,11 @@ class CompressedTensors(base.FileFormat):
             "group_size": scheme.group_size if grouped else None,
             "dynamic": False,
         }
+        if scheme.format != "int":
+            weights = floats.arguments(scheme, grouped)
         return {
             "quant_method": "compressed-tensors",
-            "format": "pack-quantized",
+            "format": floats.FILES.get(scheme.format, "pack-quantized"),
             "quantization_status": "compressed",
             "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
             "ignore": list(excluded),

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ptq_eval.errors import Refusal
 from ptq_eval.packing import base
+from ptq_eval.packing.folder import FolderFormat
 from quantizers import QuantizedWeight, Scheme
 
 
-class Fake(base.FileFormat):
+class Fake(FolderFormat):
     """The weights that the codes represent."""
 
     name = "fake"

@@ -21,12 +21,13 @@ from torch import Tensor
 from ptq_eval.errors import Obstacle, Refusal, refused
 from ptq_eval.packing import base
 from ptq_eval.packing.bits import WORD, packed, unpacked
+from ptq_eval.packing.folder import FolderFormat
 from quantizers import QuantizedWeight, Scheme
 
 WIDTHS = (2, 3, 4, 8)
 
 
-class GPTQFormat(base.FileFormat):
+class GPTQFormat(FolderFormat):
     """Scales are rounded to float16."""
 
     name = "gptq"

@@ -5,8 +5,8 @@ mean over draws, whose squared error is the sampling variance of that mean over 
 share, plus the variance of delta between draws divided by their number.  Degrees of freedom are those of Welch and
 Satterthwaite.  A single draw says nothing about others: its error does not cover the draw.
 
-Few draws tell a variance badly, but a run has many cells, and another draw of the calibration windows does what another
-rounding would do: independently in each cell (measured by `benchmarks.calibration_draws`), it changes the error of the
+Few draws determine a variance poorly, but a run has many cells, and another draw of the calibration windows acts like
+another rounding: independently in each cell (measured by `benchmarks.calibration_draws`), it changes the error of the
 weights, to which delta is linear and the KL divergence quadratic.  So the variances of the cells of one configuration,
 divided by their KL divergence, are shrunk towards their common size, as far as they resemble each other (Smyth 2004,
 the moderated variance of limma): the prior is a scaled inverse χ², fitted to the moments of the logarithms.
@@ -39,7 +39,7 @@ CONFIGURATION = (
 """Columns whose rows are of one configuration, whatever the checkpoint and the bits."""
 
 MIN_CELLS = 4
-"""With fewer variances than this, nothing is known of how much they resemble each other."""
+"""Fewer variances than this do not show how much they resemble each other."""
 
 
 def cells(measurements: Iterable[Measurement]) -> list[list[Measurement]]:

@@ -1,8 +1,8 @@
 """Runs that differ in their seed alone, side by side: how much delta changes from one seed to the next.
 
 Runs of one family (`checkpoints.families`) with the same N are compared at checkpoints of the same D, one configuration
-and bit-width at a time.  The standard deviation between them is a part of the noise floor of each: another seed is as
-little a reason for another delta as another rounding.  With two runs it rests on one difference.
+and bit-width at a time.  The standard deviation between them is a part of the noise floor of each: another seed
+explains a difference in delta as little as another rounding does.  With two runs it rests on one difference.
 """
 
 from __future__ import annotations

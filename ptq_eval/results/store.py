@@ -2,7 +2,7 @@
 
 A record is written whole, and synced to the disk with the others of its checkpoint.  The trials of a
 checkpoint that fit in memory are measured together and then written one by one, so a worker killed at any moment
-loses at most those in hand (a machine that loses its power, those of one checkpoint), and leaves at most one torn
+loses at most those in hand (a power failure, those of one checkpoint), and leaves at most one torn
 last line, which readers skip and the next writer ends; what is in the store was measured, and nothing has to be
 repaired.  Several workers write side by side on a shared file system, each to a file of its own.
 """
@@ -137,7 +137,7 @@ class Writer:
                 self._write(b"\n")
 
     def append(self, measurement: Measurement) -> None:
-        """Write one record; whatever happens to this process, the system has it.  Raises OutputFullError."""
+        """Write one record; it survives the end of this process.  Raises OutputFullError."""
         line = json.dumps(measurement.to_dict(), allow_nan=True, separators=(",", ":"), default=str)
         self._write(line.encode() + b"\n")
 

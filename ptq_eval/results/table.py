@@ -6,9 +6,9 @@ times smaller than that of either loss.  `covers` says what the errors are about
 freedom, and `effective_windows` is how many independent windows would determine delta as well.  `over_rounding` is
 delta minus that of rounding (RTN) on the same grid, with the error of this difference, window by window.
 
-`noise_floor` is what delta may be for no reason, two standard deviations of: other roundings as good as the one made
+`noise_floor` is how large delta may be by chance, two standard deviations of: other roundings as good as the one made
 (`rounding_sd`), other arithmetic (`numerics_sd`; both from `measure.floor`), other draws of the calibration windows
-(`draws`) and other seeds of the run (`seeds`), where there are several.  It is not known without the first.
+(`draws`) and other seeds of the run (`seeds`), where there are several.  Without the first it is unknown.
 
 A measurement that stopped early has a random sample of the windows, and its delta is that of the sample.  The
 full-precision loss is known on all windows, so the quantized loss of such a row is the sum of the two (the difference

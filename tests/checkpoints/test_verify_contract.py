@@ -273,7 +273,7 @@ def test_an_adapter_beside_the_weights_is_named_as_not_applied(save, tmp_path):
     found = verify_all(discover([tmp_path / "r"], overrides=Overrides(tokens_per_step=5)))
     (problem,) = found[0].problems
     assert (problem.code, problem.fatal) == ("adapter_beside", False)
-    for words in ("LORA adapter", "not applied", "model.safetensors measured"):
+    for words in ("adapter (LORA)", "not applied", "model.safetensors measured"):
         assert words in problem.message
     assert problem.message in warnings(found)[0]
 

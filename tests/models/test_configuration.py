@@ -52,6 +52,13 @@ def test_a_size_that_is_no_count_is_refused_by_name(tmp_path, name, value):
     assert "config.json" in str(raised.value)
 
 
+@pytest.mark.parametrize("changes", [{"model_type": ["llama"]}, {"model_type": 7}, {"text_config": "llama"}])
+def test_entries_of_a_wrong_kind_are_refused_in_one_line(tmp_path, changes):
+    with pytest.raises(UnsupportedModelError) as raised:
+        configuration(written(tmp_path, **changes))
+    assert "\n" not in str(raised.value)
+
+
 def test_the_name_of_a_size_is_the_one_in_the_file(tmp_path):
     content = t.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=48, n_positions=16).to_dict()
     (tmp_path / "config.json").write_text(json.dumps({**content, "n_positions": 0}))

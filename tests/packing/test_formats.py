@@ -72,7 +72,7 @@ def test_awq_files_interleave_the_outputs_of_a_word():
 @pytest.mark.parametrize(
     ("name", "scheme", "shape", "words"),
     [
-        ("compressed-tensors", Scheme.of("nvfp4"), SHAPE, "not nvfp4"),
+        ("compressed-tensors", Scheme.of("nf4", 32), SHAPE, "no type for nf4, only for integers, fp8_e4m3"),
         ("compressed-tensors", Scheme(4, 40), SHAPE, "no multiple of the group size 40"),
         ("compressed-tensors", Scheme(4, 32), Shape(64, 96, transposed=True), "Conv1D"),
         ("gptq", Scheme(5, 32), SHAPE, "no codes of 5 bits"),
@@ -109,3 +109,33 @@ def test_scales_beyond_float16_are_refused_where_they_are_rounded_to_it():
 
 def test_every_obstacle_has_a_sentence():
     assert SENTENCES.keys() == set(Obstacle)
+
+
+FLOATS = {"fp8_e4m3": (32, None), "mxfp8_e4m3": (32,), "mxfp4": (32,), "nvfp4": (16,), "nvfp4_46": (16,)}
+
+
+@pytest.mark.parametrize(("name", "size"), [(name, size) for name, sizes in FLOATS.items() for size in sizes])
+@pytest.mark.parametrize("quantizer", ["rtn", "gptq"])
+def test_floats_of_compressed_tensors_are_those_that_the_package_reads(name, size, quantizer):
+    """Bit for bit, but for NVFP4: its tensor scale is stored inverted, and the package unpacks it in bfloat16."""
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    scheme, file_format = Scheme.of(name, size), FILE_FORMATS["compressed-tensors"]
+    quantized = layer(scheme, quantizer)
+    assert file_format.refusal(scheme, SHAPE) is None
+    assert file_format.refusal_of(quantized) is None
+    tensors, exact = file_format.tensors(quantized, SHAPE), quantized.dequantize()
+    read = file_format.weight(tensors, scheme, SHAPE)
+    config = file_format.config(scheme, {"x": quantized}, [])
+    weights = QuantizationArgs(**config["config_groups"]["group_0"]["weights"])
+    package = BaseCompressor.get_value_from_registry(config["format"])
+    theirs = package.decompress(tensors, QuantizationScheme(targets=["Linear"], weights=weights))["weight"].float()
+    rounding = 2**-22 if name.startswith("nvfp4") else 0
+    assert ((read - exact).abs() <= rounding * exact.abs()).all()
+    assert ((theirs - exact).abs() <= (2**-7 if rounding else 0) * exact.abs()).all()
+
+
+def test_floats_in_groups_that_do_not_fill_a_row_are_refused():
+    found = FILE_FORMATS["compressed-tensors"].refusal(Scheme.of("mxfp4"), Shape(64, 40))
+    assert reason(found) == "a row of 40 weights is no multiple of the group size 32"

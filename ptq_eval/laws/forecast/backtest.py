@@ -9,8 +9,9 @@ A statement of a loss or a delta is refuted by a measurement outside its interva
 observed turn whose interval lies outside of it, or, where its upper end is finite, by a later checkpoint beyond that
 end with a significantly lower loss than all up to it.  A case is decisive if the run answers it: a turn is observed, or
 a checkpoint after the origin has a significantly lower loss than all up to the origin, so that D_crit is known to be
-larger than the origin's D.  A statement of D_crit says something if its upper end is finite or its lower end exceeds
-the run's first D.
+larger than the origin's D.  A statement of D_crit is made if its upper end is finite or its lower end at or beyond the
+origin's D: a lower end at an earlier checkpoint, with an open upper one, leaves open whether to train on.  Every
+statement can be refuted, whether or not it counts as made.
 
 The score is the interval score of Gneiting and Raftery (2007, eq. 43): width, and 2/(1 − level) times the distance to
 a truth outside; of the logarithm of the loss, of delta itself, and of log D.  No run shows D_crit beyond its last
@@ -32,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.laws.forecast.baselines import FORECAST, METHODS, Method
-from ptq_eval.laws.forecast.forecast import HORIZON, Paths, grid, says_something, turn, unless_tested
+from ptq_eval.laws.forecast.forecast import HORIZON, Paths, excludes_some, grid, turn, unless_tested
 from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series
 from ptq_eval.laws.turning.observed import TurningPoint, checkpoint_scatter, controlled, turning_point
 from ptq_eval.results.points import Curve, by
@@ -203,7 +204,7 @@ def _turn_statement(series: Series, origin: float, method: str, paths: Paths, le
     return Statement(
         series.run, series.quantizer, series.bits, origin, What.TURN, math.nan, said.low, said.value, said.high, level,
         truth.place, refuted, method, Ahead.OPEN,
-        made=says_something(said, series),
+        made=excludes_some(said, origin),
         decisive=known or _falls_after(series, origin, truth.least),
         width=high - low,
         score=interval_score(low, high, place, level),

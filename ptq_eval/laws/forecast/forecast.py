@@ -1,10 +1,11 @@
 """Draws of the loss after quantization beyond the last checkpoint, and of D_crit.
 
-A draw takes one candidate for the full-precision loss and one for delta, by weight, and moves each away from its curve
-in proportion to the distance h in log D: the loss by t·s·|slope|·h, the logarithm of delta by t·s·h, with t from
-Student's distribution and s the error that the rolling origin found.  So a draw is a smooth path from the last
-checkpoint on, and its minimum means something.  Checkpoints scatter about any smooth path; that scatter enters what a
-later checkpoint will measure, and how sure the past minimum is, but not the path.
+A draw takes one candidate for the full-precision loss and one for delta, by weight, each with a size s of its error
+(`rolling`), and moves it away from its curve in proportion to the distance h in log D, z being standard normal: the
+logarithm of delta by z·s·h, the fall of the loss by z·s·|slope|·h, or, where that makes the fall smaller, by the factor
+of which this is the first order, so that the loss still falls.  So a draw is a smooth path from the last checkpoint on,
+and its minimum means something.  Checkpoints scatter about any smooth path; that scatter enters what a later checkpoint
+will measure, and how sure the past minimum is, but not the path.
 
 No candidate for delta falls, and no path does: a departure that would let delta fall below its last value leaves it
 there.  A delta that is not significant is not extrapolated: it stays at the weighted mean of those seen, and a later
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ptq_eval.laws.forecast.candidates import Curve, History, level_of_delta
-from ptq_eval.laws.forecast.rolling import DELTA, LOSS, Weights, combine, slope
+from ptq_eval.laws.forecast.rolling import DELTA, LOSS, SCALES, Weights, combine, slope
 from ptq_eval.laws.forecast.series import Series
 
 N_DRAWS = 2000
@@ -92,14 +93,15 @@ def draw(
     before, shares = _losses(series, x, rng, n_draws)
     of_delta: dict[str, float] = {}
     if series.significant:
-        grown, measured, of_delta = _growing(series, siblings, learned or learn(siblings), x, rng, n_draws)
+        grown, measured, later, of_delta = _growing(series, siblings, learned or learn(siblings), x, rng, n_draws)
         noise = np.hypot(series.noise, series.scatter)
     else:
         grown, measured = _staying(series, siblings, x, rng, n_draws)
+        later = measured - grown
         noise = np.full_like(past, series.scatter)
     seen = now + noise * rng.standard_normal((n_draws, len(past)))
     ahead = before + grown + seen[:, -1:] - now[-1]
-    scattered = ahead + (measured - grown) + series.scatter * rng.standard_normal(ahead.shape)
+    scattered = ahead + later + series.scatter * rng.standard_normal(ahead.shape)
     seen = seen @ smoother(past, noise).T
     deltas = np.broadcast_to(series.delta, seen.shape)
     return Paths(
@@ -136,27 +138,30 @@ def _losses(
     history = History(series.x, series.loss_fp, np.full_like(series.x, series.scatter), series.phase)
     weights, curves = combine([history], LOSS), LOSS.curves(history)
     steepness = slope(curves, weights.weights, series.x[-1])
-    t = rng.standard_t(weights.freedom, (n_draws, 1))
-    drawn, shares = _mixed(curves, weights, x, rng, n_draws)
-    paths = drawn + t * weights.error * steepness * (x - series.x[-1])
+    drawn, size, shares = _mixed(curves, weights, x, rng, n_draws)
+    less = size * steepness * (x - series.x[-1])
+    fall = np.maximum(series.loss_fp[-1] - drawn, _LEAST)
+    paths = series.loss_fp[-1] - np.where(less > 0, fall * np.exp(-np.maximum(less, 0.0) / fall), fall - less)
     return np.minimum.accumulate(np.minimum(paths, series.loss_fp[-1]), axis=1), shares
 
 
 def _growing(
     series: Series, siblings: Sequence[Series], weights: Weights, x: np.ndarray, rng: np.random.Generator, n_draws: int
-) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """Paths of a significant delta at x and what would be measured there, [n_draws, m] each, and the candidates'
-    shares."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
+    """Paths of a significant delta at x, what would be measured there, and the scatter of those checkpoints alone,
+    [n_draws, m] each, and the candidates' shares.
+
+    The loss after quantization starts from a last checkpoint whose scatter is drawn with the loss.
+    """
     history = _delta_history(series, siblings)
-    t = rng.standard_t(weights.freedom, (n_draws, 1))
-    drawn, shares = _mixed(DELTA.curves(history), weights, x, rng, n_draws)
+    drawn, size, shares = _mixed(DELTA.curves(history), weights, x, rng, n_draws)
     level, noise = level_of_delta(history), float(history.noise[-1])
-    growth = np.log(np.maximum(drawn, _LEAST) / max(level, _LEAST)) + t * weights.error * (x - series.x[-1])
+    growth = np.log(np.maximum(drawn, _LEAST) / max(level, _LEAST)) + size * (x - series.x[-1])
     grown = level * np.exp(np.clip(growth, 0.0, MOST_GROWTH))
     scatter = noise * grown / level if level > 0 else np.full_like(grown, noise)
     # The scatter of the last checkpoint, from which the path starts, and that of the one to come.
     start, end = rng.standard_normal((n_draws, 1)), rng.standard_normal(grown.shape)
-    return grown, grown + scatter * (start + end), shares
+    return grown, grown + scatter * (start + end), scatter * end, shares
 
 
 def _staying(
@@ -203,12 +208,14 @@ def growth_of_noise(group: Sequence[Series]) -> np.ndarray:
 
 def _mixed(
     curves: dict[str, Curve], weights: Weights, x: np.ndarray, rng: np.random.Generator, n_draws: int
-) -> tuple[np.ndarray, dict[str, float]]:
-    """One candidate per draw, by weight: [n_draws, m], and the weights as shares by name."""
-    shares = np.array([weights.weights[name] for name in curves])
-    shares = shares / shares.sum()
-    drawn = np.array([curve(x) for curve in curves.values()])[rng.choice(len(shares), n_draws, p=shares)]
-    return drawn, dict(zip(curves, shares.tolist()))
+) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+    """One candidate per draw, by weight: [n_draws, m], the size of its departure [n_draws, 1], and shares by name."""
+    joint = np.array([weights.joint[name] for name in curves])
+    joint = joint / joint.sum()
+    place, scale = np.divmod(rng.choice(joint.size, n_draws, p=joint.ravel()), len(SCALES))
+    drawn = np.array([curve(x) for curve in curves.values()])[place]
+    size = SCALES[scale] * rng.standard_normal(n_draws)
+    return drawn, size[:, None], dict(zip(curves, joint.sum(axis=1).tolist()))
 
 
 def _delta_history(series: Series, siblings: Sequence[Series]) -> History:
@@ -258,6 +265,14 @@ def unless_tested(said: Turn, last: float, tested: bool) -> Turn:
     if tested or said.high > last * (1 + 1e-9):
         return Turn(low, said.value, said.high)
     return Turn(low, math.inf, math.inf)
+
+
+def excludes_some(said: Turn, last: float) -> bool:
+    """Whether a turn has an upper end, or a lower one at or beyond D = `last`, that of the last checkpoint.
+
+    Either answers whether to train on; a lower end at an earlier checkpoint with an open upper one does not.
+    """
+    return math.isfinite(said.high) or said.low >= last * (1 - 1e-9)
 
 
 def says_something(said: Turn, series: Series) -> bool:

@@ -2,11 +2,12 @@
 
 For every origin of a history the candidates are fitted to the checkpoints up to it and compared with all later ones.
 An error is counted per unit of log D between origin and target, because that is how errors of extrapolation grow: for
-delta as a logarithm, for the loss in units of its slope at the origin.  What chance alone explains, the noise of both
-checkpoints, is subtracted from its square.  A candidate's mean squared error S, with a prior of `PRIOR_COUNT` errors of
-the size assumed before anything is known, gives its weight S^(−nu/2), the likelihood of Gaussian errors whose variance
-is integrated out; the weighted mean of the errors is the forecast's own.  The targets of one origin share its fit, and
-the bit-widths of one run its checkpoints, so all of them together count as many errors as there are origins.
+delta as a logarithm, for the loss in units of its slope at the origin.  Its variance is s² and what chance alone
+explains, the noise of both checkpoints.  How large s is, differs from run to run by more than an order of magnitude: a
+smooth run may be forecast to within a hundredth of its slope.  So s is no constant; its logarithm has a normal prior,
+wide enough for either, and the Gaussian likelihood of a candidate's errors gives the probability of each candidate with
+each s.  The targets of one origin share its fit, and the bit-widths of one run its checkpoints, so all of them together
+count as many errors as there are origins.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from ptq_eval.laws.forecast.candidates import OF_DELTA, OF_LOSS, Curve, History,
 
 MIN_HISTORY = 3
 """Checkpoints that a candidate is fitted to at least."""
-PRIOR_COUNT = 3.0
-"""The weight of the assumed error, in origins."""
 MIN_DISTANCE = 0.3
 """The least distance in log D that an error is divided by: a factor of 1.35 in D."""
+SCALES = np.geomspace(0.005, 2.0, 40)
+"""Sizes of the error per unit of log D."""
+SPREAD = 0.8
+"""The standard deviation of the logarithm of that size, beforehand."""
 _TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Response:
-    """What is forecast: its candidates, the error per unit of log D assumed at first, and how errors are counted."""
+    """What is forecast: its candidates, the median error per unit of log D beforehand, and how errors are counted."""
 
     curves: Callable[[History], dict[str, Curve]]
     names: tuple[str, ...]
@@ -39,16 +42,19 @@ class Response:
 
 
 LOSS = Response(loss_curves, tuple(OF_LOSS), 0.2, False)
-DELTA = Response(delta_curves, tuple(OF_DELTA), 0.3, True)
+DELTA = Response(delta_curves, tuple(OF_DELTA), 0.25, True)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weight of each candidate by name, the forecast's error per unit of log D, and its degrees of freedom."""
+    """The probability of each candidate, by name, with each of `SCALES` as the size of its error: [scales] each."""
 
-    weights: Mapping[str, float]
-    error: float
-    freedom: float
+    joint: Mapping[str, np.ndarray]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The probability of each candidate."""
+        return {name: float(each.sum()) for name, each in self.joint.items()}
 
 
 def slope(curves: Mapping[str, Curve], weights: Mapping[str, float], x: float) -> float:
@@ -59,23 +65,33 @@ def slope(curves: Mapping[str, Curve], weights: Mapping[str, float], x: float) -
 
 
 def combine(histories: Sequence[History], response: Response) -> Weights:
-    """The weights of the candidates from the histories of one run, all known up to the same checkpoint."""
-    squares: list[dict[str, float]] = []
+    """The weights of the candidates from the histories of one run, all known up to the same checkpoint.
+
+    A candidate that no origin determined is as likely as the errors of all others together make it.
+    """
+    found: dict[str, list[np.ndarray]] = {name: [] for name in response.names}
     for history in histories:
         for origin in range(MIN_HISTORY, len(history.x)):
-            squares += squared_errors(history, origin, response)
+            for name, rows in squared_errors(history, origin, response).items():
+                found[name].append(rows)
+    everything = [rows for own in found.values() for rows in own]
     count = max((len(history.x) - MIN_HISTORY for history in histories), default=0)
-    freedom, prior = PRIOR_COUNT + count, response.prior
-    means = {name: _mean([each[name] for each in squares if name in each], prior, count) for name in response.names}
-    logs = {name: -0.5 * freedom * np.log(mean) for name, mean in means.items()}
-    highest = max(logs.values())
-    weights = {name: max(float(np.exp(value - highest)), _TINY) for name, value in logs.items()}
-    own = [sum(weights[n] * e for n, e in each.items()) / sum(weights[n] for n in each) for each in squares]
-    return Weights(weights, float(np.sqrt(_mean(own, prior, count))), freedom)
+    prior = -0.5 * (np.log(SCALES / response.prior) / SPREAD) ** 2
+    logs = {name: prior for name in found}
+    if everything:
+        for name, own in found.items():
+            square, chance = np.concatenate(own or everything).mean(axis=0)
+            variance = SCALES**2 + chance
+            logs[name] = prior - 0.5 * count * (np.log(variance) + square / variance)
+    highest = max(each.max() for each in logs.values())
+    joint = {name: np.exp(each - highest) + _TINY for name, each in logs.items()}
+    total = sum(each.sum() for each in joint.values())
+    return Weights({name: each / total for name, each in joint.items()})
 
 
-def squared_errors(history: History, origin: int, response: Response) -> list[dict[str, float]]:
-    """The squared error per unit of log D of each candidate, by name, at every checkpoint after the first `origin`."""
+def squared_errors(history: History, origin: int, response: Response) -> dict[str, np.ndarray]:
+    """The squared error per unit of log D of each candidate, by name, at every checkpoint after the first `origin`, and
+    the part of it that chance explains: [targets, 2]."""
     curves = response.curves(history.part(slice(origin)))
     x, y, start = history.x[origin:], history.y[origin:], history.x[origin - 1]
     chance = history.noise[origin:] ** 2 + history.noise[origin - 1] ** 2
@@ -85,16 +101,8 @@ def squared_errors(history: History, origin: int, response: Response) -> list[di
         chance = chance / np.maximum(y, floor) ** 2
     else:
         scale = scale * max(slope(curves, dict.fromkeys(curves, 1.0), start), 1e-9)
-    found: list[dict[str, float]] = [{} for _ in y]
+    found = {}
     for name, curve in curves.items():
         errors = np.log(np.maximum(y, floor) / np.maximum(curve(x), floor)) if response.logarithmic else y - curve(x)
-        for each, square in zip(found, np.maximum(errors**2 - chance, 0.0) / scale**2):
-            each[name] = float(square)
+        found[name] = np.column_stack([errors**2, chance]) / scale[:, None] ** 2
     return found
-
-
-def _mean(squares: Sequence[float], prior: float, count: int) -> float:
-    """The mean square together with the prior's share; `squares` of any number count as `count`."""
-    if not squares or not count:
-        return prior**2
-    return (PRIOR_COUNT * prior**2 + count * float(np.mean(squares))) / (PRIOR_COUNT + count)

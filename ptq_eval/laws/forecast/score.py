@@ -17,8 +17,8 @@ from ptq_eval.laws.forecast.baselines import FORECAST
 class Score:
     """The statements of one method about one thing; bits and ahead are None where all are taken together.
 
-    n counts statements (of D_crit: decisive cases), `made` the share of these that say something, `refuted` the share
-    of those that were refuted, NaN where there are none; `width` and `score` are means over all statements, in the
+    n counts statements (of D_crit: decisive cases), `made` the share of these in which a statement is made, `refuted`
+    the share that was refuted, NaN where there are none; `width` and `score` are means over all statements, in the
     units of `backtest`.
     """
 
@@ -59,11 +59,11 @@ def scores(statements: Sequence[Statement]) -> list[Score]:
 
 def _score(rows: Sequence[Statement], bits: float | None, ahead: Ahead | None) -> Score:
     decisive = [s for s in rows if s.decisive]
-    made = [s for s in decisive if s.made]
-    share = len(made) / len(decisive) if decisive else math.nan
-    refuted = sum(s.refuted for s in made) / len(made) if made else math.nan
+    made, refuted = (
+        float(np.mean([getattr(s, name) for s in decisive])) if decisive else math.nan for name in ("made", "refuted")
+    )
     width, score = (float(np.mean([getattr(s, name) for s in rows])) for name in ("width", "score"))
-    return Score(rows[0].method, rows[0].what, bits, ahead, len(decisive), share, refuted, width, score)
+    return Score(rows[0].method, rows[0].what, bits, ahead, len(decisive), made, refuted, width, score)
 
 
 def total(found: Iterable[Score], what: What, bits: float | None = None, method: str = FORECAST) -> Score | None:

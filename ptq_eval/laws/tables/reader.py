@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 
-from ptq_eval.errors import ColumnError, ExpressionError, NotFiniteError, NotPositiveError, TextColumnError
+from ptq_eval import units
+from ptq_eval.errors import (
+    ColumnError,
+    ExpressionError,
+    NotFiniteError,
+    NotPositiveError,
+    OptionError,
+    TextColumnError,
+)
 from ptq_eval.laws.base import Law
 from ptq_eval.laws.fit.requirements import COLUMN_ALIASES
 from ptq_eval.laws.tables import categories
@@ -158,24 +166,30 @@ class Reader:
             )
         return labels
 
-    def numbers(self, values: Any, name: str) -> np.ndarray:
-        """Values as floats; blank cells become NaN.  Raises TextColumnError."""
+    def numbers(self, values: Any, name: str, counts: bool = False) -> np.ndarray:
+        """Values as floats; blank cells become NaN.  Raises TextColumnError.
+
+        Parameters, tokens and, with `counts`, anything else may be written as 10M or 1.5B (`units`).
+        """
+        counts = counts or any(name in (count, *COLUMN_ALIASES[count]) for count in ("N", "D"))
         values = np.asarray(values)
         if values.dtype.kind in "iuf":
             return values.astype(float)
-        found = [(i, v) for i, v in enumerate(values.tolist()) if v is not None and v == v and not _is_number(v)]
+        found = [
+            (i, v) for i, v in enumerate(values.tolist()) if v is not None and v == v and not _is_number(v, counts)
+        ]
         if found:
             place, value = found[0]
             got = f"{value!r} in row {self.rows[place] + 1}"
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             what = f"{self._said(name)} holds {'true and false' if isinstance(value, bool) else 'text'}"
-            raise TextColumnError(what, got=got + more, allowed="numbers", remedy=_remedy(value, name))
-        return np.array([_number(value) for value in values.tolist()], float)
+            raise TextColumnError(what, got=got + more, allowed="numbers", remedy=_remedy(value, name, counts))
+        return np.array([_number(value, counts) for value in values.tolist()], float)
 
     def _number(self, name: str, wanted: str) -> np.ndarray:
         """A name inside an expression: one defined before, or a column of numbers."""
         values = column({**self.table, **self.defined}, name, why=f"wanted for {wanted}")
-        return values.astype(float) if values.dtype.kind == "b" else self.numbers(values, name)
+        return values.astype(float) if values.dtype.kind == "b" else self.numbers(values, name, counts=True)
 
     def _refuse(
         self,
@@ -204,24 +218,26 @@ class Reader:
         return name if source == name else f"{name} = {source}"
 
 
-def _number(value: Any) -> float:
+def _number(value: Any, counts: bool) -> float:
     try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
+        return units.read_number(value, units.COUNT) if counts and isinstance(value, str) else float(value)
+    except (TypeError, ValueError, OverflowError, OptionError):
+        with suppress(TypeError, ValueError, OverflowError):
+            return float(value)
         return float("nan")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any, counts: bool = False) -> bool:
     if isinstance(value, (bool, Words)):
         return False
     try:
         float(value)
     except (TypeError, ValueError, OverflowError):
-        return False
+        return counts and not np.isnan(_number(value, counts))
     return True
 
 
-def _remedy(value: Any, name: str) -> str:
+def _remedy(value: Any, name: str, counts: bool) -> str:
     """How a cell that is no number becomes one: by its look."""
     text = str(value).strip()
     if isinstance(value, Words) and _is_number(text):
@@ -230,6 +246,8 @@ def _remedy(value: Any, name: str) -> str:
         return "write numbers without commas between their thousands"
     if re.fullmatch(r"[+-]?\d+,\d+([eE][+-]?\d+)?", text):
         return "for decimal commas: --decimal ,  (with --separator ';'); for thousands: numbers without commas"
+    if counts and re.match(r"[+-]?[\d.]", text):
+        return f"write counts as {units.COUNT.example}"
     if re.fullmatch(r"[+-]?[\d.]+\s*[KMBT]?", text):
         return "write plain numbers (7e9, not 7B)"
     return f"write plain numbers (7e9, not 7B), or give names numbers: --columns '{name}=COLUMN{{{text[:20]}:NUMBER}}'"

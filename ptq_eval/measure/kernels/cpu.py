@@ -1,4 +1,4 @@
-"""The kernels compiled by numba: two passes over each row of a block, the second out of the first-level cache.
+"""The kernels compiled by numba: two passes over each row of a block, the second within the first-level cache.
 
 The first pass finds the highest logit; the second takes exponentials, sums them and multiplies them with the other
 model's, all in vector registers.  Numba has no vector exponential of its own, so exp is written out: 2ⁿ·2ᶠ with a

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 NAME = "backtest.json"
 TITLE = "Had you asked earlier"
-VERSION = 2
-"""Of the meaning of `backtest.json`."""
+VERSION = 3
+"""Raised whenever the content of `backtest.json` changes its meaning."""
 
 METHOD_NAMES = {
     FORECAST: "forecast",
@@ -186,8 +186,6 @@ def answer_rows(test: Backtest) -> list[list[str]]:
 
 def answer(statement: Statement) -> str:
     """D_crit as a statement has it: an interval, or "not before 40M"."""
-    if not statement.made:
-        return MISSING
     if not math.isfinite(statement.high):
         return f"not before {count(statement.low)} ({50 + 50 * statement.level:g} %)"
     value = count(statement.value) if math.isfinite(statement.value) else "open"

@@ -35,7 +35,7 @@ MEASURED = ("ok", "partial")
 NUMBERS = ["step", "tokens", "params", "tokens_per_param", "bits", "loss_fp", "loss_q", "delta", "delta_se", "windows"]
 _CONFIGURATION = ("group_size", "symmetric", "calibration", "options")
 MOST_PANELS = 6
-"""More panels beside each other than these cannot be read."""
+"""More panels than this side by side cannot be read."""
 
 
 def labels(table: Frame) -> Any:
@@ -286,7 +286,7 @@ class Study:
 def predict(entry: Mapping[str, Any] | None, *, params: float, tokens: np.ndarray, bits: float) -> np.ndarray | None:
     """What a fitted law predicts at N = `params`, D = `tokens` [n] and `bits`: [n], nats per token.
 
-    None for a fit without usable constants, or by a law that is not installed.
+    None for a fit without usable constants, and for a law that is not installed.
     """
     if entry is None:
         return None

@@ -1,7 +1,7 @@
 """How numbers are written for people: uncertainties, intervals, token counts.
 
-A measured value is rounded where its standard error says so: two digits of the error are kept, and the value
-stops at the same place.  0.1234(56) is 0.1234 ± 0.0056: the digits in parentheses are the error in units of the
+A measured value is rounded according to its standard error: two digits of the error are kept, and the value
+ends at the same decimal.  0.1234(56) is 0.1234 ± 0.0056: the digits in parentheses are the error in units of the
 value's last digits.  Rounding is done in decimal, so that 0.0995 never turns into three digits by accident.
 
 Everything else has three digits, as people write them: 1,000, 4.86M, 2.36×10⁻⁴.  An end of an interval that is beyond
@@ -21,13 +21,13 @@ MISSING = "–"
 OPEN = "open"
 MAX_DECIMALS = 7
 _SMALL = -3
-"""A value finer than that many decimals and smaller than this power of ten is written with its power of ten."""
+"""A value below this power of ten that needs more than `MAX_DECIMALS` is written in scientific notation."""
 MIN_PLAIN, MAX_PLAIN = 1e-3, 1e6
-"""Sizes between which a number is written without a power of ten."""
+"""Numbers between these sizes are written without a power of ten."""
 MAX_COUNT = 1e18
-"""Tokens from which on an end is open: a thousand times all text there is."""
+"""An end of an interval of more tokens is open: a thousand times all text there is."""
 MAX_RATIO = 1e9
-"""An end of an interval that is so many times larger or smaller than its value is open."""
+"""An end of an interval that is this many times larger or smaller than its value is open."""
 _PLAIN_DIGITS = 4
 _PRECISION = 700
 """Digits that Decimal may use: a double ranges over 632 powers of ten."""

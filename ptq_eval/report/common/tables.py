@@ -140,7 +140,11 @@ def quality_table(fits: Iterable[tuple[str, Mapping[str, Any]]], about: str) -> 
         found = {number(one["bits"]): one for one in several}
         rows.append([name, *(_quality(found.get(width)) for width in bits)])
     header = [about, *(f"{width:g} bits" for width in bits)]
-    title = "Scatter about the law beyond evaluation noise, and R² weighted by the errors, by bit-width:\n\n"
+    title = (
+        "Scatter about the law beyond evaluation noise, and R² weighted by the errors, by bit-width. In the R² over "
+        "all bit-widths the smallest deltas weigh most, since errors are proportional to delta; where these are noise, "
+        "it is lower than at the other bit-widths:\n\n"
+    )
     return title + markdown(header, rows) if rows else ""
 
 

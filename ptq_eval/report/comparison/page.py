@@ -77,7 +77,7 @@ def header(comparison: Mapping[str, Any]) -> list[str]:
 
 
 def rows(comparison: Mapping[str, Any]) -> list[list[str]]:
-    """A ranking as text: errors of each kind of leaving out, their mean, AICc; both ± the error of the difference."""
+    """A ranking as text: held-out errors of each kind, their mean, AICc; both ± the error of the difference."""
     return [
         [
             str(law["rank"]),

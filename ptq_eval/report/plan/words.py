@@ -100,7 +100,7 @@ def beyond(answer: Answer) -> str:
 
 
 def farther(answer: Answer) -> bool:
-    """Whether a D_crit is too far beyond the data to be believed."""
+    """Whether a D_crit is too far beyond the data to be reliable."""
     return answer.ask == "critical_tokens" and answer.beyond.get("D", 0.0) > MAX_FACTOR and bool(answer.values)
 
 

@@ -19,7 +19,7 @@ _COVERS = {
 
 
 def of_windows(study: Study) -> Iterator[str]:
-    """What the errors are about, and how many independent windows the windows are worth."""
+    """What the errors are about, and how many independent windows they are worth."""
     rows = study.measured
     if "covers" not in rows:  # tables of earlier versions
         return

@@ -43,9 +43,10 @@ COLUMNS = (
 REACH = 10.0
 """A predicted turn is drawn up to this multiple of the largest D; beyond, it is named in the panel."""
 VISIBLE, FAR = 2.0, 6.0
-"""In units of the fall of the full-precision loss: shown above a curve's minimum; too far to be shown at all."""
+"""Multiples of the fall of the full-precision loss: how much of a curve is shown above its minimum, and how far
+above the lowest loss a curve is not shown at all."""
 LEAST_FALL = 0.3
-"""Nats per token that the fall counts for at least, so that a short trajectory does not hide its curves."""
+"""The least that counts as that fall, nats per token, so that a short trajectory does not hide its curves."""
 TITLE_WIDTH = 38
 _INNER, _OUTER = 0.3, 0.15
 """Opacity of the bands of 50 and 90 %; where they overlap, both count."""

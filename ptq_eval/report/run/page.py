@@ -4,9 +4,8 @@ The page also states what is not known: which checkpoints were excluded and why,
 worse than rounding, what the intervals do not cover, and what none of these numbers can show.
 
 Every method but rounding to nearest exists to lower the error that rounding leaves, so a larger δ than rounding's on
-the same grid points to too little calibration data, to damping, or to a fault; every such pair is named.  The standard
-error of a difference of two deltas is taken as if they were independent.  They share evaluation windows, so this is an
-upper bound: a difference that is called significant here is significant.
+the same grid points to too little calibration data, to damping, or to a fault; every such pair is named that errors and
+the number of pairs do not explain (`results.over_rounding`).
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from ptq_eval.laws.turning.significance import SIGNIFICANCE
 from ptq_eval.report.backtest import page as backtest
 from ptq_eval.report.common import tables
 from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study, formats_of
@@ -32,7 +31,7 @@ from ptq_eval.report.run import answers, calibrations, formats
 from ptq_eval.report.run.errors import of_calibration, of_seeds, of_windows
 from ptq_eval.report.run.words import early, sentences, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
-from ptq_eval.sampling import SIGNIFICANT, errors_needed
+from ptq_eval.results.over_rounding import SUFFIX, compared
 
 LIMITS = (
     "Loss on one text under one protocol is not accuracy on a task; a small δ can hide a large loss of ability, and "
@@ -54,7 +53,11 @@ MAX_COLUMNS = 8
 
 _GRID = ["point", "bits", "group_size", "symmetric", "format"]
 _DELTAS = (("delta", "delta_se"), ("delta_rtn", "delta_se_rtn"), ("difference", "error"))
-_HEADER = ("method", "checkpoint", "bits", "δ of the method", "δ of RTN", "difference")
+_HEADER = ("method", "checkpoint", "bits", "δ of the method", "δ of RTN", "difference", "p")
+_COVERED = (
+    "the choice of windows, the same for both, draws of the calibration windows where there are several, and the "
+    "chance of one rounding of each"
+)
 
 
 def document(
@@ -177,23 +180,24 @@ def _fits(study: Study) -> str:
 
 
 def _worse_than_rounding(study: Study) -> str:
-    """Methods whose δ exceeds that of rounding on the same grid."""
+    """Methods whose δ exceeds that of rounding on the same grid by more than errors and their number explain."""
     both = _pairs_with_rounding(study)
     if both.empty:
         return "No measurement of another method has one of RTN on the same grid to be compared with.\n"
-    count = f"{len(both)} pair{'s' * (len(both) != 1)} on the same grid compared. "
-    text = f"{count}Where two methods are equal, chance puts one pair in forty beyond two standard errors.\n\n"
-    worse = both[both["difference"] > 0]
-    errors = errors_needed(worse["delta_df"]) if "delta_df" in worse else SIGNIFICANT
-    significant = worse["difference"] > errors * worse["error"]
+    text = f"{plural(len(both), 'pair')} on the same grid compared. The error of a difference covers {_COVERED}. "
+    if unknown := int((~both["floor_known"]).sum()):
+        text += f"The chance of rounding is not known for {plural(unknown, 'pair')}, whose errors are too small. "
+    text += f"Where no method is worse, the probability of naming any below is at most {100 * SIGNIFICANCE:g} %.\n"
+    significant, worse = both["adjusted_p"] <= SIGNIFICANCE, both["difference"] > 0
     if significant.any():
-        rows = [_row(row) for _, row in worse[significant].iterrows()]
-        text += "By more than two standard errors:\n\n" + tables.markdown(_HEADER, rows, left=2)
-    if not significant.all():
-        counts = worse[~significant].groupby(["label", "bits"], sort=False).size()
+        rows = [_row(row) for _, row in both[significant].iterrows()]
+        text += "\nSignificantly worse (p adjusted for all pairs by Holm's procedure):\n\n"
+        text += tables.markdown(_HEADER, rows, left=2)
+    if (worse & ~significant).any():
+        counts = both[worse & ~significant].groupby(["label", "bits"], sort=False).size()
         named = [f"{label} {bits:.0f} bits {n}" for (label, bits), n in counts.items()]
-        text += f"\nWorse, but within noise, number of pairs: {'; '.join(map(tables.cell, named))}.\n"
-    return text if len(worse) else text + f"None of {', '.join(dict.fromkeys(both['label']))} is worse anywhere.\n"
+        text += f"\nWorse, but not significantly, number of pairs: {'; '.join(map(tables.cell, named))}.\n"
+    return text if worse.any() else text + f"None of {', '.join(dict.fromkeys(both['label']))} is worse anywhere.\n"
 
 
 def _pairs_with_rounding(study: Study) -> Frame:
@@ -204,19 +208,13 @@ def _pairs_with_rounding(study: Study) -> Frame:
         rows[name] = rows[name].astype(object).fillna("").astype(str)
     rounding = rows["quantizer"] == ROUNDING
     others = rows[~rounding & (rows["quantizer"] != FULL_PRECISION)]
-    both = others.merge(rows[rounding], on=_GRID, suffixes=("", "_rtn"), how="inner")
-    both["difference"] = both["delta"] - both["delta_rtn"]
-    both["error"] = np.hypot(both["delta_se"].fillna(0), both["delta_se_rtn"].fillna(0))
-    if "over_rounding" in both:  # window by window; tables of earlier versions lack it
-        for name, paired in (("difference", "over_rounding"), ("error", "over_rounding_se")):
-            measured = pd.Series(pd.to_numeric(both[paired], errors="coerce"), index=both.index)
-            both[name] = measured.fillna(both[name])
-    return both.sort_values(["label", "bits", "place", "tokens"], kind="stable")
+    both = others.merge(rows[rounding], on=_GRID, suffixes=("", SUFFIX), how="inner")
+    return compared(both).sort_values(["label", "bits", "place", "tokens"], kind="stable")
 
 
 def _row(row: Any) -> list[str]:
     deltas = [with_error(row[value], row[error]) for value, error in _DELTAS]
-    return [row["label"], row["checkpoint"], f"{row['bits']:.0f}", *deltas]
+    return [row["label"], row["checkpoint"], f"{row['bits']:.0f}", *deltas, short(row["adjusted_p"])]
 
 
 def _models(study: Study) -> str:

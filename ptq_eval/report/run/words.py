@@ -50,7 +50,7 @@ def turn(entry: Entry) -> float:
 
 
 def predicted(entry: Entry) -> bool:
-    """Whether a turning point is predicted, and believed."""
+    """Whether the verdict is a predicted turning point."""
     return entry.get("verdict_kind") == VerdictKind.PREDICTED
 
 

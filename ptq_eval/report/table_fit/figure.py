@@ -1,7 +1,7 @@
-"""A law fitted to somebody's table: what it says against what was measured, and what it leaves over.
+"""A law fitted to a user's table: measured against fitted values, and the residuals.
 
 The first panel has measured values over fitted ones; a law that holds puts them on the line.  The others show the
-residual, relative to the fitted value, over each variable of the law: a trend there is what the law does not know.
+residual, relative to the fitted value, over each variable of the law: a trend there is something that the law misses.
 Values that are not positive have no place on a logarithmic axis: they are drawn at its lower edge and counted there.
 
 Every fit has a row of its own, and the figure grows with them, up to `MOST` rows; the table has all of them.

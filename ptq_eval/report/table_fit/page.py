@@ -1,4 +1,4 @@
-"""A fit to somebody's table, to read: `fit.json`, `report.md`, a figure, and the same in a terminal."""
+"""The report of a fit to a user's table: `fit.json`, `report.md`, a figure, and the same in a terminal."""
 
 from __future__ import annotations
 

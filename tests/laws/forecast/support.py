@@ -40,7 +40,7 @@ def wandering(x, rng, level=0.05):
     return level * np.exp(logs - logs[3])
 
 
-DRIFT = 0.4
+DRIFT = 0.25
 """How far slopes wander per root of log D: the size of the error that a forecast assumes before it knows any."""
 
 

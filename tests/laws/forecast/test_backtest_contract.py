@@ -8,7 +8,7 @@ import pytest
 
 from ptq_eval.laws.forecast.backtest import Ahead, What, asked_at, backtest, interval_score, origins, targets
 from ptq_eval.laws.forecast.baselines import FORECAST, METHODS
-from ptq_eval.laws.forecast.forecast import Paths
+from ptq_eval.laws.forecast.forecast import Paths, Turn, excludes_some
 from ptq_eval.laws.forecast.score import best_baseline, scores, total
 from ptq_eval.laws.forecast.series import Series, series_of
 from ptq_eval.results.points import read
@@ -90,6 +90,14 @@ def test_a_loss_that_falls_beyond_the_interval_refutes_it():
     found = turns(of(FALLING), 4e6, 2e7)
     assert all(s.refuted and s.decisive and math.isnan(s.truth) for s in found)
     assert not any(s.refuted for s in turns(of(FALLING), 4e6, 4e8))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "made"),
+    [(4e6, 2e7, True), (1e6, 2e6, True), (8e6, math.inf, True), (9e6, math.inf, True), (4e6, math.inf, False)],
+)
+def test_a_lower_end_before_the_last_checkpoint_alone_is_no_statement(low, high, made):
+    assert excludes_some(Turn(low, math.sqrt(low * min(high, 1e9)), high), 8e6) is made
 
 
 def test_a_flat_loss_decides_nothing():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptq_eval.laws.forecast.candidates import DECAYS, History, fit_falling
-from ptq_eval.laws.forecast.rolling import MIN_DISTANCE, MIN_HISTORY, PRIOR_COUNT, Response, combine
+from ptq_eval.laws.forecast.rolling import DELTA, MIN_DISTANCE, MIN_HISTORY, SCALES, SPREAD, Response, combine
 
 
 def still(history):
@@ -32,8 +32,8 @@ def curves(history):
 
 
 def slow(histories, prior, logarithmic):
-    """Weights and error as the module's docstring has them, one target at a time."""
-    squares = []
+    """The probability of each candidate with each size of its error, one target and one size at a time."""
+    errors = {name: [] for name in CANDIDATES}
     for h in histories:
         for j in range(MIN_HISTORY, len(h.x)):
             known = curves(History(h.x[:j], h.y[:j], h.noise[:j], h.phase[:j]))
@@ -43,44 +43,56 @@ def slow(histories, prior, logarithmic):
             steep = float(np.mean(rise)) / 0.4
             for k in range(j, len(h.x)):
                 distance = max(h.x[k] - h.x[j - 1], MIN_DISTANCE)
-                chance, row = h.noise[k] ** 2 + h.noise[j - 1] ** 2, {}
+                chance = h.noise[k] ** 2 + h.noise[j - 1] ** 2
                 for name, curve in known.items():
                     said = curve(np.array([h.x[k]]))[0]
                     if logarithmic:
                         floor = 2 * h.noise[k] + 1e-12
                         error = math.log(max(h.y[k], floor)) - math.log(max(said, floor))
-                        excess = error**2 - chance / max(h.y[k], floor) ** 2
-                        row[name] = max(excess, 0) / distance**2
+                        errors[name].append((error**2 / distance**2, chance / max(h.y[k], floor) ** 2 / distance**2))
                     else:
-                        row[name] = max((h.y[k] - said) ** 2 - chance, 0) / (distance * steep) ** 2
-                squares.append(row)
+                        unit = (distance * steep) ** 2
+                        errors[name].append(((h.y[k] - said) ** 2 / unit, chance / unit))
     n = len(histories[0].x) - MIN_HISTORY
-
-    def pooled(values):
-        return (PRIOR_COUNT * prior**2 + n * sum(values) / len(values)) / (PRIOR_COUNT + n)
-
-    means = {name: pooled([row[name] for row in squares if name in row]) for name in CANDIDATES}
-    likelihood = {name: mean ** (-(PRIOR_COUNT + n) / 2) for name, mean in means.items()}
-    best = max(likelihood.values())
-    likelihood = {name: max(value / best, 1e-12) for name, value in likelihood.items()}
-    own = [sum(likelihood[k] * v for k, v in row.items()) / sum(likelihood[k] for k in row) for row in squares]
-    return likelihood, math.sqrt(pooled(own))
+    found = {}
+    for name, rows in errors.items():
+        rows = rows or [row for others in errors.values() for row in others]
+        square, chance = (sum(row[i] for row in rows) / len(rows) for i in (0, 1))
+        found[name] = [
+            math.exp(-0.5 * (math.log(s / prior) / SPREAD) ** 2)
+            * (math.exp(-square / (s**2 + chance) / 2) / math.sqrt(s**2 + chance)) ** n
+            for s in SCALES
+        ]
+    total = sum(map(sum, found.values()))
+    return {name: np.array(each) / total for name, each in found.items()}
 
 
 @pytest.mark.parametrize("logarithmic", [True, False])
-def test_weights_and_error_are_those_of_the_slow_implementation(logarithmic):
+@pytest.mark.parametrize("n", [4, 5, 8])
+def test_weights_and_errors_are_those_of_the_slow_implementation(logarithmic, n):
+    """With four checkpoints no origin determines the candidate that needs five."""
     rng = np.random.default_rng(0)
-    for _ in range(10):
-        x = np.cumsum(rng.uniform(0.1, 1.0, 8))
+    for _ in range(5):
+        x = np.cumsum(rng.uniform(0.1, 1.0, n))
         histories = []
         for _ in range(3):
-            y = np.exp(0.5 * x + 0.2 * rng.standard_normal(8))
-            histories.append(History(x, y, 0.05 * y, np.full(8, np.nan)))
+            y = np.exp(0.5 * x + 0.2 * rng.standard_normal(n))
+            histories.append(History(x, y, 0.05 * y, np.full(n, np.nan)))
         found = combine(histories, Response(curves, tuple(CANDIDATES), 0.4, logarithmic))
-        expected, error = slow(histories, 0.4, logarithmic)
-        assert dict(found.weights) == pytest.approx(expected, rel=1e-9)
-        assert found.error == pytest.approx(error, rel=1e-9)
-        assert found.freedom == PRIOR_COUNT + 5
+        expected = slow(histories, 0.4, logarithmic)
+        for name, each in found.joint.items():
+            assert each == pytest.approx(expected[name], rel=1e-6, abs=1e-10)
+        assert sum(found.weights.values()) == pytest.approx(1)
+
+
+def test_a_smooth_run_is_given_a_smaller_error_than_a_rough_one():
+    x, sizes = np.linspace(0, 4, 9), []
+    for wander in (0.0, 0.5):
+        y = np.exp(0.5 * x + wander * np.sin(3 * x))
+        joint = combine([History(x, y, 0.001 * y, np.full(9, np.nan))], DELTA).joint
+        shares = np.sum(list(joint.values()), axis=0)
+        sizes.append(float(shares @ np.log(SCALES)))
+    assert sizes[0] < math.log(DELTA.prior) < sizes[1]
 
 
 def test_a_falling_power_is_the_best_of_all_decays():

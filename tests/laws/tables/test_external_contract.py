@@ -238,3 +238,34 @@ def test_the_steps_behind_intervals_are_public():
     assert ((ends[:, 0] < found.point) & (found.point < ends[:, 1])).all()
     assert laws.leverage(found.problem, found.point, data["loss"]).sum() == pytest.approx(5)
     assert laws.held_out(law, data, by="D").status.kind == "ok"
+
+
+def written(values, unit):
+    """Counts as people write them, in an object column."""
+    return np.array([f"{value / {'M': 1e6, 'B': 1e9}[unit]:g}{unit}" for value in values.tolist()], object)
+
+
+@pytest.mark.parametrize(
+    "columns", ["P=b,delta=q-fp", "N=params,D=tokens,P=b,delta=q-fp", "N=1*params,D=2*tokens/2,P=b,delta=q-fp"]
+)
+def test_parameters_and_tokens_may_be_written_with_suffixes(table, columns):
+    N, D = table["Model Size"], table["flop"] / 6 / table["Model Size"]
+    table |= {"params": written(N, "M"), "tokens": written(D, "B")}
+    data = mapped(table, columns)
+    assert data["N"] == pytest.approx(N)
+    assert data["D"] == pytest.approx(D)
+
+
+@pytest.mark.parametrize("cell", ["10 miles", "1e", "M", "10MM", "ten"])
+def test_what_is_no_count_is_refused_with_its_row(table, cell):
+    table["params"] = written(table["Model Size"], "M")
+    table["params"][3] = cell
+    with pytest.raises(errors.TextColumnError, match=r"in row 4") as raised:
+        mapped(table, "D=flop,P=b,delta=q-fp")
+    assert repr(cell) in str(raised.value)
+
+
+def test_suffixes_are_for_counts_alone(table):
+    table["b"] = np.array([f"{bits:g}B" for bits in table["b"]], object)
+    with pytest.raises(errors.TextColumnError, match="holds text"):
+        mapped(table)

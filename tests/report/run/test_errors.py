@@ -37,14 +37,22 @@ def test_a_table_of_an_earlier_version_says_nothing_of_it():
 
 
 def test_a_method_is_compared_with_rounding_by_the_paired_error():
-    """δ of GPTQ is larger by 0.03: three errors if the windows are paired, and noise if they are not."""
+    """δ of GPTQ is larger by 0.03: six errors if the windows are paired, and noise if not, or by chance of rounding."""
     table = make_table(runs=("small",), quantizers=("rtn", "gptq"), bits=(3,))
     one = table["tokens_per_param"] == table["tokens_per_param"].min()
     table.loc[table["quantizer"] != "none", ["delta", "delta_se"]] = (0.2, 0.05)
-    table.loc[one & (table["quantizer"] == "gptq"), ["delta", "over_rounding", "over_rounding_se"]] = (0.23, 0.03, 0.01)
-    assert "0.030(10)" in page.document(study(table))
+    table.loc[one & (table["quantizer"] == "gptq"), ["delta", "over_rounding", "over_rounding_se"]] = (
+        0.23,
+        0.03,
+        0.005,
+    )
+    table["rounding_sd"] = 0.0
+    text = page.document(study(table))
+    assert "0.0300(50)" in text
+    assert "Significantly worse" in text
+    assert "Significantly worse" not in page.document(study(table.assign(rounding_sd=0.03)))
     table["over_rounding_se"] = float("nan")
-    assert "By more than two standard errors" not in page.document(study(table))
+    assert "Significantly worse" not in page.document(study(table))
 
 
 def test_the_page_says_that_one_draw_of_the_calibration_windows_says_nothing_of_others():
