@@ -42,7 +42,7 @@ scales that a package stores in 16 bits move them by less at 4 bits and below.""
 LARGE = 50.0
 """Squared error of a layer over that of rounding from which on it is no rounding: that of GPTQ, which trades the error
 of weights for that of outputs, was up to 12 in single layers of the embedded trajectories."""
-BAND = (0.5, 2.5)
+BAND = (0.4, 2.5)
 """Plausible ratios of the divergence to its second order."""
 SAME_WEIGHTS = 1e-3
 """Relative distance of weights that count as the same after a forward pass or a reload; a change of type is less."""
