@@ -24,7 +24,7 @@ from tests.support import models as core_models
 from tests.support.steps import measured
 from tests.theory.support import build, windows
 
-OWN = {"idle": "Idle", "still": "Still", "shuffler": "Shuffler"}
+OWN = {"idle": "Idle", "still": "Still", "shuffler": "Shuffler", "mirror": "Mirror"}
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def test_weights_in_another_order_are_no_rounding(trajectory, options):
 
 def test_a_model_far_from_the_original_one_is_implausible(trajectory_of_example):
     _, records = trajectory_of_example
-    (m,) = [m for m in records if m.trial.quantizer == "shuffler"]
+    (m,) = [m for m in records if m.trial.quantizer == "mirror"]
     (doubt,) = [d for d in m.details["doubts"] if d["kind"] == Doubt.IMPLAUSIBLE]
     assert doubt["ratio"] == m.details["second_order_ratio"] < BAND[0]
     (sound,) = [m for m in records if m.trial.quantizer == "rtn"]
@@ -104,7 +104,7 @@ def trajectory_of_example(plug_ins):
     """A trained checkpoint: of random weights, any others are as good."""
     return measured(
         "examples/trajectory/llama-40k/checkpoint-980",
-        quantizers=("rtn", "shuffler"), bits=(2,), seq_len=64, eval_windows=8, calib_windows=8, device="cpu",
+        quantizers=("rtn", "mirror"), bits=(2,), seq_len=64, eval_windows=8, calib_windows=8, device="cpu",
     )  # fmt: skip
 
 

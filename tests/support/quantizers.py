@@ -99,3 +99,13 @@ class Shuffler(Idle):
 
     def quantize(self, weight, scheme, stats=None):
         return RTN().quantize(weight.roll(1, dims=1), scheme)
+
+
+@dataclass(frozen=True)
+class Mirror(Idle):
+    """Rounds the negative of a matrix."""
+
+    name = "mirror"
+
+    def quantize(self, weight, scheme, stats=None):
+        return RTN().quantize(-weight, scheme)
