@@ -161,8 +161,13 @@ def _workload(checkpoint: Checkpoint, config: RunConfig, progress: Progress) -> 
 def _refuse_early(work: Workload, packer: FileFormat, config: RunConfig) -> None:
     """Raise ExportError for what is known to be impossible before anything is quantized."""
     model = LanguageModel.blueprint(
-        work.folder, include_head=config.include_head, trust_remote_code=config.trust_remote_code
+        work.folder,
+        include_head=config.include_head,
+        include_embedding=config.include_embedding,
+        trust_remote_code=config.trust_remote_code,
     )
+    if model.embedding is not None and packer.name != "fake":
+        raise _refusal(packer, model.embedding, "it holds quantized linear layers, and this is an embedding")
     if why := packer.refusal_of_model(read_config(work.folder)):
         raise _refusal(packer, work.checkpoint.name, reason(why))
     for name, shape in _shapes(model).items():
@@ -183,7 +188,7 @@ def _scheme(trial: Trial) -> Scheme:
 
 def _shapes(model: LanguageModel) -> dict[str, Shape]:
     found = {}
-    for name, module in model.linears().items():
+    for name, module in model.matrices().items():
         rows, columns = model.weight(name).shape
         found[name] = Shape(rows, columns, transposed(module))
     return found
@@ -204,7 +209,8 @@ def _measured(work: Workload, config: RunConfig, progress: Progress) -> tuple[Qu
         model = session.model
         packed = {f"{name}.weight" for name in variant.layers}
         state = model.module.state_dict(keep_vars=True)  # a tied tensor is one object under both its names
-        dense = {name: tensor for name, tensor in state.items() if name not in packed}
+        tied = None if model.embedding is None else state[f"{model.embedding}.weight"]
+        dense = {name: tensor for name, tensor in state.items() if name not in packed and tensor is not tied}
         if any(tensor.is_meta for tensor in dense.values()):
             raise DeviceError("an export needs the whole model in memory", remedy="a larger --memory")
         layers = {name: _on_cpu(layer) for name, layer in variant.layers.items()}

@@ -168,10 +168,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class CalibrationDraw:
-    """Where calibration windows come from: `windows` of `length` tokens, drawn from a `text` with a `seed`.
-
-    `seed` is None where it is not known, or changes nothing.
-    """
+    """Calibration windows: `windows` of `length` tokens of a `text`, drawn with a `seed` (None: unknown, or no effect)."""
 
     text: str
     windows: int
@@ -214,6 +211,7 @@ class Trial:
     dtype: str = "float32"
     device: str = "cpu"
     include_head: bool = False
+    include_embedding: bool = False
     stop: Mapping[str, Any] = field(default_factory=dict)
     sample: Sample | None = None
     calibration_draw: CalibrationDraw | None = None
@@ -234,7 +232,8 @@ class Trial:
             "dtype": self.dtype,
             "device": self.device,
             "include_head": self.include_head,
-            # Only where there is a rule, so that keys made before there were any stay what they are.
+            # Only where they are set, so that keys made before they existed stay what they are.
+            **({"include_embedding": True} if self.include_embedding else {}),
             **({"stop": dict(sorted(self.stop.items()))} if self.stop else {}),
         }
 

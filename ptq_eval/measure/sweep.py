@@ -140,7 +140,7 @@ def _groups(session: Session, evaluator: Evaluator, trials: Sequence[Trial], bes
     Where there are several groups, the evaluator keeps full-precision outputs in the memory that they leave.
     """
     model, budget = session.model, session.budget
-    variant_bytes = sum(model.weight_bytes(name) for name in model.linears())
+    variant_bytes = sum(model.weight_bytes(name) for name in model.matrices())
     references = _SHARE_FOR_REFERENCES * budget.total
     if session.scratch is None:
         taken = sum(parameter.nbytes for parameter in model.module.parameters()) + evaluator.working_bytes + beside

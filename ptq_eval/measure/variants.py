@@ -72,7 +72,7 @@ class Variant:
     others: dict[str, Tensor] = field(default_factory=dict)
     """Parameters outside the layers, by name, that the method changes too, such as norms; a backend's alone."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What a backend reports, for the record."""
+    """What a backend reports, and which layers a method rounded to nearest for want of inputs, for the record."""
     failed: str = ""
     """Why there is no variant, where a backend made none."""
     witness: Witness = field(init=False)
