@@ -101,13 +101,10 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
     try:
         file = _written(partial, work, packer, kept)
-        options: dict[str, Any] = {"dtype": DTYPES[work.trials[0].dtype], "device": config.resolve_device()}
-        options["trust_remote_code"] = config.trust_remote_code
-        file |= {
-            "loaded": loaded(
-                partial, packer, _scheme(work.trials[1]), torch.tensor(work.evaluation.ids), report, **options
-            )
-        }
+        loading: dict[str, Any] = {"dtype": DTYPES[work.trials[0].dtype], "device": config.resolve_device()}
+        loading["trust_remote_code"] = config.trust_remote_code
+        ids, scheme = torch.tensor(work.evaluation.ids), _scheme(work.trials[1])
+        file |= {"loaded": loaded(partial, packer, scheme, ids, report, **loading)}
         recipe = _recipe(work, config, packer, row, file)
         with full_disk(partial):
             (partial / page.NAME).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")

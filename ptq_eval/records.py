@@ -168,7 +168,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class CalibrationDraw:
-    """Calibration windows: `windows` of `length` tokens of a `text`, drawn with a `seed` (None: unknown, or no effect)."""
+    """Calibration windows: `windows` of `length` tokens of a `text`, drawn with a `seed` (None: unknown, or no use)."""
 
     text: str
     windows: int

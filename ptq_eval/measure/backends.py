@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -70,12 +71,12 @@ def quantize(
         try:
             with tempfile.TemporaryDirectory(prefix="ptq-eval-", ignore_cleanup_errors=True) as folder:
                 exchange = Path(folder)
-                cells = _prepared(model, source, own, ids, probe, exchange)
+                cells = _prepared(model, source, own, ids, probe, exchange, reload)
                 options: dict[str, Any] = {"device": model.device.type, "threads": torch.get_num_threads()}
                 options["reload"] = reload
                 for answer in workers.run(place_of(name), exchange, cells, columns, **options):
                     _accept(model, waiting.pop(0), answer, probe)
-        except (PtqEvalError, OSError) as error:  # not installed, or no space for the exchange
+        except (PtqEvalError, OSError, SafetensorError) as error:  # not installed, or no space for the exchange
             for variant in waiting:
                 variant.failed = str(error)
 
@@ -86,15 +87,22 @@ def _method(variant: Variant) -> Foreign:
 
 
 def _prepared(
-    model: LanguageModel, source: Path, variants: Sequence[Variant], ids: Tensor | None, probe: Tensor, folder: Path
+    model: LanguageModel,
+    source: Path,
+    variants: Sequence[Variant],
+    ids: Tensor | None,
+    probe: Tensor,
+    folder: Path,
+    reload: bool,
 ) -> list[Cell]:
     """Write what a worker reads to `folder`; the cells of the variants."""
     layers = list(model.linears())
-    if isinstance(_method(variants[0]).backend, WeightBackend):
+    backend = _method(variants[0]).backend
+    if reload or not isinstance(backend, WeightBackend):
+        _save(model, source, folder / "model")
+    if isinstance(backend, WeightBackend):
         weights = {layer: model.weight(layer).detach().float().contiguous().cpu() for layer in layers}
         save_file(weights, folder / "weights.safetensors")
-    else:
-        _save(model, source, folder / "model")
     tokens = {"probe": probe} if ids is None else {"probe": probe, "ids": ids}
     save_file({key: value.long().cpu().clone() for key, value in tokens.items()}, folder / "ids.safetensors")
     return [_method(variant).cell(variant.scheme) for variant in variants]
