@@ -248,6 +248,8 @@ def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) 
         layers = found[0]
         dense |= found[1]
     for name, layer in layers.items():
+        if layer.rotation is not None and packer.name != "fake":
+            raise _refusal(packer, name, "it has no place for a rotation of the layer's inputs")
         if why := packer.refusal_of(layer):
             raise _refusal(packer, name, reason(why))
     if "lm_head" in layers:
