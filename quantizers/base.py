@@ -29,12 +29,12 @@ from quantizers.errors import (
     FormatError,
     GroupSizeRangeError,
     MissingStatsError,
-    OptionValueError,
     QuantizationError,
     ShapeError,
     suggestion,
 )
 from quantizers.formats import FORMATS, Format
+from quantizers.options import checked, is_int
 from quantizers.scales import stored
 from quantizers.stats import LayerStats, all_finite
 
@@ -315,32 +315,6 @@ class Quantizer(ABC):
         return {spec.name: spec.metadata["help"] for spec in dataclasses.fields(cls)}
 
 
-def option(default: Any, help: str, *, choices: Sequence[str] = (), low: float | None = None) -> Any:
-    """A dataclass field that is an option: its default, a sentence of help, its choices or its lowest value.
-
-    The default's type (bool, int, float or str) is the option's type.
-    """
-    return dataclasses.field(
-        default=default, metadata={"help": help, "choices": tuple(choices), "low": low, "type": type(default)}
-    )
-
-
-def checked(owner: str, spec: dataclasses.Field[Any], value: Any) -> Any:
-    """`value` as the type of the option `spec` of `owner`, or OptionValueError."""
-    kind, choices, low = (spec.metadata[key] for key in ("type", "choices", "low"))
-    if kind is float and is_int(value):
-        value = float(value)  # 1 and 1.0 must give the same record key
-    fits = is_int(value) if kind is int else isinstance(value, kind)
-    if fits and choices:
-        fits = value in choices
-    if fits and low is not None:
-        fits = low <= value < math.inf
-    if not fits:
-        allowed = " or ".join(map(repr, choices)) or kind.__name__ + (f" ≥ {low:g}" if low is not None else "")
-        raise OptionValueError(f"{owner} option {spec.name!r}: allowed is {allowed}, got {value!r}")
-    return value
-
-
 def _format(name: str) -> Format:
     """The format of that name.  Raises FormatError with the nearest one."""
     if name not in FORMATS:
@@ -348,8 +322,3 @@ def _format(name: str) -> Format:
         hint = suggestion(name, [*FORMATS, *integers])
         raise FormatError(f"no format {name!r}; known: int, {', '.join(FORMATS)}{hint}")
     return FORMATS[name]
-
-
-def is_int(value: object) -> bool:
-    """Whether `value` is an integer and not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -23,10 +23,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from quantizers.base import QuantizedWeight, Quantizer, Scheme, option
+from quantizers.base import QuantizedWeight, Quantizer, Scheme
 from quantizers.errors import QuantizationError
 from quantizers.gptq.damping import damped_factor
 from quantizers.gptq.solve import solve
+from quantizers.options import option
 from quantizers.stats import LayerStats, finite_hessian
 
 _TOLERANCE = 1e-3

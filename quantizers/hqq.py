@@ -32,7 +32,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from quantizers import grid
-from quantizers.base import QuantizedWeight, Quantizer, Scheme, option
+from quantizers.base import QuantizedWeight, Quantizer, Scheme
+from quantizers.options import option
 from quantizers.stats import LayerStats
 
 

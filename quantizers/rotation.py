@@ -28,8 +28,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from quantizers.base import QuantizedWeight, Quantizer, Rotation, Scheme, option
+from quantizers.base import QuantizedWeight, Quantizer, Rotation, Scheme
 from quantizers.formats import FORMATS
+from quantizers.options import option
 from quantizers.stats import LayerStats
 
 MAX_ORDER = 4096

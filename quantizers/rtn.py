@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from quantizers import grid
-from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme, option
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme
+from quantizers.options import option
 from quantizers.rotation import Rotated
 from quantizers.stats import LayerStats
 

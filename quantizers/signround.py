@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from quantizers import grid
-from quantizers.base import QuantizedWeight, Quantizer, Scheme, option
+from quantizers.base import QuantizedWeight, Quantizer, Scheme
+from quantizers.options import option
 from quantizers.stats import LayerStats, finite_hessian
 
 LEAST_RANGE = 0.5
