@@ -131,6 +131,9 @@ class RunConfig(Options):
         repeated=True,
     )
     include_head: bool = option(False, "Quantize the output head too.")
+    include_embedding: bool = option(
+        False, "Quantize the token embedding too, by rounding to nearest where a method needs inputs; with a tied head."
+    )
     eval_text: str = option("stdlib:evaluation", "Text on which the loss is measured.")
     calib_text: tuple[str, ...] = option(
         ("stdlib:calibration",), "Texts for calibration; laws are fitted under the first.", TEXT, many=True

@@ -49,7 +49,7 @@ from ptq_eval.packing.base import Content
 from ptq_eval.packing.folder import largest_difference
 from ptq_eval.packing.folding import folded
 from ptq_eval.packing.loading import loaded
-from ptq_eval.records import Checkpoint, Progress, Trial
+from ptq_eval.records import Checkpoint, Doubt, Progress, Trial
 from ptq_eval.report.export import page
 from ptq_eval.report.export.words import reason
 from ptq_eval.results.table import tabulate
@@ -57,6 +57,9 @@ from quantizers import QuantizedWeight, Scheme
 
 FORMAT = 1
 """Raised whenever the numbers of a recipe change their meaning."""
+
+SAME_LOSS = 1e-4
+"""Nats per token by which a loaded model's loss may differ from the measured one, unless the noise floor is higher."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,10 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
     try:
         file = _written(partial, work, packer, kept)
-        options: dict[str, Any] = {"dtype": DTYPES[work.trials[0].dtype], "device": config.resolve_device()}
-        options["trust_remote_code"] = config.trust_remote_code
-        file |= {
-            "loaded": loaded(
-                partial, packer, _scheme(work.trials[1]), torch.tensor(work.evaluation.ids), report, **options
-            )
-        }
+        loading: dict[str, Any] = {"dtype": DTYPES[work.trials[0].dtype], "device": config.resolve_device()}
+        loading["trust_remote_code"] = config.trust_remote_code
+        ids, scheme = torch.tensor(work.evaluation.ids), _scheme(work.trials[1])
+        file |= {"loaded": loaded(partial, packer, scheme, ids, report, **loading)}
         recipe = _recipe(work, config, packer, row, file)
         with full_disk(partial):
             (partial / page.NAME).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
@@ -158,8 +158,13 @@ def _workload(checkpoint: Checkpoint, config: RunConfig, progress: Progress) -> 
 def _refuse_early(work: Workload, packer: FileFormat, config: RunConfig) -> None:
     """Raise ExportError for what is known to be impossible before anything is quantized."""
     model = LanguageModel.blueprint(
-        work.folder, include_head=config.include_head, trust_remote_code=config.trust_remote_code
+        work.folder,
+        include_head=config.include_head,
+        include_embedding=config.include_embedding,
+        trust_remote_code=config.trust_remote_code,
     )
+    if model.embedding is not None and packer.name != "fake":
+        raise _refusal(packer, model.embedding, "it holds quantized linear layers, and this is an embedding")
     if why := packer.refusal_of_model(read_config(work.folder)):
         raise _refusal(packer, work.checkpoint.name, reason(why))
     for name, shape in _shapes(model).items():
@@ -180,7 +185,7 @@ def _scheme(trial: Trial) -> Scheme:
 
 def _shapes(model: LanguageModel) -> dict[str, Shape]:
     found = {}
-    for name, module in model.linears().items():
+    for name, module in model.matrices().items():
         rows, columns = model.weight(name).shape
         found[name] = Shape(rows, columns, transposed(module))
     return found
@@ -201,7 +206,8 @@ def _measured(work: Workload, config: RunConfig, progress: Progress) -> tuple[Qu
         model = session.model
         packed = {f"{name}.weight" for name in variant.layers}
         state = model.module.state_dict(keep_vars=True)  # a tied tensor is one object under both its names
-        dense = {name: tensor for name, tensor in state.items() if name not in packed}
+        tied = None if model.embedding is None else state[f"{model.embedding}.weight"]
+        dense = {name: tensor for name, tensor in state.items() if name not in packed and tensor is not tied}
         if any(tensor.is_meta for tensor in dense.values()):
             raise DeviceError("an export needs the whole model in memory", remedy="a larger --memory")
         layers = {name: _on_cpu(layer) for name, layer in variant.layers.items()}
@@ -242,6 +248,8 @@ def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) 
         layers = found[0]
         dense |= found[1]
     for name, layer in layers.items():
+        if layer.rotation is not None and packer.name != "fake":
+            raise _refusal(packer, name, "it has no place for a rotation of the layer's inputs")
         if why := packer.refusal_of(layer):
             raise _refusal(packer, name, reason(why))
     if "lm_head" in layers:
@@ -294,7 +302,18 @@ def _recipe(
         "settings": {**config.measured(), "device": config.device},
         "versions": plugins.versions("ptq-eval", "torch", "transformers"),
     }
+    recipe["doubts"] = [*json.loads(row.get("doubts") or "[]"), *_doubts(row, file.get("loaded", {}))]
     return json.loads(json.dumps(recipe, default=_plain))
+
+
+def _doubts(row: Mapping[str, Any], answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The doubt of a model that loads with another loss than the measured one, beyond other roundings as good."""
+    difference = answer.get("loss", row["loss_q"]) - row["loss_q"]
+    floor = row.get("noise_floor")
+    limit = max(SAME_LOSS, floor) if floor is not None and floor == floor else SAME_LOSS
+    if not abs(difference) > limit:
+        return []
+    return [{"kind": Doubt.EXPORT_DIFFERS.value, "difference": difference, "limit": limit}]
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@
     record, problems = sensitivity("my-run/", "out/", bits=(2, 3, 4), steps="first,last")
 
     discover → choose → verify → plan → (quantize, gradients, slope, one layer at a time) → sensitivity.json
+                                        (quantize, one part at a time) → parts.json    by="part"
 
 The record is rewritten after each checkpoint, and an entry is recognised by its weights and by everything that changes
 its numbers, so a job that was interrupted continues.  Gradients are taken on the calibration text, damage is measured
@@ -32,18 +33,22 @@ from ptq_eval.measure.foreign import method_of
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.texts import Texts, calibration_requests
 from ptq_eval.measure.trials import Workload, make_plan, quantizers_of
+from ptq_eval.measure.variants import Variant
 from ptq_eval.records import Checkpoint, Progress, Trial
+from ptq_eval.report.parts import page as parts_report
 from ptq_eval.report.sensitivity import page as report
 from ptq_eval.results.manifest import git_state
 from ptq_eval.sampling import design_of
 from ptq_eval.study_config import STEP_WORDS, SensitivityConfig
+from ptq_eval.theory.parts import parts_of
+from ptq_eval.theory.parts import rows as part_rows
 from ptq_eval.theory.sensitivity import rows
 from ptq_eval.theory.summary import agreements, bounds
 
 FORMAT = 1
 """Raised whenever the numbers of a record change their meaning."""
 
-_IF_SET = ("bos", "formats", "calib_length")
+_IF_SET = ("bos", "formats", "calib_length", "include_embedding")
 """Options that are recorded only if set, so that records made before they existed stay valid."""
 
 _LESS_MEMORY = "a shorter --seq-len, or a device with more memory"
@@ -55,18 +60,24 @@ def sensitivity(
     *,
     steps: str | int | Sequence[int | str] = "all",
     draws: int = 2,
+    by: str = "layer",
     overrides: Overrides | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], list[PtqEvalError]]:
     """Damage per layer, measured and predicted, of checkpoints under `folders`; written to the folder `out`.
 
+    With `by="part"`, the measured damage of embedding, head, attention and MLP instead.
+
     `steps`: steps and the words all, first and last, as a sequence or separated by commas.  `draws` is the number of
     labels drawn per window for the Fisher information.  `options` are those of `ptq_eval.config.RunConfig` (quantizers:
     rtn by default).  Returns the content of `sensitivity.json`, and the errors of checkpoints that were excluded.
     Raises PtqEvalError subclasses.
     """
-    config, study = _config(options), SensitivityConfig.of({"steps": steps, "draws": draws})
+    study = SensitivityConfig.of({"steps": steps, "draws": draws, "by": by})
+    parts = study.by == "part"
+    page = parts_report if parts else report
+    config = _config({**options, "include_head": True, "include_embedding": True} if parts else options, parts)
     progress = progress or (lambda what, done, total: None)
     roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
     found = chosen(discover(roots, overrides=overrides), study.steps)
@@ -78,8 +89,8 @@ def sensitivity(
     plan = make_plan(checkpoints, config, progress)
     if not plan.workloads:
         raise plan.excluded[0][1]
-    record = _header(config, study.draws)
-    old = report.read(Path(out))
+    record = _header(config, None if parts else study.draws)
+    old = page.read(Path(out))
     if old is not None and old.get("settings") == record["settings"]:
         record["checkpoints"] = old["checkpoints"]
     texts = Texts(config, progress)
@@ -87,15 +98,16 @@ def sensitivity(
         key = _key(work, record["settings"])
         if key in [entry["key"] for entry in record["checkpoints"]]:
             continue
-        entry = {"key": key, **_entry(work, texts, config, study.draws, progress)}
+        measured = _by_part(work, config, progress) if parts else _entry(work, texts, config, study.draws, progress)
+        entry = {"key": key, **measured}
         record["checkpoints"].append(entry)
         record["checkpoints"].sort(key=lambda e: (e["run"], e["tokens"] or 0, e["step"] or 0))
-        report.write_record(Path(out), record)
-    report.write(Path(out), record)
+        page.write_record(Path(out), record)
+    page.write(Path(out), record)
     return record, [error for _, error in plan.excluded]
 
 
-def _config(options: Mapping[str, Any]) -> RunConfig:
+def _config(options: Mapping[str, Any], parts: bool = False) -> RunConfig:
     config = RunConfig.of({"quantizers": ("rtn",), **options})
     if config.dtype != "float32":
         raise OptionError("sensitivities need float32", got=config.dtype, remedy="omit --dtype")
@@ -104,6 +116,8 @@ def _config(options: Mapping[str, Any]) -> RunConfig:
     config.require_one_calibration("sensitivities use one draw of calibration windows")
     if config.precision is not None:
         raise OptionError("sensitivities use every window", got=f"precision={config.precision}", remedy="omit it")
+    if config.include_embedding and not parts:
+        raise OptionError("sensitivities by layer need layers with inputs", got="--include-embedding", remedy="omit it")
     quantizers_of(config)
     config.resolve_device()
     return config
@@ -135,13 +149,13 @@ def chosen(checkpoints: Sequence[Checkpoint], steps: Sequence[int | str]) -> lis
     return kept
 
 
-def _header(config: RunConfig, draws: int) -> dict[str, Any]:
+def _header(config: RunConfig, draws: int | None) -> dict[str, Any]:
     measured = {**config.measured(), **config.first_calibration()}
     settings = {
         **{name: value for name, value in measured.items() if value or name not in _IF_SET},
         "seed": config.seed,
         "device": config.resolve_device().split(":")[0],
-        "draws": draws,
+        **({} if draws is None else {"draws": draws}),
         "versions": {name: method_of(name).version for name in config.quantizers},
     }
     return {"format": FORMAT, "settings": json.loads(json.dumps(settings)), "git": git_state(), "checkpoints": []}
@@ -174,18 +188,10 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
             drawing = {"draws": draws, "seed": config.seed, "designs": (designs[0], designs[1])}
             found = rows(model, evaluation, torch.tensor(cut.ids), variants, tick=tick, **drawing)
             for trial, variant, own in zip(group, variants, found):
-                named = variant.scheme.format != "int"
-                head = {"quantizer": trial.quantizer + (f" {variant.scheme.name}" if named else ""), "bits": trial.bits}
-                head |= {"format": variant.scheme.format} if named else {}
-                labelled += [{**head, "group_size": variant.scheme.group_size, **row} for row in own]
-                skipped += [{**head, "layer": name, "reason": why} for name, why in variant.skipped.items()]
+                _label(trial, variant, own, labelled, skipped)
         provenance = session.provenance(time.monotonic() - started)
     return {
-        "run": checkpoint.run,
-        "step": checkpoint.step,
-        "tokens": checkpoint.tokens,
-        "params": checkpoint.params,
-        "weights_sha": checkpoint.weights_sha,
+        **_about(checkpoint),
         "rows": labelled,
         "agreement": agreements(labelled),
         "bounds": bounds(labelled),
@@ -193,6 +199,51 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
         "texts": {"evaluation": work.evaluation.describe(), "calibration": cut.describe()},
         "provenance": provenance,
     }
+
+
+def _by_part(work: Workload, config: RunConfig, progress: Progress) -> dict[str, Any]:
+    """One checkpoint, loaded and measured by part; `provenance.seconds` is the time of all that."""
+    started, checkpoint = time.monotonic(), work.checkpoint
+    options: dict[str, Any] = {"device": config.resolve_device(), "memory": config.memory}
+    options |= {"trust_remote_code": config.trust_remote_code, "offload": False, "remedy": _LESS_MEMORY}
+    labelled, skipped = [], []
+    with Session.opened(work, **options) as session:
+        groups = _groups(session, work.trials[1:])
+        passes = (len(parts_of(session.model)) + 1) * (len(work.trials) - 1) + len(groups)
+        tick = _ticker(progress, f"parts of {checkpoint.name}", passes * len(session.evaluation))
+        design = design_of(work.evaluation.sample, len(work.evaluation))
+        for group in groups:
+            variants = session.quantized(group, with_codes=True)
+            found = part_rows(session.model, session.evaluation, variants, design=design, tick=tick)
+            for trial, variant, own in zip(group, variants, found):
+                _label(trial, variant, own, labelled, skipped)
+        provenance = session.provenance(time.monotonic() - started)
+    return {
+        **_about(checkpoint),
+        "rows": labelled,
+        "skipped": skipped,
+        "texts": {"evaluation": work.evaluation.describe()},
+        "provenance": provenance,
+    }
+
+
+def _about(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {name: getattr(checkpoint, name) for name in ("run", "step", "tokens", "params", "weights_sha")}
+
+
+def _label(
+    trial: Trial, variant: Variant, own: Sequence[Mapping[str, Any]], rows: list[Any], skipped: list[Any]
+) -> None:
+    """Add a variant's rows, and its layers in full precision, each with what it was quantized by."""
+    named = variant.scheme.format != "int"
+    head = {"quantizer": trial.quantizer + (f" {variant.scheme.name}" if named else ""), "bits": trial.bits}
+    head |= {"format": variant.scheme.format} if named else {}
+    rows += [{**head, "group_size": variant.scheme.group_size, **row} for row in own]
+    reasons = {
+        **variant.skipped,
+        **dict.fromkeys(variant.facts.get("rounded_to_nearest", ()), "was rounded to nearest"),
+    }
+    skipped += [{**head, "layer": name, "reason": why} for name, why in reasons.items()]
 
 
 def _ticker(progress: Progress, what: str, total: float) -> Callable[[float], None]:
@@ -214,7 +265,7 @@ def _groups(session: Session, trials: Sequence[Trial]) -> list[list[Trial]]:
     and two gradients.
     """
     model = session.model
-    weights = sum(4 * model.weight(name).numel() for name in model.linears())
+    weights = sum(4 * model.weight(name).numel() for name in model.matrices())
     whole = sum(parameter.nbytes for parameter in model.module.parameters())
     size = session.budget.variants(whole + 2 * weights, 3 * weights)
     return [list(trials[first : first + size]) for first in range(0, len(trials), size)]

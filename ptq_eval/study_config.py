@@ -6,7 +6,7 @@ This file imports neither the laws nor torch, so that help is printed at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ptq_eval.errors import OptionError, PtqEvalError, did_you_mean
 from ptq_eval.options import COUNT, Kind, Options, option
@@ -48,6 +48,11 @@ class SensitivityConfig(Options):
 
     steps: tuple[int | str, ...] = option(
         ("all",), "Checkpoints of each run.", Kind(_step, "STEP"), many=True, metavar="STEP,…|first,last|all"
+    )
+    by: Literal["layer", "part"] = option(
+        "layer",
+        "Quantize one layer at a time, or one part: embedding, head, attention and MLP.",
+        choices=("layer", "part"),
     )
     draws: int = option(2, "Labels drawn per calibration window.", low=1)
     seed: int = option(0, "Seed of those labels.", low=0)

@@ -130,6 +130,24 @@ class Scheme:
 
 
 @dataclass(frozen=True, eq=False)
+class Rotation:
+    """An orthogonal map Q of a layer's inputs: `signs` [in] of ±1, then a `matrix` [block, block] for every block."""
+
+    signs: Tensor
+    matrix: Tensor
+
+    def apply(self, rows: Tensor) -> Tensor:
+        """rows·Q, for weights or inputs `rows` [..., in]."""
+        blocks = (rows * self.signs).unflatten(-1, (-1, len(self.matrix)))
+        return (blocks @ self.matrix).flatten(-2)
+
+    def undo(self, rows: Tensor) -> Tensor:
+        """rows·Qᵀ, the inverse of `apply`."""
+        blocks = rows.unflatten(-1, (-1, len(self.matrix)))
+        return (blocks @ self.matrix.T).flatten(-2) * self.signs
+
+
+@dataclass(frozen=True, eq=False)
 class QuantizedWeight:
     """A weight [out, in] as codes: W ≈ scale·(codes − zero) / input_scale, or (scale·level − zero) / input_scale.
 
@@ -138,8 +156,9 @@ class QuantizedWeight:
     blocks, 1 or 2] float32 or None: the second level of a two-level format, of which `scale` holds multiples;
     `input_scale` [in] float32 or None: the columns were multiplied by it before rounding;
     `permutation` [in] int64 or None: column `permutation[j]` belongs to group `j // group_size` (without
-    it, column j does). `group_size` is the number of columns in a full group.  `report` holds what the method
-    reports (damping used, retries, dead columns, exponent chosen …), as plain numbers and strings.
+    it, column j does). `rotation` or None: the codes are those of the rotated weight. `group_size` is the number of
+    columns in a full group.  `report` holds what the method reports (damping used, retries, dead columns, exponent
+    chosen …), as plain numbers and strings.
     """
 
     codes: Tensor
@@ -150,6 +169,7 @@ class QuantizedWeight:
     input_scale: Tensor | None = None
     permutation: Tensor | None = None
     outer: Tensor | None = None
+    rotation: Rotation | None = None
     report: Mapping[str, float | int | str] = field(default_factory=dict)
 
     @property
@@ -189,6 +209,8 @@ class QuantizedWeight:
             weight = torch.empty_like(weight).index_copy_(1, self.permutation, weight)
         if self.input_scale is not None:
             weight = weight / self.input_scale
+        if self.rotation is not None:
+            weight = self.rotation.undo(weight)
         return weight.to(dtype)
 
 

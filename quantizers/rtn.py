@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quantizers import grid
 from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme, option
+from quantizers.rotation import Rotated
 from quantizers.stats import LayerStats
 
 
@@ -37,3 +38,12 @@ class RTN(Quantizer):
         params = grid.params_of(groups, scheme, grid.outer_of(weight, scheme), self.mse)
         codes = grid.from_groups(grid.codes_of(groups, params, scheme), weight.shape[1]).contiguous()
         return QuantizedWeight(codes, params.scale, params.zero, scheme, size, outer=params.outer)
+
+
+@dataclass(frozen=True)
+class HadamardRTN(Rotated, RTN):
+    """Round to nearest after a Hadamard rotation of the inputs."""
+
+    name = "hadamard-rtn"
+    version = "1"
+    plain = RTN

@@ -150,7 +150,10 @@ class Backend(ABC):
         """The quantized model, or the weights [out, in] by layer name.  Raises anything."""
 
     def reloaded(self, model: Any, job: Job) -> Any:
-        """The model after saving it with the package and loading it again; None where the package does neither."""
+        """The model, or its weights by name, after saving and loading; None where the package does neither.
+
+        `model` is what `quantize` returned, None for weights by name.  Called in conformance runs.
+        """
         return None
 
 

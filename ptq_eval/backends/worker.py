@@ -133,8 +133,11 @@ def _cell(backend: Any, before: _Before, job: dict[str, Any], cell: dict[str, An
         weights = {f"layer:{name}": weight.float().contiguous().cpu() for name, weight in found.items()}
     else:
         weights = weights_of(found, job["layers"], before.state)
-        if job["reload"]:
-            answer |= _again(backend, found, task, job["layers"], before, weights)
+    model = None if isinstance(found, Mapping) else found
+    if job["reload"]:
+        answer |= _again(backend, model, task, job["layers"], before, weights)
+    elif model is not None:
+        answer["after_forward"] = _after_forward(model, job["layers"], before.ids["probe"], weights)
     save_file(weights, path)
     return answer
 
@@ -160,16 +163,24 @@ def _again(
     weights: Mapping[str, Tensor],
 ) -> dict[str, float | None]:
     """How far weights are, relative to their norm, after a forward pass, and after saving and loading as well."""
-    loss_of(model, before.ids["probe"])
-    after = weights_of(model, layers, {})
+    found: dict[str, float | None] = {"after_forward": None, "after_reload": None}
+    if model is not None:
+        loss_of(model, before.ids["probe"])
+        found["after_forward"] = distance(weights, weights_of(model, layers, {}))
     loaded = backend.reloaded(model, task)
-    if loaded is not None:
+    if isinstance(loaded, Mapping):
+        found["after_reload"] = distance(weights, {f"layer:{name}": weight.float() for name, weight in loaded.items()})
+    elif loaded is not None:
         loss_of(loaded, before.ids["probe"])  # packed layers may be unpacked in the first forward pass
-    again = None if loaded is None else weights_of(loaded, layers, {})
-    return {
-        "after_forward": distance(weights, after),
-        "after_reload": None if again is None else distance(weights, again),
-    }
+        found["after_reload"] = distance(weights, weights_of(loaded, layers, {}))
+    return found
+
+
+def _after_forward(model: Any, layers: Mapping[str, int], probe: Tensor, weights: Mapping[str, Tensor]) -> float:
+    """How far the weights of the first and the last layer are, relative to their norm, after a forward pass."""
+    loss_of(model, probe)
+    names = list(layers)
+    return distance(weights, weights_of(model, {name: layers[name] for name in (names[0], names[-1])}, {}))
 
 
 def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:

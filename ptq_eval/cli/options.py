@@ -62,7 +62,10 @@ def _option(spec: Option, default: Any) -> _Decorator:
     )
 
 
-GRID = ("quantizers", "bits", "formats", "group_size", "symmetric", "calibration", "options", "include_head")
+GRID = (
+    "quantizers", "bits", "formats", "group_size", "symmetric", "calibration", "options", "include_head",
+    "include_embedding",
+)  # fmt: skip
 TEXTS = (
     "eval_text", "calib_text", "seq_len", "eval_windows", "eval_sample", "eval_seed",
     "calib_windows", "calib_length", "calib_sample", "calib_seed", "bos",

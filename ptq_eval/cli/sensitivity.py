@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import click
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, console
 from ptq_eval.config import RunConfig
-from ptq_eval.errors import NothingToFitError
+from ptq_eval.errors import NothingToFitError, PtqEvalError
 from ptq_eval.study_config import SensitivityConfig
 
 
@@ -28,23 +29,35 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
 
     The prediction is that of uniform rounding noise and the Fisher information of the calibration text.  Writes
     sensitivity.json, .csv and .md and figures; where OUT is an output folder of `ptq-eval run`, its report.md includes
-    them.  Repeat the command to resume an interrupted job.
+    them.  With --by part, embedding, head, attention and MLP are quantized one at a time, and all together, with what
+    each part saves, into parts.json, .csv and .md.  Repeat the command to resume an interrupted job.
 
     \b
     Examples:
       ptq-eval sensitivity runs/my-model -o out --steps first,last
       ptq-eval sensitivity runs/my-model/checkpoint-1000 -o out --bits 3,4
+      ptq-eval sensitivity runs/my-model -o out --steps last --by part --bits 2,3,4,8
     """
     from ptq_eval.checkpoints import Overrides
+    from ptq_eval.report.parts import page as parts
     from ptq_eval.report.sensitivity.page import render
     from ptq_eval.sensitivity import sensitivity as study
 
     corrections = Overrides.take(settings)
     with Bar() as bar:
         record, problems = study(folders, out, overrides=corrections, progress=bar, **settings)
+    if settings["by"] == "part":
+        console().print(parts.render(record))
+        click.echo(f"Written to {out}: {parts.FILES}")
+        _raise(problems)
+        return
     page = _page(Path(out))
     console().print(render(record))
     click.echo(f"Written to {out}: sensitivity.json, sensitivity.csv, sensitivity.md, figures/{page}")
+    _raise(problems)
+
+
+def _raise(problems: Sequence[PtqEvalError]) -> None:
     for problem in problems[1:]:
         click.echo(f"skipped: {problem}")
     if problems:

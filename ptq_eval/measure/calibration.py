@@ -11,6 +11,10 @@ All variants of one quantizer under the same statistics are quantized in one cal
 Sequential variants need a pass each, because each sees its own inputs; they share the probing pass, and the model's
 first input, which is the same for all of them, is used for all at once.
 
+An embedding has no inputs but token ids: as a layer of one-hot inputs it has a diagonal Hessian, where no column can
+absorb the error of another.  A method that needs statistics therefore rounds it to nearest, before the pass, and the
+record says so.
+
 Which layers share an input is found by a short probing pass: their inputs are the same tensor object.
 """
 
@@ -25,7 +29,7 @@ from torch import Tensor
 from ptq_eval.measure import paused_forward
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
-from quantizers import LayerStats, QuantizationError, QuantizedWeight, Quantizer
+from quantizers import LayerStats, QuantizationError, QuantizedWeight, Quantizer, get_quantizer
 
 _CHUNK_TOKENS = {"cpu": 16384, "cuda": 65536}
 """Calibration tokens that go through the model as one batch."""
@@ -111,8 +115,9 @@ def quantize(
     data_free = [variant for variant in variants if not variant.quantizer.needs_stats]
     waiting = [variant for variant in variants if variant.quantizer.needs_stats]
     if data_free:
-        for name in model.linears():
+        for name in model.matrices():
             solve(data_free, (name,), None)
+    _round_embedding(model, waiting)
     if not waiting:
         return
     if ids is None:
@@ -127,6 +132,20 @@ def quantize(
                 variant.skipped[name] = "no calibration token reached it"
 
 
+def _round_embedding(model: LanguageModel, variants: Sequence[Variant]) -> None:
+    """Round the embedding to nearest for variants whose method needs statistics of inputs."""
+    if model.embedding is None:
+        return
+    weight, nearest = model.weight(model.embedding), get_quantizer("rtn")
+    for variant in variants:
+        try:
+            variant.add(model.embedding, nearest.quantize(weight, variant.scheme), weight)
+        except QuantizationError as error:
+            variant.skipped[model.embedding] = str(error)
+        else:
+            variant.facts["rounded_to_nearest"] = [model.embedding]
+
+
 def _calibrating_pass(
     model: LanguageModel,
     solve: Solve,
@@ -136,21 +155,28 @@ def _calibrating_pass(
     groups: Sequence[tuple[str, ...]],
     sequential: bool,
 ) -> None:
-    """One pass that quantizes every layer of `variants`, and the first group of layers of `every` variant."""
+    """One pass that quantizes every layer of `variants`, and the first group of layers of `every` variant.
+
+    The input of the first group is the same for every variant, unless the embedding is quantized.
+    """
 
     def serve(index: int, inputs: list[Tensor]) -> None:
         group = groups[index]
-        concerned = every if index == 0 else variants
+        concerned = every if index == 0 and model.embedding is None else variants
         unsolved = [variant for variant in concerned if not variant.has(group[0])]
         if unsolved:
             stats = LayerStats.from_inputs(inputs[0])
             for x in inputs[1:]:
                 stats.update(x)
+            for variant in unsolved:
+                variant.witness.statistics(group, stats)
             solve(unsolved, group, stats)
         if sequential:
             (variant,) = variants
             model.adopt(variant.weights, tuple(name for name in group if name in variant.weights))
 
+    if sequential and model.embedding is not None and model.embedding in variants[0].weights:
+        model.adopt(variants[0].weights, (model.embedding,))
     paused_forward.run(model, chunks_of(model, ids), groups, serve)
 
 

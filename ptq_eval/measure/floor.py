@@ -132,7 +132,7 @@ def _slopes(session: Session) -> Slopes | Unmeasured:
     if len(ids) < 2:
         return Unmeasured.ONE_WINDOW
     whole = sum(parameter.nbytes for parameter in model.module.parameters())
-    variant = sum(model.weight_bytes(name) for name in model.linears())
+    variant = sum(model.weight_bytes(name) for name in model.matrices())
     logits = 3 * 4 * _windows_per_pass(model, ids) * ids.shape[1] * model.vocab_size  # with their softmax and gradient
     if whole + variant + logits + 2 * _gradient_bytes(model) > session.budget.total:
         return Unmeasured.MEMORY
@@ -147,7 +147,7 @@ def _windows_per_pass(model: LanguageModel, ids: Tensor) -> int:
 
 
 def _gradient_bytes(model: LanguageModel) -> int:
-    return sum(4 * model.weight(name).numel() for name in model.linears())
+    return sum(4 * model.weight(name).numel() for name in model.matrices())
 
 
 def _again(session: Session, ids: Tensor) -> list[list[float]] | None:
@@ -162,7 +162,7 @@ def _again(session: Session, ids: Tensor) -> list[list[float]] | None:
         found = [evaluate(model, ids, batch=batch)[0].nll]
     if narrow:
         exact = copy.deepcopy(model.module).float()
-        options: dict[str, Any] = {"include_head": model.include_head, "name": model.name, "outside": model.outside}
+        options: dict[str, Any] = {"name": model.name, "outside": model.outside}
         found.append(evaluate(LanguageModel(exact, **options), ids)[0].nll)
     return found
 

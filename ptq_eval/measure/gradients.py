@@ -27,24 +27,33 @@ def mean_gradient(
     `batch` windows pass together; what layers do with a batch (experts of limited capacity) is not undone.  A layer
     that no token reaches has the gradient 0.  tick(windows) after each batch.
     """
-    mean = {name: torch.zeros_like(model.weight(name), dtype=torch.float32) for name in model.linears()}
+    mean = {name: torch.zeros_like(model.weight(name), dtype=torch.float32) for name in model.matrices()}
+    by_table = None if model.embedding is None else torch.zeros_like(model.weight(model.embedding))
     tokens = ids.shape[0] * (ids.shape[1] - 1)
     for rows in ids.to(device=model.device, dtype=torch.long).split(batch):
-        for found in gradients(model, rows, lambda _, rows=rows: rows[:, 1:]):
+        for found in gradients(model, rows, lambda _, rows=rows: rows[:, 1:], by_table=by_table):
             for name, (inputs, outputs) in found.items():
                 mean[name].addmm_(outputs.T, inputs, alpha=1 / tokens)
+        if by_table is not None and model.embedding is not None:
+            mean[model.embedding].add_(by_table, alpha=1 / tokens)
+            by_table.zero_()
         if tick:
             tick(len(rows))
     return mean
 
 
 def gradients(
-    model: LanguageModel, ids: Tensor, labels: Callable[[Tensor], Tensor], draws: int = 1
+    model: LanguageModel,
+    ids: Tensor,
+    labels: Callable[[Tensor], Tensor],
+    draws: int = 1,
+    by_table: Tensor | None = None,
 ) -> Iterator[Gradients]:
     """Gradients of the loss summed over tokens of `ids` [batch, time], once for each draw of labels.
 
     `labels(logits [batch, time − 1, vocabulary])` returns [batch, time − 1].  A layer that no token reaches is absent;
-    one that is called twice has the tokens of both calls.
+    one that is called twice has the tokens of both calls.  To `by_table` [vocabulary, width], if there is one, the
+    gradients by the embedding's weight are added: those of all uses of the tensor.
     """
     calls: list[tuple[str, Tensor, Tensor]] = []
 
@@ -53,7 +62,9 @@ def gradients(
 
     handles = [module.register_forward_hook(keep(name)) for name, module in model.linears().items()]
     embedding: Any = model.module.get_input_embeddings()  # type: ignore[operator]
+    table: Tensor = embedding.weight
     handles.append(embedding.register_forward_hook(lambda _module, _args, out: out.requires_grad_(True)))
+    table.requires_grad_(by_table is not None)
     try:
         with torch.enable_grad():
             logits = model.module(input_ids=ids, use_cache=False).logits[:, :-1].float()
@@ -61,12 +72,18 @@ def gradients(
     finally:
         for handle in handles:
             handle.remove()
+        table.requires_grad_(False)
     outputs = [out for _, _, out in calls]
     for draw in range(draws):
         wanted = labels(logits.detach())[..., None]
+        table.requires_grad_(by_table is not None)
         with torch.enable_grad():
             loss = -log_probability.gather(-1, wanted).sum()
-            by_output = torch.autograd.grad(loss, outputs, retain_graph=draw + 1 < draws, allow_unused=True)
+            by = [*outputs, *([] if by_table is None else [table])]
+            by_output = torch.autograd.grad(loss, by, retain_graph=draw + 1 < draws, allow_unused=True)
+        table.requires_grad_(False)
+        if by_table is not None:
+            by_table += by_output[-1]
         yield _by_layer(calls, by_output)
 
 

@@ -78,6 +78,7 @@ class Session:
             "dtype": trial.dtype,
             "device": device,
             "include_head": trial.include_head,
+            "include_embedding": trial.include_embedding,
             "trust_remote_code": trust_remote_code,
             "name": work.checkpoint.name,
         }

@@ -144,12 +144,16 @@ class _Planner:
         widths = {
             f"{checkpoints[place].run}: {name}": model.weight(name).shape[1]
             for place, _, model in sound
-            for name in model.linears()
+            for name in model.matrices()
         }
         group_size = self.config.resolve_group_size(widths) if widths else None
         self.narrowest = min(widths.values(), default=1)
         schemes = schemes_of(self.config, group_size, self.narrowest) if widths else []
         check_methods(self.quantizers, schemes)
+        foreign = [name for name, one in self.quantizers.items() if isinstance(one, Foreign)]
+        if self.config.include_embedding and foreign:
+            remedy = "omit --include-embedding, or measure backends in a run of their own"
+            raise OptionError("backends quantize no embedding", got=foreign[0], remedy=remedy)
         seq_len = self._seq_len([model for *_, model in sound])
         for place, folder, model in sound:
             with _excluding(plan, place):
@@ -194,6 +198,7 @@ class _Planner:
         return LanguageModel.blueprint(
             folder,
             include_head=self.config.include_head,
+            include_embedding=self.config.include_embedding,
             trust_remote_code=self.config.trust_remote_code,
             name=checkpoint.name,
         )
@@ -238,6 +243,7 @@ class _Planner:
             "dtype": self.config.dtype,
             "device": self.device,
             "include_head": self.config.include_head,
+            "include_embedding": self.config.include_embedding,
             "stop": self.config.stop_rule(),
             "sample": evaluation.sample,
         }

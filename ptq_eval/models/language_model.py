@@ -3,8 +3,8 @@
 What may be quantized is decided by `parameters`; everything else stays in full precision and is *listed with its
 reason*.  Fused expert weights are refused by name, because leaving them in full precision would measure another model.
 
-Weights are swapped by reference (`weights`), so putting a quantized model in place copies nothing, and a tied head
-can be quantized without touching the embedding.
+Weights are swapped by reference, so putting a quantized model in place copies nothing.  A tied head can be quantized
+alone, without touching the embedding, or with the embedding, as one matrix that both use.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ptq_eval import config
 from ptq_eval.errors import UnsupportedModelError
 from ptq_eval.models.blueprint import blueprint, is_causal, not_causal, usable_length
 from ptq_eval.models.loading import from_pretrained, to_device
-from ptq_eval.models.parameters import Excluded, classify, transposed
+from ptq_eval.models.parameters import Parts, classify, transposed
 
 DTYPES = {name: getattr(torch, name) for name in config.DTYPES}
 
@@ -30,11 +30,25 @@ class LanguageModel:
     """A loaded causal LM on one device, in evaluation mode, without gradients."""
 
     def __init__(
-        self, module: nn.Module, *, include_head: bool = False, name: str = "", outside: Collection[str] = ()
+        self,
+        module: nn.Module,
+        *,
+        include_head: bool = False,
+        include_embedding: bool = False,
+        name: str = "",
+        outside: Collection[str] = (),
     ) -> None:
         self.module = module.eval().requires_grad_(False)
-        self.name, self.include_head, self.outside = name, include_head, frozenset(outside)
-        self._linears, self.excluded = self._classified()
+        self.name, self.outside = name, frozenset(outside)
+        self.include_head, self.include_embedding = include_head, include_embedding
+        parts = self._classified()
+        self._linears, self.excluded = parts.linears, parts.excluded
+        self._matrices = {**parts.embedding, **parts.linears}
+        self._uses = {name: [own] for name, own in self._matrices.items()}
+        self.embedding = next(iter(parts.embedding), None)
+        """The name of the token embedding, if it is quantized."""
+        if self.embedding is not None:
+            self._uses[self.embedding] += parts.shared
 
     @classmethod
     def load(
@@ -44,6 +58,7 @@ class LanguageModel:
         dtype: str = "float32",
         device: str = "cpu",
         include_head: bool = False,
+        include_embedding: bool = False,
         trust_remote_code: bool = False,
         name: str = "",
     ) -> LanguageModel:
@@ -54,7 +69,8 @@ class LanguageModel:
         name = name or str(folder)
         plan = blueprint(folder, trust_remote_code)
         module = from_pretrained(Path(folder), DTYPES[dtype], trust_remote_code, name)
-        model = cls(to_device(module, device), include_head=include_head, name=name, outside=plan.outside)
+        quantized = {"include_head": include_head, "include_embedding": include_embedding}
+        model = cls(to_device(module, device), **quantized, name=name, outside=plan.outside)
         model.refuse_bidirectional(known=plan.causal)
         return model
 
@@ -64,6 +80,7 @@ class LanguageModel:
         folder: str | Path,
         *,
         include_head: bool = False,
+        include_embedding: bool = False,
         trust_remote_code: bool = False,
         name: str = "",
     ) -> LanguageModel:
@@ -72,7 +89,8 @@ class LanguageModel:
         Raises what `load` raises for a model that cannot be treated.
         """
         plan = blueprint(folder, trust_remote_code)
-        return cls(plan.module, include_head=include_head, name=name or str(folder), outside=plan.outside)
+        quantized = {"include_head": include_head, "include_embedding": include_embedding}
+        return cls(plan.module, **quantized, name=name or str(folder), outside=plan.outside)
 
     @property
     def device(self) -> torch.device:
@@ -122,18 +140,22 @@ class LanguageModel:
             return torch.equal(nn.functional.linear(hidden, head.weight, head.bias), self.logits(ids))
 
     def linears(self) -> dict[str, nn.Module]:
-        """The modules that may be quantized, by name, in the model's order."""
+        """The modules that may be quantized and have inputs, by name, in the model's order."""
         return dict(self._linears)
+
+    def matrices(self) -> dict[str, nn.Module]:
+        """All modules that may be quantized: the `linears`, and before them the embedding where it is asked for."""
+        return dict(self._matrices)
 
     def weight(self, name: str) -> Tensor:
         """The weight of a quantizable module as [out, in] (a view)."""
-        module = self._linears[name]
+        module = self._matrices[name]
         weight: Tensor = module.weight  # type: ignore[assignment]
         return weight.T if transposed(module) else weight
 
     def weight_bytes(self, name: str) -> int:
         """Memory of a quantizable module's weight."""
-        return self._linears[name].weight.nbytes  # type: ignore[union-attr,return-value]
+        return self._matrices[name].weight.nbytes  # type: ignore[union-attr,return-value]
 
     def parameters_of(self, weights: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """Weights [out, in] by layer name as parameters ready to be carried, by reference where the layout allows.
@@ -141,7 +163,7 @@ class LanguageModel:
         Parameters outside the layers, such as norms, are by their own name.
         """
         return {
-            name: self._parameter(name, weight) if name in self._linears else self._other(name, weight)
+            name: self._parameter(name, weight) if name in self._matrices else self._other(name, weight)
             for name, weight in weights.items()
         }
 
@@ -149,7 +171,7 @@ class LanguageModel:
         return nn.Parameter(value.to(self.module.get_parameter(name)), requires_grad=False)
 
     def _parameter(self, name: str, weight: Tensor) -> nn.Parameter:
-        module = self._linears[name]
+        module = self._matrices[name]
         if transposed(module):
             weight = weight.T.contiguous()
         own: Tensor = module.weight  # type: ignore[assignment]
@@ -157,7 +179,9 @@ class LanguageModel:
 
     def set_weight(self, name: str, weight: Tensor) -> None:
         """Put `weight` [out, in] in place of a module's weight."""
-        self._linears[name].weight = self._parameter(name, weight)
+        parameter = self._parameter(name, weight)
+        for module in self._uses[name]:
+            module.weight = parameter
 
     def adopt(self, weights: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
         """Put these weights of a quantized variant in place."""
@@ -167,12 +191,13 @@ class LanguageModel:
     @contextlib.contextmanager
     def restoring(self) -> Iterator[None]:
         """Whatever weights are set within the context, afterwards every module carries its own again."""
-        own = {name: module._parameters["weight"] for name, module in self._linears.items()}
+        own = {name: module._parameters["weight"] for name, module in self._matrices.items()}
         try:
             yield
         finally:
             for name, parameter in own.items():
-                self._linears[name]._parameters["weight"] = parameter
+                for module in self._uses[name]:
+                    module._parameters["weight"] = parameter
 
     @contextlib.contextmanager
     def carrying(self, parameters: Mapping[str, Any]) -> Iterator[None]:
@@ -181,8 +206,9 @@ class LanguageModel:
         with self.restoring():
             for name, parameter in parameters.items():
                 # Straight into the dictionary: nn.Module's own assignment takes longer than a small layer's product.
-                if name in self._linears:
-                    self._linears[name]._parameters["weight"] = parameter
+                if name in self._uses:
+                    for module in self._uses[name]:
+                        module._parameters["weight"] = parameter
                     continue
                 owner, _, attribute = name.rpartition(".")
                 own: dict[str, Any] = self.module.get_submodule(owner)._parameters
@@ -196,7 +222,7 @@ class LanguageModel:
 
     def quantized_params(self) -> int:
         """Number of weights that are quantized."""
-        return sum(module.weight.numel() for module in self._linears.values())  # type: ignore[operator,union-attr]
+        return sum(module.weight.numel() for module in self._matrices.values())  # type: ignore[operator,union-attr]
 
     def describe(self) -> dict[str, Any]:
         """What is quantized and what is not, by name, with counts and the quantized share of what text runs through."""
@@ -208,12 +234,12 @@ class LanguageModel:
             "params_total": sum(sizes.values()),
             "params_quantized": quantized,
             "share_quantized": quantized / sum(n for name, n in sizes.items() if name not in self.outside),
-            "quantized": list(self._linears),
+            "quantized": list(self._matrices),
             "excluded": [{"name": e.name, "reason": e.reason, "params": e.params} for e in self.excluded],
         }
 
-    def _classified(self) -> tuple[dict[str, nn.Module], list[Excluded]]:
-        parts = classify(self.module, self.include_head, self.outside)
+    def _classified(self) -> Parts:
+        parts = classify(self.module, self.include_head, self.outside, self.include_embedding)
         if parts.fused:
             raise UnsupportedModelError(
                 f"{self.name}: {len(parts.fused)} fused expert weights cannot be quantized",
@@ -223,4 +249,4 @@ class LanguageModel:
             )
         if not parts.linears:
             raise UnsupportedModelError(f"{self.name}: no nn.Linear or Conv1D matrix to quantize")
-        return parts.linears, parts.excluded
+        return parts

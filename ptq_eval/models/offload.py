@@ -36,6 +36,7 @@ class OffloadedModel(LanguageModel):
         dtype: str = "float32",
         device: str = "cpu",
         include_head: bool = False,
+        include_embedding: bool = False,
         trust_remote_code: bool = False,
         name: str = "",
     ) -> OffloadedModel:
@@ -48,13 +49,14 @@ class OffloadedModel(LanguageModel):
         where = {"device_map": dict(placement(plan.module, device)), "offload_folder": str(scratch)}
         with _quiet_accelerate():
             module = from_pretrained(Path(folder), DTYPES[dtype], trust_remote_code, name, scratch / "files", **where)
-        model = cls(module, include_head=include_head, name=name, outside=plan.outside)
+        quantized = {"include_head": include_head, "include_embedding": include_embedding}
+        model = cls(module, **quantized, name=name, outside=plan.outside)
         model.refuse_bidirectional(known=plan.causal)
         return model
 
     def weight(self, name: str) -> Tensor:
         """The weight of a quantizable module as [out, in], read now, on the model's device."""
-        module = self._linears[name]
+        module = self._matrices[name]
         hook = _hook(module)
         if hook is None:
             return super().weight(name)
@@ -68,7 +70,7 @@ class OffloadedModel(LanguageModel):
     def adopt(self, weights: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
         """Put the named weights [out, in] in place; they are read when their layer runs."""
         for name in names:
-            module = self._linears[name]
+            module = self._matrices[name]
             hook = _hook(module)
             if hook is None:
                 super().adopt(weights, (name,))

@@ -1,9 +1,11 @@
 """A model's parameters: which of them may be quantized, and how many there are by each convention in use.
 
 A matrix is quantizable when its module is an instance of nn.Linear or of transformers' Conv1D (whose weight is stored
-transposed); subclasses count.  Everything else stays in full precision and is listed with its reason: embeddings, the
-output head, norms and biases, gates and routers, convolutions, parameters of unknown modules, and whatever text does
-not run through.  Experts fused into one tensor are listed apart, because excluding them would measure another model.
+transposed); subclasses count.  The token embedding and the output head are quantizable where they are asked for; a
+tensor that both share is one matrix, under the embedding's name.  Everything else stays in full precision and is listed
+with its reason: other embeddings, norms and biases, gates and routers, convolutions, parameters of unknown modules, and
+whatever text does not run through.  Experts fused into one tensor are listed apart, because excluding them would
+measure another model.
 
 For pythia-70m the total is 70,426,624, Hugging Face's count without embeddings 44,670,976 (it keeps the untied output
 head), and the true non-embedding count 18,915,328; a fitted law changes with the choice, so each count is kept.  They
@@ -109,18 +111,32 @@ class Excluded:
 
 @dataclass
 class Parts:
-    """A model's modules to quantize by name, in the model's order; its other parameters; its fused experts by name."""
+    """A model's modules to quantize by name, in the model's order; its other parameters; its fused experts by name.
+
+    `embedding` is the token embedding, if it is to be quantized, and `shared` the modules with the same tensor.
+    """
 
     linears: dict[str, nn.Module] = field(default_factory=dict)
+    embedding: dict[str, nn.Module] = field(default_factory=dict)
+    shared: list[nn.Module] = field(default_factory=list)
     excluded: list[Excluded] = field(default_factory=list)
     fused: list[str] = field(default_factory=list)
 
 
-def classify(module: Any, include_head: bool = False, outside: Collection[str] = ()) -> Parts:
-    """The parts of a transformers model; `outside` names the parameters that text does not run through."""
-    head, embedding = module.get_output_embeddings(), module.get_input_embeddings()
+def classify(
+    module: Any, include_head: bool = False, outside: Collection[str] = (), include_embedding: bool = False
+) -> Parts:
+    """The parts of a transformers model; `outside` names the parameters that text does not run through.
+
+    A head that is tied to an embedding which is quantized belongs to the embedding, with or without `include_head`.
+    """
+    head: Any = module.get_output_embeddings()
+    embedding: Any = module.get_input_embeddings()
+    tied = head is not None and embedding is not None and head.weight is embedding.weight
+    joined = tied and include_embedding
+    own_head = include_head and not joined
     experts = frozenset(_expert_counts(module.config.to_dict())) if hasattr(module, "config") else frozenset()
-    parts, seen = Parts(), {}
+    parts, seen = Parts(shared=[head] if joined else []), {}
     for module_name, inner in module.named_modules():
         for parameter_name, parameter in inner.named_parameters(recurse=False):
             name = f"{module_name}.{parameter_name}" if module_name else parameter_name
@@ -129,11 +145,13 @@ def classify(module: Any, include_head: bool = False, outside: Collection[str] =
                 parts.excluded.append(Excluded(name, "text does not run through it", parameter.numel()))
             elif reason == _FUSED:
                 parts.fused.append(name)
-            elif id(parameter) in seen and not (inner is head and include_head):
+            elif inner is embedding and include_embedding:
+                parts.embedding[module_name] = inner
+            elif id(parameter) in seen and not (inner is head and own_head):
                 note = "tied output head" if inner is head or inner is embedding else "shared weight"
                 parts.excluded.append(Excluded(name, f"{note}: the same tensor as {seen[id(parameter)]}", 0))
             elif inner is head and parameter.dim() == 2:
-                if include_head:
+                if own_head:
                     parts.linears[module_name] = inner
                 else:
                     parts.excluded.append(Excluded(name, "output head", parameter.numel()))

@@ -52,7 +52,7 @@ class Content:
     @property
     def distinct(self) -> dict[str, Tensor]:
         """The tensors of `dense`, a tied one under its first name alone."""
-        first = {id(tensor): name for name, tensor in reversed(self.dense.items())}
+        first = {id(tensor): name for name, tensor in reversed(list(self.dense.items()))}
         return {name: self.dense[name].detach().cpu() for name in first.values()}
 
     @property

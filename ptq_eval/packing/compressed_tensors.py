@@ -56,12 +56,9 @@ class CompressedTensors(FolderFormat):
             return {}
         from transformers import CompressedTensorsConfig
 
-        new = "dequantize" in inspect.signature(CompressedTensorsConfig).parameters
-        return {
-            "quantization_config": CompressedTensorsConfig(
-                **({"dequantize": True} if new else {"run_compressed": False})
-            )
-        }
+        known = inspect.signature(CompressedTensorsConfig).parameters
+        option: dict[str, Any] = {"dequantize": True} if "dequantize" in known else {"run_compressed": False}
+        return {"quantization_config": CompressedTensorsConfig(**option)}
 
     def tensors(self, layer: QuantizedWeight, shape: base.Shape) -> dict[str, Tensor]:
         """See the top of this file."""

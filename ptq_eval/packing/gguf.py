@@ -8,6 +8,8 @@ read as it is.  The package writes the file, and its own tables read it back.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,10 @@ class GGUFFormat(FileFormat):
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
+        except OSError as error:
+            if error.errno is None:  # how numpy reports that a disk is full
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / FILE)) from error
+            raise
         finally:
             writer.close()
         copy_small(content.source, folder)

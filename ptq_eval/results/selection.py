@@ -29,7 +29,7 @@ def place(checkpoint: Checkpoint) -> Place:
 
 def conditions(trial: Trial) -> dict[str, Any]:
     """How a loss is measured, whatever the quantizer: what both losses of a difference must share."""
-    names = ("protocol", "corpus", "dtype", "device", "include_head")
+    names = ("protocol", "corpus", "dtype", "device", "include_head", "include_embedding")
     return {**{name: getattr(trial, name) for name in names}, "stop": dict(trial.stop)}
 
 

@@ -7,3 +7,6 @@ is the job that runs them on checkpoints.  Importing this package imports no tor
 
 ALL = "all"
 """In place of a layer's name: every layer quantized together."""
+
+REMAINDER = "interaction"
+"""In place of a part's name: what all parts together cost beyond the sum of each alone."""

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 import ptq_eval
 from ptq_eval.errors import UnknownPluginError
@@ -46,6 +47,17 @@ def test_each_failure_is_a_record_and_the_grid_goes_on(fakes, measure, one, home
     assert "needs CUDA" in found["elsewhere:rtn"]["message"]
     assert "somebody succeeds it" in found["elsewhere:rtn"]["message"]
     assert "about to die" in (home / "logs" / "fake.log").read_text()
+
+
+def test_a_disk_too_full_for_the_exchange_fails_the_backend_alone(fakes, measure, one, monkeypatch):
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("ptq_eval.measure.backends.save_file", full)
+    found = by_method(measure(one, quantizers=("rtn", "fake:good"), bits=(4,)))
+    assert found["rtn"]["status"] == "ok"
+    assert found["fake:good"]["status"] == "failed"
+    assert "No space left on device" in found["fake:good"]["message"]
 
 
 def test_a_scheme_that_a_backend_cannot_do(fakes, measure, one):

@@ -32,6 +32,7 @@ CHANGES = {
     "dtype": "bfloat16",
     "device": "cuda",
     "include_head": True,
+    "include_embedding": True,
     "stop": {"precision": 0.02},
 }
 

@@ -1,5 +1,6 @@
 """GGUF files: read by the package's own tables and by transformers, they are the model that was measured."""
 
+import errno
 import json
 
 import gguf
@@ -112,6 +113,19 @@ def test_models_that_would_be_read_as_others_are_refused(changes, kind, said):
 )
 def test_layers_that_do_not_fit_are_refused(scheme, shape, said):
     assert said in reason(FORMAT.refusal(scheme, shape))
+
+
+@pytest.mark.parametrize("error", [OSError("65536 requested and 0 written"), OSError(errno.ENOSPC, "full")])
+def test_a_disk_that_fills_is_reported_as_such(tmp_path, monkeypatch, error):
+    content = content_of(models.build(FAMILIES["llama"]), tmp_path / "source", Scheme.of("q8_0"))
+
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
+    with pytest.raises(OSError, match=r"No space left|full") as found:
+        FORMAT.write(tmp_path / "out", content)
+    assert found.value.errno == errno.ENOSPC
 
 
 def tokenizer_of(folder, expression=None):

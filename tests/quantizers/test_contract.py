@@ -20,7 +20,8 @@ from quantizers.rtn import RTN
 from quantizers.testing import CHECKS, check_quantizer
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-VARIANTS = [(name, {}) for name in available_quantizers()] + [
+QUICK = {"signround": {"steps": 5}}
+VARIANTS = [(name, QUICK.get(name, {})) for name in available_quantizers()] + [
     ("rtn", {"mse": True}),
     ("gptq", {"act_order": True}),
     ("gptq", {"act_order": True, "static_groups": True, "dead": "round"}),

@@ -30,3 +30,13 @@ class OptimumQuanto(Backend):
         quanto.quantize(model, weights=kind, include=job.layers)
         quanto.freeze(model)
         return model
+
+    def reloaded(self, model: Any, job: Job) -> Any:
+        """Its state and quantization map, put into the model as it was."""
+        from optimum import quanto
+        from safetensors.torch import load_file, save_file
+
+        save_file(model.state_dict(), job.folder / "saved.safetensors")
+        loaded = job.load()
+        quanto.requantize(loaded, load_file(job.folder / "saved.safetensors"), quanto.quantization_map(model))
+        return loaded
