@@ -238,8 +238,8 @@ def drawn(table: pd.DataFrame) -> Any:
             panel.plot(row["bytes"], row["delta"], "o", color=colour, mfc=colour if ours else "none", alpha=0.8)
         for _, width in own.groupby("bits"):  # a step per bit-width: the median floor of its methods
             ends = [width["bytes"].min() * 0.97, width["bytes"].max() * 1.03]
-            panel.fill_between(ends, 1e-9, width["noise_floor"].median(), color="#dddddd", lw=0, zorder=0)
-        low = min(own["delta"][own["delta"] > 0].min(), own["noise_floor"][own["noise_floor"] > 0].median())
+            panel.fill_between(ends, 1e-9, float(np.nanmedian(width["noise_floor"])), color="#dddddd", lw=0, zorder=0)
+        low = min(own["delta"][own["delta"] > 0].min(), float(np.median(own["noise_floor"][own["noise_floor"] > 0])))
         panel.set(yscale="log", title=model, xlabel="bytes of the quantized matrices", ylim=(low / 2, None))
     axes[0, 0].set_ylabel("δ (nats per token)")
     handles = [
