@@ -235,6 +235,8 @@ class Quantizer(ABC):
     version: ClassVar[str]
     needs_stats: ClassVar[bool]
     default_calibration: ClassVar[Literal["shared", "sequential", "none"]]
+    needs_mismatch: ClassVar[bool] = False
+    """Whether `stats.mismatch` is used: sequential calibration then runs the full-precision model beside the other."""
     formats: ClassVar[tuple[str, ...]] = ("int",)
     """The formats that the method is defined for; `ALL_FORMATS` for a method that rounds with `grid` alone."""
 

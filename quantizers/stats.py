@@ -1,8 +1,11 @@
-"""LayerStats: all that a quantizer learns about a layer's inputs, in two small tensors.
+"""LayerStats: all that a quantizer learns about a layer's inputs, in two or three small tensors.
 
 Why statistics instead of activations: GPTQ needs only H = 2/n Σ xxᵀ, the Hessian of the layer's objective ‖(W − Ŵ)X‖²
 (Frantar et al. 2022, section 3.3), and AWQ minimises the same objective, which is tr(ΔW·H·ΔWᵀ) up to a constant.  So
 memory does not grow with the number of calibration tokens, and one pass serves every method at every bit-width.
+
+Methods that match the outputs WX of the full-precision model with inputs X̃ of the quantized one need, besides
+H = 2/n X̃X̃ᵀ, how the two differ, M = 2/n (X − X̃)X̃ᵀ: ‖WX − ŴX̃‖² depends on Ŵ through H and H + M alone.
 """
 
 from __future__ import annotations
@@ -34,33 +37,44 @@ class LayerStats:
         self._outer = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
         self._abs = torch.zeros(in_features, dtype=torch.float32, device=device)
         self._max = torch.zeros(in_features, dtype=torch.float32, device=device)
+        self._mismatch: Tensor | None = None
 
     @classmethod
-    def from_inputs(cls, x: Tensor) -> LayerStats:
-        """Statistics of inputs `x` [..., in], on the device of `x`."""
+    def from_inputs(cls, x: Tensor, full: Tensor | None = None) -> LayerStats:
+        """Statistics of inputs `x` [..., in], on the device of `x`; `full` as in `update`."""
         stats = cls(x.shape[-1], device=x.device)
-        stats.update(x)
+        stats.update(x, full)
         return stats
 
     @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Add inputs `x` [..., in] of any floating type.  Raises ShapeError for another width."""
+    def update(self, x: Tensor, full: Tensor | None = None) -> None:
+        """Add inputs `x` [..., in] of any floating type.  `full` are those of the same tokens in the full-precision
+        model, None where they are the same.  Raises ShapeError for another width, or if the two differ in shape.
+        """
         if x.shape[-1] != self.in_features:
             raise ShapeError(f"inputs have {x.shape[-1]} features, these statistics {self.in_features}")
+        if full is not None and full.shape != x.shape:
+            raise ShapeError(f"inputs of shape {list(x.shape)} and {list(full.shape)} are not of the same tokens")
         tokens = x.reshape(-1, self.in_features)
-        for chunk in tokens.split(_CHUNK):
+        others = None if full is None else full.reshape(-1, self.in_features).split(_CHUNK)
+        for index, chunk in enumerate(tokens.split(_CHUNK)):
             rows = chunk.to(self._outer)
             self._add_outer(rows)
             size = rows.abs()
             self._abs.addmv_(size.T, rows.new_ones(len(rows)))
             if len(size):
                 torch.maximum(self._max, size.amax(0), out=self._max)
+            if others is not None:
+                self._add_mismatch((others[index].to(rows) - rows).T @ rows)
         self.n_tokens += tokens.shape[0]
 
     def _add_outer(self, rows: Tensor) -> None:
         """Add Σ xxᵀ up to the diagonal block of each block row; the rest of H follows by symmetry."""
         for start, stop in self._block_rows():
             self._outer[start:stop, :stop].addmm_(rows[:, start:stop].T, rows[:, :stop])
+
+    def _add_mismatch(self, product: Tensor) -> None:
+        self._mismatch = product if self._mismatch is None else self._mismatch.add_(product)
 
     def _block_rows(self) -> Iterator[tuple[int, int]]:
         step = max(_MIN_COLUMNS, -(-self.in_features // _BLOCKS))
@@ -74,6 +88,8 @@ class LayerStats:
         self._outer.add_(other._outer.to(self._outer))
         self._abs.add_(other._abs.to(self._abs))
         torch.maximum(self._max, other._max.to(self._max), out=self._max)
+        if other._mismatch is not None:
+            self._add_mismatch(other._mismatch.to(self._outer, copy=True))
         self.n_tokens += other.n_tokens
 
     @property
@@ -88,6 +104,13 @@ class LayerStats:
         for start, stop in self._block_rows():
             full[:start, start:stop] = full[start:stop, :start].T
         return full
+
+    @property
+    def mismatch(self) -> Tensor:
+        """M = 2/n Σ (x_full − x)·xᵀ, [in, in], float32; zeros where the inputs do not differ."""
+        if self._mismatch is None:
+            return torch.zeros_like(self._outer)
+        return self._mismatch * (2.0 / max(self.n_tokens, 1))
 
     @property
     def mean_abs(self) -> Tensor:

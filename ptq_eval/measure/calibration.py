@@ -15,18 +15,21 @@ An embedding has no inputs but token ids: as a layer of one-hot inputs it has a 
 absorb the error of another.  A method that needs statistics therefore rounds it to nearest, before the pass, and the
 record says so.
 
+A method that also needs the inputs of the full-precision model gets them in its sequential pass (`two_models`).
+
 Which layers share an input is found by a short probing pass: their inputs are the same tensor object.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor
 
 from ptq_eval.measure import paused_forward
+from ptq_eval.measure.two_models import TwoModels
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
 from quantizers import LayerStats, QuantizationError, QuantizedWeight, Quantizer, get_quantizer
@@ -159,25 +162,39 @@ def _calibrating_pass(
 
     The input of the first group is the same for every variant, unless the embedding is quantized.
     """
+    chunks = chunks_of(model, ids)
+    beside = sequential and any(variant.quantizer.needs_mismatch for variant in variants)
+    both = TwoModels(model, chunks) if beside else None
 
-    def serve(index: int, inputs: list[Tensor]) -> None:
+    def serve(index: int, inputs: Mapping[int, Tensor]) -> None:
         group = groups[index]
         concerned = every if index == 0 and model.embedding is None else variants
         unsolved = [variant for variant in concerned if not variant.has(group[0])]
-        if unsolved:
-            stats = LayerStats.from_inputs(inputs[0])
-            for x in inputs[1:]:
-                stats.update(x)
+        stats = (both.stats_of(inputs) if both else _stats_of(inputs)) if unsolved else None
+        if stats is not None:
             for variant in unsolved:
                 variant.witness.statistics(group, stats)
             solve(unsolved, group, stats)
         if sequential:
             (variant,) = variants
-            model.adopt(variant.weights, tuple(name for name in group if name in variant.weights))
+            quantized = {name: variant.weights[name] for name in group if name in variant.weights}
+            both.adopt(quantized) if both else model.adopt(quantized, tuple(quantized))
 
     if sequential and model.embedding is not None and model.embedding in variants[0].weights:
-        model.adopt(variants[0].weights, (model.embedding,))
-    paused_forward.run(model, chunks_of(model, ids), groups, serve)
+        rounded = {model.embedding: variants[0].weights[model.embedding]}
+        both.adopt(rounded) if both else model.adopt(rounded, (model.embedding,))
+    if both:
+        paused_forward.run(model, both.chunks, groups, serve, both.enter)
+    else:
+        paused_forward.run(model, chunks, groups, serve)
+
+
+def _stats_of(inputs: Mapping[int, Tensor]) -> LayerStats:
+    first, *others = inputs.values()
+    stats = LayerStats.from_inputs(first)
+    for x in others:
+        stats.update(x)
+    return stats
 
 
 def _solve(

@@ -13,25 +13,32 @@ not the temporaries of a whole block; those exist for one chunk at a time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ptq_eval.models.language_model import LanguageModel
 
-Serve = Callable[[int, list[Tensor]], None]
-"""serve(index, inputs): every chunk that reaches the group of this index waits there with its input [..., in]."""
+Serve = Callable[[int, Mapping[int, Tensor]], None]
+"""serve(index, inputs): every chunk that reaches the group of this index waits there; {number of chunk: [..., in]}."""
 
 
 class _Finished(Exception):
     """The rest of the forward pass is not needed."""
 
 
-def run(model: LanguageModel, chunks: Sequence[Tensor], groups: Sequence[tuple[str, ...]], serve: Serve) -> None:
+def run(
+    model: LanguageModel,
+    chunks: Sequence[Tensor],
+    groups: Sequence[tuple[str, ...]],
+    serve: Serve,
+    enter: Callable[[int], None] | None = None,
+) -> None:
     """Pass chunks of windows [n, time] through the model, calling `serve` once for each group that is reached.
 
-    Groups are served in their order.  The pass ends after the last group, before any logits.
+    Groups are served in their order.  The pass ends after the last group, before any logits.  Of several chunks, each
+    runs on only after enter(its number).
     """
     pending = {name: index for index, group in enumerate(groups) for name in group}
 
@@ -40,13 +47,13 @@ def run(model: LanguageModel, chunks: Sequence[Tensor], groups: Sequence[tuple[s
             del pending[name]
 
     if len(chunks) > 1:
-        _Together(model, chunks, pending).advance(serve, done)
+        _Together(model, chunks, pending, enter).advance(serve, done)
         return
 
     def reached(name: str, x: Tensor) -> None:
         index = pending.get(name)
         if index is not None:
-            serve(index, [x])
+            serve(index, {0: x})
             done(index)
             if not pending:
                 raise _Finished
@@ -118,8 +125,14 @@ class _Chunk(threading.Thread):
 class _Together:
     """Chunks that advance together from group to group."""
 
-    def __init__(self, model: LanguageModel, chunks: Sequence[Tensor], pending: dict[str, int]) -> None:
-        self.model, self.pending = model, pending
+    def __init__(
+        self,
+        model: LanguageModel,
+        chunks: Sequence[Tensor],
+        pending: dict[str, int],
+        enter: Callable[[int], None] | None,
+    ) -> None:
+        self.model, self.pending, self.enter = model, pending, enter
         self.chunks = [_Chunk(model, ids) for ids in chunks]
 
     def advance(self, serve: Serve, done: Callable[[int], None]) -> None:
@@ -128,17 +141,17 @@ class _Together:
         for chunk in self.chunks:
             chunk.start()
         try:
-            for chunk in self.chunks:
-                chunk.resume()
+            self._resume(range(len(self.chunks)))
             while indices := [chunk.index for chunk in self.chunks if chunk.index >= 0]:
                 index = min(indices)
-                waiting = [chunk for chunk in self.chunks if chunk.index == index]
-                serve(index, [chunk.input for chunk in waiting if chunk.input is not None])
+                waiting = [number for number, chunk in enumerate(self.chunks) if chunk.index == index]
+                inputs = {number: self.chunks[number].input for number in waiting}
+                serve(index, {number: x for number, x in inputs.items() if x is not None})
+                inputs.clear()
                 done(index)
                 if not self.pending:
                     break
-                for chunk in waiting:
-                    chunk.resume()
+                self._resume(waiting)
         finally:
             for chunk in self.chunks:
                 if chunk.is_alive():
@@ -147,6 +160,12 @@ class _Together:
                 chunk.join()
             for handle in handles:
                 handle.remove()
+
+    def _resume(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            if self.enter is not None:
+                self.enter(number)
+            self.chunks[number].resume()
 
     def _hook(self, name: str) -> Callable[..., None]:
         def reached(_module: object, args: tuple[Tensor, ...]) -> None:

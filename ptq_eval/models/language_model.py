@@ -191,13 +191,21 @@ class LanguageModel:
     @contextlib.contextmanager
     def restoring(self) -> Iterator[None]:
         """Whatever weights are set within the context, afterwards every module carries its own again."""
-        own = {name: module._parameters["weight"] for name, module in self._matrices.items()}
+        own = self.carried()
         try:
             yield
         finally:
-            for name, parameter in own.items():
-                for module in self._uses[name]:
-                    module._parameters["weight"] = parameter
+            self.carry(own)
+
+    def carried(self) -> dict[str, Any]:
+        """The weights that the quantizable modules carry now, as parameters by name."""
+        return {name: module._parameters["weight"] for name, module in self._matrices.items()}
+
+    def carry(self, parameters: Mapping[str, Any]) -> None:
+        """Put weights of `carried` or `parameters_of` in place, by reference, until others are."""
+        for name, parameter in parameters.items():
+            for module in self._uses[name]:
+                module._parameters["weight"] = parameter
 
     @contextlib.contextmanager
     def carrying(self, parameters: Mapping[str, Any]) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ptq_eval.measure import calibration
 from ptq_eval.measure.calibration import input_groups, quantize
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
@@ -160,3 +161,41 @@ def test_sequential_differs_from_shared_where_it_should():
     first, last = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
     assert torch.equal(variants[0].weights[first], variants[1].weights[first])
     assert not torch.allclose(variants[0].weights[last], variants[1].weights[last])
+
+
+class BesideSpy(Spy):
+    """As `Spy`, of what differs from the full-precision model: rounding to nearest, so that no tie of one spreads."""
+
+    needs_mismatch = True
+    seen = []
+
+    def quantize_group(self, weights, scheme, stats=None):
+        self.seen.append((stats.hessian, stats.mismatch))
+        return [self.quantize(weight, scheme) for weight in weights]
+
+
+@pytest.mark.parametrize("tokens", [10_000, 48])  # as one batch, and as chunks of two windows
+@pytest.mark.parametrize("architecture", GROUPS)
+def test_two_models_beside_each_other_equal_two_modules(architecture, tokens, monkeypatch):
+    """The full-precision model kept as a second module, and everything run again for every group."""
+    monkeypatch.setattr(calibration, "_CHUNK_TOKENS", {"cpu": tokens})
+    BesideSpy.seen.clear()
+    ids, used, module = core_models.ids(7, 24), core_models.build(architecture), core_models.build(architecture)
+    quantize(LanguageModel(used), [Variant(BesideSpy(), SCHEME)], ids, sequential=True)
+    full = inputs_of(core_models.build(architecture), ids)
+    groups = expected_groups(architecture)
+    assert len(BesideSpy.seen) == len(groups)
+    for index, (group, (hessian, mismatch)) in enumerate(zip(groups, BesideSpy.seen)):
+        inputs, name = inputs_of(module, ids), next(iter(group))
+        exact = 2 / len(inputs[name]) * inputs[name].T @ inputs[name]
+        moved = 2 / len(inputs[name]) * (full[name] - inputs[name]).T @ inputs[name]
+        assert torch.allclose(hessian.double(), exact, rtol=1e-3, atol=1e-5 * exact.abs().max())
+        assert torch.allclose(mismatch.double(), moved, rtol=1e-3, atol=1e-5 * exact.abs().max())
+        differ = moved.abs().max() > 1e-3 * exact.abs().max()
+        assert differ or index < len(groups) / LAYERS  # the first layers of a model have the same input in both
+        for name in group:
+            weight = matrix(module.get_submodule(name))
+            with torch.no_grad():
+                weight.copy_(get_quantizer("rtn").quantize(weight.detach().clone(), SCHEME).dequantize())
+    untouched = core_models.build(architecture).state_dict()
+    assert all(torch.equal(value, untouched[key]) for key, value in used.state_dict().items())
