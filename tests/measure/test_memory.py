@@ -105,7 +105,7 @@ def test_without_a_limit_a_control_group_leaves_everything(tmp_path, version):
     assert memory._of_the_control_group(tmp_path / "absent", tmp_path) == float("inf")
 
 
-FLOOR = ("rounding", "numerics")
+FLOOR = ("rounding", "numerics", "second_order")
 
 
 @pytest.fixture(scope="module")
