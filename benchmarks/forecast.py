@@ -33,7 +33,7 @@ from ptq_eval.laws.forecast.baselines import FORECAST, METHODS
 from ptq_eval.laws.forecast.score import best_baseline, scores, total
 from ptq_eval.laws.forecast.series import Series
 
-RUNS, FEW, CHOOSING = 12, 2, 4
+RUNS, FEW, CHOOSING = 30, 2, 8
 """Runs of each family, of each in a rehearsal, and of each that constants are compared on."""
 FEWEST = 5
 LEAST, MOST = 0.85, 0.95

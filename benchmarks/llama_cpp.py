@@ -71,8 +71,8 @@ def measure(setup: Setup) -> Outcome:
         for method in ("rtn",) if setup.quick else ("rtn", "gptq"):
             outcome.claims.append(_types(outcome, Path(folder), small, LEGACY, method, python, options))
         large, evaluation, calibration = random_llama(Path(folder), 8)
-        options = {"eval_windows": 8, "calib_windows": 8, "eval_text": f"tokens:{evaluation}"}
-        options["calib_text"] = f"tokens:{calibration}"
+        options = {"eval_windows": 8, "calib_windows": 8, "eval_text": f"{evaluation}#any"}
+        options["calib_text"] = f"{calibration}#any"
         outcome.claims.append(_types(outcome, Path(folder), large, K_TYPES, "rtn", python, options))
         outcome.claims.append(_tokens(Path(folder), small, python))
     return outcome

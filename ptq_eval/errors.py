@@ -271,6 +271,7 @@ class Obstacle(StrEnum):
     REORDERED_GROUPS = "reordered_groups"
     LARGE_SCALE = "large_scale"  # scale
     INPUT_SCALES = "input_scales"
+    FREE_ZEROS = "free_zeros"
     NO_SUCH_TYPE = "no_such_type"  # format, types
     PARTIAL_BLOCK = "partial_block"  # columns, block
     ARCHITECTURE = "architecture"  # model_type, known

@@ -49,7 +49,7 @@ from ptq_eval.packing.base import Content
 from ptq_eval.packing.folder import largest_difference
 from ptq_eval.packing.folding import folded
 from ptq_eval.packing.loading import loaded
-from ptq_eval.records import Checkpoint, Progress, Trial
+from ptq_eval.records import Checkpoint, Doubt, Progress, Trial
 from ptq_eval.report.export import page
 from ptq_eval.report.export.words import reason
 from ptq_eval.results.table import tabulate
@@ -57,6 +57,9 @@ from quantizers import QuantizedWeight, Scheme
 
 FORMAT = 1
 """Raised whenever the numbers of a recipe change their meaning."""
+
+SAME_LOSS = 1e-4
+"""Nats per token by which a loaded model's loss may differ from the measured one, unless the noise floor is higher."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +248,8 @@ def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) 
         layers = found[0]
         dense |= found[1]
     for name, layer in layers.items():
+        if layer.rotation is not None and packer.name != "fake":
+            raise _refusal(packer, name, "it has no place for a rotation of the layer's inputs")
         if why := packer.refusal_of(layer):
             raise _refusal(packer, name, reason(why))
     if "lm_head" in layers:
@@ -297,7 +302,18 @@ def _recipe(
         "settings": {**config.measured(), "device": config.device},
         "versions": plugins.versions("ptq-eval", "torch", "transformers"),
     }
+    recipe["doubts"] = [*json.loads(row.get("doubts") or "[]"), *_doubts(row, file.get("loaded", {}))]
     return json.loads(json.dumps(recipe, default=_plain))
+
+
+def _doubts(row: Mapping[str, Any], answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The doubt of a model that loads with another loss than the measured one, beyond other roundings as good."""
+    difference = answer.get("loss", row["loss_q"]) - row["loss_q"]
+    floor = row.get("noise_floor")
+    limit = max(SAME_LOSS, floor) if floor is not None and floor == floor else SAME_LOSS
+    if not abs(difference) > limit:
+        return []
+    return [{"kind": Doubt.EXPORT_DIFFERS.value, "difference": difference, "limit": limit}]
 
 
 def _plain(value: Any) -> Any:

@@ -35,6 +35,21 @@ class Unmeasured(StrEnum):
     ONE_WINDOW = "one_window"
 
 
+class Doubt(StrEnum):
+    """A sign that a number is not of what its name says; `details["doubts"]` of a record has them with their facts."""
+
+    LIKE_ROUNDING = "like_rounding"  # every layer has the weights of rounding, though the method is another
+    UNCHANGED = "unchanged"  # layers are what they were, although rounding would change them
+    LARGE_ERROR = "large_error"  # the error of a layer is many times that of rounding
+    NO_STATISTICS = "no_statistics"  # the statistics of layers are empty
+    FEW_TOKENS = "few_tokens"  # the statistics of layers rest on fewer tokens than these have inputs
+    NO_EFFECT = "no_effect"  # the losses are exactly those in full precision
+    IMPLAUSIBLE = "implausible"  # the divergence is not what the error of the weights explains
+    MOVES = "moves"  # a backend's weights change in a forward pass
+    RELOADS_DIFFERENTLY = "reloads_differently"  # a backend's weights are others after saving and loading
+    EXPORT_DIFFERS = "export_differs"  # an exported model has another loss than the measured one
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something wrong with a checkpoint.  A fatal one keeps it out of every fit.
@@ -153,10 +168,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class CalibrationDraw:
-    """Where calibration windows come from: `windows` of `length` tokens, drawn from a `text` with a `seed`.
-
-    `seed` is None where it is not known, or changes nothing.
-    """
+    """Calibration windows: `windows` of `length` tokens of a `text`, drawn with a `seed` (None: unknown, or no use)."""
 
     text: str
     windows: int

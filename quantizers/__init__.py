@@ -13,7 +13,7 @@ import dataclasses
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme, option
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme
 from quantizers.errors import (
     BitsRangeError,
     FormatError,
@@ -27,6 +27,7 @@ from quantizers.errors import (
     suggestion,
 )
 from quantizers.gaussian import gaussian_mse
+from quantizers.options import option
 from quantizers.stats import LayerStats
 
 __all__ = [

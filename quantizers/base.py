@@ -29,12 +29,12 @@ from quantizers.errors import (
     FormatError,
     GroupSizeRangeError,
     MissingStatsError,
-    OptionValueError,
     QuantizationError,
     ShapeError,
     suggestion,
 )
 from quantizers.formats import FORMATS, Format
+from quantizers.options import checked, is_int
 from quantizers.scales import stored
 from quantizers.stats import LayerStats, all_finite
 
@@ -130,6 +130,24 @@ class Scheme:
 
 
 @dataclass(frozen=True, eq=False)
+class Rotation:
+    """An orthogonal map Q of a layer's inputs: `signs` [in] of ±1, then a `matrix` [block, block] for every block."""
+
+    signs: Tensor
+    matrix: Tensor
+
+    def apply(self, rows: Tensor) -> Tensor:
+        """rows·Q, for weights or inputs `rows` [..., in]."""
+        blocks = (rows * self.signs).unflatten(-1, (-1, len(self.matrix)))
+        return (blocks @ self.matrix).flatten(-2)
+
+    def undo(self, rows: Tensor) -> Tensor:
+        """rows·Qᵀ, the inverse of `apply`."""
+        blocks = rows.unflatten(-1, (-1, len(self.matrix)))
+        return (blocks @ self.matrix.T).flatten(-2) * self.signs
+
+
+@dataclass(frozen=True, eq=False)
 class QuantizedWeight:
     """A weight [out, in] as codes: W ≈ scale·(codes − zero) / input_scale, or (scale·level − zero) / input_scale.
 
@@ -138,8 +156,9 @@ class QuantizedWeight:
     blocks, 1 or 2] float32 or None: the second level of a two-level format, of which `scale` holds multiples;
     `input_scale` [in] float32 or None: the columns were multiplied by it before rounding;
     `permutation` [in] int64 or None: column `permutation[j]` belongs to group `j // group_size` (without
-    it, column j does). `group_size` is the number of columns in a full group.  `report` holds what the method
-    reports (damping used, retries, dead columns, exponent chosen …), as plain numbers and strings.
+    it, column j does). `rotation` or None: the codes are those of the rotated weight. `group_size` is the number of
+    columns in a full group.  `report` holds what the method reports (damping used, retries, dead columns, exponent
+    chosen …), as plain numbers and strings.
     """
 
     codes: Tensor
@@ -150,12 +169,18 @@ class QuantizedWeight:
     input_scale: Tensor | None = None
     permutation: Tensor | None = None
     outer: Tensor | None = None
+    rotation: Rotation | None = None
     report: Mapping[str, float | int | str] = field(default_factory=dict)
 
     @property
     def ragged(self) -> bool:
         """Whether the last group has fewer columns than the others."""
         return self.codes.shape[1] % self.group_size != 0
+
+    @property
+    def whole_zeros(self) -> bool:
+        """Whether every zero is a code, as integer files need it."""
+        return bool(((self.zero == self.zero.round()) & (self.zero >= 0) & (self.zero < 2**self.scheme.bits)).all())
 
     def stored_scales(self) -> dict[str, Tensor]:
         """What a file holds beside the codes, as the format stores it: see `scales.stored`."""
@@ -169,14 +194,17 @@ class QuantizedWeight:
         """Stored bits per weight, as a packed file would need them.
 
         What `Scheme.bits_stored` counts; 16 bits per entry of an input scale; ceil(log2 groups) bits per column for
-        its group where columns were permuted.  Scales of format "int" are kept in float32 here, and not rounded to the
-        16 bits counted.
+        its group where columns were permuted; 16 bits for each zero of an integer format where zeros are no codes.
+        Scales of format "int" are kept in float32 here, and not rounded to the 16 bits counted.
         """
         out_features, in_features = self.codes.shape
         groups = self.scale.shape[1]
         total = self.scheme.bits_stored(out_features, in_features)
         total += 16 * in_features if self.input_scale is not None else 0
         total += in_features * math.ceil(math.log2(groups)) if self.permutation is not None else 0
+        free = self.scheme.format == "int" and not self.whole_zeros
+        stored = 0 if self.scheme.symmetric else self.scheme.bits
+        total += (16 - stored) * self.zero.numel() if free else 0
         return total / self.codes.numel()
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -189,6 +217,8 @@ class QuantizedWeight:
             weight = torch.empty_like(weight).index_copy_(1, self.permutation, weight)
         if self.input_scale is not None:
             weight = weight / self.input_scale
+        if self.rotation is not None:
+            weight = self.rotation.undo(weight)
         return weight.to(dtype)
 
 
@@ -285,32 +315,6 @@ class Quantizer(ABC):
         return {spec.name: spec.metadata["help"] for spec in dataclasses.fields(cls)}
 
 
-def option(default: Any, help: str, *, choices: Sequence[str] = (), low: float | None = None) -> Any:
-    """A dataclass field that is an option: its default, a sentence of help, its choices or its lowest value.
-
-    The default's type (bool, int, float or str) is the option's type.
-    """
-    return dataclasses.field(
-        default=default, metadata={"help": help, "choices": tuple(choices), "low": low, "type": type(default)}
-    )
-
-
-def checked(owner: str, spec: dataclasses.Field[Any], value: Any) -> Any:
-    """`value` as the type of the option `spec` of `owner`, or OptionValueError."""
-    kind, choices, low = (spec.metadata[key] for key in ("type", "choices", "low"))
-    if kind is float and is_int(value):
-        value = float(value)  # 1 and 1.0 must give the same record key
-    fits = is_int(value) if kind is int else isinstance(value, kind)
-    if fits and choices:
-        fits = value in choices
-    if fits and low is not None:
-        fits = low <= value < math.inf
-    if not fits:
-        allowed = " or ".join(map(repr, choices)) or kind.__name__ + (f" ≥ {low:g}" if low is not None else "")
-        raise OptionValueError(f"{owner} option {spec.name!r}: allowed is {allowed}, got {value!r}")
-    return value
-
-
 def _format(name: str) -> Format:
     """The format of that name.  Raises FormatError with the nearest one."""
     if name not in FORMATS:
@@ -318,8 +322,3 @@ def _format(name: str) -> Format:
         hint = suggestion(name, [*FORMATS, *integers])
         raise FormatError(f"no format {name!r}; known: int, {', '.join(FORMATS)}{hint}")
     return FORMATS[name]
-
-
-def is_int(value: object) -> bool:
-    """Whether `value` is an integer and not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -8,11 +8,15 @@ memory does not grow with the number of calibration tokens, and one pass serves 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from quantizers.errors import QuantizationError, ShapeError
+
+if TYPE_CHECKING:
+    from quantizers.base import Rotation
 
 _CHUNK = 4096  # tokens converted to float32 at a time, which bounds the memory of `update` and fits a cache
 _BLOCKS, _MIN_COLUMNS = 8, 128  # block rows of H; products of fewer columns are slow
@@ -29,6 +33,7 @@ class LayerStats:
         self.n_tokens = 0
         self._outer = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
         self._abs = torch.zeros(in_features, dtype=torch.float32, device=device)
+        self._max = torch.zeros(in_features, dtype=torch.float32, device=device)
 
     @classmethod
     def from_inputs(cls, x: Tensor) -> LayerStats:
@@ -46,7 +51,10 @@ class LayerStats:
         for chunk in tokens.split(_CHUNK):
             rows = chunk.to(self._outer)
             self._add_outer(rows)
-            self._abs.addmv_(rows.abs().T, rows.new_ones(len(rows)))
+            size = rows.abs()
+            self._abs.addmv_(size.T, rows.new_ones(len(rows)))
+            if len(size):
+                torch.maximum(self._max, size.amax(0), out=self._max)
         self.n_tokens += tokens.shape[0]
 
     def _add_outer(self, rows: Tensor) -> None:
@@ -65,6 +73,7 @@ class LayerStats:
             raise ShapeError(f"statistics of {other.in_features} features do not fit {self.in_features}")
         self._outer.add_(other._outer.to(self._outer))
         self._abs.add_(other._abs.to(self._abs))
+        torch.maximum(self._max, other._max.to(self._max), out=self._max)
         self.n_tokens += other.n_tokens
 
     @property
@@ -84,6 +93,19 @@ class LayerStats:
     def mean_abs(self) -> Tensor:
         """Mean |x| of every input feature, [in], float32; zeros before the first token."""
         return self._abs / max(self.n_tokens, 1)
+
+    @property
+    def max_abs(self) -> Tensor:
+        """Largest |x| of every input feature, [in], float32; zeros before the first token."""
+        return self._max.clone()
+
+    def rotated(self, rotation: Rotation) -> LayerStats:
+        """Statistics of rotated inputs: H becomes QᵀHQ; mean and largest |x| do not follow from it, and are NaN."""
+        turned = LayerStats(self.in_features, self.device)
+        turned._outer = rotation.apply(rotation.apply(self.hessian * (max(self.n_tokens, 1) / 2)).T)
+        turned._abs, turned._max = torch.full_like(self._abs, torch.nan), torch.full_like(self._max, torch.nan)
+        turned.n_tokens = self.n_tokens
+        return turned
 
 
 def all_finite(values: Tensor) -> bool:

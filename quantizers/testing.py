@@ -88,11 +88,17 @@ def check_result(quantized: QuantizedWeight, weight: Tensor, scheme: Scheme) -> 
         _require(q.input_scale.shape == (columns,), "input_scale is not [in]")
         _require(bool((q.input_scale > 0).all()), "an input scale is not positive")
         expected /= q.input_scale.cpu()
+    if q.rotation is not None:
+        rotation = q.rotation.apply(torch.eye(columns, device=weight.device))
+        off = (rotation @ rotation.T - torch.eye(columns, device=weight.device)).abs().max().item()
+        _require(off < 1e-5, "the rotation is not orthogonal")
+        expected = expected @ rotation.T.cpu()
+    slack = 1e-8 if q.rotation is None else 1e-5 * float(expected.abs().max())  # a rotation adds numbers of both signs
     restored = q.dequantize()
     _require(restored.device == weight.device, "the result is on another device than the weight")
     _require(bool(restored.isfinite().all()), "the dequantized weight is not finite")
     _require(
-        torch.allclose(restored.cpu(), expected, rtol=1e-5, atol=1e-8), "dequantize is not what the codes represent"
+        torch.allclose(restored.cpu(), expected, rtol=1e-5, atol=slack), "dequantize is not what the codes represent"
     )
     _require(q.dequantize(torch.float16).dtype == torch.float16, "dequantize ignores its dtype")
 

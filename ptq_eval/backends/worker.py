@@ -133,8 +133,11 @@ def _cell(backend: Any, before: _Before, job: dict[str, Any], cell: dict[str, An
         weights = {f"layer:{name}": weight.float().contiguous().cpu() for name, weight in found.items()}
     else:
         weights = weights_of(found, job["layers"], before.state)
+    model = None if isinstance(found, Mapping) else found
     if job["reload"]:
-        answer |= _again(backend, None if isinstance(found, Mapping) else found, task, job["layers"], before, weights)
+        answer |= _again(backend, model, task, job["layers"], before, weights)
+    elif model is not None:
+        answer["after_forward"] = _after_forward(model, job["layers"], before.ids["probe"], weights)
     save_file(weights, path)
     return answer
 
@@ -171,6 +174,13 @@ def _again(
         loss_of(loaded, before.ids["probe"])  # packed layers may be unpacked in the first forward pass
         found["after_reload"] = distance(weights, weights_of(loaded, layers, {}))
     return found
+
+
+def _after_forward(model: Any, layers: Mapping[str, int], probe: Tensor, weights: Mapping[str, Tensor]) -> float:
+    """How far the weights of the first and the last layer are, relative to their norm, after a forward pass."""
+    loss_of(model, probe)
+    names = list(layers)
+    return distance(weights, weights_of(model, {name: layers[name] for name in (names[0], names[-1])}, {}))
 
 
 def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:

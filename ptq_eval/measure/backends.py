@@ -25,16 +25,13 @@ from ptq_eval.backends.process import Answer
 from ptq_eval.backends.worker import loss_of
 from ptq_eval.backends.workers import Workers
 from ptq_eval.errors import PtqEvalError
+from ptq_eval.measure.doubts import unchanged
 from ptq_eval.measure.foreign import Foreign
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.configuration import quiet_transformers
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.models.loading import tokenizer_folder
 from ptq_eval.models.offload import OffloadedModel
-from quantizers import QuantizationError, get_quantizer
-
-UNCHANGED = 2e-3
-"""Relative change below which a weight counts as unchanged: 8 bits move it by more, a change to bfloat16 by less."""
 
 _SAME_LOSS = {torch.float32: 1e-3}
 _NARROW_LOSS = 0.05
@@ -64,6 +61,8 @@ def quantize(
     narrowest = min(columns.values())
     for variant in variants:
         method = _method(variant)
+        if ids is not None and method.needs_stats:
+            variant.witness.tokens(columns, ids.numel())
         variant.failed = method.refusal(variant.scheme, narrowest) or ("" if trusting else method.distrust())
         if not variant.failed:
             by_backend.setdefault(method.backend.name, []).append(variant)
@@ -137,7 +136,8 @@ def _accept(model: LanguageModel, variant: Variant, answer: Answer, probe: Tenso
     if problem:
         variant.failed = f"{_method(variant).name} {problem}"
         return
-    still = [name for name, weight in layers.items() if _unchanged(model, variant, name, weight)]
+    own = {name: model.weight(name).float().cpu() for name in layers}
+    still = [name for name, weight in layers.items() if unchanged(own[name], weight, variant.scheme)]
     if len(still) == len(layers):
         variant.failed = f"{_method(variant).name} left all weights unchanged"
         return
@@ -173,19 +173,3 @@ def _other_model(model: LanguageModel, loss: float | None, probe: Tensor) -> str
     if abs(loss - own) <= _SAME_LOSS.get(next(model.module.parameters()).dtype, _NARROW_LOSS):
         return ""
     return f"reads the model differently: its loss in full precision is {loss:.4f} instead of {own:.4f}"
-
-
-def _unchanged(model: LanguageModel, variant: Variant, name: str, weight: Tensor) -> bool:
-    """Whether a layer is unchanged although rounding it to nearest would change it."""
-    own = model.weight(name).float().cpu()
-    if _distance(weight, own) > UNCHANGED:
-        return False
-    try:
-        rounded = get_quantizer("rtn").quantize(own, variant.scheme).dequantize()
-    except (ValueError, QuantizationError):
-        return True
-    return _distance(rounded, own) > UNCHANGED
-
-
-def _distance(one: Tensor, other: Tensor) -> float:
-    return float((one - other).norm() / other.norm().clamp_min(torch.finfo(torch.float32).tiny))

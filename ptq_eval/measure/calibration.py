@@ -168,6 +168,8 @@ def _calibrating_pass(
             stats = LayerStats.from_inputs(inputs[0])
             for x in inputs[1:]:
                 stats.update(x)
+            for variant in unsolved:
+                variant.witness.statistics(group, stats)
             solve(unsolved, group, stats)
         if sequential:
             (variant,) = variants

@@ -24,6 +24,7 @@ from ptq_eval.backends.process import Limits
 from ptq_eval.backends.workers import Workers
 from ptq_eval.errors import BackendError
 from ptq_eval.measure.backends import quantize
+from ptq_eval.measure.doubts import SAME_WEIGHTS
 from ptq_eval.measure.foreign import Foreign
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.configuration import quiet_transformers
@@ -37,9 +38,6 @@ SPREAD = 0.5
 
 PLAUSIBLE = (0.02, 3.0)
 """Squared error of the logits over that of rounding to nearest."""
-
-SAME_WEIGHTS = 1e-3
-"""Relative distance of weights that count as the same after a forward pass or a reload; a change of type is less."""
 
 
 class Finding(StrEnum):

@@ -92,6 +92,11 @@ class Evaluator:
                     self._record_full(batch, compare(rows, self.scorer.output(rows))[0])
         return self._in_order(self._full)[1]
 
+    def full_at(self, windows: Sequence[int]) -> list[float]:
+        """The full-precision losses of windows that a variant has seen."""
+        places = {window: place for place, window in enumerate(self.order)}
+        return [self._full.nll[places[window]] for window in windows]
+
     def score(self, variants: Sequence[Mapping[str, Tensor]]) -> list[tuple[list[int], Scores]]:
         """For variants with weights {name: [out, in]}: the windows each has seen, ascending, and their scores."""
         running = [_Progress(self.model.parameters_of(weights)) for weights in variants]

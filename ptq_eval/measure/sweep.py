@@ -19,6 +19,8 @@ from typing import Any
 from ptq_eval.backends.workers import Workers
 from ptq_eval.early_stop import StopRule
 from ptq_eval.errors import UnsupportedModelError
+from ptq_eval.measure import doubts
+from ptq_eval.measure.doubts import SecondOrder
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
 from ptq_eval.measure.scoring import Scores
@@ -99,7 +101,12 @@ def sweep(
         rule = StopRule(**stop) if stop else None
         design = design_of(work.evaluation.sample, len(work.evaluation))
         evaluator = Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick)
+<<<<<<< HEAD
         floor = Floor(session, full=wants_full)
+=======
+        floor = Floor(session)
+        second = SecondOrder(session.model, evaluator) if session.scratch is None else None
+>>>>>>> main
         for group in _groups(session, evaluator, quantized, beside=floor.nbytes):
             variants = session.quantized(group, with_codes=keep is not None)
             tick(sum(calibrating(trial) for trial in group))
@@ -111,9 +118,12 @@ def sweep(
                 measured.append(_with(full, {**floor.numerics(full.nll), **floor.second_order()} if full.nll else {}))
             for trial, variant, (windows, scores) in zip(group, variants, scored):
                 record = _quantized_record(work, trial, scores, variant, windows)
-                measured.append(_with(record, floor.rounding(variant.weights) if record.nll else {}))
+                if record.nll:
+                    record = _with(record, floor.rounding(variant.weights))
                 if keep is not None:
                     keep(session, trial, variant)
+                    variant.weights = {name: weight.clone() for name, weight in variant.weights.items()}
+                measured.append(_doubted(record, variant, evaluator, second, windows, scores))
                 variant.weights.clear()
             facts = session.provenance((time.monotonic() - started) / len(measured))
             yield from (replace(measurement, provenance=facts) for measurement in measured)
@@ -196,6 +206,8 @@ def _quantized_record(
     measurement = replace(measurement, bits_per_weight=bits, details=details)
     if variant.failed:
         return _failed(measurement, variant.failed)
+    if variant.weights and len(variant.witness.still) == len(variant.weights):
+        return _failed(measurement, f"{trial.quantizer} left all weights unchanged")
     if variant.skipped and not variant.weights:
         return _failed(measurement, "no layer could be quantized: " + next(iter(variant.skipped.values())))
     if variant.skipped and measurement.status != "failed":
@@ -203,6 +215,26 @@ def _quantized_record(
         message = f"{len(variant.skipped)} layers left in full precision: {named}"
         return replace(measurement, status="partial", message=message)
     return measurement
+
+
+def _doubted(
+    measurement: Measurement,
+    variant: Variant,
+    evaluator: Evaluator,
+    second: SecondOrder | None,
+    windows: Sequence[int],
+    scores: Scores,
+) -> Measurement:
+    """The record with what gives reason to doubt it.  The variant's weights are used up."""
+    found = [*variant.witness.doubts(), *doubts.of_backend(variant.facts.get("backend", {}))]
+    details: dict[str, Any] = {}
+    if measurement.nll:
+        found += doubts.of_losses(scores.nll, evaluator.full_at(windows))
+    if measurement.nll and second is not None and not variant.others and variant.weights:
+        ratio = second.ratio(variant.weights, windows, scores)
+        details["second_order_ratio"] = ratio
+        found += doubts.of_ratio(ratio)
+    return _with(measurement, {**details, **({"doubts": found} if found else {})})
 
 
 def _with(measurement: Measurement, details: Mapping[str, Any]) -> Measurement:

@@ -18,9 +18,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ptq_eval.measure.foreign import method_of
+from ptq_eval.measure.doubts import Witness
+from ptq_eval.measure.foreign import Foreign, method_of
 from ptq_eval.records import Trial
 from quantizers import QuantizedWeight, Quantizer, Scheme, gaussian_mse
+
+ROUNDING = "rtn"
 
 
 class OnDisk(MutableMapping[str, Tensor]):
@@ -72,6 +75,12 @@ class Variant:
     """What a backend reports, and which layers a method rounded to nearest for want of inputs, for the record."""
     failed: str = ""
     """Why there is no variant, where a backend made none."""
+    witness: Witness = field(init=False)
+    """What is noted while layers are quantized."""
+
+    def __post_init__(self) -> None:
+        plain = self.quantizer.name == ROUNDING or isinstance(self.quantizer, Foreign)
+        self.witness = Witness(compared=self.quantizer.needs_stats or not plain)
 
     @property
     def carried(self) -> Mapping[str, Tensor]:
@@ -81,6 +90,7 @@ class Variant:
     def add_dense(self, name: str, weight: Tensor, own: Tensor) -> None:
         """Store a layer's weight [out, in] that a backend has made in place of `own`."""
         self.weights[name] = torch.empty_like(own).copy_(weight)
+        self.witness.weight(name, own, weight, self.scheme)
         bits = self.scheme.bits_stored(*own.shape)
         self.stored_bits += bits
         self.scheme_bits += bits
@@ -90,6 +100,7 @@ class Variant:
         """Store one layer's result with the memory layout of the original weight `own` [out, in]."""
         weight = quantized.dequantize(own.dtype)
         # A Conv1D's [out, in] is a transposed view: with the same layout, the variant's weight is used without a copy.
+        self.witness.weight(name, own, weight, self.scheme)
         laid_out = weight.stride() == own.stride()
         self.weights[name] = weight if laid_out else torch.empty_like(own, device=weight.device).copy_(weight)
         if self.layers is not None:

@@ -42,8 +42,10 @@ class AWQFormat(FolderFormat):
         return base.integers_only(scheme, (BITS,)) or base.whole_groups(scheme, shape)
 
     def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
-        """Groups of reordered columns, scales beyond float16, and scales of input channels."""
-        return base.in_order(layer) or base.fits_half(layer) or base.without_input_scale(layer)
+        """Groups of reordered columns, scales beyond float16, scales of input channels, and zeros between codes."""
+        return (
+            base.in_order(layer) or base.fits_half(layer) or base.without_input_scale(layer) or base.whole_zeros(layer)
+        )
 
     def tensors(self, layer: QuantizedWeight, shape: base.Shape) -> dict[str, Tensor]:
         """See the top of this file."""

@@ -126,6 +126,11 @@ def without_input_scale(layer: QuantizedWeight) -> Refusal | None:
     return None if layer.input_scale is None else refused(Obstacle.INPUT_SCALES)
 
 
+def whole_zeros(layer: QuantizedWeight) -> Refusal | None:
+    """The refusal of formats whose zero points are codes."""
+    return None if layer.whole_zeros else refused(Obstacle.FREE_ZEROS)
+
+
 def in_order(layer: QuantizedWeight) -> Refusal | None:
     """The refusal of formats whose groups are consecutive columns."""
     reordered = layer.permutation is not None and layer.scale.shape[1] > 1

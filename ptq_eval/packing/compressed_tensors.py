@@ -47,8 +47,8 @@ class CompressedTensors(FolderFormat):
         return why or base.whole_groups(scheme, shape)
 
     def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
-        """Groups of reordered columns, and scales of input channels."""
-        return base.in_order(layer) or base.without_input_scale(layer)
+        """Groups of reordered columns, scales of input channels, and zeros between codes."""
+        return base.in_order(layer) or base.without_input_scale(layer) or base.whole_zeros(layer)
 
     def load_options(self, scheme: Scheme) -> dict[str, Any]:
         """Floats are unpacked at once: left for later, the package makes them bfloat16 in whatever model."""

@@ -44,8 +44,8 @@ class GPTQFormat(FolderFormat):
         return base.whole_groups(scheme, shape)
 
     def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
-        """Scales beyond float16, and scales of input channels."""
-        return base.fits_half(layer) or base.without_input_scale(layer)
+        """Scales beyond float16, scales of input channels, and zeros between codes."""
+        return base.fits_half(layer) or base.without_input_scale(layer) or base.whole_zeros(layer)
 
     def tensors(self, layer: QuantizedWeight, shape: base.Shape) -> dict[str, Tensor]:
         """See the top of this file."""

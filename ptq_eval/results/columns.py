@@ -75,4 +75,6 @@ COLUMNS = (
     "calib_difference",
     "calib_difference_se",
     "calib_difference_df",
+    "second_order_ratio",
+    "doubts",
 )

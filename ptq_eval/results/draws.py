@@ -15,6 +15,7 @@ the moderated variance of limma): the prior is a scaled inverse χ², fitted to 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -64,6 +65,8 @@ def combined(rows: Sequence[dict[str, Any]], after: np.ndarray, before: np.ndarr
         "calibration_draws": len(rows),
         "calibration_sd": float(np.std([r["delta"] for r in rows], ddof=1)),
     }
+    doubts = {doubt["kind"]: doubt for r in rows for doubt in json.loads(r.get("doubts") or "[]")}
+    row["doubts"] = json.dumps(list(doubts.values())) if doubts else None
     partial = [r for r in rows if r["status"] == "partial"]
     return row | ({"status": "partial", "message": partial[0]["message"]} if partial else {})
 

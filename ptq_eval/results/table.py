@@ -198,6 +198,8 @@ def _row(
     if scheme is not None and m.nll:
         row |= _damage(m, reference, design)
     row |= {name: m.details[name] for name in ("damping_max", "damping_retries", "dead_columns") if name in m.details}
+    row["second_order_ratio"] = m.details.get("second_order_ratio")
+    row["doubts"] = json.dumps(m.details["doubts"]) if m.details.get("doubts") else None
     row["layers_skipped"] = len(m.details.get("layers_skipped", ()))
     return row | _floor(m, reference)
 

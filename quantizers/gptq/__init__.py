@@ -51,9 +51,10 @@ import torch
 from torch import Tensor
 
 from quantizers import grid
-from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme, option
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme
 from quantizers.gptq.damping import damped_factor
 from quantizers.gptq.solve import solve
+from quantizers.options import option
 from quantizers.parallel import over_rows
 from quantizers.stats import LayerStats, finite_hessian
 

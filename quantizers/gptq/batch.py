@@ -24,9 +24,16 @@ class SchemeBatch:
     """
 
     def __init__(
-        self, schemes: Sequence[Scheme], members: Sequence[int], weight: Tensor, *, static_groups: bool, mse: bool
+        self,
+        schemes: Sequence[Scheme],
+        members: Sequence[int],
+        weight: Tensor,
+        *,
+        static_groups: bool,
+        mse: bool,
+        widen: Tensor | None = None,
     ) -> None:
-        self.members, self.static_groups, self.mse = list(members), static_groups, mse
+        self.members, self.static_groups, self.mse, self.widen = list(members), static_groups, mse, widen
         self.schemes = [schemes[index] for index in members]
         self.bits = torch.tensor([scheme.bits for scheme in self.schemes], device=weight.device)
         columns, rows = weight.shape
@@ -76,6 +83,8 @@ class SchemeBatch:
             parts += [columns[:, None, whole:]] if whole < columns.shape[1] else []  # a ragged last group
             low, high = (torch.cat([end(part, 2) for part in parts], 1) for end in (torch.amin, torch.amax))
             scale, zero = grid.params_of_range(low, high, bits, symmetric)
+        if self.widen is not None:
+            scale = scale * self.widen[first:last]
         self.scale[:, first:last], self.zero[:, first:last] = scale, zero
 
     def round_block(
@@ -133,7 +142,13 @@ class FormatBatch(SchemeBatch):
 
 
 def batches_of(
-    schemes: Sequence[Scheme], outers: Sequence[Tensor | None], weight: Tensor, *, static_groups: bool, mse: bool
+    schemes: Sequence[Scheme],
+    outers: Sequence[Tensor | None],
+    weight: Tensor,
+    *,
+    static_groups: bool,
+    mse: bool,
+    widen: Tensor | None = None,
 ) -> list[SchemeBatch]:
     """The schemes for `weight` [in, rows]: integers by group size and symmetry, every other format alone."""
     options = {"static_groups": static_groups, "mse": mse}
@@ -144,4 +159,4 @@ def batches_of(
             integers.setdefault((scheme.columns_per_group(len(weight)), scheme.symmetric), []).append(index)
         else:
             others.append(FormatBatch(scheme, index, outer, weight, **options))
-    return [*(SchemeBatch(schemes, members, weight, **options) for members in integers.values()), *others]
+    return [*(SchemeBatch(schemes, members, weight, widen=widen, **options) for members in integers.values()), *others]

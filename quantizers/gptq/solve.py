@@ -37,13 +37,15 @@ def solve(
     blocks_end_at_groups: bool,
     static_groups: bool,
     mse: bool,
+    widen: Tensor | None = None,
 ) -> list[QuantizedWeight]:
     """`weight` [in, rows] under every scheme; the columns are rounded in `order`, which is also that of the `factor` R.
 
-    `outers[i]` is the `grid.outer_of` the original rows under schemes[i].
+    `outers[i]` is the `grid.outer_of` the original rows under schemes[i].  `widen` [groups, rows] multiplies the ranges
+    of integer groups.
     Raises QuantizationError if the error feedback overflows.
     """
-    batches = batches_of(schemes, outers, weight, static_groups=static_groups, mse=mse)
+    batches = batches_of(schemes, outers, weight, static_groups=static_groups, mse=mse, widen=widen)
     if order is not None:
         weight = weight[order]
         for batch in batches:

@@ -1,7 +1,5 @@
 """Property: no weights of a worker, however wrong, raise or are measured as they are."""
 
-from unittest.mock import patch
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +9,7 @@ from safetensors.torch import save_file
 from ptq_eval.backends.base import Cell, Method
 from ptq_eval.backends.process import Answer
 from ptq_eval.measure import backends
+from ptq_eval.measure.doubts import unchanged
 from ptq_eval.measure.foreign import method_of
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
@@ -82,11 +81,9 @@ def test_a_methods_own_block_fits_where_one_does(narrowest):
     assert method.block(narrowest) == (64 if narrowest >= 64 else 32 if narrowest >= 32 else 64)
 
 
-def test_an_already_rounded_model_is_not_called_unchanged(model, fakes):
+def test_an_already_rounded_model_is_not_called_unchanged(model):
     """Weights on the grid stay what they are, as under rounding to nearest."""
     scheme, name = Scheme(4, 16), next(iter(model.linears()))
     rounded = get_quantizer("rtn").quantize(model.weight(name), scheme).dequantize()
-    variant = Variant(method_of("fake:good"), scheme)
-    with patch.object(LanguageModel, "weight", lambda self, _: rounded):
-        assert not backends._unchanged(model, variant, name, rounded)
-    assert backends._unchanged(model, variant, name, model.weight(name).detach().clone())
+    assert not unchanged(rounded, rounded, scheme)
+    assert unchanged(model.weight(name), model.weight(name).detach().clone(), scheme)

@@ -59,7 +59,7 @@ def test_nothing_is_imported_to_plan_a_run_with_backends(python):
     code = """
 import sys
 from ptq_eval.config import RunConfig
-config = RunConfig(quantizers=("hqq", "bitsandbytes:nf4", "gptqmodel"))
+config = RunConfig(quantizers=("hqq:hqq", "bitsandbytes:nf4", "gptqmodel"))
 print(config.quantizers)
 print(*{"torch", "hqq", "bitsandbytes", "gptqmodel", "transformers"} & set(sys.modules))
 """

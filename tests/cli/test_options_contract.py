@@ -21,7 +21,7 @@ REFUSED = [
     (("--group-size", "wide"), 18, ["not a whole number", "wide", "none or auto"]),
     # quantizers and their options
     (("--quantizers", "rtn,gpqt"), 20, ["unknown quantizer", "'gpqt'", "did you mean 'gptq'?"]),
-    (("--quantizers", "smoothquant"), 20, ["unknown quantizer", "awq,", "gptq,", "rtn"]),
+    (("--quantizers", "quip"), 20, ["unknown quantizer", "awq,", "gptq,", "rtn"]),
     (("--quantizers", ","), 2, ["nothing to measure"]),
     (("--option", "rtn.msee=true"), 2, ["rtn has no option 'msee'", "did you mean 'mse'?"]),
     (("--option", "rtn.mse=maybe"), 2, ["rtn", "'mse'", "allowed is bool", "'maybe'"]),

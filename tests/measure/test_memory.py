@@ -114,9 +114,12 @@ def grid(small):
 
 
 def records(work, memory):
-    """All that a record says but for the noise floor, which takes gradients and needs memory for them."""
+    """All that a record says but for the noise floor and the second order, which need memory of their own."""
     measured = list(sweep(work, work.trials, memory=memory, tick=lambda _: None))
-    details = [{name: m.details[name] for name in m.details if not name.startswith(FLOOR)} for m in measured]
+    details = [
+        {name: m.details[name] for name in m.details if not name.startswith((*FLOOR, "second_order", "doubts"))}
+        for m in measured
+    ]
     return [
         (m.trial.key(), m.status, m.nll, m.kl, m.agree, m.bits_per_weight, own) for m, own in zip(measured, details)
     ]

@@ -91,6 +91,12 @@ def test_input_scales_are_refused(name):
     assert FILE_FORMATS[name].refusal_of(layer(Scheme(4, 32), "awq")) == refused(Obstacle.INPUT_SCALES)
 
 
+@pytest.mark.parametrize("name", ["compressed-tensors", "gptq", "awq"])
+def test_zero_points_between_codes_are_refused(name):
+    assert FILE_FORMATS[name].refusal_of(layer(Scheme(4, 32), "hqq")) == refused(Obstacle.FREE_ZEROS)
+    assert FILE_FORMATS[name].refusal_of(layer(Scheme(4, 32, symmetric=True), "hqq")) is None
+
+
 def test_groups_of_reordered_columns_are_refused_where_there_is_no_place_for_them():
     reordered = layer(Scheme(4, 32), "gptq", act_order=True)
     whole_rows = layer(Scheme(4, None), "gptq", act_order=True)

@@ -20,12 +20,15 @@ from quantizers.rtn import RTN
 from quantizers.testing import CHECKS, check_quantizer
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-VARIANTS = [(name, {}) for name in available_quantizers()] + [
+QUICK = {"signround": {"steps": 5}}
+VARIANTS = [(name, QUICK.get(name, {})) for name in available_quantizers()] + [
     ("rtn", {"mse": True}),
     ("gptq", {"act_order": True}),
     ("gptq", {"act_order": True, "static_groups": True, "dead": "round"}),
     ("gptq", {"group_scale_from": "current", "block_size": 7}),
     ("awq", {"clip": True}),
+    ("hqq", {"round_zero": True, "norm": 1.0}),
+    ("gptq-noclip", {"act_order": False, "block_size": 7}),
 ]
 
 
@@ -37,7 +40,7 @@ def test_conformance(name, options, check, device):
 
 
 def test_built_in_quantizers_are_installed():
-    assert {"rtn", "gptq", "awq"} <= set(available_quantizers())
+    assert {"rtn", "gptq", "awq", "hqq", "gptq-noclip"} <= set(available_quantizers())
 
 
 def changed(result: QuantizedWeight, **fields) -> QuantizedWeight:

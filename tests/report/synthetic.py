@@ -73,7 +73,7 @@ def _row(run, ratio, quantizer, bits, rng):
         "calib_text": "calib" if bits else None, "calib_windows": 128 if bits else math.nan,
         "calib_length": 64 if bits else math.nan, "calib_seed": "0" if bits else None,
         "calib_first": True if bits else None, "calib_difference": math.nan, "calib_difference_se": math.nan,
-        "calib_difference_df": math.nan,
+        "calib_difference_df": math.nan, "second_order_ratio": 1.1 if bits else math.nan, "doubts": None,
     }  # fmt: skip
     return {name: values[name] for name in COLUMNS}
 

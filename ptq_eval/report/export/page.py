@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptq_eval.report.common.numbers import count, plus_minus, short
+from ptq_eval.report.run.doubts import doubt_text
 
 NAME = "recipe.json"
 SAME_LOSS = 1e-6
@@ -39,7 +40,7 @@ def lines(recipe: Mapping[str, Any]) -> list[str]:
     ]
     if file["input_scales_folded"]:
         found.append("The scales of input channels are part of the layers before, which changes no more than rounding.")
-    return found
+    return [*found, *(f"Doubtful: {doubt_text(doubt)}." for doubt in recipe.get("doubts", ()))]
 
 
 def _facts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ SENTENCES = {
     "whole row",
     Obstacle.LARGE_SCALE: "a scale of {scale:.3g} is too large for float16",
     Obstacle.INPUT_SCALES: "it has no place for the scales of input channels that AWQ keeps in the layer",
+    Obstacle.FREE_ZEROS: "its zero points are codes, and those of HQQ are real numbers",
     Obstacle.NO_SUCH_TYPE: "it has no type for {format}, only for {types}",
     Obstacle.PARTIAL_BLOCK: "a row of {columns} weights is no multiple of its blocks of {block}",
     Obstacle.ARCHITECTURE: "models of type {model_type!r} are not written, only {known}",

@@ -13,6 +13,7 @@ from typing import Any
 from ptq_eval.laws.findings import Caution
 from ptq_eval.report.common.numbers import count, number, short
 from ptq_eval.report.common.words import listed, plural, poor_text
+from ptq_eval.report.run.doubts import doubt_texts
 from ptq_eval.results.load import Results
 from ptq_eval.results.points import Skipped
 
@@ -155,7 +156,13 @@ _GROUPED: Mapping[Caution, Callable[[Sequence[Entry]], str]] = {
 def notes(results: Results) -> list[str]:
     """What a reader must know of the records behind a report, and the warnings of the run that measured them."""
     overlaps = [o["message"] for o in results.run.get("overlap", {}).values() if o["flagged"]]
-    own = [*_excluded(results), *_versions(results), *_unmeasured(results), *_worse_than_a_guess(results)]
+    own = [
+        *doubt_texts(results.frame),
+        *_excluded(results),
+        *_versions(results),
+        *_unmeasured(results),
+        *_worse_than_a_guess(results),
+    ]
     return [*own, *results.run.get("warnings", []), *_conflicts(results), *dict.fromkeys(overlaps)]
 
 
