@@ -101,12 +101,8 @@ def sweep(
         rule = StopRule(**stop) if stop else None
         design = design_of(work.evaluation.sample, len(work.evaluation))
         evaluator = Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick)
-<<<<<<< HEAD
         floor = Floor(session, full=wants_full)
-=======
-        floor = Floor(session)
         second = SecondOrder(session.model, evaluator) if session.scratch is None else None
->>>>>>> main
         for group in _groups(session, evaluator, quantized, beside=floor.nbytes):
             variants = session.quantized(group, with_codes=keep is not None)
             tick(sum(calibrating(trial) for trial in group))
