@@ -27,7 +27,7 @@ def compared(both: pd.DataFrame) -> pd.DataFrame:
     the error; `p` and `adjusted_p` of "no worse than rounding", NaN where the error is not known.
     """
     pairs = both.copy()
-    apart = np.hypot(_numbers(both, "delta_se"), _numbers(both, f"delta_se{SUFFIX}"))
+    apart = (_numbers(both, "delta_se") ** 2 + _numbers(both, f"delta_se{SUFFIX}") ** 2) ** 0.5
     difference = _numbers(both, "over_rounding").fillna(both["delta"] - both[f"delta{SUFFIX}"])
     windows = _numbers(both, "over_rounding_se").fillna(apart)
     roundings = _numbers(both, "rounding_sd") ** 2 + _numbers(both, f"rounding_sd{SUFFIX}") ** 2

@@ -53,10 +53,15 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "GPTQ": ("llmcompressor:gptq", "gptqmodel:gptq", "neural-compressor:gptq"),
     "AWQ": ("llmcompressor:awq", "gptqmodel:awq", "neural-compressor:awq"),
     "HQQ": ("hqq:hqq", "torchao:hqq"),
+    "SignRound": ("auto-round:signround",),
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "gptq by activity": {"quantizers": ("gptq",), "options": {"gptq": {"act_order": True, "static_groups": True}}},
     "awq with clipping": {"quantizers": ("awq",), "options": {"awq": {"clip": True}}},
+    "awq sequential": {"quantizers": ("awq",), "calibration": "sequential"},
+    "hqq": {"quantizers": ("hqq",)},
+    "signround": {"quantizers": ("signround",)},
+    "hadamard gptq": {"quantizers": ("hadamard-gptq",)},
 }
 """Ours with options of their own, in output folders of their own."""
 
@@ -66,8 +71,11 @@ FAMILY_OF = {
     "gptq by activity": "GPTQ",
     "awq": "AWQ",
     "awq with clipping": "AWQ",
+    "awq sequential": "AWQ",
+    "hqq": "HQQ",
+    "signround": "SignRound",
 } | {side: family for family, sides in FAMILIES.items() for side in sides}
-OTHERS = ("gptqmodel:gptaq", "auto-round:signround", "bitsandbytes:nf4")
+OTHERS = ("gptqmodel:gptaq", "bitsandbytes:nf4")
 """Methods without a counterpart here, or on a grid of their own: drawn, not judged."""
 
 
@@ -99,10 +107,12 @@ def train(work: Path, threads: int | None) -> None:
     pretrain(TRAINED, text, work / "llama-5m", device="cpu")
 
 
-def measure(work: Path, model: str, checkpoint: Path) -> None:
-    """Measure every side of one model."""
+def measure(work: Path, model: str, checkpoint: Path, only: str | None) -> None:
+    """Measure every side of one model, or `only` one output folder of them."""
     together = ("rtn", "gptq", "awq", *(side for sides in FAMILIES.values() for side in sides), *OTHERS)
     for name, options in {"all": {"quantizers": together}, **VARIANTS}.items():
+        if only not in (None, name):
+            continue
         ptq_eval.run(
             checkpoint,
             work / "measured" / model / name.replace(" ", "-"),
@@ -203,7 +213,14 @@ def records(table: Any) -> list[dict[str, Any]]:
     return [dict(zip(table.columns, row)) for row in table.itertuples(index=False)]
 
 
-COLOURS = {"rounding": "#7F7F7F", "GPTQ": "#0072B2", "AWQ": "#D55E00", "HQQ": "#009E73", "": "#CC79A7"}
+COLOURS = {
+    "rounding": "#7F7F7F",
+    "GPTQ": "#0072B2",
+    "AWQ": "#D55E00",
+    "HQQ": "#009E73",
+    "SignRound": "#E69F00",
+    "": "#CC79A7",
+}
 OTHER_FAMILY = "other formats and methods"
 
 
@@ -219,9 +236,10 @@ def drawn(table: pd.DataFrame) -> Any:
         for row in records(own):
             colour, ours = COLOURS[row["family"]], ":" not in row["method"]
             panel.plot(row["bytes"], row["delta"], "o", color=colour, mfc=colour if ours else "none", alpha=0.8)
-        floor = own.groupby("bytes")["noise_floor"].median().dropna()
-        panel.fill_between(floor.index, 1e-6, floor, color="#dddddd", lw=0, zorder=0)
-        low = own["delta"][own["delta"] > 0].min()
+        for _, width in own.groupby("bits"):  # a step per bit-width: the median floor of its methods
+            ends = [width["bytes"].min() * 0.97, width["bytes"].max() * 1.03]
+            panel.fill_between(ends, 1e-9, float(np.nanmedian(width["noise_floor"])), color="#dddddd", lw=0, zorder=0)
+        low = min(own["delta"][own["delta"] > 0].min(), float(np.median(own["noise_floor"][own["noise_floor"] > 0])))
         panel.set(yscale="log", title=model, xlabel="bytes of the quantized matrices", ylim=(low / 2, None))
     axes[0, 0].set_ylabel("δ (nats per token)")
     handles = [
@@ -265,6 +283,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--stage", default="all", choices=("train", "measure", "report", "all"))
     parser.add_argument("--model", choices=sorted(WINDOWS), help="measure this one only")
+    parser.add_argument("--side", help="measure this one only: all, or a name of VARIANTS")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     work = arguments.work.resolve()
@@ -274,7 +293,7 @@ def main() -> None:
         for model, root in {"llama-160k": EMBEDDED, "llama-5m": work / "llama-5m" / "trunk"}.items():
             last = max(root.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
             if arguments.model in (None, model):
-                measure(work, model, last)
+                measure(work, model, last, arguments.side)
     if arguments.stage in ("report", "all"):
         report(work)
 
