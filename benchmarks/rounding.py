@@ -1,14 +1,20 @@
 """How far δ moves by chance: many roundings as good as one another, against the spread that each of them predicts.
 
-On the last checkpoint of each run, the scale of every group of weights is enlarged by a random factor of up to one step
-of the grid, 1 + u/(2^b − 1), and the weights are rounded to nearest on that grid: other roundings of nearly the same
-error.  δ of each is measured on the same windows.  The standard deviation of these δ is compared with what the noise
-floor (`measure.floor`) says of each rounding from the gradient on a sample of the windows, without any other rounding.
+On the last checkpoint of each run, every group of weights is rounded to nearest on a grid of the usual step whose
+offset is drawn at random.  The errors of two such roundings are uniform and independent (a dithered quantizer:
+Schuchman 1964), and δ of each is measured on the same windows.  The spread that the floor is about is that of δ of the
+text; how a rounding interacts with the few windows that were drawn is in the standard error of δ.  So it is measured as
+the covariance, over roundings, of δ on two halves of the windows, and compared with what the noise floor
+(`measure.floor`) says of each rounding from the gradient on a sample of the windows, without any other rounding.
+
+AWQ's search for scales, for each matrix or jointly for those that share an input, gives two roundings of one method
+that are as good: the difference of their δ is compared with the floor of a difference.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,70 +23,109 @@ import torch
 from benchmarks.harness import SEED, Claim, Outcome, Setup
 from benchmarks.subjects import demo_options, last_of_each_run
 from ptq_eval.config import RunConfig
+from ptq_eval.measure.calibration import quantize
 from ptq_eval.measure.evaluate import evaluate
 from ptq_eval.measure.floor import Floor
+from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.trials import Workload, make_plan
-from quantizers import grid
+from ptq_eval.measure.variants import Variant
+from quantizers import Scheme, get_quantizer, grid
 
-BITS = (3, 4, 8)
-LIMITS = (0.5, 2.0)
-"""Of the ratio of the predicted to the measured spread."""
+BITS = (2, 3, 4, 8)
+LIMITS = (0.7, 1.5)
+"""Of the ratio of the predicted to the measured spread, at any bit-width."""
+MOST_ERRORS = 3.0
+"""Of the difference between two searches, in its standard deviation."""
 
 
 def measure(setup: Setup) -> Outcome:
-    """The ratio of predicted and measured spread for each checkpoint and bit-width."""
-    outcome = Outcome(details={"cells": []})
+    """The ratio of predicted and measured spread for each checkpoint and bit-width, and the two searches of AWQ."""
+    outcome = Outcome(details={"cells": [], "searches": []})
     draws = 6 if setup.quick else 30
     for checkpoint in last_of_each_run(setup.trajectory):
-        work = make_plan([checkpoint], RunConfig(**{**demo_options(), "quantizers": "rtn"})).workloads[0]
-        outcome.details["cells"] += cells(work, draws)
-    ratios = [cell["predicted"] / cell["measured"] for cell in outcome.details["cells"]]
-    which = ", ".join(map(str, BITS))
-    text = f"chance of one rounding, predicted / measured standard deviation of δ, {which} bits"
-    middle = float(np.exp(np.mean(np.log(ratios))))
-    outcome.claims = [
-        Claim(text, middle, min(ratios), max(ratios), LIMITS[0], "at least"),
-        Claim(f"{text} (not overstated)", middle, min(ratios), max(ratios), LIMITS[1]),
-    ]
+        work = make_plan([checkpoint], RunConfig(**{**demo_options(), "quantizers": "awq"})).workloads[0]
+        with Session.opened(work) as session:
+            floor = Floor(session)
+            outcome.details["cells"] += cells(work, session, floor, draws)
+            outcome.details["searches"] += searches(work, session, floor)
+    for bits in BITS:
+        ratios = [c["predicted"] / c["measured"] for c in outcome.details["cells"] if c["bits"] == bits]
+        text = f"chance of one rounding at {bits} bits, predicted / measured standard deviation of δ"
+        middle = float(np.exp(np.mean(np.log(ratios))))
+        outcome.claims += [
+            Claim(text, middle, min(ratios), max(ratios), LIMITS[0], "at least"),
+            Claim(f"{text} (not overstated)", middle, min(ratios), max(ratios), LIMITS[1]),
+        ]
+    gaps = [abs(c["difference"]) / c["predicted"] for c in outcome.details["searches"]]
+    text = "AWQ's search by matrix or jointly: difference of δ in standard deviations of the floor, largest"
+    outcome.claims.append(Claim(text, max(gaps), min(gaps), max(gaps), MOST_ERRORS))
     return outcome
 
 
-def cells(work: Workload, draws: int) -> list[dict[str, Any]]:
-    """For each bit-width: mean δ of `draws` roundings, their standard deviation, and the one predicted."""
+def cells(work: Workload, session: Session, floor: Floor, draws: int) -> Iterator[dict[str, Any]]:
+    """For each bit-width: mean δ of `draws` roundings, the standard deviation of δ of the text, and that predicted."""
+    size, model = group_size(work), session.model
+    for bits in BITS:
+        generator = torch.Generator().manual_seed(SEED + bits)
+        variants = []
+        for _ in range(draws):
+            weights = {name: model.weight(name).float() for name in model.linears()}
+            variants.append({name: rounded(w, bits, size, generator) for name, w in weights.items()})
+        full, scores = evaluate(model, session.evaluation, variants)
+        tokens = session.evaluation.shape[1] - 1
+        deltas = (np.array([score.nll for score in scores]) - np.array(full.nll)) / tokens
+        halves = deltas[:, 0::2].mean(axis=1), deltas[:, 1::2].mean(axis=1)
+        predicted = [spread(floor, v, score, tokens) for v, score in zip(variants, scores)]
+        yield {
+            "checkpoint": work.checkpoint.name,
+            "bits": bits,
+            "draws": draws,
+            "delta": float(deltas.mean()),
+            "measured": math.sqrt(max(float(np.cov(*halves)[0, 1]), 0.0)),
+            "measured on these windows": float(deltas.mean(axis=1).std(ddof=1)),
+            "predicted": float(np.sqrt(np.mean(np.square(predicted)))),
+        }
+
+
+def searches(work: Workload, session: Session, floor: Floor) -> Iterator[dict[str, Any]]:
+    """δ of AWQ with its search by matrix minus that of the joint one, its error over windows, and that predicted."""
+    model, tokens = session.model, session.evaluation.shape[1] - 1
+    schemes = [Scheme(bits, group_size(work)) for bits in BITS]
+    found: list[list[Variant]] = []
+    for groups in (None, [(name,) for name in model.linears()]):
+        found.append([Variant(get_quantizer("awq"), scheme) for scheme in schemes])
+        quantize(model, found[-1], session.calibration, groups=groups)
+    _, scores = evaluate(model, session.evaluation, [v.weights for variants in found for v in variants])
+    for index, bits in enumerate(BITS):
+        own = [(variants[index], scores[index + shift]) for variants, shift in zip(found, (0, len(BITS)))]
+        joint, alone = (np.array(score.nll) / tokens for _, score in own)
+        predicted = math.hypot(*(spread(floor, variant.weights, score, tokens) for variant, score in own))
+        yield {
+            "checkpoint": work.checkpoint.name,
+            "bits": bits,
+            "difference": float((alone - joint).mean()),
+            "error over windows": float((alone - joint).std(ddof=1) / math.sqrt(len(joint))),
+            "predicted": predicted,
+        }
+
+
+def group_size(work: Workload) -> int | None:
+    """That of the run's schemes."""
     assert work.trials[-1].scheme is not None
-    size = work.trials[-1].scheme.group_size
-    found = []
-    with Session.opened(work) as session:
-        floor, model = Floor(session), session.model
-        for bits in BITS:
-            generator = torch.Generator().manual_seed(SEED + bits)
-            variants = []
-            for _ in range(draws):
-                weights = {name: model.weight(name).float() for name in model.linears()}
-                variants.append({name: rounded(w, bits, size, generator) for name, w in weights.items()})
-            full, scores = evaluate(model, session.evaluation, variants)
-            tokens = len(full.nll) * (session.evaluation.shape[1] - 1)
-            deltas = [(math.fsum(score.nll) - math.fsum(full.nll)) / tokens for score in scores]
-            predicted = [floor.rounding(variant)["rounding"] for variant in variants]
-            found.append(
-                {
-                    "checkpoint": work.checkpoint.name,
-                    "bits": bits,
-                    "draws": draws,
-                    "delta": float(np.mean(deltas)),
-                    "measured": float(np.std(deltas, ddof=1)),
-                    "predicted": float(np.sqrt(np.mean(np.square(predicted)))),
-                }
-            )
-    return found
+    return work.trials[-1].scheme.group_size
+
+
+def spread(floor: Floor, weights: Mapping[str, torch.Tensor], score: Scores, tokens: int) -> float:
+    """The standard deviation that the floor gives to δ of one variant: first and second order."""
+    share = floor.second_order()["second_order"]
+    return math.hypot(floor.rounding(weights)["rounding"], share * float(np.mean(score.kl)) / tokens)
 
 
 def rounded(weight: torch.Tensor, bits: int, size: int | None, generator: torch.Generator) -> torch.Tensor:
-    """`weight` [out, in] rounded to nearest on a grid that is coarser by a random factor for each group."""
+    """`weight` [out, in] rounded to nearest on a grid whose offset is drawn for each group."""
     columns = weight.shape[1]
     groups = grid.to_groups(weight, size or columns)
-    scale, zero = grid.find_params(groups, bits, False)
-    scale = scale * (1 + torch.rand(scale.shape, generator=generator) / (2**bits - 1))
-    decoded = grid.decode(grid.encode(groups, scale, zero, bits), scale, zero)
-    return grid.from_groups(decoded, columns).contiguous()
+    scale = grid.find_params(groups, bits, False)[0].unsqueeze(-1)
+    offset = torch.rand(scale.shape, generator=generator)
+    return grid.from_groups((torch.round(groups / scale + offset) - offset) * scale, columns).contiguous()

@@ -10,8 +10,13 @@ scales.  Rows of a matrix are rounded independently of each other, while within 
 which for independent errors has the expectation Σ g² ε², and needs nothing of the quantizer but the weights that it
 made.  g is the gradient of the text, not of a sample of it: the square of a sample's gradient is too large by the
 sample's own variance.  Two samples of other windows have independent errors, so the product of their two gradients is
-unbiased; negative values count as zero.  The second-order term, which grows as the square of ε, is neglected:
-at 2 and 3 bits the true spread is larger, where δ itself is many times larger still.
+unbiased; negative values count as zero.
+
+The second order ½ εᵀFε differs between roundings too, and by more than the first where the slope is small or ε is large
+(`second_order`).  Its mean is the KL divergence from the full-precision model, which every variant's evaluation gives;
+its standard deviation is a share of that mean, which is a property of the checkpoint and recorded beside its
+full-precision loss.  Both are added in squares where results are tabulated.  Higher orders are neglected: at 2 bits the
+true spread is larger still.
 
 **Arithmetic.**  Some windows are scored again in full precision, in smaller batches and on another number of threads;
 a model in a type narrower than float32, in float32 too.  With d the differences per window, where k windows are scored
@@ -25,21 +30,24 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ptq_eval.measure import second_order
 from ptq_eval.measure.evaluate import batch_size, evaluate
 from ptq_eval.measure.gradients import mean_gradient
 from ptq_eval.measure.memory import out_of_memory
 from ptq_eval.measure.session import Session
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.records import Unmeasured
+
+Found = TypeVar("Found")
 
 GRADIENT_WINDOWS = 32
 """Windows behind a checkpoint's gradients: a constant, so that no number depends on what else is measured."""
@@ -83,11 +91,13 @@ class Slopes:
 
 
 class Floor:
-    """The noise floor of one checkpoint in a session, from its slopes, which are computed when it is made."""
+    """The noise floor of one checkpoint in a session: what needs gradients, computed at once, and what that says of
+    variants.  `full`: whether the full-precision model is measured, too."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, full: bool = True) -> None:
         self.session = session
-        self.slopes: Slopes | Unmeasured = _slopes(session)
+        self.share = _measured(session, _share, second_order.GROUPS) if full else Unmeasured.MEMORY
+        self.slopes = _measured(session, _slopes, 2)
 
     @property
     def nbytes(self) -> float:
@@ -99,6 +109,13 @@ class Floor:
         if isinstance(self.slopes, Unmeasured):
             return {"rounding_unmeasured": self.slopes.value}
         return {"rounding": self.slopes.rounding(self.session.model, weights)}
+
+    def second_order(self) -> dict[str, Any]:
+        """What a full-precision record says of it: {"second_order": the standard deviation of the second order over
+        roundings, as a share of its mean}, or {"second_order_unmeasured": why}."""
+        if isinstance(self.share, Unmeasured):
+            return {"second_order_unmeasured": self.share.value}
+        return {"second_order": self.share}
 
     def numerics(self, nll: Sequence[float]) -> dict[str, Any]:
         """What a full-precision record with these sums per window says: {"numerics": …} or {"numerics_unmeasured": …}.
@@ -125,7 +142,16 @@ def moved(differences: np.ndarray, evaluated: int) -> float:
     return math.sqrt(2 * (common + variance / evaluated))
 
 
-def _slopes(session: Session) -> Slopes | Unmeasured:
+def _slopes(model: LanguageModel, ids: Tensor) -> Slopes:
+    return Slopes.of(model, ids)
+
+
+def _share(model: LanguageModel, ids: Tensor) -> float:
+    return second_order.share(model, ids, batch=_windows_per_pass(model, ids))
+
+
+def _measured(session: Session, what: Callable[[LanguageModel, Tensor], Found], gradients: int) -> Found | Unmeasured:
+    """What needs the gradients of some windows, so many of them at once."""
     model, ids = session.model, session.evaluation
     if session.scratch is not None:
         return Unmeasured.OFFLOADED
@@ -134,10 +160,10 @@ def _slopes(session: Session) -> Slopes | Unmeasured:
     whole = sum(parameter.nbytes for parameter in model.module.parameters())
     variant = sum(model.weight_bytes(name) for name in model.matrices())
     logits = 3 * 4 * _windows_per_pass(model, ids) * ids.shape[1] * model.vocab_size  # with their softmax and gradient
-    if whole + variant + logits + 2 * _gradient_bytes(model) > session.budget.total:
+    if whole + variant + logits + gradients * _gradient_bytes(model) > session.budget.total:
         return Unmeasured.MEMORY
     try:
-        return Slopes.of(model, ids[places(GRADIENT_WINDOWS, len(ids))])
+        return what(model, ids[places(GRADIENT_WINDOWS, len(ids))])
     except (RuntimeError, MemoryError) as error:  # NotImplementedError, of a layer without backward pass, is one
         return Unmeasured.MEMORY if out_of_memory(error) else Unmeasured.NO_GRADIENT
 

@@ -87,6 +87,12 @@ def gradients(
         yield _by_layer(calls, by_output)
 
 
+def drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One label for each position, [batch, time], by the prediction `logits` [batch, time, vocabulary]."""
+    probability = logits.softmax(-1)
+    return torch.multinomial(probability.flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
+
+
 def _by_layer(calls: Sequence[tuple[str, Tensor, Tensor]], by_output: Sequence[Tensor | None]) -> Gradients:
     found: Gradients = {}
     for (name, inputs, _), gradient in zip(calls, by_output):

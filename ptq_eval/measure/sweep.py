@@ -101,7 +101,7 @@ def sweep(
         rule = StopRule(**stop) if stop else None
         design = design_of(work.evaluation.sample, len(work.evaluation))
         evaluator = Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick)
-        floor = Floor(session)
+        floor = Floor(session, full=wants_full)
         second = SecondOrder(session.model, evaluator) if session.scratch is None else None
         for group in _groups(session, evaluator, quantized, beside=floor.nbytes):
             variants = session.quantized(group, with_codes=keep is not None)
@@ -111,7 +111,7 @@ def sweep(
             if wants_full:
                 _require_sane(work, evaluator.full.nll, session.model.vocab_size)
                 full = _record(work, work.trials[0], evaluator.full)
-                measured.append(_with(full, floor.numerics(full.nll) if full.nll else {}))
+                measured.append(_with(full, {**floor.numerics(full.nll), **floor.second_order()} if full.nll else {}))
             for trial, variant, (windows, scores) in zip(group, variants, scored):
                 record = _quantized_record(work, trial, scores, variant, windows)
                 if record.nll:

@@ -7,7 +7,8 @@ freedom, and `effective_windows` is how many independent windows would determine
 delta minus that of rounding (RTN) on the same grid, with the error of this difference, window by window.
 
 `noise_floor` is how large delta may be by chance, two standard deviations of: other roundings as good as the one made
-(`rounding_sd`), other arithmetic (`numerics_sd`; both from `measure.floor`), other draws of the calibration windows
+(`rounding_sd`: a first order, and a second whose standard deviation is a share of the KL divergence), other arithmetic
+(`numerics_sd`; all from `measure.floor`), other draws of the calibration windows
 (`draws`) and other seeds of the run (`seeds`), where there are several.  Without the first it is unknown.
 
 A measurement that stopped early has a random sample of the windows, and its delta is that of the sample.  The
@@ -208,6 +209,10 @@ def _floor(m: Measurement, reference: Measurement | None) -> dict[str, Any]:
     parts = {"rounding_sd": m.details.get("rounding")}
     if reference is not None and m is not reference:
         parts["numerics_sd"] = reference.details.get("numerics")
+        if parts["rounding_sd"] is not None and m.kl:
+            divergence = max(math.fsum(m.kl) / math.fsum(m.n_tokens), 0.0)
+            second = reference.details.get("second_order", 0.0) * divergence  # 0: records of earlier versions
+            parts["rounding_sd"] = math.hypot(parts["rounding_sd"], second)
     known = {name: value for name, value in parts.items() if value is not None}
     if "rounding_sd" in known:
         known["noise_floor"] = SIGNIFICANT * math.hypot(*known.values())

@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptq_eval.measure.gradients import gradients, mean_gradient
+from ptq_eval.measure.gradients import drawn, gradients, mean_gradient
 from ptq_eval.models.language_model import LanguageModel
 from quantizers import Scheme, grid
 from quantizers.formats import FORMATS
@@ -158,7 +158,7 @@ def fisher(
     moments: dict[str, _Moments] = {}
     before: dict[str, Tensor] = {}
     for window, row in enumerate(ids[order].to(device=model.device, dtype=torch.long).split(1)):
-        passes = gradients(model, row, lambda logits: _drawn(logits, generator), draws)
+        passes = gradients(model, row, lambda logits: drawn(logits, generator), draws)
         for draw, found in enumerate(passes):
             for layer, name in enumerate(layers):
                 if name not in found:
@@ -208,12 +208,6 @@ def _along(layers: Sequence[str], mean: Mapping[str, Tensor], one: Perturbation)
             first[layer] = float((mean[name] * one.error[name]).sum())
             spread[layer] = float((mean[name].square() * one.variance[name]).sum()) ** 0.5
     return first, spread
-
-
-def _drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One label for each position, [batch, time], from the model's own prediction."""
-    probability = logits.softmax(-1)
-    return torch.multinomial(probability.flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
 
 
 def _count(moments: dict[str, _Moments], name: str, inputs: Tensor, outputs: Tensor, *, first: bool) -> None:

@@ -132,6 +132,7 @@ def test_what_is_not_measured_says_why(ids, options, why):
     model = build()
     found = Floor(session(model, ids, **options))
     assert found.rounding(rounded(model)) == {"rounding_unmeasured": why.value}
+    assert found.second_order() == {"second_order_unmeasured": why.value}
     assert found.nbytes == 0
 
 

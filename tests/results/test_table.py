@@ -105,8 +105,10 @@ def test_every_number_is_what_its_records_say(table, out):
         assert row["delta_se"] == pytest.approx(error)
         assert (row["delta_df"], row["covers"]) == (6, "text")
         assert row["effective_windows"] == pytest.approx(12 * (paired.std(ddof=1) / math.sqrt(12) / error) ** 2)
-        parts = m.details["rounding"], reference.details["numerics"]
-        assert (row["rounding_sd"], row["numerics_sd"]) == parts
+        second = reference.details["second_order"] * sum(m.kl) / n
+        assert second > 0
+        parts = math.hypot(m.details["rounding"], second), reference.details["numerics"]
+        assert (row["rounding_sd"], row["numerics_sd"]) == pytest.approx(parts)
         assert row["noise_floor"] == pytest.approx(2 * math.sqrt(parts[0] ** 2 + parts[1] ** 2))
         assert row["kl"] == pytest.approx(sum(m.kl) / n)
         assert row["top1_agreement"] == sum(m.agree) / n

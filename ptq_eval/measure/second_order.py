@@ -1,0 +1,53 @@
+"""By how much the second order of δ differs from one rounding to the next, as a share of its mean.
+
+With independent rounding errors of mean 0 and variances Σ, ½ εᵀFε has the mean ½ tr(FΣ) and the variance ½ tr((FΣ)²),
+F the Fisher information (`theory.curvature` has the sources).  So its standard deviation is the share √(2/r) of its
+mean, with r = tr(FΣ)²/tr((FΣ)²) the number of directions that count.  All variances of Σ may be multiplied by one
+factor, so r does not depend on the bits; they are taken as proportional to the square of each row's range.
+
+A gradient S of the loss summed over T tokens, with labels that the model itself predicts, has E[SSᵀ] = T·F.  So
+SᵀΣS/T has the expectation tr(FΣ), and (SᵀΣS′)²/T², of two independent gradients, tr((FΣ)²).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ptq_eval.measure.gradients import drawn, gradients
+from ptq_eval.models.language_model import LanguageModel
+
+GROUPS = 8
+"""Gradients that are compared pair by pair, each of its own windows.  The share is then known to about 10 %."""
+
+
+def share(model: LanguageModel, ids: Tensor, *, batch: int = 1, groups: int = GROUPS) -> float:
+    """The standard deviation of ½ εᵀFε over roundings divided by its mean, from windows `ids` [n, time], n at least 2.
+
+    Memory holds one gradient per group.  Labels are drawn with a generator of their own.
+    """
+    generator = torch.Generator(model.device).manual_seed(0)
+    own = [part for part in (ids[k::groups] for k in range(groups)) if len(part)]
+    scores = [_score(model, part, batch, generator) for part in own]
+    products = torch.zeros(len(own), len(own), dtype=torch.float64)
+    for name in model.linears():
+        weight = model.weight(name).float()
+        spread = weight.amax(1, keepdim=True) - weight.amin(1, keepdim=True)
+        rows = torch.stack([(score[name] * spread).flatten() for score in scores])
+        products += (rows @ rows.T).double().cpu()
+    apart = ~torch.eye(len(own), dtype=torch.bool)
+    trace, square = float(products.diagonal().mean()), float(products[apart].square().mean())
+    return math.sqrt(2 * square) / trace if trace > 0 else 0.0
+
+
+def _score(model: LanguageModel, ids: Tensor, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """S/√T of windows `ids`: {layer: [out, in]}, float32."""
+    total = {name: torch.zeros_like(model.weight(name), dtype=torch.float32) for name in model.linears()}
+    scale = (ids.shape[0] * (ids.shape[1] - 1)) ** -0.5
+    for rows in ids.to(device=model.device, dtype=torch.long).split(batch):
+        for found in gradients(model, rows, lambda logits: drawn(logits, generator)):
+            for name, (inputs, outputs) in found.items():
+                total[name].addmm_(outputs.T, inputs, alpha=scale)
+    return total
