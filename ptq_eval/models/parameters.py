@@ -136,7 +136,7 @@ def classify(
     joined = tied and include_embedding
     own_head = include_head and not joined
     experts = frozenset(_expert_counts(module.config.to_dict())) if hasattr(module, "config") else frozenset()
-    shared: list[nn.Module] = [head] if joined else []
+    shared: list[Any] = [head] if joined else []
     parts, seen = Parts(shared=shared), {}
     for module_name, inner in module.named_modules():
         for parameter_name, parameter in inner.named_parameters(recurse=False):
