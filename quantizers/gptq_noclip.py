@@ -12,8 +12,8 @@ Here the scales are set in advance, and those of every group in which a code was
 until none is.  This ends, because at a large enough scale all codes are the zero point and nothing is clipped.  Rows do
 not depend on each other, so only rows with a clipped code are solved again.
 
-How the paper's own methods avoid clipping is not reproduced here.  Widening keeps plain integers, at the price of larger
-steps.
+How the paper's own methods avoid clipping is not reproduced here.  Widening keeps plain integers, at the price of
+larger steps.
 """
 
 from __future__ import annotations
