@@ -54,6 +54,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "AWQ": ("llmcompressor:awq", "gptqmodel:awq", "neural-compressor:awq"),
     "HQQ": ("hqq:hqq", "torchao:hqq"),
     "SignRound": ("auto-round:signround",),
+    "GPTAQ": ("gptqmodel:gptaq",),
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "gptq by activity": {"quantizers": ("gptq",), "options": {"gptq": {"act_order": True, "static_groups": True}}},
@@ -61,6 +62,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "awq sequential": {"quantizers": ("awq",), "calibration": "sequential"},
     "hqq": {"quantizers": ("hqq",)},
     "signround": {"quantizers": ("signround",)},
+    "gptaq": {"quantizers": ("gptaq",)},
+    "qronos": {"quantizers": ("qronos",)},
+    "gptq noclip": {"quantizers": ("gptq-noclip",)},
     "hadamard gptq": {"quantizers": ("hadamard-gptq",)},
 }
 """Ours with options of their own, in output folders of their own."""
@@ -74,8 +78,9 @@ FAMILY_OF = {
     "awq sequential": "AWQ",
     "hqq": "HQQ",
     "signround": "SignRound",
+    "gptaq": "GPTAQ",
 } | {side: family for family, sides in FAMILIES.items() for side in sides}
-OTHERS = ("gptqmodel:gptaq", "bitsandbytes:nf4")
+OTHERS = "bitsandbytes:nf4"
 """Methods without a counterpart here, or on a grid of their own: drawn, not judged."""
 
 
