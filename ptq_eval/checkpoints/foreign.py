@@ -216,8 +216,12 @@ _KINDS = (
 
 def placeholder(folder: Path, weights: tuple[Path, ...] = ()) -> PtqEvalError | None:
     """The error for a pointer of git-lfs or an empty file among the files of a folder that are read: its `weights`, and
-    whatever is no weights.  `folder` may be a single file."""
+    whatever is no weights; and for weights that are a broken link.  `folder` may be a single file."""
     beside = (path for path in sorted(folder.iterdir()) if path.suffix in _READ) if folder.is_dir() else ()
+    for file in () if weights else sorted([*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")]):
+        if file.is_symlink() and not file.exists():
+            what, got = f"{file.name} is a link to a file that does not exist", str(file.readlink())
+            return UnreadableCheckpointError(what, got=got, remedy="fetch it again (`hf download`), or copy the file")
     for file in (*weights, *beside):
         if not file.is_file():
             continue

@@ -51,6 +51,12 @@ _PADDED = 4
 """Digits, with leading zeros, of a counter of saved states; settings such as `v01` have fewer."""
 _FAIRSEQ = re.compile(r"checkpoint_([0-9]+)_([0-9]+)")
 _TOKENS_SEEN = re.compile(r"(tokens?)[-_]?seen", re.IGNORECASE)
+_GROUPS = r"[0-9]{1,3}(?P<between>[_ ])[0-9]{3}(?:(?P=between)[0-9]{3})*"
+_GROUPED_TOKENS = (
+    re.compile(rf"(?<![0-9a-z])(?<!step[-_ ])(?<!iter[-_ ]){_GROUPS}(?=[-_ ]?tok(?:en)?s?(?![a-z]))", re.IGNORECASE),
+    re.compile(rf"(?<=tok|ens|ken|oks)[-_=: ]*{_GROUPS}(?![0-9.]|[kmbgt](?![a-z]))", re.IGNORECASE),
+)
+"""Thousands of a count of tokens, 98_000_000, behind which or before which `tokens` is written."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +239,10 @@ def _plain(name: str) -> str:
     name = stamps.without_scores(name.replace("%", "pct"))
     if fairseq := _FAIRSEQ.fullmatch(name):
         name = fairseq.expand(r"checkpoint_epoch\1_update\2")
-    return _TOKENS_SEEN.sub(r"\1", name)
+    name = _TOKENS_SEEN.sub(r"\1", name)
+    for grouped in _GROUPED_TOKENS:
+        name = grouped.sub(lambda found: re.sub(r"(?<=[0-9])[_ ]", "", found[0]), name)
+    return name
 
 
 def _cut(name: str, spans: Iterable[tuple[int, int]], filler: str = "") -> str:

@@ -36,7 +36,7 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
     Examples:
       ptq-eval sensitivity runs/my-model -o out --steps first,last
       ptq-eval sensitivity runs/my-model/checkpoint-1000 -o out --bits 3,4
-      ptq-eval sensitivity runs/my-model -o out --steps last --by part --bits 2,3,4,8
+      ptq-eval sensitivity runs/my-model -o out --steps last --by part
     """
     from ptq_eval.checkpoints import Overrides
     from ptq_eval.report.parts import page as parts

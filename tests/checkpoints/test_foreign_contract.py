@@ -141,6 +141,16 @@ def test_other_files_are_not_called_weights(folder, names):
     assert foreign(folder) is None
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_that_are_a_broken_link(folder, name):
+    (folder / name).symlink_to("../../blobs/0123")
+    problem, error = only_problem(folder)
+    assert problem.code == "unreadable"
+    assert f"{name} is a link to a file that does not exist" in str(error)
+    assert "blobs/0123" in str(error)
+    assert "rename" not in str(error)
+
+
 @pytest.mark.parametrize("depth", ["", "actor/", "a/actor/"])
 def test_a_folder_of_shards_some_levels_down_is_recognised(tmp_path, depth):
     put(tmp_path, f"{depth}model_world_size_1_rank_0.pt")
