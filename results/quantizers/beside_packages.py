@@ -3,7 +3,7 @@
     python results/quantizers/beside_packages.py WORK [--stage train|measure|report|all] [--model NAME]
 
 Two models: the last checkpoint of the embedded trajectory (N = 160,192), and a Llama of 5.2 million parameters that is
-trained here on `stdlib:train`.  WORK takes its weights, and the records of all measurements; the table and the figure
+trained on `stdlib:train` by the stage `train`.  WORK takes its weights, and the records of all measurements; the table and the figure
 are written beside this file.  An interrupted stage goes on when repeated; methods of a backend that is not installed
 (`ptq-eval backends install NAME`) are failed records, and absent from the table.
 
@@ -224,6 +224,7 @@ COLOURS = {
     "AWQ": "#D55E00",
     "HQQ": "#009E73",
     "SignRound": "#E69F00",
+    "GPTAQ": "#56B4E9",
     "": "#CC79A7",
 }
 OTHER_FAMILY = "other formats and methods"
@@ -244,7 +245,8 @@ def drawn(table: pd.DataFrame) -> Any:
         for _, width in own.groupby("bits"):  # a step per bit-width: the median floor of its methods
             ends = [width["bytes"].min() * 0.97, width["bytes"].max() * 1.03]
             panel.fill_between(ends, 1e-9, float(np.nanmedian(width["noise_floor"])), color="#dddddd", lw=0, zorder=0)
-        low = min(own["delta"][own["delta"] > 0].min(), float(np.median(own["noise_floor"][own["noise_floor"] > 0])))
+        floors = [float(np.nanmedian(width["noise_floor"])) for _, width in own.groupby("bits")]
+        low = min([own["delta"][own["delta"] > 0].min(), *(floor for floor in floors if floor > 0)])
         panel.set(yscale="log", title=model, xlabel="bytes of the quantized matrices", ylim=(low / 2, None))
     axes[0, 0].set_ylabel("δ (nats per token)")
     handles = [
@@ -253,7 +255,7 @@ def drawn(table: pd.DataFrame) -> Any:
     ]
     handles.append(Line2D([], [], ls="", marker="o", color="black", mfc="none", label="hollow: other packages"))
     handles.append(Line2D([], [], lw=5, color="#dddddd", label="noise floor (median)"))
-    figures.legend(figure, handles, 4)
+    figures.legend(figure, handles, 3)
     return figure
 
 
