@@ -4,8 +4,8 @@
 
 Two models: the last checkpoint of the embedded trajectory (N = 160,192), and a Llama of 5.2 million parameters that is
 trained on `stdlib:train` by the stage `train`.  WORK takes its weights, and the records of all measurements; the table
-and the figure are written beside this file.  An interrupted stage goes on when repeated; methods of a backend that is not installed
-(`ptq-eval backends install NAME`) are failed records, and absent from the table.
+and the figure are written beside this file.  An interrupted stage goes on when repeated.  Methods of a backend that is
+not installed (`ptq-eval backends install NAME`) are failed records, and absent from the table.
 
 Integers at 2, 3 and 4 bits, asymmetric, in groups of 32.  A method is measured with three draws of the calibration
 windows, the same three for all.  A difference of two methods is paired by window and by draw.  Its standard error has
