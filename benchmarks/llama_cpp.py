@@ -45,7 +45,7 @@ import llama_cpp
 path, ids, text = sys.argv[1:]
 ids = np.load(ids)
 model = llama_cpp.Llama(path, n_ctx=ids.shape[1], n_batch=ids.shape[1], logits_all=True, n_threads=1, verbose=False)
-tokens = model.tokenize(text.encode(), add_bos=False)
+tokens = model.tokenize(text.encode(), add_bos=False) if text else []
 total = 0.0
 for row in ids:
     model.reset()
@@ -94,7 +94,7 @@ def _types(
         out = folder / f"{checkpoint.run}-{method}-{name}"
         grid = {"quantizers": method, "bits": "none", "formats": name}
         recipe = export(local_path(checkpoint), out, file_format="gguf", **grid, **options)
-        own, theirs = recipe["measured"]["loss_q"], _asked(python, out, folder / "windows.npy")["loss"]
+        own, theirs = recipe["measured"]["loss_q"], _asked(python, out, folder / "windows.npy", "")["loss"]
         outcome.details["rows"].append([checkpoint.run, name, method, own, theirs, theirs - own])
         found.append(abs(theirs - own))
     what = f"{checkpoint.run}, {method}: |loss in llama.cpp − measured|, nats per token, {len(types)} types"
@@ -104,13 +104,13 @@ def _types(
 def _tokens(folder: Path, checkpoint: Checkpoint, python: str) -> Claim:
     """The share of tokens of a text that are those of the checkpoint's own tokenizer."""
     own = load_tokenizer(local_path(checkpoint))(TEXT, add_special_tokens=False)["input_ids"]
-    theirs = _asked(python, folder / f"{checkpoint.run}-rtn-q4_0", folder / "windows.npy")["tokens"]
+    theirs = _asked(python, folder / f"{checkpoint.run}-rtn-q4_0", folder / "windows.npy", TEXT)["tokens"]
     same = sum(a == b for a, b in zip(own, theirs)) / max(len(own), len(theirs))
     return claim_of("tokens of a text that are the tokenizer's own, share", [same], limit=1.0, sense="at least")
 
 
-def _asked(python: str, out: Path, ids: Path) -> dict[str, Any]:
-    command = [python, "-c", SCRIPT, str(out / "model.gguf"), str(ids), TEXT]
+def _asked(python: str, out: Path, ids: Path, text: str) -> dict[str, Any]:
+    command = [python, "-c", SCRIPT, str(out / "model.gguf"), str(ids), text]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
