@@ -169,7 +169,7 @@ def of_losses(nll: Sequence[float], full: Sequence[float]) -> list[dict[str, Any
     return [{"kind": Doubt.NO_EFFECT.value, "windows": len(nll)}]
 
 
-class SecondOrder:
+class Plausibility:
     """Scores variants with a part of their error on a few windows of an evaluator, which must see these windows."""
 
     def __init__(self, model: LanguageModel, evaluator: Evaluator) -> None:

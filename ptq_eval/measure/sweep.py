@@ -20,7 +20,7 @@ from ptq_eval.backends.workers import Workers
 from ptq_eval.early_stop import StopRule
 from ptq_eval.errors import UnsupportedModelError
 from ptq_eval.measure import doubts
-from ptq_eval.measure.doubts import SecondOrder
+from ptq_eval.measure.doubts import Plausibility
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
 from ptq_eval.measure.scoring import Scores
@@ -102,7 +102,7 @@ def sweep(
         design = design_of(work.evaluation.sample, len(work.evaluation))
         evaluator = Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick)
         floor = Floor(session, full=wants_full)
-        second = SecondOrder(session.model, evaluator) if session.scratch is None else None
+        plausibility = Plausibility(session.model, evaluator) if session.scratch is None else None
         for group in _groups(session, evaluator, quantized, beside=floor.nbytes):
             variants = session.quantized(group, with_codes=keep is not None)
             tick(sum(calibrating(trial) for trial in group))
@@ -119,7 +119,7 @@ def sweep(
                 if keep is not None:
                     keep(session, trial, variant)
                     variant.weights = {name: weight.clone() for name, weight in variant.weights.items()}
-                measured.append(_doubted(record, variant, evaluator, second, windows, scores))
+                measured.append(_doubted(record, variant, evaluator, plausibility, windows, scores))
                 variant.weights.clear()
             facts = session.provenance((time.monotonic() - started) / len(measured))
             yield from (replace(measurement, provenance=facts) for measurement in measured)
@@ -217,7 +217,7 @@ def _doubted(
     measurement: Measurement,
     variant: Variant,
     evaluator: Evaluator,
-    second: SecondOrder | None,
+    plausibility: Plausibility | None,
     windows: Sequence[int],
     scores: Scores,
 ) -> Measurement:
@@ -226,8 +226,8 @@ def _doubted(
     details: dict[str, Any] = {}
     if measurement.nll:
         found += doubts.of_losses(scores.nll, evaluator.full_at(windows))
-    if measurement.nll and second is not None and not variant.others and variant.weights:
-        ratio = second.ratio(variant.weights, windows, scores)
+    if measurement.nll and plausibility is not None and not variant.others and variant.weights:
+        ratio = plausibility.ratio(variant.weights, windows, scores)
         details["second_order_ratio"] = ratio
         found += doubts.of_ratio(ratio)
     return _with(measurement, {**details, **({"doubts": found} if found else {})})

@@ -12,7 +12,7 @@ import quantizers
 from ptq_eval import plugins
 from ptq_eval.measure import doubts
 from ptq_eval.measure.calibration import quantize
-from ptq_eval.measure.doubts import BAND, SecondOrder
+from ptq_eval.measure.doubts import BAND, Plausibility
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
@@ -177,7 +177,7 @@ def test_the_second_order_is_that_of_a_part_of_the_error(bits, part):
     weights = {name: weight.clone() for name, weight in variant.weights.items()}
     evaluator = Evaluator(model, ids)
     ((seen, scores),) = evaluator.score([weights])
-    second = SecondOrder(model, evaluator)
+    second = Plausibility(model, evaluator)
     ratio = second.ratio(dict(weights), seen, scores)
     chosen = ids[second.windows]
     originals = {name: weight.clone() for name, weight in variant.weights.items()}
