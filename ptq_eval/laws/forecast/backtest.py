@@ -228,7 +228,7 @@ def _measured_statement(
         made=True,
         decisive=True,
         width=ends[1] - ends[0],
-        score=interval_score(*ends, level),
+        score=interval_score(ends[0], ends[1], ends[2], level),
     )  # fmt: skip
 
 

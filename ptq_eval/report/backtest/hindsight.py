@@ -83,8 +83,8 @@ def _cells(study: Study, loss: Row, turn: Row) -> list[str]:
     verdict = "**refuted**" if turn["refuted"] else "not refuted" if turn["decisive"] else "not decided"
     inside = "**outside**" if loss["refuted"] else "inside"
     measured = f"{number(loss['truth']):.3f}"
-    ends = (math.inf if turn[end] is None else turn[end] for end in ("low", "value", "high"))
-    said = turn_text(*ends, turn["level"])
+    low, value, high = (math.inf if turn[end] is None else turn[end] for end in ("low", "value", "high"))
+    said = turn_text(low, value, high, turn["level"])
     return [study.label_of(loss), f"{loss['bits']:g}", said, happened, verdict, stated, measured, inside]
 
 
