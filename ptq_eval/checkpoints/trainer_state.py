@@ -183,8 +183,8 @@ def _with_whole(counter: str, counted: Sequence[Checkpoint]) -> dict[str, Checkp
         changed[checkpoint.location] = checkpoint.with_problem(
             COUNTER_RESTART,
             f"{counter} grows by {doubt.rate:,.0f} tokens per step up to here and by {doubt.usual:,.0f} elsewhere: "
-            f"either the batch had another size, or the counter started again at step {doubt.step:,}, when training was "
-            f"resumed, and D lacks the tokens before, here and later; in that case {REMEDY}",
+            f"either the batch had another size, or the counter started again at step {doubt.step:,}, when training "
+            f"was resumed, and D lacks the tokens before, here and later; in that case {REMEDY}",
         )
     return changed
 
@@ -266,7 +266,8 @@ def _completed(checkpoint: Checkpoint, restart: _Reading, noticed: bool) -> Chec
     if noticed:
         message = (
             f"{counter}{unit} is {tokens:,} here and seems to have started again at step {restart.step:,}, when "
-            f"training was resumed; the {restart.tokens:,} tokens before are added, here and later; if that is wrong, {REMEDY}"
+            f"training was resumed; the {restart.tokens:,} tokens before are added, here and later; "
+            f"if that is wrong, {REMEDY}"
         )
         checkpoint = checkpoint.with_problem(COUNTER_RESTART, message)
     return replace(checkpoint, tokens=tokens + restart.tokens, tokens_source="derived", tokens_note=note)

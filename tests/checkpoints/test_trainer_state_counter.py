@@ -144,8 +144,8 @@ def test_the_users_count_ends_the_question(tmp_path):
         folder = touch_checkpoint(tmp_path / "run" / f"checkpoint-{step}")
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "num_input_tokens_seen": seen}))
     assert tokens(discover([tmp_path / "run"])) == [10, 20, 30]
-    given_ = discover([tmp_path / "run"], overrides=Overrides(tokens_per_step=5))
-    assert [(c.tokens, codes(c)) for c in given_] == [(50, []), (100, []), (150, [])]
+    given_ = discover([tmp_path / "run"], overrides=Overrides(tokens_per_step=50))
+    assert [(c.tokens, codes(c)) for c in given_] == [(500, []), (1000, []), (1500, [])]
 
 
 def test_a_log_with_gaps_nan_and_text_keeps_tokens_and_rate(tmp_path):

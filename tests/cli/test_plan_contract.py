@@ -79,7 +79,7 @@ def test_counts_in_any_notation_are_one_plan(ptq_eval, tmp_path):
     ("arguments", "error", "words"),
     [
         ((), errors.PlanError, "--params"),
-        (("--params", "1"), errors.UnitsError, "--params 1B"),
+        (("--params", "1"), errors.UnitsError, "did you mean 7B?"),
         (("--params", "1B", "--tokens", "20"), errors.UnitsError, "--tokens"),
         (("--budget", "21"), errors.UnitsError, "1e21"),
         (("--memory", "8"), errors.UnitsError, "8GB"),

@@ -11,8 +11,8 @@ from ptq_eval.errors import NothingToFitError
 from ptq_eval.jobs.compare import compare, fit_by
 from ptq_eval.records import Measurement
 from ptq_eval.report import render
-from ptq_eval.results import points
 from ptq_eval.report.run.warnings import notes
+from ptq_eval.results import points
 from ptq_eval.results.load import load
 from ptq_eval.results.points import Skipped
 from ptq_eval.results.store import Store
