@@ -53,7 +53,7 @@ def with_trainer_state(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         rates = {at: rate for at, rate in map(_rate, state.get("log_history") or ()) if at <= step}
     except TrajectoryFileError as error:
         return checkpoint.with_problem("unreadable_state", f"{path.name} cannot be read: {error.what}, got {error.got}")
-    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError) as error:
         return checkpoint.with_problem("unreadable_state", f"{path.name} cannot be read: {error!r}")
     if checkpoint.step is not None and checkpoint.step != step:
         checkpoint = checkpoint.with_problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, console
 from ptq_eval.config.options import declared
 from ptq_eval.config.plan import DEFAULT_PRESET, PlanConfig, SourceConfig
+from ptq_eval.errors import PlanError
 
 EXAMPLES = """\b
 Examples:
@@ -44,6 +46,7 @@ def plan(out: str | None, **settings: Any) -> None:
     from ptq_eval.laws.plan.answers import Question
     from ptq_eval.laws.plan.answers import plan as answer
     from ptq_eval.report.plan import page as report
+    from ptq_eval.report.plan.words import refusal
 
     origin = SourceConfig(**{name: settings[name] for name in declared(SourceConfig)})
     fit, preset = origin.fit, origin.preset or DEFAULT_PRESET
@@ -52,11 +55,23 @@ def plan(out: str | None, **settings: Any) -> None:
         source = _source(origin, question.params)
         bar("planning", 0.0, 0.0)
         found = answer(source, question)
+        if not found.answered:
+            raise refusal(found, [name for name in source.others if _answers(origin, name, question)])
         beside = f"{preset.lower().replace(',', '+')}-plan"
         folder = Path(out or (f"{fit.rstrip('/')}/plan" if fit else beside))
         written = report.write(folder, found)
     console().print(report.render(found))
     click.echo(f"\nWritten to {folder}: plan.json and {len(written) - 1} files in figures/")
+
+
+def _answers(origin: SourceConfig, quantizer: str, question: Any) -> bool:
+    """Whether the fit of another quantizer answers the question."""
+    from ptq_eval.laws.plan.answers import plan as answer
+
+    try:
+        return answer(_source(replace(origin, quantizer=quantizer), question.params), question).answered
+    except PlanError:
+        return False
 
 
 def _source(origin: SourceConfig, params: float | None) -> Any:

@@ -146,8 +146,7 @@ class Option:
         try:
             found = self.kind.read(value, name=name, error=error)
         except error as problem:
-            problem_allowed = ", ".join(self.choices) or self.limits() or problem.allowed
-            allowed = "; or ".join(filter(None, [problem_allowed, ", ".join(self.words)]))
+            allowed = self._allowed(", ".join(self.choices) or self.limits() or problem.allowed)
             raise error(problem.what, got=problem.got, allowed=allowed, remedy=problem.remedy) from None
         if self.choices and found not in self.choices:
             raise error(
@@ -159,12 +158,18 @@ class Option:
         small = (self.low is not None and found < self.low) or (self.above is not None and found <= self.above)
         large = (self.high is not None and found > self.high) or (self.below is not None and found >= self.below)
         if small or large:
-            raise error(f"{name} is too {'small' if small else 'large'}", got=value, allowed=self.limits())
+            raise error(
+                f"{name} is too {'small' if small else 'large'}", got=value, allowed=self._allowed(self.limits())
+            )
         if self.plausible is not None:
             self.plausible.require(found, value, name, error)
         elif isinstance(found, int) and found > MOST:
             raise error(f"{name} is too large", got=value, allowed=f"at most {MOST:.2g}")
         return found
+
+    def _allowed(self, values: str) -> str:
+        """`values` and the words that are allowed beside them."""
+        return "; or ".join(filter(None, [values, ", ".join(self.words)]))
 
     def limits(self) -> str:
         """The bounds in words; empty if there are none."""

@@ -143,7 +143,7 @@ def make_windows(
         text_digest=text.digest,
         total_windows=total,
         notes=notes,
-        lacks_bos=not bos and text.ids is None and _adds_bos(tokenizer),
+        lacks_bos=not bos and _adds_bos(tokenizer) and not np.all(ids[1:, 0] == tokenizer.bos_token_id),
         sample=Sample(selection, total, _documents(text, tokens, starts + seq_len // 2, separator)),
     )
 

@@ -220,7 +220,7 @@ class _Planner:
         for role, windows in roles.items():
             plan.texts.setdefault(run, {})[role] = windows.describe()
             plan.notes += [f"{role.partition(':')[0]} text: {note}" for note in windows.notes]
-        if evaluation.lacks_bos and _LACKS_BOS not in plan.warnings:
+        if any(windows.lacks_bos for windows in roles.values()) and _LACKS_BOS not in plan.warnings:
             plan.warnings.append(_LACKS_BOS)
         by_text: dict[str, Windows] = {}
         for draw, windows in drawn.items():

@@ -97,7 +97,7 @@ class Store:
             run = json.loads(path.read_text(encoding="utf-8"))
             if not (isinstance(run["checkpoints"], list) and all(isinstance(run[name], dict) for name in _MAPPINGS)):
                 raise TypeError("a key holds another type of value")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
             raise OutputMismatchError(
                 "run.json of the output folder is damaged",
                 got=f"{path}: {error!r}",
@@ -186,7 +186,7 @@ def _parse(line: bytes) -> list[tuple[str, Measurement]]:
     try:
         measurement = Measurement.from_dict(json.loads(line))
         return [(measurement.trial.key(), measurement)]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return []
 
 

@@ -32,7 +32,7 @@ def test_one_run_in_order_of_the_number_and_d_given_once(tmp_path, form):
     steps = [step * (1000 if "k-3T" in form else 1) for step in (9, 98, 980)]
     assert found(tmp_path / "mine") == [("mine", step, None) for step in steps]
     assert found(tmp_path / "mine", tokens_per_step=100) == [("mine", step, 100 * step) for step in steps]
-    assert [tokens for *_, tokens in found(tmp_path / "mine", tokens=[1, 2, 3])] == [1, 2, 3]
+    assert [tokens for *_, tokens in found(tmp_path / "mine", tokens=[1000, 2000, 3000])] == [1000, 2000, 3000]
 
 
 @given(
@@ -196,8 +196,12 @@ def test_a_run_whose_steps_are_not_certain_is_ordered_and_asked_for(tmp_path, fo
     assert [(c.run, c.step, c.tokens, c.revision) for c in checkpoints] == [("mine", None, None, n) for n in names]
     for words in ("does not say for certain", "--tokens", "trajectory.yaml"):
         assert words in checkpoints[0].tokens_note
-    assert [c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens=(1, 2, 3)))] == [1, 2, 3]
-    assert {c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=7))} == {None}
+    assert [c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens=(1000, 2000, 3000)))] == [
+        1000,
+        2000,
+        3000,
+    ]
+    assert {c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=70))} == {None}
 
 
 @pytest.mark.parametrize("form", ["{}", "checkpoint-{}", "ckpt_{}", "save-{}"])
@@ -236,7 +240,7 @@ def test_models_that_differ_in_a_setting_are_runs_of_their_own(tmp_path, names):
 def test_a_number_beside_another_word_is_no_step_and_one_line_says_what_to_do(tmp_path, names):
     for name in names:
         touch_checkpoint(tmp_path / "mine" / name)
-    assert found(tmp_path / "mine", tokens_per_step=7) == [("mine", None, None)] * 2
+    assert found(tmp_path / "mine", tokens_per_step=70) == [("mine", None, None)] * 2
     first = discover([tmp_path / "mine"])[0]
     for words in ("does not say for certain which step", "--tokens", "trajectory.yaml"):
         assert words in first.tokens_note
@@ -247,7 +251,7 @@ def test_a_number_of_unknown_meaning_is_called_that(tmp_path):
         touch_checkpoint(tmp_path / "mine" / f"model_{number}")
     first = discover([tmp_path / "mine"])[0]
     assert first.tokens_note.startswith("the number in the name is taken for the step")
-    (first, _) = discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=7))
+    (first, _) = discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=70))
     assert first.tokens_note == "number in the name × 7"
 
 

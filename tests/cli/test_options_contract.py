@@ -18,11 +18,11 @@ REFUSED = [
     (("--group-size", "0"), 18, ["--group-size is too small", "got 0", "none"]),
     (("--group-size", "-4"), 18, ["got -4"]),
     (("--group-size", "33"), 18, ["larger than a row", "rows of 32 columns", "q_proj", "remedy: --group-size 32"]),
-    (("--group-size", "wide"), 18, ["not a whole number", "wide", "none or auto"]),
+    (("--group-size", "wide"), 18, ["not a whole number", "wide", "at least 1; or none, auto"]),
     # quantizers and their options
     (("--quantizers", "rtn,gpqt"), 20, ["unknown quantizer", "'gpqt'", "did you mean 'gptq'?"]),
     (("--quantizers", "quip"), 20, ["unknown quantizer", "awq,", "gptq,", "rtn"]),
-    (("--quantizers", ","), 2, ["nothing to measure"]),
+    (("--quantizers", ","), 2, ["an entry of --quantizers is empty"]),
     (("--option", "rtn.msee=true"), 2, ["rtn has no option 'msee'", "did you mean 'mse'?"]),
     (("--option", "rtn.mse=maybe"), 2, ["rtn", "'mse'", "allowed is bool", "'maybe'"]),
     (("--quantizers", "gptq", "--option", "gptq.damping=-1"), 2, ["'damping'", "-1"]),

@@ -269,7 +269,7 @@ def test_the_remedy_names_columns_that_hold_strings(tmp_path):
         ("a.txt.lz4", b"\x02\x21\x4c\x18" + JOINED.encode(), "lz4's legacy format.*decompress"),
         ("a.orc", b"ORC\x11\x00\x00\x0a", "a table in ORC.*Parquet"),
         ("a.arrow", b"ARROW1\0\0" + b"\0" * 99, "not a readable table in Parquet or Arrow"),
-        ("a.txt", b"\x93NUMPY\x01\0v\0", "NumPy array.*rename it to .npy"),
+        ("a.txt", b"\x93NUMPY\x01\0v\0", "NumPy array.*save token ids alone as .npy"),
         ("a.txt", bytes(range(256)) * 9, "binary, not text"),
         ("a.txt", b"words " * 99 + bytes(range(1, 32)) * 9 + b"\xff", "binary, not text"),
         ("a.txt", "plain words".encode("utf-16-le"), "UTF-16 without a byte-order mark.*iconv -f UTF-16LE"),
