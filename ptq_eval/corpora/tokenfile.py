@@ -194,7 +194,7 @@ def require_plausible(ids: np.ndarray, vocab_size: int, spec: str) -> None:
         raise TokenRangeError(
             "the token file holds padding, which is not text",
             got=f"{spec}: {padding}",
-            remedy="join the documents without padding",
+            remedy=f"join the documents without padding; for a text with such runs, {_as_any(spec)}",
         )
     elif _uniform(ids):
         raise TokenRangeError(
