@@ -45,7 +45,7 @@ _OF_ONE_CHECKPOINT = (
 """What may be wrong with one checkpoint and right with the next; anything else is wrong with the request."""
 
 _LACKS_BOS = (
-    "the tokenizer begins a text with a beginning-of-sequence token, which only the first window has: for a model "
+    "the tokenizer begins a text with a beginning-of-sequence token, which not every window has: for a model "
     "trained with one in each window, the losses are too high; --bos begins each window with it"
 )
 
