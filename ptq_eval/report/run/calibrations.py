@@ -16,7 +16,7 @@ from scipy import stats
 
 from ptq_eval.report.common import tables
 from ptq_eval.report.common.data import Frame, Study
-from ptq_eval.report.common.numbers import MISSING, number, percent, short, with_error
+from ptq_eval.report.common.numbers import MISSING, number, percent, rough, short, with_error
 from ptq_eval.report.common.words import listed, plural
 from ptq_eval.results.calibrations import COLUMNS
 from ptq_eval.results.over_rounding import holm
@@ -78,7 +78,7 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         short(row["delta_first"]),
         with_error(row["difference"], row["error"]),
         _share(row["difference"], row["delta_first"]),
-        short(row["p"]),
+        "< 0.001" if row["p"] < 0.001 else rough(row["p"]),
         short(row["draw_sd"]),
     ]
 

@@ -42,7 +42,7 @@ moves along the slope of the loss. KL has no slope, so KL shows how good the cur
 visible in the loss. r is Pearson's correlation between the logarithms of prediction and measurement, over the layers
 whose damage is two standard errors above zero; ρ is Spearman's over all layers; *r KL of H* uses ½·tr(H·E[εᵀε])
 instead, the error of a layer's output regardless of what it costs. Σ KL adds up the layers quantized alone. Ratios and
-correlations describe these layers; they have no interval and test nothing.
+correlations describe these layers: they have no interval, and nothing is tested with them.
 
 Not captured: orders beyond the second, correlated errors (GPTQ's compensation, AWQ's scales), and, for δ but not for
 KL, the part of the Hessian that vanishes only for a model whose confidence matches its accuracy.
