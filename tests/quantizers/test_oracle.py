@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quantizers import LayerStats, Scheme, get_quantizer
-from quantizers.testing import sample_layer
+from quantizers.testing import output_error, sample_layer
 from tests.reference.awq import awq, awq_clip
 from tests.reference.gptq import gptq, hessian_of
 from tests.reference.rtn import rtn
@@ -106,6 +106,24 @@ def test_awq_scales(bits, size, symmetric, seed):
         assert result.report["ratio"] == ratio
         assert np.isclose(result.dequantize().numpy(), theirs, rtol=1e-4, atol=1e-6).mean() >= 0.999
         np.testing.assert_allclose(result.input_scale.numpy(), scales, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("bits", [2, 3])
+def test_awq_scales_by_relative_errors(bits, seed):
+    """The search weighs a small layer as much as one whose output is 30 times larger."""
+    weight, inputs = layer(seed, rows=96, columns=96)
+    large, small = weight.split([64, 32])
+    weights = [30 * large, small * torch.linspace(3, 0.1, 96)]
+    stats = LayerStats.from_inputs(inputs)
+    found = {}
+    for relative in (False, True):
+        quantizer = get_quantizer("awq", relative=relative)
+        results = quantizer.quantize_group(weights, Scheme(bits, 16), stats)
+        ratio, _, _ = awq([w.numpy() for w in weights], inputs.numpy(), bits, 16, relative=relative)
+        assert {result.report["ratio"] for result in results} == {ratio}
+        found[relative] = output_error(small, results[1], stats)
+    assert found[True] <= found[False]
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
