@@ -59,6 +59,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "gptq by activity": {"quantizers": ("gptq",), "options": {"gptq": {"act_order": True, "static_groups": True}}},
     "awq with clipping": {"quantizers": ("awq",), "options": {"awq": {"clip": True}}},
+    "awq relative": {"quantizers": ("awq",), "options": {"awq": {"relative": True}}},
     "awq sequential": {"quantizers": ("awq",), "calibration": "sequential"},
     "hqq": {"quantizers": ("hqq",)},
     "signround": {"quantizers": ("signround",)},
@@ -75,6 +76,7 @@ FAMILY_OF = {
     "gptq by activity": "GPTQ",
     "awq": "AWQ",
     "awq with clipping": "AWQ",
+    "awq relative": "AWQ",
     "awq sequential": "AWQ",
     "hqq": "HQQ",
     "signround": "SignRound",
@@ -251,7 +253,12 @@ def drawn(table: pd.DataFrame) -> Any:
             panel.fill_between(ends, 1e-9, float(np.nanmedian(width["noise_floor"])), color="#dddddd", lw=0, zorder=0)
         floors = [float(np.nanmedian(width["noise_floor"])) for _, width in own.groupby("bits")]
         low = min([own["delta"][own["delta"] > 0].min(), *(floor for floor in floors if floor > 0)])
-        panel.set(yscale="log", title=model, xlabel="bytes of the quantized matrices, families side by side", ylim=(low / 2, None))
+        panel.set(
+            yscale="log",
+            title=model,
+            xlabel="bytes of the quantized matrices, families side by side",
+            ylim=(low / 2, None),
+        )
     axes[0, 0].set_ylabel("δ (nats per token)")
     handles = [
         Line2D([], [], ls="", marker="o", color=colour, label=family or OTHER_FAMILY)

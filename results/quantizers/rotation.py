@@ -3,9 +3,9 @@
     python results/quantizers/rotation.py WORK
 
 The last checkpoints of the embedded runs; 512 evaluation windows, three draws of 64 calibration windows.  Rotations are
-in blocks of the formats' own (32 and 16 columns).  The table, `rotation.csv` beside this file and printed, has δ of both
-and their difference, rotated minus plain, paired by window and by draw; its error covers both.  An interrupted run goes
-on when repeated.
+in blocks of the formats' own (32 and 16 columns).  The table, `rotation.csv` beside this file and printed, has δ of
+both and their difference, rotated minus plain, paired by window and by draw; its error covers both.  An interrupted run
+goes on when repeated.
 """
 
 from __future__ import annotations
