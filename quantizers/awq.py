@@ -19,8 +19,8 @@ What differs from the paper and its code:
   stays in the layer as `input_scale` and is counted in `bits_per_weight`; no model structure has to be
   known, and layers without a predecessor to fold into are treated like the others.
 - The authors' code measures the error after the whole attention or MLP block for q, k, v and for gate and
-  up; here it is the sum of the errors of the layers' own outputs.  A softmax dampens errors of q and k, and their
-  outputs are the larger ones, so the plain sum chooses s for them and not for v; `relative` is nearer to the block's.
+  up; here it is the sum of the errors of the layers' own outputs.  A softmax dampens errors of q and k, so where their
+  outputs are larger, the sum chooses s for them and not for v; `relative` is nearer to the block's choice.
 - Their clip search uses 512 sampled tokens and skips q and k; here it uses all tokens and all layers.
 - The grid is that of `grid.py`, as for the other methods.
 
