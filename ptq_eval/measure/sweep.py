@@ -23,7 +23,7 @@ from ptq_eval.measure import doubts
 from ptq_eval.measure.doubts import Plausibility
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
-from ptq_eval.measure.foreign import method_of
+from ptq_eval.measure.foreign.quantizer import method_of
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.trials import Workload
