@@ -1,7 +1,7 @@
 """The section of `report.md` on what the page would have said at D/N = 50, and what happened; its fan chart.
 
 The statements and scores are in the fit ("hindsight", see `laws.forecast.hindsight`).  The fan chart is of the largest
-run among them, which is the nearest to one that a team would plan.
+run among them, which is the nearest to one that a team would plan, and of its first quantizer.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def shown(study: Study) -> str | None:
 
 def name(study: Study) -> str:
     """The file of the fan chart, without its ending."""
-    return figure.name(str(shown(study)))
+    return figure.name(str(shown(study))).replace("fan", "asked", 1)
 
 
 def data(study: Study) -> Frame:
@@ -126,7 +126,7 @@ def data(study: Study) -> Frame:
     own = [p for p in study.points if p.trajectory == run]
     labels = {p.config: study.label_of(p.config.to_dict()) for p in own}
     series = series_of(own, labels=labels)
-    return figure.data([s for s in long_enough(series) if s.quantizer in study.panels])
+    return figure.data(long_enough(series), study.labels[:1])
 
 
 def draw(table: Frame) -> Figure:

@@ -25,7 +25,7 @@ def page(study, tmp_path_factory):
     out = tmp_path_factory.mktemp("asked")
     write(out, study.table, study.fit, study.run, points=study.points)
     text = (out / "report.md").read_text()
-    assert (out / "figures" / "fan_large.png").exists()
+    assert (out / "figures" / "asked_large.png").exists()
     return text.split("## Had you asked earlier\n")[1].split("\n## ")[0]
 
 
@@ -45,8 +45,8 @@ def test_it_is_summed_up_against_the_baselines(study, page):
 
 
 def test_the_chart_is_of_the_largest_run(page):
-    assert "](figures/fan_large.png)" in page
-    assert "fan_small" not in page
+    assert "](figures/asked_large.png)" in page
+    assert "asked_small" not in page
 
 
 def test_what_is_refuted_is_bold(study):
@@ -64,4 +64,4 @@ def test_below_eight_checkpoints_the_page_says_why():
     assert shown(study) is None
     assert "Not asked: a run needs 8 checkpoints" in (page := document(study))
     assert "the longest here has 7" in page
-    assert "fan_" not in page
+    assert "asked_" not in page
