@@ -71,7 +71,10 @@ def _of_run(study: Study, run: str, own: Sequence[Row]) -> str:
         f"{far if last > FARTHEST * NEAR * origin else ''}.\n\n"
     )
     turns = {_line(row): row for row in own if row["what"] == What.TURN}
-    return text + tables.markdown(_HEADER, [_cells(study, row, turns[_line(row)]) for row in losses], left=1)
+    printed = [row for row in losses if study.label_of(row) in study.panels]
+    text += tables.markdown(_HEADER, [_cells(study, row, turns[_line(row)]) for row in printed], left=1)
+    more = len(losses) - len(printed)
+    return f"{text}\n{plural(more, 'more line')} in `fit.json`.\n" if more else text
 
 
 def _line(row: Row) -> tuple[Any, ...]:
