@@ -102,13 +102,15 @@ def _summary(rows: Sequence[Row], scores: Sequence[Row]) -> str:
         if method != FORECAST
     ]
     turns = [row for row in rows if row["what"] == What.TURN]
+    runs = len({row["run"] for row in rows})
     decided, refuted = (sum(row[name] for row in turns) for name in ("decisive", "refuted"))
     return (
         f"{inside} of {plural(own['n'], 'last loss', 'last losses')} ({percent(inside / own['n'])}) are inside their "
         f"intervals, whose mean width is {short(own['width'])} in log loss. Their mean interval score (lower is "
         f"better) is {short(own['score'])}; the baselines have {listed(others)}. Of "
         f"{plural(len(turns), 'statement')} of D_crit, later checkpoints can decide {decided} and refute "
-        f"{refuted or 'none'}."
+        f"{refuted or 'none'}. The lines of a run share its checkpoints, so these are no more than "
+        f"{plural(runs, 'independent case')}."
     )
 
 
