@@ -5,7 +5,7 @@ import pytest
 from ptq_eval.laws.fit.folder import fit_points
 from ptq_eval.laws.forecast.hindsight import hindsight
 from ptq_eval.report import write
-from ptq_eval.report.backtest.hindsight import shown
+from ptq_eval.report.backtest.hindsight import section, shown
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.run.page import document
 from ptq_eval.results.points import read
@@ -47,6 +47,16 @@ def test_it_is_summed_up_against_the_baselines(study, page):
 def test_the_chart_is_of_the_largest_run(page):
     assert "](figures/asked_large.png)" in page
     assert "asked_small" not in page
+
+
+def test_what_figures_have_no_panel_for_is_counted(study):
+    many = Study(study.table, study.fit, study.run, study.points)
+    vars(many)["panels"] = []
+    assert section(many).count("2 more lines in `fit.json`.") == 2
+
+
+def test_lines_of_a_run_do_not_count_as_independent(page):
+    assert "these are no more than 2 independent cases" in page
 
 
 def test_what_is_refuted_is_bold(study):
