@@ -58,9 +58,9 @@ class SourceConfig(Options):
         metavar="NAME,…",
         unset=DEFAULT_PRESET,
     )
-    offsets: bool = option(True, "The offsets n of a preset's N_eff.", off="--no-offsets")
-    quantizer: str | None = option(None, "Which quantizer, where OUT holds several.", TEXT, metavar="NAME")
-    number_format: str | None = option(None, "Which number format, where each has a law.", TEXT, metavar="NAME")
+    offsets: bool = option(True, "Use the offsets n in N_eff.", off="--no-offsets")
+    quantizer: str | None = option(None, "The quantizer to plan for, if OUT holds several.", TEXT, metavar="NAME")
+    number_format: str | None = option(None, "The number format to plan for, if each has a law.", TEXT, metavar="NAME")
 
     def __post_init__(self) -> None:
         super().__post_init__()
