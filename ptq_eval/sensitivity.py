@@ -116,6 +116,10 @@ def _config(options: Mapping[str, Any], parts: bool = False) -> RunConfig:
     config.require_one_calibration("sensitivities use one draw of calibration windows")
     if config.precision is not None:
         raise OptionError("sensitivities use every window", got=f"precision={config.precision}", remedy="omit it")
+    if config.mixed:
+        raise OptionError(
+            "sensitivities are of one number format at a time", got="mixed", remedy="--budget makes a plan"
+        )
     if config.include_embedding and not parts:
         raise OptionError("sensitivities by layer need layers with inputs", got="--include-embedding", remedy="omit it")
     quantizers_of(config)

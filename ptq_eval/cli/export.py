@@ -17,8 +17,9 @@ _GRID = tuple(name for name in cli_options.GRID if name not in ("quantizers", "b
 @click.argument("checkpoint")
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder to write, new or empty.")
 @click.option("--quantizer", default="gptq", show_default=True, metavar="NAME", help="Method to quantize with.")
-@click.option("--bits", default=None, metavar="B", help="Bit-width of integers.  [default: 4, unless --number-format]")
+@click.option("--bits", default=None, metavar="B", help="Bit-width of integers.  [default: 4]")
 @click.option("--number-format", default=None, metavar="NAME", help="A number format instead; see `ptq-eval formats`.")
+@click.option("--mixed", default=None, metavar="FILE", help="A number format for each layer instead, from this plan.")
 @click.option(
     "--format",
     "file_format",
@@ -33,7 +34,13 @@ _GRID = tuple(name for name in cli_options.GRID if name not in ("quantizers", "b
 @cli_options.trajectory_options
 @cli_options.trust_option
 def export(
-    checkpoint: str, out: str, quantizer: str, bits: str | None, number_format: str | None, **settings: Any
+    checkpoint: str,
+    out: str,
+    quantizer: str,
+    bits: str | None,
+    number_format: str | None,
+    mixed: str | None,
+    **settings: Any,
 ) -> None:
     """Quantize CHECKPOINT, measure its loss, and write what was measured as files that other libraries load.
 
@@ -46,12 +53,15 @@ def export(
       ptq-eval export runs/m/checkpoint-98 -o out --quantizer awq --format awq
       ptq-eval export runs/m/98 -o out --number-format q4_k --format gguf
       ptq-eval export runs/m/98 -o out --number-format nvfp4 --format fake
+      ptq-eval export runs/m/98 -o out --mixed plan.json
     """
     from ptq_eval.checkpoints import Overrides
     from ptq_eval.export import export as write
     from ptq_eval.report.export.page import lines
 
-    schemes = {"bits": "none", "formats": number_format} if number_format else {"bits": bits or "4"}
+    one = {"formats": number_format, "mixed": mixed}
+    schemes = {name: value for name, value in one.items() if value}
+    schemes["bits"] = bits or ("none" if schemes else "4")
     corrections = Overrides.take(settings)
     with Bar() as bar:
         recipe = write(
