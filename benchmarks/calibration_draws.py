@@ -27,9 +27,9 @@ from scipy import stats
 
 from benchmarks.harness import SEED, Claim, Setup
 from ptq_eval.checkpoints import discover, verify_all
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.sweep import sweep
-from ptq_eval.measure.trials import make_plan
+from ptq_eval.measure.trials import Workload, make_plan
 from ptq_eval.records import Checkpoint, Measurement, Sample
 from ptq_eval.results.draws import add_calibration, combined
 from ptq_eval.results.store import Store
@@ -66,20 +66,26 @@ def measured(checkpoint: Checkpoint, text: str, quick: bool) -> list[Measurement
         eval_windows=64 if quick else WINDOWS,
         eval_seed=SEED,
         calib_windows=4 if quick else 48,
-        calib_repeats=4 if quick else DRAWS,
+        calib_repeats=6 if quick else DRAWS,
         **options,
     )
-    work, store = make_plan([checkpoint], config).workloads[0], Store(folder())
+    return kept(make_plan([checkpoint], config).workloads[0], config.resolve_device())
+
+
+def kept(work: Workload, device: str) -> list[Measurement]:
+    """The measurements of all trials of `work`, full precision first; those of an earlier call are read back."""
+    store = Store(folder())
     done = store.keys()
     missing = [trial for trial in work.trials if trial.key() not in done]
     ordered = sorted(missing, key=lambda trial: (trial.scheme is not None, trial.calibration_corpus))
     with store.writer() as writer:
         for start in range(0, len(ordered), AT_ONCE):
             part = ordered[start : start + AT_ONCE]
-            for measurement in sweep(work, part, device=config.resolve_device(), tick=lambda amount: None):
+            for measurement in sweep(work, part, device=device, tick=lambda amount: None):
                 writer.append(measurement)
     keys = {trial.key() for trial in work.trials}
-    return [m for m in store.measurements() if m.trial.key() in keys]
+    found = [m for m in store.measurements() if m.trial.key() in keys]
+    return sorted(found, key=lambda m: m.trial.scheme is not None)
 
 
 @dataclass(frozen=True)
@@ -116,37 +122,38 @@ def cells_of(found: Sequence[Measurement]) -> list[Cell]:
 def judged(cells: Sequence[Cell], repeats: int) -> list[list[Any]]:
     """A row of `COLUMNS` for each cell."""
     rng, (draws, total) = np.random.default_rng([SEED, repeats]), cells[0].difference.shape
-    found, size = np.empty((TRIALS, len(cells), 4)), total // 4
+    found, size = np.empty((TRIALS, len(cells), 5)), total // 4
     for trial in range(TRIALS):
         places = spread(total, size, int(rng.integers(2**31)))
         own = rng.choice(draws, repeats, replace=False)
         found[trial] = list(_trial(cells, places, own))
     rows = []
-    for cell, (gap, error, reach, alone) in zip(cells, found.transpose(1, 2, 0)):
+    for cell, (gap, error, reach, alone, sampling) in zip(cells, found.transpose(1, 2, 0)):
         spread_of = float(cell.difference.mean(axis=1).std(ddof=1))
-        sampling = float(np.median(np.sqrt(np.maximum(error**2 - spread_of**2 / repeats, 0))))
         inside, before = (float(np.mean(np.abs(gap) <= ends)) for ends in (reach, alone))
         z, widths = float(np.sqrt(np.mean((gap / error) ** 2))), [2 * float(np.mean(v)) for v in (reach, alone)]
         over = spread_of / math.sqrt(float(cell.divergence.mean()))
         about = [cell.checkpoint, cell.method, cell.bits, inside, z, widths[0], before, widths[1]]
-        rows.append([repeats, *about, spread_of, over, sampling, float(cell.difference.mean())])
+        rows.append([repeats, *about, spread_of, over, float(np.median(sampling)), float(cell.difference.mean())])
     return rows
 
 
-def _trial(cells: Sequence[Cell], places: np.ndarray, own: np.ndarray) -> Iterator[tuple[float, float, float, float]]:
-    """For each cell: δ minus the truth, its error, half of the interval, and half of that without other cells."""
+def _trial(cells: Sequence[Cell], places: np.ndarray, own: np.ndarray) -> Iterator[tuple[float, ...]]:
+    """For each cell: δ minus the truth, its error, half of the interval, half of that without other cells, and the part
+    of the error that the windows explain."""
     draws, total = cells[0].difference.shape
     design = design_of(Sample("spread", total), len(places))
     rows = [_row(cell, places, own, design) for cell in cells]
-    alone = copy.deepcopy(rows)
+    alone, sampling = copy.deepcopy(rows), [row["delta_se"] for row in rows]
     add_calibration(rows)
     for row in alone:
         row["kl"] = math.nan
     add_calibration(alone)
-    for cell, row, single in zip(cells, rows, alone):
+    for cell, row, single, of_windows in zip(cells, rows, alone, sampling):
         of_draws = float(cell.difference[own].mean() - cell.difference.mean()) / math.sqrt(1 - len(own) / draws)
         gap = float(row["delta"] - cell.difference[own].mean()) + of_draws
-        yield gap, row["delta_se"], *(r["delta_se"] * _quantile(r["delta_df"]) for r in (row, single))
+        reach = (r["delta_se"] * _quantile(r["delta_df"]) for r in (row, single))
+        yield gap, row["delta_se"], *reach, of_windows
 
 
 def _row(cell: Cell, places: np.ndarray, own: np.ndarray, design: Any) -> dict[str, Any]:
@@ -179,6 +186,7 @@ def claims(text: str, cells: Sequence[Cell], rows: Sequence[Sequence[Any]]) -> I
             yield Claim(f"{what}, {name}share inside", share, *ends, limits[0], "at least")
             if limits[1]:
                 yield Claim(f"{what}, {name}share inside (no wider than promised)", share, *ends, limits[1])
+        yield from by_width(f"{what}, share inside", own, 3, 4)
         shorter = [row[6] / row[8] for row in own]
         yield Claim(
             f"{what}, width over that with its own variance", float(np.median(shorter)), min(shorter), max(shorter)
@@ -187,6 +195,13 @@ def claims(text: str, cells: Sequence[Cell], rows: Sequence[Sequence[Any]]) -> I
     yield Claim(f"{about}: standard deviation over √KL", float(np.median(over)), min(over), max(over))
     between = correlations(cells)
     yield Claim(f"{about}: correlation of two cells", float(np.mean(between)), float(min(between)), float(max(between)))
+
+
+def by_width(what: str, rows: Sequence[Sequence[Any]], bits: int, inside: int) -> Iterator[Claim]:
+    """The mean share inside of each bit-width with the range of its single cells, from the columns of those indices."""
+    for width in sorted({row[bits] for row in rows}):
+        own = [row[inside] for row in rows if row[bits] == width]
+        yield Claim(f"{what}, {width} bits (range of single cells)", float(np.mean(own)), min(own), max(own))
 
 
 def correlations(cells: Sequence[Cell]) -> np.ndarray:

@@ -26,8 +26,7 @@ from scipy import stats
 from benchmarks import calibration_draws
 from benchmarks.harness import ROOT, SEED, Claim, Outcome, Setup
 from ptq_eval.checkpoints import discover, verify_all
-from ptq_eval.config import RunConfig
-from ptq_eval.measure.sweep import sweep
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.trials import make_plan
 from ptq_eval.records import Checkpoint, Sample
 from ptq_eval.sampling import Design, design_of, effective, independent, mean_and_error, spread
@@ -94,7 +93,7 @@ def measured(checkpoint: Checkpoint, text: str, quick: bool) -> list[Cell]:
         **options,
     )
     work = make_plan([checkpoint], config).workloads[0]
-    full, *others = sweep(work, work.trials, device=config.resolve_device(), tick=lambda amount: None)
+    full, *others = calibration_draws.kept(work, config.resolve_device())
     return [
         Cell(
             checkpoint.name,
@@ -173,6 +172,7 @@ def claims(text: str, size: int, rows: list[list[Any]]) -> Iterator[Claim]:
         if name == "default":
             yield Claim(f"{about}, share inside", share, *ends, LIMITS[0], "at least")
             yield Claim(f"{about}, share inside (no wider than promised)", share, *ends, LIMITS[1])
+            yield from calibration_draws.by_width(f"{about}, share inside", own, 3, 4)
         else:
             yield Claim(f"{about}, share inside", share, *ends)
         yield Claim(f"{about}, r.m.s. z", z, z, z)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ptq_eval.measure import mixtures
 from ptq_eval.measure.doubts import Witness
-from ptq_eval.measure.foreign import Foreign, method_of
+from ptq_eval.measure.foreign.quantizer import Foreign, method_of
 from ptq_eval.records import Trial
 from quantizers import QuantizedWeight, Quantizer, Scheme, gaussian_mse
 

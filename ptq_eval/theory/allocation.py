@@ -3,8 +3,8 @@
     minimise Σ damage(u, s_u)   subject to   Σ bits(u, s_u) ≤ budget,   one scheme s_u for each unit u
 
 A unit is what must share a scheme, such as layers that are fed the same tensor.  This is a multiple-choice knapsack;
-it is solved as an integer programme by HiGHS, through scipy, to within 1e-5 of the optimum.  Damages are taken as additive; what they
-are beyond their sum is measured afterwards and not known here.
+it is solved as an integer programme by HiGHS, through scipy, to within 1e-5 of the optimum.  Damages are taken as
+additive; what they are beyond their sum is measured afterwards and not known here.
 """
 
 from __future__ import annotations
