@@ -138,8 +138,8 @@ class Checkpoint:
 class Scheme:
     """The part of a quantization scheme that a record keeps; the same fields as `quantizers.Scheme`.
 
-    Mixed precision has the number format ("int4") and the group size of each layer in `layers`, their rounded mean bits
-    and a `format` of its own that contains the digest of `layers` (`measure.mixtures`).
+    In mixed precision `layers` has the number format ("int4") and the group size of each layer, `bits` is their rounded
+    mean, and `format` contains the digest of `layers` (`measure.mixtures`).
     """
 
     bits: int
@@ -267,9 +267,7 @@ class Trial:
         known["checkpoint"] = Checkpoint.from_dict(known["checkpoint"])
         if known.get("scheme"):
             scheme = Scheme(**_known(Scheme, known["scheme"]))
-            known["scheme"] = replace(
-                scheme, layers={name: (form, size) for name, (form, size) in scheme.layers.items()}
-            )
+            known["scheme"] = replace(scheme, layers={name: (f, size) for name, (f, size) in scheme.layers.items()})
         if known.get("sample"):
             sample = _known(Sample, known["sample"])
             known["sample"] = Sample(**{**sample, "documents": tuple(sample.get("documents", ()))})
