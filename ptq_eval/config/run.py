@@ -110,7 +110,7 @@ class RunConfig(Options):
     )
     mixed: tuple[str, ...] = option(
         (),
-        "Plans with a number format for each layer, as `ptq-eval sensitivity --budget` writes them.",
+        "Plans with a number format for each layer, as `sensitivity --budget` writes them.",
         TEXT,
         many=True,
         metavar="FILE,…",
