@@ -18,9 +18,10 @@ its standard deviation is a share of that mean, which is a property of the check
 full-precision loss.  Both are added in squares where results are tabulated.  Higher orders are neglected: at 2 bits the
 true spread is larger still.
 
-**Arithmetic.**  Some windows are scored again in full precision, in smaller batches and on one thread; a model in a type narrower than float32, in float32 too.  With d the differences per window, where k windows are scored
-again and N are evaluated, the loss moves by a common part of variance d̄² − s²/k (not below zero) and by the mean of N
-independent ones, of variance s²/N; δ is the difference of two losses, hence twice that.  The larger alternative counts.
+**Arithmetic.** Some windows are scored again in full precision, in smaller batches and on one thread; a model in a type
+narrower than float32, in float32 too.  With d the differences per window, where k windows are scored again and N are
+evaluated, the loss moves by a common part of variance d̄² − s²/k (not below zero) and by the mean of N independent
+ones, of variance s²/N; δ is the difference of two losses, hence twice that.  The larger alternative counts.
 
 Both are skipped for a model that is read from disk, and where memory is short; the reason takes their place.
 """

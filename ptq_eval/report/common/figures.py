@@ -84,7 +84,7 @@ def write(folder: Path, study: Any, figures: Mapping[str, Any]) -> list[Path]:
 
 
 def _saved(figure: Figure) -> Iterator[tuple[str, bytes]]:
-    """The figure in each format.  `Figure.savefig` would draw it twice for each, the first time for the layout alone."""
+    """The figure in each format.  `Figure.savefig` draws it twice for each, the first time for the layout alone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
 
