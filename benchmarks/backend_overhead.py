@@ -2,9 +2,9 @@
 
     overhead = (sweep's CPU + workers' CPU) / (the packages' quantizing + the sweep's CPU without the hand-over)
 
-The last term is evaluation and loading; the hand-over is `measure.backends.quantize`: writing the model, reading
-weights back, checking them.  A worker's CPU beyond quantizing is its start, which is the import of torch and of the
-package, the loss of one window in full precision, and reading the weights as they multiply.  Whoever uses a package
+The last term is evaluation and loading; the hand-over is `measure.foreign.handover.quantize`: writing the model,
+reading weights back, checking them.  A worker's CPU beyond quantizing is its start, which is the import of torch and of
+the package, the loss of one window in full precision, and reading the weights as they multiply.  Whoever uses a package
 imports it, so the ratio is also given with one start among the package's own costs.  The checkpoints are measured with
 workers that are kept from one to the next, as in a run, and with a new one for each, by turns.  A backend whose
 environment is not installed is not measured.  The embedded models are the hardest case: the larger a model, the smaller
@@ -26,8 +26,8 @@ from ptq_eval.backends.environments import backend_of, place_of, status_of
 from ptq_eval.backends.process import Worker
 from ptq_eval.backends.workers import Workers
 from ptq_eval.checkpoints import discover, verify_all
-from ptq_eval.config import RunConfig
-from ptq_eval.measure import backends
+from ptq_eval.config.run import RunConfig
+from ptq_eval.measure.foreign import handover
 from ptq_eval.measure.sweep import sweep
 from ptq_eval.measure.trials import make_plan
 from ptq_eval.records import Checkpoint
@@ -131,15 +131,15 @@ def _times() -> tuple[float, float]:
 def _hand_over() -> Iterator[list[float]]:
     """The CPU seconds of each call that hands a model to a worker and takes its weights back."""
     spent: list[float] = []
-    real = backends.quantize
+    real = handover.quantize
 
     def timed(*arguments: Any, **named: Any) -> None:
         start = time.process_time()
         real(*arguments, **named)
         spent.append(time.process_time() - start)
 
-    backends.quantize = timed
+    handover.quantize = timed
     try:
         yield spent
     finally:
-        backends.quantize = real
+        handover.quantize = real

@@ -27,7 +27,7 @@ from scipy import stats
 
 from benchmarks.harness import SEED, Claim, Setup
 from ptq_eval.checkpoints import discover, verify_all
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.sweep import sweep
 from ptq_eval.measure.trials import Workload, make_plan
 from ptq_eval.records import Checkpoint, Measurement, Sample

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.harness import SEED, Claim, Outcome, Setup
 from benchmarks.subjects import bare_model, demo_options, last_of_each_run
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.trials import make_plan
 from quantizers import LayerStats, Scheme, get_quantizer
 from quantizers.testing import sample_layer

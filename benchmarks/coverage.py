@@ -26,7 +26,7 @@ from scipy import stats
 from benchmarks import calibration_draws
 from benchmarks.harness import ROOT, SEED, Claim, Outcome, Setup
 from ptq_eval.checkpoints import discover, verify_all
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.trials import make_plan
 from ptq_eval.records import Checkpoint, Sample
 from ptq_eval.sampling import Design, design_of, effective, independent, mean_and_error, spread

@@ -15,7 +15,7 @@ import torch
 import ptq_eval
 from benchmarks.harness import Claim, Outcome, Setup
 from benchmarks.subjects import demo_options, last_of_each_run
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.trials import Workload, make_plan
 from tests.reference import delta as reference
 

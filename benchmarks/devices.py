@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.harness import ROOT, Claim
 from benchmarks.subjects import last_of_each_run
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.sweep import sweep
 from ptq_eval.measure.trials import make_plan
 from ptq_eval.records import Checkpoint

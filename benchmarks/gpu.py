@@ -35,7 +35,7 @@ from benchmarks.subjects import LARGE, TINY
 from benchmarks.throughput import claims_of as evaluator_claims
 from benchmarks.throughput import forward_operations, product_peak, speeds
 from ptq_eval.checkpoints import discover, verify_all
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.sweep import sweep
 from ptq_eval.measure.trials import Workload, make_plan

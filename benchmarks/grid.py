@@ -33,7 +33,7 @@ from benchmarks.methods import losses_of
 from benchmarks.peers import loop as peers
 from benchmarks.peers.loop import BITS, FASTEST, weights_of
 from benchmarks.subjects import TRAINED_GROUP, TRAINED_LENGTH, prepared, trained_llama
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.sweep import sweep
 from ptq_eval.measure.trials import Workload, make_plan

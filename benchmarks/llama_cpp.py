@@ -23,9 +23,9 @@ import numpy as np
 
 from benchmarks.harness import Claim, Outcome, Setup, claim_of
 from benchmarks.subjects import last_of_each_run, random_llama
+from ptq_eval import export
 from ptq_eval.checkpoints import local_path
-from ptq_eval.config import RunConfig
-from ptq_eval.export import export
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.trials import make_plan
 from ptq_eval.models.loading import load_tokenizer
 from ptq_eval.records import Checkpoint

@@ -165,7 +165,7 @@ def sweep_in_this_process(root: Path, group: str, memory: int | None) -> dict[st
     import torch
 
     from ptq_eval.checkpoints import discover, verify_all
-    from ptq_eval.config import RunConfig
+    from ptq_eval.config.run import RunConfig
     from ptq_eval.measure.memory import keep_freed_memory
     from ptq_eval.measure.sweep import sweep
     from ptq_eval.measure.trials import make_plan

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.harness import SEED, Claim, Outcome, Setup
 from benchmarks.subjects import demo_options, last_of_each_run
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.calibration import quantize
 from ptq_eval.measure.evaluate import evaluate
 from ptq_eval.measure.floor import Floor

@@ -22,7 +22,7 @@ from benchmarks.harness import Claim, Outcome, Setup, claim_of, clock
 from benchmarks.peers.jobs import OURS, Cell, run_driver
 from benchmarks.subjects import prepared, random_llama, trained_llama
 from benchmarks.sweep import run_sweep
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.trials import Workload, make_plan
 from ptq_eval.records import Checkpoint
 

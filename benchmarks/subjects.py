@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.harness import ROOT, SEED
 from benchmarks.peers.environments import FOLDER
 from ptq_eval.checkpoints import discover, verify_all
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.trials import Workload, make_plan
 from ptq_eval.models.configuration import quiet_transformers
 from ptq_eval.records import Checkpoint

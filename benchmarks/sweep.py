@@ -24,7 +24,7 @@ import torch
 from benchmarks.breakdown import PASSES, SCORING, Breakdown
 from benchmarks.harness import Claim, Outcome, Setup, by_turns, claim_of, clock
 from benchmarks.subjects import bare_model, bare_passes, demo_options, last_of_each_run, random_llama
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.evaluate import batch_size
 from ptq_eval.measure.sweep import sweep
 from ptq_eval.measure.trials import Workload, make_plan

@@ -14,18 +14,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["RunResult", "compare", "fit_by", "fit_data", "load", "run", "save_report"]
-_ELSEWHERE = {"compare": "compare_laws", "fit_by": "compare_laws", "fit_data": "fit_table"}
+__all__ = ["RunResult", "compare", "export", "fit_by", "fit_data", "load", "run", "save_report", "sensitivity"]
+_JOBS = {
+    "compare": "jobs.compare",
+    "fit_by": "jobs.compare",
+    "fit_data": "jobs.fit_table",
+    "export": "jobs.export",
+    "sensitivity": "jobs.sensitivity",
+}
 
 if TYPE_CHECKING:
     from ptq_eval.api import RunResult, load, run, save_report
-    from ptq_eval.compare_laws import compare, fit_by
-    from ptq_eval.fit_table import fit_data
+    from ptq_eval.jobs.compare import compare, fit_by
+    from ptq_eval.jobs.export import export
+    from ptq_eval.jobs.fit_table import fit_data
+    from ptq_eval.jobs.sensitivity import sensitivity
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        return getattr(import_module(f"ptq_eval.{_ELSEWHERE.get(name, 'api')}"), name)
+        return getattr(import_module(f"ptq_eval.{_JOBS.get(name, 'api')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

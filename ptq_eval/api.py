@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ptq_eval.config.options import declared
 from ptq_eval.errors import MeasurementFailedError, OutputFullError, PtqEvalError, full_disk
-from ptq_eval.options import declared
 from ptq_eval.records import BitsAxis, Measurement, Progress
 from ptq_eval.results.load import Results, collect
 from ptq_eval.results.load import load as load_results
@@ -28,7 +28,7 @@ from ptq_eval.results.store import Store
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints import Overrides
-    from ptq_eval.config import RunConfig
+    from ptq_eval.config.run import RunConfig
     from ptq_eval.measure.trials import Plan
 
 
@@ -127,14 +127,14 @@ def run(
 ) -> RunResult:
     """Measure every checkpoint under `folders` before and after quantization, fit the laws, write the report.
 
-    `options` are those of the command line: the fields of `ptq_eval.config.RunConfig`, and those of
+    `options` are those of the command line: the fields of `ptq_eval.config.run.RunConfig`, and those of
     `ptq_eval.checkpoints.Overrides` for what checkpoints do not say, which add to `overrides`.  `out` defaults
     to `<folder>-ptq` in the working directory.  The same call continues an interrupted run.  Raises PtqEvalError
     subclasses; checkpoints that are wrong do not stop the others, they are rows of status "excluded" or "failed" and
     listed in `problems`.
     """
     from ptq_eval.checkpoints import Overrides, discover, foremost, verify_all
-    from ptq_eval.config import RunConfig
+    from ptq_eval.config.run import RunConfig
     from ptq_eval.laws.fit.choice import chosen
     from ptq_eval.measure.trials import make_plan, quantizers_of
 

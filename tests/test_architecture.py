@@ -128,8 +128,8 @@ def test_every_plug_in_of_ours_loads(kind):
 
 WRITING = {"write_text", "write_bytes", "writelines", "savefig", "to_csv", "to_json", "dump", "save", "save_pretrained"}
 WRITERS = ("ptq_eval.results.store", "ptq_eval.report", "ptq_eval.pretrain")
-WRITERS += ("ptq_eval.backends", "ptq_eval.measure.backends", "ptq_eval.measure.conformance")
-WRITERS += ("ptq_eval.packing.folder", "ptq_eval.export")
+WRITERS += ("ptq_eval.backends", "ptq_eval.measure.foreign.handover", "ptq_eval.measure.foreign.conformance")
+WRITERS += ("ptq_eval.packing.folder", "ptq_eval.jobs.export")
 """`pretrain` and `export` write checkpoints, backends exchange folders with their processes: neither are results."""
 
 
@@ -209,7 +209,7 @@ def parses_a_sentence(node: ast.AST) -> bool:
 
 
 def test_no_sentence_is_parsed():
-    for module in below("ptq_eval.laws", "ptq_eval.report", "ptq_eval.compare_laws", "ptq_eval.fit_table"):
+    for module in below("ptq_eval.laws", "ptq_eval.report", "ptq_eval.jobs.compare", "ptq_eval.jobs.fit_table"):
         found = [ast.unparse(node) for node in ast.walk(sources()[module]) if parses_a_sentence(node)]
         assert not found, f"{module} parses: {found}"
     bad = ("entry['verdict'].startswith('x')", "str(entry.get('status')).partition(':')", "'B' in loss.status")

@@ -29,8 +29,8 @@ import yaml
 
 from ptq_eval.checkpoints.numbered import numbered_by, steps_restart
 from ptq_eval.checkpoints.trainer_state import COUNTER_RESTART, PHASES
+from ptq_eval.config.options import COUNT, NUMBER, TEXT, Kind, Options, declared, option
 from ptq_eval.errors import OptionError, PtqEvalError, TrajectoryFileError, did_you_mean
-from ptq_eval.options import COUNT, NUMBER, TEXT, Kind, Options, declared, option
 from ptq_eval.records import Checkpoint
 
 FILE_NAME = "trajectory.yaml"

@@ -84,7 +84,7 @@ def _check(name: str) -> None:
     """Print the conformance run of a backend.  Raises BackendError if a method fails."""
     from rich.table import Table
 
-    from ptq_eval.measure.conformance import check as try_all
+    from ptq_eval.measure.foreign.conformance import check as try_all
 
     found = try_all(name)
     table = Table("method", "scheme", "error / that of rounding", "seconds", "finding")

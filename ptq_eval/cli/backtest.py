@@ -10,8 +10,8 @@ import click
 
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, console
+from ptq_eval.config.study import FEWEST_TO_TEST, BacktestConfig
 from ptq_eval.errors import NothingToFitError
-from ptq_eval.study_config import FEWEST_TO_TEST, BacktestConfig
 
 
 @click.command(short_help="Forecast each run from its earlier checkpoints, against what was measured.")

@@ -8,7 +8,7 @@ import click
 
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 
 _GRID = tuple(name for name in cli_options.GRID if name not in ("quantizers", "bits", "formats"))
 
@@ -48,7 +48,7 @@ def export(
       ptq-eval export runs/m/98 -o out --number-format nvfp4 --format fake
     """
     from ptq_eval.checkpoints import Overrides
-    from ptq_eval.export import export as write
+    from ptq_eval.jobs.export import export as write
     from ptq_eval.report.export.page import lines
 
     schemes = {"bits": "none", "formats": number_format} if number_format else {"bits": bits or "4"}

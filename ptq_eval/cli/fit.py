@@ -10,9 +10,9 @@ import click
 
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, console
+from ptq_eval.config.fit import ONE_LAW, TABLE, FitConfig
+from ptq_eval.config.options import declared
 from ptq_eval.errors import OptionError
-from ptq_eval.fit_config import ONE_LAW, TABLE, FitConfig
-from ptq_eval.options import declared
 
 EXAMPLES = """\b
 Examples:

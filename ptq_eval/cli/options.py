@@ -1,4 +1,4 @@
-"""Command-line options, generated from the fields that declare them (see `ptq_eval.options`).
+"""Command-line options, generated from the fields that declare them (see `ptq_eval.config.options`).
 
 A value is read when the command line is parsed, by the same code that reads it from Python, so both accept and refuse
 the same values with the same words.
@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import click
 
 from ptq_eval.checkpoints.overrides import Overrides
-from ptq_eval.config import RunConfig
-from ptq_eval.options import SWITCH, Option, Options, declared
+from ptq_eval.config.options import SWITCH, Option, Options, declared
+from ptq_eval.config.run import RunConfig
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Decorator = Callable[[_Command], _Command]

@@ -9,9 +9,9 @@ import click
 
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, console
+from ptq_eval.config.options import declared
+from ptq_eval.config.plan import PlanConfig
 from ptq_eval.errors import OptionError
-from ptq_eval.options import declared
-from ptq_eval.plan_config import PlanConfig
 
 DEFAULT_PRESET = "KUMAR_2024"
 EXAMPLES = """\b

@@ -9,8 +9,8 @@ import click
 
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar
+from ptq_eval.config.options import COUNT, Options, option
 from ptq_eval.errors import OptionError
-from ptq_eval.options import COUNT, Options, option
 from ptq_eval.pretrain import PretrainConfig
 
 
@@ -44,7 +44,7 @@ def pretrain(out: str, text: str, device: str, compiled: bool | None, threads: i
     import torch
 
     from ptq_eval import corpora
-    from ptq_eval.config import resolve_device
+    from ptq_eval.config.run import resolve_device
     from ptq_eval.pretrain import pretrain as train
 
     config, device = PretrainConfig(**settings), resolve_device(device)

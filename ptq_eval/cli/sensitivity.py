@@ -11,9 +11,9 @@ import click
 
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, console
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
+from ptq_eval.config.study import SensitivityConfig
 from ptq_eval.errors import NothingToFitError, PtqEvalError
-from ptq_eval.study_config import SensitivityConfig
 
 
 @click.command(short_help="Damage per layer: predicted from noise and curvature, and measured.")
@@ -39,9 +39,9 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
       ptq-eval sensitivity runs/my-model -o out --steps last --by part
     """
     from ptq_eval.checkpoints import Overrides
+    from ptq_eval.jobs.sensitivity import sensitivity as study
     from ptq_eval.report.parts import page as parts
     from ptq_eval.report.sensitivity.page import render
-    from ptq_eval.sensitivity import sensitivity as study
 
     corrections = Overrides.take(settings)
     with Bar() as bar:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ptq_eval.config.plan import FULL_BITS
 from ptq_eval.errors import OptionError
 from ptq_eval.laws.arguments import (
     Constants,
@@ -39,7 +40,6 @@ from ptq_eval.laws.formulas.ouyang import Ouyang
 from ptq_eval.laws.formulas.presets import KUMAR_2024
 from ptq_eval.laws.formulas.sun import Sun
 from ptq_eval.laws.formulas.unified import robustness
-from ptq_eval.plan_config import FULL_BITS
 
 _DEGRADATION = (KumarPTQ(), KumarPTQRatio(), Ouyang())
 

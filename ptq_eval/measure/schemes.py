@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ptq_eval import plugins
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import GroupSizeError, NumberFormatError, did_you_mean
 from quantizers import FormatError, Quantizer, Scheme, gaussian_mse
 from quantizers.formats import FORMATS, Format

@@ -23,9 +23,9 @@ from torch import Tensor
 from ptq_eval import plugins
 from ptq_eval.backends.workers import Workers
 from ptq_eval.errors import DeviceError
-from ptq_eval.measure import backends
 from ptq_eval.measure.calibration import input_groups, quantize
-from ptq_eval.measure.foreign import Foreign
+from ptq_eval.measure.foreign import handover
+from ptq_eval.measure.foreign.quantizer import Foreign
 from ptq_eval.measure.memory import Budget, out_of_memory
 from ptq_eval.measure.trials import Workload
 from ptq_eval.measure.variants import Variant, variants_of
@@ -133,7 +133,7 @@ class Session:
                 by_draw.setdefault(trial.calibration_corpus, []).append(variant)
         for draw, foreign in by_draw.items():
             windows = torch.tensor(draws[draw].ids, dtype=torch.long) if draw in draws else None
-            backends.quantize(self.model, self.work.folder, foreign, windows, self.workers, self.evaluation[:1])
+            handover.quantize(self.model, self.work.folder, foreign, windows, self.workers, self.evaluation[:1])
         return variants
 
     def provenance(self, seconds: float) -> dict[str, Any]:

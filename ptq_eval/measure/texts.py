@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 
 from ptq_eval import corpora
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.corpora.base import Text
 from ptq_eval.corpora.windows import Windows, make_windows
 from ptq_eval.errors import OptionError

@@ -16,7 +16,7 @@ from typing import Any
 
 from ptq_eval import records
 from ptq_eval.checkpoints import gravest, local_path
-from ptq_eval.config import DEFAULT_SEQ_LEN, RunConfig
+from ptq_eval.config.run import DEFAULT_SEQ_LEN, RunConfig
 from ptq_eval.corpora.overlap import overlap
 from ptq_eval.corpora.windows import Windows
 from ptq_eval.errors import (
@@ -28,7 +28,7 @@ from ptq_eval.errors import (
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
-from ptq_eval.measure.foreign import Foreign, method_of
+from ptq_eval.measure.foreign.quantizer import Foreign, method_of
 from ptq_eval.measure.schemes import check_methods, schemes_of
 from ptq_eval.measure.texts import Texts, evaluation_request
 from ptq_eval.models.language_model import LanguageModel

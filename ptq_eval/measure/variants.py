@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ptq_eval.measure.doubts import Witness
-from ptq_eval.measure.foreign import Foreign, method_of
+from ptq_eval.measure.foreign.quantizer import Foreign, method_of
 from ptq_eval.records import Trial
 from quantizers import QuantizedWeight, Quantizer, Scheme, gaussian_mse
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ptq_eval.config.options import NUMBER, Options, option
 from ptq_eval.errors import OptionError
-from ptq_eval.options import NUMBER, Options, option
 from ptq_eval.pretrain.schedule import SCHEDULES, Schedule
 
 SMALLEST_VOCAB = 257

@@ -20,7 +20,7 @@ from ptq_eval.records import Checkpoint, Measurement, Trial
 from ptq_eval.results.selection import conditions
 
 if TYPE_CHECKING:
-    from ptq_eval.config import RunConfig
+    from ptq_eval.config.run import RunConfig
     from ptq_eval.measure.trials import Plan
 
 

@@ -1,8 +1,8 @@
 """What the theory of quantization noise predicts for a model, beside what is measured.
 
 `curvature` turns the noise of rounding into a loss, `sensitivity` measures and predicts the damage of each layer,
-`bound` fits the constant in δ ≤ C·4^−bits, and `summary` compares prediction and measurement.  `ptq_eval.sensitivity`
-is the job that runs them on checkpoints.  Importing this package imports no torch.
+`bound` fits the constant in δ ≤ C·4^−bits, and `summary` compares prediction and measurement.  `jobs.sensitivity` is
+the job that runs them on checkpoints.  Importing this package imports no torch.
 """
 
 ALL = "all"

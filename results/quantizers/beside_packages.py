@@ -114,7 +114,7 @@ def train(work: Path, threads: int | None) -> None:
 
 def measure(work: Path, model: str, checkpoint: Path, only: str | None) -> None:
     """Measure every side of one model, or `only` one output folder of them."""
-    together = ("rtn", "gptq", "awq", *(side for sides in FAMILIES.values() for side in sides), *OTHERS)
+    together = ("rtn", "gptq", "awq", *(side for sides in FAMILIES.values() for side in sides), OTHERS)
     for name, options in {"all": {"quantizers": together}, **VARIANTS}.items():
         if only not in (None, name):
             continue

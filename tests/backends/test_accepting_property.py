@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 
 from ptq_eval.backends.base import Cell, Method
 from ptq_eval.backends.process import Answer
-from ptq_eval.measure import backends
 from ptq_eval.measure.doubts import unchanged
-from ptq_eval.measure.foreign import method_of
+from ptq_eval.measure.foreign import handover
+from ptq_eval.measure.foreign.quantizer import method_of
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
 from quantizers import Scheme, get_quantizer
@@ -52,11 +52,11 @@ def test_weights_are_put_in_place_or_refused(model, tmp_path, fakes, wrong, plac
     if "missing" in wrong:
         del found[key]
     save_file(found, tmp_path / "0.safetensors")
-    loss = backends.loss_of(model.module, torch.arange(16)[None]) + ("other loss" in wrong)
+    loss = handover.loss_of(model.module, torch.arange(16)[None]) + ("other loss" in wrong)
     facts = {"seconds": 1.0, "versions": {}, "loss": loss}
     variant = Variant(method_of("fake:good"), scheme)
     cell = Cell("good", 4, 16, False)
-    backends._accept(model, variant, Answer(cell, tmp_path / "0.safetensors", facts), torch.arange(16)[None])
+    handover._accept(model, variant, Answer(cell, tmp_path / "0.safetensors", facts), torch.arange(16)[None])
     harmless = {"nothing", "one unchanged"}
     if wrong <= harmless:
         assert not variant.failed

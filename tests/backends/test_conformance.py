@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from ptq_eval.backends.environments import State, backend_of, distrusted, statuses
 from ptq_eval.cli.main import cli
 from ptq_eval.errors import BackendError
-from ptq_eval.measure.conformance import Finding, check
+from ptq_eval.measure.foreign.conformance import Finding, check
 
 
 def test_each_fault_is_found_and_remembered(fakes, home, measure, saved):

@@ -58,7 +58,7 @@ def test_what_pip_refuses_is_kept_as_the_reason(fakes, offline):
 def test_nothing_is_imported_to_plan_a_run_with_backends(python):
     code = """
 import sys
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 config = RunConfig(quantizers=("hqq:hqq", "bitsandbytes:nf4", "gptqmodel"))
 print(config.quantizers)
 print(*{"torch", "hqq", "bitsandbytes", "gptqmodel", "transformers"} & set(sys.modules))

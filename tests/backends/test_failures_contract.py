@@ -53,7 +53,7 @@ def test_a_disk_too_full_for_the_exchange_fails_the_backend_alone(fakes, measure
     def full(*_):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("ptq_eval.measure.backends.save_file", full)
+    monkeypatch.setattr("ptq_eval.measure.foreign.handover.save_file", full)
     found = by_method(measure(one, quantizers=("rtn", "fake:good"), bits=(4,)))
     assert found["rtn"]["status"] == "ok"
     assert found["fake:good"]["status"] == "failed"

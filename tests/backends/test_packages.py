@@ -8,7 +8,7 @@ import torch
 
 from ptq_eval import plugins
 from ptq_eval.backends.environments import State, backend_of, install, status_of
-from ptq_eval.measure.conformance import Finding, check
+from ptq_eval.measure.foreign.conformance import Finding, check
 
 pytestmark = [pytest.mark.backends, pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -15,7 +15,7 @@ from benchmarks.breakdown import PASSES, Breakdown
 from benchmarks.harness import ROOT, Claim, Outcome, Setup
 from benchmarks.report import LEFT_OUT, left_out, save, write_page
 from benchmarks.sweep import overhead, run_sweep
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.trials import make_plan
 from quantizers import Scheme, get_quantizer, gptq
 from quantizers.gptq.solve import CarriedError

@@ -223,4 +223,4 @@ def test_the_progress_reaches_its_end(sample):
 @pytest.mark.parametrize("precision", [0, 1, -0.1, 2])
 def test_precisions_that_make_no_sense_are_refused(precision):
     with pytest.raises(OptionError, match="--precision"):
-        ptq_eval.config.RunConfig(precision=precision)
+        ptq_eval.config.run.RunConfig(precision=precision)

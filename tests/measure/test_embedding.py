@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import ptq_eval
+from ptq_eval import export
 from ptq_eval.errors import ExportError, OptionError
-from ptq_eval.export import export
 from ptq_eval.measure.calibration import quantize
 from ptq_eval.measure.gradients import mean_gradient
 from ptq_eval.measure.session import Session

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import OptionError
 from ptq_eval.measure import floor, memory
 from ptq_eval.measure import sweep as sweeping

@@ -5,7 +5,7 @@ import math
 import pytest
 
 import ptq_eval
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import GroupSizeError, NumberFormatError, OptionError
 from ptq_eval.measure.schemes import listing, names, schemes_of
 from ptq_eval.records import BITS_AXES

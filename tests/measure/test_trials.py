@@ -211,7 +211,7 @@ def test_a_wrong_checkpoint_is_set_aside_with_its_reason(trajectory, small, tmp_
 )
 def test_what_a_reader_must_know_of_a_checkpoint_is_a_warning(trajectory, small, code, warned):
     from ptq_eval.checkpoints import discover, verify_all
-    from ptq_eval.config import RunConfig
+    from ptq_eval.config.run import RunConfig
     from ptq_eval.measure.trials import make_plan
 
     first, *others = verify_all(discover([trajectory]))

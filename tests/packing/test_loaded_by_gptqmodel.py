@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ptq_eval import export
 from ptq_eval.backends.environments import backend_of, install, place_of, status_of
 from ptq_eval.checkpoints import discover, verify_all
-from ptq_eval.config import RunConfig
-from ptq_eval.export import export
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.trials import make_plan
 
 pytestmark = [pytest.mark.backends, pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ptq_eval
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import OptionError, OutputMismatchError
 from ptq_eval.results.calibrations import COLUMNS, compare, effects
 from ptq_eval.results.draws import add_calibration
@@ -263,8 +263,7 @@ def test_the_page_is_written_again_with_its_comparison(grown):
 
 
 def test_jobs_of_one_calibration_refuse_several(trajectory, options, tmp_path):
-    from ptq_eval.export import export
-    from ptq_eval.sensitivity import sensitivity
+    from ptq_eval import export, sensitivity
 
     asked = {name: value for name, value in options.items() if name != "write_report"} | {"calib_windows": (4, 2)}
     with pytest.raises(OptionError, match="several values of calib_windows"):

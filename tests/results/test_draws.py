@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import ptq_eval
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import OptionError
 from ptq_eval.results.draws import add_calibration, shrunk
 from ptq_eval.results.store import Store

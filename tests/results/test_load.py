@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 import ptq_eval
-from ptq_eval.compare_laws import compare, fit_by
 from ptq_eval.errors import NothingToFitError
+from ptq_eval.jobs.compare import compare, fit_by
 from ptq_eval.records import Measurement
 from ptq_eval.report import render
 from ptq_eval.results import points

@@ -17,19 +17,7 @@ ROOTS = [Path(package.__file__).parent for package in (ptq_eval, quantizers)]
 
 ORDER = (
     ("quantizers",),
-    (
-        "records",
-        "errors",
-        "units",
-        "options",
-        "plugins",
-        "config",
-        "plan_config",
-        "fit_config",
-        "study_config",
-        "sampling",
-        "early_stop",
-    ),
+    ("records", "errors", "units", "plugins", "config", "sampling", "early_stop"),
     ("models", "backends"),
     ("checkpoints", "corpora", "packing"),
     ("measure", "pretrain"),
@@ -37,7 +25,7 @@ ORDER = (
     ("laws",),
     ("theory",),
     ("report",),
-    ("api", "fit_table", "compare_laws", "sensitivity", "export"),
+    ("api", "jobs"),
     ("cli", "__main__"),
 )
 """From bottom to top; none imports one above it.  `ptq_eval` itself, which holds the version, is below them all."""

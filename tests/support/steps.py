@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ptq_eval.checkpoints import discover, verify_all
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.measure.sweep import sweep
 from ptq_eval.measure.trials import make_plan
 

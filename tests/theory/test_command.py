@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ptq_eval import sensitivity as job
 from ptq_eval.cli.main import main
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
+from ptq_eval.jobs import sensitivity as job
 from ptq_eval.report.common.files import plain
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ptq_eval import sensitivity as job
+from ptq_eval.jobs import sensitivity as job
 from ptq_eval.measure.calibration import quantize
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ptq_eval.config.fit import LOSSES as NAMES
 from ptq_eval.errors import OptionError
-from ptq_eval.fit_config import LOSSES as NAMES
 
 PLAIN_SQUARES = "least-squares"
 DEFAULT_DELTA = {"huber": 1.345, "log-huber": 1e-3}

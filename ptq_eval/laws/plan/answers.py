@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from ptq_eval.config.plan import SERVED_BITS
 from ptq_eval.errors import PlanError
 from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.calculator import FULL_BITS
@@ -37,7 +38,6 @@ from ptq_eval.laws.plan.grid_search import lowest
 from ptq_eval.laws.plan.optimum import BITS, Budget, Optimum, optimum
 from ptq_eval.laws.plan.question import Answer, Question, Reason, Setting
 from ptq_eval.laws.plan.source import Source
-from ptq_eval.plan_config import SERVED_BITS
 
 
 class Planner:

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from ptq_eval.config.plan import SERVE_COST
 from ptq_eval.laws.calculator import FULL_BITS
 from ptq_eval.laws.formulas.n_eff import COST_PER_BIT
 from ptq_eval.laws.plan.grid_search import lowest
-from ptq_eval.plan_config import SERVE_COST
 
 MIN_PARAMS, MAX_PARAMS = 1e2, 1e18
 """Ends of the range in which N is searched."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from ptq_eval.config.plan import PlanConfig
 from ptq_eval.errors import PlanError
 from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.calculator import FULL_BITS
 from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.plan.optimum import Budget
 from ptq_eval.laws.plan.serving import read_formats
-from ptq_eval.plan_config import PlanConfig
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ptq_eval.config.plan import SERVED_BITS
 from ptq_eval.errors import BitsError, OptionError, PlanError
 from ptq_eval.laws.arguments import format_of
 from ptq_eval.laws.base import Law
-from ptq_eval.plan_config import SERVED_BITS
 
 EXAMPLE = "--serve-format E4M3 --group-size 128"
 _GROUPS = ("G", "B_g")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ptq_eval import errors, laws
-from ptq_eval.fit_config import parse_options
+from ptq_eval.config.fit import parse_options
 from ptq_eval.laws.catalogue import law_for, make_law
 from ptq_eval.laws.fit.losses import make_loss
 from ptq_eval.laws.fit.requirements import require

@@ -1,6 +1,6 @@
 """From checkpoints to a record of what theory predicts and what is measured, one entry per checkpoint.
 
-    from ptq_eval.sensitivity import sensitivity
+    from ptq_eval import sensitivity
 
     record, problems = sensitivity("my-run/", "out/", bits=(2, 3, 4), steps="first,last")
 
@@ -27,9 +27,10 @@ from typing import Any
 import torch
 
 from ptq_eval.checkpoints import Overrides, discover, verify_all
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
+from ptq_eval.config.study import STEP_WORDS, SensitivityConfig
 from ptq_eval.errors import OptionError, PtqEvalError
-from ptq_eval.measure.foreign import method_of
+from ptq_eval.measure.foreign.quantizer import method_of
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.texts import Texts, calibration_requests
 from ptq_eval.measure.trials import Workload, make_plan, quantizers_of
@@ -39,7 +40,6 @@ from ptq_eval.report.parts import page as parts_report
 from ptq_eval.report.sensitivity import page as report
 from ptq_eval.results.manifest import git_state
 from ptq_eval.sampling import design_of
-from ptq_eval.study_config import STEP_WORDS, SensitivityConfig
 from ptq_eval.theory.parts import parts_of
 from ptq_eval.theory.parts import rows as part_rows
 from ptq_eval.theory.sensitivity import rows
@@ -70,8 +70,8 @@ def sensitivity(
     With `by="part"`, the measured damage of embedding, head, attention and MLP instead.
 
     `steps`: steps and the words all, first and last, as a sequence or separated by commas.  `draws` is the number of
-    labels drawn per window for the Fisher information.  `options` are those of `ptq_eval.config.RunConfig` (quantizers:
-    rtn by default).  Returns the content of `sensitivity.json`, and the errors of checkpoints that were excluded.
+    labels drawn per window for the Fisher information.  `options` are those of `config.run.RunConfig` (quantizers: rtn
+    by default).  Returns the content of `sensitivity.json`, and the errors of checkpoints that were excluded.
     Raises PtqEvalError subclasses.
     """
     study = SensitivityConfig.of({"steps": steps, "draws": draws, "by": by})

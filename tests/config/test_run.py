@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptq_eval.checkpoints.overrides import Overrides, Place
-from ptq_eval.config import FIT_ONLY, GRID, NEUTRAL, RunConfig
+from ptq_eval.config.options import SWITCH, declared
+from ptq_eval.config.plan import PlanConfig
+from ptq_eval.config.run import FIT_ONLY, GRID, NEUTRAL, RunConfig
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError, PtqEvalError, UnknownPluginError
-from ptq_eval.options import SWITCH, declared
-from ptq_eval.plan_config import PlanConfig
 from ptq_eval.pretrain import PretrainConfig
 
 WRONG = [

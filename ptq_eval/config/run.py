@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ptq_eval import plugins, units
+from ptq_eval.config.options import BITS, COUNT, NUMBER, SIZE, TEXT, Kind, Options, declared, option
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, NumberFormatError, OptionError, PtqEvalError
-from ptq_eval.options import BITS, COUNT, NUMBER, SIZE, TEXT, Kind, Options, declared, option
 from ptq_eval.records import BITS_AXES, BitsAxis, Selection
 
 DEFAULT_SEQ_LEN = 2048

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptq_eval import units
+from ptq_eval.config.options import NUMBER, TEXT, Kind, Options, option
 from ptq_eval.errors import BitsError, PlanError, PtqEvalError, UnitsError
-from ptq_eval.options import NUMBER, TEXT, Kind, Options, option
 
 FULL_BITS = 16.0
 """From this training precision on a model counts as trained in full precision."""

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval import __version__
+from ptq_eval.config.fit import FitConfig
 from ptq_eval.errors import (
     ColumnError,
     NegativeDeltaError,
@@ -28,7 +29,6 @@ from ptq_eval.errors import (
     TooFewPointsError,
     UnknownPluginError,
 )
-from ptq_eval.fit_config import FitConfig
 from ptq_eval.laws.base import FitResult, Law
 from ptq_eval.laws.catalogue import law_for
 from ptq_eval.laws.compare.candidate import undetermined

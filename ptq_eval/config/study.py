@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ptq_eval.config.options import COUNT, Kind, Options, option
 from ptq_eval.errors import OptionError, PtqEvalError, did_you_mean
-from ptq_eval.options import COUNT, Kind, Options, option
 
 FEWEST_TO_TEST = 5
 STEP_WORDS = ("all", "first", "last")

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ptq_eval.config.options import NUMBER, TEXT, Kind, Options, declared, option
 from ptq_eval.errors import OptionError, PtqEvalError
-from ptq_eval.options import NUMBER, TEXT, Kind, Options, declared, option
 from ptq_eval.records import BITS_AXES, BitsAxis
 from ptq_eval.units import read_number
 

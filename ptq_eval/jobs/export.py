@@ -1,6 +1,6 @@
 """From a checkpoint to a folder that other libraries load: the quantized model that was measured, packed.
 
-    from ptq_eval.export import export
+    from ptq_eval import export
 
     recipe = export("my-run/checkpoint-1000", "my-4bit", file_format="gptq", quantizers="gptq", bits=4)
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ptq_eval import plugins
 from ptq_eval.checkpoints import Overrides, discover, gravest, verify_all
-from ptq_eval.config import RunConfig
+from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import (
     DeviceError,
     ExportError,
@@ -83,7 +83,7 @@ def export(
 ) -> dict[str, Any]:
     """Quantize the checkpoint in `folder`, measure it, and write it to the new folder `out` in a file format.
 
-    `file_format` is a name of `packing.FILE_FORMATS`; `options` are those of `ptq_eval.config.RunConfig`, with one
+    `file_format` is a name of `packing.FILE_FORMATS`; `options` are those of `ptq_eval.config.run.RunConfig`, with one
     quantizer and one bit-width or number format.  Returns the content of `recipe.json`: what was done, the loss before
     and after in nats per token with the standard error of δ, and how far the file is from what was measured.  Raises
     ExportError where the format cannot hold the result, and the PtqEvalError of whatever else is wrong.

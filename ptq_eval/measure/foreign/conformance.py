@@ -23,9 +23,9 @@ from ptq_eval.backends.environments import Distrust, backend_of, remember, statu
 from ptq_eval.backends.process import Limits
 from ptq_eval.backends.workers import Workers
 from ptq_eval.errors import BackendError
-from ptq_eval.measure.backends import quantize
 from ptq_eval.measure.doubts import SAME_WEIGHTS
-from ptq_eval.measure.foreign import Foreign
+from ptq_eval.measure.foreign.handover import quantize
+from ptq_eval.measure.foreign.quantizer import Foreign
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.configuration import quiet_transformers
 from ptq_eval.models.language_model import LanguageModel

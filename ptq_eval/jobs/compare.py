@@ -1,6 +1,6 @@
 """Laws ranked on the same records, and hypotheses tested: `compare("out", "kumar,ouyang")`.
 
-The records are those of an output folder, or any table (see `ptq_eval.fit_table`).  Laws of delta are compared per
+The records are those of an output folder, or any table (see `ptq_eval.jobs.fit_table`).  Laws of delta are compared per
 quantizer configuration, laws of the loss on the full-precision losses; on request per value of a column (`by`).
 If the records have learning rates, tokens and the schedule's phase are always tested as rival explanations of delta,
 because a comparison of laws in D means nothing if the phase is the cause.
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from ptq_eval import __version__
+from ptq_eval.config.fit import ONE_LAW, TABLE, FitConfig
 from ptq_eval.errors import ColumnError, NothingToFitError, OptionError, UnknownPluginError
-from ptq_eval.fit_config import ONE_LAW, TABLE, FitConfig
-from ptq_eval.fit_table import Data, columns_of, groups_of
+from ptq_eval.jobs.fit_table import Data, columns_of, groups_of
 from ptq_eval.laws.base import Law
 from ptq_eval.laws.catalogue import law_for, make_law
 from ptq_eval.laws.compare import ranking
@@ -73,7 +73,7 @@ def compare(
     """What `comparison.json` holds: rankings per group and response, the test of phase against tokens, other `tests`.
 
     source: an output folder, or a table as for `fit_data` with its `columns`.  laws: names joined by commas, or a
-    list.  `options` are those of `fit_config.FitConfig`; among them by: a column, for one comparison per value, and
+    list.  `options` are those of `config.fit.FitConfig`; among them by: a column, for one comparison per value, and
     tests: pairs of constants that may be equal.  "records" is the digest of the folder's.  Raises NothingToFitError
     without any, and what `fit_data` raises.
     """

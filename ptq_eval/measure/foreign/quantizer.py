@@ -22,7 +22,7 @@ from quantizers import (
 
 @dataclass(frozen=True, eq=False)
 class Foreign(Quantizer):
-    """One method of a backend.  It quantizes whole models in a process of its own (`measure.backends`)."""
+    """One method of a backend.  It quantizes whole models in a process of its own (`measure.foreign.handover`)."""
 
     backend: Backend
     method: str

@@ -26,7 +26,7 @@ from ptq_eval.backends.worker import loss_of
 from ptq_eval.backends.workers import Workers
 from ptq_eval.errors import PtqEvalError
 from ptq_eval.measure.doubts import unchanged
-from ptq_eval.measure.foreign import Foreign
+from ptq_eval.measure.foreign.quantizer import Foreign
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.configuration import quiet_transformers
 from ptq_eval.models.language_model import LanguageModel
