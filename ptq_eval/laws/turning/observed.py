@@ -241,9 +241,11 @@ def vertices(x: np.ndarray, curves: np.ndarray) -> np.ndarray:
 
 
 def checkpoint_scatter(x: np.ndarray, loss: np.ndarray) -> float:
-    """Standard deviation of checkpoints about a smooth curve, from normalised third differences over x [n], which vanish
-    for any parabola (in the manner of Gasser, Sroka and Jennen-Steinmetz 1986), by their median; NaN where there are
-    none."""
+    """Standard deviation of checkpoints about a smooth curve, from normalised third differences over x [n].
+
+    These vanish for any parabola (in the manner of Gasser, Sroka and Jennen-Steinmetz 1986), and their median counts;
+    NaN where there are none.
+    """
     if len(x) < MIN_FOR_SCATTER:
         return math.nan
     differences = []

@@ -27,6 +27,6 @@ def test_two_sizes_of_model_give_no_interval_in_any_file(tmp_path):
     console.print(render(table, json.loads((tmp_path / "fit.json").read_text()), run))
     texts = [path.read_text() for path in tmp_path.rglob("*") if path.suffix in (".md", ".tex", ".csv", ".json")]
     texts.append(console.file.getvalue())
-    values = [re.findall(rf"(C_T|gamma_N|gamma_D) = [^\s,]+( \[)?", text.replace("\\_", "_")) for text in texts]
+    values = [re.findall(r"(C_T|gamma_N|gamma_D) = [^\s,]+( \[)?", text.replace("\\_", "_")) for text in texts]
     assert sum(("gamma_D", " [") in own for own in values) >= 2  # the page and the terminal
     assert not [name for own in values for name, interval in own if interval and name in OF_SIZE]
