@@ -24,7 +24,7 @@ INDEPENDENT, CORRELATED, STRONG = 0.0, 0.5, 0.8
 LEAST, MOST, MOST_CORRELATED = 0.03, 0.07, 0.08
 CURVES, REPORTS = 400, 300
 UNTURNED = 1000
-"""Curves that never rise, of each length and correlation: a share of 3 % over all lengths is then known to 0.2 points."""
+"""Curves that never rise, of each length and correlation: 3 % over all lengths are then known to 0.2 points."""
 REPLICATES = 400
 """Of the test's own simulation where power is measured.  Its level is measured with as many as it has: those of one
 length are the same for all curves, so with 400 the level at that length is off by a point, on average over lengths by
