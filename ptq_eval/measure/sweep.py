@@ -23,6 +23,7 @@ from ptq_eval.measure import doubts
 from ptq_eval.measure.doubts import Plausibility
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
+from ptq_eval.measure.foreign.quantizer import method_of
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.trials import Workload
@@ -56,16 +57,20 @@ def cost(work: Workload, missing: Sequence[Trial]) -> float:
 
 
 def _calibration_cost(work: Workload, missing: Sequence[Trial]) -> Callable[[Trial], float]:
-    """Units of calibration of a trial: a sequential one takes a pass of its own, the shared ones of one draw of the
-    calibration windows split one pass."""
+    """Units of calibration of a trial: a sequential one takes a pass of its own, of two models where the method needs
+    them (`two_models`); the shared ones of one draw of the calibration windows split one pass."""
     draws = work.calibrations
+    sequential = {trial.quantizer: trial.options for trial in missing if trial.calibration == "sequential"}
+    passes = {name: 1 + method_of(name, **options).needs_mismatch for name, options in sequential.items()}
     sharing = Counter(trial.calibration_corpus for trial in missing if trial.calibration == "shared")
 
     def units(trial: Trial) -> float:
         windows = draws.get(trial.calibration_corpus) if trial.calibration in ("shared", "sequential") else None
         if windows is None:
             return 0.0
-        return len(windows) / (sharing[trial.calibration_corpus] if trial.calibration == "shared" else 1)
+        if trial.calibration == "shared":
+            return len(windows) / sharing[trial.calibration_corpus]
+        return float(len(windows) * passes[trial.quantizer])
 
     return units
 

@@ -79,8 +79,9 @@ class Variant:
     """What is noted while layers are quantized."""
 
     def __post_init__(self) -> None:
-        plain = self.quantizer.name == ROUNDING or isinstance(self.quantizer, Foreign)
-        self.witness = Witness(compared=self.quantizer.needs_stats or not plain)
+        rounding = self.quantizer.name == ROUNDING
+        plain = rounding or isinstance(self.quantizer, Foreign)
+        self.witness = Witness(compared=self.quantizer.needs_stats or not plain, rounding=rounding)
 
     @property
     def carried(self) -> Mapping[str, Tensor]:
