@@ -22,8 +22,8 @@ PARTIAL = "*"
 FLOOR = "°"
 """Marks a delta within its noise floor."""
 FLOOR_NOTE = (
-    "is within its noise floor: other roundings as good as the one made could give it (at 2 and 3 bits the floor is low: "
-    "0.6 to 0.85 of the spread that was measured)"
+    "is within its noise floor: other roundings as good as the one made could give it (at 2 and 3 bits the floor is "
+    "low: 0.6 to 0.85 of the spread that was measured)"
 )
 FIT_HEADER = (
     "quantizer", "law", "constants [interval]", "scatter", "R², weighted", "objective", "points", "runs", "status",
