@@ -166,6 +166,13 @@ def of_backend(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def of_rounded(layers: Sequence[str], count: int) -> list[dict[str, Any]]:
+    """The doubt of a variant of `count` layers of which the method could only round these to nearest."""
+    if not layers:
+        return []
+    return [{"kind": Doubt.ROUNDED.value, "layers": len(layers), "of": count, "first": layers[0]}]
+
+
 def of_losses(nll: Sequence[float], full: Sequence[float]) -> list[dict[str, Any]]:
     """The doubt of a variant whose losses are, window by window, exactly those in full precision."""
     if not nll or list(nll) != list(full):

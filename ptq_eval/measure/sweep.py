@@ -133,9 +133,9 @@ def sweep(
 
 def _scored(evaluator: Evaluator, variants: Sequence[Variant]) -> Iterator[tuple[list[int], Scores]]:
     """What `Evaluator.score` gives for each variant; nothing for those that failed."""
-    found = iter(evaluator.score([variant.carried for variant in variants if not variant.failed]))
+    found = iter(evaluator.score([variant.carried for variant in variants if not variant.failure]))
     for variant in variants:
-        yield ([], Scores()) if variant.failed else next(found)
+        yield ([], Scores()) if variant.failure else next(found)
 
 
 def _groups(session: Session, evaluator: Evaluator, trials: Sequence[Trial], beside: float = 0.0) -> list[list[Trial]]:
@@ -205,12 +205,8 @@ def _quantized_record(
     details = {**variant.details(), **({"stopped_early": early} if trial.stop else {})}
     bits = variant.bits_per_weight if variant.stored_weights else None
     measurement = replace(measurement, bits_per_weight=bits, details=details)
-    if variant.failed:
-        return _failed(measurement, variant.failed)
-    if variant.weights and len(variant.witness.still) == len(variant.weights):
-        return _failed(measurement, f"{trial.quantizer} left all weights unchanged")
-    if variant.skipped and not variant.weights:
-        return _failed(measurement, "no layer could be quantized: " + next(iter(variant.skipped.values())))
+    if variant.failure:
+        return _failed(measurement, variant.failure)
     if variant.skipped and measurement.status != "failed":
         named = ", ".join(list(variant.skipped)[:3])
         message = f"{len(variant.skipped)} layers left in full precision: {named}"
@@ -227,7 +223,11 @@ def _doubted(
     scores: Scores,
 ) -> Measurement:
     """The record with what gives reason to doubt it.  The variant's weights are used up."""
-    found = [*variant.witness.doubts(), *doubts.of_backend(variant.facts.get("backend", {}))]
+    found = [
+        *variant.witness.doubts(),
+        *doubts.of_rounded(variant.facts.get("rounded_to_nearest", ()), len(variant.weights)),
+        *doubts.of_backend(variant.facts.get("backend", {})),
+    ]
     details: dict[str, Any] = {}
     if measurement.nll:
         found += doubts.of_losses(scores.nll, evaluator.full_at(windows))

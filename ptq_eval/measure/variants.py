@@ -88,6 +88,17 @@ class Variant:
         """All parameters that the model carries when it is this variant."""
         return {**self.weights, **self.others} if self.others else self.weights
 
+    @property
+    def failure(self) -> str:
+        """Why there is nothing to measure, for the record; empty where there is."""
+        if self.failed:
+            return self.failed
+        if self.weights and len(self.witness.still) == len(self.weights):
+            return f"{self.quantizer.name} left all weights unchanged"
+        if self.skipped and not self.weights:
+            return "no layer could be quantized: " + next(iter(self.skipped.values()))
+        return ""
+
     def add_dense(self, name: str, weight: Tensor, own: Tensor) -> None:
         """Store a layer's weight [out, in] that a backend has made in place of `own`."""
         self.weights[name] = torch.empty_like(own).copy_(weight)

@@ -46,7 +46,8 @@ def section(study: Study) -> str:
     for run, own in groupby(rows, key=lambda row: row["run"]):
         text += _of_run(study, run, list(own))
     text += f"\n{_summary(rows, found['scores'])}\n"
-    return text + f"\n![Loss after quantization, forecast and measured](figures/{name(study)}.png)\n"
+    text += f"\n![Loss after quantization, forecast and measured](figures/{name(study)}.png)\n"
+    return text + "\nIntervals that are much higher than what was measured are cut off.\n"
 
 
 def _without(study: Study) -> str:
