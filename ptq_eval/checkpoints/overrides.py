@@ -1,4 +1,4 @@
-"""What the user knows better: `trajectory.yaml`, `--tokens-per-step`, `--tokens`, `--exclude`.
+"""Corrections supplied by the user: `trajectory.yaml`, `--tokens-per-step`, `--tokens`, `--exclude`.
 
 A `trajectory.yaml` is in the folder that is searched, in a run's folder, or in both; the run's own one wins, and
 the command line wins over both.  Example:
@@ -88,7 +88,7 @@ class Overrides(Options):
         if value is None or isinstance(value, cls):
             return value or cls()
         if not isinstance(value, Mapping):
-            raise OptionError("overrides are not corrections", got=repr(value), allowed="Overrides, a mapping or None")
+            raise OptionError("overrides are of a wrong type", got=repr(value), allowed="Overrides, a mapping or None")
         return cls.of(value)
 
     @classmethod

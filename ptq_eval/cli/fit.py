@@ -52,7 +52,7 @@ def fit(out: str | None, **options: Any) -> None:
     cannot distinguish, and test tokens against the learning rate; writes comparison.md, comparison.json and a figure.
     Variables are N (parameters), D (tokens), P (bits; also `bits`), loss, delta, and any others that a law reads; `se`,
     `run`, `checkpoint`, `learning_rate` and `phase` are used if the table has them.  In --columns, put a name with
-    spaces in backticks; a variable may use those before it.
+    spaces in backticks; an expression may use variables defined before it.
     """
     data, target = options.pop("data"), options.pop("target")
     if out is None and data is None:

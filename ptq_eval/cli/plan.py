@@ -35,9 +35,9 @@ _options = cli_options.together(
         help=f"Plan from published constants, of several presets together.  [default: {DEFAULT_PRESET}]",
     ),
     cli_options.options_of(PlanConfig),
-    click.option("--offsets/--no-offsets", default=True, show_default=True, help="The offsets n of a preset's N_eff."),
-    click.option("--quantizer", metavar="NAME", help="Which quantizer, where OUT holds several."),
-    click.option("--number-format", metavar="NAME", help="Which number format, where each has a law."),
+    click.option("--offsets/--no-offsets", default=True, show_default=True, help="Use the offsets n in N_eff."),
+    click.option("--quantizer", metavar="NAME", help="The quantizer to plan for, if OUT holds several."),
+    click.option("--number-format", metavar="NAME", help="The number format to plan for, if each has a law."),
     click.option("-o", "--out", metavar="FOLDER", help="Output folder.  [default: OUT/plan, or NAME-plan here]"),
 )
 

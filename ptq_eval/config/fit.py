@@ -140,11 +140,11 @@ class FitConfig(Options):
     by: str = option("", "One fit for each value of a column, such as bits or quantizer.", metavar="COLUMN")
     bits_axis: BitsAxis | None = option(
         None,
-        "What laws take as bits: those of a code, all that are stored (effective), or those of an ideal code with the "
-        "same error on Gaussian numbers (gaussian); of records, or of a table with the columns of degradation.csv.",
+        "Which bits laws use: the nominal bits of the code (bits), all stored bits including scales (effective), or "
+        "the bits of an ideal code with the same error on Gaussian data (gaussian).",
         TEXT,
         choices=BITS_AXES,
-        unset="of records what their run was asked for, of a table its bits",
+        unset="as in the run for records, the column of bits for a table",
     )
     tests: tuple[tuple[str, str], ...] = option(
         (),

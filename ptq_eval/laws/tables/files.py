@@ -123,7 +123,7 @@ def _of_json(value: Any, path: Path) -> Columns:
         return _of_rows([dict(zip(value, cells)) for cells in zip(*value.values())])
     inside = [name for name, cells in value.items() if isinstance(cells, list)] if isinstance(value, dict) else []
     raise DataFileError(
-        f"the JSON of {path.name} is no table",
+        f"the JSON of {path.name} is not a table",
         got=f"an object of {', '.join(list(value)[:5])}" if isinstance(value, dict) else type(value).__name__,
         allowed="an array of objects, an object of arrays, or (.jsonl) one object a line",
         remedy=f"save what is under {inside[0]!r} alone" if inside else "",
