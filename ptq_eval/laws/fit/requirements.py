@@ -19,6 +19,7 @@ from ptq_eval.laws.base import Data, Law, n_distinct
 from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.fit.losses import Loss
 from ptq_eval.results.points import SAME_SIZE
+from ptq_eval.units import MIN_COUNT
 
 COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
     "N": ("params", "parameters"),
@@ -58,8 +59,6 @@ MAX_NATS = 1e6
 """Nats per token: no loss, and no change of one, is larger."""
 MAX_RATIO = 1e5
 """A single N or D that differs from the median by more than this factor was written in another unit."""
-MIN_COUNT = 1e3
-"""No model has fewer parameters than this, and no checkpoint fewer tokens."""
 MIN_MEDIAN = 1e4
 """A smaller median of N or D is a count of millions or billions, not of parameters or tokens."""
 
