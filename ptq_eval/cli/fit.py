@@ -35,9 +35,7 @@ HAND = ("seed", "bootstrap")
 table_options = cli_options.together(
     click.option("--data", type=click.Path(), metavar="FILE", help="A .csv, .tsv, .parquet, .json or .jsonl table."),
     cli_options.options_of(FitConfig, *(n for n, o in declared(FitConfig).items() if o.flag and n not in HAND)),
-    click.option(
-        "-o", "--out", "target", metavar="OUT", help="Folder for a table's results.  [default: FILE-fit, here]"
-    ),
+    cli_options.out_option("Folder for a table's results.  [default: FILE-fit, here]", name="target"),
 )
 
 
