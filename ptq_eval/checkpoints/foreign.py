@@ -7,7 +7,6 @@ recognise a pointer of git-lfs.
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError, UnsupportedModelError
+from ptq_eval.models.json_files import load_json
 
 _LFS = b"version https://git-lfs"
 _BESIDE = re.compile(r"config\.json|(tokenizer|spiece|vocab)\S*\.(json|model|txt)|\S+\.index\.json")
@@ -266,7 +266,7 @@ def adapter_beside(folder: Path) -> str:
 
 def _adapter_config(folder: Path) -> Any:
     try:
-        return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return load_json(folder / "adapter_config.json")
     except (OSError, ValueError):
         return {}
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval.errors import UnreadableCheckpointError
+from ptq_eval.models.json_files import load_json
 
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|gguf|msgpack|h5)")
 _NO_WEIGHTS = re.compile(
@@ -83,7 +84,7 @@ def pinned(folder: Path, scratch: Path | None = None) -> Iterator[Path]:
 
 def _shards_of(index: Path) -> list[str]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(load_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UnreadableCheckpointError(f"{index.name} cannot be read", got=repr(error)) from error
     outside = [name for name in names if Path(name).name != name]
@@ -167,7 +168,7 @@ def recipe_beside(folder: Path) -> Recipe | None:
     """The recipe in a file beside `config.json` that transformers does not read; None if it leaves weights alone."""
     for name in _RECIPE_FILES:
         try:
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            content = load_json(folder / name)
         except (OSError, ValueError):
             continue
         if isinstance(content, dict) and not _is_off(content):
