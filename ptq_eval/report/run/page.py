@@ -71,7 +71,6 @@ def document(
     `theory` is the record of `ptq-eval sensitivity`, `found` the comparison of laws and `tested` the backtest, where
     there is one.
     """
-    earlier = backtest.section(tested, study)
     sections = [
         ("", _title(study)),
         ("The answer", _answer(study)),
@@ -83,7 +82,7 @@ def document(
         *([(calibrations.TITLE, calibrations.section(study))] if len(study.calibrations) else []),
         ("Fits", _fits(study)),
         *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
-        *([(backtest.TITLE, earlier)] if earlier else []),
+        (backtest.TITLE, backtest.section(tested, study)),
         *([("From theory: which layers carry the damage", sensitivity.section(theory))] if theory else []),
         ("Where a method did worse than rounding", _worse_than_rounding(study)),
         ("What was quantized", _models(study)),
