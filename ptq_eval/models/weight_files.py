@@ -77,9 +77,49 @@ def pinned(folder: Path, scratch: Path | None = None) -> Iterator[Path]:
         found = find_weights(folder)
         others = [folder / "config.json", *folder.glob("*.py"), *([found.index] if found.index else [])]
         for path in (*found.files, *others):
-            if path.is_file():
+            if path.suffix == ".bin" and (inner := _wrapped(path)) is not None:
+                import torch
+
+                torch.save(inner, place / path.name)
+            elif path.is_file():
                 (place / path.name).symlink_to(path.absolute())
         yield place
+
+
+def unwrapped(content: Any, name: str) -> dict[str, Any]:
+    """The tensors in the content of a pickle called `name`: those of its only state dict, `{"model": {…}, "step": 5}`.
+
+    Raises UnreadableCheckpointError where there is none, or several.
+    """
+    if _is_state(content):
+        return content
+    entries = content.items() if isinstance(content, dict) else ()
+    states = {str(key): value for key, value in entries if _is_state(value) and value}
+    if len(states) == 1:
+        return next(iter(states.values()))
+    raise UnreadableCheckpointError(
+        f"{name} holds {len(states)} state dicts" if states else f"{name} is not a state dict",
+        got=", ".join(states) or None,
+        allowed="a dict of tensors by name, alone or as the only one in a dict",
+        remedy=f"keep one: torch.save(torch.load({name!r})[{next(iter(states))!r}], {name!r})" if states else "",
+    )
+
+
+def _is_state(content: Any) -> bool:
+    import torch
+
+    return isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values())
+
+
+def _wrapped(path: Path) -> dict[str, Any] | None:
+    """The tensors of a pickle whose state dict is within another dict; None for any other file."""
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return None if _is_state(content) else unwrapped(content, path.name)
+    except Exception:  # also pickles of before torch 1.6, which cannot be mapped: transformers says what is wrong
+        return None
 
 
 def _shards_of(index: Path) -> list[str]:

@@ -215,7 +215,9 @@ def test_what_is_dequantized_on_loading_is_measured_and_says_so(folder):
 
 def test_full_precision_weights_with_such_a_recipe_are_measured_as_they_are(folder):
     configure(folder, quantization_config={"quant_method": "fp8", "weight_block_size": [16, 16], "fmt": "e4m3"})
-    assert codes(verify(discover([folder])[0])) == []
+    found = verify(discover([folder])[0])
+    assert [(p.code, p.fatal) for p in found.problems] == [("recipe_unused", False)]
+    assert "quantization_config" in found.problems[0].remedy
     plain = load_file(folder / "model.safetensors")
     for name, module in LanguageModel.load(folder).linears().items():
         assert torch.equal(module.weight, plain[f"{name}.weight"])
