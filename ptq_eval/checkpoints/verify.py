@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptq_eval.checkpoints.account import Account, load_account
+from ptq_eval.checkpoints.contents import placeholder
 from ptq_eval.checkpoints.discover import local_path
-from ptq_eval.checkpoints.foreign import adapter_beside, foreign, placeholder
+from ptq_eval.checkpoints.foreign import adapter_beside, foreign
 from ptq_eval.checkpoints.problems import cross_checked, noted, settled
 from ptq_eval.checkpoints.surplus import Finding, odd_values, some, surplus_finding
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
