@@ -21,6 +21,7 @@ from ptq_eval.checkpoints.grid import GROUP
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints.weights import WeightReport
+    from ptq_eval.models.blueprint import Blueprint
 
 _SHOWN = 3
 """How many names a message spells out."""
@@ -57,6 +58,8 @@ _PACKED = re.compile(
 
 _TOWERS = re.compile(r"(^|[._])(mm|mtp|vision|visual|image|video|audio|speech|multi_?modal|nextn)", re.IGNORECASE)
 """What text does not run through, or what predicts further tokens."""
+
+_NORM = re.compile(r"(^|_)(\w*norm\d?|ln|ln_\w+)$", re.IGNORECASE)
 
 _HEADS = re.compile(r"(^|\.)(score|classifier|qa_outputs|classification_head|reward_head|regression_head)\.")
 """Heads of classifiers and reward models."""
@@ -106,8 +109,9 @@ def surplus_finding(module: Any, account: Account, report: WeightReport) -> Find
 
 
 def _of_body(name: str, body: str) -> bool:
-    """Whether a tensor is one of the model's body itself, beside its blocks: `model.pre_norm.weight`."""
-    return name.startswith(body) and name.removeprefix(body).count(".") <= 1 and not _TOWERS.search(name)
+    """Whether a tensor is one of the model itself, beside its blocks: `model.pre_norm.weight`, or any norm."""
+    direct = name.removeprefix(body).count(".") <= 1 and not _TOWERS.search(name)
+    return direct and (name.startswith(body) or _NORM.search(_home(name)) is not None)
 
 
 def _ends(name: str) -> list[str]:
@@ -196,14 +200,28 @@ def _of_layers(names: Collection[str]) -> Finding | None:
     )
 
 
-def odd_values(module: Any, account: Account, report: WeightReport) -> list[Finding]:
-    """What the numbers in the weights say that no training leaves in them."""
+def oddities(plan: Blueprint, account: Account, report: WeightReport) -> list[Finding]:
+    """What no training leaves in the weights, and where the configuration contradicts itself or them."""
+    module = plan.module
     found = (
+        _other_class(plan),
         _constant(module, report.constant - {*report.non_finite}, account.parameters),
         _coarse(module, report.coarse - report.constant, account.parameters),
         _untied(module, account, report),
     )
     return [finding for finding in found if finding is not None]
+
+
+def _other_class(plan: Blueprint) -> Finding | None:
+    """A class in config.json that belongs to another type of model; the tensors of some types are called alike."""
+    if not plan.other_class:
+        return None
+    return Finding(
+        "class_differs",
+        f"config.json names {plan.other_class}, but its model_type is {plan.config.model_type}: measured as that",
+        "correct whichever of the two is wrong",
+        fatal=False,
+    )
 
 
 def _untied(module: Any, account: Account, report: WeightReport) -> Finding | None:

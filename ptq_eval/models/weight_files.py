@@ -16,6 +16,7 @@ import contextlib
 import json
 import re
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,10 +100,21 @@ def unwrapped(content: Any, name: str) -> dict[str, Any]:
         return next(iter(states.values()))
     raise UnreadableCheckpointError(
         f"{name} holds {len(states)} state dicts" if states else f"{name} is not a state dict",
-        got=", ".join(states) or None,
+        got=", ".join(states) or _not_tensors(content),
         allowed="a dict of tensors by name, alone or as the only one in a dict",
         remedy=f"keep one: torch.save(torch.load({name!r})[{next(iter(states))!r}], {name!r})" if states else "",
     )
+
+
+def _not_tensors(content: Any) -> str:
+    import torch
+
+    if not isinstance(content, dict):
+        return type(content).__name__
+    others = [
+        f"{key!r}: {type(value).__name__}" for key, value in content.items() if not isinstance(value, torch.Tensor)
+    ]
+    return f"{', '.join(others[:3])} among {len(content)} entries"
 
 
 def _is_state(content: Any) -> bool:
@@ -116,9 +128,10 @@ def _wrapped(path: Path) -> dict[str, Any] | None:
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        zipped = zipfile.is_zipfile(path)  # since torch 1.6; others cannot be mapped
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         return None if _is_state(content) else unwrapped(content, path.name)
-    except Exception:  # also pickles of before torch 1.6, which cannot be mapped: transformers says what is wrong
+    except Exception:  # transformers says what is wrong
         return None
 
 
@@ -286,5 +299,8 @@ def _is_off(entry: Any) -> bool:
     bitsandbytes off, as a run without quantization saves them."""
     if not isinstance(entry, dict):
         return not entry or (isinstance(entry, str) and _OFF.fullmatch(entry.strip()) is not None)
+    method = entry.get("quant_method")
+    if isinstance(method, str) and _OFF.fullmatch(method.strip()) and method:
+        return True
     loads = [entry[key] for key in _LOADS if key in entry]
     return bool(loads) and not any(loads)

@@ -91,7 +91,22 @@ def test_a_recipe_that_is_no_mapping_is_one(folder, entry):
     assert "remove quantization_config" in problem.remedy
 
 
-@pytest.mark.parametrize("entry", [None, {}, [], "", "none", "NULL", False, "bfloat16", "fp16", "torch.float32"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        {},
+        [],
+        "",
+        "none",
+        "NULL",
+        False,
+        "bfloat16",
+        "fp16",
+        "torch.float32",
+        {"quant_method": "none", "bits": 16},
+    ],
+)
 def test_a_recipe_that_says_there_is_none(folder, entry):
     configure(folder, quantization_config=entry)
     assert not verify(discover([folder])[0]).problems

@@ -167,6 +167,8 @@ def test_a_body_without_its_head_says_so(folder):
         "model.embed_scale",
         "model.ln_pre.bias",
         "model.project_in.weight",
+        "embed_norm.weight",
+        "ln_pre.weight",
     ],
 )
 @pytest.mark.parametrize("value", [0.0, 0.5])
@@ -217,6 +219,12 @@ def test_weights_of_one_value_are_no_weights(folder, kind):
 def test_weights_that_are_not_finite_are_not_called_constant(folder):
     rewrite(folder, lambda tensors: {n: x * float("nan") for n, x in tensors.items()})
     assert fatal(folder)[0].code == "nan_or_inf"
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.uint8])
+def test_a_whole_model_of_integers_is_quantized(folder, dtype):
+    rewrite(folder, lambda tensors: {n: (x * 100).to(dtype) for n, x in tensors.items()})
+    assert fatal(folder)[0].code == "already_quantized"
 
 
 def test_weights_of_booleans(folder):
@@ -352,3 +360,16 @@ def test_other_architectures(save, tmp_path, config):
     home = name.rpartition(".")[0]
     rewrite(tmp_path / "m", lambda tensors: tensors.update({f"{home}.weight_quantizer._amax": torch.ones(1)}))
     assert fatal(tmp_path / "m")[0].code == "already_quantized"
+
+
+@pytest.mark.parametrize(
+    ("named", "kind", "named_as_another"),
+    [(["LlamaForCausalLM"], "llama", False), (["MyOwnModel"], "llama", False), (None, "llama", False),
+     ("LlamaModel", "llama", False), (["BertModel"], "llama", True), (["LlamaForCausalLM"], "mistral", True)],
+)  # fmt: skip
+def test_a_class_of_another_type_of_model_is_named(folder, named, kind, named_as_another):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": named, "model_type": kind}))
+    found = verify(discover([folder])[0])
+    assert codes(found) == (["class_differs"] if named_as_another else [])
+    assert not found.fatal

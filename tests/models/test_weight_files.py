@@ -92,9 +92,11 @@ WRAPPED = {
 
 @pytest.mark.parametrize("kind", WRAPPED)
 @pytest.mark.parametrize("offloaded", [False, True])
-def test_a_state_dict_within_a_dict_is_hashed_and_loaded(folder, kind, offloaded, tmp_path):
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_state_dict_within_a_dict_is_hashed_and_loaded(folder, kind, offloaded, zipped, tmp_path):
     plain, sha = logits(folder), read_weights((folder / "model.safetensors",)).sha
-    torch.save(WRAPPED[kind](load_file(folder / "model.safetensors")), folder / "pytorch_model.bin")
+    content = WRAPPED[kind](load_file(folder / "model.safetensors"))
+    torch.save(content, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
     (folder / "model.safetensors").unlink()
     assert read_weights((folder / "pytorch_model.bin",)).sha == sha
     model = OffloadedModel.load_from_disk(folder, tmp_path / "scratch") if offloaded else LanguageModel.load(folder)
