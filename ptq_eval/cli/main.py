@@ -82,7 +82,7 @@ def cli(ctx: click.Context) -> None:
 
 @cli.command(epilog=RUN_EXAMPLES, short_help="Measure checkpoints before and after quantization, fit, report.")
 @click.argument("folders", nargs=-1, required=True)
-@click.option("-o", "--out", metavar="OUT", help="Output folder.  [default: FOLDER-ptq, here]")
+@cli_options.out_option("Output folder.  [default: FOLDER-ptq, here]")
 @cli_options.options_of(RunConfig)
 @cli_options.trajectory_options
 def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
@@ -198,9 +198,9 @@ def quantizers() -> None:
     table = Table("quantizer", "from", "calibration", "option", "default", "meaning")
     for name, cls in plugins.load_all("quantizers").items():
         head: tuple[str, ...] = (name, plugins.provider("quantizers", name), cls.default_calibration)
-        defaults = cls().options()
+        plain = cls()
         for option, text in cls.option_help().items() or {"": ""}.items():
-            table.add_row(*head, option, str(defaults.get(option, "")), text)
+            table.add_row(*head, option, str(getattr(plain, option, "")), text)
             head = ("", "", "")
     for status in statuses():
         where = f"{status.backend.name} {status.version} ({status.state})".replace("  ", " ")

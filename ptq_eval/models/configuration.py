@@ -118,7 +118,7 @@ def _require_plausible(config: PretrainedConfig) -> None:
         own = text.attribute_map.get(name, name)
         value = vars(text).get(own)  # not what a class computes: XLNet's number of positions is -1, for no limit
         if isinstance(value, str) or (isinstance(value, (int, float)) and not (value >= 1 and value % 1 == 0)):
-            raise _implausible("a size that is no count", own, value, "a whole number from 1 on")
+            raise _implausible("an invalid size", own, value, "a whole number from 1 on")
     for name, value in _numbers_of(vars(text)):
         if math.isnan(value) or (math.isinf(value) and not _MAY_BE_INFINITE.search(name)):
             raise _implausible("a number that is not finite", name, value, "finite numbers")

@@ -6,12 +6,13 @@ Every sentence is made from the answers of the plan; `plan.json` holds each of t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from ptq_eval.errors import PlanError
 from ptq_eval.laws.base import Estimate, FitKind
 from ptq_eval.laws.calculator import FULL_BITS
 from ptq_eval.laws.findings import Finding
-from ptq_eval.laws.plan.answers import Plan
+from ptq_eval.laws.plan.answers import Plan, remedy
 from ptq_eval.laws.plan.question import Answer, Doubt, Reason, Setting
 from ptq_eval.laws.plan.source import TRAINED, Source
 from ptq_eval.laws.turning.verdict import MAX_FACTOR
@@ -81,6 +82,24 @@ def cautions(plan: Plan) -> list[str]:
             lacking.setdefault(why_not(answer), []).append(_asked(plan, answer))
     found += [f"{', '.join(dict.fromkeys(asked))}: {why}" for why, asked in lacking.items()]
     return found
+
+
+def refusal(plan: Plan, quantizers: Sequence[str] = ()) -> PlanError:
+    """The error for a plan without a single answer, with what would be answered; `quantizers` have other fits."""
+    asked = [answer for answer in plan.answers if answer.ask != "lower" and answer.why_not]
+    why = "; ".join(dict.fromkeys(f"{_asked(plan, answer)}: {why_not(answer)}" for answer in asked))
+    missing = sorted({name for answer in asked for name in answer.missing})
+    if missing and all(answer.missing for answer in asked):
+        ways = [f"constants that have {', '.join(missing)}"]
+    else:
+        found = remedy(plan)
+        ways = [f"--serve-bits {','.join(f'{b:g}' for b in found.bits)}"] if found.bits else []
+        ways += [f"--tokens {count(found.tokens)} or less, for the losses at that D"] if found.tokens else []
+        ways += [f"--quantizer {name}" for name in quantizers]
+        ways += (
+            ["measure checkpoints of larger D and repeat ptq-eval fit"] if plan.source.fits else ["another --preset"]
+        )
+    return PlanError(f"{plan.source.name} gives no answer to this", got=why, remedy="; or ".join(ways))
 
 
 def _curve(plan: Plan) -> Iterator[str]:
@@ -208,6 +227,7 @@ def _longer(plan: Plan) -> Iterator[str]:
         place = f"D = {count(D)} is {short(D / turn.value)} of D_crit = {count(turn.value)}; " if known and turn else ""
         sign = _sign(after)
         verdict = {-1: "train longer", 1: "training longer harms", 0: "whether to train longer is uncertain"}[sign]
+        verdict += _alone(after)
         change = f"{_signed(after)} after quantization ({_signed(before)} before)"
         yield f"Served {_at(plan, serve)}: {place}twice the tokens change the loss by {change}: {verdict}."
 
@@ -301,10 +321,10 @@ def _pays(answer: Answer) -> str:
     against = answer.values["against_16"]
     sign = _sign(against) if abs(against.value) > _EQUAL else 1
     if sign < 0 and answer.values["P"].value < FULL_BITS:
-        return "lower precision wins"
-    return (
-        "whether lower precision wins is uncertain" if sign == 0 or answer.at_most else "lower precision does not win"
-    )
+        return f"lower precision wins{_alone(against)}"
+    if sign == 0 or answer.at_most:
+        return "whether lower precision wins is uncertain"
+    return f"lower precision does not win{_alone(against)}"
 
 
 def _case(answer: Answer) -> tuple[Setting, float | None, float | None]:
@@ -321,6 +341,12 @@ def _sign(value: Estimate) -> int:
     """-1 or 1; 0 where the interval holds both signs."""
     ends = [end for end in (value.low, value.high) if math.isfinite(end)] or [value.value]
     return 0 if min(ends) < 0 < max(ends) else -1 if value.value < 0 else 1
+
+
+def _alone(value: Estimate) -> str:
+    """A remark on what is said by the value alone."""
+    known = math.isfinite(value.low) or math.isfinite(value.high)
+    return "" if known else " (no interval)"
 
 
 def _signed(value: Estimate) -> str:
