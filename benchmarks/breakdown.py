@@ -1,5 +1,7 @@
 """Where the time of a sweep goes: its parts timed by wrapping their functions, each without the parts inside it.
 
+Only what a sweep finds out about its own numbers (`CHECKS`) is timed with all that is inside.
+
 Wrapping costs some microseconds a call, so these times serve for shares and never for the ratio itself.
 """
 
@@ -13,7 +15,9 @@ from typing import Any
 from unittest import mock
 
 import ptq_eval.measure.calibration
+import ptq_eval.measure.doubts
 import ptq_eval.measure.evaluate
+import ptq_eval.measure.floor
 import ptq_eval.measure.paused_forward
 import ptq_eval.measure.scoring
 import ptq_eval.measure.session
@@ -38,10 +42,18 @@ PARTS: list[tuple[str, Any, str]] = [
     ("forward passes", LanguageModel, "logits"),
     ("forward passes", LanguageModel, "hidden"),
     ("forward passes", ptq_eval.measure.scoring.Hidden, "block"),
+    ("noise floor", ptq_eval.measure.floor.Floor, "__init__"),
+    ("noise floor", ptq_eval.measure.floor.Floor, "numerics"),
+    ("noise floor", ptq_eval.measure.floor.Floor, "rounding"),
+    ("detectors", ptq_eval.measure.doubts.Witness, "weight"),
+    ("detectors", ptq_eval.measure.doubts.Plausibility, "__init__"),
+    ("detectors", ptq_eval.measure.doubts.Plausibility, "ratio"),
     ("store", ptq_eval.results.store.Writer, "append"),
 ]
 """(part, owner, function): time within the function that is in no other part's function."""
 
+CHECKS = ("noise floor", "detectors")
+"""What is timed with all parts inside it."""
 
 PASSES, SCORING = ("forward passes", "calibration passes"), "scoring"
 """What is no overhead: passes through the model, and what is made of their logits."""
@@ -93,7 +105,8 @@ class Breakdown:
     @contextlib.contextmanager
     def _within(self, part: str) -> Iterator[None]:
         self._book()
-        self._running.append(part)
+        around = self._running[-1] if self._running else part
+        self._running.append(around if around in CHECKS else part)
         try:
             yield
         finally:

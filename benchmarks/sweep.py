@@ -1,7 +1,7 @@
 """How much of a sweep is forward passes: all trials of one checkpoint, against bare passes and by its own parts.
 
 A sweep loads the checkpoint, calibrates, quantizes with three methods at four bit-widths, evaluates these twelve
-models and the full-precision one, and stores thirteen records.  Two questions, with limits of their own:
+models and the full-precision one, and stores thirteen records.  Three questions, with limits of their own:
 
 * Speed of the whole.  The bare loop calls `model(ids)` thirteen times over the same windows in the same batches, on a
   model that is already loaded, and looks at no logits; speed is the ratio bare / sweep.  The sweep also passes the
@@ -11,6 +11,8 @@ models and the full-precision one, and stores thirteen records.  Two questions, 
   statistics, quantize, dequantize, store, bookkeeping) over all forward passes, those of the evaluation and of the
   calibration.  Scoring, from logits to loss, KL and top-1, is what an evaluation is for; it is held to a limit of its
   own in `throughput`, and a further line counts it as overhead too.
+* Checks.  What a sweep finds out about its own numbers, the noise floor (`measure.floor`) and the detectors
+  (`measure.doubts`), with their own passes: its share of the sweep's CPU time.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.breakdown import PASSES, SCORING, Breakdown
+from benchmarks.breakdown import CHECKS, PASSES, SCORING, Breakdown
 from benchmarks.harness import Claim, Outcome, Setup, by_turns, claim_of, clock
 from benchmarks.subjects import bare_model, bare_passes, demo_options, last_of_each_run, random_llama
 from ptq_eval.config.run import RunConfig
@@ -32,6 +34,7 @@ from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.results.store import Store
 
 SPEED, OVERHEAD = 0.80, 0.15
+SHARE_OF_CHECKS = 0.10
 PEER_WINDOWS, PEER_CALIBRATION = 64, 16
 """Windows of 512 tokens; a quarter as many for calibration as for evaluation, as in the demo."""
 
@@ -91,6 +94,12 @@ def _one(outcome: Outcome, name: str, work: Workload, *, repeats: int, warm_up: 
             f"overhead of a sweep beyond its forward passes, {name}", [overhead(p) for p in broken_down], limit=OVERHEAD
         ),
         claim_of("the same overhead, scoring counted in it", [overhead(p, "scoring") for p in broken_down]),
+        claim_of(
+            f"noise floor and detectors, share of a sweep's CPU time, {name}",
+            [sum(p[part]["cpu_share"] for part in CHECKS) for p in broken_down],
+            limit=SHARE_OF_CHECKS,
+        ),
+        *(claim_of(f"the {part} alone", [p[part]["cpu_share"] for p in broken_down]) for part in CHECKS),
     ]
     outcome.details[name] = {
         "parts": broken_down[len(broken_down) // 2],
@@ -120,9 +129,10 @@ def _parts(work: Workload) -> dict[str, dict[str, float]]:
 
 
 def overhead(parts: dict[str, dict[str, float]], *more: str) -> float:
-    """Wall time beyond forward passes and scoring, with the parts `more` added to it, over that of all passes."""
+    """Wall time beyond passes, scoring and checks, with the parts `more` added to it, over that of all passes."""
     passes = sum(parts[part]["wall"] for part in PASSES if part in parts)
-    beyond = sum(times["wall"] for part, times in parts.items() if part in more or part not in (*PASSES, SCORING))
+    apart = (*PASSES, SCORING, *CHECKS)
+    beyond = sum(times["wall"] for part, times in parts.items() if part in more or part not in apart)
     return beyond / passes
 
 

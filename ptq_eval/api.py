@@ -189,6 +189,7 @@ def analyse(
     from ptq_eval.checkpoints import warnings
     from ptq_eval.laws.fit.choice import chosen
     from ptq_eval.laws.fit.folder import fit_points
+    from ptq_eval.laws.forecast.hindsight import hindsight
     from ptq_eval.report import with_texts
     from ptq_eval.report.run.warnings import notes
     from ptq_eval.results.calibrations import effects
@@ -199,6 +200,7 @@ def analyse(
     settings = {"seed": seed, "n_boot": bootstrap, "laws": asked, "axis": results.bits_axis}
     found = fit_points(results.points, results.windows, **settings)
     fit = with_texts(found.content)
+    fit["hindsight"] = hindsight(results.points, results.windows, found.turns, seed=seed)
     trajectories = {point.run: point.trajectory for point in results.points}
     if found_effects := effects(results.frame.to_dict("records"), results.windows, trajectories):
         fit["calibrations"] = found_effects

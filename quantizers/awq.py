@@ -7,7 +7,8 @@ searched along one line, s = s_X^α with s_X the mean |x| of each channel (equat
 never does worse than RTN on the error that it minimises.
 
 The error of a candidate is ‖(W − Ŵ)X‖², which is tr(ΔW·H·ΔWᵀ) up to a constant, so statistics suffice and no
-activation is kept.  Layers that share an input share one s, and their errors are added.
+activation is kept.  Layers that share an input share one s, and their errors are added; with `relative`, each is first
+divided by tr(W·H·Wᵀ), the squared size of its layer's own output, so that none counts more because its output is large.
 
 With `clip`, after the scales, each group's weights are clamped to ±r·max|w| for the r in 1, 0.95 … 0.55
 with the least error of that group's own output, ΔwᵀH_ggΔw with H_gg the group's block on the diagonal of H.
@@ -18,7 +19,8 @@ What differs from the paper and its code:
   stays in the layer as `input_scale` and is counted in `bits_per_weight`; no model structure has to be
   known, and layers without a predecessor to fold into are treated like the others.
 - The authors' code measures the error after the whole attention or MLP block for q, k, v and for gate and
-  up; here it is the sum of the errors of the layers' own outputs.
+  up; here it is the sum of the errors of the layers' own outputs.  A softmax dampens errors of q and k, so where their
+  outputs are larger, the sum chooses s for them and not for v; `relative` is nearer to the block's choice.
 - Their clip search uses 512 sampled tokens and skips q and k; here it uses all tokens and all layers.
 - The grid is that of `grid.py`, as for the other methods.
 
@@ -62,6 +64,9 @@ class AWQ(Quantizer):
 
     n_grid: int = option(20, "Number of exponents tried, 0, 1/n, … (n-1)/n.", low=1)
     clip: bool = option(False, "After the scales, search a clipped range for every group.")
+    relative: bool = option(
+        False, "Search with the error of each layer as a share of its output, so that all weigh alike.", added=True
+    )
 
     def quantize(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None = None) -> QuantizedWeight:
         """Quantize `weight` [out, in].  Raises QuantizationError if the statistics are not finite."""
@@ -73,7 +78,8 @@ class AWQ(Quantizer):
         """Quantize layers that share one input, `weights[i]` [out_i, in], with one scale search.
 
         Each report has the exponent that was chosen (ratio), the sum of tr(ΔW·H·ΔWᵀ) over the layers with it and
-        without scales (error, error_unscaled; before clipping), and the tokens behind H.
+        without scales (error, error_unscaled; before clipping, and relative where they are compared so), and the
+        tokens behind H.
         """
         return self.quantize_grid(weights, [scheme], stats)[0]
 
@@ -91,9 +97,10 @@ class AWQ(Quantizer):
         ratios = torch.arange(self.n_grid, dtype=mean_abs.dtype, device=mean_abs.device) / self.n_grid
         candidates = channel_scales(mean_abs, ratios)
         columns_first = weight.T.contiguous()
+        shares = row_shares(prepared, hessian) if self.relative else None
         sizes, results = [len(layer) for layer in prepared], []
         for scheme in schemes:
-            losses = _search(columns_first, candidates, hessian, scheme, sizes)
+            losses = _search(columns_first, candidates, hessian, scheme, sizes, shares)
             best = losses.index(min(loss for loss in losses if loss < float("inf")))
             report = {"ratio": best / self.n_grid, "error": losses[best], "error_unscaled": losses[0]}
             report["n_tokens"] = stats.n_tokens
@@ -127,8 +134,22 @@ class AWQ(Quantizer):
         ]
 
 
-def _search(weight: Tensor, candidates: Tensor, hessian: Tensor, scheme: Scheme, sizes: Sequence[int]) -> list[float]:
-    """tr(ΔW·H·ΔWᵀ) of `weight` [in, Σ sizes] under each of the `candidates` [n, in].
+def row_shares(layers: Sequence[Tensor], hessian: Tensor) -> Tensor:
+    """1/√tr(W·H·Wᵀ) of each layer [out, in], once for each of its rows, [Σ out]; 0 for a layer without any output."""
+    sizes = torch.stack([quadratic_form(layer.T[None], hessian)[0] for layer in layers])
+    factors = torch.where(sizes > 0, sizes.rsqrt(), 0.0)
+    return torch.cat([factor.expand(len(layer)) for factor, layer in zip(factors, layers)])
+
+
+def _search(
+    weight: Tensor,
+    candidates: Tensor,
+    hessian: Tensor,
+    scheme: Scheme,
+    sizes: Sequence[int],
+    shares: Tensor | None = None,
+) -> list[float]:
+    """tr(ΔW·H·ΔWᵀ) of `weight` [in, Σ sizes] under each of the `candidates` [n, in], times the rows' `shares`.
 
     Raises QuantizationError if none is finite.
     """
@@ -140,7 +161,7 @@ def _search(weight: Tensor, candidates: Tensor, hessian: Tensor, scheme: Scheme,
             delta = kernels.rounding_errors(weight, scales, scheme.bits, size, scheme.symmetric)
         else:
             delta = torch.stack([_rounding_error(weight, one, scheme, sizes) for one in scales])
-        losses += quadratic_form(delta, hessian).tolist()
+        losses += quadratic_form(delta if shares is None else delta * shares, hessian).tolist()
     if not any(loss < float("inf") for loss in losses):
         raise QuantizationError("no exponent of the AWQ search gives a finite error")
     return losses

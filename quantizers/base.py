@@ -308,8 +308,12 @@ class Quantizer(ABC):
             )
 
     def options(self) -> dict[str, Any]:
-        """Every option with its value, defaults included."""
-        return {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
+        """Every option with its value, defaults included but for options that were `added` later."""
+        return {
+            spec.name: value
+            for spec in dataclasses.fields(self)
+            if (value := getattr(self, spec.name)) != spec.default or not spec.metadata.get("added")
+        }
 
     @classmethod
     def option_help(cls) -> dict[str, str]:

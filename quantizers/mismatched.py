@@ -7,16 +7,18 @@ factor U of the inverse, H⁻¹ = UᵀU.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from quantizers import grid
-from quantizers.base import QuantizedWeight, Scheme
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme
 from quantizers.errors import QuantizationError
 from quantizers.formats import FORMATS
 from quantizers.gptq.damping import damped_factor
+from quantizers.options import option
 from quantizers.stats import LayerStats, all_finite, finite_hessian
 
 
@@ -143,3 +145,36 @@ def round_columns(
             state[:, stop:].addmm_(reached, transfer[start:stop, stop:])
         if not all_finite(errors):
             raise QuantizationError("the error feedback overflowed: H is too close to singular")
+
+
+@dataclass(frozen=True)
+class Mismatched(Quantizer):
+    """Base of quantizers that know a layer's inputs in both models; a subclass says how the columns are rounded."""
+
+    needs_stats = True
+    needs_mismatch = True
+    default_calibration = "sequential"
+    formats = ALL_FORMATS
+
+    damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H.", low=0)
+    act_order: bool = option(False, "Take the columns by decreasing diag H, the most active inputs first.")
+    block_size: int = option(128, "Columns between two updates of all later columns.", low=1)
+
+    @torch.no_grad()
+    def quantize(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None = None) -> QuantizedWeight:
+        """Quantize `weight` [out, in].  Raises QuantizationError if H is not finite or cannot be factored.
+
+        The report has the damping used and ‖M‖/‖H‖ (mismatch), 0 where the two models' inputs are the same.
+        """
+        weight = self.prepare(weight, scheme, stats)
+        assert stats is not None  # checked by `prepare`
+        known = problem(stats, weight.device, self.damping, self.act_order)
+        rounding = Rounding(weight, scheme, known.order)
+        state = weight[:, known.order].clone()
+        state[:, known.dead] = 0
+        self._round(state, known, rounding)
+        return rounding.result(known.report)
+
+    @abstractmethod
+    def _round(self, state: Tensor, known: Problem, rounding: Rounding) -> None:
+        """Round the columns of `state` [out, in], in the order of rounding, which may be overwritten."""

@@ -10,13 +10,18 @@ from typing import Any
 from quantizers.errors import OptionValueError
 
 
-def option(default: Any, help: str, *, choices: Sequence[str] = (), low: float | None = None) -> Any:
+def option(
+    default: Any, help: str, *, choices: Sequence[str] = (), low: float | None = None, added: bool = False
+) -> Any:
     """A dataclass field that is an option: its default, a sentence of help, its choices or its lowest value.
 
-    The default's type (bool, int, float or str) is the option's type.
+    The default's type (bool, int, float or str) is the option's type.  An option that is `added` to a published method
+    is not among `Quantizer.options()` at its default, so that records keep the keys that they had without it.
     """
+    kind = type(default)
     return dataclasses.field(
-        default=default, metadata={"help": help, "choices": tuple(choices), "low": low, "type": type(default)}
+        default=default,
+        metadata={"help": help, "choices": tuple(choices), "low": low, "type": kind, "added": added},
     )
 
 

@@ -18,44 +18,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme
-from quantizers.mismatched import Rounding, problem, round_columns
+from quantizers.mismatched import Mismatched, Problem, Rounding, round_columns
 from quantizers.options import option
-from quantizers.stats import LayerStats
 
 
 @dataclass(frozen=True)
-class Qronos(Quantizer):
+class Qronos(Mismatched):
     """Corrects the errors of earlier layers by least squares, then diffuses rounding errors as GPTQ."""
 
     name = "qronos"
     version = "1"
-    needs_stats = True
-    needs_mismatch = True
-    default_calibration = "sequential"
-    formats = ALL_FORMATS
 
     damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H and diag G.", low=0)
     act_order: bool = option(True, "Take the columns by decreasing diag H, the most active inputs first.")
-    block_size: int = option(128, "Columns between two updates of all later columns.", low=1)
 
-    @torch.no_grad()
-    def quantize(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None = None) -> QuantizedWeight:
-        """Quantize `weight` [out, in].  Raises QuantizationError if H is not finite or cannot be factored.
-
-        The report has the damping used and ‖G − H‖/‖H‖ (mismatch), 0 where the two models' inputs are the same.
-        """
-        weight = self.prepare(weight, scheme, stats)
-        assert stats is not None  # checked by `prepare`
-        solved = problem(stats, weight.device, self.damping, self.act_order)
-        rounding = Rounding(weight, scheme, solved.order)
-        state = weight[:, solved.order].clone()
-        state[:, solved.dead] = 0
-        moved = state @ solved.mismatch  # W(G − H)
-        first = state[:, 0] + moved[:, 0] / solved.hessian[0, 0]  # (W·G_:1 − W_2:·H_2:,1) / H_11
-        state += moved @ solved.inverse.T @ solved.inverse  # W* = W·G·H⁻¹
-        round_columns(state, rounding, solved.inverse, self.block_size, first=first)
-        return rounding.result(solved.report)
+    def _round(self, state: Tensor, known: Problem, rounding: Rounding) -> None:
+        moved = state @ known.mismatch  # W(G − H)
+        first = state[:, 0] + moved[:, 0] / known.hessian[0, 0]  # (W·G_:1 − W_2:·H_2:,1) / H_11
+        state += moved @ known.inverse.T @ known.inverse  # W* = W·G·H⁻¹
+        round_columns(state, rounding, known.inverse, self.block_size, first=first)

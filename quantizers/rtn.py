@@ -14,7 +14,6 @@ from torch import Tensor
 from quantizers import grid
 from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme
 from quantizers.options import option
-from quantizers.rotation import Rotated
 from quantizers.stats import LayerStats
 
 
@@ -39,12 +38,3 @@ class RTN(Quantizer):
         params = grid.params_of(groups, scheme, grid.outer_of(weight, scheme), self.mse)
         codes = grid.from_groups(grid.codes_of(groups, params, scheme), weight.shape[1]).contiguous()
         return QuantizedWeight(codes, params.scale, params.zero, scheme, size, outer=params.outer)
-
-
-@dataclass(frozen=True)
-class HadamardRTN(Rotated, RTN):
-    """Round to nearest after a Hadamard rotation of the inputs."""
-
-    name = "hadamard-rtn"
-    version = "1"
-    plain = RTN

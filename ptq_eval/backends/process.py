@@ -62,7 +62,7 @@ class Worker:
 
         self.place, self.threads = place, threads
         self._home = Path(tempfile.mkdtemp(prefix="ptq-eval-worker-"))
-        start = {"entry": place.entry, "packages": _packages(place.entry), "threads": threads}
+        start = {"entry": place.entry, "packages": _packages(place.entry), "threads": threads, "parent": os.getpid()}
         (self._home / "start.json").write_text(json.dumps(start), encoding="utf-8")
         environment = {
             **{name: value for name, value in os.environ.items() if place.ours or name != "PYTHONPATH"},

@@ -1,8 +1,8 @@
 """The process in which a backend runs: `python -P worker.py HOME`, with the interpreter of its environment.
 
-HOME/start.json says what to import: {"entry": "module:Class", "packages": {top-level name: path}, "threads"}; `ready`
-is written there once that is done, and everything printed goes to `log`.  Then each line of standard input names the
-folder of a job, until it is closed.
+HOME/start.json says what to import: {"entry": "module:Class", "packages": {top-level name: path}, "threads", "parent":
+the process with which this one ends}; `ready` is written there once that is done, and everything printed goes to `log`.
+Then each line of standard input names the folder of a job, until it is closed.
 
 FOLDER/job.json says what to do: {"cells": [Cell …], "layers": {name: columns}, "device", "reload": bool}.  Beside it
 are the model (`model/`, or `weights.safetensors` with its layers) and `ids.safetensors`: "ids" [windows, time] to
@@ -25,6 +25,7 @@ import importlib.util
 import json
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SEED = 0
+
+ORPHAN_POLL = 1.0
+"""Seconds between two looks at whether the parent still runs."""
 
 BLOCK_COLUMNS = 4096
 """Rows of the identity that go through a module at once."""
@@ -60,6 +64,8 @@ class Packages(MetaPathFinder):
 def main(home: Path) -> None:
     """Import the package, then do the jobs whose folders come in on standard input, until it is closed."""
     start = json.loads((home / "start.json").read_text(encoding="utf-8"))
+    if os.name == "posix":  # elsewhere an orphan keeps its parent's number, and ends once standard input is closed
+        threading.Thread(target=_end_with, args=(start["parent"],), daemon=True).start()
     jobs = os.fdopen(os.dup(0), encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what a package reads is not a job
     sys.meta_path.insert(0, Packages(start["packages"]))
@@ -78,6 +84,13 @@ def main(home: Path) -> None:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _end_with(parent: int) -> None:
+    """End this process, also in the middle of a job, once its parent no longer runs."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_POLL)
+    os._exit(1)
 
 
 def _job(backend: Any, folder: Path) -> None:

@@ -22,7 +22,7 @@ from ptq_eval import plugins
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds_model, holds_weights, subfolders
 from ptq_eval.checkpoints.families import with_family
 from ptq_eval.checkpoints.foreign import foreign
-from ptq_eval.checkpoints.labels import name_order, stage_order
+from ptq_eval.checkpoints.labels import extra_words, name_order, stage_order
 from ptq_eval.checkpoints.numbered import Numbered
 from ptq_eval.checkpoints.overrides import Overrides, Place, read_overrides, require_known
 from ptq_eval.checkpoints.problems import ROOT, beside
@@ -38,6 +38,7 @@ _OF_SEVERAL = (
     "{what} may belong to any of the runs {runs}; move it into a folder with the checkpoints of its run, or list all "
     "folders with their steps or D in a trajectory.yaml"
 )
+_BRANCH = "where it is a point of that run, list its folders with step and D in a trajectory.yaml"
 _LAST = re.compile(
     r"((checkpoint|ckpt|model|step|iter|epoch)[-_])?(final|best|last|latest|main|release|end)"
     r"([-_](checkpoint|ckpt|model|step|iter|epoch|hf|unsharded|merged))*",
@@ -68,6 +69,24 @@ def discover(
     found = [checkpoint for run in sorted(runs, key=lambda run: run.name) for checkpoint in run.checkpoints]
     if not found:
         raise TrajectoryFileError("every checkpoint is excluded", remedy="shorten `exclude`")
+    return found
+
+
+def _with_branches(runs: Sequence[_Run]) -> list[_Run]:
+    """With a note at each run whose names say more than those of a longer one beside it: step490-cooldown, step490."""
+    found = []
+    for run in runs:
+        words = extra_words(run.checkpoints[0].revision)
+        beside = [other for other in runs if other.home == run.home and len(other.checkpoints) >= len(run.checkpoints)]
+        of = next((other for other in beside if extra_words(other.checkpoints[0].revision) < words), None)
+        if of is not None and run.home is not None:
+            more = " ".join(sorted(words - extra_words(of.checkpoints[0].revision)))
+            message = (
+                f"taken for a branch of {of.name}, and so for a run of its own ({run.name}): its name says {more!r}"
+            )
+            first = run.checkpoints[0].with_problem("branch", message, remedy=_BRANCH)
+            run = replace(run, checkpoints=(first, *run.checkpoints[1:]))
+        found.append(run)
     return found
 
 
@@ -112,6 +131,7 @@ def _runs_of(root: str | Path) -> list[_Run]:
         replace(run, checkpoints=tuple(with_family(checkpoint, run.home) for checkpoint in run.checkpoints))
         for run in _grouped((_name(checkpoint, folder), _home(checkpoint), counted(checkpoint)) for checkpoint in found)
     ]
+    runs = _with_branches(runs)
     if layer := read_overrides(folder):
         runs = _corrected(layer, runs)
     return _own_corrections(runs, folder)

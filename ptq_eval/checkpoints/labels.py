@@ -3,7 +3,7 @@
 A name is made of words and numbers with `-_.=: ` or nothing between them.
 
 * A *number* is 98, 0000098, 1,000 or 1e3, or with k, M, B or T 1.5k and 4B.  It counts what the word before it says
-  (`step_98`, `tokens4B`), or the one after it (`1000step`, `240b_tokens`); `words` has them.  One that is the whole
+  (`step_98`, `tokens4B`), or the one after it (`1000step`, `240b_tokens`); see `numerals`.  One that is the whole
   name is a step; one beside a word for a checkpoint (`model_100`), or with leading zeros (`foo-00100`), is the
   checkpoint's number where siblings differ in it, see `read_siblings`.  Beside any other word it may be a setting of
   the training (`dropout1`), so that the step is asked for.  Words for such settings (`seed1`, `v2`, `4bit`) and sizes
@@ -12,9 +12,9 @@ A name is made of words and numbers with `-_.=: ` or nothing between them.
   no other run of a checkpoint, see `_joined`.
 * The *stem* is what is left without step, tokens and stage; folders of the same stem belong to one run.
 
-A step is read only where it is certain.  It is not in two numbers side by side (`step_1_000`; fairseq's
-`checkpoint_1_1000` excepted), with decimals (`epoch-0.5`) or in a count of something else (`samples-1000`, `10pct`):
-such names make a run, ordered by the number, whose steps are asked for.
+A step or D is read only where it is certain.  It is not in two numbers side by side (`step_1_000`, `tokens_1_2`;
+fairseq's `checkpoint_1_1000` excepted), with decimals (`epoch-0.5`), a sign (`step_-1`) or in a count of something else
+(`samples-1000`, `10pct`): such names make a run, ordered by the number, whose steps are asked for.
 """
 
 from __future__ import annotations
@@ -23,40 +23,31 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 from typing import Literal
 
 from ptq_eval.checkpoints import stamps
-from ptq_eval.checkpoints.words import AFTER, MEANINGS, SAVED
+from ptq_eval.checkpoints.numerals import (
+    FACTORS,
+    MEANINGS,
+    SAVED,
+    SEPARATORS,
+    Number,
+    cut,
+    joined_thousands,
+    numbers_in,
+)
 
 Unit = Literal["step", "epoch", "number", "other"]
 """What a checkpoint is numbered by: optimizer steps, epochs, a number of unknown meaning, or what is no step."""
 
-_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
-_NUMBER = re.compile(
-    r"(?P<word>[a-z]*)[-_.=: ]*(?<![0-9])"
-    r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]{1,2}(?![0-9a-f]))?)"
-    r"(?:(?P<suffix>[kmbgt])(?P<unit>t|tok|tokens?)?(?![a-z]))?"
-    r"(?=(?:[-_ ]?(?P<after>[a-z]+)(?![a-z])(?![-_.=: ]*[0-9]))?)",
-    re.IGNORECASE,
-)
 _NAMED_STAGES = ("pretrain", "midtrain", "anneal", "decay", "cooldown")
 """Words at the start of a name that say a stage of training, in order of training."""
 _NAMED_STAGE = re.compile(rf"({'|'.join(_NAMED_STAGES)})[-_]", re.IGNORECASE)
-_SEPARATORS = "-_.=: "
 _ALONE = "/"
 """A number in what is left of a name: the whole of it where no word is beside it."""
-_PADDED = 4
-"""Digits, with leading zeros, of a counter of saved states; settings such as `v01` have fewer."""
 _FAIRSEQ = re.compile(r"checkpoint_([0-9]+)_([0-9]+)")
 _TOKENS_SEEN = re.compile(r"(tokens?)[-_]?seen", re.IGNORECASE)
-_GROUPS = r"[0-9]{1,3}(?P<between>[_ ])[0-9]{3}(?:(?P=between)[0-9]{3})*"
-_GROUPED_TOKENS = (
-    re.compile(rf"(?<![0-9a-z])(?<!step[-_ ])(?<!iter[-_ ]){_GROUPS}(?=[-_ ]?tok(?:en)?s?(?![a-z]))", re.IGNORECASE),
-    re.compile(rf"(?<=tok|ens|ken|oks)[-_=: ]*{_GROUPS}(?![0-9.]|[kmbgt](?![a-z]))", re.IGNORECASE),
-)
-"""Thousands of a count of tokens, 98_000_000, behind which or before which `tokens` is written."""
 
 
 @dataclass(frozen=True)
@@ -81,52 +72,44 @@ class Label:
     said: bool = field(default=True, compare=False)
 
 
-@dataclass(frozen=True)
-class _Number:
-    """A number in a name: its value (None for a fraction), what it counts ("" where nothing says so), and where it and
-    its word are.  `alone` is whether no other bare number is beside it."""
-
-    value: int | None
-    rounding: int
-    suffix: str
-    meaning: str
-    word: str
-    start: int
-    end: int
-    word_start: int
-    padded: bool = False
-    alone: bool = True
-
-
 def read(name: str) -> Label | None:
     """The label in `name`, or None where no word of it says what a number counts."""
     name = _plain(name)
-    numbers = _numbers(name)
+    numbers = _without_contradictions(numbers_in(name))
     steps = sorted((n for n in numbers if n.meaning == "step"), key=lambda n: n.word == "checkpoint")
     others = [n for meaning in ("number", "epoch", "other") for n in numbers if n.meaning == meaning]
     step = next(iter([*steps, *others]), None)
-    tokens = next((n for n in numbers if n.meaning == "tokens" and n.value is not None), None)
+    tokens = next((n for n in numbers if n.meaning == "tokens"), None)
     if tokens is not None and step is not None and step.meaning == "other":
         step = None
-    if tokens is None and step is not None:
+    if tokens is None and step is not None and step.meaning != "other":
         tokens = next((n for n in numbers if n.start > step.start and not n.word and n.suffix in ("b", "t")), None)
     if step is None and tokens is None:
         return None
     return _label(name, numbers, step, tokens)
 
 
+def _without_contradictions(numbers: Sequence[Number]) -> list[Number]:
+    """With several numbers that count steps (or tokens) and differ as "other", unless one of two is `checkpoint-3`."""
+    for meaning in ("step", "tokens"):
+        found = {n.value for n in numbers if n.meaning == meaning and n.word != "checkpoint"}
+        if len(found) > 1:
+            numbers = [replace(n, meaning="other") if n.meaning == meaning else n for n in numbers]
+    return list(numbers)
+
+
 def read_siblings(names: Iterable[str]) -> dict[str, Label]:
     """The labels of sibling names; a number beside an unknown word counts where names differ in it."""
     labels: dict[str, Label] = {}
-    groups: dict[str, dict[str, _Number]] = defaultdict(dict)
+    groups: dict[str, dict[str, Number]] = defaultdict(dict)
     for name in names:
         if label := read(name):
             labels[name] = label
             continue
         plain = _plain(name)
-        for number in _numbers(plain):
+        for number in numbers_in(plain):
             if not number.meaning:
-                rest = _cut(plain, [*stamps.find(plain), (number.start, number.end)], "\0")
+                rest = cut(plain, [*stamps.find(plain), (number.start, number.end)], "\0")
                 groups["-".join(stamps.fields(re.sub("\0+", _ALONE, rest)))][name] = number
     for rest, group in sorted(groups.items(), key=lambda item: -len(item[1])):
         unread = {name: number for name, number in group.items() if name not in labels}
@@ -136,7 +119,7 @@ def read_siblings(names: Iterable[str]) -> dict[str, Label]:
     return _with_certain_steps(_without_shared_totals(_joined(labels)))
 
 
-def _counted(numbers: Sequence[_Number], alone: bool) -> str:
+def _counted(numbers: Sequence[Number], alone: bool) -> str:
     """What the numbers that no word explains and siblings differ in count: "tokens", "number", "other" or "fixed".
 
     Billions beside a name are the sizes of models (llama-7B), and tokens beside a word for a checkpoint, alone
@@ -146,18 +129,19 @@ def _counted(numbers: Sequence[_Number], alone: bool) -> str:
     word = numbers[0].word
     named = alone or word in SAVED or MEANINGS.get(word) in ("step", "number")
     if all(number.suffix in ("b", "t") for number in numbers):
-        large = any((number.value or 0) >= _FACTORS["t"] for number in numbers)
+        large = any((number.value or 0) >= FACTORS["t"] for number in numbers)
         return "tokens" if named or large else "fixed"
     if any(number.suffix for number in numbers):
         return "other"
     return "number" if named or any(number.padded for number in numbers) else "other"
 
 
-def _by_siblings(name: str, number: _Number, counted: str) -> Label:
+def _by_siblings(name: str, number: Number, counted: str) -> Label:
     """The label of a name in which siblings differ by a number that counts what `_counted` says."""
-    if counted == "tokens":
+    if counted == "tokens" and number.clear:
         return replace(_label(name, [], None, number), said=True)
-    return _label(name, [], number if counted == "number" else replace(number, meaning="other"), None)
+    certain = counted == "number" and number.clear
+    return _label(name, [], number if certain else replace(number, meaning="other"), None)
 
 
 def _groups(labels: Mapping[str, Label], part: str) -> Iterable[list[str]]:
@@ -226,7 +210,7 @@ def name_order(name: str) -> tuple[object, ...]:
 
 def _size(number: str) -> float:
     digits = number.rstrip("kmbt")
-    return float(digits) * _FACTORS[number[len(digits) :]]
+    return float(digits) * FACTORS[number[len(digits) :]]
 
 
 def counts(word: str) -> bool:
@@ -234,76 +218,21 @@ def counts(word: str) -> bool:
     return MEANINGS.get(word, "fixed" if word not in ("", "global") and not stamps.is_neutral(word) else "") != "fixed"
 
 
+def extra_words(revision: str) -> frozenset[str]:
+    """What the name of a checkpoint says about its run besides what its numbers count."""
+    label = read(revision.partition("/")[0])
+    return frozenset(word for word in (label.core if label else "").lower().split("-") if not counts(word))
+
+
 def _plain(name: str) -> str:
     """The name without scores, and with words in place of fairseq's order and of signs."""
     name = stamps.without_scores(name.replace("%", "pct"))
     if fairseq := _FAIRSEQ.fullmatch(name):
         name = fairseq.expand(r"checkpoint_epoch\1_update\2")
-    name = _TOKENS_SEEN.sub(r"\1", name)
-    for grouped in _GROUPED_TOKENS:
-        name = grouped.sub(lambda found: re.sub(r"(?<=[0-9])[_ ]", "", found[0]), name)
-    return name
+    return joined_thousands(_TOKENS_SEEN.sub(r"\1", name))
 
 
-def _cut(name: str, spans: Iterable[tuple[int, int]], filler: str = "") -> str:
-    """The name without some parts, or with `filler` in place of each of their characters."""
-    for start, end in sorted(spans, reverse=True):
-        name = f"{name[:start]}{filler * (end - start)}{name[end:]}"
-    return name
-
-
-def _numbers(name: str) -> list[_Number]:
-    """The numbers in a name, those of stamps excepted."""
-    masked = _cut(name, stamps.find(name), "\0")
-    bare = "".join(stamps.fields(masked.replace("\0", "")))
-    numbers = [_number(match, bare) for match in _NUMBER.finditer(masked)]
-    pairs = zip_longest(numbers, numbers[1:])
-    return [replace(number, alone=not _side_by_side(masked, number, after)) for number, after in pairs]
-
-
-def _side_by_side(name: str, one: _Number, other: _Number | None) -> bool:
-    """Whether a second number without a word of its own follows."""
-    if other is None or one.suffix or other.suffix or other.meaning:
-        return False
-    return not name[one.end : other.start].strip(_SEPARATORS)
-
-
-def _number(match: re.Match[str], bare: str) -> _Number:
-    """`bare` is the name without stamps and words that do not matter."""
-    suffix = (match["suffix"] or "").lower()
-    digits = Decimal(match["digits"].replace(",", ""))
-    unit = Decimal(1).scaleb(int(digits.as_tuple().exponent)) * _FACTORS[suffix]
-    exact = digits * _FACTORS[suffix]
-    # 1.000 may be a thousand, but 1.0 is 1.
-    whole = exact == exact.to_integral_value() and (suffix or int(digits.as_tuple().exponent) >= -1)
-    return _Number(
-        value=int(exact) if whole else None,
-        rounding=int(unit) if whole else 0,
-        suffix=suffix,
-        meaning=_meaning(match, bare),
-        word=match["word"].lower(),
-        start=match.start("digits"),
-        end=max(match.end(group) for group in ("digits", "suffix", "unit")),
-        word_start=match.start(),
-        padded=len(match["digits"]) >= _PADDED and match["digits"].startswith("0"),
-    )
-
-
-def _meaning(match: re.Match[str], bare: str) -> str:
-    """What a number counts, by its unit, the word before it, the word after it, or its being the whole name."""
-    if match["unit"]:
-        return "tokens"
-    before, after = MEANINGS.get(match["word"].lower(), ""), AFTER.get((match["after"] or "").lower(), "")
-    if (before or after) in ("step", "number") and (match["suffix"] or "").lower() in ("b", "t"):
-        return "tokens"  # no training has a billion steps
-    if before or after:
-        return before or after
-    if match["digits"] == bare:
-        return "step" if Decimal(bare.replace(",", "")) < _FACTORS["b"] else "other"
-    return "other" if bare.isdecimal() else ""  # numbers alone: which of them is the step?
-
-
-def _label(name: str, numbers: Sequence[_Number], step: _Number | None, tokens: _Number | None) -> Label:
+def _label(name: str, numbers: Sequence[Number], step: Number | None, tokens: Number | None) -> Label:
     stages = [number for number in numbers if number.meaning == "stage"]
     named = _NAMED_STAGE.match(name)
     stage = "-".join(f"{number.word}{number.value}" for number in stages) or (named[1].lower() if named else "")
@@ -332,11 +261,11 @@ def _label(name: str, numbers: Sequence[_Number], step: _Number | None, tokens: 
 
 def _stem(name: str, spans: Iterable[tuple[int, int]], staged: bool) -> str:
     for start, end in sorted(spans, reverse=True):
-        name = f"{name[:start].rstrip(_SEPARATORS)}-{name[end:].lstrip(_SEPARATORS)}"
-    return (_NAMED_STAGE.sub("", name, count=1) if staged else name).strip(_SEPARATORS)
+        name = f"{name[:start].rstrip(SEPARATORS)}-{name[end:].lstrip(SEPARATORS)}"
+    return (_NAMED_STAGE.sub("", name, count=1) if staged else name).strip(SEPARATORS)
 
 
-def _unit(step: _Number | None) -> Unit:
+def _unit(step: Number | None) -> Unit:
     if step is None:
         return "number"
     if step.meaning == "other" or not step.alone:

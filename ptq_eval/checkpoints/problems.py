@@ -246,7 +246,9 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
 }
 
 
-_WARNED = ("tokens_unknown", "counter_restart", "stage_restart", "model_beside", "adapter_beside", "large_weights")
+_WARNED = (
+    "tokens_unknown", "counter_restart", "stage_restart", "model_beside", "adapter_beside", "large_weights", "branch",
+)  # fmt: skip
 """Problems that are not fatal and change what a curve over D means."""
 
 

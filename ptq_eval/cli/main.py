@@ -198,9 +198,9 @@ def quantizers() -> None:
     table = Table("quantizer", "from", "calibration", "option", "default", "meaning")
     for name, cls in plugins.load_all("quantizers").items():
         head: tuple[str, ...] = (name, plugins.provider("quantizers", name), cls.default_calibration)
-        defaults = cls().options()
+        plain = cls()
         for option, text in cls.option_help().items() or {"": ""}.items():
-            table.add_row(*head, option, str(defaults.get(option, "")), text)
+            table.add_row(*head, option, str(getattr(plain, option, "")), text)
             head = ("", "", "")
     for status in statuses():
         where = f"{status.backend.name} {status.version} ({status.state})".replace("  ", " ")

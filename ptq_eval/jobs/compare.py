@@ -84,24 +84,22 @@ def compare(
     made, groups, known = grouped(source, config, names)
     options = {name: getattr(config, name) for name in ("loss", "huber_delta", "seed")}
     asked = made or {"kumar": make_law("kumar")}
-    comparisons, phases, answers, failed = [], [], [], ()
-    for place, group in enumerate(groups):
+    deltas = {name: law for name, law in asked.items() if law.response == "delta"}
+    ranked = _with_data(groups, [(same, same.values()) for same in _by_response(made)])
+    phased = _with_data(groups, [(deltas, deltas.values())] if deltas else [])
+    paired = _with_data(groups, [((law, pair), [law]) for pair in tests for law in [_with(asked, pair)]])
+    comparisons, failed = [], ()
+    for place, (about, same, data) in enumerate(ranked):
         if progress:
-            progress("comparing laws", float(place), float(len(groups)))
-        about = {"label": group.label, **group.about}
-        for same in _by_response(made):
-            if (data := _columns_for(group, same.values())) is not None:
-                ranked = ranking.compare(same, data, **options, intervals="none")
-                failed = failed or (() if ranked.entries else (same, data, ranked))
-                comparisons.append({**about, **ranked.to_dict()})
-        deltas = {name: law for name, law in asked.items() if law.response == "delta"}
-        data = _columns_for(group, deltas.values()) if deltas else None
-        if data is not None:
-            phases.append({**about, **phase_against_tokens(data, **options, n_boot=bootstrap)})
-        for pair in tests:
-            law = _with(asked, pair)
-            if (data := _columns_for(group, [law])) is not None:
-                answers.append({**about, **equality(law, data, *pair, **options, n_boot=bootstrap)})
+            progress("comparing laws", float(place), float(len(ranked)))
+        one = ranking.compare(same, data, rankings=len(ranked), **options, intervals="none")
+        failed = failed or (() if one.entries else (same, data, one))
+        comparisons.append({**about, **one.to_dict()})
+    options["n_boot"] = bootstrap
+    phases = [{**about, **phase_against_tokens(data, groups=len(phased), **options)} for about, _, data in phased]
+    answers = [
+        {**about, **equality(law, data, *pair, questions=len(paired), **options)} for about, (law, pair), data in paired
+    ]
     if not comparisons and not answers:
         asked_for, allowed = ", ".join(names), "rows with delta or loss"
         raise NothingToFitError("nothing to compare these laws on", got=asked_for, allowed=allowed)
@@ -175,6 +173,18 @@ def _columns_for(group: Group, laws: Iterable[Law]) -> dict[str, np.ndarray] | N
         phases = data.get("phase", np.full(len(data["run"]), ""))
         data["S"], _ = phase_of(data["learning_rate"], phases, data["run"], data["D"])
     return data
+
+
+def _with_data(
+    groups: Sequence[Group], asked: Sequence[tuple[Any, Iterable[Law]]]
+) -> list[tuple[dict[str, Any], Any, dict[str, np.ndarray]]]:
+    """(what the group is about, what is asked, the data of its laws) wherever a group has them."""
+    found = []
+    for group in groups:
+        for what, laws in asked:
+            if (data := _columns_for(group, laws)) is not None:
+                found.append(({"label": group.label, **group.about}, what, data))
+    return found
 
 
 def _given(source: Data, config: FitConfig, names: list[str]) -> tuple[dict[str, Law], list[Group], str]:

@@ -84,9 +84,11 @@ def _rounded(own: Tensor, scheme: Scheme) -> Tensor | None:
 
 @dataclass
 class Witness:
-    """What is noted of one variant while its layers are quantized.  `compared`: whether equality with RTN is a sign."""
+    """What is noted of one variant while its layers are quantized.  `compared`: whether equality with RTN is a sign;
+    `rounding`: whether they are those of RTN, where there is nothing to compare."""
 
     compared: bool = True
+    rounding: bool = False
     layers: int = 0
     alike: list[str] = field(default_factory=list)
     still: list[str] = field(default_factory=list)
@@ -97,6 +99,8 @@ class Witness:
     def weight(self, name: str, own: Tensor, new: Tensor, scheme: Scheme) -> None:
         """Note how a layer's `new` weight [out, in] is related to its `own` and to that of rounding."""
         self.layers += 1
+        if self.rounding:
+            return
         step = max(1, len(own) // ROWS) if scheme.format == "int" else 1
         alike, still, ratio = _compared(own[::step], new[::step], scheme)
         if step > 1 and (alike or still):
@@ -162,6 +166,13 @@ def of_backend(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def of_rounded(layers: Sequence[str], count: int) -> list[dict[str, Any]]:
+    """The doubt of a variant of `count` layers of which the method could only round these to nearest."""
+    if not layers:
+        return []
+    return [{"kind": Doubt.ROUNDED.value, "layers": len(layers), "of": count, "first": layers[0]}]
+
+
 def of_losses(nll: Sequence[float], full: Sequence[float]) -> list[dict[str, Any]]:
     """The doubt of a variant whose losses are, window by window, exactly those in full precision."""
     if not nll or list(nll) != list(full):
@@ -187,14 +198,14 @@ class Plausibility:
         `weights` are moved to the part of their error that is scored: they are those of the variant no more.
         `scores` are those of the variant on `windows`.
         """
-        squares = torch.zeros(2, dtype=torch.float64)
-        narrow = False
+        error = size = 0.0
         for name, weight in weights.items():
             own = self.model.weight(name).to(weight.device)
-            squares += torch.tensor([float((weight - own).float().square().sum()), float(own.float().square().sum())])
-            narrow |= weight.dtype is not torch.float32
+            if weight.dtype is not torch.float32:
+                error += float((weight - own).float().square().sum())
+                size += float(own.float().square().sum())
             weight.lerp_(own, 1 - PART)
-        if narrow and float(squares[0]) < _HELD**2 * float(squares[1]):
+        if error < _HELD**2 * size:
             return None
         _, part = self._evaluator.score([weights])[0]
         tokens = len(self.windows) * (self._evaluator.ids.shape[1] - 1)

@@ -96,8 +96,9 @@ class Floor:
 
     def __init__(self, session: Session, *, full: bool = True) -> None:
         self.session = session
-        self.share = _measured(session, _share, second_order.GROUPS) if full else Unmeasured.MEMORY
-        self.slopes = _measured(session, _slopes, 2)
+        count = second_order.WINDOWS
+        self.share = _measured(session, second_order.share, count, count) if full else Unmeasured.MEMORY
+        self.slopes = _measured(session, Slopes.of, GRADIENT_WINDOWS, 2)
 
     @property
     def nbytes(self) -> float:
@@ -142,16 +143,10 @@ def moved(differences: np.ndarray, evaluated: int) -> float:
     return math.sqrt(2 * (common + variance / evaluated))
 
 
-def _slopes(model: LanguageModel, ids: Tensor) -> Slopes:
-    return Slopes.of(model, ids)
-
-
-def _share(model: LanguageModel, ids: Tensor) -> float:
-    return second_order.share(model, ids, batch=_windows_per_pass(model, ids))
-
-
-def _measured(session: Session, what: Callable[[LanguageModel, Tensor], Found], gradients: int) -> Found | Unmeasured:
-    """What needs the gradients of some windows, so many of them at once."""
+def _measured(
+    session: Session, what: Callable[[LanguageModel, Tensor], Found], windows: int, gradients: int
+) -> Found | Unmeasured:
+    """What needs the gradients of some `windows`, so many of them at once."""
     model, ids = session.model, session.evaluation
     if session.scratch is not None:
         return Unmeasured.OFFLOADED
@@ -163,7 +158,7 @@ def _measured(session: Session, what: Callable[[LanguageModel, Tensor], Found], 
     if whole + variant + logits + gradients * _gradient_bytes(model) > session.budget.total:
         return Unmeasured.MEMORY
     try:
-        return what(model, ids[places(GRADIENT_WINDOWS, len(ids))])
+        return what(model, ids[places(windows, len(ids))])
     except (RuntimeError, MemoryError) as error:  # NotImplementedError, of a layer without backward pass, is one
         return Unmeasured.MEMORY if out_of_memory(error) else Unmeasured.NO_GRADIENT
 

@@ -51,9 +51,9 @@ def gradients(
 ) -> Iterator[Gradients]:
     """Gradients of the loss summed over tokens of `ids` [batch, time], once for each draw of labels.
 
-    `labels(logits [batch, time − 1, vocabulary])` returns [batch, time − 1].  A layer that no token reaches is absent;
-    one that is called twice has the tokens of both calls.  To `by_table` [vocabulary, width], if there is one, the
-    gradients by the embedding's weight are added: those of all uses of the tensor.
+    `labels(probability [batch, time − 1, vocabulary])` returns [batch, time − 1].  A layer that no token reaches is
+    absent; one that is called twice has the tokens of both calls.  To `by_table` [vocabulary, width], if there is one,
+    the gradients by the embedding's weight are added: those of all uses of the tensor.
     """
     calls: list[tuple[str, Tensor, Tensor]] = []
 
@@ -67,30 +67,34 @@ def gradients(
     table.requires_grad_(by_table is not None)
     try:
         with torch.enable_grad():
-            logits = model.module(input_ids=ids, use_cache=False).logits[:, :-1].float()
-            log_probability = logits.log_softmax(-1)
+            logits = model.module(input_ids=ids, use_cache=False).logits
     finally:
         for handle in handles:
             handle.remove()
         table.requires_grad_(False)
-    outputs = [out for _, _, out in calls]
+    by = [*(out for _, _, out in calls), *([] if by_table is None else [table])]
+    probability = logits.detach().float().softmax(-1)
     for draw in range(draws):
-        wanted = labels(logits.detach())[..., None]
+        last = draw + 1 == draws
+        wanted = labels(probability[:, :-1])[..., None]
+        by_logits = probability if last else probability.clone()  # softmax minus one at the label
+        by_logits[:, :-1].scatter_add_(-1, wanted, torch.full_like(wanted, -1.0, dtype=torch.float32))
+        by_logits[:, -1] = 0.0  # the last position predicts nothing that is in the window
         table.requires_grad_(by_table is not None)
-        with torch.enable_grad():
-            loss = -log_probability.gather(-1, wanted).sum()
-            by = [*outputs, *([] if by_table is None else [table])]
-            by_output = torch.autograd.grad(loss, by, retain_graph=draw + 1 < draws, allow_unused=True)
+        grad = torch.autograd.grad
+        by_output = grad(logits, by, by_logits.to(logits.dtype), retain_graph=not last, allow_unused=True)
         table.requires_grad_(False)
         if by_table is not None:
             by_table += by_output[-1]
         yield _by_layer(calls, by_output)
 
 
-def drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One label for each position, [batch, time], by the prediction `logits` [batch, time, vocabulary]."""
-    probability = logits.softmax(-1)
-    return torch.multinomial(probability.flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
+def drawn(probability: Tensor, generator: torch.Generator) -> Tensor:
+    """One label for each position, [batch, time], by the `probability` [batch, time, vocabulary]."""
+    cumulated = probability.cumsum(-1)
+    total = cumulated[..., -1:]
+    place = total * torch.rand(total.shape, generator=generator, device=total.device)
+    return torch.searchsorted(cumulated, place, right=True).squeeze(-1).clamp_(max=probability.shape[-1] - 1)
 
 
 def _by_layer(calls: Sequence[tuple[str, Tensor, Tensor]], by_output: Sequence[Tensor | None]) -> Gradients:

@@ -19,35 +19,32 @@ from torch import Tensor
 from ptq_eval.measure.gradients import drawn, gradients
 from ptq_eval.models.language_model import LanguageModel
 
-GROUPS = 8
-"""Gradients that are compared pair by pair, each of its own windows.  The share is then known to about 10 %."""
+WINDOWS = 12
+"""Gradients that are compared pair by pair, each of one window: what a pair says hardly depends on how many windows are
+behind it, so more pairs are worth more than longer samples.  The share is then known to about 12 %
+(docs/log.md)."""
 
 
-def share(model: LanguageModel, ids: Tensor, *, batch: int = 1, groups: int = GROUPS) -> float:
+def share(model: LanguageModel, ids: Tensor) -> float:
     """The standard deviation of ½ εᵀFε over roundings divided by its mean, from windows `ids` [n, time], n at least 2.
 
-    Memory holds one gradient per group.  Labels are drawn with a generator of their own.
+    Memory holds one gradient per window.  Labels are drawn with a generator of their own.
     """
     generator = torch.Generator(model.device).manual_seed(0)
-    own = [part for part in (ids[k::groups] for k in range(groups)) if len(part)]
-    scores = [_score(model, part, batch, generator) for part in own]
-    products = torch.zeros(len(own), len(own), dtype=torch.float64)
+    scores = [_score(model, row, generator) for row in ids.to(device=model.device, dtype=torch.long).split(1)]
+    products = torch.zeros(len(scores), len(scores), dtype=torch.float64)
     for name in model.linears():
         weight = model.weight(name).float()
         spread = weight.amax(1, keepdim=True) - weight.amin(1, keepdim=True)
-        rows = torch.stack([(score[name] * spread).flatten() for score in scores])
+        reached = [score[name] if name in score else torch.zeros_like(weight) for score in scores]
+        rows = torch.stack([(score * spread).flatten() for score in reached])
         products += (rows @ rows.T).double().cpu()
-    apart = ~torch.eye(len(own), dtype=torch.bool)
+    apart = ~torch.eye(len(scores), dtype=torch.bool)
     trace, square = float(products.diagonal().mean()), float(products[apart].square().mean())
     return math.sqrt(2 * square) / trace if trace > 0 else 0.0
 
 
-def _score(model: LanguageModel, ids: Tensor, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """S/√T of windows `ids`: {layer: [out, in]}, float32."""
-    total = {name: torch.zeros_like(model.weight(name), dtype=torch.float32) for name in model.linears()}
-    scale = (ids.shape[0] * (ids.shape[1] - 1)) ** -0.5
-    for rows in ids.to(device=model.device, dtype=torch.long).split(batch):
-        for found in gradients(model, rows, lambda logits: drawn(logits, generator)):
-            for name, (inputs, outputs) in found.items():
-                total[name].addmm_(outputs.T, inputs, alpha=scale)
-    return total
+def _score(model: LanguageModel, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """S/√T of a window `ids` [1, time]: {layer: [out, in]}, float32; without layers that no token reaches."""
+    (found,) = gradients(model, ids, lambda probability: drawn(probability, generator))
+    return {name: outputs.T @ inputs * (ids.shape[1] - 1) ** -0.5 for name, (inputs, outputs) in found.items()}

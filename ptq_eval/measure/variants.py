@@ -79,13 +79,25 @@ class Variant:
     """What is noted while layers are quantized."""
 
     def __post_init__(self) -> None:
-        plain = self.quantizer.name == ROUNDING or isinstance(self.quantizer, Foreign)
-        self.witness = Witness(compared=self.quantizer.needs_stats or not plain)
+        rounding = self.quantizer.name == ROUNDING
+        plain = rounding or isinstance(self.quantizer, Foreign)
+        self.witness = Witness(compared=self.quantizer.needs_stats or not plain, rounding=rounding)
 
     @property
     def carried(self) -> Mapping[str, Tensor]:
         """All parameters that the model carries when it is this variant."""
         return {**self.weights, **self.others} if self.others else self.weights
+
+    @property
+    def failure(self) -> str:
+        """Why there is nothing to measure, for the record; empty where there is."""
+        if self.failed:
+            return self.failed
+        if self.weights and len(self.witness.still) == len(self.weights):
+            return f"{self.quantizer.name} left all weights unchanged"
+        if self.skipped and not self.weights:
+            return "no layer could be quantized: " + next(iter(self.skipped.values()))
+        return ""
 
     def add_dense(self, name: str, weight: Tensor, own: Tensor) -> None:
         """Store a layer's weight [out, in] that a backend has made in place of `own`."""

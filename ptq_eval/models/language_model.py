@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptq_eval.config import run as config
+from ptq_eval.config.run import DTYPES as DTYPE_NAMES
 from ptq_eval.errors import UnsupportedModelError
 from ptq_eval.models.blueprint import blueprint, is_causal, not_causal, usable_length
 from ptq_eval.models.loading import from_pretrained, to_device
 from ptq_eval.models.parameters import Parts, classify, transposed
 
-DTYPES = {name: getattr(torch, name) for name in config.DTYPES}
+DTYPES = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
 class LanguageModel:

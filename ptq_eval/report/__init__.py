@@ -57,13 +57,14 @@ def write(
     """Write the whole report below `out` and return the paths of its files.  points: those of the table, if known.
 
     `degradation.csv`, `fit.json`, `replicates.npz` if replicates are passed, `report.md`, `tables/degradation.tex` and
-    two figures, one more for named number formats and for several calibrations each, as PNG, PDF and CSV.  The page
-    includes a comparison of laws, a backtest and a study of sensitivity if the folder has them.  Each file is replaced
-    atomically.
+    two figures, one more for named number formats, several calibrations and a run of eight checkpoints each, as PNG,
+    PDF and CSV.  The page includes a comparison of laws, a backtest and a study of sensitivity if the folder has them.
+    Each file is replaced atomically.
 
     Raises OutputFullError where the folder cannot be written, NothingToFitError for a table without rows, and
     OutputMismatchError where one of these is damaged.
     """
+    from ptq_eval.report.backtest import hindsight
     from ptq_eval.report.common import figures, files
     from ptq_eval.report.common.data import Study
     from ptq_eval.report.run import calibrations_figure, delta_figure, formats_figure, latex, loss_figure
@@ -75,6 +76,8 @@ def write(
         drawn["delta_vs_bits"] = formats_figure
     if len(study.calibrations):
         drawn["delta_vs_calibration"] = calibrations_figure
+    if hindsight.shown(study):
+        drawn[hindsight.name(study)] = hindsight
     return [
         files.write_csv(out / "degradation.csv", table),
         *files.write_fit(out, fit, replicates),

@@ -158,7 +158,7 @@ def fisher(
     moments: dict[str, _Moments] = {}
     before: dict[str, Tensor] = {}
     for window, row in enumerate(ids[order].to(device=model.device, dtype=torch.long).split(1)):
-        passes = gradients(model, row, lambda logits: drawn(logits, generator), draws)
+        passes = gradients(model, row, lambda probability: drawn(probability, generator), draws)
         for draw, found in enumerate(passes):
             for layer, name in enumerate(layers):
                 if name not in found:

@@ -59,6 +59,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "gptq by activity": {"quantizers": ("gptq",), "options": {"gptq": {"act_order": True, "static_groups": True}}},
     "awq with clipping": {"quantizers": ("awq",), "options": {"awq": {"clip": True}}},
+    "awq relative": {"quantizers": ("awq",), "options": {"awq": {"relative": True}}},
     "awq sequential": {"quantizers": ("awq",), "calibration": "sequential"},
     "hqq": {"quantizers": ("hqq",)},
     "signround": {"quantizers": ("signround",)},
@@ -75,6 +76,7 @@ FAMILY_OF = {
     "gptq by activity": "GPTQ",
     "awq": "AWQ",
     "awq with clipping": "AWQ",
+    "awq relative": "AWQ",
     "awq sequential": "AWQ",
     "hqq": "HQQ",
     "signround": "SignRound",
@@ -228,11 +230,13 @@ COLOURS = {
     "": "#CC79A7",
 }
 OTHER_FAMILY = "other formats and methods"
+APART = 0.011
+"""Methods of one size would cover each other: each family is drawn this share of the bytes beside the one before."""
 
 
 def drawn(table: pd.DataFrame) -> Any:
-    """δ against the bytes of the quantized matrices, a panel per model: ours filled, others hollow, and the median
-    noise floor of the methods of a size as a band."""
+    """δ against the bytes of the quantized matrices, a panel per model: ours filled, others hollow, families side by
+    side, and the median noise floor of the methods of a size as a band."""
     from matplotlib.lines import Line2D
 
     models = list(dict.fromkeys(table["model"]))
@@ -241,13 +245,20 @@ def drawn(table: pd.DataFrame) -> Any:
         own = table[table["model"] == model]
         for row in records(own):
             colour, ours = COLOURS[row["family"]], ":" not in row["method"]
-            panel.plot(row["bytes"], row["delta"], "o", color=colour, mfc=colour if ours else "none", alpha=0.8)
+            aside = 1 + APART * (list(COLOURS).index(row["family"]) - len(COLOURS) // 2)
+            fill = colour if ours else "none"
+            panel.plot(row["bytes"] * aside, row["delta"], "o", ms=4.5, color=colour, mfc=fill, alpha=0.8)
         for _, width in own.groupby("bits"):  # a step per bit-width: the median floor of its methods
-            ends = [width["bytes"].min() * 0.97, width["bytes"].max() * 1.03]
+            ends = [width["bytes"].min() * 0.95, width["bytes"].max() * 1.05]
             panel.fill_between(ends, 1e-9, float(np.nanmedian(width["noise_floor"])), color="#dddddd", lw=0, zorder=0)
         floors = [float(np.nanmedian(width["noise_floor"])) for _, width in own.groupby("bits")]
         low = min([own["delta"][own["delta"] > 0].min(), *(floor for floor in floors if floor > 0)])
-        panel.set(yscale="log", title=model, xlabel="bytes of the quantized matrices", ylim=(low / 2, None))
+        panel.set(
+            yscale="log",
+            title=model,
+            xlabel="bytes of the quantized matrices, families side by side",
+            ylim=(low / 2, None),
+        )
     axes[0, 0].set_ylabel("δ (nats per token)")
     handles = [
         Line2D([], [], ls="", marker="o", color=colour, label=family or OTHER_FAMILY)

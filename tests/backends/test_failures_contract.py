@@ -14,7 +14,7 @@ METHODS = ("good", "nan", "shape", "unchanged", "partial", "raises", "killed", "
 REASONS = {
     "nan": "not finite",
     "shape": "other shapes",
-    "unchanged": "left all weights unchanged",
+    "unchanged": "the backend left it unchanged",
     "raises": "ValueError: cannot do this",
     "killed": "killed by SIGKILL, as the system does when memory runs out: about to die",
     "missing": "no weights of 1 layers",

@@ -1,6 +1,9 @@
 """Contract: a worker is kept from job to job, ended in time and within its memory, and does not leave children."""
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -10,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from ptq_eval import units
 from ptq_eval.backends.base import Cell
 from ptq_eval.backends.environments import place_of
-from ptq_eval.backends.process import Limits
+from ptq_eval.backends.process import Limits, write_job
 from ptq_eval.backends.workers import Workers
 
 
@@ -120,3 +123,30 @@ def test_a_caller_that_stops_asking_leaves_no_process(fakes, exchange):
         next(answers)
         answers.close()
         assert not psutil.pid_exists(int(first_number(before)))
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from ptq_eval.backends.environments import Place
+from ptq_eval.backends.process import Worker
+
+worker = Worker(Place("fake", "tests.backends.fakes:Fake", Path(sys.executable), True, {}), 1)
+worker.ask(Path(sys.argv[1]))
+print(worker._process.pid, flush=True)
+time.sleep(3600)
+"""
+
+
+def test_a_worker_ends_in_the_middle_of_a_job_when_its_parent_is_killed(exchange):
+    write_job(exchange, [Cell("sleeps", 4, 16, False)], {"a": 32})
+    command = [sys.executable, "-c", DRIVER, str(exchange)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as driver:
+        assert driver.stdout is not None
+        worker = psutil.Process(int(driver.stdout.readline()))
+        assert worker.is_running()
+        driver.kill()
+    deadline = time.monotonic() + 120
+    while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE

@@ -43,8 +43,8 @@ def test_longer_cannot_be_told_where_the_interval_holds_both_signs():
 def test_lower_pays_where_its_upper_bound_does():
     lines = said(Question(params=220e6, tokens=26e9, serve_bits=(3, 4)))
     by_start = {words.partition(":")[0]: words for words in lines}
-    assert by_start["N = 220M, served at 4 bits"].endswith("lower precision wins.")
-    assert by_start["N, D and P free, served at 4 bits"].endswith("lower precision wins.")
+    assert by_start["N = 220M, served at 4 bits"].endswith("lower precision wins (no interval).")
+    assert by_start["N, D and P free, served at 4 bits"].endswith("lower precision wins (no interval).")
     # an upper bound above the loss at 16 bits says nothing
     assert by_start["N = 220M, served at 3 bits"].endswith("whether lower precision wins is uncertain.")
     assert "7.00 bits are the best training precision at any budget" in " ".join(lines)
@@ -55,7 +55,7 @@ def test_given_the_constants_of_equation_9_lower_is_told():
     found = plan(from_preset(robust), Question(params=30e6, tokens=26e9, serve_bits=(3,)))
     [lines] = [words for words in sentences(found) if words.startswith("N = 30M, served at 3 bits")]
     assert "≤" not in lines
-    assert lines.endswith("lower precision does not win.")
+    assert lines.endswith("lower precision does not win (no interval).")
     assert not any("equation 9" in caution for caution in cautions(found))
 
 

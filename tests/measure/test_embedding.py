@@ -15,7 +15,8 @@ from ptq_eval.measure.session import Session
 from ptq_eval.measure.sweep import sweep
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
-from ptq_eval.records import Trial
+from ptq_eval.records import Doubt, Trial
+from ptq_eval.report.run.doubts import doubt_text
 from quantizers import LayerStats, Scheme, get_quantizer
 from tests.measure.test_memory import planned, records
 from tests.support import models as core_models
@@ -125,6 +126,9 @@ def test_a_record_says_what_was_quantized_and_how(saved, small):
     assert rtn.details["layers"] == gptq.details["layers"] == 15
     assert "rounded_to_nearest" not in rtn.details
     assert gptq.details["rounded_to_nearest"] == ["model.embed_tokens"]
+    assert Doubt.ROUNDED not in {doubt["kind"] for doubt in rtn.details.get("doubts", ())}
+    (rounded,) = (doubt for doubt in gptq.details["doubts"] if doubt["kind"] == Doubt.ROUNDED)
+    assert "1 of 15 layers (model.embed_tokens) were rounded to nearest" in doubt_text(rounded)
     assert rtn.bits_per_weight == 4 + 20 / 16
     assert rtn.details["rounding"] > 0
     plain = planned(saved("llama").parent, **{**small, "bits": (4,)}).workloads[0]

@@ -40,6 +40,16 @@ def test_progress_ends_at_its_total(work, groups, missing):
     assert all(amount >= 0 for amount in ticks)
 
 
+@pytest.mark.parametrize("method", ["gptaq", "qronos"])
+def test_a_pass_of_two_models_counts_twice(saved, small, method):
+    options = {**small, "quantizers": ("gptq", method), "bits": (3, 4)}
+    work = planned(saved("llama").parent, **options).workloads[0]
+    own = {name: [trial for trial in work.trials if trial.quantizer == name] for name in ("gptq", method)}
+    evaluating = {name: (1 + len(trials)) * len(work.evaluation.ids) for name, trials in own.items()}
+    calibrating = {name: cost(work, trials) - evaluating[name] for name, trials in own.items()}
+    assert calibrating == {"gptq": 2 * small["calib_windows"], method: 4 * small["calib_windows"]}
+
+
 @pytest.mark.parametrize("groups", ["one", "several"])
 def test_the_seconds_of_records_add_up_to_those_of_the_sweep(work, groups, monkeypatch):
     """On a clock that only runs while the sweep works: what its consumer takes between two groups does not count."""

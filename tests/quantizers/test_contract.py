@@ -27,6 +27,7 @@ VARIANTS = [(name, QUICK.get(name, {})) for name in available_quantizers()] + [
     ("gptq", {"act_order": True, "static_groups": True, "dead": "round"}),
     ("gptq", {"group_scale_from": "current", "block_size": 7}),
     ("awq", {"clip": True}),
+    ("awq", {"relative": True}),
     ("hqq", {"round_zero": True, "norm": 1.0}),
     ("gptq-noclip", {"act_order": False, "block_size": 7}),
 ]
@@ -214,3 +215,10 @@ def test_groups_of_a_row():
 def test_errors_are_value_errors():
     for error in (BitsRangeError, GroupSizeRangeError, UnknownOptionError, MissingStatsError):
         assert issubclass(error, ValueError)
+
+
+def test_an_option_that_was_added_later_is_named_where_it_is_used_alone():
+    """Records of a default AWQ keep the keys that they had before `relative` existed."""
+    assert get_quantizer("awq").options() == {"n_grid": 20, "clip": False}
+    assert get_quantizer("awq", relative=True).options() == {"n_grid": 20, "clip": False, "relative": True}
+    assert "relative" in type(get_quantizer("awq")).option_help()

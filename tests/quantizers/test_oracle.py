@@ -108,6 +108,24 @@ def test_awq_scales(bits, size, symmetric, seed):
         np.testing.assert_allclose(result.input_scale.numpy(), scales, rtol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("bits", [2, 3])
+def test_awq_scales_by_relative_errors(bits, seed):
+    """The search weighs layers alike, whatever the size of their outputs."""
+    weight, inputs = layer(seed, rows=96, columns=96)
+    one, other = weight.split([64, 32])
+    stats, errors = LayerStats.from_inputs(inputs), []
+    for factor in (1, 32):
+        weights = [factor * one, other * torch.linspace(3, 0.1, 96)]
+        results = get_quantizer("awq", relative=True).quantize_group(weights, Scheme(bits, 16), stats)
+        ratio, _, restored = awq([w.numpy() for w in weights], inputs.numpy(), bits, 16, relative=True)
+        assert {result.report["ratio"] for result in results} == {ratio}
+        for result, theirs in zip(results, restored):
+            assert np.isclose(result.dequantize().numpy(), theirs, rtol=1e-4, atol=1e-6 * factor).mean() >= 0.999
+        errors.append(results[0].report["error"])
+    assert errors[0] == pytest.approx(errors[1], rel=1e-5)
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("size", [16, 20])
 def test_awq_clip(size, symmetric):

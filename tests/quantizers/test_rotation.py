@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantizers import LayerStats, Scheme, get_quantizer
-from quantizers.gptq.hadamard import HadamardGPTQ
+from quantizers.hadamard import HadamardGPTQ, HadamardRTN
 from quantizers.rotation import hadamard, order_for, rotation_of
-from quantizers.rtn import HadamardRTN
 from quantizers.testing import output_error, sample_layer
 from tests.support import models as core_models
 from tests.support.models import matrix

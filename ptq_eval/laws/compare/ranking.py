@@ -12,11 +12,12 @@ Every kind of held-out point counts the same; `candidate` defines the error of a
 A law is significantly *worse* if its errors on the same held-out points, or its AICc, exceed those of the best law by
 more than chance would explain.  Points are not independent: bit-widths of a checkpoint share its weights, checkpoints
 of a run its seed.  Both differences are therefore summed by run (by checkpoint, with fewer than three runs), and must
-exceed their standard error over those sums by Student's t at 95 %.  An AICc difference must exceed 2 besides, the usual
-bound below which a model has "substantial support" (Burnham and Anderson 2002; the error of a likelihood ratio is
-Vuong's, 1989), and a difference of held-out errors a twentieth of the error, for laws that contain each other predict
-nearly the same, and the smallest difference can then be beyond chance.  If the two measures disagree, the outcome is
-*contradictory*, and no law is the better one.
+exceed their standard error over those sums by Student's t at 5 %, for both measures and all pairs of laws in all
+rankings that are read together (Bonferroni): the best law is the one that happened to be first.  An AICc difference
+must exceed 2 besides, the usual bound below which a model has "substantial support" (Burnham and Anderson 2002; the
+error of a likelihood ratio is Vuong's, 1989), and a difference of held-out errors a twentieth of the error, for laws
+that contain each other predict nearly the same, and the smallest difference can then be beyond chance.  If the two
+measures disagree, the outcome is *contradictory*, and no law is the better one.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from ptq_eval.laws.fit import bootstrap
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.requirements import require
 from ptq_eval.laws.fit.restrict import restrict
+from ptq_eval.laws.turning.significance import SIGNIFICANCE
 
 AICC_ALIKE = 2.0
 """AICc that differ by no more than this support both laws."""
@@ -141,8 +143,8 @@ class Comparison:
         }
 
 
-def compare(laws: Mapping[str, Law], data: Data, **options: Any) -> Comparison:
-    """Rank `laws` (by the names they are to be called) on the same points.
+def compare(laws: Mapping[str, Law], data: Data, *, rankings: int = 1, **options: Any) -> Comparison:
+    """Rank `laws` (by the names they are to be called) on the same points; one of `rankings` that are read together.
 
     All laws have one response.  `options` go to the fitter (`loss`, `huber_delta`, `seed`, `n_boot`, `intervals`).
     """
@@ -164,9 +166,11 @@ def compare(laws: Mapping[str, Law], data: Data, **options: Any) -> Comparison:
     entries.sort(key=lambda e: (_worst(e.error(kinds)), _worst(e.aicc)))
     labels = bootstrap.clusters(data["run"].tolist(), data["checkpoint"].tolist())
     by_run = len(set(data["run"].tolist())) >= bootstrap.MIN_RUNS
+    pairs = len(entries) * (len(entries) - 1) // 2
+    t = errors_for_all(2 * pairs * rankings, len(set(labels)) - 1)
     return Comparison(
         entries=tuple(entries),
-        differences=tuple(_difference(entries[0], entry, kinds, labels) for entry in entries),
+        differences=tuple(_difference(entries[0], entry, kinds, labels, t) for entry in entries),
         excluded=excluded,
         kinds=kinds,
         n_points=len(data[response]),
@@ -231,9 +235,14 @@ def _on_common_points(entries: list[Candidate]) -> tuple[str, ...]:
     return tuple(kinds)
 
 
-def _difference(best: Candidate, other: Candidate, kinds: tuple[str, ...], labels: list[Any]) -> Difference:
-    """By how much `other` is worse than `best`, with standard errors over clusters."""
-    n, n_clusters = len(labels), len(set(labels))
+def errors_for_all(claims: int, df: float) -> float:
+    """Standard errors that none of so many values exceeds by chance, at 5 % (Student's t, Bonferroni)."""
+    return float(stats.t.ppf(1 - SIGNIFICANCE / 2 / max(claims, 1), max(df, 1)))
+
+
+def _difference(best: Candidate, other: Candidate, kinds: tuple[str, ...], labels: list[Any], t: float) -> Difference:
+    """By how much `other` is worse than `best`, with standard errors over clusters; t: how many of them are needed."""
+    n = len(labels)
     parts, share = np.zeros(n), np.zeros(n)
     for kind in kinds:
         difference = other.errors[kind] - best.errors[kind]
@@ -246,7 +255,7 @@ def _difference(best: Candidate, other: Candidate, kinds: tuple[str, ...], label
         error_se=_clustered(parts, share, labels),
         aicc=other.aicc - best.aicc,
         aicc_se=_clustered(likelihood, np.full(n, 1 / n), labels),
-        t=float(stats.t.ppf(0.975, max(n_clusters - 1, 1))),
+        t=t,
         best_error=best.error(kinds),
     )
 

@@ -59,11 +59,12 @@ class What(StrEnum):
 
 
 class Ahead(StrEnum):
-    """Which later checkpoint a statement is about; OPEN for D_crit."""
+    """Which later checkpoint a statement is about; LAST is that of the run, OPEN is for D_crit."""
 
     NEXT = "next"
     TWICE = "2x"
     FOUR_TIMES = "4x"
+    LAST = "last"
     OPEN = "open"
 
 
@@ -136,19 +137,48 @@ def backtest(
     for own in runs.values():
         truths = _truths(own, level, seed)
         for origin in origins(own):
-            siblings = [part for s in own if len((part := s.until(origin)).tokens) >= MIN_CHECKPOINTS]
-            for whole in by(own, "quantizer").values():
-                whole = [s for s in whole if np.any(s.tokens > origin) and s.tokens[MIN_CHECKPOINTS - 1] <= origin]
-                group = [s.until(origin) for s in whole]
-                if not group:
-                    continue
-                x = np.union1d(np.concatenate([s.x[s.tokens > origin] for s in whole]), grid(origin, horizon))
-                for name, method in methods.items():
-                    for s, paths in zip(whole, method(group, siblings, x, seed)):
-                        found += _statements(s, origin, name, paths, level, truths[id(s)])
+            for s, name, paths in _asked(own, origin, horizon, seed, methods):
+                found += _statements(s, origin, name, paths, level, truths[id(s)])
             done += 1
             progress(done, total)
     return found
+
+
+def asked_once(
+    own: Sequence[Series],
+    turns: Mapping[int, TurningPoint],
+    *,
+    level: float = LEVEL,
+    seed: int = 0,
+    methods: Mapping[str, Method] = METHODS,
+) -> list[Statement]:
+    """What would have been stated of one run at D/N = `RATIO`: D_crit, and the loss at the last checkpoint.
+
+    own: its series that are `long_enough`; turns: what each shows over the whole run, by its id, with control over all
+    lines that are read together.
+    """
+    origin, found = asked_at(own), []
+    for s, name, paths in _asked(own, origin, HORIZON, seed, methods):
+        truth, last = _truth(s, turns[id(s)]), len(s.tokens) - 1
+        found.append(_measured_statement(s, origin, name, paths, level, What.LOSS, Ahead.LAST, last))
+        found.append(_turn_statement(s, origin, name, paths, level, truth))
+    return found
+
+
+def _asked(
+    own: Sequence[Series], origin: float, horizon: float, seed: int, methods: Mapping[str, Method]
+) -> Iterator[tuple[Series, str, Paths]]:
+    """(whole series, method, its paths from the checkpoints up to the origin) of every series of a run."""
+    siblings = [part for s in own if len((part := s.until(origin)).tokens) >= MIN_CHECKPOINTS]
+    for whole in by(own, "quantizer").values():
+        whole = [s for s in whole if np.any(s.tokens > origin) and s.tokens[MIN_CHECKPOINTS - 1] <= origin]
+        group = [s.until(origin) for s in whole]
+        if not group:
+            continue
+        x = np.union1d(np.concatenate([s.x[s.tokens > origin] for s in whole]), grid(origin, horizon))
+        for name, method in methods.items():
+            for s, paths in zip(whole, method(group, siblings, x, seed)):
+                yield s, name, paths
 
 
 def long_enough(series: Sequence[Series], min_checkpoints: int = MIN_TO_TEST) -> list[Series]:
@@ -176,27 +206,36 @@ def targets(series: Series, origin: float) -> Iterator[tuple[Ahead, int]]:
 def _statements(
     series: Series, origin: float, method: str, paths: Paths, level: float, truth: _Truth
 ) -> Iterator[Statement]:
-    head = (series.run, series.quantizer, series.bits, origin)
     for ahead, i in targets(series, origin):
-        D = float(series.tokens[i])
-        for what, draws in ((What.LOSS, paths.measured_loss), (What.DELTA, paths.measured_delta)):
-            low, value, high = paths.interval(draws, D, level)
-            true = float(getattr(series, what)[i])
-            ends = [low, high, true]
-            if what is What.LOSS:
-                ends = [math.log(max(end, _LEAST_LOSS)) for end in ends]
-            width, score = ends[1] - ends[0], interval_score(*ends, level)
-            refuted = not low <= true <= high
-            yield Statement(
-                *head, what, D, low, value, high, level, true, refuted, method, ahead, True, True, width, score
-            )
+        for what in (What.LOSS, What.DELTA):
+            yield _measured_statement(series, origin, method, paths, level, what, ahead, i)
     yield _turn_statement(series, origin, method, paths, level, truth)
+
+
+def _measured_statement(
+    series: Series, origin: float, method: str, paths: Paths, level: float, what: What, ahead: Ahead, i: int
+) -> Statement:
+    """What is stated of the loss or the delta of checkpoint i."""
+    D, draws = float(series.tokens[i]), paths.measured_loss if what is What.LOSS else paths.measured_delta
+    low, value, high = paths.interval(draws, D, level)
+    true = float(getattr(series, what)[i])
+    ends = [low, high, true]
+    if what is What.LOSS:
+        ends = [math.log(max(end, _LEAST_LOSS)) for end in ends]
+    return Statement(
+        series.run, series.quantizer, series.bits, origin, what, D, low, value, high, level,
+        true, not low <= true <= high, method, ahead,
+        made=True,
+        decisive=True,
+        width=ends[1] - ends[0],
+        score=interval_score(ends[0], ends[1], ends[2], level),
+    )  # fmt: skip
 
 
 def _turn_statement(series: Series, origin: float, method: str, paths: Paths, level: float, truth: _Truth) -> Statement:
     said = turn(paths, level)
     if method == FORECAST:
-        said = unless_tested(said, origin, _tested(series.until(origin)))
+        said = unless_tested(said, origin, said.high > origin * (1 + 1e-9) or _tested(series.until(origin)))
     known = not math.isnan(truth.place)
     refuted = known and (truth.high < said.low or truth.low > said.high)
     refuted |= _falls_after(series, said.high, truth.least)

@@ -97,8 +97,8 @@ def scheme_for(method: Foreign) -> Scheme:
 def _judged(model: LanguageModel, method: Foreign, variant: Variant, ids: Tensor) -> MethodCheck:
     facts: dict[str, Any] = variant.facts.get("backend", {})
     seconds = facts.get("seconds")
-    if variant.failed:
-        return MethodCheck(method.method, variant.scheme, None, seconds, Finding.FAILED, variant.failed)
+    if variant.failure:
+        return MethodCheck(method.method, variant.scheme, None, seconds, Finding.FAILED, variant.failure)
     rtn = get_quantizer("rtn")
     rounded = {layer: rtn.quantize(model.weight(layer), variant.scheme).dequantize() for layer in model.linears()}
     full = model.logits(ids)

@@ -9,6 +9,7 @@ the height that they take on either side.
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,11 @@ BEYOND = 1.15
 TITLE_WIDTH = 34
 _INNER, _OUTER = 0.32, 0.16
 """Opacity of the bands of 50 and 90 %; where they overlap, both count."""
+
+
+def name(run: str) -> str:
+    """The file of a run's fan chart, without its ending."""
+    return "fan_" + (re.sub(r"[^A-Za-z0-9.]+", "-", run).strip("-") or "run")
 
 
 def data(own: Sequence[Series]) -> Frame:

@@ -1,14 +1,13 @@
 """What `ptq-eval backtest` writes: one row per statement, a page that sums them up, and a fan chart of every run.
 
 A backtest of the 24 lines of two runs takes about 16 seconds, most of them for the joint law's refits, so `ptq-eval
-run` does not make it: `report.md` has a section on the one that `ptq-eval backtest` made, if that is of the same
-measurements.
+run` asks at one checkpoint of each run only (`hindsight`): the section of `report.md` adds the sums of what `ptq-eval
+backtest` made, if that is of the same measurements.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +15,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ptq_eval.laws.forecast.backtest import MIN_TO_TEST, Ahead, Statement, What, asked_at
+from ptq_eval.laws.forecast.backtest import Ahead, Statement, What, asked_at
 from ptq_eval.laws.forecast.baselines import FORECAST
 from ptq_eval.laws.forecast.score import Score, best_baseline, scores, total
 from ptq_eval.laws.forecast.series import Series
-from ptq_eval.report.backtest import figure
+from ptq_eval.report.backtest import figure, hindsight
+from ptq_eval.report.backtest.words import METHOD_NAMES, turn_text
 from ptq_eval.report.common import figures, files, tables
 from ptq_eval.report.common.data import Study, labels
 from ptq_eval.report.common.numbers import MISSING, count, number, percent, short
@@ -36,12 +36,6 @@ TITLE = "Had you asked earlier"
 VERSION = 3
 """Raised whenever the content of `backtest.json` changes its meaning."""
 
-METHOD_NAMES = {
-    FORECAST: "forecast",
-    "staying": "δ stays as it is",
-    "joint": "joint law (Kumar et al.)",
-    "power": "power of D per bit-width",
-}
 TARGETS = {None: "all", Ahead.NEXT: "next checkpoint", Ahead.TWICE: "2× D", Ahead.FOUR_TIMES: "4× D"}
 HEADINGS = {
     What.LOSS: "Loss after quantization",
@@ -108,7 +102,7 @@ def _figures(test: Backtest) -> dict[str, Any]:
     """One fan chart per run, by file name, as `figures.write` expects them."""
     found: dict[str, Any] = {}
     for run, own in by(test.series, "run").items():
-        name = "fan_" + (re.sub(r"[^A-Za-z0-9.]+", "-", run).strip("-") or "run")
+        name = figure.name(run)
         while name in found:
             name += "_"
         found[name] = SimpleNamespace(data=lambda _, own=own: figure.data(own), draw=figure.draw)
@@ -180,16 +174,18 @@ def answer_rows(test: Backtest) -> list[list[str]]:
                 happened = count(s.truth) if math.isfinite(s.truth) else "no turn"
                 verdict = "refuted" if s.refuted else "not refuted" if s.decisive else "not decided"
                 stated = f"{count(origin)} (D/N {short(origin / own[0].params)})"
-                found.append([s.run, s.quantizer, f"{s.bits:g}", stated, answer(s), happened, verdict])
+                found.append(
+                    [
+                        s.run,
+                        s.quantizer,
+                        f"{s.bits:g}",
+                        stated,
+                        turn_text(s.low, s.value, s.high, s.level),
+                        happened,
+                        verdict,
+                    ]
+                )
     return found
-
-
-def answer(statement: Statement) -> str:
-    """D_crit as a statement has it: an interval, or "not before 40M"."""
-    if not math.isfinite(statement.high):
-        return f"not before {count(statement.low)} ({50 + 50 * statement.level:g} %)"
-    value = count(statement.value) if math.isfinite(statement.value) else "open"
-    return f"{value} [{count(statement.low)}, {count(statement.high)}]"
 
 
 def score_header(test: Backtest, what: What) -> tuple[str, ...]:
@@ -224,20 +220,19 @@ def read(out: Path) -> dict[str, Any] | None:
 
 
 def section(found: Mapping[str, Any] | None, study: Study) -> str:
-    """The backtest in short, or how to make one; "" where no run has enough checkpoints."""
-    checkpoints = study.measured.groupby("trajectory")["tokens"].nunique()
-    if checkpoints.empty or checkpoints.max() < MIN_TO_TEST:
-        return ""
+    """What would have been said at one checkpoint of each run, and the backtest from all of them, if there is one."""
+    text = hindsight.section(study)
+    if not hindsight.shown(study):
+        return text
     if found is None:
         return (
-            "`ptq-eval backtest OUT` forecasts each run from its earlier checkpoints, compares with the later ones, "
-            "and adds the result here.\n"
+            text + "\n`ptq-eval backtest OUT` asks at every checkpoint from the fourth on, and adds the result here.\n"
         )
-    return _summary(found, study.digest)
+    return f"{text}\n### At every checkpoint\n\n{_summary(found, study.digest)}"
 
 
 def _summary(found: Mapping[str, Any], records: str) -> str:
-    """One row per method for the loss and D_crit, all bit-widths and distances together, and one fan chart.
+    """One row per method for the loss and D_crit, all bit-widths and distances together.
 
     records: the digest of the page's measurements.
     """
@@ -261,8 +256,4 @@ def _summary(found: Mapping[str, Any], records: str) -> str:
                 numbers = [percent(one["made"]), percent(one["coverage"]), short(one["width"]), short(one["score"])]
                 about = f"{HEADINGS[what]} ({UNITS[what]})"
                 rows.append([about, METHOD_NAMES.get(one["method"], one["method"]), f"{one['n']}", *numbers])
-    text += tables.markdown(_HEADER, rows, left=2)
-    charts = found.get("figures") or ()
-    return text + "".join(
-        f"\n![Loss after quantization, forecast and measured](figures/{name}.png)\n" for name in charts[:1]
-    )
+    return text + tables.markdown(_HEADER, rows, left=2)

@@ -16,7 +16,7 @@ from ptq_eval.report.common import figures, files
 from ptq_eval.report.common.numbers import MISSING, number, short
 from ptq_eval.report.common.tables import cell, markdown
 from ptq_eval.report.comparison import figure as comparison_figure
-from ptq_eval.report.comparison.words import HELD_OUT, exclusion
+from ptq_eval.report.comparison.words import HELD_OUT, QUESTIONS, exclusion
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -139,7 +139,7 @@ def body(found: Mapping[str, Any], level: int) -> str:
         parts.append(f"![held-out error and AICc of each law](figures/{NAME}.png)\n\n{found['criterion']}\n")
     asked = [f"- **{cell(what)}** {_sentence(words)}" for what, words in answers(found)]
     if asked:
-        parts.append(f"{mark} Questions\n\n" + "\n".join(asked) + "\n")
+        parts.append(f"{mark} Questions\n\n" + "\n".join(asked) + f"\n\n{QUESTIONS}\n")
     return "\n".join(parts)
 
 

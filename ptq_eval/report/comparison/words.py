@@ -21,8 +21,13 @@ Found = Mapping[str, Any]
 CRITERION = (
     "Rank: mean error on held-out points (largest D, largest N, each bit-width), |y - f| over the root of squared "
     "standard error and squared mean size of both. A law is significantly worse if its error is more than 5 % higher "
-    "or its AICc more than 2 higher, beyond chance at 95 % (Student's t over runs, or over checkpoints with fewer than "
-    "three runs), and it is better in neither."
+    "or its AICc more than 2 higher, beyond chance, and it is better in neither. Errors are those of paired "
+    "differences, summed by run or, with fewer than three runs, by checkpoint. Where no law is worse, the probability "
+    "of calling any so is at most 5 % for all rankings (Bonferroni, over all pairs of laws and both measures)."
+)
+QUESTIONS = (
+    "Two constants differ, and tokens or phase add something, if the interval of the difference excludes zero after "
+    "it was widened to hold at 95 % for all questions of that kind together (Bonferroni), and the AICc agrees."
 )
 HELD_OUT = {"D": "largest D", "N": "largest N", "P": "each bit-width"}
 """What is held out, by the variable it is about."""

@@ -62,7 +62,7 @@ def draw(table: Frame) -> Figure:
     if table.empty or not (table["kl"] > 0).any():
         return figures.nothing("No part was measured.")
     names = list(dict.fromkeys(table["panel"]))[:MAX_ROWS]
-    figure, axes = figures.panels(len(names), 2)
+    figure, axes = figures.panels(len(names), 2, sharey="row")
     figure.set_figwidth(6.4)
     for row, name in zip(axes, names):
         own: Any = table[(table["panel"] == name) & (table["kl"] > 0)]
@@ -88,11 +88,11 @@ def _lines(ax: Axes, own: Any, column: str) -> None:
 
 
 def _widths(ax: Axes, own: Any) -> None:
-    """The bits beside each point of the part with the largest damage."""
+    """The bits beside each point of the part that saves most, on the side where no other part is."""
     single = own[~own["part"].isin([ALL, "sum"])]
-    top = single.loc[single["kl"].idxmax(), "part"]
-    for row in single[single["part"] == top].to_dict("records"):
-        place = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 6.5}
+    largest = single.loc[single["megabytes_saved"].idxmax(), "part"]
+    for row in single[single["part"] == largest].to_dict("records"):
+        place = {"xytext": (5, -4), "textcoords": "offset points", "fontsize": 6.5}
         ax.annotate(f"{number(row['bits']):.0f} bits", (row["megabytes_saved"], row["kl"]), **place)
     ax.margins(x=0.18)
 

@@ -92,7 +92,7 @@ def body(record: Mapping[str, Any]) -> list[list[str]]:
                         with_error(row["delta"], row["delta_se"]), with_error(row["kl"], row["kl_se"]),
                         percent(number(row["kl"]) / total) if row in single and total > 0 else MISSING,
                         with_error(row["delta"] / saved, number(row["delta_se"]) / saved) if saved else MISSING,
-                        short(number(row["kl"]) / saved) if saved else MISSING,
+                        with_error(number(row["kl"]) / saved, number(row["kl_se"]) / saved) if saved else MISSING,
                     ]
                 )  # fmt: skip
     return found

@@ -208,6 +208,7 @@ def _longer(plan: Plan) -> Iterator[str]:
         place = f"D = {count(D)} is {short(D / turn.value)} of D_crit = {count(turn.value)}; " if known and turn else ""
         sign = _sign(after)
         verdict = {-1: "train longer", 1: "training longer harms", 0: "whether to train longer is uncertain"}[sign]
+        verdict += _alone(after)
         change = f"{_signed(after)} after quantization ({_signed(before)} before)"
         yield f"Served {_at(plan, serve)}: {place}twice the tokens change the loss by {change}: {verdict}."
 
@@ -301,10 +302,10 @@ def _pays(answer: Answer) -> str:
     against = answer.values["against_16"]
     sign = _sign(against) if abs(against.value) > _EQUAL else 1
     if sign < 0 and answer.values["P"].value < FULL_BITS:
-        return "lower precision wins"
-    return (
-        "whether lower precision wins is uncertain" if sign == 0 or answer.at_most else "lower precision does not win"
-    )
+        return f"lower precision wins{_alone(against)}"
+    if sign == 0 or answer.at_most:
+        return "whether lower precision wins is uncertain"
+    return f"lower precision does not win{_alone(against)}"
 
 
 def _case(answer: Answer) -> tuple[Setting, float | None, float | None]:
@@ -321,6 +322,12 @@ def _sign(value: Estimate) -> int:
     """-1 or 1; 0 where the interval holds both signs."""
     ends = [end for end in (value.low, value.high) if math.isfinite(end)] or [value.value]
     return 0 if min(ends) < 0 < max(ends) else -1 if value.value < 0 else 1
+
+
+def _alone(value: Estimate) -> str:
+    """A remark on what is said by the value alone."""
+    known = math.isfinite(value.low) or math.isfinite(value.high)
+    return "" if known else " (no interval)"
 
 
 def _signed(value: Estimate) -> str:

@@ -212,7 +212,8 @@ def _remarks(entries: Iterable[Entry]) -> list[str]:
     if answered:
         found.append(
             "D_crit, the number of pretraining tokens beyond which more of them make the quantized model worse, with "
-            f"its {' or '.join(map(short, levels))} % interval; below it D/N"
+            f"its {' or '.join(map(short, levels))} % interval; below it D/N. Each cell holds with that probability by "
+            "itself, not all of them together"
         )
     silent = [entry for entry in entries if entry["verdict_kind"] != VerdictKind.OBSERVED and not untested_rise(entry)]
     rises = [number(entry.get("detectable_rise")) for entry in silent]
@@ -225,7 +226,7 @@ def _remarks(entries: Iterable[Entry]) -> list[str]:
             "been seen with probability 0.8 in that line alone"
         )
     if any(entry["verdict_kind"] == VerdictKind.NOT_BEFORE for entry in entries):
-        found.append("what comes beyond four times the last D is never said")
+        found.append("nothing is stated beyond four times the last D")
     return found
 
 

@@ -6,29 +6,34 @@ Laws, verdicts and all other tables are of the first condition alone; the differ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 from ptq_eval.report.common import tables
 from ptq_eval.report.common.data import Frame, Study
-from ptq_eval.report.common.numbers import MISSING, number, percent, short, with_error
+from ptq_eval.report.common.numbers import MISSING, number, percent, rough, short, with_error
 from ptq_eval.report.common.words import listed, plural
 from ptq_eval.results.calibrations import COLUMNS
+from ptq_eval.results.over_rounding import holm
 
 TITLE = "Other calibrations"
 FACTORS = {"calib_text": "text", "calib_windows": "windows", "calib_length": "tokens per window"}
 """What a condition consists of, and how figures call it."""
 _HEADER = (
     *("configuration", "bits", "calibration", "δ of the first", "difference", "share of δ"),
-    *("significant at", "sd between seeds"),
+    *("p", "sd between seeds"),
 )
 
 
 def summary(study: Study) -> Frame:
     """The effects in `fit.json` with the `label` of their configuration and `varied`, the factors that differ from the
-    first condition; those that differ in one factor come first."""
+    first condition; those that differ in one factor come first.  p is that of no effect on the mean over checkpoints,
+    adjusted by Holm's procedure over all rows, and NaN where the error does not cover the draw of the windows."""
     found = []
     for entry in study.fit.get("calibrations") or ():
         varied = [name for name in FACTORS if entry[name] != entry["first"][name]]
@@ -41,7 +46,13 @@ def summary(study: Study) -> Frame:
             *(texts.index(row["calib_text"]), row["calib_windows"], row["calib_length"]),
         )
     )
-    return pd.DataFrame(found)
+    alone = [_p(row) if row["covers_calibration"] else math.nan for row in found]
+    return pd.DataFrame(found).assign(p=holm(np.array(alone)))
+
+
+def _p(row: Mapping[str, Any]) -> float:
+    df = number(row["df"]) if row["df"] is not None else math.inf
+    return float(2 * stats.t.sf(abs(row["difference"]) / row["error"], df)) if row["error"] > 0 else math.nan
 
 
 def section(study: Study) -> str:
@@ -67,7 +78,7 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         short(row["delta_first"]),
         with_error(row["difference"], row["error"]),
         _share(row["difference"], row["delta_first"]),
-        f"{row['significant']} of {row['checkpoints']}",
+        "< 0.001" if row["p"] < 0.001 else rough(row["p"]),
         short(row["draw_sd"]),
     ]
 
@@ -82,16 +93,15 @@ def sentences(study: Study) -> Iterator[str]:
     yield (
         f"Laws, verdicts and all other tables and figures are of the first calibration: {listed(first(study))}. "
         "Here the others are compared with it on the same evaluation windows: the mean over checkpoints of δ minus "
-        "δ of the first, with one standard error, and at how many of them the difference is significant by itself; "
-        "where nothing changes, chance makes one in twenty so."
+        "δ of the first, with one standard error of paired differences."
     )
     effects = study.fit.get("calibrations") or ()
     if effects and all(entry["covers_calibration"] for entry in effects):
-        yield "Errors cover another draw of the windows."
+        yield "Errors cover another draw of the windows; p is that of no effect, adjusted for all rows (Holm)."
     elif effects:
         yield (
-            "With a single seed, errors do not cover another draw of the windows, and a difference may be that of the "
-            "draw (`--calib-seed 0,1,2` measures three)."
+            "With a single seed, errors do not cover another draw of the windows: a difference may be that of the "
+            "draw, and no p is stated (`--calib-seed 0,1,2` measures three)."
         )
 
 

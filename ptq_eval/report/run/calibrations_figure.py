@@ -127,5 +127,5 @@ def _legend(figure: Figure, table: Frame, styles: _Styles) -> None:
     handles += [Line2D([], [], label=run, color="black", linestyle="none", **look) for run, look in styles.runs.items()]
     several = int(table["checkpoints"].max())
     bars = f"mean over {several} checkpoints ± one standard error" if several > 1 else "bars: one standard error"
-    handles.append(Line2D([], [], color="grey", linewidth=0.7, label=bars))
+    handles.append(Line2D([], [], color="grey", linestyle="none", marker="|", markersize=9, label=bars))
     figures.legend(figure, handles, most=4, handlelength=2.6)

@@ -44,11 +44,18 @@ def _unchanged(several: Sequence[Entry]) -> str:
     return f"the weights of {_layers(several)} are unchanged, although rounding would change them"
 
 
+def _rounded(several: Sequence[Entry]) -> str:
+    return (
+        f"the weights of {_layers(several)} were rounded to nearest: the method works on a layer's inputs, and an "
+        "embedding has none but token ids"
+    )
+
+
 def _large(several: Sequence[Entry]) -> str:
     ratio = max(one["ratio"] for one in several)
     return (
         f"the squared error of the weights of {_layers(several)} is up to {short(ratio)} times that of rounding to "
-        "nearest: these are not the weights of this layer, rounded"
+        "nearest: these are other weights than this layer's, or the grid is many times too coarse"
     )
 
 
@@ -101,6 +108,7 @@ def _distance(several: Sequence[Entry]) -> str:
 _TEXTS: Mapping[Doubt, Callable[[Sequence[Entry]], str]] = {
     Doubt.LIKE_ROUNDING: _like_rounding,
     Doubt.UNCHANGED: _unchanged,
+    Doubt.ROUNDED: _rounded,
     Doubt.LARGE_ERROR: _large,
     Doubt.NO_STATISTICS: _no_statistics,
     Doubt.FEW_TOKENS: _few_tokens,

@@ -171,7 +171,7 @@ def _panel(ax: Axes, panel: Frame, sizes: Mapping[float, float]) -> None:
     bottom, top, above = ceiling(panel)
     notes = _notes(panel, above, top)
     figures.log_x(ax, *figures.span(panel.loc[~panel["kind"].isin(NOT_DRAWN), "tokens"]), tokens=True)
-    ax.set_ylim(bottom - 0.05 * len(notes) * (top - bottom), top)
+    ax.set_ylim(bottom - 0.06 * len(notes) * (top - bottom), top)
     panel = panel[~panel["bits"].isin(above)]
     before = panel[panel["kind"] == "before"]
     ax.plot(before["tokens"], before["loss"], "o", zorder=3, **RING)
@@ -183,7 +183,7 @@ def _panel(ax: Axes, panel: Frame, sizes: Mapping[float, float]) -> None:
     _forecast(ax, panel)
     _turning_points(ax, panel)
     for i, words in enumerate(reversed(notes)):
-        place = {"xycoords": "axes fraction", "xytext": (0, 7.5 * i), "textcoords": "offset points"}
+        place = {"xycoords": "axes fraction", "xytext": (0, 1.5 + 7.5 * i), "textcoords": "offset points"}
         note = ax.annotate(words, (0.02, 0.02), fontsize=6, color="0.3", zorder=4, bbox=_PAPER, **place)
         note.set_in_layout(False)  # a long one must not make its panel narrow
 
@@ -226,7 +226,7 @@ def _notes(panel: Frame, above: list[float], top: float) -> list[str]:
     if (panel["kind"] == "ahead").any():
         banded = set(panel.loc[panel["kind"] == "band", "bits"])
         if missing := [bits for bits in after["bits"].unique() if bits not in banded]:
-            notes.append(f"{_from(sorted(missing), after['bits'].unique())}: like the black line")
+            notes.append(f"{_from(sorted(missing), after['bits'].unique())}: as before quantization")
     return notes
 
 

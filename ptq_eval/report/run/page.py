@@ -71,7 +71,6 @@ def document(
     `theory` is the record of `ptq-eval sensitivity`, `found` the comparison of laws and `tested` the backtest, where
     there is one.
     """
-    earlier = backtest.section(tested, study)
     sections = [
         ("", _title(study)),
         ("The answer", _answer(study)),
@@ -83,7 +82,7 @@ def document(
         *([(calibrations.TITLE, calibrations.section(study))] if len(study.calibrations) else []),
         ("Fits", _fits(study)),
         *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
-        *([(backtest.TITLE, earlier)] if earlier else []),
+        (backtest.TITLE, backtest.section(tested, study)),
         *([("From theory: which layers carry the damage", sensitivity.section(theory))] if theory else []),
         ("Where a method did worse than rounding", _worse_than_rounding(study)),
         ("What was quantized", _models(study)),
@@ -129,6 +128,11 @@ def _lines(texts: Iterable[str]) -> str:
 
 def _line_by_line(study: Study) -> str:
     text = ""
+    if any(number(entry.get("rise_se")) > 0 for entry in study.critical):
+        text = (
+            "A rise is stated with its standard error over evaluation windows; its p allows besides for the scatter of "
+            "checkpoints about a smooth curve, which is often larger.\n\n"
+        )
     for run, found in groupby(sentences(study), key=lambda answer: answer[0]):
         text += f"### {tables.cell(run)}\n\n" + _bullets(f"**{what}.** {words}" for _, what, words, _ in found) + "\n"
     return text or "Nothing.\n"
@@ -139,7 +143,8 @@ def _figures(study: Study) -> str:
     return (
         "![Loss before and after quantization against D](figures/loss_vs_tokens.png)\n\n"
         "![δ against D/N](figures/delta_vs_ratio.png)\n\n"
-        "Both also as PDF, with the numbers behind them as CSV, in `figures/`."
+        "Bands that are higher than a panel are cut off. Both also as PDF, with the numbers behind them as CSV, in "
+        "`figures/`."
         f"{some if len(study.panels) < len(study.labels) else ''}\n"
     )
 

@@ -41,7 +41,8 @@ deviation of δ and of KL that the same model expects from one rounding to anoth
 moves along the slope of the loss. KL has no slope, so KL shows how good the curvature is, and δ how much of it is
 visible in the loss. r is Pearson's correlation between the logarithms of prediction and measurement, over the layers
 whose damage is two standard errors above zero; ρ is Spearman's over all layers; *r KL of H* uses ½·tr(H·E[εᵀε])
-instead, the error of a layer's output regardless of what it costs. Σ KL adds up the layers quantized alone.
+instead, the error of a layer's output regardless of what it costs. Σ KL adds up the layers quantized alone. Ratios and
+correlations describe these layers: they have no interval, and nothing is tested with them.
 
 Not captured: orders beyond the second, correlated errors (GPTQ's compensation, AWQ's scales), and, for δ but not for
 KL, the part of the Hessian that vanishes only for a model whose confidence matches its accuracy.
@@ -89,7 +90,8 @@ def section(record: Mapping[str, Any]) -> str:
         text += tables.markdown(BOUND_HEADER, limits, left=3)
     text += "\n### Layers that carry the damage\n\n"
     text += f"The {TOP} largest by KL, each quantized alone, at the lowest width where the second order holds for KL; "
-    text += "`sensitivity.csv` has every layer at every width.\n\n"
+    text += "the largest of many measured values are too large on average, and layers within their errors have no "
+    text += "order. `sensitivity.csv` has every layer at every width.\n\n"
     text += tables.markdown(LAYER_HEADER, layer_rows(record), left=3)
     return text + _settings(record)
 

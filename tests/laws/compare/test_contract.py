@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.catalogue import make_law
 from ptq_eval.laws.compare.candidate import undetermined
-from ptq_eval.laws.compare.hypotheses import Equality, equality, phase_against_tokens
+from ptq_eval.laws.compare.hypotheses import Equality, _wider, equality, excludes, phase_against_tokens
 from ptq_eval.laws.compare.ranking import Difference, Outcome, compare
+from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.formulas.phase import KumarPhase, PhasePTQ
 from ptq_eval.laws.tables.schedule import phase_of
 from ptq_eval.report.comparison import words
@@ -53,6 +56,22 @@ def test_laws_that_are_not_distinguishable_are_named_as_such():
     assert [dict(entry.given) for entry in found.entries] == [{"gamma_post": 1.0}, {"gamma_P": 1.0}]
     assert found.differences[1].outcome == Outcome.INDISTINGUISHABLE
     assert "not distinguishable from ouyang" in words.ranking(found.to_dict())
+
+
+def test_a_claim_takes_more_where_many_rankings_are_read_together():
+    data = grid(kumar, np.random.default_rng(0))
+    alone, one_of_many = (compare(laws("kumar", "ouyang"), data, rankings=n, intervals="none") for n in (1, 50))
+    n_runs = len(set(data["run"].tolist()))
+    assert alone.differences[1].t == pytest.approx(stats.t.ppf(1 - 0.05 / 4, n_runs - 1))
+    assert one_of_many.differences[1].t == pytest.approx(stats.t.ppf(1 - 0.05 / 200, n_runs - 1))
+
+
+@pytest.mark.parametrize(("claims", "outside"), [(1, True), (40, False)])
+def test_an_interval_excludes_zero_for_all_questions_together(claims, outside):
+    """Three standard errors are beyond chance for one question, and not for one of forty."""
+    fitted = fit(make_law("kumar"), grid(kumar, np.random.default_rng(0)), n_boot=40)
+    se = stats.t.ppf(0.95, fitted.covers.n_clusters - 1)
+    assert excludes(Estimate(3.0, 3.0 - se, 3.0 + se), 0.0, _wider(fitted, claims)) == outside
 
 
 def test_measures_that_disagree_call_no_law_better():
