@@ -8,9 +8,9 @@ that many runs turn at 2 bits and few at 4; at 8 bits it is noise that grows, or
 
 There are four families: runs whose slopes wander as much as any that were seen, smooth ones with many checkpoints,
 smooth ones whose data are repeated from some D on, so that their loss bends, and one with constants of its own.  The
-constants of the forecast were compared on runs of the first three, drawn with other seeds (`CHOOSING`); two rows of that
-table are repeated here.  Nothing was chosen by the fourth.  Every checkpoint from the fourth on
-is an origin.  The joint law, whose refits take most of a backtest's time, is not among the baselines.
+constants of the forecast were compared on runs of the first three, drawn with other seeds (`CHOOSING`); two rows of
+that table are repeated here.  Nothing was chosen by the fourth.  Every checkpoint from the fourth on is an origin.  The
+joint law, whose refits take most of a backtest's time, is not among the baselines.
 """
 
 from __future__ import annotations
