@@ -18,8 +18,9 @@ from typing import Any, ClassVar
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:
     """A remedy that names the nearest of `known`; empty if none is near."""
-    near = difflib.get_close_matches(str(name), [str(other) for other in known], n=1)
-    return f"did you mean {near[0]!r}?" if near else ""
+    folded = {str(other).lower(): str(other) for other in known}
+    near = difflib.get_close_matches(str(name).lower(), folded, n=1)
+    return f"did you mean {folded[near[0]]!r}?" if near else ""
 
 
 class PtqEvalError(Exception):
@@ -119,8 +120,11 @@ class UnknownPluginError(PtqEvalError):
     @classmethod
     def of(cls, kind: str, name: str, known: Iterable[str]) -> UnknownPluginError:
         """The error for an unknown `name` of `kind`, with the nearest known name as its remedy."""
-        names = sorted(known)
-        remedy = did_you_mean(name, names) or "install a package that provides it"
+        names = sorted(set(known))
+        more = (
+            ", or install a package that provides it" if kind in ("quantizer", "law", "checkpoint", "corpora") else ""
+        )
+        remedy = did_you_mean(name, names) or f"choose one of these{more}"
         return cls(f"unknown {kind}", got=repr(name), allowed=", ".join(names), remedy=remedy)
 
 
@@ -187,9 +191,7 @@ class ColumnError(PtqEvalError):
     def of(cls, name: str, known: Iterable[str], *, why: str = "") -> ColumnError:
         """The error for a column `name` that is not among `known`, with the nearest one as its remedy."""
         names = list(known)
-        folded = {other.lower(): other for other in names}
-        near = difflib.get_close_matches(name.lower(), folded, n=1)
-        remedy = f"did you mean {folded[near[0]]!r}?" if near else "name one of these columns"
+        remedy = did_you_mean(name, names) or "name one of these columns"
         what = f"there is no column {name!r}" + (f" ({why})" if why else "")
         return cls(what, allowed=", ".join(names) or "nothing: the table has no columns", remedy=remedy)
 

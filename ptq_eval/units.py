@@ -23,6 +23,8 @@ _NUMBER = re.compile(
 )
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
 _LIMIT = 10**300
+MIN_COUNT = 1e3
+"""No model has fewer parameters than this, and no checkpoint fewer tokens: smaller counts are of another unit."""
 _EXACT = Context(prec=700)
 """More digits than a double has."""
 

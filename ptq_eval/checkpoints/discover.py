@@ -27,7 +27,14 @@ from ptq_eval.checkpoints.numbered import Numbered
 from ptq_eval.checkpoints.overrides import Overrides, Place, read_overrides, require_known
 from ptq_eval.checkpoints.problems import ROOT, beside
 from ptq_eval.checkpoints.trainer_state import with_whole_counts
-from ptq_eval.errors import EmptyFolderError, NoCheckpointError, TrajectoryFileError, did_you_mean
+from ptq_eval.errors import (
+    EmptyFolderError,
+    NoCheckpointError,
+    OptionError,
+    PtqEvalError,
+    TrajectoryFileError,
+    did_you_mean,
+)
 from ptq_eval.records import Checkpoint
 
 _NO_STEP = (
@@ -65,7 +72,7 @@ def discover(
     except OSError as error:
         raise EmptyFolderError("a folder cannot be read", got=error, remedy="allow reading it") from error
     runs = [replace(run, checkpoints=tuple(with_whole_counts(run.checkpoints))) for run in runs]
-    runs = _corrected(corrections, runs)
+    runs = _corrected(corrections, runs, error=OptionError)
     found = [checkpoint for run in sorted(runs, key=lambda run: run.name) for checkpoint in run.checkpoints]
     if not found:
         raise TrajectoryFileError("every checkpoint is excluded", remedy="shorten `exclude`")
@@ -237,6 +244,8 @@ def _listed(folder: Path, places: Mapping[str, Place]) -> Iterator[Checkpoint]:
         if not path.is_dir() or not holds_model(path):
             require_known([name], [child.name for child in subfolders(folder) if holds_model(child)], "checkpoint")
         checkpoint = replace(form.describe(path, Position(place.step, stage=place.stage)), revision=name.strip("/"))
+        kept = tuple(p for p in checkpoint.problems if place.step is None or p.code != "step_disagrees")
+        checkpoint = replace(checkpoint, problems=kept)  # the file corrects what trainer_state.json says
         if place.tokens is not None:
             note = "given for this checkpoint"
             checkpoint = replace(checkpoint, tokens=place.tokens, tokens_source="user", tokens_note=note)
@@ -295,16 +304,18 @@ def _own_corrections(runs: Sequence[_Run], root: Path) -> list[_Run]:
     return corrected
 
 
-def _corrected(layer: Overrides, runs: Sequence[_Run], whole: bool = True) -> list[_Run]:
+def _corrected(
+    layer: Overrides, runs: Sequence[_Run], whole: bool = True, error: type[PtqEvalError] = TrajectoryFileError
+) -> list[_Run]:
     require_known(layer.runs, [run.name for run in runs], "run")
     if whole:
-        layer.check_steps({checkpoint.step for run in runs for checkpoint in run.checkpoints})
+        layer.check_steps({checkpoint.step for run in runs for checkpoint in run.checkpoints}, error)
     corrected = []
     for run in runs:
-        checkpoints = layer.apply(run.checkpoints)
+        checkpoints = layer.apply(run.checkpoints, error)
         if own := layer.runs.get(run.name):
-            own.check_steps({checkpoint.step for checkpoint in run.checkpoints})
-            checkpoints = own.apply(checkpoints)
+            own.check_steps({checkpoint.step for checkpoint in run.checkpoints}, error)
+            checkpoints = own.apply(checkpoints, error)
         corrected.append(replace(run, checkpoints=tuple(checkpoints)))
     return corrected
 

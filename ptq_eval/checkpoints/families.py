@@ -1,6 +1,6 @@
-"""Which runs differ in nothing but their seed: those of one `family`.
+"""Which runs differ only in their seed: those of one `family`.
 
-The spread between such runs is what δ would be for no reason but the seed (`results.seeds`).  Names alone prove
+The spread between such runs shows how much δ varies with the seed alone (`results.seeds`).  Names alone prove
 nothing: `run1` and `run2` may differ in their learning rate.  A family is taken from what a run says of itself:
 
 pretrain.json      the options of `ptq-eval pretrain` without the seed, and the digest of the text;

@@ -1,4 +1,4 @@
-"""What the user knows better: `trajectory.yaml`, `--tokens-per-step`, `--tokens`, `--exclude`.
+"""Corrections supplied by the user: `trajectory.yaml`, `--tokens-per-step`, `--tokens`, `--exclude`.
 
 A `trajectory.yaml` is in the folder that is searched, in a run's folder, or in both; the run's own one wins, and
 the command line wins over both.  Example:
@@ -20,8 +20,10 @@ These counts have the source "user".  A key, run or step that does not exist is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,18 @@ import yaml
 
 from ptq_eval.checkpoints.numbered import numbered_by, steps_restart
 from ptq_eval.checkpoints.trainer_state import COUNTER_RESTART, PHASES
-from ptq_eval.config.options import COUNT, NUMBER, TEXT, Kind, Options, declared, option
+from ptq_eval.config.options import (
+    COUNT,
+    NUMBER,
+    PARAMS,
+    TEXT,
+    TOKENS,
+    TOKENS_PER_STEP,
+    Kind,
+    Options,
+    declared,
+    option,
+)
 from ptq_eval.errors import OptionError, PtqEvalError, TrajectoryFileError, did_you_mean
 from ptq_eval.records import Checkpoint
 
@@ -41,7 +54,7 @@ class Place(Options):
     """Where in its training a folder that is listed by name belongs.  Raises OptionError."""
 
     step: int | None = option(None, "The step of the checkpoint.", COUNT, low=0, flag="")
-    tokens: int | None = option(None, "Its D.", COUNT, low=0, flag="")
+    tokens: int | None = option(None, "Its D.", COUNT, low=0, plausible=TOKENS, flag="")
     stage: str = option("", "Its stage of training.", flag="")
 
 
@@ -50,7 +63,7 @@ def _mapping_of(cls_name: str) -> Kind:
 
     def read(value: Any, *, name: str, error: type[PtqEvalError]) -> dict[str, Any]:
         if not isinstance(value, Mapping) or any(type(own).__name__ != cls_name for own in value.values()):
-            raise error(f"{name} is not a mapping from names to {cls_name}", got=repr(value))
+            raise error(f"{name} is not a mapping from names to {cls_name}", got=repr(value), allowed="NAME: {…}")
         return {str(key): own for key, own in value.items()}
 
     return Kind(read, "")
@@ -63,13 +76,24 @@ class Overrides(Options):
     `params` replaces N whatever its convention.  Raises OptionError for a value that makes no sense.
     """
 
-    tokens_per_step: int | None = option(None, "D = step × this, in place of what checkpoints say.", COUNT, low=1)
-    tokens: tuple[int, ...] | Mapping[int, int] | None = option(
-        None, "D of each checkpoint, in order of step.", COUNT, many=True, by_step=True, low=0, metavar="D,…"
+    tokens_per_step: int | None = option(
+        None, "D = step × this, in place of what checkpoints say.", COUNT, low=1, plausible=TOKENS_PER_STEP
     )
-    params: int | None = option(None, "N, in place of the count from the architecture.", COUNT, low=1)
+    tokens: tuple[int, ...] | Mapping[int, int] | None = option(
+        None,
+        "D of each checkpoint, in order of step.",
+        COUNT,
+        many=True,
+        by_step=True,
+        low=0,
+        plausible=TOKENS,
+        metavar="D,…",
+    )
+    params: int | None = option(None, "N, in place of the count from the architecture.", COUNT, low=1, plausible=PARAMS)
     exclude: tuple[int, ...] = option((), "Steps to exclude.", COUNT, many=True, low=0, metavar="STEP,…")
-    offset_tokens: int = option(0, "Added to every D, for a stage that starts at 0 again.", low=0, flag="")
+    offset_tokens: int = option(
+        0, "Added to every D, for a stage that starts at 0 again.", low=0, plausible=TOKENS, flag=""
+    )
     learning_rate: float | Mapping[int, float] | None = option(
         None, "Learning rate, for warnings about the schedule.", NUMBER, by_step=True, low=0, flag=""
     )
@@ -88,7 +112,7 @@ class Overrides(Options):
         if value is None or isinstance(value, cls):
             return value or cls()
         if not isinstance(value, Mapping):
-            raise OptionError("overrides are not corrections", got=repr(value), allowed="Overrides, a mapping or None")
+            raise OptionError("overrides are of a wrong type", got=repr(value), allowed="Overrides, a mapping or None")
         return cls.of(value)
 
     @classmethod
@@ -107,8 +131,11 @@ class Overrides(Options):
                 raise OptionError(f"{name} contradicts overrides.{name}", got=f"{value} and {other}", remedy="give one")
         return replace(base, **changed)
 
-    def apply(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-        """The checkpoints of one run, in order of step, corrected.  Raises TrajectoryFileError."""
+    def apply(self, checkpoints: Sequence[Checkpoint], error: type[PtqEvalError]) -> list[Checkpoint]:
+        """The checkpoints of one run, in order of step, corrected.
+
+        Raises `error`, which says where the corrections are from.
+        """
         kept = [checkpoint for checkpoint in checkpoints if checkpoint.step not in set(self.exclude)]
         placed = [checkpoint for checkpoint in kept if checkpoint.step is not None]
         listed = len(self.tokens) if isinstance(self.tokens, Sequence) else None
@@ -116,26 +143,30 @@ class Overrides(Options):
             corrected = [self._corrected(checkpoint, index) for index, checkpoint in enumerate(placed)]
             return corrected + [checkpoint for checkpoint in kept if checkpoint.step is None]
         if listed not in (None, len(kept)):
-            raise TrajectoryFileError(
-                f"tokens lists {listed} counts",
-                got=f"{len(kept)} checkpoints in {kept[0].run}" if kept else "no checkpoint",
-                remedy="one count per checkpoint, in order of step, or tokens: {step: count}",
+            counts = f"{listed} count{'s' * (listed != 1)} of tokens"
+            number = f"{len(kept)} checkpoint{'s' * (len(kept) != 1)}"
+            raise error(
+                f"there {'is' if listed == 1 else 'are'} {counts} for {number}",
+                got=f"run {kept[0].run}" if kept else "no checkpoint",
+                remedy="give one count per checkpoint, in order of step (--tokens D,D,…), or in trajectory.yaml "
+                "tokens: {STEP: D}",
             )
         return [self._corrected(checkpoint, index) for index, checkpoint in enumerate(kept)]
 
-    def check_steps(self, steps: Collection[int | None]) -> None:
-        """Raise TrajectoryFileError for a step named here that no checkpoint has."""
+    def check_steps(self, steps: Collection[int | None], error: type[PtqEvalError]) -> None:
+        """Raise `error` for a step named here that no checkpoint has."""
         named = set(self.exclude)
         for value in (self.tokens, self.learning_rate, self.schedule_phase):
             named |= set(value) if isinstance(value, Mapping) else set()
         if missing := sorted(named - set(steps)):
             known = ", ".join(str(step) for step in sorted(step for step in steps if step is not None))
-            raise TrajectoryFileError("no checkpoint at a step that is named", got=missing, allowed=known)
+            raise error("no checkpoint at a step that is named", got=missing, allowed=known)
 
     def _corrected(self, checkpoint: Checkpoint, index: int) -> Checkpoint:
         step, changes = checkpoint.step, {}
         tokens, note = self._tokens(checkpoint, index)
         if note:
+            TOKENS.require_below(tokens or 0, f"D of {checkpoint.name}, {note},")
             changes |= {"tokens": tokens, "tokens_source": "user", "tokens_note": note, "tokens_counter": ""}
             changes["problems"] = tuple(p for p in checkpoint.problems if p.code != COUNTER_RESTART)
         if self.params is not None:
@@ -188,14 +219,26 @@ class _Loader(yaml.SafeLoader):
 def read_overrides(folder: Path) -> Overrides | None:
     """The `trajectory.yaml` of a folder, if it has one.  Raises TrajectoryFileError."""
     path = folder / FILE_NAME
-    if not path.is_file():
+    if not path.exists():
+        _require_no_misnamed(folder)
         return None
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except RecursionError as error:
+        raise TrajectoryFileError(f"{path} is nested too deeply", remedy="correct the file") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         remedy = "keep one of the two" if isinstance(error, _KeyTwiceError) else "correct the file"
         raise TrajectoryFileError(f"{path} cannot be read", got=error, remedy=remedy) from error
     return _parse({} if data is None else data, str(path))
+
+
+def _require_no_misnamed(folder: Path) -> None:
+    """Raise TrajectoryFileError for a file whose name is nearly that of the corrections, which would be ignored."""
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+        lower = name.lower()
+        if lower.endswith((".yaml", ".yml", ".yaml.txt")) and get_close_matches(lower, [FILE_NAME], cutoff=0.85):
+            what = f"a file of corrections is called {FILE_NAME}; another name is not read"
+            raise TrajectoryFileError(what, got=folder / name, remedy=f"rename it to {FILE_NAME}")
 
 
 def require_known(names: Iterable[str], known: Collection[str], what: str) -> None:
@@ -212,16 +255,26 @@ def require_known(names: Iterable[str], known: Collection[str], what: str) -> No
 
 def _parse(data: Any, where: str) -> Overrides:
     if not isinstance(data, Mapping):
-        raise TrajectoryFileError(f"{where} is not a mapping of keys", got=type(data).__name__)
+        allowed, remedy = ", ".join(declared(Overrides)), "write one KEY: VALUE a line, without a dash"
+        raise TrajectoryFileError(f"{where} is not a mapping of keys", got=_kind(data), allowed=allowed, remedy=remedy)
     runs = data.get("runs") or {}
     if not isinstance(runs, Mapping):
-        raise TrajectoryFileError(f"runs in {where} is not a mapping", got=type(runs).__name__)
-    if listing := next((name for name, own in runs.items() if isinstance(own, Mapping) and "checkpoints" in own), None):
-        remedy = "list them in a trajectory.yaml in the run's own folder"
-        raise TrajectoryFileError(f"runs in {where} cannot list checkpoints", got=listing, remedy=remedy)
+        allowed = "runs: {RUN: {params: 1B}}"
+        raise TrajectoryFileError(f"runs in {where} is not a mapping from names", got=_kind(runs), allowed=allowed)
+    for key, remedy in (
+        ("checkpoints", "list them in a trajectory.yaml in the run's own folder"),
+        ("runs", "name each run by its path, as `ptq-eval inspect` shows it, without nesting"),
+    ):
+        if nesting := [name for name, own in runs.items() if isinstance(own, Mapping) and key in own]:
+            what = f"runs in {where} cannot {'list' if key == 'checkpoints' else 'hold'} {key}"
+            raise TrajectoryFileError(what, got=nesting[0], remedy=remedy)
     nested = {str(name): _parse(content, f"{where}, run {name}") for name, content in runs.items()}
     own = _read(Overrides, {name: data[name] for name in data if name not in ("runs", "checkpoints")}, where)
     return Overrides(**own, runs=nested, checkpoints=_places(data.get("checkpoints") or {}, where))
+
+
+def _kind(value: Any) -> str:
+    return "a list" if isinstance(value, list) else repr(value)[:80]
 
 
 def _read(cls: type[Options], data: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -238,7 +238,7 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
     ),
     "steps_out_of_order": (
         errors.TrajectoryFileError,
-        "give the tokens in trajectory.yaml, or exclude the step",
+        "give a D that grows with the step (--tokens, --tokens-per-step or trajectory.yaml), or exclude the step",
     ),
     "step_disagrees": (errors.TrajectoryFileError, "rename the folder, or exclude the step"),
     "tokens_unknown": (errors.TrajectoryFileError, "--tokens-per-step, --tokens or a trajectory.yaml"),

@@ -9,9 +9,9 @@ several processes, so it is not tried.
 Both counters may start again at 0 when training is resumed: one that restarts at step r holds, at step s, the tokens of
 s − r steps.  That shows between two checkpoints of a run (`with_whole_counts`): the counter falls, or
 it grows by fewer tokens per step than before, and the missing ones are just those of a restart in between.  What was
-counted before is then added, with a warning.  A counter whose steady growth points back to a step other than 0 has
-started late; a batch that grew early on looks the same, so that is only warned of.  Restarts that lose less than 3 % of
-D are not noticed.
+counted before is then added, with a warning.  Where no later checkpoint confirms the restart, or the first checkpoint
+comes after it, another size of the batch would look the same, so that is only warned of (`_doubtful`).  Restarts that
+lose less than 3 % of D are not noticed, nor are those that a batch growing in several steps would explain.
 
 The schedule's phase is read off the logged learning rates up to the checkpoint, unless the file has a
 `schedule_phase` of its own.  A learning rate that fell to a tenth of its peak, or is still falling at the
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -53,7 +53,7 @@ def with_trainer_state(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         rates = {at: rate for at, rate in map(_rate, state.get("log_history") or ()) if at <= step}
     except TrajectoryFileError as error:
         return checkpoint.with_problem("unreadable_state", f"{path.name} cannot be read: {error.what}, got {error.got}")
-    except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError) as error:
         return checkpoint.with_problem("unreadable_state", f"{path.name} cannot be read: {error!r}")
     if checkpoint.step is not None and checkpoint.step != step:
         checkpoint = checkpoint.with_problem(
@@ -136,11 +136,15 @@ def _tokens(counts: dict[str, int], step: int, folder: Path) -> tuple[int | None
 
 
 COUNTER_RESTART = "counter_restart"
-CORRECTION = "if that is wrong, give --tokens-per-step, --tokens or a trajectory.yaml"
+REMEDY = "give --tokens-per-step, --tokens or a trajectory.yaml"
 STEADY = 0.01
 """Two rates of tokens per step that differ by less than this share are the same."""
 LOST = 0.03
 """The least share of D whose loss is noticed."""
+FAR = 0.5
+"""Tokens per step are far below the usual ones from this share on, where those are not steady."""
+WHOLE = 1e-6
+"""How near to a whole number of steps at the usual rate a count is, if it was made of whole steps."""
 
 
 @dataclass(frozen=True)
@@ -174,11 +178,13 @@ def _with_whole(counter: str, counted: Sequence[Checkpoint]) -> dict[str, Checkp
         past = [restart for at, restart in restarts.items() if at <= index]
         if past:
             changed[checkpoint.location] = _completed(checkpoint, past[-1], noticed=index in restarts)
-    if not restarts and (start := _late_start(readings)):
-        changed[counted[0].location] = counted[0].with_problem(
+    for index, doubt in _doubtful(readings, restarts).items():
+        checkpoint = changed.get(counted[index].location, counted[index])
+        changed[checkpoint.location] = checkpoint.with_problem(
             COUNTER_RESTART,
-            f"{counter} grows steadily, but from step {start:,} on: if training was resumed there, D lacks the tokens "
-            f"before it; {CORRECTION.replace('if that is wrong', 'then')}",
+            f"{counter} grows by {doubt.rate:,.0f} tokens per step up to here and by {doubt.usual:,.0f} elsewhere: "
+            f"either the batch had another size, or the counter started again at step {doubt.step:,}, when training "
+            f"was resumed, and D lacks the tokens before, here and later; in that case {REMEDY}",
         )
     return changed
 
@@ -212,13 +218,44 @@ def _restart(earlier: _Reading, reading: _Reading, later: Sequence[_Reading], ra
     return step if confirmed else None
 
 
-def _late_start(readings: Sequence[_Reading]) -> int | None:
-    """The step other than 0 to which a steady growth points back, or None."""
-    rates = [later.rate(earlier) for earlier, later in pairwise(readings)]
-    if not rates or rates[0] <= 0 or not all(_same(rate, rates[0]) for rate in rates):
-        return None
-    start = round(readings[0].step - readings[0].tokens / rates[0])
-    return start if start > LOST * readings[-1].step else None
+@dataclass(frozen=True)
+class _Doubt:
+    """Tokens per step up to a reading and elsewhere, and the step of the restart that would explain the difference."""
+
+    rate: float
+    usual: float
+    step: int
+
+
+def _doubtful(readings: Sequence[_Reading], restarts: Collection[int]) -> dict[int, _Doubt]:
+    """By index, the readings of which a restart that is not certain would explain the slow growth up to them."""
+    starts = [_Reading(0, 0), *readings]
+    rates = {at: reading.rate(starts[at]) for at, reading in enumerate(readings) if at not in restarts}
+    found = {}
+    for at, rate in rates.items():
+        usual, steady = _usual(rates, at)
+        if usual <= rate or any(_same(rates[near], rate) for near in (at - 1, at + 1) if near in rates):
+            continue  # a rate that stays is that of another batch
+        counted = readings[at].tokens / usual
+        lost = readings[at].step - counted
+        whole = abs(counted - round(counted)) < WHOLE
+        large = lost >= LOST * readings[at].step if steady or whole else at > 0 and rate < FAR * usual
+        if large and lost >= starts[at].step - 1:
+            found[at] = _Doubt(rate, usual, round(lost))
+    return found
+
+
+def _usual(rates: Mapping[int, float], at: int) -> tuple[float, bool]:
+    """The highest rate before reading `at`, and whether another one is the same.
+
+    Of the first reading, the highest one after it, or 0 where the rates rise more than once: a growing batch.
+    """
+    others = [rate for place, rate in rates.items() if (place < at if at else place > 0)]
+    usual = max(others, default=0.0)
+    rises = [rate for rate in others if rate > rates[at] and not _same(rate, rates[at])]
+    if at == 0 and rises and not _same(rises[0], usual):
+        usual = 0.0
+    return usual, sum(_same(rate, usual) for rate in others) > 1
 
 
 def _completed(checkpoint: Checkpoint, restart: _Reading, noticed: bool) -> Checkpoint:
@@ -229,7 +266,8 @@ def _completed(checkpoint: Checkpoint, restart: _Reading, noticed: bool) -> Chec
     if noticed:
         message = (
             f"{counter}{unit} is {tokens:,} here and seems to have started again at step {restart.step:,}, when "
-            f"training was resumed; the {restart.tokens:,} tokens before are added, here and later; {CORRECTION}"
+            f"training was resumed; the {restart.tokens:,} tokens before are added, here and later; "
+            f"if that is wrong, {REMEDY}"
         )
         checkpoint = checkpoint.with_problem(COUNTER_RESTART, message)
     return replace(checkpoint, tokens=tokens + restart.tokens, tokens_source="derived", tokens_note=note)

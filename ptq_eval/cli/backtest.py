@@ -14,15 +14,15 @@ from ptq_eval.config.study import FEWEST_TO_TEST, BacktestConfig
 from ptq_eval.errors import NothingToFitError
 
 
-@click.command(short_help="Forecast each run from its earlier checkpoints, against what was measured.")
+@click.command(short_help="Compare forecasts from earlier checkpoints with what was measured later.")
 @click.argument("out")
 @cli_options.options_of(BacktestConfig)
 def backtest(out: str, **settings: Any) -> None:
-    """Ask at every earlier checkpoint in OUT what would have been forecast, and compare with what was measured.
+    """Repeat the forecast at every earlier checkpoint in OUT, and compare it with what was measured later.
 
-    Reads the records of `ptq-eval run`.  Forecast are the loss after quantization, δ, and D_crit; three baselines are
-    judged by the same statements.  Writes backtest.json with one row per statement, backtest.md, a fan chart of every
-    run, and a section of report.md.
+    Reads the records of `ptq-eval run`.  Forecasts the loss after quantization, δ and D_crit, and scores three
+    baselines in the same way.  Writes backtest.json with one row per statement, backtest.md, a fan chart for every run,
+    and a section of report.md.
 
     \b
     Examples:

@@ -8,6 +8,8 @@ import click
 
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar
+from ptq_eval.config.export import ExportConfig
+from ptq_eval.config.options import declared
 from ptq_eval.config.run import RunConfig
 
 _GRID = tuple(name for name in cli_options.GRID if name not in ("quantizers", "bits", "formats"))
@@ -15,26 +17,14 @@ _GRID = tuple(name for name in cli_options.GRID if name not in ("quantizers", "b
 
 @click.command(short_help="Write a quantized checkpoint in a format that other libraries load.")
 @click.argument("checkpoint")
-@click.option("-o", "--out", required=True, metavar="DIR", help="Folder to write, new or empty.")
-@click.option("--quantizer", default="gptq", show_default=True, metavar="NAME", help="Method to quantize with.")
-@click.option("--bits", default=None, metavar="B", help="Bit-width of integers.  [default: 4, unless --number-format]")
-@click.option("--number-format", default=None, metavar="NAME", help="A number format instead; see `ptq-eval formats`.")
-@click.option(
-    "--format",
-    "file_format",
-    default="compressed-tensors",
-    show_default=True,
-    metavar="NAME",
-    help="Format of the files: compressed-tensors, gptq, awq, gguf, or fake (full precision, loads everywhere).",
-)
+@cli_options.out_option("Folder to write, new or empty.", metavar="DIR", required=True)
+@cli_options.options_of(ExportConfig)
 @cli_options.options_of(RunConfig, *_GRID, *cli_options.TEXTS)
 @cli_options.device_option
 @cli_options.options_of(RunConfig, "dtype", "memory")
 @cli_options.trajectory_options
 @cli_options.trust_option
-def export(
-    checkpoint: str, out: str, quantizer: str, bits: str | None, number_format: str | None, **settings: Any
-) -> None:
+def export(checkpoint: str, out: str, **settings: Any) -> None:
     """Quantize CHECKPOINT, measure its loss, and write what was measured as files that other libraries load.
 
     DIR gets the packed weights, the configuration and tokenizer, recipe.json with everything that was done and
@@ -51,12 +41,10 @@ def export(
     from ptq_eval.jobs.export import export as write
     from ptq_eval.report.export.page import lines
 
-    schemes = {"bits": "none", "formats": number_format} if number_format else {"bits": bits or "4"}
-    corrections = Overrides.take(settings)
+    config = ExportConfig(**{name: settings.pop(name) for name in declared(ExportConfig)})
+    settings |= {"overrides": Overrides.take(settings), "file_format": config.file_format, **config.grid()}
     with Bar() as bar:
-        recipe = write(
-            checkpoint, out, overrides=corrections, progress=bar, quantizers=quantizer, **schemes, **settings
-        )
+        recipe = write(checkpoint, out, progress=bar, **settings)
     for line in lines(recipe):
         click.echo(line)
     click.echo(f"Written to {out}: weights, config.json, recipe.json, README.md")

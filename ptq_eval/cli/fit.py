@@ -35,9 +35,7 @@ HAND = ("seed", "bootstrap")
 table_options = cli_options.together(
     click.option("--data", type=click.Path(), metavar="FILE", help="A .csv, .tsv, .parquet, .json or .jsonl table."),
     cli_options.options_of(FitConfig, *(n for n, o in declared(FitConfig).items() if o.flag and n not in HAND)),
-    click.option(
-        "-o", "--out", "target", metavar="OUT", help="Folder for a table's results.  [default: FILE-fit, here]"
-    ),
+    cli_options.out_option("Folder for a table's results.  [default: FILE-fit, here]", name="target"),
 )
 
 
@@ -52,7 +50,7 @@ def fit(out: str | None, **options: Any) -> None:
     cannot distinguish, and test tokens against the learning rate; writes comparison.md, comparison.json and a figure.
     Variables are N (parameters), D (tokens), P (bits; also `bits`), loss, delta, and any others that a law reads; `se`,
     `run`, `checkpoint`, `learning_rate` and `phase` are used if the table has them.  In --columns, put a name with
-    spaces in backticks; a variable may use those before it.
+    spaces in backticks; an expression may use variables defined before it.
     """
     data, target = options.pop("data"), options.pop("target")
     if out is None and data is None:

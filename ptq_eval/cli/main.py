@@ -82,7 +82,7 @@ def cli(ctx: click.Context) -> None:
 
 @cli.command(epilog=RUN_EXAMPLES, short_help="Measure checkpoints before and after quantization, fit, report.")
 @click.argument("folders", nargs=-1, required=True)
-@click.option("-o", "--out", metavar="OUT", help="Output folder.  [default: FOLDER-ptq, here]")
+@cli_options.out_option("Output folder.  [default: FOLDER-ptq, here]")
 @cli_options.options_of(RunConfig)
 @cli_options.trajectory_options
 def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:

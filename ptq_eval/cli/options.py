@@ -6,14 +6,16 @@ the same values with the same words.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from ptq_eval.checkpoints.overrides import Overrides
-from ptq_eval.config.options import SWITCH, Option, Options, declared
+from ptq_eval.config.options import SWITCH, Kind, Option, Options, declared
 from ptq_eval.config.run import RunConfig
+from ptq_eval.errors import OptionError, OutputFullError, PtqEvalError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Decorator = Callable[[_Command], _Command]
@@ -37,7 +39,22 @@ def options_of(cls: type[Options], *names: str, **defaults: Any) -> _Decorator:
     return together(*(_option(specs[name], defaults.get(name, specs[name].default)) for name in chosen))
 
 
-def _option(spec: Option, default: Any) -> _Decorator:
+def out_option(help: str, name: str = "out", metavar: str = "OUT", required: bool = False) -> _Decorator:
+    """`-o`: a folder to write, refused before anything is computed where it is a file."""
+
+    def read(value: Any, *, name: str, error: type[PtqEvalError]) -> str:
+        if not str(value).strip():
+            raise error("the name of the output folder is empty", remedy="for the current folder write .")
+        if os.path.isfile(value):
+            what = "the output folder cannot be written"
+            raise OutputFullError(what, got=f"{value}: it is a file", remedy="choose another -o")
+        return str(value)
+
+    spec = Option(None, help, Kind(read, metavar), flag="-o", name=name)
+    return _option(spec, None, "-o", "--out", required=required)
+
+
+def _option(spec: Option, default: Any, *flags: str, required: bool = False) -> _Decorator:
     shown = f"default: {spec.written(default)}" if spec.written(default) and spec.kind is not SWITCH else ""
     obvious = spec.low in (None, 0, 1) and (spec.high, spec.below) == (None, None)
     notes = "; ".join(filter(None, [shown, "" if obvious else "each " * spec.many + spec.limits()]))
@@ -47,15 +64,21 @@ def _option(spec: Option, default: Any) -> _Decorator:
         names = f"{flag}/{spec.off}" if spec.off else flag
         return click.option(names, spec.name, is_flag=True, default=default, show_default=bool(spec.off), help=help)
 
-    def read(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
+    def read(_ctx: click.Context, _param: click.Parameter, values: tuple[Any, ...]) -> Any:
+        if spec.repeated:
+            return spec.read(values)
+        if len(values) > 1:
+            remedy = "give all values once, with commas" if spec.many else "give it once"
+            raise OptionError(f"{flag} occurs {len(values)} times", got=" and ".join(values), remedy=remedy)
+        value = values[0] if values else default
         return value if value is None else spec.read(value)
 
     return click.option(
-        flag,
+        *(flags or (flag,)),
         spec.name,
-        default=None if spec.repeated else default,
-        multiple=spec.repeated,
+        multiple=True,
         type=click.UNPROCESSED,
+        required=required,
         callback=read,
         metavar=spec.metavar or "|".join([*spec.choices]) or "|".join([spec.kind.metavar, *spec.words]),
         help=help,

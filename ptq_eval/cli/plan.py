@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,9 @@ import click
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, console
 from ptq_eval.config.options import declared
-from ptq_eval.config.plan import PlanConfig
-from ptq_eval.errors import OptionError
+from ptq_eval.config.plan import DEFAULT_PRESET, PlanConfig, SourceConfig
+from ptq_eval.errors import PlanError
 
-DEFAULT_PRESET = "KUMAR_2024"
 EXAMPLES = """\b
 Examples:
   ptq-eval plan --params 1B --serve-bits 4
@@ -28,23 +28,16 @@ Examples:
 
 
 _options = cli_options.together(
-    click.option("--fit", "fit", metavar="OUT", help="Plan from the fit in this output folder."),
-    click.option(
-        "--preset",
-        metavar="NAME,…",
-        help=f"Plan from published constants, of several presets together.  [default: {DEFAULT_PRESET}]",
-    ),
+    cli_options.options_of(SourceConfig, "fit", "preset"),
     cli_options.options_of(PlanConfig),
-    click.option("--offsets/--no-offsets", default=True, show_default=True, help="The offsets n of a preset's N_eff."),
-    click.option("--quantizer", metavar="NAME", help="Which quantizer, where OUT holds several."),
-    click.option("--number-format", metavar="NAME", help="Which number format, where each has a law."),
-    click.option("-o", "--out", metavar="FOLDER", help="Output folder.  [default: OUT/plan, or NAME-plan here]"),
+    cli_options.options_of(SourceConfig, "offsets", "quantizer", "number_format"),
+    cli_options.out_option("Output folder.  [default: OUT/plan, or NAME-plan here]", metavar="FOLDER"),
 )
 
 
 @click.command(epilog=EXAMPLES, short_help="Plan a training run: tokens, parameters and precisions, from a fit.")
 @_options
-def plan(fit: str | None, preset: str | None, out: str | None, **settings: Any) -> None:
+def plan(out: str | None, **settings: Any) -> None:
     """Answer how many tokens, how many parameters, and which precisions to train and to serve at.
 
     The constants come from a fit or from a publication.  Every answer has an interval if they have one, and says how
@@ -53,37 +46,39 @@ def plan(fit: str | None, preset: str | None, out: str | None, **settings: Any) 
     from ptq_eval.laws.plan.answers import Question
     from ptq_eval.laws.plan.answers import plan as answer
     from ptq_eval.report.plan import page as report
+    from ptq_eval.report.plan.words import refusal
 
-    _check(fit, preset, settings)
+    origin = SourceConfig(**{name: settings[name] for name in declared(SourceConfig)})
+    fit, preset = origin.fit, origin.preset or DEFAULT_PRESET
     question = Question(**{name: settings[name] for name in declared(PlanConfig)})
     with Bar() as bar:
-        source = _source(fit, preset, settings)
+        source = _source(origin, question.params)
         bar("planning", 0.0, 0.0)
         found = answer(source, question)
-        beside = f"{(preset or DEFAULT_PRESET).lower().replace(',', '+')}-plan"
+        if not found.answered:
+            raise refusal(found, [name for name in source.others if _answers(origin, name, question)])
+        beside = f"{preset.lower().replace(',', '+')}-plan"
         folder = Path(out or (f"{fit.rstrip('/')}/plan" if fit else beside))
         written = report.write(folder, found)
     console().print(report.render(found))
     click.echo(f"\nWritten to {folder}: plan.json and {len(written) - 1} files in figures/")
 
 
-def _check(fit: str | None, preset: str | None, settings: dict[str, Any]) -> None:
-    """Raises OptionError for options that belong to the other origin of constants."""
-    if fit is not None and preset is not None:
-        raise OptionError("--fit and --preset exclude each other", got=f"{fit} and {preset}", remedy="give one of them")
-    for name, flag in (("quantizer", "--quantizer"), ("number_format", "--number-format")):
-        if fit is None and settings[name] is not None:
-            what = f"{flag} chooses among the fits of --fit; presets have none"
-            raise OptionError(what, got=settings[name], remedy=f"--fit OUT, or no {flag}")
-    if fit is not None and not settings["offsets"]:
-        what = "--no-offsets belongs to presets: a fit has the offsets that were fitted"
-        raise OptionError(what, got=fit, remedy="no --no-offsets, or fit again: --law-option offsets=false")
+def _answers(origin: SourceConfig, quantizer: str, question: Any) -> bool:
+    """Whether the fit of another quantizer answers the question."""
+    from ptq_eval.laws.plan.answers import plan as answer
+
+    try:
+        return answer(_source(replace(origin, quantizer=quantizer), question.params), question).answered
+    except PlanError:
+        return False
 
 
-def _source(fit: str | None, preset: str | None, settings: dict[str, Any]) -> Any:
+def _source(origin: SourceConfig, params: float | None) -> Any:
     from ptq_eval.laws.plan.source import preset_named
     from ptq_eval.laws.plan.stored import from_folder
 
-    if fit is None:
-        return preset_named(DEFAULT_PRESET if preset is None else preset, offsets=settings["offsets"])
-    return from_folder(fit, **{name: settings[name] for name in ("quantizer", "number_format", "params")})
+    if origin.fit is None:
+        preset = DEFAULT_PRESET if origin.preset is None else origin.preset
+        return preset_named(preset, offsets=origin.offsets)
+    return from_folder(origin.fit, quantizer=origin.quantizer, number_format=origin.number_format, params=params)

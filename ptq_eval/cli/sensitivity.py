@@ -18,7 +18,7 @@ from ptq_eval.errors import NothingToFitError, PtqEvalError
 
 @click.command(short_help="Damage per layer: predicted from noise and curvature, and measured.")
 @click.argument("folders", nargs=-1, required=True)
-@click.option("-o", "--out", required=True, metavar="OUT", help="Output folder; may be one of `ptq-eval run`.")
+@cli_options.out_option("Output folder; may be one of `ptq-eval run`.", required=True)
 @cli_options.options_of(RunConfig, *cli_options.GRID, *cli_options.TEXTS, quantizers=("rtn",))
 @cli_options.options_of(SensitivityConfig)
 @cli_options.device_option

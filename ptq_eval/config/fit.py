@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ptq_eval.config.options import NUMBER, TEXT, Kind, Options, declared, option
+from ptq_eval.config.options import NUMBER, TEXT, Kind, Options, declared, once, option, plain
+from ptq_eval.config.run import MAX_BOOTSTRAP
 from ptq_eval.errors import OptionError, PtqEvalError
 from ptq_eval.records import BITS_AXES, BitsAxis
-from ptq_eval.units import read_number
+from ptq_eval.units import COUNT, read_number
 
 LOSSES = ("huber", "squared", "lad", "log-huber", "log-squared", "log-lad", "least-squares")
 ONE_LAW = ("law", "formula", "per_category", "intervals", "fixed", "tied", "bounds", "start", "law_options")
@@ -41,7 +42,7 @@ def _pairs(one: Callable[[str, Any, type[PtqEvalError]], Any], example: str, tog
                 if not isinstance(pair, Sequence) or len(pair) != 2 or not all(str(part).strip() for part in pair):
                     raise wrong
                 found.append((str(pair[0]).strip(), one(name, pair[1], error)))
-        return together(found)
+        return once(found, name, error) if together is dict else together(found)
 
     return read
 
@@ -57,7 +58,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _value(name: str, value: Any, error: type[PtqEvalError]) -> float:
-    return read_number(value, name=f"the value of {name}", error=error)
+    return read_number(value, COUNT, name=f"the value of {name}", error=error)
 
 
 def _name(name: str, value: Any, error: type[PtqEvalError]) -> str:
@@ -68,7 +69,7 @@ def _ends(name: str, value: Any, error: type[PtqEvalError]) -> tuple[float, floa
     ends = value.split(":") if isinstance(value, str) else value
     if not isinstance(ends, Sequence) or len(ends) != 2:
         raise error(f"{name} has not two ends", got=repr(value), remedy=f"{name} alpha=0.1:0.9")
-    low, high = (read_number(end, name=f"an end of {name}", error=error) for end in ends)
+    low, high = (read_number(end, COUNT, name=f"an end of {name}", error=error) for end in ends)
     return low, high
 
 
@@ -77,24 +78,17 @@ def parse_options(texts: Iterable[str]) -> dict[str, Any]:
 
     Raises OptionError.
     """
-    found: dict[str, Any] = {}
+    found = []
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip() or not value.strip():
             raise OptionError("a law's option is not NAME=VALUE", got=repr(text), remedy="--law-option offsets=false")
-        found[name.strip()] = _plain(name.strip(), value.strip())
-    return found
+        found.append((name.strip(), _plain(name.strip(), value.strip())))
+    return once(found, "--law-option", OptionError)
 
 
 def _plain(name: str, text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if name == "parts" or "+" in text:
-        return tuple(text.split("+"))
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    return tuple(text.split("+")) if name == "parts" or "+" in text else plain(text)
 
 
 def _law_options(value: Any, *, name: str, error: type[PtqEvalError]) -> Mapping[str, Any]:
@@ -140,11 +134,11 @@ class FitConfig(Options):
     by: str = option("", "One fit for each value of a column, such as bits or quantizer.", metavar="COLUMN")
     bits_axis: BitsAxis | None = option(
         None,
-        "What laws take as bits: those of a code, all that are stored (effective), or those of an ideal code with the "
-        "same error on Gaussian numbers (gaussian); of records, or of a table with the columns of degradation.csv.",
+        "Which bits laws use: the nominal bits of the code (bits), all stored bits including scales (effective), or "
+        "the bits of an ideal code with the same error on Gaussian data (gaussian).",
         TEXT,
         choices=BITS_AXES,
-        unset="of records what their run was asked for, of a table its bits",
+        unset="as in the run for records, the column of bits for a table",
     )
     tests: tuple[tuple[str, str], ...] = option(
         (),
@@ -197,8 +191,24 @@ class FitConfig(Options):
         repeated=True,
     )
     seed: int = option(0, "Seed of the bootstrap.", low=0)
-    bootstrap: int = option(200, "Resamples behind each interval.", low=0)
+    bootstrap: int = option(200, "Resamples behind each interval.", low=0, high=MAX_BOOTSTRAP)
     level: float = option(0.9, "", NUMBER, above=0, below=1, flag="")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, (low, high) in self.bounds.items():
+            start = self.start.get(name, low)
+            if not low <= start <= high:
+                got = f"{name}={start:g} with --bounds {name}={low:g}:{high:g}"
+                raise OptionError("--start is outside --bounds", got=got, remedy="start within the bounds")
+        for flag, others in (("--start", self.start), ("--bounds", self.bounds)):
+            if both := [name for name in others if name in self.fixed]:
+                remedy = f"omit --fixed or {flag} of {both[0]}"
+                raise OptionError(f"{flag} has no effect on a constant that is fixed", got=both[0], remedy=remedy)
+        for flag, pairs in (("--tied", self.tied), ("--test", self.tests)):
+            if same := [one for one, other in pairs if one == other]:
+                remedy = f"{flag} NAME=NAME, with two names"
+                raise OptionError(f"{flag} compares a constant with itself", got=same[0], remedy=remedy)
 
     @property
     def axis_column(self) -> dict[str, str]:

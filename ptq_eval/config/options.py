@@ -17,7 +17,7 @@ from functools import cache, partial
 from typing import Any, ClassVar, TypeVar
 
 from ptq_eval import units
-from ptq_eval.errors import OptionError, PtqEvalError, did_you_mean
+from ptq_eval.errors import OptionError, PtqEvalError, UnitsError, did_you_mean
 
 _Self = TypeVar("_Self", bound="Options")
 
@@ -52,6 +52,49 @@ SWITCH = Kind(_switch, "")
 _KINDS = {bool: SWITCH, int: COUNT, float: NUMBER, str: TEXT}
 
 
+MOST = 2**63 - 1
+"""What a whole number may be at most, to be stored in 64 bits."""
+
+
+@dataclass(frozen=True)
+class Plausible:
+    """The range of a count outside of which it was written in another unit: 7 for 7B.
+
+    `suffix` is that of the unit that a smaller count is probably meant in, `mistaken` its name; without a suffix the
+    remedy is the example.  `zero` allows 0 too.
+    """
+
+    least: float
+    most: float
+    suffix: str
+    mistaken: str
+    example: str
+    zero: bool = False
+
+    def require(self, found: float, value: Any, name: str, error: type[PtqEvalError]) -> None:
+        """Raises UnitsError, or `error` unless that is an OptionError."""
+        if self.least <= found <= self.most or (self.zero and found == 0):
+            return
+        error = UnitsError if issubclass(error, OptionError) else error
+        allowed = f"{self.least:g} to {self.most:g}" + ", or 0" * self.zero
+        if found > self.most:
+            raise error(f"{name} is too large", got=value, allowed=allowed, remedy=f"{name} {self.example}")
+        what, meant = f"{name} looks like a number of {self.mistaken}", f"{found:g}{self.suffix}"
+        remedy = f"did you mean {meant}?" if found > 0 and self.suffix else f"{name} {self.example}"
+        raise error(what, got=value, allowed=allowed, remedy=remedy)
+
+    def require_below(self, found: float, name: str) -> None:
+        """Raises UnitsError for a count that was computed and is too large."""
+        if found > self.most:
+            raise UnitsError(f"{name} is too large", got=f"{found:.3g}", allowed=f"at most {self.most:g}")
+
+
+PARAMS = Plausible(units.MIN_COUNT, 1e16, "B", "millions or billions", "1B")
+TOKENS = Plausible(units.MIN_COUNT, 1e18, "B", "billions", "20B", zero=True)
+TOKENS_PER_STEP = Plausible(32, 1e12, "M", "thousands or millions", "2M")
+MEMORY = Plausible(1e3, 1e18, "GB", "gigabytes", "8GB")
+
+
 @dataclass(frozen=True)
 class Option:
     """What is known of one option; made by `option`, found by `declared`."""
@@ -68,6 +111,8 @@ class Option:
     many: bool = False
     by_step: bool = False
     repeated: bool = False
+    files: bool = False
+    plausible: Plausible | None = None
     flag: str | None = None
     off: str = ""
     metavar: str = ""
@@ -89,17 +134,20 @@ class Option:
                 raise error(f"{name} has two values for one step", got=twice[0], remedy="keep one of the two")
             return {steps[step]: self._one(item, f"{name} of step {step}", error) for step, item in value.items()}
         if self.many:
-            return tuple(self._one(item, f"an entry of {name}", error) for item in _items(value))
-        try:
-            return self._one(value, name, error)
-        except error as problem:
-            if not self.words:
-                raise
-            allowed = " or ".join(filter(None, [problem.allowed, *self.words]))
-            raise error(problem.what, got=problem.got, allowed=allowed, remedy=problem.remedy) from None
+            items = _items(value, self.files)
+            if isinstance(value, str) and "" in items:
+                raise error(
+                    f"an entry of {name} is empty", got=repr(value), remedy="write one value between two commas"
+                )
+            return tuple(self._one(item, f"an entry of {name}", error) for item in items)
+        return self._one(value, name, error)
 
     def _one(self, value: Any, name: str, error: type[PtqEvalError]) -> Any:
-        found = self.kind.read(value, name=name, error=error)
+        try:
+            found = self.kind.read(value, name=name, error=error)
+        except error as problem:
+            allowed = self._allowed(", ".join(self.choices) or self.limits() or problem.allowed)
+            raise error(problem.what, got=problem.got, allowed=allowed, remedy=problem.remedy) from None
         if self.choices and found not in self.choices:
             raise error(
                 f"{name} has an unknown value",
@@ -110,15 +158,25 @@ class Option:
         small = (self.low is not None and found < self.low) or (self.above is not None and found <= self.above)
         large = (self.high is not None and found > self.high) or (self.below is not None and found >= self.below)
         if small or large:
-            raise error(f"{name} is too {'small' if small else 'large'}", got=value, allowed=self.limits())
+            raise error(
+                f"{name} is too {'small' if small else 'large'}", got=value, allowed=self._allowed(self.limits())
+            )
+        if self.plausible is not None:
+            self.plausible.require(found, value, name, error)
+        elif isinstance(found, int) and found > MOST:
+            raise error(f"{name} is too large", got=value, allowed=f"at most {MOST:.2g}")
         return found
+
+    def _allowed(self, values: str) -> str:
+        """`values` and the words that are allowed beside them."""
+        return "; or ".join(filter(None, [values, ", ".join(self.words)]))
 
     def limits(self) -> str:
         """The bounds in words; empty if there are none."""
         if self.low is not None and self.high is not None:
-            return f"{self.low:g} to {self.high:g}"
+            return f"{_bound(self.low)} to {_bound(self.high)}"
         ends = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}
-        return ", ".join(f"{word} {end:g}" for word, end in ends.items() if end is not None)
+        return ", ".join(f"{word} {_bound(end)}" for word, end in ends.items() if end is not None)
 
     def written(self, value: Any) -> str:
         """A value as it would be given on the command line; `unset` for None without a word of its own."""
@@ -132,13 +190,19 @@ class Option:
         return self.shown or (f"{value:g}" if isinstance(value, float) else str(value))
 
 
+def _bound(end: float) -> str:
+    return str(end) if isinstance(end, int) else f"{end:g}"
+
+
 def option(default: Any, help: str, kind: Kind | None = None, **more: Any) -> Any:
     """A dataclass field that is an option; the kind follows from a default that is a bool, int, float or str.
 
     low, high, above, below: bounds, the last two exclusive.  choices: the values allowed.  words: words for particular
     values, such as {"all": None}.  many: several, written with commas.  by_step: also a mapping from steps.  repeated:
-    the flag may be given several times.  flag: another flag than --name, or "" for none; off: the flag for False.
-    unset: what None means, for the help; shown: the default as the help writes it.  error: what a wrong value raises.
+    the flag may be given several times.  files: names of files, which may hold commas.  plausible: the range of a count
+    beyond which it was written in another unit.  flag: another flag than --name, or "" for none; off: the flag for
+    False.  unset: what None means, for the help; shown: the default as the help writes it.  error: what a wrong value
+    raises.
     """
     spec = Option(default, help, kind or _KINDS[type(default)], **more)
     if isinstance(default, dict):
@@ -167,6 +231,27 @@ class Options:
         return cls(**values)
 
 
+def plain(text: str) -> Any:
+    """A bool or a number that is written as text; other text as it is."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        number = units.read_number(text, units.COUNT)
+    except OptionError:
+        return text
+    return int(number) if number.is_integer() else number
+
+
+def once(found: Iterable[tuple[str, Any]], name: str, error: type[PtqEvalError]) -> dict[str, Any]:
+    """The mapping of these pairs.  Raises `error` for a key that occurs twice, whose last value would win silently."""
+    pairs = list(found)
+    keys = [key for key, _ in pairs]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        got = " and ".join(str(value) for key, value in pairs if key == twice)
+        raise error(f"{name} sets {twice} twice", got=got, remedy="keep one of the two")
+    return dict(pairs)
+
+
 @cache
 def declared(cls: type) -> dict[str, Option]:
     """The options of a dataclass by name, in their order."""
@@ -175,8 +260,17 @@ def declared(cls: type) -> dict[str, Option]:
     return {name: replace(spec, name=name, flag=flags[name]) for name, spec in found.items()}
 
 
-def _items(value: Any) -> list[Any]:
-    """The entries of a list: of text between commas, of any collection, or one value alone."""
+def _items(value: Any, files: bool = False) -> list[Any]:
+    """The entries of a list: of text between commas, of any collection, or one value alone.
+
+    Of names of `files`, the longest that exists is taken first: a name may hold commas.
+    """
     if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
+        parts, found = value.split(",") if value.strip() else [], []
+        while parts:
+            ends = range(len(parts), 1, -1) if files else ()
+            end = next((end for end in ends if os.path.exists(",".join(parts[:end]).strip().partition("#")[0])), 1)
+            found.append(",".join(parts[:end]).strip())
+            parts = parts[end:]
+        return found
     return [*value] if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)) else [value]

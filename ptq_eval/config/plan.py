@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptq_eval import units
-from ptq_eval.config.options import NUMBER, TEXT, Kind, Options, option
-from ptq_eval.errors import BitsError, PlanError, PtqEvalError, UnitsError
+from ptq_eval.config.options import MEMORY, NUMBER, PARAMS, TEXT, TOKENS, Kind, Options, Plausible, option
+from ptq_eval.errors import BitsError, OptionError, PlanError, PtqEvalError
 
 FULL_BITS = 16.0
 """From this training precision on a model counts as trained in full precision."""
@@ -24,28 +24,56 @@ SERVE_COST = 2 / 16
 def _count(
     help: str,
     metavar: str,
-    bounds: tuple[float, float],
-    example: str,
-    mistaken: str,
+    plausible: Plausible,
     *,
     unit: units.Unit = units.COUNT,
     default: float | None = None,
     unset: str = "",
 ) -> Any:
-    """An option that is a count within `bounds`, or its default; a smaller one looks like a number of `mistaken`."""
-    least, largest = bounds
+    """An option that is a plausible count, or its default."""
 
     def read(value: Any, *, name: str, error: type[PtqEvalError]) -> float:
         found = units.read_number(value, unit, name=name, error=error)
         if found <= 0 and found != default:
-            raise error(f"{name} must be positive", got=value, remedy=f"{name} {example}")
-        if not least <= found <= largest and found != default:
-            why = f"looks like a number of {mistaken}" if found < least else "is too large"
-            allowed = f"{least:.0e} to {largest:.0e}"
-            raise UnitsError(f"{name} {why}", got=value, allowed=allowed, remedy=f"{name} {example}")
+            raise error(f"{name} must be positive", got=value, remedy=f"{name} {plausible.example}")
+        if found != default:
+            plausible.require(found, value, name, error)
         return found
 
-    return option(default, f"{help}, such as {example}.", Kind(read, metavar), unset=unset)
+    return option(default, f"{help}, such as {plausible.example}.", Kind(read, metavar), unset=unset)
+
+
+DEFAULT_PRESET = "KUMAR_2024"
+
+
+@dataclass(frozen=True)
+class SourceConfig(Options):
+    """Where the constants of a plan are from: a fit in an output folder, or published ones.  Raises OptionError."""
+
+    fit: str | None = option(None, "Plan from the fit in this output folder.", TEXT, metavar="OUT")
+    preset: str | None = option(
+        None,
+        "Plan from published constants, of several presets together.",
+        TEXT,
+        metavar="NAME,…",
+        unset=DEFAULT_PRESET,
+    )
+    offsets: bool = option(True, "Use the offsets n in N_eff.", off="--no-offsets")
+    quantizer: str | None = option(None, "The quantizer to plan for, if OUT holds several.", TEXT, metavar="NAME")
+    number_format: str | None = option(None, "The number format to plan for, if each has a law.", TEXT, metavar="NAME")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fit is not None and self.preset is not None:
+            got = f"{self.fit} and {self.preset}"
+            raise OptionError("--fit and --preset exclude each other", got=got, remedy="give one of them")
+        for flag, value in (("--quantizer", self.quantizer), ("--number-format", self.number_format)):
+            if self.fit is None and value is not None:
+                what = f"{flag} chooses among the fits of --fit; presets have none"
+                raise OptionError(what, got=value, remedy=f"--fit OUT, or no {flag}")
+        if self.fit is not None and not self.offsets:
+            what = "--no-offsets belongs to presets: a fit has the offsets that were fitted"
+            raise OptionError(what, got=self.fit, remedy="no --no-offsets, or fit again: --law-option offsets=false")
 
 
 @dataclass(frozen=True)
@@ -56,8 +84,8 @@ class PlanConfig(Options):
     Raises UnitsError, BitsError, PlanError or OptionError.
     """
 
-    params: float | None = _count("Parameters", "N", (1e3, 1e16), "1B", "millions or billions")
-    tokens: float | None = _count("Training tokens", "D", (1e3, 1e19), "20B", "billions")
+    params: float | None = _count("Parameters", "N", PARAMS)
+    tokens: float | None = _count("Training tokens", "D", TOKENS)
     serve_bits: tuple[float, ...] = option(
         (),
         "Precisions to serve at.",
@@ -79,13 +107,11 @@ class PlanConfig(Options):
     budget: float | None = _count(
         "The most FLOPs, counted at 16 bits",
         "C",
-        (1e6, 1e40),
-        "1e21",
-        "petaflop/s-days, or an exponent",
+        Plausible(1e6, 1e40, "", "petaflop/s-days, or an exponent", "1e21"),
         unset="6·N·D, where both are given",
     )
     served_tokens: float = _count(
-        "Tokens to serve, from the same budget", "T", (1e3, 1e22), "1T", "billions", default=0.0
+        "Tokens to serve, from the same budget", "T", Plausible(1e3, 1e22, "B", "billions", "1T"), default=0.0
     )
     per_served: float = option(
         SERVE_COST,
@@ -96,6 +122,4 @@ class PlanConfig(Options):
         shown="2/16",
         error=PlanError,
     )
-    memory: float | None = _count(
-        "The most memory that served weights may take", "BYTES", (1e3, 1e18), "8GB", "gigabytes", unit=units.BYTES
-    )
+    memory: float | None = _count("The most memory that served weights may take", "BYTES", MEMORY, unit=units.BYTES)

@@ -10,12 +10,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ptq_eval import plugins, units
-from ptq_eval.config.options import BITS, COUNT, NUMBER, SIZE, TEXT, Kind, Options, declared, option
+from ptq_eval import plugins
+from ptq_eval.config.options import (
+    BITS,
+    COUNT,
+    MEMORY,
+    NUMBER,
+    SIZE,
+    TEXT,
+    Kind,
+    Options,
+    declared,
+    once,
+    option,
+    plain,
+)
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, NumberFormatError, OptionError, PtqEvalError
 from ptq_eval.records import BITS_AXES, BitsAxis, Selection
 
 DEFAULT_SEQ_LEN = 2048
+MAX_BOOTSTRAP = 10**6
+"""Resamples beyond which their constants do not fit in memory."""
 DTYPES = ("float32", "bfloat16", "float16")
 Calibration = Literal["default", "shared", "sequential"]
 CALIBRATED_WITH = ("calib_text", "calib_windows", "calib_length", "calib_seed")
@@ -47,25 +62,18 @@ def _quantizer_options(value: Any, *, name: str, error: type[PtqEvalError]) -> d
         if all(isinstance(own, Mapping) for own in value.values()):
             return {str(quantizer): dict(own) for quantizer, own in value.items()}
         raise error(f"{name} needs a mapping for each quantizer", got=repr(value), allowed="{'gptq': {'damping': 0.1}}")
-    parsed: dict[str, dict[str, Any]] = {}
+    parsed = []
     for pair in [value] if isinstance(value, str) or not isinstance(value, Sequence) else value:
         key, equals, text = str(pair).partition("=")
         quantizer, dot, own = key.partition(".")
         if not (equals and dot and own):
             raise error(f"{name} is not QUANTIZER.OPTION=VALUE", got=pair, remedy=f"{name} gptq.act_order=true")
-        parsed.setdefault(quantizer, {})[own] = _plain(text)
-    return parsed
-
-
-def _plain(text: str) -> Any:
-    """A bool or a number that is written as text; other text as it is."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        number = units.read_number(text, units.COUNT)
-    except OptionError:
-        return text
-    return int(number) if number.is_integer() else number
+        parsed.append((key.strip(), plain(text)))
+    options: dict[str, dict[str, Any]] = {}
+    for key, own_value in once(parsed, name, error).items():
+        quantizer, _, own = key.partition(".")
+        options.setdefault(quantizer, {})[own] = own_value
+    return options
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ class RunConfig(Options):
     )
     eval_text: str = option("stdlib:evaluation", "Text on which the loss is measured.")
     calib_text: tuple[str, ...] = option(
-        ("stdlib:calibration",), "Texts for calibration; laws are fitted under the first.", TEXT, many=True
+        ("stdlib:calibration",), "Texts for calibration; laws are fitted under the first.", TEXT, many=True, files=True
     )
     seq_len: int | None = option(
         None, "Tokens per window.", COUNT, low=2, unset=f"{DEFAULT_SEQ_LEN}, or the model's limit"
@@ -187,11 +195,16 @@ class RunConfig(Options):
         unset="all windows",
     )
     memory: int | None = option(
-        None, "Memory that weights may take on the device, such as 8GB.", SIZE, low=1, unset="most of what is free"
+        None,
+        "Memory that weights may take on the device, such as 8GB.",
+        SIZE,
+        low=1,
+        plausible=MEMORY,
+        unset="most of what is free",
     )
     backend_seconds: int = option(3600, "Seconds that a backend may take for one model and scheme.", low=1)
     backend_memory: int | None = option(
-        None, "Memory that a backend's process may take, such as 8GB.", SIZE, low=1, unset="no limit"
+        None, "Memory that a backend's process may take, such as 8GB.", SIZE, low=1, plausible=MEMORY, unset="no limit"
     )
     laws: tuple[str, ...] = option(
         (),
@@ -208,7 +221,7 @@ class RunConfig(Options):
         choices=BITS_AXES,
     )
     seed: int = option(0, "Seed of the bootstrap.", low=0)
-    bootstrap: int = option(500, "Resamples behind each interval.", low=10)
+    bootstrap: int = option(500, "Resamples behind each interval.", low=10, high=MAX_BOOTSTRAP)
     trust_remote_code: bool = option(False, "Run Python code that comes with a checkpoint.")
 
     def __post_init__(self) -> None:

@@ -20,11 +20,11 @@ class BacktestConfig(Options):
     """The options of a backtest.  Raises OptionError."""
 
     level: float = option(0.9, "Level of the intervals.", above=0, below=1, metavar="P")
-    min_checkpoints: int = option(8, "Checkpoints that a run has at least.", low=FEWEST_TO_TEST)
+    min_checkpoints: int = option(8, "Minimum number of checkpoints per run.", low=FEWEST_TO_TEST)
     horizon: float = option(
-        16.0, "D_crit is searched up to X times the D of the origin, and open beyond.", above=1, high=1e6
+        16.0, "Search for D_crit up to X times the D of the forecast; open beyond.", above=1, high=1e6
     )
-    seed: int = option(0, "Seed of the draws.", low=0)
+    seed: int = option(0, "Random seed.", low=0)
 
 
 def _step(value: Any, *, name: str, error: type[PtqEvalError]) -> int | str:

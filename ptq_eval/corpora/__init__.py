@@ -25,12 +25,15 @@ def read(spec: str, *, max_chars: int | None = None) -> Text:
     A file that no source claims by its name is read as text.  At most `max_chars` characters are taken, from the
     start.  Raises TextSourceError; for an unknown spec it lists the kinds and suggests the nearest example.
     """
+    if spec.lower().startswith(("http://", "https://")):
+        what, remedy = "a text on the web is not fetched", "download it, and name the file"
+        raise TextSourceError(what, got=repr(spec), remedy=remedy)
     sources: dict[str, type[TextSource]] = plugins.load_all("corpora")
     for source in sources.values():
         if source.claims(spec):
-            return source().read(spec, max_chars=max_chars)
+            return _not_blank(source().read(spec, max_chars=max_chars))
     if os.path.isfile(split_spec(spec, lambda name: False)[0]):
-        return plugins.get("corpora", "textfile")().read(spec, max_chars=max_chars)
+        return _not_blank(plugins.get("corpora", "textfile")().read(spec, max_chars=max_chars))
     near = difflib.get_close_matches(spec, [example for s in sources.values() for example in s.examples], n=1)
     raise TextSourceError(
         "unknown kind of text" if not os.path.exists(spec) else "a text is one file, not a folder",
@@ -38,3 +41,10 @@ def read(spec: str, *, max_chars: int | None = None) -> Text:
         allowed="; ".join(source.help for source in sources.values()),
         remedy=f"did you mean {near[0]!r}?" if near else "give a spec of one of these kinds",
     )
+
+
+def _not_blank(text: Text) -> Text:
+    """The text.  Raises TextSourceError where it holds spaces and line ends alone."""
+    if text.text and text.text.isspace():
+        raise TextSourceError("the text is blank", got=text.spec, remedy="name a file that holds text")
+    return text

@@ -8,6 +8,7 @@ others are in the standard library.  Formats that hold no plain text are recogni
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import io
 import lzma
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
-from ptq_eval.errors import TextSourceError
+from ptq_eval.errors import TextSourceError, did_you_mean
 
 COMPRESSIONS = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd", ".lz4", ".zip")
 """Endings of compressed files, after the ending of what they hold."""
@@ -43,7 +44,12 @@ _NO_TEXT = (
     (0, b"\xff\x06\x00\x00sNaPpY", "compressed with Snappy", _DECOMPRESS),
     (0, b"\x89LZO", "compressed with lzop", _DECOMPRESS),
     (0, b"\x5d\x00\x00", "compressed with lzma alone (.lzma)", _DECOMPRESS),
-    (0, b"\x93NUMPY", "a NumPy array", "rename it to .npy if it holds token ids"),
+    (
+        0,
+        b"\x93NUMPY",
+        "a NumPy array",
+        "save token ids alone as .npy, with numpy.save",
+    ),
     (0, b"MMIDIDX", "a Megatron index", "name the .bin file beside it"),
     (0, b"FEA1", "Feather, version 1", "save it as Parquet, Arrow or .jsonl"),
     (0, b"ORC", "a table in ORC", "save it as Parquet, Arrow or .jsonl"),
@@ -92,7 +98,8 @@ def require_file(path: Path) -> None:
     if path.is_dir():
         raise TextSourceError("a text is one file, not a folder", got=path, remedy="name the file in it")
     if not path.is_file():
-        raise TextSourceError("there is no such text file", got=path, remedy="check the path")
+        near = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
+        raise TextSourceError("there is no such text file", got=path, remedy=near or "check the path")
     if first_bytes(path).startswith(_POINTER):
         raise TextSourceError(
             "the file is a Git LFS pointer, not the content", got=path, remedy="fetch the content with git lfs pull"
@@ -182,10 +189,14 @@ def not_text(path: Path, got: str, start: bytes) -> TextSourceError:
     if _controls(start) > len(start) // 100:
         remedy = "save its text as UTF-8 in a .txt or .jsonl file, or its token ids as .npy"
         return TextSourceError("the file is binary, not text", got=got, remedy=remedy)
+    if "\0" in (text := codecs.getincrementaldecoder("utf-8")("replace").decode(start)) and "\ufffd" not in text:
+        remedy = f"remove them: tr -d '\\000' < {path.name} > clean.txt"
+        return TextSourceError("the file holds zero bytes, which no text has", got=got, remedy=remedy)
     return TextSourceError(
         "the file is not UTF-8 text and has no byte-order mark",
         got=got,
-        remedy=f"convert it, for example with iconv -f LATIN1 -t UTF-8 {path.name}",
+        remedy="find out its encoding, such as GB18030, SHIFT_JIS or LATIN1, and convert it: "
+        f"iconv -f ENCODING -t UTF-8 {path.name} > utf8.txt",
     )
 
 

@@ -38,6 +38,9 @@ def read_table(path: Path, field: str) -> Iterator[tuple[str, Any]]:
             column = next((head for head in heads if head in schema.names), None)
             if column is None:
                 raise missing_field(path, field, others)
+            if schema.names.count(column) > 1:
+                what, remedy = f"the table has several columns {column!r}", "rename all but one of them"
+                raise TextSourceError(what, got=path, remedy=remedy)
             values = (value for batch in batches(column) for value in batch.column(0).to_pylist())
             for number, value in enumerate(values, 1):
                 yield f"row {number}", {**others, column: value}

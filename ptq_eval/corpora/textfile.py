@@ -21,7 +21,8 @@ import json
 import lzma
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,19 @@ def _plain(path: Path, max_chars: int | None) -> str:
     return text
 
 
+def _object(names: Sequence[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object.  Raises ValueError where a field of these names occurs twice, whose last value would be read."""
+    found = dict(pairs)
+    if len(found) < len(pairs) and (twice := [n for n in names if sum(key == n for key, _ in pairs) > 1]):
+        raise ValueError(f"the field {twice[0]!r} occurs twice in one object")
+    return found
+
+
 def _json(path: Path, field: str) -> Iterator[tuple[str, Any]]:
     """The objects of JSON Lines, or the elements of a JSON array (or one object), each with its place."""
     with open_bytes(path) as file:
         encoding = _encoding(file.read(4))
+    read = json.JSONDecoder(object_pairs_hook=partial(_object, field.split("."))).decode
     with open_bytes(path) as file, io.TextIOWrapper(file, encoding=encoding, newline="\n") as lines:
         number, first = 0, True
         try:
@@ -155,11 +165,11 @@ def _json(path: Path, field: str) -> Iterator[tuple[str, Any]]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = read(line)
                 except ValueError:
                     if not first:
                         raise
-                    row = json.loads(line + lines.read())  # an array or an object written over several lines
+                    row = read(line + lines.read())  # an array or an object written over several lines
                 first = False
                 if isinstance(row, list):
                     yield from ((f"element {place}", element) for place, element in enumerate(row))
@@ -167,7 +177,7 @@ def _json(path: Path, field: str) -> Iterator[tuple[str, Any]]:
                     yield f"line {number}", row
         except UnicodeDecodeError as error:
             raise not_text(path, f"{error.reason} near line {number + 1} of {path}", _beginning(path)) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TextSourceError(
                 "the file is not JSON",
                 got=f"line {number} of {path} ({error})",

@@ -42,8 +42,12 @@ and licences 2.5 to 3.8 % are, in cl100k_base and in o200k_base.  Smaller vocabu
 WRAPPED = 1 << 16
 """Ids of a larger vocabulary that were stored in 16 bits on their way are below this, and none is above."""
 
-REPEATED, PADDED_SHARE = 64, 0.1
-"""An id is repeated more than 64 times in padding; in the texts measured above, 10 times at most."""
+REPEATED, PADDED_SHARE = 16, 0.1
+"""An id is repeated more than 16 times in padding; in the texts measured above, 10 times at most."""
+
+ALIGNED_RUN, ALIGNED_COUNT, ALIGNED_LENGTH = 3, 8, 16
+"""Shorter padding is noticed where at least 8 runs of 3 or more of one id all end, or all begin, at multiples of one
+length of 16 or more: documents that were padded to that length."""
 
 COLLISIONS, ERRORS = 100, 5
 """Ids are uniformly random if, of 100 or more pairs that chance makes equal, no more than 5 standard errors above that
@@ -186,11 +190,11 @@ def require_plausible(ids: np.ndarray, vocab_size: int, spec: str) -> None:
         if WRAPPED - WRAPPED // 16 <= high < WRAPPED:
             what += ", or they were stored in 16 bits"
             remedy += ", and write the ids as uint32"
-    elif (share := _padded_share(ids)) > PADDED_SHARE:
+    elif padding := _padding(ids):
         raise TokenRangeError(
             "the token file holds padding, which is not text",
-            got=f"{spec}: {share:.0%} of the ids are in runs of more than {REPEATED} times the same id",
-            remedy="join the documents without padding",
+            got=f"{spec}: {padding}",
+            remedy=f"join the documents without padding; for a text with such runs, {_as_any(spec)}",
         )
     elif _uniform(ids):
         raise TokenRangeError(
@@ -233,14 +237,35 @@ def _as_any(spec: str) -> str:
     return f"{spec},{ANY}" if split_spec(spec, _known)[1] else f"{spec}#{ANY}"
 
 
-def _padded_share(ids: np.ndarray) -> float:
-    """The share of `ids` [t] in long runs of one id."""
-    found = total = 0
-    for piece in _pieces(ids):
+def _padding(ids: np.ndarray) -> str:
+    """What shows that `ids` [t] hold padding; empty where nothing does."""
+    long, lengths = 0.0, []
+    pieces = _pieces(ids)
+    for piece in pieces:
         edges = np.flatnonzero(np.concatenate([[True], piece[1:] != piece[:-1], [True]]))
         runs = np.diff(edges)
-        found, total = found + int(runs[runs > REPEATED].sum()), total + len(piece)
-    return found / total
+        long += float(runs[runs > REPEATED].sum()) / len(piece) / len(pieces)
+        lengths.append(_aligned(piece[edges[:-1]], edges, runs))
+    if long > PADDED_SHARE:
+        return f"{long:.0%} of the ids are in runs of more than {REPEATED} times the same id"
+    if min(lengths) >= ALIGNED_LENGTH:
+        return f"all runs of one id end or begin at multiples of {min(lengths)}"
+    return ""
+
+
+def _aligned(values: np.ndarray, edges: np.ndarray, runs: np.ndarray) -> int:
+    """The length of which the runs of the most repeated id all end, or all begin, at multiples; 0 for no such length.
+
+    values, runs: the id and the length of each run [r].  edges: where the runs begin, and the end [r + 1].
+    """
+    repeated = runs >= ALIGNED_RUN
+    kinds, counts = np.unique(values[repeated], return_counts=True)
+    if not len(kinds):
+        return 0
+    own = np.flatnonzero(repeated & (values == kinds[counts.argmax()]))
+    if len(own) < ALIGNED_COUNT:
+        return 0
+    return max(int(np.gcd.reduce(np.diff(edges[own + side]))) for side in (0, 1))
 
 
 def wider_type(ids: np.ndarray) -> str | None:

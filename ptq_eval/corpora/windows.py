@@ -60,7 +60,7 @@ class Windows:
     total_windows: int | None
     notes: tuple[str, ...] = ()
     lacks_bos: bool = False
-    """Whether the tokenizer begins a text with a beginning-of-sequence token, and only the first window has it."""
+    """Whether the tokenizer begins a text with a beginning-of-sequence token, and not every window has it."""
     sample: Sample = field(default_factory=Sample)
     """Which windows of the text these are, and the document of each."""
 
@@ -143,7 +143,7 @@ def make_windows(
         text_digest=text.digest,
         total_windows=total,
         notes=notes,
-        lacks_bos=not bos and text.ids is None and _adds_bos(tokenizer),
+        lacks_bos=not bos and _adds_bos(tokenizer) and (text.ids is None or _begin_otherwise(ids, tokenizer)),
         sample=Sample(selection, total, _documents(text, tokens, starts + seq_len // 2, separator)),
     )
 
@@ -203,6 +203,11 @@ def _bos_id(tokenizer: Any | None, spec: str) -> int:
 def _adds_bos(tokenizer: Any) -> bool:
     bos = getattr(tokenizer, "bos_token_id", None)
     return bos is not None and list(encode(tokenizer, "a")["input_ids"][:1]) == [bos]
+
+
+def _begin_otherwise(ids: np.ndarray, tokenizer: Any) -> bool:
+    """Whether any of the windows `ids` [n, t] begins with another token than that of the beginning of a sequence."""
+    return bool(np.any(ids[:, 0] != tokenizer.bos_token_id))
 
 
 def _scored_bytes(byte_ends: np.ndarray | None, starts: np.ndarray, seq_len: int) -> np.ndarray | None:

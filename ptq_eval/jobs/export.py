@@ -34,6 +34,7 @@ from ptq_eval.errors import (
     OptionError,
     OutputFullError,
     Refusal,
+    did_you_mean,
     full_disk,
 )
 from ptq_eval.measure.session import Session
@@ -89,6 +90,13 @@ def export(
     ExportError where the format cannot hold the result, and the PtqEvalError of whatever else is wrong.
     """
     config, packer, out = RunConfig.of(options), _packer(file_format), Path(out)
+    config.require_one_calibration("export takes one draw of calibration windows")
+    if len(config.quantizers) != 1 or len(config.bits) + len(config.formats) != 1:
+        raise OptionError(
+            "export takes one quantizer with one bit-width or number format",
+            got=f"{', '.join(config.quantizers)} with {', '.join(map(str, (*config.bits, *config.formats)))}",
+            remedy="--quantizer gptq --bits 4",
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError("the output folder is not empty", got=out, remedy="choose another -o, or remove it")
     report = progress or (lambda what, done, total: None)
@@ -119,7 +127,8 @@ def export(
 
 def _packer(name: str) -> FileFormat:
     if name not in FILE_FORMATS:
-        raise OptionError("unknown file format", got=name, allowed=", ".join(FILE_FORMATS))
+        remedy = did_you_mean(name, FILE_FORMATS)
+        raise OptionError("unknown file format", got=name, allowed=", ".join(FILE_FORMATS), remedy=remedy)
     return FILE_FORMATS[name]
 
 
@@ -146,12 +155,6 @@ def _workload(checkpoint: Checkpoint, config: RunConfig, progress: Progress) -> 
     if plan.excluded:
         raise plan.excluded[0][1]
     (work,) = plan.workloads
-    if len(work.trials) != 2:
-        raise OptionError(
-            "export takes one quantizer with one bit-width or number format, and one draw of calibration windows",
-            got=f"{len(work.trials) - 1} combinations",
-            remedy="--quantizer gptq --bits 4",
-        )
     return work
 
 

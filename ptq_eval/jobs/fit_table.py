@@ -172,7 +172,8 @@ def _laws(config: FitConfig, mapping: Mapping[str, str], table: Table) -> list[L
     names = [text.strip() for text in config.law.split(",") if text.strip()]
     if config.formula:
         if names or config.law_options:
-            raise OptionError("--formula is instead of --law and its options", got=", ".join(names), remedy="give one")
+            what = "--formula cannot be combined with --law or its options"
+            raise OptionError(what, got=", ".join(names), remedy="give one")
         return [_formula(config, {*mapping, *table})]
     if not names:
         raise UnknownPluginError("no law is named", remedy="--law chinchilla, or --formula")

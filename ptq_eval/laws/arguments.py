@@ -11,9 +11,8 @@ import numpy as np
 from ptq_eval.errors import OptionError
 from ptq_eval.laws.base import FitResult
 from ptq_eval.laws.formulas.presets import OFFSETS, Preset
+from ptq_eval.units import MIN_COUNT
 
-MIN_COUNT = 1e3
-"""Smaller counts are mistaken units: millions or billions."""
 _FORMAT = re.compile(r"E(\d+)M(\d+)", re.IGNORECASE)
 FORMAT_ALIASES = {"BF16": "E8M7", "FP16": "E5M10", "FP32": "E8M23", "TF32": "E8M10"}
 """Formats with a common name; FP8 and FP4 are several formats each."""

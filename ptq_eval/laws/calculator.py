@@ -166,7 +166,7 @@ def _added(theta: dict[str, float], N: np.ndarray, D: np.ndarray, bits: Any, gro
         check_shapes(**data, bits=P)
         return law.predict(known, data) * np.ones_like(P), known[law.grows]
     if group_size is not None:
-        raise OptionError("the group size is no variable of this degradation law", got=group_size, remedy="omit it")
+        raise OptionError("this degradation law does not depend on the group size", got=group_size, remedy="omit it")
     return _degradation(theta, N, D, P)
 
 

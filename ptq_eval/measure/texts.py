@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from ptq_eval import corpora
 from ptq_eval.config.run import RunConfig
 from ptq_eval.corpora.base import Text
 from ptq_eval.corpora.windows import Windows, make_windows
-from ptq_eval.errors import OptionError
+from ptq_eval.errors import MissingTokenizerError, OptionError
 from ptq_eval.models.configuration import end_of_text
 from ptq_eval.models.loading import load_tokenizer
 from ptq_eval.records import CalibrationDraw, Checkpoint, Progress, Selection
@@ -86,10 +87,9 @@ class Texts:
                     f"windows are drawn from its first {max_chars:,} {'tokens' if text.text is None else 'characters'}"
                 )
                 text = replace(text, notes=(*text.notes, f"{what}, where the text may go on"))
-            needed = text.ids is None or config.bos
             self._windows[key] = make_windows(
                 text,
-                load_tokenizer(folder, config.trust_remote_code, checkpoint.name) if needed else None,
+                _tokenizer(text, folder, checkpoint.name, config),
                 seq_len=request.length,
                 count=request.count,
                 selection=request.selection,
@@ -137,3 +137,13 @@ def _max_chars(selection: Selection, count: int | None, seq_len: int) -> int | N
     if selection == "first":
         return _SPARE_CHARS * seq_len * count + 100_000
     return min(_DRAWN_CHARS * seq_len * count + 100_000, max(LONGEST, _SPARE_CHARS * seq_len * count))
+
+
+def _tokenizer(text: Text, folder: Path, name: str, config: RunConfig) -> Any:
+    """The model's tokenizer, which token ids can do without unless windows begin with --bos."""
+    try:
+        return load_tokenizer(folder, config.trust_remote_code, name)
+    except MissingTokenizerError:
+        if text.ids is None or config.bos:
+            raise
+        return None

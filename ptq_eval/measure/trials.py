@@ -45,7 +45,7 @@ _OF_ONE_CHECKPOINT = (
 """What may be wrong with one checkpoint and right with the next; anything else is wrong with the request."""
 
 _LACKS_BOS = (
-    "the tokenizer begins a text with a beginning-of-sequence token, which only the first window has: for a model "
+    "the tokenizer begins a text with a beginning-of-sequence token, which not every window has: for a model "
     "trained with one in each window, the losses are too high; --bos begins each window with it"
 )
 
@@ -220,7 +220,7 @@ class _Planner:
         for role, windows in roles.items():
             plan.texts.setdefault(run, {})[role] = windows.describe()
             plan.notes += [f"{role.partition(':')[0]} text: {note}" for note in windows.notes]
-        if evaluation.lacks_bos and _LACKS_BOS not in plan.warnings:
+        if any(windows.lacks_bos for windows in roles.values()) and _LACKS_BOS not in plan.warnings:
             plan.warnings.append(_LACKS_BOS)
         by_text: dict[str, Windows] = {}
         for draw, windows in drawn.items():

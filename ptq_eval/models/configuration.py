@@ -106,7 +106,7 @@ def _require_counts(config: PretrainedConfig) -> None:
         value = vars(text).get(own)  # not what a class computes: XLNet's number of positions is -1, for no limit
         if isinstance(value, str) or (isinstance(value, (int, float)) and (value < 1 or value != int(value))):
             raise UnsupportedModelError(
-                f"config.json has a size that is no count: {own}",
+                f"config.json has an invalid size: {own}",
                 got=repr(value),
                 allowed="a whole number from 1 on",
                 remedy="correct config.json",

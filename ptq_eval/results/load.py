@@ -31,7 +31,7 @@ class Results:
     points: the rows that laws can be fitted to.  excluded: the number of other rows by reason.  superseded: the number
     of records that a newer version of their quantizer replaces, by (quantizer, version).  versions: the versions that
     the table holds of each quantizer, the oldest first.  conflicts: pairs of records of one trial that differ, of which
-    the first is used.  bits_axis: what P is in the points.
+    the first is used.  damaged: (file, line) of the records that cannot be read.  bits_axis: what P is in the points.
     """
 
     folder: Path
@@ -44,6 +44,7 @@ class Results:
     superseded: Mapping[tuple[str, str], int]
     versions: Mapping[str, list[str]]
     conflicts: tuple[tuple[Measurement, Measurement], ...]
+    damaged: tuple[tuple[Path, int], ...] = ()
     bits_axis: BitsAxis = "bits"
 
     @cached_property
@@ -96,5 +97,6 @@ def collect(store: Store, run: Mapping[str, Any], bits_axis: BitsAxis | None = N
         superseded=Counter((m.trial.quantizer, m.trial.quantizer_version) for m in older),
         versions=versions(kept),
         conflicts=tuple(store.conflicts),
+        damaged=tuple(store.damaged),
         bits_axis=axis,
     )

@@ -3,8 +3,9 @@
 A record is written whole, and synced to the disk with the others of its checkpoint.  The trials of a
 checkpoint that fit in memory are measured together and then written one by one, so a worker killed at any moment
 loses at most those in hand (a power failure, those of one checkpoint), and leaves at most one torn
-last line, which readers skip and the next writer ends; what is in the store was measured, and nothing has to be
-repaired.  Several workers write side by side on a shared file system, each to a file of its own.
+last line, which readers skip and the next writer removes; what is in the store was measured, and nothing has to be
+repaired.  Any other line that cannot be read was damaged later: it is named, and its trial counts as missing.  Several
+workers write side by side on a shared file system, each to a file of its own.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ class Store:
         self._path = self.records / f"worker-{shard[0]}-of-{shard[1]}.jsonl"
         self.conflicts: list[tuple[Measurement, Measurement]] = []
         self._files: dict[Path, _RecordFile] = {}
+
+    @property
+    def damaged(self) -> list[tuple[Path, int]]:
+        """(file, line counted from 1) of lines that were read and hold no record, except a last one without its end."""
+        return [(path, line) for path, file in self._files.items() for line in file.damaged]
 
     def measurements(self) -> list[Measurement]:
         """Every record of every worker, one per key, in order of file and line.
@@ -91,7 +97,7 @@ class Store:
             run = json.loads(path.read_text(encoding="utf-8"))
             if not (isinstance(run["checkpoints"], list) and all(isinstance(run[name], dict) for name in _MAPPINGS)):
                 raise TypeError("a key holds another type of value")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
             raise OutputMismatchError(
                 "run.json of the output folder is damaged",
                 got=f"{path}: {error!r}",
@@ -130,11 +136,13 @@ class Writer:
 
     def __init__(self, handle: Any, folder: Path) -> None:
         self._handle, self._folder = handle, folder
-        handle.seek(0, os.SEEK_END)
-        if handle.tell():
-            handle.seek(-1, os.SEEK_END)
-            if handle.read(1) != b"\n":  # a worker was killed while writing: end its torn line
+        handle.seek(0)
+        lines = handle.read().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):  # a worker was killed while writing
+            if _parse(lines[-1]):
                 self._write(b"\n")
+            else:
+                handle.truncate(sum(map(len, lines[:-1])))
 
     def append(self, measurement: Measurement) -> None:
         """Write one record; it survives the end of this process.  Raises OutputFullError."""
@@ -156,7 +164,8 @@ class _RecordFile:
     """The records of one worker's file, each line of which is parsed once however often the file is read."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._parsed, self._end = path, list[tuple[str, Measurement]](), 0
+        self.path, self._parsed, self._end, self._lines = path, list[tuple[str, Measurement]](), 0, 0
+        self.damaged: list[int] = []
 
     def read(self) -> list[tuple[str, Measurement]]:
         """(key, record) of every line, in order."""
@@ -167,16 +176,17 @@ class _RecordFile:
                 if not line.endswith(b"\n"):  # another worker may still be writing it
                     return [*self._parsed, *found]
                 self._parsed += found
-                self._end += len(line)
+                self._end, self._lines = self._end + len(line), self._lines + 1
+                self.damaged += [] if found or not line.strip() else [self._lines]
         return list(self._parsed)
 
 
 def _parse(line: bytes) -> list[tuple[str, Measurement]]:
-    """The record of a line with its key; nothing for one torn by a kill, whose trial counts as missing."""
+    """The record of a line with its key; nothing where it holds none."""
     try:
         measurement = Measurement.from_dict(json.loads(line))
         return [(measurement.trial.key(), measurement)]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return []
 
 

@@ -13,19 +13,16 @@ errors are minimised on the same model (the last checkpoint of the embedded `lla
   that block's output error on batches of 8 windows; a block sees the inputs that the quantized ones before it leave,
   and is compared with the full-precision one on full-precision inputs.
 
-The table, printed and in `block_outputs.csv`, has δ and its difference to ours, with a standard error of windows and
-draws.
+Printed are δ and its difference to ours, with a standard error of windows and draws.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from beside_packages import EMBEDDED, GROUP
 from torch import Tensor, nn
@@ -38,7 +35,6 @@ from ptq_eval.models.loading import load_tokenizer
 from quantizers import LayerStats, Scheme, get_quantizer
 from quantizers.awq import channel_scales
 
-HERE = Path(__file__).resolve().parent
 CHECKPOINT = max(EMBEDDED.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 DRAWS, LENGTH, STEPS, BATCH = 3, 128, 200, 8
 PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
@@ -227,13 +223,13 @@ METHODS: dict[str, tuple[Callable[[Any, Tensor, Scheme, str], None], tuple[str, 
 
 @torch.no_grad()
 def main() -> None:
-    """Measure, write the table, and print it."""
+    """Measure, and print a line for each error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bits", default="2")
     parser.add_argument("--method", choices=sorted(METHODS))
     arguments = parser.parse_args()
     ids = windows("stdlib:evaluation", 512, 0)
-    before, rows = losses(model(), ids), []
+    before = losses(model(), ids)
     for bits in map(int, arguments.bits.split(",")):
         for name, (method, errors) in METHODS.items():
             ours = None
@@ -247,10 +243,7 @@ def main() -> None:
                 ours = delta if ours is None else ours
                 by_window, by_draw = (delta - ours).mean(0), (delta - ours).mean(1)
                 se = np.hypot(by_window.std(ddof=1) / len(ids) ** 0.5, by_draw.std(ddof=1) / DRAWS**0.5)
-                rows.append((bits, name, error, delta.mean(), (delta - ours).mean(), se))
-                print(*rows[-1][:3], *(f"{value:+.4f}" for value in rows[-1][3:]), flush=True)
-    table = pd.DataFrame(rows, columns=["bits", "method", "error", "delta", "over_ours", "se"])
-    table.to_csv(HERE / "block_outputs.csv", index=False, float_format="%.6g")
+                print(f"{bits} {name} {error} {delta.mean():.4f} {by_draw.mean():+.4f} {se:.4f}", flush=True)
 
 
 if __name__ == "__main__":

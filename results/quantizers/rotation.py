@@ -55,6 +55,7 @@ def rows_of(folder: Path, model: str, form: str) -> list[dict[str, object]]:
             "method": name,
             "delta": sides[name].delta,
             "delta_rotated": sides[f"hadamard-{name}"].delta,
+            "noise_floor": sides[name].floor,
             "difference": mean,
             "se": error,
         }

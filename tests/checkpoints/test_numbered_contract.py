@@ -31,8 +31,8 @@ def test_one_run_in_order_of_the_number_and_d_given_once(tmp_path, form):
     (tmp_path / "mine" / "logs_7").mkdir()
     steps = [step * (1000 if "k-3T" in form else 1) for step in (9, 98, 980)]
     assert found(tmp_path / "mine") == [("mine", step, None) for step in steps]
-    assert found(tmp_path / "mine", tokens_per_step=10) == [("mine", step, 10 * step) for step in steps]
-    assert [tokens for *_, tokens in found(tmp_path / "mine", tokens=[1, 2, 3])] == [1, 2, 3]
+    assert found(tmp_path / "mine", tokens_per_step=100) == [("mine", step, 100 * step) for step in steps]
+    assert [tokens for *_, tokens in found(tmp_path / "mine", tokens=[1000, 2000, 3000])] == [1000, 2000, 3000]
 
 
 @given(
@@ -107,9 +107,9 @@ def test_two_models_below_each_number(tmp_path):
 def test_later_stages_are_in_order_and_need_tokens_of_their_own(tmp_path):
     for name in ("stage10-step1", "stage2-step5", "stage1-step100", "stage1-step20"):
         touch_checkpoint(tmp_path / "run" / name)
-    assert [(step, tokens) for _, step, tokens in found(tmp_path / "run", tokens_per_step=2)] == [
-        (20, 40),
-        (100, 200),
+    assert [(step, tokens) for _, step, tokens in found(tmp_path / "run", tokens_per_step=64)] == [
+        (20, 1280),
+        (100, 6400),
         (5, None),
         (1, None),
     ]
@@ -134,8 +134,8 @@ def test_epochs_are_no_steps_but_a_trainers_state_says_which(tmp_path):
     first = discover([tmp_path / "bare"])[0]
     assert (first.step, first.tokens) == (1, None)
     assert "epochs" in first.tokens_note
-    given_once = discover([tmp_path / "bare"], overrides=Overrides(tokens_per_step=7))
-    assert [(c.tokens, c.tokens_note) for c in given_once] == [(7, "epoch × 7"), (14, "epoch × 7")]
+    given_once = discover([tmp_path / "bare"], overrides=Overrides(tokens_per_step=70))
+    assert [(c.tokens, c.tokens_note) for c in given_once] == [(70, "epoch × 70"), (140, "epoch × 70")]
 
 
 def test_labels_that_state_tokens_alone(tmp_path):
@@ -196,8 +196,12 @@ def test_a_run_whose_steps_are_not_certain_is_ordered_and_asked_for(tmp_path, fo
     assert [(c.run, c.step, c.tokens, c.revision) for c in checkpoints] == [("mine", None, None, n) for n in names]
     for words in ("does not say for certain", "--tokens", "trajectory.yaml"):
         assert words in checkpoints[0].tokens_note
-    assert [c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens=(1, 2, 3)))] == [1, 2, 3]
-    assert {c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=7))} == {None}
+    assert [c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens=(1000, 2000, 3000)))] == [
+        1000,
+        2000,
+        3000,
+    ]
+    assert {c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=70))} == {None}
 
 
 @pytest.mark.parametrize("form", ["{}", "checkpoint-{}", "ckpt_{}", "save-{}"])
@@ -211,7 +215,7 @@ def test_a_trainers_state_says_the_step_that_a_name_does_not(tmp_path):
     for share, step in ((10, 98), (100, 980)):
         folder = touch_checkpoint(tmp_path / "mine" / f"{share}pct")
         (folder / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
-    assert found(tmp_path / "mine", tokens_per_step=10) == [("mine", 98, 980), ("mine", 980, 9800)]
+    assert found(tmp_path / "mine", tokens_per_step=100) == [("mine", 98, 9800), ("mine", 980, 98000)]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +229,7 @@ def test_a_trainers_state_says_the_step_that_a_name_does_not(tmp_path):
 def test_models_that_differ_in_a_setting_are_runs_of_their_own(tmp_path, names):
     for name in names:
         touch_checkpoint(tmp_path / "mine" / name)
-    for settings_of in ({}, {"tokens_per_step": 7}):
+    for settings_of in ({}, {"tokens_per_step": 70}):
         checkpoints = found(tmp_path / "mine", **settings_of)
         assert sorted(checkpoints) == sorted((name, None, None) for name in names)
 
@@ -236,7 +240,7 @@ def test_models_that_differ_in_a_setting_are_runs_of_their_own(tmp_path, names):
 def test_a_number_beside_another_word_is_no_step_and_one_line_says_what_to_do(tmp_path, names):
     for name in names:
         touch_checkpoint(tmp_path / "mine" / name)
-    assert found(tmp_path / "mine", tokens_per_step=7) == [("mine", None, None)] * 2
+    assert found(tmp_path / "mine", tokens_per_step=70) == [("mine", None, None)] * 2
     first = discover([tmp_path / "mine"])[0]
     for words in ("does not say for certain which step", "--tokens", "trajectory.yaml"):
         assert words in first.tokens_note
@@ -247,7 +251,7 @@ def test_a_number_of_unknown_meaning_is_called_that(tmp_path):
         touch_checkpoint(tmp_path / "mine" / f"model_{number}")
     first = discover([tmp_path / "mine"])[0]
     assert first.tokens_note.startswith("the number in the name is taken for the step")
-    (first, _) = discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=7))
+    (first, _) = discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=70))
     assert first.tokens_note == "number in the name × 7"
 
 

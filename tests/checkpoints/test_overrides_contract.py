@@ -3,22 +3,22 @@
 import pytest
 
 from ptq_eval.checkpoints import Overrides, discover
-from ptq_eval.errors import OptionError, TrajectoryFileError
-from tests.checkpoints.support import touch_checkpoint
+from ptq_eval.errors import OptionError, TrajectoryFileError, UnitsError
+from tests.checkpoints.support import codes, touch_checkpoint
 
 
 def test_tokens_per_step_is_the_users(save_run, tmp_path):
     run = save_run(tmp_path / "mine", ["step10", "step20"])
-    found = discover([run], overrides=Overrides(tokens_per_step=100, params=7))
+    found = discover([run], overrides=Overrides(tokens_per_step=100, params=7000))
     assert [(c.tokens, c.tokens_source, c.params, c.params_source) for c in found] == [
-        (1000, "user", 7, "user"),
-        (2000, "user", 7, "user"),
+        (1000, "user", 7000, "user"),
+        (2000, "user", 7000, "user"),
     ]
     assert found[0].params_total is not None
-    listed = discover([run], overrides=Overrides(tokens=[5, 9], exclude=[]))
-    assert [c.tokens for c in listed] == [5, 9]
-    (one,) = discover([run], overrides=Overrides(tokens={20: 77}, exclude=[10]))
-    assert (one.step, one.tokens) == (20, 77)
+    listed = discover([run], overrides=Overrides(tokens=[5000, 9000], exclude=[]))
+    assert [c.tokens for c in listed] == [5000, 9000]
+    (one,) = discover([run], overrides=Overrides(tokens={20: 7700}, exclude=[10]))
+    assert (one.step, one.tokens) == (20, 7700)
 
 
 def test_trajectory_file_the_nearer_one_wins(save_run, tmp_path):
@@ -26,33 +26,33 @@ def test_trajectory_file_the_nearer_one_wins(save_run, tmp_path):
     save_run(root / "a", ["step1", "step2"])
     save_run(root / "b", ["step1", "step2", "step3"])
     (root / "trajectory.yaml").write_text(
-        "tokens_per_step: 10\nschedule_phase: constant\nfamily: all\n"
-        "runs: {b: {params: 5, exclude: [3], family: own}}\n"
+        "tokens_per_step: 1000\nschedule_phase: constant\nfamily: all\n"
+        "runs: {b: {params: 5000, exclude: [3], family: own}}\n"
     )
     (root / "a" / "trajectory.yaml").write_text(
-        "tokens: {2: 50}\noffset_tokens: 1000\nlearning_rate: {1: 0.5}\nschedule_phase: {2: annealed}\n"
+        "tokens: {2: 50k}\noffset_tokens: 1000\nlearning_rate: {1: 0.5}\nschedule_phase: {2: annealed}\n"
     )
     found = discover([root])
     assert [(c.run, c.step, c.tokens) for c in found] == [
-        ("a", 1, 1010),
-        ("a", 2, 50),
-        ("b", 1, 10),
-        ("b", 2, 20),
+        ("a", 1, 2000),
+        ("a", 2, 50_000),
+        ("b", 1, 1000),
+        ("b", 2, 2000),
     ]
     assert [c.schedule_phase for c in found] == ["constant", "annealed", "constant", "constant"]
     assert [c.family for c in found] == ["all", "all", "own", "own"]
     assert [c.learning_rate for c in found] == [0.5, None, None, None]
-    assert found[2].params == 5
-    assert found[0].params != 5
+    assert found[2].params == 5000
+    assert found[0].params != 5000
     assert {c.tokens_source for c in found} == {"user"}
-    assert discover([root], overrides=Overrides(tokens_per_step=3))[0].tokens == 3
+    assert discover([root], overrides=Overrides(tokens_per_step=300))[0].tokens == 300
 
 
 def test_the_runs_file_holds_for_one_of_its_checkpoints(save_run, tmp_path):
     run = save_run(tmp_path / "run", ["step1", "step2"])
-    (run / "trajectory.yaml").write_text("tokens: {1: 10, 2: 20}")
+    (run / "trajectory.yaml").write_text("tokens: {1: 1k, 2: 2k}")
     (one,) = discover([run / "step2"])
-    assert (one.run, one.tokens) == ("run", 20)
+    assert (one.run, one.tokens) == ("run", 2000)
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_the_runs_file_holds_for_one_of_its_checkpoints(save_run, tmp_path):
         ("tokens_per_step: true", "not a whole number"),
         ("tokens_per_step: 0", "too small .* at least 1"),
         ("tokens: {1: -5}", "of step 1 is too small"),
-        ("tokens: [1]", "one count per checkpoint"),
-        ("tokens: {77: 5}", "no checkpoint at a step"),
+        ("tokens: [1M]", "one count per checkpoint"),
+        ("tokens: {77: 5M}", "no checkpoint at a step"),
         ("exclude: [1, 99]", "no checkpoint at a step"),
         ("exclude: [1, 2]", "every checkpoint is excluded"),
         ("schedule_phase: warm", "warmup, constant"),
         ("learning_rate: -1", "too small .* at least 0"),
-        ("runs: {ruin: {params: 3}}", "did you mean 'run'"),
+        ("runs: {ruin: {params: 3M}}", "did you mean 'run'"),
         ("runs: {run: {parms: 3}}", "did you mean 'params'"),
         ("runs: 5", "not a mapping"),
         ("- 5", "not a mapping"),
@@ -102,7 +102,7 @@ def test_corrections_by_name_add_to_overrides():
 
 def test_corrections_that_contradict_each_other_are_refused():
     with pytest.raises(OptionError, match="tokens_per_step contradicts"):
-        Overrides.take({"tokens_per_step": 5}, Overrides(tokens_per_step=6))
+        Overrides.take({"tokens_per_step": 50}, Overrides(tokens_per_step=60))
 
 
 def test_an_empty_trajectory_file_changes_nothing(trainer_run):
@@ -161,7 +161,7 @@ def test_mistakes_in_a_list_of_folders(tmp_path, text, says):
         ("tokens: {1: 1e6, 2: 1.5G}", [1e6, 1.5e9], None),
         ("tokens: [10k, 0.02M]", [1e4, 2e4], None),
         ("tokens: {01: 010, 0x: 5}", None, None),
-        ("tokens: {01: 010}\noffset_tokens: 1e3", [10, None], None),
+        ("tokens: {01: 01000}\noffset_tokens: 1e3", [1000, None], None),
     ],
 )
 def test_numbers_as_people_write_them(tmp_path, text, tokens, rate):
@@ -180,8 +180,8 @@ def test_numbers_as_people_write_them(tmp_path, text, tokens, rate):
 
 def test_a_number_may_name_a_folder(tmp_path):
     touch_checkpoint(tmp_path / "run" / "0100")
-    (tmp_path / "run" / "trajectory.yaml").write_text("checkpoints: {0100: {step: 0100, tokens: 5}}")
-    assert [(c.step, c.tokens, c.revision) for c in discover([tmp_path / "run"])] == [(100, 5, "0100")]
+    (tmp_path / "run" / "trajectory.yaml").write_text("checkpoints: {0100: {step: 0100, tokens: 5M}}")
+    assert [(c.step, c.tokens, c.revision) for c in discover([tmp_path / "run"])] == [(100, 5_000_000, "0100")]
 
 
 def test_numbers_in_python():
@@ -193,12 +193,12 @@ def test_numbers_in_python():
 def test_corrections_may_be_a_mapping(save_run, tmp_path):
     run = save_run(tmp_path / "mine", ["step10", "step20"])
     assert [c.tokens for c in discover([run], overrides={"tokens_per_step": 100})] == [1000, 2000]
-    assert Overrides.take({"params": 7}, {"tokens_per_step": 5}) == Overrides(tokens_per_step=5, params=7)
+    assert Overrides.take({"params": 7000}, {"tokens_per_step": 50}) == Overrides(tokens_per_step=50, params=7000)
 
 
 @pytest.mark.parametrize("wrong", [3, "tokens_per_step", [5], {"tokens_per_stop": 5}])
 def test_anything_else_for_corrections_is_an_option_error(wrong, tmp_path):
-    for options in ({}, {"tokens_per_step": 6}):
+    for options in ({}, {"tokens_per_step": 60}):
         with pytest.raises(OptionError):
             Overrides.take(dict(options), wrong)
     with pytest.raises(OptionError):
@@ -207,4 +207,17 @@ def test_anything_else_for_corrections_is_an_option_error(wrong, tmp_path):
 
 def test_a_correction_that_contradicts_the_mapping_is_refused():
     with pytest.raises(OptionError, match="contradicts"):
-        Overrides.take({"tokens_per_step": 6}, {"tokens_per_step": 5})
+        Overrides.take({"tokens_per_step": 60}, {"tokens_per_step": 50})
+
+
+def test_the_file_corrects_the_step_of_a_listed_folder(trainer_run):
+    (name, *_) = sorted(folder.name for folder in trainer_run.iterdir() if folder.name.startswith("checkpoint"))
+    (trainer_run / "trajectory.yaml").write_text(f"checkpoints: {{{name}: {{step: 1, tokens: 1M}}}}")
+    (found,) = discover([trainer_run])
+    assert (found.step, found.tokens, codes(found)) == (1, 10**6, [])
+
+
+def test_a_count_that_is_computed_and_no_table_can_hold_is_refused(save_run, tmp_path):
+    run = save_run(tmp_path / "run", ["step10", "step10000000"])
+    with pytest.raises(UnitsError, match=r"D of run@10000000, step × 1,000,000,000,000, is too large"):
+        discover([run], overrides=Overrides(tokens_per_step="1T"))

@@ -86,7 +86,43 @@ def test_a_late_start_is_only_warned_of():
     found = with_whole_counts(run_of((980, 666), (1765, 1451)))
     assert tokens(found) == [666, 1451]
     assert [codes(c) for c in found] == [["counter_restart"], []]
-    assert "from step 314 on" in found[0].problems[0].message
+    assert "at step 314," in found[0].problems[0].message
+
+
+@pytest.mark.parametrize("counter", ["num_input_tokens_seen", "total_flos"])
+@pytest.mark.parametrize(
+    ("restarts", "doubted"),
+    [
+        ({3138: 2000}, [3138]),  # before the last checkpoint
+        ({980: 600, 3138: 2000}, [980, 3138]),  # two in a row
+        ({314: 200, 980: 600, 3138: 2000}, [314, 980, 3138]),
+        ({98: 90, 314: 90, 980: 90, 3138: 90}, [98]),  # before the first one
+        ({98: 50, 314: 50, 980: 50, 3138: 2000}, [98, 3138]),
+        ({98: 10, 314: 10, 980: 10, 3138: 10}, [98]),
+    ],
+)
+def test_a_restart_that_is_not_certain_is_warned_of(restarts, doubted, counter):
+    steps = (98, 314, 980, 3138)
+    run = run_of(*((step, 2048 * (step - restarts.get(step, 0))) for step in steps), counter=counter)
+    found = with_whole_counts(run)
+    assert tokens(found) == tokens(run)
+    assert [c.step for c in found if codes(c) == ["counter_restart"]] == doubted
+    for step in doubted:
+        (problem,) = next(c for c in found if c.step == step).problems
+        assert not problem.fatal
+        assert f"at step {restarts[step]:,}," in problem.message
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [(1, 2, 4, 4), (1, 1, 2, 2), (1, 1.5, 2, 2), (2, 2, 1, 1), (4, 2, 2, 2), (1, 1.2, 1.4, 1.6), (1, 0.99, 1.01, 1)],
+)
+def test_a_batch_that_grows_or_a_smaller_one_that_stays_is_no_restart(rates):
+    steps, seen, run = (0, 98, 314, 980, 3138), 0, []
+    for earlier, step, rate in zip(steps, steps[1:], rates):
+        seen += round(2048 * rate * (step - earlier))
+        run.append((step, seen))
+    assert with_whole_counts(run_of(*run)) == run_of(*run)
 
 
 @given(
@@ -108,8 +144,8 @@ def test_the_users_count_ends_the_question(tmp_path):
         folder = touch_checkpoint(tmp_path / "run" / f"checkpoint-{step}")
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "num_input_tokens_seen": seen}))
     assert tokens(discover([tmp_path / "run"])) == [10, 20, 30]
-    given_ = discover([tmp_path / "run"], overrides=Overrides(tokens_per_step=5))
-    assert [(c.tokens, codes(c)) for c in given_] == [(50, []), (100, []), (150, [])]
+    given_ = discover([tmp_path / "run"], overrides=Overrides(tokens_per_step=50))
+    assert [(c.tokens, codes(c)) for c in given_] == [(500, []), (1000, []), (1500, [])]
 
 
 def test_a_log_with_gaps_nan_and_text_keeps_tokens_and_rate(tmp_path):

@@ -244,7 +244,7 @@ def test_a_broken_configuration_is_the_only_reason(save, tmp_path, content):
 def test_weights_beyond_half_precision_are_measured_with_a_warning(save, tmp_path):
     save(tmp_path / "r" / "step1")
     edit(tmp_path / "r" / "step1", lambda tensors: tensors[min(tensors)].mul_(1e8))
-    found = verify_all(discover([tmp_path / "r"], overrides=Overrides(tokens_per_step=5)))
+    found = verify_all(discover([tmp_path / "r"], overrides=Overrides(tokens_per_step=50)))
     assert codes(found[0]) == ["large_weights"]
     assert not found[0].fatal
     assert "beyond the range of float16" in warnings(found)[0]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.cli.support import Answer, save_checkpoint, write_text
+from tests.cli.support import Answer, last_of_each, save_checkpoint, write_text
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,10 @@ def quick(material):
 
 @pytest.fixture
 def ptq_eval(monkeypatch, capfd, tmp_path):
-    """ptq_eval(*arguments) -> Answer: the entry point of `ptq-eval`, in an empty working directory."""
+    """ptq_eval(*arguments) -> Answer: the entry point of `ptq-eval`, in an empty working directory.
+
+    A flag replaces an earlier one of the same name (of `quick`), unless `repeated`.
+    """
     from ptq_eval.cli.main import main
 
     def show(message, category, *_):  # as without pytest: a warning is a line on stderr
@@ -50,7 +53,8 @@ def ptq_eval(monkeypatch, capfd, tmp_path):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
 
-    def call(*arguments):
+    def call(*arguments, repeated=False):
+        arguments = arguments if repeated else last_of_each(arguments)
         monkeypatch.setattr(sys, "argv", ["ptq-eval", *map(os.fspath, arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as leaving:

@@ -36,6 +36,17 @@ class Answer:
         assert self.code == code, lines[0]
 
 
+def last_of_each(arguments):
+    """The arguments without flags that occur again later, and their values; --option and the like are kept."""
+    kept, places = list(arguments), {}
+    flags = [(place, str(one)) for place, one in enumerate(kept) if str(one).startswith("--")]
+    for place, flag in flags:
+        if flag in places and flag not in ("--option", "--fixed", "--tied", "--bounds", "--start", "--test"):
+            kept[places[flag]] = kept[places[flag] + 1] = None
+        places[flag] = place
+    return [one for one in kept if one is not None]
+
+
 def write_text(path, kind):
     """A text of some thousand tokens."""
     lines = (" ".join(WORDS[(i * (j + kind + 3) + j) % len(WORDS)] for j in range(8)) for i in range(400))

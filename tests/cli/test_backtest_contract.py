@@ -112,7 +112,7 @@ def test_the_report_shows_the_backtest_of_its_own_measurements(ptq_eval, simulat
     assert ptq_eval("backtest", simulated, "--horizon", "4").code == 0
     added = report.read_text()
     assert added.count("## Had you asked earlier") == 1
-    assert "figures/fan_series-one.png" in added
+    assert "figures/asked_series-one.png" in added
     assert "joint law (Kumar et al.)" in added
     fit = json.loads((simulated / "fit.json").read_text())
     (simulated / "fit.json").write_text(json.dumps({**fit, "records": "others"}))

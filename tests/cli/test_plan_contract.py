@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -75,11 +76,20 @@ def test_counts_in_any_notation_are_one_plan(ptq_eval, tmp_path):
     assert plans[0] == plans[1]
 
 
+def test_a_law_that_is_refuted_is_refused_in_words_with_what_would_be_answered(ptq_eval, tmp_path):
+    folder = Path(__file__).parents[2] / "results" / "embedded"
+    question = ("plan", "--fit", folder, "--quantizer", "gptq", "--params", "160k", "-o", tmp_path / "plan")
+    answer = ptq_eval(*question, "--serve-bits", "4")
+    answer.refuses(50, "D_crit at 4 bits: ", "--tokens 64.1M or less", "measure checkpoints of larger D")
+    assert "refuted" not in answer.err
+    assert ptq_eval(*question, "--serve-bits", "4", "--tokens", "64M").code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
         ((), errors.PlanError, "--params"),
-        (("--params", "1"), errors.UnitsError, "--params 1B"),
+        (("--params", "1"), errors.UnitsError, "did you mean 1B?"),
         (("--params", "1B", "--tokens", "20"), errors.UnitsError, "--tokens"),
         (("--budget", "21"), errors.UnitsError, "1e21"),
         (("--memory", "8"), errors.UnitsError, "8GB"),

@@ -27,8 +27,14 @@ def test_folders_without_checkpoints(ptq_eval, quick, tmp_path):
         (b"\x00\xff\x00", "cannot be read"),
         (b"tokens_per_stp: 5", "did you mean 'tokens_per_step'?"),
         (b"tokens_per_step: many", "trajectory.yaml is not a whole number"),
-        (b"- 1\n- 2", "is not a mapping"),
-        (b"tokens: {150: 9}", "no checkpoint at a step"),
+        (b"- params: 5M", "is not a mapping of keys | got a list | allowed: tokens_per_step,"),
+        (b"runs: [run]", "is not a mapping from names | got a list | allowed: runs: {RUN: {params: 1B}}"),
+        (b"runs: {run: {runs: {run: {params: 5M}}}}", "cannot hold runs"),
+        (b"runs: &a {run: {runs: *a}}", "cannot hold runs"),
+        (b"[" * 3000, "nested too deeply"),
+        (b"params: 7", "params in"),
+        (b"schedule_phase: [constant]", "allowed: warmup, constant, decay, annealed"),
+        (b"tokens: {150: 9M}", "no checkpoint at a step"),
         (b"exclude: [100, 200, 300]", "every checkpoint is excluded"),
     ],
 )
@@ -37,15 +43,26 @@ def test_a_bad_trajectory_file(ptq_eval, trajectory, quick, content, said):
     ptq_eval("run", trajectory, *quick).refuses(26, said)
 
 
+@pytest.mark.parametrize("name", ["trajectory.yml", "Trajectory.yaml", "TRAJECTORY.YML", "trajectories.yaml"])
+def test_a_bad_name_of_the_trajectory_file(ptq_eval, trajectory, name):
+    (trajectory / name).write_text("tokens_per_step: 2M")
+    ptq_eval("inspect", trajectory).refuses(26, name, "rename it to trajectory.yaml")
+
+
+def test_a_folder_in_place_of_the_trajectory_file(ptq_eval, trajectory):
+    (trajectory / "trajectory.yaml").mkdir()
+    ptq_eval("inspect", trajectory).refuses(26, "trajectory.yaml cannot be read")
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--tokens", "1e9"), "tokens lists 1 counts"),
+        (("--tokens", "1e9"), "there is 1 count of tokens for 3 checkpoints"),
         (("--exclude", "150"), "no checkpoint at a step"),
     ],
 )
 def test_corrections_that_do_not_fit(ptq_eval, material, flags, said):
-    ptq_eval("inspect", material.run, *flags).refuses(26, said)
+    ptq_eval("inspect", material.run, *flags).refuses(2, said)
 
 
 @pytest.mark.parametrize(

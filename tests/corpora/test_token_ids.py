@@ -130,11 +130,33 @@ def test_symbols_of_a_small_alphabet_are_text(tmp_path, shares):
 
 
 def test_rules_and_indents_are_no_padding(tmp_path):
-    ids = text_ids(50_257, 5000)
-    ids.reshape(-1, 100)[:, :40] = 220
+    ids, rng = text_ids(50_257, 5000), np.random.default_rng(0)
+    for start in np.cumsum(rng.integers(20, 60, 80)):
+        ids[start : start + rng.integers(3, 16)] = 220
     ids[700:900] = 12
     np.save(tmp_path / "a.npy", ids)
     assert len(cut(tmp_path / "a.npy", 50_257)) == 312
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("length", [64, 100, 128])
+def test_documents_padded_to_a_length_are_refused(tmp_path, length, side):
+    """Short padding, of every length down to none, as `padding="max_length"` gives it."""
+    ids, rng = text_ids(50_257, 200 * length).reshape(-1, length), np.random.default_rng(1)
+    for row, count in zip(ids, rng.integers(0, 12, len(ids))):
+        row[slice(0, count) if side == "left" else slice(length - count, length)] = 50_256
+    np.save(tmp_path / "a.npy", ids.ravel())
+    with pytest.raises(TokenRangeError, match=rf"holds padding.*at multiples of {length}"):
+        cut(tmp_path / "a.npy", 50_257)
+    assert len(cut(f"{tmp_path}/a.npy#any", 50_257)) > 0
+
+
+def test_the_same_short_padding_after_every_document_is_refused(tmp_path):
+    ids = text_ids(50_257, 128 * 100).reshape(-1, 128)
+    ids[:, 100:] = 1
+    np.save(tmp_path / "a.npy", ids.ravel())
+    with pytest.raises(TokenRangeError, match=r"holds padding.*22% of the ids"):
+        cut(tmp_path / "a.npy", 50_257)
 
 
 def test_an_id_outside_the_vocabulary_anywhere_in_the_file_is_refused(tmp_path):

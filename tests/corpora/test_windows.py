@@ -337,3 +337,11 @@ def test_a_tokenizer_that_adds_bos_is_noticed(tokenizer, sentencepiece_like, wor
     }
     assert lacking == {tokenizer: False, sentencepiece_like: True, wordpiece: False}
     assert not make_windows(as_text(text), sentencepiece_like, seq_len=4, count=1, bos=True).lacks_bos
+
+
+def test_token_ids_without_the_bos_that_the_tokenizer_adds_are_noticed(sentencepiece_like):
+    bos = sentencepiece_like.bos_token_id
+    for first, lacks in ((bos, False), (bos + 1, True)):
+        ids = as_ids(*[first, 5, 6, 7] * 4)
+        assert make_windows(ids, sentencepiece_like, seq_len=4).lacks_bos == lacks
+    assert not make_windows(ids, None, seq_len=4).lacks_bos

@@ -71,7 +71,7 @@ def test_a_loss_far_above_that_of_equally_likely_tokens_is_no_measurement(work, 
     if sound:
         sweeping._require_sane(work, nll, vocab)
         return
-    with pytest.raises(UnsupportedModelError, match=r"equally likely tokens have 3.91: this is no working model"):
+    with pytest.raises(UnsupportedModelError, match=r"equally likely tokens have 3.91: the model does not predict"):
         sweeping._require_sane(work, nll, vocab)
 
 
@@ -82,7 +82,7 @@ def test_a_model_that_is_sure_of_what_is_wrong_is_refused_by_the_sweep(work, mon
             return replace(super().full, nll=[1e6] * len(self.ids))
 
     monkeypatch.setattr(sweeping, "Evaluator", Sure)
-    with pytest.raises(UnsupportedModelError, match="no working model"):
+    with pytest.raises(UnsupportedModelError, match="does not predict this text"):
         list(sweep(work, work.trials[:1], tick=lambda _: None))
 
 

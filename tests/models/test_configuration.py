@@ -62,7 +62,7 @@ def test_entries_of_a_wrong_kind_are_refused_in_one_line(tmp_path, changes):
 def test_the_name_of_a_size_is_the_one_in_the_file(tmp_path):
     content = t.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=48, n_positions=16).to_dict()
     (tmp_path / "config.json").write_text(json.dumps({**content, "n_positions": 0}))
-    with pytest.raises(UnsupportedModelError, match="no count: n_positions"):
+    with pytest.raises(UnsupportedModelError, match="invalid size: n_positions"):
         configuration(tmp_path)
 
 

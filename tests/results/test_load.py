@@ -11,6 +11,7 @@ from ptq_eval.errors import NothingToFitError
 from ptq_eval.jobs.compare import compare, fit_by
 from ptq_eval.records import Measurement
 from ptq_eval.report import render
+from ptq_eval.report.run.warnings import notes
 from ptq_eval.results import points
 from ptq_eval.results.load import load
 from ptq_eval.results.points import Skipped
@@ -121,3 +122,14 @@ def test_the_laws_that_a_run_was_asked_for_are_fitted_again(out, trajectory, sma
     assert laws(ptq_eval.run(trajectory, out, laws="ouyang", **small)) == ["ouyang"]
     assert laws(ptq_eval.load(out, bootstrap=5)) == ["ouyang"]
     assert laws(ptq_eval.load(out, laws=("kumar",), bootstrap=5)) == ["kumar_ptq"]
+
+
+def test_a_record_that_was_damaged_is_named_with_what_is_missing(out):
+    [path] = (out / "records").iterdir()
+    lines = path.read_bytes().splitlines(keepends=True)
+    place = next(at for at, line in enumerate(lines) if b'"quantizer":"gptq"' in line)
+    lost = Store(out).measurements()[place].trial
+    path.write_bytes(b"".join([*lines[:place], lines[place][:50] + b"\n", *lines[place + 1 :]]))
+    [found] = [note for note in notes(load(out)) if "cannot be read" in note]
+    assert f"line {place + 1} of records/{path.name}" in found
+    assert f"missing here are {lost.checkpoint.name} gptq {lost.bits} bits; repeat ptq-eval run" in found

@@ -42,7 +42,7 @@ def test_records_come_back_bit_by_bit(tmp_path):
 
 
 @pytest.mark.parametrize("lost", [1, 2, 40, 300])
-def test_a_torn_last_line_is_skipped_and_ended_by_the_next_writer(tmp_path, lost):
+def test_a_torn_last_line_is_skipped_and_removed_by_the_next_writer(tmp_path, lost):
     store = Store(tmp_path)
     write(store, record(2), record(3))
     path = file_of(store)
@@ -52,6 +52,22 @@ def test_a_torn_last_line_is_skipped_and_ended_by_the_next_writer(tmp_path, lost
     write(store, record(4))
     assert [m.trial.bits for m in store.measurements()] == [*(2, 3)[:whole], 4]
     assert path.read_bytes().endswith(b"\n")
+    assert store.damaged == Store(tmp_path).damaged == []
+
+
+def test_a_line_that_was_damaged_is_named_and_its_trial_is_missing(tmp_path):
+    store = Store(tmp_path)
+    write(store, record(2), record(3), record(4))
+    path = file_of(store)
+    first, second, third = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([first, second[:50], b"", third, third[:9]]))
+    store = Store(tmp_path)
+    assert [m.trial.bits for m in store.measurements()] == [2, 4]
+    assert store.keys() == {record(2).trial.key(), record(4).trial.key()}
+    assert store.damaged == [(path, 2)]
+    write(store, record(3))
+    assert [m.trial.bits for m in store.measurements()] == [2, 4, 3]
+    assert store.damaged == [(path, 2)]
 
 
 def test_bytes_that_are_no_record_are_skipped(tmp_path):

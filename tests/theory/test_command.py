@@ -157,7 +157,7 @@ def test_how_many_variants_fit_changes_no_result(made, tmp_path, monkeypatch):
         eval_windows=12,
         calib_windows=12,
         device="cpu",
-        memory=1,
+        memory=1000,
     )
     assert sizes == [1, 1, 1]
     assert record["checkpoints"][0]["rows"] == made[1]["checkpoints"][0]["rows"]

@@ -19,6 +19,7 @@ from ptq_eval.laws.base import Data, Law, n_distinct
 from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.fit.losses import Loss
 from ptq_eval.results.points import SAME_SIZE
+from ptq_eval.units import MIN_COUNT
 
 COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
     "N": ("params", "parameters"),
@@ -58,8 +59,6 @@ MAX_NATS = 1e6
 """Nats per token: no loss, and no change of one, is larger."""
 MAX_RATIO = 1e5
 """A single N or D that differs from the median by more than this factor was written in another unit."""
-MIN_COUNT = 1e3
-"""No model has fewer parameters than this, and no checkpoint fewer tokens."""
 MIN_MEDIAN = 1e4
 """A smaller median of N or D is a count of millions or billions, not of parameters or tokens."""
 
@@ -201,12 +200,12 @@ def constants_of(law: Law, variable: str) -> list[str]:
 
 def few_sizes(law: Law, data: Data) -> dict[str, Finding]:
     """The constants that runs of fewer than `MIN_SIZES` sizes determine only as far as nothing else differs between
-    the runs, each with that reason: gamma_N, and C_T, which goes with it."""
+    the runs, each with that reason: gamma_N, and the factor C_T or k, which goes with it."""
     names = [p.name for p in law.parameters if not p.fixed]
     if "gamma_N" not in names or (sizes := n_distinct(data["N"])) >= MIN_SIZES:
         return {}
     reason = why(Why.FEW_SIZES, sizes=sizes, needed=MIN_SIZES)
-    return {name: reason for name in names if name in ("C_T", "gamma_N")}
+    return {name: reason for name in names if name in ("C_T", "k", "gamma_N")}
 
 
 def _left_over(x: np.ndarray, y: np.ndarray) -> float:

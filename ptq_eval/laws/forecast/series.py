@@ -16,7 +16,7 @@ from ptq_eval.sampling import Design, errors_needed
 
 MIN_CHECKPOINTS = 4
 """The fewest checkpoints that are continued; a delta is significant if the last so many are significantly above zero:
-by two standard errors, or by as many as are as rare where few degrees of freedom are known.
+by two standard errors, or by the equivalent quantile of Student's t where degrees of freedom are few.
 
 Deltas that are noise are negative half the time, so a row of four above zero comes about by chance in one of sixteen.
 """

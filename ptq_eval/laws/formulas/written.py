@@ -120,7 +120,7 @@ class Formula(Law):
                 found.append((misfit, theta))
         if not found:
             raise ExpressionError(
-                "the formula is finite on all rows at none of the constants that were tried",
+                "no starting constants were found at which the formula is finite on every row",
                 got=repr(self.equation),
                 remedy="say where to begin: --start NAME=X, --bounds NAME=LOW:HIGH",
             )

@@ -281,6 +281,11 @@ class Plan:
     answers: tuple[Answer, ...]
     planner: Planner = field(repr=False, compare=False)
 
+    @property
+    def answered(self) -> bool:
+        """Whether there is any answer at all."""
+        return any(answer.values for answer in self.answers)
+
     def of(self, ask: str) -> list[Answer]:
         """The answers of one kind, in order."""
         return [answer for answer in self.answers if answer.ask == ask]
@@ -289,24 +294,30 @@ class Plan:
 def plan(source: Source, question: Question) -> Plan:
     """Every answer that `source` has to `question`; one that lacks constants says which.
 
-    Raises PlanError if not a single answer can be given, or if an option does not apply to the law.
+    Raises PlanError if an option does not apply to the law.
     """
     planner = Planner(source, question)
-    answers = tuple(planner.answers())
-    if not any(answer.values for answer in answers):
-        asked = [answer for answer in answers if answer.ask != "lower" and answer.why_not]
-        missing = sorted({name for answer in asked for name in answer.missing})
-        reasons = "; ".join(dict.fromkeys(_plain(why) for answer in asked for why in answer.why_not))
-        by_constants = bool(missing) and all(answer.missing for answer in asked)
-        other = "measure more, or plan from another preset or fit"
-        remedy = f"constants that have {', '.join(missing)}" if by_constants else other
-        raise PlanError(f"{source.name} cannot answer this", got=reasons, remedy=remedy)
-    return Plan(planner.source, question, answers, planner)
+    return Plan(planner.source, question, tuple(planner.answers()), planner)
 
 
-def _plain(why: Finding) -> str:
-    """A reason for an error message: its kind, that of its cause, and the constants that are missing."""
-    inner = why.facts.get("because") or why.facts.get("found")
-    names = why.facts.get("constants", ()) if isinstance(why.kind, Reason) else ()
-    about = _plain(inner) if isinstance(inner, Finding) else ", ".join(names)
-    return ": ".join(filter(None, (str(why.kind).replace("_", " "), about)))
+@dataclass(frozen=True)
+class Remedy:
+    """What the same constants can answer where they give no answer: at other serving bits, or at a D."""
+
+    bits: tuple[float, ...]
+    tokens: float | None
+
+
+def remedy(found: Plan) -> Remedy:
+    """What would be answered if the question had other serving bits, or tokens."""
+
+    def answered(**changes: Any) -> bool:
+        try:
+            return plan(found.source, replace(found.question, **changes)).answered
+        except PlanError:
+            return False
+
+    bits = tuple(b for b in found.source.bits if b not in found.planner.bits and answered(serve_bits=(b,)))
+    D = found.source.ranges.get("D", (0.0, 0.0))[1]
+    asked = found.question.tokens is None and found.question.params is not None
+    return Remedy(bits, D if asked and D and answered(tokens=D) else None)

@@ -9,7 +9,6 @@ Constants are arrays [1 + replicates], the estimate first, so that one formula g
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.errors import PlanError, UnknownPluginError
+from ptq_eval.errors import PlanError, UnknownPluginError, did_you_mean
 from ptq_eval.laws.base import Estimate, FitResult
 from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.fit import bootstrap
@@ -56,7 +55,8 @@ class Source:
     "loss" or "precision" is unknown, `doubts` what else to beware of; `warnings` are those of the stored fit.
     `published` is what publications say of the uncertainty of their constants.  `one_size` is the N for which E holds,
     if E contains A/N^alpha, and `curve` names the run.  `verdicts` (N, bits, reason) say why the fit gives no D_crit
-    for a run; the reason is None if it gives one.  `only_bits`: the one serving precision that the constants hold for,
+    for a run; the reason is None if it gives one.  `others` are the quantizers beside it that
+    have fits of their own.  `only_bits`: the one serving precision that the constants hold for,
     if bits are not a variable of the law; `serving`: the group size and formats of the question.
     """
 
@@ -76,6 +76,7 @@ class Source:
     stretch: float = 1.0
     published: tuple[str, ...] = ()
     fits: Mapping[str, FitResult] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
     only_bits: float | None = None
     axis: BitsAxis = "bits"
     serving: Serving = field(default_factory=Serving)
@@ -171,8 +172,7 @@ def preset_named(name: str, *, offsets: bool = True) -> Source:
     """
     names = list(dict.fromkeys(part.strip() for part in name.split(",")))
     if unknown := [part for part in names if part not in PRESETS]:
-        near = difflib.get_close_matches(unknown[0].upper(), PRESETS, n=1)
-        remedy = f"did you mean {near[0]}?" if near else "choose one of these, or several joined by commas"
+        remedy = did_you_mean(unknown[0], PRESETS) or "choose one of these, or several joined by commas"
         raise UnknownPluginError("unknown preset", got=repr(unknown[0]), allowed=", ".join(PRESETS), remedy=remedy)
     presets = [PRESETS[part] for part in names]
     return from_preset(*(preset if offsets else preset.without_offsets() for preset in presets))

@@ -81,10 +81,12 @@ def _read_fit(out: Path) -> dict[str, Any]:
         raise NothingToFitError("no fit to plan from", got=path, allowed="a folder with fit.json", remedy=remedy)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise NothingToFitError("this fit cannot be read", got=f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        remedy = "fit again: ptq-eval fit OUT, or for a table ptq-eval fit --data FILE"
+        raise NothingToFitError("this fit cannot be read", got=f"{path}: {error}", remedy=remedy) from error
     if not isinstance(content, dict) or not isinstance(content.get("fits"), list):
-        raise NothingToFitError("this is not the content of a fit.json", got=path)
+        remedy = "fit again: ptq-eval fit OUT, or for a table ptq-eval fit --data FILE"
+        raise NothingToFitError("this is not the content of a fit.json", got=path, remedy=remedy)
     return content
 
 
@@ -153,6 +155,9 @@ def from_stored(
         source,
         axis=axis,
         verdicts=verdicts(critical),
+        others=tuple(
+            sorted({e["quantizer"] for e in entries.values() if not _is_loss(e) and e.get("quantizer")} - {own})
+        ),
         bits=source.bits if "data" in content else tuple(measured) or source.bits,
         warnings=tuple(content.get("warnings", ())),
     )

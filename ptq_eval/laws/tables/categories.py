@@ -114,7 +114,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 def _number(text: str, name: str) -> float:
     if not _is_number(text):
-        raise ExpressionError(f"the number of {name!r} is none", got=repr(text), remedy=_REMEDY)
+        raise ExpressionError(f"{name!r} is not mapped to a number", got=repr(text), remedy=_REMEDY)
     return float(text)
 
 

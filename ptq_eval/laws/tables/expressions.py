@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ptq_eval import units
 from ptq_eval.errors import ExpressionError
 from ptq_eval.laws.tables.labels import label_of
 
@@ -46,6 +47,8 @@ _EQUAL = (ast.Eq, ast.NotEq)
 _ALLOWED = f"numbers, columns, + - * / **, comparisons, and or not, {' '.join(FUNCTIONS)}"
 _TEXT_ALLOWED = f"{_ALLOWED}, in, isin {' '.join(TESTS)}"
 _ALONE = re.compile(r"(?<![=<>!])=(?!=)")
+_COUNTS = re.compile(r"`[^`]*`|'[^']*'|\"[^\"]*\"|(?<![\w.])((?:\d[\d_]*\.?\d*|\.\d+)[kmgbt])(?!\w)", re.IGNORECASE)
+"""What is quoted, and outside of it a count such as 2M."""
 _BACKTICKS = re.compile(r"`([^`]+)`")
 
 
@@ -64,7 +67,7 @@ def evaluate(text: str, lookup: Lookup, *, condition: bool = False) -> Any:
     try:
         if len(text) > LONGEST:
             raise SyntaxError(f"longer than {LONGEST} characters")
-        tree = ast.parse(_BACKTICKS.sub(place, text).strip(), mode="eval").body
+        tree = ast.parse(_BACKTICKS.sub(place, _counted(text)).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         what = getattr(error, "msg", "") or "it cannot be read"
         remedy = "write == to compare" if condition and _ALONE.search(text) else ""
@@ -79,11 +82,16 @@ def evaluate(text: str, lookup: Lookup, *, condition: bool = False) -> Any:
     return value
 
 
+def _counted(text: str) -> str:
+    """`text` with counts such as 2M written as numbers."""
+    return _COUNTS.sub(lambda found: str(int(units.read_number(found[1], units.COUNT))) if found[1] else found[0], text)
+
+
 def names_in(text: str) -> set[str]:
     """The names that an expression uses, without functions; none where it cannot be read."""
     quoted = set(_BACKTICKS.findall(text))
     try:
-        tree = ast.parse(_BACKTICKS.sub(" 0 ", text).strip(), mode="eval")
+        tree = ast.parse(_BACKTICKS.sub(" 0 ", _counted(text)).strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return quoted
     return quoted | {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - {*FUNCTIONS, *TESTS, "isin"}

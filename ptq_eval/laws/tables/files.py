@@ -12,6 +12,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.errors import DataFileError, OptionError
+from ptq_eval.errors import DataFileError, OptionError, did_you_mean
 from ptq_eval.laws.tables.delimited import Dialect, read_delimited
 
 Columns = dict[str, np.ndarray]
@@ -45,13 +46,19 @@ def read_table(path: str | Path, dialect: Dialect | None = None) -> Columns:
     path, dialect = Path(path), dialect or Dialect()
     endings = [ending.lower() for ending in path.suffixes]
     kind = next((ending for ending in reversed(endings) if ending not in COMPRESSED), "")
+    if "://" in str(path) or ":/" in str(path).partition("/")[0] + "/":
+        raise DataFileError("a table on the web is not fetched", got=path, remedy="download it, and name the file")
+    if path.is_dir():
+        remedy = f"for an output folder of a run: ptq-eval fit {path}"
+        raise DataFileError("a folder, not a data file", got=path, remedy=remedy)
+    if not path.exists():
+        near = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
+        raise DataFileError("there is no such data file", got=path, remedy=near or "check the path")
     _check_kind(kind, path)
     if kind not in SEPARATORS and not dialect.plain:
         raise OptionError("--separator, --decimal and --comment are for CSV and TSV", got=path.name)
     try:
         table = _read(kind, path, dialect)
-    except FileNotFoundError as error:
-        raise DataFileError("there is no such data file", got=path) from error
     except UnicodeDecodeError as error:
         raise DataFileError(f"{path.name} is not UTF-8 text", got=error.reason, remedy="save it as UTF-8") from error
     except (OSError, ValueError, EOFError, RecursionError, lzma.LZMAError, zipfile.BadZipFile) as error:
@@ -123,7 +130,7 @@ def _of_json(value: Any, path: Path) -> Columns:
         return _of_rows([dict(zip(value, cells)) for cells in zip(*value.values())])
     inside = [name for name, cells in value.items() if isinstance(cells, list)] if isinstance(value, dict) else []
     raise DataFileError(
-        f"the JSON of {path.name} is no table",
+        f"the JSON of {path.name} is not a table",
         got=f"an object of {', '.join(list(value)[:5])}" if isinstance(value, dict) else type(value).__name__,
         allowed="an array of objects, an object of arrays, or (.jsonl) one object a line",
         remedy=f"save what is under {inside[0]!r} alone" if inside else "",

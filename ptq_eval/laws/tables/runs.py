@@ -86,13 +86,13 @@ def share_of_decay(reader: Reader, data: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def check_phases(reader: Reader, data: dict[str, np.ndarray]) -> None:
-    """Raises TextColumnError for a phase that is none."""
+    """Raises TextColumnError for an unknown phase."""
     phases = data.get("phase", np.full(1, ""))
     odd = np.flatnonzero(~np.isin(phases, ("", *KNOWN)))
     if len(odd):
         more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
         raise TextColumnError(
-            "phase holds something that is no phase of a schedule",
+            "the column phase has an unknown value",
             got=f"{str(phases[odd[0]])!r} in row {reader.rows[odd[0]] + 1}{more}",
             allowed=f"{', '.join(KNOWN)}, or blank",
             remedy="leave the column out with another name, or write one of these",

@@ -1,9 +1,9 @@
 """A fan chart of one run: the loss after quantization against D, and how it was forecast from one earlier checkpoint.
 
-A row of panels per bit-width and a column per quantizer.  The band holds what a checkpoint would measure, with
-probability 0.5 and 0.9, from the origin (the dotted line) on; checkpoints after the origin are hollow, because the
-forecast did not know them.  Each panel has its own axis: it holds the measurements, and the band as far as it is within
-the height that they take on either side.
+A row of panels per bit-width and a column per quantizer; two columns for a single quantizer.  The band holds what a
+checkpoint would measure, with probability 0.5 and 0.9, from the origin (the dotted line) on; checkpoints after the
+origin are hollow, because the forecast did not know them.  Each panel has its own axis: it holds the measurements, and
+the band as far as it is within the height that they take on either side.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,14 +48,17 @@ def name(run: str) -> str:
     return "fan_" + (re.sub(r"[^A-Za-z0-9.]+", "-", run).strip("-") or "run")
 
 
-def data(own: Sequence[Series]) -> Frame:
-    """Everything drawn of one run: kind is before, known, later or band (whose loss is the median)."""
+def data(own: Sequence[Series], quantizers: Collection[str] = ()) -> Frame:
+    """Everything drawn of one run: kind is before, known, later or band (whose loss is the median).
+
+    own: all its series, which the forecast of each learns from; quantizers: those to draw (default: all).
+    """
     origin = asked_at(own)
     siblings = [part for s in own if len((part := s.until(origin)).tokens) >= MIN_CHECKPOINTS]
     learned, parts = learn(siblings), []
     for whole in own:
         series = whole.until(origin)
-        if len(series.tokens) < MIN_CHECKPOINTS:
+        if len(series.tokens) < MIN_CHECKPOINTS or (quantizers and whole.quantizer not in quantizers):
             continue
         head = {"run": whole.run, "params": whole.params, "quantizer": whole.quantizer, "bits": whole.bits}
         known = whole.tokens <= origin
@@ -76,17 +80,20 @@ def draw(table: Frame) -> Figure:
     if table.empty:
         return figures.nothing("No checkpoint of this run can be forecast.")
     labels, bits = list(dict.fromkeys(table["quantizer"])), sorted(table["bits"].unique())
-    figure, axes = figures.panels(len(bits), len(labels), sharex=True)
+    places = [(label, width) for width in bits for label in labels]
+    columns = len(labels) if len(labels) > 1 else min(2, len(bits))
+    figure, axes = figures.panels(math.ceil(len(places) / columns), columns, sharex=True)
     ends = figures.span(table["tokens"], 1.2)
-    for row, width in zip(axes, bits):
-        for ax, label in zip(row, labels):
-            panel = table[(table["quantizer"] == label) & (table["bits"] == width)]
-            if panel.empty:
-                ax.set_axis_off()
-                continue
-            _panel(ax, panel, figures.colour(width))
-            figures.log_x(ax, *ends, tokens=True)
-            ax.set_title(textwrap.fill(f"{label}, {width:g} bits", TITLE_WIDTH), fontsize=7.5)
+    for ax, place in zip_longest(axes.flat, places):
+        label, width = place or ("", math.nan)
+        panel = table[(table["quantizer"] == label) & (table["bits"] == width)]
+        if panel.empty:
+            ax.set_axis_off()
+            continue
+        _panel(ax, panel, figures.colour(width))
+        figures.log_x(ax, *ends, tokens=True)
+        ax.set_title(textwrap.fill(f"{label}, {width:g} bits", TITLE_WIDTH), fontsize=7.5)
+    for row in axes:
         row[0].set_ylabel("loss (nats per token)")
     for ax in axes[-1]:
         ax.set_xlabel("D (tokens)")

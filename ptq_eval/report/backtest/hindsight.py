@@ -1,7 +1,7 @@
 """The section of `report.md` on what the page would have said at D/N = 50, and what happened; its fan chart.
 
 The statements and scores are in the fit ("hindsight", see `laws.forecast.hindsight`).  The fan chart is of the largest
-run among them, which is the nearest to one that a team would plan.
+run among them, which is the nearest to one that a team would plan, and of its first quantizer.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ def _of_run(study: Study, run: str, own: Sequence[Row]) -> str:
         f"{far if last > FARTHEST * NEAR * origin else ''}.\n\n"
     )
     turns = {_line(row): row for row in own if row["what"] == What.TURN}
-    return text + tables.markdown(_HEADER, [_cells(study, row, turns[_line(row)]) for row in losses], left=1)
+    printed = [row for row in losses if study.label_of(row) in study.panels]
+    text += tables.markdown(_HEADER, [_cells(study, row, turns[_line(row)]) for row in printed], left=1)
+    more = len(losses) - len(printed)
+    return f"{text}\n{plural(more, 'more line')} in `fit.json`.\n" if more else text
 
 
 def _line(row: Row) -> tuple[Any, ...]:
@@ -99,13 +102,15 @@ def _summary(rows: Sequence[Row], scores: Sequence[Row]) -> str:
         if method != FORECAST
     ]
     turns = [row for row in rows if row["what"] == What.TURN]
+    runs = len({row["run"] for row in rows})
     decided, refuted = (sum(row[name] for row in turns) for name in ("decisive", "refuted"))
     return (
         f"{inside} of {plural(own['n'], 'last loss', 'last losses')} ({percent(inside / own['n'])}) are inside their "
         f"intervals, whose mean width is {short(own['width'])} in log loss. Their mean interval score (lower is "
         f"better) is {short(own['score'])}; the baselines have {listed(others)}. Of "
         f"{plural(len(turns), 'statement')} of D_crit, later checkpoints can decide {decided} and refute "
-        f"{refuted or 'none'}."
+        f"{refuted or 'none'}. The lines of a run share its checkpoints, so these are no more than "
+        f"{plural(runs, 'independent case')}."
     )
 
 
@@ -117,7 +122,7 @@ def shown(study: Study) -> str | None:
 
 def name(study: Study) -> str:
     """The file of the fan chart, without its ending."""
-    return figure.name(str(shown(study)))
+    return figure.name(str(shown(study))).replace("fan", "asked", 1)
 
 
 def data(study: Study) -> Frame:
@@ -126,7 +131,7 @@ def data(study: Study) -> Frame:
     own = [p for p in study.points if p.trajectory == run]
     labels = {p.config: study.label_of(p.config.to_dict()) for p in own}
     series = series_of(own, labels=labels)
-    return figure.data([s for s in long_enough(series) if s.quantizer in study.panels])
+    return figure.data(long_enough(series), study.labels[:1])
 
 
 def draw(table: Frame) -> Figure:

@@ -83,7 +83,7 @@ def read_json(path: Path, keys: Collection[str], again: str) -> dict[str, Any] |
         found = json.loads(path.read_text(encoding="utf-8"))
         if missing := set(keys) - set(found):
             raise KeyError(*sorted(missing))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise OutputMismatchError(
             f"{path.name} of the output folder is damaged",
             got=f"{path}: {error!r}",

@@ -6,12 +6,13 @@ Every sentence is made from the answers of the plan; `plan.json` holds each of t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from ptq_eval.errors import PlanError
 from ptq_eval.laws.base import Estimate, FitKind
 from ptq_eval.laws.calculator import FULL_BITS
 from ptq_eval.laws.findings import Finding
-from ptq_eval.laws.plan.answers import Plan
+from ptq_eval.laws.plan.answers import Plan, remedy
 from ptq_eval.laws.plan.question import Answer, Doubt, Reason, Setting
 from ptq_eval.laws.plan.source import TRAINED, Source
 from ptq_eval.laws.turning.verdict import MAX_FACTOR
@@ -81,6 +82,24 @@ def cautions(plan: Plan) -> list[str]:
             lacking.setdefault(why_not(answer), []).append(_asked(plan, answer))
     found += [f"{', '.join(dict.fromkeys(asked))}: {why}" for why, asked in lacking.items()]
     return found
+
+
+def refusal(plan: Plan, quantizers: Sequence[str] = ()) -> PlanError:
+    """The error for a plan without a single answer, with what would be answered; `quantizers` have other fits."""
+    asked = [answer for answer in plan.answers if answer.ask != "lower" and answer.why_not]
+    why = "; ".join(dict.fromkeys(f"{_asked(plan, answer)}: {why_not(answer)}" for answer in asked))
+    missing = sorted({name for answer in asked for name in answer.missing})
+    if missing and all(answer.missing for answer in asked):
+        ways = [f"constants that have {', '.join(missing)}"]
+    else:
+        found = remedy(plan)
+        ways = [f"--serve-bits {','.join(f'{b:g}' for b in found.bits)}"] if found.bits else []
+        ways += [f"--tokens {count(found.tokens)} or less, for the losses at that D"] if found.tokens else []
+        ways += [f"--quantizer {name}" for name in quantizers]
+        ways += (
+            ["measure checkpoints of larger D and repeat ptq-eval fit"] if plan.source.fits else ["another --preset"]
+        )
+    return PlanError(f"{plan.source.name} gives no answer to this", got=why, remedy="; or ".join(ways))
 
 
 def _curve(plan: Plan) -> Iterator[str]:

@@ -30,6 +30,7 @@ _SCATTER = {
     "unknown": "there are too few checkpoints to know whether that is their scatter",
     "beyond": "the model got worse, not only its quantized form",
 }
+_CELL, _PLACE, _FEW = ["quantizer", "format", "bits"], ["run", "step"], 6
 _NEAR_A_GUESS = 0.01
 """Nats per token."""
 
@@ -161,6 +162,7 @@ def notes(results: Results) -> list[str]:
         *_excluded(results),
         *_versions(results),
         *_unmeasured(results),
+        *_damaged(results),
         *_worse_than_a_guess(results),
     ]
     return [*own, *results.run.get("warnings", []), *_conflicts(results), *dict.fromkeys(overlaps)]
@@ -186,6 +188,21 @@ def _unmeasured(results: Results) -> Iterator[str]:
     missing = results.n_sound - results.n_measured
     if missing > 0:
         yield f"{missing} of {results.n_sound} checkpoints are not measured yet: this report is partial"
+
+
+def _damaged(results: Results) -> Iterator[str]:
+    """The lines of records that cannot be read, and the cells that the other checkpoints have and one lacks."""
+    if not results.damaged:
+        return
+    which = listed([f"line {line} of {path.relative_to(results.folder)}" for path, line in results.damaged[:_FEW]])
+    frame = results.frame[results.frame["quantizer"] != ""]
+    cells, places = (frame[columns].drop_duplicates() for columns in (_CELL, _PLACE))
+    every = cells.merge(places, how="cross")
+    absent = every.merge(frame[_CELL + _PLACE], how="left", indicator=True).query("_merge == 'left_only'")
+    names = [f"{row['run']}@{row['step']:g} {method(row)} {row['bits']:g} bits" for row in absent.to_dict("records")]
+    missing = f"missing here are {listed(names[:_FEW])}; " if names else ""
+    number = plural(len(results.damaged), "record")
+    yield f"{number} cannot be read ({which}): {missing}repeat ptq-eval run to measure what is missing"
 
 
 def _worse_than_a_guess(results: Results) -> Iterator[str]:

@@ -114,7 +114,7 @@ def test_what_is_no_formula_is_refused(table, formula, error, said):
 def test_options_that_name_no_constant(table):
     with pytest.raises(errors.OptionError, match="no constant of this name"):
         fitted(table, CHINCHILLA, start={"gamma": 1.0})
-    with pytest.raises(errors.OptionError, match="instead of --law"):
+    with pytest.raises(errors.OptionError, match="cannot be combined with --law"):
         fit_data(table, "chinchilla", formula=CHINCHILLA)
 
 

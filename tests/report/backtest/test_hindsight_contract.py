@@ -5,7 +5,7 @@ import pytest
 from ptq_eval.laws.fit.folder import fit_points
 from ptq_eval.laws.forecast.hindsight import hindsight
 from ptq_eval.report import write
-from ptq_eval.report.backtest.hindsight import shown
+from ptq_eval.report.backtest.hindsight import section, shown
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.run.page import document
 from ptq_eval.results.points import read
@@ -25,7 +25,7 @@ def page(study, tmp_path_factory):
     out = tmp_path_factory.mktemp("asked")
     write(out, study.table, study.fit, study.run, points=study.points)
     text = (out / "report.md").read_text()
-    assert (out / "figures" / "fan_large.png").exists()
+    assert (out / "figures" / "asked_large.png").exists()
     return text.split("## Had you asked earlier\n")[1].split("\n## ")[0]
 
 
@@ -45,8 +45,18 @@ def test_it_is_summed_up_against_the_baselines(study, page):
 
 
 def test_the_chart_is_of_the_largest_run(page):
-    assert "](figures/fan_large.png)" in page
-    assert "fan_small" not in page
+    assert "](figures/asked_large.png)" in page
+    assert "asked_small" not in page
+
+
+def test_what_figures_have_no_panel_for_is_counted(study):
+    many = Study(study.table, study.fit, study.run, study.points)
+    vars(many)["panels"] = []
+    assert section(many).count("2 more lines in `fit.json`.") == 2
+
+
+def test_lines_of_a_run_do_not_count_as_independent(page):
+    assert "these are no more than 2 independent cases" in page
 
 
 def test_what_is_refuted_is_bold(study):
@@ -64,4 +74,4 @@ def test_below_eight_checkpoints_the_page_says_why():
     assert shown(study) is None
     assert "Not asked: a run needs 8 checkpoints" in (page := document(study))
     assert "the longest here has 7" in page
-    assert "fan_" not in page
+    assert "asked_" not in page
