@@ -91,16 +91,17 @@ def export(
     """Quantize the checkpoint in `folder`, measure it, and write it to the new folder `out` in a file format.
 
     `file_format` is a name of `packing.FILE_FORMATS`; `options` are those of `ptq_eval.config.run.RunConfig`, with one
-    quantizer and one bit-width or number format.  Returns the content of `recipe.json`: what was done, the loss before
-    and after in nats per token with the standard error of δ, and how far the file is from what was measured.  Raises
-    ExportError where the format cannot hold the result, and the PtqEvalError of whatever else is wrong.
+    quantizer and one bit-width, number format or plan.  Returns the content of `recipe.json`: what was done, the loss
+    before and after in nats per token with the standard error of δ, and how far the file is from what was measured.
+    Raises ExportError where the format cannot hold the result, and the PtqEvalError of whatever else is wrong.
     """
     config, packer, out = RunConfig.of(options), _packer(file_format), Path(out)
     config.require_one_calibration("export takes one draw of calibration windows")
-    if len(config.quantizers) != 1 or len(config.bits) + len(config.formats) != 1:
+    schemes = (*config.bits, *config.formats, *config.mixed)
+    if len(config.quantizers) != 1 or len(schemes) != 1:
         raise OptionError(
-            "export takes one quantizer with one bit-width or number format",
-            got=f"{', '.join(config.quantizers)} with {', '.join(map(str, (*config.bits, *config.formats)))}",
+            "export takes one quantizer with one bit-width, number format or plan",
+            got=f"{', '.join(config.quantizers)} with {', '.join(map(str, schemes))}",
             remedy="--quantizer gptq --bits 4",
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
