@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from ptq_eval.errors import ExportError
 from tests.cli.support import largest_file, save_checkpoint
 
 
@@ -50,6 +51,29 @@ def test_the_loaded_folder_has_the_loss_that_was_measured(
     assert not (tmp_path / "out.partial").exists()
     assert (out / "tokenizer.json").exists()
     assert "# " in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file_format", "formats"), [("compressed-tensors", ("int2_half", "int4_half")), ("gguf", ("q4_0", "q8_0"))]
+)
+def test_a_mixed_plan_loads_with_the_loss_that_was_measured(
+    ptq_eval, checkpoint, quick, tmp_path, file_format, formats
+):
+    from ptq_eval.models.language_model import LanguageModel
+
+    names = LanguageModel.blueprint(checkpoint).linears()
+    plan = {"group_size": 16, "layers": {name: formats[place % 2] for place, name in enumerate(names)}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    out, mixed = tmp_path / "out", ("--quantizer", "rtn", "--mixed", tmp_path / "plan.json")
+    answer = ptq_eval("export", checkpoint, "-o", out, *mixed, "--format", file_format, *quick)
+    assert answer.code == 0, answer.err
+    assert "the same loss" in answer.out
+    assert "bit for bit" in answer.out
+    assert recipe(out)["scheme"]["layers"] == plan["layers"]
+    assert f"layers in {formats[0]}" in (out / "README.md").read_text()
+    answer = ptq_eval("export", checkpoint, "-o", tmp_path / "no", *mixed, "--format", "gptq", *quick)
+    assert answer.code == ExportError.exit_code
+    assert formats[0] in answer.err
 
 
 def test_the_loss_is_that_of_a_run(ptq_eval, checkpoint, quick, tmp_path):
