@@ -33,7 +33,7 @@ from ptq_eval.laws.arguments import (
     plain,
 )
 from ptq_eval.laws.formulas.chen import Chen
-from ptq_eval.laws.formulas.chinchilla import Chinchilla, turning_tokens
+from ptq_eval.laws.formulas.chinchilla import Chinchilla, Growing
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
 from ptq_eval.laws.formulas.n_eff import COST_PER_BIT, PARTS, part_factor, precision_with
 from ptq_eval.laws.formulas.ouyang import Ouyang
@@ -70,7 +70,8 @@ def delta_ptq(N: Any, D: Any, bits: Any, *, group_size: Any = None, constants: C
     """
     theta, N, D = constants_of(constants), count("N", N), count("D", D)
     check_bits(constants, bits)
-    return plain(_added(theta, N, D, bits, group_size)[0])
+    law, known, data = _law(theta, N, bits, group_size, D)
+    return plain(law.added(known, data))
 
 
 def critical_tokens(N: Any, bits: Any, *, group_size: Any = None, constants: Constants = KUMAR_2024) -> Any:
@@ -82,8 +83,8 @@ def critical_tokens(N: Any, bits: Any, *, group_size: Any = None, constants: Con
     theta = constants_of(constants)
     check_bits(constants, bits)
     known = pick(theta, ("B", "beta"), "the fall of the loss with D")
-    rise, exponent = _added(theta, count("N", N), np.ones(()), bits, group_size)
-    return plain(turning_tokens(known["B"], known["beta"], rise, exponent))
+    law, own, data = _law(theta, count("N", N), bits, group_size)
+    return plain(law.critical_tokens(own, known, data))
 
 
 def optimal_precision(*, offsets: bool = True, constants: Constants = KUMAR_2024) -> float:
@@ -147,31 +148,34 @@ def _after_training(
     if any(given) or not np.all(np.logical_or(full, served_as_trained)):
         robust = pick(theta, [f"C_{s}" for s in PARTS.values()], "serving below a low training precision")
         factors = [robustness(C, value, P) for C, value in zip(robust.values(), precisions)]
-        return _degradation(theta, N_eff, D, P)[0] * np.prod(np.broadcast_arrays(*factors), axis=0)
-    return np.where(served_as_trained, 0.0, _degradation(theta, N, D, P)[0])
+        return _delta(theta, N_eff, D, P) * np.prod(np.broadcast_arrays(*factors), axis=0)
+    return np.where(served_as_trained, 0.0, _delta(theta, N, D, P))
 
 
-def _added(theta: dict[str, float], N: np.ndarray, D: np.ndarray, bits: Any, group_size: Any) -> tuple[Any, float]:
-    """Delta and the exponent with which it grows with D, also for the laws that need a group size or a format."""
+_Degradation = tuple[Growing, dict[str, float], dict[str, Any]]
+"""A degradation law, its constants, and its variables."""
+
+
+def _law(theta: dict[str, float], N: np.ndarray, bits: Any, group_size: Any, D: Any = 1.0) -> _Degradation:
+    """The degradation law that the constants belong to, also one that needs a group size or a format."""
     if "nu" in theta and not any(name in theta for name in ("gamma_D", "gamma_post")):
         known = pick(theta, [p.name for p in Sun.parameters], "what a format adds to the loss")
         data = {"N": N, "D": D, "B_g": group(group_size), **format_of(bits)}
         check_shapes(N=N, D=D, group_size=data["B_g"])
-        return Sun().added(known, data), known["beta"]
+        return Sun(), known, data
     P = bits_of("bits", bits)
     if "gamma_G" in theta:
-        law = Chen()
-        known = pick(theta, [p.name for p in law.parameters], "the degradation")
+        known = pick(theta, [p.name for p in Chen.parameters], "the degradation")
         data = {"N": N, "D": D, "G": group(group_size)}
         check_shapes(**data, bits=P)
-        return law.predict(known, data) * np.ones_like(P), known[law.grows]
+        return Chen(), known, {**data, "N": N * np.ones_like(P)}
     if group_size is not None:
-        raise OptionError("this degradation law does not depend on the group size", got=group_size, remedy="omit it")
+        raise OptionError("the group size is no variable of this degradation law", got=group_size, remedy="omit it")
     return _degradation(theta, N, D, P)
 
 
-def _degradation(theta: dict[str, float], N: np.ndarray, D: np.ndarray, P: np.ndarray) -> tuple[Any, float]:
-    """Delta of the law that the constants belong to, and the exponent with which it grows with D."""
+def _degradation(theta: dict[str, float], N: np.ndarray, D: Any, P: np.ndarray) -> _Degradation:
+    """The degradation law of bits that the constants belong to."""
     complete = [law for law in _DEGRADATION if all(p.name in theta for p in law.parameters)]
     if len(complete) > 1:
         raise OptionError(
@@ -183,7 +187,12 @@ def _degradation(theta: dict[str, float], N: np.ndarray, D: np.ndarray, P: np.nd
     law = complete[0] if complete else _DEGRADATION[-1 if "gamma_P" in theta else 0]
     known = pick(theta, [p.name for p in law.parameters], "the degradation")
     check_shapes(N=N, D=D, bits=P)
-    return law.predict(known, {"N": N, "D": D, "P": P}), known[law.grows]
+    return law, known, {"N": N, "D": D, "P": P}
+
+
+def _delta(theta: dict[str, float], N: np.ndarray, D: np.ndarray, P: np.ndarray) -> Any:
+    law, known, data = _degradation(theta, N, D, P)
+    return law.added(known, data)
 
 
 def _capacity(theta: dict[str, float], trained: Sequence[Any]) -> Any:

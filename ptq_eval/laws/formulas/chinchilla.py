@@ -165,6 +165,25 @@ def _falls(x: np.ndarray, others: list[np.ndarray], loss: np.ndarray) -> bool:
     return bool(slope[0] < -2 * error and slope[0] < -_TINY)
 
 
+class Growing(Law):
+    """A law whose degradation is a power of D, so that there is one D beyond which more data makes a model worse."""
+
+    grows: ClassVar[str] = "gamma_D"
+    """The constant that is the exponent of D."""
+
+    def added(self, theta: Theta, data: Data) -> Any:
+        """What quantization, or the number format of training, adds to the loss, nats per token."""
+        return self.predict(theta, data)
+
+    def critical_tokens(self, theta: Theta, loss: Theta, data: Data) -> Any:
+        """D in tokens where B/D^beta and what is added are least, for the other variables in `data` (no D needed).
+
+        loss: B and beta.  Kumar et al., arXiv 2411.04330, eq. 13; infinite where delta does not grow with D.
+        """
+        rise = self.added(theta, {**data, "D": np.ones(())})
+        return turning_tokens(loss["B"], loss["beta"], rise, theta[self.grows])
+
+
 def turning_tokens(B: Any, beta: Any, rise: Any, exponent: Any) -> Any:
     """The D at which B/D^beta + rise·D^exponent is least: [beta·B/(exponent·rise)]^{1/(exponent+beta)}.
 

@@ -6,7 +6,7 @@ only starts the search, for two reasons: points with delta ≤ 0 carry informati
 noise of delta is additive.
 
 All of them grow as a power of D, and the loss before quantization falls as one, so each has the same closed form
-for the number of tokens beyond which more data makes the quantized model worse (`turning_tokens`).
+for the number of tokens beyond which more data makes the quantized model worse (`Growing`).
 """
 
 from __future__ import annotations
@@ -16,21 +16,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ptq_eval.laws.base import Data, Law, Theta
+from ptq_eval.laws.base import Data, Theta
 from ptq_eval.laws.findings import Finding, Why, why
-from ptq_eval.laws.formulas.chinchilla import turning_tokens
+from ptq_eval.laws.formulas.chinchilla import Growing
 from ptq_eval.sampling import errors_needed
 
 N_STARTS = 24
 
 
-class LogLinear(Law):
+class LogLinear(Growing):
     """The response is exp(log factor + Σ slope·column), the factor being the first of `parameters`."""
 
     response: ClassVar[str] = "delta"
     min_scatter: ClassVar[float] = 0.01
-    grows: ClassVar[str] = "gamma_D"
-    """The constant that is the exponent of D."""
 
     @abstractmethod
     def _columns(self, data: Data) -> dict[str, np.ndarray]:
@@ -70,14 +68,6 @@ class LogLinear(Law):
             name: f * column * self._slope_derivative(name, theta[name]) for name, column in self._columns(data).items()
         }
         return f, {self._factor: f / theta[self._factor], **slopes}
-
-    def critical_tokens(self, theta: Theta, loss: Theta, data: Data) -> Any:
-        """D in tokens where B/D^beta + delta is least, for the other variables in `data` (no D needed).
-
-        loss: B and beta.  Kumar et al., arXiv 2411.04330, eq. 13; infinite where delta does not grow with D.
-        """
-        one = self.predict(theta, {**data, "D": np.ones(())})
-        return turning_tokens(loss["B"], loss["beta"], one, theta[self.grows])
 
     def starts(self, data: Data, rng: np.random.Generator) -> list[dict[str, float]]:
         """The log-linear solution on positive points; then exponents around it, each with its best factor."""

@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.optimize import nnls
 
-from ptq_eval.laws.base import Data, Law, Parameter, Theta
-from ptq_eval.laws.formulas.chinchilla import Chinchilla, turning_tokens
+from ptq_eval.laws.base import Data, Parameter, Theta
+from ptq_eval.laws.formulas.chinchilla import Chinchilla, Growing
 
 _DRAWS, _BEST = 600, 12
 _TINY = 1e-12
 
 
-class Sun(Law):
+class Sun(Growing):
     """Loss of training in a floating-point format; Sun et al., arXiv 2501.02423.
 
     Columns N, D, E_bits, M_bits, B_g; a format may have no mantissa bits (E3M0).
@@ -35,6 +35,7 @@ class Sun(Law):
     )
     source = "Sun et al. 2025, arXiv 2501.02423"
     response: ClassVar[str] = "loss"
+    grows: ClassVar[str] = "beta"
     min_scatter: ClassVar[float] = 1e-4
     columns = ("N", "D", "E_bits", "M_bits", "B_g")
     from_zero: ClassVar[tuple[str, ...]] = ("M_bits",)
@@ -89,14 +90,6 @@ class Sun(Law):
             theta |= {"E": float(linear[0]), "A": A, "B": B, "gamma": 1 / inverse}
             found.append((misfit, {name: float(theta[name]) for name in (p.name for p in self.parameters)}))
         return [theta for _, theta in sorted(found, key=lambda pair: pair[0])[:_BEST]]
-
-    def critical_tokens(self, theta: Theta, data: Data) -> Any:
-        """D in tokens where the loss is least, for N, E_bits, M_bits and B_g in `data` (no D needed).
-
-        [B·gamma·N^alpha·(E_bits + ½)^delta·(M_bits + ½)^nu / log2(B_g)]^{1/(2·beta)}.
-        """
-        rise = self.added(theta, {**data, "D": np.ones(())})
-        return turning_tokens(theta["B"], theta["beta"], rise, theta["beta"])
 
     def best_format(self, theta: Theta, bits: Any) -> tuple[Any, Any]:
         """The exponent and mantissa bits, not rounded, of the best format of `bits` bits (one is the sign).

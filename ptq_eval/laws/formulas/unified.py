@@ -24,7 +24,7 @@ import numpy as np
 from ptq_eval.laws.base import Data, Law, Parameter, Theta
 from ptq_eval.laws.fit.losses import make_loss
 from ptq_eval.laws.fit.solver import Problem, minimise, to_search, to_theta
-from ptq_eval.laws.formulas.chinchilla import turning_tokens
+from ptq_eval.laws.formulas.chinchilla import Growing
 from ptq_eval.laws.formulas.kumar import KumarPTQ
 from ptq_eval.laws.formulas.n_eff import PARTS, Capacity, NEff
 
@@ -40,7 +40,7 @@ def robustness(C: Any, P_x: Any, P: Any) -> Any:
     return np.where(left, -np.expm1(-C * np.where(left, gap, 1.0)), 0.0)
 
 
-class UnifiedDelta(Law):
+class UnifiedDelta(Growing):
     """delta of eq. 9; Kumar et al., arXiv 2411.04330.  Columns N, D, P, and P_w, P_a, P_kv of the `parts`."""
 
     name = "unified_delta"
@@ -83,14 +83,6 @@ class UnifiedDelta(Law):
             for name, derivative in self.capacity.log_gradient(theta, data).items():
                 by[name] = -theta["gamma_N"] * derivative
             return delta, {name: np.where(delta > 0, delta * value, 0.0) for name, value in by.items()}
-
-    def critical_tokens(self, theta: Theta, loss: Theta, data: Data) -> Any:
-        """D in tokens where B/D^beta + delta is least, for N, P and the training precisions in `data`.
-
-        Equation 13 with N_eff for N and the factors of robustness; infinite where delta is zero.
-        """
-        rise = self.predict(theta, {**data, "D": np.ones(())})
-        return turning_tokens(loss["B"], loss["beta"], rise, theta["gamma_D"])
 
     def starts(self, data: Data, rng: np.random.Generator) -> list[dict[str, float]]:
         """Equation 2 on the same points, with guesses of what the training precision does."""
@@ -171,9 +163,9 @@ class Unified(Law):
             found += [{**guess, **theta} for guess in added[:_N_KEPT]]
         return found
 
-    def critical_tokens(self, theta: Theta, data: Data) -> Any:
-        """As `UnifiedDelta.critical_tokens`, with this law's own B and beta."""
-        return self.added.critical_tokens(theta, theta, data)
+    def critical_tokens(self, theta: Theta, loss: Theta, data: Data) -> Any:
+        """As `UnifiedDelta.critical_tokens`."""
+        return self.added.critical_tokens(theta, loss, data)
 
 
 def _least_squares(

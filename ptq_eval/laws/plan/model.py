@@ -15,17 +15,17 @@ then the most that equation 9 allows (see `robust`).  P is one precision for all
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from ptq_eval.laws.base import Data, Theta
 from ptq_eval.laws.calculator import FULL_BITS
 from ptq_eval.laws.formulas.chen import Chen
-from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD, turning_tokens
+from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD, Growing
 from ptq_eval.laws.formulas.kumar import KumarPTQ
-from ptq_eval.laws.formulas.loglinear import LogLinear
 from ptq_eval.laws.formulas.n_eff import PARTS as MODEL_PARTS
 from ptq_eval.laws.formulas.n_eff import Capacity
 from ptq_eval.laws.formulas.ouyang import Ouyang
@@ -70,7 +70,7 @@ class Formulas:
         return tuple(name for name in NEEDED[part] if name not in self.constants)
 
     @cached_property
-    def law(self) -> LogLinear | Sun | None:
+    def law(self) -> Growing | None:
         """The degradation law that is known."""
         known = (law for law in (KumarPTQ(), Ouyang(), Chen(), Sun()) if self.has(*(p.name for p in law.parameters)))
         return next(known, None)
@@ -110,18 +110,21 @@ class Formulas:
 
         At P = 16 the degradation law itself holds, and no bound is needed.
         """
+        return self._degradation(lambda law, theta, data: law.added(theta, {**data, "D": D}), N, bits, P)
+
+    def _degradation(self, of: Callable[[Growing, Theta, Data], Any], N: Any, bits: Any, P: Any) -> Any:
+        """`of` the degradation law from P to `bits`, its constants, and the variables of N and bits."""
         assert self.law is not None
         if not self.by_bits:
-            data: Any = {"N": N, "D": D, **self.serving.variables(bits)}
-            of = self.law.added if isinstance(self.law, Sun) else self.law.predict
-            return of(self.constants, data)
+            return of(self.law, self.constants, {"N": N, **self.serving.variables(bits)})
+        data: Any = {"N": N, "P": bits}
         full = np.asarray(P) == FULL_BITS
         if self.capacity is None or (not self.robust and np.all(full)):
-            return self.law.predict(self.constants, {"N": N, "D": D, "P": bits})
+            return of(self.law, self.constants, data)
         law = UnifiedDelta(self.capacity.parts, offsets=self.capacity.offsets, tied=self.capacity.tied)
         none = {f"C_{MODEL_PARTS[part]}": math.inf for part in self.capacity.parts}
-        found = law.predict({**none, **self.constants}, {"N": N, "D": D, "P": bits, **self.capacity.at(P)})
-        return found if self.robust or not np.any(full) else np.where(full, self.damage(N, D, bits), found)
+        found = of(law, {**none, **self.constants}, {**data, **self.capacity.at(P)})
+        return found if self.robust or not np.any(full) else np.where(full, of(self.law, self.constants, data), found)
 
     @property
     def unified(self) -> bool:
@@ -144,10 +147,5 @@ class Formulas:
         return (self.damage(N, D, 1.0) / most) ** (1 / c["gamma_P"])
 
     def critical_tokens(self, N: Any, bits: Any, P: Any = FULL_BITS) -> Any:
-        """D_crit in tokens of a model trained at P bits; infinite if the damage does not grow with D.
-
-        Every law here is a power of D, so its value at D = 1 suffices (equation 13 of Kumar et al.).
-        """
-        c = self.constants
-        exponent = c["beta"] if isinstance(self.law, Sun) else c["gamma_D"]
-        return turning_tokens(c["B"], c["beta"], self.damage(N, np.ones(()), bits, P), exponent)
+        """D_crit in tokens of a model trained at P bits; infinite if the damage does not grow with D."""
+        return self._degradation(lambda law, theta, data: law.critical_tokens(theta, theta, data), N, bits, P)

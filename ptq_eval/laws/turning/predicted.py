@@ -168,7 +168,7 @@ def predict(
 def _at(law: Any, theta: Mapping[str, Any], loss: Mapping[str, Any], at: Mapping[str, float]) -> Any:
     with np.errstate(all="ignore"):
         own = law.response == "loss"
-        return law.critical_tokens(theta, at) if own else law.critical_tokens(theta, loss, at)
+        return law.critical_tokens(theta, theta if own else loss, at)
 
 
 def missing_prediction_reason(law: Law, result: FitResult, curve: FitResult) -> Finding | None:

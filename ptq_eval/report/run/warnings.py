@@ -195,7 +195,7 @@ def _damaged(results: Results) -> Iterator[str]:
     if not results.damaged:
         return
     which = listed([f"line {line} of {path.relative_to(results.folder)}" for path, line in results.damaged[:_FEW]])
-    frame = results.frame[results.frame["quantizer"] != ""]
+    frame: Any = results.frame[results.frame["quantizer"] != ""]
     cells, places = (frame[columns].drop_duplicates() for columns in (_CELL, _PLACE))
     every = cells.merge(places, how="cross")
     absent = every.merge(frame[_CELL + _PLACE], how="left", indicator=True).query("_merge == 'left_only'")

@@ -75,7 +75,7 @@ def test_tied_parts_without_offsets_are_optimal_at_x_1_90381():
 )
 def test_critical_sizes_of_sun(exponent, mantissa, tokens):
     data = row(N=1e9, E_bits=exponent, M_bits=mantissa, B_g=128)
-    found = Sun().critical_tokens(SUN_2025.constants, data)
+    found = Sun().critical_tokens(SUN_2025.constants, SUN_2025.constants, data)
     assert found == pytest.approx(tokens, rel=2e-3)
 
 

@@ -157,7 +157,7 @@ def test_critical_tokens_are_the_minimum_of_the_quantized_loss(P):
 def test_critical_tokens_of_the_unified_law_are_its_minimum(parts):
     law = Unified(parts)
     at = {"N": 1e8, "P": 4.0, "P_w": 8.0, "P_a": 8.0, "P_kv": 8.0}
-    found = float(law.critical_tokens(KUMAR, {name: np.array(value) for name, value in at.items()}))
+    found = float(law.critical_tokens(KUMAR, KUMAR, {name: np.array(value) for name, value in at.items()}))
     best = lowest(lambda D: scalar(law, KUMAR, D=D, **at), 1e-4 * found, 1e4 * found)
     assert found == pytest.approx(best, rel=1e-3)
 
@@ -172,7 +172,8 @@ def test_critical_tokens_of_chen_and_sun_are_their_minimum():
     )
     assert found == pytest.approx(best, rel=1e-3)
     at = {"N": 1e9, "E_bits": 2.0, "M_bits": 1.0, "B_g": 128.0}
-    found = float(Sun().critical_tokens(SUN_2025.constants, {name: np.array(value) for name, value in at.items()}))
+    data = {name: np.array(value) for name, value in at.items()}
+    found = float(Sun().critical_tokens(SUN_2025.constants, SUN_2025.constants, data))
     best = lowest(lambda D: scalar(Sun(), SUN_2025.constants, D=D, **at), 1e-3 * found, 1e3 * found)
     assert found == pytest.approx(best, rel=1e-3)
 
