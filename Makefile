@@ -18,7 +18,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-check: lint types docs test wheel
+check: lint types test wheel
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

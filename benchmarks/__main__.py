@@ -86,7 +86,7 @@ def _arguments(root: Path) -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=NAMES, help="run this one (may be repeated)")
     parser.add_argument("--out", type=Path, help="folder of the results (default: results/benchmarks)")
     parser.add_argument("--trajectory", type=Path, default=root / "examples" / "trajectory")
-    parser.add_argument("--text", action="append", help="a text to measure on, for coverage (may be repeated)")
+    parser.add_argument("--text", action="append", help="a text for coverage and rounding (may be repeated)")
     parser.add_argument("--cores", type=int, default=2, help="cores to use, for this process and those it starts")
     parser.add_argument("--quick", action="store_true", help="a rehearsal on small sizes, kept apart")
     parser.add_argument("--check", action="store_true", help="a missed limit makes the exit code 1")

@@ -65,7 +65,7 @@ def measured(checkpoint: Checkpoint, text: str, quick: bool) -> list[Measurement
         eval_text=text,
         eval_windows=64 if quick else WINDOWS,
         eval_seed=SEED,
-        calib_windows=4 if quick else 48,
+        calib_windows=(4,) if quick else (48,),
         calib_repeats=6 if quick else DRAWS,
         **options,
     )

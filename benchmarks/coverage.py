@@ -89,7 +89,7 @@ def measured(checkpoint: Checkpoint, text: str, quick: bool) -> list[Cell]:
         eval_text=text,
         eval_windows=400 if quick else None,
         eval_sample="first",
-        calib_windows=4 if quick else 48,
+        calib_windows=(4,) if quick else (48,),
         **options,
     )
     work = make_plan([checkpoint], config).workloads[0]

@@ -276,6 +276,7 @@ class Obstacle(StrEnum):
     FREE_ZEROS = "free_zeros"
     NO_SUCH_TYPE = "no_such_type"  # format, types
     PARTIAL_BLOCK = "partial_block"  # columns, block
+    MIXTURE = "mixture"  # schemes
     ARCHITECTURE = "architecture"  # model_type, known
     ACTIVATION = "activation"  # activation
     ROTARY_EMBEDDING = "rotary_embedding"  # type

@@ -137,12 +137,16 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Scheme:
-    """The part of a quantization scheme that a record keeps; the same fields as `quantizers.Scheme`."""
+    """The part of a quantization scheme that a record keeps; the same fields as `quantizers.Scheme`.
+
+    In mixed precision `layers` has the number format ("int4") and group size of each layer, and `format` their digest.
+    """
 
     bits: int
     group_size: int | None = 128
     symmetric: bool = False
     format: str = "int"
+    layers: Mapping[str, tuple[str, int | None]] = field(default_factory=dict, hash=False)
 
 
 BitsAxis = Literal["bits", "effective", "gaussian"]
@@ -227,7 +231,7 @@ class Trial:
             "quantizer": self.quantizer,
             "quantizer_version": self.quantizer_version,
             "options": dict(sorted(self.options.items())),
-            "scheme": asdict(self.scheme) if self.scheme else None,
+            "scheme": {n: v for n, v in vars(self.scheme).items() if n != "layers"} if self.scheme else None,
             "calibration": self.calibration,
             "calibration_corpus": self.calibration_corpus,
             "dtype": self.dtype,
@@ -243,11 +247,7 @@ class Trial:
 
         Two checkpoints with identical weights keep records of their own, so that neither hides the other.
         """
-        place = {
-            "run": self.checkpoint.run,
-            "step": self.checkpoint.step,
-            "revision": self.checkpoint.revision,
-        }
+        place = {"run": self.checkpoint.run, "step": self.checkpoint.step, "revision": self.checkpoint.revision}
         text = json.dumps([self.identity(), place], sort_keys=True, default=str)
         return f"v{KEY_VERSION}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
@@ -266,7 +266,8 @@ class Trial:
         known = _known(cls, data)
         known["checkpoint"] = Checkpoint.from_dict(known["checkpoint"])
         if known.get("scheme"):
-            known["scheme"] = Scheme(**_known(Scheme, known["scheme"]))
+            scheme = Scheme(**_known(Scheme, known["scheme"]))
+            known["scheme"] = replace(scheme, layers={name: (f, size) for name, (f, size) in scheme.layers.items()})
         if known.get("sample"):
             sample = _known(Sample, known["sample"])
             known["sample"] = Sample(**{**sample, "documents": tuple(sample.get("documents", ()))})

@@ -21,7 +21,7 @@ _DIGITS = r"\d+(?:_\d+)*"
 _NUMBER = re.compile(
     rf"([+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:e[+-]?\d{{1,3}})?)\s*([a-z]*)", re.IGNORECASE
 )
-_GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 _LIMIT = 10**300
 MIN_COUNT = 1e3
 """No model has fewer parameters than this, and no checkpoint fewer tokens: smaller counts are of another unit."""

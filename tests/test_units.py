@@ -96,6 +96,7 @@ def test_three_digits_are_within_half_a_percent_and_are_written_alike_again(unit
 def test_digits_grouped_by_commas_are_answered_with_the_number_without_them():
     with pytest.raises(OptionError, match="write it without the comma: 2048000"):
         read("2,048,000")
-    with pytest.raises(OptionError) as caught:
-        read("2,48")
-    assert "comma" not in str(caught.value)
+    for decimal in ("2,48", "0,001"):
+        with pytest.raises(OptionError) as caught:
+            read(decimal)
+        assert "comma" not in str(caught.value)

@@ -53,7 +53,8 @@ class Method:
 
     `scheme` fixes the number format and `blocks` its columns per scale, the first of them being the usual one: such a
     method is measured once, whatever bits a run asks for, and so is one with a single entry in `bits`.  `symmetric` are
-    the kinds of integer grids, `groups` the group sizes (empty: any), `per_row` whether one scale per row is possible.
+    the kinds of integer grids, the first of which conformance runs try, `groups` the group sizes (empty: any),
+    `per_row` whether one scale per row is possible.
     `calibration` names the inputs of a layer that the method takes: "none", "shared" (of the full-precision model) or
     "sequential" (of the model whose earlier layers are quantized).
     """
@@ -112,6 +113,11 @@ class Job:
         """The folder of the model, as transformers saves it."""
         return str(self.folder / "model")
 
+    @property
+    def saved(self) -> str:
+        """Where a conformance run saves what this cell's method made."""
+        return str(self.folder / f"saved-{self.cell.method}")
+
     def load(self, dtype: Any = None) -> Any:
         """The model as transformers gives it, in evaluation mode on the device, float32 unless `dtype` is given."""
         import torch
@@ -144,6 +150,9 @@ class Backend(ABC):
     device: ClassVar[Literal["any", "cuda"]] = "any"
     remarks: ClassVar[str] = ""
     """What a user must know: faults that the conformance run finds, the package's successor."""
+
+    no_reload: ClassVar[str] = ""
+    """Why conformance runs do not save and load, where `reloaded` is not defined."""
 
     @abstractmethod
     def quantize(self, job: Job) -> nn.Module | Mapping[str, Tensor]:

@@ -5,6 +5,9 @@ torch is shared.  So the comparison is between programs and not between builds o
 and megabytes instead of minutes and gigabytes, and nothing here is changed by it.  The version of torch is a
 constraint; a backend that needs another one is refused by pip with its reason, which is kept and listed.
 
+An environment serves whoever has the same Python and torch, not only the one that it was made from, as long as that
+one's packages are where they were.
+
 Environments are below `home()`: PTQ_EVAL_BACKENDS if set, else `ptq-eval/backends` in the user's cache.
 """
 
@@ -24,6 +27,7 @@ from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, distributions, version
 from importlib.util import find_spec
 from pathlib import Path
+from sysconfig import get_platform
 from typing import Any
 
 from ptq_eval import plugins
@@ -31,6 +35,8 @@ from ptq_eval.backends.base import Backend, distribution_name
 from ptq_eval.errors import BackendError
 
 INSTALL_SECONDS = 1800
+_SHARED = "zz_shared.pth"
+"""The path file that names the packages behind an environment's own."""
 
 
 class State(StrEnum):
@@ -41,7 +47,7 @@ class State(StrEnum):
     INSTALLED = "installed"
     """In an environment of its own."""
     STALE = "stale"
-    """Its environment was made for another torch, Python or version: install it again."""
+    """Its environment was made for another torch, Python or version, or on packages that are gone: install it again."""
     FAILED = "failed"
     """pip could not install it."""
     ABSENT = "not installed"
@@ -108,9 +114,9 @@ def status_of(backend: Backend) -> Status:
         found = Status(backend, State.HERE, here)
     elif record is None:
         found = Status(backend, State.ABSENT, "", f"ptq-eval backends install {backend.name}")
-    elif record["fingerprint"] != fingerprint(backend):
+    elif why := _stale(record, backend, folder):
         again = f"ptq-eval backends install {backend.name}"
-        found = Status(backend, State.STALE, record["version"], f"made for another torch or version: {again}")
+        found = Status(backend, State.STALE, record["version"], f"{why}: {again}")
     elif record["error"]:
         found = Status(backend, State.FAILED, "", record["error"])
     else:
@@ -200,8 +206,26 @@ def _verdict(backend: Backend) -> Path:
 
 def fingerprint(backend: Backend) -> str:
     """What an environment was made for."""
-    text = "\n".join((*backend.requirements, f"torch {version('torch')}", sys.version, sys.prefix))
+    text = "\n".join((*backend.requirements, f"torch {version('torch')}", sys.version, get_platform()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _stale(record: Mapping[str, Any], backend: Backend, folder: Path) -> str:
+    """Why an environment cannot be used any more; empty where it can, or was never made."""
+    if record["fingerprint"] != fingerprint(backend):
+        return "made for another torch, Python or version"
+    if record["error"] or version("torch") in _torches(folder):
+        return ""
+    return "the packages that it was made on have gone, or have another torch now"
+
+
+def _torches(folder: Path) -> list[str]:
+    """The versions of torch that an environment sees behind its own packages."""
+    try:
+        shared = (_site(folder) / _SHARED).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [found.version for found in distributions(name="torch", path=shared)]
 
 
 def _build(backend: Backend, folder: Path, seconds: float) -> None:
@@ -209,7 +233,7 @@ def _build(backend: Backend, folder: Path, seconds: float) -> None:
     venv.create(folder, with_pip=find_spec("pip") is None)
     shared = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     packages = _site(folder)
-    (packages / "zz_shared.pth").write_text("\n".join(shared), encoding="utf-8")
+    (packages / _SHARED).write_text("\n".join(shared), encoding="utf-8")
     constraints = folder / "constraints.txt"
     constraints.write_text(f"torch=={version('torch').partition('+')[0]}\n", encoding="utf-8")
     command = [str(interpreter(folder)), "-m", "pip", "install", "--constraint", str(constraints)]

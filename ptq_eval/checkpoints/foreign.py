@@ -1,27 +1,19 @@
 """Folders that look like a checkpoint and hold something else: which format it is, and how to convert it.
 
-Recognised by the names of files in the folder and up to two levels below; the files themselves are opened only to
-recognise a pointer of git-lfs.
+Recognised by the names of files in the folder and some levels below alone; what the files hold is for `contents`.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError, UnsupportedModelError
-
-_LFS = b"version https://git-lfs"
-_BESIDE = re.compile(r"config\.json|(tokenizer|spiece|vocab)\S*\.(json|model|txt)|\S+\.index\.json")
-"""Files that are never empty."""
-_READ = (".json", ".txt", ".model", ".tiktoken", ".jinja", ".py", ".bpe", ".vocab", ".yaml")
-"""How the names of files end that are read besides weights."""
-
+from ptq_eval.errors import PtqEvalError, UnsupportedModelError
+from ptq_eval.models.json_files import load_json
 
 _SHARDS = re.compile(r"pytorch_model_fsdp_\d+$|mp_rank_\d+(_\d+)*$|model_and_optim$")
 """Folders within a checkpoint that hold its shards."""
@@ -52,6 +44,17 @@ class _Kind:
 # torch/distributed/checkpoint/format_utils.py: mode, source, destination.
 _DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch {home} {folder}/pytorch_model.bin"
 _OLD = "with transformers<5: AutoModelForCausalLM.from_pretrained('{folder}', %s=True).save_pretrained(NEW)"
+
+_BY_LIBRARY = (
+    "with the library that wrote it, save its tensors as safetensors under the names that transformers has for them, "
+    "and put a config.json beside them"
+)
+
+
+def _unfinished(*ends: str) -> tuple[str, ...]:
+    """Names of weights with one more ending."""
+    return tuple(f"*.{kind}.{end}" for kind in ("safetensors", "bin", "pt", "pth") for end in ends)
+
 
 _KINDS = (
     _Kind(
@@ -109,14 +112,25 @@ _KINDS = (
          "checkpoint.ckpt", "*/.zarray", ".zarray"),
         "the converter to Hugging Face of the library that trained it",
     ),
-    _Kind("Flax weights", ("flax_model*.msgpack", "*.msgpack"), _OLD % "from_flax"),
-    _Kind("TensorFlow weights", ("*.h5", "*.ckpt.index", "*.ckpt-*.index"), _OLD % "from_tf"),
+    # src/transformers/modeling_utils.py of version 4 looks for these names; version 5 has no Flax and TensorFlow.
+    _Kind("Flax weights", ("flax_model.msgpack", "flax_model.msgpack.index.json"), _OLD % "from_flax"),
+    _Kind("TensorFlow weights", ("tf_model.h5", "tf_model.h5.index.json"), _OLD % "from_tf"),
+    _Kind("weights of Flax or another library of JAX", ("*.msgpack",), _BY_LIBRARY),
+    _Kind("weights of TensorFlow or Keras", ("*.h5", "*.keras", "*.ckpt.index", "*.ckpt-*.index"), _BY_LIBRARY),
     _Kind(
-        "weights in the format of their first authors (Meta, Mistral)",
-        ("consolidated*.pth", "consolidated*.safetensors"),
-        "python src/transformers/models/llama/convert_llama_weights_to_hf.py --input_dir {folder} --output_dir NEW "
-        "--model_size SIZE --llama_version VERSION, in a clone of transformers; for Mistral's, its script in "
-        "models/mistral there",
+        "weights in the format of Mistral",
+        ("consolidated*.safetensors",),
+        # Both arguments are positional there.
+        "python src/transformers/models/mistral/convert_mistral_weights_to_hf.py {folder} NEW, in a clone of "
+        "transformers",
+    ),
+    _Kind(
+        "weights in the format of Meta or Mistral",
+        ("consolidated*.pth",),
+        "of Meta: python src/transformers/models/llama/convert_llama_weights_to_hf.py --input_dir {folder} "
+        "--output_dir NEW --model_size SIZE --llama_version VERSION; of Mistral: "
+        "python src/transformers/models/mistral/convert_mistral_weights_to_hf.py {folder} NEW --modules_are_split; "
+        "in a clone of transformers",
     ),
     _Kind(
         "a checkpoint of litgpt",
@@ -173,17 +187,24 @@ _KINDS = (
     _Kind(
         "a checkpoint of PyTorch Lightning",
         ("*.ckpt", "*/*.ckpt"),
-        "torch.load('{folder}/{file}')['state_dict'] where you trust it; without the names' leading `model.` load it "
-        "into the model of transformers, and save_pretrained",
+        # docs/source-pytorch/common/checkpointing_basic.rst: the LightningModule's state_dict is under that key.
+        "torch.load('{folder}/{file}')['state_dict'] where you trust it; without the name of the attribute that holds "
+        "the model (such as a leading `model.`) load it into the model of transformers, and save_pretrained",
     ),
     _Kind(
-        "a checkpoint of fairseq or metaseq",
-        ("checkpoint_best.pt", "checkpoint_last.pt", "checkpoint[0-9]*.pt", "checkpoint_[0-9]*.pt", "reshard*.pt",
-         "*model_part-*.pt"),
-        "the converter of its architecture in a clone of transformers (src/transformers/models/*/convert_*fairseq*.py; "
-        "for OPT, convert_opt_original_pytorch_checkpoint_to_pytorch.py)",
+        "a checkpoint of metaseq (OPT)",
+        ("reshard*.pt", "*model_part-*.pt", "restored.pt"),
+        # metaseq/scripts/convert_to_singleton.py writes restored.pt into the folder it is given.
+        "python -m metaseq.scripts.convert_to_singleton {folder}, of metaseq, which writes restored.pt; then "
+        "python src/transformers/models/opt/convert_opt_original_pytorch_checkpoint_to_pytorch.py --fairseq_path "
+        "{folder}/restored.pt --pytorch_dump_folder_path NEW --hf_config CONFIG, in a clone of transformers",
     ),
-    _Kind("weights of PaddlePaddle", ("*.pdparams", "*/*.pdparams"), "convert them to safetensors with PaddleNLP"),
+    _Kind(
+        "a checkpoint of fairseq",
+        ("checkpoint_best.pt", "checkpoint_last.pt", "checkpoint[0-9]*.pt", "checkpoint_[0-9]*.pt"),
+        _BY_LIBRARY,
+    ),
+    _Kind("weights of PaddlePaddle", ("*.pdparams", "*/*.pdparams"), _BY_LIBRARY),
     _Kind(
         "weights of RWKV",
         ("RWKV-*.pth",),
@@ -205,6 +226,13 @@ _KINDS = (
     ),
     _Kind("an archive of arrays (MLX, JAX)", ("weights*.npz", "model*.npz"), "save its arrays as safetensors"),
     _Kind(
+        "an unfinished download",
+        ("*.incomplete", *_unfinished("crdownload", "part", "partial", "aria2", "filepart", "download")),
+        "repeat the download, which goes on where it stopped (`hf download`)",
+    ),
+    _Kind("weights that were still being written", _unfinished("tmp*", "temp", "lock"), "save them again"),
+    _Kind("a pointer of DVC", ("*.dvc",), "run `dvc pull` in its repository"),
+    _Kind(
         "a variant of the weights",
         ("model.*-of-*.safetensors", "pytorch_model.*-of-*.bin", "model.safetensors.index.*.json"),
         "AutoModelForCausalLM.from_pretrained('{folder}', variant='{variant}').save_pretrained(NEW)",
@@ -212,28 +240,6 @@ _KINDS = (
     _Kind("a variant of the weights", ("model.*.safetensors",), "rename {file} to model.safetensors"),
     _Kind("a variant of the weights", ("pytorch_model.*.bin",), "rename {file} to pytorch_model.bin"),
 )  # fmt: skip
-
-
-def placeholder(folder: Path, weights: tuple[Path, ...] = ()) -> PtqEvalError | None:
-    """The error for a pointer of git-lfs or an empty file among the files of a folder that are read: its `weights`, and
-    whatever is no weights; and for weights that are a broken link.  `folder` may be a single file."""
-    beside = (path for path in sorted(folder.iterdir()) if path.suffix in _READ) if folder.is_dir() else ()
-    for file in () if weights else sorted([*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")]):
-        if file.is_symlink() and not file.exists():
-            what, got = f"{file.name} is a link to a file that does not exist", str(file.readlink())
-            return UnreadableCheckpointError(what, got=got, remedy="fetch it again (`hf download`), or copy the file")
-    for file in (*weights, *beside):
-        if not file.is_file():
-            continue
-        with file.open("rb") as stream:
-            start = stream.read(len(_LFS))
-        if start == _LFS:
-            what = f"{file.name} is a git-lfs pointer, not the file itself"
-            return UnreadableCheckpointError(what, remedy="run `git lfs pull` in its repository")
-        if not start and (file in weights or _BESIDE.fullmatch(file.name)):
-            what = f"{file.name} is empty (0 bytes)"
-            return UnreadableCheckpointError(what, remedy="fetch it again (`git lfs pull`, `hf download`)")
-    return None
 
 
 def _names(folder: Path, depth: int) -> Iterator[str]:
@@ -247,7 +253,7 @@ def _names(folder: Path, depth: int) -> Iterator[str]:
 
 def foreign(folder: Path) -> PtqEvalError | None:
     """What a folder without weights is instead, as an error that is returned; None where its files do not say."""
-    names = list(_names(folder, 3))
+    names = list(_names(folder, 4))  # .cache/huggingface/download/*.incomplete
     return _adapter(folder) or _other_format(folder, names) or _other_name(folder, names)
 
 
@@ -266,7 +272,7 @@ def adapter_beside(folder: Path) -> str:
 
 def _adapter_config(folder: Path) -> Any:
     try:
-        return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return load_json(folder / "adapter_config.json")
     except (OSError, ValueError):
         return {}
 

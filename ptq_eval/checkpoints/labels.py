@@ -90,9 +90,10 @@ def read(name: str) -> Label | None:
 
 
 def _without_contradictions(numbers: Sequence[Number]) -> list[Number]:
-    """With several numbers that count steps (or tokens) and differ as "other", unless one of two is `checkpoint-3`."""
+    """With several numbers beside words for steps (or tokens) that differ as "other", unless one is `checkpoint-3`."""
     for meaning in ("step", "tokens"):
-        found = {n.value for n in numbers if n.meaning == meaning and n.word != "checkpoint"}
+        said = [n for n in numbers if n.meaning == meaning or (not n.clear and MEANINGS.get(n.word) == meaning)]
+        found = {n.value for n in said if n.word != "checkpoint"}
         if len(found) > 1:
             numbers = [replace(n, meaning="other") if n.meaning == meaning else n for n in numbers]
     return list(numbers)

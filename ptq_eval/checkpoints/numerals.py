@@ -49,20 +49,26 @@ SAVED = frozenset(
 )  # fmt: skip
 """Words for a checkpoint, beside which a number is the checkpoint's own if siblings differ in it."""
 
-_SETTINGS = r"(?<![a-z])(?:(?:[a-z]+[-_ ])?per|warm_?up|max|batch|context|ctx|seq|vocab|every|of)"
-"""Words that make a setting of the training of the one behind them: `warmup_steps_2000`, `tokens_per_step_4M`."""
+_SETTINGS = (
+    r"(?<![a-z])(?:(?:(?:[a-z]+[-_ ])?per|of|from)[-_ ](?=[a-z])|(?:warm_?up|max|every)[-_ ](?=[a-z]+s(?![a-z]))"
+    r"|(?:batch|context|ctx|seq|vocab)[-_ ](?=n?tok))"
+)
+"""Words that make a setting of the training of the one behind them: `warmup_steps_2000`, `tokens_per_step_4M`; or the
+point that it went on from: `from_step_100`."""
 
 FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _SPELLED = {"thousand": "k", "million": "m", "mn": "m", "billion": "b", "bn": "b", "trillion": "t"}
 SEPARATORS = "-_.=: "
 _NUMBER = re.compile(
-    rf"(?P<setting>{_SETTINGS}[-_ ](?=[a-z]))?(?P<word>[a-z]*)[-_.=: ]*(?<![0-9])"
+    rf"(?P<setting>{_SETTINGS})?(?P<word>[a-z]*)[-_.=: ]*(?<![0-9])"
     r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]{1,2}(?![0-9]))?)"
     rf"(?:(?P<suffix>[kmbgt]|[-_ ]?(?:{'|'.join(_SPELLED)}))(?P<unit>t|tok|tokens?)?(?![a-z]))?"
     r"(?P<rate>(?=(?:[-_ ]?[a-z]+)?[-_ ]per[-_ ]))?"
     r"(?=(?:(?P<gap>[-_ ]?)(?P<after>[a-z]+)(?![a-z])(?![^a-z]*[0-9]))?)",
     re.IGNORECASE,
 )
+_FEWEST_TOKENS = 1000
+"""Fewer tokens than this, without a factor, are no D: `tokens-100` may be millions or billions."""
 _PADDED = 4
 """Digits, with leading zeros, of a counter of saved states; settings such as `v01` have fewer."""
 _GROUPS = (
@@ -113,11 +119,16 @@ def numbers_in(name: str) -> list[Number]:
     found = [_number(match, bare) for match in _NUMBER.finditer(masked)]
     numbers = []
     for before, number, after in zip([None, *found], found, [*found[1:], None]):
-        doubt = _in_doubt(masked, before, number, after) or (number.meaning == "tokens" and number.value is None)
+        doubt = _in_doubt(masked, before, number, after) or (number.meaning == "tokens" and not _is_d(number))
         alone = not (after and not after.meaning and _side_by_side(masked[number.end : after.start], number, after))
         meaning = "other" if doubt and number.meaning in _COUNTED else number.meaning
         numbers.append(replace(number, alone=alone, clear=not doubt, meaning=meaning))
     return numbers
+
+
+def _is_d(number: Number) -> bool:
+    """Whether a count of tokens may be a checkpoint's."""
+    return number.value is not None and (number.value == 0 or number.value >= _FEWEST_TOKENS)
 
 
 def cut(name: str, spans: Iterable[tuple[int, int]], filler: str = "") -> str:

@@ -10,11 +10,18 @@ it is not the one that was trained.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ptq_eval.checkpoints.account import Account
+from ptq_eval.checkpoints.grid import GROUP
+
+if TYPE_CHECKING:
+    from ptq_eval.checkpoints.weights import WeightReport
+    from ptq_eval.models.blueprint import Blueprint
 
 _SHOWN = 3
 """How many names a message spells out."""
@@ -49,6 +56,11 @@ _PACKED = re.compile(
 )
 """Names that quantized weights alone have, wherever they are."""
 
+_TOWERS = re.compile(r"(^|[._])(mm|mtp|vision|visual|image|video|audio|speech|multi_?modal|nextn)", re.IGNORECASE)
+"""What text does not run through, or what predicts further tokens."""
+
+_NORM = re.compile(r"(^|_)(\w*norm\d?|ln|ln_\w+)$", re.IGNORECASE)
+
 _HEADS = re.compile(r"(^|\.)(score|classifier|qa_outputs|classification_head|reward_head|regression_head)\.")
 """Heads of classifiers and reward models."""
 
@@ -70,16 +82,17 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def surplus_finding(module: Any, account: Account, names: Collection[str], zero: Collection[str]) -> Finding | None:
+def surplus_finding(module: Any, account: Account, report: WeightReport) -> Finding | None:
     """What is wrong with a checkpoint by its surplus tensors; None where they lie beside the model, or there are none.
 
-    `names` are all tensors in the file, `zero` those that hold nothing but zeros.
+    `report` is of all tensors in its files.
     """
     if not account.surplus and not account.missing:
         return None
     body = f"{module.base_model_prefix}."
     homes = {_home(name.removeprefix(body)) for name in _weights(module)} | _lists(module)
     inside = [name for name in account.surplus if _within(name.removeprefix(body), homes)]
+    direct = [name for name in account.surplus if _of_body(name, body)]
     adapters = [name for name in account.surplus if _ADAPTERS.search(name)]
     if adapters:
         return Finding(
@@ -89,10 +102,22 @@ def surplus_finding(module: Any, account: Account, names: Collection[str], zero:
         )
     return (
         _wrapped(account, body)
-        or _quantized(module, account, inside, names)
+        or _quantized(module, account, inside, report.tensors)
         or _headless(module, account)
-        or _of_layers([name for name in inside if name not in zero])
+        or _of_layers([name for name in {*inside, *direct} if name not in report.zero])
     )
+
+
+def _of_body(name: str, body: str) -> bool:
+    """Whether a tensor is one of the model itself, beside its blocks: `model.pre_norm.weight`, or any norm."""
+    direct = name.removeprefix(body).count(".") <= 1 and not _TOWERS.search(name)
+    return direct and (name.startswith(body) or _NORM.search(_home(name)) is not None)
+
+
+def _ends(name: str) -> list[str]:
+    """A name, and what is left of it without one or more of its first parts but not without all but one."""
+    parts = name.split(".")
+    return [name, *(".".join(parts[start:]) for start in range(1, len(parts) - 1))]
 
 
 def _wrapped(account: Account, body: str) -> Finding | None:
@@ -132,7 +157,7 @@ def _quantized(module: Any, account: Account, inside: Collection[str], names: Co
     for name in account.surplus:
         bare = name.removeprefix(body)
         packed = _within(bare, lost) and not _REPARAMETRISED.search(name) and not bare.endswith("bias")
-        state = _QUANTIZER.search(name) and (name in inside or _within(_home(bare), parts))
+        state = _QUANTIZER.search(name) and (name in inside or any(_within(end, parts) for end in _ends(_home(bare))))
         alone = _STATE.match(name)
         if _PACKED.search(name) or packed or state or alone:
             found.append(name)
@@ -175,7 +200,77 @@ def _of_layers(names: Collection[str]) -> Finding | None:
     )
 
 
-def constant_finding(module: Any, constant: Collection[str], parameters: Collection[str]) -> Finding | None:
+def oddities(plan: Blueprint, account: Account, report: WeightReport) -> list[Finding]:
+    """What no training leaves in the weights, and where the configuration contradicts itself or them."""
+    module = plan.module
+    found = (
+        _other_class(plan),
+        _constant(module, report.constant - {*report.non_finite}, account.parameters),
+        _coarse(module, report.coarse - report.constant, account.parameters),
+        _untied(module, account, report),
+    )
+    return [finding for finding in found if finding is not None]
+
+
+def _other_class(plan: Blueprint) -> Finding | None:
+    """A class in config.json that belongs to another type of model; the tensors of some types are called alike."""
+    if not plan.other_class:
+        return None
+    return Finding(
+        "class_differs",
+        f"config.json names {plan.other_class}, but its model_type is {plan.config.model_type}: measured as that",
+        "correct whichever of the two is wrong",
+        fatal=False,
+    )
+
+
+def _untied(module: Any, account: Account, report: WeightReport) -> Finding | None:
+    """A head that is stored beside the embedding it is tied to by the configuration, and holds other numbers.
+
+    transformers then loads both; the model is not the one that its configuration says, nor are N and the bits counted.
+    """
+    head, embedding = module.get_output_embeddings(), module.get_input_embeddings()
+    if head is None or embedding is None or head.weight is not embedding.weight:
+        return None
+    body = f"{module.base_model_prefix}."
+    tied = {name.removeprefix(body) for name, weight in _weights(module).items() if weight is head.weight}
+    stored = sorted(name for name in account.parameters if name.removeprefix(body) in tied)
+    if len({(report.tensors[name], report.checksums[name]) for name in stored}) < 2 or _alike(report, stored):
+        return None
+    return Finding(
+        "untied_head",
+        f"config.json ties the output head to the embedding, but {some(stored)} differ: both are measured as stored",
+        "set tie_word_embeddings to false in config.json; where the head is not used, remove it from the file",
+        fatal=False,
+    )
+
+
+def _alike(report: WeightReport, names: Sequence[str]) -> bool:
+    """Whether tensors of several types are one but for the rounding of these types."""
+    first, *others = (report.samples[name] for name in names)
+    types = {report.tensors[name][0] for name in names}
+    return len(types) > 1 and all(
+        first.shape == other.shape and np.allclose(first, other, rtol=0.01, atol=1e-6) for other in others
+    )
+
+
+def _coarse(module: Any, coarse: Collection[str], parameters: Collection[str]) -> Finding | None:
+    """Weights of layers have the few values that quantized ones have (`grid`)."""
+    body = f"{module.base_model_prefix}."
+    layers = {name.removeprefix(body) for name in _weights(module)}
+    matrices = [name for name in coarse if name in parameters and name.removeprefix(body) in layers]
+    if not matrices:
+        return None
+    return Finding(
+        "coarse_weights",
+        f"no more than 16 different values in each group of {GROUP} weights, as after quantization to 4 bits or fewer: "
+        f"{some(matrices)}; what is measured is a second quantization",
+        "measure the checkpoint that it was quantized from",
+        fatal=False,
+    )
+
+
+def _constant(module: Any, constant: Collection[str], parameters: Collection[str]) -> Finding | None:
     """Matrices that hold one value throughout: not fatal where they may be those of a new model.
 
     Some trainings begin with output projections, or the head, at zero; never with the embedding or most matrices.

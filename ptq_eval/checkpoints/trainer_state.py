@@ -20,7 +20,6 @@ last step of training, counts as annealed.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from typing import Any
 
 from ptq_eval import units
 from ptq_eval.errors import PtqEvalError, TrajectoryFileError
+from ptq_eval.models.json_files import load_json
 from ptq_eval.models.parameters import count_parameters
 from ptq_eval.records import Checkpoint, Source
 
@@ -44,7 +44,7 @@ def with_trainer_state(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     if not path.is_file():
         return checkpoint
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = load_json(path)
         if not isinstance(state, dict) or "global_step" not in state:
             what = "it has no global_step" if isinstance(state, dict) else "it is not a JSON object"
             return checkpoint.with_problem("unreadable_state", f"{path.name} cannot be read: {what}")

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptq_eval.checkpoints.account import Account, load_account
+from ptq_eval.checkpoints.contents import placeholder
 from ptq_eval.checkpoints.discover import local_path
-from ptq_eval.checkpoints.foreign import adapter_beside, foreign, placeholder
+from ptq_eval.checkpoints.foreign import adapter_beside, foreign
 from ptq_eval.checkpoints.problems import cross_checked, noted, settled
-from ptq_eval.checkpoints.surplus import Finding, constant_finding, some, surplus_finding
+from ptq_eval.checkpoints.surplus import Finding, oddities, some, surplus_finding
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import blueprint
 from ptq_eval.models.configuration import read_config
@@ -47,9 +48,9 @@ def verify(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Checkp
     """The checkpoint with hashes and counts filled in, and with every problem found in its files.
 
     Problem codes: unreadable, missing_shard, unsafe_pickle, remote_code, nan_or_inf, huge_weights, not_loaded,
-    config_missing, unsupported_model, not_a_model, already_quantized (all fatal), constant_weights, dequantized,
-    surplus_weights, large_weights, adapter_beside, unused_files, missing_tokenizer, unreadable_tokenizer.  Remote code
-    is run only when trusted.
+    config_missing, unsupported_model, not_a_model, already_quantized (all fatal), constant_weights, coarse_weights,
+    untied_head, class_differs, dequantized, recipe_unused, surplus_weights, large_weights, adapter_beside,
+    unused_files, missing_tokenizer, unreadable_tokenizer.  Remote code is run only when trusted.
     """
     return _examined(checkpoint, trust_remote_code)[0]
 
@@ -175,9 +176,11 @@ def _with_fit(
         plan = blueprint(folder, trust)
         account = load_account(plan, report.tensors, found)
     except Exception as error:  # whatever stops transformers here would stop the measurement later
+        if found is None and (narrow := [n for n, (kind, _) in report.tensors.items() if kind.startswith(_NARROW)]):
+            return _with_finding(checkpoint, folder, Finding("already_quantized", some(narrow))), None
         return noted(checkpoint, "not_loaded", f"transformers cannot load it: {str(error)[:200]}"), None
     narrow = [name for name in account.parameters if report.tensors[name][0].startswith(_NARROW)]
-    finding = surplus_finding(plan.module, account, report.tensors, report.zero)
+    finding = surplus_finding(plan.module, account, report)
     if finding is None and found is None and narrow:
         finding = Finding("already_quantized", some(narrow))
     if finding is not None:
@@ -185,9 +188,13 @@ def _with_fit(
     if narrow:
         message = f"stored as {found}: what is measured are these weights, dequantized on loading"
         checkpoint = noted(checkpoint, "dequantized", message, fatal=False)
+    elif found is not None:
+        message = f"config.json has a recipe ({found}), but the weights are plain floats: measured as stored"
+        remedy = f"remove {found.key} from config.json, or measure the original where they were dequantized"
+        checkpoint = noted(checkpoint, "recipe_unused", message, fatal=False, remedy=remedy)
     checkpoint = _with_account(checkpoint, account)
-    if finding := constant_finding(plan.module, report.constant - {*report.non_finite}, account.parameters):
-        checkpoint = noted(checkpoint, finding.code, finding.message, fatal=finding.fatal)
+    for finding in oddities(plan, account, report):
+        checkpoint = noted(checkpoint, finding.code, finding.message, fatal=finding.fatal, remedy=finding.remedy)
     names = {name.removeprefix(f"{plan.module.base_model_prefix}."): name for name in account.parameters}
     sketch = None if account.missing or account.mismatched else report.sketch(names)
     return _with_sound(checkpoint, report, account.parameters), sketch

@@ -29,7 +29,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ptq_eval.checkpoints.grid import on_grid
 from ptq_eval.errors import UnreadableCheckpointError, UnsafeCheckpointError
+from ptq_eval.models.weight_files import unwrapped
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +67,7 @@ TORCH_TYPES = {
 class WeightReport:
     """What reading the weights gave: their hash; in order of name the tensors with NaN or infinity, those with finite
     numbers of at least HUGE, of less and beyond the range of float16, those that hold one value throughout, and those
-    that hold zero; type and shape, a checksum and a few entries of every tensor."""
+    that hold zero, the matrices of few values per group; type, shape, a checksum and a few entries of every tensor."""
 
     sha: str
     non_finite: tuple[str, ...]
@@ -73,6 +75,7 @@ class WeightReport:
     large: tuple[str, ...]
     constant: frozenset[str]
     zero: frozenset[str]
+    coarse: frozenset[str]
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
     checksums: Mapping[str, int]
     samples: Mapping[str, np.ndarray]
@@ -141,10 +144,18 @@ def read_weights(files: tuple[Path, ...]) -> WeightReport:
         tuple(large),
         frozenset(constant),
         frozenset(zero),
+        frozenset(name for name, tensor in tensors.items() if _begins_on_grid(tensor)),
         layout,
         checksums,
         samples,
     )
+
+
+def _begins_on_grid(tensor: _Tensor) -> bool:
+    """Whether a matrix of floats of 16 bits or more has few values per group, by its first chunk."""
+    if len(tensor.shape) != 2 or tensor.dtype not in _FLOATS or not math.prod(tensor.shape):
+        return False
+    return on_grid(np.frombuffer(next(tensor.chunks()), dtype=_EXPONENTS[tensor.dtype][0]), tensor.shape[1])
 
 
 class _Values:
@@ -188,9 +199,7 @@ def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
         ) from error
     except Exception as error:  # torch raises a different type for each way in which a file can be cut
         raise UnreadableCheckpointError(f"{file.name} is truncated or corrupt", got=_reason(error)) from error
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise UnreadableCheckpointError(f"{file.name} is not a state dict", allowed="a dict of tensors by name")
-    return content
+    return unwrapped(content, file.name)
 
 
 def _safetensors(file: Path) -> dict[str, _Tensor]:

@@ -38,7 +38,8 @@ def list_() -> None:
         wrong = distrusted(backend, status.version)
         checked = "" if wrong is None else ", checked"
         faults = [f"{method}: {found.finding}" for method, found in (wrong or {}).items()]
-        known = "; ".join(filter(None, [status.why_not, *faults, backend.remarks]))
+        unloaded = backend.no_reload and f"not saved and loaded by its check: {backend.no_reload}"
+        known = "; ".join(filter(None, [status.why_not, *faults, backend.remarks, unloaded]))
         table.add_row(backend.name, status.version, f"{status.state}{checked}", ", ".join(backend.methods), known)
     console().print(table)
 

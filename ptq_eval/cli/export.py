@@ -36,6 +36,7 @@ def export(checkpoint: str, out: str, **settings: Any) -> None:
       ptq-eval export runs/m/checkpoint-98 -o out --quantizer awq --format awq
       ptq-eval export runs/m/98 -o out --number-format q4_k --format gguf
       ptq-eval export runs/m/98 -o out --number-format nvfp4 --format fake
+      ptq-eval export runs/m/98 -o out --mixed plan.json
     """
     from ptq_eval.checkpoints import Overrides
     from ptq_eval.jobs.export import export as write

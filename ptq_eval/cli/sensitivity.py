@@ -30,16 +30,20 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
     The prediction is that of uniform rounding noise and the Fisher information of the calibration text.  Writes
     sensitivity.json, .csv and .md and figures; where OUT is an output folder of `ptq-eval run`, its report.md includes
     them.  With --by part, embedding, head, attention and MLP are quantized one at a time, and all together, with what
-    each part saves, into parts.json, .csv and .md.  Repeat the command to resume an interrupted job.
+    each part saves, into parts.json, .csv and .md.  With --budget, each layer gets a format of its own, and the mixed
+    model is measured, into mixed.json, .csv and .md, with a plan for `run --mixed` and `export --mixed`.  Repeat the
+    command to resume an interrupted job.
 
     \b
     Examples:
       ptq-eval sensitivity runs/my-model -o out --steps first,last
       ptq-eval sensitivity runs/my-model/checkpoint-1000 -o out --bits 3,4
       ptq-eval sensitivity runs/my-model -o out --steps last --by part
+      ptq-eval sensitivity runs/my-model -o out --steps last --quantizers gptq --budget 3.5bits,60MB
     """
     from ptq_eval.checkpoints import Overrides
     from ptq_eval.jobs.sensitivity import sensitivity as study
+    from ptq_eval.report.mixed import page as mixed
     from ptq_eval.report.parts import page as parts
     from ptq_eval.report.sensitivity.page import render
 
@@ -54,6 +58,9 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
     page = _page(Path(out))
     console().print(render(record))
     click.echo(f"Written to {out}: sensitivity.json, sensitivity.csv, sensitivity.md, figures/{page}")
+    if settings["budget"] and (plans := mixed.read(Path(out))):
+        console().print(mixed.render(plans))
+        click.echo(f"Written to {out}: {mixed.FILES}")
     _raise(problems)
 
 

@@ -15,7 +15,7 @@ DEFAULT_BITS = 4
 
 @dataclass(frozen=True)
 class ExportConfig(Options):
-    """One quantizer, with one bit-width or one number format, and the format of the files.  Raises OptionError."""
+    """One quantizer, with one bit-width, number format or plan, and the format of the files.  Raises OptionError."""
 
     quantizer: str = option("gptq", "Method to quantize with.", metavar="NAME")
     bits: int | None = option(
@@ -25,12 +25,13 @@ class ExportConfig(Options):
         low=2,
         high=8,
         metavar="B",
-        unset=f"{DEFAULT_BITS}, unless --number-format",
+        unset=f"{DEFAULT_BITS}, unless --number-format or --mixed",
         error=BitsError,
     )
     number_format: str = option(
         "", "A number format instead; see `ptq-eval formats`.", metavar="NAME", error=NumberFormatError
     )
+    mixed: str = option("", "A number format for each layer instead, from this plan.", metavar="FILE")
     file_format: str = option(
         "compressed-tensors",
         "Format of the files: compressed-tensors, gptq, awq, gguf, or fake (full precision, loads everywhere).",
@@ -40,14 +41,16 @@ class ExportConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.bits is not None and self.number_format:
+        asked = {"--bits": self.bits, "--number-format": self.number_format, "--mixed": self.mixed}
+        given = {flag: value for flag, value in asked.items() if value}
+        if len(given) > 1:
             raise OptionError(
-                "--bits and --number-format exclude each other",
-                got=f"--bits {self.bits} --number-format {self.number_format}",
+                f"{' and '.join(given)} exclude each other",
+                got=" ".join(f"{flag} {value}" for flag, value in given.items()),
                 remedy="give one of them",
             )
 
     def grid(self) -> dict[str, object]:
         """The quantizer and the scheme as options of a run."""
-        bits = () if self.number_format else (self.bits or DEFAULT_BITS,)
-        return {"quantizers": self.quantizer, "bits": bits, "formats": self.number_format}
+        bits = () if self.number_format or self.mixed else (self.bits or DEFAULT_BITS,)
+        return {"quantizers": self.quantizer, "bits": bits, "formats": self.number_format, "mixed": self.mixed}

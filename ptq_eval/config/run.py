@@ -38,7 +38,7 @@ CALIBRATED_WITH = ("calib_text", "calib_windows", "calib_length", "calib_seed")
 SELECTIONS: tuple[Selection, ...] = ("spread", "first", "crops")
 CALIBRATIONS: tuple[Calibration, ...] = ("default", "shared", "sequential")
 
-GRID = ("quantizers", "bits", "formats", "options")
+GRID = ("quantizers", "bits", "formats", "mixed", "options")
 """Options that choose what is measured: the grid of an output folder may grow."""
 NEUTRAL = ("shard", "device", "memory", "backend_seconds", "backend_memory", "trust_remote_code", "calib_repeats")
 """Options of where and how often something is measured: none changes the number of one measurement."""
@@ -115,6 +115,13 @@ class RunConfig(Options):
         many=True,
         metavar="NAME,…",
         error=NumberFormatError,
+    )
+    mixed: tuple[str, ...] = option(
+        (),
+        "Plans with a number format for each layer, as `sensitivity --budget` writes them.",
+        TEXT,
+        many=True,
+        metavar="FILE,…",
     )
     group_size: int | Literal["auto"] | None = option(
         "auto",
@@ -228,10 +235,10 @@ class RunConfig(Options):
         super().__post_init__()
         full = tuple(map(plugins.quantizer_name, self.quantizers))
         object.__setattr__(self, "quantizers", full)
-        for name in ("quantizers", "bits", "formats", *CALIBRATED_WITH):
+        for name in ("quantizers", "bits", "formats", "mixed", *CALIBRATED_WITH):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         self._check_calibration()
-        if not self.quantizers or not (self.bits or self.formats):
+        if not self.quantizers or not (self.bits or self.formats or self.mixed):
             raise OptionError("nothing to measure", got="no quantizer or no bits", remedy="--quantizers rtn --bits 4")
         for name in self.options:
             if name not in self.quantizers:

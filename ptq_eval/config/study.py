@@ -5,9 +5,11 @@ This file imports neither the laws nor torch, so that help is printed at once.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ptq_eval import units
 from ptq_eval.config.options import COUNT, Kind, Options, option
 from ptq_eval.errors import OptionError, PtqEvalError, did_you_mean
 
@@ -40,6 +42,34 @@ def _step(value: Any, *, name: str, error: type[PtqEvalError]) -> int | str:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What a mixed model may take: mean stored "bits" per quantized weight, or "bytes" of all weights.
+
+    "uniform": the bits of each uniform scheme but the smallest and the largest.
+    """
+
+    unit: Literal["bits", "bytes", "uniform"]
+    value: float = 0.0
+    name: str = "uniform"
+
+
+def _budget(value: Any, *, name: str, error: type[PtqEvalError]) -> Budget:
+    if isinstance(value, Budget):
+        return value
+    text = str(value).strip()
+    if text.lower() == "uniform":
+        return Budget("uniform")
+    bits = re.fullmatch(r"(.*\d)\s*bits?", text, re.IGNORECASE)
+    if not bits and not re.fullmatch(r".*\d\s*[kmgt]?i?b", text, re.IGNORECASE):
+        allowed = "bits per weight, such as 3.5bits; bytes of all weights, such as 60MB; or uniform"
+        raise error(f"{name} is not a size", got=repr(value), allowed=allowed)
+    number = units.read_number(bits[1] if bits else text, units.PLAIN if bits else units.BYTES, name=name, error=error)
+    if number <= 0:
+        raise error(f"{name} must be positive", got=value)
+    return Budget("bits", number, f"{bits[1]}bits") if bits else Budget("bytes", number, text.replace(" ", ""))
+
+
+@dataclass(frozen=True)
 class SensitivityConfig(Options):
     """The options of a sensitivity study that a run lacks: `steps` are steps, or the words all, first and last.
 
@@ -57,7 +87,18 @@ class SensitivityConfig(Options):
     draws: int = option(2, "Labels drawn per calibration window.", low=1)
     seed: int = option(0, "Seed of those labels.", low=0)
 
+    budget: tuple[Budget, ...] = option(
+        (),
+        "Choose a format among --bits and --formats for each layer, such that all take at most so many bits per "
+        "quantized weight (3.5bits), or all weights so many bytes (60MB); uniform: what each format alone takes.",
+        Kind(_budget, "SIZE"),
+        many=True,
+        metavar="SIZE,…",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.budget and self.by == "part":
+            raise OptionError("--budget needs the damage of layers", got="--by part", remedy="omit --by")
         if not self.steps:
             raise OptionError("--steps names no checkpoint", allowed=f"steps, {', '.join(STEP_WORDS)}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ptq_eval import plugins
+from ptq_eval import plugins, records
 from ptq_eval.checkpoints import Overrides, discover, gravest, verify_all
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import (
@@ -37,6 +37,7 @@ from ptq_eval.errors import (
     did_you_mean,
     full_disk,
 )
+from ptq_eval.measure import mixtures
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.sweep import cost, sweep
 from ptq_eval.measure.trials import Workload, make_plan
@@ -72,6 +73,11 @@ class Quantized:
     shapes: Mapping[str, Shape]
     excluded: Sequence[str]
 
+    @property
+    def schemes(self) -> dict[str, Scheme]:
+        """The scheme of each layer."""
+        return {name: layer.scheme for name, layer in self.layers.items()}
+
 
 def export(
     folder: str | Path,
@@ -85,16 +91,17 @@ def export(
     """Quantize the checkpoint in `folder`, measure it, and write it to the new folder `out` in a file format.
 
     `file_format` is a name of `packing.FILE_FORMATS`; `options` are those of `ptq_eval.config.run.RunConfig`, with one
-    quantizer and one bit-width or number format.  Returns the content of `recipe.json`: what was done, the loss before
-    and after in nats per token with the standard error of δ, and how far the file is from what was measured.  Raises
-    ExportError where the format cannot hold the result, and the PtqEvalError of whatever else is wrong.
+    quantizer and one bit-width, number format or plan.  Returns the content of `recipe.json`: what was done, the loss
+    before and after in nats per token with the standard error of δ, and how far the file is from what was measured.
+    Raises ExportError where the format cannot hold the result, and the PtqEvalError of whatever else is wrong.
     """
     config, packer, out = RunConfig.of(options), _packer(file_format), Path(out)
     config.require_one_calibration("export takes one draw of calibration windows")
-    if len(config.quantizers) != 1 or len(config.bits) + len(config.formats) != 1:
+    schemes = (*config.bits, *config.formats, *config.mixed)
+    if len(config.quantizers) != 1 or len(schemes) != 1:
         raise OptionError(
-            "export takes one quantizer with one bit-width or number format",
-            got=f"{', '.join(config.quantizers)} with {', '.join(map(str, (*config.bits, *config.formats)))}",
+            "export takes one quantizer with one bit-width, number format or plan",
+            got=f"{', '.join(config.quantizers)} with {', '.join(map(str, schemes))}",
             remedy="--quantizer gptq --bits 4",
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -111,8 +118,8 @@ def export(
         file = _written(partial, work, packer, kept)
         loading: dict[str, Any] = {"dtype": DTYPES[work.trials[0].dtype], "device": config.resolve_device()}
         loading["trust_remote_code"] = config.trust_remote_code
-        ids, scheme = torch.tensor(work.evaluation.ids), _scheme(work.trials[1])
-        file |= {"loaded": loaded(partial, packer, scheme, ids, report, **loading)}
+        ids = torch.tensor(work.evaluation.ids)
+        file |= {"loaded": loaded(partial, packer, list(kept.schemes.values()), ids, report, **loading)}
         recipe = _recipe(work, config, packer, row, file)
         with full_disk(partial):
             (partial / page.NAME).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
@@ -170,9 +177,13 @@ def _refuse_early(work: Workload, packer: FileFormat, config: RunConfig) -> None
         raise _refusal(packer, model.embedding, "it holds quantized linear layers, and this is an embedding")
     if why := packer.refusal_of_model(read_config(work.folder)):
         raise _refusal(packer, work.checkpoint.name, reason(why))
-    for name, shape in _shapes(model).items():
-        if why := packer.refusal(_scheme(work.trials[1]), shape):
+    shapes = _shapes(model)
+    schemes = _schemes(work.trials[1], shapes)
+    for name, shape in shapes.items():
+        if why := packer.refusal(schemes[name], shape):
             raise _refusal(packer, name, reason(why))
+    if why := packer.refusal_of_mixture(list(schemes.values())):
+        raise _refusal(packer, work.checkpoint.name, reason(why))
 
 
 def _refusal(packer: FileFormat, layer: str, why: str) -> ExportError:
@@ -181,9 +192,11 @@ def _refusal(packer: FileFormat, layer: str, why: str) -> ExportError:
     )
 
 
-def _scheme(trial: Trial) -> Scheme:
+def _schemes(trial: Trial, layers: Iterable[str]) -> dict[str, Scheme]:
+    """The scheme of each layer."""
     assert trial.scheme is not None
-    return Scheme(**vars(trial.scheme))
+    common, own = mixtures.schemes_of(trial.scheme)
+    return {name: own.get(name, common) for name in layers}
 
 
 def _shapes(model: LanguageModel) -> dict[str, Shape]:
@@ -225,11 +238,11 @@ def _measured(work: Workload, config: RunConfig, progress: Progress) -> tuple[Qu
         progress("quantizing and measuring", done, total)
 
     options: dict[str, Any] = {"memory": config.memory, "trust_remote_code": config.trust_remote_code}
-    records = list(sweep(work, work.trials, device=config.resolve_device(), tick=tick, keep=keep, **options))
-    for record in records:
+    found = list(sweep(work, work.trials, device=config.resolve_device(), tick=tick, keep=keep, **options))
+    for record in found:
         if record.status != "ok":
             raise MeasurementFailedError(f"{work.checkpoint.name} cannot be exported", got=record.message)
-    table, _ = tabulate(records, [work.checkpoint])
+    table, _ = tabulate(found, [work.checkpoint])
     row = table[table["quantizer"] == work.trials[1].quantizer].iloc[0].to_dict()
     return kept[0], row
 
@@ -293,7 +306,7 @@ def _recipe(
         "quantizer": trial.quantizer,
         "quantizer_version": trial.quantizer_version,
         "options": dict(trial.options),
-        "scheme": {**vars(_scheme(trial)), "name": _scheme(trial).name},
+        "scheme": _described(trial.scheme),
         "calibration": trial.calibration,
         "texts": {
             "evaluation": work.evaluation.describe(),
@@ -307,6 +320,19 @@ def _recipe(
     }
     recipe["doubts"] = [*json.loads(row.get("doubts") or "[]"), *_doubts(row, file.get("loaded", {}))]
     return json.loads(json.dumps(recipe, default=_plain))
+
+
+def _described(scheme: records.Scheme | None) -> dict[str, Any]:
+    """A scheme with its name; in mixed precision with the names of all layers' formats."""
+    assert scheme is not None
+    if scheme.layers:
+        return {
+            **vars(scheme),
+            "name": scheme.format,
+            "layers": {name: form for name, (form, _) in scheme.layers.items()},
+        }
+    common, _ = mixtures.schemes_of(scheme)
+    return {**vars(common), "name": common.name}
 
 
 def _doubts(row: Mapping[str, Any], answer: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -28,14 +28,16 @@ import torch
 
 from ptq_eval.checkpoints import Overrides, discover, verify_all
 from ptq_eval.config.run import RunConfig
-from ptq_eval.config.study import STEP_WORDS, SensitivityConfig
+from ptq_eval.config.study import STEP_WORDS, Budget, SensitivityConfig
 from ptq_eval.errors import OptionError, PtqEvalError
+from ptq_eval.jobs import mixed
 from ptq_eval.measure.foreign.quantizer import method_of
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.texts import Texts, calibration_requests
 from ptq_eval.measure.trials import Workload, make_plan, quantizers_of
 from ptq_eval.measure.variants import Variant
 from ptq_eval.records import Checkpoint, Progress, Trial
+from ptq_eval.report.mixed import page as mixed_page
 from ptq_eval.report.parts import page as parts_report
 from ptq_eval.report.sensitivity import page as report
 from ptq_eval.results.manifest import git_state
@@ -48,7 +50,7 @@ from ptq_eval.theory.summary import agreements, bounds
 FORMAT = 1
 """Raised whenever the numbers of a record change their meaning."""
 
-_IF_SET = ("bos", "formats", "calib_length", "include_embedding")
+_IF_SET = ("bos", "formats", "mixed", "calib_length", "include_embedding")
 """Options that are recorded only if set, so that records made before they existed stay valid."""
 
 _LESS_MEMORY = "a shorter --seq-len, or a device with more memory"
@@ -61,20 +63,22 @@ def sensitivity(
     steps: str | int | Sequence[int | str] = "all",
     draws: int = 2,
     by: str = "layer",
+    budget: Any = (),
     overrides: Overrides | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], list[PtqEvalError]]:
     """Damage per layer, measured and predicted, of checkpoints under `folders`; written to the folder `out`.
 
-    With `by="part"`, the measured damage of embedding, head, attention and MLP instead.
+    With `by="part"`, the measured damage of embedding, head, attention and MLP instead.  With a `budget`, such as
+    "3.5bits" or "60MB", or several, plans of mixed precision as well (`jobs.mixed`), in `mixed.json`.
 
     `steps`: steps and the words all, first and last, as a sequence or separated by commas.  `draws` is the number of
     labels drawn per window for the Fisher information.  `options` are those of `config.run.RunConfig` (quantizers: rtn
     by default).  Returns the content of `sensitivity.json`, and the errors of checkpoints that were excluded.
     Raises PtqEvalError subclasses.
     """
-    study = SensitivityConfig.of({"steps": steps, "draws": draws, "by": by})
+    study = SensitivityConfig.of({"steps": steps, "draws": draws, "by": by, "budget": budget})
     parts = study.by == "part"
     page = parts_report if parts else report
     config = _config({**options, "include_head": True, "include_embedding": True} if parts else options, parts)
@@ -89,6 +93,8 @@ def sensitivity(
     plan = make_plan(checkpoints, config, progress)
     if not plan.workloads:
         raise plan.excluded[0][1]
+    if study.budget:
+        mixed.refuse_early(plan.workloads, config, study.budget)
     record = _header(config, None if parts else study.draws)
     old = page.read(Path(out))
     if old is not None and old.get("settings") == record["settings"]:
@@ -104,6 +110,8 @@ def sensitivity(
         record["checkpoints"].sort(key=lambda e: (e["run"], e["tokens"] or 0, e["step"] or 0))
         page.write_record(Path(out), record)
     page.write(Path(out), record)
+    if study.budget:
+        _plan_mixed(plan.workloads, record, study.budget, Path(out), config, progress)
     return record, [error for _, error in plan.excluded]
 
 
@@ -116,6 +124,10 @@ def _config(options: Mapping[str, Any], parts: bool = False) -> RunConfig:
     config.require_one_calibration("sensitivities use one draw of calibration windows")
     if config.precision is not None:
         raise OptionError("sensitivities use every window", got=f"precision={config.precision}", remedy="omit it")
+    if config.mixed:
+        raise OptionError(
+            "sensitivities are of one number format at a time", got="mixed", remedy="--budget makes a plan"
+        )
     if config.include_embedding and not parts:
         raise OptionError("sensitivities by layer need layers with inputs", got="--include-embedding", remedy="omit it")
     quantizers_of(config)
@@ -171,15 +183,13 @@ def _key(work: Workload, settings: Mapping[str, Any]) -> str:
 def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress: Progress) -> dict[str, Any]:
     """One checkpoint, loaded, measured and predicted; `provenance.seconds` is the time of all that."""
     started, checkpoint = time.monotonic(), work.checkpoint
-    options: dict[str, Any] = {"device": config.resolve_device(), "memory": config.memory}
-    options |= {"trust_remote_code": config.trust_remote_code, "offload": False, "remedy": _LESS_MEMORY}
     labelled, skipped = [], []
-    with Session.opened(work, **options) as session:
+    with Session.opened(work, **_session_options(config)) as session:
         model, evaluation = session.model, session.evaluation
         (wanted,) = calibration_requests(config, work.evaluation.seq_len)
         cut = texts.cut(wanted, checkpoint, work.folder, model.vocab_size)
         designs = [design_of(windows.sample, len(windows)) for windows in (work.evaluation, cut)]
-        groups = _groups(session, work.trials[1:])
+        groups = session.fitting(work.trials[1:])
         passes = len(groups) * (len(cut.ids) + 2 * len(evaluation))
         total = passes + len(evaluation) * (len(work.trials) - 1) * (len(model.linears()) + 1)
         tick = _ticker(progress, f"sensitivities of {checkpoint.name}", total)
@@ -204,11 +214,9 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
 def _by_part(work: Workload, config: RunConfig, progress: Progress) -> dict[str, Any]:
     """One checkpoint, loaded and measured by part; `provenance.seconds` is the time of all that."""
     started, checkpoint = time.monotonic(), work.checkpoint
-    options: dict[str, Any] = {"device": config.resolve_device(), "memory": config.memory}
-    options |= {"trust_remote_code": config.trust_remote_code, "offload": False, "remedy": _LESS_MEMORY}
     labelled, skipped = [], []
-    with Session.opened(work, **options) as session:
-        groups = _groups(session, work.trials[1:])
+    with Session.opened(work, **_session_options(config)) as session:
+        groups = session.fitting(work.trials[1:])
         passes = (len(parts_of(session.model)) + 1) * (len(work.trials) - 1) + len(groups)
         tick = _ticker(progress, f"parts of {checkpoint.name}", passes * len(session.evaluation))
         design = design_of(work.evaluation.sample, len(work.evaluation))
@@ -225,6 +233,30 @@ def _by_part(work: Workload, config: RunConfig, progress: Progress) -> dict[str,
         "texts": {"evaluation": work.evaluation.describe()},
         "provenance": provenance,
     }
+
+
+def _plan_mixed(
+    works: Sequence[Workload],
+    record: Mapping[str, Any],
+    budgets: Sequence[Budget],
+    out: Path,
+    config: RunConfig,
+    progress: Progress,
+) -> None:
+    """Make and measure the plans of each checkpoint, and write `mixed.json` with its page after each."""
+    entries = {entry["key"]: entry for entry in record["checkpoints"]}
+    found = {"format": mixed.FORMAT, "settings": record["settings"], "git": git_state(), "checkpoints": []}
+    for work in works:
+        entry = entries[_key(work, record["settings"])]
+        with Session.opened(work, **_session_options(config)) as session:
+            own = mixed.measured(work, session, entry, budgets, out, progress)
+        found["checkpoints"].append({"key": entry["key"], **_about(work.checkpoint), **own})
+        mixed_page.write(out, found)
+
+
+def _session_options(config: RunConfig) -> dict[str, Any]:
+    options: dict[str, Any] = {"device": config.resolve_device(), "memory": config.memory}
+    return options | {"trust_remote_code": config.trust_remote_code, "offload": False, "remedy": _LESS_MEMORY}
 
 
 def _about(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -256,16 +288,3 @@ def _ticker(progress: Progress, what: str, total: float) -> Callable[[float], No
 
     tick(0)
     return tick
-
-
-def _groups(session: Session, trials: Sequence[Trial]) -> list[list[Trial]]:
-    """Trials whose variants are kept at the same time; how many fit changes the time taken and no result.
-
-    A variant takes its weights, their errors and the expected variances; beside the variants, memory holds the model
-    and two gradients.
-    """
-    model = session.model
-    weights = sum(4 * model.weight(name).numel() for name in model.matrices())
-    whole = sum(parameter.nbytes for parameter in model.module.parameters())
-    size = session.budget.variants(whole + 2 * weights, 3 * weights)
-    return [list(trials[first : first + size]) for first in range(0, len(trials), size)]

@@ -32,7 +32,7 @@ from ptq_eval.measure import paused_forward
 from ptq_eval.measure.two_models import TwoModels
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
-from quantizers import LayerStats, QuantizationError, QuantizedWeight, Quantizer, get_quantizer
+from quantizers import LayerStats, QuantizationError, QuantizedWeight, Quantizer, Scheme, get_quantizer
 
 _CHUNK_TOKENS = {"cpu": 16384, "cuda": 65536}
 """Calibration tokens that go through the model as one batch."""
@@ -142,7 +142,7 @@ def _round_embedding(model: LanguageModel, variants: Sequence[Variant]) -> None:
     weight, nearest = model.weight(model.embedding), get_quantizer("rtn")
     for variant in variants:
         try:
-            variant.add(model.embedding, nearest.quantize(weight, variant.scheme), weight)
+            variant.add(model.embedding, nearest.quantize(weight, variant.scheme_of(model.embedding)), weight)
         except QuantizationError as error:
             variant.skipped[model.embedding] = str(error)
         else:
@@ -200,7 +200,25 @@ def _stats_of(inputs: Mapping[int, Tensor]) -> LayerStats:
 def _solve(
     model: LanguageModel, memory: float, variants: Sequence[Variant], group: Sequence[str], stats: LayerStats | None
 ) -> None:
-    """Quantize a group of layers for several variants: one call for all that share a quantizer and fit in `memory`."""
+    """Quantize a group of layers for several variants: one call for all that share a quantizer and fit in `memory`.
+
+    In mixed precision, layers of one group that have different schemes are quantized apart.
+    """
+    alike: dict[tuple[str, ...], list[Variant]] = {}
+    for variant in variants:
+        by_scheme: dict[Scheme, list[str]] = {}
+        for name in group:
+            by_scheme.setdefault(variant.scheme_of(name), []).append(name)
+        for names in by_scheme.values():
+            alike.setdefault(tuple(names), []).append(variant)
+    for names, own in alike.items():
+        _solve_alike(model, memory, own, names, stats)
+
+
+def _solve_alike(
+    model: LanguageModel, memory: float, variants: Sequence[Variant], group: Sequence[str], stats: LayerStats | None
+) -> None:
+    """Quantize a group of layers, which have one scheme in each of the variants."""
     weights = [model.weight(name) for name in group]
     at_once = max(1.0, memory / (_PER_SCHEME * sum(weight.numel() for weight in weights)))
     rest = list(variants)
@@ -208,7 +226,8 @@ def _solve(
         quantizer = rest[0].quantizer
         alike = [variant for variant in rest if variant.quantizer == quantizer][: int(min(at_once, len(rest)))]
         rest = [variant for variant in rest if not any(variant is one for one in alike)]
-        for variant, outcome in zip(alike, _grid(quantizer, weights, alike, stats)):
+        schemes = [variant.scheme_of(group[0]) for variant in alike]
+        for variant, outcome in zip(alike, _grid(quantizer, weights, schemes, stats)):
             if isinstance(outcome, QuantizationError):
                 variant.skipped.update(dict.fromkeys(group, str(outcome)))
                 continue
@@ -217,12 +236,12 @@ def _solve(
 
 
 def _grid(
-    quantizer: Quantizer, weights: Sequence[Tensor], variants: Sequence[Variant], stats: LayerStats | None
+    quantizer: Quantizer, weights: Sequence[Tensor], schemes: Sequence[Scheme], stats: LayerStats | None
 ) -> list[list[QuantizedWeight] | QuantizationError]:
-    """Each variant's result or failure; if quantizing them together fails, each is tried alone."""
+    """Each scheme's result or failure; if quantizing them together fails, each is tried alone."""
     try:
-        return [*quantizer.quantize_grid(weights, [variant.scheme for variant in variants], stats)]
+        return [*quantizer.quantize_grid(weights, schemes, stats)]
     except QuantizationError as error:
-        if len(variants) == 1:
+        if len(schemes) == 1:
             return [error]
-    return [outcome for variant in variants for outcome in _grid(quantizer, weights, [variant], stats)]
+    return [outcome for scheme in schemes for outcome in _grid(quantizer, weights, [scheme], stats)]

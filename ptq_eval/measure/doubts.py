@@ -44,8 +44,9 @@ LARGE = 50.0
 of weights for that of outputs, was up to 12 in single layers of the embedded trajectories."""
 BAND = (0.4, 2.5)
 """Plausible ratios of the divergence to its second order."""
-SAME_WEIGHTS = 1e-3
-"""Relative distance of weights that count as the same after a forward pass or a reload; a change of type is less."""
+SAME_WEIGHTS = 2e-3
+"""Relative distance of weights that count as the same after a forward pass or a reload; a change of type is less: to
+bfloat16 it is 1.2e-3."""
 ROWS = 16
 PART = 0.25
 PROBE_SHARE, MOST_PROBES = 64, 4

@@ -15,13 +15,15 @@ unbiased; negative values count as zero.
 The second order ½ εᵀFε differs between roundings too, and by more than the first where the slope is small or ε is large
 (`second_order`).  Its mean is the KL divergence from the full-precision model, which every variant's evaluation gives;
 its standard deviation is a share of that mean, which is a property of the checkpoint and recorded beside its
-full-precision loss.  Both are added in squares where results are tabulated.  Higher orders are neglected: at 2 bits the
-true spread is larger still.
+full-precision loss.  Both are added in squares where results are tabulated.  Higher orders are neglected.  What
+they change first is the slope: averaged over roundings, the loss has another gradient than at full precision.  At 2 and
+3 bits the floor is therefore low, 0.6 to 0.85 of the measured spread (docs/log.md); the gradient at a rounded model
+would cost a pass backward for every bit-width.
 
-**Arithmetic.**  Some windows are scored again in full precision, in smaller batches and on another number of threads;
-a model in a type narrower than float32, in float32 too.  With d the differences per window, where k windows are scored
-again and N are evaluated, the loss moves by a common part of variance d̄² − s²/k (not below zero) and by the mean of N
-independent ones, of variance s²/N; δ is the difference of two losses, hence twice that.  The larger alternative counts.
+**Arithmetic.** Some windows are scored again in full precision, in smaller batches and on one thread; a model in a type
+narrower than float32, in float32 too.  With d the differences per window, where k windows are scored again and N are
+evaluated, the loss moves by a common part of variance d̄² − s²/k (not below zero) and by the mean of N independent
+ones, of variance s²/N; δ is the difference of two losses, hence twice that.  The larger alternative counts.
 
 Both are skipped for a model that is read from disk, and where memory is short; the reason takes their place.
 """
@@ -179,7 +181,7 @@ def _again(session: Session, ids: Tensor) -> list[list[float]] | None:
     if narrow and size > session.budget.total:
         return None
     batch = max(1, min(batch_size(model, ids.shape[1]), len(ids)) // 2)
-    with _other_threads(model):
+    with _one_thread(model):
         found = [evaluate(model, ids, batch=batch)[0].nll]
     if narrow:
         exact = copy.deepcopy(model.module).float()
@@ -189,11 +191,12 @@ def _again(session: Session, ids: Tensor) -> list[list[float]] | None:
 
 
 @contextmanager
-def _other_threads(model: LanguageModel) -> Iterator[None]:
-    """One thread instead of several, or two instead of one."""
+def _one_thread(model: LanguageModel) -> Iterator[None]:
+    """One thread instead of several.  Not several instead of one: where one core is all that a process has, its threads
+    would wait for each other for a hundred times as long as they compute."""
     before = torch.get_num_threads()
     if model.device.type == "cpu":
-        torch.set_num_threads(1 if before > 1 else 2)
+        torch.set_num_threads(1)
     try:
         yield
     finally:

@@ -30,6 +30,15 @@ def schemes_of(config: RunConfig, group_size: int | None, narrowest: int) -> lis
     return list(dict.fromkeys(found))
 
 
+def named(name: str, group_size: int | None, narrowest: int) -> Scheme:
+    """The scheme of one format whose name stands in a plan; blocks of its own as in `schemes_of`.
+
+    Raises NumberFormatError or GroupSizeError.
+    """
+    known = _format(name)
+    return Scheme.of(name, group_size if known is None or not known.blocks else _fitting(known, narrowest))
+
+
 def check_methods(quantizers: Mapping[str, Quantizer], schemes: Sequence[Scheme]) -> None:
     """Raises NumberFormatError if a quantizer is not defined for one of the formats."""
     for name, quantizer in quantizers.items():
@@ -101,6 +110,11 @@ def _block(config: RunConfig, known: Format, group_size: int | None, narrowest: 
             allowed=", ".join(map(str, known.blocks)),
             remedy="omit --group-size",
         )
+    return _fitting(known, narrowest)
+
+
+def _fitting(known: Format, narrowest: int) -> int:
+    """The usual block of a format, or the largest that rows of `narrowest` columns can have."""
     fitting = [size for size in known.blocks if size <= narrowest]
     if not fitting:
         raise GroupSizeError(

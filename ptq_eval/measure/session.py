@@ -136,6 +136,17 @@ class Session:
             handover.quantize(self.model, self.work.folder, foreign, windows, self.workers, self.evaluation[:1])
         return variants
 
+    def fitting(self, trials: Sequence[Trial]) -> list[list[Trial]]:
+        """Trials whose variants are kept at the same time; how many fit changes the time taken and no result.
+
+        A variant takes its weights, their errors and the expected variances; beside the variants, memory holds the
+        model and two gradients.
+        """
+        weights = sum(4 * self.model.weight(name).numel() for name in self.model.matrices())
+        whole = sum(parameter.nbytes for parameter in self.model.module.parameters())
+        size = self.budget.variants(whole + 2 * weights, 3 * weights)
+        return [list(trials[first : first + size]) for first in range(0, len(trials), size)]
+
     def provenance(self, seconds: float) -> dict[str, Any]:
         """Where, when and with what a number was measured, and the `seconds` of work that it took."""
         device = self.model.device

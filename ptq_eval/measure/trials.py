@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ptq_eval import records
 from ptq_eval.checkpoints import gravest, local_path
 from ptq_eval.config.run import DEFAULT_SEQ_LEN, RunConfig
 from ptq_eval.corpora.overlap import overlap
@@ -28,7 +27,9 @@ from ptq_eval.errors import (
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
+from ptq_eval.measure import mixtures
 from ptq_eval.measure.foreign.quantizer import Foreign, method_of
+from ptq_eval.measure.mixtures import Mixture
 from ptq_eval.measure.schemes import check_methods, schemes_of
 from ptq_eval.measure.texts import Texts, evaluation_request
 from ptq_eval.models.language_model import LanguageModel
@@ -149,15 +150,15 @@ class _Planner:
         group_size = self.config.resolve_group_size(widths) if widths else None
         self.narrowest = min(widths.values(), default=1)
         schemes = schemes_of(self.config, group_size, self.narrowest) if widths else []
-        check_methods(self.quantizers, schemes)
-        foreign = [name for name, one in self.quantizers.items() if isinstance(one, Foreign)]
-        if self.config.include_embedding and foreign:
-            remedy = "omit --include-embedding, or measure backends in a run of their own"
-            raise OptionError("backends quantize no embedding", got=foreign[0], remedy=remedy)
+        mixed = [mixtures.read(path, group_size, self.narrowest) for path in self.config.mixed] if widths else []
+        check_methods(self.quantizers, [*schemes, *(scheme for one in mixed for scheme in one.layers.values())])
+        self._refuse_backends()
         seq_len = self._seq_len([model for *_, model in sound])
         for place, folder, model in sound:
+            for one in mixed:
+                one.require(checkpoints[place].name, model.matrices())
             with _excluding(plan, place):
-                work = self._workload(plan, checkpoints[place], folder, model, schemes, seq_len)
+                work = self._workload(plan, checkpoints[place], folder, model, [*schemes, *mixed], seq_len)
                 plan.workloads.append(work)
                 plan.models[work.checkpoint.run].setdefault("group_size", group_size)
         if len({work.checkpoint.tokenizer_sha for work in plan.workloads} - {""}) > 1:
@@ -175,13 +176,22 @@ class _Planner:
         plan.workloads = plan.workloads[index - 1 :: count]
         return plan
 
+    def _refuse_backends(self) -> None:
+        """Raise OptionError for what is asked of backends and none of them does."""
+        foreign = [name for name, one in self.quantizers.items() if isinstance(one, Foreign)]
+        asked = {"--include-embedding": "no embedding", "--mixed": "all layers alike"}
+        for flag, what in asked.items():
+            if foreign and getattr(self.config, flag.strip("-").replace("-", "_")):
+                remedy = f"omit {flag}, or measure backends in a run of their own"
+                raise OptionError(f"backends quantize {what}", got=foreign[0], remedy=remedy)
+
     def _workload(
         self,
         plan: Plan,
         checkpoint: Checkpoint,
         folder: Path,
         model: LanguageModel,
-        schemes: Sequence[Scheme],
+        schemes: Sequence[Scheme | Mixture],
         seq_len: int,
     ) -> Workload:
         evaluation = self.texts.cut(evaluation_request(self.config, seq_len), checkpoint, folder, model.vocab_size)
@@ -234,7 +244,7 @@ class _Planner:
         checkpoint: Checkpoint,
         evaluation: Windows,
         drawn: Mapping[CalibrationDraw, Windows],
-        schemes: Sequence[Scheme],
+        schemes: Sequence[Scheme | Mixture],
     ) -> list[Trial]:
         common: dict[str, Any] = {
             "checkpoint": checkpoint,
@@ -250,14 +260,16 @@ class _Planner:
         trials = [Trial(quantizer=FULL_PRECISION, **common)]
         for name, quantizer in self.quantizers.items():
             mode = _calibration(quantizer, self.config)
-            asked = quantizer.schemes(schemes, self.narrowest) if isinstance(quantizer, Foreign) else schemes
+            asked = schemes
+            if isinstance(quantizer, Foreign):
+                asked = quantizer.schemes([one for one in schemes if isinstance(one, Scheme)], self.narrowest)
             own = drawn.items() if mode != "none" else [(None, None)]
             trials += [
                 Trial(
                     quantizer=name,
                     quantizer_version=quantizer.version,
                     options=quantizer.options(),
-                    scheme=records.Scheme(**vars(scheme)),
+                    scheme=mixtures.recorded(scheme),
                     calibration=mode,
                     calibration_corpus=windows.digest if windows is not None else "",
                     calibration_draw=draw,

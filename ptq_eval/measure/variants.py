@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ptq_eval.measure import mixtures
 from ptq_eval.measure.doubts import Witness
 from ptq_eval.measure.foreign.quantizer import Foreign, method_of
 from ptq_eval.records import Trial
@@ -61,6 +62,9 @@ class Variant:
 
     quantizer: Quantizer
     scheme: Scheme
+    """That of all layers but those in `mixture`."""
+    mixture: Mapping[str, Scheme] = field(default_factory=dict)
+    """The schemes of layers that have their own, in mixed precision."""
     weights: MutableMapping[str, Tensor] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     stored_bits: float = 0.0
@@ -88,6 +92,10 @@ class Variant:
         """All parameters that the model carries when it is this variant."""
         return {**self.weights, **self.others} if self.others else self.weights
 
+    def scheme_of(self, name: str) -> Scheme:
+        """The scheme of a layer."""
+        return self.mixture.get(name, self.scheme)
+
     @property
     def failure(self) -> str:
         """Why there is nothing to measure, for the record; empty where there is."""
@@ -102,8 +110,8 @@ class Variant:
     def add_dense(self, name: str, weight: Tensor, own: Tensor) -> None:
         """Store a layer's weight [out, in] that a backend has made in place of `own`."""
         self.weights[name] = torch.empty_like(own).copy_(weight)
-        self.witness.weight(name, own, weight, self.scheme)
-        bits = self.scheme.bits_stored(*own.shape)
+        self.witness.weight(name, own, weight, self.scheme_of(name))
+        bits = self.scheme_of(name).bits_stored(*own.shape)
         self.stored_bits += bits
         self.scheme_bits += bits
         self.stored_weights += own.numel()
@@ -112,14 +120,14 @@ class Variant:
         """Store one layer's result with the memory layout of the original weight `own` [out, in]."""
         weight = quantized.dequantize(own.dtype)
         # A Conv1D's [out, in] is a transposed view: with the same layout, the variant's weight is used without a copy.
-        self.witness.weight(name, own, weight, self.scheme)
+        self.witness.weight(name, own, weight, self.scheme_of(name))
         laid_out = weight.stride() == own.stride()
         self.weights[name] = weight if laid_out else torch.empty_like(own, device=weight.device).copy_(weight)
         if self.layers is not None:
             self.layers[name] = quantized
         self.stored_bits += quantized.bits_per_weight * quantized.codes.numel()
         self.stored_weights += quantized.codes.numel()
-        self.scheme_bits += self.scheme.bits_stored(*quantized.codes.shape)
+        self.scheme_bits += self.scheme_of(name).bits_stored(*quantized.codes.shape)
         report = dict(quantized.report)
         if quantized.ragged:
             report["ragged"] = 1
@@ -134,12 +142,20 @@ class Variant:
         """Stored bits per quantized weight, scales and zeros included."""
         return self.stored_bits / self.stored_weights if self.stored_weights else math.nan
 
+    @property
+    def gaussian_mse(self) -> float:
+        """The squared error on standard Gaussian numbers, a mean over weights."""
+        sizes = {name: weight.numel() for name, weight in self.weights.items()} if self.mixture else {}
+        if not sizes:
+            return gaussian_mse(self.scheme)
+        return sum(size * gaussian_mse(self.scheme_of(name)) for name, size in sizes.items()) / sum(sizes.values())
+
     def details(self) -> dict[str, Any]:
         """A summary for the record: sums and maxima of the layers' reports, and the layers skipped."""
         summary: dict[str, Any] = {"layers": len(self.weights), "layers_skipped": dict(self.skipped), **self.facts}
         if self.stored_weights:
             summary["effective_bits"] = self.scheme_bits / self.stored_weights
-        summary["gaussian_mse"] = gaussian_mse(self.scheme)
+        summary["gaussian_mse"] = self.gaussian_mse
         reports = self.reports.values()
         summary["ragged_layers"] = sum(1 for report in reports if report.get("ragged"))
         for source, name, combine in (
@@ -162,7 +178,7 @@ def variants_of(trials: Sequence[Trial], scratch: Path | None = None) -> list[Va
         name = f"{trial.quantizer} {sorted(trial.options.items())}"
         if name not in made:
             made[name] = method_of(trial.quantizer, **trial.options)
-        variant = Variant(made[name], Scheme(**vars(trial.scheme)))
+        variant = Variant(made[name], *mixtures.schemes_of(trial.scheme))
         if scratch is not None:
             variant.weights = OnDisk(scratch / trial.key())
         variants.append(variant)

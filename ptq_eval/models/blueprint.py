@@ -120,6 +120,18 @@ class Blueprint:
         ran = self._probe.ran
         return block not in ran if ran else "CrossAttention" in type(self.module.get_submodule(block)).__name__
 
+    @cached_property
+    def other_class(self) -> str:
+        """A class of transformers that config.json names and that is none of this type of model; "" where none is."""
+        import transformers
+
+        own = {type(self.config), type(self.config.get_text_config())}
+        for name in _classes(self.content) if type(self.module).__name__ not in _classes(self.content) else ():
+            kind = getattr(getattr(transformers, name, None), "config_class", None)
+            if kind is not None and own.isdisjoint({kind, *kind.mro(), *getattr(kind, "sub_configs", {}).values()}):
+                return name
+        return ""
+
     def require_causal(self) -> None:
         """Raise UnsupportedModelError if this is known not to be a causal language model."""
         module = self.module
@@ -211,11 +223,15 @@ def _bidirectional(content: Mapping[str, Any]) -> str:
     """
     import transformers
 
-    classes = content.get("architectures") or []
-    classes = [classes] if isinstance(classes, str) else [str(name) for name in classes]
-    named = next((c for c in classes if _BIDIRECTIONAL.search(c) and not hasattr(transformers, c)), "")
+    named = next((c for c in _classes(content) if _BIDIRECTIONAL.search(c) and not hasattr(transformers, c)), "")
     switch = next((key for key, value in _SWITCHES.items() if content.get(key) is value), "")
     return named or (f"{switch} = {str(content[switch]).lower()} in config.json" if switch else "")
+
+
+def _classes(content: Mapping[str, Any]) -> list[str]:
+    """The classes that config.json names."""
+    classes = content.get("architectures") or []
+    return [classes] if isinstance(classes, str) else [str(name) for name in classes]
 
 
 @lru_cache(maxsize=64)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptq_eval.errors import UnreadableCheckpointError, UnsafeCheckpointError, UnsupportedModelError
+from ptq_eval.models.json_files import load_json
 from ptq_eval.models.weight_files import without_empty_recipe
 
 if TYPE_CHECKING:
@@ -39,6 +41,18 @@ _SIZES = (
 )  # fmt: skip
 """Entries that are counts, by the names that transformers has for them in every architecture."""
 
+_RANGES = (
+    (re.compile(r"(^|_)eps(ilon)?$"), 0.0, 1.0, "above 0 and not above 1"),
+    (re.compile(r"(_theta|rotary_emb_base|rope_base|_base_freq)$"), 1.0, 1e12, "above 1 and not above 1e12"),
+    (re.compile(r"partial_rotary_factor|rotary_pct|rope_pct"), 0.0, 1.0, "above 0 and not above 1"),
+    (re.compile(r"_multiplier$|attn_scalar$|^logits?_scal(e|ing)$|^factor$"), 0.0, 1e6,
+     "above 0 and not above 1e6"),
+    (re.compile(r"dropout|_pdrop$"), -1e-9, 1.0, "from 0 to 1"),
+    (re.compile(r"_(dim|rank|layers|heads|experts)$|soft_?cap(ping)?$"), -1e-9, 1e12, "0 or more"),
+)  # fmt: skip
+"""Names of entries, and the numbers that they may have: more than the first, and at most the second."""
+_MAY_BE_INFINITE = re.compile(r"limit|max|min|clamp|clip|cap")
+
 _AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 """In order of preference; the latter two hold a language model beside a vision or audio tower."""
 
@@ -47,12 +61,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The content of a folder's `config.json`.  Raises UnreadableCheckpointError."""
     path = folder / "config.json"
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
-        config = json.loads(text, object_hook=_special)
+        config = load_json(path, _special)
     except FileNotFoundError as error:
         raise UnreadableCheckpointError("no config.json", got=str(folder)) from error
     except (OSError, ValueError) as error:
-        remedy = "fetch or save config.json again"
+        remedy = "correct config.json, or fetch it again"
         raise UnreadableCheckpointError("config.json cannot be read", got=error, remedy=remedy) from error
     if not isinstance(config, dict):
         what, remedy = "config.json is not a JSON object", "fetch or save config.json again"
@@ -91,12 +104,12 @@ def of_content(content: dict[str, Any], code: Path | None = None) -> PretrainedC
                 config = kind.from_dict(_translated(content, kind))
     except Exception as error:  # each configuration has checks of its own
         raise refusal(content, error) from error
-    _require_counts(config)
+    _require_plausible(config)
     return config
 
 
-def _require_counts(config: PretrainedConfig) -> None:
-    """Raise UnsupportedModelError for a size that is not a positive integer: transformers would build 0 positions."""
+def _require_plausible(config: PretrainedConfig) -> None:
+    """Raise UnsupportedModelError for a number that no model has: transformers would build 0 positions."""
     text = config.get_text_config()
     if not hasattr(text, "attribute_map"):
         what = "config.json has no mapping for its text model"
@@ -104,13 +117,29 @@ def _require_counts(config: PretrainedConfig) -> None:
     for name in _SIZES:
         own = text.attribute_map.get(name, name)
         value = vars(text).get(own)  # not what a class computes: XLNet's number of positions is -1, for no limit
-        if isinstance(value, str) or (isinstance(value, (int, float)) and (value < 1 or value != int(value))):
-            raise UnsupportedModelError(
-                f"config.json has an invalid size: {own}",
-                got=repr(value),
-                allowed="a whole number from 1 on",
-                remedy="correct config.json",
-            )
+        if isinstance(value, str) or (isinstance(value, (int, float)) and not (value >= 1 and value % 1 == 0)):
+            raise _implausible("an invalid size", own, value, "a whole number from 1 on")
+    for name, value in _numbers_of(vars(text)):
+        if math.isnan(value) or (math.isinf(value) and not _MAY_BE_INFINITE.search(name)):
+            raise _implausible("a number that is not finite", name, value, "finite numbers")
+        for pattern, low, high, allowed in _RANGES:
+            if pattern.search(name) and not low < value <= high:
+                raise _implausible("a number that no model has", name, value, allowed)
+
+
+def _numbers_of(entries: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers in a configuration, those within its mappings too."""
+    for name, value in entries.items():
+        if isinstance(value, dict):
+            yield from _numbers_of({str(key): inner for key, inner in value.items()})
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield name, value
+
+
+def _implausible(what: str, name: str, value: Any, allowed: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"config.json has {what}: {name}", got=repr(value), allowed=allowed, remedy="correct config.json"
+    )
 
 
 def auto_class(config: PretrainedConfig) -> Any:

@@ -16,12 +16,14 @@ import contextlib
 import json
 import re
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ptq_eval.errors import UnreadableCheckpointError
+from ptq_eval.models.json_files import load_json
 
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|gguf|msgpack|h5)")
 _NO_WEIGHTS = re.compile(
@@ -76,14 +78,66 @@ def pinned(folder: Path, scratch: Path | None = None) -> Iterator[Path]:
         found = find_weights(folder)
         others = [folder / "config.json", *folder.glob("*.py"), *([found.index] if found.index else [])]
         for path in (*found.files, *others):
-            if path.is_file():
+            if path.suffix == ".bin" and (inner := _wrapped(path)) is not None:
+                import torch
+
+                torch.save(inner, place / path.name)
+            elif path.is_file():
                 (place / path.name).symlink_to(path.absolute())
         yield place
 
 
+def unwrapped(content: Any, name: str) -> dict[str, Any]:
+    """The tensors in the content of a pickle called `name`: those of its only state dict, `{"model": {…}, "step": 5}`.
+
+    Raises UnreadableCheckpointError where there is none, or several.
+    """
+    if _is_state(content):
+        return content
+    entries = content.items() if isinstance(content, dict) else ()
+    states = {str(key): value for key, value in entries if _is_state(value) and value}
+    if len(states) == 1:
+        return next(iter(states.values()))
+    raise UnreadableCheckpointError(
+        f"{name} holds {len(states)} state dicts" if states else f"{name} is not a state dict",
+        got=", ".join(states) or _not_tensors(content),
+        allowed="a dict of tensors by name, alone or as the only one in a dict",
+        remedy=f"keep one: torch.save(torch.load({name!r})[{next(iter(states))!r}], {name!r})" if states else "",
+    )
+
+
+def _not_tensors(content: Any) -> str:
+    import torch
+
+    if not isinstance(content, dict):
+        return type(content).__name__
+    others = [
+        f"{key!r}: {type(value).__name__}" for key, value in content.items() if not isinstance(value, torch.Tensor)
+    ]
+    return f"{', '.join(others[:3])} among {len(content)} entries"
+
+
+def _is_state(content: Any) -> bool:
+    import torch
+
+    return isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values())
+
+
+def _wrapped(path: Path) -> dict[str, Any] | None:
+    """The tensors of a pickle whose state dict is within another dict; None for any other file."""
+    import torch
+
+    try:
+        zipped = zipfile.is_zipfile(path)  # since torch 1.6; others cannot be mapped
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        return None if _is_state(content) else unwrapped(content, path.name)
+    except Exception:  # transformers says what is wrong
+        return None
+
+
 def _shards_of(index: Path) -> list[str]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(load_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UnreadableCheckpointError(f"{index.name} cannot be read", got=repr(error)) from error
     outside = [name for name in names if Path(name).name != name]
@@ -167,7 +221,7 @@ def recipe_beside(folder: Path) -> Recipe | None:
     """The recipe in a file beside `config.json` that transformers does not read; None if it leaves weights alone."""
     for name in _RECIPE_FILES:
         try:
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            content = load_json(folder / name)
         except (OSError, ValueError):
             continue
         if isinstance(content, dict) and not _is_off(content):
@@ -245,5 +299,8 @@ def _is_off(entry: Any) -> bool:
     bitsandbytes off, as a run without quantization saves them."""
     if not isinstance(entry, dict):
         return not entry or (isinstance(entry, str) and _OFF.fullmatch(entry.strip()) is not None)
+    method = entry.get("quant_method")
+    if isinstance(method, str) and _OFF.fullmatch(method.strip()) and method:
+        return True
     loads = [entry[key] for key in _LOADS if key in entry]
     return bool(loads) and not any(loads)

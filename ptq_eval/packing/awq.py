@@ -64,10 +64,9 @@ class AWQFormat(FolderFormat):
         group = torch.arange(shape.columns) // (shape.columns // len(zeros))
         return ((codes - zeros[group]) * tensors["scales"].float()[group]).T
 
-    def config(
-        self, scheme: Scheme, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]
-    ) -> dict[str, Any] | None:
+    def config(self, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]) -> dict[str, Any] | None:
         """The settings of AutoAWQ."""
+        scheme = next(iter(layers.values())).scheme
         return {
             "quant_method": "awq",
             "version": "gemm",

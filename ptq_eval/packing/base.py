@@ -45,11 +45,6 @@ class Content:
     excluded: Sequence[str]
 
     @property
-    def scheme(self) -> Scheme:
-        """That of all layers."""
-        return next(iter(self.layers.values())).scheme
-
-    @property
     def distinct(self) -> dict[str, Tensor]:
         """The tensors of `dense`, a tied one under its first name alone."""
         first = {id(tensor): name for name, tensor in reversed(list(self.dense.items()))}
@@ -79,8 +74,13 @@ class FileFormat(ABC):
     def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Why the format cannot hold this layer, though its scheme and shape are fine; None if it can."""
 
-    def load_options(self, scheme: Scheme) -> dict[str, Any]:
-        """What `from_pretrained` needs to load a model of this scheme, beside the folder."""
+    def refusal_of_mixture(self, schemes: Sequence[Scheme]) -> Refusal | None:
+        """Why the format cannot hold layers of these schemes in one model; None if it can."""
+        names = tuple(dict.fromkeys(f"{one.name}, groups of {one.group_size}" for one in schemes))
+        return refused(Obstacle.MIXTURE, schemes=names) if len(names) > 1 else None
+
+    def load_options(self, schemes: Sequence[Scheme]) -> dict[str, Any]:
+        """What `from_pretrained` needs to load a model with layers of these schemes, beside the folder."""
         return {}
 
     def refusal_of_model(self, config: Mapping[str, Any]) -> Refusal | None:

@@ -50,9 +50,13 @@ class CompressedTensors(FolderFormat):
         """Groups of reordered columns, scales of input channels, and zeros between codes."""
         return base.in_order(layer) or base.without_input_scale(layer) or base.whole_zeros(layer)
 
-    def load_options(self, scheme: Scheme) -> dict[str, Any]:
+    def refusal_of_mixture(self, schemes: Sequence[Scheme]) -> Refusal | None:
+        """Nothing: each layer can have settings of its own."""
+        return None
+
+    def load_options(self, schemes: Sequence[Scheme]) -> dict[str, Any]:
         """Floats are unpacked at once: left for later, the package makes them bfloat16 in whatever model."""
-        if scheme.format == "int":
+        if all(scheme.format == "int" for scheme in schemes):
             return {}
         from transformers import CompressedTensorsConfig
 
@@ -87,25 +91,38 @@ class CompressedTensors(FolderFormat):
         size = shape.columns // scale.shape[1]
         return (signed - zero.repeat_interleave(size, 1)) * scale.repeat_interleave(size, 1)
 
-    def config(
-        self, scheme: Scheme, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]
-    ) -> dict[str, Any] | None:
-        """One group of settings for all nn.Linear layers but the excluded ones."""
-        grouped = any(layer.scale.shape[1] > 1 for layer in layers.values())
-        weights = {
-            "num_bits": scheme.bits,
-            "type": "int",
-            "symmetric": scheme.symmetric,
-            "strategy": "group" if grouped else "channel",
-            "group_size": scheme.group_size if grouped else None,
-            "dynamic": False,
-        }
-        if scheme.format != "int":
-            weights = floats.arguments(scheme, grouped)
+    def config(self, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]) -> dict[str, Any] | None:
+        """One group of settings for all nn.Linear layers but the excluded ones; in mixed precision one per scheme."""
+        by_scheme: dict[Scheme, list[str]] = {}
+        for name, layer in layers.items():
+            by_scheme.setdefault(layer.scheme, []).append(name)
+        files = [floats.FILES.get(scheme.format, "pack-quantized") for scheme in by_scheme]
+        groups = {}
+        for number, (scheme, names) in enumerate(by_scheme.items()):
+            grouped = any(layers[name].scale.shape[1] > 1 for name in names)
+            groups[f"group_{number}"] = {
+                "targets": names if len(by_scheme) > 1 else ["Linear"],
+                "weights": _arguments(scheme, grouped),
+                **({"format": files[number]} if len(set(files)) > 1 else {}),
+            }
         return {
             "quant_method": "compressed-tensors",
-            "format": floats.FILES.get(scheme.format, "pack-quantized"),
+            "format": files[0] if len(set(files)) == 1 else "mixed-precision",
             "quantization_status": "compressed",
-            "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+            "config_groups": groups,
             "ignore": list(excluded),
         }
+
+
+def _arguments(scheme: Scheme, grouped: bool) -> dict[str, Any]:
+    """The settings of the layers of one scheme."""
+    if scheme.format != "int":
+        return floats.arguments(scheme, grouped)
+    return {
+        "num_bits": scheme.bits,
+        "type": "int",
+        "symmetric": scheme.symmetric,
+        "strategy": "group" if grouped else "channel",
+        "group_size": scheme.group_size if grouped else None,
+        "dynamic": False,
+    }

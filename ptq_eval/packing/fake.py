@@ -23,6 +23,10 @@ class Fake(FolderFormat):
         """Nothing is refused."""
         return None
 
+    def refusal_of_mixture(self, schemes: Sequence[Scheme]) -> Refusal | None:
+        """Nothing is refused."""
+        return None
+
     def refusal_of(self, layer: QuantizedWeight) -> Refusal | None:
         """Nothing is refused."""
         return None
@@ -36,8 +40,6 @@ class Fake(FolderFormat):
         """The weight as it is."""
         return tensors["weight"].T if shape.transposed else tensors["weight"]
 
-    def config(
-        self, scheme: Scheme, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]
-    ) -> dict[str, Any] | None:
+    def config(self, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]) -> dict[str, Any] | None:
         """None: the model is an ordinary one."""
         return None

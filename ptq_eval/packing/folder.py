@@ -36,9 +36,7 @@ class FolderFormat(FileFormat):
         """The weight [out, in], float32, that such tensors represent to those who load the file."""
 
     @abstractmethod
-    def config(
-        self, scheme: Scheme, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]
-    ) -> dict[str, Any] | None:
+    def config(self, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]) -> dict[str, Any] | None:
         """The entry `quantization_config` of `config.json`.  `excluded` names the linear layers not quantized."""
 
     def write(self, folder: Path, content: Content) -> None:
@@ -53,7 +51,7 @@ class FolderFormat(FileFormat):
             for suffix, tensor in self.tensors(layer, content.shapes[name]).items():
                 tensors[f"{name}.{suffix}"] = tensor.clone()  # a view of several layers cannot be saved
         save_torch_state_dict(tensors, str(folder), metadata={"format": "pt"})
-        entry = self.config(content.scheme, content.layers, content.excluded)
+        entry = self.config(content.layers, content.excluded)
         config = dict(content.config)
         if entry is None or not lossless:  # in the checkpoint's own type, some weights would be others
             config.pop("torch_dtype", None)
@@ -73,7 +71,7 @@ class FolderFormat(FileFormat):
                     if name in found:
                         found[name][suffix] = file.get_tensor(key)
         for name, tensors in found.items():
-            yield name, self.weight(tensors, content.scheme, content.shapes[name])
+            yield name, self.weight(tensors, content.layers[name].scheme, content.shapes[name])
 
 
 def copy_small(source: Path, folder: Path) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,11 @@ class GGUFFormat(FileFormat):
         """Groups of reordered columns, and scales of input channels."""
         return base.in_order(layer) or base.without_input_scale(layer)
 
-    def load_options(self, scheme: Scheme) -> dict[str, Any]:
+    def refusal_of_mixture(self, schemes: Sequence[Scheme]) -> Refusal | None:
+        """Nothing: each tensor has a type of its own."""
+        return None
+
+    def load_options(self, schemes: Sequence[Scheme]) -> dict[str, Any]:
         """The file's name, in a folder where transformers looks for others."""
         return {"gguf_file": FILE}
 
@@ -74,14 +79,15 @@ class GGUFFormat(FileFormat):
         names = _names(content.config)
         writer = gguf.GGUFWriter(folder / FILE, ARCHITECTURES[content.config["model_type"]])
         try:
-            describe(writer, content.source, content.config, content.scheme.format)
+            usual = Counter(layer.scheme.format for layer in content.layers.values()).most_common(1)[0][0]
+            describe(writer, content.source, content.config, usual)
             for name, tensor in content.distinct.items():
                 data, kind = _plain(narrowed(tensor, content.dtype))
                 data = _reordered(data, name, content.config)
                 writer.add_tensor(_renamed(name, names), data, raw_dtype=gguf.GGMLQuantizationType[kind])
-            kind = gguf.GGMLQuantizationType[content.scheme.format.upper()]
             for name, layer in content.layers.items():
                 data = _reordered(as_bytes(layer), name, content.config)
+                kind = gguf.GGMLQuantizationType[layer.scheme.format.upper()]
                 writer.add_tensor(_renamed(f"{name}.weight", names), data, raw_dtype=kind)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()

@@ -64,10 +64,9 @@ class GPTQFormat(FolderFormat):
         zeros = unpacked(tensors["qzeros"], scheme.bits, shape.rows).float() + _offset(scheme)
         return (codes - zeros[group].T) * tensors["scales"].float()[group].T
 
-    def config(
-        self, scheme: Scheme, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]
-    ) -> dict[str, Any] | None:
+    def config(self, layers: Mapping[str, QuantizedWeight], excluded: Sequence[str]) -> dict[str, Any] | None:
         """The settings of AutoGPTQ, with the format's version."""
+        scheme = next(iter(layers.values())).scheme
         return {
             "quant_method": "gptq",
             "checkpoint_format": "gptq" if scheme.symmetric else "gptq_v2",

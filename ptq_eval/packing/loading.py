@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from quantizers import Scheme
 def loaded(
     folder: Path,
     file_format: FileFormat,
-    scheme: Scheme,
+    schemes: Sequence[Scheme],
     ids: Tensor,
     progress: Progress,
     *,
@@ -42,7 +43,7 @@ def loaded(
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code, "dtype": dtype}
     versions = plugins.versions("transformers", *file_format.packages)
     try:
-        options |= file_format.load_options(scheme)
+        options |= file_format.load_options(schemes)
         with quiet_transformers(), warnings.catch_warnings(action="ignore", category=UserWarning):
             module: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
         module.to(device).eval()

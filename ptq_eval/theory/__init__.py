@@ -8,5 +8,8 @@ the job that runs them on checkpoints.  Importing this package imports no torch.
 ALL = "all"
 """In place of a layer's name: every layer quantized together."""
 
+FULL_BYTES = 2
+"""Bytes of a weight that is not quantized."""
+
 REMAINDER = "interaction"
 """In place of a part's name: what all parts together cost beyond the sum of each alone."""

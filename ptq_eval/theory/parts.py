@@ -19,10 +19,7 @@ from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.sampling import Design, mean_and_error
-from ptq_eval.theory import ALL, REMAINDER
-
-FULL_BYTES = 2
-"""Bytes of a weight that is not quantized."""
+from ptq_eval.theory import ALL, FULL_BYTES, REMAINDER
 
 _KINDS = {"attention": re.compile("attn|attention"), "mlp": re.compile(r"mlp|ffn|feed_?forward|expert|moe|^fc\d|^fc_")}
 

@@ -47,11 +47,12 @@ def measure(
     full, scores = evaluate(model, ids, weights, tick=tick)
     found: list[dict[str, Damage]] = [{} for _ in variants]
     for (index, name), score in zip(trials, scores):
-        found[index][name] = _damage(full, score, ids.shape[1] - 1, design)
+        found[index][name] = damage(full, score, ids.shape[1] - 1, design)
     return found
 
 
-def _damage(full: Scores, score: Scores, tokens: int, design: Design | None) -> Damage:
+def damage(full: Scores, score: Scores, tokens: int, design: Design | None) -> Damage:
+    """Measured damage, of scores against those in full precision on windows of so many scored `tokens`."""
     weights = np.full(len(score.nll), tokens)
     difference = np.asarray(score.nll) - np.asarray(full.nll)
     return {"delta": mean_and_error(difference, weights, design), "kl": mean_and_error(score.kl, weights, design)}

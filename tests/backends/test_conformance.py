@@ -28,6 +28,7 @@ def test_each_fault_is_found_and_remembered(fakes, home, measure, saved):
     assert "failed its conformance run: error too large" in table.loc["folds:scaled", "message"]
     listed = CliRunner().invoke(cli, ["backends", "list"], catch_exceptions=False).output
     assert "checked" in listed
+    assert "not saved and loaded by its check" in " ".join(listed.split())
     assert "moves: weights" in listed
 
 

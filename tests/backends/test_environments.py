@@ -40,11 +40,30 @@ def test_an_environment_shares_our_torch_and_is_removed(fakes, offline):
     import torch
 
     assert done.stdout.strip() == torch.__file__
-    record = home() / "absent" / "installed.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "fingerprint": "of another torch"}))
-    assert status_of(backend_of("absent")).state is State.STALE
     assert remove("absent")
     assert status_of(backend_of("absent")).state is State.ABSENT
+
+
+def test_an_environment_serves_whoever_has_the_same_torch_while_what_it_was_made_on_is_there(
+    fakes, offline, tmp_path, monkeypatch
+):
+    write_wheel(offline)
+    install("absent")
+    monkeypatch.setattr("sys.prefix", "/another/environment")
+    assert status_of(backend_of("absent")).state is State.INSTALLED
+    (shared,) = (home() / "absent").rglob("zz_shared.pth")
+    theirs = shared.read_text()
+    shared.write_text(str(tmp_path / "gone"))
+    status = status_of(backend_of("absent"))
+    assert status.state is State.STALE
+    assert "have gone" in status.why_not
+    assert "ptq-eval backends install absent" in status.why_not
+    shared.write_text(theirs)
+    record = home() / "absent" / "installed.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "fingerprint": "of another torch"}))
+    status = status_of(backend_of("absent"))
+    assert status.state is State.STALE
+    assert "another torch" in status.why_not
 
 
 def test_what_pip_refuses_is_kept_as_the_reason(fakes, offline):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from ptq_eval.checkpoints import discover, error_for, verify
 from ptq_eval.checkpoints.foreign import foreign, recognised
@@ -70,7 +71,17 @@ def only_problem(folder):
         (["checkpoint_best.pt", "checkpoint_last.pt", "dict.txt"], ["fairseq"]),
         (["checkpoint_1_500.pt"], ["fairseq"]),
         (["reshard-model_part-0.pt"], ["metaseq", "convert_opt_original"]),
-        (["model_state.pdparams"], ["PaddleNLP"]),
+        (["model_state.pdparams"], ["PaddlePaddle", "safetensors"]),
+        (["reshard-model_part-0.pt"], ["metaseq", "convert_to_singleton {}", "--fairseq_path {}/restored.pt"]),
+        (["consolidated.safetensors", "params.json"], ["Mistral", "convert_mistral_weights_to_hf.py {} NEW"]),
+        (["weights.msgpack"], ["JAX", "the library that wrote it"]),
+        (["model.weights.h5"], ["Keras", "the library that wrote it"]),
+        (["model.safetensors.incomplete"], ["unfinished download"]),
+        ([".cache/huggingface/download/abc.incomplete"], ["unfinished download"]),
+        (["pytorch_model.bin.part"], ["unfinished download"]),
+        (["model-00001-of-00002.safetensors.aria2"], ["unfinished download"]),
+        (["model.safetensors.tmp"], ["still being written"]),
+        (["model.safetensors.dvc"], ["DVC", "dvc pull"]),
         (["RWKV-4-Pile-169M.pth"], ["RWKV", "--checkpoint_file RWKV-4-Pile-169M.pth"]),
         (["qmodel.pt"], ["quantized", "quantized from"]),
         (["gptq_model-4bit-128g.safetensors"], ["quantized"]),
@@ -272,3 +283,59 @@ def test_one_folder_that_is_something_else_leaves_the_others(save_run, tmp_path)
     (run / "step1" / "model.safetensors").unlink()
     put(run / "step1", "adapter_model.safetensors")
     assert [codes(verify(c)) for c in discover([run])] == [["not_a_model"], []]
+
+
+NOT_THE_FILE = {
+    "Xet": (b"# xet version 0\nfilesize = 1\nhash = '0'\n", "hf download"),
+    "git-annex": (b"/annex/objects/SHA256E-s9--0.safetensors\n", "git annex get"),
+    "web page": (b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>", "hf auth login"),
+    "web page ": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "download it again"),
+    "text": (b'{"error": "Access to model org/m is restricted"}', "fetch it again"),
+    "text ": (b"Entry not found", "fetch it again"),
+    "compressed": (b"\x1f\x8b\x08" + bytes(300), "decompress it"),
+    "GGUF": (b"GGUF\x03\x00\x00\x00" + bytes(300), "measure the original"),
+    "HDF5": (b"\x89HDF\r\n" + bytes(300), "fetch it again"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_THE_FILE)
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_what_a_file_holds_instead_of_weights_is_named(save, tmp_path, kind, name):
+    folder = tmp_path / "run" / "checkpoint-10"
+    save(folder)
+    (folder / "model.safetensors").unlink()
+    content, remedy = NOT_THE_FILE[kind]
+    (folder / name).write_bytes(content)
+    problem, error = only_problem(folder)
+    assert error.exit_code == 12
+    assert f"{name} is " in problem.message
+    assert kind.strip() in problem.message
+    assert remedy in problem.remedy
+    assert "corrupt" not in str(problem)
+
+
+@pytest.mark.parametrize("kind", ["Xet", "git-annex", "web page"])
+def test_a_configuration_that_is_a_pointer_or_a_page(save, tmp_path, kind):
+    folder = tmp_path / "run" / "checkpoint-10"
+    save(folder)
+    (folder / "config.json").write_bytes(NOT_THE_FILE[kind][0])
+    assert f"config.json is a {kind}" in only_problem(folder)[0].message.replace("pointer of ", "")
+
+
+def test_weights_in_the_other_format_by_their_content(save, tmp_path):
+    folder = tmp_path / "run" / "checkpoint-10"
+    save(folder)
+    weights = (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "is a safetensors file" in only_problem(folder)[0].message
+    torch.save({"w": torch.zeros(3)}, folder / "model.safetensors")
+    weights.unlink()
+    assert "is a pickle of PyTorch" in only_problem(folder)[0].message
+
+
+@pytest.mark.parametrize(
+    ("target", "by"),
+    [("../.git/annex/objects/a", "git annex get"), ("../.dvc/cache/a", "dvc pull"), ("../../blobs/a", "hf download")],
+)
+def test_a_broken_link_is_fetched_by_what_made_it(folder, target, by):
+    (folder / "model.safetensors").symlink_to(target)
+    assert by in only_problem(folder)[0].remedy

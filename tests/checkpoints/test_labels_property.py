@@ -91,7 +91,8 @@ def test_two_numbers_side_by_side_are_not_one_of_them(one, other, mark, word):
     ["98.000-tokens", "tokens_1_2", "tokens_2_5B", "2,5B-tokens", "tokens_4_B", "4Gi-tokens", "step_-1", "step--1",
      "-1", "tokens=-5B", "step100b", "step_0x10", "step98e", "step500_tokens", "step-500-tokens", "tokens-500-steps",
      "step-100-to-200", "step_98_iter_500", "tokens1B-tokens2B", "tokens_1M_2M", "10B-tokens-7B", "98-step-500",
-     "step5k5", "step1,000,00", "tokens 1,000,000.5", "step+5k-2"],
+     "step5k5", "step1,000,00", "soup-step100+step200", "tokens-100", "tok_4", "annealed-from-step100",
+     "2000-steps-step_-1", "tokens 1,000,000.5", "step+5k-2"],
 )  # fmt: skip
 def test_what_may_be_read_in_two_ways_counts_nothing(name):
     label = read(name)
@@ -119,6 +120,11 @@ def test_siblings_do_not_settle_what_may_be_read_in_two_ways(names):
         ("batch_tokens_4M-step7", 7, None),
         ("1000-tokens4B", None, 4 * 10**9),
         ("ckpt-98-steps", 98, None),
+        ("long-context-step100", 100, None),
+        ("warmup-step100", 100, None),
+        ("4M-tokens-per-batch-step100", 100, None),
+        ("from_step_100-step_200", 200, None),
+        ("tokens0", None, 0),
     ],
 )
 def test_what_has_one_meaning_is_read(name, step, tokens):

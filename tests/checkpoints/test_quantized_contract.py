@@ -91,7 +91,22 @@ def test_a_recipe_that_is_no_mapping_is_one(folder, entry):
     assert "remove quantization_config" in problem.remedy
 
 
-@pytest.mark.parametrize("entry", [None, {}, [], "", "none", "NULL", False, "bfloat16", "fp16", "torch.float32"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        {},
+        [],
+        "",
+        "none",
+        "NULL",
+        False,
+        "bfloat16",
+        "fp16",
+        "torch.float32",
+        {"quant_method": "none", "bits": 16},
+    ],
+)
 def test_a_recipe_that_says_there_is_none(folder, entry):
     configure(folder, quantization_config=entry)
     assert not verify(discover([folder])[0]).problems
@@ -215,7 +230,9 @@ def test_what_is_dequantized_on_loading_is_measured_and_says_so(folder):
 
 def test_full_precision_weights_with_such_a_recipe_are_measured_as_they_are(folder):
     configure(folder, quantization_config={"quant_method": "fp8", "weight_block_size": [16, 16], "fmt": "e4m3"})
-    assert codes(verify(discover([folder])[0])) == []
+    found = verify(discover([folder])[0])
+    assert [(p.code, p.fatal) for p in found.problems] == [("recipe_unused", False)]
+    assert "quantization_config" in found.problems[0].remedy
     plain = load_file(folder / "model.safetensors")
     for name, module in LanguageModel.load(folder).linears().items():
         assert torch.equal(module.weight, plain[f"{name}.weight"])

@@ -163,6 +163,12 @@ def test_a_body_without_its_head_says_so(folder):
         "model.layers.2.mlp.up_proj.weight",
         "layers.0.self_attn.gate",
         "model.layers.1.post_norm.weight",
+        "model.pre_norm.weight",
+        "model.embed_scale",
+        "model.ln_pre.bias",
+        "model.project_in.weight",
+        "embed_norm.weight",
+        "ln_pre.weight",
     ],
 )
 @pytest.mark.parametrize("value", [0.0, 0.5])
@@ -175,7 +181,15 @@ def test_what_a_layer_has_beside_its_weight_counts_unless_it_is_zero(folder, nam
 
 @pytest.mark.parametrize(
     "name",
-    ["logit_scale", "value_head.weight", "v_head.summary.weight", "vision_tower.blocks.0.scale", "mtp.0.proj.weight"],
+    [
+        "logit_scale",
+        "value_head.weight",
+        "v_head.summary.weight",
+        "vision_tower.blocks.0.scale",
+        "mtp.0.proj.weight",
+        "model.mm_projector.weight",
+        "model.vision_tower.norm.weight",
+    ],
 )
 def test_what_lies_beside_the_model_is_only_surplus(folder, name):
     rewrite(folder, lambda tensors: tensors.update({name: torch.ones(2, 2)}))
@@ -207,6 +221,12 @@ def test_weights_that_are_not_finite_are_not_called_constant(folder):
     assert fatal(folder)[0].code == "nan_or_inf"
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.uint8])
+def test_a_whole_model_of_integers_is_quantized(folder, dtype):
+    rewrite(folder, lambda tensors: {n: (x * 100).to(dtype) for n, x in tensors.items()})
+    assert fatal(folder)[0].code == "already_quantized"
+
+
 def test_weights_of_booleans(folder):
     rewrite(folder, lambda tensors: {n: x > 0 if "_proj" in n else x for n, x in tensors.items()})
     assert fatal(folder)[0].code == "already_quantized"
@@ -230,9 +250,65 @@ def test_a_new_model_whose_output_projections_are_zero_is_measured(folder):
     assert [(p.code, p.fatal) for p in found.problems] == [("constant_weights", False)]
 
 
-def test_weights_of_two_values_and_vectors_of_one_are_weights(folder):
+def test_weights_of_two_values_and_vectors_of_one_are_measured(folder):
     rewrite(folder, lambda ts: {n: x.sign() * 0.02 if x.dim() > 1 else torch.ones_like(x) for n, x in ts.items()})
+    found = verify(discover([folder])[0])
+    assert [(p.code, p.fatal) for p in found.problems] == [("coarse_weights", False)]
+
+
+def rounded(matrix, bits, group):
+    """Rounded to nearest with a scale per group of a row, as floats."""
+    parts = matrix.float().reshape(-1, group)
+    scale = parts.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
+    return ((parts / scale).round() * scale).reshape(matrix.shape).to(matrix.dtype)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("group", [32, 64, "row", "column"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_that_were_quantized_and_dequantized_are_named(folder, bits, group, dtype):
+    def change(name, x):
+        if "_proj" not in name:
+            return x.to(dtype)
+        if group == "column":
+            return rounded(x.T.contiguous(), bits, x.shape[0]).T.contiguous().to(dtype)
+        return rounded(x, bits, min(x.shape[1], 10**6 if group == "row" else group)).to(dtype)
+
+    rewrite(folder, lambda ts: {n: change(n, x) for n, x in ts.items()})
+    found = verify(discover([folder])[0])
+    assert [(p.code, p.fatal) for p in found.problems] == [("coarse_weights", False)]
+    assert "proj" in found.problems[0].message
+    assert "embed" not in found.problems[0].message
+    assert "that it was quantized from" in found.problems[0].remedy
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kept", [1.0, 0.5, 0.1])
+def test_trained_and_pruned_weights_are_on_no_grid(folder, dtype, kept):
+    torch.manual_seed(0)
+    rewrite(folder, lambda ts: {n: (x * (torch.rand_like(x) < kept)).to(dtype) for n, x in ts.items()})
     assert codes(verify(discover([folder])[0])) == []
+
+
+@pytest.mark.parametrize("kind", ["another", "trained on", "the same", "the same in another type"])
+def test_a_head_that_differs_from_the_embedding_it_is_tied_to(save, tmp_path, kind):
+    save(tmp_path / "m", config=llama_config(tie_word_embeddings=True))
+
+    def change(tensors):
+        table = tensors["model.embed_tokens.weight"]
+        heads = {"another": torch.randn_like(table) * 0.02, "trained on": table * 1.001, "the same": table.clone()}
+        tensors["lm_head.weight"] = heads.get(kind, table.bfloat16())
+
+    rewrite(tmp_path / "m", change)
+    found = verify(discover([tmp_path / "m"])[0])
+    assert codes(found) == ([] if kind.startswith("the same") else ["untied_head"])
+    assert not found.fatal
+
+
+@pytest.mark.parametrize("prefix", ["old.", "module.", "ema_model.", "a.b."])
+def test_scales_of_the_models_matrices_behind_a_prefix(folder, prefix):
+    rewrite(folder, lambda tensors: tensors.update({f"{prefix}{LAYER}.scale": torch.ones(2)}))
+    assert fatal(folder)[0].code == "already_quantized"
 
 
 SAME = {
@@ -284,3 +360,16 @@ def test_other_architectures(save, tmp_path, config):
     home = name.rpartition(".")[0]
     rewrite(tmp_path / "m", lambda tensors: tensors.update({f"{home}.weight_quantizer._amax": torch.ones(1)}))
     assert fatal(tmp_path / "m")[0].code == "already_quantized"
+
+
+@pytest.mark.parametrize(
+    ("named", "kind", "named_as_another"),
+    [(["LlamaForCausalLM"], "llama", False), (["MyOwnModel"], "llama", False), (None, "llama", False),
+     ("LlamaModel", "llama", False), (["BertModel"], "llama", True), (["LlamaForCausalLM"], "mistral", True)],
+)  # fmt: skip
+def test_a_class_of_another_type_of_model_is_named(folder, named, kind, named_as_another):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": named, "model_type": kind}))
+    found = verify(discover([folder])[0])
+    assert codes(found) == (["class_differs"] if named_as_another else [])
+    assert not found.fatal

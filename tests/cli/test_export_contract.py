@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from ptq_eval.errors import ExportError
 from tests.cli.support import largest_file, save_checkpoint
 
 
@@ -52,6 +53,29 @@ def test_the_loaded_folder_has_the_loss_that_was_measured(
     assert "# " in (out / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("file_format", "formats"), [("compressed-tensors", ("int2_half", "int4_half")), ("gguf", ("q4_0", "q8_0"))]
+)
+def test_a_mixed_plan_loads_with_the_loss_that_was_measured(
+    ptq_eval, checkpoint, quick, tmp_path, file_format, formats
+):
+    from ptq_eval.models.language_model import LanguageModel
+
+    names = LanguageModel.blueprint(checkpoint).linears()
+    plan = {"group_size": 16, "layers": {name: formats[place % 2] for place, name in enumerate(names)}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    out, mixed = tmp_path / "out", ("--quantizer", "rtn", "--mixed", tmp_path / "plan.json")
+    answer = ptq_eval("export", checkpoint, "-o", out, *mixed, "--format", file_format, *quick)
+    assert answer.code == 0, answer.err
+    assert "the same loss" in answer.out
+    assert "bit for bit" in answer.out
+    assert recipe(out)["scheme"]["layers"] == plan["layers"]
+    assert f"layers in {formats[0]}" in (out / "README.md").read_text()
+    answer = ptq_eval("export", checkpoint, "-o", tmp_path / "no", *mixed, "--format", "gptq", *quick)
+    assert answer.code == ExportError.exit_code
+    assert formats[0] in answer.err
+
+
 def test_the_loss_is_that_of_a_run(ptq_eval, checkpoint, quick, tmp_path):
     import ptq_eval as package
 
@@ -94,7 +118,9 @@ def test_parts_in_full_precision_keep_the_type_of_the_checkpoint(ptq_eval, mater
         (("--format", "gguf", "--number-format", "q6_k"), 31, ("gguf cannot hold", "no multiple of its blocks of 256")),
         (("--format", "awq", "--bits", "3"), 31, ("awq cannot hold", "no codes of 3 bits", "--format fake")),
         (("--number-format", "fp6_e2m3"), 31, ("cannot hold", "no type for fp6_e2m3, only for integers")),
-        (("--bits", "3,4"), 2, ("one quantizer with one bit-width", "2 combinations")),
+        (("--bits", "3,4"), 19, ("--bits is not a whole number", "3,4")),
+        (("--bits", "3", "--mixed", "plan.json"), 2, ("--bits and --mixed exclude each other",)),
+        (("--mixed", "no.json"), 2, ("the mixed-precision plan cannot be read", "no.json")),
         (("--quantizer", "awq"), 31, ("no place for scales of input channels", "inputs share")),
         (("--quantizer", "gptq", "--option", "gptq.act_order=true"), 31, ("reordered columns", "act_order=false")),
     ],

@@ -111,6 +111,21 @@ def test_arithmetic_in_float32_moves_nothing_and_in_bfloat16_something():
         assert bounds[0] <= found <= bounds[1]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_windows_are_scored_again_on_one_thread(threads, monkeypatch):
+    """Two threads of a process that has one core spend their time waiting for each other."""
+    seen, scored = [], floor.evaluate
+    monkeypatch.setattr(floor, "evaluate", lambda *a, **o: seen.append(torch.get_num_threads()) or scored(*a, **o))
+    model, ids, before = build(), windows(8), torch.get_num_threads()
+    nll = scored(model, ids)[0].nll
+    torch.set_num_threads(threads)
+    try:
+        Floor(session(model, ids)).numerics(nll)
+        assert (seen, torch.get_num_threads()) == ([1], threads)
+    finally:
+        torch.set_num_threads(before)
+
+
 @given(common=st.floats(-1e-2, 1e-2), spread=st.floats(0, 1e-2), evaluated=st.integers(16, 1000))
 def test_what_moves_all_windows_alike_does_not_average_out(common, spread, evaluated):
     alternating = np.array([1.0, -1.0] * 8)

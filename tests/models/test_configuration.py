@@ -5,7 +5,7 @@ import json
 import pytest
 import transformers as t
 
-from ptq_eval.errors import UnsupportedModelError
+from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import blueprint
 from ptq_eval.models.configuration import configuration
 from ptq_eval.models.language_model import LanguageModel
@@ -52,6 +52,35 @@ def test_a_size_that_is_no_count_is_refused_by_name(tmp_path, name, value):
     assert "config.json" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rms_norm_eps", float("nan")), ("rms_norm_eps", 0), ("rms_norm_eps", -1e-6), ("rms_norm_eps", 1e3),
+     ("rope_theta", -1), ("rope_theta", 0), ("rope_theta", float("inf")), ("rope_theta", 1e300),
+     ("initializer_range", float("nan")), ("head_dim", -8), ("num_key_value_heads", float("nan")),
+     ("partial_rotary_factor", 0), ("partial_rotary_factor", 3.0), ("attention_dropout", -0.1)],
+)  # fmt: skip
+def test_a_number_that_no_model_has_is_refused_by_name(tmp_path, name, value):
+    with pytest.raises(UnsupportedModelError, match=name) as raised:
+        configuration(written(tmp_path, ("rope_parameters",), **{name: value}))
+    assert raised.value.remedy == "correct config.json"
+
+
+@pytest.mark.parametrize(
+    "scaling", [{"rope_type": "linear", "factor": -2.0}, {"rope_type": "linear", "factor": float("nan")}]
+)
+def test_numbers_of_the_rotary_embedding_are_checked_too(tmp_path, scaling):
+    with pytest.raises(UnsupportedModelError, match="factor"):
+        configuration(written(tmp_path, ("rope_parameters",), rope_theta=1e4, rope_scaling=scaling))
+
+
+@pytest.mark.parametrize("text", ['{"model_type": "llama", "hidden_size": 8, "hidden_size": 16}',
+                                  '{"rope_parameters": {"rope_theta": 1, "rope_theta": 2}}'])  # fmt: skip
+def test_a_key_that_occurs_twice_is_refused_by_name(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UnreadableCheckpointError, match=r"'(hidden_size|rope_theta)' occurs twice"):
+        configuration(tmp_path)
+
+
 @pytest.mark.parametrize("changes", [{"model_type": ["llama"]}, {"model_type": 7}, {"text_config": "llama"}])
 def test_entries_of_a_wrong_kind_are_refused_in_one_line(tmp_path, changes):
     with pytest.raises(UnsupportedModelError) as raised:
@@ -91,10 +120,11 @@ def test_infinity_as_transformers_writes_it(tmp_path):
     assert configuration(tmp_path).time_step_limit[1] == float("inf")
 
 
-def test_a_mark_at_the_beginning_of_the_file(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_the_encoding_of_the_file_is_found(tmp_path, encoding):
     core_models.save(tmp_path, core_models.build("llama"))
     content = (tmp_path / "config.json").read_text()
-    (tmp_path / "config.json").write_text(content, encoding="utf-8-sig")
+    (tmp_path / "config.json").write_text(content, encoding=encoding)
     assert blueprint(tmp_path).causal
     assert LanguageModel.load(tmp_path).linears()
 
@@ -145,7 +175,7 @@ def test_old_and_new_names_of_scaled_positions(tmp_path, scaling):
     [
         ({"model_type": "llama7"}, "not a model type that transformers knows"),
         ({"hidden_act": "swiglu9"}, "'swiglu9' is unknown"),
-        ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1.0}}, "'spiral' is unknown"),
+        ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}, "'spiral' is unknown"),
         ({"num_hidden_layers": "many"}, "num_hidden_layers"),
     ],
 )

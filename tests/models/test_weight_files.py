@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ptq_eval.checkpoints.weights import read_weights
 from ptq_eval.errors import UnreadableCheckpointError
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.models.offload import OffloadedModel
@@ -80,3 +81,33 @@ def test_a_relative_folder_loads(folder, monkeypatch):
     assert torch.equal(logits(folder.name), plain)
     shutil.copytree(folder, folder.parent / "b#1")
     assert torch.equal(logits("b#1"), plain)
+
+
+WRAPPED = {
+    "model": lambda ts: {"model": ts},
+    "state_dict": lambda ts: {"state_dict": ts, "epoch": 3, "rng": torch.zeros(4)},
+    "optimizer beside": lambda ts: {"module": ts, "optimizer": {"state": {0: {"m": torch.zeros(2)}}, "lr": 1e-3}},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+@pytest.mark.parametrize("offloaded", [False, True])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_state_dict_within_a_dict_is_hashed_and_loaded(folder, kind, offloaded, zipped, tmp_path):
+    plain, sha = logits(folder), read_weights((folder / "model.safetensors",)).sha
+    content = WRAPPED[kind](load_file(folder / "model.safetensors"))
+    torch.save(content, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    (folder / "model.safetensors").unlink()
+    assert read_weights((folder / "pytorch_model.bin",)).sha == sha
+    model = OffloadedModel.load_from_disk(folder, tmp_path / "scratch") if offloaded else LanguageModel.load(folder)
+    assert torch.equal(model.logits(core_models.ids()), plain)
+
+
+def test_of_several_state_dicts_none_is_chosen(folder):
+    tensors = load_file(folder / "model.safetensors")
+    torch.save({"model": tensors, "ema": tensors}, folder / "pytorch_model.bin")
+    with pytest.raises(UnreadableCheckpointError, match=r"2 state dicts \| got model, ema") as raised:
+        read_weights((folder / "pytorch_model.bin",))
+    exec(raised.value.remedy.partition(": ")[2].replace("'pytorch_model.bin'", "FILE"),
+         {"torch": torch, "FILE": folder / "pytorch_model.bin"})  # fmt: skip
+    assert read_weights((folder / "pytorch_model.bin",)).tensors.keys() == tensors.keys()

@@ -53,7 +53,7 @@ def test_reordered_columns_keep_their_groups_in_gptq_files(bits):
     assert sorted(tensors["g_idx"].bincount().tolist()) == [32, 32, 32]
     read = file_format.weight(tensors, quantized.scheme, SHAPE)
     assert torch.allclose(read, quantized.dequantize(), rtol=2**-10)
-    assert file_format.config(quantized.scheme, {"x": quantized}, [])["desc_act"] is True
+    assert file_format.config({"x": quantized}, [])["desc_act"] is True
 
 
 def test_the_first_version_of_gptq_files_stores_zeros_less_one():
@@ -133,7 +133,7 @@ def test_floats_of_compressed_tensors_are_those_that_the_package_reads(name, siz
     assert file_format.refusal_of(quantized) is None
     tensors, exact = file_format.tensors(quantized, SHAPE), quantized.dequantize()
     read = file_format.weight(tensors, scheme, SHAPE)
-    config = file_format.config(scheme, {"x": quantized}, [])
+    config = file_format.config({"x": quantized}, [])
     weights = QuantizationArgs(**config["config_groups"]["group_0"]["weights"])
     package = BaseCompressor.get_value_from_registry(config["format"])
     theirs = package.decompress(tensors, QuantizationScheme(targets=["Linear"], weights=weights))["weight"].float()

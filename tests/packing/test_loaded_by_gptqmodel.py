@@ -46,4 +46,5 @@ def test_gptqmodel_reads_exports_with_the_loss_that_was_measured(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     for folder, loss in json.loads(done.stdout.splitlines()[-1]).items():
-        assert loss == pytest.approx(measured[folder], abs=1e-4 if "-4" in folder else 4e-4), folder
+        # At 3 and 2 bits, differences of eight exports were up to 1.7e-4: the limit is twice that.
+        assert loss == pytest.approx(measured[folder], abs=1e-4 if "-4" in folder else 3.5e-4), folder

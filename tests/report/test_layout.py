@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from ptq_eval.report import write
-from ptq_eval.report.common import tables
+from ptq_eval.report.common import figures, tables
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.run import page
 from tests.report.synthetic import QUANTIZERS, make_fit, make_table
@@ -20,14 +19,15 @@ WHOLE += ["damping_retries", "dead_columns", "layers_skipped"]
 @pytest.fixture
 def saved(monkeypatch):
     """Every figure that is saved, as it was laid out for its file."""
-    figures, save = [], Figure.savefig
+    seen, save = [], figures.saved
 
-    def remember(figure, *args, **kwargs):
-        save(figure, *args, **kwargs)
-        figures.append(figure)
+    def remember(figure):
+        for content in save(figure):
+            seen.append(figure)
+            yield content
 
-    monkeypatch.setattr(Figure, "savefig", remember)
-    return figures
+    monkeypatch.setattr(figures, "saved", remember)
+    return seen
 
 
 def overhang(figure):

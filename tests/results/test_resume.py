@@ -59,7 +59,7 @@ def test_killed_and_continued_equals_uninterrupted(trajectory, small, complete, 
     path.write_bytes(path.read_bytes()[:-200])
     kept = path.read_bytes()
 
-    finish(start(command(trajectory, out, small)))
+    ptq_eval.run(trajectory, out, **small)
     assert path.read_bytes().startswith(kept), "what was stored has been changed"
     assert (out / "degradation.csv").read_bytes() == (complete[0] / "degradation.csv").read_bytes()
     records = Store(out).measurements()
@@ -81,10 +81,10 @@ def key(measurement):
 def test_two_shards_at_once_equal_one_process(trajectory, small, complete, tmp_path):
     out = tmp_path / "out"
     call = "import ptq_eval; ptq_eval.run({!r}, {!r}, write_report=False, **{!r})"
-    options = [{**small, "shard": (i, 2)} for i in (1, 2)]
-    both = [start([sys.executable, "-c", call.format(str(trajectory), str(out), o)]) for o in options]
-    for process in both:
-        finish(process)
+    other = start([sys.executable, "-c", call.format(str(trajectory), str(out), {**small, "shard": (1, 2)})])
+    wait_for_records(other, out)
+    ptq_eval.run(trajectory, out, write_report=False, **{**small, "shard": (2, 2)})
+    finish(other)
     assert sorted(p.name for p in (out / "records").iterdir()) == ["worker-1-of-2.jsonl", "worker-2-of-2.jsonl"]
     assert lines(out) == 3 * PER_CHECKPOINT
     result = ptq_eval.load(out, bootstrap=10)

@@ -16,6 +16,7 @@ class AutoGPTQ(Backend):
     source = "https://github.com/AutoGPTQ/AutoGPTQ"
     device = "cuda"
     methods = {"gptq": Method("GPTQ", groups=(16, 32, 64, 128), calibration="sequential")}
+    no_reload = "it quantizes with CUDA only"
     remarks = "no longer developed; gptqmodel:gptq is its successor and runs on a CPU"
 
     def quantize(self, job: Job) -> Any:

@@ -20,9 +20,12 @@ class AutoRound(Backend):
     requirements = ("auto-round==0.16.1",)
     imports = "auto_round"
     source = "https://github.com/intel/auto-round (Cheng et al. 2023, arXiv 2309.05516)"
+    remarks = "on a CPU it cannot save asymmetric integers of 4 bits (WQLinear_GEMM refuses weight_dtype)"
     methods = {
-        "signround": Method("rounding by signed gradients, 200 steps a block", calibration="sequential"),
-        "rtn": Method("rounding to nearest", calibration="shared"),
+        "signround": Method(
+            "rounding by signed gradients, 200 steps a block", symmetric=(True, False), calibration="sequential"
+        ),
+        "rtn": Method("rounding to nearest", symmetric=(True, False), calibration="shared"),
     }
 
     def quantize(self, job: Job) -> Any:
@@ -53,4 +56,15 @@ class AutoRound(Backend):
             device_map=job.device,
         )
         package.quantize()
+        if job.quick:
+            package.save_quantized(job.saved, format="auto_round", inplace=False)
         return package.model_context.model
+
+    def reloaded(self, model: Any, job: Job) -> Any:
+        """Packed in its own format, and loaded by transformers.
+
+        Its symmetric integers: on a CPU it cannot pack asymmetric ones of 4 bits, whose layer refuses an argument.
+        """
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(job.saved).eval()

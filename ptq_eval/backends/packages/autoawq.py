@@ -19,6 +19,7 @@ class AutoAWQ(Backend):
     imports = "awq"
     source = "https://github.com/casper-hansen/AutoAWQ"
     methods = {"awq": Method("AWQ with clipping", symmetric=(False,), per_row=False, calibration="sequential")}
+    no_reload = "its packed layers need CUDA"
     remarks = "no longer developed, and wrong on a CPU; gptqmodel:awq and llmcompressor:awq are its successors"
 
     def quantize(self, job: Job) -> Any:

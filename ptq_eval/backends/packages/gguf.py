@@ -42,6 +42,8 @@ class GGUF(WeightBackend):
         name: Method(summary, scheme=name, blocks=(block,)) for name, (summary, block) in (_LEGACY | _KQUANTS).items()
     }
 
+    no_reload = "what is measured is read from the packed blocks already, by the package's tables"
+
     def quantize_weight(self, weight: Tensor, cell: Cell) -> Tensor:
         """One weight.  Raises ValueError for rows that are no multiple of a block."""
         import torch

@@ -50,4 +50,17 @@ class GPTQModel(Backend):
         rows = None if job.ids is None else [{"input_ids": row, "attention_mask": row * 0 + 1} for row in job.ids]
         layer = BACKEND.AWQ_TORCH if method == "awq" else BACKEND.GPTQ_TORCH
         model.quantize(calibration=None if method == "rtn" else rows, batch_size=1, backend=layer)
+        if job.quick:
+            model.save(job.saved)
         return model.model
+
+    def reloaded(self, model: Any, job: Job) -> Any:
+        """Saved in its own format, and loaded in 16 bits, as its layers do not take float32 from a file."""
+        import torch
+        from gptqmodel import BACKEND
+        from gptqmodel import GPTQModel as Model
+
+        awq = job.cell.method == "awq"
+        options = {"backend": BACKEND.AWQ_TORCH if awq else BACKEND.GPTQ_TORCH, "device": job.device}
+        dtype = torch.bfloat16 if awq else torch.float16
+        return Model.load(job.saved, dtype=dtype, **options).model

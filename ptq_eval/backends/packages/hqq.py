@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from ptq_eval.backends.base import Cell, Method, WeightBackend
+from ptq_eval.backends.base import Cell, Job, Method, WeightBackend
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,3 +39,18 @@ class HQQ(WeightBackend):
             device=str(weight.device),
         )
         return Quantizer.dequantize(codes, meta).reshape(weight.shape)
+
+    def reloaded(self, model: Any, job: Job) -> Mapping[str, Tensor]:
+        """The model as the package quantizes, saves and loads it; transformers saves none of its layers."""
+        import torch
+        from hqq.core.quantize import BaseQuantizeConfig
+        from hqq.models.hf.base import AutoHQQHFModel
+
+        cell = job.cell
+        options: dict[str, Any] = {"compute_dtype": torch.float32, "device": job.device}
+        config = BaseQuantizeConfig(nbits=cell.bits, group_size=cell.group_size, axis=1)
+        fresh = job.load()
+        AutoHQQHFModel.quantize_model(fresh, quant_config=config, **options)
+        AutoHQQHFModel.save_quantized(fresh, job.saved)
+        loaded = AutoHQQHFModel.from_quantized(job.saved, **options)
+        return {name: loaded.get_submodule(name).dequantize().float() for name in job.layers}

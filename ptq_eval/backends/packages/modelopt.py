@@ -48,3 +48,10 @@ class ModelOpt(Backend):
                 model(row[None].to(job.device), use_cache=False)
 
         return mtq.quantize(job.load(), config, None if cell.method == "rtn" else forward_loop)
+
+    def reloaded(self, model: Any, job: Job) -> Any:
+        """Its state, restored into the model as it was."""
+        import modelopt.torch.opt as mto
+
+        mto.save(model, job.saved)
+        return mto.restore(job.load(), job.saved)

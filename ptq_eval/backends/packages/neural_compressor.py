@@ -43,3 +43,10 @@ class NeuralCompressor(Backend):
         for row in job.ids:
             model(row[None])
         return convert(model)
+
+    def reloaded(self, model: Any, job: Job) -> Any:
+        """Packed in its own format, and loaded into the model as it was."""
+        from neural_compressor.torch.quantization import load
+
+        model.save(job.saved)
+        return load(job.saved, original_model=job.load())

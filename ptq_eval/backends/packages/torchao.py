@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ptq_eval.backends.base import Cell, Method, WeightBackend
+from ptq_eval.backends.base import Cell, Job, Method, WeightBackend
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +41,19 @@ class TorchAO(WeightBackend):
         quantize_(layer, self._config(cell))
         quantized: Any = layer.weight
         return quantized.dequantize().float()
+
+    def reloaded(self, model: Any, job: Job) -> Mapping[str, Tensor]:
+        """The model as transformers quantizes, saves and loads it."""
+        import torch
+        from transformers import AutoModelForCausalLM, TorchAoConfig
+
+        options: dict[str, Any] = {"dtype": torch.float32}
+        config = TorchAoConfig(self._config(job.cell))
+        AutoModelForCausalLM.from_pretrained(job.model, quantization_config=config, **options).save_pretrained(
+            job.saved
+        )
+        loaded = AutoModelForCausalLM.from_pretrained(job.saved, **options)
+        return {name: loaded.get_submodule(name).weight.dequantize().float() for name in job.layers}
 
     def _config(self, cell: Cell) -> Any:
         import torch

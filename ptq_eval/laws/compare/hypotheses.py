@@ -94,9 +94,13 @@ def equality(law: Law, data: Data, a: str, b: str, *, questions: int = 1, **opti
     """Whether constants `a` and `b` of `law` may be equal, one of `questions` that are read together; JSON-ready.
 
     The interval of a − b comes from the bootstrap of the law with both free, the two AICc from fits under the same
-    weights.  `options` go to the fitter.  Raises OptionError for a constant that the law lacks.
+    weights.  A constant without an interval (`few_sizes`) is not tested.  `options` go to the fitter.  Raises
+    OptionError for a constant that the law lacks.
     """
     free = fit(law, data, **options)
+    for name in (a, b):
+        if reason := free.no_interval.get(name):
+            return {"a": a, "b": b, "tested": False, "reason": reason.to_dict()}
     sigma = weights(law, free, data) if free.identified and math.isfinite(free.scatter) else None
     judged = {**options, "n_boot": 0, "sigma": sigma}
     equal, unequal = fit(law, data, tied=[(a, b)], **judged), fit(law, data, **judged)

@@ -200,12 +200,12 @@ def constants_of(law: Law, variable: str) -> list[str]:
 
 def few_sizes(law: Law, data: Data) -> dict[str, Finding]:
     """The constants that runs of fewer than `MIN_SIZES` sizes determine only as far as nothing else differs between
-    the runs, each with that reason: gamma_N, and C_T, which goes with it."""
+    the runs, each with that reason: gamma_N, and the factor C_T or k, which goes with it."""
     names = [p.name for p in law.parameters if not p.fixed]
     if "gamma_N" not in names or (sizes := n_distinct(data["N"])) >= MIN_SIZES:
         return {}
     reason = why(Why.FEW_SIZES, sizes=sizes, needed=MIN_SIZES)
-    return {name: reason for name in names if name in ("C_T", "gamma_N")}
+    return {name: reason for name in names if name in ("C_T", "k", "gamma_N")}
 
 
 def _left_over(x: np.ndarray, y: np.ndarray) -> float:

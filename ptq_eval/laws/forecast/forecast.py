@@ -1,11 +1,15 @@
 """Draws of the loss after quantization beyond the last checkpoint, and of D_crit.
 
 A draw takes one candidate for the full-precision loss and one for delta, by weight, each with a size s of its error
-(`rolling`), and moves it away from its curve in proportion to the distance h in log D, z being standard normal: the
-logarithm of delta by z·s·h, the fall of the loss by z·s·|slope|·h, or, where that makes the fall smaller, by the factor
-of which this is the first order, so that the loss still falls.  So a draw is a smooth path from the last checkpoint on,
-and its minimum means something.  Checkpoints scatter about any smooth path; that scatter enters what a later checkpoint
-will measure, and how sure the past minimum is, but not the path.
+(`rolling`), and moves it away from its curve by an amount that grows with the distance h in log D, z being standard
+normal:
+
+    z·s·h^GROWTH            for the logarithm of delta
+    z·s·|slope|·h^GROWTH    for the loss, which stays where it would rise
+
+So a draw is a smooth path from the last checkpoint on, and its minimum means something.  Checkpoints scatter about any
+smooth path; that scatter enters what a later checkpoint will measure, and how sure the past minimum is, but not the
+path.
 
 No candidate for delta falls, and no path does: a departure that would let delta fall below its last value leaves it
 there.  A delta that is not significant is not extrapolated: it stays at the weighted mean of those seen, and a later
@@ -21,7 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ptq_eval.laws.forecast.candidates import Curve, History, level_of_delta
-from ptq_eval.laws.forecast.rolling import DELTA, LOSS, SCALES, Weights, combine, slope
+from ptq_eval.laws.forecast.rolling import DELTA, GROWTH, LOSS, SCALES, Weights, combine, slope
 from ptq_eval.laws.forecast.series import Series
 
 N_DRAWS = 2000
@@ -139,9 +143,7 @@ def _losses(
     weights, curves = combine([history], LOSS), LOSS.curves(history)
     steepness = slope(curves, weights.weights, series.x[-1])
     drawn, size, shares = _mixed(curves, weights, x, rng, n_draws)
-    less = size * steepness * (x - series.x[-1])
-    fall = np.maximum(series.loss_fp[-1] - drawn, _LEAST)
-    paths = series.loss_fp[-1] - np.where(less > 0, fall * np.exp(-np.maximum(less, 0.0) / fall), fall - less)
+    paths = drawn + size * steepness * (x - series.x[-1]) ** GROWTH
     return np.minimum.accumulate(np.minimum(paths, series.loss_fp[-1]), axis=1), shares
 
 
@@ -156,7 +158,7 @@ def _growing(
     history = _delta_history(series, siblings)
     drawn, size, shares = _mixed(DELTA.curves(history), weights, x, rng, n_draws)
     level, noise = level_of_delta(history), float(history.noise[-1])
-    growth = np.log(np.maximum(drawn, _LEAST) / max(level, _LEAST)) + size * (x - series.x[-1])
+    growth = np.log(np.maximum(drawn, _LEAST) / max(level, _LEAST)) + size * (x - series.x[-1]) ** GROWTH
     grown = level * np.exp(np.clip(growth, 0.0, MOST_GROWTH))
     scatter = noise * grown / level if level > 0 else np.full_like(grown, noise)
     # The scatter of the last checkpoint, from which the path starts, and that of the one to come.

@@ -1,13 +1,22 @@
 """The rolling origin: how well each candidate would have forecast later checkpoints from earlier ones.
 
 For every origin of a history the candidates are fitted to the checkpoints up to it and compared with all later ones.
-An error is counted per unit of log D between origin and target, because that is how errors of extrapolation grow: for
-delta as a logarithm, for the loss in units of its slope at the origin.  Its variance is s² and what chance alone
+An error is divided by h^GROWTH, h being the distance between origin and target in log D, because errors grow with it:
+for delta as a logarithm, for the loss in units of its slope at the origin.  Its variance is s² and what chance alone
 explains, the noise of both checkpoints.  How large s is, differs from run to run by more than an order of magnitude: a
 smooth run may be forecast to within a hundredth of its slope.  So s is no constant; its logarithm has a normal prior,
 wide enough for either, and the Gaussian likelihood of a candidate's errors gives the probability of each candidate with
-each s.  The targets of one origin share its fit, and the bit-widths of one run its checkpoints, so all of them together
-count as many errors as there are origins.
+each s.
+
+A run that was smooth for long may bend, where its data begin to repeat or its learning rate falls.  Were all errors
+counted alike, it would be believed to stay smooth, and the errors at the bend would be averaged away.  So those at
+checkpoint k of n have the weight
+
+    w_k = exp(-(x_n - x_k)/MEMORY)
+
+The origins of one target, and the bit-widths of one run, share its checkpoints: all errors together count as many as
+the sum of w_k over the targets.  That sum is 1 with four checkpoints, and however long the run, no more than it is for
+the last few: some of the prior always remains.
 """
 
 from __future__ import annotations
@@ -21,18 +30,22 @@ from ptq_eval.laws.forecast.candidates import OF_DELTA, OF_LOSS, Curve, History,
 
 MIN_HISTORY = 3
 """Checkpoints that a candidate is fitted to at least."""
+GROWTH = 1.15
+"""The power of the distance that errors grow with: a wrong slope alone gives 1, a slope that wanders 1.5."""
 MIN_DISTANCE = 0.3
 """The least distance in log D that an error is divided by: a factor of 1.35 in D."""
 SCALES = np.geomspace(0.005, 2.0, 40)
-"""Sizes of the error per unit of log D."""
-SPREAD = 0.8
+"""Sizes of the error at h = 1."""
+SPREAD = 1.2
 """The standard deviation of the logarithm of that size, beforehand."""
+MEMORY = 1.5
+"""How far back, in log D, an error counts 1/e of the latest: a factor of 4.5 in D."""
 _TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Response:
-    """What is forecast: its candidates, the median error per unit of log D beforehand, and how errors are counted."""
+    """What is forecast: its candidates, the median error at h = 1 beforehand, and how errors are counted."""
 
     curves: Callable[[History], dict[str, Curve]]
     names: tuple[str, ...]
@@ -42,7 +55,7 @@ class Response:
 
 
 LOSS = Response(loss_curves, tuple(OF_LOSS), 0.2, False)
-DELTA = Response(delta_curves, tuple(OF_DELTA), 0.25, True)
+DELTA = Response(delta_curves, tuple(OF_DELTA), 0.2, True)
 
 
 @dataclass(frozen=True)
@@ -70,17 +83,20 @@ def combine(histories: Sequence[History], response: Response) -> Weights:
     A candidate that no origin determined is as likely as the errors of all others together make it.
     """
     found: dict[str, list[np.ndarray]] = {name: [] for name in response.names}
+    last, count = max((history.x[-1] for history in histories), default=0.0), 0.0
     for history in histories:
+        lately = np.exp((history.x - last) / MEMORY)
+        count = max(count, lately[MIN_HISTORY:].sum())
         for origin in range(MIN_HISTORY, len(history.x)):
             for name, rows in squared_errors(history, origin, response).items():
-                found[name].append(rows)
+                found[name].append(np.column_stack([rows, lately[origin:]]))
     everything = [rows for own in found.values() for rows in own]
-    count = max((len(history.x) - MIN_HISTORY for history in histories), default=0)
     prior = -0.5 * (np.log(SCALES / response.prior) / SPREAD) ** 2
     logs = {name: prior for name in found}
     if everything:
         for name, own in found.items():
-            square, chance = np.concatenate(own or everything).mean(axis=0)
+            rows = np.concatenate(own or everything)
+            square, chance = np.average(rows[:, :2], axis=0, weights=rows[:, 2])
             variance = SCALES**2 + chance
             logs[name] = prior - 0.5 * count * (np.log(variance) + square / variance)
     highest = max(each.max() for each in logs.values())
@@ -90,12 +106,12 @@ def combine(histories: Sequence[History], response: Response) -> Weights:
 
 
 def squared_errors(history: History, origin: int, response: Response) -> dict[str, np.ndarray]:
-    """The squared error per unit of log D of each candidate, by name, at every checkpoint after the first `origin`, and
+    """The squared error of each candidate over h^(2·GROWTH), by name, at every checkpoint after the first `origin`, and
     the part of it that chance explains: [targets, 2]."""
     curves = response.curves(history.part(slice(origin)))
     x, y, start = history.x[origin:], history.y[origin:], history.x[origin - 1]
     chance = history.noise[origin:] ** 2 + history.noise[origin - 1] ** 2
-    scale = np.maximum(x - start, MIN_DISTANCE)
+    scale = np.maximum(x - start, MIN_DISTANCE) ** GROWTH
     if response.logarithmic:
         floor = 2 * history.noise[origin:] + _TINY
         chance = chance / np.maximum(y, floor) ** 2

@@ -8,6 +8,7 @@ it took the option into account.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,9 @@ from ptq_eval.laws.arguments import format_of
 from ptq_eval.laws.base import Law
 
 EXAMPLE = "--serve-format E4M3 --group-size 128"
+_MEASURED = re.compile(r"i?q\d_\w+|(mx|nv|nf|int)\w*\d\w*", re.IGNORECASE)
+"""Names of formats with codes or blocks of their own: types of llama.cpp, such as q4_k, block floats and integers."""
+
 _GROUPS = ("G", "B_g")
 """The variables that are a number of weights per scale, by law."""
 
@@ -51,8 +55,12 @@ def read_formats(names: Sequence[str]) -> dict[float, str]:
             bits = 1 + sum(format_of(name).values())
         except OptionError as error:
             what = "--serve-format is not a floating-point format"
-            allowed = "at least 1 exponent bit, and mantissa bits"
-            raise OptionError(what, got=repr(name), allowed=allowed, remedy="--serve-format E4M3") from error
+            allowed = "at least 1 exponent bit, and mantissa bits, such as E4M3"
+            remedy = "--serve-format E4M3"
+            if _MEASURED.fullmatch(name):
+                what = f"--serve-format {name} has no exponent and mantissa bits of its own"
+                remedy = f"measure it (`ptq-eval run --formats {name}`), then `plan --fit OUT --number-format {name}`"
+            raise OptionError(what, got=repr(name), allowed=allowed, remedy=remedy) from error
         if bits > SERVED_BITS[1]:
             allowed = f"at most {SERVED_BITS[1]:g} bits, one of them the sign"
             raise BitsError("--serve-format is too wide", got=f"{name}, {bits:g} bits", allowed=allowed)

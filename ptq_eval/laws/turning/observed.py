@@ -12,10 +12,11 @@ significantly after it, beyond two kinds of error.
 
 A curve that is not called interior may still turn: `detectable_rise` says which rise would have been seen.
 
-The interval of the place comes from drawing windows and scatter anew, the scatter estimated from third differences
-in log D, which vanish for any parabola (in the manner of Gasser, Sroka and Jennen-Steinmetz 1986), by their median.  It
-is never narrower than the two neighbouring checkpoints, because nothing was measured between them, and it is open on
-the right where the rise is not significant.
+The interval of the place comes from drawing windows and scatter anew, the scatter being that of the test.  A curve that
+has its lowest checkpoint somewhere turns anywhere between the two neighbours of that checkpoint, because nothing was
+measured between them; so a draw counts as the neighbour before its lowest for the lower end and as the one after for
+the upper end.  (The vertex of a parabola, which serves as the value, is on the wrong side where a loss has become flat
+and then rises abruptly.)  The interval is open on the right where the rise is not significant.
 """
 
 from __future__ import annotations
@@ -119,19 +120,17 @@ def turning_point(
         None if calibration_se is None else calibration_se[rows],
     )
     i, last = int(np.argmin(loss)), len(loss) - 1
-    scatter = checkpoint_scatter(x, loss)
+    scatter = significance.scatter(loss) if len(loss) >= MIN_TO_TEST else checkpoint_scatter(x, loss)
     pair = np.zeros(len(loss))
     pair[last] += 1
     pair[i] -= 1
     evaluation_se = math.sqrt(noise.variance(pair))
     tested = rise_test(loss, evaluation_se)
     interior = bool(0 < i < last and tested.get("p_value", math.nan) <= SIGNIFICANCE)
-    draws = np.nan_to_num(scatter) * np.random.default_rng([seed, 1]).standard_normal((n_boot, len(loss)))
-    drawn = np.exp(vertices(x, loss + draws + noise.draws(n_boot, seed)))
-    tail = (1 - level) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail]) if n_boot else (tokens[i], tokens[i])
-    low = min(float(low), tokens[i - 1]) if i else 0.0
-    high = max(float(high), tokens[i + 1]) if interior else math.inf
+    drawn = significance.autocorrelated(np.random.default_rng([seed, 1]), n_boot, len(loss))
+    begin, end = _extremes(loss + np.nan_to_num(scatter) * drawn + noise.draws(n_boot, seed), i, level)
+    low = float(tokens[max(begin - 1, 0)]) if i else 0.0
+    high = float(tokens[min(end + 1, last)]) if interior else math.inf
     value = float(np.exp(vertices(x, loss[None])[0])) if 0 < i < last else float(tokens[i])
     return TurningPoint(
         tokens=float(tokens[i]),
@@ -144,6 +143,17 @@ def turning_point(
         n_checkpoints=len(loss),
         **tested,
     )
+
+
+def _extremes(curves: np.ndarray, lowest: int, level: float) -> tuple[int, int]:
+    """Between which checkpoints the lowest of curves [replicates, n] is, with probability `level`; `lowest`, which is
+    that of the measurement, included."""
+    if not len(curves):
+        return lowest, lowest
+    tail, places = (1 - level) / 2, np.argmin(curves, axis=1)
+    first = np.quantile(places, tail, method="lower")
+    final = np.quantile(places, 1 - tail, method="higher")
+    return min(int(first), lowest), max(int(final), lowest)
 
 
 @dataclass(frozen=True)
@@ -231,8 +241,11 @@ def vertices(x: np.ndarray, curves: np.ndarray) -> np.ndarray:
 
 
 def checkpoint_scatter(x: np.ndarray, loss: np.ndarray) -> float:
-    """Standard deviation of checkpoints about a smooth curve, from normalised third differences over x
-    [n]; NaN where there are none."""
+    """Standard deviation of checkpoints about a smooth curve, from normalised third differences over x [n].
+
+    These vanish for any parabola (in the manner of Gasser, Sroka and Jennen-Steinmetz 1986), and their median counts;
+    NaN where there are none.
+    """
     if len(x) < MIN_FOR_SCATTER:
         return math.nan
     differences = []

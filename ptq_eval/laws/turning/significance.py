@@ -68,6 +68,16 @@ def scatter(curve: np.ndarray) -> float:
     return float(_of_checkpoint(shapes.fit(curve[None]).scatter, len(curve))[0])
 
 
+def autocorrelated(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
+    """Scatter of variance 1 of `count` curves [count, n], each with a lag-1 correlation of its own, uniform from 0 to
+    `MOST_CORRELATED`."""
+    correlation = rng.uniform(0, MOST_CORRELATED, count)
+    curves = rng.standard_normal((count, n))
+    for i in range(1, n):
+        curves[:, i] = correlation * curves[:, i - 1] + np.sqrt(1 - correlation**2) * curves[:, i]
+    return curves
+
+
 def _statistics(curves: np.ndarray, inside: bool) -> np.ndarray:
     """The likelihood ratios of curves [R, n]; with `inside`, −infinity where the lowest is the first or the last."""
     found = np.full(len(curves), -math.inf)
@@ -90,13 +100,8 @@ def _of_checkpoint(of_group: np.ndarray, n: int) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _noise(n: int) -> np.ndarray:
-    """Autocorrelated noise [REPLICATES, n] of variance 1."""
-    rng = np.random.default_rng(n)
-    correlation = rng.uniform(0, MOST_CORRELATED, REPLICATES)
-    curves = rng.standard_normal((REPLICATES, n))
-    for i in range(1, n):
-        curves[:, i] = correlation * curves[:, i - 1] + np.sqrt(1 - correlation**2) * curves[:, i]
-    return curves
+    """What `autocorrelated` gives for the test itself [REPLICATES, n], the same at every call."""
+    return autocorrelated(np.random.default_rng(n), REPLICATES, n)
 
 
 @lru_cache(maxsize=64)

@@ -91,7 +91,7 @@ def scheme_for(method: Foreign) -> Scheme:
     if own.scheme:
         return Scheme.of(own.scheme, own.block(WIDTH))
     group = GROUP if not own.groups or GROUP in own.groups else own.groups[0]
-    return Scheme(4 if 4 in own.bits else own.bits[0], group, symmetric=False not in own.symmetric)
+    return Scheme(4 if 4 in own.bits else own.bits[0], group, own.symmetric[0])
 
 
 def _judged(model: LanguageModel, method: Foreign, variant: Variant, ids: Tensor) -> MethodCheck:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,13 +78,24 @@ def write(folder: Path, study: Any, figures: Mapping[str, Any]) -> list[Path]:
         for name, figure in figures.items():
             table = figure.data(study)
             drawn = figure.draw(table)
-            for kind, metadata in _METADATA.items():
-                buffer = BytesIO()
-                drawn.savefig(buffer, format=kind, dpi=PIXELS_PER_INCH, metadata=metadata)
-                drawn.set_layout_engine("none")  # the layout of the first format holds for all
-                paths.append(files.write_bytes(folder / f"{name}.{kind}", buffer.getvalue()))
+            paths += [files.write_bytes(folder / f"{name}.{kind}", content) for kind, content in saved(drawn)]
             paths.append(files.write_csv(folder / f"{name}.csv", table))
     return paths
+
+
+def saved(figure: Figure) -> Iterator[tuple[str, bytes]]:
+    """The figure in each format.  `Figure.savefig` draws it twice for each, the first time for the layout alone."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
+    before = figure.get_dpi()
+    for kind, canvas in (("png", FigureCanvasAgg), ("pdf", FigureCanvasPdf)):
+        buffer, own = BytesIO(), canvas(figure)
+        figure.set_dpi(PIXELS_PER_INCH)
+        getattr(own, f"print_{kind}")(buffer, metadata=_METADATA[kind])
+        figure.set_dpi(before)
+        figure.set_layout_engine("none")  # the layout of the first format holds for all
+        yield kind, buffer.getvalue()
 
 
 def colour(bits: float) -> str:

@@ -6,6 +6,7 @@ Nothing is computed here: the numbers are in the recipe.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,10 +48,13 @@ def _facts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     checkpoint, scheme, texts = recipe["checkpoint"], recipe["scheme"], recipe["texts"]
     options = ", ".join(f"{name}={value}" for name, value in recipe["options"].items())
     group = f"{scheme['group_size']} columns" if scheme["group_size"] else "a row"
+    mixture = ", ".join(
+        f"{number} layers in {form}" for form, number in Counter(scheme.get("layers", {}).values()).items()
+    )
     found = [
         ("checkpoint", f"step {checkpoint['step'] or '–'}, D = {count(checkpoint['tokens'])} tokens"),
         ("method", f"{recipe['quantizer']} {recipe['quantizer_version']} ({options or 'no options'})"),
-        ("number format", f"{scheme['name']}, a scale for {group}"),
+        ("number format", f"{scheme['name']}, a scale for {group}" + (f": {mixture}" if mixture else "")),
         ("bits per weight", short(recipe["measured"]["bits_per_weight"])),
         ("file format", recipe["file"]["format"]),
         ("evaluation", texts["evaluation"]["protocol"]),

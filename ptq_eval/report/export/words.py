@@ -17,6 +17,7 @@ SENTENCES = {
     Obstacle.FREE_ZEROS: "its zero points are codes, and those of HQQ are real numbers",
     Obstacle.NO_SUCH_TYPE: "it has no type for {format}, only for {types}",
     Obstacle.PARTIAL_BLOCK: "a row of {columns} weights is no multiple of its blocks of {block}",
+    Obstacle.MIXTURE: "it has one number format for all layers, and these have {schemes}",
     Obstacle.ARCHITECTURE: "models of type {model_type!r} are not written, only {known}",
     Obstacle.ACTIVATION: "the activation {activation!r} is not the one that llama.cpp has for this architecture",
     Obstacle.ROTARY_EMBEDDING: "rotary embeddings of type {type!r} are not written, only those without scaling",

@@ -169,6 +169,17 @@ def test_derivatives_of_the_phase_laws(law):
         assert np.broadcast_to(derivative, (1, 2)) == pytest.approx((up - down) / (2 * step), rel=1e-5)
 
 
+def test_nothing_is_said_of_the_effect_of_size_from_two_sizes():
+    data = grid(kumar, np.random.default_rng(0), sizes=SIZES[:2])
+    found = equality(make_law("kumar"), data, "gamma_D", "gamma_N", n_boot=20)
+    assert not found["tested"]
+    assert "difference" not in found
+    assert words.equality(found) == (
+        "not tested whether gamma_D = gamma_N: 2 sizes of model, fewer than 3: whatever else differs between the runs "
+        "counts as size"
+    )
+
+
 def test_equal_constants_are_found_equal_and_others_not():
     rng = np.random.default_rng(0)
     same = grid(lambda N, D, P: (D / N) ** 0.4 * np.exp(-P / 0.6), rng)

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from ptq_eval.laws.forecast.candidates import DECAYS, History, fit_falling
-from ptq_eval.laws.forecast.rolling import DELTA, MIN_DISTANCE, MIN_HISTORY, SCALES, SPREAD, Response, combine
+from ptq_eval.laws.forecast.rolling import (
+    DELTA,
+    GROWTH,
+    MEMORY,
+    MIN_DISTANCE,
+    MIN_HISTORY,
+    SCALES,
+    SPREAD,
+    Response,
+    combine,
+)
 
 
 def still(history):
@@ -42,22 +52,26 @@ def slow(histories, prior, logarithmic):
             ]
             steep = float(np.mean(rise)) / 0.4
             for k in range(j, len(h.x)):
-                distance = max(h.x[k] - h.x[j - 1], MIN_DISTANCE)
+                distance = max(h.x[k] - h.x[j - 1], MIN_DISTANCE) ** GROWTH
+                lately = math.exp(-(h.x[-1] - h.x[k]) / MEMORY)
                 chance = h.noise[k] ** 2 + h.noise[j - 1] ** 2
                 for name, curve in known.items():
                     said = curve(np.array([h.x[k]]))[0]
                     if logarithmic:
                         floor = 2 * h.noise[k] + 1e-12
                         error = math.log(max(h.y[k], floor)) - math.log(max(said, floor))
-                        errors[name].append((error**2 / distance**2, chance / max(h.y[k], floor) ** 2 / distance**2))
+                        errors[name].append(
+                            (error**2 / distance**2, chance / max(h.y[k], floor) ** 2 / distance**2, lately)
+                        )
                     else:
                         unit = (distance * steep) ** 2
-                        errors[name].append(((h.y[k] - said) ** 2 / unit, chance / unit))
-    n = len(histories[0].x) - MIN_HISTORY
+                        errors[name].append(((h.y[k] - said) ** 2 / unit, chance / unit, lately))
+    x = histories[0].x
+    n = sum(math.exp(-(x[-1] - later) / MEMORY) for later in x[MIN_HISTORY:])
     found = {}
     for name, rows in errors.items():
         rows = rows or [row for others in errors.values() for row in others]
-        square, chance = (sum(row[i] for row in rows) / len(rows) for i in (0, 1))
+        square, chance = (sum(row[i] * row[2] for row in rows) / sum(row[2] for row in rows) for i in (0, 1))
         found[name] = [
             math.exp(-0.5 * (math.log(s / prior) / SPREAD) ** 2)
             * (math.exp(-square / (s**2 + chance) / 2) / math.sqrt(s**2 + chance)) ** n
@@ -93,6 +107,16 @@ def test_a_smooth_run_is_given_a_smaller_error_than_a_rough_one():
         shares = np.sum(list(joint.values()), axis=0)
         sizes.append(float(shares @ np.log(SCALES)))
     assert sizes[0] < math.log(DELTA.prior) < sizes[1]
+
+
+def test_a_bend_counts_for_more_when_it_is_recent():
+    """Two runs whose slopes change once by as much, one of them long ago."""
+    x, sizes = np.linspace(0, 8, 13), []
+    for bend in (2.0, 6.5):
+        y = np.exp(0.5 * x - 0.4 * np.maximum(x - bend, 0))
+        joint = combine([History(x, y, 0.001 * y, np.full(13, np.nan))], DELTA).joint
+        sizes.append(float(np.sum(list(joint.values()), axis=0) @ np.log(SCALES)))
+    assert sizes[1] > sizes[0] + 0.5
 
 
 def test_a_falling_power_is_the_best_of_all_decays():

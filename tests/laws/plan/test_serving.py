@@ -93,6 +93,8 @@ def test_without_a_number_of_bits_none_is_searched_and_no_surface_drawn():
         (SUN, {"serve_bits": (4.0,), **FORMATS}, PlanError, "not numbers of bits"),
         (SUN, {"group_size": 128, "serve_format": ("E4M3", "E5M2")}, PlanError, "two formats of 8 bits"),
         (SUN, {"group_size": 128, "serve_format": ("FP8",)}, OptionError, "E4M3"),
+        (SUN, {"group_size": 128, "serve_format": ("q4_k",)}, OptionError, "--number-format q4_k"),
+        (SUN, {"group_size": 128, "serve_format": ("nvfp4",)}, OptionError, "--serve-format nvfp4 has no exponent"),
         (SUN, {"group_size": 128, "serve_format": ("E8M23",)}, BitsError, "32 bits"),
         (SUN, {"group_size": 1, "serve_format": ("E4M3",)}, OptionError, "above 1"),
         (SUN, {"group_size": math.nan, "serve_format": ("E4M3",)}, OptionError, "not a number"),

@@ -1,5 +1,7 @@
 """Turning points: found where there is one, and, as the negative control, not found where there is none."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -177,3 +179,23 @@ def test_the_growth_of_delta_shifts_the_observed_turn():
         places.append(analyse(rows, windows, n_boot=20)["critical_tokens"][0]["observed"]["value"])
     expected = 4 ** (-1 / (RATIO["gamma"] + SMALL_LOSS["beta"]))
     assert places[1] / places[0] == pytest.approx(expected, rel=0.35)
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.5])
+def test_the_interval_holds_an_abrupt_turn_that_is_nearly_always_between_the_lowest_checkpoint_and_the_next(phi):
+    t, turn = np.linspace(0, 1, 30), 2 / 3
+    rise = np.expm1(-4 * np.maximum(t - turn, 0) / (1 - turn)) / math.expm1(-4)
+    loss = 40 * (np.maximum(turn - t, 0) / turn) ** 2 + 8 * rise  # flat before the turn, in standard deviations
+    D, rng, inside, lowest = np.geomspace(1e8, 1e10, 30), np.random.default_rng(5), [], []
+    noise = rng.standard_normal((20, 30))
+    for k in range(1, 30):
+        noise[:, k] = phi * noise[:, k - 1] + math.sqrt(1 - phi**2) * noise[:, k]
+    for scatter in noise:
+        found = turning_point(D, loss + scatter, None, errors=np.zeros(30), n_boot=100)
+        if found.interior:
+            place = 1e8 * 100**turn
+            inside.append(found.place.low <= place <= found.place.high)
+            lowest.append(found.tokens < place)
+    assert len(inside) > 15
+    assert np.mean(lowest) > 0.9
+    assert np.mean(inside) > 0.8

@@ -1,0 +1,96 @@
+"""Plans of mixed precision: contract of what is written, oracle (`run` measures the plan too), one line for errors."""
+
+import json
+
+import pytest
+
+import ptq_eval
+from ptq_eval.errors import OptionError
+from ptq_eval.jobs.sensitivity import sensitivity
+from ptq_eval.measure import mixtures
+from ptq_eval.results.store import Store
+
+GRID = {"bits": (2, 3, 4), "group_size": 16, "seq_len": 32, "eval_windows": 12, "calib_windows": 4, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def options(texts):
+    return {**GRID, "eval_text": texts.evaluation, "calib_text": texts.calibration}
+
+
+@pytest.fixture(scope="module", params=["rtn", "gptq"])
+def made(request, saved, options, tmp_path_factory):
+    """(folder, mixed.json, quantizer)."""
+    out = tmp_path_factory.mktemp("mixed") / "out"
+    sensitivity(saved("llama"), out, quantizers=request.param, budget="4.2bits,uniform", **options)
+    return out, json.loads((out / "mixed.json").read_text()), request.param
+
+
+def test_every_plan_is_within_its_budget_and_predicted_from_its_layers(made):
+    out, record, _ = made
+    (entry,) = record["checkpoints"]
+    uniform = {row["scheme"]: row for row in entry["uniform"]}
+    assert list(uniform) == ["int2", "int3", "int4"]
+    plans = {row["budget"]: row for row in entry["plans"]}
+    assert list(plans) == ["4.2bits", "size of int3"]
+    assert plans["4.2bits"]["bits_per_weight"] <= 4.2
+    assert plans["size of int3"]["bytes"] <= uniform["int3"]["bytes"]
+    assert plans["size of int3"]["predicted_kl"] <= uniform["int3"]["predicted_kl"] * (1 + 1e-4)
+    (study,) = json.loads((out / "sensitivity.json").read_text())["checkpoints"]
+    alone = {(row["layer"], f"int{row['bits']}"): row for row in study["rows"]}
+    for plan in plans.values():
+        rows = [alone[layer, form] for layer, form in plan["layers"].items()]
+        assert plan["predicted_kl"] == pytest.approx(sum(row["kl"] for row in rows))
+        shared = [
+            {form for layer, form in plan["layers"].items() if name in layer}
+            for name in ("0.self_attn.q", "0.self_attn.k")
+        ]
+        assert shared[0] == shared[1]
+    for row in study["rows"]:
+        if row["layer"] == "all":
+            assert uniform[f"int{row['bits']}"]["delta"] == pytest.approx(row["delta"], abs=1e-6)
+
+
+def test_a_run_of_the_plan_measures_the_same(made, saved, options, tmp_path):
+    out, record, quantizer = made
+    plan = record["checkpoints"][0]["plans"][0]
+    grid = {"bits": plan["against"][3:], "quantizers": quantizer, "mixed": str(out / plan["file"]), "bootstrap": 10}
+    ptq_eval.run(saved("llama"), tmp_path / "run", write_report=False, **{**options, **grid})
+    measured = {m.trial.scheme.format: m for m in Store(tmp_path / "run").measurements() if m.trial.scheme}
+    name = mixtures.read(out / plan["file"], 16, 16).name
+    full = next(m for m in Store(tmp_path / "run").measurements() if not m.trial.scheme)
+    assert measured[name].loss - full.loss == pytest.approx(plan["delta"], abs=1e-6)
+    assert measured[name].bits_per_weight == pytest.approx(plan["bits_per_weight"])
+    difference = measured[name].loss - measured["int"].loss
+    assert plan["delta_difference"] == pytest.approx(difference, abs=1e-6)
+
+
+def test_the_page_names_every_plan(made):
+    out, record, _ = made
+    page = (out / "mixed.md").read_text()
+    for plan in record["checkpoints"][0]["plans"]:
+        assert f"mixed, {plan['budget']}" in page
+        assert (out / plan["file"]).exists()
+        assert plan["file"] in page
+    assert (out / "figures" / "mixed.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"budget": "1.5bits"}, "1.5bits | allowed: at least"),
+        ({"budget": "1kB"}, "1kB | allowed: at least"),
+        ({"budget": "3"}, "not a size"),
+        ({"budget": "0bits"}, "positive"),
+        ({"budget": "quick"}, "not a size"),
+        ({"budget": "3bits", "by": "part"}, "--by part"),
+        ({"budget": "3bits", "bits": (4,)}, "several formats"),
+        ({"mixed": "plan.json"}, "--budget makes a plan"),
+    ],
+)
+def test_a_wrong_budget_is_one_line_before_anything_is_measured(saved, options, tmp_path, more, says):
+    with pytest.raises(OptionError) as raised:
+        sensitivity(saved("llama"), tmp_path / "out", **{**options, **more})
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
