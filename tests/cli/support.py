@@ -110,7 +110,7 @@ def start(*arguments, before="", **options):
     """`ptq-eval` as a process of its own; `before` is Python that runs first."""
     code = f"import sys; sys.argv[0] = 'ptq-eval'\n{before}\nfrom ptq_eval.cli.main import main\nmain()"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(os.fspath, arguments)],
+        [sys.executable, "-c", code, *map(os.fspath, last_of_each(arguments))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -21,7 +21,7 @@ from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import count, short
 from ptq_eval.report.plan.loss_figure import band, line
-from ptq_eval.report.plan.words import reasons
+from ptq_eval.report.plan.reasons import reasons
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

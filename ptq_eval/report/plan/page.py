@@ -9,6 +9,7 @@ from ptq_eval.laws.plan.answers import Plan
 from ptq_eval.laws.plan.question import Answer
 from ptq_eval.report.common import figures, files
 from ptq_eval.report.plan import budget_figure, contour_figure, loss_figure, words
+from ptq_eval.report.plan.reasons import why_not
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,7 +48,7 @@ def write(out: str | Path, plan: Plan) -> list[Path]:
 
 def _answer(plan: Plan, answer: Answer) -> dict[str, Any]:
     """An answer as JSON, with its label and its reasons in words beside their values."""
-    text = {"label": words.label(plan, answer), "why_not": words.why_not(answer)}
+    text = {"label": words.label(plan, answer), "why_not": why_not(answer)}
     return {**answer.to_dict(), **text}
 
 

@@ -6,40 +6,22 @@ Every sentence is made from the answers of the plan; `plan.json` holds each of t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ptq_eval.errors import PlanError
 from ptq_eval.laws.base import Estimate, FitKind
 from ptq_eval.laws.calculator import FULL_BITS
 from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.plan.answers import Plan, remedy
-from ptq_eval.laws.plan.question import Answer, Doubt, Reason, Setting
+from ptq_eval.laws.plan.question import Answer, Doubt, Setting
 from ptq_eval.laws.plan.source import TRAINED, Source
 from ptq_eval.laws.turning.verdict import MAX_FACTOR
 from ptq_eval.report.common.numbers import MISSING, count, estimate, short
-from ptq_eval.report.common.words import coverage_text, reason_text, status_text
+from ptq_eval.report.common.words import coverage_text, status_text
+from ptq_eval.report.plan.reasons import why_not
 from ptq_eval.units import BYTES, write
 
 SETTINGS = {Setting.FREE: "N, D and P free", Setting.MEMORY: "limited memory", Setting.PARAMS: "N given"}
-_PARTS = {"": "", "precision": "the best training precision: ", "damage": "the loss served: "}
-_REASONS = {
-    Reason.CONSTANTS_UNKNOWN: "{missing} not known",
-    Reason.NOT_FITTED: "no fit: {found}",
-    Reason.FIT_GIVES_NONE: "{found}",
-    Reason.NO_TURN: "no number of tokens harms under this law",
-    Reason.SIZE_UNKNOWN: "N is not given, and {because}",
-    Reason.SERVING_EXCEEDS_BUDGET: "the budget does not even pay for serving",
-    Reason.BITS_NOT_A_VARIABLE: "this law does not depend on bits: compare the losses at the formats of the question",
-    Reason.NO_PRECISION_SUFFICES: "under this law no precision up to {bits:g} bits adds so little",
-    Reason.TOO_FAR: "more than {factor:g}× the largest D fitted: not to be believed",
-    Reason.NO_EFFECTIVE_PARAMS: "trained at {bits:g} bits, no effective parameters are left under this law",
-    Reason.LOWER_ALWAYS_BETTER: "fewer bits are always better under this law: P is the least that was searched",
-    Reason.MOST_BITS_BEST: "{bits:g} bits are best, and more were not searched",
-    Reason.SERVING_PRECISION_BEST: "no training precision above the serving one is better than that one",
-    Reason.EDGE_OF_SEARCH: "N is at the end of the range that was searched",
-    Reason.EXCEEDS_MEMORY: "its weights do not fit into --memory",
-    Reason.STOPS_AT_UNKNOWN: "it stops at a D_crit that the plan does not give: {because}",
-}
 _DOUBTS = {
     Doubt.RANGE_UNKNOWN: "the range of the data behind {preset} is not known: nothing is marked for it",
     Doubt.LAW_NOT_USABLE: "a plan cannot use the law {law}",
@@ -146,28 +128,6 @@ def percent(value: Estimate) -> str:
 def size(bytes_: float) -> str:
     """A number of bytes: 1.5 GB; a dash where unknown."""
     return write(bytes_, BYTES) if math.isfinite(bytes_) else MISSING
-
-
-def why_not(answer: Answer) -> str:
-    """What an answer could not say, and why."""
-    return reasons(answer.why_not)
-
-
-def reasons(why: Iterable[Finding]) -> str:
-    """Reasons in words, joined."""
-    return "; ".join(map(_reason, why))
-
-
-def _reason(why: Finding) -> str:
-    if not isinstance(why.kind, Reason):  # of a fit
-        return reason_text(why.to_dict())
-    facts = {name: _reason(fact) if isinstance(fact, Finding) else fact for name, fact in why.facts.items()}
-    text = _REASONS[why.kind].format(**facts, missing=", ".join(facts.get("constants", ())))
-    if "one_size" in facts:
-        text = f"this fit knows the loss of N = {count(facts['one_size'])} alone; {text}"
-    if facts.get("run"):
-        text = f"the fit of run {facts['run']} says: {text}"
-    return _PARTS[facts.get("part", "")] + text
 
 
 def uncertainty(source: Source) -> str:
