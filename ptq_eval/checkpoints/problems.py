@@ -186,14 +186,15 @@ def settled(verified: Sequence[Checkpoint]) -> list[Checkpoint]:
 
 def _asked_once(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
     """With the question for D of those that will be measured, at the first that it concerns; asked anew each time."""
-    asked: dict[tuple[str, str], list[int]] = defaultdict(list)
+    asked: dict[tuple[str, str, bool], list[int]] = defaultdict(list)
     settled = []
     for index, checkpoint in enumerate(checkpoints):
         if checkpoint.tokens is None and not checkpoint.fatal:
-            asked[checkpoint.run, checkpoint.tokens_note].append(index)
+            asked[checkpoint.run, checkpoint.stage, checkpoint.step is None].append(index)
         others = tuple(problem for problem in checkpoint.problems if problem.code != "tokens_unknown")
         settled.append(replace(checkpoint, problems=others))
-    for (_, note), places in asked.items():
+    for places in asked.values():
+        note = checkpoints[places[0]].tokens_note
         whose = f"{len(places)} checkpoints of this run, which are" if len(places) > 1 else "this checkpoint, which is"
         message = f"D is not known for {whose} measured but not fitted: {note}"
         settled[places[0]] = settled[places[0]].with_problem("tokens_unknown", message)

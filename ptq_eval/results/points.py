@@ -92,9 +92,9 @@ def axis_value(row: Row, axis: BitsAxis) -> float:
     error.  NaN where the row does not say.
     """
     if axis == "gaussian":
-        error = _number(row.get("gaussian_mse"))
+        error = number(row.get("gaussian_mse"))
         return -0.5 * math.log2(error) if error > 0 else math.nan
-    return _number(row.get("effective_bits" if axis == "effective" else "bits"))
+    return number(row.get("effective_bits" if axis == "effective" else "bits"))
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ def _columns(points: Sequence[Point], more: Mapping[str, list[float]]) -> dict[s
 
 
 def _point(row: Row, axis: BitsAxis) -> Point:
-    group_size = _number(row.get("group_size"))
+    group_size = number(row.get("group_size"))
     options = row.get("options") or ""
     config = Config(
         quantizer=_text(row.get("quantizer")) or FULL_PRECISION,
@@ -294,8 +294,8 @@ def _point(row: Row, axis: BitsAxis) -> Point:
         P=axis_value(row, axis),
         phase=_text(row.get("schedule_phase")),
         key=row.get("key"),
-        **{field: _number(row.get(column)) for field, column in names.items()},
-        **{name: _number(row.get(name)) for name in plain},
+        **{field: number(row.get(column)) for field, column in names.items()},
+        **{name: number(row.get(name)) for name in plain},
     )
 
 
@@ -321,7 +321,8 @@ def with_trajectories(points: list[Point]) -> list[Point]:
     return [replace(p, trajectory=names[p.N]) for p in points]
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
+    """A float from whatever a table or a JSON file holds; NaN for None, text and missing values."""
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -47,9 +47,14 @@ def test_without_a_step_it_is_measured_and_its_d_asked_for(trainer_run, save):
     assert [(c.run, c.step) for c in found[2:]] == [("small", 1000), ("small", None)]
     assert codes(found[3]) == ["tokens_unknown"]
     assert "has no step" in found[3].problems[0].message
-    short = discover([trainer_run], overrides=Overrides(tokens=[1, 2, 3]))
-    assert [c.tokens for c in short] == [1, 2, 3, None]
-    assert [c.tokens for c in discover([trainer_run], overrides=Overrides(tokens=[1, 2, 3, 4]))] == [1, 2, 3, 4]
+    short = discover([trainer_run], overrides=Overrides(tokens=[1000, 2000, 3000]))
+    assert [c.tokens for c in short] == [1000, 2000, 3000, None]
+    assert [c.tokens for c in discover([trainer_run], overrides=Overrides(tokens=[1000, 2000, 3000, 4000]))] == [
+        1000,
+        2000,
+        3000,
+        4000,
+    ]
 
 
 def test_another_model_is_a_run_of_its_own(tmp_path):
@@ -71,11 +76,11 @@ def test_a_folder_without_a_number_belongs_to_the_run_and_its_d_is_asked_for(tra
     message = found[3].problems[0].message
     assert f"the model in {name} has no step" in message
     assert "trajectory.yaml" in message
-    given = discover([trainer_run], overrides=Overrides(tokens=[1, 2, 3, 4]))
-    assert [c.tokens for c in given] == [1, 2, 3, 4]
+    given = discover([trainer_run], overrides=Overrides(tokens=[1000, 2000, 3000, 4000]))
+    assert [c.tokens for c in given] == [1000, 2000, 3000, 4000]
     touch_checkpoint(trainer_run / "final-hf")
     touch_checkpoint(trainer_run / "main-hf")
-    several = discover([trainer_run], overrides=Overrides(tokens=[1, 2, 3]))
+    several = discover([trainer_run], overrides=Overrides(tokens=[1000, 2000, 3000]))
     asked = [c.tokens_note for c in several if c.step is None]
     assert len(asked) >= 3
     assert all("of every checkpoint with --tokens, in the order of" in note for note in asked)

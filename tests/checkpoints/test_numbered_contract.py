@@ -252,7 +252,7 @@ def test_a_number_of_unknown_meaning_is_called_that(tmp_path):
     first = discover([tmp_path / "mine"])[0]
     assert first.tokens_note.startswith("the number in the name is taken for the step")
     (first, _) = discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=70))
-    assert first.tokens_note == "number in the name × 7"
+    assert first.tokens_note == "number in the name × 70"
 
 
 def test_one_member_two_folders_below_its_number(tmp_path):

@@ -34,7 +34,7 @@ def test_another_model_in_the_run(trainer_run, save):
 
 
 def test_steps_out_of_order_with_tokens(trainer_run):
-    overrides = Overrides(tokens={200: 50, 500: 40, 1000: 60})
+    overrides = Overrides(tokens={200: 5000, 500: 4000, 1000: 6000})
     found = verify_all(discover([trainer_run], overrides=overrides))
     assert [codes(c) for c in found] == [[], ["steps_out_of_order"], []]
     assert found[1].fatal

@@ -270,7 +270,7 @@ def test_an_adapter_beside_the_weights_is_named_as_not_applied(save, tmp_path):
     save(tmp_path / "r" / "step1")
     (tmp_path / "r" / "step1" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     (tmp_path / "r" / "step1" / "adapter_model.safetensors").touch()
-    found = verify_all(discover([tmp_path / "r"], overrides=Overrides(tokens_per_step=5)))
+    found = verify_all(discover([tmp_path / "r"], overrides=Overrides(tokens_per_step=50)))
     (problem,) = found[0].problems
     assert (problem.code, problem.fatal) == ("adapter_beside", False)
     for words in ("adapter (LORA)", "not applied", "model.safetensors measured"):

@@ -156,7 +156,7 @@ def test_full_precision_results_are_kept_or_made_again_with_the_same_numbers(sav
     made = []
     output = Factored.output
     monkeypatch.setattr(Factored, "output", lambda self, ids: made.append(1) or output(self, ids))
-    monkeypatch.setattr(floor, "_slopes", lambda *_: Unmeasured.MEMORY)  # whose memory would be that of what is kept
+    monkeypatch.setattr(floor, "_measured", lambda *_: Unmeasured.MEMORY)  # whose memory would be that of what is kept
     counts, found = [], []
     for share in (0.0, 1.0):
         monkeypatch.setattr(sweeping, "_SHARE_FOR_REFERENCES", share)

@@ -106,7 +106,7 @@ def test_rows_that_no_law_can_use_are_counted(out):
     assert results.excluded == {Skipped.TOKENS_UNKNOWN: len(results.frame) - len(results.points)}
     assert results.excluded[Skipped.TOKENS_UNKNOWN] > 0
     warnings = ptq_eval.load(out, bootstrap=5).fit["warnings"]
-    assert any(warning.endswith("rows not fitted: tokens unknown") for warning in warnings)
+    assert any(warning.endswith("rows not fitted: tokens unknown, or none seen (D = 0)") for warning in warnings)
 
 
 def test_a_folder_without_records_is_no_output(tmp_path):

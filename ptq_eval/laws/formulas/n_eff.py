@@ -111,6 +111,10 @@ class Capacity:
         factors = [part_factor(data[P], theta[gamma], theta[n] if n else 0.0) for P, gamma, n in self.names]
         return np.prod(np.broadcast_arrays(*factors), axis=0)
 
+    def n_eff(self, theta: Theta, data: Data) -> Any:
+        """N_eff, in parameters."""
+        return data["N"] * self.factor(theta, data)
+
     def log_gradient(self, theta: Theta, data: Data) -> dict[str, Any]:
         """The derivative of log(N_eff/N) by each constant; meaningless where the factor is zero."""
         found: dict[str, Any] = {}
@@ -166,19 +170,15 @@ class NEff(Chinchilla):
         together = np.concatenate([data[name] for name in self.capacity.columns])
         return {name: together if name == "P" else data[name] for name in self.needs}
 
-    def n_eff(self, theta: Theta, data: Data) -> Any:
-        """N_eff, in parameters."""
-        return data["N"] * self.capacity.factor(theta, data)
-
     def predict(self, theta: Theta, data: Data) -> np.ndarray:
         """Loss in nats per token; infinite where a precision leaves no effective parameters."""
         with np.errstate(divide="ignore"):
-            return super().predict(theta, {**data, "N": self.n_eff(theta, data)})
+            return super().predict(theta, {**data, "N": self.capacity.n_eff(theta, data)})
 
     def linearise(self, theta: Theta, data: Data) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Prediction and exact derivatives; not finite where a precision leaves no effective parameters."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            f, by = super().linearise(theta, {**data, "N": self.n_eff(theta, data)})
+            f, by = super().linearise(theta, {**data, "N": self.capacity.n_eff(theta, data)})
             falls = -theta["alpha"] * theta["A"] * by["A"]
             return f, by | {name: falls * d for name, d in self.capacity.log_gradient(theta, data).items()}
 
@@ -191,7 +191,7 @@ class NEff(Chinchilla):
         found = []
         for _ in range(_N_GUESSES):
             theta = self.capacity.guess(lowest, rng)
-            N = self.n_eff(theta, data)
+            N = self.capacity.n_eff(theta, data)
             chinchilla = super().starts({**data, "N": N}, rng)
             found += [{**law, **theta} for law in (*chinchilla[:_BEST], *chinchilla[N_STARTS:][:_BEST])]
         return found

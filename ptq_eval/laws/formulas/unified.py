@@ -62,7 +62,7 @@ class UnifiedDelta(Growing):
     def predict(self, theta: Theta, data: Data) -> np.ndarray:
         """Delta in nats per token; beyond all bounds where a training precision leaves no effective parameters."""
         with np.errstate(divide="ignore"):
-            delta = KumarPTQ().predict(theta, {**data, "N": self._n_eff(theta, data)})
+            delta = KumarPTQ().predict(theta, {**data, "N": self.capacity.n_eff(theta, data)})
         return delta * self._left(theta, data)
 
     def gradient(self, theta: Theta, data: Data) -> dict[str, np.ndarray]:
@@ -75,7 +75,7 @@ class UnifiedDelta(Growing):
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             by["C_T"] = 1 / theta["C_T"]
             by["gamma_D"] = np.log(data["D"])
-            by["gamma_N"] = -np.log(self._n_eff(theta, data))
+            by["gamma_N"] = -np.log(self.capacity.n_eff(theta, data))
             by["gamma_post"] = data["P"] / np.square(theta["gamma_post"])
             for C, P_x in self._factors:
                 gap = np.maximum(data[P_x] - data["P"], 1e-300)
@@ -96,9 +96,6 @@ class UnifiedDelta(Growing):
             guess["C_T"] *= float(np.exp(-np.mean(scale))) if seen.any() else 1.0
             found.append(guess)
         return found
-
-    def _n_eff(self, theta: Theta, data: Data) -> Any:
-        return data["N"] * self.capacity.factor(theta, data)
 
     def _left(self, theta: Theta, data: Data) -> Any:
         factors = [robustness(theta[C], data[P_x], data["P"]) for C, P_x in self._factors]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
 from typing import Any
 
+from ptq_eval.results.points import number
 from ptq_eval.units import write
 
 MISSING = "–"
@@ -31,14 +32,6 @@ MAX_RATIO = 1e9
 _PLAIN_DIGITS = 4
 _PRECISION = 700
 """Digits that Decimal may use: a double ranges over 632 powers of ten."""
-
-
-def number(value: Any) -> float:
-    """A float from whatever a table or a JSON file holds; NaN for None, text and missing values."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def rounded(value: float, error: float) -> tuple[Decimal, Decimal, int]:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from ptq_eval.report.common.data import FULL_PRECISION, Study
 from ptq_eval.report.common.numbers import MISSING, count, estimate, number, percent, short, with_error
 from ptq_eval.report.common.words import reason_text, remarks, status_text
@@ -188,3 +190,11 @@ def cell(value: Any) -> str:
 def degradation_markdown(table: Grid) -> str:
     """One run's deltas in Markdown."""
     return markdown([*LEAD, *(f"{label} {bits} bits" for label, bits in table.columns)], table.rows, left=0)
+
+
+def rows_of(record: Mapping[str, Any]) -> pd.DataFrame:
+    """Every row of every checkpoint of a study; the first columns are run, step, tokens and params."""
+    lead = ("run", "step", "tokens", "params")
+    return pd.DataFrame(
+        [{**{name: entry[name] for name in lead}, **row} for entry in record["checkpoints"] for row in entry["rows"]]
+    )

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from ptq_eval.report.common import figures, files, tables
 from ptq_eval.report.common.numbers import MISSING, count, number, percent, short, with_error
 from ptq_eval.report.parts import figure
@@ -47,18 +45,10 @@ def write(out: Path, record: Mapping[str, Any]) -> list[Path]:
     text = f"# What each part of the model costs\n\n{WORDS}\n![Damage and bytes of each part](figures/parts.png)\n\n"
     return [
         write_record(out, record),
-        files.write_csv(out / "parts.csv", frame(record)),
+        files.write_csv(out / "parts.csv", tables.rows_of(record)),
         *figures.write(out / "figures", record, {"parts": figure}),
         files.write_text(out / "parts.md", text + tables.markdown(HEADER, body(record), left=3) + skipped(record)),
     ]
-
-
-def frame(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Every row of every checkpoint; the first columns are run, step, tokens and params."""
-    lead = ("run", "step", "tokens", "params")
-    return pd.DataFrame(
-        [{**{name: entry[name] for name in lead}, **row} for entry in record["checkpoints"] for row in entry["rows"]]
-    )
 
 
 def render(record: Mapping[str, Any]) -> RenderableType:

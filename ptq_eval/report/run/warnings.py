@@ -21,7 +21,7 @@ Entry = Mapping[str, Any]
 
 _REASONS = {
     Skipped.NOT_MEASURED: "status other than ok or partial",
-    Skipped.TOKENS_UNKNOWN: "tokens unknown",
+    Skipped.TOKENS_UNKNOWN: "tokens unknown, or none seen (D = 0)",
     Skipped.PARAMS_UNKNOWN: "parameters unknown",
     Skipped.OTHER_CALIBRATION: "another calibration than the first, with which the report compares them",
 }

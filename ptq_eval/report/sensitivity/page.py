@@ -12,8 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from ptq_eval.report.common import figures, files, tables
 from ptq_eval.report.common.numbers import MISSING, number, plus_minus, short, with_error
 from ptq_eval.report.sensitivity import figure as sensitivity_figure
@@ -64,18 +62,10 @@ def write(out: Path, record: Mapping[str, Any]) -> list[Path]:
     title = "# Which layers carry the damage, predicted and measured\n\n"
     return [
         write_record(out, record),
-        files.write_csv(out / "sensitivity.csv", frame(record)),
+        files.write_csv(out / "sensitivity.csv", tables.rows_of(record)),
         *figures.write(out / "figures", record, _figures(record)),
         files.write_text(out / "sensitivity.md", title + section(record)),
     ]
-
-
-def frame(record: Mapping[str, Any]) -> pd.DataFrame:
-    """Every row of every checkpoint; the first columns are run, step, tokens and params."""
-    lead = ("run", "step", "tokens", "params")
-    return pd.DataFrame(
-        [{**{name: entry[name] for name in lead}, **row} for entry in record["checkpoints"] for row in entry["rows"]]
-    )
 
 
 def section(record: Mapping[str, Any]) -> str:
