@@ -10,6 +10,7 @@ from ptq_eval.laws.fit.losses import make_loss
 from ptq_eval.laws.fit.requirements import require
 from ptq_eval.laws.formulas.chinchilla import Chinchilla
 from ptq_eval.laws.formulas.kumar import KumarPTQ
+from ptq_eval.laws.tables.expressions import evaluate
 from ptq_eval.laws.tables.external import map_columns, parse_columns, select, unread
 
 
@@ -269,3 +270,19 @@ def test_suffixes_are_for_counts_alone(table):
     table["b"] = np.array([f"{bits:g}B" for bits in table["b"]], object)
     with pytest.raises(errors.TextColumnError, match="holds text"):
         mapped(table)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("N > 1M", [0, 1]),
+        ("N <= .5k or N == 2_000k", [0, 1]),
+        ("2.5B / 1e9", 2.5),
+        ("`4B` + 1", [2, 3]),
+        ("x1M * 2", [4, 6]),
+    ],
+)
+def test_counts_in_expressions_may_have_suffixes(text, value):
+    columns = {"N": np.array([1e6, 2e6]), "4B": np.array([1.0, 2.0]), "x1M": np.array([2.0, 3.0])}
+    np.testing.assert_array_equal(evaluate(text, columns.__getitem__), value)
+    assert evaluate("name == '1M'", lambda name: np.array(["1M"], object), condition=True).tolist() == [True]

@@ -192,3 +192,19 @@ def test_only_a_line_feed_ends_a_line_of_json(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8", newline="")
     assert read_table(path)["loss"].tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("runz.csv", "no such data file.*did you mean 'runs.csv'"),
+        ("nowhere", "no such data file.*check the path"),
+        (".", "a folder, not a data file.*ptq-eval fit"),
+        ("https://example.com/runs.csv", "not fetched.*download it"),
+    ],
+)
+def test_what_is_no_file_is_called_what_it_is(tmp_path, monkeypatch, name, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs.csv").write_text("N\n1\n")
+    with pytest.raises(errors.DataFileError, match=says):
+        read_table(name)
