@@ -185,7 +185,8 @@ def test_measurements_that_determine_nothing_answer_nothing(ptq_eval, out):
     assert ptq_eval("fit", out, "--bootstrap", "10").code == 0
     answer = ptq_eval("plan", "--fit", out, "--params", "20k", "--tokens", "100k")
     assert answer.code == errors.PlanError.exit_code
-    assert "not fitted: too few points" in answer.err
+    assert "no fit: 3 points for 3 constants" in answer.err
+    assert "measure checkpoints of larger D" in answer.err
     assert not (out / "plan").exists()
 
 

@@ -79,7 +79,9 @@ def refusal(plan: Plan, quantizers: Sequence[str] = ()) -> PlanError:
         ways += [f"--tokens {count(found.tokens)} or less, for the losses at that D"] if found.tokens else []
         ways += [f"--quantizer {name}" for name in quantizers]
         ways += (
-            ["measure checkpoints of larger D and repeat ptq-eval fit"] if plan.source.fits else ["another --preset"]
+            ["another --preset"]
+            if plan.source.published
+            else ["measure checkpoints of larger D and repeat ptq-eval fit"]
         )
     return PlanError(f"{plan.source.name} gives no answer to this", got=why, remedy="; or ".join(ways))
 
