@@ -116,8 +116,9 @@ class Formulas:
         """`of` the degradation law from P to `bits`, its constants, and the variables of N and bits."""
         assert self.law is not None
         if not self.by_bits:
-            return of(self.law, self.constants, {"N": N, **self.serving.variables(bits)})
-        data: Any = {"N": N, "P": bits}
+            data: Any = {"N": N, **self.serving.variables(bits)}
+            return of(self.law, self.constants, data)
+        data = {"N": N, "P": bits}
         full = np.asarray(P) == FULL_BITS
         if self.capacity is None or (not self.robust and np.all(full)):
             return of(self.law, self.constants, data)
