@@ -14,10 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ptq_eval.checkpoints.account import Account
-from ptq_eval.checkpoints.grid import GROUP
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints.weights import WeightReport
@@ -247,6 +244,8 @@ def _untied(module: Any, account: Account, report: WeightReport) -> Finding | No
 
 def _alike(report: WeightReport, names: Sequence[str]) -> bool:
     """Whether tensors of several types are one but for the rounding of these types."""
+    import numpy as np  # not when help is printed
+
     first, *others = (report.samples[name] for name in names)
     types = {report.tensors[name][0] for name in names}
     return len(types) > 1 and all(
@@ -263,7 +262,7 @@ def _coarse(module: Any, coarse: Collection[str], parameters: Collection[str]) -
         return None
     return Finding(
         "coarse_weights",
-        f"no more than 16 different values in each group of {GROUP} weights, as after quantization to 4 bits or fewer: "
+        f"no more than 16 different values in each group of 32 weights, as after quantization to 4 bits or fewer: "
         f"{some(matrices)}; what is measured is a second quantization",
         "measure the checkpoint that it was quantized from",
         fatal=False,

@@ -39,7 +39,7 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
       ptq-eval sensitivity runs/my-model -o out --steps first,last
       ptq-eval sensitivity runs/my-model/checkpoint-1000 -o out --bits 3,4
       ptq-eval sensitivity runs/my-model -o out --steps last --by part
-      ptq-eval sensitivity runs/my-model -o out --steps last --quantizers gptq --budget 3.5bits,60MB
+      ptq-eval sensitivity runs/my-model -o out --budget 3.5bits,60MB
     """
     from ptq_eval.checkpoints import Overrides
     from ptq_eval.jobs.sensitivity import sensitivity as study

@@ -103,7 +103,7 @@ def corrupt_tokenizer(folder):
 
 BROKEN = [
     (truncate, 12, "truncated or corrupt"),
-    (scribble, 12, "truncated or corrupt"),
+    (scribble, 12, "text ('not tensors')"),
     (empty, 12, "empty (0 bytes)"),
     (lose_weights, 12, "no weight file"),
     (lose_a_shard, 12, "model-00001-of-00002.safetensors"),

@@ -48,7 +48,7 @@ def test_a_training_can_be_measured(train, ptq_eval, quick, tmp_path):
         (("--ratios", "5,ten"), 2, ["an entry of --ratios is not a number", "'ten'"]),
         (("--ratios", "-5"), 2, ["--ratios is too small", "-5", "above 0"]),
         (("--ratios", "0"), 2, ["--ratios is too small"]),
-        (("--ratios", ","), 2, ["--ratios names no checkpoint"]),
+        (("--ratios", ","), 2, ["an entry of --ratios is empty"]),
         (("--ratios", "nan"), 2, ["--ratios is not a number", "nan"]),
         (("--ratios", "1,inf"), 2, ["--ratios is not a number", "inf"]),
         (("--architecture", "lama"), 20, ["unknown architecture", "did you mean 'llama'?"]),

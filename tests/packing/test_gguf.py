@@ -51,7 +51,7 @@ def content_of(model, source, scheme):
 def test_every_type_is_read_back_bit_for_bit(tmp_path, name):
     content = content_of(models.build(FAMILIES["llama"]), tmp_path / "source", Scheme.of(name))
     assert FORMAT.refusal_of_model(content.config) is None
-    assert FORMAT.refusal(content.scheme, content.shapes["model.layers.0.self_attn.q_proj"]) is None
+    assert FORMAT.refusal(Scheme.of(name), content.shapes["model.layers.0.self_attn.q_proj"]) is None
     FORMAT.write(tmp_path / "out", content)
     assert largest_difference(tmp_path / "out", FORMAT, content) == 0
     kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(tmp_path / "out" / FILE).tensors}

@@ -162,7 +162,7 @@ def test_folders_of_earlier_versions_have_one_condition(grown, trajectory, optio
         ({"calib_seed": (0, 1), "calib_repeats": 2}, "calib-repeats counts seeds"),
         ({"calib_seed": (0, 1), "calib_sample": "first"}, "calib-seed needs windows that are drawn"),
         ({"calib_windows": ()}, "calib-windows needs a value"),
-        ({"calib_text": ","}, "calib-text needs a value"),
+        ({"calib_text": ","}, "an entry of --calib-text is empty"),
         ({"calib_length": "1"}, "calib-length is too small"),
     ],
 )

@@ -57,14 +57,14 @@ def test_killed_and_continued_equals_uninterrupted(trajectory, small, complete, 
     # The kill could as well have come in the middle of a line, or between two trials of one checkpoint.
     (path,) = out.glob("records/*.jsonl")
     path.write_bytes(path.read_bytes()[:-200])
-    kept = path.read_bytes()
+    kept = path.read_bytes().rpartition(b"\n")[0]
 
     ptq_eval.run(trajectory, out, **small)
     assert path.read_bytes().startswith(kept), "what was stored has been changed"
     assert (out / "degradation.csv").read_bytes() == (complete[0] / "degradation.csv").read_bytes()
     records = Store(out).measurements()
     assert len(records) == 3 * PER_CHECKPOINT
-    assert lines(out) == 3 * PER_CHECKPOINT + 1, "something was measured twice"  # and one torn line
+    assert lines(out) == 3 * PER_CHECKPOINT, "something was measured twice"
     for one, other in zip(sorted(records, key=key), sorted(Store(complete[0]).measurements(), key=key)):
         assert (one.nll, one.kl, one.agree, one.bits_per_weight) == (
             other.nll,
