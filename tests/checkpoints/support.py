@@ -2,6 +2,8 @@
 
 import json
 
+from safetensors.torch import load_file, save_file
+
 HIDDEN = 32
 
 
@@ -44,3 +46,10 @@ def touch_checkpoint(folder, **changes):
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def rewrite(folder, change):
+    """Rewrite the weights by `change(tensors)`, which returns them or changes them in place."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors = change(tensors) or tensors
+    save_file({n: x.clone() for n, x in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})

@@ -6,10 +6,10 @@ import re
 import pytest
 import torch
 import transformers as t
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ptq_eval.checkpoints import discover, error_for, verify, verify_all
-from tests.checkpoints.support import codes, llama_config
+from tests.checkpoints.support import codes, llama_config, rewrite
 
 LAYER = "model.layers.1.self_attn.q_proj"
 
@@ -18,13 +18,6 @@ LAYER = "model.layers.1.self_attn.q_proj"
 def folder(save, tmp_path):
     save(tmp_path / "m", config=llama_config(tie_word_embeddings=False))
     return tmp_path / "m"
-
-
-def rewrite(folder, change):
-    """Rewrite the weights by `change(tensors)`, which returns them or changes them in place."""
-    tensors = load_file(folder / "model.safetensors")
-    tensors = change(tensors) or tensors
-    save_file({n: x.clone() for n, x in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def fatal(folder):
@@ -254,40 +247,6 @@ def test_weights_of_two_values_and_vectors_of_one_are_measured(folder):
     rewrite(folder, lambda ts: {n: x.sign() * 0.02 if x.dim() > 1 else torch.ones_like(x) for n, x in ts.items()})
     found = verify(discover([folder])[0])
     assert [(p.code, p.fatal) for p in found.problems] == [("coarse_weights", False)]
-
-
-def rounded(matrix, bits, group):
-    """Rounded to nearest with a scale per group of a row, as floats."""
-    parts = matrix.float().reshape(-1, group)
-    scale = parts.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
-    return ((parts / scale).round() * scale).reshape(matrix.shape).to(matrix.dtype)
-
-
-@pytest.mark.parametrize("bits", [2, 3, 4])
-@pytest.mark.parametrize("group", [32, 64, "row", "column"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_weights_that_were_quantized_and_dequantized_are_named(folder, bits, group, dtype):
-    def change(name, x):
-        if "_proj" not in name:
-            return x.to(dtype)
-        if group == "column":
-            return rounded(x.T.contiguous(), bits, x.shape[0]).T.contiguous().to(dtype)
-        return rounded(x, bits, min(x.shape[1], 10**6 if group == "row" else group)).to(dtype)
-
-    rewrite(folder, lambda ts: {n: change(n, x) for n, x in ts.items()})
-    found = verify(discover([folder])[0])
-    assert [(p.code, p.fatal) for p in found.problems] == [("coarse_weights", False)]
-    assert "proj" in found.problems[0].message
-    assert "embed" not in found.problems[0].message
-    assert "that it was quantized from" in found.problems[0].remedy
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kept", [1.0, 0.5, 0.1])
-def test_trained_and_pruned_weights_are_on_no_grid(folder, dtype, kept):
-    torch.manual_seed(0)
-    rewrite(folder, lambda ts: {n: (x * (torch.rand_like(x) < kept)).to(dtype) for n, x in ts.items()})
-    assert codes(verify(discover([folder])[0])) == []
 
 
 @pytest.mark.parametrize("kind", ["another", "trained on", "the same", "the same in another type"])

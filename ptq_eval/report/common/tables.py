@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -16,6 +16,9 @@ from ptq_eval.report.common.data import FULL_PRECISION, Study
 from ptq_eval.report.common.numbers import MISSING, count, estimate, number, percent, short, with_error
 from ptq_eval.report.common.words import reason_text, remarks, status_text
 from ptq_eval.results.points import is_size_group
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 LEAD = ("checkpoint", "D", "D/N", "loss before")
 """The columns before the deltas."""
@@ -198,3 +201,20 @@ def rows_of(record: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(
         [{**{name: entry[name] for name in lead}, **row} for entry in record["checkpoints"] for row in entry["rows"]]
     )
+
+
+def checkpoint(entry: Mapping[str, Any]) -> str:
+    """`run@step`, from what a study stores of a checkpoint."""
+    return f"{entry['run']}@{entry['step'] if entry['step'] is not None else 'only'}"
+
+
+def console(header: Sequence[str], rows: Iterable[Sequence[str]], unbroken: int = 0) -> Table:
+    """The rows as a table for a rich console; the first `unbroken` columns are not wrapped."""
+    from rich import box
+    from rich.table import Column, Table
+
+    columns = (Column(name, overflow="fold", no_wrap=i < unbroken) for i, name in enumerate(header))
+    table = Table(*columns, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ptq_eval.report.common import figures
+from ptq_eval.report.common import figures, tables
 from ptq_eval.report.common.data import Frame
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def data(record: Mapping[str, Any]) -> Frame:
     """Everything drawn: a row for each model, and one for each layer of each mixed model."""
     found: list[dict[str, Any]] = []
     for entry in record["checkpoints"]:
-        name = f"{entry['run']}@{entry['step'] if entry['step'] is not None else 'only'}"
+        name = tables.checkpoint(entry)
         for row in (*entry["uniform"], *entry["plans"]):
             kind = "uniform" if "scheme" in row else "mixed"
             head = {"panel": f"{name}, {row['quantizer']}", "model": row["scheme" if kind == "uniform" else "budget"]}

@@ -86,20 +86,14 @@ def frame(record: Mapping[str, Any]) -> pd.DataFrame:
 
 def render(record: Mapping[str, Any]) -> RenderableType:
     """The table for a rich console."""
-    from rich import box
-    from rich.table import Column, Table
-
-    table = Table(*(Column(name, overflow="fold") for name in HEADER), box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for row in body(record):
-        table.add_row(*row)
-    return table
+    return tables.console(HEADER, body(record))
 
 
 def body(record: Mapping[str, Any]) -> list[list[str]]:
     """One row of the table for each model, by size."""
     found = []
     for entry in record["checkpoints"]:
-        name = f"{entry['run']}@{entry['step'] if entry['step'] is not None else 'only'}"
+        name = tables.checkpoint(entry)
         for row in sorted([*entry["uniform"], *entry["plans"]], key=lambda row: (row["quantizer"], row["bytes"])):
             found.append(
                 [

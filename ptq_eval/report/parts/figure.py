@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ptq_eval.report.common import figures
+from ptq_eval.report.common import figures, tables
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import number
 from ptq_eval.theory import ALL, REMAINDER
@@ -34,7 +34,7 @@ def data(record: Mapping[str, Any]) -> Frame:
     """Everything drawn: a row per part, quantizer and width; `sum` adds up the parts."""
     found = []
     for entry in _ends(record):
-        name = f"{entry['run']}@{entry['step'] if entry['step'] is not None else 'only'}"
+        name = tables.checkpoint(entry)
         rows: Any = pd.DataFrame(entry["rows"])
         rows = rows[rows["part"] != REMAINDER]
         for quantizer, own in rows.groupby("quantizer", sort=False):

@@ -53,21 +53,14 @@ def write(out: Path, record: Mapping[str, Any]) -> list[Path]:
 
 def render(record: Mapping[str, Any]) -> RenderableType:
     """The table for a rich console."""
-    from rich import box
-    from rich.table import Column, Table
-
-    columns = (Column(name, overflow="fold", no_wrap=i < 3) for i, name in enumerate(HEADER))
-    table = Table(*columns, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for row in body(record):
-        table.add_row(*row)
-    return table
+    return tables.console(HEADER, body(record), unbroken=3)
 
 
 def body(record: Mapping[str, Any]) -> list[list[str]]:
     """One row of the table for each part of each variant."""
     found = []
     for entry in record["checkpoints"]:
-        name = f"{entry['run']}@{entry['step'] if entry['step'] is not None else 'only'}"
+        name = tables.checkpoint(entry)
         for rows in variants(entry):
             single = [row for row in rows if row["part"] not in (ALL, REMAINDER)]
             total = sum(number(row["kl"]) for row in single)

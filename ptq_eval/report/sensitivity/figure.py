@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.report.common import figures
+from ptq_eval.report.common import figures, tables
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import number, short
 from ptq_eval.theory import ALL
@@ -43,7 +43,7 @@ def data(record: Mapping[str, Any], quantizer: str) -> Frame:
         limits = {b["measured"]: b for b in entry["bounds"] if b["quantizer"] == quantizer}
         own["bound"] = [_bound(limits["delta"], row) for row in own.to_dict("records")]
         own["bar"] = _bars(own, telling_width(entry, quantizer))
-        own["checkpoint"] = f"{entry['run']}@{entry['step'] if entry['step'] is not None else 'only'}"
+        own["checkpoint"] = tables.checkpoint(entry)
         found.append(own[list(COLUMNS)])
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(COLUMNS))
 

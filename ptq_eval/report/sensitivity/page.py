@@ -88,18 +88,10 @@ def section(record: Mapping[str, Any]) -> str:
 
 def render(record: Mapping[str, Any]) -> RenderableType:
     """Agreement and bounds as tables for a rich console."""
-    from rich import box
     from rich.console import Group
-    from rich.table import Column, Table
 
-    found = []
-    for header, body in ((AGREEMENT_HEADER, agreement_rows(record)), (BOUND_HEADER, bound_rows(record))):
-        columns = (Column(name, overflow="fold", no_wrap=i < 2) for i, name in enumerate(header))
-        table = Table(*columns, box=box.SIMPLE, padding=(0, 1, 0, 0))
-        for row in body:
-            table.add_row(*row)
-        found.append(table)
-    return Group(*found)
+    shown = ((AGREEMENT_HEADER, agreement_rows(record)), (BOUND_HEADER, bound_rows(record)))
+    return Group(*(tables.console(header, rows, unbroken=2) for header, rows in shown))
 
 
 def _figures(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,11 +107,6 @@ def _figures(record: Mapping[str, Any]) -> dict[str, Any]:
     return {f"sensitivity_{name}": of(name) for name in names}
 
 
-def name_of(entry: Mapping[str, Any]) -> str:
-    """`run@step`."""
-    return f"{entry['run']}@{entry['step'] if entry['step'] is not None else 'only'}"
-
-
 def agreement_rows(record: Mapping[str, Any]) -> list[list[str]]:
     """One row for each checkpoint, quantizer and bit-width."""
     found = []
@@ -132,7 +119,7 @@ def agreement_rows(record: Mapping[str, Any]) -> list[list[str]]:
             delta, kl = by_kind[(*of, "predicted", "delta")], by_kind[(*of, "predicted", "kl")]
             found.append(
                 [
-                    name_of(entry), f"{of[0]}, {of[1]} bits",
+                    tables.checkpoint(entry), f"{of[0]}, {of[1]} bits",
                     with_error(row["delta"], row["delta_se"]),
                     with_error(row["predicted"], row["predicted_se"]),
                     short(math.hypot(number(row["spread"]), number(row["scatter"]))),
@@ -152,7 +139,7 @@ def bound_rows(record: Mapping[str, Any]) -> list[list[str]]:
     found = []
     for entry in record["checkpoints"]:
         for b in entry["bounds"]:
-            head = [name_of(entry), b["quantizer"], {"delta": "δ", "kl": "KL"}[b["measured"]]]
+            head = [tables.checkpoint(entry), b["quantizer"], {"delta": "δ", "kl": "KL"}[b["measured"]]]
             if b["lowest"] is None:
                 found.append([*head, "not identified", MISSING, MISSING, MISSING])
                 continue
@@ -181,7 +168,7 @@ def layer_rows(record: Mapping[str, Any]) -> list[list[str]]:
             for row in sorted(own, key=lambda row: -number(row["kl"]))[:TOP]:
                 found.append(
                     [
-                        name_of(entry), f"{quantizer}, {bits} bits", f"`{row['layer']}`", f"{row['weights']}",
+                        tables.checkpoint(entry), f"{quantizer}, {bits} bits", f"`{row['layer']}`", f"{row['weights']}",
                         with_error(row["delta"], row["delta_se"]), with_error(row["kl"], row["kl_se"]),
                         with_error(row["predicted"], row["predicted_se"]),
                         f"{100 * number(row['kl']) / total:.0f} %" if total > 0 else MISSING,
