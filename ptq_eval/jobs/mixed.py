@@ -24,7 +24,9 @@ from ptq_eval.errors import OptionError
 from ptq_eval.measure import mixtures
 from ptq_eval.measure.calibration import input_groups
 from ptq_eval.measure.evaluate import evaluate
+from ptq_eval.measure.foreign.quantizer import Foreign, method_of
 from ptq_eval.measure.mixtures import Mixture
+from ptq_eval.measure.schemes import refusal
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.trials import Workload
@@ -97,9 +99,14 @@ def budgets_of(asked: Sequence[Budget], sizes: Sizes, schemes: Sequence[Scheme])
 
 def refuse_early(works: Sequence[Workload], config: RunConfig, asked: Sequence[Budget]) -> None:
     """Raises OptionError for what is known to be impossible before anything is measured."""
+    if foreign := [name for name in config.quantizers if isinstance(method_of(name), Foreign)]:
+        remedy = "omit --budget, or measure backends in a study of their own"
+        raise OptionError("backends quantize all layers alike", got=foreign[0], remedy=remedy)
     for work in works:
-        for own in _by_quantizer(work).values():
+        for name, own in _by_quantizer(work).items():
             schemes = [_scheme(trial) for trial in own]
+            if why := refusal(method_of(name, **own[0].options), schemes):
+                raise OptionError(why, remedy=f"omit {name}, or that format")
             if len(schemes) < 2:
                 raise OptionError(
                     "--budget chooses among several formats", got=schemes[0].name, remedy="--bits 2,3,4,8"
@@ -158,7 +165,7 @@ def measured(
         for (budget, own), row, score in zip(chosen.items(), rows[len(plain) :], scores[len(plain) :]):
             plan = {"budget": budget, **row, **_against(row, plain, scores, score, paired)}
             plan["layers"] = {name: scheme.name for name, scheme in own.items()}
-            plan["file"] = page.write_plan(out, plan, work.checkpoint, trials[0])
+            plan["file"] = page.write_plan(out, plan, work.checkpoint, trials[0], sizes.shapes)
             record["plans"].append(plan)
     return record
 
@@ -171,6 +178,9 @@ def _alone(rows: Sequence[Mapping[str, Any]], trials: Sequence[Trial], sizes: Si
         label = trial.quantizer + (f" {scheme.name}" if scheme.format != "int" else "")
         own = {row["layer"]: row for row in rows if (row["quantizer"], row["bits"]) == (label, scheme.bits)}
         own.pop(ALL, None)
+        if not own:
+            what = f"{trial.quantizer} could not be measured under a format, whose price is unknown"
+            raise OptionError(what, got=scheme.name, remedy=f"omit {scheme.name}, or {trial.quantizer}")
         if missing := [name for name in sizes.shapes if name not in own]:
             what = f"{trial.quantizer} left a layer in full precision, whose price is unknown"
             raise OptionError(what, got=missing[0], remedy=f"omit {scheme.name}, or {trial.quantizer}")

@@ -21,6 +21,7 @@ from torch import Tensor
 from ptq_eval.measure import mixtures
 from ptq_eval.measure.doubts import Witness
 from ptq_eval.measure.foreign.quantizer import Foreign, method_of
+from ptq_eval.measure.schemes import refusal
 from ptq_eval.records import Trial
 from quantizers import QuantizedWeight, Quantizer, Scheme, gaussian_mse
 
@@ -78,7 +79,7 @@ class Variant:
     facts: dict[str, Any] = field(default_factory=dict)
     """What a backend reports, and which layers a method rounded to nearest for want of inputs, for the record."""
     failed: str = ""
-    """Why there is no variant, where a backend made none."""
+    """Why there is no variant, where the method cannot do its scheme or failed."""
     witness: Witness = field(init=False)
     """What is noted while layers are quantized."""
 
@@ -170,7 +171,10 @@ class Variant:
 
 
 def variants_of(trials: Sequence[Trial], scratch: Path | None = None) -> list[Variant]:
-    """An empty variant for each trial, whose weights will go to a folder below `scratch` if there is one."""
+    """An empty variant for each trial, whose weights will go to a folder below `scratch` if there is one.
+
+    Those whose method is not defined for their scheme have failed.
+    """
     made: dict[str, Quantizer] = {}  # looking up an installed plug-in takes milliseconds
     variants = []
     for trial in trials:
@@ -179,6 +183,7 @@ def variants_of(trials: Sequence[Trial], scratch: Path | None = None) -> list[Va
         if name not in made:
             made[name] = method_of(trial.quantizer, **trial.options)
         variant = Variant(made[name], *mixtures.schemes_of(trial.scheme))
+        variant.failed = refusal(variant.quantizer, [variant.scheme, *variant.mixture.values()])
         if scratch is not None:
             variant.weights = OnDisk(scratch / trial.key())
         variants.append(variant)

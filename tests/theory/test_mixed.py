@@ -65,6 +65,17 @@ def test_a_run_of_the_plan_measures_the_same(made, saved, options, tmp_path):
     assert plan["delta_difference"] == pytest.approx(difference, abs=1e-6)
 
 
+def test_a_plan_is_refused_for_a_model_of_other_shapes(made, saved, options, tmp_path):
+    out, record, _ = made
+    path = out / record["checkpoints"][0]["plans"][0]["file"]
+    plan = json.loads(path.read_text())
+    assert list(plan["shapes"]) == list(plan["layers"])
+    plan["shapes"] = {name: [2 * rows, columns] for name, (rows, columns) in plan["shapes"].items()}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(OptionError, match="a model of other shapes"):
+        ptq_eval.run(saved("llama"), tmp_path / "run", mixed=str(tmp_path / "plan.json"), **options)
+
+
 def test_the_page_names_every_plan(made):
     out, record, _ = made
     page = (out / "mixed.md").read_text()
@@ -86,6 +97,8 @@ def test_the_page_names_every_plan(made):
         ({"budget": "3bits", "by": "part"}, "--by part"),
         ({"budget": "3bits", "bits": (4,)}, "several formats"),
         ({"mixed": "plan.json"}, "--budget makes a plan"),
+        ({"budget": "4bits", "quantizers": "gguf:q4_0"}, "backends quantize all layers alike"),
+        ({"budget": "4bits", "quantizers": "hqq", "formats": "mxfp4"}, "hqq is not defined for format mxfp4"),
     ],
 )
 def test_a_wrong_budget_is_one_line_before_anything_is_measured(saved, options, tmp_path, more, says):

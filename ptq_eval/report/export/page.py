@@ -41,6 +41,7 @@ def lines(recipe: Mapping[str, Any]) -> list[str]:
     ]
     if file["input_scales_folded"]:
         found.append("The scales of input channels are part of the layers before, which changes no more than rounding.")
+    found += [f"Warning: {warning}." for warning in recipe.get("warnings", ())]
     return [*found, *(f"Doubtful: {doubt_text(doubt)}." for doubt in recipe.get("doubts", ()))]
 
 
