@@ -100,7 +100,7 @@ def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
         result = ptq_eval.run(folders, out, progress=bar, **settings)
     console().print(render(result.table, result.fit, result.run, result.points))
     folder = out or default_output(folders[0])
-    click.echo(f"\nWritten to {folder}: report.md, degradation.csv, fit.json, tables/, figures/")
+    click.echo(f"\nWritten to {folder}: report.md, report.html, degradation.csv, fit.json, tables/, figures/")
     _raise_problems(result)
 
 
