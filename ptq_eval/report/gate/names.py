@@ -26,8 +26,7 @@ class Names:
         every += found.added
         self._several = {
             name: {row["quantizer"] for row in every if _values(every, row["quantizer"], name) > 1}
-            for name in _SOMETIMES
-            if every and "quantizer" in every[0]
+            for name in (_SOMETIMES if every and "quantizer" in every[0] else ())
         }
 
     def of(self, about: Mapping[str, Any]) -> str:
@@ -62,7 +61,7 @@ def scheme(about: Mapping[str, Any]) -> str:
 
 
 def _values(every: Iterable[Mapping[str, Any]], quantizer: str, name: str) -> int:
-    return len({row[name] for row in every if row["quantizer"] == quantizer})
+    return len({row[name] for row in every if row["quantizer"] == quantizer} - {None, ""})
 
 
 def _options(text: str) -> str:

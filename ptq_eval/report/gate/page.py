@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ptq_eval.report.common.numbers import MISSING, plus_minus, rough, short
+from ptq_eval.report.common.numbers import MISSING, plus_minus, rough
 from ptq_eval.report.common.tables import console as console_table
 from ptq_eval.report.common.tables import markdown as markdown_table
 from ptq_eval.report.gate import words
@@ -35,19 +35,9 @@ def header(found: Comparison) -> list[str]:
 
 
 def rows(found: Comparison, names: Names) -> list[list[str]]:
-    """The cells as text, those that matter most first: by outcome, then by how likely a worsening is."""
-    ordered = sorted(
-        found.cells, key=lambda cell: (_ORDER.index(cell.outcome), _nan_last(cell.adjusted_p), -_worsening(cell))
-    )
+    """The cells as text, those that matter most first: by outcome, then by how much worse they are."""
+    ordered = sorted(found.cells, key=lambda cell: (_ORDER.index(cell.outcome), -cell.pair.evidence.worsening))
     return [_row(cell, names) for cell in ordered]
-
-
-def _nan_last(value: float) -> float:
-    return 2.0 if math.isnan(value) else value
-
-
-def _worsening(cell: Judged) -> float:
-    return cell.pair.evidence.worsening
 
 
 def _row(cell: Judged, names: Names) -> list[str]:
@@ -59,7 +49,7 @@ def _row(cell: Judged, names: Names) -> list[str]:
         f"{pair.base:.4f}",
         f"{pair.new:.4f}",
         "0" if same else _signed(plus_minus(pair.evidence.worsening, pair.evidence.total)),
-        MISSING if same else _p(cell.adjusted_p),
+        MISSING if same or cell.outcome == Outcome.BETTER else _p(cell.adjusted_p),
         rough(cell.smallest),
         f"{pair.windows[0]:,}",
         _needed(cell.needed),
@@ -179,8 +169,3 @@ def _cell(cell: Judged, names: Names) -> Mapping[str, Any]:
         "paired": pair.paired,
         "chance_known": pair.luck_known,
     }
-
-
-def short_line(found: Comparison) -> str:
-    """The verdict for a log, with the size of the grid."""
-    return f"{words.headline(found, Names(found))} ({short(len(found.cells))} cells compared)"

@@ -69,7 +69,8 @@ def _because(found: Comparison, names: Names) -> str:
     tolerance = f"{short(found.rule.tolerance)} {unit(found)}"
     if found.verdict == Verdict.WORSE:
         worst, *others = found.worse
-        more = f" {len(others)} more of {len(found.cells)} cells are worse by more than {tolerance}." if others else ""
+        are = "cell is" if len(others) == 1 else "cells are"
+        more = f" {len(others)} more {are} worse by more than {tolerance}." if others else ""
         return f"{names.of(worst.pair.about)} by {amount(worst)} {unit(found, worst)} ({chance(found, worst)}).{more}"
     if found.verdict == Verdict.NOT_COMPARABLE:
         return " ".join(differences(found, names))
@@ -135,7 +136,8 @@ def absences(found: Comparison, names: Names) -> Iterator[str]:
 def _absent(why: Absence, own: Sequence[Missing], total: int, names: Names) -> str:
     which = _some([names.of(one.about) for one in own])
     if why == Absence.NOT_THERE:
-        return f"{len(own)} of {total} cells of the old result are not in the new one ({which})."
+        are = "is" if len(own) == 1 else "are"
+        return f"{len(own)} of {total} cells of the old result {are} not in the new one ({which})."
     said = next((one.message for one in own if one.message), "")
     verb = "failed" if why == Absence.FAILED else "belong to checkpoints that were excluded"
     return f"{len(own)} of {total} cells {verb} in the new result ({which}){': ' + said if said else ''}."
@@ -150,8 +152,8 @@ def power(found: Comparison, names: Names) -> Iterator[str]:
     middle = statistics.median_low([cell.smallest for cell in known])
     yield (
         f"What these {what} could have seen, with probability {POWER:g}: a worsening of {rough(middle)} {unit(found)} "
-        f"in the typical cell, {rough(known[0].smallest)} in the most sensitive one ({names.of(known[0].pair.about)}) and "
-        f"{rough(known[-1].smallest)} in the least ({names.of(known[-1].pair.about)})."
+        f"in the typical cell, {rough(known[0].smallest)} in the most sensitive one ({names.of(known[0].pair.about)}) "
+        f"and {rough(known[-1].smallest)} in the least ({names.of(known[-1].pair.about)})."
     )
     yield _needed(found, known, what)
     if any(cell.outcome == Outcome.SAME for cell in known):
@@ -195,7 +197,8 @@ def remarks(found: Comparison, names: Names) -> Iterator[str]:
         yield from absences(found, names)
     if found.added:
         labels = _some([names.of(about) for about in found.added])
-        yield f"{len(found.added)} cells are in the new result alone and were not compared ({labels})."
+        are = "cell is" if len(found.added) == 1 else "cells are"
+        yield f"{len(found.added)} {are} in the new result alone, not compared ({labels})."
     yield from _about_windows(found, names)
     yield from _about_models(found, names)
     for origin in (found.base, found.new):
@@ -223,8 +226,8 @@ def _about_windows(found: Comparison, names: Names) -> Iterator[str]:
     if tables and not found.documents:
         yield (
             f"Not compared window by window: {' and '.join(dict.fromkeys(tables))} "
-            f"{'holds' if len(tables) == 1 else 'hold'} no records. The errors of both δ were added instead, which is "
-            "an upper bound; with records, much smaller worsenings can be seen."
+            f"{'hold' if len(set(tables)) > 1 else 'holds'} no records. The errors of both δ were added instead, which "
+            "is an upper bound; with records, much smaller worsenings can be seen."
         )
 
 
@@ -260,11 +263,15 @@ def origins(found: Comparison) -> Iterator[str]:
 
 
 def fine_print(found: Comparison) -> str:
-    """What the verdict rests on."""
-    test = "exact one-sided tests of McNemar and paired t-tests" if found.documents else "paired one-sided t-tests"
-    pairs = "document by document" if found.documents else "window by window"
+    """What the verdict rests on; empty where nothing was compared."""
+    if not found.cells:
+        return ""
+    test = "exact one-sided tests of McNemar and paired t-tests" if found.documents else "one-sided paired t-tests"
+    pairs = ", document by document" if found.documents else ", window by window"
+    if not all(cell.pair.paired for cell in found.cells):
+        test, pairs = "one-sided t-tests", ""
     errors = "" if found.documents or found.judge == "model" else "; errors include the chance of both roundings"
     return (
         f"Worse means: by more than {short(found.rule.tolerance)} {unit(found)}, and at {100 * found.rule.level:g} % "
-        f"over all {len(found.cells)} cells (Holm), in {test}, {pairs}{errors}."
+        f"over all {len(found.cells)} cells (Holm), in {test}{pairs}{errors}."
     )

@@ -28,6 +28,8 @@ import numpy as np
 from ptq_eval.results.draws import shrunk
 
 SHARED = 0.1
+EXACT = 1e-9
+"""Nats per token below which a difference, or its error, is one of sums of floats."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ class Luck:
         """The share of independent roundings that these may be, 0 to 1."""
         own = float(np.var(self.base, axis=1).mean() + np.var(self.new, axis=1).mean())
         apart = float(np.var(self.new - self.base, axis=1).mean())
-        return min(apart / (SHARED * own), 1.0) if own > 0 else 0.0
+        return min(apart / (SHARED * own), 1.0) if own > 0 and apart > EXACT**2 else 0.0
 
     @property
     def variance(self) -> float:

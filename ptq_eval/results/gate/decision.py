@@ -33,8 +33,8 @@ POWER = 0.8
 """Probability with which the smallest detectable worsening is seen."""
 ASSURED, MULTIPLE = 0.95, 2
 """The windows needed are those that show a worsening of `MULTIPLE` tolerances with the probability `ASSURED`."""
-MOST = 10**9
-"""Windows beyond this are no answer."""
+MOST, MOST_DOCUMENTS = 10**9, 10**6
+"""Windows, or documents, beyond this are no answer."""
 
 
 class Outcome(StrEnum):
@@ -151,7 +151,7 @@ class Rule:
         """
         if evidence.discordance is not None:
             asked = MULTIPLE * self.tolerance, self.tolerance, self.share, ASSURED
-            return evidence.discordance.needed(*asked, MOST)
+            return evidence.discordance.needed(*asked, MOST_DOCUMENTS)
         if not evidence.testable:
             return None
         most = max(round(evidence.windows / evidence.share), evidence.windows) if evidence.share > 0 else MOST

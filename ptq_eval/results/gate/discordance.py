@@ -46,17 +46,23 @@ class Discordance:
         """The smallest worsening that is called one with probability `power`; infinite where none is."""
         if self.power(1.0, tolerance, level) < power:
             return math.inf
-        return _first(lambda share: self.power(share, tolerance, level) >= power, 0.0, 1.0, 1e-5)
+        return _first(lambda share: self.power(share, tolerance, level) >= power, 0.0, 1.0, 1e-4)
 
     def needed(self, worsening: float, tolerance: float, level: float, power: float, most: int) -> int | None:
         """How many documents show a worsening with probability `power`; None where `most` would not."""
-        if self.power(worsening, tolerance, level, most) < power:
-            return None
-        low, high = 1, most
+
+        def enough(documents: int) -> bool:
+            return self.power(worsening, tolerance, level, documents) >= power
+
+        high = 16
+        while not enough(high):
+            high *= 2
+            if high > most or worsening <= 0:
+                return None
+        low = high // 2
         while low < high:
             middle = (low + high) // 2
-            enough = self.power(worsening, tolerance, level, middle) >= power
-            low, high = (low, middle) if enough else (middle + 1, high)
+            low, high = (low, middle) if enough(middle) else (middle + 1, high)
         return low
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ptq_eval.results.gate.chance import Luck
+from ptq_eval.results.gate.chance import EXACT, Luck
 from ptq_eval.results.gate.decision import Evidence
 from ptq_eval.results.points import number
 from ptq_eval.sampling import Design, independent, mean_and_error
@@ -82,7 +82,8 @@ def of_losses(base: np.ndarray, new: np.ndarray, tokens: np.ndarray, design: Des
     if not all(finite):
         worsening, error = {(True, False): math.inf, (False, True): -math.inf}.get((finite[0], finite[1]), 0.0), 0.0
     else:
-        worsening, error = mean_and_error((new - base).mean(axis=0) * tokens, tokens, design)
+        found = mean_and_error((new - base).mean(axis=0) * tokens, tokens, design)
+        worsening, error = (0.0 if abs(value) < EXACT else value for value in found)
     return Evidence(worsening, error, float(design.freedom), len(tokens), share=design.share)
 
 

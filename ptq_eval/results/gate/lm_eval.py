@@ -193,12 +193,14 @@ def _differences(key: Key, base: Tasks, new: Tasks) -> Iterator[tuple[Condition,
         yield Condition.VERSION, str(a), str(b)
     common = base.cells[key].values.keys() & new.cells[key].values.keys()
     if not common:
-        yield Condition.COMMON_WINDOWS, *(f"{len(side.cells[key].values)} documents" for side in (base, new))
+        a, b = (f"{len(side.cells[key].values)} documents" for side in (base, new))
+        yield Condition.COMMON_WINDOWS, a, b
     for name, condition in _HASHES.items():
         mine, others = base.hashes[task, name], new.hashes[task, name]
         if apart := [d for d in common if mine[d] and others[d] and mine[d] != others[d]]:
             first = min(apart, key=str)
-            yield condition, *(f"document {first}: digest {one[first][:12]}" for one in (mine, others))
+            a, b = (f"digest {one[first][:12]}" for one in (mine, others))
+            yield condition, f"document {first} has {a}", b
 
 
 def _pair(named: Mapping[str, Any], old: Documents, other: Documents) -> Pair:

@@ -122,8 +122,8 @@ def pair(base: Side, new: Side, chance: bool = True) -> Paired:
         elif one := _compared(old, other):
             compared.append((old, other, one))
         else:
-            counts = (f"{len(cell.draws[0].nll)} windows" for cell in (old, other))
-            found.mismatches.append(Mismatch(about(old.row), Condition.COMMON_WINDOWS, *counts))
+            a, b = (f"{len(cell.draws[0].nll)} windows" for cell in (old, other))
+            found.mismatches.append(Mismatch(about(old.row), Condition.COMMON_WINDOWS, a, b))
     lucks = [one.luck for *_, one in compared if one.luck is not None]
     sds = iter(chances(lucks))
     for old, other, one in compared:
@@ -195,9 +195,9 @@ def _differences(base: Side, new: Side, old: Cell, other: Cell) -> Iterator[tupl
     for name in _COLUMNS:
         if (a := old.row.get(name)) != (b := other.row.get(name)):
             yield name, _short(name, a), _short(name, b)
-    corpora = _corpus(base, old), _corpus(new, other)
+    corpora = base.corpus(old), new.corpus(other)
     if None not in corpora and corpora[0] != corpora[1]:
-        yield Condition.CORPUS, *(_short(Condition.CORPUS, digest) for digest in corpora)
+        yield Condition.CORPUS, _short(Condition.CORPUS, corpora[0]), _short(Condition.CORPUS, corpora[1])
     if not (old.draws and other.draws):
         if (a := old.row["calib_seed"]) != (b := other.row["calib_seed"]):
             yield Condition.CALIBRATION_DRAW, a, b
@@ -206,13 +206,14 @@ def _differences(base: Side, new: Side, old: Cell, other: Cell) -> Iterator[tupl
     for name in (Condition.HEAD, Condition.EMBEDDING):
         a, b = (bool(getattr(trial, name)) for trial in trials)
         if a != b:
-            yield name, *("quantized" if one else "in full precision" for one in (a, b))
+            yield name, _treated(a), _treated(b)
     if not in_common(old, other):
-        yield Condition.CALIBRATION_DRAW, *(_short(Condition.CORPUS, t.calibration_corpus) for t in trials)
+        a, b = (_short(Condition.CORPUS, trial.calibration_corpus) for trial in trials)
+        yield Condition.CALIBRATION_DRAW, a, b
 
 
-def _corpus(side: Side, cell: Cell) -> str | None:
-    return cell.draws[0].trial.corpus if cell.draws else side.corpora.get(cell.row["run"])
+def _treated(quantized: bool) -> str:
+    return "quantized" if quantized else "in full precision"
 
 
 def _short(name: Condition, value: Any) -> str:

@@ -7,8 +7,8 @@ cells can be compared too, but not window by window: see `pairs`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,13 @@ Identity = tuple[Any, ...]
 @dataclass(frozen=True, eq=False)
 class Cell:
     """One row of a table; where there are records, its measurements (one per draw of calibration windows), that in
-    full precision, and how all windows were drawn."""
+    full precision, and how all windows were drawn.  `corpus` is the digest of the evaluation windows, where known."""
 
     row: Mapping[str, Any]
     draws: tuple[Measurement, ...] = ()
     full: Measurement | None = None
     design: Design | None = None
+    corpus: str | None = None
 
     @property
     def identity(self) -> Identity:
@@ -66,7 +67,7 @@ class Cell:
 class Side:
     """One of the two results: its `name`, its quantized cells and the versions it was made with.
 
-    windows: whether the losses per window are there.  corpora: the digest of the evaluation windows of each run.
+    windows: whether the losses per window are there.
     excluded: why, of checkpoints that were not measured, by (run, step).  damaged: (file, line) of records that cannot
     be read.
     """
@@ -78,11 +79,10 @@ class Side:
     excluded: Mapping[tuple[Any, Any], str] = field(default_factory=dict)
     damaged: tuple[tuple[str, int], ...] = ()
 
-    @property
-    def corpora(self) -> dict[str, str]:
-        """The digest of the evaluation windows by run, where `run.json` has it."""
-        digests = self.run.get("digests") or {}
-        return {run: roles["evaluation"] for run, roles in digests.items() if "evaluation" in roles}
+    def corpus(self, cell: Cell) -> str | None:
+        """The digest of the evaluation windows of a cell, where it is known."""
+        digests = (self.run.get("digests") or {}).get(cell.row["run"]) or {}
+        return cell.draws[0].trial.corpus if cell.draws else cell.corpus or digests.get("evaluation")
 
     @property
     def version(self) -> str:
@@ -93,7 +93,7 @@ class Side:
 
 
 def read(folder: Path, name: str = "") -> Side:
-    """The results in a folder: from its records, or from its table where it has none.
+    """The results in a folder: from its records, or from its table where it has none; or all results below it.
 
     Raises EmptyFolderError if there is no such folder, NothingToFitError if it holds no results, OutputMismatchError
     and DataFileError for damaged files.
@@ -108,12 +108,27 @@ def read(folder: Path, name: str = "") -> Side:
         return _from_records(store, name)
     if (folder / TABLE).exists():
         return _from_table(folder, store.read_run() or {}, name)
+    if below := sorted({path.parent for path in (*folder.rglob("run.json"), *folder.rglob(TABLE))} - {folder}):
+        return _joined([(str(one.relative_to(folder)), read(one, str(one))) for one in below], name)
     raise NothingToFitError(
         "this folder holds no results",
         got=name,
         allowed=f"records/ with run.json, {TABLE}, or results_*.json and samples_*.jsonl of lm-eval",
         remedy="measure first: ptq-eval run FOLDER -o OUT",
     )
+
+
+def _joined(several: Sequence[tuple[str, Side]], name: str) -> Side:
+    """Results of several folders as one, their runs named after the folder."""
+    cells = [
+        replace(cell, row={**cell.row, "run": f"{folder}/{cell.row['run']}"}, corpus=side.corpus(cell))
+        for folder, side in several
+        for cell in side.cells
+    ]
+    excluded = {(f"{f}/{run}", step): why for f, side in several for (run, step), why in side.excluded.items()}
+    damaged = [(f"{folder}/{file}", line) for folder, side in several for file, line in side.damaged]
+    windows = all(side.windows for _, side in several)
+    return Side(name, tuple(cells), windows, several[0][1].run, excluded, tuple(damaged))
 
 
 def _from_records(store: Store, name: str) -> Side:
@@ -167,6 +182,7 @@ def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
     for name in _TEXTS:
         value = found.get(name)
         found[name] = "" if value is None or value != value else str(value)
+    found["calib_seed"] = ",".join(seed.removesuffix(".0") for seed in found["calib_seed"].split(","))
     found["symmetric"] = str(found.get("symmetric")).lower() in ("true", "1", "1.0")
     found["format"] = found["format"] or "int"
     found["options"] = json.dumps(json.loads(found["options"] or "{}"), sort_keys=True)
