@@ -101,7 +101,7 @@ def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
         result = ptq_eval.run(folders, out, progress=bar, **settings)
     console().print(render(result.table, result.fit, result.run, result.points))
     folder = out or default_output(folders[0])
-    click.echo(f"\nWritten to {folder}: report.md, degradation.csv, fit.json, tables/, figures/")
+    click.echo(f"\nWritten to {folder}: report.md, report.html, degradation.csv, fit.json, tables/, figures/")
     _raise_problems(result)
 
 
@@ -196,17 +196,17 @@ def quantizers() -> None:
     from ptq_eval import plugins
     from ptq_eval.backends.environments import statuses
 
-    table = Table("quantizer", "from", "calibration", "option", "default", "meaning")
+    table = Table("quantizer", "from", "calibration", "option", "default", "allowed", "meaning")
     for name, cls in plugins.load_all("quantizers").items():
         head: tuple[str, ...] = (name, plugins.provider("quantizers", name), cls.default_calibration)
-        plain = cls()
+        plain, allowed = cls(), cls.option_values()
         for option, text in cls.option_help().items() or {"": ""}.items():
-            table.add_row(*head, option, str(getattr(plain, option, "")), text)
+            table.add_row(*head, option, str(getattr(plain, option, "")), allowed.get(option, ""), text)
             head = ("", "", "")
     for status in statuses():
         where = f"{status.backend.name} {status.version} ({status.state})".replace("  ", " ")
         for method, own in status.backend.methods.items():
-            table.add_row(f"{status.backend.name}:{method}", where, own.calibration, "", "", own.summary)
+            table.add_row(f"{status.backend.name}:{method}", where, own.calibration, "", "", "", own.summary)
     console().print(table)
 
 

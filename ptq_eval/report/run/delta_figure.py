@@ -33,7 +33,7 @@ PER_ROW = 3
 CURVE_POINTS = 40
 _LINEAR = 0.7
 """Length of the axis from zero to where it turns logarithmic, in powers of ten."""
-_BESIDE = 1.035
+BESIDE = 1.035
 """Factor between the places of two runs at one D/N."""
 
 
@@ -142,7 +142,7 @@ def _panel(ax: Axes, table: Frame, runs: list[str]) -> None:
         mark, line = figures.MARKS[place % len(figures.MARKS)], figures.LINES[place % len(figures.LINES)]
         curve = group[group["kind"] == "fit"]
         ax.plot(curve["tokens_per_param"], curve["delta"], line, color=colour, linewidth=0.7)
-        beside = _BESIDE ** (place - (len(runs) - 1) / 2)
+        beside = BESIDE ** (place - (len(runs) - 1) / 2)
         for shown, face in (("clear", colour), ("noise", "white")):
             points = group[group["shown"] == shown]
             ax.errorbar(

@@ -73,7 +73,7 @@ def draw(table: Frame) -> Figure:
     most = max(table[table["run"] == run]["name"].nunique() for run in runs)
     figure, axes = figures.panels(len(runs), 3, width_ratios=_WIDTHS)
     figure.set_size_inches(7.6, len(runs) * max(figures.PANEL[1], 0.5 + _ROW * most) + 0.5)
-    styles = _styles(table)
+    styles = styles_of(table)
     for row, run in zip(axes, runs):
         mine = table[table["run"] == run]
         _by_name(row[0], mine, styles)
@@ -89,7 +89,8 @@ def draw(table: Frame) -> Figure:
     return figure
 
 
-def _styles(table: Frame) -> dict[str, dict[str, Any]]:
+def styles_of(table: Frame) -> dict[str, dict[str, Any]]:
+    """The colour and mark of every method."""
     names = list(dict.fromkeys(table["method"]))
     return {
         name: {"color": _COLOURS[i % len(_COLOURS)], "marker": figures.MARKS[i % len(figures.MARKS)]}
