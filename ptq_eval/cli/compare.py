@@ -11,7 +11,7 @@ import click
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import console
 from ptq_eval.config.gate import GateConfig, GateFiles
-from ptq_eval.errors import DataFileError, OptionError, full_disk
+from ptq_eval.errors import DataFileError, OptionError
 
 USAGE = 64
 """Exit code of a wrong command line, which is 2 elsewhere: 1 to 3 are verdicts here."""
@@ -75,7 +75,7 @@ def compare(base: str, new: str, **settings: Any) -> int:
 
 
 def _write(found: Any, files: GateFiles) -> list[str]:
-    from ptq_eval.report.common.files import write_json, write_text
+    from ptq_eval.report.common.files import append_text, write_json, write_text
     from ptq_eval.report.gate import junit, page, series
 
     if files.markdown:
@@ -87,7 +87,5 @@ def _write(found: Any, files: GateFiles) -> list[str]:
     if files.json:
         write_json(Path(files.json), page.to_dict(found))
     if files.summary:
-        path = Path(os.environ["GITHUB_STEP_SUMMARY"])
-        with full_disk(path), path.open("a", encoding="utf-8") as handle:
-            handle.write(page.markdown(found))
+        append_text(Path(os.environ["GITHUB_STEP_SUMMARY"]), page.markdown(found))
     return [name for name in (files.markdown, files.junit, files.benchmark_json, files.json) if name]
