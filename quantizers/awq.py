@@ -62,7 +62,7 @@ class AWQ(Quantizer):
     default_calibration = "shared"
     formats = ALL_FORMATS
 
-    n_grid: int = option(20, "Number of exponents tried, 0, 1/n, … (n-1)/n.", low=1)
+    n_grid: int = option(20, "Number of exponents tried, 0, 1/n, … (n-1)/n.", low=1, high=1000)
     clip: bool = option(False, "After the scales, search a clipped range for every group.")
     relative: bool = option(
         False, "Search with the error of each layer as a share of its output, so that all weigh alike.", added=True

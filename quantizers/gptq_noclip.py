@@ -46,10 +46,10 @@ class GPTQNoClip(Quantizer):
     needs_stats = True
     default_calibration = "sequential"
 
-    damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H.", low=0)
+    damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H.", low=0, high=1)
     act_order: bool = option(True, "Take the columns by decreasing diag H; groups stay those of the original order.")
-    growth: float = option(1.05, "Factor by which the range of a group with a clipped code grows.", low=1.001)
-    block_size: int = option(128, "Columns between two updates of all later columns.", low=1)
+    growth: float = option(1.05, "Factor by which the range of a group with a clipped code grows.", low=1.001, high=2)
+    block_size: int = option(128, "Columns between two updates of all later columns.", low=1, high=65536)
 
     @torch.no_grad()
     def quantize(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None = None) -> QuantizedWeight:

@@ -37,7 +37,7 @@ class SignRound(Quantizer):
     needs_stats = True
     default_calibration = "shared"
 
-    steps: int = option(200, "Steps of signed gradient descent.", low=1)
+    steps: int = option(200, "Steps of signed gradient descent.", low=1, high=100_000)
     ranges: bool = option(True, "Learn the range of every group too, not only offsets of rounding.")
 
     @torch.no_grad()

@@ -130,8 +130,10 @@ def place_of(name: str) -> Place:
     """Where the worker of a backend runs.  Raises UnknownPluginError, or BackendError where it cannot be used."""
     status = status_of(backend_of(name))
     if not status.usable:
-        remedy = status.backend.remarks if status.state in (State.UNSUPPORTED, State.FAILED) else status.why_not
-        raise BackendError(f"the backend {name} cannot be used", got=status.why_not or status.state, remedy=remedy)
+        got, remedy = str(status.state), status.why_not
+        if status.state in (State.UNSUPPORTED, State.FAILED):
+            got, remedy = status.why_not, status.backend.remarks
+        raise BackendError(f"the backend {name} cannot be used", got=got, remedy=remedy)
     ours = status.state is State.HERE
     python = Path(sys.executable) if ours else interpreter(home() / name)
     return Place(name, plugins.value("backends", name), python, ours, dict(status.backend.variables))

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ptq_eval.checkpoints import suites
+from ptq_eval.models.json_files import load_json
 from ptq_eval.records import Checkpoint
 
 _FILE = "pretrain.json"
@@ -36,7 +37,7 @@ def _of_training(home: Path) -> str:
     part = home.name if home.name in _PARTS else ""
     path = (home.parent if part else home) / _FILE
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = load_json(path)
         options = {name: value for name, value in about["config"].items() if name != "seed"}
         if "seed" not in about["config"]:
             return ""

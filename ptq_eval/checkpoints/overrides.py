@@ -44,6 +44,7 @@ from ptq_eval.config.options import (
     option,
 )
 from ptq_eval.errors import OptionError, PtqEvalError, TrajectoryFileError, did_you_mean
+from ptq_eval.models.json_files import file_content
 from ptq_eval.records import Checkpoint
 
 FILE_NAME = "trajectory.yaml"
@@ -223,7 +224,7 @@ def read_overrides(folder: Path) -> Overrides | None:
         _require_no_misnamed(folder)
         return None
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        data = yaml.load(file_content(path).decode(), _Loader)
     except RecursionError as error:
         raise TrajectoryFileError(f"{path} is nested too deeply", remedy="correct the file") from error
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -4,7 +4,7 @@
 Neither raises for a bad checkpoint: a problem is recorded, and a fatal one keeps the checkpoint out of every fit.
 Whether the model is any good is not judged here.
 Whether the weights belong to the architecture is asked of transformers (`account`); what is stored besides, and what
-is not as trained weights are, is judged in `surplus`.
+is not as trained weights are, is judged in `surplus` and `oddities`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ptq_eval.checkpoints.account import Account, load_account
 from ptq_eval.checkpoints.arrivals import Files, files_of
-from ptq_eval.checkpoints.contents import placeholder
+from ptq_eval.checkpoints.contents import placeholder, placeholder_of
 from ptq_eval.checkpoints.discover import local_path
 from ptq_eval.checkpoints.foreign import adapter_beside, foreign
+from ptq_eval.checkpoints.oddities import oddities
 from ptq_eval.checkpoints.problems import cross_checked, noted, settled
-from ptq_eval.checkpoints.surplus import Finding, oddities, some, surplus_finding
+from ptq_eval.checkpoints.surplus import Finding, some, surplus_finding
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import blueprint
 from ptq_eval.models.configuration import read_config
@@ -102,7 +103,7 @@ def _examined(checkpoint: Checkpoint, trust: bool) -> tuple[Checkpoint, Sketch |
             if error := placeholder(place):
                 raise error
         weights = find_weights(folder) if folder.is_dir() else WeightFiles((), (folder.name,))
-        if error := placeholder(folder, weights.files):
+        if error := placeholder_of(folder, weights):
             raise error
     except (PtqEvalError, OSError) as error:
         return noted(checkpoint, "unreadable", error if isinstance(error, PtqEvalError) else str(error)), None

@@ -10,6 +10,7 @@ import difflib
 import sys
 import warnings
 from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from ptq_eval.cli.pretrain import pretrain
 from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
 from ptq_eval.cli.watch import watch
+from ptq_eval.config.commands import InspectConfig
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import MeasurementFailedError, PtqEvalError
 
@@ -101,7 +103,7 @@ def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
         result = ptq_eval.run(folders, out, progress=bar, **settings)
     console().print(render(result.table, result.fit, result.run, result.points))
     folder = out or default_output(folders[0])
-    click.echo(f"\nWritten to {folder}: report.md, degradation.csv, fit.json, tables/, figures/")
+    click.echo(f"\nWritten to {folder}: report.md, report.html, degradation.csv, fit.json, tables/, figures/")
     _raise_problems(result)
 
 
@@ -128,10 +130,10 @@ def _raise_foremost(problems: Sequence[PtqEvalError]) -> None:
 
 @cli.command(short_help="Show the checkpoints that are found, and what is wrong with them.")
 @click.argument("folders", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per checkpoint instead of a table.")
+@cli_options.options_of(InspectConfig)
 @cli_options.trajectory_options
 @cli_options.trust_option
-def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **settings: Any) -> None:
+def inspect(folders: tuple[str, ...], json: bool, trust_remote_code: bool, **settings: Any) -> None:
     """Show the checkpoints under FOLDERS: step, D, N, D/N, learning rate, weight hash, and what is wrong.
 
     \b
@@ -139,8 +141,6 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
       ptq-eval inspect runs/my-model
       ptq-eval inspect runs/ --tokens-per-step 2097152
     """
-    import json
-
     from ptq_eval.checkpoints import Overrides, discover, gravest, inspection_rows, verify_all
     from ptq_eval.report import inspection_table
 
@@ -151,9 +151,9 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
             trust_remote_code=trust_remote_code,
         )
     rows = inspection_rows(checkpoints)
-    if as_json:
+    if json:
         for row in rows:
-            click.echo(json.dumps(row, default=str))
+            click.echo(dumps(row, default=str))
     else:
         console().print(inspection_table(rows))
     _raise_foremost([gravest(checkpoint) for checkpoint in checkpoints if checkpoint.fatal])
@@ -196,17 +196,17 @@ def quantizers() -> None:
     from ptq_eval import plugins
     from ptq_eval.backends.environments import statuses
 
-    table = Table("quantizer", "from", "calibration", "option", "default", "meaning")
+    table = Table("quantizer", "from", "calibration", "option", "default", "allowed", "meaning")
     for name, cls in plugins.load_all("quantizers").items():
         head: tuple[str, ...] = (name, plugins.provider("quantizers", name), cls.default_calibration)
-        plain = cls()
+        plain, allowed = cls(), cls.option_values()
         for option, text in cls.option_help().items() or {"": ""}.items():
-            table.add_row(*head, option, str(getattr(plain, option, "")), text)
+            table.add_row(*head, option, str(getattr(plain, option, "")), allowed.get(option, ""), text)
             head = ("", "", "")
     for status in statuses():
         where = f"{status.backend.name} {status.version} ({status.state})".replace("  ", " ")
         for method, own in status.backend.methods.items():
-            table.add_row(f"{status.backend.name}:{method}", where, own.calibration, "", "", own.summary)
+            table.add_row(f"{status.backend.name}:{method}", where, own.calibration, "", "", "", own.summary)
     console().print(table)
 
 

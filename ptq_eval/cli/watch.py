@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
+from json import dumps
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, complain
+from ptq_eval.config.commands import EventsConfig
 from ptq_eval.config.run import RunConfig
 from ptq_eval.config.watch import WatchConfig
 
@@ -23,10 +24,10 @@ _COMMAND_SECONDS = 60
 @click.argument("folders", nargs=-1, required=True)
 @cli_options.out_option("Output folder.  [default: FOLDER-ptq, here]")
 @cli_options.options_of(WatchConfig)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line instead of text.")
+@cli_options.options_of(EventsConfig)
 @cli_options.options_of(RunConfig)
 @cli_options.trajectory_options
-def watch(folders: tuple[str, ...], out: str | None, as_json: bool, **settings: Any) -> None:
+def watch(folders: tuple[str, ...], out: str | None, json: bool, **settings: Any) -> None:
     """Measure checkpoints under FOLDERS as they appear, forecast D_crit anew, and alert when it is near.
 
     Checkpoints that are still being written wait until they are complete.  Of several, the newest is measured first.
@@ -46,7 +47,7 @@ def watch(folders: tuple[str, ...], out: str | None, as_json: bool, **settings: 
     with Bar() as bar:
         for event in watched(folders, out, progress=bar, **settings):
             found, text = _said(event)
-            if line := json.dumps(found) if as_json else text:
+            if line := dumps(found) if json else text:
                 click.echo(line)
             if found["event"] == "alert" and command:
                 _run(command, found)
@@ -79,7 +80,7 @@ def _run(command: str, found: dict[str, Any]) -> None:
     try:
         subprocess.run(
             [*shlex.split(command), found["text"]],
-            input=json.dumps(found),
+            input=dumps(found),
             text=True,
             timeout=_COMMAND_SECONDS,
             check=True,

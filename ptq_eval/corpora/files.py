@@ -97,6 +97,9 @@ def require_file(path: Path) -> None:
     """TextSourceError unless `path` is a file whose content is present."""
     if path.is_dir():
         raise TextSourceError("a text is one file, not a folder", got=path, remedy="name the file in it")
+    if path.exists() and not path.is_file():
+        what, remedy = "a pipe or a device, not a text file", "write the text into a file, and name that"
+        raise TextSourceError(what, got=path, remedy=remedy)
     if not path.is_file():
         near = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
         raise TextSourceError("there is no such text file", got=path, remedy=near or "check the path")

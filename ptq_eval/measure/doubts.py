@@ -32,7 +32,7 @@ from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.records import Doubt
-from quantizers import LayerStats, QuantizationError, Quantizer, Scheme, get_quantizer
+from quantizers import LayerStats, QuantizationError, Quantizer, Scheme, gaussian_mse, get_quantizer
 
 UNCHANGED = 2e-3
 """Relative change below which a weight counts as unchanged: 8 bits move it by more, a change to bfloat16 by less."""
@@ -145,16 +145,20 @@ class Witness:
 
 
 def _compared(own: Tensor, new: Tensor, scheme: Scheme) -> tuple[bool, bool, float]:
-    """(like rounding, unchanged although rounding is not, squared error over that of rounding) of some rows."""
+    """(like rounding, unchanged although rounding is not, squared error over that of rounding) of some rows.
+
+    The error of rounding counts as at least that of Gaussian weights of this size: weights that are on the grid already
+    have next to none, and on any other grid much more.
+    """
     own, new = own.float(), new.to(own.device).float()
     rounded = _rounded(own, scheme)
     if rounded is None:
         return False, distance(new, own) <= UNCHANGED, 0.0
-    usual, mine = float((rounded - own).norm()), float((new - own).norm())
-    if not usual > 0:
-        return False, False, 0.0
+    rounding, mine = float((rounded - own).square().sum()), float((new - own).square().sum())
+    usual = max(rounding, gaussian_mse(scheme) * float(own.square().sum()))
     still = distance(new, own) <= UNCHANGED < distance(rounded, own)
-    return float((new - rounded).norm()) <= ALIKE * usual, still, (mine / usual) ** 2
+    alike = rounding > 0 and float((new - rounded).square().sum()) <= ALIKE**2 * rounding
+    return alike, still, mine / usual if usual > 0 else 0.0
 
 
 def of_backend(facts: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ trainer.train()
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,8 +97,6 @@ class PTQCallback(TrainerCallback):
     def _alarm(self, alert: dict[str, Any]) -> None:
         _logger.warning("%s", alert["text"])
         if "trackio" in (self._trainer.args.report_to or ()):
-            import trackio
-
-            trackio.alert(title="ptq-eval", text=alert["text"])
+            import_module("trackio").alert(title="ptq-eval", text=alert["text"])
         if self._alert is not None:
             self._alert(alert)

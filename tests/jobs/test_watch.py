@@ -53,7 +53,7 @@ def each_look(*happenings):
 
 def losses(out):
     table = pd.read_csv(out / CSV).sort_values(["step", "quantizer", "bits"])
-    return table[["step", "quantizer", "bits", "loss_fp", "loss_q", "delta", "delta_se"]].reset_index(drop=True)
+    return table.loc[:, ["step", "quantizer", "bits", "loss_fp", "loss_q", "delta", "delta_se"]].reset_index(drop=True)
 
 
 def test_checkpoints_are_measured_as_they_appear_and_as_by_run(trajectory, run, small, tmp_path):

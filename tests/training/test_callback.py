@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -24,7 +26,7 @@ class Logger(TrainerCallback):
     def __init__(self):
         self.seen = []
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, *, logs: Any = None, **kwargs):
         self.seen.append(dict(logs))
 
 
@@ -75,7 +77,7 @@ def test_the_last_checkpoint_is_measured_and_logged_and_no_weight_differs(train,
 class Broken(TrainerCallback):
     """A logger without a network."""
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, *, logs: Any = None, **kwargs):
         if any(name.startswith("ptq/") for name in logs):
             raise ConnectionError("no network")
 
@@ -88,7 +90,7 @@ def test_a_logger_that_raises_ends_no_training_and_tokens_may_be_those_of_a_step
     with pytest.warns(UserWarning, match="log raised ConnectionError"):
         trainer, _ = train(callback, include_num_input_tokens_seen="no")
     assert trainer.state.global_step == STEPS
-    assert pd.read_csv(tmp_path / "out" / "degradation.csv")["tokens"].max() == STEPS * 4096
+    assert set(pd.read_csv(tmp_path / "out" / "degradation.csv")["tokens"]) >= {STEPS * 4096}
 
 
 def test_tokens_must_be_known(train, quick):
@@ -98,7 +100,7 @@ def test_tokens_must_be_known(train, quick):
 
 def test_an_alert_is_logged_and_passed_on(quick, caplog):
     calls = []
-    trainer = type("Named", (), {"args": type("Args", (), {"report_to": []})})
+    trainer: Any = SimpleNamespace(args=SimpleNamespace(report_to=[]))
     callback = PTQCallback(trainer, alert=calls.append, **quick)
     with caplog.at_level(logging.WARNING):
         callback._alarm({"text": "more data will soon harm"})

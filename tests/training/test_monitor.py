@@ -45,6 +45,7 @@ def test_a_loop_is_measured_and_a_new_monitor_goes_on(saved_at, quick, tmp_path)
     with Monitor(out, name="mine", budget=1, **quick) as monitor:
         monitor.saved(tmp_path / "missing", step=300, tokens=100_000)
         monitor.saved(saved_at(400), step=400, tokens=800_000)
+        assert monitor._copying is not None
         monitor._copying.join()
         with pytest.warns(UserWarning, match="cannot be copied"):
             monitor.poll()

@@ -30,7 +30,7 @@ def rows_of(checkpoint: Checkpoint, table: pd.DataFrame) -> list[dict[str, Any]]
 
 def _rows(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
     step = table["step"].isna() if checkpoint.step is None else table["step"] == checkpoint.step
-    return table[(table["run"] == checkpoint.run) & step & (table["quantizer"] != FULL_PRECISION)]
+    return table.loc[(table["run"] == checkpoint.run) & step & (table["quantizer"] != FULL_PRECISION)]
 
 
 def answers_of(checkpoint: Checkpoint, fit: Mapping[str, Any]) -> list[dict[str, Any]]:
