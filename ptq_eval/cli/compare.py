@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import click
@@ -62,30 +61,14 @@ def compare(base: str, new: str, **settings: Any) -> int:
       ptq-eval compare lm-eval/base lm-eval/new --tolerance 0.01
     """
     import ptq_eval
+    from ptq_eval.report.gate.files import SUMMARY, write
     from ptq_eval.report.gate.page import Rendered
 
     files = GateFiles(**{name: settings.pop(name) for name in GateFiles.__dataclass_fields__})
-    if files.summary and not os.environ.get("GITHUB_STEP_SUMMARY"):
-        raise OptionError("--summary needs the variable GITHUB_STEP_SUMMARY", remedy="--markdown FILE")
+    if files.summary and not os.environ.get(SUMMARY):
+        raise OptionError(f"--summary needs the variable {SUMMARY}", remedy="--markdown FILE")
     found = ptq_eval.compare(base, new, **settings)
     console().print(Rendered(found))
-    if written := _write(found, files):
-        click.echo(f"Written: {', '.join(written)}")
+    if written := write(found, files):
+        click.echo(f"Written: {', '.join(map(str, written))}")
     return found.verdict.exit_code
-
-
-def _write(found: Any, files: GateFiles) -> list[str]:
-    from ptq_eval.report.common.files import append_text, write_json, write_text
-    from ptq_eval.report.gate import junit, page, series
-
-    if files.markdown:
-        write_text(Path(files.markdown), page.markdown(found))
-    if files.junit:
-        write_text(Path(files.junit), junit.junit(found))
-    if files.benchmark_json:
-        write_json(Path(files.benchmark_json), series.entries(found))
-    if files.json:
-        write_json(Path(files.json), page.to_dict(found))
-    if files.summary:
-        append_text(Path(os.environ["GITHUB_STEP_SUMMARY"]), page.markdown(found))
-    return [name for name in (files.markdown, files.junit, files.benchmark_json, files.json) if name]
