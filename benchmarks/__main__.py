@@ -39,6 +39,7 @@ NAMES = (
     "turns",
     "coverage",
     "rounding",
+    "gate",
     "backend_overhead",
     "llama_cpp",
 )

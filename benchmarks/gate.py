@@ -9,9 +9,9 @@ another draw          the new result as it is.  No method is worse than the othe
 equal on the text     moved by a constant, so that both have exactly the same loss on the whole text.
 other method          likewise, of another method: models that differ more from window to window.
 
-Worsenings are put into one cell at a time, on top of "equal on the text".  They have the pattern from window to window
-of what real damage adds (that of one bit less), scaled to a size that is known on the whole text.  A worsening of twice
-the tolerance counts where the comparison itself says that its windows suffice.
+Worsenings are put into one cell at a time, on top of "equal on the text".  They have the pattern of real damage from
+window to window (the KL divergence at the next lower bits), scaled to a size that is known on the whole text.  One of
+twice the tolerance counts where the comparison itself says that its windows suffice.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ptq_eval.results.gate.decision import Outcome as Decision
 from ptq_eval.results.gate.evidence import of_losses
 from ptq_eval.sampling import Design, design_of, spread
 
-GRIDS, POWER_GRIDS = 2000, 300
+GRIDS, POWER_GRIDS = 1000, 150
 TOLERANCES = (0.003, 0.01, 0.03)
 SIZES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 """True worsenings, in tolerances."""
@@ -91,7 +91,7 @@ def cells_of(found: Sequence[Measurement]) -> list[Cell]:
         divergence = [max(sum(m.kl) / sum(m.n_tokens), 0.0) for m in own]
         rounding = [np.hypot(m.details["rounding"], second * kl) for m, kl in zip(own, divergence)]
         lower = max((b for m, b in groups if m == method and b < bits), default=bits)
-        pattern = deltas[method, lower].mean(axis=0)
+        pattern = np.mean([np.array(m.kl) / np.array(m.n_tokens) for m in groups[method, lower]], axis=0)
         arrays = deltas[method, bits], np.array(rounding)
         cells.append(Cell(full.trial.checkpoint.name, method, bits, *arrays, numerics, pattern / pattern.mean()))
     return cells

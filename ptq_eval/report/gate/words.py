@@ -79,7 +79,8 @@ def _because(found: Comparison, names: Names) -> str:
             return "no cell is in both results. " + " ".join(absences(found, names))
         return " ".join(absences(found, names))
     if all(cell.outcome == Outcome.SAME for cell in found.cells):
-        return f"all {len(found.cells)} cells have the same loss, window by window."
+        cells = "cells have" if len(found.cells) > 1 else "cell has"
+        return f"all {len(found.cells)} {cells} the same loss, window by window."
     return f"none of {len(found.cells)} cells is worse by more than {tolerance} beyond chance."
 
 

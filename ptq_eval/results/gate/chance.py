@@ -27,7 +27,7 @@ import numpy as np
 
 from ptq_eval.results.draws import shrunk
 
-SHARED = 0.1
+SHARED = 0.02
 EXACT = 1e-9
 """Nats per token below which a difference, or its error, is one of sums of floats."""
 
