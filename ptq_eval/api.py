@@ -64,6 +64,7 @@ class _Session:
         from ptq_eval.backends.workers import Workers
         from ptq_eval.measure.sweep import cost
 
+        self.store.write_plan({work.checkpoint.name: [t.key() for t in work.trials] for work in self.plan.workloads})
         done = self.store.keys()
         todo = [(work, [t for t in work.trials if t.key() not in done]) for work in self.plan.workloads]
         todo = [(work, missing) for work, missing in todo if missing]

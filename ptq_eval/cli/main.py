@@ -26,6 +26,7 @@ from ptq_eval.cli.plan import plan
 from ptq_eval.cli.pretrain import pretrain
 from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
+from ptq_eval.cli.serve import serve
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import MeasurementFailedError, PtqEvalError
 
@@ -239,6 +240,7 @@ cli.add_command(fit)
 cli.add_command(plan)
 cli.add_command(pretrain)
 cli.add_command(sensitivity)
+cli.add_command(serve)
 
 
 def main() -> None:
