@@ -10,6 +10,7 @@ import difflib
 import sys
 import warnings
 from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from ptq_eval.cli.pretrain import pretrain
 from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
 from ptq_eval.cli.serve import serve
+from ptq_eval.config.commands import InspectConfig
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import MeasurementFailedError, PtqEvalError
 
@@ -128,10 +130,10 @@ def _raise_foremost(problems: Sequence[PtqEvalError]) -> None:
 
 @cli.command(short_help="Show the checkpoints that are found, and what is wrong with them.")
 @click.argument("folders", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per checkpoint instead of a table.")
+@cli_options.options_of(InspectConfig)
 @cli_options.trajectory_options
 @cli_options.trust_option
-def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **settings: Any) -> None:
+def inspect(folders: tuple[str, ...], json: bool, trust_remote_code: bool, **settings: Any) -> None:
     """Show the checkpoints under FOLDERS: step, D, N, D/N, learning rate, weight hash, and what is wrong.
 
     \b
@@ -139,8 +141,6 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
       ptq-eval inspect runs/my-model
       ptq-eval inspect runs/ --tokens-per-step 2097152
     """
-    import json
-
     from ptq_eval.checkpoints import Overrides, discover, gravest, inspection_rows, verify_all
     from ptq_eval.report import inspection_table
 
@@ -151,9 +151,9 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
             trust_remote_code=trust_remote_code,
         )
     rows = inspection_rows(checkpoints)
-    if as_json:
+    if json:
         for row in rows:
-            click.echo(json.dumps(row, default=str))
+            click.echo(dumps(row, default=str))
     else:
         console().print(inspection_table(rows))
     _raise_foremost([gravest(checkpoint) for checkpoint in checkpoints if checkpoint.fatal])

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ptq_eval.cli import options as cli_options
-from ptq_eval.config.study import ServeConfig
+from ptq_eval.config.commands import ServeConfig
 
 
 @click.command(short_help="Show a running or finished grid as a page that refreshes itself.")

@@ -29,13 +29,6 @@ class BacktestConfig(Options):
     seed: int = option(0, "Random seed.", low=0)
 
 
-@dataclass(frozen=True)
-class ServeConfig(Options):
-    """The options of the page that is served.  Raises OptionError."""
-
-    port: int = option(0, "Port on this machine; 0 is any that is free.", low=0, high=65535)
-
-
 def _step(value: Any, *, name: str, error: type[PtqEvalError]) -> int | str:
     if isinstance(value, str) and value.lower() in STEP_WORDS:
         return value.lower()

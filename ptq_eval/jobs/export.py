@@ -162,8 +162,7 @@ def _workload(checkpoint: Checkpoint, config: RunConfig, progress: Progress) -> 
     plan = make_plan([checkpoint], config, progress)
     if plan.excluded:
         raise plan.excluded[0][1]
-    (work,) = plan.workloads
-    return work, plan.warnings
+    return plan.workloads[0], plan.warnings
 
 
 def _refuse_early(work: Workload, packer: FileFormat, config: RunConfig) -> None:
@@ -281,6 +280,7 @@ def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) 
         "format": packer.name,
         "bytes": _bytes(folder),
         "bytes_before": _bytes(work.folder),
+        "bits_per_weight": 8 * packer.layer_bytes(folder, content) / sum(one.codes.numel() for one in layers.values()),
         "largest_difference": largest_difference(folder, packer, content),
         "input_scales_folded": bool(scaled),
     }

@@ -81,7 +81,7 @@ def sensitivity(
     study = SensitivityConfig.of({"steps": steps, "draws": draws, "by": by, "budget": budget})
     parts = study.by == "part"
     page = parts_report if parts else report
-    config = _config({**options, "include_head": True, "include_embedding": True} if parts else options, parts)
+    config = _config({**options, "include_head": True, "include_embedding": True} if parts else options, study)
     progress = progress or (lambda what, done, total: None)
     roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
     found = chosen(discover(roots, overrides=overrides), study.steps)
@@ -132,7 +132,7 @@ def _failures(checkpoint: Checkpoint, failed: Sequence[Mapping[str, Any]]) -> li
     return [MeasurementFailedError(what, got=first, remedy="the others are measured; repeat the command to try again")]
 
 
-def _config(options: Mapping[str, Any], parts: bool = False) -> RunConfig:
+def _config(options: Mapping[str, Any], study: SensitivityConfig) -> RunConfig:
     config = RunConfig.of({"quantizers": ("rtn",), **options})
     if config.dtype != "float32":
         raise OptionError("sensitivities need float32", got=config.dtype, remedy="omit --dtype")
@@ -145,8 +145,12 @@ def _config(options: Mapping[str, Any], parts: bool = False) -> RunConfig:
         raise OptionError(
             "sensitivities are of one number format at a time", got="mixed", remedy="--budget makes a plan"
         )
-    if config.include_embedding and not parts:
-        raise OptionError("sensitivities by layer need layers with inputs", got="--include-embedding", remedy="omit it")
+    if config.include_embedding and study.by != "part" and not study.budget:
+        raise OptionError(
+            "sensitivities by layer need layers with inputs",
+            got="--include-embedding",
+            remedy="omit it; --by part and --budget have the embedding",
+        )
     quantizers_of(config)
     config.resolve_device()
     return config
@@ -213,6 +217,8 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
         for group in groups:
             made = _made(session.quantized(group), group, failed)
             drawing = {"draws": draws, "seed": config.seed, "designs": (designs[0], designs[1])}
+            for _, variant in made:
+                variant.weights.pop(model.embedding or "", None)  # it has no inputs; `mixed` measures it
             variants = [variant for _, variant in made]
             found = rows(model, evaluation, torch.tensor(cut.ids), variants, tick=tick, **drawing) if made else []
             for (trial, variant), own in zip(made, found):
@@ -290,21 +296,15 @@ def _made(
     variants: Sequence[Variant], trials: Sequence[Trial], failed: list[dict[str, Any]]
 ) -> list[tuple[Trial, Variant]]:
     """The trials with their variants; those that have none are added to `failed` with the reason."""
-    failed += [{**_head(trial, one), "reason": one.failure} for trial, one in zip(trials, variants) if one.failure]
+    failed += [{**mixed.head(trial), "reason": one.failure} for trial, one in zip(trials, variants) if one.failure]
     return [(trial, variant) for trial, variant in zip(trials, variants) if not variant.failure]
-
-
-def _head(trial: Trial, variant: Variant) -> dict[str, Any]:
-    named = variant.scheme.format != "int"
-    head = {"quantizer": trial.quantizer + (f" {variant.scheme.name}" if named else ""), "bits": trial.bits}
-    return head | ({"format": variant.scheme.format} if named else {})
 
 
 def _label(
     trial: Trial, variant: Variant, own: Sequence[Mapping[str, Any]], rows: list[Any], skipped: list[Any]
 ) -> None:
     """Add a variant's rows, and its layers in full precision, each with what it was quantized by."""
-    head = _head(trial, variant)
+    head = mixed.head(trial)
     rows += [{**head, "group_size": variant.scheme.group_size, **row} for row in own]
     reasons = {
         **variant.skipped,

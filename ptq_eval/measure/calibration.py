@@ -114,6 +114,21 @@ def quantize(
     cannot be quantized stays in full precision and is named in `variant.skipped`.  Raises ValueError of
     `quantizers.errors` for a wrong scheme or option.
     """
+    _quantize(model, variants, ids, sequential, groups, memory)
+    outputs = {name: model.weight(name).shape[0] for name in model.linears()}
+    kind = str(getattr(model.module.config, "model_type", ""))
+    for variant in variants:
+        variant.fold(outputs, kind)
+
+
+def _quantize(
+    model: LanguageModel,
+    variants: Sequence[Variant],
+    ids: Tensor | None,
+    sequential: bool,
+    groups: Sequence[tuple[str, ...]] | None,
+    memory: float,
+) -> None:
     solve = partial(_solve, model, memory)
     data_free = [variant for variant in variants if not variant.quantizer.needs_stats]
     waiting = [variant for variant in variants if variant.quantizer.needs_stats]

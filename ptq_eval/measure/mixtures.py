@@ -62,7 +62,7 @@ class Mixture:
                     f"the mixed-precision plan {what}",
                     got=f"{wrong[0]} of {checkpoint}" + (f", and {len(wrong) - 1} others" if len(wrong) > 1 else ""),
                     allowed="the layers that are quantized, each once",
-                    remedy=did_you_mean(wrong[0], [*known, *self.layers] if wrong[0] not in known else self.layers)
+                    remedy=did_you_mean(wrong[0], self.layers if wrong[0] in known else known)
                     or f"make {self.source} for this model, with the same --include-head and --include-embedding",
                 )
         for name, shape in matrices.items():

@@ -45,6 +45,11 @@ class Foreign(Quantizer):
     def _method(self) -> Method:
         return self.backend.methods[self.method]
 
+    @property
+    def real_zeros(self) -> bool:
+        """Whether zero points are numbers, not codes."""
+        return self._method.real_zeros
+
     def schemes(self, asked: Sequence[Scheme], narrowest: int) -> list[Scheme]:
         """The schemes to measure where a run asks for these: the method's own, or all that are asked for.
 

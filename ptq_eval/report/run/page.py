@@ -175,7 +175,7 @@ def _degradation(study: Study) -> str:
     for run in study.runs:
         table = tables.grid(study, run)
         parts = table.split(MAX_COLUMNS) if study.has_formats else [table]
-        text += f"\n### {tables.cell(tables.title(run, table.params))}\n\n"
+        text += f"\n### {tables.cell(table.title)}\n\n"
         text += "\n".join(map(tables.degradation_markdown, parts))
     return text
 

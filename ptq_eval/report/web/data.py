@@ -99,7 +99,7 @@ def _runs(study: Study) -> list[dict[str, Any]]:
     first = study.rows.drop_duplicates("trajectory").sort_values("params", kind="stable")
     members = study.every.groupby("trajectory")["run"].unique()
     return [
-        {"name": row["trajectory"], "title": tables.title(row["trajectory"], row["params"]),
+        {"name": row["trajectory"], "title": study.title(row["trajectory"]),
          "params": row["params"], "members": list(members[row["trajectory"]])}
         for row in first.to_dict("records")
     ]  # fmt: skip
