@@ -1,4 +1,4 @@
-"""Options of commands that have one or two of their own: `inspect`, `fit --data`, `backends install`, `serve`.
+"""Options of commands that have one or two of their own: `inspect`, `watch`, `serve`, `fit --data`, `backends install`.
 
 What a command is about is an argument and no option: folders, names, OUT.
 """
@@ -15,6 +15,13 @@ class InspectConfig(Options):
     """How checkpoints are shown."""
 
     json: bool = option(False, "One JSON object per checkpoint instead of a table.")
+
+
+@dataclass(frozen=True)
+class EventsConfig(Options):
+    """How events are printed."""
+
+    json: bool = option(False, "One JSON object per line instead of text.")
 
 
 @dataclass(frozen=True)
