@@ -5,7 +5,8 @@ Checkpoints are measured with many draws of the calibration windows on many wind
 calibration windows as the old result and another as the new one: nothing changed but chance.  The functions that the
 command uses then make the evidence of every cell and decide.
 
-another draw          the new result as it is.  No method is worse than the other, but each model had its own luck.
+another draw          the new result as it is.  The method is the same, but each model had its own luck: "model" has to
+                      call that worse or better, "method" must not.
 equal on the text     moved by a constant, so that both have exactly the same loss on the whole text.
 other method          likewise, of another method: models that differ more from window to window.
 
@@ -28,17 +29,27 @@ from benchmarks.harness import SEED, Claim, Outcome, Setup
 from ptq_eval.config.gate import GateConfig
 from ptq_eval.records import Measurement, Sample
 from ptq_eval.results.gate.chance import Luck, chances
-from ptq_eval.results.gate.decision import Evidence, Rule, decide
+from ptq_eval.results.gate.decision import MULTIPLE, Evidence, Rule, decide
 from ptq_eval.results.gate.decision import Outcome as Decision
 from ptq_eval.results.gate.evidence import of_losses
 from ptq_eval.sampling import Design, design_of, spread
 
 GRIDS, POWER_GRIDS = 1000, 150
-TOLERANCES = (0.003, 0.01, 0.03)
+TOLERANCES = (0.0, 0.003, 0.01, 0.03)
+JUDGES = ("model", "method")
 SIZES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 """True worsenings, in tolerances."""
 FALSE_ALARMS, CAUGHT, GAP = 0.02, 0.95, 0.05
-COLUMNS = ["tolerance", "bits", "worsening / tolerance", "caught", "stated", "windows suffice", "caught of these"]
+COLUMNS = [
+    "judge",
+    "tolerance",
+    "bits",
+    "worsening / tolerance",
+    "caught",
+    "stated",
+    "windows suffice",
+    "caught of these",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +80,10 @@ def measure(setup: Setup) -> Outcome:
         total = cells[0].delta.shape[1]
         outcome.details[f"{name}, chance"] = {"columns": CHANCE_COLUMNS, "rows": [*chance_rows(cells)]}
         outcome.claims += false_alarms(name, cells, total // 4, 50 if setup.quick else GRIDS)
-        rows = [*power_rows(cells, total // 4, 5 if setup.quick else POWER_GRIDS)]
-        outcome.details[f"{name}, power of {total // 4} windows"] = {"columns": COLUMNS, "rows": rows}
-        outcome.claims += power_claims(name, rows)
+        found = [[*power_rows(cells, total // 4, 5 if setup.quick else POWER_GRIDS, judge)] for judge in JUDGES]
+        for judge, rows in zip(JUDGES, found):
+            outcome.claims += power_claims(name, judge, rows)
+        outcome.details[f"{name}, power of {total // 4} windows"] = {"columns": COLUMNS, "rows": [*found[0], *found[1]]}
     return outcome
 
 
@@ -129,14 +141,16 @@ class Grid:
     places: np.ndarray
     design: Design
 
-    def evidence(self, worsened: dict[int, float] | None = None) -> list[Evidence]:
-        """What the comparison sees; some cells are worse by so much."""
+    def evidence(self, judge: str, worsening: float = 0.0) -> list[Evidence]:
+        """What the comparison sees; every cell is worse by so much."""
         tokens, found, lucks = np.ones(len(self.places)), [], []
         for i, cell in enumerate(self.cells):
-            new = self.new[i] + (worsened or {}).get(i, 0.0) * cell.pattern
+            new = self.new[i] + worsening * cell.pattern
             old, new = self.old[i][None, self.places], new[None, self.places]
             found.append(of_losses(old, new, tokens, self.design))
             lucks.append(Luck(self.roundings[i], cell.numerics, old, new))
+        if judge == "model":
+            return found
         return [replace(one, chance=sd, chance_df=df) for one, (sd, df) in zip(found, chances(lucks))]
 
 
@@ -177,55 +191,59 @@ def grid(cells: Sequence[Cell], change: Change, size: int, rng: np.random.Genera
 
 
 def false_alarms(text: str, cells: Sequence[Cell], size: int, grids: int) -> Iterator[Claim]:
-    """The share of grids in which any cell is called worse, by what was done and by tolerance."""
+    """The share of grids in which any cell is called worse, by what was done, what is judged, and tolerance."""
     level = GateConfig().level
     for place, (name, change) in enumerate(CHANGES.items()):
-        rng = np.random.default_rng([SEED, place])
-        alarms = np.zeros(len(TOLERANCES) + 1)
+        rng, alarms = np.random.default_rng([SEED, place]), np.zeros((len(JUDGES), len(TOLERANCES)))
         for _ in range(grids):
-            evidence = grid(cells, change, size, rng).evidence()
-            for i, tolerance in enumerate((0.0, *TOLERANCES)):
-                alarms[i] += any(outcome == Decision.WORSE for outcome, _ in decide(evidence, tolerance, level))
-        shares = alarms / grids
-        for tolerance, share in zip((0.0, *TOLERANCES), shares):
-            what = f"{text}: grids of {len(cells)} cells called worse, {name}, tolerance {tolerance:g} nats"
-            yield Claim(what, share, share, share, FALSE_ALARMS)
+            pair = grid(cells, change, size, rng)
+            for i, judge in enumerate(JUDGES):
+                evidence = pair.evidence(judge)
+                for j, tolerance in enumerate(TOLERANCES):
+                    alarms[i, j] += any(outcome == Decision.WORSE for outcome, _ in decide(evidence, tolerance, level))
+        for i, judge in enumerate(JUDGES):
+            limit = None if (judge, name) == ("model", "another draw") else FALSE_ALARMS
+            for tolerance, share in zip(TOLERANCES, (alarms[i] / grids).tolist()):
+                what = (
+                    f"{text}: grids of {len(cells)} cells called worse, {name}, judge {judge}, tolerance {tolerance:g}"
+                )
+                yield Claim(what, share, share, share, limit)
 
 
-def power_rows(cells: Sequence[Cell], size: int, grids: int) -> Iterator[list[Any]]:
+def power_rows(cells: Sequence[Cell], size: int, grids: int, judge: str) -> Iterator[list[Any]]:
     """Rows of `COLUMNS`: worsenings in every cell in turn, by tolerance, bit-width and size."""
     level, rng = GateConfig().level, np.random.default_rng([SEED, 100])
     seen: dict[tuple[float, int, float], list[tuple[bool, float, bool]]] = {}
     for _ in range(grids):
         pair = grid(cells, CHANGES["equal on the text"], size, rng)
-        neutral = pair.evidence()
-        for tolerance in TOLERANCES:
+        neutral = pair.evidence(judge)
+        for tolerance in TOLERANCES[1:]:
             rule = Rule(tolerance, level, len(cells))
             for times in SIZES:
                 worsening = times * tolerance
-                worse = pair.evidence({i: worsening for i in range(len(cells))})
+                worse = pair.evidence(judge, worsening)
                 for i, cell in enumerate(cells):
                     both = [*neutral[:i], worse[i], *neutral[i + 1 :]]
                     caught = decide(both, tolerance, level)[i][0] == Decision.WORSE
-                    needed = rule.needed(worse[i])
+                    needed = rule.needed(worse[i]) if times == MULTIPLE else None
                     enough = isinstance(needed, int) and needed <= size
-                    seen.setdefault((tolerance, cell.bits, times), []).append(
-                        (caught, rule.power(neutral[i], worsening), enough)
-                    )
+                    found = (caught, rule.power(neutral[i], worsening), enough)
+                    seen.setdefault((tolerance, cell.bits, times), []).append(found)
     for (tolerance, bits, times), found in sorted(seen.items()):
         caught, stated, enough = np.array(found, float).T
-        of_these = float(caught[enough > 0].mean()) if enough.any() else None
-        yield [tolerance, bits, times, float(caught.mean()), float(stated.mean()), float(enough.mean()), of_these]
+        share, of_these = float(enough.mean()), float(caught[enough > 0].mean()) if enough.any() else None
+        about = [judge, tolerance, bits, times, float(caught.mean()), float(stated.mean())]
+        yield [*about, *((share, of_these) if times == MULTIPLE else (None, None))]
 
 
-def power_claims(text: str, rows: Sequence[Sequence[Any]]) -> Iterator[Claim]:
+def power_claims(text: str, judge: str, rows: Sequence[Sequence[Any]]) -> Iterator[Claim]:
     """What was caught of worsenings of twice the tolerance, and how far stated power is from the share caught."""
-    twice = [row for row in rows if row[2] == 2 and row[6] is not None]
+    twice = [row for row in rows if row[7] is not None]
     if twice:
-        shares, weights = [row[6] for row in twice], [row[5] for row in twice]
-        what = f"{text}: worsenings of twice the tolerance that are caught where the windows suffice (range over bits)"
+        shares, weights = [row[7] for row in twice], [row[6] for row in twice]
+        what = f"{text}: judge {judge}: worsenings of twice the tolerance caught where the windows suffice"
         yield Claim(what, float(np.average(shares, weights=weights)), min(shares), max(shares), CAUGHT, "at least")
-    gaps = [abs(row[3] - row[4]) for row in rows]
-    what = f"{text}: stated power minus share caught, largest of {len(rows)} tolerances, bit-widths and sizes"
+    gaps = [abs(row[4] - row[5]) for row in rows]
+    what = f"{text}: judge {judge}: stated power minus share caught, largest of {len(rows)} tolerances, bits and sizes"
     yield Claim(what, max(gaps), min(gaps), max(gaps), GAP)
-    yield Claim(f"{text}: the same, mean", float(np.mean(gaps)), min(gaps), max(gaps))
+    yield Claim(f"{text}: judge {judge}: the same, mean", float(np.mean(gaps)), min(gaps), max(gaps))

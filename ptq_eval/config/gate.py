@@ -20,11 +20,11 @@ class GateConfig(Options):
         metavar="X",
     )
     level: float = option(0.02, "Probability of a false alarm anywhere, at most.", above=0.0, below=0.5, metavar="P")
-    judge: Literal["method", "model"] = option(
-        "method",
-        "Whether a difference that another rounding of the same quality may explain counts as chance (method), or as a "
-        "difference of these very weights (model).",
-        choices=("method", "model"),
+    judge: Literal["model", "method"] = option(
+        "model",
+        "What is judged: these very weights (model), or the quantizer (method: what another rounding of the same quality "
+        "may explain counts as chance).",
+        choices=("model", "method"),
     )
 
 

@@ -158,6 +158,8 @@ def _cell(cell: Judged, names: Names) -> Mapping[str, Any]:
         "error": evidence.error,
         "df": evidence.df,
         "chance": evidence.chance,
+        "luck": pair.luck,
+        "luck_may_explain": cell.luck,
         "p": cell.adjusted_p,
         "smallest_detectable": cell.smallest,
         "windows": common,
@@ -167,5 +169,5 @@ def _cell(cell: Judged, names: Names) -> Mapping[str, Any]:
         "calibration_draws": pair.draws,
         "full_precision_drift": pair.drift,
         "paired": pair.paired,
-        "chance_known": pair.luck_known,
+        "luck_known": pair.luck_known,
     }

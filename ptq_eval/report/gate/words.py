@@ -185,7 +185,7 @@ def _why_never(found: Comparison) -> str:
     if found.judge == "method" and not found.documents:
         return (
             ", because another rounding of the same quality moves the loss by as much "
-            "(--tolerance, --calib-repeats of the runs, or --judge model)"
+            "(a larger --tolerance, --calib-repeats of the runs, or --judge model)"
         )
     return ""
 
@@ -247,9 +247,21 @@ def _about_models(found: Comparison, names: Names) -> Iterator[str]:
             f"In {len(partial)} cells another number of layers stayed in full precision ({names.of(one.about)}: "
             f"{one.partial[0]}, now {one.partial[1]})."
         )
-    if found.documents or found.judge == "model":
+    yield from _about_luck(found, names)
+
+
+def _about_luck(found: Comparison, names: Names) -> Iterator[str]:
+    lucky = [cell for cell in found.cells if cell.luck]
+    if lucky:
+        one, worse = max(lucky, key=lambda cell: cell.pair.evidence.worsening), len(found.worse)
+        which = "It" if worse == 1 else f"{len(lucky)} of the {worse} worse cells"
+        yield (
+            f"{which} may be bad luck: another rounding of the same quality would move the loss of "
+            f"{names.of(one.pair.about)} by ± {rough(one.pair.luck)}, which --judge method counts as chance."
+        )
+    if found.documents:
         yield "A difference counts as one of these very models: another rounding, or another seed, is not covered."
-    elif any(not cell.pair.luck_known for cell in found.cells):
+    elif found.judge == "method" and not all(cell.pair.luck_known for cell in found.cells):
         yield "The records do not say how far another rounding would move the loss, so that chance is not counted."
 
 
@@ -271,7 +283,7 @@ def fine_print(found: Comparison) -> str:
     pairs = ", document by document" if found.documents else ", window by window"
     if not all(cell.pair.paired for cell in found.cells):
         test, pairs = "one-sided t-tests", ""
-    errors = "" if found.documents or found.judge == "model" else "; errors include the chance of both roundings"
+    errors = "" if found.documents or found.judge == "model" else "; errors include the luck of both roundings"
     return (
         f"Worse means: by more than {short(found.rule.tolerance)} {unit(found)}, and at {100 * found.rule.level:g} % "
         f"over all {len(found.cells)} cells (Holm), in {test}{pairs}{errors}."

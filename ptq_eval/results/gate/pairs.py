@@ -82,8 +82,8 @@ class Pair:
     """A cell of both results: both losses, the evidence, that of independent roundings, what its reader should know.
 
     windows: (common, base, new).  draws: calibration draws in common.  drift: how much the loss in full precision rose.
-    partial: layers left in full precision by (base, new).  paired: window by window.  luck_known: whether the chance of
-    the roundings is known.
+    partial: layers left in full precision by (base, new).  paired: window by window.  luck: the standard deviation of
+    what chance does to the difference, counted or not; luck_known: whether that of the roundings is part of it.
     """
 
     about: About
@@ -96,6 +96,7 @@ class Pair:
     drift: float = 0.0
     partial: tuple[int, int] = (0, 0)
     paired: bool = True
+    luck: float = 0.0
     luck_known: bool = True
     higher_is_better: bool = False
 
@@ -128,7 +129,7 @@ def pair(base: Side, new: Side, chance: bool = True) -> Paired:
     sds = iter(chances(lucks))
     for old, other, one in compared:
         sd = next(sds) if one.luck is not None else (one.evidence.chance, math.inf)
-        found.pairs.append(_pair(old, other, one, chance, *(sd if chance else (0.0, math.inf))))
+        found.pairs.append(_pair(old, other, one, chance, *sd))
     fresh = [cell for key, cells in others.items() if key not in mine for cell in cells.values() if cell.measured]
     found.added += [about(cell.row) for cell in fresh]
     return found
@@ -179,13 +180,14 @@ def _pair(old: Cell, other: Cell, one: Compared, chance: bool, sd: float, df: fl
         about(old.row),
         one.base,
         one.new,
-        replace(one.evidence, chance=sd, chance_df=df),
+        replace(one.evidence, chance=sd if chance else 0.0, chance_df=df),
         one.changed if chance else replace(one.changed, chance=0.0),
         one.windows,
         one.draws,
         drift=fulls[1] - fulls[0] if all(map(math.isfinite, fulls)) else 0.0,
         partial=tuple(int(n) if math.isfinite(n) else 0 for n in skipped),  # type: ignore[arg-type]
         paired=one.luck is not None or bool(old.draws and other.draws),
+        luck=sd,
         luck_known=one.luck_known,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ptq_eval.results.gate.decision import Outcome, Rule, Shortage, decide
@@ -29,7 +29,8 @@ class Judged:
     """A cell with its outcome, its p-value adjusted over all cells, the smallest worsening that its windows could have
     seen (infinite: none), and how many windows would show twice the tolerance.
 
-    Where nothing changed, the last two are about two models whose roundings are independent.
+    Where nothing changed, these two are about two models whose roundings are independent.  luck: the cell is worse, but
+    another rounding of the same quality may explain it.
     """
 
     pair: Pair
@@ -37,6 +38,7 @@ class Judged:
     adjusted_p: float
     smallest: float
     needed: int | Shortage | None
+    luck: bool = False
 
     @property
     def enough(self) -> bool:
@@ -101,7 +103,8 @@ def judge(found: Paired, tolerance: float, level: float) -> tuple[Rule, tuple[Ju
     shown = [
         pair.changed if outcome == Outcome.SAME else pair.evidence for pair, (outcome, _) in zip(found.pairs, decided)
     ]
+    of_methods = decide([replace(pair.evidence, chance=pair.luck) for pair in found.pairs], tolerance, level)
     return rule, tuple(
-        Judged(pair, outcome, p, rule.smallest(one), rule.needed(one))
-        for pair, one, (outcome, p) in zip(found.pairs, shown, decided)
+        Judged(pair, outcome, p, rule.smallest(one), rule.needed(one), Outcome.WORSE == outcome != other)
+        for pair, one, (outcome, p), (other, _) in zip(found.pairs, shown, decided, of_methods)
     )

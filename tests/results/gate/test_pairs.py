@@ -86,6 +86,7 @@ def test_another_rounding_may_be_chance_and_is_not_for_a_model(tmp_path):
     folders = write(tmp_path / "old", old), write(tmp_path / "new", new)
     method, model = (ptq_eval.compare(*folders, judge=judge) for judge in ("method", "model"))
     assert (method.verdict, model.verdict) == (Verdict.NOT_WORSE, Verdict.WORSE)
+    assert cell(model).luck
     by_method, by_model = cell(method).pair.evidence, cell(model).pair.evidence
     assert by_method.chance == pytest.approx(math.hypot(0.05, 0.05))
     assert by_model.chance == 0
