@@ -88,7 +88,8 @@ def escaped(text: str) -> str:
 
 def exit_codes() -> Iterator[str]:
     """The table of exit codes, from the classes of errors."""
-    yield "\n## Exit codes\n\n| code | meaning |\n|---|---|\n"
+    yield "\n## Exit codes\n\nOf `compare`, 1 to 3 are [verdicts](gate.md#exit-codes), a wrong command line is 64.\n"
+    yield "\n| code | meaning |\n|---|---|\n"
     yield "| 0 | everything that was asked for is done |\n"
     yield f"| {errors.PtqEvalError.exit_code} | a file cannot be read or written |\n"
     for kind in sorted(errors.PtqEvalError.__subclasses__(), key=lambda kind: kind.exit_code):
