@@ -40,6 +40,7 @@ NAMES = (
     "coverage",
     "rounding",
     "backend_overhead",
+    "jobs",
     "llama_cpp",
 )
 
