@@ -57,6 +57,7 @@ class Grid:
         else:
             require_matching(self.store.measurements(), plan, self.store.folder)
         self.store.write_run(info)
+        self.store.write_plan({work.checkpoint.name: [t.key() for t in work.trials] for work in plan.workloads})
         self.plan, self.info, self._old = plan, info, info
 
     def contradiction(self, checkpoint: Checkpoint) -> OutputMismatchError | None:
