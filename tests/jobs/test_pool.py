@@ -142,8 +142,12 @@ def test_a_job_is_read_back_as_it_was_written(job, tmp_path):
     assert found.missing == job.missing
     assert (found.work.checkpoint, found.work.trials) == (job.work.checkpoint, job.work.trials)
     assert found.work.folder == job.work.folder.resolve()
+    assert job.work.calibration is not None
+    assert found.work.calibration is not None
     for mine, theirs in ((job.work.evaluation, found.work.evaluation), (job.work.calibration, found.work.calibration)):
         assert np.array_equal(mine.ids, theirs.ids)
+        assert mine.n_bytes is not None
+        assert theirs.n_bytes is not None
         assert np.array_equal(mine.n_bytes, theirs.n_bytes)
         assert not theirs.ids.flags.writeable
         arrays = dict.fromkeys(("ids", "n_bytes"))
