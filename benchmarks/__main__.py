@@ -41,6 +41,7 @@ NAMES = (
     "rounding",
     "gate",
     "backend_overhead",
+    "jobs",
     "llama_cpp",
 )
 

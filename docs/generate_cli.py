@@ -34,7 +34,8 @@ def page() -> str:
     """The whole page as Markdown."""
     parent = click.Context(cli, info_name="ptq-eval")
     order = ("run", "inspect", "fit", "report", "quantizers", "pretrain")
-    names = [*order, *sorted(set(cli.commands) - set(order))]
+    shown = {name for name, command in cli.commands.items() if not command.hidden}
+    names = [*order, *sorted(shown - set(order))]
     table = "".join(
         f"| [`{name}`](#ptq-eval-{name}) | {cli.commands[name].get_short_help_str(100)} |\n" for name in names
     )

@@ -19,7 +19,6 @@ from ptq_eval.checkpoints.arrivals import Files, files_of
 from ptq_eval.checkpoints.contents import placeholder, placeholder_of
 from ptq_eval.checkpoints.discover import local_path
 from ptq_eval.checkpoints.foreign import adapter_beside, foreign
-from ptq_eval.checkpoints.oddities import oddities
 from ptq_eval.checkpoints.problems import cross_checked, noted, settled
 from ptq_eval.checkpoints.surplus import Finding, some, surplus_finding
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
@@ -203,6 +202,8 @@ def _with_fit(
         remedy = f"remove {found.key} from config.json, or measure the original where they were dequantized"
         checkpoint = noted(checkpoint, "recipe_unused", message, fatal=False, remedy=remedy)
     checkpoint = _with_account(checkpoint, account)
+    from ptq_eval.checkpoints.oddities import oddities  # which needs numpy
+
     for finding in oddities(plan, account, report):
         checkpoint = noted(checkpoint, finding.code, finding.message, fatal=finding.fatal, remedy=finding.remedy)
     names = {name.removeprefix(f"{plan.module.base_model_prefix}."): name for name in account.parameters}

@@ -30,6 +30,7 @@ from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
 from ptq_eval.cli.serve import serve
 from ptq_eval.cli.watch import watch
+from ptq_eval.cli.work import work
 from ptq_eval.config.commands import InspectConfig
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import MeasurementFailedError, PtqEvalError
@@ -245,6 +246,7 @@ cli.add_command(pretrain)
 cli.add_command(sensitivity)
 cli.add_command(serve)
 cli.add_command(watch)
+cli.add_command(work)
 
 
 def main() -> None:

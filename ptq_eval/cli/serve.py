@@ -24,7 +24,7 @@ def serve(out: str, **settings: Any) -> None:
     \b
     Examples:
       ptq-eval serve out
-      ptq-eval serve out --port 8000  (elsewhere: ssh -L 8000:localhost:8000 HOST)
+      ptq-eval serve out --port 8000   (then ssh -L 8000:localhost:8000 HOST)
     """
     from ptq_eval.report.web.live import Folder
     from ptq_eval.report.web.server import bind

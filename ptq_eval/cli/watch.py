@@ -38,8 +38,8 @@ def watch(folders: tuple[str, ...], out: str | None, json: bool, **settings: Any
     \b
     Examples:
       ptq-eval watch runs/my-model -o out --quantizers gptq --bits 4
-      ptq-eval watch runs/my-model -o out --budget 0.05 --alert-command 'notify-send ptq-eval'
-      ptq-eval watch runs/my-model -o out --once          (from cron, or after each save)
+      ptq-eval watch runs/my-model -o out --alert-command 'notify-send ptq-eval'
+      ptq-eval watch runs/my-model -o out --once   (from cron, or after each save)
     """
     from ptq_eval.jobs.watch import watch as watched
 

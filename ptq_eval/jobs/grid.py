@@ -1,38 +1,29 @@
 """All measurements of one output folder: which checkpoints are to be measured, which trials are missing, and the store.
 
-    verified checkpoints → plan → jobs → sweep → store
+    verified checkpoints → plan → jobs → measured here, or in other processes → store
 
-A job is one checkpoint with its missing trials.  Whatever stops a run, what was measured stays in the store, and a grid
-with the same options goes on from there.
+Whatever stops a run, what was measured stays in the store, and a grid with the same options goes on from there.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.backends.process import Limits
 from ptq_eval.backends.workers import Workers
 from ptq_eval.checkpoints import foremost
 from ptq_eval.config.run import RunConfig
-from ptq_eval.errors import MeasurementFailedError, OutputFullError, OutputMismatchError, PtqEvalError
-from ptq_eval.measure.sweep import cost, sweep
-from ptq_eval.measure.trials import Plan, Workload, make_plan
-from ptq_eval.records import Checkpoint, Measurement, Progress, Trial
+from ptq_eval.errors import OutputMismatchError, PtqEvalError
+from ptq_eval.jobs.job import Conditions, Job, measure
+from ptq_eval.jobs.pool import in_processes
+from ptq_eval.measure.sweep import cost
+from ptq_eval.measure.trials import Plan, make_plan
+from ptq_eval.records import Checkpoint, Progress
 from ptq_eval.results.load import Results, collect
 from ptq_eval.results.manifest import describe, merged, require_matching, require_same, require_same_weights
-from ptq_eval.results.store import Store, Writer
-
-
-@dataclass(frozen=True)
-class Job:
-    """One checkpoint with its missing trials, the full-precision one first if it is among them."""
-
-    work: Workload
-    missing: tuple[Trial, ...]
+from ptq_eval.results.store import Store
 
 
 class Grid:
@@ -89,52 +80,24 @@ class Grid:
         Raises OutputFullError: going on would lose what is measured.
         """
         total, units = sum(cost(job.work, job.missing) for job in jobs), 0.0
-        limits = Limits(self.config.backend_seconds, self.config.backend_memory)
-        with self.store.writer() as writer, Workers(limits) as workers:
 
-            def tick(amount: float) -> None:
-                nonlocal units
-                units += amount
-                self.progress("measuring", units, total)
+        def tick(amount: float) -> None:
+            nonlocal units
+            units += amount
+            self.progress("measuring", units, total)
 
-            self.progress("measuring", 0.0, total)
-            found = [self._one(job, writer, workers, tick) for job in jobs]
+        self.progress("measuring", 0.0, total)
+        conditions = Conditions.of(self.config)
+        with self.store.writer() as writer:
+            if self.config.jobs > 1 and len(jobs) > 1:
+                found = in_processes(jobs, conditions, self.store, writer, self.config.jobs, tick)
+            else:
+                with Workers(conditions.limits) as workers:
+                    found = [measure(job, conditions, writer, workers, tick) for job in jobs]
         self.info["seconds"] = time.time() - self._started
         self.store.write_run(self.info)
         return [error for error in found if error is not None]
 
-    def _one(self, job: Job, writer: Writer, workers: Workers, tick: Callable[[float], None]) -> PtqEvalError | None:
-        try:
-            for measurement in sweep(
-                job.work,
-                job.missing,
-                device=self.config.resolve_device(),
-                trust_remote_code=self.config.trust_remote_code,
-                memory=self.config.memory,
-                workers=workers,
-                tick=tick,
-            ):
-                writer.append(measurement)
-            writer.sync()
-        except OutputFullError:
-            raise
-        except Exception as error:  # whatever one checkpoint does, the others are still to be measured
-            problem = error if isinstance(error, PtqEvalError) else _unexpected(job.work.checkpoint.name, error)
-            for trial in job.missing:
-                writer.append(Measurement(trial, status="failed", message=str(problem)))
-            return problem
-        return None
-
     def results(self) -> Results:
         """What is stored, as `results.load` gives it."""
         return collect(self.store, self.info)
-
-
-def _unexpected(name: str, error: Exception) -> MeasurementFailedError:
-    problem = MeasurementFailedError(
-        f"{name}: measuring it stopped at an unexpected error",
-        got=f"{type(error).__name__}: {error}",
-        remedy="the other checkpoints are measured; exclude this one, or fix it and repeat the command",
-    )
-    problem.__cause__ = error
-    return problem

@@ -31,15 +31,18 @@ _MAPPINGS = ("fixed", "quantizer_options", "digests")
 class Store:
     """The results under one output folder.
 
-    `shard` is (i, n); worker i of n appends to `records/worker-i-of-n.jsonl`.
+    `shard` is (i, n); worker i of n appends to `records/worker-i-of-n.jsonl`, and each `process` of a worker that has
+    several to `records/worker-i-of-n-PROCESS.jsonl`.
     """
 
-    def __init__(self, folder: str | Path, shard: tuple[int, int] = (1, 1)) -> None:
+    def __init__(self, folder: str | Path, shard: tuple[int, int] = (1, 1), process: str = "") -> None:
         if not str(folder).strip():
             raise OptionError("the name of the output folder is empty", remedy="for the current folder write .")
         self.folder = Path(folder)
         self.records = self.folder / "records"
-        self._path = self.records / f"worker-{shard[0]}-of-{shard[1]}.jsonl"
+        self.shard = f"{shard[0]}/{shard[1]}"
+        own = f"-{process}" if process else ""
+        self._path = self.records / f"worker-{shard[0]}-of-{shard[1]}{own}.jsonl"
         self.conflicts: list[tuple[Measurement, Measurement]] = []
         self._files: dict[Path, _RecordFile] = {}
 
