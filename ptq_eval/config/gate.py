@@ -22,8 +22,8 @@ class GateConfig(Options):
     level: float = option(0.02, "Probability of a false alarm anywhere, at most.", above=0.0, below=0.5, metavar="P")
     judge: Literal["model", "method"] = option(
         "model",
-        "What is judged: these very weights (model), or the quantizer (method: what another rounding of the same quality "
-        "may explain counts as chance).",
+        "What is judged: these very weights (model), or the quantizer (method: what another rounding of the same "
+        "quality may explain counts as chance).",
         choices=("model", "method"),
     )
 
