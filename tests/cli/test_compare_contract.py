@@ -68,7 +68,7 @@ def test_a_wrong_command_line_is_no_verdict(ptq_eval, results, monkeypatch):
     ptq_eval("compare", old).refuses(USAGE, "NEW")
     ptq_eval("compare", old, old, "--tolerance", "-1").refuses(USAGE, "--tolerance is too small", "0 to 100")
     ptq_eval("compare", old, old, "--tolerance", "much").refuses(USAGE, "--tolerance")
-    ptq_eval("compare", old, old, "--judge", "me").refuses(USAGE, "method, model")
+    ptq_eval("compare", old, old, "--judge", "me").refuses(USAGE, "model, method")
     ptq_eval("compare", old, old, "--summary").refuses(USAGE, "GITHUB_STEP_SUMMARY")
 
 
