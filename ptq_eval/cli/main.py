@@ -10,6 +10,7 @@ import difflib
 import sys
 import warnings
 from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from ptq_eval import __version__
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.backends import backends
 from ptq_eval.cli.backtest import backtest
+from ptq_eval.cli.compare import compare
 from ptq_eval.cli.console import Bar, complain, console, show_warning
 from ptq_eval.cli.export import export
 from ptq_eval.cli.fit import fit
@@ -26,6 +28,10 @@ from ptq_eval.cli.plan import plan
 from ptq_eval.cli.pretrain import pretrain
 from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
+from ptq_eval.cli.serve import serve
+from ptq_eval.cli.watch import watch
+from ptq_eval.cli.work import work
+from ptq_eval.config.commands import InspectConfig
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import MeasurementFailedError, PtqEvalError
 
@@ -127,10 +133,10 @@ def _raise_foremost(problems: Sequence[PtqEvalError]) -> None:
 
 @cli.command(short_help="Show the checkpoints that are found, and what is wrong with them.")
 @click.argument("folders", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per checkpoint instead of a table.")
+@cli_options.options_of(InspectConfig)
 @cli_options.trajectory_options
 @cli_options.trust_option
-def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **settings: Any) -> None:
+def inspect(folders: tuple[str, ...], json: bool, trust_remote_code: bool, **settings: Any) -> None:
     """Show the checkpoints under FOLDERS: step, D, N, D/N, learning rate, weight hash, and what is wrong.
 
     \b
@@ -138,8 +144,6 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
       ptq-eval inspect runs/my-model
       ptq-eval inspect runs/ --tokens-per-step 2097152
     """
-    import json
-
     from ptq_eval.checkpoints import Overrides, discover, gravest, inspection_rows, verify_all
     from ptq_eval.report import inspection_table
 
@@ -150,9 +154,9 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
             trust_remote_code=trust_remote_code,
         )
     rows = inspection_rows(checkpoints)
-    if as_json:
+    if json:
         for row in rows:
-            click.echo(json.dumps(row, default=str))
+            click.echo(dumps(row, default=str))
     else:
         console().print(inspection_table(rows))
     _raise_foremost([gravest(checkpoint) for checkpoint in checkpoints if checkpoint.fatal])
@@ -234,11 +238,15 @@ def formats() -> None:
 
 cli.add_command(backends)
 cli.add_command(backtest)
+cli.add_command(compare)
 cli.add_command(export)
 cli.add_command(fit)
 cli.add_command(plan)
 cli.add_command(pretrain)
 cli.add_command(sensitivity)
+cli.add_command(serve)
+cli.add_command(watch)
+cli.add_command(work)
 
 
 def main() -> None:

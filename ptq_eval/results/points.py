@@ -131,6 +131,11 @@ class Point:
         parent, _, last = self.run.rpartition("/")
         return parent if last in _PARTS else self.run
 
+    @property
+    def together(self) -> bool:
+        """Whether the trajectory is all runs of one size together, whose N is its name."""
+        return self.run != self.trajectory
+
 
 class Skipped(StrEnum):
     """Why a row is not fitted."""
@@ -299,15 +304,6 @@ def _point(row: Row, axis: BitsAxis) -> Point:
     )
 
 
-_OF_SIZE = "runs of N = "
-"""How the name of all runs of one size begins."""
-
-
-def is_size_group(trajectory: str) -> bool:
-    """Whether a trajectory is all runs of one size together, whose N is in its name."""
-    return trajectory.startswith(_OF_SIZE)
-
-
 def with_trajectories(points: list[Point]) -> list[Point]:
     """The points with the trajectory that each belongs to among these."""
     checkpoints = {run: {(p.step, p.D) for p in group} for run, group in by(points, "run").items()}
@@ -317,7 +313,7 @@ def with_trajectories(points: list[Point]) -> list[Point]:
     for size in sorted({p.N for p in points}):
         if size - last > SAME_SIZE * abs(last) or last < 0:
             last = size
-        names[size] = f"{_OF_SIZE}{last:.3g}"
+        names[size] = f"runs of N = {last:.3g}"
     return [replace(p, trajectory=names[p.N]) for p in points]
 
 

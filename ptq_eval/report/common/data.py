@@ -21,7 +21,7 @@ from ptq_eval import plugins
 from ptq_eval.errors import NothingToFitError, UnknownPluginError
 from ptq_eval.laws.base import FitKind
 from ptq_eval.records import FULL_PRECISION
-from ptq_eval.report.common.numbers import number
+from ptq_eval.report.common.numbers import number, title
 from ptq_eval.results.points import Point, axis_value, digest, format_family, is_other, read
 from ptq_eval.results.table import COLUMNS as TABLE_COLUMNS
 
@@ -203,6 +203,11 @@ class Study:
     def runs(self) -> list[str]:
         """Names of the trajectories."""
         return list(dict.fromkeys(self.rows["trajectory"]))
+
+    def title(self, run: str) -> str:
+        """A trajectory's name with its N."""
+        mine = self.rows[self.rows["trajectory"] == run]
+        return title(run, float(mine["params"].iloc[0]), run not in set(mine["run"]))
 
     @cached_property
     def labels(self) -> list[str]:

@@ -19,7 +19,6 @@ import pandas as pd
 from ptq_eval.laws.forecast.series import Series
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame, Study, predict
-from ptq_eval.report.common.tables import title
 from ptq_eval.report.run import curves
 from ptq_eval.sampling import SIGNIFICANT, errors_needed
 
@@ -28,7 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = ("quantizer", "run", "params", "bits", "kind", "tokens", "tokens_per_param", "delta", "delta_se", "shown")
+COLUMNS = (
+    "quantizer", "run", "title", "params", "bits", "kind", "tokens", "tokens_per_param", "delta", "delta_se", "shown",
+)  # fmt: skip
 PER_ROW = 3
 CURVE_POINTS = 40
 _LINEAR = 0.7
@@ -43,6 +44,7 @@ def data(study: Study) -> Frame:
     rows = rows[(rows["tokens_per_param"] > 0) & np.isfinite(rows["tokens_per_param"])]
     rows = rows[rows["label"].isin(study.panels)]
     points = rows.assign(quantizer=rows["label"], run=rows["trajectory"], kind="measured")
+    points["title"] = points["run"].map(study.title)
     points["shown"] = np.where(clear(points), "clear", "noise")
     series = {(s.quantizer, run, s.bits): s for run, own in curves.all_series(study).items() for s in own}
     lines = [
@@ -73,9 +75,8 @@ def _curve(study: Study, series: Series | None, label: str, run: str, bits: floa
     tokens = np.geomspace(series.tokens[0], series.tokens[-1], CURVE_POINTS)
     values = predict(fit, params=params, tokens=tokens, bits=at)
     curve = pd.DataFrame({"tokens": tokens, "tokens_per_param": tokens / params, "delta": values})
-    return curve.assign(
-        quantizer=label, run=run, params=params, bits=bits, kind="fit", delta_se=math.nan, shown="curve"
-    )
+    head = {"quantizer": label, "run": run, "title": study.title(run), "params": params, "bits": bits}
+    return curve.assign(**head, kind="fit", delta_se=math.nan, shown="curve")
 
 
 def linear_below(table: Frame) -> float:
@@ -163,7 +164,7 @@ def _legend(figure: Figure, table: Frame) -> None:
     from matplotlib.patches import Patch
 
     has_fit = bool((table["kind"] == "fit").any())
-    sizes = table.drop_duplicates("run").set_index("run")["params"]
+    titles = table.drop_duplicates("run").set_index("run")["title"]
     handles: list[Artist] = [
         Line2D([], [], color=figures.colour(bits), linewidth=3, label=f"{bits:.0f} bits")
         for bits in sorted(table["bits"].unique())
@@ -176,7 +177,7 @@ def _legend(figure: Figure, table: Frame) -> None:
             linewidth=0.9,
             marker=figures.MARKS[i % len(figures.MARKS)],
             linestyle=figures.LINES[i % len(figures.LINES)] if has_fit else "none",
-            label=title(run, sizes[run]) + (", line: fit" if has_fit else ""),
+            label=titles[run] + (", line: fit" if has_fit else ""),
         )
         for i, run in enumerate(figures.runs_by_size(table))
     ]

@@ -68,7 +68,7 @@ def tables_of(study: Study) -> Iterator[tuple[str, list[str], list[list[str]]]]:
             lead = [str(name), f"{first['bits']:.0f}", short(first["effective_bits"]), short(first["ideal_bits"])]
             rows.append([*lead, *(cells.get(method, MISSING) for method in names)])
         first = mine.iloc[0]
-        heading = f"{tables.title(str(run), first['params'])}, D = {count(first['tokens'])}"
+        heading = f"{study.title(str(run))}, D = {count(first['tokens'])}"
         yield heading, [*LEAD, *(f"δ, {name}" for name in names)], rows
 
 

@@ -16,7 +16,6 @@ import pandas as pd
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame, Study, formats_of, predict
 from ptq_eval.report.common.numbers import count
-from ptq_eval.report.common.tables import title
 from ptq_eval.report.run import formats
 from ptq_eval.report.run.delta_figure import clear, delta_axis
 
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = (
-    "run", "params", "tokens", "method", "name", "family", "kind", "bits", "effective_bits", "ideal_bits", "delta",
-    "delta_se", "shown",
+    "run", "title", "params", "tokens", "method", "name", "family", "kind", "bits", "effective_bits", "ideal_bits",
+    "delta", "delta_se", "shown",
 )  # fmt: skip
 AXES = {"effective_bits": "effective bits per weight", "ideal_bits": "ideal bits (of equal Gaussian error)"}
 _FITTED = {"effective": "effective_bits", "gaussian": "ideal_bits"}
@@ -43,6 +42,7 @@ def data(study: Study) -> Frame:
     if rows.empty:
         return pd.DataFrame(columns=list(COLUMNS))
     points = rows.assign(run=rows["trajectory"], family=formats_of(rows), kind="measured")
+    points["title"] = points["run"].map(study.title)
     points["shown"] = np.where(clear(points), "clear", "noise")
     parts = [points, *(_curve(study, own) for _, own in points.groupby(["run", "method"], sort=False))]
     return pd.concat([part for part in parts if len(part)], ignore_index=True)[list(COLUMNS)]
@@ -60,7 +60,7 @@ def _curve(study: Study, own: Frame) -> Frame:
     values = [predict(entry, params=first["params"], tokens=tokens, bits=float(at)) for at in bits]
     if any(value is None for value in values):
         return pd.DataFrame()
-    head = {name: first[name] for name in ("run", "params", "tokens", "method")}
+    head = {name: first[name] for name in ("run", "title", "params", "tokens", "method")}
     curve = pd.DataFrame({column: bits, "delta": np.concatenate(values)})  # type: ignore[arg-type]
     return curve.assign(**head, kind="fit", shown="curve").reindex(columns=list(COLUMNS))
 
@@ -80,7 +80,7 @@ def draw(table: Frame) -> Figure:
         for ax, column in zip(row[1:], AXES):
             _against(ax, mine, column, styles)
         first = mine.iloc[0]
-        row[1].set_title(f"{title(run, first['params'])}, D = {count(first['tokens'])}")
+        row[1].set_title(f"{first['title']}, D = {count(first['tokens'])}")
         row[1].set_ylabel("δ (nats per token)")
     axes[-1, 0].set_xlabel("δ (nats per token)")
     for ax, words in zip(axes[-1, 1:], AXES.values()):

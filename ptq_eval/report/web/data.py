@@ -54,6 +54,11 @@ def embedded(study: Study, known: Mapping[str, Frame]) -> dict[str, Any]:
     }
 
 
+def nothing() -> dict[str, Any]:
+    """What a page carries that has nothing to show yet."""
+    return {"files": {}, "runs": [], "toggles": {}, "columns": {}}
+
+
 def _cells(study: Study) -> list[str]:
     """δ of every row of degradation.csv, as in the degradation tables."""
     frame: Frame = pd.DataFrame(study.table).reset_index(drop=True)
@@ -94,7 +99,7 @@ def _runs(study: Study) -> list[dict[str, Any]]:
     first = study.rows.drop_duplicates("trajectory").sort_values("params", kind="stable")
     members = study.every.groupby("trajectory")["run"].unique()
     return [
-        {"name": row["trajectory"], "title": tables.title(row["trajectory"], row["params"]),
+        {"name": row["trajectory"], "title": study.title(row["trajectory"]),
          "params": row["params"], "members": list(members[row["trajectory"]])}
         for row in first.to_dict("records")
     ]  # fmt: skip
