@@ -6,11 +6,12 @@
 
 PYTHON ?= python3
 BACKENDS ?=
+BASE ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint types docs wheel backends-test bench clean
+.PHONY: demo test check lint types docs wheel backends-test gate bench clean
 
 demo: $(STAMP)
 	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --eval-windows 192 --calib-windows 48
@@ -37,6 +38,9 @@ backends-test: $(STAMP)
 
 wheel: $(STAMP)
 	PYTHON=$(BIN)/python tests/wheel.sh
+
+gate: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ci $(BASE)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -39,7 +39,9 @@ NAMES = (
     "turns",
     "coverage",
     "rounding",
+    "gate",
     "backend_overhead",
+    "jobs",
     "llama_cpp",
 )
 

@@ -307,6 +307,12 @@ def refused(kind: Obstacle, **facts: Any) -> Refusal:
     return Refusal(kind, facts)
 
 
+class RevisionError(PtqEvalError):
+    """A git revision that does not exist, or without the folder named."""
+
+    exit_code = 55
+
+
 class BackendError(PtqEvalError):
     """A backend that cannot be installed or used, or that fails its conformance run."""
 

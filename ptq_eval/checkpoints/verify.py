@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ptq_eval.checkpoints.account import Account, load_account
+from ptq_eval.checkpoints.arrivals import Files, files_of
 from ptq_eval.checkpoints.contents import placeholder, placeholder_of
 from ptq_eval.checkpoints.discover import local_path
 from ptq_eval.checkpoints.foreign import adapter_beside, foreign
-from ptq_eval.checkpoints.oddities import oddities
 from ptq_eval.checkpoints.problems import cross_checked, noted, settled
 from ptq_eval.checkpoints.surplus import Finding, some, surplus_finding
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
@@ -38,6 +38,9 @@ from ptq_eval.records import Checkpoint
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints.weights import Sketch, WeightReport
+
+Known: TypeAlias = "dict[tuple[Checkpoint, Files], tuple[Checkpoint, Sketch | None]]"
+"""What was found in a checkpoint with these files."""
 
 _OF_CONFIG = ("config_missing", "unsupported_model", "remote_code")
 """Problems of a configuration."""
@@ -61,19 +64,24 @@ def verify_all(
     progress: Callable[[int, int, str], object] | None = None,
     *,
     trust_remote_code: bool = False,
+    known: Known | None = None,
 ) -> list[Checkpoint]:
     """Every checkpoint verified and compared with the others, in the same order.
 
     A model in a run's folder that repeats one of its checkpoints is dropped, see `settled`.
-    `progress(done, total, name)` is called once a checkpoint's files are read.  Adds the codes identical_weights,
+    `progress(done, total, name)` is called once a checkpoint's files are read.  known: what earlier calls found, which
+    is not read again unless a file has changed; this call adds to it.  Adds the codes identical_weights,
     steps_out_of_order, tokenizer_differs, model_differs (fatal), near_identical, tokens_unknown and stage_restart.
     """
-    verified, sketches = [], []
+    verified, sketches, known = [], [], {} if known is None else known
     for checkpoint in checkpoints:
-        try:
-            found, sketch = _examined(checkpoint, trust_remote_code)
-        except Exception as error:  # one checkpoint that is broken in a new way must not hide the others
-            found, sketch = noted(checkpoint, "unreadable", f"{type(error).__name__}: {error}"), None
+        key = checkpoint, files_of(checkpoint)
+        if key not in known:
+            try:
+                known[key] = _examined(checkpoint, trust_remote_code)
+            except Exception as error:  # one checkpoint that is broken in a new way must not hide the others
+                known[key] = noted(checkpoint, "unreadable", f"{type(error).__name__}: {error}"), None
+        found, sketch = known[key]
         verified.append(found)
         sketches.append(sketch)
         if progress is not None:
@@ -194,6 +202,8 @@ def _with_fit(
         remedy = f"remove {found.key} from config.json, or measure the original where they were dequantized"
         checkpoint = noted(checkpoint, "recipe_unused", message, fatal=False, remedy=remedy)
     checkpoint = _with_account(checkpoint, account)
+    from ptq_eval.checkpoints.oddities import oddities  # which needs numpy
+
     for finding in oddities(plan, account, report):
         checkpoint = noted(checkpoint, finding.code, finding.message, fatal=finding.fatal, remedy=finding.remedy)
     names = {name.removeprefix(f"{plan.module.base_model_prefix}."): name for name in account.parameters}

@@ -76,7 +76,7 @@ def _compare(out: str | None, data: str | None, target: str | None, config: FitC
     options = {**config.given(), "law": ""}
     laws = options.pop("laws") or config.law
     with Bar() as bar:
-        found = ptq_eval.compare(data or str(out), laws, progress=bar, **options)
+        found = ptq_eval.compare_laws(data or str(out), laws, progress=bar, **options)
     folder = _target(out, data, target)
     written = comparison.write(folder, found)
     if found["records"] and out is not None and folder == Path(out):

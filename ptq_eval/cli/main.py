@@ -20,6 +20,7 @@ from ptq_eval import __version__
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.backends import backends
 from ptq_eval.cli.backtest import backtest
+from ptq_eval.cli.compare import compare
 from ptq_eval.cli.console import Bar, complain, console, show_warning
 from ptq_eval.cli.export import export
 from ptq_eval.cli.fit import fit
@@ -27,6 +28,9 @@ from ptq_eval.cli.plan import plan
 from ptq_eval.cli.pretrain import pretrain
 from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
+from ptq_eval.cli.serve import serve
+from ptq_eval.cli.watch import watch
+from ptq_eval.cli.work import work
 from ptq_eval.config.commands import InspectConfig
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import MeasurementFailedError, PtqEvalError
@@ -234,11 +238,15 @@ def formats() -> None:
 
 cli.add_command(backends)
 cli.add_command(backtest)
+cli.add_command(compare)
 cli.add_command(export)
 cli.add_command(fit)
 cli.add_command(plan)
 cli.add_command(pretrain)
 cli.add_command(sensitivity)
+cli.add_command(serve)
+cli.add_command(watch)
+cli.add_command(work)
 
 
 def main() -> None:

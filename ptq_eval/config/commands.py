@@ -1,4 +1,4 @@
-"""Options of commands that have one or two of their own: `inspect`, `fit --data`, `backends install`.
+"""Options of commands that have one or two of their own: `inspect`, `watch`, `serve`, `fit --data`, `backends install`.
 
 What a command is about is an argument and no option: folders, names, OUT.
 """
@@ -18,6 +18,13 @@ class InspectConfig(Options):
 
 
 @dataclass(frozen=True)
+class EventsConfig(Options):
+    """How events are printed."""
+
+    json: bool = option(False, "One JSON object per line instead of text.")
+
+
+@dataclass(frozen=True)
 class TableConfig(Options):
     """The table that a law is fitted to, in place of a folder with records."""
 
@@ -29,3 +36,10 @@ class InstallConfig(Options):
     """What is done with a backend that was installed."""
 
     check: bool = option(True, "Try its methods afterwards.", off="--no-check")
+
+
+@dataclass(frozen=True)
+class ServeConfig(Options):
+    """Where the page of an output folder is served."""
+
+    port: int = option(0, "Port on this machine; 0 is any that is free.", low=0, high=65535)

@@ -40,7 +40,16 @@ CALIBRATIONS: tuple[Calibration, ...] = ("default", "shared", "sequential")
 
 GRID = ("quantizers", "bits", "formats", "mixed", "options")
 """Options that choose what is measured: the grid of an output folder may grow."""
-NEUTRAL = ("shard", "device", "memory", "backend_seconds", "backend_memory", "trust_remote_code", "calib_repeats")
+NEUTRAL = (
+    "shard",
+    "jobs",
+    "device",
+    "memory",
+    "backend_seconds",
+    "backend_memory",
+    "trust_remote_code",
+    "calib_repeats",
+)
 """Options of where and how often something is measured: none changes the number of one measurement."""
 FIT_ONLY = ("laws", "bits_axis", "seed", "bootstrap")
 """Options that only the fit needs."""
@@ -192,6 +201,9 @@ class RunConfig(Options):
     dtype: str = option("float32", "Number format of the model that is measured.", choices=DTYPES)
     shard: tuple[int, int] = option(
         (1, 1), "Measure every n-th checkpoint only, starting at the i-th.", Kind(_shard, "i/n"), shown="1/1"
+    )
+    jobs: int = option(
+        1, "Checkpoints measured at the same time, each by a process with its share of the cores, or a GPU.", low=1
     )
     precision: float | None = option(
         None,

@@ -85,10 +85,11 @@ def _relative(location: str) -> str:
         return location
 
 
-def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, *, growing: bool = False) -> None:
     """Refuse to mix in one folder another trajectory, another text, or options that change what numbers mean.
 
-    A grid may grow: further quantizers, bits, checkpoints and runs are accepted.  Raises OutputMismatchError.
+    A grid may grow: further quantizers, bits, checkpoints and runs are accepted.  growing: the runs are still training,
+    so all their earlier checkpoints may be gone.  Raises OutputMismatchError.
     """
     before, now = _with_length(_with_samples(old.get("fixed", {}))), _plain(new["fixed"])
     for name in now:
@@ -110,11 +111,10 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
                 f"{run}: digest {earlier[:12]}",
             )
     weights, mine = _weights(old), _weights(new)
-    for position, weights_sha in mine.items():
-        name = f"{position[0]} step {position[1]} with weights "
-        stored = weights.get(position, weights_sha)
-        _same(folder, "another trajectory", name + weights_sha[:12], name + stored[:12])
-    if weights and not weights.keys() & mine.keys():
+    for checkpoint in new["checkpoints"]:
+        require_same_weights(old, checkpoint, folder)
+    known = {run for run, *_ in weights} & {run for run, *_ in mine} if growing else weights.keys() & mine.keys()
+    if weights and not known:
         runs = [", ".join(sorted({run for run, *_ in positions})) for positions in (mine, weights)]
         _same(
             folder,
@@ -122,6 +122,15 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
             f"runs {runs[0]}",
             f"runs {runs[1]}, none of whose checkpoints is here",
         )
+
+
+def require_same_weights(old: Mapping[str, Any], checkpoint: Mapping[str, Any], folder: Path) -> None:
+    """Raises OutputMismatchError if a checkpoint was measured with other weights; an excluded one was not."""
+    if any(problem["fatal"] for problem in checkpoint["problems"]):
+        return
+    sha, name = checkpoint["weights_sha"], f"{checkpoint['run']} step {checkpoint['step']} with weights "
+    stored = _weights(old).get(_position(checkpoint), sha)
+    _same(folder, "another trajectory", name + sha[:12], name + stored[:12])
 
 
 def _with_samples(fixed: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -112,10 +112,10 @@ def test_the_digest_of_the_measurements_is_that_of_any_axis(result):
 
 
 def test_laws_are_compared_by_format_and_on_an_axis(result, out):
-    found = ptq_eval.compare(out, "kumar,ouyang", by="format", bootstrap=10, bits_axis="bits")
+    found = ptq_eval.compare_laws(out, "kumar,ouyang", by="format", bootstrap=10, bits_axis="bits")
     labels = {one["label"] for one in found["comparisons"]}
     assert {"gptq nvfp4, format nvfp4", "rtn mxfp4, format mxfp4", "rtn, format int"} <= labels
-    found = ptq_eval.compare(out, "kumar,ouyang", bootstrap=10, bits_axis="gaussian")
+    found = ptq_eval.compare_laws(out, "kumar,ouyang", bootstrap=10, bits_axis="gaussian")
     assert [one["label"] for one in found["comparisons"]] == ["gptq", "rtn"]
 
 

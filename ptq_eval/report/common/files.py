@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.errors import OutputFullError, OutputMismatchError
+from ptq_eval.errors import OutputFullError, OutputMismatchError, full_disk
 
 WHOLE = (
     "step", "tokens", "params", "bits", "group_size", "windows", "damping_retries", "dead_columns", "layers_skipped",
@@ -48,6 +48,13 @@ def write_bytes(path: Path, content: bytes) -> Path:
 def write_text(path: Path, content: str) -> Path:
     """Write UTF-8 text with one line end, the newline, on every system."""
     return write_bytes(path, content.encode("utf-8"))
+
+
+def append_text(path: Path, content: str) -> Path:
+    """Add UTF-8 text to the end of a file that others write to as well.  Raises OutputFullError."""
+    with full_disk(path), path.open("a", encoding="utf-8", newline="\n") as file:
+        file.write(content)
+    return path
 
 
 def write_csv(path: Path, frame: Any) -> Path:

@@ -1,7 +1,7 @@
 """A comparison of laws in words: one short paragraph for each ranking and each question.
 
-Nothing here decides anything: the outcomes are those that `ptq_eval.compare` recorded.  A sentence never names a better
-law if held-out points and AICc point in different directions, or if neither difference is significant.
+Nothing here decides anything: the outcomes are those that `ptq_eval.compare_laws` recorded.  A sentence never names a
+better law if held-out points and AICc point in different directions, or if neither difference is significant.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _with_interval(one: Found) -> dict[str, Any]:
 
 
 def with_words(found: Found) -> dict[str, Any]:
-    """What `ptq_eval.compare` found, with a "verdict" in words beside the values of each ranking and question."""
+    """What `ptq_eval.compare_laws` found, with a "verdict" in words beside the values of each ranking and question."""
     return {
         **found,
         "comparisons": [{**_with_fits(one), "verdict": ranking(one)} for one in found["comparisons"]],

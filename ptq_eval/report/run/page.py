@@ -47,6 +47,8 @@ LIMITS = (
     "Constants belong to their quantizer, group size, calibration, text and way of counting N; they cannot be set "
     "beside published ones that differ in any of these.",
 )
+OF_THE_FIT = ("The answer", "Warnings", "The answer line by line", "Fits", comparison.TITLE, backtest.TITLE)
+"""The sections that nothing can be said in before the laws are fitted."""
 ROUNDING = "rtn"
 MAX_COLUMNS = 8
 """Deltas beside each other on the page, where there are many formats."""

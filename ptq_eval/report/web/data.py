@@ -54,6 +54,11 @@ def embedded(study: Study, known: Mapping[str, Frame]) -> dict[str, Any]:
     }
 
 
+def nothing() -> dict[str, Any]:
+    """What a page carries that has nothing to show yet."""
+    return {"files": {}, "runs": [], "toggles": {}, "columns": {}}
+
+
 def _cells(study: Study) -> list[str]:
     """δ of every row of degradation.csv, as in the degradation tables."""
     frame: Frame = pd.DataFrame(study.table).reset_index(drop=True)

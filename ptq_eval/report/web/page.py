@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -31,6 +31,7 @@ from ptq_eval.report.web import data, markup
 NAME = "report.html"
 SCRIPTS = ("vendor/d3.min.js", "format.js", "figures.js", "draw.js", "tables.js", "page.js")
 """In the order in which they run."""
+LIVE_SCRIPT = "live.js"
 STYLE = "page.css"
 _PLACE_OF_CONTROLS = "Figures"
 """The section that the switches of quantizers, bits and runs come before."""
@@ -41,10 +42,13 @@ _HEADING = "What post-training quantization costs"
 
 @dataclass(frozen=True)
 class Live:
-    """What a page that is served has more: `banner` before its sections, and a script that keeps it up to date."""
+    """What a page that is served has more: `banner` before its sections, which a script of its own keeps up to date.
+
+    without: titles of sections that are not shown yet.
+    """
 
     banner: str
-    script: str
+    without: Collection[str] = ()
 
 
 def document(
@@ -60,21 +64,37 @@ def document(
     of figures that are known already, by name.  figures: the folder with pictures of the figures that are not drawn in
     the browser.  live: for a page that is served.
     """
-    embedded = data.embedded(study, tables or {})
 
     def picture(name: str, about: str) -> str:
         return _picture(data.interactive(name), about, figures / f"{name}.png" if figures else None)
 
-    parts = page.sections(study, *records)
-    style, scripts = asset(STYLE), [asset(name) for name in SCRIPTS] + ([live.script] if live else [])
+    parts = [part for part in page.sections(study, *records) if live is None or part[0] not in live.without]
+    title = f"{_HEADING}: {', '.join(study.runs)}"
+    return _filled(title, parts, picture, data.embedded(study, tables or {}), live)
+
+
+def waiting(title: str, live: Live) -> str:
+    """A page that is served before there is anything to report."""
+    return _filled(title, [("", f"# {_HEADING}\n")], lambda name, about: "", data.nothing(), live)
+
+
+def _filled(
+    title: str,
+    parts: Sequence[tuple[str, str]],
+    picture: markup.Picture,
+    embedded: Mapping[str, Any],
+    live: Live | None,
+) -> str:
+    style, scripts = asset(STYLE), [asset(name) for name in (*SCRIPTS, *([LIVE_SCRIPT] if live else []))]
+    first, *others = [_section(*part, picture) for part in parts]
     return Template(asset("page.html")).substitute(
         policy=policy(style, scripts, served=live is not None),
-        title=escape(f"{_HEADING}: {', '.join(study.runs)}"),
+        title=escape(title),
         style=style,
         version=escape(__version__),
         contents="".join(f'<li><a href="#{markup.slug(name)}">{escape(name)}</a></li>' for name, _ in parts if name),
         downloads="".join(_download(name) for name in embedded["files"] if "/" not in name),
-        sections=(live.banner if live else "") + "".join(_section(*part, picture) for part in parts),
+        sections="".join([first, *([live.banner] if live else []), *others]),
         data=in_script(embedded),
         scripts="\n".join(f"<script>{text}</script>" for text in scripts),
     )

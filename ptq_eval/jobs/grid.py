@@ -1,0 +1,103 @@
+"""All measurements of one output folder: which checkpoints are to be measured, which trials are missing, and the store.
+
+    verified checkpoints → plan → jobs → measured here, or in other processes → store
+
+Whatever stops a run, what was measured stays in the store, and a grid with the same options goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ptq_eval.backends.workers import Workers
+from ptq_eval.checkpoints import foremost
+from ptq_eval.config.run import RunConfig
+from ptq_eval.errors import OutputMismatchError, PtqEvalError
+from ptq_eval.jobs.job import Conditions, Job, measure
+from ptq_eval.jobs.pool import in_processes
+from ptq_eval.measure.sweep import cost
+from ptq_eval.measure.trials import Plan, make_plan
+from ptq_eval.records import Checkpoint, Progress
+from ptq_eval.results.load import Results, collect
+from ptq_eval.results.manifest import describe, merged, require_matching, require_same, require_same_weights
+from ptq_eval.results.store import Store
+
+
+class Grid:
+    """The measurements that `config` asks for, stored below `out`.
+
+    growing: of runs that are still training, all of whose earlier checkpoints may have been deleted.
+    Raises OutputMismatchError if what is stored there is damaged.
+    """
+
+    def __init__(self, out: str | Path, config: RunConfig, progress: Progress, *, growing: bool = False) -> None:
+        self.config, self.progress, self._growing = config, progress, growing
+        self.store = Store(out, config.shard)
+        self.plan = Plan()
+        self.info: dict[str, Any] = {}
+        self._started = time.time()
+        self._old = self.store.read_run()
+
+    def take(self, checkpoints: Sequence[Checkpoint], roots: Sequence[str | Path]) -> None:
+        """Plan the trials of these checkpoints, found below `roots` and verified, and write `run.json`.
+
+        Raises the PtqEvalError of whatever is wrong with the request, the gravest of the checkpoints if none can be
+        measured, and OutputMismatchError if the folder holds results of another request.
+        """
+        plan = make_plan(checkpoints, self.config, self.progress)
+        if len(plan.excluded) == len(checkpoints):
+            raise foremost([error for _, error in plan.excluded], "which `ptq-eval inspect` lists")
+        info = describe(self.config, plan.checkpoints, plan, self._started)
+        if self._old is not None:
+            require_same(self._old, info, self.store.folder, growing=self._growing)
+            info = merged(self._old, info, roots)
+        else:
+            require_matching(self.store.measurements(), plan, self.store.folder)
+        self.store.write_run(info)
+        self.store.write_plan({work.checkpoint.name: [t.key() for t in work.trials] for work in plan.workloads})
+        self.plan, self.info, self._old = plan, info, info
+
+    def contradiction(self, checkpoint: Checkpoint) -> OutputMismatchError | None:
+        """The error of a checkpoint that was measured with other weights, if it was."""
+        try:
+            require_same_weights(self._old or {}, checkpoint.to_dict(), self.store.folder)
+        except OutputMismatchError as error:
+            return error
+        return None
+
+    def jobs(self) -> list[Job]:
+        """The checkpoints with missing trials, in the order of the plan."""
+        done = self.store.keys()
+        found = [Job(work, tuple(t for t in work.trials if t.key() not in done)) for work in self.plan.workloads]
+        return [job for job in found if job.missing]
+
+    def measure(self, jobs: Sequence[Job]) -> list[PtqEvalError]:
+        """Run every missing trial of these jobs; the errors of checkpoints that could not be measured.
+
+        Raises OutputFullError: going on would lose what is measured.
+        """
+        total, units = sum(cost(job.work, job.missing) for job in jobs), 0.0
+
+        def tick(amount: float) -> None:
+            nonlocal units
+            units += amount
+            self.progress("measuring", units, total)
+
+        self.progress("measuring", 0.0, total)
+        conditions = Conditions.of(self.config)
+        with self.store.writer() as writer:
+            if self.config.jobs > 1 and len(jobs) > 1:
+                found = in_processes(jobs, conditions, self.store, writer, self.config.jobs, tick)
+            else:
+                with Workers(conditions.limits) as workers:
+                    found = [measure(job, conditions, writer, workers, tick) for job in jobs]
+        self.info["seconds"] = time.time() - self._started
+        self.store.write_run(self.info)
+        return [error for error in found if error is not None]
+
+    def results(self) -> Results:
+        """What is stored, as `results.load` gives it."""
+        return collect(self.store, self.info)
