@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint types docs wheel backends-test gate bench clean
+.PHONY: demo test check lint types docs wheel backends-test page-test oldest-test gate bench clean
 
 demo: $(STAMP)
 	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --eval-windows 192 --calib-windows 48
@@ -44,6 +44,9 @@ gate: $(STAMP)
 
 oldest-test: $(STAMP)
 	PYTHON=$(BIN)/python tests/oldest.sh
+
+page-test: $(STAMP)
+	PYTHON=$(BIN)/python tests/page.sh
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

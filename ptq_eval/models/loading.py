@@ -23,7 +23,7 @@ from ptq_eval.errors import (
     UnsupportedModelError,
 )
 from ptq_eval.models.configuration import auto_class, configuration, quiet_transformers, read_config
-from ptq_eval.models.json_files import file_content, load_json
+from ptq_eval.models.json_files import file_content
 from ptq_eval.models.weight_files import dequantizing, pinned
 
 if TYPE_CHECKING:
@@ -183,25 +183,14 @@ def load_tokenizer(folder: Path, trust: bool, name: str) -> Callable[..., Mappin
     remedy = "put the tokenizer's files beside the weights, or use token ids (.bin, .npy) as text"
     if home is None:
         raise MissingTokenizerError(f"{name} has no tokenizer", got=folder.name, remedy=remedy)
+    from transformers import AutoTokenizer
+
     try:
         readable = {**_without_unknown_entries(home), **_with_config(home, trust)}
-        return _tokenizer_class(home).from_pretrained(home, trust_remote_code=trust, local_files_only=True, **readable)
+        return AutoTokenizer.from_pretrained(home, trust_remote_code=trust, local_files_only=True, **readable)
     except Exception as error:  # the tokenizers library raises bare Exception
         what = f"{name}: its tokenizer cannot be loaded"
         raise MissingTokenizerError(what, got=_first_line(error), remedy=remedy) from error
-
-
-def _tokenizer_class(folder: Path) -> Any:
-    """What loads a tokenizer: transformers' own choice, or PreTrainedTokenizerFast under the name that it has from
-    transformers 5 on, where an earlier one is installed."""
-    import transformers
-
-    try:
-        named = load_json(folder / "tokenizer_config.json").get("tokenizer_class")
-    except (OSError, ValueError, AttributeError):
-        named = None
-    renamed = named == "TokenizersBackend" and not hasattr(transformers, named)
-    return transformers.PreTrainedTokenizerFast if renamed else transformers.AutoTokenizer
 
 
 def _with_config(folder: Path, trust: bool) -> dict[str, Any]:

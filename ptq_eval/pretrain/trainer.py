@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from ptq_eval.models.loading import load_tokenizer
 from ptq_eval.pretrain.architectures import configuration, non_embedding
 from ptq_eval.pretrain.config import PretrainConfig
 from ptq_eval.pretrain.data import Batches, encode, train_tokenizer
@@ -78,12 +77,14 @@ class _Run:
         self._describe(digest)
 
     def _tokenizer(self, text: str) -> Any:
+        from transformers import AutoTokenizer
+
         folder = self.out / "tokenizer"
         # Without pretrain.json, the options that a tokenizer was trained with are unknown.
         if described(self.out) is None or not folder.exists():
             tokenizer = train_tokenizer(text, self.config.vocab)
             write_folder(folder, tokenizer.save_pretrained)
-        return load_tokenizer(folder, False, folder.name)
+        return AutoTokenizer.from_pretrained(folder)
 
     def _new_model(self) -> Any:
         from transformers import AutoModelForCausalLM

@@ -243,15 +243,3 @@ def forms(content, tmp_path_factory):
     )
     assert same_tokenizer(*folders)
     return [Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in folders]
-
-
-def test_the_class_of_transformers_5_is_read_under_its_earlier_name(saved, monkeypatch):
-    import transformers
-
-    folder = saved("llama")
-    assert '"TokenizersBackend"' in (folder / "tokenizer_config.json").read_text()
-    expected = load_tokenizer(folder, False, "x")("some text")["input_ids"]
-    monkeypatch.delattr(transformers, "TokenizersBackend")
-    found = load_tokenizer(folder, False, "x")
-    assert type(found) is transformers.PreTrainedTokenizerFast
-    assert found("some text")["input_ids"] == expected
