@@ -28,7 +28,7 @@ from ptq_eval.sampling import mean_and_error
 
 _SAMPLES = re.compile(r"samples_(.+)_(\d{4}-\d\d-\d\dT[\d.-]+)\.jsonl")
 _DATE = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+)\.json")
-_RATIOS = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+_RATIOS = ("word_perplexity", "byte_perplexity", "bits_per_byte", "token_perplexity")
 _LOGS = ("perplexity",)
 _NO_VALUE = ("bypass",)
 _HASHES = {"doc_hash": Condition.DOCUMENTS, "prompt_hash": Condition.PROMPT, "target_hash": Condition.TARGET}
