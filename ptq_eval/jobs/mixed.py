@@ -25,7 +25,7 @@ from ptq_eval.errors import OptionError
 from ptq_eval.measure import mixtures
 from ptq_eval.measure.calibration import input_groups
 from ptq_eval.measure.evaluate import evaluate
-from ptq_eval.measure.foreign.quantizer import Foreign, method_of
+from ptq_eval.measure.foreign.quantizer import method_of
 from ptq_eval.measure.mixtures import Mixture
 from ptq_eval.measure.schemes import refusal
 from ptq_eval.measure.scoring import Scores
@@ -100,9 +100,6 @@ def budgets_of(asked: Sequence[Budget], sizes: Sizes, schemes: Sequence[Scheme])
 
 def refuse_early(works: Sequence[Workload], config: RunConfig, asked: Sequence[Budget]) -> None:
     """Raises OptionError for what is known to be impossible before anything is measured."""
-    if foreign := [name for name in config.quantizers if isinstance(method_of(name), Foreign)]:
-        remedy = "omit --budget, or measure backends in a study of their own"
-        raise OptionError("backends quantize all layers alike", got=foreign[0], remedy=remedy)
     for work in works:
         for name, own in _by_quantizer(work).items():
             schemes = [_scheme(trial) for trial in own]

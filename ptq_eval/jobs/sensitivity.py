@@ -31,7 +31,7 @@ from ptq_eval.config.run import RunConfig
 from ptq_eval.config.study import STEP_WORDS, Budget, SensitivityConfig
 from ptq_eval.errors import MeasurementFailedError, OptionError, PtqEvalError
 from ptq_eval.jobs import mixed
-from ptq_eval.measure.foreign.quantizer import method_of
+from ptq_eval.measure.foreign.quantizer import Foreign, method_of
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.texts import Texts, calibration_requests
 from ptq_eval.measure.trials import Workload, make_plan, quantizers_of
@@ -151,7 +151,15 @@ def _config(options: Mapping[str, Any], study: SensitivityConfig) -> RunConfig:
             got="--include-embedding",
             remedy="omit it; --by part and --budget have the embedding",
         )
-    quantizers_of(config)
+    quantizers = quantizers_of(config)
+    foreign = [name for name, one in quantizers.items() if isinstance(one, Foreign)]
+    for asked, flag, what in (
+        (study.by == "part", "--by part", "quantize no embedding"),
+        (study.budget, "--budget", "quantize all layers alike"),
+    ):
+        if asked and foreign:
+            remedy = f"omit {flag}, or measure backends in a study of their own"
+            raise OptionError(f"backends {what}", got=f"{foreign[0]} with {flag}", remedy=remedy)
     config.resolve_device()
     return config
 

@@ -149,6 +149,12 @@ class Variant:
             report["ragged"] = 1
         self.reports[name] = report
 
+    def fail(self, reason: str) -> None:
+        """There is no such variant, for this reason."""
+        self.failed = reason
+        self.weights.clear()
+        self.stored.clear()
+
     def has(self, name: str) -> bool:
         """Whether this layer has been quantized or skipped."""
         return name in self.weights or name in self.skipped
@@ -199,7 +205,7 @@ class Variant:
             ("damping_retries", "damping_retries", sum),
             ("dead_columns", "dead_columns", sum),
         ):
-            values = [report[source] for report in reports if source in report]
+            values = [report[source] for report in reports if isinstance(report.get(source), int | float)]
             if values:
                 summary[name] = combine(values)
         return summary

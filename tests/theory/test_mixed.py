@@ -100,6 +100,7 @@ def test_the_page_names_every_plan(made):
         ({"budget": "3bits", "bits": (4,)}, "several formats"),
         ({"mixed": "plan.json"}, "--budget makes a plan"),
         ({"budget": "4bits", "quantizers": "gguf:q4_0"}, "backends quantize all layers alike"),
+        ({"by": "part", "quantizers": "gguf:q4_0"}, "gguf:q4_0 with --by part"),
         ({"budget": "4bits", "quantizers": "hqq", "formats": "mxfp4"}, "hqq is not defined for format mxfp4"),
     ],
 )
