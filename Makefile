@@ -42,6 +42,9 @@ wheel: $(STAMP)
 gate: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ci $(BASE)
 
+page-test: $(STAMP)
+	PYTHON=$(BIN)/python tests/page.sh
+
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
