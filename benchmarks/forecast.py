@@ -25,7 +25,7 @@ from ptq_eval.laws.forecast.baselines import FORECAST, METHODS
 from ptq_eval.laws.forecast.candidates import History, risen
 from ptq_eval.laws.forecast.score import best_baseline, scores, total
 
-RUNS, FEW = 12, 1
+RUNS, FEW = 10, 1
 """Runs of each family, and of each in a rehearsal."""
 FEWEST = 5
 LEAST, MOST = 0.85, 0.95
