@@ -82,10 +82,11 @@ class Statement:
     """What one method would have stated at one origin, and what happened.
 
     D in tokens, losses and deltas in nats per token.  `target_tokens` is NaN for D_crit, whose `truth` is NaN where no
-    turn was observed, and whose `value` and `high` are infinite where open.  `made` and `decisive` as explained above
-    (always true of losses and deltas); `width` and `score` in the units of the score, of a statement of D_crit those
-    of the checkpoint with the least loss.  `as_assumed`: whether the learning rate did what was assumed;
-    `half`: whether the truth is inside the interval of level `INNER` (false of D_crit).
+    turn was observed, and whose `value` and `high` are infinite where open.  `decisive` as explained above (always true
+    of losses and deltas), and `made` (of a loss: its interval is no wider than the range of losses up to the origin;
+    always true of deltas).  `width` and `score` in the units of the score, of a statement of D_crit those of the
+    checkpoint with the least loss.  `as_assumed`: whether the learning rate did what was assumed; `half`: whether the
+    truth is inside the interval of level `INNER` (false of D_crit).
     """
 
     run: str
@@ -238,7 +239,7 @@ def _measured_statement(
     return Statement(
         series.run, series.quantizer, series.bits, origin, what, D, low, value, high, level,
         true, not low <= true <= high, method, ahead,
-        made=True,
+        made=what is What.DELTA or high - low <= float(np.ptp(series.until(origin).loss_q)),
         decisive=True,
         width=ends[1] - ends[0],
         score=interval_score(ends[0], ends[1], ends[2], level),

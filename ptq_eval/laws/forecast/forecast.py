@@ -64,6 +64,8 @@ class Paths:
     measured_loss: np.ndarray
     measured_delta: np.ndarray
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    measured_before: np.ndarray | None = None
+    """The full-precision loss of later checkpoints, [draws, places beyond the last checkpoint]; None for baselines."""
 
     def interval(self, what: np.ndarray, tokens: float, level: float) -> tuple[float, float, float]:
         """(low, median, high) of one of the arrays at D = `tokens`, which is one of the places."""
@@ -121,6 +123,7 @@ def draw(
         np.hstack([seen, scattered]),
         np.hstack([deltas, measured]),
         {"loss": shares, "delta": of_delta},
+        before + scatter * (rng.standard_normal((n_draws, 1)) + rng.standard_normal(before.shape)),
     )
 
 

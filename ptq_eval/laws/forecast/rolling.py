@@ -48,8 +48,8 @@ SCALES = np.geomspace(0.005, 2.0, 40)
 """Sizes of the error at h = 1."""
 SPREAD = 1.2
 """The standard deviation of the logarithm of that size, beforehand."""
-MEMORY = 1.0
-"""How far back, in log D, an error counts 1/e of the latest: a factor of 2.7 in D."""
+MEMORY = 0.8
+"""How far back, in log D, an error counts 1/e of the latest: a factor of 2.2 in D."""
 STRETCH = 0.2
 """The distance between checkpoints in log D from which each counts as one: a factor of 1.22 in D."""
 LEAST_SLOPE = 0.3
@@ -70,7 +70,7 @@ class Response:
     """What the decay of the learning rate adds to every curve."""
 
 
-LOSS = Response(loss_curves, tuple(OF_LOSS), 0.1, False, decay_of_loss)
+LOSS = Response(loss_curves, tuple(OF_LOSS), 0.15, False, decay_of_loss)
 DELTA = Response(delta_curves, tuple(OF_DELTA), 0.12, True, decay_of_delta)
 
 
