@@ -117,7 +117,7 @@ def simulate(rng: np.random.Generator, name: str, family: Family = WANDERING) ->
     phi, law, size = rng.choice((0.0, 0.5)), str(rng.choice(LAWS)), rng.uniform(*family.size)
     wander = max(family.wander) if law == "none" else wander
     schedule = str(rng.choice(family.schedules))
-    phase = _phase(x, x[end], schedule)
+    phase = _phase(x, float(x[end]), schedule)
     ends = end + 1 if phase.any() else len(x)  # a run whose learning rate is zero goes no further
     loss = _loss(x, rng, drift, family, end, phase)
     measured = loss[seen] + scatter * _noise(n, rng, phi)

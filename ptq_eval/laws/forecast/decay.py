@@ -60,12 +60,11 @@ def later_phase(x: np.ndarray, phase: np.ndarray) -> Callable[[np.ndarray], np.n
         least = min(
             FIT, float(np.abs(np.polyval(np.polyfit(tokens[line], phase[line], 1), tokens[line]) - phase[line]).max())
         )
-    share = _cosine(tokens[peak:], 1 - phase[peak:], least)
-    if share is None:
-        slope = max((last - phase[-2]) / -np.expm1(x[-2] - x[-1]), 0.0)
+    cosine = _cosine(tokens[peak:], 1 - phase[peak:], least)
+    slope = max((last - phase[-2]) / -np.expm1(x[-2] - x[-1]), 0.0)
 
-        def share(later: np.ndarray) -> np.ndarray:
-            return last + slope * (later - 1)
+    def share(later: np.ndarray) -> np.ndarray:
+        return cosine(later) if cosine else last + slope * (later - 1)
 
     return lambda later: np.clip(share(np.exp(later - x[-1])), last, 1.0)
 

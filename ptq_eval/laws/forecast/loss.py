@@ -40,9 +40,10 @@ def draw_losses(
 
 
 @lru_cache(maxsize=256)
-def _learned(*arrays: bytes) -> Weights:
+def _learned(x: bytes, y: bytes, noise: bytes, phase: bytes) -> Weights:
     """The weights from x, y, noise and phase, which are the same for all lines of a run."""
-    return combine([History(*(np.frombuffer(each) for each in arrays))], LOSS)
+    frombuffer = np.frombuffer
+    return combine([History(frombuffer(x), frombuffer(y), frombuffer(noise), frombuffer(phase))], LOSS)
 
 
 def _bent(paths: np.ndarray, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
