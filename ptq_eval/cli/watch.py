@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+from contextlib import nullcontext, redirect_stdout
 from json import dumps
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +45,12 @@ def watch(folders: tuple[str, ...], out: str | None, json: bool, **settings: Any
     """
     from ptq_eval.jobs.watch import watch as watched
 
-    command = settings["alert_command"]
-    with Bar() as bar:
+    command, answers = settings["alert_command"], sys.stdout
+    with Bar() as bar, redirect_stdout(sys.stderr) if json else nullcontext():  # a plug-in may print
         for event in watched(folders, out, progress=bar, **settings):
             found, text = _said(event)
             if line := dumps(found) if json else text:
-                click.echo(line)
+                click.echo(line, file=answers)
             if found["event"] == "alert" and command:
                 _run(command, found)
 
