@@ -17,7 +17,7 @@ from ptq_eval.config.run import RunConfig
 from ptq_eval.config.watch import WatchConfig
 
 if TYPE_CHECKING:
-    from ptq_eval.jobs.watch import Event
+    from ptq_eval.jobs.events import Event
 
 _COMMAND_SECONDS = 60
 
@@ -57,7 +57,7 @@ def watch(folders: tuple[str, ...], out: str | None, json: bool, **settings: Any
 
 def _said(event: Event) -> tuple[dict[str, Any], str]:
     """The JSON object and the line of an event, which is empty where a progress bar says it."""
-    from ptq_eval.jobs.watch import Delayed, Measured, Started, Unmeasured, Waiting
+    from ptq_eval.jobs.events import Delayed, Measured, Started, Unmeasured, Waiting
     from ptq_eval.report.watch import words
 
     match event:

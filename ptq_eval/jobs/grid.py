@@ -39,6 +39,7 @@ class Grid:
         self.plan = Plan()
         self.info: dict[str, Any] = {}
         self._started = time.time()
+        self.store.read_run()  # refuses a damaged folder before any work
 
     def take(
         self, checkpoints: Sequence[Checkpoint], roots: Sequence[str | Path], waiting: Collection[str] = ()
@@ -66,8 +67,9 @@ class Grid:
 
     def contradiction(self, checkpoint: Checkpoint) -> OutputMismatchError | None:
         """The error of a checkpoint that was measured with other weights, if it was."""
+        stored = self.store.read_run() or {}
         try:
-            require_same_weights(self.store.read_run() or {}, checkpoint.to_dict(), self.store.folder)
+            require_same_weights(stored, checkpoint.to_dict(), self.store.folder)
         except OutputMismatchError as error:
             return error
         return None
@@ -104,7 +106,8 @@ class Grid:
                 with Workers(conditions.limits) as workers:
                     found = [measure(job, conditions, writer, workers, tick) for job in jobs]
         self.info["seconds"] = time.time() - self._started
-        self.store.write_run(self.info)
+        now = self.store.read_run() or self.info  # another process may have added checkpoints
+        self.store.write_run({**now, "seconds": self.info["seconds"]})
         return [error for error in found if error is not None]
 
     def results(self) -> Results:

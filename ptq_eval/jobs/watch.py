@@ -34,7 +34,7 @@ from ptq_eval.errors import (
 from ptq_eval.jobs.events import Delayed, Event, Measured, Started, Unmeasured, Waiting
 from ptq_eval.jobs.grid import Grid, Job
 from ptq_eval.jobs.spent import Spent
-from ptq_eval.laws.turning.alerts import Alert, alerts
+from ptq_eval.laws.turning.alerts import alerts
 from ptq_eval.measure.trials import quantizers_of
 from ptq_eval.records import Checkpoint, Progress
 

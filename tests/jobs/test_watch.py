@@ -22,7 +22,9 @@ from ptq_eval.errors import (
 )
 from ptq_eval.jobs import grid, spent
 from ptq_eval.jobs import watch as watching
-from ptq_eval.jobs.watch import Delayed, Measured, Started, Unmeasured, Waiting, watch
+from ptq_eval.jobs.events import Delayed, Measured, Started, Unmeasured, Waiting
+from ptq_eval.jobs.watch import watch
+from ptq_eval.laws.turning.alerts import Alert
 from ptq_eval.laws.turning.verdict import VerdictKind
 from ptq_eval.results.store import Store, Writer
 
@@ -247,7 +249,7 @@ def test_alerts_are_said_once(trajectory, run, options, tmp_path, monkeypatch):
     for step in STEPS:
         save(trajectory, run, step)
     events = list(watch(run, tmp_path / "out", once=True, **options))
-    said = [event for event in events if isinstance(event, watching.Alert)]
+    said = [event for event in events if isinstance(event, Alert)]
     assert [json.loads(json.dumps(alert.to_dict()))["value"] for alert in said] == [2e5]
 
 
@@ -430,25 +432,26 @@ def test_after_training_a_full_disk_is_waited_for_no_longer_than_patience(
 
 
 def test_an_alert_is_not_raised_again_by_a_watch_that_is_repeated(trajectory, run, options, tmp_path, monkeypatch):
-    alert = watching.Alert(VerdictKind.OBSERVED, "small", "rtn", 4.0, 1e4, 3e5, 1e5, 2e5, 3e5, 0.9)
+    alert = Alert(VerdictKind.OBSERVED, "small", "rtn", 4.0, 1e4, 3e5, 1e5, 2e5, 3e5, 0.9)
     monkeypatch.setattr(watching, "alerts", lambda *_: [alert])
     seen = []
     for step in (100, 200):
         save(trajectory, run, step)
         seen += list(watch(run, tmp_path / "out", once=True, **options))
     assert steps_of(seen) == [100, 200]
-    assert [event for event in seen if isinstance(event, watching.Alert)] == [alert]
+    assert [event for event in seen if isinstance(event, Alert)] == [alert]
 
 
 def test_a_watch_beside_another_doubles_nothing_and_loses_no_checkpoint(trajectory, run, options, tmp_path):
-    out, other = tmp_path / "out", []
+    out, beside, other = tmp_path / "out", run.with_name("beside"), []
     quick = {name: value for name, value in options.items() if name not in QUICK}
     save(trajectory, run, 100)
     save(trajectory, run, 200)
     for event in watch(run, out, once=True, **options):
         if isinstance(event, Started) and not other:  # planned, and then measured by someone else
-            other.append(ptq_eval.run(run, out, write_report=False, **quick))
-            save(trajectory, run.with_name("beside"), 400)
+            save(trajectory, beside, 400)
+            other.append(ptq_eval.run([run, beside], out, write_report=False, **quick))
+    assert {checkpoint["run"] for checkpoint in Store(out).require()["checkpoints"]} == {"small", "beside"}
     (path,) = Store(out).records.glob("*.jsonl")
     assert len(path.read_text().splitlines()) == len(Store(out).measurements())
 
