@@ -129,7 +129,7 @@ def require_same_weights(old: Mapping[str, Any], checkpoint: Mapping[str, Any], 
     if any(problem["fatal"] for problem in checkpoint["problems"]):
         return
     sha, name = checkpoint["weights_sha"], f"{checkpoint['run']} step {checkpoint['step']} with weights "
-    stored = _weights(old).get(_position(checkpoint), sha)
+    stored = _weights(old).get(_position(checkpoint)) or sha
     _same(folder, "another trajectory", name + sha[:12], name + stored[:12])
 
 
