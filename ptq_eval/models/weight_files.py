@@ -137,7 +137,9 @@ def _wrapped(path: Path) -> dict[str, Any] | None:
 
 def _shards_of(index: Path) -> list[str]:
     try:
-        names = sorted(set(load_json(index)["weight_map"].values()))
+        names = sorted({*load_json(index)["weight_map"].values()})
+        if other := [name for name in names if not isinstance(name, str)]:
+            raise ValueError(f"{other[0]!r} is no name of a file")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UnreadableCheckpointError(f"{index.name} cannot be read", got=repr(error)) from error
     outside = [name for name in names if Path(name).name != name]
