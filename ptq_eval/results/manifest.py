@@ -143,7 +143,7 @@ def _with_samples(fixed: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _with_length(fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with the length of calibration windows, which is by default that of evaluation windows."""
+    """Options with the length of calibration windows, by default the length of evaluation windows."""
     return {**fixed, "calib_length": fixed.get("calib_length") or fixed.get("seq_len")}
 
 

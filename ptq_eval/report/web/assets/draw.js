@@ -66,6 +66,7 @@ ptq.Chart = class {
     const columns = Math.max(1, Math.min(this.spec.columns || 3, panels.length, Math.floor(this.width / 275)));
     const { between, row } = ptq.SPACE, wide = (this.width - between * (columns - 1)) / columns, high = Math.min(270, Math.max(220, wide * 0.78));
     const svg = d3.create("svg").attr("role", "group").attr("aria-label", `${this.spec.caption}. ${ptq.KEYS}`);
+    const focus = this.focus; // taking the old figure away takes the focus from it
     this.body.replaceChildren(svg.node());
     if (!panels.length) {
       svg.attr("viewBox", `0 0 ${this.width} 60`).append("text").attr("x", 10).attr("y", 30).text("Everything is switched off.");
@@ -79,7 +80,7 @@ ptq.Chart = class {
     const rows = this.legend(svg.append("g").attr("transform", `translate(6,${top})`), this.spec.legend(panels, this.options));
     svg.attr("viewBox", `0 0 ${this.width} ${top + rows * row}`);
     this.reset.disabled = !this.zoom.size;
-    if (this.focus !== null) svg.selectAll(".panel").filter(function () { return this.dataset.key === ptq.focused; }).each(function () { this.focus({ preventScroll: true }); });
+    if (focus !== null) svg.selectAll(".panel").filter(function () { return this.dataset.key === focus; }).each(function () { this.focus({ preventScroll: true }); });
   }
 
   zoomKey(panel) { return this.spec.shared ? panel.x.key || "all" : panel.key; }
@@ -204,7 +205,7 @@ ptq.Chart = class {
       })
       .on("dblclick", () => this.setZoom(key, null))
       .on("blur", () => { this.focus = null; show(null); })
-      .on("focus", () => { ptq.focused = panel.key; if (catcher.node().matches(":focus-visible") && this.at.has(panel.key)) show(spoken[this.at.get(panel.key)]); })
+      .on("focus", () => { if (catcher.node().matches(":focus-visible") && this.at.has(panel.key)) show(spoken[this.at.get(panel.key)]); })
       .on("keydown", (event) => this.key(event, { panel, key, spoken, ends, x, y, w, h, show }));
   }
 

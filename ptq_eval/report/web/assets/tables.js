@@ -63,8 +63,7 @@ ptq.measurements = (host) => {
   const made = rows.map((row) => {
     const line = ptq.element("tr", {}, ...columns.map(([, text, value]) => ptq.element("td",
       value ? { class: "right", "data-value": value(row) || "NaN" } : {}, text(row) ?? "")));
-    const words = columns.map(([, text]) => text(row)).join(" ").toLowerCase();
-    return { row, line, words: `${words} ${row.bits} bits` };
+    return { row, line, words: columns.map(([, text]) => text(row)).join(" ").toLowerCase() };
   });
   body.append(...made.map(({ line }) => line));
   const table = ptq.element("table", {}, ptq.element("thead", {}, ptq.element("tr", {},
@@ -73,12 +72,14 @@ ptq.measurements = (host) => {
   const clear = ptq.element("input", { type: "checkbox", id: "filter-clear" });
   const found = ptq.element("span", { class: "note", role: "status", id: "filter-count" });
   const update = () => {
-    const words = search.value.toLowerCase().split(/[\s,]+/).filter(Boolean);
+    const bits = []; // "2 bits" means these, not any 2
+    const rest = search.value.toLowerCase().replace(/(\d+)\s*bits?\b/g, (_, n) => { bits.push(+n); return ""; });
+    const words = rest.split(/[\s,]+/).filter(Boolean);
     let n = 0;
     for (const { row, line, words: text } of made) {
       const noise = /[°–]/.test(row.cell) || Math.abs(+row.delta) <= 2 * +row.delta_se;
       const shown = ptq.showsRun(owner.get(row.run)) && ptq.showsLabel(row.label) && ptq.showsBits(+row.bits)
-        && !(clear.checked && noise) && words.every((word) => text.includes(word));
+        && !(clear.checked && noise) && (!bits.length || bits.includes(+row.bits)) && words.every((word) => text.includes(word));
       line.hidden = !shown;
       n += shown;
     }
