@@ -74,7 +74,7 @@ def card(frame: pd.DataFrame, run: Mapping[str, Any], n_windows: int, models: Se
     return "\n".join(parts)
 
 
-def _range(column: pd.Series) -> str:
+def _range(column: Any) -> str:
     known = column.dropna()
     if not len(known):
         return short(None)
