@@ -29,12 +29,12 @@ from benchmarks.harness import SEED, Claim, Outcome, Setup
 from ptq_eval.config.gate import GateConfig
 from ptq_eval.records import Measurement, Sample
 from ptq_eval.results.gate.chance import Luck, chances
-from ptq_eval.results.gate.decision import MULTIPLE, Evidence, Rule, decide
+from ptq_eval.results.gate.decision import ASSURED, MULTIPLE, Evidence, Rule, decide
 from ptq_eval.results.gate.decision import Outcome as Decision
 from ptq_eval.results.gate.evidence import of_losses
 from ptq_eval.sampling import Design, design_of, spread
 
-GRIDS, POWER_GRIDS = 1000, 150
+GRIDS, POWER_GRIDS = 1000, 100
 TOLERANCES = (0.0, 0.003, 0.01, 0.03)
 JUDGES = ("model", "method")
 SIZES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
@@ -225,8 +225,7 @@ def power_rows(cells: Sequence[Cell], size: int, grids: int, judge: str) -> Iter
                 for i, cell in enumerate(cells):
                     both = [*neutral[:i], worse[i], *neutral[i + 1 :]]
                     caught = decide(both, tolerance, level)[i][0] == Decision.WORSE
-                    needed = rule.needed(worse[i]) if times == MULTIPLE else None
-                    enough = isinstance(needed, int) and needed <= size
+                    enough = times == MULTIPLE and rule.smallest(worse[i], ASSURED) <= worsening
                     found = (caught, rule.power(neutral[i], worsening), enough)
                     seen.setdefault((tolerance, cell.bits, times), []).append(found)
     for (tolerance, bits, times), found in sorted(seen.items()):

@@ -18,6 +18,7 @@ __all__ = [
     "RunResult",
     "compare",
     "compare_laws",
+    "dataset",
     "export",
     "fit_by",
     "fit_data",
@@ -29,6 +30,7 @@ __all__ = [
 _JOBS = {
     "compare": "jobs.compare",
     "compare_laws": "jobs.compare_laws",
+    "dataset": "jobs.dataset",
     "fit_by": "jobs.compare_laws",
     "fit_data": "jobs.fit_table",
     "export": "jobs.export",
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from ptq_eval.api import RunResult, load, run, save_report
     from ptq_eval.jobs.compare import compare
     from ptq_eval.jobs.compare_laws import compare_laws, fit_by
+    from ptq_eval.jobs.dataset import dataset
     from ptq_eval.jobs.export import export
     from ptq_eval.jobs.fit_table import fit_data
     from ptq_eval.jobs.sensitivity import sensitivity

@@ -37,6 +37,8 @@ _SAFETENSORS = (
 )  # fmt: skip
 _TEXT = (re.compile(rb"(?=[\t\r\n -~]+\Z)[^\r\n]{0,80}"), "text ({!r})", _AGAIN)
 """Weights of one kind in a file whose name is of another, and files of printable characters alone."""
+_NAMES = ("model*.safetensors", "pytorch_model*.bin", "model.pt", "pytorch_model.pt")
+"""Names of weights."""
 _STORES = {".git/annex": "git annex get", ".dvc": "dvc pull", "dvc/cache": "dvc pull"}
 """What links into these folders are fetched by."""
 _START = 256
@@ -59,7 +61,7 @@ def placeholder(folder: Path) -> PtqEvalError | None:
 def placeholder_of(folder: Path, weights: WeightFiles) -> PtqEvalError | None:
     """The same for the weights of a folder: those found, and where some are not found, whatever has their names."""
     missing = weights.missing or not weights.files
-    named = sorted([*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")]) if missing else ()
+    named = [path for name in _NAMES for path in sorted(folder.glob(name))] if missing else []
     errors = (*(_no_file(path, True) for path in named), *map(_no_weights, weights.files))
     return next((error for error in errors if error is not None), None)
 

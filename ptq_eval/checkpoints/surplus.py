@@ -58,7 +58,7 @@ _TOWERS = re.compile(
 )
 """What text does not run through, or what predicts further tokens."""
 
-_EMBEDDING = re.compile(r"(^|[._])(\w*embed(s|ding|dings|_tokens)?|\w*emb|[wv][tp]e|ve)\d*([._]|$)", re.IGNORECASE)
+_EMBEDDING = re.compile(r"(^|[._])(\w*embed(s|ding|dings|_tokens)?|\w*emb|[wv][tp]e|ve)\d*([._]|$)")
 """Further embeddings of tokens or positions, as of nanochat's values."""
 
 _NORM = re.compile(r"(^|_)(\w*norm\d?|ln|ln_\w+)$", re.IGNORECASE)
@@ -117,13 +117,15 @@ def _of_body(name: str, body: str) -> bool:
 
 
 def _of_text(name: str, module: Any, report: WeightReport) -> bool:
-    """Whether a tensor outside the model's body is of what text runs through: another embedding, a factor per layer.
+    """Whether text runs through a tensor outside the model's body: an embedding, a factor per layer or token.
 
     A second copy of a parameter, as of averaged weights, does not.
     """
     shape = report.tensors.get(name, ("", ()))[1]  # transformers renames some
     if "." not in name:
-        return len(shape) == 1 and shape[0] == getattr(module.config.get_text_config(), "num_hidden_layers", None)
+        text = module.config.get_text_config()
+        of_layers = len(shape) == 1 and shape[0] == getattr(text, "num_hidden_layers", None)
+        return of_layers or shape[-1:] == (getattr(text, "vocab_size", None),)
     known = {end for parameter, _ in module.named_parameters() for end in (parameter, *_ends(parameter))}
     copied = any(end in known for end in _ends(name))
     return len(shape) == 2 and _EMBEDDING.search(name) is not None and not _TOWERS.search(name) and not copied
@@ -149,7 +151,7 @@ def _wrapped(account: Account, body: str) -> Finding | None:
     example = min(found)
     return Finding(
         "not_loaded",
-        f"the names of the tensors are those of a wrapped model: {example} for {found[example]}",
+        f"the tensors have the names of a wrapped model: {example} for {found[example]}",
         f"rename them in each file: save_file({{k.replace({_inserted(example, found[example])!r}, ''): t for k, t in "
         "load_file(FILE).items()}, FILE, metadata={'format': 'pt'}), with safetensors.torch",
     )

@@ -216,6 +216,8 @@ def _not_stored(weights: WeightFiles, report: WeightReport) -> str:
     file = weights.files[0]
     if file.suffix == ".pt":
         return f"transformers does not look for {file.name}: call it pytorch_model.bin, or save it as safetensors"
+    if complex_ones := [name for name, (kind, _) in report.tensors.items() if kind.startswith(("C", "complex"))]:
+        return f"complex numbers, which the weights of no language model are: {some(complex_ones)}"
     empty = [name for name, (_, shape) in report.tensors.items() if 0 in shape]
     if empty:
         return f"placeholders without content, as DeepSpeed ZeRO-3 leaves them: {some(empty)}; run zero_to_fp32.py"

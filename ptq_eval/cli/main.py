@@ -22,6 +22,7 @@ from ptq_eval.cli.backends import backends
 from ptq_eval.cli.backtest import backtest
 from ptq_eval.cli.compare import compare
 from ptq_eval.cli.console import Bar, complain, console, show_warning
+from ptq_eval.cli.dataset import dataset
 from ptq_eval.cli.export import export
 from ptq_eval.cli.fit import fit
 from ptq_eval.cli.plan import plan
@@ -169,7 +170,7 @@ def inspect(folders: tuple[str, ...], json: bool, trust_remote_code: bool, **set
 def report(out: str, bits_axis: BitsAxis | None, seed: int, bootstrap: int) -> None:
     """Write tables, figures and the report page again from the records in OUT.
 
-    The axis of bits is by default that of the run.
+    By default, the axis of bits is the same as in the run.
 
     \b
     Examples:
@@ -239,6 +240,7 @@ def formats() -> None:
 cli.add_command(backends)
 cli.add_command(backtest)
 cli.add_command(compare)
+cli.add_command(dataset)
 cli.add_command(export)
 cli.add_command(fit)
 cli.add_command(plan)

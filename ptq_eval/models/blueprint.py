@@ -245,7 +245,7 @@ def _bidirectional(content: Mapping[str, Any]) -> str:
 def _classes(content: Mapping[str, Any]) -> list[str]:
     """The classes that config.json names."""
     classes = content.get("architectures") or []
-    return [classes] if isinstance(classes, str) else [str(name) for name in classes]
+    return [str(name) for name in (classes if isinstance(classes, list) else [classes])]
 
 
 @lru_cache(maxsize=64)

@@ -26,7 +26,10 @@ def load_json(path: Path, of: Callable[[dict[str, Any]], Any] = lambda entry: en
             raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
         return of(entry)
 
-    return json.loads(file_content(path), object_pairs_hook=unique)
+    try:
+        return json.loads(file_content(path), object_pairs_hook=unique)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def file_content(path: Path) -> bytes:

@@ -167,11 +167,12 @@ def test_a_body_without_its_head_says_so(folder):
         "wpe.weight",
         "ve.weight",
         "resid_lambdas",
+        "final_logits_bias",
     ],
 )
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_what_a_layer_has_beside_its_weight_counts_unless_it_is_zero(folder, name, value):
-    shape = (2, 2) if "embeds" in name or name in ("wpe.weight", "ve.weight") else (2,)
+    shape = (1, 48) if "logits" in name else (2, 2) if "embeds" in name or name in ("wpe.weight", "ve.weight") else (2,)
     rewrite(folder, lambda tensors: tensors.update({name: torch.full(shape, value)}))
     found = verify(discover([folder])[0])
     assert codes(found) == (["not_loaded"] if value else ["surplus_weights"])

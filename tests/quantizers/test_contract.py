@@ -31,6 +31,7 @@ VARIANTS = [(name, QUICK.get(name, {})) for name in available_quantizers()] + [
     ("awq", {"relative": True}),
     ("hqq", {"round_zero": True, "norm": 1.0}),
     ("gptq-noclip", {"act_order": False, "block_size": 7}),
+    ("signround", {"steps": 5, "mismatch": True}),
 ]
 
 

@@ -59,9 +59,11 @@ def _distinguished(named: Any, table: Frame, columns: Sequence[str]) -> Any:
     for quantizer in named.unique():
         rows = named.index[named == quantizer]
         for column in columns if quantizer != FULL_PRECISION else ():
-            if column not in table or table.loc[rows, column].astype(object).fillna("").nunique() < 2:
+            if column not in table:
                 continue
-            named.loc[rows] += [" " + _describe(column, value) for value in table.loc[rows, column]]
+            values = table.loc[rows, column]
+            if values.astype(object).where(values.notna(), "").nunique() > 1:
+                named.loc[rows] += [" " + _describe(column, value) for value in values]
     return named
 
 

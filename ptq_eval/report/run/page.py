@@ -222,7 +222,7 @@ def _pairs_with_rounding(study: Study) -> Frame:
     rows = study.measured.copy()
     rows["format"] = formats_of(rows)
     for name in ("group_size", "symmetric"):
-        rows[name] = rows[name].astype(object).fillna("").astype(str)
+        rows[name] = rows[name].astype(object).where(rows[name].notna(), "").astype(str)
     rounding = rows["quantizer"] == ROUNDING
     others = rows[~rounding & (rows["quantizer"] != FULL_PRECISION)]
     both = others.merge(rows[rounding], on=_GRID, suffixes=("", SUFFIX), how="inner")

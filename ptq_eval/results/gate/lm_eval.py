@@ -28,12 +28,14 @@ from ptq_eval.sampling import mean_and_error
 
 _SAMPLES = re.compile(r"samples_(.+)_(\d{4}-\d\d-\d\dT[\d.-]+)\.jsonl")
 _DATE = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+)\.json")
-_RATIOS = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+_RATIOS = ("word_perplexity", "byte_perplexity", "bits_per_byte", "token_perplexity")
 _LOGS = ("perplexity",)
 _NO_VALUE = ("bypass",)
 _HASHES = {"doc_hash": Condition.DOCUMENTS, "prompt_hash": Condition.PROMPT, "target_hash": Condition.TARGET}
 Key = tuple[str, str, str]
 """Task, filter, metric."""
+Values = dict[Key, dict[Any, list[tuple[float, float]]]]
+"""(value, weight) of every line, by cell and document."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,18 +111,14 @@ def _summary(folder: Path, date: str) -> dict[str, Any]:
 
 
 def _add(found: Tasks, task: str, path: Path, directions: Mapping[str, Any]) -> None:
-    values: dict[Key, dict[Any, list[tuple[float, float]]]] = {}
-    for line in _lines(path):
-        document, filtered = line["doc_id"], str(line.get("filter", "none"))
-        for name in _HASHES:
-            digest = str(line.get(name) or (_digest(line.get("doc")) if name == "doc_hash" else ""))
-            found.hashes.setdefault((task, name), {})[document] = digest
-        for metric in line.get("metrics") or _numbers_of(line):
-            value = _value(metric, line.get(metric))
-            if value is None:
-                found.skipped.add(metric)
-            else:
-                values.setdefault((task, filtered, metric), {}).setdefault(document, []).append(value)
+    values: Values = {}
+    for number, text in enumerate(path.read_text("utf-8", "replace").split("\n"), 1):  # strings may hold other breaks
+        try:
+            if text.strip():
+                _read_line(found, values, task, json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            what = f"{path.name} line {number}: {type(error).__name__}: {error}"
+            raise DataFileError("a samples file of lm-eval is damaged", got=what, remedy="run lm_eval again") from error
     for key, documents in values.items():
         nats = key[2] in (*_RATIOS, *_LOGS)
         higher = not nats and bool(directions.get(key[2], True))
@@ -129,18 +127,17 @@ def _add(found: Tasks, task: str, path: Path, directions: Mapping[str, Any]) -> 
         found.cells[key] = Documents(means, higher, nats)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as handle:
-        for number, text in enumerate(handle, 1):
-            try:
-                line = json.loads(text)
-                _ = line["doc_id"]
-            except (ValueError, KeyError, TypeError) as error:
-                what = f"{path.name} line {number}: {type(error).__name__}: {error}"
-                raise DataFileError(
-                    "a samples file of lm-eval is damaged", got=what, remedy="run lm_eval again"
-                ) from error
-            yield line
+def _read_line(found: Tasks, values: Values, task: str, line: Mapping[str, Any]) -> None:
+    document, filtered = line["doc_id"], str(line.get("filter", "none"))
+    for name in _HASHES:
+        digest = str(line.get(name) or (_digest(line.get("doc")) if name == "doc_hash" else ""))
+        found.hashes.setdefault((task, name), {})[document] = digest
+    for metric in line.get("metrics") or _numbers_of(line):
+        value = _value(metric, line.get(metric))
+        if value is None:
+            found.skipped.add(metric)
+        else:
+            values.setdefault((task, filtered, metric), {}).setdefault(document, []).append(value)
 
 
 def _numbers_of(line: Mapping[str, Any]) -> list[str]:

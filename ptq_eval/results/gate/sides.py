@@ -6,8 +6,9 @@ cells can be compared too, but not window by window: see `pairs`.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -149,10 +150,8 @@ def _from_records(store: Store, name: str) -> Side:
 
 def _from_table(folder: Path, run: Mapping[str, Any], name: str) -> Side:
     path = folder / TABLE
-    try:
+    with _readable(path):
         frame = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise DataFileError("the table of results cannot be read", got=f"{path}: {error}") from error
     needed = {"run", "step", "quantizer", "bits", "loss_q", "delta", "delta_se", "status", "weights_sha", "protocol"}
     if missing := sorted(needed - set(frame)):
         raise DataFileError(
@@ -160,7 +159,17 @@ def _from_table(folder: Path, run: Mapping[str, Any], name: str) -> Side:
             got=f"{path}: {', '.join(missing)}",
             remedy="write it again: ptq-eval report OUT",
         )
-    return Side(name, tuple(Cell(row) for row in _rows(frame)), False, run, _excluded(frame))
+    with _readable(path):
+        cells, excluded = tuple(Cell(row) for row in _rows(frame)), _excluded(frame)
+    return Side(name, cells, False, run, excluded)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise DataFileError("the table of results cannot be read", got=f"{path}: {error}") from error
 
 
 def _excluded(frame: pd.DataFrame) -> dict[tuple[Any, Any], str]:

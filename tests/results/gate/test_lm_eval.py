@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 import ptq_eval
@@ -175,3 +177,32 @@ def test_what_cannot_be_read_is_refused(tmp_path, answers):
     (tmp_path / "plain").mkdir()
     with pytest.raises(NothingToFitError, match="other is not"):
         ptq_eval.compare(good, tmp_path / "plain")
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60))
+def test_whatever_a_line_holds_it_is_read_or_refused_in_one_line(tmp_path, text):
+    folder = write(tmp_path / "x", {"arc": lines([1.0, 0.0])})
+    (folder / "model" / f"samples_arc_{DATE}.jsonl").write_bytes(b'{"doc_id": 7, "acc": 1}\n' + text)
+    said = ""
+    try:
+        assert ptq_eval.compare(folder, folder).cells
+    except DataFileError as error:
+        said = str(error)
+    assert "\n" not in said
+
+
+def test_texts_may_hold_any_line_break(tmp_path):
+    samples = [{**line, "doc": {"text": "a\u2028b\x0bc"}} for line in lines([1.0, 0.0])]
+    folder = write(tmp_path / "x", {"arc": samples})
+    path = folder / "model" / f"samples_arc_{DATE}.jsonl"
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in samples))
+    assert ptq_eval.compare(folder, folder).verdict == Verdict.NOT_WORSE
+
+
+@pytest.mark.parametrize("line", ['{"doc_id": [1], "acc": 1}', "[1]", '{"doc_id": 1, "metrics": 3}', "{}"])
+def test_a_line_of_another_shape_is_refused(tmp_path, line):
+    folder = write(tmp_path / "x", {"arc": lines([1.0, 0.0])})
+    (folder / "model" / f"samples_arc_{DATE}.jsonl").write_text(line + "\n")
+    with pytest.raises(DataFileError, match="line 1"):
+        ptq_eval.compare(folder, folder)

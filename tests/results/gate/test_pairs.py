@@ -324,5 +324,9 @@ def test_what_holds_no_results_is_refused(tmp_path):
     (tmp_path / "empty" / "degradation.csv").write_text("run,step\nx,1\n")
     with pytest.raises(DataFileError, match="lacks columns"):
         ptq_eval.compare(tmp_path / "good", tmp_path / "empty")
+    names = "run,step,quantizer,bits,loss_q,delta,delta_se,status,weights_sha,protocol,options"
+    (tmp_path / "empty" / "degradation.csv").write_text(f"{names}\nx,1,rtn,4,1,1,1,ok,a,b,not json\n")
+    with pytest.raises(DataFileError, match="cannot be read"):
+        ptq_eval.compare(tmp_path / "good", tmp_path / "empty")
     with pytest.raises(OptionError, match="too small"):
         ptq_eval.compare(tmp_path / "good", tmp_path / "good", tolerance=-0.1)
