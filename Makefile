@@ -1,16 +1,17 @@
 # Two commands set up everything they need and run on a fresh machine:
 #   make demo    the main job on the embedded trajectory; the report is written to demo-output/
 #   make test    every test
-# For those who change the code: make check, make docs, make bench, make clean; make backends-test installs other
+# For those who change the code: make check, make docs, make bench, make clean; make oldest-test; make backends-test installs other
 # packages in environments of their own and tries them, all or those named: make backends-test BACKENDS="hqq or torchao".
 
 PYTHON ?= python3
 BACKENDS ?=
+BASE ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint types docs wheel backends-test bench clean
+.PHONY: demo test check lint types docs wheel backends-test page-test oldest-test gate bench clean
 
 demo: $(STAMP)
 	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --eval-windows 192 --calib-windows 48
@@ -37,6 +38,15 @@ backends-test: $(STAMP)
 
 wheel: $(STAMP)
 	PYTHON=$(BIN)/python tests/wheel.sh
+
+gate: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.ci $(BASE)
+
+oldest-test: $(STAMP)
+	PYTHON=$(BIN)/python tests/oldest.sh
+
+page-test: $(STAMP)
+	PYTHON=$(BIN)/python tests/page.sh
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

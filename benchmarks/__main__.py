@@ -39,8 +39,11 @@ NAMES = (
     "turns",
     "coverage",
     "rounding",
+    "gate",
     "backend_overhead",
+    "jobs",
     "llama_cpp",
+    "page",
 )
 
 

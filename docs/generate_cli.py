@@ -34,7 +34,8 @@ def page() -> str:
     """The whole page as Markdown."""
     parent = click.Context(cli, info_name="ptq-eval")
     order = ("run", "inspect", "fit", "report", "quantizers", "pretrain")
-    names = [*order, *sorted(set(cli.commands) - set(order))]
+    shown = {name for name, command in cli.commands.items() if not command.hidden}
+    names = [*order, *sorted(shown - set(order))]
     table = "".join(
         f"| [`{name}`](#ptq-eval-{name}) | {cli.commands[name].get_short_help_str(100)} |\n" for name in names
     )
@@ -88,7 +89,8 @@ def escaped(text: str) -> str:
 
 def exit_codes() -> Iterator[str]:
     """The table of exit codes, from the classes of errors."""
-    yield "\n## Exit codes\n\n| code | meaning |\n|---|---|\n"
+    yield "\n## Exit codes\n\nOf `compare`, 1 to 3 are [verdicts](gate.md#exit-codes), a wrong command line is 64.\n"
+    yield "\n| code | meaning |\n|---|---|\n"
     yield "| 0 | everything that was asked for is done |\n"
     yield f"| {errors.PtqEvalError.exit_code} | a file cannot be read or written |\n"
     for kind in sorted(errors.PtqEvalError.__subclasses__(), key=lambda kind: kind.exit_code):

@@ -14,10 +14,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["RunResult", "compare", "export", "fit_by", "fit_data", "load", "run", "save_report", "sensitivity"]
+__all__ = [
+    "RunResult",
+    "compare",
+    "compare_laws",
+    "dataset",
+    "export",
+    "fit_by",
+    "fit_data",
+    "load",
+    "run",
+    "save_report",
+    "sensitivity",
+]
 _JOBS = {
     "compare": "jobs.compare",
-    "fit_by": "jobs.compare",
+    "compare_laws": "jobs.compare_laws",
+    "dataset": "jobs.dataset",
+    "fit_by": "jobs.compare_laws",
     "fit_data": "jobs.fit_table",
     "export": "jobs.export",
     "sensitivity": "jobs.sensitivity",
@@ -25,7 +39,9 @@ _JOBS = {
 
 if TYPE_CHECKING:
     from ptq_eval.api import RunResult, load, run, save_report
-    from ptq_eval.jobs.compare import compare, fit_by
+    from ptq_eval.jobs.compare import compare
+    from ptq_eval.jobs.compare_laws import compare_laws, fit_by
+    from ptq_eval.jobs.dataset import dataset
     from ptq_eval.jobs.export import export
     from ptq_eval.jobs.fit_table import fit_data
     from ptq_eval.jobs.sensitivity import sensitivity

@@ -8,7 +8,6 @@ call goes on from there.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,25 +17,21 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.config.options import declared
-from ptq_eval.errors import MeasurementFailedError, OutputFullError, PtqEvalError, full_disk
-from ptq_eval.records import BitsAxis, Measurement, Progress
-from ptq_eval.results.load import Results, collect
+from ptq_eval.errors import PtqEvalError, full_disk
+from ptq_eval.records import BitsAxis, Progress
+from ptq_eval.results.load import Results
 from ptq_eval.results.load import load as load_results
-from ptq_eval.results.manifest import describe, merged, require_matching, require_same
 from ptq_eval.results.points import Point
-from ptq_eval.results.store import Store
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints import Overrides
-    from ptq_eval.config.run import RunConfig
-    from ptq_eval.measure.trials import Plan
 
 
 @dataclass(frozen=True)
 class RunResult:
     """What a run found: one row of `table` per checkpoint, quantizer and bit-width.
 
-    `fit` is the content of `fit.json`, `run` that of `run.json`, `problems` the errors of checkpoints and trials that
+    `fit` and `run` are the contents of `fit.json` and `run.json`, `problems` the errors of checkpoints and trials that
     could not be measured, `replicates` the bootstrap's constants of each fit, `points` the rows that laws are fitted
     to.
     """
@@ -47,73 +42,6 @@ class RunResult:
     problems: tuple[PtqEvalError, ...] = ()
     replicates: Sequence[np.ndarray] = field(default=(), repr=False)
     points: Sequence[Point] = field(default=(), repr=False)
-
-
-@dataclass
-class _Session:
-    """One call of `run`: its options, its store, its plan."""
-
-    config: RunConfig
-    store: Store
-    plan: Plan
-    progress: Progress
-
-    def measure(self) -> list[PtqEvalError]:
-        """Run every trial that is missing; the errors of checkpoints that could not be measured."""
-        from ptq_eval.backends.process import Limits
-        from ptq_eval.backends.workers import Workers
-        from ptq_eval.measure.sweep import cost
-
-        done = self.store.keys()
-        todo = [(work, [t for t in work.trials if t.key() not in done]) for work in self.plan.workloads]
-        todo = [(work, missing) for work, missing in todo if missing]
-        total, units, errors = sum(cost(work, missing) for work, missing in todo), 0.0, []
-        limits = Limits(self.config.backend_seconds, self.config.backend_memory)
-        with self.store.writer() as writer, Workers(limits) as workers:
-
-            def tick(amount: float) -> None:
-                nonlocal units
-                units += amount
-                self.progress("measuring", units, total)
-
-            self.progress("measuring", 0.0, total)
-            found = [self._one(work, missing, writer=writer, workers=workers, tick=tick) for work, missing in todo]
-            errors = [error for error in found if error is not None]
-        return errors
-
-    def _one(self, work: Any, missing: Any, *, writer: Any, workers: Any, tick: Any) -> PtqEvalError | None:
-        from ptq_eval.measure.sweep import sweep
-
-        try:
-            for measurement in sweep(
-                work,
-                missing,
-                device=self.config.resolve_device(),
-                trust_remote_code=self.config.trust_remote_code,
-                memory=self.config.memory,
-                workers=workers,
-                tick=tick,
-            ):
-                writer.append(measurement)
-            writer.sync()
-        except OutputFullError:  # going on would lose what is measured
-            raise
-        except Exception as error:  # whatever one checkpoint does, the others are still to be measured
-            problem = error if isinstance(error, PtqEvalError) else _unexpected(work.checkpoint.name, error)
-            for trial in missing:
-                writer.append(Measurement(trial, status="failed", message=str(problem)))
-            return problem
-        return None
-
-
-def _unexpected(name: str, error: Exception) -> MeasurementFailedError:
-    problem = MeasurementFailedError(
-        f"{name}: measuring it stopped at an unexpected error",
-        got=f"{type(error).__name__}: {error}",
-        remedy="the other checkpoints are measured; exclude this one, or fix it and repeat the command",
-    )
-    problem.__cause__ = error
-    return problem
 
 
 def run(
@@ -133,10 +61,11 @@ def run(
     subclasses; checkpoints that are wrong do not stop the others, they are rows of status "excluded" or "failed" and
     listed in `problems`.
     """
-    from ptq_eval.checkpoints import Overrides, discover, foremost, verify_all
+    from ptq_eval.checkpoints import Overrides, discover, verify_all
     from ptq_eval.config.run import RunConfig
+    from ptq_eval.jobs.grid import Grid
     from ptq_eval.laws.fit.choice import chosen
-    from ptq_eval.measure.trials import make_plan, quantizers_of
+    from ptq_eval.measure.trials import quantizers_of
 
     roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
     overrides = Overrides.take(options, overrides)
@@ -145,35 +74,19 @@ def run(
     quantizers_of(config)  # mistakes in the request are reported before any weight is read
     config.resolve_device()
     progress = progress or (lambda what, done, total: None)
-    started = time.time()
-    store = Store(out if out is not None else default_output(roots[0]), config.shard)
-    old = store.read_run()
-    found = discover(roots, overrides=overrides)
+    grid = Grid(out if out is not None else default_output(roots[0]), config, progress)
     checkpoints = verify_all(
-        found,
+        discover(roots, overrides=overrides),
         progress=lambda done, total, _name: progress("reading weights", done, total),
         trust_remote_code=config.trust_remote_code,
     )
-    plan = make_plan(checkpoints, config, progress)
-    if len(plan.excluded) == len(checkpoints):
-        raise foremost([error for _, error in plan.excluded], "which `ptq-eval inspect` lists")
-    info = describe(config, plan.checkpoints, plan, started)
-    if old is not None:
-        require_same(old, info, store.folder)
-        info = merged(old, info, roots)
-    else:
-        require_matching(store.measurements(), plan, store.folder)
-    store.write_run(info)
-    session = _Session(config, store, plan, progress)
-    problems = [error for _, error in plan.excluded] + session.measure()
-    info["seconds"] = time.time() - started
-    store.write_run(info)
+    grid.take(checkpoints, roots)
+    problems = [*(error for _, error in grid.plan.excluded), *grid.measure(grid.jobs())]
     options = {"laws": config.laws, "seed": config.seed, "bootstrap": config.bootstrap}
-    found = analyse(collect(store, info), progress=progress, **options)
+    found = analyse(grid.results(), progress=progress, **options)
     result = replace(found, problems=tuple(problems))
     if write_report:
-        with full_disk(store.folder):
-            save_report(store.folder, result)
+        save_report(grid.store.folder, result)
     return result
 
 
@@ -212,7 +125,8 @@ def save_report(folder: str | Path, result: RunResult) -> list[Path]:
     """Write the table, the fit, the figures and the page of a run below `folder`; the paths written."""
     from ptq_eval.report import write
 
-    return write(Path(folder), result.table, result.fit, result.run, result.replicates, result.points)
+    with full_disk(folder):
+        return write(Path(folder), result.table, result.fit, result.run, result.replicates, result.points)
 
 
 def load(
@@ -226,7 +140,7 @@ def load(
 ) -> RunResult:
     """The table and fit of an output folder, as `analyse` makes it, without measuring anything and without torch.
 
-    `bits_axis` is by default that of its run.
+    `bits_axis`: by default as in its run.
     """
     return analyse(load_results(folder, bits_axis), laws=laws, seed=seed, bootstrap=bootstrap, progress=progress)
 

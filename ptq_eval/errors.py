@@ -140,6 +140,12 @@ class OutputFullError(PtqEvalError):
     exit_code = 22
 
 
+class OutputFolderError(PtqEvalError):
+    """The output folder is a file, or below one."""
+
+    exit_code = 32
+
+
 class UnsupportedModelError(PtqEvalError):
     """The model cannot be loaded as a causal LM, or has weights that no quantizer here can treat."""
 
@@ -301,6 +307,12 @@ def refused(kind: Obstacle, **facts: Any) -> Refusal:
     return Refusal(kind, facts)
 
 
+class RevisionError(PtqEvalError):
+    """A git revision that does not exist, or without the folder named."""
+
+    exit_code = 55
+
+
 class BackendError(PtqEvalError):
     """A backend that cannot be installed or used, or that fails its conformance run."""
 
@@ -319,6 +331,9 @@ def full_disk(folder: Path) -> Iterator[None]:
                 got=folder,
                 remedy="free some space and repeat the command: what is stored is kept",
             ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            what = "the output folder is a file, or below one"
+            raise OutputFolderError(what, got=folder, remedy="choose another -o") from error
         raise OutputFullError(
             "the output folder cannot be written",
             got=f"{folder}: {error.strerror}",

@@ -34,13 +34,28 @@ def get(kind: str, name: str) -> Any:
     if name not in points:
         raise UnknownPluginError.of(kind.removesuffix("s"), name, points)
     try:
-        return points[name].load()
+        found = points[name].load()
+        if kind == "quantizers":
+            _require_quantizer(found)
+        return found
     except Exception as error:  # another package's code may fail in any way
         raise UnknownPluginError(
             f"the {kind.removesuffix('s')} {name!r} cannot be loaded",
             got=f"{type(error).__name__}: {error}",
             remedy=f"fix or uninstall {provider(kind, name)}",
         ) from error
+
+
+def _require_quantizer(cls: Any) -> None:
+    """Raises TypeError for what is no class of quantizers that can be made, with the reason."""
+    from quantizers import Quantizer
+
+    if not (isinstance(cls, type) and issubclass(cls, Quantizer)):
+        raise TypeError("it is no subclass of quantizers.Quantizer")
+    for name in ("name", "version", "needs_stats", "default_calibration"):
+        if not hasattr(cls, name):
+            raise TypeError(f"it has no {name}")
+    cls()
 
 
 def quantizer_name(name: str) -> str:

@@ -22,7 +22,7 @@ What differs from the paper and its code:
   up; here it is the sum of the errors of the layers' own outputs.  A softmax dampens errors of q and k, so where their
   outputs are larger, the sum chooses s for them and not for v; `relative` is nearer to the block's choice.
 - Their clip search uses 512 sampled tokens and skips q and k; here it uses all tokens and all layers.
-- The grid is that of `grid.py`, as for the other methods.
+- The grid is `grid.py`, as for the other methods.
 
 Not done: later forks' "duo scaling", which also divides s by a mean of |w|.
 """
@@ -62,7 +62,7 @@ class AWQ(Quantizer):
     default_calibration = "shared"
     formats = ALL_FORMATS
 
-    n_grid: int = option(20, "Number of exponents tried, 0, 1/n, … (n-1)/n.", low=1)
+    n_grid: int = option(20, "Number of exponents tried, 0, 1/n, … (n-1)/n.", low=1, high=1000)
     clip: bool = option(False, "After the scales, search a clipped range for every group.")
     relative: bool = option(
         False, "Search with the error of each layer as a share of its output, so that all weigh alike.", added=True

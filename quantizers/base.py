@@ -34,7 +34,7 @@ from quantizers.errors import (
     suggestion,
 )
 from quantizers.formats import FORMATS, Format
-from quantizers.options import checked, is_int
+from quantizers.options import allowed_of, checked, is_int
 from quantizers.scales import stored
 from quantizers.stats import LayerStats, all_finite
 
@@ -319,6 +319,11 @@ class Quantizer(ABC):
     def option_help(cls) -> dict[str, str]:
         """Every option with a sentence that explains it."""
         return {spec.name: spec.metadata["help"] for spec in dataclasses.fields(cls)}
+
+    @classmethod
+    def option_values(cls) -> dict[str, str]:
+        """Every option with the values that it takes, in words."""
+        return {spec.name: allowed_of(spec) for spec in dataclasses.fields(cls)}
 
 
 def _format(name: str) -> Format:

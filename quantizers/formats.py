@@ -41,6 +41,8 @@ class Format:
     `blocks` are the group sizes allowed, the first being the default; empty where any is.  `scale_bits` are those of a
     group's scale (and minimum), `outer_bits` those of a block of `outer_block` columns, `tensor_bits` of a tensor.
     `tensor_top` is what the largest weight of a tensor becomes in units of a two-level format's tensor scale.
+    `packed` columns are stored as one piece, so that a row that ends within it takes the whole; 0 where the last group
+    of a row may be shorter.
     `affine` formats subtract a minimum, so a zero weight need not stay zero.  `stored` names the type of the scales.
     """
 
@@ -55,6 +57,7 @@ class Format:
     outer_bits: int = 0
     tensor_bits: int = 0
     tensor_top: float = 0.0
+    packed: int = 0
     affine: bool = False
     stored: str = "float32"
     summary: str = ""
@@ -99,7 +102,8 @@ class Format:
         return scales.represent(codes, self.levels().to(codes.device), params)
 
     def bits_stored(self, rows: int, columns: int, group_size: int) -> int:
-        """Bits of a packed layer [rows, columns], all scales included."""
+        """Bits of a packed layer [rows, columns], all scales included, and the whole of a last block."""
+        columns += -columns % self.packed if self.packed else 0
         per_row = self.bits * columns + self.scale_bits * math.ceil(columns / group_size)
         per_row += self.outer_bits * math.ceil(columns / self.outer_block) if self.outer_block else 0
         return rows * per_row + self.tensor_bits
@@ -204,21 +208,23 @@ def _gguf() -> list[Format]:
         found.append(
             Format(
                 name=f"q{bits}_0", bits=bits, levels=partial(levels.integers, -half, half - 1, half),
-                rule=scales.half_extreme, blocks=(32,), stored="float16", source=_GGUF,
+                rule=scales.half_extreme, blocks=(32,), packed=32, stored="float16", source=_GGUF,
                 summary=f"integers −{half} … {half - 1} in blocks of 32, the extreme weight is −{half}; float16 scale",
             )
         )  # fmt: skip
         found.append(
             Format(
                 name=f"q{bits}_1", bits=bits, levels=partial(levels.integers, 0, 2 * half - 1),
-                rule=scales.half_range, blocks=(32,), scale_bits=32, affine=True, stored="float16", source=_GGUF,
+                rule=scales.half_range, blocks=(32,), packed=32, scale_bits=32, affine=True, stored="float16",
+                source=_GGUF,
                 summary=f"integers 0 … {2 * half - 1} in blocks of 32 with a float16 scale and minimum",
             )
         )  # fmt: skip
     found.append(
         Format(
-            name="q8_0", bits=8, levels=partial(levels.integers, -127, 127), rule=scales.half_absmax, blocks=(32,),
-            stored="float16", source=_GGUF, summary="integers −127 … 127 in blocks of 32, float16 scale",
+            name="q8_0", bits=8, levels=partial(levels.integers, -127, 127),
+            rule=scales.half_absmax, blocks=(32,), packed=32, stored="float16", source=_GGUF,
+            summary="integers −127 … 127 in blocks of 32, float16 scale",
         )
     )  # fmt: skip
     for bits, size, top, first, count, scale_bits in (
@@ -230,7 +236,7 @@ def _gguf() -> list[Format]:
             Format(
                 name=f"q{bits}_k", bits=bits, levels=partial(levels.integers, 0, 2**bits - 1),
                 search=KQuant(256 // size, top, first, count).affine, blocks=(size,), scale_bits=scale_bits,
-                outer_block=256, outer_bits=32, affine=True, stored="multiple", source=_GGUF,
+                outer_block=256, packed=256, outer_bits=32, affine=True, stored="multiple", source=_GGUF,
                 summary=f"integers 0 … {2**bits - 1} in groups of {size}; {scale_bits // 2}-bit scale and minimum, "
                 "multiples of two float16 per 256",
             )
@@ -240,8 +246,8 @@ def _gguf() -> list[Format]:
         found.append(
             Format(
                 name=f"q{bits}_k", bits=bits, levels=partial(levels.integers, -half, half - 1, half),
-                search=KQuant(16, top).symmetric, blocks=(16,), scale_bits=scale_bits, outer_block=256, outer_bits=16,
-                stored="multiple", source=_GGUF,
+                search=KQuant(16, top).symmetric, blocks=(16,), scale_bits=scale_bits,
+                outer_block=256, packed=256, outer_bits=16, stored="multiple", source=_GGUF,
                 summary=f"integers −{half} … {half - 1} in groups of 16; {scale_bits}-bit scale, "
                 "a multiple of one float16 per 256",
             )

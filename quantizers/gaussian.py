@@ -21,9 +21,10 @@ ROWS, COLUMNS = 128, 4096
 @cache
 @torch.no_grad()
 def gaussian_mse(scheme: Scheme) -> float:
-    """E (x − x̂)² for x ~ N(0, 1), rounded to nearest under `scheme` in a layer of 128 rows of 4,096 columns."""
-    weight = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(0))
-    groups = grid.to_groups(weight, scheme.columns_per_group(COLUMNS))
+    """E (x − x̂)² for x ~ N(0, 1), rounded to nearest under `scheme` in 128 rows of 4,096 columns, or of one group."""
+    columns = max(COLUMNS, scheme.group_size or 0)
+    weight = torch.randn(ROWS, columns, generator=torch.Generator().manual_seed(0))
+    groups = grid.to_groups(weight, scheme.columns_per_group(columns))
     params = grid.params_of(groups, scheme, grid.outer_of(weight, scheme))
     rounded = grid.weights_of(grid.codes_of(groups, params, scheme), params, scheme)
     return float((rounded - groups).square().mean(dtype=torch.float64))

@@ -31,7 +31,7 @@ class GPTAQ(Mismatched):
     name = "gptaq"
     version = "1"
 
-    alpha: float = option(0.25, "Share of the mismatch that is corrected; 1 in the derivation.", low=0)
+    alpha: float = option(0.25, "Share of the mismatch that is corrected; 1 in the derivation.", low=0, high=1)
 
     def _round(self, state: Tensor, known: Problem, rounding: Rounding) -> None:
         upper = (known.mismatch @ known.inverse.T).triu_(1)

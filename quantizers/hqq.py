@@ -46,10 +46,10 @@ class HQQ(Quantizer):
     needs_stats = False
     default_calibration = "none"
 
-    norm: float = option(0.7, "The power p of the norm of the errors, usually below 1.", low=0)
-    beta: float = option(10.0, "β of the first step: errors shrink by |error|^(p − 1)/β.", low=1e-9)
-    kappa: float = option(1.01, "Factor of β from step to step.", low=1)
-    steps: int = option(20, "Steps at most; all groups stop when the mean |error| no longer falls.", low=1)
+    norm: float = option(0.7, "The power p of the norm of the errors, at most 1.", low=0, high=1)
+    beta: float = option(10.0, "β of the first step: errors shrink by |error|^(p − 1)/β.", low=1e-3, high=1e6)
+    kappa: float = option(1.01, "Factor of β from step to step.", low=1, high=10)
+    steps: int = option(20, "Steps at most; all groups stop when the mean |error| no longer falls.", low=1, high=10_000)
     round_zero: bool = option(False, "Begin with rounded zero points, as the authors' package does at 4 bits.")
 
     @torch.no_grad()

@@ -156,9 +156,9 @@ class Mismatched(Quantizer):
     default_calibration = "sequential"
     formats = ALL_FORMATS
 
-    damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H.", low=0)
+    damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H.", low=0, high=1)
     act_order: bool = option(False, "Take the columns by decreasing diag H, the most active inputs first.")
-    block_size: int = option(128, "Columns between two updates of all later columns.", low=1)
+    block_size: int = option(128, "Columns between two updates of all later columns.", low=1, high=65536)
 
     @torch.no_grad()
     def quantize(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None = None) -> QuantizedWeight:

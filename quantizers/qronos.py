@@ -31,7 +31,7 @@ class Qronos(Mismatched):
     name = "qronos"
     version = "1"
 
-    damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H and diag G.", low=0)
+    damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H and diag G.", low=0, high=1)
     act_order: bool = option(True, "Take the columns by decreasing diag H, the most active inputs first.")
 
     def _round(self, state: Tensor, known: Problem, rounding: Rounding) -> None:

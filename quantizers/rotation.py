@@ -95,9 +95,12 @@ class Rotated(Quantizer):
     plain: ClassVar[type[Quantizer]]
 
     rotation_block: int = option(
-        0, "Columns rotated together, at most; 0: whole rows, or the blocks of formats that have their own.", low=0
+        0,
+        "Columns rotated together, at most; 0: whole rows, or the blocks of formats that have their own.",
+        low=0,
+        high=65536,
     )
-    rotation_seed: int = option(0, "Seed of the random signs.", low=0)
+    rotation_seed: int = option(0, "Seed of the random signs.", low=0, high=2**63 - 1)
 
     def quantize(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None = None) -> QuantizedWeight:
         """Quantize `weight` [out, in].  Raises what `plain` raises."""

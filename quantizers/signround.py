@@ -10,6 +10,10 @@ What differs from the paper: the paper minimises the output error of a whole dec
 that are drawn anew at each step, so that its layers can correct each other.  Here it is each layer's own error over all
 calibration tokens, which H holds exactly: a step costs one product, and gradients have no noise.  Shared calibration is
 the default; with `--calibration sequential`, layers see the inputs that quantized layers leave, as in the paper.
+
+With the option `mismatch`, layers see those too, and the error is that of the output that the layer has in the
+full-precision model, ‖WX − ŴX̃‖² = tr(ΔW·H·ΔWᵀ) − 2 tr(W·M·ΔWᵀ) + a constant (`LayerStats.mismatch`): a layer corrects
+what the layers before it did wrong, as the block's output does in the paper.
 """
 
 from __future__ import annotations
@@ -37,18 +41,29 @@ class SignRound(Quantizer):
     needs_stats = True
     default_calibration = "shared"
 
-    steps: int = option(200, "Steps of signed gradient descent.", low=1)
+    steps: int = option(200, "Steps of signed gradient descent.", low=1, high=100_000)
     ranges: bool = option(True, "Learn the range of every group too, not only offsets of rounding.")
+    mismatch: bool = option(
+        False, "Aim at the outputs of the full-precision model, from the inputs of the quantized one.", added=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mismatch:
+            object.__setattr__(self, "needs_mismatch", True)
+            object.__setattr__(self, "default_calibration", "sequential")
 
     @torch.no_grad()
     def quantize(self, weight: Tensor, scheme: Scheme, stats: LayerStats | None = None) -> QuantizedWeight:
         """Quantize `weight` [out, in].  Raises QuantizationError if the statistics are not finite.
 
-        The report has tr(ΔW·H·ΔWᵀ) of the result (error) and of plain rounding (error_rounded), and n_tokens behind H.
+        The report has the error of the result (error) and of plain rounding (error_rounded), without the constant that
+        `mismatch` adds, and n_tokens behind H.
         """
         weight = self.prepare(weight, scheme, stats)
         assert stats is not None  # checked by `prepare`
         hessian, columns = finite_hessian(stats, weight.device), weight.shape[1]
+        aim = weight @ stats.mismatch.to(weight.device) if self.mismatch else torch.zeros_like(weight)
         size = scheme.columns_per_group(columns)
         groups = grid.to_groups(weight, size)
         low, high = groups.amin(-1), groups.amax(-1)
@@ -62,8 +77,8 @@ class SignRound(Quantizer):
             free = (ratio + offset).round_() + zero.unsqueeze(-1)
             codes = free.clamp(0, 2**scheme.bits - 1)
             delta = grid.from_groups(grid.decode(codes, scale, zero), columns) - weight
-            slope = delta @ hessian
-            error = (slope * delta).sum(1)
+            slope = delta @ hessian - aim
+            error = ((slope - aim) * delta).sum(1)
             first = error if step == 0 else first
             better = error < best
             best = torch.where(better, error, best)

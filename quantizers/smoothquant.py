@@ -37,7 +37,7 @@ class SmoothQuant(Quantizer):
     default_calibration = "shared"
     formats = ALL_FORMATS
 
-    alpha: float = option(0.5, "Share of the activations' range that moves into the weights, 0 to 1.", low=0)
+    alpha: float = option(0.5, "Share of the activations' range that moves into the weights, 0 to 1.", low=0, high=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

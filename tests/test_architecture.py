@@ -132,8 +132,10 @@ WRITING = {"write_text", "write_bytes", "writelines", "savefig", "to_csv", "to_j
 WRITERS = ("ptq_eval.results.store", "ptq_eval.report", "ptq_eval.pretrain")
 WRITERS += ("ptq_eval.backends", "ptq_eval.measure.foreign.handover", "ptq_eval.measure.foreign.conformance")
 WRITERS += ("ptq_eval.packing.folder", "ptq_eval.jobs.export", "ptq_eval.models.weight_files")
-"""`pretrain` and `export` write checkpoints, backends exchange folders with their processes, and a state dict from
-within another dict is written into a folder that is removed again: none of them are results."""
+WRITERS += ("ptq_eval.training.monitor", "ptq_eval.jobs.files", "ptq_eval.jobs.pool")
+"""`pretrain` and `export` write checkpoints, `training.monitor` copies them, backends and jobs exchange folders with
+their processes, and a state dict from within another dict is written into a folder that is removed again: none of them
+are results."""
 
 
 def writes(call: ast.Call) -> bool:
@@ -197,28 +199,51 @@ def words_in(node: ast.AST) -> set[str]:
     return names | {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
 
 
-def parses_a_sentence(node: ast.AST) -> bool:
-    """Whether an expression takes a sentence of a fit apart, or looks for words in it."""
+def parses_a_sentence(node: ast.AST, names: set[str] = SENTENCES) -> bool:
+    """Whether an expression takes a sentence apart, or looks for words in it."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         texts = [node.func.value] if node.func.attr in PARSING else []
         texts += node.args if ast.unparse(node.func.value) == "re" else []
-        return any(words_in(text) & SENTENCES for text in texts)
+        return any(words_in(text) & names for text in texts)
     if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.In, ast.NotIn)):
         container = node.comparators[0]
         key = container.slice if isinstance(container, ast.Subscript) else container
         last = getattr(container, "attr", getattr(container, "id", getattr(key, "value", "")))
-        return last in SENTENCES - {"warnings"}  # a list of sentences may be asked for a whole one
+        return last in names - {"warnings"}  # a list of sentences may be asked for a whole one
     return False
 
 
 def test_no_sentence_is_parsed():
-    for module in below("ptq_eval.laws", "ptq_eval.report", "ptq_eval.jobs.compare", "ptq_eval.jobs.fit_table"):
+    for module in below("ptq_eval.laws", "ptq_eval.report", "ptq_eval.jobs.compare_laws", "ptq_eval.jobs.fit_table"):
         found = [ast.unparse(node) for node in ast.walk(sources()[module]) if parses_a_sentence(node)]
         assert not found, f"{module} parses: {found}"
     bad = ("entry['verdict'].startswith('x')", "str(entry.get('status')).partition(':')", "'B' in loss.status")
     bad += ("re.findall('a', entry['message'])", "why_not.replace('a', 'b')", "'B' in entry['status']")
     for text in bad:
         assert any(parses_a_sentence(node) for node in ast.walk(ast.parse(text))), f"the rule does not see {text}"
+
+
+REFUSALS = {"message", "fault", "remedy", "failure", "why_not"}
+"""What the texts of errors, problems and failed measurements are called (decision 20)."""
+
+
+def test_no_refusal_is_parsed():
+    for module in below("ptq_eval"):
+        found = [ast.unparse(node) for node in ast.walk(sources()[module]) if parses_a_sentence(node, REFUSALS)]
+        assert not found or module == "ptq_eval.errors", f"{module} parses: {found}"  # an error is kept on one line
+    assert parses_a_sentence(ast.parse("problem.message.partition(':')", mode="eval").body, REFUSALS)
+
+
+def test_every_code_of_a_problem_is_documented():
+    """Its place among the arguments is that in the functions which make problems."""
+    places, found = {"noted": 1, "with_problem": 0, "Finding": 0, "Problem": 0}, set()
+    for module in below("ptq_eval"):
+        for call in calls(module):
+            place = places.get(ast.unparse(call.func).rpartition(".")[2], len(call.args))
+            found |= {node.value for node in call.args[place : place + 1] if isinstance(node, ast.Constant)}
+    assert len(found) > 30
+    page = (ROOTS[0].parent / "docs" / "concepts.md").read_text(encoding="utf-8")
+    assert not [code for code in sorted(found) if f"`{code}`" not in page]
 
 
 def random_calls(tree: ast.AST, forked: bool = False):

@@ -28,6 +28,7 @@ CORE = {
     "pyyaml",
     "numba",
     "psutil",  # accelerate requires it as well
+    "markdown-it-py",  # rich requires it as well
 }
 
 

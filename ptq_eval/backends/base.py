@@ -56,7 +56,8 @@ class Method:
     the kinds of integer grids, the first of which conformance runs try, `groups` the group sizes (empty: any),
     `per_row` whether one scale per row is possible.
     `calibration` names the inputs of a layer that the method takes: "none", "shared" (of the full-precision model) or
-    "sequential" (of the model whose earlier layers are quantized).
+    "sequential" (of the model whose earlier layers are quantized).  `real_zeros`: zero points are
+    numbers of 16 bits, not codes.
     """
 
     summary: str
@@ -67,6 +68,7 @@ class Method:
     calibration: Literal["none", "shared", "sequential"] = "none"
     scheme: str = ""
     blocks: tuple[int, ...] = ()
+    real_zeros: bool = False
 
     def block(self, narrowest: int) -> int | None:
         """The columns per scale of a method with a `scheme` where the narrowest row has so many columns."""

@@ -37,6 +37,8 @@ from ptq_eval.errors import BackendError
 INSTALL_SECONDS = 1800
 _SHARED = "zz_shared.pth"
 """The path file that names the packages behind an environment's own."""
+_UNREACHABLE = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "ReadTimeoutError", "ProxyError")
+"""What pip's output has where no package index answers; its last line says that there is no such version."""
 
 
 class State(StrEnum):
@@ -130,8 +132,10 @@ def place_of(name: str) -> Place:
     """Where the worker of a backend runs.  Raises UnknownPluginError, or BackendError where it cannot be used."""
     status = status_of(backend_of(name))
     if not status.usable:
-        remedy = status.backend.remarks if status.state in (State.UNSUPPORTED, State.FAILED) else status.why_not
-        raise BackendError(f"the backend {name} cannot be used", got=status.why_not or status.state, remedy=remedy)
+        got, remedy = str(status.state), status.why_not
+        if status.state in (State.UNSUPPORTED, State.FAILED):
+            got, remedy = status.why_not, status.backend.remarks
+        raise BackendError(f"the backend {name} cannot be used", got=got, remedy=remedy)
     ours = status.state is State.HERE
     python = Path(sys.executable) if ours else interpreter(home() / name)
     return Place(name, plugins.value("backends", name), python, ours, dict(status.backend.variables))
@@ -151,6 +155,7 @@ def install(name: str, seconds: float = INSTALL_SECONDS) -> Status:
     folder = home() / name
     started, error = time.perf_counter(), ""
     try:
+        _verdict(backend).unlink(missing_ok=True)  # of what is replaced
         _build(backend, folder, seconds)
     except (OSError, subprocess.SubprocessError) as problem:
         error = _reason(problem)
@@ -214,6 +219,8 @@ def _stale(record: Mapping[str, Any], backend: Backend, folder: Path) -> str:
     """Why an environment cannot be used any more; empty where it can, or was never made."""
     if record["fingerprint"] != fingerprint(backend):
         return "made for another torch, Python or version"
+    if not record["error"] and not interpreter(folder).exists():
+        return "its interpreter has gone"
     if record["error"] or version("torch") in _torches(folder):
         return ""
     return "the packages that it was made on have gone, or have another torch now"
@@ -267,13 +274,17 @@ def _reason(error: Exception) -> str:
         return f"pip did not end within {error.timeout:g} s"
     text = getattr(error, "stderr", None) or str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if any(name in text for name in _UNREACHABLE):
+        return "the package index cannot be reached"
     return next((line for line in lines if line.startswith("ERROR:")), lines[-1] if lines else "no message")[:300]
 
 
 def _record(folder: Path) -> dict[str, Any] | None:
+    """What `install` wrote; None where it did not end, or the file is damaged."""
     try:
-        return json.loads((folder / "installed.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = json.loads((folder / "installed.json").read_text(encoding="utf-8"))
+        return record if all(isinstance(record[name], str) for name in ("fingerprint", "version", "error")) else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

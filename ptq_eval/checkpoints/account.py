@@ -7,7 +7,6 @@ checkpoint, whatever is in them.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from functools import lru_cache
 from typing import Any
 
 from ptq_eval.models.blueprint import Blueprint
-from ptq_eval.models.configuration import quiet_transformers
 from ptq_eval.models.weight_files import Recipe, dequantizing
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -44,7 +42,7 @@ class Account:
 def load_account(plan: Blueprint, tensors: Layout, recipe: Recipe | None = None) -> Account:
     """How `tensors` fit the architecture; nothing is read, and the same question is asked once.
 
-    `recipe` is that of weights which are dequantized on loading.  Raises whatever stops transformers.
+    `recipe`: how weights that are dequantized on loading were quantized.  Raises whatever stops transformers.
     """
     return _load_account(
         plan, tuple(sorted((name, kind, tuple(shape)) for name, (kind, shape) in tensors.items())), recipe
@@ -61,18 +59,7 @@ def _load_account(
 
     types = {ours: getattr(torch, name, torch.float32) for name, ours in TORCH_TYPES.items()}
     empty = {n: torch.empty(shape, dtype=types.get(k, torch.float32), device="meta") for n, k, shape in tensors}
-    config = copy.deepcopy(plan.module.config)
-    with quiet_transformers():
-        loaded: Any = type(plan.module).from_pretrained(
-            None,
-            config=config,
-            state_dict=empty,
-            device_map="meta",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **(dequantizing(plan.content) if recipe else {}),
-        )
-    info = loaded[1]
+    info = plan.loaded(empty, **(dequantizing(plan.content) if recipe else {}))
     unexpected = set(info["unexpected_keys"])
     buffers = _buffers(plan.module, tensors)
     return Account(

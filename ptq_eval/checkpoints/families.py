@@ -1,4 +1,4 @@
-"""Which runs differ only in their seed: those of one `family`.
+"""Which runs differ only in their seed: they share a `family`.
 
 The spread between such runs shows how much δ varies with the seed alone (`results.seeds`).  Names alone prove
 nothing: `run1` and `run2` may differ in their learning rate.  A family is taken from what a run says of itself:
@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ptq_eval.checkpoints import suites
+from ptq_eval.models.json_files import load_json
 from ptq_eval.records import Checkpoint
 
 _FILE = "pretrain.json"
@@ -36,7 +37,7 @@ def _of_training(home: Path) -> str:
     part = home.name if home.name in _PARTS else ""
     path = (home.parent if part else home) / _FILE
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = load_json(path)
         options = {name: value for name, value in about["config"].items() if name != "seed"}
         if "seed" not in about["config"]:
             return ""

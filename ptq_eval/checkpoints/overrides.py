@@ -44,6 +44,7 @@ from ptq_eval.config.options import (
     option,
 )
 from ptq_eval.errors import OptionError, PtqEvalError, TrajectoryFileError, did_you_mean
+from ptq_eval.models.json_files import file_content
 from ptq_eval.records import Checkpoint
 
 FILE_NAME = "trajectory.yaml"
@@ -223,7 +224,7 @@ def read_overrides(folder: Path) -> Overrides | None:
         _require_no_misnamed(folder)
         return None
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        data = yaml.load(file_content(path).decode(), _Loader)
     except RecursionError as error:
         raise TrajectoryFileError(f"{path} is nested too deeply", remedy="correct the file") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -233,7 +234,7 @@ def read_overrides(folder: Path) -> Overrides | None:
 
 
 def _require_no_misnamed(folder: Path) -> None:
-    """Raise TrajectoryFileError for a file whose name is nearly that of the corrections, which would be ignored."""
+    """Raise TrajectoryFileError for a file that is nearly called as the file of corrections, and would be ignored."""
     for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
         lower = name.lower()
         if lower.endswith((".yaml", ".yml", ".yaml.txt")) and get_close_matches(lower, [FILE_NAME], cutoff=0.85):

@@ -1,4 +1,4 @@
-"""What the tensors say that no parameter of the model takes, and what parameters say that hold one value alone.
+"""What the tensors say that no parameter of the model takes.
 
 transformers drops such tensors without a word.  That is right for what lies beside the model (a reward head, another
 tower) and wrong for what belongs to its matrices: scales of quantized weights, adapters that were not merged, a bias.
@@ -10,7 +10,7 @@ it is not the one that was trained.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ from ptq_eval.checkpoints.account import Account
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints.weights import WeightReport
-    from ptq_eval.models.blueprint import Blueprint
 
 _SHOWN = 3
 """How many names a message spells out."""
@@ -53,8 +52,14 @@ _PACKED = re.compile(
 )
 """Names that quantized weights alone have, wherever they are."""
 
-_TOWERS = re.compile(r"(^|[._])(mm|mtp|vision|visual|image|video|audio|speech|multi_?modal|nextn)", re.IGNORECASE)
+_TOWERS = re.compile(
+    r"(^|[._])(mm|mtp|vision|visual|image|img|patch|video|audio|speech|multi_?modal|nextn|medusa|eagle|draft)",
+    re.IGNORECASE,
+)
 """What text does not run through, or what predicts further tokens."""
+
+_EMBEDDING = re.compile(r"(^|[._])(\w*embed(s|ding|dings|_tokens)?|\w*emb|[wv][tp]e|ve)\d*([._]|$)")
+"""Further embeddings of tokens or positions, as of nanochat's values."""
 
 _NORM = re.compile(r"(^|_)(\w*norm\d?|ln|ln_\w+)$", re.IGNORECASE)
 
@@ -87,9 +92,9 @@ def surplus_finding(module: Any, account: Account, report: WeightReport) -> Find
     if not account.surplus and not account.missing:
         return None
     body = f"{module.base_model_prefix}."
-    homes = {_home(name.removeprefix(body)) for name in _weights(module)} | _lists(module)
-    inside = [name for name in account.surplus if _within(name.removeprefix(body), homes)]
-    direct = [name for name in account.surplus if _of_body(name, body)]
+    homes = {_home(name.removeprefix(body)) for name in weights_of(module)} | block_lists(module)
+    inside = [name for name in account.surplus if within(name.removeprefix(body), homes)]
+    direct = [name for name in account.surplus if _of_body(name, body) or _of_text(name, module, report)]
     adapters = [name for name in account.surplus if _ADAPTERS.search(name)]
     if adapters:
         return Finding(
@@ -109,6 +114,21 @@ def _of_body(name: str, body: str) -> bool:
     """Whether a tensor is one of the model itself, beside its blocks: `model.pre_norm.weight`, or any norm."""
     direct = name.removeprefix(body).count(".") <= 1 and not _TOWERS.search(name)
     return direct and (name.startswith(body) or _NORM.search(_home(name)) is not None)
+
+
+def _of_text(name: str, module: Any, report: WeightReport) -> bool:
+    """Whether text runs through a tensor outside the model's body: an embedding, a factor per layer or token.
+
+    A second copy of a parameter, as of averaged weights, does not.
+    """
+    shape = report.tensors.get(name, ("", ()))[1]  # transformers renames some
+    if "." not in name:
+        text = module.config.get_text_config()
+        of_layers = len(shape) == 1 and shape[0] == getattr(text, "num_hidden_layers", None)
+        return of_layers or shape[-1:] == (getattr(text, "vocab_size", None),)
+    known = {end for parameter, _ in module.named_parameters() for end in (parameter, *_ends(parameter))}
+    copied = any(end in known for end in _ends(name))
+    return len(shape) == 2 and _EMBEDDING.search(name) is not None and not _TOWERS.search(name) and not copied
 
 
 def _ends(name: str) -> list[str]:
@@ -131,7 +151,7 @@ def _wrapped(account: Account, body: str) -> Finding | None:
     example = min(found)
     return Finding(
         "not_loaded",
-        f"the names of the tensors are those of a wrapped model: {example} for {found[example]}",
+        f"the tensors have the names of a wrapped model: {example} for {found[example]}",
         f"rename them in each file: save_file({{k.replace({_inserted(example, found[example])!r}, ''): t for k, t in "
         "load_file(FILE).items()}, FILE, metadata={'format': 'pt'}), with safetensors.torch",
     )
@@ -147,21 +167,21 @@ def _quantized(module: Any, account: Account, inside: Collection[str], names: Co
     """Packed weights in place of matrices, and scales or other state of a quantizer in or beside them."""
     body = f"{module.base_model_prefix}."
     missing = {_home(name.removeprefix(body)) for name in account.missing if name.endswith("weight")}
-    lost = missing & {_home(name.removeprefix(body)) for name, p in _weights(module).items() if p.dim() > 1}
+    lost = missing & {_home(name.removeprefix(body)) for name, p in weights_of(module).items() if p.dim() > 1}
     parts = {name.removeprefix(body) for name, _ in module.named_modules()} - {"", module.base_model_prefix}
     parts = (parts | {_home(name.removeprefix(body)) for name in names if name.endswith("weight")}) - (missing - lost)
     found = []
     for name in account.surplus:
         bare = name.removeprefix(body)
-        packed = _within(bare, lost) and not _REPARAMETRISED.search(name) and not bare.endswith("bias")
-        state = _QUANTIZER.search(name) and (name in inside or any(_within(end, parts) for end in _ends(_home(bare))))
+        packed = within(bare, lost) and not _REPARAMETRISED.search(name) and not bare.endswith("bias")
+        state = _QUANTIZER.search(name) and (name in inside or any(within(end, parts) for end in _ends(_home(bare))))
         alone = _STATE.match(name)
         if _PACKED.search(name) or packed or state or alone:
             found.append(name)
     return Finding("already_quantized", some(found)) if found else None
 
 
-def _lists(module: Any) -> set[str]:
+def block_lists(module: Any) -> set[str]:
     """The lists of a model's blocks; empty for a model that has blocks besides which predict further tokens."""
     from torch import nn
 
@@ -178,7 +198,7 @@ def _headless(module: Any, account: Account) -> Finding | None:
         message = f"a classifier or reward model ({some(heads)}), not a language model"
         return Finding("not_a_model", message, "measure the language model that it was trained from")
     head = module.get_output_embeddings()
-    of_head = {name for name, parameter in _weights(module).items() if head is not None and parameter is head.weight}
+    of_head = {name for name, parameter in weights_of(module).items() if head is not None and parameter is head.weight}
     if account.missing and set(account.missing) <= of_head:
         message = f"the weights have no output head ({some(account.missing)}): a model's body alone"
         return Finding("not_loaded", message, "save the model with AutoModelForCausalLM, which keeps its head")
@@ -197,97 +217,7 @@ def _of_layers(names: Collection[str]) -> Finding | None:
     )
 
 
-def oddities(plan: Blueprint, account: Account, report: WeightReport) -> list[Finding]:
-    """What no training leaves in the weights, and where the configuration contradicts itself or them."""
-    module = plan.module
-    found = (
-        _other_class(plan),
-        _constant(module, report.constant - {*report.non_finite}, account.parameters),
-        _coarse(module, report.coarse - report.constant, account.parameters),
-        _untied(module, account, report),
-    )
-    return [finding for finding in found if finding is not None]
-
-
-def _other_class(plan: Blueprint) -> Finding | None:
-    """A class in config.json that belongs to another type of model; the tensors of some types are called alike."""
-    if not plan.other_class:
-        return None
-    return Finding(
-        "class_differs",
-        f"config.json names {plan.other_class}, but its model_type is {plan.config.model_type}: measured as that",
-        "correct whichever of the two is wrong",
-        fatal=False,
-    )
-
-
-def _untied(module: Any, account: Account, report: WeightReport) -> Finding | None:
-    """A head that is stored beside the embedding it is tied to by the configuration, and holds other numbers.
-
-    transformers then loads both; the model is not the one that its configuration says, nor are N and the bits counted.
-    """
-    head, embedding = module.get_output_embeddings(), module.get_input_embeddings()
-    if head is None or embedding is None or head.weight is not embedding.weight:
-        return None
-    body = f"{module.base_model_prefix}."
-    tied = {name.removeprefix(body) for name, weight in _weights(module).items() if weight is head.weight}
-    stored = sorted(name for name in account.parameters if name.removeprefix(body) in tied)
-    if len({(report.tensors[name], report.checksums[name]) for name in stored}) < 2 or _alike(report, stored):
-        return None
-    return Finding(
-        "untied_head",
-        f"config.json ties the output head to the embedding, but {some(stored)} differ: both are measured as stored",
-        "set tie_word_embeddings to false in config.json; where the head is not used, remove it from the file",
-        fatal=False,
-    )
-
-
-def _alike(report: WeightReport, names: Sequence[str]) -> bool:
-    """Whether tensors of several types are one but for the rounding of these types."""
-    import numpy as np  # not when help is printed
-
-    first, *others = (report.samples[name] for name in names)
-    types = {report.tensors[name][0] for name in names}
-    return len(types) > 1 and all(
-        first.shape == other.shape and np.allclose(first, other, rtol=0.01, atol=1e-6) for other in others
-    )
-
-
-def _coarse(module: Any, coarse: Collection[str], parameters: Collection[str]) -> Finding | None:
-    """Weights of layers have the few values that quantized ones have (`grid`)."""
-    body = f"{module.base_model_prefix}."
-    layers = {name.removeprefix(body) for name in _weights(module)}
-    matrices = [name for name in coarse if name in parameters and name.removeprefix(body) in layers]
-    if not matrices:
-        return None
-    return Finding(
-        "coarse_weights",
-        f"no more than 16 different values in each group of 32 weights, as after quantization to 4 bits or fewer: "
-        f"{some(matrices)}; what is measured is a second quantization",
-        "measure the checkpoint that it was quantized from",
-        fatal=False,
-    )
-
-
-def _constant(module: Any, constant: Collection[str], parameters: Collection[str]) -> Finding | None:
-    """Matrices that hold one value throughout: not fatal where they may be those of a new model.
-
-    Some trainings begin with output projections, or the head, at zero; never with the embedding or most matrices.
-    """
-    body = f"{module.base_model_prefix}."
-    sizes = {name.removeprefix(body): min(p.shape) for name, p in module.named_parameters() if p.dim() > 1}
-    matrices = {n for n in parameters if sizes.get(n.removeprefix(body), 0) > 1 and not n.endswith("bias")}
-    dead = matrices & set(constant)
-    if not dead:
-        return None
-    embedding = module.get_input_embeddings()
-    first = {name.removeprefix(body) for name, p in _weights(module).items() if embedding and p is embedding.weight}
-    whole = 2 * len(dead) > len(matrices) or not first.isdisjoint(name.removeprefix(body) for name in dead)
-    message = f"{len(dead)} of {len(matrices)} matrices hold a single value, such as zero: {some(dead)}"
-    return Finding("constant_weights", message, fatal=whole)
-
-
-def _weights(module: Any) -> dict[str, Any]:
+def weights_of(module: Any) -> dict[str, Any]:
     """The weights of a model's layers by name, shared ones too."""
     return {n: p for n, p in module.named_parameters(remove_duplicate=False) if n.endswith(".weight")}
 
@@ -296,7 +226,7 @@ def _home(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _within(name: str, homes: Collection[str]) -> str:
+def within(name: str, homes: Collection[str]) -> str:
     """The module among `homes` that a tensor is in, at any depth; "" if it is in none."""
     while name:
         if name in homes:

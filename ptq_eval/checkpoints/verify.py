@@ -4,7 +4,7 @@
 Neither raises for a bad checkpoint: a problem is recorded, and a fatal one keeps the checkpoint out of every fit.
 Whether the model is any good is not judged here.
 Whether the weights belong to the architecture is asked of transformers (`account`); what is stored besides, and what
-is not as trained weights are, is judged in `surplus`.
+is not as trained weights are, is judged in `surplus` and `oddities`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ptq_eval.checkpoints.account import Account, load_account
-from ptq_eval.checkpoints.contents import placeholder
+from ptq_eval.checkpoints.arrivals import Files, files_of
+from ptq_eval.checkpoints.contents import placeholder, placeholder_of
 from ptq_eval.checkpoints.discover import local_path
 from ptq_eval.checkpoints.foreign import adapter_beside, foreign
 from ptq_eval.checkpoints.problems import cross_checked, noted, settled
-from ptq_eval.checkpoints.surplus import Finding, oddities, some, surplus_finding
+from ptq_eval.checkpoints.surplus import Finding, some, surplus_finding
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import blueprint
 from ptq_eval.models.configuration import read_config
@@ -37,6 +38,9 @@ from ptq_eval.records import Checkpoint
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints.weights import Sketch, WeightReport
+
+Known: TypeAlias = "dict[tuple[Checkpoint, Files], tuple[Checkpoint, Sketch | None]]"
+"""What was found in a checkpoint with these files."""
 
 _OF_CONFIG = ("config_missing", "unsupported_model", "remote_code")
 """Problems of a configuration."""
@@ -60,19 +64,24 @@ def verify_all(
     progress: Callable[[int, int, str], object] | None = None,
     *,
     trust_remote_code: bool = False,
+    known: Known | None = None,
 ) -> list[Checkpoint]:
     """Every checkpoint verified and compared with the others, in the same order.
 
     A model in a run's folder that repeats one of its checkpoints is dropped, see `settled`.
-    `progress(done, total, name)` is called once a checkpoint's files are read.  Adds the codes identical_weights,
+    `progress(done, total, name)` is called once a checkpoint's files are read.  known: what earlier calls found, which
+    is not read again unless a file has changed; this call adds to it.  Adds the codes identical_weights,
     steps_out_of_order, tokenizer_differs, model_differs (fatal), near_identical, tokens_unknown and stage_restart.
     """
-    verified, sketches = [], []
+    verified, sketches, known = [], [], {} if known is None else known
     for checkpoint in checkpoints:
-        try:
-            found, sketch = _examined(checkpoint, trust_remote_code)
-        except Exception as error:  # one checkpoint that is broken in a new way must not hide the others
-            found, sketch = noted(checkpoint, "unreadable", f"{type(error).__name__}: {error}"), None
+        key = checkpoint, files_of(checkpoint)
+        if key not in known:
+            try:
+                known[key] = _examined(checkpoint, trust_remote_code)
+            except Exception as error:  # one checkpoint that is broken in a new way must not hide the others
+                known[key] = noted(checkpoint, "unreadable", f"{type(error).__name__}: {error}"), None
+        found, sketch = known[key]
         verified.append(found)
         sketches.append(sketch)
         if progress is not None:
@@ -93,7 +102,7 @@ def _examined(checkpoint: Checkpoint, trust: bool) -> tuple[Checkpoint, Sketch |
             if error := placeholder(place):
                 raise error
         weights = find_weights(folder) if folder.is_dir() else WeightFiles((), (folder.name,))
-        if error := placeholder(folder, weights.files):
+        if error := placeholder_of(folder, weights):
             raise error
     except (PtqEvalError, OSError) as error:
         return noted(checkpoint, "unreadable", error if isinstance(error, PtqEvalError) else str(error)), None
@@ -193,6 +202,8 @@ def _with_fit(
         remedy = f"remove {found.key} from config.json, or measure the original where they were dequantized"
         checkpoint = noted(checkpoint, "recipe_unused", message, fatal=False, remedy=remedy)
     checkpoint = _with_account(checkpoint, account)
+    from ptq_eval.checkpoints.oddities import oddities  # which needs numpy
+
     for finding in oddities(plan, account, report):
         checkpoint = noted(checkpoint, finding.code, finding.message, fatal=finding.fatal, remedy=finding.remedy)
     names = {name.removeprefix(f"{plan.module.base_model_prefix}."): name for name in account.parameters}
@@ -205,6 +216,8 @@ def _not_stored(weights: WeightFiles, report: WeightReport) -> str:
     file = weights.files[0]
     if file.suffix == ".pt":
         return f"transformers does not look for {file.name}: call it pytorch_model.bin, or save it as safetensors"
+    if complex_ones := [name for name, (kind, _) in report.tensors.items() if kind.startswith(("C", "complex"))]:
+        return f"complex numbers, which the weights of no language model are: {some(complex_ones)}"
     empty = [name for name, (_, shape) in report.tensors.items() if 0 in shape]
     if empty:
         return f"placeholders without content, as DeepSpeed ZeRO-3 leaves them: {some(empty)}; run zero_to_fp32.py"

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ptq_eval.checkpoints.grid import on_grid
+from ptq_eval.checkpoints.grid import Grid, grid_of
 from ptq_eval.errors import UnreadableCheckpointError, UnsafeCheckpointError
 from ptq_eval.models.weight_files import unwrapped
 
@@ -67,7 +67,7 @@ TORCH_TYPES = {
 class WeightReport:
     """What reading the weights gave: their hash; in order of name the tensors with NaN or infinity, those with finite
     numbers of at least HUGE, of less and beyond the range of float16, those that hold one value throughout, and those
-    that hold zero, the matrices of few values per group; type, shape, a checksum and a few entries of every tensor."""
+    that hold zero, the matrices on a grid; type, shape, a checksum and a few entries of every tensor."""
 
     sha: str
     non_finite: tuple[str, ...]
@@ -75,7 +75,7 @@ class WeightReport:
     large: tuple[str, ...]
     constant: frozenset[str]
     zero: frozenset[str]
-    coarse: frozenset[str]
+    coarse: Mapping[str, Grid]
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
     checksums: Mapping[str, int]
     samples: Mapping[str, np.ndarray]
@@ -144,18 +144,26 @@ def read_weights(files: tuple[Path, ...]) -> WeightReport:
         tuple(large),
         frozenset(constant),
         frozenset(zero),
-        frozenset(name for name, tensor in tensors.items() if _begins_on_grid(tensor)),
+        {name: grid for name, tensor in tensors.items() if (grid := _grid_of(tensor)) is not None},
         layout,
         checksums,
         samples,
     )
 
 
-def _begins_on_grid(tensor: _Tensor) -> bool:
-    """Whether a matrix of floats of 16 bits or more has few values per group, by its first chunk."""
+def _grid_of(tensor: _Tensor) -> Grid | None:
+    """The grid that a matrix of floats of 16 bits or more is on, by its first chunk; None for plain weights."""
     if len(tensor.shape) != 2 or tensor.dtype not in _FLOATS or not math.prod(tensor.shape):
-        return False
-    return on_grid(np.frombuffer(next(tensor.chunks()), dtype=_EXPONENTS[tensor.dtype][0]), tensor.shape[1])
+        return None
+    first = np.frombuffer(next(tensor.chunks()), dtype=_FLOATS[tensor.dtype])
+    return grid_of(first, tensor.shape[1], _numbers)
+
+
+def _numbers(stored: np.ndarray) -> np.ndarray:
+    """Entries of a type of `_FLOATS` as float64, NaN and infinity as zero."""
+    if stored.dtype == np.dtype("<u2"):  # bfloat16 is the upper half of a float32
+        stored = (stored.astype("<u4") << 16).view("<f4")
+    return np.nan_to_num(stored.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 class _Values:
@@ -254,7 +262,7 @@ def _bits_of(exponent: int, dtype: str) -> float:
 
 
 def _largest_exponent(chunk: bytes, dtype: str) -> int:
-    """The largest exponent of the numbers in `chunk`, as its bits are stored; that of NaN and infinity is the mask."""
+    """The largest exponent of the numbers in `chunk`, as its bits are stored; for NaN and infinity it is the mask."""
     if dtype not in _EXPONENTS or not chunk:
         return 0
     kind, mask = _EXPONENTS[dtype]
@@ -277,8 +285,11 @@ _FLOATS = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """Sampled entries, each scaled so that squares add up to those of all; `layout` is a digest of the names, shapes
-    and numbers of entries, `contents` one of all that is stored, which equal weights share."""
+    """Sampled entries, each scaled so that their squares add up to the sum over all entries.
+
+    `layout` is a digest of names, shapes and numbers of entries, `contents` a digest of all that is stored, which equal
+    weights share.
+    """
 
     layout: str
     values: np.ndarray

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
+from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import console
+from ptq_eval.config.commands import InstallConfig
 from ptq_eval.errors import BackendError
 
 EXAMPLES = """\b
@@ -46,8 +48,8 @@ def list_() -> None:
 
 @backends.command(short_help="Install a backend in an environment of its own.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME…")
-@click.option("--check/--no-check", "checking", default=True, show_default=True, help="Try its methods afterwards.")
-def install(names: tuple[str, ...], checking: bool) -> None:
+@cli_options.options_of(InstallConfig)
+def install(names: tuple[str, ...], check: bool) -> None:
     """Install each backend NAME in an environment of its own, on top of this one, and try its methods."""
     from ptq_eval.backends.environments import backend_of
     from ptq_eval.backends.environments import install as build
@@ -57,7 +59,7 @@ def install(names: tuple[str, ...], checking: bool) -> None:
     for name in names:
         status = build(name)
         click.echo(f"{name} {status.version}: {status.state}" + (f" ({status.why_not})" if status.why_not else ""))
-        if checking and status.usable:
+        if check and status.usable:
             _check(name)
 
 
@@ -88,7 +90,7 @@ def _check(name: str) -> None:
     from ptq_eval.measure.foreign.conformance import check as try_all
 
     found = try_all(name)
-    table = Table("method", "scheme", "error / that of rounding", "seconds", "finding")
+    table = Table("method", "scheme", "error / rounding error", "seconds", "finding")
     for one in found:
         ratio, seconds = (f"{value:.3g}" if value is not None else "" for value in (one.ratio, one.seconds))
         finding = f"{one.finding}: {one.message}" if one.finding else "passed"

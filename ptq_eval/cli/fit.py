@@ -10,6 +10,7 @@ import click
 
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, console
+from ptq_eval.config.commands import TableConfig
 from ptq_eval.config.fit import ONE_LAW, TABLE, FitConfig
 from ptq_eval.config.options import declared
 from ptq_eval.errors import OptionError
@@ -33,7 +34,7 @@ HAND = ("seed", "bootstrap")
 """Options that `run` has as well, with its defaults."""
 
 table_options = cli_options.together(
-    click.option("--data", type=click.Path(), metavar="FILE", help="A .csv, .tsv, .parquet, .json or .jsonl table."),
+    cli_options.options_of(TableConfig),
     cli_options.options_of(FitConfig, *(n for n, o in declared(FitConfig).items() if o.flag and n not in HAND)),
     cli_options.out_option("Folder for a table's results.  [default: FILE-fit, here]", name="target"),
 )
@@ -75,7 +76,7 @@ def _compare(out: str | None, data: str | None, target: str | None, config: FitC
     options = {**config.given(), "law": ""}
     laws = options.pop("laws") or config.law
     with Bar() as bar:
-        found = ptq_eval.compare(data or str(out), laws, progress=bar, **options)
+        found = ptq_eval.compare_laws(data or str(out), laws, progress=bar, **options)
     folder = _target(out, data, target)
     written = comparison.write(folder, found)
     if found["records"] and out is not None and folder == Path(out):

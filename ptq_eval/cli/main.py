@@ -10,6 +10,7 @@ import difflib
 import sys
 import warnings
 from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,19 @@ from ptq_eval import __version__
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.backends import backends
 from ptq_eval.cli.backtest import backtest
+from ptq_eval.cli.compare import compare
 from ptq_eval.cli.console import Bar, complain, console, show_warning
+from ptq_eval.cli.dataset import dataset
 from ptq_eval.cli.export import export
 from ptq_eval.cli.fit import fit
 from ptq_eval.cli.plan import plan
 from ptq_eval.cli.pretrain import pretrain
 from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
+from ptq_eval.cli.serve import serve
+from ptq_eval.cli.watch import watch
+from ptq_eval.cli.work import work
+from ptq_eval.config.commands import InspectConfig
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import MeasurementFailedError, PtqEvalError
 
@@ -100,7 +107,7 @@ def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
         result = ptq_eval.run(folders, out, progress=bar, **settings)
     console().print(render(result.table, result.fit, result.run, result.points))
     folder = out or default_output(folders[0])
-    click.echo(f"\nWritten to {folder}: report.md, degradation.csv, fit.json, tables/, figures/")
+    click.echo(f"\nWritten to {folder}: report.md, report.html, degradation.csv, fit.json, tables/, figures/")
     _raise_problems(result)
 
 
@@ -127,10 +134,10 @@ def _raise_foremost(problems: Sequence[PtqEvalError]) -> None:
 
 @cli.command(short_help="Show the checkpoints that are found, and what is wrong with them.")
 @click.argument("folders", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per checkpoint instead of a table.")
+@cli_options.options_of(InspectConfig)
 @cli_options.trajectory_options
 @cli_options.trust_option
-def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **settings: Any) -> None:
+def inspect(folders: tuple[str, ...], json: bool, trust_remote_code: bool, **settings: Any) -> None:
     """Show the checkpoints under FOLDERS: step, D, N, D/N, learning rate, weight hash, and what is wrong.
 
     \b
@@ -138,8 +145,6 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
       ptq-eval inspect runs/my-model
       ptq-eval inspect runs/ --tokens-per-step 2097152
     """
-    import json
-
     from ptq_eval.checkpoints import Overrides, discover, gravest, inspection_rows, verify_all
     from ptq_eval.report import inspection_table
 
@@ -150,9 +155,9 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
             trust_remote_code=trust_remote_code,
         )
     rows = inspection_rows(checkpoints)
-    if as_json:
+    if json:
         for row in rows:
-            click.echo(json.dumps(row, default=str))
+            click.echo(dumps(row, default=str))
     else:
         console().print(inspection_table(rows))
     _raise_foremost([gravest(checkpoint) for checkpoint in checkpoints if checkpoint.fatal])
@@ -165,7 +170,7 @@ def inspect(folders: tuple[str, ...], as_json: bool, trust_remote_code: bool, **
 def report(out: str, bits_axis: BitsAxis | None, seed: int, bootstrap: int) -> None:
     """Write tables, figures and the report page again from the records in OUT.
 
-    The axis of bits is by default that of the run.
+    By default, the axis of bits is the same as in the run.
 
     \b
     Examples:
@@ -195,17 +200,17 @@ def quantizers() -> None:
     from ptq_eval import plugins
     from ptq_eval.backends.environments import statuses
 
-    table = Table("quantizer", "from", "calibration", "option", "default", "meaning")
+    table = Table("quantizer", "from", "calibration", "option", "default", "allowed", "meaning")
     for name, cls in plugins.load_all("quantizers").items():
         head: tuple[str, ...] = (name, plugins.provider("quantizers", name), cls.default_calibration)
-        plain = cls()
+        plain, allowed = cls(), cls.option_values()
         for option, text in cls.option_help().items() or {"": ""}.items():
-            table.add_row(*head, option, str(getattr(plain, option, "")), text)
+            table.add_row(*head, option, str(getattr(plain, option, "")), allowed.get(option, ""), text)
             head = ("", "", "")
     for status in statuses():
         where = f"{status.backend.name} {status.version} ({status.state})".replace("  ", " ")
         for method, own in status.backend.methods.items():
-            table.add_row(f"{status.backend.name}:{method}", where, own.calibration, "", "", own.summary)
+            table.add_row(f"{status.backend.name}:{method}", where, own.calibration, "", "", "", own.summary)
     console().print(table)
 
 
@@ -234,11 +239,16 @@ def formats() -> None:
 
 cli.add_command(backends)
 cli.add_command(backtest)
+cli.add_command(compare)
+cli.add_command(dataset)
 cli.add_command(export)
 cli.add_command(fit)
 cli.add_command(plan)
 cli.add_command(pretrain)
 cli.add_command(sensitivity)
+cli.add_command(serve)
+cli.add_command(watch)
+cli.add_command(work)
 
 
 def main() -> None:

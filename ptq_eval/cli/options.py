@@ -15,7 +15,7 @@ import click
 from ptq_eval.checkpoints.overrides import Overrides
 from ptq_eval.config.options import SWITCH, Kind, Option, Options, declared
 from ptq_eval.config.run import RunConfig
-from ptq_eval.errors import OptionError, OutputFullError, PtqEvalError
+from ptq_eval.errors import OptionError, OutputFolderError, PtqEvalError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Decorator = Callable[[_Command], _Command]
@@ -46,8 +46,7 @@ def out_option(help: str, name: str = "out", metavar: str = "OUT", required: boo
         if not str(value).strip():
             raise error("the name of the output folder is empty", remedy="for the current folder write .")
         if os.path.isfile(value):
-            what = "the output folder cannot be written"
-            raise OutputFullError(what, got=f"{value}: it is a file", remedy="choose another -o")
+            raise OutputFolderError("the output folder is a file", got=value, remedy="choose another -o")
         return str(value)
 
     spec = Option(None, help, Kind(read, metavar), flag="-o", name=name)
@@ -55,14 +54,16 @@ def out_option(help: str, name: str = "out", metavar: str = "OUT", required: boo
 
 
 def _option(spec: Option, default: Any, *flags: str, required: bool = False) -> _Decorator:
-    shown = f"default: {spec.written(default)}" if spec.written(default) and spec.kind is not SWITCH else ""
+    switch = spec.kind is SWITCH and default is not None  # click says which of two flags is the default
+    shown = f"default: {spec.written(default)}" if spec.written(default) and not switch else ""
     obvious = spec.low in (None, 0, 1) and (spec.high, spec.below) == (None, None)
     notes = "; ".join(filter(None, [shown, "" if obvious else "each " * spec.many + spec.limits()]))
     help = spec.help + (f"  [{notes}]" if notes else "")
     flag = spec.flag or ""
     if spec.kind is SWITCH:
         names = f"{flag}/{spec.off}" if spec.off else flag
-        return click.option(names, spec.name, is_flag=True, default=default, show_default=bool(spec.off), help=help)
+        shows = bool(switch and spec.off)
+        return click.option(names, spec.name, is_flag=True, default=default, show_default=shows, help=help)
 
     def read(_ctx: click.Context, _param: click.Parameter, values: tuple[Any, ...]) -> Any:
         if spec.repeated:

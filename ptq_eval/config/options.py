@@ -60,7 +60,7 @@ MOST = 2**63 - 1
 class Plausible:
     """The range of a count outside of which it was written in another unit: 7 for 7B.
 
-    `suffix` is that of the unit that a smaller count is probably meant in, `mistaken` its name; without a suffix the
+    `suffix` is the unit that a smaller count was probably meant in, `mistaken` its name; without a suffix the
     remedy is the example.  `zero` allows 0 too.
     """
 
@@ -188,6 +188,16 @@ class Option:
         if self.many:
             return ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
         return self.shown or (f"{value:g}" if isinstance(value, float) else str(value))
+
+    def arguments(self, value: Any) -> list[str]:
+        """A value that `read` has returned, as arguments of the command line; nothing where only the default can be."""
+        if self.kind is SWITCH:
+            return [self.flag or ""] if value else [self.off] * bool(self.off)
+        if isinstance(value, Mapping):
+            pairs = [(key, own) for key, options in value.items() for own in options.items()]
+            return [part for key, (name, own) in pairs for part in (self.flag or "", f"{key}.{name}={own}")]
+        text = self.written(value)
+        return [self.flag or "", text] if text != self.unset else []
 
 
 def _bound(end: float) -> str:

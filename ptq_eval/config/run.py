@@ -40,7 +40,16 @@ CALIBRATIONS: tuple[Calibration, ...] = ("default", "shared", "sequential")
 
 GRID = ("quantizers", "bits", "formats", "mixed", "options")
 """Options that choose what is measured: the grid of an output folder may grow."""
-NEUTRAL = ("shard", "device", "memory", "backend_seconds", "backend_memory", "trust_remote_code", "calib_repeats")
+NEUTRAL = (
+    "shard",
+    "jobs",
+    "device",
+    "memory",
+    "backend_seconds",
+    "backend_memory",
+    "trust_remote_code",
+    "calib_repeats",
+)
 """Options of where and how often something is measured: none changes the number of one measurement."""
 FIT_ONLY = ("laws", "bits_axis", "seed", "bootstrap")
 """Options that only the fit needs."""
@@ -134,7 +143,7 @@ class RunConfig(Options):
     symmetric: bool = option(False, "Grid symmetric around zero, or with a zero point.", off="--asymmetric")
     calibration: Calibration = option(
         "default",
-        "Layer inputs to calibrate with: those of the full-precision model (shared), of the model whose earlier layers "
+        "Layer inputs to calibrate with: from the full-precision model (shared), from the model whose earlier layers "
         "are quantized (sequential), or what each method's paper uses (default).",
         choices=CALIBRATIONS,
     )
@@ -193,6 +202,9 @@ class RunConfig(Options):
     shard: tuple[int, int] = option(
         (1, 1), "Measure every n-th checkpoint only, starting at the i-th.", Kind(_shard, "i/n"), shown="1/1"
     )
+    jobs: int = option(
+        1, "Checkpoints measured at the same time, each by a process with its share of the cores, or a GPU.", low=1
+    )
     precision: float | None = option(
         None,
         "Stop measuring once the standard error of delta is below this fraction of delta, such as 0.02.",
@@ -223,7 +235,7 @@ class RunConfig(Options):
     )
     bits_axis: BitsAxis = option(
         "bits",
-        "What laws take as bits: those of a code; all stored bits, scales included (effective); or those of an ideal "
+        "What laws take as bits: bits of a code; all stored bits, scales included (effective); or bits of an ideal "
         "code with the same squared error on Gaussian numbers (gaussian). With the last two, all formats share a law.",
         choices=BITS_AXES,
     )

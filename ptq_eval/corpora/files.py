@@ -89,7 +89,7 @@ def uncompressed_name(name: str) -> str:
 
 
 def content_name(path: Path) -> str:
-    """The name of what the file holds, in lower case: that of the one file in a zip archive, else its own."""
+    """The name of what the file holds, in lower case: of the one file in a zip archive, else its own."""
     return zip_member(path).lower() if first_bytes(path).startswith(_ZIP) else uncompressed_name(path.name)
 
 
@@ -97,6 +97,9 @@ def require_file(path: Path) -> None:
     """TextSourceError unless `path` is a file whose content is present."""
     if path.is_dir():
         raise TextSourceError("a text is one file, not a folder", got=path, remedy="name the file in it")
+    if path.exists() and not path.is_file():
+        what, remedy = "a pipe or a device, not a text file", "write the text into a file, and name that"
+        raise TextSourceError(what, got=path, remedy=remedy)
     if not path.is_file():
         near = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
         raise TextSourceError("there is no such text file", got=path, remedy=near or "check the path")

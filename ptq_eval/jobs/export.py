@@ -107,7 +107,7 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError("the output folder is not empty", got=out, remedy="choose another -o, or remove it")
     report = progress or (lambda what, done, total: None)
-    work = _workload(_checkpoint(folder, overrides, config, report), config, report)
+    work, warnings = _workload(_checkpoint(folder, overrides, config, report), config, report)
     _refuse_early(work, packer, config)
     kept, row = _measured(work, config, report)
     with full_disk(out):
@@ -120,7 +120,7 @@ def export(
         loading["trust_remote_code"] = config.trust_remote_code
         ids = torch.tensor(work.evaluation.ids)
         file |= {"loaded": loaded(partial, packer, list(kept.schemes.values()), ids, report, **loading)}
-        recipe = _recipe(work, config, packer, row, file)
+        recipe = _recipe(work, config, packer, row, file) | {"warnings": warnings}
         with full_disk(partial):
             (partial / page.NAME).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
             (partial / "README.md").write_text(page.text(recipe), encoding="utf-8")
@@ -157,12 +157,12 @@ def _checkpoint(
     return checkpoint
 
 
-def _workload(checkpoint: Checkpoint, config: RunConfig, progress: Progress) -> Workload:
+def _workload(checkpoint: Checkpoint, config: RunConfig, progress: Progress) -> tuple[Workload, list[str]]:
+    """What to measure, and the warnings of its plan."""
     plan = make_plan([checkpoint], config, progress)
     if plan.excluded:
         raise plan.excluded[0][1]
-    (work,) = plan.workloads
-    return work
+    return plan.workloads[0], plan.warnings
 
 
 def _refuse_early(work: Workload, packer: FileFormat, config: RunConfig) -> None:
@@ -280,6 +280,7 @@ def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) 
         "format": packer.name,
         "bytes": _bytes(folder),
         "bytes_before": _bytes(work.folder),
+        "bits_per_weight": 8 * packer.layer_bytes(folder, content) / sum(one.codes.numel() for one in layers.values()),
         "largest_difference": largest_difference(folder, packer, content),
         "input_scales_folded": bool(scaled),
     }

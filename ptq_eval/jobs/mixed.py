@@ -4,9 +4,10 @@
                      → mixed.json, and mixed/NAME.json for `ptq-eval run --mixed` and `export --mixed`
 
 Layers that are fed the same tensor, such as query, key and value, share a format: serving engines fuse them, and AWQ
-scales them together.  What is chosen is measured on the same windows as the uniform models, so that the difference
-between two models of equal size has the error of a paired difference.  The choice rests on the same windows too, which
-favours it by little: a KL has an error of a few per cent, and formats differ by factors.
+scales them together.  With `--include-embedding` the embedding is a part of its own, and a tied head belongs to it.
+What is chosen is measured on the same windows as the uniform models, so that the difference between two models of equal
+size has the error of a paired difference.  The choice rests on the same windows too, which favours it by little: a KL
+has an error of a few per cent, and formats differ by factors.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from ptq_eval.errors import OptionError
 from ptq_eval.measure import mixtures
 from ptq_eval.measure.calibration import input_groups
 from ptq_eval.measure.evaluate import evaluate
+from ptq_eval.measure.foreign.quantizer import method_of
 from ptq_eval.measure.mixtures import Mixture
+from ptq_eval.measure.schemes import refusal
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.trials import Workload
@@ -98,13 +101,16 @@ def budgets_of(asked: Sequence[Budget], sizes: Sizes, schemes: Sequence[Scheme])
 def refuse_early(works: Sequence[Workload], config: RunConfig, asked: Sequence[Budget]) -> None:
     """Raises OptionError for what is known to be impossible before anything is measured."""
     for work in works:
-        for own in _by_quantizer(work).values():
+        for name, own in _by_quantizer(work).items():
             schemes = [_scheme(trial) for trial in own]
+            if why := refusal(method_of(name, **own[0].options), schemes):
+                raise OptionError(why, remedy=f"omit {name}, or that format")
             if len(schemes) < 2:
                 raise OptionError(
                     "--budget chooses among several formats", got=schemes[0].name, remedy="--bits 2,3,4,8"
                 )
             options: dict[str, Any] = {"include_head": config.include_head, "name": work.checkpoint.name}
+            options["include_embedding"] = config.include_embedding
             options |= {"trust_remote_code": config.trust_remote_code}
             budgets_of(asked, Sizes.of(LanguageModel.blueprint(work.folder, **options)), schemes)
 
@@ -135,19 +141,27 @@ def measured(
     """
     sizes = Sizes.of(session.model)
     groups = input_groups(session.model, session.evaluation[:1])
+    if session.model.embedding is not None:
+        groups.append((session.model.embedding,))
     record: dict[str, Any] = {"uniform": [], "plans": [], "bits": {}}
     for quantizer, trials in _by_quantizer(work).items():
         schemes = [_scheme(trial) for trial in trials]
         record["bits"] |= {scheme.name: scheme.bits for scheme in schemes}
-        alone = _alone(entry["rows"], trials, sizes)
+        what = f"mixed precision of {work.checkpoint.name}"
+        full, uniform_scores, embedding_scores = _scored(session, trials, what, progress)
+        paired = _Paired(full, work.evaluation.ids.shape[1] - 1, design_of(work.evaluation.sample, len(full.nll)))
+        embedding = [
+            {**head(trial), "layer": session.model.embedding, **paired.damage(score)}
+            for trial, score in zip(trials, embedding_scores)
+        ]
+        alone = _alone([*entry["rows"], *embedding], trials, sizes)
         uniform = {one.name: dict.fromkeys(sizes.shapes, one) for one in schemes}
         chosen = {
             budget: _chosen(groups, alone, uniform, sizes, bits)
             for budget, bits in budgets_of(asked, sizes, schemes).items()
         }
         mixed = [replace(trials[0], scheme=mixtures.recorded(Mixture(one))) for one in chosen.values()]
-        full, scores = _scored(session, [*trials, *mixed], f"mixed precision of {work.checkpoint.name}", progress)
-        paired = _Paired(full, work.evaluation.ids.shape[1] - 1, design_of(work.evaluation.sample, len(full.nll)))
+        scores = [*uniform_scores, *_scored(session, mixed, what, progress)[1]]
         models = {**uniform, **chosen}
         rows = [
             {"quantizer": quantizer, **sizes.facts(own), **_predicted(own, alone), **paired.damage(score)}
@@ -158,9 +172,17 @@ def measured(
         for (budget, own), row, score in zip(chosen.items(), rows[len(plain) :], scores[len(plain) :]):
             plan = {"budget": budget, **row, **_against(row, plain, scores, score, paired)}
             plan["layers"] = {name: scheme.name for name, scheme in own.items()}
-            plan["file"] = page.write_plan(out, plan, work.checkpoint, trials[0])
+            plan["file"] = page.write_plan(out, plan, work.checkpoint, trials[0], sizes.shapes)
             record["plans"].append(plan)
     return record
+
+
+def head(trial: Trial) -> dict[str, Any]:
+    """What a row of `sensitivity.json` says of the quantizer and scheme of a trial."""
+    scheme = _scheme(trial)
+    named = scheme.format != "int"
+    label = {"quantizer": trial.quantizer + (f" {scheme.name}" if named else ""), "bits": trial.bits}
+    return label | ({"format": scheme.format} if named else {})
 
 
 def _alone(rows: Sequence[Mapping[str, Any]], trials: Sequence[Trial], sizes: Sizes) -> dict[str, dict[str, Any]]:
@@ -168,9 +190,12 @@ def _alone(rows: Sequence[Mapping[str, Any]], trials: Sequence[Trial], sizes: Si
     found: dict[str, dict[str, Any]] = {}
     for trial in trials:
         scheme = _scheme(trial)
-        label = trial.quantizer + (f" {scheme.name}" if scheme.format != "int" else "")
-        own = {row["layer"]: row for row in rows if (row["quantizer"], row["bits"]) == (label, scheme.bits)}
+        label = head(trial)
+        own = {row["layer"]: row for row in rows if label.items() <= row.items()}
         own.pop(ALL, None)
+        if not own:
+            what = f"{trial.quantizer} could not be measured under a format, whose price is unknown"
+            raise OptionError(what, got=scheme.name, remedy=f"omit {scheme.name}, or {trial.quantizer}")
         if missing := [name for name in sizes.shapes if name not in own]:
             what = f"{trial.quantizer} left a layer in full precision, whose price is unknown"
             raise OptionError(what, got=missing[0], remedy=f"omit {scheme.name}, or {trial.quantizer}")
@@ -202,21 +227,29 @@ def _chosen(
     return {layer: found[layer] for layer in sizes.shapes}
 
 
-def _scored(session: Session, trials: Sequence[Trial], what: str, progress: Progress) -> tuple[Scores, list[Scores]]:
-    """Scores in full precision and of each trial, on the evaluation windows."""
-    done, total = 0.0, len(session.evaluation) * len(trials)
+def _scored(
+    session: Session, trials: Sequence[Trial], what: str, progress: Progress
+) -> tuple[Scores, list[Scores], list[Scores]]:
+    """Scores in full precision, of each trial, and of each trial's embedding alone, on the evaluation windows.
+
+    There are none of the embedding where it is not quantized.
+    """
+    name = session.model.embedding
+    done, total = 0.0, len(session.evaluation) * len(trials) * (1 if name is None else 2)
 
     def tick(amount: float) -> None:
         nonlocal done
         done += amount
         progress(what, min(done, total), total)
 
-    full, scores = Scores(), []
+    full, scores, embedding = Scores(), [], []
     for group in session.fitting(trials):
-        variants = session.quantized(group)
-        full, own = evaluate(session.model, session.evaluation, [one.weights for one in variants], tick=tick)
-        scores += own
-    return full, scores
+        weights = [one.weights for one in session.quantized(group)]
+        alone = [] if name is None else [{name: own[name]} for own in weights]
+        full, own = evaluate(session.model, session.evaluation, [*weights, *alone], tick=tick)
+        scores += own[: len(weights)]
+        embedding += own[len(weights) :]
+    return full, scores, embedding
 
 
 @dataclass(frozen=True)

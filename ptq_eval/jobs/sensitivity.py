@@ -29,9 +29,9 @@ import torch
 from ptq_eval.checkpoints import Overrides, discover, verify_all
 from ptq_eval.config.run import RunConfig
 from ptq_eval.config.study import STEP_WORDS, Budget, SensitivityConfig
-from ptq_eval.errors import OptionError, PtqEvalError
+from ptq_eval.errors import MeasurementFailedError, OptionError, PtqEvalError
 from ptq_eval.jobs import mixed
-from ptq_eval.measure.foreign.quantizer import method_of
+from ptq_eval.measure.foreign.quantizer import Foreign, method_of
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.texts import Texts, calibration_requests
 from ptq_eval.measure.trials import Workload, make_plan, quantizers_of
@@ -81,7 +81,7 @@ def sensitivity(
     study = SensitivityConfig.of({"steps": steps, "draws": draws, "by": by, "budget": budget})
     parts = study.by == "part"
     page = parts_report if parts else report
-    config = _config({**options, "include_head": True, "include_embedding": True} if parts else options, parts)
+    config = _config({**options, "include_head": True, "include_embedding": True} if parts else options, study)
     progress = progress or (lambda what, done, total: None)
     roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
     found = chosen(discover(roots, overrides=overrides), study.steps)
@@ -99,23 +99,40 @@ def sensitivity(
     old = page.read(Path(out))
     if old is not None and old.get("settings") == record["settings"]:
         record["checkpoints"] = old["checkpoints"]
-    texts = Texts(config, progress)
+    texts, problems = Texts(config, progress), [error for _, error in plan.excluded]
     for work in plan.workloads:
         key = _key(work, record["settings"])
-        if key in [entry["key"] for entry in record["checkpoints"]]:
+        if key in [entry["key"] for entry in record["checkpoints"] if not entry.get("failed")]:
             continue
         measured = _by_part(work, config, progress) if parts else _entry(work, texts, config, study.draws, progress)
-        entry = {"key": key, **measured}
-        record["checkpoints"].append(entry)
-        record["checkpoints"].sort(key=lambda e: (e["run"], e["tokens"] or 0, e["step"] or 0))
+        problems += _failures(work.checkpoint, measured["failed"])
+        _enter(record, {"key": key, **measured})
         page.write_record(Path(out), record)
+    if not record["checkpoints"]:
+        raise problems[0]
     page.write(Path(out), record)
     if study.budget:
         _plan_mixed(plan.workloads, record, study.budget, Path(out), config, progress)
-    return record, [error for _, error in plan.excluded]
+    return record, problems
 
 
-def _config(options: Mapping[str, Any], parts: bool = False) -> RunConfig:
+def _enter(record: dict[str, Any], entry: Mapping[str, Any]) -> None:
+    """Put a checkpoint's entry in its place, for an older one that was incomplete; nothing if it has no rows."""
+    others = [other for other in record["checkpoints"] if other["key"] != entry["key"]]
+    entries = [*others, entry] if entry["rows"] else others
+    record["checkpoints"] = sorted(entries, key=lambda e: (e["run"], e["tokens"] or 0, e["step"] or 0))
+
+
+def _failures(checkpoint: Checkpoint, failed: Sequence[Mapping[str, Any]]) -> list[PtqEvalError]:
+    """One error for all that failed at a checkpoint."""
+    if not failed:
+        return []
+    what = f"{len(failed)} of the quantized models of {checkpoint.name} failed"
+    first = f"{failed[0]['quantizer']}, {failed[0]['bits']} bits: {failed[0]['reason']}"
+    return [MeasurementFailedError(what, got=first, remedy="the others are measured; repeat the command to try again")]
+
+
+def _config(options: Mapping[str, Any], study: SensitivityConfig) -> RunConfig:
     config = RunConfig.of({"quantizers": ("rtn",), **options})
     if config.dtype != "float32":
         raise OptionError("sensitivities need float32", got=config.dtype, remedy="omit --dtype")
@@ -128,9 +145,21 @@ def _config(options: Mapping[str, Any], parts: bool = False) -> RunConfig:
         raise OptionError(
             "sensitivities are of one number format at a time", got="mixed", remedy="--budget makes a plan"
         )
-    if config.include_embedding and not parts:
-        raise OptionError("sensitivities by layer need layers with inputs", got="--include-embedding", remedy="omit it")
-    quantizers_of(config)
+    if config.include_embedding and study.by != "part" and not study.budget:
+        raise OptionError(
+            "sensitivities by layer need layers with inputs",
+            got="--include-embedding",
+            remedy="omit it; --by part and --budget have the embedding",
+        )
+    quantizers = quantizers_of(config)
+    foreign = [name for name, one in quantizers.items() if isinstance(one, Foreign)]
+    for asked, flag, what in (
+        (study.by == "part", "--by part", "quantize no embedding"),
+        (study.budget, "--budget", "quantize all layers alike"),
+    ):
+        if asked and foreign:
+            remedy = f"omit {flag}, or measure backends in a study of their own"
+            raise OptionError(f"backends {what}", got=f"{foreign[0]} with {flag}", remedy=remedy)
     config.resolve_device()
     return config
 
@@ -183,7 +212,7 @@ def _key(work: Workload, settings: Mapping[str, Any]) -> str:
 def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress: Progress) -> dict[str, Any]:
     """One checkpoint, loaded, measured and predicted; `provenance.seconds` is the time of all that."""
     started, checkpoint = time.monotonic(), work.checkpoint
-    labelled, skipped = [], []
+    labelled, skipped, failed = [], [], []
     with Session.opened(work, **_session_options(config)) as session:
         model, evaluation = session.model, session.evaluation
         (wanted,) = calibration_requests(config, work.evaluation.seq_len)
@@ -194,10 +223,13 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
         total = passes + len(evaluation) * (len(work.trials) - 1) * (len(model.linears()) + 1)
         tick = _ticker(progress, f"sensitivities of {checkpoint.name}", total)
         for group in groups:
-            variants = session.quantized(group)
+            made = _made(session.quantized(group), group, failed)
             drawing = {"draws": draws, "seed": config.seed, "designs": (designs[0], designs[1])}
-            found = rows(model, evaluation, torch.tensor(cut.ids), variants, tick=tick, **drawing)
-            for trial, variant, own in zip(group, variants, found):
+            for _, variant in made:
+                variant.weights.pop(model.embedding or "", None)  # it has no inputs; `mixed` measures it
+            variants = [variant for _, variant in made]
+            found = rows(model, evaluation, torch.tensor(cut.ids), variants, tick=tick, **drawing) if made else []
+            for (trial, variant), own in zip(made, found):
                 _label(trial, variant, own, labelled, skipped)
         provenance = session.provenance(time.monotonic() - started)
     return {
@@ -206,6 +238,7 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
         "agreement": agreements(labelled),
         "bounds": bounds(labelled),
         "skipped": skipped,
+        "failed": failed,
         "texts": {"evaluation": work.evaluation.describe(), "calibration": cut.describe()},
         "provenance": provenance,
     }
@@ -214,22 +247,24 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
 def _by_part(work: Workload, config: RunConfig, progress: Progress) -> dict[str, Any]:
     """One checkpoint, loaded and measured by part; `provenance.seconds` is the time of all that."""
     started, checkpoint = time.monotonic(), work.checkpoint
-    labelled, skipped = [], []
+    labelled, skipped, failed = [], [], []
     with Session.opened(work, **_session_options(config)) as session:
         groups = session.fitting(work.trials[1:])
         passes = (len(parts_of(session.model)) + 1) * (len(work.trials) - 1) + len(groups)
         tick = _ticker(progress, f"parts of {checkpoint.name}", passes * len(session.evaluation))
         design = design_of(work.evaluation.sample, len(work.evaluation))
         for group in groups:
-            variants = session.quantized(group, with_codes=True)
-            found = part_rows(session.model, session.evaluation, variants, design=design, tick=tick)
-            for trial, variant, own in zip(group, variants, found):
+            made = _made(session.quantized(group, with_codes=True), group, failed)
+            variants = [variant for _, variant in made]
+            found = part_rows(session.model, session.evaluation, variants, design=design, tick=tick) if made else []
+            for (trial, variant), own in zip(made, found):
                 _label(trial, variant, own, labelled, skipped)
         provenance = session.provenance(time.monotonic() - started)
     return {
         **_about(checkpoint),
         "rows": labelled,
         "skipped": skipped,
+        "failed": failed,
         "texts": {"evaluation": work.evaluation.describe()},
         "provenance": provenance,
     }
@@ -247,7 +282,9 @@ def _plan_mixed(
     entries = {entry["key"]: entry for entry in record["checkpoints"]}
     found = {"format": mixed.FORMAT, "settings": record["settings"], "git": git_state(), "checkpoints": []}
     for work in works:
-        entry = entries[_key(work, record["settings"])]
+        entry = entries.get(_key(work, record["settings"]))
+        if entry is None:  # nothing of it could be measured, which is among the problems
+            continue
         with Session.opened(work, **_session_options(config)) as session:
             own = mixed.measured(work, session, entry, budgets, out, progress)
         found["checkpoints"].append({"key": entry["key"], **_about(work.checkpoint), **own})
@@ -263,13 +300,19 @@ def _about(checkpoint: Checkpoint) -> dict[str, Any]:
     return {name: getattr(checkpoint, name) for name in ("run", "step", "tokens", "params", "weights_sha")}
 
 
+def _made(
+    variants: Sequence[Variant], trials: Sequence[Trial], failed: list[dict[str, Any]]
+) -> list[tuple[Trial, Variant]]:
+    """The trials with their variants; those that have none are added to `failed` with the reason."""
+    failed += [{**mixed.head(trial), "reason": one.failure} for trial, one in zip(trials, variants) if one.failure]
+    return [(trial, variant) for trial, variant in zip(trials, variants) if not variant.failure]
+
+
 def _label(
     trial: Trial, variant: Variant, own: Sequence[Mapping[str, Any]], rows: list[Any], skipped: list[Any]
 ) -> None:
     """Add a variant's rows, and its layers in full precision, each with what it was quantized by."""
-    named = variant.scheme.format != "int"
-    head = {"quantizer": trial.quantizer + (f" {variant.scheme.name}" if named else ""), "bits": trial.bits}
-    head |= {"format": variant.scheme.format} if named else {}
+    head = mixed.head(trial)
     rows += [{**head, "group_size": variant.scheme.group_size, **row} for row in own]
     reasons = {
         **variant.skipped,

@@ -29,10 +29,11 @@ from functools import partial
 from torch import Tensor
 
 from ptq_eval.measure import paused_forward
+from ptq_eval.measure.methods import BrokenMethodError, guarded, solved
 from ptq_eval.measure.two_models import TwoModels
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
-from quantizers import LayerStats, QuantizationError, QuantizedWeight, Quantizer, Scheme, get_quantizer
+from quantizers import LayerStats, QuantizationError, QuantizedWeight, Scheme, get_quantizer
 
 _CHUNK_TOKENS = {"cpu": 16384, "cuda": 65536}
 """Calibration tokens that go through the model as one batch."""
@@ -109,11 +110,26 @@ def quantize(
     """Quantize every layer for every variant, filling `variant.weights`.
 
     `ids` [windows, time] are the calibration windows, None if no variant needs statistics.  "shared" calibration serves
-    all variants in one pass, `sequential` takes one pass per variant.  `groups` are those of `input_groups`, if already
+    all variants in one pass, `sequential` takes one pass per variant.  `groups` come from `input_groups`, if already
     known; `memory` (bytes) bounds what schemes that are solved together take, beyond the first of them.  A layer that
-    cannot be quantized stays in full precision and is named in `variant.skipped`.  Raises ValueError of
-    `quantizers.errors` for a wrong scheme or option.
+    cannot be quantized stays in full precision and is named in `variant.skipped`; a method that breaks fails alone
+    (`variant.failed`).  Raises ValueError without calibration tokens that are needed.
     """
+    _quantize(model, variants, ids, sequential, groups, memory)
+    outputs = {name: model.weight(name).shape[0] for name in model.linears()}
+    kind = str(getattr(model.module.config, "model_type", ""))
+    for variant in variants:
+        variant.fold(outputs, kind)
+
+
+def _quantize(
+    model: LanguageModel,
+    variants: Sequence[Variant],
+    ids: Tensor | None,
+    sequential: bool,
+    groups: Sequence[tuple[str, ...]] | None,
+    memory: float,
+) -> None:
     solve = partial(_solve, model, memory)
     data_free = [variant for variant in variants if not variant.quantizer.needs_stats]
     waiting = [variant for variant in variants if variant.quantizer.needs_stats]
@@ -131,7 +147,7 @@ def quantize(
             _calibrating_pass(model, solve, served, waiting, ids, groups, sequential)
     for variant in waiting:
         for name in model.linears():
-            if not variant.has(name):
+            if not variant.failed and not variant.has(name):
                 variant.skipped[name] = "no calibration token reached it"
 
 
@@ -169,7 +185,7 @@ def _calibrating_pass(
     def serve(index: int, inputs: Mapping[int, Tensor]) -> None:
         group = groups[index]
         concerned = every if index == 0 and model.embedding is None else variants
-        unsolved = [variant for variant in concerned if not variant.has(group[0])]
+        unsolved = [variant for variant in concerned if not variant.failed and not variant.has(group[0])]
         stats = (both.stats_of(inputs) if both else _stats_of(inputs)) if unsolved else None
         if stats is not None:
             for variant in unsolved:
@@ -206,6 +222,8 @@ def _solve(
     """
     alike: dict[tuple[str, ...], list[Variant]] = {}
     for variant in variants:
+        if variant.failed:
+            continue
         by_scheme: dict[Scheme, list[str]] = {}
         for name in group:
             by_scheme.setdefault(variant.scheme_of(name), []).append(name)
@@ -227,21 +245,23 @@ def _solve_alike(
         alike = [variant for variant in rest if variant.quantizer == quantizer][: int(min(at_once, len(rest)))]
         rest = [variant for variant in rest if not any(variant is one for one in alike)]
         schemes = [variant.scheme_of(group[0]) for variant in alike]
-        for variant, outcome in zip(alike, _grid(quantizer, weights, schemes, stats)):
-            if isinstance(outcome, QuantizationError):
-                variant.skipped.update(dict.fromkeys(group, str(outcome)))
-                continue
-            for name, weight, quantized in zip(group, weights, outcome):
-                variant.add(name, quantized, weight)
+        for variant, outcome in zip(alike, solved(quantizer, weights, schemes, stats)):
+            _put(variant, group, weights, outcome)
 
 
-def _grid(
-    quantizer: Quantizer, weights: Sequence[Tensor], schemes: Sequence[Scheme], stats: LayerStats | None
-) -> list[list[QuantizedWeight] | QuantizationError]:
-    """Each scheme's result or failure; if quantizing them together fails, each is tried alone."""
+def _put(
+    variant: Variant,
+    group: Sequence[str],
+    weights: Sequence[Tensor],
+    outcome: Sequence[QuantizedWeight] | QuantizationError | BrokenMethodError,
+) -> None:
+    """Put what a method gave for a group of layers into a variant, or why there is nothing."""
     try:
-        return [*quantizer.quantize_grid(weights, schemes, stats)]
+        if isinstance(outcome, Exception):
+            raise outcome
+        for name, weight, quantized in zip(group, weights, outcome):
+            guarded(variant.quantizer, partial(variant.add, name, quantized, weight))
     except QuantizationError as error:
-        if len(schemes) == 1:
-            return [error]
-    return [outcome for scheme in schemes for outcome in _grid(quantizer, weights, [scheme], stats)]
+        variant.skipped.update(dict.fromkeys(group, str(error)))
+    except BrokenMethodError as error:
+        variant.fail(str(error))

@@ -5,7 +5,7 @@ None of them is a failure: the number stays, and its record carries the doubts (
 **The weights** of each layer are compared with those before and with rounding to nearest (RTN) under the same scheme,
 on `ROWS` rows; all rows where these look suspicious, or where the format has a scale for the whole matrix.  A method
 that is not rounding and gives its weights has had no effect; weights that are what they were, although rounding would
-change them, were not quantized; an error much larger than that of rounding (`LARGE`) is no rounding at all.
+change them, were not quantized; an error much larger than rounding's (`LARGE`) is no rounding at all.
 
 **The statistics** of a layer rest on as many tokens as reached it: with fewer than it has inputs, H is singular, and
 what a method makes of it is decided by the damping.
@@ -32,12 +32,12 @@ from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.records import Doubt
-from quantizers import LayerStats, QuantizationError, Quantizer, Scheme, get_quantizer
+from quantizers import LayerStats, QuantizationError, Quantizer, Scheme, gaussian_mse, get_quantizer
 
 UNCHANGED = 2e-3
 """Relative change below which a weight counts as unchanged: 8 bits move it by more, a change to bfloat16 by less."""
 ALIKE = 0.05
-"""Distance of weights from those of rounding, as a share of the error of rounding, below which they count as the same:
+"""Distance of weights from rounded ones, as a share of the error of rounding, below which they count as the same:
 scales that a package stores in 16 bits move them by less at 4 bits and below."""
 LARGE = 50.0
 """Squared error of a layer over that of rounding from which on it is no rounding: that of GPTQ, which trades the error
@@ -86,7 +86,7 @@ def _rounded(own: Tensor, scheme: Scheme) -> Tensor | None:
 @dataclass
 class Witness:
     """What is noted of one variant while its layers are quantized.  `compared`: whether equality with RTN is a sign;
-    `rounding`: whether they are those of RTN, where there is nothing to compare."""
+    `rounding`: whether they come from RTN, where there is nothing to compare."""
 
     compared: bool = True
     rounding: bool = False
@@ -145,16 +145,20 @@ class Witness:
 
 
 def _compared(own: Tensor, new: Tensor, scheme: Scheme) -> tuple[bool, bool, float]:
-    """(like rounding, unchanged although rounding is not, squared error over that of rounding) of some rows."""
+    """(like rounding, unchanged although rounding is not, squared error over that of rounding) of some rows.
+
+    The error of rounding counts as at least that of Gaussian weights of this size: weights that are on the grid already
+    have next to none, and on any other grid much more.
+    """
     own, new = own.float(), new.to(own.device).float()
     rounded = _rounded(own, scheme)
     if rounded is None:
         return False, distance(new, own) <= UNCHANGED, 0.0
-    usual, mine = float((rounded - own).norm()), float((new - own).norm())
-    if not usual > 0:
-        return False, False, 0.0
+    rounding, mine = float((rounded - own).square().sum()), float((new - own).square().sum())
+    usual = max(rounding, gaussian_mse(scheme) * float(own.square().sum()))
     still = distance(new, own) <= UNCHANGED < distance(rounded, own)
-    return float((new - rounded).norm()) <= ALIKE * usual, still, (mine / usual) ** 2
+    alike = rounding > 0 and float((new - rounded).square().sum()) <= ALIKE**2 * rounding
+    return alike, still, mine / usual if usual > 0 else 0.0
 
 
 def of_backend(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -197,7 +201,7 @@ class Plausibility:
         """The divergence over its second order; None where arithmetic would decide it.
 
         `weights` are moved to the part of their error that is scored: they are those of the variant no more.
-        `scores` are those of the variant on `windows`.
+        `scores` of the variant on `windows`.
         """
         error = size = 0.0
         for name, weight in weights.items():

@@ -7,7 +7,7 @@ size asked for where it allows it, else its usual one or, where rows are narrowe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ptq_eval import plugins
 from ptq_eval.config.run import RunConfig
@@ -39,20 +39,14 @@ def named(name: str, group_size: int | None, narrowest: int) -> Scheme:
     return Scheme.of(name, group_size if known is None or not known.blocks else _fitting(known, narrowest))
 
 
-def check_methods(quantizers: Mapping[str, Quantizer], schemes: Sequence[Scheme]) -> None:
-    """Raises NumberFormatError if a quantizer is not defined for one of the formats."""
-    for name, quantizer in quantizers.items():
-        for scheme in schemes:
-            try:
-                quantizer.check_format(scheme)
-            except FormatError as error:
-                able = [other for other, one in quantizers.items() if scheme.format in one.formats]
-                raise NumberFormatError(
-                    f"{name} is not defined for this number format",
-                    got=scheme.name,
-                    allowed=", ".join(quantizer.formats),
-                    remedy=f"--quantizers {','.join(able)}" if able else "`ptq-eval formats` lists methods and formats",
-                ) from error
+def refusal(quantizer: Quantizer, schemes: Iterable[Scheme]) -> str:
+    """Why a method of this package or of a plug-in is not defined for one of the schemes; empty where it is."""
+    for scheme in schemes:
+        try:
+            quantizer.check_format(scheme)
+        except FormatError as error:
+            return str(error)
+    return ""
 
 
 def names() -> list[str]:

@@ -119,7 +119,8 @@ class Session:
         draws = self.work.calibrations
         first = next(iter(draws), "")
         passes: dict[tuple[str, bool], list[Variant]] = {}
-        made_here = [(t, v) for t, v in zip(trials, variants) if not isinstance(v.quantizer, Foreign)]
+        possible = [(t, v) for t, v in zip(trials, variants) if not v.failed]
+        made_here = [(t, v) for t, v in possible if not isinstance(v.quantizer, Foreign)]
         for trial, variant in made_here:
             draw = trial.calibration_corpus if trial.calibration_corpus in draws else first
             passes.setdefault((draw, trial.calibration == "sequential"), []).append(variant)

@@ -20,6 +20,7 @@ from ptq_eval.corpora.overlap import overlap
 from ptq_eval.corpora.windows import Windows
 from ptq_eval.errors import (
     MissingTokenizerError,
+    NumberFormatError,
     OptionError,
     PtqEvalError,
     TokenRangeError,
@@ -30,7 +31,7 @@ from ptq_eval.errors import (
 from ptq_eval.measure import mixtures
 from ptq_eval.measure.foreign.quantizer import Foreign, method_of
 from ptq_eval.measure.mixtures import Mixture
-from ptq_eval.measure.schemes import check_methods, schemes_of
+from ptq_eval.measure.schemes import refusal, schemes_of
 from ptq_eval.measure.texts import Texts, evaluation_request
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.records import FULL_PRECISION, CalibrationDraw, Checkpoint, Progress, Trial
@@ -151,12 +152,14 @@ class _Planner:
         self.narrowest = min(widths.values(), default=1)
         schemes = schemes_of(self.config, group_size, self.narrowest) if widths else []
         mixed = [mixtures.read(path, group_size, self.narrowest) for path in self.config.mixed] if widths else []
-        check_methods(self.quantizers, [*schemes, *(scheme for one in mixed for scheme in one.layers.values())])
         self._refuse_backends()
+        if schemes or mixed:
+            self._require_one_possible(schemes, mixed)
         seq_len = self._seq_len([model for *_, model in sound])
         for place, folder, model in sound:
+            shapes = {name: (model.weight(name).shape[0], model.weight(name).shape[1]) for name in model.matrices()}
             for one in mixed:
-                one.require(checkpoints[place].name, model.matrices())
+                one.require(checkpoints[place].name, shapes)
             with _excluding(plan, place):
                 work = self._workload(plan, checkpoints[place], folder, model, [*schemes, *mixed], seq_len)
                 plan.workloads.append(work)
@@ -172,6 +175,7 @@ class _Planner:
             for problem in checkpoint.problems
             if problem.code in _WARNED
         ]
+        plan.warnings += filter(None, [one.note(plan.checkpoints) for one in mixed])
         index, count = self.config.shard
         plan.workloads = plan.workloads[index - 1 :: count]
         return plan
@@ -184,6 +188,24 @@ class _Planner:
             if foreign and getattr(self.config, flag.strip("-").replace("-", "_")):
                 remedy = f"omit {flag}, or measure backends in a run of their own"
                 raise OptionError(f"backends quantize {what}", got=foreign[0], remedy=remedy)
+
+    def _require_one_possible(self, schemes: Sequence[Scheme], mixed: Sequence[Mixture]) -> None:
+        """Raise the error of the first cell where none is possible; where some are, the others become failed records.
+
+        Raises NumberFormatError, or BackendError for a backend that is not installed or is not trusted.
+        """
+        faults = []
+        for name, quantizer in self.quantizers.items():
+            if isinstance(quantizer, Foreign):
+                own = [quantizer.fault(scheme, self.narrowest) for scheme in quantizer.schemes(schemes, self.narrowest)]
+            else:
+                cells = [(scheme.name, [scheme]) for scheme in schemes]
+                cells += [(one.source, list(one.layers.values())) for one in mixed]
+                own = [_undefined(name, quantizer, *cell) for cell in cells]
+            faults += own
+        if None not in faults:
+            first = next(fault for fault in faults if fault is not None)
+            raise first
 
     def _workload(
         self,
@@ -279,6 +301,14 @@ class _Planner:
                 for draw, windows in own
             ]
         return trials
+
+
+def _undefined(name: str, quantizer: Quantizer, cell: str, schemes: Sequence[Scheme]) -> PtqEvalError | None:
+    """The error of a method that is not defined for a cell of the run, whose layers have these schemes."""
+    if not refusal(quantizer, schemes):
+        return None
+    what, allowed = f"{name} is not defined for this number format", ", ".join(quantizer.formats)
+    return NumberFormatError(what, got=cell, allowed=allowed, remedy="`ptq-eval formats` lists methods and formats")
 
 
 def _calibration(quantizer: Quantizer, config: RunConfig) -> str:

@@ -21,10 +21,16 @@ from torch import Tensor
 from ptq_eval.measure import mixtures
 from ptq_eval.measure.doubts import Witness
 from ptq_eval.measure.foreign.quantizer import Foreign, method_of
+from ptq_eval.measure.schemes import refusal
+from ptq_eval.models.predecessors import obstacle
 from ptq_eval.records import Trial
 from quantizers import QuantizedWeight, Quantizer, Scheme, gaussian_mse
 
 ROUNDING = "rtn"
+ZERO_BITS = 16
+"""Of a zero point that is no code."""
+SCALE_BITS = 16
+"""Of the scale of an input channel, as `QuantizedWeight.bits_per_weight` counts it."""
 
 
 class OnDisk(MutableMapping[str, Tensor]):
@@ -62,14 +68,16 @@ class Variant:
 
     quantizer: Quantizer
     scheme: Scheme
-    """That of all layers but those in `mixture`."""
+    """The scheme of all layers that are not in `mixture`."""
     mixture: Mapping[str, Scheme] = field(default_factory=dict)
     """The schemes of layers that have their own, in mixed precision."""
     weights: MutableMapping[str, Tensor] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
-    stored_bits: float = 0.0
-    stored_weights: int = 0
+    stored: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """What storing a layer takes, in bits, and how many weights it has, by name."""
     scheme_bits: float = 0.0
+    input_scales: dict[str, Tensor] = field(default_factory=dict)
+    """Scales of input channels [in] of the layers that have any."""
     reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     layers: dict[str, QuantizedWeight] | None = None
     """The codes and scales behind the weights, where they are wanted."""
@@ -78,7 +86,7 @@ class Variant:
     facts: dict[str, Any] = field(default_factory=dict)
     """What a backend reports, and which layers a method rounded to nearest for want of inputs, for the record."""
     failed: str = ""
-    """Why there is no variant, where a backend made none."""
+    """Why there is no variant, where the method cannot do its scheme or failed."""
     witness: Witness = field(init=False)
     """What is noted while layers are quantized."""
 
@@ -111,10 +119,16 @@ class Variant:
         """Store a layer's weight [out, in] that a backend has made in place of `own`."""
         self.weights[name] = torch.empty_like(own).copy_(weight)
         self.witness.weight(name, own, weight, self.scheme_of(name))
-        bits = self.scheme_of(name).bits_stored(*own.shape)
-        self.stored_bits += bits
+        scheme = self.scheme_of(name)
+        bits = scheme.bits_stored(*own.shape)
+        zeros = own.shape[0] * scheme.groups(own.shape[1])
+        self.stored[name] = (bits + zeros * (ZERO_BITS - scheme.bits) * self._real_zeros, own.numel())
         self.scheme_bits += bits
-        self.stored_weights += own.numel()
+
+    @property
+    def _real_zeros(self) -> bool:
+        """Whether the zero points of a backend's method are numbers, not codes."""
+        return isinstance(self.quantizer, Foreign) and self.quantizer.real_zeros
 
     def add(self, name: str, quantized: QuantizedWeight, own: Tensor) -> None:
         """Store one layer's result with the memory layout of the original weight `own` [out, in]."""
@@ -125,22 +139,50 @@ class Variant:
         self.weights[name] = weight if laid_out else torch.empty_like(own, device=weight.device).copy_(weight)
         if self.layers is not None:
             self.layers[name] = quantized
-        self.stored_bits += quantized.bits_per_weight * quantized.codes.numel()
-        self.stored_weights += quantized.codes.numel()
+        if quantized.input_scale is not None:
+            self.input_scales[name] = quantized.input_scale
+        weights = quantized.codes.numel()
+        self.stored[name] = (quantized.bits_per_weight * weights, weights)
         self.scheme_bits += self.scheme_of(name).bits_stored(*quantized.codes.shape)
         report = dict(quantized.report)
         if quantized.ragged:
             report["ragged"] = 1
         self.reports[name] = report
 
+    def fail(self, reason: str) -> None:
+        """There is no such variant, for this reason."""
+        self.failed = reason
+        self.weights.clear()
+        self.stored.clear()
+
     def has(self, name: str) -> bool:
         """Whether this layer has been quantized or skipped."""
         return name in self.weights or name in self.skipped
 
+    def fold(self, outputs: Mapping[str, int], model_type: str) -> None:
+        """Count no storage for scales of input channels that the layer before can take, as in an exported file.
+
+        `outputs` of every linear layer, by name.
+        """
+        schemes = {name: self.scheme_of(name) for name in self.stored}
+        for name, scale in self.input_scales.items():
+            if obstacle(name, self.input_scales, outputs, model_type, schemes.get) is None:
+                bits, weights = self.stored[name]
+                self.stored[name] = (bits - SCALE_BITS * len(scale), weights)
+
     @property
     def bits_per_weight(self) -> float:
         """Stored bits per quantized weight, scales and zeros included."""
-        return self.stored_bits / self.stored_weights if self.stored_weights else math.nan
+        return self._bits / self.stored_weights if self.stored else math.nan
+
+    @property
+    def stored_weights(self) -> int:
+        """How many weights are quantized."""
+        return sum(weights for _, weights in self.stored.values())
+
+    @property
+    def _bits(self) -> float:
+        return sum(bits for bits, _ in self.stored.values())
 
     @property
     def gaussian_mse(self) -> float:
@@ -153,7 +195,7 @@ class Variant:
     def details(self) -> dict[str, Any]:
         """A summary for the record: sums and maxima of the layers' reports, and the layers skipped."""
         summary: dict[str, Any] = {"layers": len(self.weights), "layers_skipped": dict(self.skipped), **self.facts}
-        if self.stored_weights:
+        if self.stored:
             summary["effective_bits"] = self.scheme_bits / self.stored_weights
         summary["gaussian_mse"] = self.gaussian_mse
         reports = self.reports.values()
@@ -163,14 +205,17 @@ class Variant:
             ("damping_retries", "damping_retries", sum),
             ("dead_columns", "dead_columns", sum),
         ):
-            values = [report[source] for report in reports if source in report]
+            values = [report[source] for report in reports if isinstance(report.get(source), int | float)]
             if values:
                 summary[name] = combine(values)
         return summary
 
 
 def variants_of(trials: Sequence[Trial], scratch: Path | None = None) -> list[Variant]:
-    """An empty variant for each trial, whose weights will go to a folder below `scratch` if there is one."""
+    """An empty variant for each trial, whose weights will go to a folder below `scratch` if there is one.
+
+    Those whose method is not defined for their scheme have failed.
+    """
     made: dict[str, Quantizer] = {}  # looking up an installed plug-in takes milliseconds
     variants = []
     for trial in trials:
@@ -179,6 +224,7 @@ def variants_of(trials: Sequence[Trial], scratch: Path | None = None) -> list[Va
         if name not in made:
             made[name] = method_of(trial.quantizer, **trial.options)
         variant = Variant(made[name], *mixtures.schemes_of(trial.scheme))
+        variant.failed = refusal(variant.quantizer, [variant.scheme, *variant.mixture.values()])
         if scratch is not None:
             variant.weights = OnDisk(scratch / trial.key())
         variants.append(variant)

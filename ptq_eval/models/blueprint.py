@@ -163,6 +163,20 @@ class Blueprint:
         except Exception as error:  # a model that needs a GPU, or other inputs, says so when it is measured
             return _Probe(None, frozenset(), " ".join(str(error).split())[:200] or type(error).__name__)
 
+    def loaded(self, tensors: Mapping[str, Tensor], **options: Any) -> Mapping[str, Any]:
+        """What transformers says on loading a state dict, of tensors on torch's meta device, into the architecture.
+
+        `options` go to `from_pretrained`, which makes a model of the class it is called on: this one makes a copy of
+        `module` instead, so that nothing is built again and `module` stays as it is.
+        """
+        copied, kind = copy.deepcopy(self.module), type(self.module)
+        ready: Any = type(kind.__name__, (kind,), {"__new__": lambda *_, **__: copied, "__module__": kind.__module__})
+        options |= {"device_map": "meta", "output_loading_info": True, "ignore_mismatched_sizes": True}
+        with quiet_transformers():
+            return ready.from_pretrained(
+                None, config=copy.deepcopy(copied.config), state_dict=dict(tensors), **options
+            )[1]
+
     def _build(self, **options: Any) -> Any:
         with quiet_transformers():
             config = copy.deepcopy(self.config)
@@ -231,7 +245,7 @@ def _bidirectional(content: Mapping[str, Any]) -> str:
 def _classes(content: Mapping[str, Any]) -> list[str]:
     """The classes that config.json names."""
     classes = content.get("architectures") or []
-    return [classes] if isinstance(classes, str) else [str(name) for name in classes]
+    return [str(name) for name in (classes if isinstance(classes, list) else [classes])]
 
 
 @lru_cache(maxsize=64)

@@ -40,6 +40,8 @@ _SIZES = (
     "max_position_embeddings",
 )  # fmt: skip
 """Entries that are counts, by the names that transformers has for them in every architecture."""
+_MOST_LAYERS = 5_000
+"""Far beyond any model; each takes a millisecond to build."""
 
 _RANGES = (
     (re.compile(r"(^|_)eps(ilon)?$"), 0.0, 1.0, "above 0 and not above 1"),
@@ -119,6 +121,9 @@ def _require_plausible(config: PretrainedConfig) -> None:
         value = vars(text).get(own)  # not what a class computes: XLNet's number of positions is -1, for no limit
         if isinstance(value, str) or (isinstance(value, (int, float)) and not (value >= 1 and value % 1 == 0)):
             raise _implausible("an invalid size", own, value, "a whole number from 1 on")
+    own = text.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    if isinstance(layers := vars(text).get(own), int) and layers > _MOST_LAYERS:
+        raise _implausible("a number that no model has", own, layers, f"at most {_MOST_LAYERS}")
     for name, value in _numbers_of(vars(text)):
         if math.isnan(value) or (math.isinf(value) and not _MAY_BE_INFINITE.search(name)):
             raise _implausible("a number that is not finite", name, value, "finite numbers")

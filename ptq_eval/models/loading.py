@@ -23,6 +23,7 @@ from ptq_eval.errors import (
     UnsupportedModelError,
 )
 from ptq_eval.models.configuration import auto_class, configuration, quiet_transformers, read_config
+from ptq_eval.models.json_files import file_content
 from ptq_eval.models.weight_files import dequantizing, pinned
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def tokenizer_sha(folder: Path) -> str:
     digest = hashlib.sha256()
     path = folder / "tokenizer.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(file_content(path))
         content = {key: value for key, value in content.items() if key not in ("truncation", "padding")}
         digest.update(json.dumps(content, sort_keys=True).encode())
     except (OSError, ValueError, AttributeError):

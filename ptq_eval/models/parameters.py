@@ -63,7 +63,7 @@ def with_counts(checkpoint: Checkpoint, folder: Path, trust_remote_code: bool = 
     counts = count_parameters(folder, trust_remote_code)
     content = read_config(folder)
     named = content.get("architectures") or content.get("model_type") or ""
-    architecture = named[0] if isinstance(named, list) else named
+    architecture = str(named[0] if isinstance(named, list) else named)
     checkpoint = replace(
         checkpoint, architecture=architecture, params_total=counts.total, params_quantized=counts.quantized
     )

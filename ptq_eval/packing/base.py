@@ -95,6 +95,10 @@ class FileFormat(ABC):
     def read(self, folder: Path, content: Content) -> Iterator[tuple[str, Tensor]]:
         """Each layer's name and weight [out, in], float32, as those who load the folder read it."""
 
+    @abstractmethod
+    def layer_bytes(self, folder: Path, content: Content) -> int:
+        """Bytes of the file that hold the quantized layers, scales included."""
+
 
 def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """`tensor` in `dtype` if every value is the same there, else as it is."""

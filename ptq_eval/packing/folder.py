@@ -64,14 +64,23 @@ class FolderFormat(FileFormat):
     def read(self, folder: Path, content: Content) -> Iterator[tuple[str, Tensor]]:
         """Each layer by `weight`."""
         found: dict[str, dict[str, Tensor]] = {name: {} for name in content.layers}
+        for name, suffix, tensor in self._tensors(folder, content):
+            found[name][suffix] = tensor
+        for name, tensors in found.items():
+            yield name, self.weight(tensors, content.layers[name].scheme, content.shapes[name])
+
+    def layer_bytes(self, folder: Path, content: Content) -> int:
+        """Those of the tensors in place of the layers' weights."""
+        return sum(tensor.nbytes for _, suffix, tensor in self._tensors(folder, content) if suffix != "bias")
+
+    def _tensors(self, folder: Path, content: Content) -> Iterator[tuple[str, str, Tensor]]:
+        """Every tensor of the quantized layers: its layer, the last part of its name, and itself."""
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118
                     name, _, suffix = key.rpartition(".")
-                    if name in found:
-                        found[name][suffix] = file.get_tensor(key)
-        for name, tensors in found.items():
-            yield name, self.weight(tensors, content.layers[name].scheme, content.shapes[name])
+                    if name in content.layers:
+                        yield name, suffix, file.get_tensor(key)
 
 
 def copy_small(source: Path, folder: Path) -> None:

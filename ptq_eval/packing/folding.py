@@ -1,8 +1,7 @@
 """Scales of input channels, moved out of a layer into the one before it, so that formats without them can hold it.
 
-A layer computes Ŵ·diag(1/s)·x.  Where x comes from a norm's weight or from the rows of another linear layer, these can
-be divided by s instead: the same function, up to float rounding.  A quantized layer's rows are divided exactly, in its
-own scales.  Which layer that is depends on the architecture: here the blocks of Llama and those built alike.
+The same function, up to float rounding; a quantized layer's rows are divided exactly, in its own scales.  Which layer
+that is, and where none can take them, is in `models.predecessors`.
 """
 
 from __future__ import annotations
@@ -10,25 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from ptq_eval.errors import Obstacle, Refusal, refused
+from ptq_eval.errors import Refusal
+from ptq_eval.models.predecessors import obstacle, source_of
 from quantizers import QuantizedWeight
-
-LLAMA_LIKE = ("llama", "mistral", "qwen2", "smollm3", "olmo", "helium", "granite")
-"""Values of `model_type` whose blocks have these names, and norms that multiply by their weight."""
-
-SOURCES = {
-    "self_attn.q_proj": "input_layernorm",
-    "self_attn.k_proj": "input_layernorm",
-    "self_attn.v_proj": "input_layernorm",
-    "self_attn.o_proj": "self_attn.v_proj",
-    "mlp.gate_proj": "post_attention_layernorm",
-    "mlp.up_proj": "post_attention_layernorm",
-    "mlp.down_proj": "mlp.up_proj",
-}
-"""Where the input of a layer comes from, within a block."""
 
 
 def folded(
@@ -38,42 +23,23 @@ def folded(
 
     `dense` are the tensors of the model that are not quantized.  No argument is changed.
     """
-    scales = _by_source(layers, model_type)
-    if isinstance(scales, Refusal):
-        return scales
+    scales = {name: layer.input_scale for name, layer in layers.items() if layer.input_scale is not None}
+    outputs = {name.removesuffix(".weight"): len(tensor) for name, tensor in dense.items() if tensor.ndim == 2}
+    outputs |= {name: len(layer.codes) for name, layer in layers.items()}
+    schemes = {name: layer.scheme for name, layer in layers.items()}
+    for name in scales:
+        if why := obstacle(name, scales, outputs, model_type, schemes.get):
+            return why
     found = {name: replace(layer, input_scale=None) for name, layer in layers.items()}
     changed: dict[str, Tensor] = {}
-    for source, scale in scales.items():
-        outputs = len(found[source].codes if source in found else dense[f"{source}.weight"])
-        if outputs != len(scale):
-            return refused(Obstacle.SHARED_OUTPUTS, source=source, outputs=outputs, inputs=len(scale))
-        if source not in found:
-            changed[f"{source}.weight"] = _divided(dense[f"{source}.weight"], scale)
-        elif found[source].scheme.format == "int":
+    for source, scale in {source_of(name, model_type): scale for name, scale in scales.items()}.items():
+        if source in found:
             found[source] = replace(found[source], scale=_divided(found[source].scale, scale))
         else:
-            return refused(Obstacle.INDIVISIBLE_SCALES, source=source, format=found[source].scheme.name)
+            changed[f"{source}.weight"] = _divided(dense[f"{source}.weight"], scale)
         if f"{source}.bias" in dense:
             changed[f"{source}.bias"] = _divided(dense[f"{source}.bias"], scale)
     return found, changed
-
-
-def _by_source(layers: Mapping[str, QuantizedWeight], model_type: str) -> dict[str, Tensor] | Refusal:
-    """The scale by which each preceding layer is to be divided, or why that is not known."""
-    found: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        if layer.input_scale is None:
-            continue
-        part = next((part for part in SOURCES if name.endswith("." + part)), None)
-        if model_type not in LLAMA_LIKE or part is None:
-            return refused(Obstacle.UNKNOWN_SOURCE, layer=name, model_type=model_type)
-        block = name.removesuffix(part)
-        for sibling in (block + other for other, source in SOURCES.items() if source == SOURCES[part]):
-            scale = layers[sibling].input_scale if sibling in layers else None
-            if scale is None or not torch.equal(scale, layer.input_scale):
-                return refused(Obstacle.UNEQUAL_SCALES, layer=name, sibling=sibling)
-        found[block + SOURCES[part]] = layer.input_scale
-    return found
 
 
 def _divided(tensor: Tensor, scale: Tensor) -> Tensor:

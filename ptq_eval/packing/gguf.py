@@ -104,12 +104,23 @@ class GGUFFormat(FileFormat):
         """Each layer by the package's reader and its table of the type."""
         import gguf
 
-        names = _names(content.config)
-        found = {tensor.name: tensor for tensor in gguf.GGUFReader(folder / FILE).tensors}
-        for name in content.layers:
-            tensor = found[_renamed(f"{name}.weight", names)]
+        for name, tensor in _tensors(folder, content):
             weight = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
             yield name, torch.from_numpy(_reordered(weight, name, content.config, inverse=True))
+
+    def layer_bytes(self, folder: Path, content: Content) -> int:
+        """Those of the layers' blocks."""
+        return sum(int(tensor.n_bytes) for _, tensor in _tensors(folder, content))
+
+
+def _tensors(folder: Path, content: Content) -> Iterator[tuple[str, Any]]:
+    """Each quantized layer's tensor, as the package reads it."""
+    import gguf
+
+    names = _names(content.config)
+    found = {tensor.name: tensor for tensor in gguf.GGUFReader(folder / FILE).tensors}
+    for name in content.layers:
+        yield name, found[_renamed(f"{name}.weight", names)]
 
 
 def _names(config: Mapping[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ptq_eval.config.options import NUMBER, Options, option
+from ptq_eval.config.options import COUNT, NUMBER, SWITCH, Options, option
 from ptq_eval.errors import OptionError
 from ptq_eval.pretrain.schedule import SCHEDULES, Schedule
 
@@ -53,3 +53,15 @@ class PretrainConfig(Options):
             raise OptionError("--ratios names no checkpoint to save", remedy="--ratios 5,10,20")
         if len(self.betas) != 2:
             raise OptionError("--betas must be two numbers", got=self.betas, remedy="--betas 0.9,0.95")
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Options):
+    """What a training reads and how it computes; the weights depend on the text alone.
+
+    Raises OptionError.
+    """
+
+    text: str = option("stdlib:train", "Text to train on.")
+    compile: bool | None = option(None, "Use torch.compile.", SWITCH, off="--no-compile", unset="on CUDA")
+    threads: int | None = option(None, "CPU threads.", COUNT, low=1, unset="torch's own choice")

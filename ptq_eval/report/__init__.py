@@ -56,9 +56,10 @@ def write(
 ) -> list[Path]:
     """Write the whole report below `out` and return the paths of its files.  points: those of the table, if known.
 
-    `degradation.csv`, `fit.json`, `replicates.npz` if replicates are passed, `report.md`, `tables/degradation.tex` and
-    two figures, one more for named number formats, several calibrations and a run of eight checkpoints each, as PNG,
-    PDF and CSV.  The page includes a comparison of laws, a backtest and a study of sensitivity if the folder has them.
+    `degradation.csv`, `fit.json`, `replicates.npz` if replicates are passed, `report.md` and the same for a browser,
+    `report.html`, `tables/degradation.tex` and two figures, one more for named number formats, several calibrations and
+    a run of eight checkpoints each, as PNG, PDF and CSV.  Both pages include a comparison of laws, a backtest and a
+    study of sensitivity if the folder has them.
     Each file is replaced atomically.
 
     Raises OutputFullError where the folder cannot be written, NothingToFitError for a table without rows, and
@@ -71,38 +72,50 @@ def write(
 
     fit, out = with_texts(fit), Path(out)
     study = Study(table, fit, run, points)
-    drawn = {"delta_vs_ratio": delta_figure, "loss_vs_tokens": loss_figure}
+    drawn: dict[str, Any] = {"delta_vs_ratio": delta_figure, "loss_vs_tokens": loss_figure}
     if study.has_formats:
         drawn["delta_vs_bits"] = formats_figure
     if len(study.calibrations):
         drawn["delta_vs_calibration"] = calibrations_figure
     if hindsight.shown(study):
         drawn[hindsight.name(study)] = hindsight
+    data = {name: figure.data(study) for name, figure in drawn.items()}
     return [
         files.write_csv(out / "degradation.csv", table),
         *files.write_fit(out, fit, replicates),
         files.write_text(out / "tables" / "degradation.tex", latex.document(study)),
-        *figures.write(out / "figures", study, drawn),
-        write_page(out, study),
+        *figures.write(out / "figures", study, drawn, data),
+        *write_pages(out, study, data),
     ]
 
 
-def write_page(out: Path, study: Study) -> Path:
-    """Write `report.md`, with a comparison of laws, a backtest and a study of sensitivity if the folder has them."""
-    from ptq_eval.report.backtest import page as backtest
+def write_pages(out: Path, study: Study, data: Mapping[str, pd.DataFrame] | None = None) -> list[Path]:
+    """Write `report.md` and `report.html`, with a comparison of laws, a backtest and a study of sensitivity if the
+    folder has them.  data: that of figures, by name, if known."""
     from ptq_eval.report.common import files
-    from ptq_eval.report.comparison import page as comparison
     from ptq_eval.report.run import page
+    from ptq_eval.report.web import page as web
+
+    records = studies(out)
+    return [
+        files.write_text(out / "report.md", page.document(study, *records)),
+        files.write_text(out / web.NAME, web.document(study, records, data, out / "figures")),
+    ]
+
+
+def studies(out: Path) -> tuple[Mapping[str, Any] | None, ...]:
+    """The records of sensitivity, comparison and backtest below `out`, each None where the folder has none."""
+    from ptq_eval.report.backtest import page as backtest
+    from ptq_eval.report.comparison import page as comparison
     from ptq_eval.report.sensitivity import page as sensitivity
 
-    records = sensitivity.read(out), comparison.read(out), backtest.read(out)
-    return files.write_text(out / "report.md", page.document(study, *records))
+    return sensitivity.read(out), comparison.read(out), backtest.read(out)
 
 
 def renew_page(results: Results) -> list[Path]:
-    """Write `report.md` of an output folder again, after a study was added, with the fit that is stored there.
+    """Write the pages of an output folder again, after a study was added, with the fit that is stored there.
 
-    Returns the path written; nothing where the folder has no report, or its fit is of other measurements than
+    Returns the paths written; nothing where the folder has no report, or its fit is of other measurements than
     `results`: `ptq-eval report` then makes both again.
     """
     from ptq_eval.report.common import files
@@ -111,7 +124,7 @@ def renew_page(results: Results) -> list[Path]:
     fit = files.read_json(results.folder / "fit.json", ("fits", "critical_tokens"), "ptq-eval report OUT")
     if fit is None or fit.get("records") != results.digest or not (results.folder / "report.md").exists():
         return []
-    return [write_page(results.folder, Study(results.frame, with_texts(fit), results.run, results.points))]
+    return write_pages(results.folder, Study(results.frame, with_texts(fit), results.run, results.points))
 
 
 def render(

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,10 +85,11 @@ def _relative(location: str) -> str:
         return location
 
 
-def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, *, growing: bool = False) -> None:
     """Refuse to mix in one folder another trajectory, another text, or options that change what numbers mean.
 
-    A grid may grow: further quantizers, bits, checkpoints and runs are accepted.  Raises OutputMismatchError.
+    A grid may grow: further quantizers, bits, checkpoints and runs are accepted.  growing: the runs are still training,
+    so all their earlier checkpoints may be gone.  Raises OutputMismatchError.
     """
     before, now = _with_length(_with_samples(old.get("fixed", {}))), _plain(new["fixed"])
     for name in now:
@@ -110,11 +111,10 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
                 f"{run}: digest {earlier[:12]}",
             )
     weights, mine = _weights(old), _weights(new)
-    for position, weights_sha in mine.items():
-        name = f"{position[0]} step {position[1]} with weights "
-        stored = weights.get(position, weights_sha)
-        _same(folder, "another trajectory", name + weights_sha[:12], name + stored[:12])
-    if weights and not weights.keys() & mine.keys():
+    for checkpoint in new["checkpoints"]:
+        require_same_weights(old, checkpoint, folder)
+    known = {run for run, *_ in weights} & {run for run, *_ in mine} if growing else weights.keys() & mine.keys()
+    if weights and not known:
         runs = [", ".join(sorted({run for run, *_ in positions})) for positions in (mine, weights)]
         _same(
             folder,
@@ -122,6 +122,15 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
             f"runs {runs[0]}",
             f"runs {runs[1]}, none of whose checkpoints is here",
         )
+
+
+def require_same_weights(old: Mapping[str, Any], checkpoint: Mapping[str, Any], folder: Path) -> None:
+    """Raises OutputMismatchError if a checkpoint was measured with other weights; an excluded one was not."""
+    if any(problem["fatal"] for problem in checkpoint["problems"]):
+        return
+    sha, name = checkpoint["weights_sha"], f"{checkpoint['run']} step {checkpoint['step']} with weights "
+    stored = _weights(old).get(_position(checkpoint)) or sha
+    _same(folder, "another trajectory", name + sha[:12], name + stored[:12])
 
 
 def _with_samples(fixed: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -134,7 +143,7 @@ def _with_samples(fixed: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _with_length(fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with the length of calibration windows, which is by default that of evaluation windows."""
+    """Options with the length of calibration windows, by default the length of evaluation windows."""
     return {**fixed, "calib_length": fixed.get("calib_length") or fixed.get("seq_len")}
 
 
@@ -214,14 +223,19 @@ def _position(checkpoint: Mapping[str, Any]) -> tuple[Any, ...]:
     return checkpoint["run"], checkpoint["step"], checkpoint["revision"]
 
 
-def merged(old: Mapping[str, Any], new: dict[str, Any], roots: Sequence[str | Path]) -> dict[str, Any]:
+def merged(
+    old: Mapping[str, Any], new: dict[str, Any], roots: Sequence[str | Path], waiting: Collection[str] = ()
+) -> dict[str, Any]:
     """`new` and what is only in `old`: checkpoints measured earlier, quantizers of earlier calls.
 
     A checkpoint that still exists below one of the `roots` but was not found this time has been excluded by the user
-    and is dropped; one that was deleted after it was measured, or is somewhere else, is kept.
+    and is dropped; one that was deleted after it was measured, or is somewhere else, is kept, and so is one at a
+    location that is only `waiting`: it is being written again, say.
     """
     known = {_position(c) for c in new["checkpoints"]}
-    earlier = [c for c in old.get("checkpoints", []) if _position(c) not in known and not _is_below(c, roots)]
+    unknown = [c for c in old.get("checkpoints", []) if _position(c) not in known]
+    found = {os.path.abspath(location) for location in waiting}
+    earlier = [c for c in unknown if os.path.abspath(c["location"]) in found or not _is_below(c, roots)]
     every = [*new["checkpoints"], *earlier]
     both = {
         **new,

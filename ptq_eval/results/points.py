@@ -101,7 +101,7 @@ def axis_value(row: Row, axis: BitsAxis) -> float:
 class Point:
     """One usable row; numbers that are not known are NaN.
 
-    `bits` are those of a code, P is what laws take for them (`axis_value`), and one degradation law is fitted to all
+    `bits` are bits per code, P is what laws take for them (`axis_value`), and one degradation law is fitted to all
     points with the same `curve`: their own `config`, or its `family` where P stands for the format.
     """
 
@@ -127,9 +127,14 @@ class Point:
 
     @property
     def training(self) -> str:
-        """The training run behind `run`: annealed branches share that of their trunk, the folder above both."""
+        """The training run behind `run`: annealed branches share their trunk's, the folder above both."""
         parent, _, last = self.run.rpartition("/")
         return parent if last in _PARTS else self.run
+
+    @property
+    def together(self) -> bool:
+        """Whether the trajectory is all runs of one size together, whose N is its name."""
+        return self.run != self.trajectory
 
 
 class Skipped(StrEnum):
@@ -299,15 +304,6 @@ def _point(row: Row, axis: BitsAxis) -> Point:
     )
 
 
-_OF_SIZE = "runs of N = "
-"""How the name of all runs of one size begins."""
-
-
-def is_size_group(trajectory: str) -> bool:
-    """Whether a trajectory is all runs of one size together, whose N is in its name."""
-    return trajectory.startswith(_OF_SIZE)
-
-
 def with_trajectories(points: list[Point]) -> list[Point]:
     """The points with the trajectory that each belongs to among these."""
     checkpoints = {run: {(p.step, p.D) for p in group} for run, group in by(points, "run").items()}
@@ -317,7 +313,7 @@ def with_trajectories(points: list[Point]) -> list[Point]:
     for size in sorted({p.N for p in points}):
         if size - last > SAME_SIZE * abs(last) or last < 0:
             last = size
-        names[size] = f"{_OF_SIZE}{last:.3g}"
+        names[size] = f"runs of N = {last:.3g}"
     return [replace(p, trajectory=names[p.N]) for p in points]
 
 

@@ -14,7 +14,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from ptq_eval.records import Measurement
 
 _COMPARED = ("nll", "n_tokens", "n_bytes", "kl", "agree", "windows", "status")
 
+_PLANNED = "planned"
+_ALERTS = "alerts.json"
 _MAPPINGS = ("fixed", "quantizer_options", "digests")
 """Keys of `run.json` that a later run is compared with."""
 
@@ -30,15 +32,18 @@ _MAPPINGS = ("fixed", "quantizer_options", "digests")
 class Store:
     """The results under one output folder.
 
-    `shard` is (i, n); worker i of n appends to `records/worker-i-of-n.jsonl`.
+    `shard` is (i, n); worker i of n appends to `records/worker-i-of-n.jsonl`, and each `process` of a worker that has
+    several to `records/worker-i-of-n-PROCESS.jsonl`.
     """
 
-    def __init__(self, folder: str | Path, shard: tuple[int, int] = (1, 1)) -> None:
+    def __init__(self, folder: str | Path, shard: tuple[int, int] = (1, 1), process: str = "") -> None:
         if not str(folder).strip():
             raise OptionError("the name of the output folder is empty", remedy="for the current folder write .")
         self.folder = Path(folder)
         self.records = self.folder / "records"
-        self._path = self.records / f"worker-{shard[0]}-of-{shard[1]}.jsonl"
+        self.shard = f"{shard[0]}/{shard[1]}"
+        own = f"-{process}" if process else ""
+        self._path = self.records / f"worker-{shard[0]}-of-{shard[1]}{own}.jsonl"
         self.conflicts: list[tuple[Measurement, Measurement]] = []
         self._files: dict[Path, _RecordFile] = {}
 
@@ -108,12 +113,42 @@ class Store:
     def write_run(self, run: Mapping[str, Any]) -> None:
         """Replace `run.json` atomically."""
         # Named by worker, not by process: in containers, workers on several machines may all be process 1.
-        partial = self.folder / f".run.json.{self._path.stem}"
+        text = json.dumps(run, indent=2, default=str) + "\n"
+        self._replace(self.folder / "run.json", self.folder / f".run.json.{self._path.stem}", text)
+
+    def write_plan(self, trials: Mapping[str, Sequence[str]]) -> None:
+        """Note what this worker is about to measure: the keys of trials, by checkpoint."""
+        path = self.folder / _PLANNED / f"{self._path.stem}.json"
+        self._replace(path, path.with_name(f".{path.name}"), json.dumps(trials) + "\n")
+
+    def planned(self) -> dict[str, set[str]]:
+        """What the last call of every worker was to measure, measured or not: keys of trials, by checkpoint."""
+        found: dict[str, set[str]] = {}
+        for path in sorted((self.folder / _PLANNED).glob("*.json")):
+            with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+                for name, keys in json.loads(path.read_text(encoding="utf-8")).items():
+                    found.setdefault(name, set()).update(keys)
+        return found
+
+    def read_alerts(self) -> set[tuple[Any, ...]]:
+        """What alerts were raised about, by all that ever watched; nothing if the file is damaged."""
+        try:
+            found = json.loads((self.folder / _ALERTS).read_text(encoding="utf-8"))
+            return {tuple(place) for place in found}
+        except (OSError, ValueError, TypeError):
+            return set()
+
+    def write_alerts(self, places: Collection[tuple[Any, ...]]) -> None:
+        """Note what alerts were raised about, so that no later watch raises them again."""
+        path = self.folder / _ALERTS
+        self._replace(path, path.with_name(f".{_ALERTS}"), json.dumps(sorted(places)) + "\n")
+
+    def _replace(self, path: Path, partial: Path, text: str) -> None:
         with full_disk(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                partial.write_text(json.dumps(run, indent=2, default=str) + "\n", encoding="utf-8")
-                partial.replace(self.folder / "run.json")
+                partial.write_text(text, encoding="utf-8")
+                partial.replace(path)
             except OSError:
                 partial.unlink(missing_ok=True)
                 raise

@@ -58,7 +58,7 @@ def rows(
     design: Design | None = None,
     tick: Callable[[float], None] | None = None,
 ) -> list[list[dict[str, Any]]]:
-    """For each variant, which holds its codes, one row per part, one for all of them, and one for the remainder.
+    """For each variant one row per part, one for all of them, and one for the remainder.
 
     `ids` [windows, time] were drawn by `design`.  Keys: part, weights, bits_per_weight, bytes_saved, and delta and kl
     with their standard errors (_se) in nats per token.
@@ -97,9 +97,8 @@ def _damage(sums: Mapping[str, np.ndarray], tokens: np.ndarray, design: Design |
 
 def _size(variant: Variant, names: Sequence[str]) -> dict[str, Any]:
     """How many weights these layers have, and what storing their codes takes and saves."""
-    layers = [] if variant.layers is None else [variant.layers[name] for name in names]
-    weights = sum(layer.codes.numel() for layer in layers)
-    bits = sum(layer.codes.numel() * layer.bits_per_weight for layer in layers)
+    stored = [variant.stored[name] for name in names]
+    bits, weights = sum(bits for bits, _ in stored), sum(weights for _, weights in stored)
     return {
         "weights": weights,
         "bits_per_weight": bits / weights if weights else None,

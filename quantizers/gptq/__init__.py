@@ -72,10 +72,10 @@ class GPTQ(Quantizer):
     default_calibration = "sequential"
     formats = ALL_FORMATS
 
-    damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H.", low=0)
+    damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H.", low=0, high=1)
     act_order: bool = option(False, "Take the columns by decreasing diag H, the most active inputs first.")
     static_groups: bool = option(False, "Take all scales from the original weights, in the original groups.")
-    block_size: int = option(128, "Columns between two updates of all later columns.", low=1)
+    block_size: int = option(128, "Columns between two updates of all later columns.", low=1, high=65536)
     group_scale_from: str = option(
         "block_start",
         "Take a group's scale from the weights before the current block of columns, or as they are now.",

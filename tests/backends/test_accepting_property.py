@@ -87,3 +87,12 @@ def test_an_already_rounded_model_is_not_called_unchanged(model):
     rounded = get_quantizer("rtn").quantize(model.weight(name), scheme).dequantize()
     assert not unchanged(rounded, rounded, scheme)
     assert unchanged(model.weight(name), model.weight(name).detach().clone(), scheme)
+
+
+def test_zero_points_of_the_package_hqq_take_what_our_own_take():
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    own = get_quantizer("hqq").quantize(weight, Scheme(3, 16))
+    variant = Variant(method_of("hqq:hqq"), Scheme(3, 16))
+    variant.add_dense("layer", own.dequantize(), weight)
+    assert variant.bits_per_weight == own.bits_per_weight == 3 + 32 / 16
+    assert variant.details()["effective_bits"] == 3 + 19 / 16

@@ -6,7 +6,18 @@ import zipfile
 
 import pytest
 
-from ptq_eval.backends.environments import State, backend_of, home, install, interpreter, remove, status_of
+from ptq_eval.backends.environments import (
+    Distrust,
+    State,
+    backend_of,
+    distrusted,
+    home,
+    install,
+    interpreter,
+    remember,
+    remove,
+    status_of,
+)
 from ptq_eval.errors import BackendError
 
 METADATA = "Metadata-Version: 2.1\nName: no-such-distribution\nVersion: 1.0\n"
@@ -72,6 +83,42 @@ def test_what_pip_refuses_is_kept_as_the_reason(fakes, offline):
     status = status_of(backend_of("absent"))
     assert status.state is State.FAILED
     assert "No matching distribution" in status.why_not or "Could not find a version" in status.why_not
+
+
+def test_an_index_that_does_not_answer_is_no_missing_version(fakes, monkeypatch):
+    for name, value in (("PIP_INDEX_URL", "https://127.0.0.1:9/simple"), ("PIP_RETRIES", "1"), ("PIP_TIMEOUT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    with pytest.raises(BackendError, match="the package index cannot be reached"):
+        install("absent")
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"version": 3}', '{"fingerprint": 1, "version": "", "error": ""}'])
+def test_a_damaged_record_of_an_installation_is_none(fakes, offline, damage):
+    write_wheel(offline)
+    install("absent")
+    (home() / "absent" / "installed.json").write_text(damage)
+    assert status_of(backend_of("absent")).state is State.ABSENT
+
+
+def test_an_environment_without_its_interpreter_is_stale(fakes, offline):
+    write_wheel(offline)
+    install("absent")
+    for path in (home() / "absent" / "bin").glob("python*"):
+        path.unlink()
+    status = status_of(backend_of("absent"))
+    assert status.state is State.STALE
+    assert status.why_not == "its interpreter has gone: ptq-eval backends install absent"
+
+
+def test_what_a_check_found_is_forgotten_with_the_installation_that_it_was_of(fakes, offline):
+    write_wheel(offline)
+    install("absent")
+    backend = backend_of("absent")
+    remember(backend, "1.0", {"rtn": Distrust("failed", "the reason")})
+    assert distrusted(backend, "1.0")
+    install("absent")
+    assert distrusted(backend, "1.0") is None
 
 
 def test_nothing_is_imported_to_plan_a_run_with_backends(python):

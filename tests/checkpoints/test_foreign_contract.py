@@ -1,13 +1,14 @@
 """Contract: folders that are no model with weights say what they are, and how to make a model of them."""
 
 import json
+import os
 
 import pytest
 import torch
 
 from ptq_eval.checkpoints import discover, error_for, verify
 from ptq_eval.checkpoints.foreign import foreign, recognised
-from ptq_eval.errors import UnsupportedModelError
+from ptq_eval.errors import TrajectoryFileError, UnsupportedModelError
 from tests.checkpoints.support import codes, llama_config
 
 STATE = {"global_step": 10, "num_input_tokens_seen": 1000, "log_history": []}
@@ -237,6 +238,56 @@ def test_an_index_that_is_a_pointer(save, tmp_path, stem):
     (folder / "model.safetensors").unlink()
     (folder / f"{stem}.index.json").write_text("version https://git-lfs.github.com/spec/v1\n")
     assert f"{stem}.index.json is a git-lfs pointer" in str(only_problem(folder)[0])
+
+
+SPECIAL = {"folder": os.mkdir, "pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero")}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"],
+)
+def test_what_is_no_file_is_named_and_never_read(save, tmp_path, name, kind):
+    """Reading from a pipe waits for a writer for ever."""
+    folder = tmp_path / "run" / "checkpoint-10"
+    save(folder)
+    (folder / name).unlink(missing_ok=True)
+    SPECIAL[kind](folder / name)
+    problem, error = only_problem(folder)
+    assert (problem.code, error.exit_code) == ("unreadable", 12)
+    assert f"{name} is a {kind}" in str(problem) or "device, not a file" in str(problem)
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("shards", [True, False])
+def test_a_shard_and_a_pickle_that_are_no_files(save, tmp_path, shards, kind):
+    folder = tmp_path / "run" / "checkpoint-10"
+    save(folder, **({"max_shard_size": "20KB"} if shards else {}))
+    name = next(folder.glob("*-of-*")) if shards else folder / "pytorch_model.bin"
+    (name if shards else folder / "model.safetensors").unlink()
+    SPECIAL[kind](name)
+    assert name.name in str(only_problem(folder)[0])
+    assert "not a file" in str(only_problem(folder)[0])
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_other_files_of_a_run_that_are_none(save, tmp_path, kind):
+    folder = tmp_path / "run" / "checkpoint-10"
+    save(folder)
+    SPECIAL[kind](folder.parent / "pretrain.json")  # says only which runs differ in their seed
+    SPECIAL[kind](folder / "trainer_state.json")
+    found = verify(discover([folder.parent])[0])
+    assert bool(found.fatal) == (kind != "folder")
+    SPECIAL[kind](folder.parent / "trajectory.yaml")
+    with pytest.raises(TrajectoryFileError, match=r"trajectory\.yaml cannot be read"):
+        discover([folder.parent])
+
+
+def test_a_broken_link_beside_whole_weights_is_no_problem(save, tmp_path):
+    save(tmp_path / "r" / "step1")
+    (tmp_path / "r" / "step1" / "model_ema.safetensors").symlink_to("nowhere")
+    assert codes(verify(discover([tmp_path / "r"])[0])) == []
 
 
 def test_a_pointer_that_is_not_needed_is_no_problem(save, tmp_path):

@@ -162,11 +162,18 @@ def test_a_body_without_its_head_says_so(folder):
         "model.project_in.weight",
         "embed_norm.weight",
         "ln_pre.weight",
+        "value_embeds.0.weight",
+        "transformer.value_embeds.1.weight",
+        "wpe.weight",
+        "ve.weight",
+        "resid_lambdas",
+        "final_logits_bias",
     ],
 )
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_what_a_layer_has_beside_its_weight_counts_unless_it_is_zero(folder, name, value):
-    rewrite(folder, lambda tensors: tensors.update({name: torch.full((2,), value)}))
+    shape = (1, 48) if "logits" in name else (2, 2) if "embeds" in name or name in ("wpe.weight", "ve.weight") else (2,)
+    rewrite(folder, lambda tensors: tensors.update({name: torch.full(shape, value)}))
     found = verify(discover([folder])[0])
     assert codes(found) == (["not_loaded"] if value else ["surplus_weights"])
     assert bool(found.fatal) == bool(value)
@@ -182,6 +189,10 @@ def test_what_a_layer_has_beside_its_weight_counts_unless_it_is_zero(folder, nam
         "mtp.0.proj.weight",
         "model.mm_projector.weight",
         "model.vision_tower.norm.weight",
+        "patch_embed.proj.weight",
+        "draft.embed_tokens.weight",
+        "ema.embed_tokens.weight",
+        "ema_model.model.embed_tokens.weight",
     ],
 )
 def test_what_lies_beside_the_model_is_only_surplus(folder, name):
@@ -207,6 +218,29 @@ def test_weights_of_one_value_are_no_weights(folder, kind):
     problem, error = fatal(folder)
     assert (problem.code, error.exit_code) == ("constant_weights", 14)
     assert "hold a single value" in problem.message
+
+
+def test_norms_of_zero(save, tmp_path):
+    """They let nothing through, unless a norm multiplies by 1 + weight; the last of a layer may begin at zero."""
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 48,
+             "num_key_value_heads": 2, "intermediate_size": 64}  # fmt: skip
+    configs = {
+        "llama": llama_config(),
+        "gpt2": t.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=48, n_positions=16),
+        "gemma": t.GemmaConfig(**small, head_dim=8),
+        "olmo2": t.Olmo2Config(**small),
+    }
+
+    def judged(kind, pattern):
+        save(tmp_path / kind, config=configs[kind])
+        rewrite(tmp_path / kind, lambda ts: {n: x * 0 if re.search(pattern, n) else x for n, x in ts.items()})
+        return [(p.code, p.fatal) for p in verify(discover([tmp_path / kind])[0]).problems]
+
+    every = r"(norm|layernorm|ln_\w+)\.weight"
+    assert judged("llama", every) == judged("gpt2", every) == judged("olmo2", every) == [("constant_weights", True)]
+    assert judged("gemma", every) == []
+    assert judged("llama", r"^model\.norm") == judged("gpt2", r"ln_f\.weight") == [("constant_weights", True)]
+    assert judged("olmo2", "post_feedforward") == judged("gpt2", r"0\.ln_1\.weight") == [("constant_weights", False)]
 
 
 def test_weights_that_are_not_finite_are_not_called_constant(folder):

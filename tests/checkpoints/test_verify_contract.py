@@ -292,3 +292,61 @@ def test_every_problem_has_an_exit_code_of_its_kind(trainer_run):
         assert "remedy:" in str(error)
         assert "\n" not in str(error)
     assert error_for(checkpoint, Problem("of a plug-in", "m")).exit_code == 1
+
+
+def test_a_run_has_one_model_without_weights(save, tmp_path, monkeypatch):
+    """Counted where transformers constructs it: for the counts, for how stored tensors fit, and for the plan."""
+    from transformers import LlamaForCausalLM
+
+    from ptq_eval.models.blueprint import blueprint
+    from ptq_eval.models.language_model import LanguageModel
+
+    for step in (1, 2, 3):
+        save(tmp_path / f"step{step}", seed=step, config=llama_config(rope_theta=54321.0))
+    edit(tmp_path / "step3", lambda tensors: tensors.update({"value_head.weight": tensors["model.norm.weight"] * 2}))
+    made, own = [], LlamaForCausalLM.__init__
+
+    def counted(self, *arguments, **options):
+        own(self, *arguments, **options)
+        made.append(self.device.type)
+
+    monkeypatch.setattr(LlamaForCausalLM, "__init__", counted)
+    found = verify_all(discover([tmp_path]))
+    assert [codes(checkpoint) for checkpoint in found] == [["tokens_unknown"], [], ["surplus_weights"]]
+    LanguageModel.blueprint(tmp_path / "step2")
+    assert sorted(made) == ["cpu", "meta"]  # the former is small, with random weights, to see whether it is causal
+    kept = dict(blueprint(tmp_path / "step3").module.named_parameters())
+    assert {parameter.device.type for parameter in kept.values()} == {"meta"}
+    assert "value_head.weight" not in kept
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.json", '{"a":' * 100_000 + "1" + "}" * 100_000, "nested too deeply"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 5}}', "5 is no name of a file"),
+    ],
+)
+def test_files_of_json_that_hold_something_else(save, tmp_path, name, content, said):
+    save(tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "model-00001-of-00001.safetensors")
+    (tmp_path / "m" / name).write_text(content)
+    assert said in one(tmp_path / "m").fatal[0].message
+
+
+@pytest.mark.parametrize("named", [5, None, "LlamaForCausalLM", {"a": 1}])
+def test_an_architecture_in_any_form_is_no_error(save, tmp_path, named):
+    import json
+
+    save(tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": named}))
+    assert not one(tmp_path / "m").fatal
+
+
+def test_complex_weights_are_refused(save, tmp_path):
+    import torch
+
+    save(tmp_path / "m")
+    edit(tmp_path / "m", lambda t: t.update({n: x.to(torch.complex64) for n, x in t.items() if "q_proj" in n}))
+    assert "complex numbers" in one(tmp_path / "m").fatal[0].message

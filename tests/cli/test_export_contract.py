@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ptq_eval.errors import ExportError
+from ptq_eval.report.common.numbers import short
 from tests.cli.support import largest_file, save_checkpoint
 
 
@@ -51,6 +52,25 @@ def test_the_loaded_folder_has_the_loss_that_was_measured(
     assert not (tmp_path / "out.partial").exists()
     assert (out / "tokenizer.json").exists()
     assert "# " in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file_format", "more", "least"),
+    [
+        ("compressed-tensors", ("--symmetric", "--group-size", "16"), 4 + 32 / 16),
+        ("gguf", ("--number-format", "q4_0"), 4.5),
+        ("fake", ("--number-format", "nvfp4"), 32),
+    ],
+)
+def test_the_card_has_the_bits_of_the_file(ptq_eval, checkpoint, quick, tmp_path, file_format, more, least):
+    """Scales in the type of the file; beside them compressed-tensors has the shape of each layer."""
+    out = tmp_path / "out"
+    few = quick[:-2] if "--number-format" in more or "--group-size" in more else quick
+    answer = ptq_eval("export", checkpoint, "-o", out, "--quantizer", "rtn", "--format", file_format, *more, *few)
+    assert answer.code == 0, answer.err
+    bits = recipe(out)["file"]["bits_per_weight"]
+    assert least <= bits < least + 0.2
+    assert f"| bits per weight in this file, scales included | {short(bits)} |" in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_folders_of_something_else(train, material, tmp_path):
     train("--ratios", "0.2", "--text", material.calibration).refuses(2, "other options or another text")
     assert contents(tmp_path / "run") == before
     (tmp_path / "file").write_text("mine")
-    train(out=tmp_path / "file").refuses(22, "cannot be written")
+    train(out=tmp_path / "file").refuses(32, "the output folder is a file")
     (tmp_path / "run" / "state.pt").write_bytes(b"PK")
     train("--ratios", "0.2").refuses(12, "state.pt", "delete that file")
     (tmp_path / "run" / "pretrain.json").write_text("{")

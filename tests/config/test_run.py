@@ -12,6 +12,7 @@ from ptq_eval.checkpoints.overrides import Overrides, Place
 from ptq_eval.config.options import SWITCH, declared
 from ptq_eval.config.plan import PlanConfig
 from ptq_eval.config.run import FIT_ONLY, GRID, NEUTRAL, RunConfig
+from ptq_eval.config.watch import WatchConfig
 from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, OptionError, PtqEvalError, UnknownPluginError
 from ptq_eval.pretrain import PretrainConfig
 
@@ -214,3 +215,29 @@ def test_every_error_has_an_exit_code_of_its_own():
 def test_bits_are_refused_as_bits(bits):
     with pytest.raises(BitsError, match=r"not a whole number of bits .* allowed: 2 to 8; or none"):
         RunConfig(bits=bits)
+
+
+@pytest.mark.parametrize("cls", [RunConfig, WatchConfig])
+def test_arguments_are_read_back_as_the_value_they_are_of(cls):
+    values = {
+        "quantizers": "rtn,gptq", "bits": "2,3", "group_size": "none", "eval_windows": "all", "symmetric": True,
+        "include_head": True, "calib_length": "64,128", "memory": "2GB", "precision": 0.01, "seed": 7,
+        "options": {"gptq": {"damping": 0.02, "act_order": True}},
+        "every": 2.5, "budget": 0.05, "alert_bits": "3,4", "alert_command": "notify me", "once": True, "pid": 12,
+    }  # fmt: skip
+    own = {name: value for name, value in values.items() if name in declared(cls)}
+    assert len(own) > 4
+    config = cls.of(own)
+    for name in declared(cls):
+        spec, value = declared(cls)[name], getattr(config, name)
+        flag, *found = spec.arguments(value) or [None]
+        if spec.kind is SWITCH:
+            assert flag == (spec.flag if value else spec.off or None)
+        elif name == "options":
+            assert [flag, *found] == ["--option", "gptq.damping=0.02", "--option", "gptq.act_order=True"]
+            assert spec.read(tuple(found[::2])) == value
+        elif flag is not None:
+            assert flag == spec.flag
+            assert spec.read(*found) == value, name
+        else:
+            assert value == spec.default, name

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import hashlib
 import json
+import os
 import subprocess
 import sys
 
@@ -106,6 +107,7 @@ def bad_files(root):
     (root / "surrogate.jsonl").write_text('{"text": "a\\ud800b"}\n')
     (root / "junk.parquet").write_bytes(b"not a table")
     (root / "folder.txt").mkdir()
+    os.mkfifo(root / "pipe.txt")
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,7 @@ def bad_files(root):
         ("missing.txt", "no such text file"),
         ("missing.npy", "no such text file"),
         ("folder.txt", "not a folder"),
+        ("pipe.txt", "a pipe or a device, not a text file"),
         ("latin.txt", "byte 0xe9 at position 3"),
         ("torn.txt.gz", "cannot be read"),
         ("torn.jsonl", "line 2"),

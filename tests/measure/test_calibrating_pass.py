@@ -122,3 +122,28 @@ def test_wrong_calls_are_refused():
     model, variant = LanguageModel(core_models.build("llama")), Variant(get_quantizer("gptq"), SCHEME)
     with pytest.raises(ValueError, match="calibration tokens"):
         quantize(model, [variant], None)
+
+
+@pytest.mark.parametrize(("heads", "kept"), [(4, ()), (2, ("o_proj",))])
+@pytest.mark.parametrize("family", ["llama", "gpt-neox"])
+def test_input_scales_take_storage_only_where_the_layer_before_cannot_take_them(family, heads, kept):
+    """What is counted is what an export holds: nothing of those that it folds."""
+    options = {"num_key_value_heads": heads} if family == "llama" else {}
+    model = LanguageModel(core_models.build(family, **options))
+    awq, rtn = (Variant(get_quantizer(name), SCHEME) for name in ("awq", "rtn"))
+    quantize(model, [awq, rtn], core_models.ids())
+    scaled = [name for name in model.linears() if family != "llama" or name.endswith(kept or ("none",))]
+    assert awq.stored.keys() == rtn.stored.keys() == model.linears().keys()
+    for name in model.linears():
+        inputs = model.weight(name).shape[1] if name in scaled else 0
+        assert awq.stored[name][0] == rtn.stored[name][0] + 16 * inputs, name
+
+
+def test_input_scales_that_layers_of_one_norm_do_not_share_take_storage():
+    model = LanguageModel(core_models.build("llama", num_key_value_heads=4))
+    schemes = {name: Scheme(8 if "k_proj" in name else 3, 16) for name in model.linears()}
+    variant = Variant(get_quantizer("awq"), Scheme(3, 16), schemes)
+    quantize(model, [variant], core_models.ids())
+    name = "model.layers.0.self_attn.q_proj"
+    rows, columns = model.weight(name).shape
+    assert variant.stored[name][0] == schemes[name].bits_stored(rows, columns) + 16 * columns

@@ -90,6 +90,27 @@ def test_weights_in_another_order_are_no_rounding(trajectory, options):
     assert Doubt.LIKE_ROUNDING not in kinds["shuffler", 4]
 
 
+def on_a_grid(bits=4, size=16):
+    weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    return get_quantizer("rtn").quantize(weight, Scheme(bits, size)).dequantize()
+
+
+@pytest.mark.parametrize("exact", ["exactly", "nearly"])
+def test_weights_that_rounding_leaves_where_they_are_make_no_other_error_large(exact):
+    """The error on another grid over that of RTN is infinite, or millions, and still that of a method that rounds."""
+    scheme, own = Scheme(4, 16), on_a_grid()
+    if exact == "nearly":
+        own = own * (1 + 1e-6)
+    rounded = get_quantizer("rtn").quantize(own, scheme).dequantize()
+    layer = get_quantizer("rtn").quantize(own, Scheme(4, 16, symmetric=True)).dequantize()
+    assert float((layer - own).norm()) > 1e3 * float((rounded - own).norm())
+    witness = doubts.Witness()
+    witness.weight("layer", own, layer, scheme)
+    assert witness.doubts() == []
+    witness.weight("other", own, own.flip(1), scheme)
+    assert [doubt["first"] for doubt in witness.doubts() if doubt["kind"] == Doubt.LARGE_ERROR] == ["other"]
+
+
 def test_a_model_far_from_the_original_one_is_implausible(trajectory_of_example):
     _, records = trajectory_of_example
     (m,) = [m for m in records if m.trial.quantizer == "mirror"]

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from ptq_eval.checkpoints import discover, verify_all
 from ptq_eval.errors import GroupSizeError, NumberFormatError, OptionError
 from ptq_eval.measure import calibration, mixtures
 from ptq_eval.measure.mixtures import Mixture
@@ -109,12 +110,18 @@ def wrong_plans(layers):
         "no name": ({"layers": {**good, layers[0]: 4}}, NumberFormatError, layers[0]),
         "wide group": ({"layers": good, "group_size": 4096}, GroupSizeError, "4096"),
         "no layers": ({}, OptionError, 'no "layers"'),
+        "other shapes": ({"layers": good, "shapes": {layers[0]: [8, 8]}}, OptionError, "other shapes"),
+        "no shapes": ({"layers": good, "shapes": [8, 8]}, OptionError, '"shapes" of the mixed-precision plan'),
         "a list": ([1], OptionError, 'no "layers"'),
     }
 
 
 @pytest.mark.parametrize(
-    "case", ["other layer", "missing layer", "unknown format", "no name", "wide group", "no layers", "a list"]
+    "case",
+    [
+        *("other layer", "missing layer", "unknown format", "no name", "wide group", "no layers", "a list"),
+        *("other shapes", "no shapes"),
+    ],
 )
 def test_a_wrong_plan_is_one_line(measure, saved, layers, tmp_path, case):
     content, error, says = wrong_plans(layers)[case]
@@ -124,6 +131,15 @@ def test_a_wrong_plan_is_one_line(measure, saved, layers, tmp_path, case):
         measure(saved("llama"), quantizers="rtn", bits=4, mixed=str(path))
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_plan_made_for_other_weights_is_noted(measure, saved, plan, layers, own):
+    sha = verify_all(discover([saved("llama")]))[0].weights_sha if own else "0" * 64
+    path = plan(dict.fromkeys(layers, "int4"), checkpoint={"run": "other", "step": 7, "weights_sha": sha})
+    found = measure(saved("llama"), quantizers="rtn", bits=4, mixed=path)
+    noted = [text for text in found.fit["warnings"] if "was made for other@7" in text]
+    assert len(noted) == (not own)
 
 
 def test_a_plan_that_is_no_json_or_for_a_backend_is_one_line(measure, saved, plan, layers, tmp_path):

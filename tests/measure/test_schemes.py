@@ -50,12 +50,19 @@ def test_an_unknown_format_is_answered_with_the_nearest():
         RunConfig(bits="none")
 
 
-def test_a_method_without_a_format_is_refused(trajectory, small, monkeypatch):
-    from quantizers.rtn import RTN
+def test_a_method_without_a_format_fails_alone(trajectory, small, tmp_path):
+    options = {**small, "quantizers": ("rtn", "hqq"), "bits": (4,), "formats": ("mxfp4",), "write_report": False}
+    table = ptq_eval.run(trajectory, tmp_path / "out", **options).table
+    status = {(q, f): set(own["status"]) for (q, f), own in table.groupby(["quantizer", "format"])}
+    assert status["rtn", "int"] == status["rtn", "mxfp4"] == status["hqq", "int"] == {"ok"}
+    assert status["hqq", "mxfp4"] == {"failed"}
+    messages = set(table.loc[table["status"] == "failed", "message"])
+    assert messages == {"hqq is not defined for format mxfp4, only for int"}
 
-    monkeypatch.setattr(RTN, "formats", ("int",))
-    with pytest.raises(NumberFormatError, match=r"rtn is not defined .* got mxfp4 .* --quantizers gptq"):
-        planned(trajectory, **{**small, "quantizers": ("rtn", "gptq"), "formats": ("mxfp4",)})
+
+def test_a_run_of_nothing_that_is_possible_is_refused(trajectory, small):
+    with pytest.raises(NumberFormatError, match=r"hqq is not defined .* got fp4_e2m1 .* allowed: int"):
+        planned(trajectory, **{**small, "quantizers": ("hqq", "signround"), "bits": "none", "formats": ("fp4_e2m1",)})
 
 
 def test_every_format_is_listed():
@@ -105,10 +112,10 @@ def test_the_digest_of_the_measurements_is_that_of_any_axis(result):
 
 
 def test_laws_are_compared_by_format_and_on_an_axis(result, out):
-    found = ptq_eval.compare(out, "kumar,ouyang", by="format", bootstrap=10, bits_axis="bits")
+    found = ptq_eval.compare_laws(out, "kumar,ouyang", by="format", bootstrap=10, bits_axis="bits")
     labels = {one["label"] for one in found["comparisons"]}
     assert {"gptq nvfp4, format nvfp4", "rtn mxfp4, format mxfp4", "rtn, format int"} <= labels
-    found = ptq_eval.compare(out, "kumar,ouyang", bootstrap=10, bits_axis="gaussian")
+    found = ptq_eval.compare_laws(out, "kumar,ouyang", bootstrap=10, bits_axis="gaussian")
     assert [one["label"] for one in found["comparisons"]] == ["gptq", "rtn"]
 
 

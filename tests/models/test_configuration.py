@@ -57,7 +57,8 @@ def test_a_size_that_is_no_count_is_refused_by_name(tmp_path, name, value):
     [("rms_norm_eps", float("nan")), ("rms_norm_eps", 0), ("rms_norm_eps", -1e-6), ("rms_norm_eps", 1e3),
      ("rope_theta", -1), ("rope_theta", 0), ("rope_theta", float("inf")), ("rope_theta", 1e300),
      ("initializer_range", float("nan")), ("head_dim", -8), ("num_key_value_heads", float("nan")),
-     ("partial_rotary_factor", 0), ("partial_rotary_factor", 3.0), ("attention_dropout", -0.1)],
+     ("num_hidden_layers", 100_000), ("partial_rotary_factor", 0),
+     ("partial_rotary_factor", 3.0), ("attention_dropout", -0.1)],
 )  # fmt: skip
 def test_a_number_that_no_model_has_is_refused_by_name(tmp_path, name, value):
     with pytest.raises(UnsupportedModelError, match=name) as raised:

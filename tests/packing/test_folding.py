@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ptq_eval.errors import Obstacle
-from ptq_eval.packing.folding import SOURCES, folded
+from ptq_eval.models.predecessors import SOURCES
+from ptq_eval.packing.folding import folded
 from ptq_eval.report.export.words import reason
 from quantizers import LayerStats, Scheme, get_quantizer
 from tests.support.models import build

@@ -1,6 +1,7 @@
 """Contract: the conformance kit on every installed quantizer, and the kit itself on broken ones."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ VARIANTS = [(name, QUICK.get(name, {})) for name in available_quantizers()] + [
     ("awq", {"relative": True}),
     ("hqq", {"round_zero": True, "norm": 1.0}),
     ("gptq-noclip", {"act_order": False, "block_size": 7}),
+    ("signround", {"steps": 5, "mismatch": True}),
 ]
 
 
@@ -215,6 +217,23 @@ def test_groups_of_a_row():
 def test_errors_are_value_errors():
     for error in (BitsRangeError, GroupSizeRangeError, UnknownOptionError, MissingStatsError):
         assert issubclass(error, ValueError)
+
+
+@pytest.mark.parametrize("name", [n for n, p in available_quantizers().items() if p.value.startswith("quantizers.")])
+def test_every_number_among_the_options_has_a_range(name):
+    cls = type(get_quantizer(name))
+    for spec in dataclasses.fields(cls):
+        kind, low, high = (spec.metadata[key] for key in ("type", "low", "high"))
+        if kind not in (int, float):
+            continue
+        assert low <= spec.default <= high, spec.name
+        for beyond in (low - 1, high * 2, kind(high) + 1, math.nan):
+            with pytest.raises(
+                OptionValueError, match=rf"{name} option '{spec.name}': allowed is {kind.__name__} from"
+            ):
+                get_quantizer(name, **{spec.name: beyond})
+        for end in (low, high):
+            assert getattr(get_quantizer(name, **{spec.name: kind(end)}), spec.name) == end
 
 
 def test_an_option_that_was_added_later_is_named_where_it_is_used_alone():

@@ -249,6 +249,16 @@ def test_effective_bits_are_those_of_gguf(name):
     assert as_bytes(q).size * 8 == q.bits_per_weight * q.codes.numel()
 
 
+@pytest.mark.parametrize(
+    ("name", "columns", "blocks", "size"), [("q4_k", 32, 1, 256), ("q6_k", 320, 2, 256), ("q4_0", 40, 2, 32)]
+)
+def test_a_row_that_ends_within_a_block_of_gguf_takes_the_whole(name, columns, blocks, size):
+    whole = Scheme.of(name).bits_stored(3, blocks * size)
+    assert (
+        Scheme.of(name).bits_stored(3, columns) == whole == rtn(name, weights(3, columns)).bits_per_weight * 3 * columns
+    )
+
+
 def test_the_error_on_a_gaussian_of_a_whole_row_by_quadrature():
     """Without the effect of a range that varies: E4M3 of a wide row is rounding with a fixed scale."""
     own = FORMATS["fp4_e2m1"].levels()

@@ -75,3 +75,23 @@ def test_it_comes_close_to_the_best_of_all_roundings():
     learned = output_error(weight, SignRound(ranges=False).quantize(weight, scheme, stats), stats)
     assert least <= learned * (1 + 1e-5)
     assert learned - least < 0.5 * (plain - least)
+
+
+def test_with_mismatch_the_error_is_that_of_the_output_in_full_precision():
+    """Against outputs computed from the inputs of both models; without it, the same codes as before the option."""
+    weight, inputs = sample_layer(24, 32, 400)
+    full = inputs + 0.5 * inputs.roll(1, 1)
+    stats, scheme = LayerStats.from_inputs(inputs, full), Scheme(2, 16)
+    plain, aware = (SignRound(steps=60, mismatch=own).quantize(weight, scheme, stats) for own in (False, True))
+
+    def distance(found):
+        return float((full @ weight.T - inputs @ found.dequantize().T).square().sum()) * 2 / len(inputs)
+
+    assert distance(aware) < 0.95 * distance(plain)
+    constant = float((full @ weight.T - inputs @ weight.T).square().sum()) * 2 / len(inputs)
+    assert aware.report["error"] + constant == pytest.approx(distance(aware), rel=1e-3)
+    same = SignRound(steps=60, mismatch=True).quantize(weight, scheme, LayerStats.from_inputs(inputs))
+    assert torch.equal(same.codes, plain.codes)
+    assert SignRound().options() == {"steps": 200, "ranges": True}
+    assert not SignRound().needs_mismatch
+    assert SignRound(mismatch=True).needs_mismatch

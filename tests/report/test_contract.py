@@ -23,7 +23,7 @@ from ptq_eval.sampling import errors_needed
 from tests.report.synthetic import make_fit, make_run, make_table
 
 FIGURES = [f"figures/{name}.{kind}" for name in ("delta_vs_ratio", "loss_vs_tokens") for kind in ("csv", "pdf", "png")]
-FILES = ["degradation.csv", "fit.json", "report.md", "tables/degradation.tex", *FIGURES]
+FILES = ["degradation.csv", "fit.json", "report.md", "report.html", "tables/degradation.tex", *FIGURES]
 
 
 @pytest.fixture

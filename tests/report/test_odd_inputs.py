@@ -78,7 +78,7 @@ CASES = (
 def test_a_report_is_written_whole(case, tmp_path):
     table = case()
     paths = write(tmp_path, table, EMPTY, make_run(table))
-    assert len(paths) == 10
+    assert len(paths) == 11
     assert all(path.stat().st_size for path in paths)
     text = (tmp_path / "report.md").read_text()
     reason = "D is unknown for 3 measured checkpoints" if case is no_tokens_known else "the fit has no entry"

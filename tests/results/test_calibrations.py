@@ -254,7 +254,7 @@ def test_the_page_is_written_again_with_its_comparison(grown):
     out, *_, many = grown
     ptq_eval.save_report(out, many)
     before = (out / "report.md").read_text()
-    assert renew_page(load(out)) == [out / "report.md"]
+    assert renew_page(load(out)) == [out / "report.md", out / "report.html"]
     sections = [
         text.split("## Other calibrations")[1].split("\n## ")[0] for text in (before, (out / "report.md").read_text())
     ]

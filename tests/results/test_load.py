@@ -8,7 +8,7 @@ import pytest
 
 import ptq_eval
 from ptq_eval.errors import NothingToFitError
-from ptq_eval.jobs.compare import compare, fit_by
+from ptq_eval.jobs.compare_laws import compare_laws, fit_by
 from ptq_eval.records import Measurement
 from ptq_eval.report import render
 from ptq_eval.report.run.warnings import notes
@@ -40,7 +40,7 @@ def parsed(monkeypatch):
 
 COMMANDS = {
     "load": lambda out: ptq_eval.load(out, bootstrap=5),
-    "compare": lambda out: compare(out, "ratio", bootstrap=5),
+    "compare_laws": lambda out: compare_laws(out, "ratio", bootstrap=5),
     "fit by bits": lambda out: fit_by(out, "bits", bootstrap=5),
 }
 

@@ -12,7 +12,7 @@ import pytest
 
 import ptq_eval
 from ptq_eval.errors import OutputFullError, UnreadableCheckpointError
-from ptq_eval.measure import sweep as sweep_module
+from ptq_eval.jobs import job as job_module
 from ptq_eval.results.store import Store
 from tests.support.steps import PER_CHECKPOINT, environ, lines
 
@@ -96,7 +96,7 @@ def test_the_same_call_again_measures_nothing(complete, trajectory, small, monke
     def never(*_args, **_kwargs):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(sweep_module, "sweep", never)
+    monkeypatch.setattr(job_module, "sweep", never)
     before = lines(complete[0])
     again = ptq_eval.run(trajectory, complete[0], write_report=False, **small)
     assert lines(complete[0]) == before
@@ -105,7 +105,7 @@ def test_the_same_call_again_measures_nothing(complete, trajectory, small, monke
 
 
 def test_failed_trials_are_tried_again(measure, complete, monkeypatch, tmp_path):
-    original = sweep_module.sweep
+    original = job_module.sweep
 
     def failing(work, missing, **options):
         if work.checkpoint.step == 200:
@@ -113,7 +113,7 @@ def test_failed_trials_are_tried_again(measure, complete, monkeypatch, tmp_path)
         return original(work, missing, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_module, "sweep", failing)
+        patch.setattr(job_module, "sweep", failing)
         result = measure()
     failed = result.table[result.table.step == 200]
     assert failed["status"].tolist() == ["failed"] * PER_CHECKPOINT
@@ -126,21 +126,21 @@ def test_failed_trials_are_tried_again(measure, complete, monkeypatch, tmp_path)
 
 
 def test_an_unforeseen_error_does_not_stop_the_other_checkpoints(measure, monkeypatch):
-    original = sweep_module.sweep
+    original = job_module.sweep
 
     def failing(work, missing, **options):
         if work.checkpoint.step == 100:
             raise ZeroDivisionError("of a kind nobody thought of")
         return original(work, missing, **options)
 
-    monkeypatch.setattr(sweep_module, "sweep", failing)
+    monkeypatch.setattr(job_module, "sweep", failing)
     result = measure(quantizers=("rtn",))
     assert result.table["status"].value_counts().to_dict() == {"ok": 6, "failed": 3}
     assert "ZeroDivisionError" in str(result.problems[0])
 
 
 def test_ctrl_c_keeps_what_is_stored(measure, complete, monkeypatch, tmp_path):
-    original = sweep_module.sweep
+    original = job_module.sweep
 
     def interrupted(work, missing, **options):
         if work.checkpoint.step == 400:
@@ -148,7 +148,7 @@ def test_ctrl_c_keeps_what_is_stored(measure, complete, monkeypatch, tmp_path):
         return original(work, missing, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_module, "sweep", interrupted)
+        patch.setattr(job_module, "sweep", interrupted)
         with pytest.raises(KeyboardInterrupt):
             measure()
     assert lines(tmp_path / "out") == 2 * PER_CHECKPOINT

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ptq_eval.errors import NothingToFitError, OutputFullError, OutputMismatchError
+from ptq_eval.errors import NothingToFitError, OutputFolderError, OutputFullError, OutputMismatchError
 from ptq_eval.records import Checkpoint, Measurement, Scheme, Trial
 from ptq_eval.results.store import Store
 
@@ -132,9 +132,9 @@ def test_a_full_disk_is_one_error_and_what_is_stored_is_kept(tmp_path, monkeypat
 def test_an_output_that_cannot_be_written_is_one_error(tmp_path):
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(OutputFullError, match="cannot be written"):
+        with pytest.raises(OutputFolderError, match="is a file, or below one"):
             Store(folder).write_run({})
-        with pytest.raises(OutputFullError, match="cannot be written"), Store(folder).writer():
+        with pytest.raises(OutputFolderError, match="is a file, or below one"), Store(folder).writer():
             pass
 
 

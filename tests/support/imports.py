@@ -25,7 +25,7 @@ ORDER = (
     ("laws",),
     ("theory",),
     ("report",),
-    ("api", "jobs"),
+    ("api", "jobs", "training"),
     ("cli", "__main__"),
 )
 """From bottom to top; none imports one above it.  `ptq_eval` itself, which holds the version, is below them all."""

@@ -198,3 +198,28 @@ def test_types_and_shards_that_make_no_sense(tmp_path):
     for wrong in ({"dtype": "bfloat16"}, {"shard": (1, 2)}, {"precision": 0.1}):
         with pytest.raises(job.OptionError):
             job.sensitivity(TRAJECTORY, tmp_path, **wrong)
+
+
+def test_a_quantizer_that_fails_is_named_and_has_no_rows(call, tmp_path):
+    """A model that was never made is no model without damage."""
+    few = ("--eval-windows", "4", "--calib-windows", "4", "--steps", "last", "--device", "cpu")
+    arguments = ("sensitivity", TRAJECTORY, "-o", tmp_path, *few, "--formats", "mxfp4", "--bits", "3")
+    code, said, err = call(*arguments, "--quantizers", "rtn,hqq")
+    assert code == 28
+    assert "hqq mxfp4, 4 bits: hqq is not defined for format mxfp4" in err
+    (entry,) = json.loads((tmp_path / "sensitivity.json").read_text())["checkpoints"]
+    assert {(row["quantizer"], row["bits"]) for row in entry["rows"]} == {("rtn", 3), ("rtn mxfp4", 4), ("hqq", 3)}
+    assert "rtn mxfp4" in said
+    again, *_ = call(*arguments, "--quantizers", "rtn,hqq")
+    assert again == 28
+    assert len(json.loads((tmp_path / "sensitivity.json").read_text())["checkpoints"]) == 1
+
+
+def test_a_study_without_any_model_is_one_line(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("PTQ_EVAL_BACKENDS", str(tmp_path / "none"))
+    code, _, err = call(
+        "sensitivity", TRAJECTORY, "-o", tmp_path / "out", *FEW[:2], "--quantizers", "llmcompressor:gptq"
+    )
+    assert code == 54
+    assert "ptq-eval backends install llmcompressor" in err
+    assert not (tmp_path / "out").exists()

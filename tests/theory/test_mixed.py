@@ -8,7 +8,9 @@ import ptq_eval
 from ptq_eval.errors import OptionError
 from ptq_eval.jobs.sensitivity import sensitivity
 from ptq_eval.measure import mixtures
+from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.results.store import Store
+from quantizers import Scheme
 
 GRID = {"bits": (2, 3, 4), "group_size": 16, "seq_len": 32, "eval_windows": 12, "calib_windows": 4, "device": "cpu"}
 
@@ -65,6 +67,17 @@ def test_a_run_of_the_plan_measures_the_same(made, saved, options, tmp_path):
     assert plan["delta_difference"] == pytest.approx(difference, abs=1e-6)
 
 
+def test_a_plan_is_refused_for_a_model_of_other_shapes(made, saved, options, tmp_path):
+    out, record, _ = made
+    path = out / record["checkpoints"][0]["plans"][0]["file"]
+    plan = json.loads(path.read_text())
+    assert list(plan["shapes"]) == list(plan["layers"])
+    plan["shapes"] = {name: [2 * rows, columns] for name, (rows, columns) in plan["shapes"].items()}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(OptionError, match="a model of other shapes"):
+        ptq_eval.run(saved("llama"), tmp_path / "run", mixed=str(tmp_path / "plan.json"), **options)
+
+
 def test_the_page_names_every_plan(made):
     out, record, _ = made
     page = (out / "mixed.md").read_text()
@@ -86,6 +99,9 @@ def test_the_page_names_every_plan(made):
         ({"budget": "3bits", "by": "part"}, "--by part"),
         ({"budget": "3bits", "bits": (4,)}, "several formats"),
         ({"mixed": "plan.json"}, "--budget makes a plan"),
+        ({"budget": "4bits", "quantizers": "gguf:q4_0"}, "backends quantize all layers alike"),
+        ({"by": "part", "quantizers": "gguf:q4_0"}, "gguf:q4_0 with --by part"),
+        ({"budget": "4bits", "quantizers": "hqq", "formats": "mxfp4"}, "hqq is not defined for format mxfp4"),
     ],
 )
 def test_a_wrong_budget_is_one_line_before_anything_is_measured(saved, options, tmp_path, more, says):
@@ -94,3 +110,38 @@ def test_a_wrong_budget_is_one_line_before_anything_is_measured(saved, options, 
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_embedding_is_a_part_with_its_own_damage_and_bytes(saved, options, tmp_path):
+    """Of a Llama whose head is tied to it: counted once, alone as in `--by part`, and measured by `run` in the plan."""
+    out, every = tmp_path / "out", {**options, "include_embedding": True, "quantizers": "rtn"}
+    sensitivity(saved("llama"), out, budget="3.6bits", **every)
+    (entry,) = json.loads((out / "mixed.json").read_text())["checkpoints"]
+    (plan,) = entry["plans"]
+    name = "model.embed_tokens"
+    assert next(iter(plan["layers"])) == name
+    written = json.loads((out / plan["file"]).read_text())
+    sizes = {layer: rows * columns for layer, (rows, columns) in written["shapes"].items()}
+    bits = {form: Scheme.of(form, 16).effective_bits(16, 16) for form in ("int2", "int3", "int4")}
+    mean = sum(sizes[layer] * bits[form] for layer, form in plan["layers"].items()) / sum(sizes.values())
+    assert plan["bits_per_weight"] == pytest.approx(mean, rel=0.03)
+    assert plan["bits_per_weight"] <= 3.6
+    total = LanguageModel.load(saved("llama")).module.num_parameters()
+    assert plan["bytes"] == pytest.approx(
+        2 * (total - sum(sizes.values())) + plan["bits_per_weight"] * sum(sizes.values()) / 8
+    )
+    study, _ = sensitivity(saved("llama"), tmp_path / "parts", by="part", **{**options, "quantizers": "rtn"})
+    part = {row["bits"]: row for row in study["checkpoints"][0]["rows"] if row["part"] == "embedding and head"}
+    (by_layer,) = json.loads((out / "sensitivity.json").read_text())["checkpoints"]
+    alone = {(row["layer"], f"int{row['bits']}"): row["kl"] for row in by_layer["rows"]}
+    assert name not in {layer for layer, _ in alone}
+    others = sum(alone[layer, form] for layer, form in plan["layers"].items() if layer != name)
+    own = part[int(plan["layers"][name][3:])]["kl"]
+    assert plan["predicted_kl"] == pytest.approx(others + own, rel=1e-5)
+    grid = {"bits": 4, "mixed": str(out / plan["file"]), "bootstrap": 10, "write_report": False}
+    ptq_eval.run(saved("llama"), tmp_path / "run", **{**every, **grid})
+    found = {m.trial.scheme.format if m.trial.scheme else "": m for m in Store(tmp_path / "run").measurements()}
+    (mixed,) = [m for name, m in found.items() if name.startswith("mixed-")]
+    assert mixed.loss - found[""].loss == pytest.approx(plan["delta"], abs=1e-6)
+    with pytest.raises(OptionError, match="with the same --include-head and --include-embedding"):
+        ptq_eval.run(saved("llama"), tmp_path / "no", **{**options, **grid, "quantizers": "rtn"})

@@ -19,7 +19,9 @@ class HQQ(WeightBackend):
     imports = "hqq"
     source = "https://github.com/mobiusml/hqq (Badri & Shaji 2023)"
     extra = "hqq"
-    methods = {"hqq": Method("half-quadratic quantization", bits=(2, 3, 4, 5, 6, 8), symmetric=(False,))}
+    methods = {
+        "hqq": Method("half-quadratic quantization", bits=(2, 3, 4, 5, 6, 8), symmetric=(False,), real_zeros=True)
+    }
 
     def quantize_weight(self, weight: Tensor, cell: Cell) -> Tensor:
         """One weight, with scales and zeros in float32."""

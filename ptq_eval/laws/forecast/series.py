@@ -49,6 +49,8 @@ class Series:
     design: Design | None = None
     calibration_se: np.ndarray | None = None
     df: np.ndarray | None = None
+    together: bool = False
+    """Whether it is all runs of one size together, whose N is its name."""
 
     @property
     def x(self) -> np.ndarray:
@@ -164,4 +166,5 @@ def _series(group: list[Point], run: str, name: str, bits: float, windows: Windo
         design=known.design,
         calibration_se=known.calibration_se,
         df=columns["df"],
+        together=group[0].together,
     )

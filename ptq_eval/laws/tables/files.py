@@ -54,6 +54,8 @@ def read_table(path: str | Path, dialect: Dialect | None = None) -> Columns:
     if not path.exists():
         near = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
         raise DataFileError("there is no such data file", got=path, remedy=near or "check the path")
+    if not path.is_file():
+        raise DataFileError("a pipe or a device, not a data file", got=path, remedy="write the table into a file")
     _check_kind(kind, path)
     if kind not in SEPARATORS and not dialect.plain:
         raise OptionError("--separator, --decimal and --comment are for CSV and TSV", got=path.name)

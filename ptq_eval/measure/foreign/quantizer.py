@@ -8,7 +8,8 @@ from typing import Any
 
 from ptq_eval import plugins
 from ptq_eval.backends.base import Backend, Cell, Method
-from ptq_eval.backends.environments import backend_of, distrusted, status_of
+from ptq_eval.backends.environments import backend_of, distrusted, place_of, status_of
+from ptq_eval.errors import BackendError, NumberFormatError, PtqEvalError
 from quantizers import (
     ALL_FORMATS,
     LayerStats,
@@ -44,6 +45,11 @@ class Foreign(Quantizer):
     def _method(self) -> Method:
         return self.backend.methods[self.method]
 
+    @property
+    def real_zeros(self) -> bool:
+        """Whether zero points are numbers, not codes."""
+        return self._method.real_zeros
+
     def schemes(self, asked: Sequence[Scheme], narrowest: int) -> list[Scheme]:
         """The schemes to measure where a run asks for these: the method's own, or all that are asked for.
 
@@ -76,6 +82,20 @@ class Foreign(Quantizer):
             return ""
         remedy = f"`ptq-eval backends check {self.backend.name}` tries it again"
         return f"{self.name} failed its conformance run: {found.finding}, {found.message}; {remedy}"
+
+    def fault(self, scheme: Scheme, narrowest: int) -> PtqEvalError | None:
+        """The error of a run that asks for nothing but this, where it is known to be impossible before the run."""
+        if why := self.refusal(scheme, narrowest):
+            return NumberFormatError(
+                why, got=scheme.name, remedy="`ptq-eval backends list` has what each method can do"
+            )
+        if why := self.distrust():
+            return BackendError(why)
+        try:
+            place_of(self.backend.name)
+        except BackendError as error:
+            return error
+        return None
 
     def options(self) -> Mapping[str, Any]:
         """None: a backend's methods are measured as the package sets them."""

@@ -24,15 +24,14 @@ from ptq_eval.laws.forecast.forecast import learn
 from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame
-from ptq_eval.report.common.numbers import count, short
-from ptq_eval.report.common.tables import title
+from ptq_eval.report.common.numbers import count, short, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLUMNS = (
-    "run", "params", "quantizer", "bits", "kind", "tokens", "loss", "low_90", "low_50", "high_50", "high_90",
+    "run", "title", "params", "quantizer", "bits", "kind", "tokens", "loss", "low_90", "low_50", "high_50", "high_90",
 )  # fmt: skip
 POINTS = 40
 """Places of the band, evenly in log D."""
@@ -60,7 +59,8 @@ def data(own: Sequence[Series], quantizers: Collection[str] = ()) -> Frame:
         series = whole.until(origin)
         if len(series.tokens) < MIN_CHECKPOINTS or (quantizers and whole.quantizer not in quantizers):
             continue
-        head = {"run": whole.run, "params": whole.params, "quantizer": whole.quantizer, "bits": whole.bits}
+        head = {name: getattr(whole, name) for name in ("run", "params", "quantizer", "bits")}
+        head["title"] = title(whole.run, whole.params, whole.together)
         known = whole.tokens <= origin
         for kind, loss in (("before", whole.loss_fp), ("", whole.loss_q)):
             kinds = kind or np.where(known, "known", "later")
@@ -103,9 +103,7 @@ def draw(table: Frame) -> Figure:
         ax.set_xlabel("D (tokens)")
     known = table.loc[table["kind"] == "known", "tokens"].max()
     params = float(table["params"].iloc[0])
-    name = (
-        f"{title(str(table['run'].iloc[0]), params)}: forecast from D = {count(known)}, D/N = {short(known / params)}"
-    )
+    name = f"{table['title'].iloc[0]}: forecast from D = {count(known)}, D/N = {short(known / params)}"
     figure.suptitle(name, fontsize=8.5)
     _legend(figure)
     return figure

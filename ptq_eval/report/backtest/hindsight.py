@@ -66,7 +66,7 @@ def _of_run(study: Study, run: str, own: Sequence[Row]) -> str:
     origin, last = number(own[0]["origin_tokens"]), max(number(row["target_tokens"]) for row in losses)
     far = f", beyond the {FARTHEST:g} times up to which intervals are checked"
     text = (
-        f"\n**{tables.cell(tables.title(run, params))}**, asked at D = {count(origin)} "
+        f"\n**{tables.cell(study.title(run))}**, asked at D = {count(origin)} "
         f"(D/N = {ratio(origin / params)}); the last loss is at {short(round(last / origin, 1))} times that D"
         f"{far if last > FARTHEST * NEAR * origin else ''}.\n\n"
     )

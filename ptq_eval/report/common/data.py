@@ -21,7 +21,7 @@ from ptq_eval import plugins
 from ptq_eval.errors import NothingToFitError, UnknownPluginError
 from ptq_eval.laws.base import FitKind
 from ptq_eval.records import FULL_PRECISION
-from ptq_eval.report.common.numbers import number
+from ptq_eval.report.common.numbers import number, title
 from ptq_eval.results.points import Point, axis_value, digest, format_family, is_other, read
 from ptq_eval.results.table import COLUMNS as TABLE_COLUMNS
 
@@ -59,9 +59,11 @@ def _distinguished(named: Any, table: Frame, columns: Sequence[str]) -> Any:
     for quantizer in named.unique():
         rows = named.index[named == quantizer]
         for column in columns if quantizer != FULL_PRECISION else ():
-            if column not in table or table.loc[rows, column].astype(object).fillna("").nunique() < 2:
+            if column not in table:
                 continue
-            named.loc[rows] += [" " + _describe(column, value) for value in table.loc[rows, column]]
+            values = table.loc[rows, column]
+            if values.astype(object).where(values.notna(), "").nunique() > 1:
+                named.loc[rows] += [" " + _describe(column, value) for value in values]
     return named
 
 
@@ -203,6 +205,11 @@ class Study:
     def runs(self) -> list[str]:
         """Names of the trajectories."""
         return list(dict.fromkeys(self.rows["trajectory"]))
+
+    def title(self, run: str) -> str:
+        """A trajectory's name with its N."""
+        mine = self.rows[self.rows["trajectory"] == run]
+        return title(run, float(mine["params"].iloc[0]), run not in set(mine["run"]))
 
     @cached_property
     def labels(self) -> list[str]:

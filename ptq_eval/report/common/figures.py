@@ -67,8 +67,13 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def write(folder: Path, study: Any, figures: Mapping[str, Any]) -> list[Path]:
-    """Draw `figures` (by name, modules with `data` and `draw`) into `folder`; the paths, three for each figure."""
+def write(
+    folder: Path, study: Any, figures: Mapping[str, Any], tables: Mapping[str, Frame] | None = None
+) -> list[Path]:
+    """Draw `figures` (by name, modules with `data` and `draw`) into `folder`; the paths, three for each figure.
+
+    tables: what `data` returned, by name, where that was called already.
+    """
     import matplotlib
 
     paths = []
@@ -76,7 +81,7 @@ def write(folder: Path, study: Any, figures: Mapping[str, Any]) -> list[Path]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         for name, figure in figures.items():
-            table = figure.data(study)
+            table = tables[name] if tables else figure.data(study)
             drawn = figure.draw(table)
             paths += [files.write_bytes(folder / f"{name}.{kind}", content) for kind, content in saved(drawn)]
             paths.append(files.write_csv(folder / f"{name}.csv", table))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval.errors import OutputFullError, OutputMismatchError
+from ptq_eval.errors import OutputFullError, OutputMismatchError, full_disk
 
 WHOLE = (
     "step", "tokens", "params", "bits", "group_size", "windows", "damping_retries", "dead_columns", "layers_skipped",
@@ -50,14 +50,26 @@ def write_text(path: Path, content: str) -> Path:
     return write_bytes(path, content.encode("utf-8"))
 
 
+def append_text(path: Path, content: str) -> Path:
+    """Add UTF-8 text to the end of a file that others write to as well.  Raises OutputFullError."""
+    with full_disk(path), path.open("a", encoding="utf-8", newline="\n") as file:
+        file.write(content)
+    return path
+
+
 def write_csv(path: Path, frame: Any) -> Path:
-    """Write a table without its index; floats get the shortest digits that give the same float back.
+    """Write a table without its index; see `csv_text`."""
+    return write_text(path, csv_text(frame))
+
+
+def csv_text(frame: Any) -> str:
+    """A table without its index as CSV; floats get the shortest digits that give the same float back.
 
     The columns of `WHOLE` are written without a decimal point, also where a blank cell made pandas hold them as
     floats; one that has a fraction after all keeps it.
     """
     whole = {name: _whole(frame[name]) for name in WHOLE if name in frame}
-    return write_text(path, frame.assign(**whole).to_csv(index=False, lineterminator="\n"))
+    return frame.assign(**whole).to_csv(index=False, lineterminator="\n")
 
 
 def _whole(column: pd.Series) -> pd.Series:
@@ -69,7 +81,12 @@ def _whole(column: pd.Series) -> pd.Series:
 
 def write_json(path: Path, data: Any) -> Path:
     """Write valid JSON; NaN and infinities become null."""
-    return write_text(path, json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_text(path, json_text(data))
+
+
+def json_text(data: Any) -> str:
+    """Valid JSON, indented; NaN and infinities become null."""
+    return json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path, keys: Collection[str], again: str) -> dict[str, Any] | None:

@@ -93,6 +93,11 @@ def count(value: Any) -> str:
     return write(value) if value == 0 or MIN_PLAIN <= abs(value) < MAX_COUNT else _scientific(value)
 
 
+def title(run: str, params: float, together: bool) -> str:
+    """A trajectory's name with its N, unless it is all runs of one size together, whose N is their name."""
+    return run if together else f"{run} (N = {count(params)})"
+
+
 def short(value: Any) -> str:
     """Three significant digits, all of a whole number's: 0.0123, 12.3, 12,345; with a power of ten where it is very
     small or large; a dash where unknown."""

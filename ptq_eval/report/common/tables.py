@@ -16,7 +16,6 @@ import pandas as pd
 from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study
 from ptq_eval.report.common.numbers import MISSING, count, estimate, number, percent, short, with_error
 from ptq_eval.report.common.words import reason_text, remarks, status_text
-from ptq_eval.results.points import is_size_group
 from ptq_eval.sampling import SIGNIFICANT, errors_needed
 
 if TYPE_CHECKING:
@@ -41,8 +40,7 @@ FIT_HEADER = (
 class Grid:
     """The deltas of one run: `columns` are (label, bits), `rows` start with the cells of `LEAD`."""
 
-    run: str
-    params: float
+    title: str
     columns: list[tuple[str, int]]
     rows: list[list[str]]
 
@@ -50,7 +48,7 @@ class Grid:
         """The same table with some columns only."""
         keep = [i for i, column in enumerate(self.columns) if column in columns]
         rows = [row[: len(LEAD)] + [row[len(LEAD) + i] for i in keep] for row in self.rows]
-        return Grid(self.run, self.params, [self.columns[i] for i in keep], rows)
+        return Grid(self.title, [self.columns[i] for i in keep], rows)
 
     def of(self, label: str) -> list[tuple[str, int]]:
         """The columns of one configuration."""
@@ -72,11 +70,6 @@ class Grid:
         return list(dict.fromkeys(label for label, _ in self.columns))
 
 
-def title(run: str, params: float) -> str:
-    """A trajectory's name with its N, unless N is its name."""
-    return run if is_size_group(run) else f"{run} (N = {count(params)})"
-
-
 def grid(study: Study, run: str) -> Grid:
     """The degradation table of one run."""
     mine = study.rows[study.rows["trajectory"] == run]
@@ -90,7 +83,7 @@ def grid(study: Study, run: str) -> Grid:
         loss = f"{full[point]:.4f}" if point in full.index else ("excluded" if excluded else MISSING)
         lead = [_name(first, run), count(first["tokens"]), short(first["tokens_per_param"]), loss]
         rows.append(lead + [cells.get(column, MISSING) for column in columns])
-    return Grid(run, number(mine["params"].iloc[0]), columns, rows)
+    return Grid(study.title(run), columns, rows)
 
 
 def _name(row: Mapping[str, Any], run: str) -> str:

@@ -37,7 +37,7 @@ def read(out: Path) -> dict[str, Any] | None:
 
 
 def write(out: Path, found: Mapping[str, Any]) -> list[Path]:
-    """Write what `ptq_eval.compare` returned below `out`; the paths written.
+    """Write what `ptq_eval.compare_laws` returned below `out`; the paths written.
 
     Raises OutputFullError, and OutputMismatchError for a damaged comparison of records.
     """

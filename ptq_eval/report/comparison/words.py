@@ -1,7 +1,7 @@
 """A comparison of laws in words: one short paragraph for each ranking and each question.
 
-Nothing here decides anything: the outcomes are those that `ptq_eval.compare` recorded.  A sentence never names a better
-law if held-out points and AICc point in different directions, or if neither difference is significant.
+Nothing here decides anything: the outcomes are those that `ptq_eval.compare_laws` recorded.  A sentence never names a
+better law if held-out points and AICc point in different directions, or if neither difference is significant.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Found = Mapping[str, Any]
 CRITERION = (
     "Rank: mean error on held-out points (largest D, largest N, each bit-width), |y - f| over the root of squared "
     "standard error and squared mean size of both. A law is significantly worse if its error is more than 5 % higher "
-    "or its AICc more than 2 higher, beyond chance, and it is better in neither. Errors are those of paired "
+    "or its AICc more than 2 higher, beyond chance, and it is better in neither. Errors come from paired "
     "differences, summed by run or, with fewer than three runs, by checkpoint. Where no law is worse, the probability "
     "of calling any so is at most 5 % for all rankings (Bonferroni, over all pairs of laws and both measures)."
 )
@@ -157,7 +157,7 @@ def _with_interval(one: Found) -> dict[str, Any]:
 
 
 def with_words(found: Found) -> dict[str, Any]:
-    """What `ptq_eval.compare` found, with a "verdict" in words beside the values of each ranking and question."""
+    """What `ptq_eval.compare_laws` found, with a "verdict" in words beside the values of each ranking and question."""
     return {
         **found,
         "comparisons": [{**_with_fits(one), "verdict": ranking(one)} for one in found["comparisons"]],

@@ -41,6 +41,7 @@ def lines(recipe: Mapping[str, Any]) -> list[str]:
     ]
     if file["input_scales_folded"]:
         found.append("The scales of input channels are part of the layers before, which changes no more than rounding.")
+    found += [f"Warning: {warning}." for warning in recipe.get("warnings", ())]
     return [*found, *(f"Doubtful: {doubt_text(doubt)}." for doubt in recipe.get("doubts", ()))]
 
 
@@ -55,7 +56,7 @@ def _facts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("checkpoint", f"step {checkpoint['step'] or '–'}, D = {count(checkpoint['tokens'])} tokens"),
         ("method", f"{recipe['quantizer']} {recipe['quantizer_version']} ({options or 'no options'})"),
         ("number format", f"{scheme['name']}, a scale for {group}" + (f": {mixture}" if mixture else "")),
-        ("bits per weight, a scale counted as 16 bits", short(recipe["measured"]["bits_per_weight"])),
+        ("bits per weight in this file, scales included", short(recipe["file"]["bits_per_weight"])),
         ("file format", recipe["file"]["format"]),
         ("evaluation", texts["evaluation"]["protocol"]),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +32,16 @@ WORDS = """\
 Each layer has the number format that makes the sum of the layers' KL smallest under the budget, exactly solved; layers
 that are fed the same tensor share one. *Predicted* adds up the layers quantized alone, with the sum of their errors as
 an upper bound; the difference from what was measured is layers acting on each other. δ and KL(full precision ‖
-quantized) are in nats per token, errors are those of paired differences on the same windows. *Against* names the
+quantized) are in nats per token, errors come from paired differences on the same windows. *Against* names the
 model of the nearest size that has one format for all layers, *difference* is how much more damage the mixed one does.
-Bits per weight are those of the quantized layers, scales included; MB are those of all weights, the others at 16 bits.
+Bits per weight count the quantized layers, scales included; MB count all weights, the others at 16 bits.
 """
 
 
-def write_plan(out: Path, plan: Mapping[str, Any], checkpoint: Checkpoint, trial: Trial) -> str:
-    """Write the file that `run --mixed` takes; its path within `out`."""
+def write_plan(
+    out: Path, plan: Mapping[str, Any], checkpoint: Checkpoint, trial: Trial, shapes: Mapping[str, Sequence[int]]
+) -> str:
+    """Write the file that `run --mixed` takes; its path within `out`.  `shapes` are those of the layers [out, in]."""
     assert trial.scheme is not None
     step = "" if checkpoint.step is None else f"-{checkpoint.step}"
     stem = re.sub(r"[^\w.-]+", "_", f"{checkpoint.run}{step}-{plan['quantizer']}-{plan['budget']}")
@@ -48,6 +50,7 @@ def write_plan(out: Path, plan: Mapping[str, Any], checkpoint: Checkpoint, trial
         **{name: value for name, value in plan.items() if name != "layers"},
         "group_size": trial.scheme.group_size,
         "layers": plan["layers"],
+        "shapes": {name: list(shapes[name]) for name in plan["layers"]},
     }
     return str(files.write_json(out / PLANS / f"{stem}.json", content).relative_to(out))
 

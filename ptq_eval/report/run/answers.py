@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -21,7 +21,6 @@ from ptq_eval.laws.findings import Why
 from ptq_eval.laws.turning.verdict import Conflict, Share, VerdictKind
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.numbers import MISSING, OPEN, bounds, count, end, number, ratio, rough, short
-from ptq_eval.report.common.tables import title
 from ptq_eval.report.common.words import reason_text
 from ptq_eval.report.run.formats import by_bits
 from ptq_eval.report.run.words import untested_rise
@@ -125,10 +124,12 @@ def tables(study: Study) -> list[Answers]:
     second = {(run, _without_quantizer(label, one), methods.get(label, label)): one for run, label, one in named}
     order = [*study.runs, *study.labels]
     widths = sorted({name for *_, name in first}, key=lambda name: float(name.split()[0]))
-    found = [_table(first, widths, order, marks, LEAD)]
+    found = [_table(first, widths, order, marks, LEAD, study.title)]
     families = by_bits(study)
     order = [*study.runs, *sorted({name for _, name, _ in second}, key=lambda name: families.index(name.split()[0]))]
-    found.append(_table(second, list(dict.fromkeys(name for *_, name in second)), order, marks, LEAD_OF_FORMATS))
+    found.append(
+        _table(second, list(dict.fromkeys(name for *_, name in second)), order, marks, LEAD_OF_FORMATS, study.title)
+    )
     shared = {"footnotes": list(marks), "remarks": _remarks(entry for *_, entry in entries)}
     return [replace(one, **shared) for one in found if one.rows]
 
@@ -149,6 +150,7 @@ def _table(
     order: Sequence[str],
     marks: dict[str, int],
     lead: tuple[str, str],
+    title: Callable[[str], str],
 ) -> Answers:
     place = {name: i for i, name in enumerate(order)}
     lines = dict.fromkeys((run, label) for run, label, _ in found)
@@ -156,8 +158,7 @@ def _table(
     for run, label in sorted(lines, key=lambda line: [place.get(name, math.inf) for name in line]):
         entries = [found.get((run, label, column)) for column in columns]
         cells = [cell(entry, marks) if entry else Cell((NOT_MEASURED,)) for entry in entries]
-        params = next(number(entry.get("params")) for entry in entries if entry)
-        rows.append((title(run, params), label, cells))
+        rows.append((title(run), label, cells))
     return Answers(columns, rows, lead=lead)
 
 

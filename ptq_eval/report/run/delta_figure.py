@@ -19,7 +19,7 @@ import pandas as pd
 from ptq_eval.laws.forecast.series import Series
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame, Study, predict
-from ptq_eval.report.common.tables import clear, title
+from ptq_eval.report.common.tables import clear
 from ptq_eval.report.run import curves
 
 if TYPE_CHECKING:
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = ("quantizer", "run", "params", "bits", "kind", "tokens", "tokens_per_param", "delta", "delta_se", "shown")
+COLUMNS = (
+    "quantizer", "run", "title", "params", "bits", "kind", "tokens", "tokens_per_param", "delta", "delta_se", "shown",
+)  # fmt: skip
 PER_ROW = 3
 CURVE_POINTS = 40
 _LINEAR = 0.7
 """Length of the axis from zero to where it turns logarithmic, in powers of ten."""
-_BESIDE = 1.035
+BESIDE = 1.035
 """Factor between the places of two runs at one D/N."""
 
 
@@ -42,6 +44,7 @@ def data(study: Study) -> Frame:
     rows = rows[(rows["tokens_per_param"] > 0) & np.isfinite(rows["tokens_per_param"])]
     rows = rows[rows["label"].isin(study.panels)]
     points = rows.assign(quantizer=rows["label"], run=rows["trajectory"], kind="measured")
+    points["title"] = points["run"].map(study.title)
     points["shown"] = np.where(clear(points), "clear", "noise")
     series = {(s.quantizer, run, s.bits): s for run, own in curves.all_series(study).items() for s in own}
     lines = [
@@ -63,9 +66,8 @@ def _curve(study: Study, series: Series | None, label: str, run: str, bits: floa
     tokens = np.geomspace(series.tokens[0], series.tokens[-1], CURVE_POINTS)
     values = predict(fit, params=params, tokens=tokens, bits=at)
     curve = pd.DataFrame({"tokens": tokens, "tokens_per_param": tokens / params, "delta": values})
-    return curve.assign(
-        quantizer=label, run=run, params=params, bits=bits, kind="fit", delta_se=math.nan, shown="curve"
-    )
+    head = {"quantizer": label, "run": run, "title": study.title(run), "params": params, "bits": bits}
+    return curve.assign(**head, kind="fit", delta_se=math.nan, shown="curve")
 
 
 def linear_below(table: Frame) -> float:
@@ -132,7 +134,7 @@ def _panel(ax: Axes, table: Frame, runs: list[str]) -> None:
         mark, line = figures.MARKS[place % len(figures.MARKS)], figures.LINES[place % len(figures.LINES)]
         curve = group[group["kind"] == "fit"]
         ax.plot(curve["tokens_per_param"], curve["delta"], line, color=colour, linewidth=0.7)
-        beside = _BESIDE ** (place - (len(runs) - 1) / 2)
+        beside = BESIDE ** (place - (len(runs) - 1) / 2)
         for shown, face in (("clear", colour), ("noise", "white")):
             points = group[group["shown"] == shown]
             ax.errorbar(
@@ -153,7 +155,7 @@ def _legend(figure: Figure, table: Frame) -> None:
     from matplotlib.patches import Patch
 
     has_fit = bool((table["kind"] == "fit").any())
-    sizes = table.drop_duplicates("run").set_index("run")["params"]
+    titles = table.drop_duplicates("run").set_index("run")["title"]
     handles: list[Artist] = [
         Line2D([], [], color=figures.colour(bits), linewidth=3, label=f"{bits:.0f} bits")
         for bits in sorted(table["bits"].unique())
@@ -166,7 +168,7 @@ def _legend(figure: Figure, table: Frame) -> None:
             linewidth=0.9,
             marker=figures.MARKS[i % len(figures.MARKS)],
             linestyle=figures.LINES[i % len(figures.LINES)] if has_fit else "none",
-            label=title(run, sizes[run]) + (", line: fit" if has_fit else ""),
+            label=titles[run] + (", line: fit" if has_fit else ""),
         )
         for i, run in enumerate(figures.runs_by_size(table))
     ]

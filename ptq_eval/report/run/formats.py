@@ -17,7 +17,7 @@ from ptq_eval.results.points import format_name
 TITLE = "Number formats at the last checkpoint"
 LEAD = ("format", "bits", "effective bits", "ideal bits")
 WORDS = (
-    "Effective bits are all stored bits per weight, scales included. Ideal bits are those of an ideal code with the "
+    "Effective bits are all stored bits per weight, scales included. Ideal bits are the bits of an ideal code with the "
     "same squared error on Gaussian numbers, −½·log2 of that error."
 )
 
@@ -68,7 +68,7 @@ def tables_of(study: Study) -> Iterator[tuple[str, list[str], list[list[str]]]]:
             lead = [str(name), f"{first['bits']:.0f}", short(first["effective_bits"]), short(first["ideal_bits"])]
             rows.append([*lead, *(cells.get(method, MISSING) for method in names)])
         first = mine.iloc[0]
-        heading = f"{tables.title(str(run), first['params'])}, D = {count(first['tokens'])}"
+        heading = f"{study.title(str(run))}, D = {count(first['tokens'])}"
         yield heading, [*LEAD, *(f"δ, {name}" for name in names)], rows
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame, Study, formats_of, predict
 from ptq_eval.report.common.numbers import count
-from ptq_eval.report.common.tables import clear, title
+from ptq_eval.report.common.tables import clear
 from ptq_eval.report.run import formats
 from ptq_eval.report.run.delta_figure import delta_axis
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = (
-    "run", "params", "tokens", "method", "name", "family", "kind", "bits", "effective_bits", "ideal_bits", "delta",
-    "delta_se", "shown",
+    "run", "title", "params", "tokens", "method", "name", "family", "kind", "bits", "effective_bits", "ideal_bits",
+    "delta", "delta_se", "shown",
 )  # fmt: skip
 AXES = {"effective_bits": "effective bits per weight", "ideal_bits": "ideal bits (of equal Gaussian error)"}
 _FITTED = {"effective": "effective_bits", "gaussian": "ideal_bits"}
@@ -43,6 +43,7 @@ def data(study: Study) -> Frame:
     if rows.empty:
         return pd.DataFrame(columns=list(COLUMNS))
     points = rows.assign(run=rows["trajectory"], family=formats_of(rows), kind="measured")
+    points["title"] = points["run"].map(study.title)
     points["shown"] = np.where(clear(points), "clear", "noise")
     parts = [points, *(_curve(study, own) for _, own in points.groupby(["run", "method"], sort=False))]
     return pd.concat([part for part in parts if len(part)], ignore_index=True)[list(COLUMNS)]
@@ -60,7 +61,7 @@ def _curve(study: Study, own: Frame) -> Frame:
     values = [predict(entry, params=first["params"], tokens=tokens, bits=float(at)) for at in bits]
     if any(value is None for value in values):
         return pd.DataFrame()
-    head = {name: first[name] for name in ("run", "params", "tokens", "method")}
+    head = {name: first[name] for name in ("run", "title", "params", "tokens", "method")}
     curve = pd.DataFrame({column: bits, "delta": np.concatenate(values)})  # type: ignore[arg-type]
     return curve.assign(**head, kind="fit", shown="curve").reindex(columns=list(COLUMNS))
 
@@ -73,14 +74,14 @@ def draw(table: Frame) -> Figure:
     most = max(table[table["run"] == run]["name"].nunique() for run in runs)
     figure, axes = figures.panels(len(runs), 3, width_ratios=_WIDTHS)
     figure.set_size_inches(7.6, len(runs) * max(figures.PANEL[1], 0.5 + _ROW * most) + 0.5)
-    styles = _styles(table)
+    styles = styles_of(table)
     for row, run in zip(axes, runs):
         mine = table[table["run"] == run]
         _by_name(row[0], mine, styles)
         for ax, column in zip(row[1:], AXES):
             _against(ax, mine, column, styles)
         first = mine.iloc[0]
-        row[1].set_title(f"{title(run, first['params'])}, D = {count(first['tokens'])}")
+        row[1].set_title(f"{first['title']}, D = {count(first['tokens'])}")
         row[1].set_ylabel("δ (nats per token)")
     axes[-1, 0].set_xlabel("δ (nats per token)")
     for ax, words in zip(axes[-1, 1:], AXES.values()):
@@ -89,7 +90,8 @@ def draw(table: Frame) -> Figure:
     return figure
 
 
-def _styles(table: Frame) -> dict[str, dict[str, Any]]:
+def styles_of(table: Frame) -> dict[str, dict[str, Any]]:
+    """The colour and mark of every method."""
     names = list(dict.fromkeys(table["method"]))
     return {
         name: {"color": _COLOURS[i % len(_COLOURS)], "marker": figures.MARKS[i % len(figures.MARKS)]}

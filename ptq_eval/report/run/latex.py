@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ptq_eval.report.common.data import Study
-from ptq_eval.report.common.numbers import MISSING, count
+from ptq_eval.report.common.numbers import MISSING
 from ptq_eval.report.common.tables import FLOOR, FLOOR_NOTE, LEAD, PARTIAL, Grid, grid
 from ptq_eval.report.run import answers
 from ptq_eval.report.run.words import early
@@ -130,8 +130,8 @@ def _answer_cell(cell: answers.Cell) -> str:
 
 def _table(study: Study, table: Grid) -> str:
     caption = (
-        rf"Increase of the loss by quantization, $\delta$ in nats per token, for run {escape(table.run)} "
-        rf"($N$ = {escape(count(table.params))}). $0.1234(56)$ means $0.1234 \pm 0.0056$, one standard error "
+        rf"Increase of the loss by quantization, $\delta$ in nats per token, for run "
+        rf"{escape(table.title)}. $0.1234(56)$ means $0.1234 \pm 0.0056$, one standard error "
         rf"of the paired difference over evaluation windows. Protocol: {escape(study.protocols)}."
     )
     if any(text.endswith(PARTIAL) for row in table.rows for text in row):

@@ -29,7 +29,6 @@ from ptq_eval.laws.turning.verdict import VerdictKind
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame, Study
 from ptq_eval.report.common.numbers import bounds, number
-from ptq_eval.report.common.tables import title
 from ptq_eval.report.run import curves
 from ptq_eval.report.run.words import observed, predicted, turn
 
@@ -38,7 +37,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = (
-    "run", "params", "quantizer", "bits", "kind", "tokens", "loss", "loss_se", "low", "high", "low_50", "high_50",
+    "run", "title", "params", "quantizer", "bits", "kind", "tokens", "loss", "loss_se", "low", "high", "low_50",
+    "high_50",
 )  # fmt: skip
 REACH = 10.0
 """A predicted turn is drawn up to this multiple of the largest D; beyond, it is named in the panel."""
@@ -93,7 +93,7 @@ def _panel_data(study: Study, run: str, label: str, ahead: Frame) -> Frame:
     parts = [part for part in parts if len(part)]
     return (
         pd.concat(parts, ignore_index=True)
-        .assign(run=run, params=params, quantizer=label)
+        .assign(run=run, title=study.title(run), params=params, quantizer=label)
         .reindex(columns=list(COLUMNS))
     )
 
@@ -138,7 +138,7 @@ def draw(table: Frame) -> Figure:
                 ax.set_axis_off()
                 continue
             _panel(ax, panel, sizes)
-            words = f"{title(run, panel['params'].iloc[0])}, {label}"
+            words = f"{panel['title'].iloc[0]}, {label}"
             ax.set_title(textwrap.fill(words, TITLE_WIDTH), fontsize=7.5)
         row[0].set_ylabel("loss (nats per token)")
     for ax in axes[-1]:

@@ -47,6 +47,8 @@ LIMITS = (
     "Constants belong to their quantizer, group size, calibration, text and way of counting N; they cannot be set "
     "beside published ones that differ in any of these.",
 )
+OF_THE_FIT = ("The answer", "Warnings", "The answer line by line", "Fits", comparison.TITLE, backtest.TITLE)
+"""The sections that nothing can be said in before the laws are fitted."""
 ROUNDING = "rtn"
 MAX_COLUMNS = 8
 """Deltas beside each other on the page, where there are many formats."""
@@ -66,12 +68,23 @@ def document(
     found: Mapping[str, Any] | None = None,
     tested: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page in GitHub's Markdown.
+    """The page in GitHub's Markdown; the arguments are those of `sections`."""
+    parts = sections(study, theory, found, tested)
+    return "\n".join(f"## {title}\n\n{text.rstrip()}\n" if title else text for title, text in parts)
+
+
+def sections(
+    study: Study,
+    theory: Mapping[str, Any] | None = None,
+    found: Mapping[str, Any] | None = None,
+    tested: Mapping[str, Any] | None = None,
+) -> list[tuple[str, str]]:
+    """(title, Markdown) of every section of the page; the first one, with the page's heading, has no title.
 
     `theory` is the record of `ptq-eval sensitivity`, `found` the comparison of laws and `tested` the backtest, where
-    there is one.
+    there is one.  `report.md` and `report.html` are both made of these.
     """
-    sections = [
+    return [
         ("", _title(study)),
         ("The answer", _answer(study)),
         ("Warnings", _bullets(study.warnings) or "None.\n"),
@@ -91,7 +104,6 @@ def document(
         ("How this was measured", _provenance(study)),
         ("What these numbers do not show", _bullets(LIMITS)),
     ]
-    return "\n".join(f"## {title}\n\n{text.rstrip()}\n" if title else text for title, text in sections)
 
 
 def _title(study: Study) -> str:
@@ -163,7 +175,7 @@ def _degradation(study: Study) -> str:
     for run in study.runs:
         table = tables.grid(study, run)
         parts = table.split(MAX_COLUMNS) if study.has_formats else [table]
-        text += f"\n### {tables.cell(tables.title(run, table.params))}\n\n"
+        text += f"\n### {tables.cell(table.title)}\n\n"
         text += "\n".join(map(tables.degradation_markdown, parts))
     return text
 
@@ -210,7 +222,7 @@ def _pairs_with_rounding(study: Study) -> Frame:
     rows = study.measured.copy()
     rows["format"] = formats_of(rows)
     for name in ("group_size", "symmetric"):
-        rows[name] = rows[name].astype(object).fillna("").astype(str)
+        rows[name] = rows[name].astype(object).where(rows[name].notna(), "").astype(str)
     rounding = rows["quantizer"] == ROUNDING
     others = rows[~rounding & (rows["quantizer"] != FULL_PRECISION)]
     both = others.merge(rows[rounding], on=_GRID, suffixes=("", SUFFIX), how="inner")

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ptq_eval.report.common.data import Study
-from ptq_eval.report.common.tables import FIT_HEADER, FLOOR, FLOOR_NOTE, LEAD, Grid, fit_rows, grid, title
+from ptq_eval.report.common.tables import FIT_HEADER, FLOOR, FLOOR_NOTE, LEAD, Grid, fit_rows, grid
 from ptq_eval.report.run import answers
 from ptq_eval.report.run.words import observed, sentences, unknown_tokens
 
@@ -74,7 +74,7 @@ def _width(table: Grid) -> int:
 
 def degradation(table: Grid) -> Table:
     """The deltas of one run."""
-    heading = Text.assemble("δ of ", (title(table.run, table.params), "bold"), ", nats per token")
+    heading = Text.assemble("δ of ", (table.title, "bold"), ", nats per token")
     drawn = Table(title=heading, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
     for name in _header(table):
         drawn.add_column(Text(name), justify="right", no_wrap=True)

@@ -183,7 +183,7 @@ def early(study: Study) -> str:
     """How many deltas ended before the last window and what that means for their row; "" where none did."""
     words = _early(study, study.measured)
     meaning = (
-        "their standard error is that of the windows measured, and their loss_q is the full-precision loss over all "
+        "their standard error comes from the windows measured, and their loss_q is the full-precision loss over all "
         "windows plus δ"
     )
     return f"{words}; {meaning}." if words else ""

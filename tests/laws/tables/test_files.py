@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -221,10 +222,12 @@ def test_only_a_line_feed_ends_a_line_of_json(tmp_path):
         ("nowhere", "no such data file.*check the path"),
         (".", "a folder, not a data file.*ptq-eval fit"),
         ("https://example.com/runs.csv", "not fetched.*download it"),
+        ("pipe.csv", "a pipe or a device, not a data file"),
     ],
 )
 def test_what_is_no_file_is_called_what_it_is(tmp_path, monkeypatch, name, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs.csv").write_text("N\n1\n")
+    os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(errors.DataFileError, match=says):
         read_table(name)

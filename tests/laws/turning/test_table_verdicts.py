@@ -115,7 +115,7 @@ def test_a_comparison_that_can_fit_nothing_is_refused_as_a_fit_is(change, error)
     with pytest.raises(error) as alone:
         ptq_eval.fit_data(frame, "kumar")
     with pytest.raises(error) as compared:
-        ptq_eval.compare(frame, "kumar,ouyang", bootstrap=10)
+        ptq_eval.compare_laws(frame, "kumar,ouyang", bootstrap=10)
     assert str(compared.value) == str(alone.value)
 
 

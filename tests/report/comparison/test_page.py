@@ -6,7 +6,7 @@ import csv
 
 import pytest
 
-from ptq_eval import compare, fit_data
+from ptq_eval import compare_laws, fit_data
 from ptq_eval.errors import OptionError, OutputMismatchError
 from ptq_eval.report import write
 from ptq_eval.report.common.data import Study
@@ -25,7 +25,7 @@ def found(rows):
     """Laws compared, and a question asked, on the deltas of `rows`."""
     quantized = rows[rows["quantizer"] != "none"]
     columns = "N=params,D=tokens,P=bits"
-    asked = compare(quantized, "kumar,ouyang", columns, tests=[("gamma_D", "gamma_N")], bootstrap=20)
+    asked = compare_laws(quantized, "kumar,ouyang", columns, tests=[("gamma_D", "gamma_N")], bootstrap=20)
     return {**asked, "records": Study(rows, {}, {}).digest}
 
 
@@ -96,7 +96,7 @@ def test_the_digest_is_that_of_the_written_table_in_any_order(rows, tmp_path):
 
 def test_columns_of_a_folder_are_refused(tmp_path):
     with pytest.raises(OptionError, match="for a table"):
-        compare(tmp_path, "kumar", where="bits < 4")
+        compare_laws(tmp_path, "kumar", where="bits < 4")
 
 
 def test_a_loss_law_without_n_serves_the_critical_tokens_of_one_size():

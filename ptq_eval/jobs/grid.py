@@ -1,0 +1,115 @@
+"""All measurements of one output folder: which checkpoints are to be measured, which trials are missing, and the store.
+
+    verified checkpoints → plan → jobs → measured here, or in other processes → store
+
+Whatever stops a run, what was measured stays in the store, and a grid with the same options goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptq_eval.backends.workers import Workers
+from ptq_eval.checkpoints import foremost
+from ptq_eval.config.run import RunConfig
+from ptq_eval.errors import OutputMismatchError, PtqEvalError
+from ptq_eval.jobs.job import Conditions, Job, measure
+from ptq_eval.jobs.pool import in_processes
+from ptq_eval.measure.sweep import cost
+from ptq_eval.measure.trials import Plan, make_plan
+from ptq_eval.records import Checkpoint, Progress
+from ptq_eval.results.load import Results, collect
+from ptq_eval.results.manifest import describe, merged, require_matching, require_same, require_same_weights
+from ptq_eval.results.store import Store
+
+
+class Grid:
+    """The measurements that `config` asks for, stored below `out`.
+
+    growing: of runs that are still training, all of whose earlier checkpoints may have been deleted.
+    Raises OutputMismatchError if what is stored there is damaged.
+    """
+
+    def __init__(self, out: str | Path, config: RunConfig, progress: Progress, *, growing: bool = False) -> None:
+        self.config, self.progress, self._growing = config, progress, growing
+        self.store = Store(out, config.shard)
+        self.plan = Plan()
+        self.info: dict[str, Any] = {}
+        self._started = time.time()
+        self.store.read_run()  # refuses a damaged folder before any work
+
+    def take(
+        self, checkpoints: Sequence[Checkpoint], roots: Sequence[str | Path], waiting: Collection[str] = ()
+    ) -> None:
+        """Plan the trials of these checkpoints, found below `roots` and verified, and write `run.json`.
+
+        waiting: locations of checkpoints that are there but not to be measured now; what was measured of them is kept.
+        Raises the PtqEvalError of whatever is wrong with the request, the gravest of the checkpoints if none can be
+        measured, and OutputMismatchError if the folder holds results of another request.
+        """
+        self.plan = Plan()
+        self.plan = plan = make_plan(checkpoints, self.config, self.progress)
+        if len(plan.excluded) == len(checkpoints):
+            raise foremost([error for _, error in plan.excluded], "which `ptq-eval inspect` lists")
+        info = describe(self.config, plan.checkpoints, plan, self._started)
+        old = self.store.read_run()  # another process may have written it since
+        if old is not None:
+            require_same(old, info, self.store.folder, growing=self._growing)
+            info = merged(old, info, roots, waiting)
+        else:
+            require_matching(self.store.measurements(), plan, self.store.folder)
+        self.store.write_run(info)
+        self.store.write_plan({work.checkpoint.name: [t.key() for t in work.trials] for work in plan.workloads})
+        self.info = info
+
+    def contradiction(self, checkpoint: Checkpoint) -> OutputMismatchError | None:
+        """The error of a checkpoint that was measured with other weights, if it was."""
+        stored = self.store.read_run() or {}
+        try:
+            require_same_weights(stored, checkpoint.to_dict(), self.store.folder)
+        except OutputMismatchError as error:
+            return error
+        return None
+
+    def jobs(self) -> list[Job]:
+        """The checkpoints with missing trials, in the order of the plan."""
+        return self._outstanding([Job(work, work.trials) for work in self.plan.workloads])
+
+    def _outstanding(self, jobs: Sequence[Job]) -> list[Job]:
+        """These jobs without the trials that are stored by now."""
+        done = self.store.keys()
+        found = [Job(job.work, tuple(trial for trial in job.missing if trial.key() not in done)) for job in jobs]
+        return [job for job in found if job.missing]
+
+    def measure(self, jobs: Sequence[Job]) -> list[PtqEvalError]:
+        """Run every missing trial of these jobs; the errors of checkpoints that could not be measured.
+
+        Raises OutputFullError: going on would lose what is measured.
+        """
+        total, units = sum(cost(job.work, job.missing) for job in jobs), 0.0
+
+        def tick(amount: float) -> None:
+            nonlocal units
+            units += amount
+            self.progress("measuring", units, total)
+
+        self.progress("measuring", 0.0, total)
+        conditions = Conditions.of(self.config)
+        with self.store.writer() as writer:
+            jobs = self._outstanding(jobs)  # another process may have measured some before it let go of the file
+            if self.config.jobs > 1 and len(jobs) > 1:
+                found = in_processes(jobs, conditions, self.store, writer, self.config.jobs, tick)
+            else:
+                with Workers(conditions.limits) as workers:
+                    found = [measure(job, conditions, writer, workers, tick) for job in jobs]
+        self.info["seconds"] = time.time() - self._started
+        now = self.store.read_run() or self.info  # another process may have added checkpoints
+        self.store.write_run({**now, "seconds": self.info["seconds"]})
+        return [error for error in found if error is not None]
+
+    def results(self) -> Results:
+        """What is stored, as `results.load` gives it."""
+        return collect(self.store, self.info)

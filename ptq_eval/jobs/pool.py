@@ -1,0 +1,216 @@
+"""Jobs in several processes of this machine, each with its share of the cores, or a GPU of its own.
+
+A process does job after job, so that packages are imported once.  One that dies in a job is replaced, and the job goes
+to another process; a job in which `MAX_DEATHS` have died is recorded as failed.  What a lost process had written stays.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter, deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ptq_eval.errors import MeasurementFailedError, OutputFullError, PtqEvalError, full_disk
+from ptq_eval.jobs.files import error_from_dict, write_job
+from ptq_eval.jobs.job import Conditions, Job, Tick, write_failed
+from ptq_eval.measure.memory import Budget
+from ptq_eval.results.store import Store, Writer
+
+MAX_DEATHS = 2
+"""Processes that may die in one job."""
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_LAST_WORDS = 300
+"""Characters of what a process wrote last that are quoted."""
+
+
+def in_processes(
+    jobs: Sequence[Job], conditions: Conditions, store: Store, writer: Writer, count: int, tick: Tick
+) -> list[PtqEvalError | None]:
+    """Measure jobs in `count` processes at most; the error of each job that cannot be measured, in order.
+
+    Raises OutputFullError: going on would lose what is measured.
+    """
+    count = min(count, len(jobs))
+    with tempfile.TemporaryDirectory(prefix="ptq-eval-jobs-") as name:
+        folder, shared = Path(name), _shared(conditions, count)
+        with full_disk(folder):
+            paths = [write_job(folder, number, job, shared) for number, job in enumerate(jobs)]
+        pool = _Pool(store, folder, count, shared.device, tick)
+        try:
+            found = pool.run(paths)
+        finally:
+            pool.end()
+    for job, error in zip(jobs, found):
+        if isinstance(error, OutputFullError):
+            raise error
+        if isinstance(error, _LostError):
+            write_failed(job, error, writer)
+    return found
+
+
+class _LostError(MeasurementFailedError):
+    """Every process that measured a checkpoint died."""
+
+
+def _shared(conditions: Conditions, count: int) -> Conditions:
+    """The conditions of each of several processes, which share the memory unless a limit for each was asked for."""
+    sharing = math.ceil(count / len(_gpus())) if conditions.device == "cuda" else count
+    if conditions.memory is not None or sharing == 1:
+        return conditions
+    return replace(conditions, memory=int(Budget.of(conditions.device, None).total / sharing))
+
+
+def _gpus() -> list[str]:
+    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
+
+
+@dataclass
+class _Process:
+    """A process with the file of the job that it is at, and what it wrote to standard error last."""
+
+    number: int
+    handle: subprocess.Popen[str]
+    said: Path
+    job: Path | None = None
+
+
+@dataclass
+class _Pool:
+    store: Store
+    folder: Path
+    count: int
+    device: str
+    tick: Tick
+    _answers: queue.Queue[tuple[_Process, dict[str, Any] | None]] = field(default_factory=queue.Queue)
+    _alive: list[_Process] = field(default_factory=list)
+    _waiting: deque[Path] = field(default_factory=deque)
+    _deaths: Counter[Path] = field(default_factory=Counter)
+    _found: dict[Path, PtqEvalError | None] = field(default_factory=dict)
+
+    def run(self, paths: Sequence[Path]) -> list[PtqEvalError | None]:
+        """The error of every job, or None; after an OutputFullError, of those that are done."""
+        self._waiting.extend(paths)
+        for number in range(self.count):
+            self._give(self._start(number))
+        while len(self._found) < len(paths):
+            process, answer = self._answers.get()
+            if answer is None:
+                self._buried(process)
+            elif "tick" in answer:
+                self.tick(answer["tick"])
+            else:
+                assert process.job is not None
+                error = error_from_dict(answer["error"]) if answer["error"] else None
+                self._found[process.job], process.job = error, None
+                if isinstance(error, OutputFullError):
+                    break
+                self._give(process)
+        return [self._found.get(path) for path in paths]
+
+    def _buried(self, process: _Process) -> None:
+        """After the end of a process: its job waits again, or has failed; another process takes its place."""
+        self._alive.remove(process)
+        _close(process)
+        if process.job is not None:
+            self._deaths[process.job] += 1
+            if self._deaths[process.job] < MAX_DEATHS:
+                self._waiting.appendleft(process.job)
+            else:
+                self._found[process.job] = self._lost(process)
+        if self._waiting:
+            self._give(self._start(process.number))
+
+    def end(self) -> None:
+        """End all processes, at once where they are at a job."""
+        for process in self._alive:
+            if process.job is not None:
+                process.handle.kill()
+            _close(process)
+        for process in self._alive:
+            process.handle.wait()
+
+    def _start(self, number: int) -> _Process:
+        command = [
+            sys.executable,
+            "-m",
+            "ptq_eval",
+            "work",
+            str(self.store.folder),
+            self.store.shard,
+            f"job-{number + 1}",
+        ]
+        said = self.folder / f"{number}.log"
+        with said.open("ab") as errors:
+            handle = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=self._environment(number),
+            )
+        process = _Process(number, handle, said)
+        self._alive.append(process)
+        threading.Thread(target=self._listen, args=(process,), daemon=True).start()
+        return process
+
+    def _environment(self, number: int) -> dict[str, str]:
+        """Cores are shared out, unless the user has said how many threads; of several GPUs each process has one."""
+        own = dict(os.environ)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        for name in _THREADS:
+            own.setdefault(name, str(max(1, cores // self.count)))
+        if self.device == "cuda":
+            gpus = _gpus()
+            own["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        return own
+
+    def _give(self, process: _Process) -> None:
+        """Hand the next job to a process; if it is dead, `_listen` will say so."""
+        if not self._waiting:
+            return
+        process.job = self._waiting.popleft()
+        assert process.handle.stdin is not None
+        with suppress(OSError):
+            process.handle.stdin.write(f"{process.job}\n")
+            process.handle.stdin.flush()
+
+    def _listen(self, process: _Process) -> None:
+        assert process.handle.stdout is not None
+        for line in process.handle.stdout:
+            with suppress(ValueError):  # half a line, of a process that was killed
+                self._answers.put((process, json.loads(line)))
+        process.handle.stdout.close()
+        process.handle.wait()
+        self._answers.put((process, None))
+
+    def _lost(self, process: _Process) -> PtqEvalError:
+        words = " ".join(process.said.read_text(encoding="utf-8", errors="replace").split())[-_LAST_WORDS:]
+        code = process.handle.returncode
+        return _LostError(
+            f"{MAX_DEATHS} processes that measured a checkpoint died",
+            got=f"exit code {code}" + (f": {words}" if words else ""),
+            remedy="fewer --jobs or a smaller --memory, if memory ran out; the other checkpoints are measured",
+        )
+
+
+def _close(process: _Process) -> None:
+    """Close the standard input of a process, which may be dead."""
+    assert process.handle.stdin is not None
+    with suppress(OSError):
+        process.handle.stdin.close()

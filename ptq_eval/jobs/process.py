@@ -1,0 +1,70 @@
+"""What a process that measures jobs does, and how it answers; `ptq-eval work` runs it, `jobs.pool` starts it.
+
+The records of a process are in a file of its own, `OUT/records/worker-…-NAME.jsonl`.  It answers with JSON objects:
+{"tick": units of work} now and then, and at the end of a job {"done": its file, "error": null or an object}.  Trials
+that another process has measured meanwhile are not measured again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ptq_eval.backends.workers import Workers
+from ptq_eval.errors import PtqEvalError
+from ptq_eval.jobs.files import error_to_dict, read_job
+from ptq_eval.jobs.job import measure
+from ptq_eval.results.store import Store
+
+_TICK_SECONDS = 0.2
+_ORPHAN_POLL = 1.0
+"""Seconds between two looks at whether the process that started this one still runs."""
+
+Say = Callable[[dict[str, Any]], object]
+
+
+def work(files: Iterable[str], out: Path, shard: tuple[int, int], name: str, say: Say) -> None:
+    """Measure the jobs of these files one after another; all answers go to `say`."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    store = Store(out, shard, name)
+    with store.writer() as writer:
+        for path in files:
+            job, conditions = read_job(Path(path))
+            done = store.keys()
+            missing = tuple(trial for trial in job.missing if trial.key() not in done)
+            ticks = _Ticks(say)
+            try:
+                with Workers(conditions.limits) as workers:
+                    error = measure(replace(job, missing=missing), conditions, writer, workers, ticks)
+            except PtqEvalError as problem:  # no space is left
+                error = problem
+            ticks.send()
+            say({"done": path, "error": error_to_dict(error) if error else None})
+
+
+class _Ticks:
+    """Adds up units of work, and passes them on every so often."""
+
+    def __init__(self, say: Say) -> None:
+        self._say, self._units, self._last = say, 0.0, time.monotonic()
+
+    def __call__(self, amount: float) -> None:
+        self._units += amount
+        if time.monotonic() - self._last > _TICK_SECONDS:
+            self.send()
+
+    def send(self) -> None:
+        self._say({"tick": self._units})
+        self._units, self._last = 0.0, time.monotonic()
+
+
+def _end_with(parent: int) -> None:
+    """End this process, also in the middle of a job, once its parent no longer runs."""
+    while os.getppid() == parent:
+        time.sleep(_ORPHAN_POLL)
+    os._exit(1)

@@ -1,0 +1,99 @@
+"""The losses as lm-eval writes its results: a folder per model with results_DATE.json and samples_TASK_DATE.jsonl.
+
+Tools that read that format, `ptq-eval compare` among them, can read these.  A model is a checkpoint with a quantizer,
+the task is the evaluation text, a document is a window.  The metrics are those of loglikelihood_rolling: per byte under
+lm-eval's own names, where bytes are known, and per token, which it lacks, as `token_perplexity`.  Standard errors are
+those of the degradation table, which know how the windows were drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ptq_eval import __version__
+from ptq_eval.records import Measurement
+from ptq_eval.report.common.files import write_json, write_text
+
+DATE = "1970-01-01T00-00-00.000000"
+"""Of files that are the same whenever they are written."""
+
+
+def write(folder: Path, measurements: Iterable[Measurement], errors: Mapping[str, float]) -> list[Path]:
+    """Write every measurement below `folder`; `errors` are the standard errors of losses by key."""
+    paths = []
+    for m in measurements:
+        if m.nll:
+            paths += _write(folder / name_of(m), m, errors.get(m.trial.key(), math.nan))
+    return paths
+
+
+def name_of(m: Measurement) -> str:
+    """The folder of a model: checkpoint, quantizer, number format, and what distinguishes others of that name."""
+    trial = m.trial
+    words = [trial.checkpoint.name, trial.quantizer]
+    if trial.scheme is not None:
+        words.append(f"{trial.scheme.bits}bits" if trial.scheme.format == "int" else trial.scheme.format)
+        words.append(trial.key()[-8:])
+    return re.sub(r"[^\w.@-]+", "-", "-".join(words))
+
+
+def _write(folder: Path, m: Measurement, error: float) -> list[Path]:
+    task = re.sub(r"[^\w.-]+", "-", m.trial.protocol)
+    metrics = {"token_perplexity,none": m.perplexity, "loss,none": m.loss, "loss_stderr,none": error}
+    if m.n_bytes and sum(m.n_bytes):
+        byte = math.fsum(m.nll) / sum(m.n_bytes)
+        metrics |= {"byte_perplexity,none": math.exp(byte), "bits_per_byte,none": m.bits_per_byte}
+    names = [name.removesuffix(",none") for name in metrics if "stderr" not in name]
+    results = {
+        "results": {task: {"alias": task, **metrics}},
+        "group_subtasks": {task: []},
+        "configs": {task: {"task": task, "output_type": "loglikelihood_rolling", "metadata": {"version": 1.0}}},
+        "versions": {task: 1.0},
+        "n-shot": {task: 0},
+        "higher_is_better": {task: dict.fromkeys(names, False)},
+        "n-samples": {task: {"original": len(m.nll), "effective": len(m.nll)}},
+        "config": {"model": "ptq-eval", "model_args": _arguments(m), "batch_size": None, "limit": None},
+        "lm_eval_version": f"written by ptq-eval {__version__}",
+        "model_name": folder.name,
+        "model_name_sanitized": folder.name,
+    }
+    lines = "".join(json.dumps(_sample(m, task, place)) + "\n" for place in range(len(m.nll)))
+    return [
+        write_json(folder / f"results_{DATE}.json", results),
+        write_text(folder / f"samples_{task}_{DATE}.jsonl", lines),
+    ]
+
+
+def _arguments(m: Measurement) -> dict[str, Any]:
+    trial, checkpoint = m.trial, m.trial.checkpoint
+    about = {"run": checkpoint.run, "step": checkpoint.step, "tokens": checkpoint.tokens, "params": checkpoint.params}
+    scheme = {n: v for n, v in vars(trial.scheme).items() if n != "layers"} if trial.scheme else {}
+    return {**about, "quantizer": trial.quantizer, "options": dict(trial.options), **scheme, "key": trial.key()}
+
+
+def _sample(m: Measurement, task: str, place: int) -> dict[str, Any]:
+    window = m.windows[place] if m.windows else place
+    digest = hashlib.sha256(f"{m.trial.corpus}/{window}".encode()).hexdigest()
+    values: dict[str, Any] = {"token_perplexity": [-m.nll[place], m.n_tokens[place]]}
+    if m.n_bytes and m.n_bytes[place]:
+        values |= {name: [-m.nll[place], m.n_bytes[place]] for name in ("byte_perplexity", "bits_per_byte")}
+    return {
+        "doc_id": window,
+        "doc": {"text": task, "window": window},
+        "target": "",
+        "arguments": {},
+        "resps": [[[str(-m.nll[place])]]],
+        "filtered_resps": [[str(-m.nll[place])]],
+        "filter": "none",
+        "metrics": list(values),
+        "doc_hash": digest,
+        "prompt_hash": digest,
+        "target_hash": digest,
+        **values,
+    }

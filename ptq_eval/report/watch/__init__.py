@@ -1,0 +1,1 @@
+"""What `ptq-eval watch` prints, for people and for programs."""

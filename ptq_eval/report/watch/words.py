@@ -1,0 +1,138 @@
+"""The lines that a watch prints: sentences for people, JSON objects for programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from ptq_eval.errors import PtqEvalError
+from ptq_eval.laws.base import finite_or_none
+from ptq_eval.laws.turning.alerts import Alert
+from ptq_eval.laws.turning.verdict import VerdictKind
+from ptq_eval.records import FULL_PRECISION, Checkpoint
+from ptq_eval.report.common.numbers import OPEN, count, ratio, short
+from ptq_eval.report.common.tables import delta_cell
+from ptq_eval.report.common.words import plural
+
+_ROW = ("quantizer", "bits", "format", "loss_fp", "loss_q", "delta", "delta_se", "noise_floor", "status")
+_LOGGED = ("delta", "delta_se", "loss_q")
+_ANSWER = ("quantizer", "bits", "verdict_kind", "answer", "verdict")
+
+
+def rows_of(checkpoint: Checkpoint, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """What was measured of one checkpoint: a JSON object for each quantizer and scheme."""
+    rows = _rows(checkpoint, table).reindex(columns=list(_ROW)).to_dict("records")
+    return [{key: finite_or_none(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
+
+
+def _rows(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
+    step = table["step"].isna() if checkpoint.step is None else table["step"] == checkpoint.step
+    return table.loc[(table["run"] == checkpoint.run) & step & (table["quantizer"] != FULL_PRECISION)]
+
+
+def answers_of(checkpoint: Checkpoint, fit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is known of D_crit of the checkpoint's run: a JSON object for each quantizer and bit-width."""
+    own = [entry for entry in fit["critical_tokens"] if entry["run"] == checkpoint.run]
+    return [{name: entry[name] for name in _ANSWER} for entry in own]
+
+
+def started_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The object of a checkpoint that is being measured."""
+    return {"event": "started", **_place(checkpoint)}
+
+
+def measured_json(
+    checkpoint: Checkpoint, table: pd.DataFrame, fit: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
+    """The object of a measured checkpoint."""
+    return {
+        "event": "measured",
+        **_place(checkpoint),
+        "tokens_per_param": checkpoint.tokens_per_param,
+        "seconds": round(seconds, 1),
+        "rows": rows_of(checkpoint, table),
+        "critical_tokens": answers_of(checkpoint, fit),
+    }
+
+
+def unmeasured_json(checkpoint: Checkpoint, error: PtqEvalError) -> dict[str, Any]:
+    """The object of a checkpoint that cannot be measured."""
+    return {"event": "unmeasured", **_place(checkpoint), "error": str(error)}
+
+
+def alert_json(alert: Alert) -> dict[str, Any]:
+    """The object of an alert."""
+    return {"event": "alert", **alert.to_dict(), "text": alert_text(alert)}
+
+
+def _place(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {name: getattr(checkpoint, name) for name in ("run", "step", "tokens", "params", "location")}
+
+
+def measured_text(checkpoint: Checkpoint, table: pd.DataFrame, seconds: float) -> str:
+    """One line with the deltas of a checkpoint."""
+    rows = _rows(checkpoint, table).to_dict("records")
+    cells = [f"{row['quantizer']} {_scheme(row)} {delta_cell(row)}" for row in rows]
+    return f"{_name(checkpoint)}: δ {', '.join(cells)}; {seconds:.0f} s"
+
+
+def unmeasured_text(checkpoint: Checkpoint, error: PtqEvalError) -> str:
+    """One line with the reason."""
+    return f"{checkpoint.name}: not measured: {error}"
+
+
+def waiting_text(checkpoints: int, incomplete: int, beyond_budget: int) -> str:
+    """What a watch waits for."""
+    notes = [f"{incomplete} incomplete"] * bool(incomplete) + [f"{beyond_budget} beyond the budget"] * bool(
+        beyond_budget
+    )
+    return f"waiting; {plural(checkpoints, 'checkpoint')} known" + "".join(f", {note}" for note in notes)
+
+
+def alert_text(alert: Alert) -> str:
+    """The sentence of an alert."""
+    where = f"{alert.run}, {alert.quantizer} at {short(alert.bits)} bits"
+    if alert.kind is VerdictKind.OBSERVED:
+        return f"{where}: more data already harms; the loss after quantization was least at D = {_tokens(alert)}"
+    if not math.isfinite(alert.low) or alert.low < alert.tokens:
+        begins = f"the present D, {count(alert.tokens)}, is already inside its {short(100 * alert.level)} % interval"
+    else:
+        begins = f"its {short(100 * alert.level)} % interval begins at D = {count(alert.low)}"
+    return f"{where}: more data will soon harm: D_crit is forecast at {_tokens(alert)} ({begins}; {_end(alert)})"
+
+
+def _end(alert: Alert) -> str:
+    return f"it ends at {count(alert.high)}" if math.isfinite(alert.high) else OPEN
+
+
+def _tokens(alert: Alert) -> str:
+    share = alert.value / alert.params if alert.params else math.nan
+    return f"{count(alert.value)} tokens" + (f" (D/N = {ratio(share)})" if math.isfinite(share) else "")
+
+
+def _name(checkpoint: Checkpoint) -> str:
+    share = checkpoint.tokens_per_param
+    return checkpoint.name + (f" (D/N = {ratio(share)})" if share is not None else "")
+
+
+def metrics(measured: Mapping[str, Any], prefix: str = "ptq/") -> dict[str, float]:
+    """Numbers by name for a logger, from `measured_json`: D/N, δ and loss of each method, what is known of D_crit."""
+    found: dict[str, float] = {}
+    if measured["tokens_per_param"] is not None:
+        found[f"{prefix}tokens_per_param"] = measured["tokens_per_param"]
+    for row in measured["rows"]:
+        method = f"{row['quantizer']}_{_scheme(row)}"
+        found |= {f"{prefix}{what}/{method}": row[what] for what in _LOGGED if row[what] is not None}
+    for entry in measured["critical_tokens"]:
+        method = f"{entry['quantizer']}_{entry['bits']:g}bit"
+        ends = {name: value for name, value in (entry["answer"] or {}).items() if name != "level" and value is not None}
+        found |= {f"{prefix}critical_tokens_{name}/{method}": value for name, value in ends.items()}
+    return found
+
+
+def _scheme(row: Mapping[str, Any]) -> str:
+    named = row["format"]
+    return named if isinstance(named, str) and named not in ("", "int") else f"{row['bits']:g}bit"

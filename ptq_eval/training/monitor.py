@@ -1,0 +1,252 @@
+"""A hook for any training loop: saved checkpoints are copied, and measured by another process while training goes on.
+
+    monitor = Monitor("runs/my-model-ptq", quantizers="gptq", bits=4, eval_text="val.txt", log=wandb.log)
+    …
+    monitor.saved(folder, step=step, tokens=tokens)     # after each save
+    …
+    monitor.close()
+
+The other process is `ptq-eval watch` on a folder of copies, at low priority and with one thread.  So nothing of the
+model, its random numbers or its device is touched here, and the training process spends time on a copy's start alone.
+Copies are made in a thread, without the optimizer's state, and deleted after they are measured.  Where checkpoints come
+faster than the budget lets them be measured, the newest copy replaces those that wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ptq_eval.checkpoints import Overrides
+from ptq_eval.config.options import Options, declared
+from ptq_eval.config.run import RunConfig
+from ptq_eval.config.watch import END, WatchConfig
+from ptq_eval.errors import full_disk
+from ptq_eval.models.loading import tokenizer_folder
+from ptq_eval.report.watch.words import metrics
+
+BUDGET = 0.05
+"""The share of training time that measuring may take by default."""
+LEFT_BEHIND = ("optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args.bin", "global_step*", "*.distcp")
+"""Files of a checkpoint that are not copied: they are no part of the model."""
+PRIORITY = 10
+"""By how much the other process is nicer than this one."""
+
+Log = Callable[[dict[str, float], int], object]
+"""log(numbers by name, step): called by `poll`."""
+Alarm = Callable[[dict[str, Any]], object]
+"""alarm(alert): called by `poll` with the fields of `ptq_eval.laws.turning.alerts.Alert` and a sentence, "text"."""
+
+
+class Monitor:
+    """Measures checkpoints of one run, called `name`, into the output folder `out`.
+
+    log and alert are called by `poll`, in the thread that calls it; one that raises is warned of, and not called again.
+    budget: the share of this machine's time that measuring may take (see `WatchConfig.budget`).  threads: those of the
+    other process.  options: those of `ptq_eval.run` and of `ptq-eval watch`.  Raises OptionError for a wrong one, and
+    OutputFullError if `out` cannot be written.
+    """
+
+    def __init__(
+        self,
+        out: str | Path,
+        *,
+        name: str = "run",
+        log: Log | None = None,
+        alert: Alarm | None = None,
+        budget: float = BUDGET,
+        threads: int = 1,
+        **options: Any,
+    ) -> None:
+        self.out = Path(out)
+        self.copies = self.out / "copies" / name
+        self._log, self._alert = log, alert
+        self._events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._lock = threading.Lock()
+        self._waiting: list[Path] = []
+        self._copying: threading.Thread | None = None
+        self._heard = threading.Thread(target=self._listen, daemon=True)
+        command = [sys.executable, "-m", "ptq_eval", "watch", str(self.copies), "-o", str(self.out), "--json"]
+        # Copies are complete when they are seen, so nothing is waited for.
+        watched = {
+            "every": 2.0,
+            "settle": 0.0,
+            "patience": 0.0,
+            "device": "cpu",
+            **options,
+            "budget": budget,
+            "pid": os.getpid(),
+        }
+        command += _arguments(watched)
+        with full_disk(self.out):
+            shutil.rmtree(self.copies, ignore_errors=True)
+            self.copies.mkdir(parents=True)
+            said = (self.out / "watch.log").open("ab")
+        nice = ["nice", "-n", str(PRIORITY)] if shutil.which("nice") else []
+        hidden = {} if options.get("device", "cpu") != "cpu" else {"CUDA_VISIBLE_DEVICES": ""}
+        number = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
+        with said:
+            self._process = subprocess.Popen(
+                [*nice, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                env={**os.environ, **number, **hidden},
+            )
+        self._heard.start()
+
+    def saved(self, folder: str | Path, *, step: int, tokens: int | None = None, tokenizer: Any = None) -> None:
+        """Have a checkpoint measured that was saved in `folder`, with D = `tokens` after this many steps.
+
+        tokens may be omitted where the checkpoint's `trainer_state.json` says D.  tokenizer: one with
+        `save_pretrained`, for checkpoints without.  Returns at once, unless the last copy is still being made; a
+        failure to copy is warned of.
+        """
+        if self._copying is not None:
+            self._copying.join()
+        self._copying = threading.Thread(target=self._copy, args=(Path(folder), step, tokens, tokenizer))
+        self._copying.start()
+
+    def poll(self) -> list[dict[str, Any]]:
+        """What happened since the last call, as `ptq-eval watch --json` prints it; logs numbers and raises alerts."""
+        found = []
+        while not self._events.empty():
+            found.append(self._events.get())
+        for event in found:
+            if event["event"] == "measured":
+                self._call("_log", metrics(event), event["step"])
+            elif event["event"] == "alert":
+                self._call("_alert", event)
+            elif event["event"] in ("unmeasured", "delayed", "ended"):
+                warnings.warn(
+                    f"ptq-eval: {event.get('location', '')} {event['error']}".replace("  ", " "), stacklevel=2
+                )
+        return found
+
+    def close(self, timeout: float | None = None) -> list[dict[str, Any]]:
+        """Wait until what was saved last is measured, for at most so many seconds; what happened meanwhile.
+
+        Training is over, so the budget no longer holds.  What is not measured by then is given up, and what a full
+        disk keeps from being measured.
+        """
+        if self._copying is not None:
+            self._copying.join()
+        try:
+            self.copies.mkdir(parents=True, exist_ok=True)
+            (self.copies / END).touch()
+        except OSError:
+            self._process.terminate()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.terminate()
+            self._process.wait()
+        self._heard.join()
+        found = self.poll()
+        shutil.rmtree(self.out / "copies", ignore_errors=True)
+        return found
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close(None if kind is None else 0)
+
+    def _copy(self, folder: Path, step: int, tokens: int | None, tokenizer: Any) -> None:
+        target = self.copies / f"checkpoint-{step}"
+        partial = self.copies / f".checkpoint-{step}"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            before = _states(folder)
+            shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(*LEFT_BEHIND))
+            if _states(folder) != before:
+                raise OSError("its files changed meanwhile")
+            if tokenizer is not None and tokenizer_folder(partial) is None:
+                tokenizer.save_pretrained(partial)
+            _say_place(partial, step, tokens)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+        except Exception as error:  # a tokenizer may raise anything, and nothing would hear of it in a thread
+            shutil.rmtree(partial, ignore_errors=True)
+            self._events.put({"event": "unmeasured", "location": str(folder), "error": f"it cannot be copied: {error}"})
+            return
+        with self._lock:
+            for other in self._waiting:
+                shutil.rmtree(other, ignore_errors=True)
+            self._waiting = [target]
+
+    def _listen(self) -> None:
+        """Pass on what the other process says, and delete copies that it has done with."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:  # half a line, of a process that was killed
+                continue
+            place = Path(event["location"]) if event.get("location") else None
+            with self._lock:
+                if place in self._waiting:
+                    self._waiting.remove(place)
+            if place is not None and event["event"] in ("measured", "unmeasured"):
+                shutil.rmtree(place, ignore_errors=True)
+            self._events.put(event)
+        self._process.stdout.close()
+        if code := self._process.wait():
+            where = self.out / "watch.log"
+            self._events.put({"event": "ended", "error": f"measuring ended with exit code {code}, see {where}"})
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        function = getattr(self, name)
+        if function is None:
+            return
+        try:
+            function(*arguments)
+        except Exception as error:  # a logger's trouble must not end a training
+            setattr(self, name, None)
+            warnings.warn(f"ptq-eval: {name.strip('_')} raised {error!r}, and is not called again", stacklevel=3)
+
+
+def _states(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of the last change of every file that would be copied."""
+    found = {}
+    for path in folder.rglob("*"):
+        names = path.relative_to(folder).parts
+        if path.is_file() and not any(fnmatch(name, pattern) for name in names for pattern in LEFT_BEHIND):
+            state = path.stat()
+            found[path] = (state.st_size, state.st_mtime_ns)
+    return found
+
+
+def _say_place(folder: Path, step: int, tokens: int | None) -> None:
+    """Have the copy's `trainer_state.json` say the step and D."""
+    path = folder / "trainer_state.json"
+    state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    state["global_step"] = step
+    if tokens is not None:
+        state["num_input_tokens_seen"] = tokens
+    path.write_text(json.dumps(state), encoding="utf-8")
+
+
+def _arguments(options: Mapping[str, Any]) -> list[str]:
+    """Options as arguments of the command line.  Raises OptionError for an unknown or a wrong one."""
+    kinds: tuple[type[Options], ...] = (WatchConfig, RunConfig, Overrides)
+    known = {name for kind in kinds for name in declared(kind)}
+    found: list[str] = []
+    for kind in kinds:
+        own = {name: value for name, value in options.items() if name in declared(kind)}
+        read = kind.of(own)
+        found += [part for name in own for part in declared(kind)[name].arguments(getattr(read, name))]
+    RunConfig.of({name: options[name] for name in options if name not in known}, also=known)
+    return found
