@@ -43,6 +43,7 @@ NAMES = (
     "backend_overhead",
     "jobs",
     "llama_cpp",
+    "page",
 )
 
 

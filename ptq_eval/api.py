@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class RunResult:
     """What a run found: one row of `table` per checkpoint, quantizer and bit-width.
 
-    `fit` is the content of `fit.json`, `run` that of `run.json`, `problems` the errors of checkpoints and trials that
+    `fit` and `run` are the contents of `fit.json` and `run.json`, `problems` the errors of checkpoints and trials that
     could not be measured, `replicates` the bootstrap's constants of each fit, `points` the rows that laws are fitted
     to.
     """
@@ -140,7 +140,7 @@ def load(
 ) -> RunResult:
     """The table and fit of an output folder, as `analyse` makes it, without measuring anything and without torch.
 
-    `bits_axis` is by default that of its run.
+    `bits_axis`: by default as in its run.
     """
     return analyse(load_results(folder, bits_axis), laws=laws, seed=seed, bootstrap=bootstrap, progress=progress)
 

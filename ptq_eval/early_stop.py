@@ -54,7 +54,7 @@ class StopRule:
     ) -> bool:
         """Whether losses per window (nats, summed over `tokens` tokens) determine δ well enough.
 
-        `design` says how all windows were drawn, in their original order; those of `after` are the first of `order`.
+        `design` says how all windows were drawn, in their original order; `after` holds the first of `order`.
         A loss that is not finite settles it too: no further window can change that.
         """
         difference = (np.asarray(after) - np.asarray(before[: len(after)])) / tokens

@@ -12,9 +12,9 @@ first     The first windows, or all of them.  Neighbours resemble each other, so
           or with too few documents, units are stretches of √n neighbouring windows, and the error is that of other
           passages of the same documents only.
 
-Errors are those of a ratio of totals, linearised, with the variance between the units of a stratum; degrees of freedom
-are units minus strata (Särndal, Swensson and Wretman 1992, sections 4.5 and 5.6; Wolter 2007, section 6).  Bootstrap
-weights redraw the units within strata, rescaled (Rao and Wu 1988): their variance is that of the same formula.
+Errors are computed for a ratio of totals, linearised, with the variance between the units of a stratum; degrees of
+freedom are units minus strata (Särndal, Swensson and Wretman 1992, sections 4.5 and 5.6; Wolter 2007, section 6).
+Bootstrap weights redraw the units within strata, rescaled (Rao and Wu 1988), which gives the same variance.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ What differs from the paper and its code:
   up; here it is the sum of the errors of the layers' own outputs.  A softmax dampens errors of q and k, so where their
   outputs are larger, the sum chooses s for them and not for v; `relative` is nearer to the block's choice.
 - Their clip search uses 512 sampled tokens and skips q and k; here it uses all tokens and all layers.
-- The grid is that of `grid.py`, as for the other methods.
+- The grid is `grid.py`, as for the other methods.
 
 Not done: later forks' "duo scaling", which also divides s by a mean of |w|.
 """

@@ -7,7 +7,7 @@ diag(R)²) and e_j the difference between the weight reached at column j and wha
 
     (w − ŵ)·H·(w − ŵ)ᵀ = Σ_j (e_j·R_jj)² ≤ ¼·Σ_j (s_j·R_jj)²,   because |e_j| ≤ s_j/2 without clipping.
 
-GPTQ itself clips: the range of a group is that of its original weights, and error feedback moves weights out of it.
+GPTQ itself clips: the range of a group is set by its original weights, and error feedback moves weights out of it.
 Here the scales are set in advance, and those of every group in which a code was clipped are multiplied by `growth`
 until none is.  This ends, because at a large enough scale all codes are the zero point and nothing is clipped.  Rows do
 not depend on each other, so only rows with a clipped code are solved again.
@@ -47,7 +47,7 @@ class GPTQNoClip(Quantizer):
     default_calibration = "sequential"
 
     damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H.", low=0, high=1)
-    act_order: bool = option(True, "Take the columns by decreasing diag H; groups stay those of the original order.")
+    act_order: bool = option(True, "Take the columns by decreasing diag H; groups keep the original order.")
     growth: float = option(1.05, "Factor by which the range of a group with a clipped code grows.", low=1.001, high=2)
     block_size: int = option(128, "Columns between two updates of all later columns.", low=1, high=65536)
 

@@ -48,7 +48,7 @@ class LayerStats:
 
     @torch.no_grad()
     def update(self, x: Tensor, full: Tensor | None = None) -> None:
-        """Add inputs `x` [..., in] of any floating type.  `full` are those of the same tokens in the full-precision
+        """Add inputs `x` [..., in] of any floating type.  `full`: inputs of the same tokens in the full-precision
         model, None where they are the same.  Raises ShapeError for another width, or if the two differ in shape.
         """
         if x.shape[-1] != self.in_features:

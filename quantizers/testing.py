@@ -68,7 +68,7 @@ def check_result(quantized: QuantizedWeight, weight: Tensor, scheme: Scheme) -> 
     _require(signed or bool((q.scale > 0).all()), "a scale is not positive")
     _require(q.outer is None or len(q.outer) == rows, "outer is not [out, blocks, …]")
     _require(q.scheme == scheme, "the scheme is not the one asked for")
-    _require(q.group_size == scheme.columns_per_group(columns), "group_size is not that of the scheme")
+    _require(q.group_size == scheme.columns_per_group(columns), "group_size differs from the scheme's")
     _require(q.ragged == (columns % q.group_size != 0), "ragged disagrees with the scheme")
     _require(q.bits_per_weight >= scheme.bits, "bits_per_weight is below the bits of the codes")
     plain = all(isinstance(value, (bool, int, float, str)) for value in q.report.values())

@@ -42,7 +42,7 @@ class Account:
 def load_account(plan: Blueprint, tensors: Layout, recipe: Recipe | None = None) -> Account:
     """How `tensors` fit the architecture; nothing is read, and the same question is asked once.
 
-    `recipe` is that of weights which are dequantized on loading.  Raises whatever stops transformers.
+    `recipe`: how weights that are dequantized on loading were quantized.  Raises whatever stops transformers.
     """
     return _load_account(
         plan, tuple(sorted((name, kind, tuple(shape)) for name, (kind, shape) in tensors.items())), recipe

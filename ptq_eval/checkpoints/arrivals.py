@@ -1,16 +1,16 @@
 """Which checkpoints of a run that is still training are complete.
 
 A folder may be seen while its files are written, and nothing in it says which file is the last.  A checkpoint counts as
-complete when its files have been seen unchanged for `settle` seconds and nothing that verification finds is fatal.  One
-that still has a fatal problem after `patience` seconds without any change counts as complete too: it is damaged, and
-waiting would not help.
+complete when its files have been seen unchanged for `settle` seconds and it can be measured.  One that still cannot
+after `patience` seconds without any change is damaged, and no longer waited for.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -33,6 +33,15 @@ def files_of(checkpoint: Checkpoint) -> Files:
     return tuple(found)
 
 
+_TEMPORARY = re.compile(r"(tmp|temp|partial|incomplete)[-_.].+|.+[-_.](tmp|temp|partial|incomplete)", re.IGNORECASE)
+"""Names of folders that are renamed once they are written, such as `tmp-checkpoint-500`."""
+
+
+def is_temporary(checkpoint: Checkpoint) -> bool:
+    """Whether the name of a checkpoint's folder says that it is still being written."""
+    return any(_TEMPORARY.fullmatch(part) for part in checkpoint.revision.split("/"))
+
+
 LONG = 10
 """How many times `settle` a change must be past to count as long ago."""
 
@@ -43,20 +52,21 @@ class Arrivals:
 
     settle: float
     patience: float
+    clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
     _seen: dict[str, tuple[Files, float]] = field(default_factory=dict, init=False)
 
     def still(self, checkpoints: Sequence[Checkpoint], now: float | None = None) -> list[Checkpoint]:
         """Those whose files have not changed for `settle` seconds; a remote one never changes."""
-        now = time.time() if now is None else now
+        now = self.clock() if now is None else now
         return [checkpoint for checkpoint in checkpoints if self._age(checkpoint, now) >= self.settle]
 
-    def complete(self, verified: Checkpoint, now: float | None = None) -> bool:
-        """Whether a verified checkpoint is to be taken as it is: sound, or damaged for longer than `patience`."""
-        now = time.time() if now is None else now
-        return not verified.fatal or self._age(verified, now) >= self.patience
+    def given_up(self, checkpoint: Checkpoint, now: float | None = None) -> bool:
+        """Whether a checkpoint with a problem has not changed for `patience` seconds: waiting would not help."""
+        return self._age(checkpoint, self.clock() if now is None else now) >= self.patience
 
     def _age(self, checkpoint: Checkpoint, now: float) -> float:
-        """For how many seconds the files have been seen unchanged.
+        """For how many seconds the files have been seen unchanged, by a clock that never jumps.
 
         Clocks of file servers may be wrong by a minute, so the time of the last change counts only where it is long
         past when the folder is seen first: `LONG` times `settle`.
@@ -64,8 +74,8 @@ class Arrivals:
         files = files_of(checkpoint)
         if not files:
             return math.inf if checkpoint.location.startswith("hub:") else 0.0
-        latest = max(changed for *_, changed in files) / 1e9
-        first = latest if now - latest >= LONG * self.settle else now
+        unchanged = self.wall_clock() - max(changed for *_, changed in files) / 1e9
+        first = now - unchanged if unchanged >= LONG * self.settle else now
         before, since = self._seen.get(checkpoint.location, (files, first))
         since = since if before == files else now
         self._seen[checkpoint.location] = files, since

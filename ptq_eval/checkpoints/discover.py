@@ -80,7 +80,7 @@ def discover(
 
 
 def _with_branches(runs: Sequence[_Run]) -> list[_Run]:
-    """With a note at each run whose names say more than those of a longer one beside it: step490-cooldown, step490."""
+    """With a note at each run whose names say more than a longer run's beside it: step490-cooldown, step490."""
     found = []
     for run in runs:
         words = extra_words(run.checkpoints[0].revision)

@@ -1,4 +1,4 @@
-"""Which runs differ only in their seed: those of one `family`.
+"""Which runs differ only in their seed: they share a `family`.
 
 The spread between such runs shows how much δ varies with the seed alone (`results.seeds`).  Names alone prove
 nothing: `run1` and `run2` may differ in their learning rate.  A family is taken from what a run says of itself:

@@ -46,7 +46,7 @@ class Grid(Enum):
 def grid_of(bits: np.ndarray, columns: int, floats: Callable[[np.ndarray], np.ndarray]) -> Grid | None:
     """The grid that the first rows of a matrix are on along either axis; None for plain weights.
 
-    `bits` are entries in order of storage as they are stored, in rows of `columns`; those of a last incomplete row are
+    `bits` are entries in order of storage as they are stored, in rows of `columns`; a last incomplete row is
     ignored.  `floats` gives their numbers.
     """
     rows = bits[: len(bits) // columns * columns].reshape(-1, columns)

@@ -3,7 +3,7 @@
 Sibling folders whose names differ in a number make one run, in order of that number.  Different stems
 (`small-step98`, `large-step98`) and models of different sizes are separate runs.
 
-Where the names are those of a public suite, its rule gives D; otherwise a count in the name does, and failing that
+If a public suite uses such names, its rule gives D; otherwise a count in the name does, and failing that
 the user is asked for D, once per run.  A count in a label is rounded, which early in training is an error of up to
 100 %; where a suite's rule agrees with it within the rounding, the rule's number is taken.  Later stages count from 0
 again in most suites: what came before is added where it is known, and otherwise D is unknown, for a count within a

@@ -113,7 +113,7 @@ def joined_thousands(name: str) -> str:
 
 
 def numbers_in(name: str) -> list[Number]:
-    """The numbers in a name, those of stamps excepted; those that may be read in two ways are "other"."""
+    """The numbers in a name, except in stamps; numbers that may be read in two ways are "other"."""
     masked = cut(name, stamps.find(name), "\0")
     bare = "".join(stamps.fields(masked.replace("\0", "")))
     found = [_number(match, bare) for match in _NUMBER.finditer(masked)]

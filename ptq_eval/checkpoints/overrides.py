@@ -234,7 +234,7 @@ def read_overrides(folder: Path) -> Overrides | None:
 
 
 def _require_no_misnamed(folder: Path) -> None:
-    """Raise TrajectoryFileError for a file whose name is nearly that of the corrections, which would be ignored."""
+    """Raise TrajectoryFileError for a file that is nearly called as the file of corrections, and would be ignored."""
     for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
         lower = name.lower()
         if lower.endswith((".yaml", ".yml", ".yaml.txt")) and get_close_matches(lower, [FILE_NAME], cutoff=0.85):

@@ -39,7 +39,7 @@ def cross_checked(
 ) -> list[Checkpoint]:
     """The verified checkpoints of all runs, in the same order, with what is wrong between them.
 
-    `sketches` are those of their weights, None where they could not be read.  Checkpoints whose tokenizers differ in
+    `sketches` of their weights are None where these could not be read.  Checkpoints whose tokenizers differ in
     form only get the hash of the first.
     """
     found = _one_hash_per_tokenizer(checkpoints, same_tokenizer)
@@ -85,7 +85,7 @@ def _against_first(checkpoint: Checkpoint, earlier: Sequence[Checkpoint]) -> Che
         mine = getattr(checkpoint, attribute)
         first = next((e for e in earlier if getattr(e, attribute)), None)
         if mine and first and getattr(first, attribute) != mine:
-            checkpoint = noted(checkpoint, code, f"{what} differs from that of {first.name}")
+            checkpoint = noted(checkpoint, code, f"{what} differs from {first.name}'s")
     return checkpoint
 
 

@@ -1,7 +1,7 @@
 """One checkpoint folder alone: a model saved by `save_pretrained`, in a folder of any name.
 
-Where its name or that of a folder above is a label that some format can read (`checkpoint-500`, `step1000/model/hf`),
-the checkpoint is placed by it, so that a single member of a trajectory keeps its step and D.
+A label that some format can read (`checkpoint-500`, `step1000/model/hf`) places the checkpoint, whether it is the name
+of its folder or of one above, so that a single member of a trajectory keeps its step and D.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Check:
 class Suite:
     """The names of one suite and its rule.
 
-    `models` matches the name of the repository or of the run's folder, `labels` that of a revision or checkpoint's
+    `models` matches the name of the repository or of the run's folder, `labels` the name of a revision or checkpoint's
     folder, both in any case.  `batches` holds before and in stage 1, `stages` for later stages that count their steps
     from 0 again: (tokens before the stage, its batches).  With `global_steps` steps run on through all stages.
     `first` is the number of batches behind the checkpoint numbered 0.  `path` matches `_name_or_path` of config.json
@@ -129,7 +129,7 @@ _DATADECIDE = {
 }  # fmt: skip
 """By size: sequences of 2,048 tokens per step, the last step, and the published billions of tokens.
 
-Batches and totals are those of the paper.  The last steps were not found in a published source (that of 530M is the
+Batches and totals come from the paper.  The last steps were not found in a published source (that of 530M is the
 one of an independent repetition); each agrees with batch and total within the total's rounding.
 """
 

@@ -151,7 +151,7 @@ def _wrapped(account: Account, body: str) -> Finding | None:
     example = min(found)
     return Finding(
         "not_loaded",
-        f"the names of the tensors are those of a wrapped model: {example} for {found[example]}",
+        f"the tensors have the names of a wrapped model: {example} for {found[example]}",
         f"rename them in each file: save_file({{k.replace({_inserted(example, found[example])!r}, ''): t for k, t in "
         "load_file(FILE).items()}, FILE, metadata={'format': 'pt'}), with safetensors.torch",
     )

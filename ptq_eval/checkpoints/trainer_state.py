@@ -8,7 +8,7 @@ several processes, so it is not tried.
 
 Both counters may start again at 0 when training is resumed: one that restarts at step r holds, at step s, the tokens of
 s − r steps.  That shows between two checkpoints of a run (`with_whole_counts`): the counter falls, or
-it grows by fewer tokens per step than before, and the missing ones are just those of a restart in between.  What was
+it grows by fewer tokens per step than before, and a restart in between explains just what is missing.  What was
 counted before is then added, with a warning.  Where no later checkpoint confirms the restart, or the first checkpoint
 comes after it, another size of the batch would look the same, so that is only warned of (`_doubtful`).  Restarts that
 lose less than 3 % of D are not noticed, nor are those that a batch growing in several steps would explain.

@@ -262,7 +262,7 @@ def _bits_of(exponent: int, dtype: str) -> float:
 
 
 def _largest_exponent(chunk: bytes, dtype: str) -> int:
-    """The largest exponent of the numbers in `chunk`, as its bits are stored; that of NaN and infinity is the mask."""
+    """The largest exponent of the numbers in `chunk`, as its bits are stored; for NaN and infinity it is the mask."""
     if dtype not in _EXPONENTS or not chunk:
         return 0
     kind, mask = _EXPONENTS[dtype]
@@ -285,8 +285,11 @@ _FLOATS = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """Sampled entries, each scaled so that squares add up to those of all; `layout` is a digest of the names, shapes
-    and numbers of entries, `contents` one of all that is stored, which equal weights share."""
+    """Sampled entries, each scaled so that their squares add up to the sum over all entries.
+
+    `layout` is a digest of names, shapes and numbers of entries, `contents` a digest of all that is stored, which equal
+    weights share.
+    """
 
     layout: str
     values: np.ndarray

@@ -90,7 +90,7 @@ def _check(name: str) -> None:
     from ptq_eval.measure.foreign.conformance import check as try_all
 
     found = try_all(name)
-    table = Table("method", "scheme", "error / that of rounding", "seconds", "finding")
+    table = Table("method", "scheme", "error / rounding error", "seconds", "finding")
     for one in found:
         ratio, seconds = (f"{value:.3g}" if value is not None else "" for value in (one.ratio, one.seconds))
         finding = f"{one.finding}: {one.message}" if one.finding else "passed"

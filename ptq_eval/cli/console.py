@@ -29,7 +29,7 @@ def complain(what: object, code: int) -> int:
 
 
 def show_warning(message: Warning | str, category: type[Warning], *where: Any, **also: Any) -> None:
-    """Show a warning of this program in one line, without the source line; those of other packages as Python does."""
+    """Show a warning of this program in one line, without the source line, and other packages' as Python does."""
     if category.__module__.partition(".")[0] in ("ptq_eval", "quantizers"):
         complain(message, 0)
     else:

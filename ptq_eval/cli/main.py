@@ -170,7 +170,7 @@ def inspect(folders: tuple[str, ...], json: bool, trust_remote_code: bool, **set
 def report(out: str, bits_axis: BitsAxis | None, seed: int, bootstrap: int) -> None:
     """Write tables, figures and the report page again from the records in OUT.
 
-    The axis of bits is by default that of the run.
+    By default, the axis of bits is the same as in the run.
 
     \b
     Examples:

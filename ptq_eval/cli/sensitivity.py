@@ -27,7 +27,7 @@ from ptq_eval.errors import NothingToFitError, PtqEvalError
 def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
     """Quantize the layers of checkpoints under FOLDERS one at a time, and predict what that costs.
 
-    The prediction is that of uniform rounding noise and the Fisher information of the calibration text.  Writes
+    The prediction assumes uniform rounding noise and uses the Fisher information of the calibration text.  Writes
     sensitivity.json, .csv and .md and figures; where OUT is an output folder of `ptq-eval run`, its report.md includes
     them.  With --by part, embedding, head, attention and MLP are quantized one at a time, and all together, with what
     each part saves, into parts.json, .csv and .md.  With --budget, each layer gets a format of its own, and the mixed

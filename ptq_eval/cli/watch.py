@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+from contextlib import nullcontext, redirect_stdout
 from json import dumps
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from ptq_eval.config.run import RunConfig
 from ptq_eval.config.watch import WatchConfig
 
 if TYPE_CHECKING:
-    from ptq_eval.jobs.watch import Event
+    from ptq_eval.jobs.events import Event
 
 _COMMAND_SECONDS = 60
 
@@ -43,19 +45,19 @@ def watch(folders: tuple[str, ...], out: str | None, json: bool, **settings: Any
     """
     from ptq_eval.jobs.watch import watch as watched
 
-    command = settings["alert_command"]
-    with Bar() as bar:
+    command, answers = settings["alert_command"], sys.stdout
+    with Bar() as bar, redirect_stdout(sys.stderr) if json else nullcontext():  # a plug-in may print
         for event in watched(folders, out, progress=bar, **settings):
             found, text = _said(event)
             if line := dumps(found) if json else text:
-                click.echo(line)
+                click.echo(line, file=answers)
             if found["event"] == "alert" and command:
                 _run(command, found)
 
 
 def _said(event: Event) -> tuple[dict[str, Any], str]:
     """The JSON object and the line of an event, which is empty where a progress bar says it."""
-    from ptq_eval.jobs.watch import Delayed, Measured, Started, Unmeasured, Waiting
+    from ptq_eval.jobs.events import Delayed, Measured, Started, Unmeasured, Waiting
     from ptq_eval.report.watch import words
 
     match event:

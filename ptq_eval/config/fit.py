@@ -104,7 +104,7 @@ def _columns(value: Any, *, name: str, error: type[PtqEvalError]) -> str | Mappi
 
 
 def _per_category(value: Any, *, name: str, error: type[PtqEvalError]) -> dict[str, str]:
-    """The column of each variable; one alone is that of N."""
+    """The column of each variable; one column alone is N."""
     if isinstance(value, Mapping):
         value = [f"{variable}={column}" for variable, column in value.items()]
     found: dict[str, str] = {}

@@ -60,7 +60,7 @@ MOST = 2**63 - 1
 class Plausible:
     """The range of a count outside of which it was written in another unit: 7 for 7B.
 
-    `suffix` is that of the unit that a smaller count is probably meant in, `mistaken` its name; without a suffix the
+    `suffix` is the unit that a smaller count was probably meant in, `mistaken` its name; without a suffix the
     remedy is the example.  `zero` allows 0 too.
     """
 

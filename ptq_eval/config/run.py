@@ -143,7 +143,7 @@ class RunConfig(Options):
     symmetric: bool = option(False, "Grid symmetric around zero, or with a zero point.", off="--asymmetric")
     calibration: Calibration = option(
         "default",
-        "Layer inputs to calibrate with: those of the full-precision model (shared), of the model whose earlier layers "
+        "Layer inputs to calibrate with: from the full-precision model (shared), from the model whose earlier layers "
         "are quantized (sequential), or what each method's paper uses (default).",
         choices=CALIBRATIONS,
     )
@@ -235,7 +235,7 @@ class RunConfig(Options):
     )
     bits_axis: BitsAxis = option(
         "bits",
-        "What laws take as bits: those of a code; all stored bits, scales included (effective); or those of an ideal "
+        "What laws take as bits: bits of a code; all stored bits, scales included (effective); or bits of an ideal "
         "code with the same squared error on Gaussian numbers (gaussian). With the last two, all formats share a law.",
         choices=BITS_AXES,
     )

@@ -89,7 +89,7 @@ def uncompressed_name(name: str) -> str:
 
 
 def content_name(path: Path) -> str:
-    """The name of what the file holds, in lower case: that of the one file in a zip archive, else its own."""
+    """The name of what the file holds, in lower case: of the one file in a zip archive, else its own."""
     return zip_member(path).lower() if first_bytes(path).startswith(_ZIP) else uncompressed_name(path.name)
 
 

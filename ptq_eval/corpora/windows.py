@@ -16,7 +16,7 @@ crops-seedS-v1  Windows at random positions of the same ids, drawn with replacem
 
 Each window keeps the index of the document that its middle token is in, where the text has marks of documents.
 
-Bytes are those of the text as read, in UTF-8.  A character split over several tokens counts with the first of them,
+Bytes are counted in the text as read, in UTF-8.  A character split over several tokens counts with the first of them,
 and characters that the tokenizer drops count with the next token: sums over contiguous tokens are exact to within one
 character at each end.
 """
@@ -46,7 +46,7 @@ class Windows:
 
     `ids` is int32 [n, seq_len]; `n_bytes` is int64 [n], the UTF-8 bytes of each window's seq_len − 1 scored tokens (the
     first is context only), or None if the tokenizer gives no offsets or the text is a token file.  `digest` is the
-    SHA-256 of ids, shape and rule; `text_digest` that of the text.  `total_windows` is the number of non-overlapping
+    SHA-256 of ids, shape and rule; `text_digest` of the text.  `total_windows` is the number of non-overlapping
     windows in the text, or None if only a part of it was tokenized.
     """
 
@@ -206,7 +206,7 @@ def _adds_bos(tokenizer: Any) -> bool:
 
 
 def _begin_otherwise(ids: np.ndarray, tokenizer: Any) -> bool:
-    """Whether any of the windows `ids` [n, t] begins with another token than that of the beginning of a sequence."""
+    """Whether any of the windows `ids` [n, t] begins with another token than the beginning-of-sequence token."""
     return bool(np.any(ids[:, 0] != tokenizer.bos_token_id))
 
 

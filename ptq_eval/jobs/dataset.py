@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ptq_eval.report.common.files import write_text
-from ptq_eval.report.dataset import lm_eval, tables
-from ptq_eval.report.dataset.card import card
+from ptq_eval.report.dataset import card, lm_eval, tables
 from ptq_eval.results.calibrations import completed
 from ptq_eval.results.load import collect
 from ptq_eval.results.selection import select
@@ -31,4 +29,4 @@ def dataset(out: str | Path, folder: str | Path) -> list[Path]:
     written.append(tables.write_sqlite(folder / "results.sqlite", frames))
     models = [lm_eval.name_of(m) for m in kept if m.nll]
     written += lm_eval.write(folder / "lm-eval", kept, errors)
-    return [*written, write_text(folder / "README.md", card(results.frame, run, len(frames[tables.WINDOWS]), models))]
+    return [*written, card.write(folder, results.frame, run, len(frames[tables.WINDOWS]), models)]

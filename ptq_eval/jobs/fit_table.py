@@ -34,7 +34,7 @@ from ptq_eval.laws.catalogue import law_for
 from ptq_eval.laws.compare.candidate import undetermined
 from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.fit.folder import VERSION
-from ptq_eval.laws.fit.hold import determines, fit_held, holding
+from ptq_eval.laws.fit.hold import determines, explains, fit_held, holding
 from ptq_eval.laws.fit.requirements import COLUMN_ALIASES, require
 from ptq_eval.laws.fit.restrict import restrict, started
 from ptq_eval.laws.formulas.per_category import PerCategory
@@ -228,16 +228,24 @@ def _part(law: Law, mapped: Mapped, group: Mapping[str, str], own: Restrictions,
 
 def _determined(parts: list[Part]) -> list[Part]:
     """The fits.  Raises NotDeterminedError where none determines a constant."""
-    if not any(determines(part.result, part.held) for part in parts):
+    if not any(_determines(part) for part in parts):
         part = parts[0]
         reason = part.result.status.reason
         got = reason_text(reason.to_dict()) if reason else "every constant is at a bound of its search, or held"
+        if determines(part.result, part.held):
+            got = "their mean describes them as well"
         raise NotDeterminedError(
             f"{part.label}: these rows determine no constant",
             got=f"{part.result.n_points} points: {got}",
             remedy="add rows with other values of the variables, or fix constants: --fixed NAME=VALUE",
         )
     return parts
+
+
+def _determines(part: Part) -> bool:
+    """Whether a fit says anything; of a formula that anybody wrote, also whether it says more than a mean."""
+    written = isinstance(part.law, Formula)
+    return determines(part.result, part.held) and (not written or explains(part.result, part.held))
 
 
 def _refusal(law: Law, data: Mapping[str, np.ndarray], group: Mapping[str, str]) -> Refusal | None:

@@ -8,7 +8,7 @@ Whatever stops a run, what was measured stays in the store, and a grid with the 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,39 +39,49 @@ class Grid:
         self.plan = Plan()
         self.info: dict[str, Any] = {}
         self._started = time.time()
-        self._old = self.store.read_run()
+        self.store.read_run()  # refuses a damaged folder before any work
 
-    def take(self, checkpoints: Sequence[Checkpoint], roots: Sequence[str | Path]) -> None:
+    def take(
+        self, checkpoints: Sequence[Checkpoint], roots: Sequence[str | Path], waiting: Collection[str] = ()
+    ) -> None:
         """Plan the trials of these checkpoints, found below `roots` and verified, and write `run.json`.
 
+        waiting: locations of checkpoints that are there but not to be measured now; what was measured of them is kept.
         Raises the PtqEvalError of whatever is wrong with the request, the gravest of the checkpoints if none can be
         measured, and OutputMismatchError if the folder holds results of another request.
         """
-        plan = make_plan(checkpoints, self.config, self.progress)
+        self.plan = Plan()
+        self.plan = plan = make_plan(checkpoints, self.config, self.progress)
         if len(plan.excluded) == len(checkpoints):
             raise foremost([error for _, error in plan.excluded], "which `ptq-eval inspect` lists")
         info = describe(self.config, plan.checkpoints, plan, self._started)
-        if self._old is not None:
-            require_same(self._old, info, self.store.folder, growing=self._growing)
-            info = merged(self._old, info, roots)
+        old = self.store.read_run()  # another process may have written it since
+        if old is not None:
+            require_same(old, info, self.store.folder, growing=self._growing)
+            info = merged(old, info, roots, waiting)
         else:
             require_matching(self.store.measurements(), plan, self.store.folder)
         self.store.write_run(info)
         self.store.write_plan({work.checkpoint.name: [t.key() for t in work.trials] for work in plan.workloads})
-        self.plan, self.info, self._old = plan, info, info
+        self.info = info
 
     def contradiction(self, checkpoint: Checkpoint) -> OutputMismatchError | None:
         """The error of a checkpoint that was measured with other weights, if it was."""
+        stored = self.store.read_run() or {}
         try:
-            require_same_weights(self._old or {}, checkpoint.to_dict(), self.store.folder)
+            require_same_weights(stored, checkpoint.to_dict(), self.store.folder)
         except OutputMismatchError as error:
             return error
         return None
 
     def jobs(self) -> list[Job]:
         """The checkpoints with missing trials, in the order of the plan."""
+        return self._outstanding([Job(work, work.trials) for work in self.plan.workloads])
+
+    def _outstanding(self, jobs: Sequence[Job]) -> list[Job]:
+        """These jobs without the trials that are stored by now."""
         done = self.store.keys()
-        found = [Job(work, tuple(t for t in work.trials if t.key() not in done)) for work in self.plan.workloads]
+        found = [Job(job.work, tuple(trial for trial in job.missing if trial.key() not in done)) for job in jobs]
         return [job for job in found if job.missing]
 
     def measure(self, jobs: Sequence[Job]) -> list[PtqEvalError]:
@@ -89,13 +99,15 @@ class Grid:
         self.progress("measuring", 0.0, total)
         conditions = Conditions.of(self.config)
         with self.store.writer() as writer:
+            jobs = self._outstanding(jobs)  # another process may have measured some before it let go of the file
             if self.config.jobs > 1 and len(jobs) > 1:
                 found = in_processes(jobs, conditions, self.store, writer, self.config.jobs, tick)
             else:
                 with Workers(conditions.limits) as workers:
                     found = [measure(job, conditions, writer, workers, tick) for job in jobs]
         self.info["seconds"] = time.time() - self._started
-        self.store.write_run(self.info)
+        now = self.store.read_run() or self.info  # another process may have added checkpoints
+        self.store.write_run({**now, "seconds": self.info["seconds"]})
         return [error for error in found if error is not None]
 
     def results(self) -> Results:

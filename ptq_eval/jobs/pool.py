@@ -7,6 +7,7 @@ to another process; a job in which `MAX_DEATHS` have died is recorded as failed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import subprocess
@@ -64,9 +65,18 @@ class _LostError(MeasurementFailedError):
 
 def _shared(conditions: Conditions, count: int) -> Conditions:
     """The conditions of each of several processes, which share the memory unless a limit for each was asked for."""
-    if conditions.memory is not None or conditions.device != "cpu":
+    sharing = math.ceil(count / len(_gpus())) if conditions.device == "cuda" else count
+    if conditions.memory is not None or sharing == 1:
         return conditions
-    return replace(conditions, memory=int(Budget.of(conditions.device, None).total / count))
+    return replace(conditions, memory=int(Budget.of(conditions.device, None).total / sharing))
+
+
+def _gpus() -> list[str]:
+    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
 
 
 @dataclass
@@ -166,10 +176,8 @@ class _Pool:
         for name in _THREADS:
             own.setdefault(name, str(max(1, cores // self.count)))
         if self.device == "cuda":
-            import torch
-
-            listed = own.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
-            own["CUDA_VISIBLE_DEVICES"] = listed[number % len(listed)]
+            gpus = _gpus()
+            own["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
         return own
 
     def _give(self, process: _Process) -> None:
@@ -185,7 +193,8 @@ class _Pool:
     def _listen(self, process: _Process) -> None:
         assert process.handle.stdout is not None
         for line in process.handle.stdout:
-            self._answers.put((process, json.loads(line)))
+            with suppress(ValueError):  # half a line, of a process that was killed
+                self._answers.put((process, json.loads(line)))
         process.handle.stdout.close()
         process.handle.wait()
         self._answers.put((process, None))

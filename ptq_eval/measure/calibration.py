@@ -110,7 +110,7 @@ def quantize(
     """Quantize every layer for every variant, filling `variant.weights`.
 
     `ids` [windows, time] are the calibration windows, None if no variant needs statistics.  "shared" calibration serves
-    all variants in one pass, `sequential` takes one pass per variant.  `groups` are those of `input_groups`, if already
+    all variants in one pass, `sequential` takes one pass per variant.  `groups` come from `input_groups`, if already
     known; `memory` (bytes) bounds what schemes that are solved together take, beyond the first of them.  A layer that
     cannot be quantized stays in full precision and is named in `variant.skipped`; a method that breaks fails alone
     (`variant.failed`).  Raises ValueError without calibration tokens that are needed.

@@ -5,7 +5,7 @@ None of them is a failure: the number stays, and its record carries the doubts (
 **The weights** of each layer are compared with those before and with rounding to nearest (RTN) under the same scheme,
 on `ROWS` rows; all rows where these look suspicious, or where the format has a scale for the whole matrix.  A method
 that is not rounding and gives its weights has had no effect; weights that are what they were, although rounding would
-change them, were not quantized; an error much larger than that of rounding (`LARGE`) is no rounding at all.
+change them, were not quantized; an error much larger than rounding's (`LARGE`) is no rounding at all.
 
 **The statistics** of a layer rest on as many tokens as reached it: with fewer than it has inputs, H is singular, and
 what a method makes of it is decided by the damping.
@@ -37,7 +37,7 @@ from quantizers import LayerStats, QuantizationError, Quantizer, Scheme, gaussia
 UNCHANGED = 2e-3
 """Relative change below which a weight counts as unchanged: 8 bits move it by more, a change to bfloat16 by less."""
 ALIKE = 0.05
-"""Distance of weights from those of rounding, as a share of the error of rounding, below which they count as the same:
+"""Distance of weights from rounded ones, as a share of the error of rounding, below which they count as the same:
 scales that a package stores in 16 bits move them by less at 4 bits and below."""
 LARGE = 50.0
 """Squared error of a layer over that of rounding from which on it is no rounding: that of GPTQ, which trades the error
@@ -86,7 +86,7 @@ def _rounded(own: Tensor, scheme: Scheme) -> Tensor | None:
 @dataclass
 class Witness:
     """What is noted of one variant while its layers are quantized.  `compared`: whether equality with RTN is a sign;
-    `rounding`: whether they are those of RTN, where there is nothing to compare."""
+    `rounding`: whether they come from RTN, where there is nothing to compare."""
 
     compared: bool = True
     rounding: bool = False
@@ -201,7 +201,7 @@ class Plausibility:
         """The divergence over its second order; None where arithmetic would decide it.
 
         `weights` are moved to the part of their error that is scored: they are those of the variant no more.
-        `scores` are those of the variant on `windows`.
+        `scores` of the variant on `windows`.
         """
         error = size = 0.0
         for name, weight in weights.items():

@@ -38,7 +38,7 @@ _SHARE_OF_DISK = 0.5
 """Share of the free disk that variants may take where they do not fit in memory."""
 
 _BROKEN = 2.0
-"""A full-precision loss above this many times that of equally likely tokens is not that of a working model."""
+"""A full-precision loss above this many times the loss of equally likely tokens comes from no working model."""
 
 Keep = Callable[[Session, Trial, Variant], None]
 """keep(session, trial, variant): called with each variant that has been measured, its codes included."""
@@ -181,7 +181,7 @@ def _record(work: Workload, trial: Trial, scores: Scores, windows: Sequence[int]
 
 
 def _require_sane(work: Workload, nll: Sequence[float], vocab_size: int) -> None:
-    """Raise UnsupportedModelError for a full-precision loss far above that of equally likely tokens.
+    """Raise UnsupportedModelError for a full-precision loss far above the loss of equally likely tokens.
 
     An untrained model is near it, and one that reads another tokenizer's ids somewhat above; twice that takes a model
     that is confident of wrong tokens, such as one whose weights have lost their scales.

@@ -2,7 +2,7 @@
 
 GPTAQ and Qronos need the inputs of a layer in both models, for the same tokens.  The calibration windows therefore pass
 twice, side by side, as chunks that wait for each other at every layer (`paused_forward`), and before a chunk runs on,
-the weights of its model are put in place, by reference.  Time and activations are twice those of one model; the weights
+the weights of its model are put in place, by reference.  Time and activations are doubled; the weights
 are those that a sequential pass holds anyway.
 """
 

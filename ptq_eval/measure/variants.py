@@ -68,7 +68,7 @@ class Variant:
 
     quantizer: Quantizer
     scheme: Scheme
-    """That of all layers but those in `mixture`."""
+    """The scheme of all layers that are not in `mixture`."""
     mixture: Mapping[str, Scheme] = field(default_factory=dict)
     """The schemes of layers that have their own, in mixed precision."""
     weights: MutableMapping[str, Tensor] = field(default_factory=dict)

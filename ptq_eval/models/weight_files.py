@@ -88,7 +88,7 @@ def pinned(folder: Path, scratch: Path | None = None) -> Iterator[Path]:
 
 
 def unwrapped(content: Any, name: str) -> dict[str, Any]:
-    """The tensors in the content of a pickle called `name`: those of its only state dict, `{"model": {…}, "step": 5}`.
+    """The tensors in the content of a pickle called `name`: its only state dict, `{"model": {…}, "step": 5}`.
 
     Raises UnreadableCheckpointError where there is none, or several.
     """
@@ -168,7 +168,7 @@ _RECIPE_KEYS = ("quantization_config", "compression_config", "quantization", "qu
 _BITS = ("bits", "num_bits", "w_bit", "nbits", "wbits", "weight_bits")
 _LOADS = ("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit")
 _METHOD_OF_KEY = {**dict.fromkeys(_LOADS, "bitsandbytes"), "desc_act": "gptq", "q_group_size": "awq"}
-"""Keys that only one method uses: those of bitsandbytes, AutoGPTQ and AutoAWQ."""
+"""Keys that only one method uses: bitsandbytes, AutoGPTQ and AutoAWQ."""
 _NAMED_BITS = re.compile(r"(?:int|fp|nf|float)([2-8])(?!\d|_?(?:dynamic|activation))|\bw([2-8])a\d")
 _OFF = re.compile(r"|none|null|no|off|false|(torch\.)?(fp|bf|float|bfloat)(16|32)", re.IGNORECASE)
 _NOT_WEIGHTS = re.compile(

@@ -1,10 +1,10 @@
 """Several conditions of calibration in one folder: which one laws are fitted under, and what another one does to delta.
 
 A condition is a text, a number of windows and their length; seeds are draws of it (`draws`).  Rows of different
-conditions are never pooled: those of the first condition make the fits, the figures and the tables, the others are
-compared with it.  `calib_difference` is delta minus that of the first condition in the same cell.  Both are measured on
-the same evaluation windows, so the sampling error of the difference is that of its windows; where either is a mean over
-several draws, their variance is added, as if draws of different conditions were independent.
+conditions are never pooled: fits, figures and tables are made of the first condition, and the others are compared with
+it.  `calib_difference` is delta minus the first condition's delta in the same cell.  Both are measured on the same
+evaluation windows, so the sampling error of the difference comes from its windows; where either is a mean over several
+draws, their variance is added, as if draws of different conditions were independent.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +129,7 @@ def require_same_weights(old: Mapping[str, Any], checkpoint: Mapping[str, Any], 
     if any(problem["fatal"] for problem in checkpoint["problems"]):
         return
     sha, name = checkpoint["weights_sha"], f"{checkpoint['run']} step {checkpoint['step']} with weights "
-    stored = _weights(old).get(_position(checkpoint), sha)
+    stored = _weights(old).get(_position(checkpoint)) or sha
     _same(folder, "another trajectory", name + sha[:12], name + stored[:12])
 
 
@@ -143,7 +143,7 @@ def _with_samples(fixed: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _with_length(fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with the length of calibration windows, which is by default that of evaluation windows."""
+    """Options with the length of calibration windows, by default the length of evaluation windows."""
     return {**fixed, "calib_length": fixed.get("calib_length") or fixed.get("seq_len")}
 
 
@@ -223,14 +223,19 @@ def _position(checkpoint: Mapping[str, Any]) -> tuple[Any, ...]:
     return checkpoint["run"], checkpoint["step"], checkpoint["revision"]
 
 
-def merged(old: Mapping[str, Any], new: dict[str, Any], roots: Sequence[str | Path]) -> dict[str, Any]:
+def merged(
+    old: Mapping[str, Any], new: dict[str, Any], roots: Sequence[str | Path], waiting: Collection[str] = ()
+) -> dict[str, Any]:
     """`new` and what is only in `old`: checkpoints measured earlier, quantizers of earlier calls.
 
     A checkpoint that still exists below one of the `roots` but was not found this time has been excluded by the user
-    and is dropped; one that was deleted after it was measured, or is somewhere else, is kept.
+    and is dropped; one that was deleted after it was measured, or is somewhere else, is kept, and so is one at a
+    location that is only `waiting`: it is being written again, say.
     """
     known = {_position(c) for c in new["checkpoints"]}
-    earlier = [c for c in old.get("checkpoints", []) if _position(c) not in known and not _is_below(c, roots)]
+    unknown = [c for c in old.get("checkpoints", []) if _position(c) not in known]
+    found = {os.path.abspath(location) for location in waiting}
+    earlier = [c for c in unknown if os.path.abspath(c["location"]) in found or not _is_below(c, roots)]
     every = [*new["checkpoints"], *earlier]
     both = {
         **new,

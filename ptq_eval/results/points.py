@@ -101,7 +101,7 @@ def axis_value(row: Row, axis: BitsAxis) -> float:
 class Point:
     """One usable row; numbers that are not known are NaN.
 
-    `bits` are those of a code, P is what laws take for them (`axis_value`), and one degradation law is fitted to all
+    `bits` are bits per code, P is what laws take for them (`axis_value`), and one degradation law is fitted to all
     points with the same `curve`: their own `config`, or its `family` where P stands for the format.
     """
 
@@ -127,7 +127,7 @@ class Point:
 
     @property
     def training(self) -> str:
-        """The training run behind `run`: annealed branches share that of their trunk, the folder above both."""
+        """The training run behind `run`: annealed branches share their trunk's, the folder above both."""
         parent, _, last = self.run.rpartition("/")
         return parent if last in _PARTS else self.run
 

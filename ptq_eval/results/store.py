@@ -14,7 +14,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ptq_eval.records import Measurement
 _COMPARED = ("nll", "n_tokens", "n_bytes", "kl", "agree", "windows", "status")
 
 _PLANNED = "planned"
+_ALERTS = "alerts.json"
 _MAPPINGS = ("fixed", "quantizer_options", "digests")
 """Keys of `run.json` that a later run is compared with."""
 
@@ -128,6 +129,19 @@ class Store:
                 for name, keys in json.loads(path.read_text(encoding="utf-8")).items():
                     found.setdefault(name, set()).update(keys)
         return found
+
+    def read_alerts(self) -> set[tuple[Any, ...]]:
+        """What alerts were raised about, by all that ever watched; nothing if the file is damaged."""
+        try:
+            found = json.loads((self.folder / _ALERTS).read_text(encoding="utf-8"))
+            return {tuple(place) for place in found}
+        except (OSError, ValueError, TypeError):
+            return set()
+
+    def write_alerts(self, places: Collection[tuple[Any, ...]]) -> None:
+        """Note what alerts were raised about, so that no later watch raises them again."""
+        path = self.folder / _ALERTS
+        self._replace(path, path.with_name(f".{_ALERTS}"), json.dumps(sorted(places)) + "\n")
 
     def _replace(self, path: Path, partial: Path, text: str) -> None:
         with full_disk(self.folder):

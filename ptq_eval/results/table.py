@@ -1,17 +1,17 @@
 """From records to one tidy table: a row per checkpoint, quantizer and bits, in the order of the trajectory.
 
-Delta is the mean paired difference of the windows' losses.  Its standard error is that of a ratio of means over
+Delta is the mean paired difference of the windows' losses.  Its standard error is computed for a ratio of means over
 windows, under the design by which they were drawn (`sampling`): each pair shares its text, which makes the error many
-times smaller than that of either loss.  `covers` says what the errors are about, `delta_df` are their degrees of
+times smaller than the error of either loss.  `covers` says what the errors are about, `delta_df` are their degrees of
 freedom, and `effective_windows` is how many independent windows would determine delta as well.  `over_rounding` is
-delta minus that of rounding (RTN) on the same grid, with the error of this difference, window by window.
+delta minus the delta of rounding (RTN) on the same grid, with the error of this difference, window by window.
 
 `noise_floor` is how large delta may be by chance, two standard deviations of: other roundings as good as the one made
 (`rounding_sd`: a first order, and a second whose standard deviation is a share of the KL divergence), other arithmetic
 (`numerics_sd`; all from `measure.floor`), other draws of the calibration windows
 (`draws`) and other seeds of the run (`seeds`), where there are several.  Without the first it is unknown.
 
-A measurement that stopped early has a random sample of the windows, and its delta is that of the sample.  The
+A measurement that stopped early has a random sample of the windows, and its delta is the sample's.  The
 full-precision loss is known on all windows, so the quantized loss of such a row is the sum of the two (the difference
 estimator of survey sampling: Särndal, Swensson and Wretman 1992, section 6.3), with an error that counts both.  The
 laws always get an array over all windows: windows that were not measured hold the mean, and measured ones are spread

@@ -57,6 +57,13 @@ class PTQCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the other process."""
+        # Loggers close at the end of training, which is when the last checkpoint is logged: before them, then.
+        others = self._trainer.callback_handler.callbacks
+        others.remove(self)
+        others.insert(0, self)
+        if self._monitor is not None:  # of a training that was interrupted
+            self._monitor.close(0)
+            self._monitor = None
         if not state.is_world_process_zero:
             return
         if self._per_step is None and args.include_num_input_tokens_seen in ("no", False):

@@ -23,6 +23,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -77,7 +78,16 @@ class Monitor:
         self._copying: threading.Thread | None = None
         self._heard = threading.Thread(target=self._listen, daemon=True)
         command = [sys.executable, "-m", "ptq_eval", "watch", str(self.copies), "-o", str(self.out), "--json"]
-        watched = {"every": 2.0, "settle": 0.0, "device": "cpu", **options, "budget": budget, "pid": os.getpid()}
+        # Copies are complete when they are seen, so nothing is waited for.
+        watched = {
+            "every": 2.0,
+            "settle": 0.0,
+            "patience": 0.0,
+            "device": "cpu",
+            **options,
+            "budget": budget,
+            "pid": os.getpid(),
+        }
         command += _arguments(watched)
         with full_disk(self.out):
             shutil.rmtree(self.copies, ignore_errors=True)
@@ -101,7 +111,8 @@ class Monitor:
         """Have a checkpoint measured that was saved in `folder`, with D = `tokens` after this many steps.
 
         tokens may be omitted where the checkpoint's `trainer_state.json` says D.  tokenizer: one with
-        `save_pretrained`, for checkpoints without.  Returns at once; a failure to copy is warned of.
+        `save_pretrained`, for checkpoints without.  Returns at once, unless the last copy is still being made; a
+        failure to copy is warned of.
         """
         if self._copying is not None:
             self._copying.join()
@@ -127,12 +138,16 @@ class Monitor:
     def close(self, timeout: float | None = None) -> list[dict[str, Any]]:
         """Wait until what was saved last is measured, for at most so many seconds; what happened meanwhile.
 
-        Training is over, so the budget no longer holds.  What is not measured by then is given up.
+        Training is over, so the budget no longer holds.  What is not measured by then is given up, and what a full
+        disk keeps from being measured.
         """
         if self._copying is not None:
             self._copying.join()
-        if self.copies.is_dir():
+        try:
+            self.copies.mkdir(parents=True, exist_ok=True)
             (self.copies / END).touch()
+        except OSError:
+            self._process.terminate()
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -154,13 +169,16 @@ class Monitor:
         partial = self.copies / f".checkpoint-{step}"
         try:
             shutil.rmtree(partial, ignore_errors=True)
+            before = _states(folder)
             shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(*LEFT_BEHIND))
+            if _states(folder) != before:
+                raise OSError("its files changed meanwhile")
             if tokenizer is not None and tokenizer_folder(partial) is None:
                 tokenizer.save_pretrained(partial)
             _say_place(partial, step, tokens)
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
-        except (OSError, shutil.Error, ValueError) as error:
+        except Exception as error:  # a tokenizer may raise anything, and nothing would hear of it in a thread
             shutil.rmtree(partial, ignore_errors=True)
             self._events.put({"event": "unmeasured", "location": str(folder), "error": f"it cannot be copied: {error}"})
             return
@@ -173,7 +191,10 @@ class Monitor:
         """Pass on what the other process says, and delete copies that it has done with."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:  # half a line, of a process that was killed
+                continue
             place = Path(event["location"]) if event.get("location") else None
             with self._lock:
                 if place in self._waiting:
@@ -195,6 +216,17 @@ class Monitor:
         except Exception as error:  # a logger's trouble must not end a training
             setattr(self, name, None)
             warnings.warn(f"ptq-eval: {name.strip('_')} raised {error!r}, and is not called again", stacklevel=3)
+
+
+def _states(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of the last change of every file that would be copied."""
+    found = {}
+    for path in folder.rglob("*"):
+        names = path.relative_to(folder).parts
+        if path.is_file() and not any(fnmatch(name, pattern) for name in names for pattern in LEFT_BEHIND):
+            state = path.stat()
+            found[path] = (state.st_size, state.st_mtime_ns)
+    return found
 
 
 def _say_place(folder: Path, step: int, tokens: int | None) -> None:

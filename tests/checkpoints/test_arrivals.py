@@ -25,7 +25,7 @@ def write(checkpoint, content, at):
 
 
 def test_a_checkpoint_is_still_once_it_was_seen_unchanged_for_long_enough(checkpoint):
-    arrivals = Arrivals(settle=10, patience=100)
+    arrivals = Arrivals(settle=10, patience=100, wall_clock=lambda: 1000.0)
     write(checkpoint, b"12", at=1000)
     assert arrivals.still([checkpoint], now=1000) == []
     assert arrivals.still([checkpoint], now=1009) == []
@@ -37,12 +37,25 @@ def test_a_checkpoint_is_still_once_it_was_seen_unchanged_for_long_enough(checkp
 
 def test_an_old_checkpoint_is_still_at_once(checkpoint):
     write(checkpoint, b"12", at=1000)
-    assert Arrivals(settle=10, patience=100).still([checkpoint], now=1000 + 10 * LONG) == [checkpoint]
+    assert Arrivals(10, 100, wall_clock=lambda: 1000.0 + 10 * LONG).still([checkpoint], now=7) == [checkpoint]
+
+
+@pytest.mark.parametrize("jump", [-86400, 86400])
+def test_a_clock_that_jumps_neither_hurries_nor_delays(checkpoint, jump):
+    wall, clock = [1000.0], [5.0]
+    arrivals = Arrivals(10, 100, clock=lambda: clock[0], wall_clock=lambda: wall[0])
+    write(checkpoint, b"12", at=1000)
+    assert arrivals.still([checkpoint]) == []
+    wall[0] += jump
+    clock[0] += 9
+    assert arrivals.still([checkpoint]) == []
+    clock[0] += 1
+    assert arrivals.still([checkpoint]) == [checkpoint]
 
 
 @pytest.mark.parametrize("clock", [-60, 60])
 def test_the_clock_of_a_file_server_may_be_wrong_by_a_minute(checkpoint, clock):
-    arrivals = Arrivals(settle=10, patience=100)
+    arrivals = Arrivals(settle=10, patience=100, wall_clock=lambda: 1000.0)
     for now, size in ((1000, 1), (1008, 2), (1016, 3)):
         write(checkpoint, b"x" * size, at=now + clock)
         assert arrivals.still([checkpoint], now=now) == []
@@ -50,13 +63,12 @@ def test_the_clock_of_a_file_server_may_be_wrong_by_a_minute(checkpoint, clock):
 
 
 def test_a_damaged_checkpoint_is_waited_for_only_so_long(checkpoint):
-    arrivals = Arrivals(settle=10, patience=100)
+    arrivals = Arrivals(settle=10, patience=100, wall_clock=lambda: 1000.0)
     write(checkpoint, b"12", at=1000)
     damaged = replace(checkpoint, problems=(Problem("unreadable", "cut off", fatal=True),))
     arrivals.still([checkpoint], now=1000)
-    assert arrivals.complete(checkpoint, now=1010)
-    assert not arrivals.complete(damaged, now=1099)
-    assert arrivals.complete(damaged, now=1100)
+    assert not arrivals.given_up(damaged, now=1099)
+    assert arrivals.given_up(damaged, now=1100)
 
 
 def test_a_folder_that_is_gone_is_never_still_and_a_remote_checkpoint_always(tmp_path):

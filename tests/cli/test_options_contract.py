@@ -169,6 +169,7 @@ def test_the_counts_of_every_command_are_tested():
         "backends",
         "work",
         "compare",
+        "dataset",
     }
     assert len(COUNTS) > 30
     assert len(NUMBERS) > 10

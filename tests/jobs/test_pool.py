@@ -164,3 +164,46 @@ def test_a_job_is_read_back_as_it_was_written(job, tmp_path):
 def test_an_error_crosses_to_another_process(error):
     found = error_from_dict(error_to_dict(error))
     assert (type(found), str(found)) == (type(error), str(error))
+
+
+_NOISY = """
+import os
+from ptq_eval.jobs import process
+def work(files, out, shard, name, say):
+    print("noise")
+    os.system("echo noise")
+    say({"done": list(files)})
+process.work = work
+from ptq_eval.cli.work import work
+work(["out", "1/1", "job-1"])
+"""
+
+
+def test_what_a_plug_in_prints_does_not_come_between_the_answers():
+    done = subprocess.run(
+        [sys.executable, "-c", _NOISY], input="a\nb\n", capture_output=True, text=True, env=environ(), check=True
+    )
+    assert done.stdout == '{"done": ["a", "b"]}\n'
+    assert done.stderr.split() == ["noise", "noise"]
+
+
+def test_the_end_of_a_process_is_heard_of_after_half_an_answer(tmp_path):
+    code = """print('{"tick": 1}'); print('{"do', end="")"""
+    handle = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    started = pool._Process(0, handle, tmp_path / "log")
+    mine = pool._Pool(Store(tmp_path), tmp_path, 1, "cpu", lambda amount: None)
+    mine._listen(started)
+    assert [mine._answers.get_nowait()[1] for _ in range(2)] == [{"tick": 1}, None]
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "limit", "expected"),
+    [
+        ("cpu", 4, None, 300), ("cpu", 4, 500, 500), ("cuda", 2, None, None), ("cuda", 3, None, 600),
+        ("cuda:1", 2, None, 600),
+    ],
+)  # fmt: skip
+def test_processes_share_the_memory_of_a_device(monkeypatch, device, count, limit, expected):
+    monkeypatch.setattr(pool, "_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(pool.Budget, "of", lambda *_: pool.Budget(1200.0))
+    assert pool._shared(Conditions(device, limit), count).memory == expected

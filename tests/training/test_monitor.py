@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from ptq_eval.errors import OptionError, UnknownPluginError
-from ptq_eval.training import Monitor
+from ptq_eval.training import Monitor, monitor
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 
 @pytest.fixture
@@ -30,40 +33,43 @@ def saved_at(trajectory, tmp_path):
     return save
 
 
+@slow
 def test_a_loop_is_measured_and_a_new_monitor_goes_on(saved_at, quick, tmp_path):
     logged, out = [], tmp_path / "out"
-    with Monitor(out, name="mine", log=lambda *numbers: logged.append(numbers), budget=1, **quick) as monitor:
+    with Monitor(out, name="mine", log=lambda *numbers: logged.append(numbers), budget=1, **quick) as mine:
         for step in (100, 200):
-            monitor.saved(saved_at(step), step=step, tokens=step * 2000)
+            mine.saved(saved_at(step), step=step, tokens=step * 2000)
             deadline = time.monotonic() + 300
             while step not in [at for _, at in logged] and time.monotonic() < deadline:
                 assert "optimizer.pt" not in [path.name for path in (out / "copies" / "mine").rglob("*")]
-                monitor.poll()
+                mine.poll()
                 time.sleep(0.05)
     assert [step for _, step in logged] == [100, 200]
     assert all("ptq/delta/rtn_3bit" in numbers for numbers, _ in logged)
-    with Monitor(out, name="mine", budget=1, **quick) as monitor:
-        monitor.saved(tmp_path / "missing", step=300, tokens=100_000)
-        monitor.saved(saved_at(400), step=400, tokens=800_000)
-        assert monitor._copying is not None
-        monitor._copying.join()
+    with Monitor(out, name="mine", budget=1, **quick) as mine:
+        mine.saved(tmp_path / "missing", step=300, tokens=100_000)
+        mine.saved(saved_at(400), step=400, tokens=800_000)
+        assert mine._copying is not None
+        mine._copying.join()
         with pytest.warns(UserWarning, match="cannot be copied"):
-            monitor.poll()
+            mine.poll()
     table = pd.read_csv(out / "degradation.csv")
     assert set(zip(table["run"], table["step"], table["tokens"])) == {("mine", s, s * 2000) for s in (100, 200, 400)}
     assert not (out / "copies").exists()
 
 
+@slow
 def test_the_end_of_the_other_process_is_warned_of_once(saved_at, quick, tmp_path):
-    monitor = Monitor(tmp_path / "out", budget=1, **quick)
-    monitor._process.kill()
-    monitor._process.wait()
-    monitor.saved(saved_at(100), step=100, tokens=200_000)
+    mine = Monitor(tmp_path / "out", budget=1, **quick)
+    mine._process.kill()
+    mine._process.wait()
+    mine.saved(saved_at(100), step=100, tokens=200_000)
     with pytest.warns(UserWarning, match="measuring ended with exit code -9, see .*watch.log"):
-        monitor.close()
-    assert json.dumps(monitor.poll()) == "[]"
+        mine.close()
+    assert json.dumps(mine.poll()) == "[]"
 
 
+@slow
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [({"bitz": 4}, OptionError), ({"budget": 2}, OptionError), ({"quantizers": "gtpq"}, UnknownPluginError)],
@@ -72,3 +78,74 @@ def test_a_wrong_option_is_refused_at_once(quick, tmp_path, wrong, error):
     with pytest.raises(error):
         Monitor(tmp_path / "out", **{**quick, **wrong})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def beside(monkeypatch, quick, tmp_path):
+    """beside(code) -> a monitor whose other process runs this code."""
+    start = subprocess.Popen
+
+    def make(code):
+        with monkeypatch.context() as patch:
+            patch.setattr(monitor.subprocess, "Popen", lambda _, **how: start([sys.executable, "-c", code], **how))
+            return Monitor(tmp_path / "out", **quick)
+
+    return make
+
+
+def test_lines_that_are_no_events_are_skipped(beside):
+    mine = beside("""print('{"event": "wai'); print('{"event": "waiting"}')""")
+    assert [event["event"] for event in mine.close()] == ["waiting"]
+
+
+class Raising:
+    """A tokenizer that cannot be saved."""
+
+    def save_pretrained(self, folder):
+        raise RuntimeError("no such tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [("{}", "no such tokenizer"), ("[1]", "it cannot be copied"), ("{", "it cannot be copied")],
+)
+def test_whatever_keeps_a_checkpoint_from_being_copied_is_warned_of(beside, tmp_path, state, text):
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "trainer_state.json").write_text(state)
+    mine = beside("")
+    mine.saved(folder, step=1, tokens=10, tokenizer=Raising() if state == "{}" else None)
+    with pytest.warns(UserWarning, match=text):
+        mine.close()
+
+
+def test_a_checkpoint_that_changes_while_it_is_copied_is_not_measured(beside, tmp_path, monkeypatch):
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"old")
+    (folder / "optimizer.pt").write_bytes(b"old")
+    copytree, changed = shutil.copytree, ["optimizer.pt", "model.safetensors"]
+
+    def slow_copy(source, target, **settings):
+        copytree(source, target, **settings)
+        (Path(source) / changed.pop(0)).write_bytes(b"newer")
+
+    mine = beside("input()")
+    monkeypatch.setattr(monitor.shutil, "copytree", slow_copy)
+    for step in (1, 2):
+        mine.saved(folder, step=step, tokens=step)
+    assert mine._copying is not None
+    mine._copying.join()
+    assert [path.name for path in mine.copies.iterdir()] == ["checkpoint-1"]
+    with pytest.warns(UserWarning, match="its files changed meanwhile"):
+        mine.close()
+
+
+def test_the_end_of_training_waits_for_no_space_on_a_disk(beside, monkeypatch):
+    def full(path, **_):
+        raise OSError(28, "no space left on device")
+
+    mine = beside("import time; time.sleep(600)")
+    monkeypatch.setattr(Path, "touch", full)
+    with pytest.warns(UserWarning, match="measuring ended with exit code -15"):
+        mine.close()

@@ -104,7 +104,11 @@ def minimum(law: Law, data: Data, *, loss: str = "huber", huber_delta: float | N
 
 
 def _solve(law: Law, data: Data, loss: Loss, rng: np.random.Generator) -> Solution:
-    """The minimum over all starts; weights without a sigma are iterated with the constants to a fixed point."""
+    """The minimum over all starts; weights without a sigma are iterated with the constants to a fixed point.
+
+    Where the iteration has none, as where it alternates between two minima, that of all it passed counts which has the
+    least Σ log σ + cost: the negative log likelihood.
+    """
     y = data[law.response]
     z, ones = loss.transform(y), np.ones(len(y))
     if "sigma" in data or loss.unweighted:
@@ -114,16 +118,18 @@ def _solve(law: Law, data: Data, loss: Loss, rng: np.random.Generator) -> Soluti
     scale = np.maximum(np.abs(y), 1e-3 * np.abs(y).max())
     problem = Problem(law, data, np.hypot(se, tau * scale), loss)
     points = starts(problem, y, rng)
-    found = minimise(problem, z, points)
+    found, passed = minimise(problem, z, points), []
     for _ in range(_ROUNDS):
         before, best = (tau, best), found.points[found.lowest]
+        passed.append((float(np.sum(np.log(problem.sigma)) + problem.values(best[None], z)[0]), problem, found, tau))
         f = law.predict(to_theta(law, best), data)
         scale = np.maximum(np.abs(f), 1e-9 * np.abs(y).max())
         tau = scatter(law.min_scatter, y - f, se, scale, loss.k or DEFAULT_DELTA["huber"], len(y) - law.n_free)
         if abs(tau - before[0]) < 1e-6 * tau and np.allclose(best, before[1], rtol=1e-7, atol=1e-9):
-            break
+            return _finished(problem, z, found, tau)
         problem = replace(problem, sigma=np.hypot(se, tau * scale))
         found = minimise(problem, z, found.points)
+    _, problem, found, tau = min(passed[1:], key=lambda each: each[0])
     return _finished(problem, z, found, tau)
 
 

@@ -8,15 +8,21 @@ together with it.  Whoever fits one table wants that; inside a report such a fit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from scipy import stats
 
 from ptq_eval.laws.base import Data, FitKind, FitResult, Law
 from ptq_eval.laws.findings import Finding, Why
 from ptq_eval.laws.fit.fit import fit, minimum
 from ptq_eval.laws.fit.restrict import restrict
 from ptq_eval.laws.fit.solver import to_theta
+
+SIGNIFICANCE = 0.05
+"""The level at which a law must describe its points better than their mean."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,23 @@ def determines(result: FitResult, held: Iterable[str]) -> bool:
     passed = {*held, *result.status.at_bound, *result.fixed}
     found = [estimate for name, estimate in result.estimates.items() if name not in passed]
     return any(len(estimate.open) < 2 for estimate in found)
+
+
+def explains(result: FitResult, held: Iterable[str]) -> bool:
+    """Whether a law of two or more free constants describes its points better than their mean: an F test of the share
+    of the weighted sum of squares that it leaves, at `SIGNIFICANCE`.
+
+    True where no test is possible: there are no more points than constants.
+    """
+    passed = {*held, *result.fixed}
+    free, n = sum(name not in passed for name in result.estimates), result.n_points
+    if free < 2 or n <= free:
+        return True
+    if math.isnan(result.r2_weighted):  # all responses are the same
+        return False
+    left = max(1 - result.r2_weighted, 0.0)
+    ratio = math.inf if left == 0 else (1 - left) / (free - 1) / (left / (n - free))
+    return bool(stats.f.sf(ratio, free - 1, n - free) <= SIGNIFICANCE)
 
 
 def _blind(law: Law, result: FitResult) -> str | None:

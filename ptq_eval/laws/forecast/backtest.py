@@ -13,6 +13,10 @@ larger than the origin's D.  A statement of D_crit is made if its upper end is f
 origin's D: a lower end at an earlier checkpoint, with an open upper one, leaves open whether to train on.  Every
 statement can be refuted, whether or not it counts as made.
 
+A forecast assumes that the learning rate stays as it is or follows the schedule that the checkpoints show
+(`decay.later_phase`).  Where the run did otherwise by the target, the statement was about another run: it is kept, not
+`as_assumed`, and counted apart.
+
 The score is the interval score of Gneiting and Raftery (2007, eq. 43): width, and 2/(1 − level) times the distance to
 a truth outside; of the logarithm of the loss, of delta itself, and of log D.  No run shows D_crit beyond its last
 checkpoint, and whether a case is decisive depends on what happened: scored over these alone, a method that never
@@ -33,6 +37,7 @@ from typing import Any
 import numpy as np
 
 from ptq_eval.laws.forecast.baselines import FORECAST, METHODS, Method
+from ptq_eval.laws.forecast.decay import later_phase
 from ptq_eval.laws.forecast.forecast import HORIZON, Paths, excludes_some, grid, turn, unless_tested
 from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series
 from ptq_eval.laws.turning.observed import TurningPoint, checkpoint_scatter, controlled, turning_point
@@ -46,6 +51,10 @@ NEAR = math.sqrt(2)
 """A checkpoint counts as at twice or four times D if it is no farther from it than this factor."""
 RATIO = 50.0
 """The D/N at which a reader is shown what would have been stated."""
+SAME_PHASE = 0.1
+"""The most by which S may differ from what was assumed."""
+INNER = 0.5
+"""The level of the inner intervals."""
 _LEAST_LOSS = 1e-3
 """Nats per token; a lower end below it counts as this in the score's logarithm."""
 
@@ -73,9 +82,11 @@ class Statement:
     """What one method would have stated at one origin, and what happened.
 
     D in tokens, losses and deltas in nats per token.  `target_tokens` is NaN for D_crit, whose `truth` is NaN where no
-    turn was observed, and whose `value` and `high` are infinite where open.  `made` and `decisive` as explained above
-    (always true of losses and deltas); `width` and `score` in the units of the score, of a statement of D_crit those
-    of the checkpoint with the least loss.
+    turn was observed, and whose `value` and `high` are infinite where open.  `decisive` as explained above (always true
+    of losses and deltas), and `made` (of a loss: its interval is no wider than the range of losses up to the origin;
+    always true of deltas).  `width` and `score` in the units of the score, of a statement of D_crit those of the
+    checkpoint with the least loss.  `as_assumed`: whether the learning rate did what was assumed; `half`: whether the
+    truth is inside the interval of level `INNER` (false of D_crit).
     """
 
     run: str
@@ -96,6 +107,8 @@ class Statement:
     decisive: bool
     width: float
     score: float
+    as_assumed: bool = True
+    half: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object but for infinite numbers."""
@@ -219,17 +232,27 @@ def _measured_statement(
     D, draws = float(series.tokens[i]), paths.measured_loss if what is What.LOSS else paths.measured_delta
     low, value, high = paths.interval(draws, D, level)
     true = float(getattr(series, what)[i])
+    inner = paths.interval(draws, D, INNER)
     ends = [low, high, true]
     if what is What.LOSS:
         ends = [math.log(max(end, _LEAST_LOSS)) for end in ends]
     return Statement(
         series.run, series.quantizer, series.bits, origin, what, D, low, value, high, level,
         true, not low <= true <= high, method, ahead,
-        made=True,
+        made=what is What.DELTA or high - low <= float(np.ptp(series.until(origin).loss_q)),
         decisive=True,
         width=ends[1] - ends[0],
         score=interval_score(ends[0], ends[1], ends[2], level),
+        as_assumed=bool(_as_assumed(series, origin)[i]),
+        half=inner[0] <= true <= inner[2],
     )  # fmt: skip
+
+
+def _as_assumed(series: Series, origin: float) -> np.ndarray:
+    """At which checkpoints the learning rate is as a forecast from D = `origin` assumes it, or not known: [n]."""
+    known = series.until(origin)
+    off = np.abs(series.phase - later_phase(known.x, known.phase)(series.x))
+    return ~(off > SAME_PHASE) | (series.tokens <= origin)
 
 
 def _turn_statement(series: Series, origin: float, method: str, paths: Paths, level: float, truth: _Truth) -> Statement:
@@ -247,6 +270,7 @@ def _turn_statement(series: Series, origin: float, method: str, paths: Paths, le
         decisive=known or _falls_after(series, origin, truth.least),
         width=high - low,
         score=interval_score(low, high, place, level),
+        as_assumed=bool(np.all(_as_assumed(series, origin))),
     )  # fmt: skip
 
 

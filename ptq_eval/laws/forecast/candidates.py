@@ -9,9 +9,12 @@ which is known much better than any curve through all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from ptq_eval.laws.forecast import decay
+from ptq_eval.laws.forecast.decay import Decay
 
 Curve = Callable[[np.ndarray], np.ndarray]
 
@@ -21,10 +24,9 @@ SCATTER = 0.2
 """Relative scatter of deltas about a curve that their weights assume beside their standard errors."""
 EXPONENTS = np.linspace(0.02, 1.6, 80)
 DECAYS = np.linspace(0.05, 1.5, 59)
+_TINY = 1e-12
 FLATTENING = 0.35
 """How fast the damped trend flattens, per unit of log D."""
-MIN_PHASE_RANGE = 0.1
-"""The least range of the schedule's phase from which its effect is estimated."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ Candidate = Callable[[History], Curve | None]
 
 
 def _weights(y: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    return 1.0 / (noise**2 + (SCATTER * y) ** 2 + 1e-12)
+    return 1.0 / (noise**2 + (SCATTER * y) ** 2 + _TINY)
 
 
 def _least_squares(columns: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -85,14 +87,13 @@ def falling_power(history: History) -> Curve:
     return lambda x: floor + factor * np.exp(-decay * (x - last))
 
 
-def fit_falling(x: np.ndarray, y: np.ndarray, *more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fit_falling(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least squares of E + B·exp(−beta·(x − x[-1])) to each row of y [k, n] over x [n], beta being one of `DECAYS`.
 
-    more: further columns [n], linear in the response.  Returns beta [k] and E, B and the others' factors [k, p]; NaN
-    where no beta gives E and B that are not negative.
+    Returns beta [k] and E and B [k, 2]; NaN where no beta gives E and B that are not negative.
     """
     shapes = np.exp(-DECAYS[:, None] * (x - x[-1]))
-    columns = np.stack([np.ones_like(shapes), shapes, *(np.broadcast_to(c, shapes.shape) for c in more)], axis=2)
+    columns = np.stack([np.ones_like(shapes), shapes], axis=2)
     found = np.linalg.pinv(columns) @ y.T
     squares = np.sum((y.T - columns @ found) ** 2, axis=1)
     squares = np.where((found[:, 0] >= 0) & (found[:, 1] >= 0), squares, np.inf)
@@ -107,19 +108,30 @@ def recent_falling_power(history: History) -> Curve | None:
     return falling_power(history.recent()) if len(history.x) > RECENT else None
 
 
-def falling_power_and_phase(history: History) -> Curve | None:
-    """E + B·D^−beta + c·S, S being the share of the learning rate's decay that is done; S stays as it is."""
-    if not _phase_known(history):
+def rising_line(history: History) -> Curve | None:
+    """A straight line in log D through the last checkpoints, where the loss has risen."""
+    return _rising(history, 1, 3, RECENT)
+
+
+def rising_parabola(history: History) -> Curve | None:
+    """A parabola in log D through the checkpoints since two before the lowest, where the loss has risen."""
+    return _rising(history, 2, RECENT, len(history.x))
+
+
+def _rising(history: History, degree: int, fewest: int, most: int) -> Curve | None:
+    if not risen(history):
         return None
-    last, phase = history.x[-1], history.phase
-    decay, (floor, factor, effect) = (found[0] for found in fit_falling(history.x, history.y[None], phase))
-    level = floor + effect * phase[-1]
-    return (lambda x: level + factor * np.exp(-decay * (x - last))) if np.isfinite(decay) else None
+    since = len(history.x) - int(np.argmin(history.y)) + (2 if degree == 2 else 0)
+    near, last = slice(-min(max(since, fewest), most, len(history.x)), None), history.x[-1]
+    factors = np.polyfit(history.x[near] - last, history.y[near], degree)
+    return lambda x: np.polyval(factors, x - last)
 
 
-def _phase_known(history: History) -> bool:
-    known = bool(np.all(np.isfinite(history.phase)))
-    return known and len(history.x) > 4 and float(np.ptp(history.phase)) >= MIN_PHASE_RANGE
+def risen(history: History) -> bool:
+    """Whether the last two checkpoints are both above an earlier one by more than two standard deviations."""
+    lowest = int(np.argmin(history.y))
+    above = len(history.x) > 4 and lowest < len(history.x) - 2
+    return bool(above and history.y[-2:].min() - history.y[lowest] > 2 * history.noise[-1])
 
 
 # Delta ---------------------------------------------------------------------------------------------------------------
@@ -155,16 +167,6 @@ def tied_power(history: History) -> Curve | None:
     return lambda x: np.exp(exponent * (x - last))
 
 
-def power_and_phase(history: History) -> Curve | None:
-    """A·D^g·exp(c·S), S being the share of the learning rate's decay that is done; S stays as it is."""
-    if not _phase_known(history) or np.any(history.y <= 0):
-        return None
-    last = history.x[-1]
-    columns = np.column_stack([np.ones_like(history.x), history.x - last, history.phase])
-    exponent = _least_squares(columns, np.log(history.y), history.weights * history.y**2)[1]
-    return lambda x: np.exp(exponent * (x - last))
-
-
 def logarithmic(history: History) -> Curve | None:
     """a + b·log D through the last checkpoints, never falling."""
     near = history.recent()
@@ -185,7 +187,7 @@ def saturating(history: History) -> Curve | None:
 def damped(history: History) -> Curve | None:
     """The last slope of log delta in log D, flattening from there on (damped trend, Gardner & McKenzie 1985)."""
     last, near = history.x[-1], slice(-4, None)
-    positive = np.log(np.maximum(history.y, 2 * history.noise + 1e-12))
+    positive = np.log(np.maximum(history.y, 2 * history.noise + _TINY))
     slope = max(float(np.polyfit(history.x[near], positive[near], 1)[0]), 0.0)
     return lambda x: np.exp(slope * (1 - np.exp(-FLATTENING * (x - last))) / FLATTENING)
 
@@ -193,14 +195,14 @@ def damped(history: History) -> Curve | None:
 OF_LOSS: Mapping[str, Candidate] = {
     "power": falling_power,
     "recent_power": recent_falling_power,
-    "power_and_phase": falling_power_and_phase,
+    "rising_line": rising_line,
+    "rising_parabola": rising_parabola,
 }
 OF_DELTA: Mapping[str, Candidate] = {
     "constant": constant,
     "power": power,
     "recent_power": recent_power,
     "tied_power": tied_power,
-    "power_and_phase": power_and_phase,
     "logarithmic": logarithmic,
     "saturating": saturating,
     "damped": damped,
@@ -208,15 +210,51 @@ OF_DELTA: Mapping[str, Candidate] = {
 
 
 def loss_curves(history: History) -> dict[str, Curve]:
-    """The candidates for the full-precision loss by name, shifted to pass through the last checkpoint."""
+    """The candidates for the full-precision loss by name, shifted to pass through the last checkpoint.
+
+    They are fitted to the loss less the effect of the decay so far, and continue it without.
+    """
+    history = _before_decay(history, decay_of_loss(history), logarithmic=False)
     found = {name: candidate(history) for name, candidate in OF_LOSS.items()}
     return {name: _shifted(curve, history) for name, curve in found.items() if curve is not None}
 
 
 def delta_curves(history: History) -> dict[str, Curve]:
-    """The candidates for delta by name, scaled to pass through the last checkpoint (see `level_of_delta`)."""
+    """The candidates for delta by name, scaled to pass through the last checkpoint (see `level_of_delta`).
+
+    They are fitted to delta without the effect of the decay so far, and continue it without.
+    """
+    history = _before_decay(history, decay_of_delta(history), logarithmic=True)
     found = {name: candidate(history) for name, candidate in OF_DELTA.items()}
     return {name: _scaled(curve, history) for name, curve in found.items() if curve is not None}
+
+
+def decay_of_loss(history: History) -> Decay | None:
+    """What the decay of the learning rate adds to the loss; None where it is not known to decay."""
+    last = float(history.y[-1])
+    noise = np.full_like(history.y, decay.SCATTER * abs(last) + _TINY)
+    mean, error = decay.LOSS_PRIOR
+    return decay.fitted(history.x, history.y, history.phase, -DECAYS, (mean * last, error * abs(last) + _TINY), noise)
+
+
+def decay_of_delta(history: History) -> Decay | None:
+    """The same for log delta."""
+    positive = np.maximum(history.y, 2 * history.noise + _TINY)
+    noise = np.hypot(history.noise / positive, decay.DELTA_SCATTER)
+    return decay.fitted(history.x, np.log(positive), history.phase, np.array([]), decay.DELTA_PRIOR, noise)
+
+
+def _before_decay(history: History, found: Decay | None, *, logarithmic: bool) -> History:
+    """A history as if S had been at all checkpoints what it is at the last."""
+    if found is None:
+        return history
+
+    def less(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        effect = found.effect * (np.interp(x, history.x, history.phase) - history.phase[-1])
+        return y * np.exp(-effect) if logarithmic else y - effect
+
+    siblings = tuple((x, less(x, y), noise) for x, y, noise in history.siblings)
+    return replace(history, y=less(history.x, history.y), siblings=siblings)
 
 
 def _shifted(curve: Curve, history: History) -> Curve:
@@ -225,7 +263,7 @@ def _shifted(curve: Curve, history: History) -> Curve:
 
 
 def _scaled(curve: Curve, history: History) -> Curve:
-    factor = level_of_delta(history) / max(float(curve(history.x[-1:])[0]), 1e-12)
+    factor = level_of_delta(history) / max(float(curve(history.x[-1:])[0]), _TINY)
     return lambda x: factor * curve(x)
 
 

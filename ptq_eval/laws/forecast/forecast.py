@@ -5,7 +5,11 @@ A draw takes one candidate for the full-precision loss and one for delta, by wei
 normal:
 
     z·s·h^GROWTH            for the logarithm of delta
-    z·s·|slope|·h^GROWTH    for the loss, which stays where it would rise
+    z·s·|slope|·h^GROWTH    for the loss, which stays where it would rise unless the checkpoints show a rise
+
+A loss may also bend: from a place on whose distance is exponentially distributed, its fall per log D fades
+exponentially.  No run shows beforehand that it will, so this prior is not weighted by what was seen.  Where the
+learning rate decays, the effect of the decay to come is added, with its error (`decay`).
 
 So a draw is a smooth path from the last checkpoint on, and its minimum means something.  Checkpoints scatter about any
 smooth path; that scatter enters what a later checkpoint will measure, and how sure the past minimum is, but not the
@@ -24,8 +28,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ptq_eval.laws.forecast.candidates import Curve, History, level_of_delta
-from ptq_eval.laws.forecast.rolling import DELTA, GROWTH, LOSS, SCALES, Weights, combine, slope
+from ptq_eval.laws.forecast.candidates import History, level_of_delta
+from ptq_eval.laws.forecast.loss import draw_losses, mixed, uncertain
+from ptq_eval.laws.forecast.rolling import DELTA, GROWTH, Weights, combine
 from ptq_eval.laws.forecast.series import Series
 
 N_DRAWS = 2000
@@ -59,6 +64,8 @@ class Paths:
     measured_loss: np.ndarray
     measured_delta: np.ndarray
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    measured_before: np.ndarray | None = None
+    """The full-precision loss of later checkpoints, [draws, places beyond the last checkpoint]; None for baselines."""
 
     def interval(self, what: np.ndarray, tokens: float, level: float) -> tuple[float, float, float]:
         """(low, median, high) of one of the arrays at D = `tokens`, which is one of the places."""
@@ -94,19 +101,20 @@ def draw(
     past, now = series.x, series.loss_q
     x = grid(series.tokens[-1]) if x is None else np.asarray(x, float)
     rng = np.random.default_rng([seed, len(past)])
-    before, shares = _losses(series, x, rng, n_draws)
+    before, shares = draw_losses(series, x, rng, n_draws)
+    scatter = series.scatter * uncertain(series.scatter_freedom, rng, n_draws)
     of_delta: dict[str, float] = {}
     if series.significant:
         grown, measured, later, of_delta = _growing(series, siblings, learned or learn(siblings), x, rng, n_draws)
-        noise = np.hypot(series.noise, series.scatter)
+        noise = series.noise
     else:
         grown, measured = _staying(series, siblings, x, rng, n_draws)
         later = measured - grown
-        noise = np.full_like(past, series.scatter)
-    seen = now + noise * rng.standard_normal((n_draws, len(past)))
+        noise = np.zeros_like(past)
+    seen = now + np.hypot(noise, scatter) * rng.standard_normal((n_draws, len(past)))
     ahead = before + grown + seen[:, -1:] - now[-1]
-    scattered = ahead + later + series.scatter * rng.standard_normal(ahead.shape)
-    seen = seen @ smoother(past, noise).T
+    scattered = ahead + later + scatter * rng.standard_normal(ahead.shape)
+    seen = seen @ smoother(past, np.hypot(noise, series.scatter)).T
     deltas = np.broadcast_to(series.delta, seen.shape)
     return Paths(
         np.concatenate([past, x]),
@@ -115,6 +123,7 @@ def draw(
         np.hstack([seen, scattered]),
         np.hstack([deltas, measured]),
         {"loss": shares, "delta": of_delta},
+        before + scatter * (rng.standard_normal((n_draws, 1)) + rng.standard_normal(before.shape)),
     )
 
 
@@ -135,18 +144,6 @@ def smoother(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return found
 
 
-def _losses(
-    series: Series, x: np.ndarray, rng: np.random.Generator, n_draws: int
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Paths of the full-precision loss at x, [n_draws, m], and the share of each candidate."""
-    history = History(series.x, series.loss_fp, np.full_like(series.x, series.scatter), series.phase)
-    weights, curves = combine([history], LOSS), LOSS.curves(history)
-    steepness = slope(curves, weights.weights, series.x[-1])
-    drawn, size, shares = _mixed(curves, weights, x, rng, n_draws)
-    paths = drawn + size * steepness * (x - series.x[-1]) ** GROWTH
-    return np.minimum.accumulate(np.minimum(paths, series.loss_fp[-1]), axis=1), shares
-
-
 def _growing(
     series: Series, siblings: Sequence[Series], weights: Weights, x: np.ndarray, rng: np.random.Generator, n_draws: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
@@ -156,11 +153,14 @@ def _growing(
     The loss after quantization starts from a last checkpoint whose scatter is drawn with the loss.
     """
     history = _delta_history(series, siblings)
-    drawn, size, shares = _mixed(DELTA.curves(history), weights, x, rng, n_draws)
-    level, noise = level_of_delta(history), float(history.noise[-1])
+    drawn, size, shares = mixed(DELTA.curves(history), weights, x, rng, n_draws)
+    level = level_of_delta(history)
+    noise = float(history.noise[-1]) * uncertain(series.noise_freedom, rng, n_draws)
     growth = np.log(np.maximum(drawn, _LEAST) / max(level, _LEAST)) + size * (x - series.x[-1]) ** GROWTH
+    if decay := DELTA.decay(history):
+        growth = growth + decay.mean(x) + rng.standard_normal((n_draws, 1)) * decay.spread(x)
     grown = level * np.exp(np.clip(growth, 0.0, MOST_GROWTH))
-    scatter = noise * grown / level if level > 0 else np.full_like(grown, noise)
+    scatter = noise * (grown / level if level > 0 else np.ones_like(grown))
     # The scatter of the last checkpoint, from which the path starts, and that of the one to come.
     start, end = rng.standard_normal((n_draws, 1)), rng.standard_normal(grown.shape)
     return grown, grown + scatter * (start + end), scatter * end, shares
@@ -208,18 +208,6 @@ def growth_of_noise(group: Sequence[Series]) -> np.ndarray:
     return shares / shares.sum()
 
 
-def _mixed(
-    curves: dict[str, Curve], weights: Weights, x: np.ndarray, rng: np.random.Generator, n_draws: int
-) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """One candidate per draw, by weight: [n_draws, m], the size of its departure [n_draws, 1], and shares by name."""
-    joint = np.array([weights.joint[name] for name in curves])
-    joint = joint / joint.sum()
-    place, scale = np.divmod(rng.choice(joint.size, n_draws, p=joint.ravel()), len(SCALES))
-    drawn = np.array([curve(x) for curve in curves.values()])[place]
-    size = SCALES[scale] * rng.standard_normal(n_draws)
-    return drawn, size[:, None], dict(zip(curves, joint.sum(axis=1).tolist()))
-
-
 def _delta_history(series: Series, siblings: Sequence[Series]) -> History:
     same = [s for s in siblings if s.quantizer == series.quantizer and s.significant]
     return History(series.x, series.delta, series.noise, series.phase, tuple((s.x, s.delta, s.noise) for s in same))
@@ -241,7 +229,8 @@ def turn(paths: Paths, level: float = 0.9) -> Turn:
     than to the places beside it.
     """
     last = len(paths.x) - 1
-    least = last - np.argmin(paths.loss[:, ::-1], axis=1)
+    lowest = paths.loss.min(axis=1, keepdims=True)
+    least = last - np.argmax(paths.loss[:, ::-1] <= lowest + _LEAST, axis=1)
     middles = (paths.x[1:] + paths.x[:-1]) / 2
     inside = (least > 0) & (least < last)
     ends = (np.where(inside, middles[np.clip(least + step, 0, last - 1)], paths.x[least]) for step in (-1, 0))

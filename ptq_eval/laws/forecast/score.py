@@ -17,9 +17,10 @@ from ptq_eval.laws.forecast.baselines import FORECAST
 class Score:
     """The statements of one method about one thing; bits and ahead are None where all are taken together.
 
-    n counts statements (of D_crit: decisive cases), `made` the share of these in which a statement is made, `refuted`
-    the share that was refuted, NaN where there are none; `width` and `score` are means over all statements, in the
-    units of `backtest`.
+    n counts statements (of D_crit: decisive cases) whose learning rate was as assumed, `made` the share of these in
+    which a statement is made, `refuted` the share that was refuted, `half` the share inside the interval of level
+    `backtest.INNER`, NaN where there are none; `width` and `score` are means over all that were as assumed, in the
+    units of `backtest`.  `otherwise` counts statements whose learning rate was not.
     """
 
     method: str
@@ -31,6 +32,8 @@ class Score:
     refuted: float
     width: float
     score: float
+    half: float
+    otherwise: int
 
     @property
     def coverage(self) -> float:
@@ -58,12 +61,16 @@ def scores(statements: Sequence[Statement]) -> list[Score]:
 
 
 def _score(rows: Sequence[Statement], bits: float | None, ahead: Ahead | None) -> Score:
-    decisive = [s for s in rows if s.decisive]
-    made, refuted = (
-        float(np.mean([getattr(s, name) for s in decisive])) if decisive else math.nan for name in ("made", "refuted")
-    )
-    width, score = (float(np.mean([getattr(s, name) for s in rows])) for name in ("width", "score"))
-    return Score(rows[0].method, rows[0].what, bits, ahead, len(decisive), made, refuted, width, score)
+    kept = [s for s in rows if s.as_assumed]
+    decisive = [s for s in kept if s.decisive]
+
+    def mean(own: Sequence[Statement], name: str) -> float:
+        return float(np.mean([getattr(s, name) for s in own])) if own else math.nan
+
+    made, refuted, half = (mean(decisive, name) for name in ("made", "refuted", "half"))
+    width, score = mean(kept, "width"), mean(kept, "score")
+    otherwise = len(rows) - len(kept)
+    return Score(rows[0].method, rows[0].what, bits, ahead, len(decisive), made, refuted, width, score, half, otherwise)
 
 
 def total(found: Iterable[Score], what: What, bits: float | None = None, method: str = FORECAST) -> Score | None:

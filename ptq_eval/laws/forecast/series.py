@@ -21,7 +21,8 @@ by two standard errors, or by the equivalent quantile of Student's t where degre
 Deltas that are noise are negative half the time, so a row of four above zero comes about by chance in one of sixteen.
 """
 PRIOR_SCATTER, PRIOR_COUNT = 0.003, 2.0
-"""The scatter of checkpoints that is assumed beforehand, as a share of the loss, and its weight in checkpoints."""
+"""The scatter of checkpoints that is assumed beforehand, as a share of the loss, and its weight in checkpoints, which
+is also that of a standard error."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +80,32 @@ class Series:
 
     @property
     def noise(self) -> np.ndarray:
-        """Standard error and scatter of each delta, [n]: checkpoints scatter by more than windows can tell.
+        """The standard deviation of each delta about a smooth curve, [n].
 
-        The scatter is a share of delta where delta is significant.  Else it is a multiple of the standard error, as
-        both grow with the size of what rounding changes; or the deltas' standard deviation where no error is known.
+        Where delta is significant it is a share of delta: that by which checkpoints scatter, together with the standard
+        error, which counts as `PRIOR_COUNT` checkpoints.  The error is not added: checkpoints are evaluated on the same
+        windows, so that much of it is common to all.  Else the noise is a multiple of the standard error, as both grow
+        with the size of what rounding changes; or the deltas' standard deviation where no error is known.
         """
-        clear = self.clear
-        if self.significant and clear.sum() >= MIN_CHECKPOINTS:
+        if self.significant:
+            clear, count = self.clear, self.noise_freedom - PRIOR_COUNT
             share = checkpoint_scatter(self.x[clear], np.log(self.delta[clear]))
-            return np.hypot(self.se, share * np.abs(self.delta) * clear)
+            scatter = np.where(clear, share * np.abs(self.delta), self.se)
+            return np.sqrt((PRIOR_COUNT * self.se**2 + count * scatter**2) / (PRIOR_COUNT + count))
         if np.all(self.se > 0):
             return self.se * max(1.0, float(np.sqrt(np.mean(np.square(self.delta / self.se)))))
         return np.full_like(self.delta, np.std(self.delta, ddof=1) if len(self.delta) > 1 else 0.0)
+
+    @property
+    def noise_freedom(self) -> float:
+        """Degrees of freedom of the noise of a significant delta: checkpoints beyond the three of a third difference,
+        and those that the standard error counts as."""
+        return PRIOR_COUNT + float(self.clear.sum()) - 3
+
+    @property
+    def scatter_freedom(self) -> float:
+        """Those of the scatter: checkpoints beyond the constants of a falling power, and those assumed beforehand."""
+        return PRIOR_COUNT + len(self.x) - 3
 
     @property
     def scatter(self) -> float:
@@ -105,7 +120,7 @@ class Series:
             return float(np.nan_to_num(rough))
         residual = self.loss_fp - factors[0] - factors[1] * np.exp(-decay * (self.x - self.x[-1]))
         assumed = PRIOR_COUNT * (PRIOR_SCATTER * self.loss_fp[-1]) ** 2
-        about = math.sqrt((assumed + float(np.sum(residual**2))) / (PRIOR_COUNT + len(self.x) - 3))
+        about = math.sqrt((assumed + float(np.sum(residual**2))) / self.scatter_freedom)
         return min(rough, about)
 
 

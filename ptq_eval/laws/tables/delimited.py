@@ -69,7 +69,7 @@ def read_delimited(text: str, path: Path, usual: str, dialect: Dialect) -> pd.Da
         raise OptionError(
             "--decimal , needs another separator of cells than the comma", got=path.name, remedy="--separator ';'"
         )
-    lines = text.splitlines(keepends=True)
+    lines = _with_header(text.splitlines(keepends=True), separator)
     if dialect.comment:
         lines = [line for line in lines if not line.lstrip().startswith(dialect.comment)]
     filled = [line for line in lines if line.strip()]
@@ -78,8 +78,9 @@ def read_delimited(text: str, path: Path, usual: str, dialect: Dialect) -> pd.Da
     rows = list(csv.reader(filled[:_SAMPLE], delimiter=separator))
     _check_comments(rows, path)
     _check_separator(rows, filled[:_SAMPLE], separator, path)
+    _check_names(rows[0], path)
     if all(_is_number(cell) for cell in rows[0]):
-        remedy = "begin the file with a line of names; where that is a comment (# N,D,loss), take the '#' away"
+        remedy = "begin the file with a line of names"
         raise DataFileError(
             "the first line has no names of columns", got=f"{path.name}: {filled[0].strip()}", remedy=remedy
         )
@@ -94,10 +95,43 @@ def read_delimited(text: str, path: Path, usual: str, dialect: Dialect) -> pd.Da
     return frame.apply(_with_commas) if comma else frame
 
 
+def _with_header(lines: list[str], separator: str) -> list[str]:
+    """The lines, a header that is written as a comment (`# N,D,loss`) without its mark.
+
+    It is the last comment line before a line of numbers, with as many names as that has cells.
+    """
+    filled = [i for i, line in enumerate(lines) if line.strip()]
+    marked = [_mark(lines[i]) for i in filled]
+    if not marked or not marked[0] or all(marked):
+        return lines
+    first = marked.index("")
+    place, mark = filled[first - 1], marked[first - 1]
+    header = lines[place].lstrip()[len(mark) :].lstrip()
+    names, cells = (next(csv.reader([line], delimiter=separator), []) for line in (header, lines[filled[first]]))
+    if len(names) < 2 or len(names) != len(cells) or any(map(_is_number, names)) or not any(map(_is_number, cells)):
+        return lines
+    return [*lines[:place], header, *lines[place + 1 :]]
+
+
+def _mark(line: str) -> str:
+    return next((mark for mark in COMMENTS if line.lstrip().startswith(mark)), "")
+
+
+def _check_names(names: list[str], path: Path) -> None:
+    """Names that two columns have: which is meant would be a guess."""
+    stripped = [name.strip() for name in names]
+    twice = next((name for name in stripped if name and stripped.count(name) > 1), None)
+    if twice is not None:
+        places = ", ".join(str(i) for i, name in enumerate(stripped, 1) if name == twice)
+        raise DataFileError(
+            "two columns have the same name", got=f"{twice!r} in {path.name}: columns {places}", remedy="rename one"
+        )
+
+
 def _check_comments(rows: list[list[str]], path: Path) -> None:
     """Comment lines that nobody named: at the head, or where a line has other cells than the header."""
     for i, row in enumerate(rows):
-        mark = next((mark for mark in COMMENTS if row and row[0].lstrip().startswith(mark)), "")
+        mark = _mark(row[0]) if row else ""
         if mark and (i == 0 or len(row) != len(rows[0])):
             what = f"{path.name} has comment lines"
             raise DataFileError(what, got=repr(",".join(row)[:60]), remedy=f"--comment '{mark}'")

@@ -107,8 +107,8 @@ def _training(reader: Reader, data: dict[str, np.ndarray]) -> dict[str, list[str
         if known is not None:
             found[name] = [f"{value:g}" for value in known[1]]
     if "D" not in found:
-        instead = next(name for name in ("learning_rate", "S", reader.law.response) if name in data)
-        found[instead] = [f"{value:g}" for value in data[instead]]
+        instead = next(([name] for name in ("learning_rate", "S") if name in data), list(reader.law.columns))
+        found |= {name: [f"{value:g}" for value in data[name]] for name in instead if name in data}
     for name in TRAINED:
         if name in data:
             found[name] = [f"{value:g}" for value in data[name]]

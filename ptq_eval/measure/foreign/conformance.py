@@ -37,7 +37,7 @@ SPREAD = 0.5
 """Standard deviation of the logarithm of the sizes of columns: methods that scale columns have something to find."""
 
 PLAUSIBLE = (0.02, 3.0)
-"""Squared error of the logits over that of rounding to nearest."""
+"""Squared error of the logits, as a multiple of rounding to nearest."""
 
 
 class Finding(StrEnum):
@@ -53,7 +53,7 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True)
 class MethodCheck:
-    """The result for one method: `ratio` is the squared error of the logits over that of rounding to nearest."""
+    """The result for one method: `ratio` is the squared error of the logits as a multiple of rounding to nearest."""
 
     method: str
     scheme: Scheme
@@ -109,9 +109,9 @@ def _judged(model: LanguageModel, method: Foreign, variant: Variant, ids: Tensor
     if variant.skipped:
         finding, message = Finding.PARTIAL, ", ".join(variant.skipped)
     elif ratio > high:
-        finding, message = Finding.LARGE_ERROR, f"{ratio:.3g} times that of rounding to nearest"
+        finding, message = Finding.LARGE_ERROR, f"{ratio:.3g} times the error of rounding to nearest"
     elif ratio < low:
-        finding, message = Finding.SMALL_ERROR, f"{ratio:.3g} times that of rounding to nearest"
+        finding, message = Finding.SMALL_ERROR, f"{ratio:.3g} times the error of rounding to nearest"
     elif (facts.get("after_forward") or 0.0) > SAME_WEIGHTS:
         finding, message = Finding.MOVES, f"by {facts['after_forward']:.2g} of their norm"
     elif (facts.get("after_reload") or 0.0) > SAME_WEIGHTS:

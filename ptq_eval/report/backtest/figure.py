@@ -38,7 +38,7 @@ POINTS = 40
 BEYOND = 1.15
 """How far beyond the last checkpoint the band goes, as a factor of D."""
 TITLE_WIDTH = 34
-_INNER, _OUTER = 0.32, 0.16
+_INNER, _OUTER, _BEFORE = 0.32, 0.16, 0.18
 """Opacity of the bands of 50 and 90 %; where they overlap, both count."""
 
 
@@ -48,7 +48,7 @@ def name(run: str) -> str:
 
 
 def data(own: Sequence[Series], quantizers: Collection[str] = ()) -> Frame:
-    """Everything drawn of one run: kind is before, known, later or band (whose loss is the median).
+    """Everything drawn of one run: kind is before, known, later, band or band before (whose loss is the median).
 
     own: all its series, which the forecast of each learns from; quantizers: those to draw (default: all).
     """
@@ -71,6 +71,10 @@ def data(own: Sequence[Series], quantizers: Collection[str] = ()) -> Frame:
         quantiles = np.quantile(paths.measured_loss[:, len(series.x) :], [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
         band = dict(zip(("low_90", "low_50", "loss", "high_50", "high_90"), quantiles))
         parts.append(pd.DataFrame({"tokens": np.exp(x), **band, "kind": "band"}).assign(**head))
+        assert paths.measured_before is not None
+        low, middle, high = np.quantile(paths.measured_before, [0.05, 0.5, 0.95], axis=0)
+        band = {"tokens": np.exp(x), "loss": middle, "low_90": low, "high_90": high, "kind": "band before"}
+        parts.append(pd.DataFrame(band).assign(**head))
     found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return found.reindex(columns=list(COLUMNS))
 
@@ -114,11 +118,19 @@ def _panel(ax: Axes, panel: Frame, colour: str) -> None:
         low, high = (np.concatenate([ends["loss"], band[f"{end}_{level}"]]) for end in ("low", "high"))
         ax.fill_between(x, low, high, color=colour, alpha=opacity, linewidth=0, zorder=1)
     ax.plot(x, np.concatenate([ends["loss"], band["loss"]]), color=colour, linewidth=0.9, zorder=2)
+    ahead, now = (
+        panel[panel["kind"] == "band before"],
+        before[before["tokens"] <= float(ends["tokens"].iloc[0])].iloc[[-1]],
+    )
+    x = np.concatenate([now["tokens"], ahead["tokens"]])
+    low, middle, high = (np.concatenate([now["loss"], ahead[name]]) for name in ("low_90", "loss", "high_90"))
+    ax.fill_between(x, low, high, color="0.5", alpha=_BEFORE, linewidth=0, zorder=0.5)
+    ax.plot(x, middle, color="0.55", linewidth=0.8, linestyle="--", zorder=1.5)
     ax.axvline(float(ends["tokens"].iloc[0]), color="0.4", linestyle=":", linewidth=0.8, zorder=1)
     ax.plot(before["tokens"], before["loss"], color="0.55", linewidth=0.8, zorder=2)
     ax.plot(known["tokens"], known["loss"], "o", color=colour, markeredgewidth=0, zorder=3)
     ax.plot(later["tokens"], later["loss"], "o", color=colour, markerfacecolor="white", markeredgewidth=0.9, zorder=3)
-    measured = panel.loc[panel["kind"] != "band", "loss"]
+    measured = panel.loc[~panel["kind"].isin(["band", "band before"]), "loss"]
     low, high = float(measured.min()), float(measured.max())
     height = high - low
     bottom = max(min(low, float(band["low_90"].min())), low - height)
@@ -135,6 +147,7 @@ def _legend(figure: Figure) -> None:
         Line2D([], [], label="measured, known to the forecast", markeredgewidth=0, **marks),
         Line2D([], [], label="measured later", markerfacecolor="white", **marks),
         Line2D([], [], color="0.55", linewidth=0.8, label="before quantization"),
+        Patch(color="0.5", alpha=_BEFORE, linewidth=0, label="its forecast, 90 % (median dashed)"),
         Line2D([], [], color="0.3", linewidth=0.9, label="forecast, median"),
         Patch(color="0.3", alpha=_INNER + _OUTER, linewidth=0, label="interval of a checkpoint, 50 %"),
         Patch(color="0.3", alpha=_OUTER, linewidth=0, label="interval of a checkpoint, 90 %"),

@@ -85,7 +85,8 @@ def _cells(study: Study, loss: Row, turn: Row) -> list[str]:
     stated = f"{number(loss['value']):.3f} [{number(loss['low']):.3f} to {number(loss['high']):.3f}]"
     happened = count(turn["truth"]) if turn["truth"] else "no turn"
     verdict = "**refuted**" if turn["refuted"] else "not refuted" if turn["decisive"] else "not decided"
-    inside = "**outside**" if loss["refuted"] else "inside"
+    verdict = verdict if turn["made"] or turn["refuted"] else "says nothing"
+    inside = "**outside**" if loss["refuted"] else "inside" if loss["made"] else "inside, says little"
     measured = f"{number(loss['truth']):.3f}"
     low, value, high = (math.inf if turn[end] is None else turn[end] for end in ("low", "value", "high"))
     said = turn_text(low, value, high, turn["level"])
@@ -103,13 +104,17 @@ def _summary(rows: Sequence[Row], scores: Sequence[Row]) -> str:
     ]
     turns = [row for row in rows if row["what"] == What.TURN]
     runs = len({row["run"] for row in rows})
-    decided, refuted = (sum(row[name] for row in turns) for name in ("decisive", "refuted"))
+    made = [row for row in turns if row["made"]]
+    decided, refuted = (sum(row[name] for row in made) for name in ("decisive", "refuted"))
+    wide = sum(row["what"] == What.LOSS and not row["made"] and not row["refuted"] for row in rows)
+    little = f" {wide} of these intervals say little: they are wider than the range of losses until then." * (wide > 0)
     return (
         f"{inside} of {plural(own['n'], 'last loss', 'last losses')} ({percent(inside / own['n'])}) are inside their "
-        f"intervals, whose mean width is {short(own['width'])} in log loss. Their mean interval score (lower is "
-        f"better) is {short(own['score'])}; the baselines have {listed(others)}. Of "
-        f"{plural(len(turns), 'statement')} of D_crit, later checkpoints can decide {decided} and refute "
-        f"{refuted or 'none'}. The lines of a run share its checkpoints, so these are no more than "
+        f"intervals, whose mean width is {short(own['width'])} in log loss.{little} Their mean interval "
+        f"score (lower is better) is {short(own['score'])}; the baselines have {listed(others)}. Of "
+        f"{plural(len(turns), 'statement')} of D_crit, {len(made)} have an upper end or exclude the D asked at; later "
+        f"checkpoints can decide {decided} of these and refute {refuted or 'none'}. The lines of a run share its "
+        "checkpoints, so these are no more than "
         f"{plural(runs, 'independent case')}."
     )
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "backtest.json"
 TITLE = "Had you asked earlier"
-VERSION = 3
+VERSION = 4
 """Raised whenever the content of `backtest.json` changes its meaning."""
 
 TARGETS = {None: "all", Ahead.NEXT: "next checkpoint", Ahead.TWICE: "2× D", Ahead.FOUR_TIMES: "4× D"}
@@ -50,7 +50,8 @@ WORDS = """\
 At every checkpoint from the fourth on, only the checkpoints up to it were used, and what they say of later ones was
 held against what was measured: the loss after quantization and δ at the next checkpoint and at those nearest twice and
 four times that D, and D_crit. *Inside* is the share of measurements within the interval; the score is the interval
-score (lower is better). A statement of D_crit can be refuted where later checkpoints decide (*decisive* cases); its
+score (lower is better). Statements about a checkpoint by which the learning rate did something else than the forecast
+assumes are not counted. A statement of D_crit can be refuted where later checkpoints decide (*decisive* cases); its
 width and score, over all cases, are those of what a method says about which checkpoint of the run has the least loss.
 How the forecast is made, and what each column counts, is described in docs/statistics.md.
 """

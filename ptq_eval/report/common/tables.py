@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from ptq_eval.report.common.data import FULL_PRECISION, Study
+from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study
 from ptq_eval.report.common.numbers import MISSING, count, estimate, number, percent, short, with_error
 from ptq_eval.report.common.words import reason_text, remarks, status_text
+from ptq_eval.sampling import SIGNIFICANT, errors_needed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,10 +26,10 @@ LEAD = ("checkpoint", "D", "D/N", "loss before")
 PARTIAL = "*"
 """Marks a delta measured with some layers left in full precision."""
 FLOOR = "°"
-"""Marks a delta within its noise floor."""
+"""Marks a delta that is not `clear`; figures draw it hollow."""
 FLOOR_NOTE = (
-    "is within its noise floor: other roundings as good as the one made could give it (at 2 and 3 bits the floor is "
-    "low: 0.6 to 0.85 of the spread that was measured)"
+    "is not significant or is within its noise floor: other roundings as good as the one made could give it (at 2 and "
+    "3 bits the floor is low: 0.6 to 0.85 of the spread that was measured)"
 )
 FIT_HEADER = (
     "quantizer", "law", "constants [interval]", "scatter", "R², weighted", "objective", "points", "runs", "status",
@@ -91,11 +93,20 @@ def _name(row: Mapping[str, Any], run: str) -> str:
     return f"{row['step']:.0f}" if row["step"] == row["step"] else MISSING
 
 
+def clear(points: Frame) -> Any:
+    """Whether each delta is significant and, where its noise floor is known, above it."""
+    errors = errors_needed(points["delta_df"]) if "delta_df" in points else SIGNIFICANT
+    least = errors * points["delta_se"].fillna(0)
+    if "noise_floor" in points:
+        least = np.fmax(least, points["noise_floor"])
+    return points["delta"].abs() > least
+
+
 def delta_cell(row: Mapping[str, Any]) -> str:
     """δ with its standard error and its marks, or why there is none."""
     if row["delta"] != row["delta"]:
         return str(row["status"]) if row["status"] not in ("ok", "partial") else MISSING
-    noise = abs(row["delta"]) <= number(row.get("noise_floor"))
+    noise = not clear(pd.DataFrame([row])).item()
     return with_error(row["delta"], row["delta_se"]) + FLOOR * noise + PARTIAL * (row["status"] == "partial")
 
 

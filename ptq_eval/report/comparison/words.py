@@ -21,7 +21,7 @@ Found = Mapping[str, Any]
 CRITERION = (
     "Rank: mean error on held-out points (largest D, largest N, each bit-width), |y - f| over the root of squared "
     "standard error and squared mean size of both. A law is significantly worse if its error is more than 5 % higher "
-    "or its AICc more than 2 higher, beyond chance, and it is better in neither. Errors are those of paired "
+    "or its AICc more than 2 higher, beyond chance, and it is better in neither. Errors come from paired "
     "differences, summed by run or, with fewer than three runs, by checkpoint. Where no law is worse, the probability "
     "of calling any so is at most 5 % for all rankings (Bonferroni, over all pairs of laws and both measures)."
 )

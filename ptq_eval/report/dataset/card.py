@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ptq_eval.records import FULL_PRECISION
+from ptq_eval.report.common.files import write_text
 from ptq_eval.report.common.numbers import count, short
 from ptq_eval.report.common.tables import cell, markdown
 from ptq_eval.report.dataset.tables import COLUMNS, DEGRADATION, WINDOWS
@@ -38,6 +40,11 @@ import duckdb
 duckdb.sql("SELECT quantizer, bits, SUM(nll) / SUM(tokens) AS loss FROM '{WINDOWS}.parquet' GROUP BY ALL")
 ```
 """
+
+
+def write(folder: Path, frame: pd.DataFrame, run: Mapping[str, Any], n_windows: int, models: Sequence[str]) -> Path:
+    """Write the page as README.md of `folder`; its path.  Raises OutputFullError."""
+    return write_text(folder / "README.md", card(frame, run, n_windows, models))
 
 
 def card(frame: pd.DataFrame, run: Mapping[str, Any], n_windows: int, models: Sequence[str]) -> str:
@@ -74,7 +81,7 @@ def card(frame: pd.DataFrame, run: Mapping[str, Any], n_windows: int, models: Se
     return "\n".join(parts)
 
 
-def _range(column: pd.Series) -> str:
+def _range(column: Any) -> str:
     known = column.dropna()
     if not len(known):
         return short(None)

@@ -32,9 +32,9 @@ WORDS = """\
 Each layer has the number format that makes the sum of the layers' KL smallest under the budget, exactly solved; layers
 that are fed the same tensor share one. *Predicted* adds up the layers quantized alone, with the sum of their errors as
 an upper bound; the difference from what was measured is layers acting on each other. δ and KL(full precision ‖
-quantized) are in nats per token, errors are those of paired differences on the same windows. *Against* names the
+quantized) are in nats per token, errors come from paired differences on the same windows. *Against* names the
 model of the nearest size that has one format for all layers, *difference* is how much more damage the mixed one does.
-Bits per weight are those of the quantized layers, scales included; MB are those of all weights, the others at 16 bits.
+Bits per weight count the quantized layers, scales included; MB count all weights, the others at 16 bits.
 """
 
 

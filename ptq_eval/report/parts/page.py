@@ -24,7 +24,7 @@ HEADER = (
 _WORDS = {ALL: "all together", "mlp": "MLP"}
 WORDS = f"""\
 Each part was quantized alone, with the weights that it has when all are quantized, then all together; δ and KL(full
-precision ‖ quantized) are in nats per token, errors are those of paired differences. *{REMAINDER}* is what all together
+precision ‖ quantized) are in nats per token, errors come from paired differences. *{REMAINDER}* is what all together
 cost beyond the sum of the parts. Bytes saved are those against 16 bits per weight. Damage per MB saved is the price of
 a part: where it is high, bits are needed most. Norms, biases, routers and learned positions stay in full precision.
 """

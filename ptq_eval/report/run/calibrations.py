@@ -32,7 +32,7 @@ _HEADER = (
 
 def summary(study: Study) -> Frame:
     """The effects in `fit.json` with the `label` of their configuration and `varied`, the factors that differ from the
-    first condition; those that differ in one factor come first.  p is that of no effect on the mean over checkpoints,
+    first condition; those that differ in one factor come first.  p tests for no effect on the mean over checkpoints,
     adjusted by Holm's procedure over all rows, and NaN where the error does not cover the draw of the windows."""
     found = []
     for entry in study.fit.get("calibrations") or ():
@@ -97,10 +97,10 @@ def sentences(study: Study) -> Iterator[str]:
     )
     effects = study.fit.get("calibrations") or ()
     if effects and all(entry["covers_calibration"] for entry in effects):
-        yield "Errors cover another draw of the windows; p is that of no effect, adjusted for all rows (Holm)."
+        yield "Errors cover another draw of the windows; p tests for no effect, adjusted for all rows (Holm)."
     elif effects:
         yield (
-            "With a single seed, errors do not cover another draw of the windows: a difference may be that of the "
+            "With a single seed, errors do not cover another draw of the windows: a difference may come from the "
             "draw, and no p is stated (`--calib-seed 0,1,2` measures three)."
         )
 

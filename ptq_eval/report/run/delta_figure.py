@@ -11,7 +11,7 @@ side, a little apart.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,8 @@ import pandas as pd
 from ptq_eval.laws.forecast.series import Series
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame, Study, predict
+from ptq_eval.report.common.tables import clear
 from ptq_eval.report.run import curves
-from ptq_eval.sampling import SIGNIFICANT, errors_needed
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -53,15 +53,6 @@ def data(study: Study) -> Frame:
     ]
     parts = [part for part in (points, *lines) if len(part)]
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)] if parts else pd.DataFrame(columns=list(COLUMNS))
-
-
-def clear(points: Frame) -> Any:
-    """Whether each delta is significant and, where its noise floor is known, above it."""
-    errors = errors_needed(points["delta_df"]) if "delta_df" in points else SIGNIFICANT
-    least = errors * points["delta_se"].fillna(0)
-    if "noise_floor" in points:
-        least = np.fmax(least, points["noise_floor"])
-    return points["delta"].abs() > least
 
 
 def _curve(study: Study, series: Series | None, label: str, run: str, bits: float) -> Frame:

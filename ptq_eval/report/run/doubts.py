@@ -37,7 +37,7 @@ def _layers(several: Sequence[Entry]) -> str:
 
 
 def _like_rounding(_several: Sequence[Entry]) -> str:
-    return "the weights of every layer are those of rounding to nearest: the method had no effect"
+    return "every layer has the weights of rounding to nearest: the method had no effect"
 
 
 def _unchanged(several: Sequence[Entry]) -> str:

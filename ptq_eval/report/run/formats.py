@@ -17,7 +17,7 @@ from ptq_eval.results.points import format_name
 TITLE = "Number formats at the last checkpoint"
 LEAD = ("format", "bits", "effective bits", "ideal bits")
 WORDS = (
-    "Effective bits are all stored bits per weight, scales included. Ideal bits are those of an ideal code with the "
+    "Effective bits are all stored bits per weight, scales included. Ideal bits are the bits of an ideal code with the "
     "same squared error on Gaussian numbers, −½·log2 of that error."
 )
 

@@ -16,8 +16,9 @@ import pandas as pd
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame, Study, formats_of, predict
 from ptq_eval.report.common.numbers import count
+from ptq_eval.report.common.tables import clear
 from ptq_eval.report.run import formats
-from ptq_eval.report.run.delta_figure import clear, delta_axis
+from ptq_eval.report.run.delta_figure import delta_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -206,7 +206,7 @@ def _damaged(results: Results) -> Iterator[str]:
 
 
 def _worse_than_a_guess(results: Results) -> Iterator[str]:
-    """Checkpoints whose full-precision loss is that of equally likely tokens, or above it."""
+    """Checkpoints whose full-precision loss is no better than with equally likely tokens."""
     for run, model in results.run.get("models", {}).items():
         if not model.get("vocab_size"):
             continue  # a folder of an earlier version

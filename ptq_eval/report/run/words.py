@@ -156,7 +156,7 @@ def _about_observed(entry: Entry) -> list[str]:
         sentences.append(
             f"By the last checkpoint the loss after quantization has risen by {rise} nats per token{_p(entry)}"
         )
-    if math.isfinite(bounds(entry.get("predicted"))[0]):
+    if math.isfinite(bounds(entry.get("predicted"))[0]) and not entry.get("withheld"):
         sentences.append(f"The fits put the turn at {tokens_estimate(entry.get('predicted'))}")
     return sentences
 
@@ -183,7 +183,7 @@ def early(study: Study) -> str:
     """How many deltas ended before the last window and what that means for their row; "" where none did."""
     words = _early(study, study.measured)
     meaning = (
-        "their standard error is that of the windows measured, and their loss_q is the full-precision loss over all "
+        "their standard error comes from the windows measured, and their loss_q is the full-precision loss over all "
         "windows plus δ"
     )
     return f"{words}; {meaning}." if words else ""

@@ -35,7 +35,7 @@ WORDS = """\
 Every layer was quantized alone, then all layers together; δ and KL(full precision ‖ quantized) are in nats per token.
 *Predicted* is ½·Σ F·Δ²/12: independent, uniform rounding errors, weighted by the Fisher information F of the
 calibration text, which says what an error costs. It is an expectation over roundings; *± roundings* is the standard
-deviation of δ and of KL that the same model expects from one rounding to another. That of δ is wider, because δ also
+deviation of δ and of KL that the same model expects from one rounding to another. For δ it is wider, because δ also
 moves along the slope of the loss. KL has no slope, so KL shows how good the curvature is, and δ how much of it is
 visible in the loss. r is Pearson's correlation between the logarithms of prediction and measurement, over the layers
 whose damage is two standard errors above zero; ρ is Spearman's over all layers; *r KL of H* uses ½·tr(H·E[εᵀε])

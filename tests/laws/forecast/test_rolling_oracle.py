@@ -9,11 +9,13 @@ from ptq_eval.laws.forecast.candidates import DECAYS, History, fit_falling
 from ptq_eval.laws.forecast.rolling import (
     DELTA,
     GROWTH,
+    LEAST_SLOPE,
     MEMORY,
     MIN_DISTANCE,
     MIN_HISTORY,
     SCALES,
     SPREAD,
+    STRETCH,
     Response,
     combine,
 )
@@ -41,6 +43,10 @@ def curves(history):
     return {name: curve for name, curve in found.items() if curve is not None}
 
 
+def weight(x, k):
+    return math.exp(-(x[-1] - x[k]) / MEMORY) * min(1.0, (x[k] - x[k - 1]) / STRETCH)
+
+
 def slow(histories, prior, logarithmic):
     """The probability of each candidate with each size of its error, one target and one size at a time."""
     errors = {name: [] for name in CANDIDATES}
@@ -50,10 +56,13 @@ def slow(histories, prior, logarithmic):
             rise = [
                 abs(c(np.array([h.x[j - 1] + 0.2]))[0] - c(np.array([h.x[j - 1] - 0.2]))[0]) for c in known.values()
             ]
-            steep = float(np.mean(rise)) / 0.4
+            near = [i for i in range(j) if h.x[i] >= h.x[j - 1] - 1] if j > 3 else []
+            near = near if len(near) >= 3 else list(range(j - 3, j))
+            fall = (max(h.y[i] for i in near) - min(h.y[i] for i in near)) / (h.x[near[-1]] - h.x[near[0]])
+            steep = max(float(np.mean(rise)) / 0.4, LEAST_SLOPE * fall)
             for k in range(j, len(h.x)):
                 distance = max(h.x[k] - h.x[j - 1], MIN_DISTANCE) ** GROWTH
-                lately = math.exp(-(h.x[-1] - h.x[k]) / MEMORY)
+                lately = weight(h.x, k) / (k - MIN_HISTORY + 1)
                 chance = h.noise[k] ** 2 + h.noise[j - 1] ** 2
                 for name, curve in known.items():
                     said = curve(np.array([h.x[k]]))[0]
@@ -67,16 +76,15 @@ def slow(histories, prior, logarithmic):
                         unit = (distance * steep) ** 2
                         errors[name].append(((h.y[k] - said) ** 2 / unit, chance / unit, lately))
     x = histories[0].x
-    n = sum(math.exp(-(x[-1] - later) / MEMORY) for later in x[MIN_HISTORY:])
+    n = sum(weight(x, k) for k in range(MIN_HISTORY, len(x)))
     found = {}
     for name, rows in errors.items():
         rows = rows or [row for others in errors.values() for row in others]
-        square, chance = (sum(row[i] * row[2] for row in rows) / sum(row[2] for row in rows) for i in (0, 1))
-        found[name] = [
-            math.exp(-0.5 * (math.log(s / prior) / SPREAD) ** 2)
-            * (math.exp(-square / (s**2 + chance) / 2) / math.sqrt(s**2 + chance)) ** n
-            for s in SCALES
-        ]
+        total = sum(row[2] for row in rows)
+        found[name] = []
+        for s in SCALES:
+            fits = sum(weight * (math.log(s**2 + chance) + square / (s**2 + chance)) for square, chance, weight in rows)
+            found[name].append(math.exp(-0.5 * (math.log(s / prior) / SPREAD) ** 2 - n * fits / total / 2))
     total = sum(map(sum, found.values()))
     return {name: np.array(each) / total for name, each in found.items()}
 

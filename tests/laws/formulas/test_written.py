@@ -184,3 +184,20 @@ def test_a_response_of_its_own_is_drawn_under_its_name_on_linear_axes(tmp_path):
     assert against.get_xlabel() == "score fitted"
     assert against.get_xscale() == residuals.get_xscale() == "linear"
     assert len(figure.data(found)) == 30
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_a_formula_that_says_no_more_than_a_mean_ends_as_one_that_determines_nothing(tmp_path, noise):
+    x = np.geomspace(1, 100, 20)
+    y = 3 + noise * np.random.default_rng(1).standard_normal(20)
+    path = tmp_path / "t.csv"
+    path.write_text("x,y\n" + "".join(f"{a},{b}\n" for a, b in zip(x, y)))
+    with pytest.raises(errors.NotDeterminedError):
+        fit_data(path, formula="y = E + A*x**-alpha", bootstrap=20)
+
+
+def test_rows_of_a_formula_are_runs_by_its_variables(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("x,y\n" + "".join(f"{x},{3 + 2 / x + e}\n" for x in (1, 2, 4, 8, 16) for e in (0.01, -0.01)))
+    found = fit_data(path, formula="y = E + A*x**-alpha", bootstrap=20)
+    assert found.fit["fits"][0]["n_runs"] == 5

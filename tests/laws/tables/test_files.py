@@ -109,10 +109,30 @@ def test_the_options_read_what_they_are_named_for(tmp_path):
     assert table["N"].tolist() == [1e8, 2e8]
 
 
-def test_names_in_a_comment_are_missed(tmp_path):
-    path = written(tmp_path, "t.csv", "# a,b\n1,2\n3,4\n")
+@pytest.mark.parametrize(
+    ("text", "dialect"),
+    [
+        ("# a,b\n1,2\n3,4\n", Dialect()),
+        ("#a,b\n1,2\n3,4\n", Dialect(comment="#")),
+        ("# made by hand, by us, today\n% a,b\n1,2\n3,4\n", Dialect(comment="#")),
+    ],
+)
+def test_names_in_a_comment_before_the_numbers_are_read(tmp_path, text, dialect):
+    table = read_table(written(tmp_path, "t.csv", text), dialect)
+    assert {name: values.tolist() for name, values in table.items()} == {"a": [1, 3], "b": [2, 4]}
+
+
+def test_a_comment_with_another_number_of_words_is_no_header(tmp_path):
+    path = written(tmp_path, "t.csv", "# made by hand\n1,2\n3,4\n")
     with pytest.raises(errors.DataFileError, match="no names of columns"):
         read_table(path, Dialect(comment="#"))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    path = written(tmp_path, "t.csv", "N,loss, loss\n1,2,3\n")
+    with pytest.raises(errors.DataFileError, match="two columns have the same name") as raised:
+        read_table(path)
+    assert "'loss' in t.csv: columns 2, 3" in str(raised.value)
 
 
 def test_a_decimal_point_among_decimal_commas_is_no_number(tmp_path):

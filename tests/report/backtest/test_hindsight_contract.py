@@ -75,3 +75,13 @@ def test_below_eight_checkpoints_the_page_says_why():
     assert "Not asked: a run needs 8 checkpoints" in (page := document(study))
     assert "the longest here has 7" in page
     assert "asked_" not in page
+
+
+def test_what_says_little_is_counted_apart(study):
+    asked = study.fit["hindsight"]
+    empty = [{**row, "made": False, "refuted": False, "decisive": True} for row in asked["statements"]]
+    fit = {**study.fit, "hindsight": {**asked, "statements": empty}}
+    page = document(Study(study.table, fit, study.run, study.points))
+    assert page.count("| says nothing |") == page.count("| inside, says little |") == 4
+    assert "4 of these intervals say little" in page
+    assert "0 have an upper end or exclude the D asked at; later checkpoints can decide 0 of these" in page

@@ -66,7 +66,7 @@ def test_the_page_names_the_first_and_compares_the_others(table, alone):
 
 def test_a_single_draw_is_said(table, alone):
     text = page.document(study(table, alone, covers=False))
-    assert "a difference may be that of the draw" in text
+    assert "a difference may come from the draw" in text
     assert "Errors cover another draw" not in text
     assert calibrations.summary(study(table, alone, covers=False))["p"].isna().all()
 

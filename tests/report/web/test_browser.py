@@ -63,10 +63,13 @@ def pages(tmp_path_factory):
 
 @pytest.fixture
 def opened(chromium):
-    """opened(path or address, **of the context) -> the page, ready; what it complained of and asked for is checked."""
+    """opened(path or address, **of the context) -> the page, ready; what it complained of and asked for is checked.
+
+    lazy: what is not on the screen is not made yet; else all is, as before printing.
+    """
     contexts, heard = [], []
 
-    def get(where, **options):
+    def get(where, lazy=False, **options):
         context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True, **options)
         contexts.append(context)
         tab = context.new_page()
@@ -76,6 +79,8 @@ def opened(chromium):
         tab.on("request", lambda request: _own(request.url, address) or heard.append(request.url))
         tab.goto(address)
         tab.wait_for_selector("html[data-ready]")
+        if not lazy:
+            tab.evaluate("dispatchEvent(new Event('beforeprint'))")
         return tab
 
     get.heard = heard
@@ -122,6 +127,17 @@ def test_figures_are_drawn_with_a_mark_for_every_measurement(opened, pages):
     assert not tab.evaluate(
         "[...document.querySelectorAll('.chart svg')].some((one) => /NaN|Infinity/.test(one.outerHTML))"
     )
+
+
+def test_what_is_far_down_is_drawn_when_it_comes_near(opened, pages):
+    from playwright.sync_api import expect
+
+    tab = opened(pages("embedded").path, lazy=True)
+    assert chart(tab, "asked").locator(".panel").count() == 0
+    chart(tab, "asked").scroll_into_view_if_needed()
+    expect(chart(tab, "asked").locator(".panel").first).to_be_visible()
+    tab.locator("#measurements").scroll_into_view_if_needed()
+    expect(tab.locator("#measurements tbody tr").first).to_be_visible()
 
 
 def test_the_table_sorts_and_filters(opened, pages):
@@ -316,6 +332,7 @@ def test_a_phone_needs_no_sideways_scrolling(opened, pages, name):
     tab.set_viewport_size({"width": 360, "height": 740})
     tab.reload()
     tab.wait_for_selector("html[data-ready]")
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
     assert chart(tab, "loss_vs_tokens").locator("svg").bounding_box()["width"] <= 360
 
@@ -403,7 +420,7 @@ def test_a_page_that_is_served_follows_the_run(opened, tmp_path):
                 for one in every[:6]:
                     writer.append(one)
                 tab.wait_for_selector("#progress:has-text('6 of 12 measurements')", timeout=20_000)
-                tab.wait_for_selector("[data-figure='loss_vs_tokens'] .point", timeout=30_000)
+                tab.wait_for_selector("[data-figure='loss_vs_tokens'] .point", state="attached", timeout=30_000)
                 switch(tab, "bits", 2)
                 before = chart(tab, "loss_vs_tokens").locator(".point").count()
                 for one in every[6:]:

@@ -38,9 +38,9 @@ ptq.Chart = class {
     host.setAttribute("aria-labelledby", caption.id);
     this.body = ptq.element("div");
     host.replaceChildren(caption, this.tools(), this.body);
-    this.draw();
-    ptq.changed.push(() => this.draw());
-    new ResizeObserver(() => { if (Math.abs(this.body.clientWidth - this.width) > 1) this.draw(); }).observe(this.body);
+    this.body.style.minHeight = "24rem";
+    ptq.changed.push(() => { if (this.width) this.draw(); });
+    new ResizeObserver(() => { if (this.width && Math.abs(this.body.clientWidth - this.width) > 1) this.draw(); }).observe(this.body);
   }
 
   tools() {
@@ -61,6 +61,7 @@ ptq.Chart = class {
   }
 
   draw() {
+    this.body.style.minHeight = "";
     const panels = this.spec.panels(this.options).filter((panel) => panel.points.length);
     this.width = this.body.clientWidth || 320;
     const columns = Math.max(1, Math.min(this.spec.columns || 3, panels.length, Math.floor(this.width / 275)));
@@ -291,6 +292,22 @@ ptq.Chart = class {
     image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
   }
 };
+
+// What is made only when it comes near the screen, or before printing: a page of a thousand measurements opens at once.
+ptq.later = new Map();
+ptq.make = (host) => {
+  const make = ptq.later.get(host);
+  ptq.later.delete(host);
+  if (make) make();
+};
+ptq.makeAll = () => [...ptq.later.keys()].forEach(ptq.make);
+ptq.whenNear = (() => {
+  const observer = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) if (isIntersecting) { observer.unobserve(target); ptq.make(target); }
+  }, { rootMargin: "700px" });
+  return (host, make) => { ptq.later.set(host, make); observer.observe(host); };
+})();
+addEventListener("beforeprint", ptq.makeAll);
 
 ptq.KEYS = "Tab moves between panels; arrow keys read the points, plus and minus zoom, 0 shows everything; drag to zoom.";
 ptq.textWidth = (() => {

@@ -108,6 +108,7 @@ ptq.figures = {
         const cut = after.filter((row) => row.bits === bits && row.loss > domain[1]).length;
         if (cut) panel.notes.push(`${bits} bits: ${cut} points above the axis`);
       }
+      if (!options.ylog) panel.y.domain = [domain[0] - 0.09 * panel.notes.length * (domain[1] - domain[0]), domain[1]];
       return panel;
     },
     legend(panels, options) {

@@ -9,6 +9,7 @@ ptq.live = () => {
   const restore = ({ off = {}, filter = "", open = false }) => {
     for (const [kind, values] of Object.entries(off)) for (const box of document.querySelectorAll(`[data-switches="${kind}"] input`))
       if (values.map(String).includes(box.dataset.value)) box.click();
+    if (filter) ptq.make(document.getElementById("measurements"));
     const search = document.getElementById("filter");
     if (search && filter) { search.value = filter; search.dispatchEvent(new Event("input")); }
     if (open && banner.querySelector("details")) banner.querySelector("details").open = true;

@@ -55,11 +55,14 @@ ptq.start = () => {
   for (const box of document.querySelectorAll("#degradation > .scroll")) ptq.followSwitches(box);
   for (const table of document.querySelectorAll("section:not(#the-answer) .scroll > table")) ptq.sortable(table);
   for (const host of document.querySelectorAll(".chart")) {
-    if (ptq.data.files[ptq.figures[host.dataset.figure].csv]) new ptq.Chart(host, host.dataset.figure);
+    if (ptq.data.files[ptq.figures[host.dataset.figure].csv]) {
+      const chart = new ptq.Chart(host, host.dataset.figure);
+      ptq.whenNear(host, () => chart.draw());
+    }
     else host.replaceChildren(ptq.element("p", { class: "note" }, "Nothing to draw."));
   }
   const host = document.getElementById("measurements");
-  if (host) ptq.measurements(host);
+  if (host) ptq.whenNear(host, () => ptq.measurements(host));
   document.addEventListener("click", (event) => {
     const name = event.target.closest?.("[data-download]")?.dataset.download;
     if (name) ptq.save(name, ptq.data.files[name], name.endsWith(".csv") ? "text/csv" : "application/json");
