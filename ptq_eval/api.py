@@ -125,7 +125,7 @@ def save_report(folder: str | Path, result: RunResult) -> list[Path]:
     """Write the table, the fit, the figures and the page of a run below `folder`; the paths written."""
     from ptq_eval.report import write
 
-    with full_disk(folder):
+    with full_disk(Path(folder)):
         return write(Path(folder), result.table, result.fit, result.run, result.replicates, result.points)
 
 
