@@ -124,18 +124,20 @@ def measure(work: Path, model: str, checkpoint: Path, only: str | None) -> None:
     for name, options in {"all": {"quantizers": together}, **VARIANTS}.items():
         if only not in (None, name) or name in TOO_SLOW.get(model, ()):
             continue
-        ptq_eval.run(
-            checkpoint,
-            work / "measured" / model / name.replace(" ", "-"),
-            **options,
-            bits=BITS,
-            group_size=GROUP,
-            calib_repeats=DRAWS,
-            calib_windows=64,
-            eval_windows=WINDOWS[model],
-            write_report=False,
-            bootstrap=10,
-        )
+        for side in options["quantizers"]:  # one at a time: what is measured is stored
+            ptq_eval.run(
+                checkpoint,
+                work / "measured" / model / name.replace(" ", "-"),
+                **{**options, "quantizers": (side,)},
+                bits=BITS,
+                group_size=GROUP,
+                calib_repeats=DRAWS,
+                calib_windows=64,
+                eval_windows=WINDOWS[model],
+                write_report=False,
+                bootstrap=10,
+            )
+            print(f"{model}: {name}, {side}", flush=True)
         print(model, name, flush=True)
 
 
