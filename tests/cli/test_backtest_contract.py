@@ -120,7 +120,7 @@ def test_the_report_shows_the_backtest_of_its_own_measurements(ptq_eval, simulat
     results = load_results(simulated)
     assert renew_page(results) == []
     (simulated / "fit.json").write_text(json.dumps(fit))
-    assert renew_page(results) == [report]
+    assert renew_page(results) == [report, report.with_suffix(".html")]
     assert report.read_text() == added
     record.write_text(record.read_text().replace(json.loads(record.read_text())["records"], "other"))
     renew_page(results)
