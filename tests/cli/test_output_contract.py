@@ -117,7 +117,7 @@ def test_folders_that_are_no_output(ptq_eval, material, out, tmp_path, command):
 def test_an_output_that_is_a_file_or_in_one(ptq_eval, material, quick, tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        ptq_eval("run", material.run, "-o", out, *quick).refuses(32, "is a file, or below one", "choose another -o")
+        ptq_eval("run", material.run, "-o", out, *quick).refuses(32, "the output folder is a file", "choose another -o")
     assert (tmp_path / "file").read_text() == "mine"
 
 
