@@ -32,7 +32,7 @@ def test_the_mean_error_is_below_that_of_the_grid_it_begins_with(seed, bits, siz
     scheme = Scheme(bits, size, symmetric)
     first, last = (
         (get_quantizer("hqq", steps=steps, beta=beta).quantize(weight, scheme).dequantize() - weight).abs().mean()
-        for steps, beta in ((1, 1e9), (20, 10.0))
+        for steps, beta in ((1, 1e6), (20, 10.0))
     )
     assert last <= first * 1.02
 

@@ -195,12 +195,6 @@ class Study:
         """Rows that were not measured, or only in part."""
         return self.every[self.every["status"] != "ok"]
 
-    @property
-    def below_floor(self) -> bool:
-        """Whether a delta is within its noise floor."""
-        rows = self.measured
-        return "noise_floor" in rows and bool((rows["delta"].abs() <= rows["noise_floor"]).any())
-
     @cached_property
     def runs(self) -> list[str]:
         """Names of the trajectories."""

@@ -167,7 +167,7 @@ def _degradation(study: Study) -> str:
         text += f"{words} "
     if (study.rows["status"] == "partial").any():
         text += f"A \\{tables.PARTIAL} marks deltas with some layers left in full precision. "
-    if study.below_floor:
+    if not tables.clear(study.measured).all():
         text += f"A δ marked {tables.FLOOR} {tables.FLOOR_NOTE}. "
     if words := early(study):
         text += f"{words} "

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ptq_eval.report.common.data import Study
-from ptq_eval.report.common.tables import FIT_HEADER, FLOOR, FLOOR_NOTE, LEAD, Grid, fit_rows, grid
+from ptq_eval.report.common.tables import FIT_HEADER, FLOOR, FLOOR_NOTE, LEAD, Grid, clear, fit_rows, grid
 from ptq_eval.report.run import answers
 from ptq_eval.report.run.words import observed, sentences, unknown_tokens
 
@@ -46,7 +46,7 @@ def _degradations(study: Study, width: int) -> Iterator[RenderableType]:
         for part in fitting(grid(study, run), width):
             yield degradation(part)
     yield Text("0.1234(56) means 0.1234 ± 0.0056, one standard error.\n", style="dim")
-    if study.below_floor:
+    if not clear(study.measured).all():
         yield Text(f"A δ marked {FLOOR} {FLOOR_NOTE}.\n", style="dim")
 
 
