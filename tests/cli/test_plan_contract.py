@@ -79,10 +79,10 @@ def test_counts_in_any_notation_are_one_plan(ptq_eval, tmp_path):
 def test_a_law_that_is_refuted_is_refused_in_words_with_what_would_be_answered(ptq_eval, tmp_path):
     folder = Path(__file__).parents[2] / "results" / "embedded"
     question = ("plan", "--fit", folder, "--quantizer", "gptq", "--params", "160k", "-o", tmp_path / "plan")
-    answer = ptq_eval(*question, "--serve-bits", "4")
-    answer.refuses(50, "D_crit at 4 bits: ", "--tokens 64.1M or less", "measure checkpoints of larger D")
+    answer = ptq_eval(*question, "--serve-bits", "3")
+    answer.refuses(50, "D_crit at 3 bits: ", "--tokens 64.1M or less", "measure checkpoints of larger D")
     assert "refuted" not in answer.err
-    assert ptq_eval(*question, "--serve-bits", "4", "--tokens", "64M").code == 0
+    assert ptq_eval(*question, "--serve-bits", "3", "--tokens", "64M").code == 0
 
 
 @pytest.mark.parametrize(
