@@ -100,13 +100,19 @@ class Cell:
     divergence: np.ndarray
 
 
-def cells_of(found: Sequence[Measurement]) -> list[Cell]:
-    """The cells of one checkpoint, all with the same draws in the same order."""
+def by_method(found: Sequence[Measurement]) -> tuple[Measurement, dict[tuple[str, int], list[Measurement]]]:
+    """The full-precision measurement of one checkpoint, and its others by method and bits, draws in one order."""
     (full,) = [m for m in found if m.trial.scheme is None]
     groups: dict[tuple[str, int], list[Measurement]] = {}
     for m in sorted(found, key=lambda m: m.trial.calibration_corpus):
         if m.trial.scheme is not None:
             groups.setdefault((m.trial.quantizer, m.trial.bits or 0), []).append(m)
+    return full, groups
+
+
+def cells_of(found: Sequence[Measurement]) -> list[Cell]:
+    """The cells of one checkpoint, all with the same draws in the same order."""
+    full, groups = by_method(found)
     return [
         Cell(
             full.trial.checkpoint.name,

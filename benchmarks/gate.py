@@ -89,11 +89,7 @@ def measure(setup: Setup) -> Outcome:
 
 def cells_of(found: Sequence[Measurement]) -> list[Cell]:
     """The cells of one checkpoint, with their draws in one order."""
-    (full,) = [m for m in found if m.trial.scheme is None]
-    groups: dict[tuple[str, int], list[Measurement]] = {}
-    for m in sorted(found, key=lambda m: m.trial.calibration_corpus):
-        if m.trial.scheme is not None:
-            groups.setdefault((m.trial.quantizer, m.trial.bits or 0), []).append(m)
+    full, groups = calibration_draws.by_method(found)
     deltas = {
         key: np.array([np.subtract(m.nll, full.nll) / np.array(m.n_tokens) for m in own]) for key, own in groups.items()
     }

@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.harness import ROOT, SEED, Claim, Outcome, Setup, claim_of
 from benchmarks.subjects import demo_command
+from ptq_eval.jobs.machine import cores
 from ptq_eval.results.store import Store
 
 LEAST_THROUGHPUT = 1.7
@@ -31,7 +32,7 @@ _SMALL = ("--quantizers", "rtn,gptq", "--bits", "3,4", "--eval-windows", "48", "
 
 def measure(setup: Setup) -> Outcome:
     """Throughput with as many jobs as cores, and what is left of 20 killed commands."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = cores()
     run = max((folder for folder in setup.trajectory.iterdir() if folder.is_dir()), key=_size)
     whole = [str(run) if word.startswith("examples") else word for word in demo_command()] + ["--bootstrap", "10"]
     small = ["run", str(run), "--group-size", "16", "--bootstrap", "10", *_SMALL]
@@ -41,16 +42,16 @@ def measure(setup: Setup) -> Outcome:
         for repeat in range(1 if setup.quick else 3):
             one, several = (
                 _seconds([*(small if setup.quick else whole), "--jobs", str(jobs)], folder / f"{jobs}-{repeat}")
-                for jobs in (1, cores)
+                for jobs in (1, count)
             )
             seconds.append([one, several])
             ratios.append(one / several)
         kills = _kills(small, folder, 2 if setup.quick else KILLS)
     lost = sum(not kill["identical"] for kill in kills)
-    outcome = Outcome(details={"cores": cores, "command": whole, "seconds": seconds, "kills": kills})
+    outcome = Outcome(details={"cores": count, "command": whole, "seconds": seconds, "kills": kills})
     outcome.claims = [
         claim_of(
-            f"throughput of --jobs {cores} over --jobs 1, one thread each",
+            f"throughput of --jobs {count} over --jobs 1, one thread each",
             ratios,
             limit=LEAST_THROUGHPUT,
             sense="at least",

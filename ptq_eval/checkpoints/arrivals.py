@@ -23,7 +23,12 @@ Files: TypeAlias = tuple[tuple[str, int, int], ...]
 
 def files_of(checkpoint: Checkpoint) -> Files:
     """The files in a checkpoint's folder and below; nothing for one that is not a folder here, or is gone."""
-    folder, found = Path(checkpoint.location), []
+    return files_in(Path(checkpoint.location))
+
+
+def files_in(folder: Path) -> Files:
+    """The files in a folder and below, in order of path; nothing where there is no such folder."""
+    found = []
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
         try:
             state = path.stat()

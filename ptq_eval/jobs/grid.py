@@ -22,7 +22,7 @@ from ptq_eval.measure.sweep import cost
 from ptq_eval.measure.trials import Plan, make_plan
 from ptq_eval.records import Checkpoint, Progress
 from ptq_eval.results.load import Results, collect
-from ptq_eval.results.manifest import describe, merged, require_matching, require_same, require_same_weights
+from ptq_eval.results.manifest import describe, merged, require_matching, require_same, require_same_weights, weights_of
 from ptq_eval.results.store import Store
 
 
@@ -65,14 +65,15 @@ class Grid:
         self.store.write_plan({work.checkpoint.name: [t.key() for t in work.trials] for work in plan.workloads})
         self.info = info
 
-    def contradiction(self, checkpoint: Checkpoint) -> OutputMismatchError | None:
-        """The error of a checkpoint that was measured with other weights, if it was."""
-        stored = self.store.read_run() or {}
-        try:
-            require_same_weights(stored, checkpoint.to_dict(), self.store.folder)
-        except OutputMismatchError as error:
-            return error
-        return None
+    def contradictions(self, checkpoints: Sequence[Checkpoint]) -> dict[str, PtqEvalError]:
+        """By location, the errors of checkpoints that were measured with other weights."""
+        stored, found = weights_of(self.store.read_run() or {}), {}
+        for checkpoint in checkpoints:
+            try:
+                require_same_weights(stored, checkpoint.to_dict(), self.store.folder)
+            except OutputMismatchError as error:
+                found[checkpoint.location] = error
+        return found
 
     def jobs(self) -> list[Job]:
         """The checkpoints with missing trials, in the order of the plan."""

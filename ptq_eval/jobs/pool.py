@@ -24,12 +24,12 @@ from typing import Any
 from ptq_eval.errors import MeasurementFailedError, OutputFullError, PtqEvalError, full_disk
 from ptq_eval.jobs.files import error_from_dict, write_job
 from ptq_eval.jobs.job import Conditions, Job, Tick, write_failed
+from ptq_eval.jobs.machine import THREADS, cores
 from ptq_eval.measure.memory import Budget
 from ptq_eval.results.store import Store, Writer
 
 MAX_DEATHS = 2
 """Processes that may die in one job."""
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _LAST_WORDS = 300
 """Characters of what a process wrote last that are quoted."""
 
@@ -110,7 +110,7 @@ class _Pool:
         while len(self._found) < len(paths):
             process, answer = self._answers.get()
             if answer is None:
-                self._buried(process)
+                self._replace(process)
             elif "tick" in answer:
                 self.tick(answer["tick"])
             else:
@@ -122,7 +122,7 @@ class _Pool:
                 self._give(process)
         return [self._found.get(path) for path in paths]
 
-    def _buried(self, process: _Process) -> None:
+    def _replace(self, process: _Process) -> None:
         """After the end of a process: its job waits again, or has failed; another process takes its place."""
         self._alive.remove(process)
         _close(process)
@@ -172,9 +172,8 @@ class _Pool:
     def _environment(self, number: int) -> dict[str, str]:
         """Cores are shared out, unless the user has said how many threads; of several GPUs each process has one."""
         own = dict(os.environ)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        for name in _THREADS:
-            own.setdefault(name, str(max(1, cores // self.count)))
+        for name in THREADS:
+            own.setdefault(name, str(max(1, cores() // self.count)))
         if self.device == "cuda":
             gpus = _gpus()
             own["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]

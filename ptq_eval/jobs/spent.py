@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 
+from ptq_eval.jobs.machine import cores
+
 
 class Spent:
     """What measuring took of the machine's time: CPU seconds over its cores, or seconds of a GPU that it has.
@@ -20,9 +22,7 @@ class Spent:
         self._entered = 0.0
 
     def _now(self) -> float:
-        times = os.times()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return sum(times[:4]) / cores if self._on_cpu else 0.0
+        return sum(os.times()[:4]) / cores() if self._on_cpu else 0.0
 
     def __enter__(self) -> None:
         self._entered = self._now() if self._on_cpu else time.monotonic()

@@ -10,7 +10,6 @@ that can never be met, such as a text that does not exist, ends it when the firs
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +32,7 @@ from ptq_eval.errors import (
 )
 from ptq_eval.jobs.events import Delayed, Event, Measured, Started, Unmeasured, Waiting
 from ptq_eval.jobs.grid import Grid, Job
+from ptq_eval.jobs.machine import runs
 from ptq_eval.jobs.spent import Spent
 from ptq_eval.laws.turning.alerts import alerts
 from ptq_eval.measure.trials import quantizers_of
@@ -139,7 +139,7 @@ class _Watch:
     def _over(self) -> bool:
         """Whether this look is the last that finds anything new."""
         pid = self.watching.pid
-        return self.watching.once or (Path(self.roots[0]) / END).exists() or (pid is not None and not _runs(pid))
+        return self.watching.once or (Path(self.roots[0]) / END).exists() or (pid is not None and not runs(pid))
 
     def _look(self, over: bool) -> Iterator[Event]:
         """Take what is complete, and measure one checkpoint of it."""
@@ -177,13 +177,13 @@ class _Watch:
             known=self._known,
         )
         verified = [c for c in verified if files_of(c) or c.location.startswith("hub:")]  # deleted meanwhile
-        wrong = {c.location: gravest(c) if c.fatal else self.grid.contradiction(c) for c in verified}
-        sound = [checkpoint for checkpoint in verified if wrong[checkpoint.location] is None]
+        wrong = self.grid.contradictions(verified) | {c.location: gravest(c) for c in verified if c.fatal}
+        sound = [checkpoint for checkpoint in verified if checkpoint.location not in wrong]
         if sound:
             self._plan(sound, found)
             wrong |= {checkpoint.location: error for checkpoint, error in self.grid.plan.excluded}
         self._jobs = [job for job in self.grid.jobs() if self._is_untried(job)] if sound else []
-        faulty = [(checkpoint, error) for checkpoint in verified if (error := wrong[checkpoint.location]) is not None]
+        faulty = [(checkpoint, error) for checkpoint in verified if (error := wrong.get(checkpoint.location))]
         given_up = [(c, error) for c, error in faulty if over or self.arrivals.given_up(c)]
         self._damaged = len(faulty) - len(given_up)
         for checkpoint, error in given_up:
@@ -290,15 +290,3 @@ def _report_is_current(out: Path) -> bool:
         return all(path.stat().st_mtime <= reported for path in (out / "records").glob("*.jsonl"))
     except OSError:
         return False
-
-
-def _runs(pid: int) -> bool:
-    """Whether there is a process of this number that has not ended; one may have, and its parent not know yet."""
-    try:
-        os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except ProcessLookupError:
-        return False
-    except OSError:  # of another user, or a system without /proc
-        return True
-    return state[:1] not in (["Z"], ["X"])

@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ptq_eval import plugins
 from ptq_eval.errors import OutputMismatchError
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ptq_eval.measure.trials import Plan
 
 
+Position: TypeAlias = tuple[Any, ...]
+"""Run, step and name of a checkpoint."""
 _PACKAGES = ("ptq-eval", "torch", "numba", "triton", "transformers", "tokenizers", "accelerate", "datasets")
 _PACKAGES += ("safetensors", "numpy", "scipy", "pandas", "matplotlib")
 """Packages that may change a number, of which the installed ones are recorded."""
@@ -110,9 +112,9 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, *
                 f"{run}: digest {digest[:12]}",
                 f"{run}: digest {earlier[:12]}",
             )
-    weights, mine = _weights(old), _weights(new)
+    weights, mine = weights_of(old), weights_of(new)
     for checkpoint in new["checkpoints"]:
-        require_same_weights(old, checkpoint, folder)
+        require_same_weights(weights, checkpoint, folder)
     known = {run for run, *_ in weights} & {run for run, *_ in mine} if growing else weights.keys() & mine.keys()
     if weights and not known:
         runs = [", ".join(sorted({run for run, *_ in positions})) for positions in (mine, weights)]
@@ -124,13 +126,16 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, *
         )
 
 
-def require_same_weights(old: Mapping[str, Any], checkpoint: Mapping[str, Any], folder: Path) -> None:
-    """Raises OutputMismatchError if a checkpoint was measured with other weights; an excluded one was not."""
+def require_same_weights(stored: Mapping[Position, str], checkpoint: Mapping[str, Any], folder: Path) -> None:
+    """Raises OutputMismatchError if a checkpoint was measured with other weights; an excluded one was not.
+
+    stored: the weights' hashes of the checkpoints that were measured (`weights_of`).
+    """
     if any(problem["fatal"] for problem in checkpoint["problems"]):
         return
     sha, name = checkpoint["weights_sha"], f"{checkpoint['run']} step {checkpoint['step']} with weights "
-    stored = _weights(old).get(_position(checkpoint)) or sha
-    _same(folder, "another trajectory", name + sha[:12], name + stored[:12])
+    measured = stored.get(_position(checkpoint)) or sha
+    _same(folder, "another trajectory", name + sha[:12], name + measured[:12])
 
 
 def _with_samples(fixed: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -213,13 +218,13 @@ def _same(folder: Path, what: str, got: str, stored: str) -> None:
         )
 
 
-def _weights(info: Mapping[str, Any]) -> dict[tuple[Any, ...], str]:
+def weights_of(info: Mapping[str, Any]) -> dict[Position, str]:
     """The weights' hashes by position in the trajectory.  An excluded checkpoint has no results to contradict."""
     sound = (c for c in info.get("checkpoints", []) if not any(problem["fatal"] for problem in c["problems"]))
     return {_position(c): c["weights_sha"] for c in sound}
 
 
-def _position(checkpoint: Mapping[str, Any]) -> tuple[Any, ...]:
+def _position(checkpoint: Mapping[str, Any]) -> Position:
     return checkpoint["run"], checkpoint["step"], checkpoint["revision"]
 
 

@@ -1,8 +1,10 @@
-"""Degradation in the Trainer of transformers, logged to whatever it logs to.
+"""Degradation in the Trainer of transformers.  It is logged to whatever the Trainer logs to, through `Trainer.log`:
 
-trainer = Trainer(…)
-trainer.add_callback(PTQCallback(trainer, quantizers="gptq", bits=4, eval_text="val.txt"))
-trainer.train()
+    trainer = Trainer(…)
+    trainer.add_callback(PTQCallback(trainer, quantizers="gptq", bits=4, eval_text="val.txt"))
+    trainer.train()
+
+A callback has no other way to log, so it is given the trainer.
 """
 
 from __future__ import annotations

@@ -29,18 +29,20 @@ from types import TracebackType
 from typing import Any
 
 from ptq_eval.checkpoints import Overrides
+from ptq_eval.checkpoints.arrivals import Files, files_in
 from ptq_eval.config.options import Options, declared
 from ptq_eval.config.run import RunConfig
 from ptq_eval.config.watch import END, WatchConfig
 from ptq_eval.errors import full_disk
+from ptq_eval.jobs.machine import THREADS
 from ptq_eval.models.loading import tokenizer_folder
 from ptq_eval.report.watch.words import metrics
 
 BUDGET = 0.05
 """The share of training time that measuring may take by default."""
-LEFT_BEHIND = ("optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args.bin", "global_step*", "*.distcp")
+EXCLUDED = ("optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args.bin", "global_step*", "*.distcp")
 """Files of a checkpoint that are not copied: they are no part of the model."""
-PRIORITY = 10
+NICENESS = 10
 """By how much the other process is nicer than this one."""
 
 Log = Callable[[dict[str, float], int], object]
@@ -93,9 +95,9 @@ class Monitor:
             shutil.rmtree(self.copies, ignore_errors=True)
             self.copies.mkdir(parents=True)
             said = (self.out / "watch.log").open("ab")
-        nice = ["nice", "-n", str(PRIORITY)] if shutil.which("nice") else []
+        nice = ["nice", "-n", str(NICENESS)] if shutil.which("nice") else []
         hidden = {} if options.get("device", "cpu") != "cpu" else {"CUDA_VISIBLE_DEVICES": ""}
-        number = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))
+        number = dict.fromkeys(THREADS, str(threads))
         with said:
             self._process = subprocess.Popen(
                 [*nice, *command],
@@ -170,7 +172,7 @@ class Monitor:
         try:
             shutil.rmtree(partial, ignore_errors=True)
             before = _states(folder)
-            shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(*LEFT_BEHIND))
+            shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(*EXCLUDED))
             if _states(folder) != before:
                 raise OSError("its files changed meanwhile")
             if tokenizer is not None and tokenizer_folder(partial) is None:
@@ -218,15 +220,13 @@ class Monitor:
             warnings.warn(f"ptq-eval: {name.strip('_')} raised {error!r}, and is not called again", stacklevel=3)
 
 
-def _states(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Size and time of the last change of every file that would be copied."""
-    found = {}
-    for path in folder.rglob("*"):
-        names = path.relative_to(folder).parts
-        if path.is_file() and not any(fnmatch(name, pattern) for name in names for pattern in LEFT_BEHIND):
-            state = path.stat()
-            found[path] = (state.st_size, state.st_mtime_ns)
-    return found
+def _states(folder: Path) -> Files:
+    """The files that would be copied."""
+    return tuple(
+        state
+        for state in files_in(folder)
+        if not any(fnmatch(part, pattern) for part in Path(state[0]).parts for pattern in EXCLUDED)
+    )
 
 
 def _say_place(folder: Path, step: int, tokens: int | None) -> None:

@@ -20,7 +20,7 @@ from ptq_eval.errors import (
     OutputFullError,
     TextSourceError,
 )
-from ptq_eval.jobs import grid, spent
+from ptq_eval.jobs import grid, machine, spent
 from ptq_eval.jobs import watch as watching
 from ptq_eval.jobs.events import Delayed, Measured, Started, Unmeasured, Waiting
 from ptq_eval.jobs.watch import watch
@@ -459,6 +459,6 @@ def test_a_watch_beside_another_doubles_nothing_and_loses_no_checkpoint(trajecto
 def test_a_training_process_that_nobody_waited_for_has_ended():
     process = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert not watching._runs(process.pid)
+    assert not machine.runs(process.pid)
     process.wait()
-    assert watching._runs(os.getpid())
+    assert machine.runs(os.getpid())
