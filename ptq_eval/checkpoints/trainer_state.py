@@ -33,7 +33,7 @@ from ptq_eval.models.json_files import load_json
 from ptq_eval.models.parameters import count_parameters
 from ptq_eval.records import Checkpoint, Source
 
-PHASES = ("warmup", "constant", "decay", "annealed")
+PHASES = ("warmup", "constant", "decay", "annealed", "averaged")
 ANNEALED_SHARE = 0.1
 """A learning rate at or below this share of its peak has been annealed (the usual floor of a cosine)."""
 
