@@ -23,9 +23,7 @@ _options = cli_options.together(
 @_options
 @cli_options.options_of(StudyArguments)
 @cli_options.out_option("Output folder of a study.", name="folder")
-@click.pass_context
 def pretrain(
-    context: click.Context,
     out: str | None,
     device: str,
     study: str | None,
@@ -55,7 +53,7 @@ def pretrain(
     target = folder or out
     if target is None or (folder and out):
         raise OptionError("a study needs one output folder", remedy="--study FILE -o OUT")
-    own = {"compile", "threads"}
+    own, context = {"compile", "threads"}, click.get_current_context()
     given = [
         name
         for name in settings

@@ -125,8 +125,9 @@ def test_what_is_recorded_of_a_run_in_low_precision(study, tmp_path):
 
 
 def test_a_run_does_not_depend_on_those_beside_it(study, tmp_path):
-    train(study(), tmp_path / "together")
-    train(study(stack=1), tmp_path / "apart")
+    together, apart = study(), study(stack=1)
+    for planned, name in ((together, "together"), (apart, "apart")):
+        train(replace(planned, runs=planned.runs[1:3] + planned.runs[-5::2]), tmp_path / name)
     one, other = checkpoints(tmp_path / "together"), checkpoints(tmp_path / "apart")
     assert one.keys() == other.keys()
     for name in one:
