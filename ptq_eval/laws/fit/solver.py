@@ -170,7 +170,7 @@ class _Rows(ABC):
     def local(self, points: np.ndarray, rows: np.ndarray, damping: np.ndarray) -> Local:
         m, p = points.shape
         with np.errstate(all="ignore"):
-            if m <= self._size:
+            if 0 < m <= self._size:
                 return self._local(points, rows, damping)
             found = Local(np.empty(m), np.empty((m, p)), np.empty((m, p, p)))
             for block in self._blocks(m):
