@@ -15,13 +15,12 @@ from ptq_eval.report.common.numbers import MISSING
 from ptq_eval.report.common.tables import FLOOR, LEAD, Grid
 
 _POWERS = dict(zip("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
-_GREEK = dict(
-    zip(
-        "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
-        "alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon varphi "
-        "chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(),
-    )
-)
+_GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "varepsilon", "ζ": "zeta", "η": "eta", "θ": "theta",
+    "ι": "iota", "κ": "kappa", "λ": "lambda", "μ": "mu", "ν": "nu", "ξ": "xi", "π": "pi", "ρ": "rho", "σ": "sigma",
+    "τ": "tau", "υ": "upsilon", "φ": "varphi", "χ": "chi", "ψ": "psi", "ω": "omega", "Γ": "Gamma", "Δ": "Delta",
+    "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
+}  # fmt: skip
 _SPECIAL = {
     **{raised: f"$^{{{digit}}}$" for raised, digit in _POWERS.items()},
     **{letter: rf"$\{name}$" for letter, name in _GREEK.items()},
@@ -53,6 +52,8 @@ UNKNOWN = "?"
 def escape(text: str) -> str:
     """Plain text for LaTeX; a character that pdfTeX's fonts cannot draw becomes a question mark."""
     escaped = "".join(map(_drawn, " ".join(str(text).split())))
+    if escaped.startswith(("[", "*")):
+        escaped = "{}" + escaped  # else an argument of the line break before it
     return escaped.replace("--", "-{}-").replace(r"D\_crit", r"$D_{\mathrm{crit}}$")
 
 
@@ -64,6 +65,14 @@ def _drawn(character: str) -> str:
         return character
     plain = [part for part in unicodedata.normalize("NFKD", character) if not unicodedata.combining(part)]
     return "".join(part if " " <= part <= "~" and part not in _SPECIAL else UNKNOWN for part in plain)
+
+
+def prose(text: str) -> str:
+    """`escape` for sentences: quantities and constants of laws become mathematics, a minus sign gets its length."""
+    escaped = re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escape(text))
+    escaped = re.sub(r"\bD/N\b", "$D/N$", escaped)
+    escaped = re.sub(r"\bD (=|is|at)", r"$D$ \1", escaped)
+    return re.sub(r"\b(gamma|C)\\_(\w+)\b", lambda found: symbol(f"{found[1]}_{found[2]}"), escaped)
 
 
 def symbol(name: str) -> str:

@@ -66,10 +66,10 @@ def _answers(found: answers.Answers) -> str:
     )
 
 
-def answers_tabular(found: answers.Answers, names: Mapping[str, str] | None = None) -> str:
-    """The cells of a table of answers.  names: LaTeX for some of its runs."""
+def answers_tabular(found: answers.Answers, names: Mapping[str, str] | None = None, end: str = r" \\[2pt]") -> str:
+    """The cells of a table of answers.  names: LaTeX for some of its runs; end: of each row."""
     rows = (
-        " & ".join([_run(run, names or {}), escape(label), *map(_answer_cell, cells)]) + r" \\[2pt]"
+        " & ".join([_run(run, names or {}), escape(label), *map(_answer_cell, cells)]) + end
         for run, label, cells in found.rows
     )
     return tabular("l" * len(found.header), [" & ".join(map(escape, found.header)) + r" \\"], rows)
