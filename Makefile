@@ -1,8 +1,9 @@
 # Two commands set up everything they need and run on a fresh machine:
 #   make demo    the main job on the embedded trajectory; the report is written to demo-output/
 #   make test    every test
-# For those who change the code: make check, make docs, make bench, make clean; make oldest-test; make backends-test installs other
-# packages in environments of their own and tries them, all or those named: make backends-test BACKENDS="hqq or torchao".
+# For those who change the code: make check, make docs, make site, make bench, make clean; make oldest-test; make
+# backends-test installs other packages in environments of their own and tries them, all or those named:
+# make backends-test BACKENDS="hqq or torchao".
 
 PYTHON ?= python3
 BACKENDS ?=
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint types docs wheel backends-test page-test paper-test oldest-test gate bench clean
+.PHONY: demo test check lint types docs site wheel backends-test page-test paper-test oldest-test gate bench clean
 
 demo: $(STAMP)
 	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --eval-windows 192 --calib-windows 48
@@ -31,6 +32,9 @@ types: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate_cli.py --check
 	$(BIN)/python -m pytest -q tests/docs
+
+site: $(STAMP)
+	PYTHON=$(BIN)/python tests/site.sh
 
 backends-test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m backends tests/backends/test_packages.py \

@@ -64,8 +64,7 @@ class Packages(MetaPathFinder):
 def main(home: Path) -> None:
     """Import the package, then do the jobs whose folders come in on standard input, until it is closed."""
     start = json.loads((home / "start.json").read_text(encoding="utf-8"))
-    if os.name == "posix":  # elsewhere an orphan keeps its parent's number, and ends once standard input is closed
-        threading.Thread(target=_end_with, args=(start["parent"],), daemon=True).start()
+    end_with(start["parent"])
     jobs = os.fdopen(os.dup(0), encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what a package reads is not a job
     sys.meta_path.insert(0, Packages(start["packages"]))
@@ -86,11 +85,16 @@ def main(home: Path) -> None:
             torch.cuda.empty_cache()
 
 
-def _end_with(parent: int) -> None:
-    """End this process, also in the middle of a job, once its parent no longer runs."""
-    while os.getppid() == parent:
-        time.sleep(ORPHAN_POLL)
-    os._exit(1)
+def end_with(parent: int) -> None:
+    """Have this process end, also in the middle of a job, once its parent no longer runs."""
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHAN_POLL)
+        os._exit(1)
+
+    if os.name == "posix":  # elsewhere an orphan keeps its parent's number, and ends once standard input is closed
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def _job(backend: Any, folder: Path) -> None:

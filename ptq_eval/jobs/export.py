@@ -24,7 +24,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ptq_eval import plugins, records
 from ptq_eval.checkpoints import Overrides, discover, gravest, verify_all
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import (
@@ -37,6 +36,7 @@ from ptq_eval.errors import (
     did_you_mean,
     full_disk,
 )
+from ptq_eval.jobs.recipe import recipe_of
 from ptq_eval.measure import mixtures
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.sweep import cost, sweep
@@ -51,17 +51,11 @@ from ptq_eval.packing.base import Content
 from ptq_eval.packing.folder import largest_difference
 from ptq_eval.packing.folding import folded
 from ptq_eval.packing.loading import loaded
-from ptq_eval.records import Checkpoint, Doubt, Progress, Trial
+from ptq_eval.records import Checkpoint, Progress, Trial
 from ptq_eval.report.export import page
 from ptq_eval.report.export.words import reason
 from ptq_eval.results.table import tabulate
 from quantizers import QuantizedWeight, Scheme
-
-FORMAT = 1
-"""Raised whenever the numbers of a recipe change their meaning."""
-
-SAME_LOSS = 1e-4
-"""Nats per token by which a loaded model's loss may differ from the measured one, unless the noise floor is higher."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +114,7 @@ def export(
         loading["trust_remote_code"] = config.trust_remote_code
         ids = torch.tensor(work.evaluation.ids)
         file |= {"loaded": loaded(partial, packer, list(kept.schemes.values()), ids, report, **loading)}
-        recipe = _recipe(work, config, packer, row, file) | {"warnings": warnings}
+        recipe = recipe_of(work, config, row, file) | {"warnings": warnings}
         with full_disk(partial):
             (partial / page.NAME).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
             (partial / "README.md").write_text(page.text(recipe), encoding="utf-8")
@@ -288,63 +282,3 @@ def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) 
 
 def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in find_weights(folder).files or folder.glob("*.gguf"))
-
-
-_MEASURED = (
-    "loss_fp", "loss_q", "delta", "delta_se", "ppl_fp", "ppl_q", "kl", "top1_agreement", "windows",
-    "bits_per_weight",
-)  # fmt: skip
-
-
-def _recipe(
-    work: Workload, config: RunConfig, packer: FileFormat, row: Mapping[str, Any], file: Mapping[str, Any]
-) -> dict[str, Any]:
-    checkpoint, trial = work.checkpoint, work.trials[1]
-    about = ("run", "step", "tokens", "params", "architecture", "weights_sha")
-    recipe = {
-        "version": FORMAT,
-        "checkpoint": {name: getattr(checkpoint, name) for name in about},
-        "quantizer": trial.quantizer,
-        "quantizer_version": trial.quantizer_version,
-        "options": dict(trial.options),
-        "scheme": _described(trial.scheme),
-        "calibration": trial.calibration,
-        "texts": {
-            "evaluation": work.evaluation.describe(),
-            "calibration": work.calibration.describe() if work.calibration is not None else None,
-        },
-        "dtype": trial.dtype,
-        "measured": {name: row[name] for name in _MEASURED},
-        "file": dict(file),
-        "settings": {**config.measured(), "device": config.device},
-        "versions": plugins.versions("ptq-eval", "torch", "transformers"),
-    }
-    recipe["doubts"] = [*json.loads(row.get("doubts") or "[]"), *_doubts(row, file.get("loaded", {}))]
-    return json.loads(json.dumps(recipe, default=_plain))
-
-
-def _described(scheme: records.Scheme | None) -> dict[str, Any]:
-    """A scheme with its name; in mixed precision with the names of all layers' formats."""
-    assert scheme is not None
-    if scheme.layers:
-        return {
-            **vars(scheme),
-            "name": scheme.format,
-            "layers": {name: form for name, (form, _) in scheme.layers.items()},
-        }
-    common, _ = mixtures.schemes_of(scheme)
-    return {**vars(common), "name": common.name}
-
-
-def _doubts(row: Mapping[str, Any], answer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The doubt of a model that loads with another loss than the measured one, beyond other roundings as good."""
-    difference = answer.get("loss", row["loss_q"]) - row["loss_q"]
-    floor = row.get("noise_floor")
-    limit = max(SAME_LOSS, floor) if floor is not None and floor == floor else SAME_LOSS
-    if not abs(difference) > limit:
-        return []
-    return [{"kind": Doubt.EXPORT_DIFFERS.value, "difference": difference, "limit": limit}]
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else str(value)

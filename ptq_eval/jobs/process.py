@@ -8,13 +8,13 @@ that another process has measured meanwhile are not measured again.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ptq_eval.backends.worker import end_with
 from ptq_eval.backends.workers import Workers
 from ptq_eval.errors import PtqEvalError
 from ptq_eval.jobs.files import error_to_dict, read_job
@@ -22,15 +22,13 @@ from ptq_eval.jobs.job import measure
 from ptq_eval.results.store import Store
 
 _TICK_SECONDS = 0.2
-_ORPHAN_POLL = 1.0
-"""Seconds between two looks at whether the process that started this one still runs."""
 
 Say = Callable[[dict[str, Any]], object]
 
 
 def work(files: Iterable[str], out: Path, shard: tuple[int, int], name: str, say: Say) -> None:
     """Measure the jobs of these files one after another; all answers go to `say`."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with(os.getppid())
     store = Store(out, shard, name)
     with store.writer() as writer:
         for path in files:
@@ -61,10 +59,3 @@ class _Ticks:
     def send(self) -> None:
         self._say({"tick": self._units})
         self._units, self._last = 0.0, time.monotonic()
-
-
-def _end_with(parent: int) -> None:
-    """End this process, also in the middle of a job, once its parent no longer runs."""
-    while os.getppid() == parent:
-        time.sleep(_ORPHAN_POLL)
-    os._exit(1)

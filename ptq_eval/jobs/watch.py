@@ -28,15 +28,18 @@ from ptq_eval.errors import (
     NoCheckpointError,
     NothingToFitError,
     OutputFullError,
+    OutputMismatchError,
     PtqEvalError,
 )
 from ptq_eval.jobs.events import Delayed, Event, Measured, Started, Unmeasured, Waiting
 from ptq_eval.jobs.grid import Grid, Job
 from ptq_eval.jobs.machine import runs
 from ptq_eval.jobs.spent import Spent
-from ptq_eval.laws.turning.alerts import alerts
+from ptq_eval.laws.turning.alerts import Alert, alerts
 from ptq_eval.measure.trials import quantizers_of
 from ptq_eval.records import Checkpoint, Progress
+from ptq_eval.report import fit_of
+from ptq_eval.results.load import Results
 
 LAST_TRIES = 3
 """Looks that may fail after training has ended, before the watch ends with their error."""
@@ -67,35 +70,31 @@ def watch(
         if Path(root).is_file() or not str(root).strip():
             discover([root])  # says what is wrong with it
     place = Path(out) if out is not None else default_output(roots[0])
-    watched = _Watch(roots, place, overrides, config, watching, progress or (lambda what, done, total: None))
-    return watched.events(sleep)
+    grid = Grid(place, config, progress or (lambda what, done, total: None), growing=True)
+    return _Watch(roots, overrides, watching, grid).events(sleep)
+
+
+class _WrongRequestError(Exception):
+    """Carries the error of a request that no later look could meet, so that it ends the watch."""
 
 
 class _Watch:
     def __init__(
         self,
         roots: Sequence[str | Path],
-        out: Path,
         overrides: Overrides,
-        config: RunConfig,
         watching: WatchConfig,
-        progress: Progress,
+        grid: Grid,
     ) -> None:
-        self.roots, self.overrides, self.config, self.watching = roots, overrides, config, watching
-        self.progress = progress
-        self.grid = Grid(out, config, progress, growing=True)
+        self.roots, self.overrides, self.watching, self.grid = roots, overrides, watching, grid
         self.arrivals = Arrivals(0.0 if watching.once else watching.settle, 0.0 if watching.once else watching.patience)
-        self.spent = Spent(config.resolve_device())
-        self.incomplete = self.beyond = self._damaged = 0
+        self.spent = Spent(grid.config.resolve_device())
         self._known: Known = {}
         self._seen: list[tuple[Checkpoint, Files]] = []
+        self._changing = self._damaged = 0
         self._jobs: list[Job] = []
         self._tried: dict[str, Files] = {}
         self._unreported: list[tuple[Checkpoint, float]] = []
-        self._accepted = self._stale = False
-        self._tokens: dict[Any, Any] = {}
-        self._wrong_request = False
-        self._alerted = self.grid.store.read_alerts()
         self._said: set[tuple[Any, Any]] = set()
 
     def events(self, sleep: Callable[[float], object]) -> Iterator[Event]:
@@ -111,18 +110,18 @@ class _Watch:
                 if self.watching.once:
                     raise
                 self._seen, self._jobs, busy = [], [], False
+            except _WrongRequestError as wrong:
+                raise wrong.args[0] from None
             except (PtqEvalError, OSError) as error:
-                if self._wrong_request:
-                    raise
                 busy, failures = False, failures + 1
                 yield from self._delayed(error, over, failures)
             if busy:
                 continue
-            now = Waiting(len(self._seen), self.incomplete, self.beyond)
-            if now != said:
+            now = Waiting(len(self._seen), self._changing + self._damaged, len(self._jobs))
+            if now != said and not failures:
                 said = now
                 yield now
-            if over and not failures and not (self._jobs or self._unreported or self._stale):
+            if over and not failures and not self._jobs:
                 return
             sleep(self.watching.every)
 
@@ -142,17 +141,20 @@ class _Watch:
         return self.watching.once or (Path(self.roots[0]) / END).exists() or (pid is not None and not runs(pid))
 
     def _look(self, over: bool) -> Iterator[Event]:
-        """Take what is complete, and measure one checkpoint of it."""
+        """Take what is complete, measure one checkpoint of it, and report."""
         found = self._found()
         named = [checkpoint for checkpoint in found if not is_temporary(checkpoint)]
         still = named if over else self.arrivals.still(named)
+        self._changing = len(found) - len(still)
         seen = [(checkpoint, files_of(checkpoint)) for checkpoint in still]
-        if seen != self._seen or self._damaged:
+        changed = seen != self._seen or self._damaged > 0
+        if changed:
             yield from self._take(still, [checkpoint.location for checkpoint in named], over)
-            self._seen = seen
-        self.incomplete = len(found) - len(still) + self._damaged
-        yield from self._measured(over)
-        yield from self._report()
+        if job := self._next(seen, over):
+            yield from self._measured(job)
+        if self.grid.info and (changed or self._unreported):
+            yield from self._report()
+        self._seen = seen  # last, so that the next look repeats what an error has prevented
 
     def _found(self) -> list[Checkpoint]:
         """The checkpoints below the roots; a root without any is waited for, and does not hold up the others.
@@ -172,8 +174,8 @@ class _Watch:
         """Verify checkpoints that do not change, and plan the trials of the sound ones; `found`: all locations."""
         verified = verify_all(
             still,
-            progress=lambda done, total, _name: self.progress("reading weights", done, total),
-            trust_remote_code=self.config.trust_remote_code,
+            progress=lambda done, total, _name: self.grid.progress("reading weights", done, total),
+            trust_remote_code=self.grid.config.trust_remote_code,
             known=self._known,
         )
         verified = [c for c in verified if files_of(c) or c.location.startswith("hub:")]  # deleted meanwhile
@@ -192,38 +194,32 @@ class _Watch:
 
     def _plan(self, sound: Sequence[Checkpoint], found: Sequence[str]) -> None:
         """Plan the trials of sound checkpoints; those that the plan excludes are no error while a run grows."""
-        if not self._accepted:  # an earlier watch may have been killed before it wrote a report, or knew another D
-            self._stale = not _report_is_current(self.grid.store.folder)
-            self._tokens = _tokens(self.grid.store.read_run() or {})
         try:
             self.grid.take(sound, self.roots, waiting=found)
         except PtqEvalError as error:
             if not self.watching.once and len(self.grid.plan.excluded) == len(sound):
                 return
-            self._wrong_request = not self._accepted and not isinstance(error, OutputFullError)
-            raise
-        known = _tokens(self.grid.info)
-        self._stale |= any(known.get(place, tokens) != tokens for place, tokens in self._tokens.items())
-        self._accepted, self._tokens = True, known
+            if self.grid.info or isinstance(error, OutputFullError):
+                raise
+            raise _WrongRequestError(error) from error
 
     def _is_untried(self, job: Job) -> bool:
         """Whether a checkpoint has changed since trials of it failed."""
         location = job.work.checkpoint.location
         return self._tried.get(location) != files_of(job.work.checkpoint)
 
-    def _measured(self, over: bool) -> Iterator[Event]:
-        """Measure the newest checkpoint if it waits, or else the first that does, unless that exceeds the budget.
+    def _next(self, seen: Sequence[tuple[Checkpoint, Files]], over: bool) -> Job | None:
+        """The job of the newest checkpoint, or else the first; none that would exceed the budget."""
+        if not self._jobs or not (over or self.spent.allows(self.watching.budget)):
+            return None
+        newest = max(seen, key=lambda one: max((changed for *_, changed in one[1]), default=0))[0]
+        return next((job for job in self._jobs if job.work.checkpoint.location == newest.location), self._jobs[0])
+
+    def _measured(self, job: Job) -> Iterator[Event]:
+        """Measure a checkpoint.
 
         A failure is not repeated until the checkpoint's files change: nothing else would make it succeed.
         """
-        self.beyond = 0
-        if not self._jobs:
-            return
-        newest = max(self._seen, key=lambda one: max((changed for *_, changed in one[1]), default=0))[0]
-        job = next((job for job in self._jobs if job.work.checkpoint.location == newest.location), self._jobs[0])
-        if not over and not self.spent.allows(self.watching.budget):
-            self.beyond = len(self._jobs)
-            return
         yield Started(job.work.checkpoint)
         with self.spent:
             started = time.monotonic()
@@ -237,31 +233,33 @@ class _Watch:
             self._unreported.append((job.work.checkpoint, time.monotonic() - started))
 
     def _report(self) -> Iterator[Event]:
-        """Fit and report once something was measured, or D of a checkpoint has become known.
-
-        What a full disk keeps from being reported is reported at a later look.
-        """
-        if not self._accepted or not (self._unreported or self._stale):
-            return
-        settings = {"laws": self.config.laws, "seed": self.config.seed, "bootstrap": self.config.bootstrap}
-        started = time.monotonic()
+        """Fit and report, unless the report of an earlier look is of the same measurements."""
+        config, started = self.grid.config, time.monotonic()
+        settings = {"laws": config.laws, "seed": config.seed, "bootstrap": config.bootstrap}
         with self.spent:
             try:
-                result = analyse(self.grid.results(), progress=self.progress, **settings)
+                results = self.grid.results()
+                if not self._unreported and _is_reported(results):
+                    return
+                result = analyse(results, progress=self.grid.progress, **settings)
             except NothingToFitError:
-                self._stale = False
                 return
             save_report(self.grid.store.folder, result)
         seconds = time.monotonic() - started
-        done, self._unreported, self._stale = self._unreported, [], False
+        done, self._unreported = self._unreported, []
         for checkpoint, measuring in done:
             yield Measured(checkpoint, result, measuring + seconds)
-        for alert in alerts(result.fit["critical_tokens"], self.watching.margin, self.watching.alert_bits):
-            if alert.place not in self._alerted:
+        yield from self._alerts(alerts(result.fit["critical_tokens"], self.watching.margin, self.watching.alert_bits))
+
+    def _alerts(self, found: Sequence[Alert]) -> Iterator[Event]:
+        """Those that neither this watch nor an earlier one has raised."""
+        raised = self.grid.store.read_alerts()
+        for alert in found:
+            if alert.place not in raised and self._new("alert", alert.place):
                 yield alert
-                self._alerted.add(alert.place)
+                raised.add(alert.place)
                 with suppress(OutputFullError):  # a watch that is repeated raises it again
-                    self.grid.store.write_alerts(self._alerted)
+                    self.grid.store.write_alerts(raised)
 
     def _new(self, about: Any, what: Any) -> bool:
         """Whether this is said for the first time."""
@@ -278,15 +276,9 @@ def _has_checkpoint(root: str | Path) -> bool:
         return False
 
 
-def _tokens(info: Mapping[str, Any]) -> dict[tuple[Any, ...], Any]:
-    """D by place of a checkpoint, from `run.json`."""
-    return {(c["run"], c["step"], c["revision"]): c["tokens"] for c in info.get("checkpoints", ())}
-
-
-def _report_is_current(out: Path) -> bool:
-    """Whether there is a report, and no record is younger."""
+def _is_reported(results: Results) -> bool:
+    """Whether the folder's report is of these measurements."""
     try:
-        reported = (out / "report.md").stat().st_mtime
-        return all(path.stat().st_mtime <= reported for path in (out / "records").glob("*.jsonl"))
-    except OSError:
+        return fit_of(results) is not None
+    except OutputMismatchError:  # a damaged file is written again
         return False

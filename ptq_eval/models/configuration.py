@@ -103,15 +103,19 @@ def of_content(content: dict[str, Any], code: Path | None = None) -> PretrainedC
                 config = AutoConfig.from_pretrained(code, trust_remote_code=True, local_files_only=True)
             else:
                 kind = CONFIG_MAPPING[content["model_type"]]
-                config = kind.from_dict(_translated(content, kind))
+                content = _translated(content, kind)
+                config = kind.from_dict(content)
     except Exception as error:  # each configuration has checks of its own
         raise refusal(content, error) from error
-    _require_plausible(config)
+    _require_plausible(config, content)
     return config
 
 
-def _require_plausible(config: PretrainedConfig) -> None:
-    """Raise UnsupportedModelError for a number that no model has: transformers would build 0 positions."""
+def _require_plausible(config: PretrainedConfig, content: Mapping[str, Any]) -> None:
+    """Raise UnsupportedModelError for a number that no model has: transformers would build 0 positions.
+
+    The content is checked too: transformers drops a `rope_theta` beside `rope_parameters` without a word.
+    """
     text = config.get_text_config()
     if not hasattr(text, "attribute_map"):
         what = "config.json has no mapping for its text model"
@@ -124,7 +128,9 @@ def _require_plausible(config: PretrainedConfig) -> None:
     own = text.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     if isinstance(layers := vars(text).get(own), int) and layers > _MOST_LAYERS:
         raise _implausible("a number that no model has", own, layers, f"at most {_MOST_LAYERS}")
-    for name, value in _numbers_of(vars(text)):
+    own = next((name for name in getattr(config, "sub_configs", {}) if getattr(config, name, None) is text), None)
+    written = content if own is None else content.get(own)
+    for name, value in [*_numbers_of(vars(text)), *_numbers_of(written if isinstance(written, Mapping) else {})]:
         if math.isnan(value) or (math.isinf(value) and not _MAY_BE_INFINITE.search(name)):
             raise _implausible("a number that is not finite", name, value, "finite numbers")
         for pattern, low, high, allowed in _RANGES:

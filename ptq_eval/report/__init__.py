@@ -82,10 +82,10 @@ def write(
     data = {name: figure.data(study) for name, figure in drawn.items()}
     return [
         files.write_csv(out / "degradation.csv", table),
-        *files.write_fit(out, fit, replicates),
         files.write_text(out / "tables" / "degradation.tex", latex.document(study)),
         *figures.write(out / "figures", study, drawn, data),
         *write_pages(out, study, data),
+        *files.write_fit(out, fit, replicates),  # last: a fit of these measurements says that their report is whole
     ]
 
 
@@ -115,16 +115,25 @@ def studies(out: Path) -> tuple[Mapping[str, Any] | None, ...]:
 def renew_page(results: Results) -> list[Path]:
     """Write the pages of an output folder again, after a study was added, with the fit that is stored there.
 
-    Returns the paths written; nothing where the folder has no report, or its fit is of other measurements than
-    `results`: `ptq-eval report` then makes both again.
+    Returns the paths written; none where `fit_of` finds no fit: `ptq-eval report` then makes both again.
     """
-    from ptq_eval.report.common import files
     from ptq_eval.report.common.data import Study
 
-    fit = files.read_json(results.folder / "fit.json", ("fits", "critical_tokens"), "ptq-eval report OUT")
-    if fit is None or fit.get("records") != results.digest or not (results.folder / "report.md").exists():
+    fit = fit_of(results)
+    if fit is None or not (results.folder / "report.md").exists():
         return []
     return write_pages(results.folder, Study(results.frame, with_texts(fit), results.run, results.points))
+
+
+def fit_of(results: Results) -> dict[str, Any] | None:
+    """The content of `fit.json` beside these results; None where there is none, or it is of other measurements.
+
+    Raises OutputMismatchError if the file is damaged.
+    """
+    from ptq_eval.report.common import files
+
+    fit = files.read_json(results.folder / "fit.json", ("fits", "critical_tokens"), "ptq-eval report OUT")
+    return fit if fit is not None and fit.get("records") == results.digest else None
 
 
 def render(

@@ -27,8 +27,8 @@ class Block:
 
     @property
     def file(self) -> str:
-        """NAME of `file=NAME`, or nothing."""
-        return next((word.removeprefix("file=") for word in self.words if word.startswith("file=")), "")
+        """NAME of `title="NAME"`, or nothing."""
+        return next((word[7:-1] for word in self.words if word.startswith('title="')), "")
 
 
 def name(page: Path) -> str:

@@ -7,9 +7,11 @@ import contextlib
 import dataclasses
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import click
 import pytest
@@ -23,7 +25,8 @@ from tests.docs.pages import PAGES, ROOT, anchors, blocks, commands, links, name
 DOCS = ROOT / "docs"
 every_page = pytest.mark.parametrize("page", PAGES, ids=name)
 PACKAGES = [page for page in PAGES if any(block.file for block in blocks(page))]
-RUNNABLE = [page for page in PAGES if any(b.language == "python" and not b.words for b in blocks(page))]
+SESSIONS = [page for page in PAGES if any(b.language == "sh" and b.words == ("{.run}",) for b in blocks(page))]
+RUNNABLE = [p for p in PAGES if p not in SESSIONS and any(b.language == "python" and not b.words for b in blocks(p))]
 
 
 def run(*command, cwd, **env):
@@ -63,7 +66,7 @@ def test_links_lead_somewhere(page):
 def test_python_compiles(page):
     for block in blocks(page):
         if block.language == "python":
-            assert not block.words or block.file or block.words == ("no-run",), f"{name(page)}:{block.line}"
+            assert not block.words or block.file or block.words == ("{.no-run}",), f"{name(page)}:{block.line}"
             ast.parse(block.text, f"{name(page)}:{block.line}")
 
 
@@ -75,6 +78,23 @@ def test_python_runs(page, tmp_path, monkeypatch):
     for block in blocks(page):
         if block.language == "python" and not block.words:
             exec(compile(block.text, f"{name(page)}:{block.line}", "exec"), names)
+
+
+@pytest.mark.session
+@pytest.mark.parametrize("page", SESSIONS, ids=name)
+def test_a_session_runs(page, tmp_path):
+    """The blocks `sh {.run}` and `python` of a page in order, in a folder where `runs/my-model` has checkpoints."""
+    for step in (98, 314, 980, 3138, 9805):
+        checkpoint = f"llama-40k/checkpoint-{step}"
+        shutil.copytree(
+            ROOT / "examples" / "trajectory" / checkpoint, tmp_path / "runs" / "my-model" / Path(checkpoint).name
+        )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for block in blocks(page):
+        if block.language == "sh" and block.words:
+            run("bash", "-euc", block.text, cwd=tmp_path, PATH=path)
+        elif block.language == "python":
+            run(sys.executable, "-c", block.text, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("page", PACKAGES, ids=name)
@@ -185,6 +205,13 @@ def test_every_suite_is_listed_with_its_status_and_source():
         rows.append(f"| {suite.name} | `{suite.check.label}` | {tokens} | {suite.status.value} | {suite.source} |")
     table = (DOCS / "trajectories.md").read_text("utf-8").partition("## Public suites")[2]
     assert [line for line in table.splitlines() if line.startswith("| ")][2:] == rows
+
+
+def test_the_site_has_every_page():
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    listed = set(re.findall(r": (\S+\.md)$", nav, re.MULTILINE))
+    assert {name(page) for page in DOCS.glob("*.md")} <= listed
+    assert all((ROOT / page).is_file() for page in listed)
 
 
 def test_the_readme_is_short():

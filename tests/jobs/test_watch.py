@@ -39,7 +39,7 @@ def options(small, monkeypatch):
 
     def save(folder, result):
         result.table.to_csv(folder / CSV)
-        (folder / "report.md").write_text("a table")
+        (folder / "fit.json").write_text(json.dumps(result.fit, default=str))
 
     monkeypatch.setattr(watching, "save_report", save)
     return {**small, **QUICK, "quantizers": "rtn", "bits": 4}
@@ -410,7 +410,7 @@ def test_a_report_that_a_full_disk_or_a_kill_prevented_is_written_later(
     events = list(watch(run, out, sleep=each_look(lambda: (run / END).touch()), **options))
     assert [event for event in events if isinstance(event, Delayed)]
     assert steps_of(events) == [100]
-    (out / "report.md").unlink()
+    (out / "fit.json").unlink()
     (out / CSV).unlink()
     assert steps_of(watch(run, out, **options)) == []
     assert set(pd.read_csv(out / CSV)["step"]) == {100}

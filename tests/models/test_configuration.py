@@ -66,6 +66,14 @@ def test_a_number_that_no_model_has_is_refused_by_name(tmp_path, name, value):
     assert raised.value.remedy == "correct config.json"
 
 
+@pytest.mark.parametrize("value", [-5, "-5", 0])
+def test_an_entry_that_transformers_drops_is_checked_too(tmp_path, value):
+    parameters = {"rope_type": "default", "rope_theta": 1e4}
+    with pytest.raises(UnsupportedModelError, match="rope_theta"):
+        configuration(written(tmp_path, rope_theta=value, rope_parameters=parameters))
+    assert configuration(written(tmp_path, rope_theta=5e3, rope_parameters=parameters))
+
+
 @pytest.mark.parametrize(
     "scaling", [{"rope_type": "linear", "factor": -2.0}, {"rope_type": "linear", "factor": float("nan")}]
 )

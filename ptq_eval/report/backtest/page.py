@@ -53,7 +53,7 @@ four times that D, and D_crit. *Inside* is the share of measurements within the 
 score (lower is better). Statements about a checkpoint by which the learning rate did something else than the forecast
 assumes are not counted. A statement of D_crit can be refuted where later checkpoints decide (*decisive* cases); its
 width and score, over all cases, are those of what a method says about which checkpoint of the run has the least loss.
-How the forecast is made, and what each column counts, is described in docs/statistics.md.
+How the forecast is made, and what each column counts, is described in docs/turns-and-forecasts.md.
 """
 
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval.errors import EmptyFolderError, NothingToFitError, PtqEvalError
-from ptq_eval.report import studies, with_texts
+from ptq_eval.report import fit_of, studies, with_texts
 from ptq_eval.report.common.data import Study
-from ptq_eval.report.common.files import read_json
 from ptq_eval.report.common.words import plural
 from ptq_eval.report.run.page import OF_THE_FIT
 from ptq_eval.report.web import page
@@ -101,15 +100,14 @@ class Folder:
         try:
             run = self._store.require()
             results = collect(self._store, run)
-            fit = read_json(self.folder / "fit.json", ("fits", "critical_tokens"), "ptq-eval report OUT")
+            fit = fit_of(results)
         except PtqEvalError as problem:
             words = "" if isinstance(problem, NothingToFitError) else f"<p>{escape(str(problem))}</p>"
             return page.waiting(self.folder.name, page.Live(self._framed(version, words)))
-        fitted = fit is not None and fit.get("records") == results.digest
-        study = Study(results.frame, with_texts(fit) if fitted and fit else {}, results.run, results.points)
-        words = "" if fitted else "<p>The answer and the fits follow when the run ends.</p>"
-        live = page.Live(self._framed(version, words), () if fitted else OF_THE_FIT)
-        return page.document(study, studies(self.folder) if fitted else (), figures=self.folder / "figures", live=live)
+        study = Study(results.frame, with_texts(fit) if fit else {}, results.run, results.points)
+        words = "" if fit else "<p>The answer and the fits follow when the run ends.</p>"
+        live = page.Live(self._framed(version, words), () if fit else OF_THE_FIT)
+        return page.document(study, studies(self.folder) if fit else (), figures=self.folder / "figures", live=live)
 
     def _framed(self, version: str, words: str) -> str:
         return (

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compared:
-    """Losses in nats per token, the evidence (without chance yet, where `luck` is to say it), windows as (common, old,
-    new), calibration draws in common.
+    """What the results of one cell say.
 
-    `changed` is the evidence that two independently rounded models would give: what power is about where nothing
-    changed.
+    base, new: losses, nats per token.  evidence: without chance yet where `roundings` decides it.  changed: the
+    evidence that two independently rounded models would give, on which power rests where nothing changed.
+    windows: (common, base, new).  draws: calibration draws in common.  luck_known: whether the chance of the roundings
+    is.
     """
 
     base: float
@@ -38,7 +39,7 @@ class Compared:
     changed: Evidence
     windows: tuple[int, int, int]
     draws: int = 1
-    luck: Luck | None = None
+    roundings: Luck | None = None
     luck_known: bool = True
 
 

@@ -212,7 +212,13 @@ def _pair(named: Mapping[str, Any], old: Documents, other: Documents) -> Pair:
     sign = -1.0 if old.higher_is_better else 1.0
     means = [sign * float((side * weights).sum() / weights.sum()) for side in (base, new)]
     evidence = Evidence(worsening, error, float(n - 1), n, discordance=discordance)
-    counts = (n, len(old.values), len(other.values))
     return Pair(
-        named, means[0], means[1], evidence, evidence, counts, luck_known=False, higher_is_better=old.higher_is_better
+        base=means[0],
+        new=means[1],
+        evidence=evidence,
+        changed=evidence,
+        windows=(n, len(old.values), len(other.values)),
+        luck_known=False,
+        about=named,
+        higher_is_better=old.higher_is_better,
     )

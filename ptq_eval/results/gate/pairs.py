@@ -14,7 +14,6 @@ from enum import StrEnum
 from typing import Any
 
 from ptq_eval.results.gate.chance import chances
-from ptq_eval.results.gate.decision import Evidence
 from ptq_eval.results.gate.evidence import Compared, from_records, from_rows, in_common
 from ptq_eval.results.gate.sides import VARIANT, Cell, Identity, Side
 from ptq_eval.results.points import number
@@ -77,27 +76,19 @@ class Mismatch:
     new: str
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A cell of both results: both losses, the evidence, that of independent roundings, what its reader should know.
+@dataclass(frozen=True, kw_only=True)
+class Pair(Compared):
+    """A cell of both results, its evidence with chance, and what a reader should know about it.
 
-    windows: (common, base, new).  draws: calibration draws in common.  drift: how much the loss in full precision rose.
-    partial: layers left in full precision by (base, new).  paired: window by window.  luck: the standard deviation of
-    what chance does to the difference, counted or not; luck_known: whether that of the roundings is part of it.
+    drift: how much the loss in full precision rose.  partial: layers left in full precision by (base, new).  paired:
+    window by window.  luck: the standard deviation of what chance does to the difference, counted or not.
     """
 
     about: About
-    base: float
-    new: float
-    evidence: Evidence
-    changed: Evidence
-    windows: tuple[int, int, int]
-    draws: int = 1
     drift: float = 0.0
     partial: tuple[int, int] = (0, 0)
     paired: bool = True
     luck: float = 0.0
-    luck_known: bool = True
     higher_is_better: bool = False
 
 
@@ -125,10 +116,10 @@ def pair(base: Side, new: Side, chance: bool = True) -> Paired:
         else:
             a, b = (f"{len(cell.draws[0].nll)} windows" for cell in (old, other))
             found.mismatches.append(Mismatch(about(old.row), Condition.COMMON_WINDOWS, a, b))
-    lucks = [one.luck for *_, one in compared if one.luck is not None]
+    lucks = [one.roundings for *_, one in compared if one.roundings is not None]
     sds = iter(chances(lucks))
     for old, other, one in compared:
-        sd = next(sds) if one.luck is not None else (one.evidence.chance, math.inf)
+        sd = next(sds) if one.roundings is not None else (one.evidence.chance, math.inf)
         found.pairs.append(_pair(old, other, one, chance, *sd))
     fresh = [cell for key, cells in others.items() if key not in mine for cell in cells.values() if cell.measured]
     found.added += [about(cell.row) for cell in fresh]
@@ -176,19 +167,17 @@ def _missing(old: Cell, other: Cell | None, new: Side) -> Missing:
 def _pair(old: Cell, other: Cell, one: Compared, chance: bool, sd: float, df: float) -> Pair:
     fulls = [cell.full.loss if cell.full is not None else number(cell.row.get("loss_fp")) for cell in (old, other)]
     skipped = [number(cell.row.get("layers_skipped")) for cell in (old, other)]
+    with_chance = {
+        "evidence": replace(one.evidence, chance=sd if chance else 0.0, chance_df=df),
+        "changed": one.changed if chance else replace(one.changed, chance=0.0),
+    }
     return Pair(
-        about(old.row),
-        one.base,
-        one.new,
-        replace(one.evidence, chance=sd if chance else 0.0, chance_df=df),
-        one.changed if chance else replace(one.changed, chance=0.0),
-        one.windows,
-        one.draws,
+        **{**vars(one), **with_chance},
+        about=about(old.row),
         drift=fulls[1] - fulls[0] if all(map(math.isfinite, fulls)) else 0.0,
         partial=tuple(int(n) if math.isfinite(n) else 0 for n in skipped),  # type: ignore[arg-type]
-        paired=one.luck is not None or bool(old.draws and other.draws),
+        paired=one.roundings is not None or bool(old.draws and other.draws),
         luck=sd,
-        luck_known=one.luck_known,
     )
 
 
