@@ -1,4 +1,4 @@
-"""Golden: papers compiled by pdfTeX itself: nothing undefined, nothing off the page, and main.tex stays the author's."""
+"""Golden: papers compiled by pdfTeX itself: nothing undefined, nothing off the page, main.tex the author's."""
 
 from __future__ import annotations
 
