@@ -25,6 +25,7 @@ from ptq_eval.cli.console import Bar, complain, console, show_warning
 from ptq_eval.cli.dataset import dataset
 from ptq_eval.cli.export import export
 from ptq_eval.cli.fit import fit
+from ptq_eval.cli.paper import paper
 from ptq_eval.cli.plan import plan
 from ptq_eval.cli.pretrain import pretrain
 from ptq_eval.cli.process import prepare_process
@@ -243,6 +244,7 @@ cli.add_command(compare)
 cli.add_command(dataset)
 cli.add_command(export)
 cli.add_command(fit)
+cli.add_command(paper)
 cli.add_command(plan)
 cli.add_command(pretrain)
 cli.add_command(sensitivity)
