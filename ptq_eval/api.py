@@ -102,7 +102,7 @@ def analyse(
     from ptq_eval.checkpoints import warnings
     from ptq_eval.laws.fit.choice import chosen
     from ptq_eval.laws.fit.folder import fit_points
-    from ptq_eval.laws.forecast.hindsight import hindsight
+    from ptq_eval.laws.forecast.folder import hindsight
     from ptq_eval.report import with_texts
     from ptq_eval.report.run.warnings import notes
     from ptq_eval.results.calibrations import effects

@@ -313,6 +313,12 @@ class RevisionError(PtqEvalError):
     exit_code = 55
 
 
+class LatexError(PtqEvalError):
+    """LaTeX is not installed, or does not compile the paper; its sources are complete."""
+
+    exit_code = 56
+
+
 class BackendError(PtqEvalError):
     """A backend that cannot be installed or used, or that fails its conformance run."""
 

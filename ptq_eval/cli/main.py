@@ -25,6 +25,7 @@ from ptq_eval.cli.console import Bar, complain, console, show_warning
 from ptq_eval.cli.dataset import dataset
 from ptq_eval.cli.export import export
 from ptq_eval.cli.fit import fit
+from ptq_eval.cli.paper import paper
 from ptq_eval.cli.plan import plan
 from ptq_eval.cli.pretrain import pretrain
 from ptq_eval.cli.process import prepare_process
@@ -219,8 +220,8 @@ def formats() -> None:
     """List the number formats that --formats takes, with the quantizers that are defined for each.
 
     Effective bits are all stored bits per weight of a layer of 4,096 by 4,096, scales included.  The Gaussian MSE is
-    the mean squared error on standard Gaussian numbers, the ideal bits those of a code that reaches it at the limit of
-    information theory.
+    the mean squared error on standard Gaussian numbers.  The ideal bits are what a code at the limit of information
+    theory needs for the same error.
 
     \b
     Example:
@@ -243,6 +244,7 @@ cli.add_command(compare)
 cli.add_command(dataset)
 cli.add_command(export)
 cli.add_command(fit)
+cli.add_command(paper)
 cli.add_command(plan)
 cli.add_command(pretrain)
 cli.add_command(sensitivity)

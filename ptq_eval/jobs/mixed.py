@@ -137,7 +137,7 @@ def measured(
 ) -> dict[str, Any]:
     """The plans of one checkpoint, which are written below `out`, and the uniform models beside them.
 
-    `entry` is that of the checkpoint in `sensitivity.json`.
+    `entry` is the checkpoint's in `sensitivity.json`.
     """
     sizes = Sizes.of(session.model)
     groups = input_groups(session.model, session.evaluation[:1])
@@ -268,7 +268,7 @@ class _Paired:
         return found
 
     def difference(self, one: Scores, other: Scores) -> dict[str, float]:
-        """By how much the damage of `one` is larger than that of the `other`."""
+        """By how much `one` is damaged more than the `other`."""
         found = {}
         for key, mine, theirs in (("delta", one.nll, other.nll), ("kl", one.kl, other.kl)):
             values, weights = np.asarray(mine) - np.asarray(theirs), np.full(len(mine), self.tokens)

@@ -133,7 +133,7 @@ def minimise(problem: Problem, z: np.ndarray, start: np.ndarray, hold: np.ndarra
     """Minimise the objective from each row of `start`.
 
     z is [n] or [replicates, n], start [replicates, p] in search coordinates; `hold` [replicates, p] marks the
-    coordinates of each row that stay where they start.  The loss must not be that of absolute values.
+    coordinates of each row that stay where they start.  The loss must not be of absolute values.
     """
     bounds = search_bounds(problem.law)
     start = np.clip(start, *bounds)
@@ -254,7 +254,7 @@ class Local:
 
 
 class Objective(Protocol):
-    """What `descend` minimises: many regressions, of which it asks for those in `rows` at `points` [rows, p]."""
+    """What `descend` minimises: many regressions; it asks for some, `rows`, at `points` [rows, p]."""
 
     def values(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The objectives, infinite where there is none."""

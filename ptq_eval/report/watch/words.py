@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -63,6 +64,16 @@ def unmeasured_json(checkpoint: Checkpoint, error: PtqEvalError) -> dict[str, An
     return {"event": "unmeasured", **_place(checkpoint), "error": str(error)}
 
 
+def uncopied_json(folder: Path, error: Exception) -> dict[str, Any]:
+    """The object of a checkpoint that a monitor cannot copy."""
+    return {"event": "unmeasured", "location": str(folder), "error": f"it cannot be copied: {error}"}
+
+
+def ended_json(code: int, log: Path) -> dict[str, Any]:
+    """The object of a watch, started by a monitor, that has failed with an exit code; its last lines are in `log`."""
+    return {"event": "ended", "code": code, "error": f"measuring ended with exit code {code}, see {log}"}
+
+
 def alert_json(alert: Alert) -> dict[str, Any]:
     """The object of an alert."""
     return {"event": "alert", **alert.to_dict(), "text": alert_text(alert)}
@@ -117,6 +128,16 @@ def _tokens(alert: Alert) -> str:
 def _name(checkpoint: Checkpoint) -> str:
     share = checkpoint.tokens_per_param
     return checkpoint.name + (f" (D/N = {ratio(share)})" if share is not None else "")
+
+
+def warning_text(event: Mapping[str, Any]) -> str:
+    """The warning of an event that keeps a checkpoint from being measured."""
+    return " ".join(filter(None, ("ptq-eval:", event.get("location"), event["error"])))
+
+
+def raised_text(function: str, error: Exception) -> str:
+    """The warning of a user's function that has raised an error."""
+    return f"ptq-eval: {function} raised {error!r}, and is not called again"
 
 
 def metrics(measured: Mapping[str, Any], prefix: str = "ptq/") -> dict[str, float]:

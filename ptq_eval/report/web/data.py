@@ -106,7 +106,7 @@ def _runs(study: Study) -> list[dict[str, Any]]:
 
 
 def _toggles(study: Study) -> dict[str, str]:
-    """{configuration: the switch that shows it}: its own or, where there are many, that of its method."""
+    """{configuration: the switch that shows it}: its own or, where there are many, its method's."""
     if len(study.labels) <= MOST_TOGGLES:
         return {label: label for label in study.labels}
     methods = dict(zip(study.rows["label"], study.rows["method"]))
