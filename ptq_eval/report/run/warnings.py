@@ -218,8 +218,8 @@ def _worse_than_a_guess(results: Results) -> Iterator[str]:
             yield (
                 f"{run}: at step{'s' * (len(found) > 1)} {steps} the full-precision loss is up to "
                 f"{found['loss_fp'].max():.2f} nats per token, and equally likely tokens have {guess:.2f}: the model "
-                "is untrained, its weights are not those that the configuration means, or the ids of the text are "
-                "those of another tokenizer"
+                "is untrained, its weights do not fit config.json, or the token ids of the text come from another "
+                "tokenizer"
             )
 
 
