@@ -55,9 +55,9 @@ def run(
 ) -> RunResult:
     """Measure every checkpoint under `folders` before and after quantization, fit the laws, write the report.
 
-    `options` are those of the command line: the fields of `ptq_eval.config.run.RunConfig`, and those of
-    `ptq_eval.checkpoints.Overrides` for what checkpoints do not say, which add to `overrides`.  `out` defaults
-    to `<folder>-ptq` in the working directory.  The same call continues an interrupted run.  Raises PtqEvalError
+    `options` are the same as on the command line: the fields of `ptq_eval.config.run.RunConfig` and, for what
+    checkpoints do not say, of `ptq_eval.checkpoints.Overrides`, which add to `overrides`.  `out` defaults to
+    `<folder>-ptq` in the working directory.  The same call continues an interrupted run.  Raises PtqEvalError
     subclasses; checkpoints that are wrong do not stop the others, they are rows of status "excluded" or "failed" and
     listed in `problems`.
     """
@@ -102,7 +102,7 @@ def analyse(
     from ptq_eval.checkpoints import warnings
     from ptq_eval.laws.fit.choice import chosen
     from ptq_eval.laws.fit.folder import fit_points
-    from ptq_eval.laws.forecast.hindsight import hindsight
+    from ptq_eval.laws.forecast.folder import hindsight
     from ptq_eval.report import with_texts
     from ptq_eval.report.run.warnings import notes
     from ptq_eval.results.calibrations import effects

@@ -75,7 +75,7 @@ class Checkpoint:
     `tokens` is D, the number of tokens seen; `params` is N, by default the true non-embedding count (every
     parameter but embedding tables, learned positions and the output head).  `step` is the optimizer step or, for
     formats that number their checkpoints, that number.  `location` is a folder or a `hub:` id and never enters
-    a key; `weights_sha` (SHA-256 over names, shapes, types and bytes of all tensors) stands for the weights.
+    a key; `weights_sha` (SHA-256 over names, shapes, types and bytes of all tensors) identifies the weights.
     """
 
     run: str

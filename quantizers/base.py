@@ -153,7 +153,7 @@ class QuantizedWeight:
 
     The first is that of format "int"; in every other format `codes` are bit patterns that stand for levels.
     `codes` [out, in] uint8 in the original order of columns; `scale` and `zero` [out, groups] float32; `outer` [out,
-    blocks, 1 or 2] float32 or None: the second level of a two-level format, of which `scale` holds multiples;
+    blocks, 1 or 2] float32 or None: the second level of a two-level format; `scale` holds multiples of it;
     `input_scale` [in] float32 or None: the columns were multiplied by it before rounding;
     `permutation` [in] int64 or None: column `permutation[j]` belongs to group `j // group_size` (without
     it, column j does). `rotation` or None: the codes are those of the rotated weight. `group_size` is the number of

@@ -1,6 +1,6 @@
 """Codes and what they represent: the levels of a number format, and rounding to the nearest one.
 
-A format of b bits has up to 2^b levels; a code is the bit pattern that stands for a level.  Rounding is a search among
+A format of b bits has up to 2^b levels; a code is the bit pattern of a level.  Rounding is a search among
 the midpoints of neighbouring levels.  A number halfway between two levels goes to the level with the even code, as in
 IEEE 754, or to the lower one (`ties="lower"`, as bitsandbytes rounds its tables); a number beyond the last level goes
 to the last level (saturates).  Zero has the code of +0, so a small negative number becomes +0 and not −0.
@@ -50,7 +50,7 @@ class Levels:
         return self.codes[torch.bucketize(x.contiguous(), self.bounds, out_int32=True)]
 
     def of_codes(self, codes: Tensor) -> Tensor:
-        """The levels that `codes` stand for, float32; NaN for a bit pattern that is not a number."""
+        """The levels of `codes`, float32; NaN for a bit pattern that is not a number."""
         return self.table()[codes.long()]
 
     def table(self) -> Tensor:

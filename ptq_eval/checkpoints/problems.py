@@ -271,7 +271,7 @@ def error_for(checkpoint: Checkpoint, problem: Problem) -> errors.PtqEvalError:
 
 
 def gravest(checkpoint: Checkpoint) -> errors.PtqEvalError:
-    """The error for the gravest of a checkpoint's fatal problems, of which there is one at least."""
+    """The error for the gravest of a checkpoint's fatal problems; it must have at least one."""
     codes = list(_ERRORS)
     rank = lambda problem: codes.index(problem.code) if problem.code in codes else -1
     return error_for(checkpoint, min(checkpoint.fatal, key=rank))

@@ -175,7 +175,7 @@ def with_whole_counts(run: Sequence[Checkpoint]) -> list[Checkpoint]:
 
 
 def _with_whole(counter: str, counted: Sequence[Checkpoint]) -> dict[str, Checkpoint]:
-    """By location, those of the checkpoints read off one counter that change."""
+    """The checkpoints read off one counter, by location; only those that change."""
     readings = [_Reading(c.step or 0, c.tokens or 0) for c in counted]
     if any(later.step <= earlier.step for earlier, later in pairwise(readings)):
         return {}
@@ -235,14 +235,14 @@ class _Doubt:
 
 
 def _doubtful(readings: Sequence[_Reading], restarts: Collection[int]) -> dict[int, _Doubt]:
-    """By index, the readings of which a restart that is not certain would explain the slow growth up to them."""
+    """By index, the readings whose slow growth a possible restart would explain."""
     starts = [_Reading(0, 0), *readings]
     rates = {at: reading.rate(starts[at]) for at, reading in enumerate(readings) if at not in restarts}
     found = {}
     for at, rate in rates.items():
         usual, steady = _usual(rates, at)
         if usual <= rate or any(_same(rates[near], rate) for near in (at - 1, at + 1) if near in rates):
-            continue  # a rate that stays is that of another batch
+            continue  # a rate that stays means another batch size
         counted = readings[at].tokens / usual
         lost = readings[at].step - counted
         whole = abs(counted - round(counted)) < WHOLE

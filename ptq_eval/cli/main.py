@@ -220,8 +220,8 @@ def formats() -> None:
     """List the number formats that --formats takes, with the quantizers that are defined for each.
 
     Effective bits are all stored bits per weight of a layer of 4,096 by 4,096, scales included.  The Gaussian MSE is
-    the mean squared error on standard Gaussian numbers, the ideal bits those of a code that reaches it at the limit of
-    information theory.
+    the mean squared error on standard Gaussian numbers.  The ideal bits are what a code at the limit of information
+    theory needs for the same error.
 
     \b
     Example:

@@ -324,7 +324,7 @@ class RunConfig(Options):
         return {name: value for name, value in asdict(self).items() if name not in (*NEUTRAL, *FIT_ONLY)}
 
     def first_calibration(self) -> dict[str, Any]:
-        """The options of calibration of which there may be several, with the first value of each."""
+        """The calibration options that may have several values, each with its first one."""
         return {name: next(iter(getattr(self, name)), None) for name in CALIBRATED_WITH}
 
     def to_dict(self) -> dict[str, Any]:

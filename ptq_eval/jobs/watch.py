@@ -56,7 +56,7 @@ def watch(
 ) -> Iterator[Event]:
     """Measure checkpoints under `folders` as they appear; an iterator of what happens, which ends as `END` says.
 
-    `options` are those of `WatchConfig`, `RunConfig` and `Overrides`.  The folders need not exist yet.  Raises the
+    `options` are the fields of `WatchConfig`, `RunConfig` and `Overrides`.  The folders need not exist yet.  Raises the
     PtqEvalError of a wrong request, before the first look.
     """
     overrides = Overrides.take(options, overrides)

@@ -54,7 +54,7 @@ def write(
     replicates: Sequence[np.ndarray] | None = None,
     points: Sequence[Point] | None = None,
 ) -> list[Path]:
-    """Write the whole report below `out` and return the paths of its files.  points: those of the table, if known.
+    """Write the whole report below `out` and return the paths of its files.  points: the table's, if known.
 
     `degradation.csv`, `fit.json`, `replicates.npz` if replicates are passed, `report.md` and the same for a browser,
     `report.html`, `tables/degradation.tex` and two figures, one more for named number formats, several calibrations and
@@ -91,7 +91,7 @@ def write(
 
 def write_pages(out: Path, study: Study, data: Mapping[str, pd.DataFrame] | None = None) -> list[Path]:
     """Write `report.md` and `report.html`, with a comparison of laws, a backtest and a study of sensitivity if the
-    folder has them.  data: that of figures, by name, if known."""
+    folder has them.  data: the figures' data by name, if known."""
     from ptq_eval.report.common import files
     from ptq_eval.report.run import page
     from ptq_eval.report.web import page as web

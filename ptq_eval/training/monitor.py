@@ -36,7 +36,7 @@ from ptq_eval.config.watch import END, WatchConfig
 from ptq_eval.errors import full_disk
 from ptq_eval.jobs.machine import THREADS
 from ptq_eval.models.loading import tokenizer_folder
-from ptq_eval.report.watch.words import metrics
+from ptq_eval.report.watch import words
 
 BUDGET = 0.05
 """The share of training time that measuring may take by default."""
@@ -55,8 +55,8 @@ class Monitor:
     """Measures checkpoints of one run, called `name`, into the output folder `out`.
 
     log and alert are called by `poll`, in the thread that calls it; one that raises is warned of, and not called again.
-    budget: the share of this machine's time that measuring may take (see `WatchConfig.budget`).  threads: those of the
-    other process.  options: those of `ptq_eval.run` and of `ptq-eval watch`.  Raises OptionError for a wrong one, and
+    budget: the share of this machine's time that measuring may take (see `WatchConfig.budget`).  threads: how many the
+    other process has.  options: as for `ptq_eval.run` and `ptq-eval watch`.  Raises OptionError for a wrong one, and
     OutputFullError if `out` cannot be written.
     """
 
@@ -128,13 +128,11 @@ class Monitor:
             found.append(self._events.get())
         for event in found:
             if event["event"] == "measured":
-                self._call("_log", metrics(event), event["step"])
+                self._call("_log", words.metrics(event), event["step"])
             elif event["event"] == "alert":
                 self._call("_alert", event)
             elif event["event"] in ("unmeasured", "delayed", "ended"):
-                warnings.warn(
-                    f"ptq-eval: {event.get('location', '')} {event['error']}".replace("  ", " "), stacklevel=2
-                )
+                warnings.warn(words.warning_text(event), stacklevel=2)
         return found
 
     def close(self, timeout: float | None = None) -> list[dict[str, Any]]:
@@ -182,7 +180,7 @@ class Monitor:
             partial.rename(target)
         except Exception as error:  # a tokenizer may raise anything, and nothing would hear of it in a thread
             shutil.rmtree(partial, ignore_errors=True)
-            self._events.put({"event": "unmeasured", "location": str(folder), "error": f"it cannot be copied: {error}"})
+            self._events.put(words.uncopied_json(folder, error))
             return
         with self._lock:
             for other in self._waiting:
@@ -206,8 +204,7 @@ class Monitor:
             self._events.put(event)
         self._process.stdout.close()
         if code := self._process.wait():
-            where = self.out / "watch.log"
-            self._events.put({"event": "ended", "error": f"measuring ended with exit code {code}, see {where}"})
+            self._events.put(words.ended_json(code, self.out / "watch.log"))
 
     def _call(self, name: str, *arguments: Any) -> None:
         function = getattr(self, name)
@@ -217,7 +214,7 @@ class Monitor:
             function(*arguments)
         except Exception as error:  # a logger's trouble must not end a training
             setattr(self, name, None)
-            warnings.warn(f"ptq-eval: {name.strip('_')} raised {error!r}, and is not called again", stacklevel=3)
+            warnings.warn(words.raised_text(name.strip("_"), error), stacklevel=3)
 
 
 def _states(folder: Path) -> Files:

@@ -68,7 +68,7 @@ class What(StrEnum):
 
 
 class Ahead(StrEnum):
-    """Which later checkpoint a statement is about; LAST is that of the run, OPEN is for D_crit."""
+    """Which later checkpoint a statement is about; LAST is the run's last one, OPEN is for D_crit."""
 
     NEXT = "next"
     TWICE = "2x"

@@ -128,7 +128,7 @@ def draw(
 
 
 def smoother(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """The matrix [n, n] that replaces a value at x [n] by that of a parabola through it and its neighbours.
+    """The matrix [n, n] that replaces a value at x [n] by a parabola through it and its neighbours, taken there.
 
     The parabola is fitted by least squares to the nearest `NEIGHBOURS` checkpoints; the ends stay as they are, and so
     do fewer checkpoints.  Where the noise [n] is zero everything stays.
@@ -161,7 +161,7 @@ def _growing(
         growth = growth + decay.mean(x) + rng.standard_normal((n_draws, 1)) * decay.spread(x)
     grown = level * np.exp(np.clip(growth, 0.0, MOST_GROWTH))
     scatter = noise * (grown / level if level > 0 else np.ones_like(grown))
-    # The scatter of the last checkpoint, from which the path starts, and that of the one to come.
+    # The scatter of the last checkpoint, where the path starts, and of the one to come.
     start, end = rng.standard_normal((n_draws, 1)), rng.standard_normal(grown.shape)
     return grown, grown + scatter * (start + end), scatter * end, shares
 
@@ -223,7 +223,7 @@ class Turn:
 
 
 def turn(paths: Paths, level: float = 0.9) -> Turn:
-    """D_crit with its interval; an end that lies beyond the horizon is open.
+    """D_crit with its interval; an end beyond the horizon is open.
 
     A path that stays at its least loss turns where it leaves it.  A minimum at one place is anywhere nearer to this
     than to the places beside it.
@@ -259,7 +259,7 @@ def unless_tested(said: Turn, last: float, tested: bool) -> Turn:
 
 
 def excludes_some(said: Turn, last: float) -> bool:
-    """Whether a turn has an upper end, or a lower one at or beyond D = `last`, that of the last checkpoint.
+    """Whether a turn has an upper end, or a lower one at or beyond D = `last`, the last checkpoint's.
 
     Either answers whether to train on; a lower end at an earlier checkpoint with an open upper one does not.
     """

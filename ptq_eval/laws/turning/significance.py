@@ -89,7 +89,7 @@ def _statistics(curves: np.ndarray, inside: bool) -> np.ndarray:
 
 
 def _of_checkpoint(of_group: np.ndarray, n: int) -> np.ndarray:
-    """The standard deviation of one of n checkpoints from that of a group's mean, at half of `MOST_CORRELATED`."""
+    """The standard deviation of one of n checkpoints, from a group mean's, at half of `MOST_CORRELATED`."""
     variances = []
     for size in np.diff(shapes.bounds(n)):
         lags = np.arange(size)

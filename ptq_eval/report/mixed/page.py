@@ -41,7 +41,7 @@ Bits per weight count the quantized layers, scales included; MB count all weight
 def write_plan(
     out: Path, plan: Mapping[str, Any], checkpoint: Checkpoint, trial: Trial, shapes: Mapping[str, Sequence[int]]
 ) -> str:
-    """Write the file that `run --mixed` takes; its path within `out`.  `shapes` are those of the layers [out, in]."""
+    """Write the file that `run --mixed` takes; its path within `out`.  `shapes`: [out, in] of each layer."""
     assert trial.scheme is not None
     step = "" if checkpoint.step is None else f"-{checkpoint.step}"
     stem = re.sub(r"[^\w.-]+", "_", f"{checkpoint.run}{step}-{plan['quantizer']}-{plan['budget']}")

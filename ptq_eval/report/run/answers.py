@@ -28,7 +28,7 @@ from ptq_eval.report.run.words import untested_rise
 Entry = Mapping[str, Any]
 
 LEAD = ("run", "quantizer")
-"""The columns before those of the bit-widths."""
+"""The columns before the bit-widths."""
 LEAD_OF_FORMATS = ("run", "format")
 NOT_MEASURED = ""
 
@@ -115,7 +115,7 @@ def _broken(line: str) -> list[str]:
 
 
 def tables(study: Study) -> list[Answers]:
-    """That of integers, then that of the formats with a name; only those that have rows.  Both share the footnotes."""
+    """The table of integers, then the one of named formats, each if it has rows.  Both share the footnotes."""
     marks: dict[str, int] = {}
     entries = [(str(entry.get("run")), study.label_of(entry), entry) for entry in study.critical]
     named = [one for one in entries if not _of_integers(one[2])]

@@ -54,8 +54,8 @@ def _rounded(several: Sequence[Entry]) -> str:
 def _large(several: Sequence[Entry]) -> str:
     ratio = max(one["ratio"] for one in several)
     return (
-        f"the squared error of the weights of {_layers(several)} is up to {short(ratio)} times that of rounding to "
-        "nearest: these are other weights than this layer's, or the grid is many times too coarse"
+        f"the squared error of the weights of {_layers(several)} is up to {short(ratio)} times as large as rounding to "
+        "nearest makes it: these are other weights than this layer's, or the grid is many times too coarse"
     )
 
 

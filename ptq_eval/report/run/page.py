@@ -68,7 +68,7 @@ def document(
     found: Mapping[str, Any] | None = None,
     tested: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page in GitHub's Markdown; the arguments are those of `sections`."""
+    """The page in GitHub's Markdown; arguments as for `sections`."""
     parts = sections(study, theory, found, tested)
     return "\n".join(f"## {title}\n\n{text.rstrip()}\n" if title else text for title, text in parts)
 
@@ -197,7 +197,7 @@ def _fits(study: Study) -> str:
 
 
 def _worse_than_rounding(study: Study) -> str:
-    """Methods whose δ exceeds that of rounding on the same grid by more than errors and their number explain."""
+    """Methods whose δ exceeds rounding's on the same grid by more than errors and the number of methods explain."""
     both = _pairs_with_rounding(study)
     if both.empty:
         return "No measurement of another method has one of RTN on the same grid to be compared with.\n"
@@ -218,7 +218,7 @@ def _worse_than_rounding(study: Study) -> str:
 
 
 def _pairs_with_rounding(study: Study) -> Frame:
-    """Rows of every other method beside those of RTN for the same checkpoint, format, bits, group size and symmetry."""
+    """Rows of every other method beside RTN's for the same checkpoint, format, bits, group size and symmetry."""
     rows = study.measured.copy()
     rows["format"] = formats_of(rows)
     for name in ("group_size", "symmetric"):

@@ -1,6 +1,6 @@
 """`report.html`: one file that needs no network and no server, made of the sections of `report.md`.
 
-Its sentences and tables are those of `report.md`, its numbers those of the CSV and JSON files, which it carries as text
+It has the sentences and tables of `report.md` and the numbers of the CSV and JSON files, which it carries as text
 and offers for download; the figures are drawn in the browser from the same text (see `data`).  Whatever comes from
 outside is text: Markdown without raw HTML, and JSON in which no tag can begin.
 
@@ -60,7 +60,7 @@ def document(
 ) -> str:
     """The page as HTML.
 
-    records: those of sensitivity, comparison and backtest, as `report.run.page.sections` takes them.  tables: the data
+    records: of sensitivity, comparison and backtest, as `report.run.page.sections` takes them.  tables: the data
     of figures that are known already, by name.  figures: the folder with pictures of the figures that are not drawn in
     the browser.  live: for a page that is served.
     """
