@@ -89,6 +89,8 @@ class Checkpoint:
     tokens_note: str = ""
     tokens_counter: str = ""
     """The counter in the checkpoint's files that D was read off, if any."""
+    epochs: float | None = None
+    """How often it has seen its training text, as its files say: above 1 tokens are repeated; None where unknown."""
     params_source: Source = "unknown"
     params_convention: str = "non_embedding"
     params_total: int | None = None

@@ -18,6 +18,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line does; the
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the processes that tests start need not compile the package each time
 
 import pytest
 import torch

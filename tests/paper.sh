@@ -3,13 +3,12 @@
 # test that fails makes this fail.  PYTHON is the environment's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tests/apt.sh
 
 packages=$("$PYTHON" -c "from ptq_eval.jobs.paper import PACKAGES; print(PACKAGES)")
 found() { command -v latexmk > /dev/null && command -v pdflatex > /dev/null && kpsewhich booktabs.sty lmodern.sty > /dev/null; }
-if ! found && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
-    # shellcheck disable=SC2086
-    { apt-get update && apt-get install -y --no-install-recommends $packages; } > /dev/null 2>&1 || true
-fi
+# shellcheck disable=SC2086
+found || apt_install $packages
 if ! found; then
     echo "paper-test: the tests with LaTeX did not run: apt-get could not install $packages"
     exit 0

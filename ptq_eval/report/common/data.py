@@ -202,8 +202,14 @@ class Study:
 
     def title(self, run: str) -> str:
         """A trajectory's name with its N."""
-        mine = self.rows[self.rows["trajectory"] == run]
-        return title(run, float(mine["params"].iloc[0]), run not in set(mine["run"]))
+        return self._titles[run]
+
+    @cached_property
+    def _titles(self) -> dict[str, str]:
+        return {
+            run: title(run, float(mine["params"].iloc[0]), run not in set(mine["run"]))
+            for run, mine in self.rows.groupby("trajectory", sort=False)
+        }
 
     @cached_property
     def labels(self) -> list[str]:

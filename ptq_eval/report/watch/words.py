@@ -15,7 +15,7 @@ from ptq_eval.laws.turning.alerts import Alert
 from ptq_eval.laws.turning.verdict import VerdictKind
 from ptq_eval.records import FULL_PRECISION, Checkpoint
 from ptq_eval.report.common.numbers import OPEN, count, ratio, short
-from ptq_eval.report.common.tables import delta_cell
+from ptq_eval.report.common.tables import delta_cells
 from ptq_eval.report.common.words import plural
 
 _ROW = ("quantizer", "bits", "format", "loss_fp", "loss_q", "delta", "delta_se", "noise_floor", "status")
@@ -85,8 +85,9 @@ def _place(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def measured_text(checkpoint: Checkpoint, table: pd.DataFrame, seconds: float) -> str:
     """One line with the deltas of a checkpoint."""
-    rows = _rows(checkpoint, table).to_dict("records")
-    cells = [f"{row['quantizer']} {_scheme(row)} {delta_cell(row)}" for row in rows]
+    rows = _rows(checkpoint, table)
+    written = zip(rows.to_dict("records"), delta_cells(rows))
+    cells = [f"{row['quantizer']} {_scheme(row)} {cell}" for row, cell in written]
     return f"{_name(checkpoint)}: δ {', '.join(cells)}; {seconds:.0f} s"
 
 

@@ -63,7 +63,7 @@ def _cells(study: Study) -> list[str]:
     """δ of every row of degradation.csv, as in the degradation tables."""
     frame: Frame = pd.DataFrame(study.table).reset_index(drop=True)
     frame[NUMBERS] = frame[NUMBERS].apply(pd.to_numeric, errors="coerce").astype(float)
-    return [tables.delta_cell(row) for row in frame.to_dict("records")]
+    return tables.delta_cells(frame)
 
 
 def _bands_rounded(frame: Frame) -> Frame:
