@@ -328,11 +328,6 @@ class Measurement:
         # Records of earlier versions: integers with a 16-bit scale per group and, if asymmetric, a zero.
         return scheme.bits + (16 + (0 if scheme.symmetric else scheme.bits)) / scheme.group_size
 
-    @property
-    def top1_agreement(self) -> float:
-        """Share of scored tokens whose most likely token is the same as in full precision."""
-        return sum(self.agree) / sum(self.n_tokens) if self.agree else math.nan
-
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; `from_dict` is its inverse."""
         return {**{f.name: getattr(self, f.name) for f in fields(self)}, "trial": self.trial.to_dict()}
