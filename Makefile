@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint types docs site wheel backends-test page-test paper-test oldest-test gate bench clean
+.PHONY: demo test check lint types docs site wheel backends-test page-test paper-test notebook-test oldest-test gate bench clean
 
 demo: $(STAMP)
 	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --eval-windows 192 --calib-windows 48
@@ -54,6 +54,9 @@ page-test: $(STAMP)
 
 paper-test: $(STAMP)
 	PYTHON=$(BIN)/python tests/paper.sh
+
+notebook-test: $(STAMP)
+	PYTHON=$(BIN)/python tests/notebook.sh
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

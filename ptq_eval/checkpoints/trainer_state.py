@@ -69,6 +69,7 @@ def with_trainer_state(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     return replace(
         checkpoint,
         step=step if checkpoint.step is None else checkpoint.step,
+        epochs=_epochs(state.get("epoch")),
         learning_rate=rates[max(rates)] if rates else None,
         schedule_phase=_written_phase(state) or phase([rates[at] for at in sorted(rates)], last),
     )
@@ -85,6 +86,12 @@ def _count(name: str, value: Any) -> int:
     if name == "total_flos":
         return round(units.read_number(value, name=name, error=TrajectoryFileError))
     return units.read(value, name=name, error=TrajectoryFileError)
+
+
+def _epochs(value: Any) -> float | None:
+    """The Trainer's count of epochs; None for what is no count, since nothing but a remark rests on it."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+    return float(value) if known else None
 
 
 def _rate(entry: Any) -> tuple[float, float]:

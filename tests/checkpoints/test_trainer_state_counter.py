@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptq_eval.checkpoints import Overrides, discover
-from ptq_eval.checkpoints.trainer_state import with_whole_counts
+from ptq_eval.checkpoints.trainer_state import with_trainer_state, with_whole_counts
 from ptq_eval.records import Checkpoint
 from tests.checkpoints.support import codes, touch_checkpoint
 
@@ -184,3 +184,13 @@ def test_what_is_wrong_with_a_state_is_said_in_words(tmp_path, state, words):
     (found,) = discover([tmp_path])
     (problem,) = [problem for problem in found.problems if problem.code == "unreadable_state"]
     assert problem.message.endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("written", "epochs"), [(13.9, 13.9), (0, 0.0), ("many", None), (True, None), (-1, None), (None, None)]
+)
+def test_epochs_are_read_where_they_are_a_count(written, epochs, tmp_path):
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 5, "epoch": written}))
+    found = with_trainer_state(Checkpoint("r", 5, 100, 10), tmp_path)
+    assert found.epochs == epochs
+    assert not found.problems

@@ -70,7 +70,7 @@ class Problem:
 
     def derived(self, points: np.ndarray, z: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The residuals, the derivatives of f by the search coordinates in `out` [replicates, p, n], and what these are
-        to be multiplied by to be those of t(f)/sigma."""
+        to be multiplied by to give t(f)/sigma."""
         theta = to_theta(self.law, points)
         with np.errstate(all="ignore"):
             f, gradient = self.law.linearise(theta, self.data)

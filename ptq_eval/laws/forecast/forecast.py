@@ -195,7 +195,7 @@ def growth_of_noise(group: Sequence[Series]) -> np.ndarray:
     """The probability of each of `NOISE_GROWTH`, from deltas that are noise: one bit-width, several quantizers.
 
     The noise is a multiple of the standard error (of any constant where that is not known) and a power of D, and the
-    multiple is that of greatest likelihood.  The quantizers share their checkpoints: k of them count as the square root
+    multiple is the most likely one.  The quantizers share their checkpoints: k of them count as the square root
     of k.
     """
     total = np.zeros(len(NOISE_GROWTH))

@@ -1,8 +1,8 @@
 """The constants that a plan is computed from: their origin, their uncertainty, and the range of the data behind them.
 
 A *preset* is a published table of constants; its uncertainty is not known, so its answers have no interval.  *Fits* are
-`FitResult` objects, or those of an output folder (see `stored`).  An answer combines constants of two fits whose errors
-are correlated, so it is evaluated on every replicate of their bootstrap.
+`FitResult` objects, or fits stored in an output folder (see `stored`).  An answer combines constants of two fits whose
+errors are correlated, so it is evaluated on every replicate of their bootstrap.
 
 Constants are arrays [1 + replicates], the estimate first, so that one formula gives an answer and its interval.
 """

@@ -16,7 +16,7 @@ from ptq_eval.laws.base import FitKind
 from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study
 from ptq_eval.report.common.latex import cell, escape, grid_tabular, stacked, symbol, tabular
 from ptq_eval.report.common.numbers import MISSING, count, estimate, percent, ratio, short
-from ptq_eval.report.common.tables import FLOOR, FLOOR_NOTE, PARTIAL, delta_cell, fit_name, grid
+from ptq_eval.report.common.tables import FLOOR, FLOOR_NOTE, PARTIAL, delta_cells, fit_name, grid
 from ptq_eval.report.common.words import listed, message_text
 from ptq_eval.report.paper.words import last
 from ptq_eval.report.run import answers, latex
@@ -88,13 +88,14 @@ def last_deltas(study: Study, titles: Titles) -> str:
     rows = last(study)
     bits = sorted({int(value) for value in rows["bits"]})
     lines = []
-    for run, own in groupby(rows.to_dict("records"), key=lambda row: row["trajectory"]):
+    drawn = rows.assign(cell=delta_cells(rows)).to_dict("records")
+    for run, own in groupby(drawn, key=lambda row: row["trajectory"]):
         own = list(own)
         name = titles[run]
         for label in dict.fromkeys(row["label"] for row in own):
-            cells = {int(row["bits"]): delta_cell(row) for row in own if row["label"] == label}
-            drawn = [cell(cells.get(width, MISSING)) for width in bits]
-            lines.append(" & ".join([name, escape(label), *drawn]) + r" \\")
+            cells = {int(row["bits"]): row["cell"] for row in own if row["label"] == label}
+            columns = [cell(cells.get(width, MISSING)) for width in bits]
+            lines.append(" & ".join([name, escape(label), *columns]) + r" \\")
             name = ""
     heads = [rf"\multicolumn{{2}}{{c}}{{{width} bits}}" for width in bits]
     header = [" & ".join(["run", "quantizer", *heads]) + r" \\"]

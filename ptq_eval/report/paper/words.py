@@ -10,7 +10,7 @@ from typing import Any
 from ptq_eval.laws.turning.verdict import VerdictKind
 from ptq_eval.report.common import tables
 from ptq_eval.report.common.data import Frame, Study, formats_of
-from ptq_eval.report.common.numbers import bounds, count, number, plus_minus, ratio
+from ptq_eval.report.common.numbers import bounds, count, number, plus_minus, ratio, short
 from ptq_eval.report.common.words import listed, plural
 from ptq_eval.report.run.errors import calibrated_once, of_seeds, of_windows
 from ptq_eval.report.run.warnings import warning_texts
@@ -122,6 +122,7 @@ def limitations(study: Study) -> Iterator[tuple[str, str]]:
         for text in warning_texts([one for one in cautions if one["kind"] == kind]):
             said.add(text)
             yield str(kind), _sentence(text)
+    yield from _of_training(study)
     yield from _of_turns(study)
     yield from _of_measurements(study)
     yield from _of_errors(study)
@@ -131,6 +132,17 @@ def limitations(study: Study) -> Iterator[tuple[str, str]]:
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+
+
+def _of_training(study: Study) -> Iterator[tuple[str, str]]:
+    """Whether later tokens were new to the model, where its files say so."""
+    seen: dict[str, float] = {}
+    for one in study.run.get("checkpoints") or ():
+        seen[one["run"]] = max(seen.get(one["run"], 0.0), number(one.get("epochs") or 0.0))
+    repeated = {run: epochs for run, epochs in seen.items() if epochs > 1}
+    if repeated:
+        most = listed([f"{short(epochs)} times in {run}" for run, epochs in repeated.items()])
+        yield "repeated", f"The training text was repeated, up to {most}: later tokens are not new to the model."
 
 
 def _of_turns(study: Study) -> Iterator[tuple[str, str]]:

@@ -192,6 +192,17 @@ def test_only_limitations_that_hold_are_listed(embedded, ugliest, undrawn, tmp_p
     assert {"OneWidth", "OneSize"} <= limits(tmp_path / "one-bit")
 
 
+@pytest.mark.parametrize(("epochs", "limit"), [(None, ""), (0.4, ""), (13.897, "up to 13.9 times in small:")])
+def test_repeated_tokens_are_a_limitation_where_the_checkpoints_say_so(epochs, limit, undrawn, tmp_path):
+    out = synthetic(tmp_path / "out", runs=("small",), ratios=(20, 50))
+    run = json.loads((out / "run.json").read_text())
+    run["checkpoints"] = [{"run": "small", "epochs": 0.1}, {"run": "small", "epochs": epochs}]
+    (out / "run.json").write_text(json.dumps(run))
+    write(out, tmp_path / "paper")
+    assert limit in macros(tmp_path / "paper").get("ptqLimitRepeated", "")
+    assert bool(limit) == ("ptqLimitRepeated" in macros(tmp_path / "paper"))
+
+
 def test_runs_that_cannot_be_drawn_get_names_that_differ(ugliest):
     folder, written = ugliest
     assert written.renamed == {"s&m_a%l{#}~^\\$ 训练": "run 1 (s&m_a%l{#}~^\\$)", "训练-二$x_1$": "run 2 ($x_1$)"}
