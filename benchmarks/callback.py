@@ -27,7 +27,7 @@ LIMIT = 5.0
 MINUTES, QUICK_MINUTES = 10.0, 0.2
 SAVES = 10
 BATCH, LENGTH = 8, 128
-SHAPE = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 5, "num_attention_heads": 4}
+SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 5, "num_attention_heads": 4}
 WARM_UP, TIMED = 5, 40
 """Steps before those that say how long a step takes, and those."""
 
@@ -140,7 +140,7 @@ def _trainer(folder: Path, steps: int, times: Any) -> Any:
     set_seed(SEED)
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "examples/trajectory/llama-40k/checkpoint-1765")
     ids = torch.tensor(tokenizer(read("stdlib:train", max_chars=1_000_000).text)["input_ids"])
-    rows = [{"input_ids": row, "labels": row} for row in ids[: len(ids) // LENGTH * LENGTH].view(-1, LENGTH)]
+    rows: Any = [{"input_ids": row, "labels": row} for row in ids[: len(ids) // LENGTH * LENGTH].view(-1, LENGTH)]
     config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=LENGTH, tie_word_embeddings=True, **SHAPE)
     arguments = TrainingArguments(
         str(folder),
