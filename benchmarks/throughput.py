@@ -6,8 +6,8 @@ The bare loop calls `model(ids)` over the same windows in the same batches and l
 evaluator without variants against one bare pass; "loss, KL and top-1" is the evaluator with variants against as many
 bare passes, the full-precision one included.  lm-eval answers `loglikelihood_rolling` for the same windows in the same
 batches, in a process of its own; the two must agree on the total.  The peak is measured with a large float32 matrix
-product in this process, and the share counts the operations of the model's own forward pass, as torch counts them: products,
-attention included, and nothing for norms, softmax or loss.
+product in this process, and the share counts the operations of the model's own forward pass, as torch counts them:
+products, attention included, and nothing for norms, softmax or loss.
 """
 
 from __future__ import annotations
