@@ -58,7 +58,7 @@ def _output(folders: tuple[str, ...], out: str | None, settings: dict[str, Any])
     """The output folder to look at.  Raises OptionError for options that the plan in it has fixed."""
     specs = declared(RunConfig)
     changed = [spec.flag or name for name, spec in specs.items() if settings[name] not in (spec.default, (), {})]
-    if out is not None or len(folders) > 1 or changed:
+    if out is not None or len(folders) != 1 or changed:
         raise OptionError(
             "--retry-missing takes the output folder alone: the plan in it says what is to be measured",
             got=" ".join([*folders, *(["-o", out] if out else []), *changed]),

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +19,7 @@ from tests.support.steps import environ
 
 @pytest.fixture
 def without_slurm(monkeypatch):
-    monkeypatch.setattr(slurm.shutil, "which", lambda name: None)
+    monkeypatch.setattr(slurm, "shutil", SimpleNamespace(which=lambda name: None))
 
 
 @pytest.fixture
