@@ -6,6 +6,7 @@ Every test process uses one thread: the suite itself runs in parallel, and resul
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import subprocess
 import sys
@@ -28,6 +29,12 @@ from tests.support import models as core_models
 from tests.support.steps import environ
 
 keep_freed_memory()  # as the command line does: the models of these tests are small
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay until the end: the garbage collector need not look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
