@@ -61,7 +61,7 @@ def facts(study: Study) -> dict[str, str]:
 
 def cited_facts(study: Study) -> dict[str, str]:
     """The phrases that are LaTeX, by the name of their macro."""
-    named = [escape(name) + works.cited([works.of_method(name)]) for name in works.methods_used(study)]
+    named = [escape(name) + works.cited(works.of_method(name)) for name in works.methods_used(study)]
     formats = [escape(name) + works.cited([works.of_format(name)]) for name in works.formats_used(study)]
     suites = works.suites_used(study)
     cited = escape(listed(suites)) + works.cited(map(works.of_suite, suites)) if suites else ""

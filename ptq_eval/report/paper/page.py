@@ -182,6 +182,6 @@ def lines(written: Written) -> Iterator[str]:
     for name in written.gone:
         yield rf"main.tex uses \{name}, which no result stands behind any more: it is set as ??"
     for run, name in written.renamed.items():
-        yield f"{run!r} is called {name!r}: pdfTeX's fonts cannot draw it; define its macro in main.tex to change that"
+        yield f"{run!r} is called {name!r}: pdfTeX's fonts cannot draw it; --rename chooses another name"
     if written.uncited:
         yield f"no reference is known for {', '.join(written.uncited)}: add one to the text"
