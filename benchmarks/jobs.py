@@ -3,7 +3,7 @@
 Throughput: the demo's grid for one run, on one thread by one process, and on one thread each by as many as there are
 cores; whole commands, so that the start of processes counts.  Kills: a command with two jobs, of which a process or
 the driver is killed (SIGKILL) at a moment drawn at random from the time it takes; the command is then repeated until it
-ends by itself, and its records compared with those of an undisturbed run.
+ends by itself, and its records compared with an undisturbed run's.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _records(out: Path) -> dict[str, tuple[Any, ...]]:
 
 
 def _kills(command: list[str], folder: Path, count: int) -> list[dict[str, Any]]:
-    """Every kill: of what, when, and whether the records are those of an undisturbed run."""
+    """Every kill: of what, when, and whether the records equal an undisturbed run's."""
     command = [*command, "--jobs", "2"]
     took, whole = _seconds(command, folder / "whole"), _records(folder / "whole")
     chance, found = random.Random(SEED), []

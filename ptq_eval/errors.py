@@ -319,6 +319,12 @@ class LatexError(PtqEvalError):
     exit_code = 56
 
 
+class ClusterError(PtqEvalError):
+    """SLURM is missing, does not answer, or refuses a job."""
+
+    exit_code = 57
+
+
 class BackendError(PtqEvalError):
     """A backend that cannot be installed or used, or that fails its conformance run."""
 

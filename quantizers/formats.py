@@ -1,6 +1,6 @@
 """The number formats beside plain integers: one declared table, each row with its source.
 
-A format says how many bits a code has and which levels codes stand for, how many columns share a scale (`block`; None
+A format says how many bits a code has and which levels the codes mean, how many columns share a scale (`block`; None
 where that is free), which rule sets the scale, and how many bits all scales take.  Rounding itself is defined once, in
 `grid.py`, for all of them; the rules are in `scales.py`, the levels in `levels.py`.
 

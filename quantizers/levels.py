@@ -88,7 +88,7 @@ def levels(values: Sequence[float], codes: Sequence[int], ties: Literal["even", 
 def floating(exponent_bits: int, mantissa_bits: int, special: Literal["none", "nan", "ieee"] = "none") -> Levels:
     """A sign, an exponent biased by 2^(e−1) − 1, and a mantissa, with subnormals.
 
-    `special` says which patterns are not numbers: none (FP4, FP6), only those of all ones ("nan", E4M3FN), or every
+    `special` says which patterns are not numbers: none (FP4, FP6), only all ones ("nan", E4M3FN), or every
     one with the largest exponent ("ieee", E5M2).  Source: OCP 8-bit Floating Point Specification 1.0, tables 1 and 2;
     OCP Microscaling Formats 1.0, section 5.3.
     """

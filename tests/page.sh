@@ -25,4 +25,4 @@ else
     choice="not axe"
 fi
 CHROMIUM=$CHROMIUM AXE=$folder/package/axe.min.js OMP_NUM_THREADS=1 \
-    "$PYTHON" -m pytest -q -m browser tests/report/web/test_browser.py -k "$choice"
+    "$PYTHON" -m pytest -q -m browser tests/report/web -k "$choice"

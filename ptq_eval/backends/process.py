@@ -37,7 +37,7 @@ _GRACE = 10.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What a worker may take: seconds for each cell (its imports count with the first), and bytes of memory."""
+    """What a worker may take: seconds to import its package, as many again for each cell, and bytes of memory."""
 
     seconds: float = 3600.0
     memory: int | None = None
@@ -105,13 +105,16 @@ class Worker:
 
     def wait(self, answer: Path, limits: Limits) -> str:
         """Wait for the file of an answer; why it will not come, or nothing."""
-        end, pause = time.monotonic() + limits.seconds, _FIRST_POLL
+        imported, end, pause = self.ready, time.monotonic() + limits.seconds, _FIRST_POLL
         while not answer.exists():
+            if not imported and self.ready:  # a cell after one that was ended does not pay for the new process
+                imported, end = True, time.monotonic() + limits.seconds
             code = self._process.poll()
             if code is not None and not answer.exists():
                 return _ended(code)
             if time.monotonic() > end:
-                return f"no answer within {limits.seconds:g} s"
+                what = "no answer" if imported else "its package was not imported"
+                return f"{what} within {limits.seconds:g} s"
             if limits.memory is not None and self.memory() > limits.memory:
                 return f"took more than {units.write(limits.memory)} bytes of memory"
             time.sleep(pause)

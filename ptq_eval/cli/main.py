@@ -31,6 +31,7 @@ from ptq_eval.cli.pretrain import pretrain
 from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
 from ptq_eval.cli.serve import serve
+from ptq_eval.cli.submit import submit
 from ptq_eval.cli.watch import watch
 from ptq_eval.cli.work import work
 from ptq_eval.config.commands import InspectConfig
@@ -249,6 +250,7 @@ cli.add_command(plan)
 cli.add_command(pretrain)
 cli.add_command(sensitivity)
 cli.add_command(serve)
+cli.add_command(submit)
 cli.add_command(watch)
 cli.add_command(work)
 

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from ptq_eval.config.options import Options, option
-from ptq_eval.errors import OptionError
+from ptq_eval.config.options import Kind, Options, once, option
+from ptq_eval.errors import OptionError, PtqEvalError
+
+
+def _names(value: Any, *, name: str, error: type[PtqEvalError]) -> dict[str, str]:
+    """Names by name, from such a mapping or from texts like "old=new"; the last = separates."""
+    if isinstance(value, Mapping):
+        return {str(old): str(new) for old, new in value.items()}
+    pairs = []
+    for pair in [value] if isinstance(value, str) or not isinstance(value, Sequence) else value:
+        old, equals, new = str(pair).rpartition("=")
+        if not (equals and old and new.strip()):
+            raise error(f"{name} is not RUN=NAME", got=pair, remedy=f"{name} 'llama-160k=Ours, 160k'")
+        pairs.append((old, new.strip()))
+    return once(pairs, name, error)
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,12 @@ class PaperConfig(Options):
         "Another class instead, with its options as in LaTeX: acmart or '[conference]{IEEEtran}'.",
         metavar="CLASS",
         unset="article",
+    )
+    rename: Mapping[str, str] = option(
+        {},
+        "Another name for a run, in text, tables and figures; may be repeated.",
+        Kind(_names, "RUN=NAME"),
+        repeated=True,
     )
     compile: bool = option(True, "Compile the project with latexmk.", off="--no-compile")
 

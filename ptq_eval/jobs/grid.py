@@ -16,6 +16,7 @@ from ptq_eval.backends.workers import Workers
 from ptq_eval.checkpoints import foremost
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import OutputMismatchError, PtqEvalError
+from ptq_eval.jobs import slurm
 from ptq_eval.jobs.job import Conditions, Job, measure
 from ptq_eval.jobs.pool import in_processes
 from ptq_eval.measure.sweep import cost
@@ -99,6 +100,7 @@ class Grid:
 
         self.progress("measuring", 0.0, total)
         conditions = Conditions.of(self.config)
+        slurm.require_idle(self.store.folder)
         with self.store.writer() as writer:
             jobs = self._outstanding(jobs)  # another process may have measured some before it let go of the file
             if self.config.jobs > 1 and len(jobs) > 1:

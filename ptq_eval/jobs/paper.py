@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from ptq_eval.config.paper import PaperConfig
-from ptq_eval.errors import LatexError, NothingToFitError, OutputMismatchError
+from ptq_eval.errors import LatexError, NothingToFitError, OptionError, OutputMismatchError, did_you_mean
 from ptq_eval.report import studies, with_texts
 from ptq_eval.report.common.data import COLUMNS, Study
 from ptq_eval.report.common.files import read_json
@@ -45,19 +46,32 @@ def paper(out: str | Path, folder: str | Path, **options: Any) -> Paper:
 
     options: those of `ptq_eval.config.paper.PaperConfig`.  Raises NothingToFitError if `out` holds no report,
     OutputMismatchError if that is damaged or older than the measurements, OutputFolderError if `folder` holds something
-    else, OutputFullError, and LatexError where LaTeX is not installed or fails; the sources are complete then.
+    else, OutputFullError, OptionError, and LatexError where LaTeX is missing or fails; the sources are complete then.
     """
     config, out, folder = PaperConfig.of(options), Path(out), Path(folder)
     page.require_own(folder)
     table, fit, run = _finished(out)
-    names = drawable(table["run"].dropna().astype(str))
-    if names:
-        table = table.assign(run=table["run"].replace(names))
-        fit, run = renamed(fit, names), renamed(run, names)
-    study = Study(table, with_texts(fit), run)
+    called = _called(config.rename, [str(name) for name in dict.fromkeys(table["run"].dropna())])
+    found = drawable(called.values())
+    names = {old: found.get(new, new) for old, new in called.items() if found.get(new, new) != old}
+    table = table.assign(run=table["run"].replace(names))
+    study = Study(table, with_texts(renamed(fit, names)), renamed(run, names))
     theory = renamed(studies(out)[0], names)
-    written = page.write(folder, study, theory, config.latex_class, names)
+    written = page.write(folder, study, theory, config.latex_class, found)
     return Paper(written, compiled(folder) if config.compile else None)
+
+
+def _called(names: Mapping[str, str], runs: Sequence[str]) -> dict[str, str]:
+    """The name of every run.  Raises OptionError for another name of no run, and for one of two runs."""
+    for old in names:
+        if old not in runs:
+            remedy = did_you_mean(old, runs)
+            raise OptionError("--rename names no run", got=old, allowed=", ".join(runs), remedy=remedy)
+    called = {run: names.get(run, run) for run in runs}
+    new = list(called.values())
+    if twice := [name for name in new if new.count(name) > 1]:
+        raise OptionError("--rename gives two runs one name", got=twice[0], remedy="choose different names")
+    return called
 
 
 def _finished(out: Path) -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
@@ -121,5 +135,5 @@ def _fault(log: str) -> str:
 def _remedy(folder: Path) -> str:
     return (
         f"main.tex is yours to correct (see {folder / 'main.log'}); {page.GENERATED}/main.tex is as it was written; "
-        f"for a missing .sty: apt-get install {PACKAGES}"
+        f"for a missing .sty: apt-get install {PACKAGES}; for a publisher's class: texlive-publishers"
     )

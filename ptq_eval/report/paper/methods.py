@@ -61,7 +61,7 @@ def facts(study: Study) -> dict[str, str]:
 
 def cited_facts(study: Study) -> dict[str, str]:
     """The phrases that are LaTeX, by the name of their macro."""
-    named = [escape(name) + works.cited([works.of_method(name)]) for name in works.methods_used(study)]
+    named = [escape(name) + works.cited(works.of_method(name)) for name in works.methods_used(study)]
     formats = [escape(name) + works.cited([works.of_format(name)]) for name in works.formats_used(study)]
     suites = works.suites_used(study)
     cited = escape(listed(suites)) + works.cited(map(works.of_suite, suites)) if suites else ""
@@ -197,7 +197,7 @@ def _tokens(formula: str) -> Iterable[str]:
     for token in re.findall(r"\\prod_\{x\} |\^?[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*|\^?[\d.]+|\S|\s+", formula):
         raised, name = token.startswith("^"), token.removeprefix("^")
         if not re.match(r"[A-Za-z]", name):
-            yield r"\," if token == "*" else token
+            yield r"\,\allowbreak " if token == "*" else token
             continue
         drawn = _WORDS.get(name) or symbol(name).strip("$")
         yield f"^{{{drawn}}}" if raised else drawn

@@ -57,13 +57,19 @@ def drawable(runs: Iterable[str]) -> dict[str, str]:
 
 
 def renamed(data: Any, names: Mapping[str, str]) -> Any:
-    """`data` (of JSON) with other names of runs in every text and key; the longest name first."""
-    if not names:
-        return data
-    if isinstance(data, str):
-        for name in sorted(names, key=len, reverse=True):
-            data = data.replace(name, names[name])
-        return data
-    if isinstance(data, Mapping):
-        return {renamed(key, names): renamed(value, names) for key, value in data.items()}
-    return [renamed(value, names) for value in data] if isinstance(data, (list, tuple)) else data
+    """`data` (of JSON) with other names of runs, in keys and in texts that are a name; within a longer text only those
+    that pdfTeX cannot draw, since others may be words."""
+    within = [name for name in sorted(names, key=len, reverse=True) if UNKNOWN in escape(name)]
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, str):
+            if value in names:
+                return names[value]
+            for name in within:
+                value = value.replace(name, names[name])
+            return value
+        if isinstance(value, Mapping):
+            return {changed(key): changed(own) for key, own in value.items()}
+        return [changed(own) for own in value] if isinstance(value, (list, tuple)) else value
+
+    return changed(data) if names else data

@@ -1,8 +1,7 @@
 r"""`numbers.tex`: every number and sentence of the paper that depends on the results, as a macro.
 
 The text of a paper holds no digit of a result, so that it stays right when measurements are added.  Names begin with
-`\ptq` and can be read aloud (`names`).  Those of runs are given with `\providecommand`: an author who defines one
-before this file is read renames the run everywhere.
+`\ptq` and can be read aloud (`names`).
 """
 
 from __future__ import annotations
@@ -30,27 +29,23 @@ class Numbers:
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
         self._about: dict[str, str] = {}
-        self._names: set[str] = set()
 
-    def add(self, name: str, text: str, about: str = "", *, of_run: bool = False) -> str:
-        r"""Add `\ptqNAME`, which expands to plain text; its LaTeX.  of_run: the author may define it first."""
-        return self.add_latex(name, prose(text), about, of_run=of_run)
+    def add(self, name: str, text: str, about: str = "") -> str:
+        r"""Add `\ptqNAME`, which expands to plain text; its LaTeX."""
+        return self.add_latex(name, prose(text), about)
 
-    def add_latex(self, name: str, text: str, about: str = "", *, of_run: bool = False) -> str:
+    def add_latex(self, name: str, text: str, about: str = "") -> str:
         r"""The same for text that is LaTeX already."""
         name = unique(PREFIX + name, self.texts)
         self.texts[name], self._about[name] = text, about
-        if of_run:
-            self._names.add(name)
         return rf"\{name}{{}}"
 
     def file(self, gone: Mapping[str, str] | None = None) -> str:
         """The content of numbers.tex.  gone: macros that the author's text uses and no result stands behind now."""
         lines = [_HEAD]
         for name, text in self.texts.items():
-            command = "providecommand" if name in self._names else "newcommand"
-            about = "".join(f"  % {' '.join(self._about[name].split())}" if self._about[name] else "")
-            lines.append(rf"\{command}{{\{name}}}{{{text}}}{about}")
+            about = f"  % {' '.join(self._about[name].split())}" if self._about[name] else ""
+            lines.append(rf"\newcommand{{\{name}}}{{{text}}}{about}")
         if gone:
             lines.append("\n% Used by main.tex, and no longer among the results:")
             lines += [rf"\newcommand{{\{name}}}{{{text}}}" for name, text in gone.items()]
@@ -79,7 +74,7 @@ def _of_runs(found: Numbers, study: Study) -> dict[str, str]:
     """The names of trajectories and their range; the LaTeX of each name and title."""
     titles = {}
     for run in study.runs:
-        macro = found.add(f"Run{spoken(run)}", run, "the run's name: define it in main.tex to change it", of_run=True)
+        macro = found.add(f"Run{spoken(run)}", run, "the run's name; --rename changes it")
         rows = study.baseline[study.baseline["trajectory"] == run]
         title = study.title(run)
         titles |= {run: macro, title: f"{macro} {escape(title.removeprefix(run))}".rstrip()}

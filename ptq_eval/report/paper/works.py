@@ -16,7 +16,7 @@ from ptq_eval.laws.base import FitKind
 from ptq_eval.laws.findings import Caution
 from ptq_eval.report.common.data import FULL_PRECISION, Study, formats_of
 
-SELF = "ptq-eval"
+SELF, ROUNDING = "ptq-eval", "rtn"
 _LAWS = {
     "chen": "chen2025",
     "chinchilla": "hoffmann2022",
@@ -44,6 +44,11 @@ _METHODS = {
     "signround": "cheng2023",
     "smoothquant": "xiao2022",
 }
+_PACKAGES = (
+    "auto-gptq", "auto-round", "autoawq", "bitsandbytes", "gguf", "gptqmodel", "hqq", "llmcompressor", "modelopt",
+    "neural-compressor", "optimum-quanto", "torchao",
+)  # fmt: skip
+"""The backends that come with this program."""
 _FORMATS = (
     (r"mxfp.*|mxint.*", "ocp2023"),
     (r"nvfp4(_46)?", "nvidia2025"),
@@ -71,9 +76,15 @@ _SUITES = (
 """The beginning of a suite's name, the longer ones of the same family first."""
 
 
-def of_method(quantizer: str) -> str:
-    """The key of a method, also of a backend's (`gptqmodel:gptq`); "" where none is known."""
-    return _METHODS.get(quantizer.rpartition(":")[2], "")
+def of_method(quantizer: str) -> list[str]:
+    """The keys of a method; of a backend's (`gptqmodel:gptq`), also that of the package."""
+    package, _, method = quantizer.rpartition(":")
+    keys = [_METHODS.get(method, "") or of_format(method) if package else _METHODS.get(method, "")]
+    return [key for key in dict.fromkeys([*keys, _of_package(package)]) if key]
+
+
+def _of_package(name: str) -> str:
+    return "llamacpp" if name == "gguf" else f"package-{name}" if name in _PACKAGES else ""
 
 
 def of_law(law: str) -> str:
@@ -144,7 +155,7 @@ def cited(keys: Iterable[str]) -> str:
 
 def unknown(study: Study) -> list[str]:
     """The methods, laws and suites that were used and have no entry, to be cited by hand."""
-    own = [name for name in methods_used(study) if name != "rtn" and not name.endswith(":rtn") and not of_method(name)]
+    own = [name for name in methods_used(study) if name != ROUNDING and not of_method(name)]
     laws = [name for name in laws_used(study) if not of_law(name)]
     return own + laws + [name for name in suites_used(study) if not of_suite(name)]
 
@@ -165,6 +176,7 @@ def _key(entry: str) -> str:
 KEYS: Mapping[str, Iterable[str]] = {
     "laws": _LAWS.values(),
     "methods": _METHODS.values(),
+    "packages": [_of_package(name) for name in _PACKAGES],
     "formats": [key for _, key in _FORMATS],
     "texts": [key for _, key in _TEXTS],
     "suites": [key for _, key in _SUITES],

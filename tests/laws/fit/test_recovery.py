@@ -67,7 +67,7 @@ def test_intervals_over_runs_cover_differences_between_runs(n_runs):
 
 
 def test_critical_tokens_are_covered_by_the_joint_bootstrap():
-    trials, hits = 40, np.zeros((2, 4))
+    trials, hits = 25, np.zeros((2, 4))  # intervals of 0.6 of their width miss the limit, as with 40
     for seed in range(trials):
         rows, windows = table(np.random.default_rng(seed))
         critical = analyse(rows, windows, seed=seed)["critical_tokens"]

@@ -56,7 +56,6 @@ def test_an_author_may_rewrite_everything_and_a_mistake_is_named(tmp_path):
     out, folder = synthetic(tmp_path / "out", runs=("small",), ratios=(20, 50)), tmp_path / "paper"
     ptq_eval.paper(out, folder, compile=False)
     own = r"""\documentclass{article}
-\newcommand{\ptqRunSmall}{my model}
 \input{generated/numbers}
 \begin{document}
 \ptqRunSmall{} loses \ptqDeltaGptqTwoBitsSmall{} nats per token, and \ptqDeltaNobodyTwoBitsSmall.
@@ -67,7 +66,7 @@ def test_an_author_may_rewrite_everything_and_a_mistake_is_named(tmp_path):
     _, log = compiled(out, folder)
     assert faults(log) == []
     (folder / "main.tex").write_text(own % r"\undefinedhere")
-    with pytest.raises(LatexError, match=r"main.tex:6: Undefined control sequence"):
+    with pytest.raises(LatexError, match=r"main.tex:5: Undefined control sequence"):
         ptq_eval.paper(out, folder)
 
 

@@ -127,6 +127,15 @@ def test_exactly_the_works_used_are_cited(embedded, ugliest):
     assert "catalan2025" not in other  # no caution about the schedule
 
 
+def test_a_method_of_a_package_cites_both():
+    assert works.of_method("gptqmodel:gptq") == ["frantar2022", "package-gptqmodel"]
+    assert works.of_method("bitsandbytes:nf4") == ["dettmers2023", "package-bitsandbytes"]
+    assert works.of_method("gguf:q4_k") == ["llamacpp"]
+    assert works.of_method("torchao:rtn") == ["package-torchao"]
+    assert works.of_method("rtn") == works.of_method("mine:own") == []
+    assert works.of_method("awq") == ["lin2023"]
+
+
 def test_every_key_has_an_entry_and_every_entry_a_use():
     text = works.bibliography([rf"\citep{{{key}}}" for keys in works.KEYS.values() for key in keys])
     keys = {key for several in works.KEYS.values() for key in several}
@@ -212,6 +221,24 @@ def test_runs_that_cannot_be_drawn_get_names_that_differ(ugliest):
     assert drawable(["Käthe", "naïve-řeka"]) == {}
 
 
+def test_a_run_is_renamed_everywhere_and_wrong_names_are_refused(undrawn, tmp_path):
+    out = synthetic(tmp_path / "out", ratios=(20, 50))
+    drawn = []
+    page.drawing.write = lambda folder, study, figures, tables, **options: drawn.append(tables) or []
+    write(out, tmp_path / "paper", rename=("small=Ours, 80k_b",))
+    found = macros(tmp_path / "paper")
+    assert found["ptqRunOursEightZeroKB"] == r"Ours, 80k\_b"
+    assert "ptqRunSmall" not in found
+    assert "Ours, 80k" in found["ptqDeltaRange"]
+    assert set(drawn[0]["delta"]["run"]) == {"Ours, 80k_b", "large"}
+    for wrong, said in (({"smal": "x"}, "did you mean 'small'"), ({"small": "large"}, "two runs one name")):
+        with pytest.raises(OptionError, match=said):
+            write(out, tmp_path / "other", rename=wrong)
+    with pytest.raises(OptionError, match="not RUN=NAME"):
+        PaperConfig(rename="small")
+    assert PaperConfig(rename="a=b=c").rename == {"a=b": "c"}
+
+
 def test_the_class_is_the_authors_choice():
     asked = ({}, {"style": "onecolumn"}, {"documentclass": "[sigconf]{acmart}"}, {"documentclass": "IEEEtran"})
     plain, one, acm, bare = (main_text(PaperConfig(**options).latex_class, wide=True) for options in asked)
@@ -251,8 +278,8 @@ def test_names_can_be_spoken():
 
 def test_laws_and_sentences_become_mathematics():
     assert equation("L = E + B / D^beta  (one N: E contains A / N^alpha)") == r"$L = E + B / D^{\beta}$"
-    drawn = equation("delta = C_T * D^gamma_D / N^gamma_N * exp(-P / gamma_post)")
-    assert drawn == r"$\delta = C_{T} \, D^{\gamma_{D}} / N^{\gamma_{N}} \, \exp (-P / \gamma_{\mathrm{post}})$"
+    drawn = equation("delta = C_T * D^gamma_D / N^gamma_N * exp(-P / gamma_post)").replace(r"\allowbreak  ", "")
+    assert drawn == r"$\delta = C_{T} \,D^{\gamma_{D}} / N^{\gamma_{N}} \,\exp (-P / \gamma_{\mathrm{post}})$"
     assert equation("a formula & more") == r"a formula \& more"
     assert symbol("gamma_D") == r"$\gamma_{D}$"
     assert prose("C_T and gamma_post at D = 3M (D/N = 4), -0.5") == (
