@@ -19,8 +19,10 @@ import pytest
 from ptq_eval.cli.server import bind
 from ptq_eval.jobs.sensitivity import sensitivity
 from ptq_eval.records import Checkpoint, Measurement, Scheme, Trial
-from ptq_eval.report import write
+from ptq_eval.report import studies, with_texts, write
 from ptq_eval.report.common import numbers
+from ptq_eval.report.common.data import Study
+from ptq_eval.report.web import page as web
 from ptq_eval.report.web.live import Folder
 from ptq_eval.results.store import Store
 from tests.report.synthetic import make_fit, make_run, make_table
