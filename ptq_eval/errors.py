@@ -347,7 +347,7 @@ def full_disk(folder: Path) -> Iterator[None]:
             what = "the output folder is a file, or below one"
             raise OutputFolderError(what, got=folder, remedy="choose another -o") from error
         raise OutputFullError(
-            "the output folder cannot be written",
+            "the output cannot be written",
             got=f"{folder}: {error.strerror}",
-            remedy="choose another -o",
+            remedy="choose another place for it",
         ) from error
