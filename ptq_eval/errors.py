@@ -344,4 +344,4 @@ def full_disk(folder: Path) -> Iterator[None]:
             what = "the output folder is a file, or below one"
             raise OutputFolderError(what, got=folder, remedy="choose another -o") from error
         got = f"{folder}: {error.strerror}"
-        raise OutputFullError("the output folder cannot be written", got=got, remedy="choose another -o") from error
+        raise OutputFullError("the output cannot be written", got=got, remedy="choose another place for it") from error

@@ -135,5 +135,5 @@ def _fault(log: str) -> str:
 def _remedy(folder: Path) -> str:
     return (
         f"main.tex is yours to correct (see {folder / 'main.log'}); {page.GENERATED}/main.tex is as it was written; "
-        f"for a missing .sty: apt-get install {PACKAGES}"
+        f"for a missing .sty: apt-get install {PACKAGES}; for a publisher's class: texlive-publishers"
     )

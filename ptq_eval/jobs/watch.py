@@ -22,7 +22,7 @@ from ptq_eval.checkpoints.arrivals import Arrivals, Files, files_of, is_temporar
 from ptq_eval.checkpoints.verify import Known
 from ptq_eval.config.options import declared
 from ptq_eval.config.run import RunConfig
-from ptq_eval.config.watch import END, WatchConfig
+from ptq_eval.config.watch import END, WatchConfig, refuse_meaningless
 from ptq_eval.errors import (
     EmptyFolderError,
     NoCheckpointError,
@@ -60,6 +60,7 @@ def watch(
     PtqEvalError of a wrong request, before the first look.
     """
     overrides = Overrides.take(options, overrides)
+    refuse_meaningless(options)
     own = {name: options.pop(name) for name in declared(WatchConfig) if name in options}
     watching = WatchConfig.of(own)
     config = RunConfig.of(options, also=[*declared(Overrides), *declared(WatchConfig)])

@@ -32,7 +32,7 @@ from ptq_eval.checkpoints import Overrides
 from ptq_eval.checkpoints.arrivals import Files, files_in
 from ptq_eval.config.options import Options, declared
 from ptq_eval.config.run import RunConfig
-from ptq_eval.config.watch import END, WatchConfig
+from ptq_eval.config.watch import END, WatchConfig, refuse_meaningless
 from ptq_eval.errors import full_disk
 from ptq_eval.jobs.machine import THREADS
 from ptq_eval.models.loading import tokenizer_folder
@@ -238,6 +238,7 @@ def _say_place(folder: Path, step: int, tokens: int | None) -> None:
 
 def _arguments(options: Mapping[str, Any]) -> list[str]:
     """Options as arguments of the command line.  Raises OptionError for an unknown or a wrong one."""
+    refuse_meaningless(options)
     kinds: tuple[type[Options], ...] = (WatchConfig, RunConfig, Overrides)
     known = {name for kind in kinds for name in declared(kind)}
     found: list[str] = []

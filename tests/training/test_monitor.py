@@ -72,7 +72,12 @@ def test_the_end_of_the_other_process_is_warned_of_once(saved_at, quick, tmp_pat
 @slow
 @pytest.mark.parametrize(
     ("wrong", "error"),
-    [({"bitz": 4}, OptionError), ({"budget": 2}, OptionError), ({"quantizers": "gtpq"}, UnknownPluginError)],
+    [
+        ({"bitz": 4}, OptionError),
+        ({"budget": 2}, OptionError),
+        ({"jobs": 2}, OptionError),
+        ({"quantizers": "gtpq"}, UnknownPluginError),
+    ],
 )
 def test_a_wrong_option_is_refused_at_once(quick, tmp_path, wrong, error):
     with pytest.raises(error):

@@ -37,7 +37,7 @@ N_DRAWS = 2000
 HORIZON = 16.0
 """How many times the last D paths are drawn."""
 FARTHEST = 4.0
-"""How many times the last D "not before" may be: as far as the backtests go."""
+"""How many times the last D the ends of D_crit may be: as far as the backtests go."""
 GRID = 60
 """Points of a path, evenly in log D."""
 MOST_GROWTH = 3.0
@@ -46,6 +46,8 @@ NOISE_GROWTH = np.linspace(0.0, 1.0, 21)
 """Exponents of D with which the noise of deltas may grow; none is likelier than another beforehand."""
 NEIGHBOURS = 5
 """Checkpoints that say where the smooth path passed one of them."""
+_PAST_LAST = HORIZON ** (0.5 / GRID)
+"""How many times the last D a turn may be whose minimum is at the last checkpoint: half a step of the grid."""
 _LEAST = 1e-12
 
 
@@ -248,14 +250,16 @@ def turn(paths: Paths, level: float = 0.9) -> Turn:
 def unless_tested(said: Turn, last: float, tested: bool) -> Turn:
     """What of a turn may be stated, from checkpoints up to D = `last`.
 
-    An upper end within the measured range is a claim that the turn happened; unless it passed its test, that end is
-    open.  Of the draws of a flat curve many have their minimum at an earlier checkpoint.  No lower end is beyond
-    `FARTHEST` times the last D: how well forecasts hold farther on has not been tested.
+    An upper end within the measured range, or half a step of the grid beyond, is a claim that the turn
+    happened; unless it passed its test, that end is open.  Of the draws of a flat curve many have their minimum at an
+    earlier checkpoint.  Neither end is beyond `FARTHEST` times the last D: how well forecasts hold farther on has not
+    been tested.
     """
-    low = min(said.low, FARTHEST * last)
-    if tested or said.high > last * (1 + 1e-9):
-        return Turn(low, said.value, said.high)
-    return Turn(low, math.inf, math.inf)
+    farthest = FARTHEST * last
+    low, value = min(said.low, farthest), said.value if said.value <= farthest else math.inf
+    if not tested and said.high <= last * _PAST_LAST * (1 + 1e-9):
+        return Turn(low, math.inf, math.inf)
+    return Turn(low, value, said.high if said.high <= farthest else math.inf)
 
 
 def excludes_some(said: Turn, last: float) -> bool:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "backtest.json"
 TITLE = "Had you asked earlier"
-VERSION = 4
+VERSION = 5
 """Raised whenever the content of `backtest.json` changes its meaning."""
 
 TARGETS = {None: "all", Ahead.NEXT: "next checkpoint", Ahead.TWICE: "2× D", Ahead.FOUR_TIMES: "4× D"}

@@ -197,7 +197,7 @@ def _tokens(formula: str) -> Iterable[str]:
     for token in re.findall(r"\\prod_\{x\} |\^?[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*|\^?[\d.]+|\S|\s+", formula):
         raised, name = token.startswith("^"), token.removeprefix("^")
         if not re.match(r"[A-Za-z]", name):
-            yield r"\," if token == "*" else token
+            yield r"\,\allowbreak " if token == "*" else token
             continue
         drawn = _WORDS.get(name) or symbol(name).strip("$")
         yield f"^{{{drawn}}}" if raised else drawn

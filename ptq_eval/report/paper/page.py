@@ -5,7 +5,7 @@ an author may rewrite it and still get new numbers, tables, figures and referenc
 A macro that the author uses and that no result stands behind any more is kept as two bold question marks: the paper
 compiles, and nobody overlooks it.
 
-The template is `string.Template` with @ for $: it has three blanks, no loop and no condition.
+The template is `string.Template` with @ for $: it has blanks, no loop and no condition.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ _PLAIN_CLASSES = ("article", "report", "scrartcl", "extarticle")
 _SAID = (VerdictKind.OBSERVED, VerdictKind.FORECAST)
 MOST_FINDINGS = 8
 """Lines whose verdict is in the text."""
+_ABSTRACT_FIRST = ("acm", "amsart", "revtex")
+"""Beginnings of the names of classes that want the abstract before \\maketitle."""
 _LAYOUT = r"""\usepackage[a4paper,margin=18mm]{geometry}
 \setlength{\belowcaptionskip}{4pt}
 \raggedbottom
@@ -121,7 +123,10 @@ def main_text(documentclass: str, *, wide: bool) -> str:
     name = re.sub(r"\[[^]]*\]|[{}\s]", "", documentclass)
     layout = _LAYOUT if name in _PLAIN_CLASSES else ""
     template = Path(__file__).with_name(MAIN).read_text(encoding="utf-8")
-    return _Blanks(template).substitute(documentclass=documentclass, layout=layout, star="*" if wide else "")
+    title = "\\maketitle\n"
+    before, after = ("", title) if name.startswith(_ABSTRACT_FIRST) else (title + "\n", "")
+    blanks = {"layout": layout, "star": "*" if wide else "", "before": before, "after": after}
+    return _Blanks(template).substitute(documentclass=documentclass, **blanks)
 
 
 def _panel(study: Study) -> str:

@@ -278,8 +278,8 @@ def test_names_can_be_spoken():
 
 def test_laws_and_sentences_become_mathematics():
     assert equation("L = E + B / D^beta  (one N: E contains A / N^alpha)") == r"$L = E + B / D^{\beta}$"
-    drawn = equation("delta = C_T * D^gamma_D / N^gamma_N * exp(-P / gamma_post)")
-    assert drawn == r"$\delta = C_{T} \, D^{\gamma_{D}} / N^{\gamma_{N}} \, \exp (-P / \gamma_{\mathrm{post}})$"
+    drawn = equation("delta = C_T * D^gamma_D / N^gamma_N * exp(-P / gamma_post)").replace(r"\allowbreak  ", "")
+    assert drawn == r"$\delta = C_{T} \,D^{\gamma_{D}} / N^{\gamma_{N}} \,\exp (-P / \gamma_{\mathrm{post}})$"
     assert equation("a formula & more") == r"a formula \& more"
     assert symbol("gamma_D") == r"$\gamma_{D}$"
     assert prose("C_T and gamma_post at D = 3M (D/N = 4), -0.5") == (

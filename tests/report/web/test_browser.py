@@ -17,9 +17,12 @@ import pandas as pd
 import pytest
 
 from ptq_eval.cli.server import bind
+from ptq_eval.jobs.sensitivity import sensitivity
 from ptq_eval.records import Checkpoint, Measurement, Scheme, Trial
-from ptq_eval.report import write
+from ptq_eval.report import studies, with_texts, write
 from ptq_eval.report.common import numbers
+from ptq_eval.report.common.data import Study
+from ptq_eval.report.web import page as web
 from ptq_eval.report.web.live import Folder
 from ptq_eval.results.store import Store
 from tests.report.synthetic import make_fit, make_run, make_table
@@ -58,6 +61,42 @@ def test_figures_are_drawn_with_a_mark_for_every_measurement(opened, pages):
     assert not tab.evaluate(
         "[...document.querySelectorAll('.chart svg')].some((one) => /NaN|Infinity/.test(one.outerHTML))"
     )
+
+
+@pytest.fixture(scope="module")
+def layered(saved, texts, tmp_path_factory):
+    """The page of a study of layers with mixed models, and the folder of that study."""
+    out = tmp_path_factory.mktemp("layers") / "out"
+    few = {"bits": (2, 4), "group_size": 16, "seq_len": 32, "eval_windows": 12, "calib_windows": 4, "device": "cpu"}
+    few |= {"eval_text": texts.evaluation, "calib_text": texts.calibration, "quantizers": "rtn"}
+    sensitivity(saved("llama"), out, budget="3.5bits", **few)
+    table = make_table()
+    study = Study(table, with_texts(make_fit(table)), make_run(table))
+    (out / web.NAME).write_text(web.document(study, studies(out), figures=out / "figures"))
+    return out
+
+
+def test_layers_and_mixed_models_are_drawn_and_say_their_names(opened, layered):
+    tab = opened(layered / web.NAME)
+    layers = pd.read_csv(layered / "figures" / "sensitivity_rtn.csv").query("kind == 'layer'")
+    panels = chart(tab, "sensitivity_rtn").locator(".panel")
+    assert panels.count() == 3
+    shown = (layers["kl"] > 0).sum() + (layers["delta"] > 0).sum()
+    drawn = chart(tab, "sensitivity_rtn").locator(".point").count()
+    assert 0 < shown <= drawn <= shown + 4
+    panels.nth(1).focus()
+    tab.keyboard.press("ArrowRight")
+    least = layers[(layers["kl"] > 0) & (layers["predicted"] > 0)].sort_values("predicted").iloc[0]
+    assert tab.inner_text("#spoken").startswith(f"{least['layer']}, {least['bits']:.0f} bits, KL ")
+    models = pd.read_csv(layered / "figures" / "mixed.csv")
+    assert chart(tab, "mixed").locator(".panel").count() == 2
+    mixed = models[models["kind"] == "mixed"]
+    assert chart(tab, "mixed").locator(".point").count() == len(models) + (mixed["predicted_kl"] > 0).sum()
+    tab.set_viewport_size({"width": 360, "height": 740})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    assert not tab.locator(".chart").filter(has_text="NaN").count()
+    drawn = "[...document.querySelectorAll('.chart svg')].some((one) => /NaN|Infinity/.test(one.outerHTML))"
+    assert not tab.evaluate(drawn)
 
 
 def test_what_is_far_down_is_drawn_when_it_comes_near(opened, pages):
