@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,9 @@ _FIRST_POLL, _LAST_POLL = 0.005, 0.1
 
 _LAST = 300
 """Characters of a log's last line in a message."""
+
+_PROGRESS = re.compile(r"\d%\|")
+"""In a line that is a progress bar, which is never the reason of anything."""
 
 _GRACE = 10.0
 """Seconds that a worker has to end once nothing more is asked of it."""
@@ -136,7 +140,7 @@ class Worker:
         with open(self._log, "rb") as file:
             file.seek(self._asked)
             text = file.read().decode(errors="replace")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line.strip() for line in text.splitlines() if line.strip() and not _PROGRESS.search(line)]
         shown = f": {lines[-1][:_LAST]}" if lines else ""
         return f"{shown}; log: {_kept(self.place.name, self._log)}"
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ptq_eval import units
-from ptq_eval.backends import process
+from ptq_eval.backends import process, worker
 from ptq_eval.backends.base import Cell
 from ptq_eval.backends.environments import place_of
 from ptq_eval.backends.process import Limits, Worker, write_job
@@ -78,11 +78,35 @@ def test_the_clock_of_a_cell_starts_once_the_package_is_imported(
 
     monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
     monkeypatch.setattr(Worker, "ready", property(lambda _: now[0] >= imported))
-    worker = Worker(place_of("fake"), 1)
+    one = Worker(place_of("fake"), 1)
     try:
-        assert worker.wait(answer, Limits(10)) == reason
+        assert one.wait(answer, Limits(10)) == reason
     finally:
-        worker.close(kill=True)
+        one.close(kill=True)
+
+
+def test_a_progress_bar_is_not_the_last_word(fakes):
+    one = Worker(place_of("fake"), 1)
+    one._process.kill()
+    one._process.wait()
+    try:
+        one._log.write_text(
+            "cannot allocate\n\rLoading weights:   0%|          | 0/21\rLoading weights: 100%|███| 21/21\n"
+        )
+        assert one.last_words().startswith(": cannot allocate; log: ")
+    finally:
+        one.close(kill=True)
+
+
+def test_a_backend_that_returns_nothing_is_named(tmp_path):
+    class Forgetful:
+        def quantize(self, job):
+            pass
+
+    before, job = SimpleNamespace(ids={}), {"layers": {}, "device": "cpu", "reload": False}
+    cell = {"method": "m", "bits": 4, "group_size": 16, "symmetric": False}
+    with pytest.raises(TypeError, match="returned nothing, neither a model"):
+        worker._cell(Forgetful(), before, job, cell, tmp_path / "0.safetensors")
 
 
 def test_a_worker_that_takes_too_much_memory_is_ended(fakes, exchange):
