@@ -320,7 +320,7 @@ class LatexError(PtqEvalError):
 
 
 class ClusterError(PtqEvalError):
-    """SLURM is missing, does not answer, or refuses a job."""
+    """SLURM or Ray is missing, does not answer, or refuses a job."""
 
     exit_code = 57
 
@@ -338,16 +338,10 @@ def full_disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OutputFullError(
-                "no space left for results",
-                got=folder,
-                remedy="free some space and repeat the command: what is stored is kept",
-            ) from error
+            remedy = "free some space and repeat the command: what is stored is kept"
+            raise OutputFullError("no space left for results", got=folder, remedy=remedy) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             what = "the output folder is a file, or below one"
             raise OutputFolderError(what, got=folder, remedy="choose another -o") from error
-        raise OutputFullError(
-            "the output cannot be written",
-            got=f"{folder}: {error.strerror}",
-            remedy="choose another place for it",
-        ) from error
+        got = f"{folder}: {error.strerror}"
+        raise OutputFullError("the output cannot be written", got=got, remedy="choose another place for it") from error

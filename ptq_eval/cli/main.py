@@ -50,6 +50,7 @@ Examples:
   ptq-eval run runs/ -o out --option gptq.act_order=true --symmetric
   ptq-eval run runs/ -o out --eval-text wikitext2 --calib-text c4
   ptq-eval run runs/ -o out --shard 1/4     (and 2/4, 3/4, 4/4 in other jobs)
+  ptq-eval run runs/ -o out --executor ray  (for SLURM see ptq-eval submit)
   ptq-eval run 'hub:EleutherAI/pythia-70m@{step1000,step143000}'
 """
 

@@ -18,6 +18,7 @@ from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import OutputMismatchError, PtqEvalError
 from ptq_eval.jobs import slurm
 from ptq_eval.jobs.job import Conditions, Job, measure
+from ptq_eval.jobs.on_ray import on_ray
 from ptq_eval.jobs.pool import in_processes
 from ptq_eval.measure.sweep import cost
 from ptq_eval.measure.trials import Plan, make_plan
@@ -103,7 +104,10 @@ class Grid:
         slurm.require_idle(self.store.folder)
         with self.store.writer() as writer:
             jobs = self._outstanding(jobs)  # another process may have measured some before it let go of the file
-            if self.config.jobs > 1 and len(jobs) > 1:
+            executor, _, address = self.config.executor.partition(":")
+            if executor == "ray" and jobs:
+                found = on_ray(jobs, conditions, self.store, writer, address, tick)
+            elif self.config.jobs > 1 and len(jobs) > 1:
                 found = in_processes(jobs, conditions, self.store, writer, self.config.jobs, tick)
             else:
                 with Workers(conditions.limits) as workers:

@@ -60,6 +60,8 @@ def submit(
     overrides = Overrides.take(options, overrides)
     asked = SlurmConfig.of({name: options.pop(name) for name in declared(SlurmConfig) if name in options})
     config = RemoteConfig.having(options, asked.gpus or 0, also=(*declared(Overrides), *declared(SlurmConfig)))
+    if config.executor != "local":
+        raise OptionError("--executor is for `ptq-eval run`", got=config.executor, remedy="omit it")
     if config.jobs > 1:
         raise OptionError("--jobs is for one machine", got=config.jobs, remedy="--array-limit for tasks at one time")
     if not asked.dry_run:
