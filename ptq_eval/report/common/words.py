@@ -192,7 +192,7 @@ def interval_text(entry: Facts) -> str:
 
 
 def coverage_text(covers: Facts, *others: Facts) -> str:
-    """What intervals cover and what they do not; `others` are of the same kind, with other numbers of runs and points."""
+    """What intervals cover and what they do not; `others` are of the same kind, with other counts."""
     method, interval = Method(covers["method"]), f"{100 * number(covers['level']):g} % interval"
     if method is Method.NONE:
         return "no interval"
