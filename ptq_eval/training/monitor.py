@@ -23,6 +23,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
@@ -77,6 +78,7 @@ class Monitor:
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._lock = threading.Lock()
         self._waiting: list[Path] = []
+        self._replaced: set[Path] = set()
         self._copying: threading.Thread | None = None
         self._heard = threading.Thread(target=self._listen, daemon=True)
         command = [sys.executable, "-m", "ptq_eval", "watch", str(self.copies), "-o", str(self.out), "--json"]
@@ -176,15 +178,18 @@ class Monitor:
             if tokenizer is not None and tokenizer_folder(partial) is None:
                 tokenizer.save_pretrained(partial)
             _say_place(partial, step, tokens)
-            shutil.rmtree(target, ignore_errors=True)
+            _remove(target)
             partial.rename(target)
         except Exception as error:  # a tokenizer may raise anything, and nothing would hear of it in a thread
             shutil.rmtree(partial, ignore_errors=True)
             self._events.put(words.uncopied_json(folder, error))
             return
         with self._lock:
+            self._replaced.update(self._waiting)
+            self._replaced.discard(target)
             for other in self._waiting:
-                shutil.rmtree(other, ignore_errors=True)
+                if other != target:
+                    _remove(other)
             self._waiting = [target]
 
     def _listen(self) -> None:
@@ -195,16 +200,21 @@ class Monitor:
                 event = json.loads(line)
             except ValueError:  # half a line, of a process that was killed
                 continue
-            place = Path(event["location"]) if event.get("location") else None
-            with self._lock:
-                if place in self._waiting:
-                    self._waiting.remove(place)
-            if place is not None and event["event"] in ("measured", "unmeasured"):
-                shutil.rmtree(place, ignore_errors=True)
-            self._events.put(event)
+            self._hear(event)
         self._process.stdout.close()
         if code := self._process.wait():
             self._events.put(words.ended_json(code, self.out / "watch.log"))
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        place = Path(event["location"]) if event.get("location") else None
+        with self._lock:
+            if place in self._waiting:
+                self._waiting.remove(place)
+            vanished = place in self._replaced and event["event"] == "unmeasured"
+        if place is not None and event["event"] in ("measured", "unmeasured"):
+            _remove(place)
+        if not vanished:  # it was being read when a newer one replaced it, which is no fault of the checkpoint
+            self._events.put(event)
 
     def _call(self, name: str, *arguments: Any) -> None:
         function = getattr(self, name)
@@ -224,6 +234,15 @@ def _states(folder: Path) -> Files:
         for state in files_in(folder)
         if not any(fnmatch(part, pattern) for part in Path(state[0]).parts for pattern in EXCLUDED)
     )
+
+
+def _remove(copy: Path) -> None:
+    """Delete a copy; the other process, which may look at any moment, never sees half of it."""
+    hidden = copy.with_name(f".removed-{copy.name}")
+    with suppress(OSError):
+        shutil.rmtree(hidden, ignore_errors=True)
+        copy.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _say_place(folder: Path, step: int, tokens: int | None) -> None:
