@@ -42,6 +42,7 @@ NAMES = (
     "gate",
     "backend_overhead",
     "jobs",
+    "cluster",
     "llama_cpp",
     "page",
     "callback",

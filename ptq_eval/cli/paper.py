@@ -25,8 +25,8 @@ def paper(results: str, out: str, **settings: Any) -> None:
     Examples:
       ptq-eval paper out -o paper
       ptq-eval paper out -o paper --documentclass '[conference]{IEEEtran}'
-      ptq-eval paper out -o paper --rename 'llama-160k=Ours, 160k' --rename llama-40k=Small
-      ptq-eval paper out -o paper --no-compile   (and compile elsewhere: latexmk -pdf main.tex)
+      ptq-eval paper out -o paper --rename 'llama-160k=Ours, 160k'
+      ptq-eval paper out -o paper --no-compile     (compile it elsewhere)
     """
     import ptq_eval
     from ptq_eval.jobs.paper import compiled

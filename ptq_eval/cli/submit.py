@@ -35,7 +35,7 @@ def submit(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
 
     \b
     Examples:
-      ptq-eval submit runs/my-model -o out --slurm --partition gpu --gpus 1 --cpus 8 --mem 64G --time 2:00:00
+      ptq-eval submit runs/my-model -o out --slurm --gpus 1 --time 2:00:00
       ptq-eval submit runs/my-model -o out --slurm --dry-run
       ptq-eval submit --slurm --retry-missing out --time 8:00:00
     """

@@ -172,6 +172,7 @@ def test_the_counts_of_every_command_are_tested():
         "work",
         "compare",
         "dataset",
+        "paper",
     }
     assert len(COUNTS) > 30
     assert len(NUMBERS) > 10

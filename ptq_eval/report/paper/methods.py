@@ -14,7 +14,7 @@ from ptq_eval.laws.turning.significance import SIGNIFICANCE
 from ptq_eval.report.common.data import FULL_PRECISION, Study
 from ptq_eval.report.common.latex import escape, symbol
 from ptq_eval.report.common.numbers import number, short
-from ptq_eval.report.common.words import interval_text, listed, plural
+from ptq_eval.report.common.words import coverage_text, early_text, listed, plural
 from ptq_eval.report.paper import works
 from ptq_eval.report.run.errors import of_calibration, of_windows
 from ptq_eval.report.run.words import early
@@ -52,7 +52,7 @@ def facts(study: Study) -> dict[str, str]:
         "Errors": " ".join(errors),
         "Quantized": " ".join(_quantized(study)),
         "Convention": _convention(study),
-        "Intervals": " ".join(f"Intervals: {text}." for text in _intervals(study)),
+        "Intervals": f"Intervals of constants: {'. '.join(found)}." if (found := _intervals(study)) else "",
         "SignificanceLevel": f"{100 * SIGNIFICANCE:g} %",
         "Machine": _machine(study),
         "Versions": _versions(study),
@@ -137,9 +137,14 @@ def _convention(study: Study) -> str:
 
 
 def _intervals(study: Study) -> list[str]:
-    """What the intervals of the fits cover, once for all that agree."""
-    usable = (entry for entry in study.fits if entry.get("covers"))
-    return sorted({interval_text(entry) for entry in usable if entry["status_kind"] != FitKind.NOT_IDENTIFIED})
+    """What the intervals of the fits cover, once for all of one kind."""
+    kinds: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for entry in study.fits:
+        if (covers := entry.get("covers")) and entry["status_kind"] != FitKind.NOT_IDENTIFIED:
+            kind = tuple(covers[name] for name in ("level", "method", "covers_runs", "noise", "n_windows"))
+            kinds.setdefault(kind, []).append(covers)
+    ended = {early_text(**entry["early"]) for entry in study.fits if entry.get("early")}
+    return [coverage_text(*alike) for alike in kinds.values()] + sorted(ended)
 
 
 def _machine(study: Study) -> str:
