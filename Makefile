@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint types docs site wheel backends-test page-test oldest-test gate bench clean
+.PHONY: demo test check lint types docs site wheel backends-test page-test paper-test notebook-test cluster-test oldest-test gate bench clean
 
 demo: $(STAMP)
 	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --eval-windows 192 --calib-windows 48
@@ -49,8 +49,17 @@ gate: $(STAMP)
 oldest-test: $(STAMP)
 	PYTHON=$(BIN)/python tests/oldest.sh
 
+cluster-test: $(STAMP)
+	PYTHON=$(BIN)/python tests/cluster.sh
+
 page-test: $(STAMP)
 	PYTHON=$(BIN)/python tests/page.sh
+
+paper-test: $(STAMP)
+	PYTHON=$(BIN)/python tests/paper.sh
+
+notebook-test: $(STAMP)
+	PYTHON=$(BIN)/python tests/notebook.sh
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -42,8 +42,10 @@ NAMES = (
     "gate",
     "backend_overhead",
     "jobs",
+    "cluster",
     "llama_cpp",
     "page",
+    "callback",
 )
 
 
@@ -61,7 +63,10 @@ def main() -> int:
     keep_freed_memory()  # as the command line does
     rehearsal = Path(tempfile.gettempdir()) / "ptq-eval-benchmarks"
     out = chosen.out or (rehearsal if chosen.quick else root / "results" / "benchmarks")
-    setup, names = Setup(chosen.trajectory, chosen.quick, tuple(chosen.text or ())), chosen.only or NAMES
+    setup, names = (
+        Setup(chosen.trajectory, chosen.quick, tuple(chosen.text or ()), chosen.minutes),
+        chosen.only or NAMES,
+    )
     failed, missed = [], []
     for place, name in enumerate(names, 1):
         _say(f"{place}/{len(names)} {name} …")
@@ -90,6 +95,7 @@ def _arguments(root: Path) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder of the results (default: results/benchmarks)")
     parser.add_argument("--trajectory", type=Path, default=root / "examples" / "trajectory")
     parser.add_argument("--text", action="append", help="a text for coverage and rounding (may be repeated)")
+    parser.add_argument("--minutes", type=float, help="how long the training of callback lasts (default: 10)")
     parser.add_argument("--cores", type=int, default=2, help="cores to use, for this process and those it starts")
     parser.add_argument("--quick", action="store_true", help="a rehearsal on small sizes, kept apart")
     parser.add_argument("--check", action="store_true", help="a missed limit makes the exit code 1")
@@ -114,7 +120,12 @@ def _one(name: str, setup: Setup, out: Path) -> list[str]:
 
 def _words(setup: Setup) -> list[str]:
     """What was asked for beside the names of the benchmarks."""
-    return [*(["--quick"] if setup.quick else []), *(word for text in setup.texts for word in ("--text", text))]
+    minutes = [] if setup.minutes is None else ["--minutes", f"{setup.minutes:g}"]
+    return [
+        *(["--quick"] if setup.quick else []),
+        *(word for text in setup.texts for word in ("--text", text)),
+        *minutes,
+    ]
 
 
 def _say(line: str) -> None:

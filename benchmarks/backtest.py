@@ -123,7 +123,7 @@ def _turns(found: Sequence[Score], stored: Sequence[Statement]) -> Iterator[Clai
 
 
 def _against(found: Sequence[Score]) -> Iterator[Claim]:
-    """The mean interval score minus that of the best baseline, all bit-widths together and each alone."""
+    """The mean interval score minus the best baseline's, all bit-widths together and each alone."""
     for what, unit in ((What.LOSS, "log loss"), (What.TURN, "log D of the lowest checkpoint")):
         for bits in dict.fromkeys(s.bits for s in found if s.what is what):
             own, best = total(found, what, bits), best_baseline(found, what, bits)

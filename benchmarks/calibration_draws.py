@@ -73,7 +73,7 @@ def measured(checkpoint: Checkpoint, text: str, quick: bool) -> list[Measurement
 
 
 def kept(work: Workload, device: str) -> list[Measurement]:
-    """The measurements of all trials of `work`, full precision first; those of an earlier call are read back."""
+    """The measurements of all trials of `work`, full precision first; an earlier call's are read back."""
     store = Store(folder())
     done = store.keys()
     missing = [trial for trial in work.trials if trial.key() not in done]

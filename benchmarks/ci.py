@@ -1,7 +1,7 @@
 """The gate of this repository: `python -m benchmarks.ci REVISION` measures what `ci.toml` says, with both codes.
 
 The code of the revision is taken out of git into a temporary folder and measured in a process of its own, with the
-packages that are installed here; then the working tree is, and `ptq-eval compare` decides: its exit code is that of
+packages that are installed here; then the working tree is, and `ptq-eval compare` decides: its exit code is the one of
 this program.  Without a revision, it is where this branch left main, or on main the commit before; a clone that lacks
 that commit has nothing to compare with, which is said.
 """

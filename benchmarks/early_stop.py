@@ -51,7 +51,7 @@ def measure(setup: Setup) -> Outcome:
             *[(total + full) / (seen + full)] * 2,
         ),
         Claim(
-            f"early stop at {PRECISION}: distance of δ from that of all windows, in standard errors, largest variant",
+            f"early stop at {PRECISION}: distance of δ from δ of all windows, in standard errors, largest variant",
             max(gaps),
             min(gaps),
             max(gaps),

@@ -118,6 +118,12 @@ def _turns(runs: Sequence[Run], stated: Sequence[Statement]) -> Iterator[Claim]:
     groups["that turn later, within the run"] = [
         s for s in own if s.origin_tokens <= truth[s.run, s.bits] < last[s.run, s.bits]
     ]
+    two_ends = [s for s in own if math.isfinite(s.high)]
+    groups["stated with two ends"] = two_ends
+    groups["stated with two ends, the upper one beyond the origin"] = [s for s in two_ends if s.high > s.origin_tokens]
+    groups['stated as "not before", beyond the origin'] = [
+        s for s in own if not math.isfinite(s.high) and s.low >= s.origin_tokens
+    ]
     for name, cases in groups.items():
         if not cases:
             continue

@@ -121,7 +121,7 @@ def _ours(checkpoints: Sequence[Checkpoint], windows: dict[str, int], how: str, 
 
 
 def _without_evaluation(checkpoints: Sequence[Checkpoint], options: dict[str, Any]) -> float:
-    """Seconds of sweeping the grid in this process, those of its evaluations taken away."""
+    """Seconds of sweeping the grid in this process, without its evaluations."""
     works = make_plan(checkpoints, RunConfig(bits=BITS, **options)).workloads
     evaluating, original = 0.0, Evaluator.score
 
@@ -196,7 +196,7 @@ def _windows_seen(run: dict[str, Any]) -> int:
 def _quality(
     checkpoint: Checkpoint, folder: Path, losses: dict[str, float], turn: dict[str, Any]
 ) -> tuple[dict[str, Any], list[float]]:
-    """Perplexities of ours, with both calibrations, beside those of the loop's models; the published one's ratios."""
+    """Perplexities of ours, with both calibrations, beside the loop's models'; the published one's ratios."""
     rows, ratios = [], []
     for method in FASTEST:
         for bits in BITS:

@@ -20,11 +20,13 @@ SEED = 0
 @dataclass(frozen=True)
 class Setup:
     """How to measure: `quick` rehearses on small sizes; `trajectory` is the folder of trained checkpoints; `texts` are
-    those to measure on, where a benchmark takes any (empty: its own)."""
+    those to measure on, where a benchmark takes any (empty: its own); `minutes` is how long a training lasts (None: the
+    benchmark's own)."""
 
     trajectory: Path
     quick: bool = False
     texts: tuple[str, ...] = ()
+    minutes: float | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Throughput: the demo's grid for one run, on one thread by one process, and on one thread each by as many as there are
 cores; whole commands, so that the start of processes counts.  Kills: a command with two jobs, of which a process or
 the driver is killed (SIGKILL) at a moment drawn at random from the time it takes; the command is then repeated until it
-ends by itself, and its records compared with those of an undisturbed run.
+ends by itself, and its records compared with an undisturbed run's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SMALL = ("--quantizers", "rtn,gptq", "--bits", "3,4", "--eval-windows", "48", "
 def measure(setup: Setup) -> Outcome:
     """Throughput with as many jobs as cores, and what is left of 20 killed commands."""
     count = cores()
-    run = max((folder for folder in setup.trajectory.iterdir() if folder.is_dir()), key=_size)
+    run = max((folder for folder in setup.trajectory.iterdir() if folder.is_dir()), key=size)
     whole = [str(run) if word.startswith("examples") else word for word in demo_command()] + ["--bootstrap", "10"]
     small = ["run", str(run), "--group-size", "16", "--bootstrap", "10", *_SMALL]
     ratios, seconds = [], []
@@ -61,7 +61,7 @@ def measure(setup: Setup) -> Outcome:
     return outcome
 
 
-def _size(folder: Path) -> int:
+def size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
 
 
@@ -83,30 +83,30 @@ def _seconds(command: list[str], out: Path) -> float:
     return time.perf_counter() - started
 
 
-def _records(out: Path) -> dict[str, tuple[Any, ...]]:
+def records(out: Path) -> dict[str, tuple[Any, ...]]:
     return {m.trial.key(): tuple(getattr(m, name) for name in _COMPARED) for m in Store(out).measurements()}
 
 
 def _kills(command: list[str], folder: Path, count: int) -> list[dict[str, Any]]:
-    """Every kill: of what, when, and whether the records are those of an undisturbed run."""
+    """Every kill: of what, when, and whether the records equal an undisturbed run's."""
     command = [*command, "--jobs", "2"]
-    took, whole = _seconds(command, folder / "whole"), _records(folder / "whole")
+    took, whole = _seconds(command, folder / "whole"), records(folder / "whole")
     chance, found = random.Random(SEED), []
     for number in range(count):
         out, what, moment = folder / f"killed-{number}", ("process", "driver")[number % 2], chance.uniform(0, took)
         driver = _start(command, out)
         time.sleep(moment)
-        victims = _children(driver.pid) if what == "process" else [driver.pid]
+        victims = children(driver.pid) if what == "process" else [driver.pid]
         for victim in victims[:1]:
             os.kill(victim, signal.SIGKILL)
         if driver.wait():
             _seconds(command, out)
-        same = _records(out) == whole
+        same = records(out) == whole
         found.append({"what": what, "seconds": moment, "killed": len(victims[:1]), "identical": same})
     return found
 
 
-def _children(parent: int) -> list[int]:
+def children(parent: int) -> list[int]:
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:

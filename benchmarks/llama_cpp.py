@@ -2,7 +2,7 @@
 
 The embedded 160k model has rows of 64 and 192 columns, which fill the blocks of legacy types; for K-types there is a
 Llama of random weights with rows of 256 and 768.  llama.cpp also rounds the activations that meet quantized weights, to
-8 bits, and keeps keys and values in float16, so its loss is not that of the weights alone: compare with the model in
+8 bits, and keeps keys and values in float16, so its loss depends on more than the weights: compare with the model in
 full precision, whose loss differs through the keys and values only.
 
 llama-cpp-python builds for ten minutes, so it is in an environment of its own, whose Python the variable
@@ -102,7 +102,7 @@ def _types(
 
 
 def _tokens(folder: Path, checkpoint: Checkpoint, python: str) -> Claim:
-    """The share of tokens of a text that are those of the checkpoint's own tokenizer."""
+    """The share of a text's tokens that the checkpoint's own tokenizer gives too."""
     own = load_tokenizer(local_path(checkpoint))(TEXT, add_special_tokens=False)["input_ids"]
     theirs = _asked(python, folder / f"{checkpoint.run}-rtn-q4_0", folder / "windows.npy", TEXT)["tokens"]
     same = sum(a == b for a, b in zip(own, theirs)) / max(len(own), len(theirs))

@@ -5,7 +5,7 @@ windows, group size and number of threads, by turns; the order is reversed at ev
 call that quantizes, after imports, loading and a warm-up.  It leaves each package with what it leaves: GPTQModel has
 packed its layers, the others hold dense or simulated ones, this package codes and the dense weights made of them.
 
-The loss is that of the dense weights which the quantized layers multiply by, measured by one evaluator for all.  RTN
+The loss is measured on the dense weights that the quantized layers multiply by, by one evaluator for all.  RTN
 and GPTQ are compared on symmetric grids, which every package has; AWQ on the asymmetric ones of its paper and, for
 ModelOpt, which has none, on symmetric ones.  "Symmetric" means three different grids among these packages (see
 docs/concepts.md), and each uses its own.

@@ -1,6 +1,6 @@
 """How large `report.html` is for more than a thousand measurements, and how soon a browser has drawn all of it.
 
-The page is that of `results/embedded`, with its two runs five times under other names: 1,200 measurements in ten runs,
+The page is made of `results/embedded`, with its two runs five times under other names: 1,200 measurements in ten runs,
 fits, forecasts and statements on earlier checkpoints included.  Headless Chromium opens the file anew each time; the
 first time ends when the page can be used and a frame has been painted, with what is near the screen; the second when
 all figures and tables further down are drawn too, as before printing.  Needs Debian's chromium and

@@ -121,7 +121,7 @@ def _prepared(checkpoint: Checkpoint, folder: Path, **options: Any) -> tuple[Wor
 
 
 def measure_ours(losses: Losses, checkpoint: Checkpoint, folder: Path, **options: Any) -> np.ndarray:
-    """Add this package's losses, as a sweep measures them; those of full precision [windows]."""
+    """Add this package's losses, as a sweep measures them; the losses in full precision [windows]."""
     full = np.empty(0)
     for symmetric in (False, True):
         for side, also in VARIANTS.items():
@@ -193,7 +193,7 @@ def rivals(variant: str, method: str, symmetric: bool) -> list[str]:
 
 
 def claims_of(losses: Losses) -> Iterator[Claim]:
-    """Perplexity of ours over that of each draw's best package of its kind: the median of the draws."""
+    """Our perplexity over the best package's of its kind, draw by draw: the median of the draws."""
     for (method, symmetric, bits), by in losses.items():
         for variant in VARIANTS:
             theirs = [by[side] for side in rivals(variant, method, symmetric) if side in by]
@@ -219,7 +219,7 @@ def rows_of(by: dict[str, list[np.ndarray]], key: Key, full: np.ndarray) -> Iter
 
 
 def _figure(losses: Losses, full: float) -> Any:
-    """δ of every side over that of our defaults, by bit-width; whiskers are two standard errors over windows."""
+    """δ of every side over our defaults', by bit-width; whiskers are two standard errors over windows."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 6.5), layout="constrained")

@@ -1,7 +1,7 @@
 """Results of the benchmarks as files: one JSON file each, and one page made from them all.
 
 What cannot be measured here (another package's environment that cannot be built, a control group that cannot be made)
-stands in an outcome's details under `LEFT_OUT`, a sentence or several, and on the page.  A run that measured less than
+is in an outcome's details under `LEFT_OUT`, a sentence or several, and on the page.  A run that measured less than
 a stored result never replaces it: it is written beside it as `name.partial.json`, which the page mentions.
 """
 

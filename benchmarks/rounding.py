@@ -2,7 +2,7 @@
 
 On the last checkpoint of each run, every group of weights is rounded to nearest on a grid of the usual step whose
 offset is drawn at random.  The errors of two such roundings are uniform and independent (a dithered quantizer:
-Schuchman 1964), and δ of each is measured on the same windows.  The spread that the floor is about is that of δ of the
+Schuchman 1964), and δ of each is measured on the same windows.  The floor predicts the spread of δ of the
 text; how a rounding interacts with the few windows that were drawn is in the standard error of δ.  So it is measured as
 the covariance, over roundings, of δ on two halves of the windows, and compared with what the noise floor
 (`measure.floor`) says of each rounding from the gradient on a sample of the windows, without any other rounding.

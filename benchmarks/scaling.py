@@ -1,6 +1,6 @@
 """How time and memory grow: with checkpoints, bit-widths, parameters and calibration tokens; as numbers and a figure.
 
-Times are those of whole sweeps (load, calibrate, quantize with RTN, GPTQ and AWQ, evaluate, store), one factor varied
+Times are of whole sweeps (load, calibrate, quantize with RTN, GPTQ and AWQ, evaluate, store), one factor varied
 at a time around the trained Llama, and of random Llamas of four blocks for the number of parameters.  Memory is the
 peak of a fresh process that loads one model and quantizes it with GPTQ, less what its imports take.
 """

@@ -40,7 +40,7 @@ class Family:
     """What the runs of a family are drawn from: each constant one of a few values, or anywhere in a range.
 
     drift: how the fall of the full-precision loss wanders, as a share per root of log D; wander: the same of the slope
-    of log delta, of which `shared` (a correlation) is common to the bit-widths, as is that share of the scatter.
+    of log delta, of which `shared` (a correlation) is common to the bit-widths, as is the same share of the scatter.
     scatter: of the loss, nats; relative: of delta.  size: delta at 2 bits, nats; smaller: its ratio from one bit-width
     to the next.  even and fading: the share of runs whose checkpoints are evenly in D, and whose loss flattens from
     some D on.  schedules: of the learning rate, "" where it is not recorded.

@@ -44,7 +44,7 @@ def operations(rows: int, columns: int, bit_widths: int) -> tuple[float, float]:
 
 
 def bound(rows: int, columns: int, bit_widths: int) -> float:
-    """Time of several bit-widths together over that of one, if operations are all that counts and equally fast."""
+    """Time of several bit-widths together over the time of one, if operations are all that counts and equally fast."""
     return sum(operations(rows, columns, bit_widths)) / sum(operations(rows, columns, 1))
 
 

@@ -2,7 +2,7 @@
 
 A file counts as entered when one of its functions runs; what runs only while a module is imported does not count, and
 neither do loops compiled by numba.  A pair is a file whose function calls into another file, other packages between the
-two not counted.  The run is that of the embedded trajectory's small model with RTN and GPTQ at two bit-widths.
+two not counted.  The run measures the embedded trajectory's small model with RTN and GPTQ at two bit-widths.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def measure(setup: Setup) -> Outcome:
     return Outcome(
         claims=[
             _count("files that one run enters", len(files), MAX_FILES - 1),
-            _count("pairs of files of which one calls the other", len(set(pairs))),
+            _count("pairs of files, one calling the other", len(set(pairs))),
             _count("sets of modules that import each other", len(circular), 0),
             _count("imports of a higher folder by a lower one", len(higher), 0),
             *(_count(f"source lines of {root.name}", lines(root)) for root in ROOTS),

@@ -106,9 +106,9 @@ def last_of_each_run(trajectory: Path) -> list[Checkpoint]:
 def trained_llama(quick: bool = False) -> list[Checkpoint]:
     """Four checkpoints of a Llama of 4.4 M parameters, trained here at the first use and then kept.
 
-    Barely trained, which takes minutes, but its losses are those of text: enough for comparing what quantizers do to
-    one model; `quick` gives one of the same shape that has seen a few batches, in seconds, for a rehearsal.  The rows
-    of its matrices have 256 and 704 columns, so groups of 64 fit every package.
+    Barely trained, which takes minutes, but its losses are in the range of real text: enough for comparing what
+    quantizers do to one model; `quick` gives one of the same shape that has seen a few batches, in seconds, for a
+    rehearsal.  The rows of its matrices have 256 and 704 columns, so groups of 64 fit every package.
     """
     folder = FOLDER / ("subject-llama-5m-rehearsal" if quick else "subject-llama-5m")
     if not (folder / "complete").exists():

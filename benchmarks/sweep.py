@@ -129,7 +129,7 @@ def _parts(work: Workload) -> dict[str, dict[str, float]]:
 
 
 def overhead(parts: dict[str, dict[str, float]], *more: str) -> float:
-    """Wall time beyond passes, scoring and checks, with the parts `more` added to it, over that of all passes."""
+    """Wall time beyond passes, scoring and checks, with the parts `more` added to it, over the time of all passes."""
     passes = sum(parts[part]["wall"] for part in PASSES if part in parts)
     apart = (*PASSES, SCORING, *CHECKS)
     beyond = sum(times["wall"] for part, times in parts.items() if part in more or part not in apart)

@@ -5,9 +5,9 @@ Llama with a vocabulary of 32,000 and one with the shapes of Pythia-70M, most of
 The bare loop calls `model(ids)` over the same windows in the same batches and looks at no logits.  "Loss alone" is the
 evaluator without variants against one bare pass; "loss, KL and top-1" is the evaluator with variants against as many
 bare passes, the full-precision one included.  lm-eval answers `loglikelihood_rolling` for the same windows in the same
-batches, in a process of its own; the two must agree on the total.  The peak is that of a large float32 matrix product
-in this process, and the share counts the operations of the model's own forward pass, as torch counts them: products,
-attention included, and nothing for norms, softmax or loss.
+batches, in a process of its own; the two must agree on the total.  The peak is measured with a large float32 matrix
+product in this process, and the share counts the operations of the model's own forward pass, as torch counts them:
+products, attention included, and nothing for norms, softmax or loss.
 """
 
 from __future__ import annotations

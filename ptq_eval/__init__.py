@@ -23,6 +23,7 @@ __all__ = [
     "fit_by",
     "fit_data",
     "load",
+    "paper",
     "run",
     "save_report",
     "sensitivity",
@@ -34,6 +35,7 @@ _JOBS = {
     "fit_by": "jobs.compare_laws",
     "fit_data": "jobs.fit_table",
     "export": "jobs.export",
+    "paper": "jobs.paper",
     "sensitivity": "jobs.sensitivity",
 }
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from ptq_eval.jobs.dataset import dataset
     from ptq_eval.jobs.export import export
     from ptq_eval.jobs.fit_table import fit_data
+    from ptq_eval.jobs.paper import paper
     from ptq_eval.jobs.sensitivity import sensitivity
 
 

@@ -25,6 +25,8 @@ from ptq_eval.results.points import Point
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints import Overrides
+    from ptq_eval.config.run import RunConfig
+    from ptq_eval.jobs.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -55,32 +57,18 @@ def run(
 ) -> RunResult:
     """Measure every checkpoint under `folders` before and after quantization, fit the laws, write the report.
 
-    `options` are those of the command line: the fields of `ptq_eval.config.run.RunConfig`, and those of
-    `ptq_eval.checkpoints.Overrides` for what checkpoints do not say, which add to `overrides`.  `out` defaults
-    to `<folder>-ptq` in the working directory.  The same call continues an interrupted run.  Raises PtqEvalError
+    `options` are the same as on the command line: the fields of `ptq_eval.config.run.RunConfig` and, for what
+    checkpoints do not say, of `ptq_eval.checkpoints.Overrides`, which add to `overrides`.  `out` defaults to
+    `<folder>-ptq` in the working directory.  The same call continues an interrupted run.  Raises PtqEvalError
     subclasses; checkpoints that are wrong do not stop the others, they are rows of status "excluded" or "failed" and
     listed in `problems`.
     """
-    from ptq_eval.checkpoints import Overrides, discover, verify_all
+    from ptq_eval.checkpoints import Overrides
     from ptq_eval.config.run import RunConfig
-    from ptq_eval.jobs.grid import Grid
-    from ptq_eval.laws.fit.choice import chosen
-    from ptq_eval.measure.trials import quantizers_of
 
-    roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
     overrides = Overrides.take(options, overrides)
     config = RunConfig.of(options, also=declared(Overrides))
-    chosen(config.laws)
-    quantizers_of(config)  # mistakes in the request are reported before any weight is read
-    config.resolve_device()
-    progress = progress or (lambda what, done, total: None)
-    grid = Grid(out if out is not None else default_output(roots[0]), config, progress)
-    checkpoints = verify_all(
-        discover(roots, overrides=overrides),
-        progress=lambda done, total, _name: progress("reading weights", done, total),
-        trust_remote_code=config.trust_remote_code,
-    )
-    grid.take(checkpoints, roots)
+    grid = planned(folders, out, config, overrides, progress)
     problems = [*(error for _, error in grid.plan.excluded), *grid.measure(grid.jobs())]
     options = {"laws": config.laws, "seed": config.seed, "bootstrap": config.bootstrap}
     found = analyse(grid.results(), progress=progress, **options)
@@ -88,6 +76,34 @@ def run(
     if write_report:
         save_report(grid.store.folder, result)
     return result
+
+
+def planned(
+    folders: str | Path | Sequence[str | Path],
+    out: str | Path | None,
+    config: RunConfig,
+    overrides: Overrides,
+    progress: Progress | None = None,
+) -> Grid:
+    """The grid of a run with its trials, none of them measured yet.  Raises PtqEvalError subclasses."""
+    from ptq_eval.checkpoints import discover, verify_all
+    from ptq_eval.jobs.grid import Grid
+    from ptq_eval.laws.fit.choice import chosen
+    from ptq_eval.measure.trials import quantizers_of
+
+    roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    chosen(config.laws)
+    quantizers_of(config)  # mistakes in the request are reported before any weight is read
+    config.resolve_device()
+    said: Progress = progress or (lambda what, done, total: None)
+    grid = Grid(out if out is not None else default_output(roots[0]), config, said)
+    checkpoints = verify_all(
+        discover(roots, overrides=overrides),
+        progress=lambda done, total, _name: said("reading weights", done, total),
+        trust_remote_code=config.trust_remote_code,
+    )
+    grid.take(checkpoints, roots)
+    return grid
 
 
 def analyse(
@@ -102,7 +118,7 @@ def analyse(
     from ptq_eval.checkpoints import warnings
     from ptq_eval.laws.fit.choice import chosen
     from ptq_eval.laws.fit.folder import fit_points
-    from ptq_eval.laws.forecast.hindsight import hindsight
+    from ptq_eval.laws.forecast.folder import hindsight
     from ptq_eval.report import with_texts
     from ptq_eval.report.run.warnings import notes
     from ptq_eval.results.calibrations import effects

@@ -313,6 +313,18 @@ class RevisionError(PtqEvalError):
     exit_code = 55
 
 
+class LatexError(PtqEvalError):
+    """LaTeX is not installed, or does not compile the paper; its sources are complete."""
+
+    exit_code = 56
+
+
+class ClusterError(PtqEvalError):
+    """SLURM or Ray is missing, does not answer, or refuses a job."""
+
+    exit_code = 57
+
+
 class BackendError(PtqEvalError):
     """A backend that cannot be installed or used, or that fails its conformance run."""
 
@@ -326,16 +338,10 @@ def full_disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OutputFullError(
-                "no space left for results",
-                got=folder,
-                remedy="free some space and repeat the command: what is stored is kept",
-            ) from error
+            remedy = "free some space and repeat the command: what is stored is kept"
+            raise OutputFullError("no space left for results", got=folder, remedy=remedy) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             what = "the output folder is a file, or below one"
             raise OutputFolderError(what, got=folder, remedy="choose another -o") from error
-        raise OutputFullError(
-            "the output folder cannot be written",
-            got=f"{folder}: {error.strerror}",
-            remedy="choose another -o",
-        ) from error
+        got = f"{folder}: {error.strerror}"
+        raise OutputFullError("the output cannot be written", got=got, remedy="choose another place for it") from error

@@ -75,7 +75,7 @@ class Checkpoint:
     `tokens` is D, the number of tokens seen; `params` is N, by default the true non-embedding count (every
     parameter but embedding tables, learned positions and the output head).  `step` is the optimizer step or, for
     formats that number their checkpoints, that number.  `location` is a folder or a `hub:` id and never enters
-    a key; `weights_sha` (SHA-256 over names, shapes, types and bytes of all tensors) stands for the weights.
+    a key; `weights_sha` (SHA-256 over names, shapes, types and bytes of all tensors) identifies the weights.
     """
 
     run: str
@@ -89,6 +89,8 @@ class Checkpoint:
     tokens_note: str = ""
     tokens_counter: str = ""
     """The counter in the checkpoint's files that D was read off, if any."""
+    epochs: float | None = None
+    """How often it has seen its training text, as its files say: above 1 tokens are repeated; None where unknown."""
     params_source: Source = "unknown"
     params_convention: str = "non_embedding"
     params_total: int | None = None
@@ -325,11 +327,6 @@ class Measurement:
             return self.details.get("effective_bits", self.bits_per_weight)
         # Records of earlier versions: integers with a 16-bit scale per group and, if asymmetric, a zero.
         return scheme.bits + (16 + (0 if scheme.symmetric else scheme.bits)) / scheme.group_size
-
-    @property
-    def top1_agreement(self) -> float:
-        """Share of scored tokens whose most likely token is the same as in full precision."""
-        return sum(self.agree) / sum(self.n_tokens) if self.agree else math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; `from_dict` is its inverse."""

@@ -131,7 +131,7 @@ def independent(n: int) -> Design:
 
 
 def design_of(sample: Sample | None, n: int) -> Design:
-    """The design of `n` windows; without a `sample` (records of earlier versions), that of the first ones of a text."""
+    """The design of `n` windows; without a `sample` (records of earlier versions), the first ones of a text."""
     sample = sample or Sample()
     if sample.selection == "crops":
         return independent(n)

@@ -83,7 +83,7 @@ class Scheme:
     def of(cls, format: str, group_size: int | Literal["default"] | None = "default") -> Scheme:
         """The scheme of a format by name; "int4" is an asymmetric grid of 4 bits, "int4_half" its symmetric form.
 
-        The group size is that of the format or, where the format leaves it free, 128.  Raises FormatError, with the
+        The group size is the format's or, where the format leaves it free, 128.  Raises FormatError, with the
         nearest name, or GroupSizeRangeError.
         """
         integers = re.fullmatch(r"int([2-8])(_half)?", format)
@@ -151,12 +151,12 @@ class Rotation:
 class QuantizedWeight:
     """A weight [out, in] as codes: W ≈ scale·(codes − zero) / input_scale, or (scale·level − zero) / input_scale.
 
-    The first is that of format "int"; in every other format `codes` are bit patterns that stand for levels.
+    The first applies to format "int"; in every other format `codes` are bit patterns of levels.
     `codes` [out, in] uint8 in the original order of columns; `scale` and `zero` [out, groups] float32; `outer` [out,
-    blocks, 1 or 2] float32 or None: the second level of a two-level format, of which `scale` holds multiples;
+    blocks, 1 or 2] float32 or None: the second level of a two-level format; `scale` holds multiples of it;
     `input_scale` [in] float32 or None: the columns were multiplied by it before rounding;
     `permutation` [in] int64 or None: column `permutation[j]` belongs to group `j // group_size` (without
-    it, column j does). `rotation` or None: the codes are those of the rotated weight. `group_size` is the number of
+    it, column j does). `rotation` or None: the codes belong to the rotated weight. `group_size` is the number of
     columns in a full group.  `report` holds what the method reports (damping used, retries, dead columns, exponent
     chosen …), as plain numbers and strings.
     """

@@ -1,13 +1,13 @@
 """The number formats beside plain integers: one declared table, each row with its source.
 
-A format says how many bits a code has and which levels codes stand for, how many columns share a scale (`block`; None
+A format says how many bits a code has and which levels the codes mean, how many columns share a scale (`block`; None
 where that is free), which rule sets the scale, and how many bits all scales take.  Rounding itself is defined once, in
 `grid.py`, for all of them; the rules are in `scales.py`, the levels in `levels.py`.
 
 The integer grids "int" of a free number of bits are not in the table: asymmetric ones, and the symmetric half-step grid
 of the GPTQ authors (`grid.py`).  The three other public definitions of "symmetric b-bit" are here, by name.
 
-Not done: i-quants and trellis codes, whose codes stand for several weights together; NVFP4's transposed tiles; the
+Not done: i-quants and trellis codes, which code several weights together; NVFP4's transposed tiles; the
 8-bit second quantization of bitsandbytes' scales.
 """
 
@@ -98,7 +98,7 @@ class Format:
         return scales.codes(groups, self.levels().to(groups.device), params)
 
     def weights(self, codes: Tensor, params: Params) -> Tensor:
-        """The weights that `codes` [rows, groups, size] stand for, float32."""
+        """The weights of `codes` [rows, groups, size], float32."""
         return scales.represent(codes, self.levels().to(codes.device), params)
 
     def bits_stored(self, rows: int, columns: int, group_size: int) -> int:

@@ -8,7 +8,7 @@ diag(R)²) and e_j the difference between the weight reached at column j and wha
     (w − ŵ)·H·(w − ŵ)ᵀ = Σ_j (e_j·R_jj)² ≤ ¼·Σ_j (s_j·R_jj)²,   because |e_j| ≤ s_j/2 without clipping.
 
 GPTQ itself clips: the range of a group is set by its original weights, and error feedback moves weights out of it.
-Here the scales are set in advance, and those of every group in which a code was clipped are multiplied by `growth`
+Here the scales are set in advance, and wherever a code was clipped, the scales of its group are multiplied by `growth`
 until none is.  This ends, because at a large enough scale all codes are the zero point and nothing is clipped.  Rows do
 not depend on each other, so only rows with a clipped code are solved again.
 

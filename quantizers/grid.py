@@ -56,7 +56,7 @@ def outer_of(weight: Tensor, scheme: Scheme, sizes: Sequence[int] | None = None)
 def params_of(groups: Tensor, scheme: Scheme, outer: Tensor | None = None, mse: bool = False) -> Params:
     """Scale and zero of every group, each [rows, groups], for `groups` [rows, groups, size] in float32.
 
-    `outer` is that of `outer_of`.  With `mse`, the range is shrunk to where the sum of |Δw|^2.4 is least.
+    `outer` comes from `outer_of`.  With `mse`, the range is shrunk to where the sum of |Δw|^2.4 is least.
     Raises QuantizationError if a scale is too large for the format.
     """
     if scheme.format == "int":

@@ -86,7 +86,7 @@ class HQQ(Quantizer):
             return torch.where(inverse.isfinite(), inverse, 1.0), zero.unsqueeze(-1)
         low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
         inverse = (2**scheme.bits - 1) / (high - low)
-        inverse = torch.where(inverse.isfinite(), inverse, 1.0)  # one value only: the code 0 stands for it
+        inverse = torch.where(inverse.isfinite(), inverse, 1.0)  # one value only: it has the code 0
         zero = -low * inverse
         return inverse, zero.round() if self.round_zero else zero
 

@@ -1,6 +1,6 @@
 """Codes and what they represent: the levels of a number format, and rounding to the nearest one.
 
-A format of b bits has up to 2^b levels; a code is the bit pattern that stands for a level.  Rounding is a search among
+A format of b bits has up to 2^b levels; a code is the bit pattern of a level.  Rounding is a search among
 the midpoints of neighbouring levels.  A number halfway between two levels goes to the level with the even code, as in
 IEEE 754, or to the lower one (`ties="lower"`, as bitsandbytes rounds its tables); a number beyond the last level goes
 to the last level (saturates).  Zero has the code of +0, so a small negative number becomes +0 and not −0.
@@ -50,7 +50,7 @@ class Levels:
         return self.codes[torch.bucketize(x.contiguous(), self.bounds, out_int32=True)]
 
     def of_codes(self, codes: Tensor) -> Tensor:
-        """The levels that `codes` stand for, float32; NaN for a bit pattern that is not a number."""
+        """The levels of `codes`, float32; NaN for a bit pattern that is not a number."""
         return self.table()[codes.long()]
 
     def table(self) -> Tensor:
@@ -88,7 +88,7 @@ def levels(values: Sequence[float], codes: Sequence[int], ties: Literal["even", 
 def floating(exponent_bits: int, mantissa_bits: int, special: Literal["none", "nan", "ieee"] = "none") -> Levels:
     """A sign, an exponent biased by 2^(e−1) − 1, and a mantissa, with subnormals.
 
-    `special` says which patterns are not numbers: none (FP4, FP6), only those of all ones ("nan", E4M3FN), or every
+    `special` says which patterns are not numbers: none (FP4, FP6), only all ones ("nan", E4M3FN), or every
     one with the largest exponent ("ieee", E5M2).  Source: OCP 8-bit Floating Point Specification 1.0, tables 1 and 2;
     OCP Microscaling Formats 1.0, section 5.3.
     """

@@ -60,7 +60,7 @@ def half_extreme(low: Tensor, high: Tensor, levels: Levels, outer: Tensor | None
 
 
 def half_range(low: Tensor, high: Tensor, levels: Levels, outer: Tensor | None) -> Params:
-    """The range of the weights becomes that of the levels 0 … n; scale and minimum in float16."""
+    """The range of the weights is mapped to the levels 0 … n; scale and minimum in float16."""
     scale = _half((high - low) / levels.highest)
     return Params(torch.where(scale == 0, 1.0, scale), -_half(low))
 
@@ -115,7 +115,7 @@ def codes(groups: Tensor, levels: Levels, params: Params) -> Tensor:
 
 
 def represent(codes: Tensor, levels: Levels, params: Params) -> Tensor:
-    """The weights [..., size] that `codes` [..., size] stand for."""
+    """The weights [..., size] of `codes` [..., size]."""
     return levels.of_codes(codes).mul_(params.scale.unsqueeze(-1)).sub_(params.zero.unsqueeze(-1))
 
 

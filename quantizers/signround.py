@@ -3,7 +3,7 @@
 Codes are clamp(round(w/s + v) + z) with an offset v in [−½, ½] for each weight, and the range of each group is
 [β·min w, α·max w] with α and β in [½, 1].  All three are moved against the sign of the gradient of the layer's output
 error, tr(ΔW·H·ΔWᵀ), with a step that falls linearly from 1/steps to 0; rounding passes gradients through unchanged.
-Rows do not depend on each other, and each keeps the best codes that it has seen.  The first are those of plain
+Rows do not depend on each other, and each keeps the best codes that it has seen.  The first come from plain
 rounding, so no row is worse than RTN on the error that is minimised.
 
 What differs from the paper: the paper minimises the output error of a whole decoder block over batches of activations

@@ -6,6 +6,7 @@ Every test process uses one thread: the suite itself runs in parallel, and resul
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line does; the
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the processes that tests start need not compile the package each time
 
 import pytest
 import torch
@@ -27,6 +29,12 @@ from tests.support import models as core_models
 from tests.support.steps import environ
 
 keep_freed_memory()  # as the command line does: the models of these tests are small
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay until the end: the garbage collector need not look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,11 +3,10 @@
 # makes this fail.  PYTHON is the environment's; playwright is installed there and drives Debian's chromium.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tests/apt.sh
 
 find_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome || true; }
-if [ -z "$(find_chromium)" ] && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
-    { apt-get update && apt-get install -y --no-install-recommends chromium; } > /dev/null 2>&1 || true
-fi
+[ -n "$(find_chromium)" ] || apt_install chromium
 CHROMIUM=$(find_chromium)
 if [ -z "$CHROMIUM" ]; then
     echo "page-test: the browser tests did not run: there is no chromium here, and apt-get could not install it"
@@ -26,4 +25,4 @@ else
     choice="not axe"
 fi
 CHROMIUM=$CHROMIUM AXE=$folder/package/axe.min.js OMP_NUM_THREADS=1 \
-    "$PYTHON" -m pytest -q -m browser tests/report/web/test_browser.py -k "$choice"
+    "$PYTHON" -m pytest -q -m browser tests/report/web -k "$choice"

@@ -88,7 +88,7 @@ def run_cell(side: Any, job: dict[str, Any], cell: dict[str, Any], names: dict[s
 
 
 def clock() -> tuple[float, float]:
-    """Wall time, and CPU time of this process with that of children it has waited for (compilers, workers)."""
+    """Wall time, and CPU time of this process and of children it has waited for (compilers, workers)."""
     times = os.times()
     return time.perf_counter(), times.user + times.system + times.children_user + times.children_system
 

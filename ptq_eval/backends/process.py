@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,13 +32,16 @@ _FIRST_POLL, _LAST_POLL = 0.005, 0.1
 _LAST = 300
 """Characters of a log's last line in a message."""
 
+_PROGRESS = re.compile(r"\d%\|")
+"""In a line that is a progress bar, which is never the reason of anything."""
+
 _GRACE = 10.0
 """Seconds that a worker has to end once nothing more is asked of it."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a worker may take: seconds for each cell (its imports count with the first), and bytes of memory."""
+    """What a worker may take: seconds to import its package, as many again for each cell, and bytes of memory."""
 
     seconds: float = 3600.0
     memory: int | None = None
@@ -105,13 +109,16 @@ class Worker:
 
     def wait(self, answer: Path, limits: Limits) -> str:
         """Wait for the file of an answer; why it will not come, or nothing."""
-        end, pause = time.monotonic() + limits.seconds, _FIRST_POLL
+        imported, end, pause = self.ready, time.monotonic() + limits.seconds, _FIRST_POLL
         while not answer.exists():
+            if not imported and self.ready:  # a cell after one that was ended does not pay for the new process
+                imported, end = True, time.monotonic() + limits.seconds
             code = self._process.poll()
             if code is not None and not answer.exists():
                 return _ended(code)
             if time.monotonic() > end:
-                return f"no answer within {limits.seconds:g} s"
+                what = "no answer" if imported else "its package was not imported"
+                return f"{what} within {limits.seconds:g} s"
             if limits.memory is not None and self.memory() > limits.memory:
                 return f"took more than {units.write(limits.memory)} bytes of memory"
             time.sleep(pause)
@@ -133,7 +140,7 @@ class Worker:
         with open(self._log, "rb") as file:
             file.seek(self._asked)
             text = file.read().decode(errors="replace")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line.strip() for line in text.splitlines() if line.strip() and not _PROGRESS.search(line)]
         shown = f": {lines[-1][:_LAST]}" if lines else ""
         return f"{shown}; log: {_kept(self.place.name, self._log)}"
 

@@ -144,6 +144,8 @@ def _cell(backend: Any, before: _Before, job: dict[str, Any], cell: dict[str, An
     _seed()
     started, cpu = time.perf_counter(), time.process_time()
     found = backend.quantize(task)
+    if found is None:
+        raise TypeError(f"{type(backend).__name__}.quantize returned nothing, neither a model nor weights by layer")
     answer = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
     answer |= {"loss": before.loss, "versions": _versions(backend)}
     if isinstance(found, Mapping):

@@ -48,7 +48,7 @@ class Workers:
         """The answer to every cell, in order, each as soon as it is there.
 
         `layers` are the names of the layers with their columns.  `folder` holds the model and the token ids as `worker`
-        describes; the answers' files are written there.  `options` are those of `write_job`.  Raises OSError.
+        describes; the answers' files are written there.  `options` as for `write_job`.  Raises OSError.
         """
         write_job(folder, cells, layers, **options)
         done = 0

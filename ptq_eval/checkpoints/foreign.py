@@ -172,7 +172,7 @@ _KINDS = (
     _Kind(
         "a checkpoint of nanotron",
         ("checkpoint_metadata.json", "*/checkpoint_metadata.json"),
-        # examples/llama/convert_nanotron_to_hf.py; its default tokenizer is that of Llama 2.
+        # examples/llama/convert_nanotron_to_hf.py; its default tokenizer is Llama 2's.
         "torchrun --nproc_per_node=1 examples/llama/convert_nanotron_to_hf.py --checkpoint_path={home} "
         "--save_path=NEW --tokenizer_name=TOKENIZER, of nanotron",
     ),

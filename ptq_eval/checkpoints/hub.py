@@ -61,7 +61,7 @@ class Hub(CheckpointFormat):
         try:
             folder = fetch("*.safetensors")
             return folder if any(folder.glob("*.safetensors")) else fetch("pytorch_model*.bin")
-        except Exception as error:  # the hub's own errors, and those of whatever HTTP client it uses
+        except Exception as error:  # the hub's own errors, and its HTTP client's, whichever it uses
             raise UnreadableCheckpointError(
                 f"{checkpoint.location} cannot be fetched",
                 got=type(error).__name__,

@@ -102,7 +102,7 @@ def _coarse(module: Any, coarse: Mapping[str, Grid], parameters: Collection[str]
 
 
 def _constant(module: Any, constant: Collection[str], parameters: Collection[str]) -> Finding | None:
-    """Matrices that hold one value throughout: not fatal where they may be those of a new model.
+    """Matrices that hold one value throughout: not fatal where the model may be new.
 
     Some trainings begin with output projections, or the head, at zero; never with the embedding or most matrices.
     """
@@ -120,7 +120,7 @@ def _constant(module: Any, constant: Collection[str], parameters: Collection[str
 
 
 def _dead(module: Any, zero: Collection[str], parameters: Collection[str]) -> Finding | None:
-    """Norms that put out nothing, whatever comes in: not fatal where they may be those of a new model.
+    """Norms whose output is always zero: not fatal where the model may be new.
 
     A weight of zero alone does not say so, since some norms multiply by 1 + weight.  Some trainings begin with the norm
     behind each layer at zero; never with most norms, nor with the last one.

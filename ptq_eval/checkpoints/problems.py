@@ -8,7 +8,7 @@ folder is one more checkpoint, and asks for D once per run.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,32 +66,50 @@ def _one_hash_per_tokenizer(
     return [replace(c, tokenizer_sha=names[c.tokenizer_sha]) for c in checkpoints]
 
 
+_SHARED = (
+    ("tokenizer_sha", "tokenizer_differs", "the tokenizer"),
+    ("params_total", "model_differs", "the number of parameters"),
+)
+"""What the checkpoints of a run have in common: the attribute, the code where one differs, and its name."""
+
+
 def _in_order(run: Sequence[Checkpoint]) -> list[Checkpoint]:
     """The checkpoints of one run, in order, with what is wrong between them."""
+    usual = {attribute: _usual(run, attribute) for attribute, _, _ in _SHARED}
     done: list[Checkpoint] = []
     for checkpoint in run:
-        earlier = list(done)
-        checkpoint = _against_first(checkpoint, earlier)
-        checkpoint = _against_order(checkpoint, earlier)
+        checkpoint = _against_usual(checkpoint, usual)
+        checkpoint = _against_order(checkpoint, done)
         done.append(checkpoint)
     return done
 
 
-def _against_first(checkpoint: Checkpoint, earlier: Sequence[Checkpoint]) -> Checkpoint:
-    for attribute, code, what in (
-        ("tokenizer_sha", "tokenizer_differs", "the tokenizer"),
-        ("params_total", "model_differs", "the number of parameters"),
-    ):
-        mine = getattr(checkpoint, attribute)
-        first = next((e for e in earlier if getattr(e, attribute)), None)
-        if mine and first and getattr(first, attribute) != mine:
-            checkpoint = noted(checkpoint, code, f"{what} differs from {first.name}'s")
+def _usual(run: Sequence[Checkpoint], attribute: str) -> Checkpoint | None:
+    """The first checkpoint with the value that most of the run have, so that a wrong one does not exclude the others.
+
+    Checkpoints that are excluded already do not count, unless all are; of two values as common, the earlier one.
+    """
+    known = [checkpoint for checkpoint in run if getattr(checkpoint, attribute)]
+    known = [checkpoint for checkpoint in known if not checkpoint.fatal] or known
+    counts = Counter(getattr(checkpoint, attribute) for checkpoint in known)
+    return max(known, key=lambda checkpoint: counts[getattr(checkpoint, attribute)], default=None)
+
+
+def _against_usual(checkpoint: Checkpoint, usual: Mapping[str, Checkpoint | None]) -> Checkpoint:
+    for attribute, code, what in _SHARED:
+        mine, other = getattr(checkpoint, attribute), usual[attribute]
+        if mine and other and getattr(other, attribute) != mine:
+            checkpoint = noted(checkpoint, code, f"{what} differs from {other.name}'s")
     return checkpoint
 
 
 def _against_order(checkpoint: Checkpoint, earlier: Sequence[Checkpoint]) -> Checkpoint:
-    """D must grow with the step, within a stage: later stages may branch from an earlier point."""
-    same = [e for e in earlier if e.stage == checkpoint.stage and e.step is not None and e.tokens is not None]
+    """D must grow with the step, within a stage: later stages may branch from an earlier point.
+
+    Excluded checkpoints do not count: their D may be as wrong as the rest of them.
+    """
+    sound = [e for e in earlier if not e.fatal and e.step is not None and e.tokens is not None]
+    same = [e for e in sound if e.stage == checkpoint.stage]
     if checkpoint.step is not None and checkpoint.tokens is not None and same:
         last = max(same, key=lambda e: e.tokens or 0)
         if checkpoint.tokens <= (last.tokens or 0):
@@ -248,7 +266,8 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
 
 
 _WARNED = (
-    "tokens_unknown", "counter_restart", "stage_restart", "model_beside", "adapter_beside", "large_weights", "branch",
+    "tokens_unknown", "counter_restart", "counter_unit", "stage_restart", "model_beside",
+    "adapter_beside", "large_weights", "branch",
     "untied_head", "class_differs", "coarse_weights", "recipe_unused",
 )  # fmt: skip
 """Problems that are not fatal and change what a curve over D means."""
@@ -271,7 +290,7 @@ def error_for(checkpoint: Checkpoint, problem: Problem) -> errors.PtqEvalError:
 
 
 def gravest(checkpoint: Checkpoint) -> errors.PtqEvalError:
-    """The error for the gravest of a checkpoint's fatal problems, of which there is one at least."""
+    """The error for the gravest of a checkpoint's fatal problems; it must have at least one."""
     codes = list(_ERRORS)
     rank = lambda problem: codes.index(problem.code) if problem.code in codes else -1
     return error_for(checkpoint, min(checkpoint.fatal, key=rank))

@@ -129,8 +129,8 @@ _DATADECIDE = {
 }  # fmt: skip
 """By size: sequences of 2,048 tokens per step, the last step, and the published billions of tokens.
 
-Batches and totals come from the paper.  The last steps were not found in a published source (that of 530M is the
-one of an independent repetition); each agrees with batch and total within the total's rounding.
+Batches and totals come from the paper.  The last steps were not found in a published source (530M's is from an
+independent repetition); each agrees with batch and total within the total's rounding.
 """
 
 

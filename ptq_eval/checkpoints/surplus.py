@@ -1,10 +1,10 @@
 """What the tensors say that no parameter of the model takes.
 
-transformers drops such tensors without a word.  That is right for what lies beside the model (a reward head, another
-tower) and wrong for what belongs to its matrices: scales of quantized weights, adapters that were not merged, a bias.
-The place decides more than the name.  A plain matrix has a weight and perhaps a bias, and a block has the parts that
-the configuration says, so whatever else is stored there, by any name, changes what they compute, and the model without
-it is not the one that was trained.
+transformers drops such tensors without a word.  That is right for tensors that are no part of the model (a reward head,
+another tower) and wrong for what belongs to its matrices: scales of quantized weights, adapters that were not merged, a
+bias.  The place decides more than the name.  A plain matrix has a weight and perhaps a bias, and a block has the parts
+that the configuration says, so whatever else is stored there, by any name, changes what they compute, and the model
+without it is not the one that was trained.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval import units
+from ptq_eval.config.options import TOKENS_PER_STEP
 from ptq_eval.errors import PtqEvalError, TrajectoryFileError
 from ptq_eval.models.json_files import load_json
 from ptq_eval.models.parameters import count_parameters
@@ -69,6 +70,7 @@ def with_trainer_state(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     return replace(
         checkpoint,
         step=step if checkpoint.step is None else checkpoint.step,
+        epochs=_epochs(state.get("epoch")),
         learning_rate=rates[max(rates)] if rates else None,
         schedule_phase=_written_phase(state) or phase([rates[at] for at in sorted(rates)], last),
     )
@@ -85,6 +87,12 @@ def _count(name: str, value: Any) -> int:
     if name == "total_flos":
         return round(units.read_number(value, name=name, error=TrajectoryFileError))
     return units.read(value, name=name, error=TrajectoryFileError)
+
+
+def _epochs(value: Any) -> float | None:
+    """The Trainer's count of epochs; None for what is no count, since nothing but a remark rests on it."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+    return float(value) if known else None
 
 
 def _rate(entry: Any) -> tuple[float, float]:
@@ -135,8 +143,10 @@ def _tokens(counts: dict[str, int], step: int, folder: Path) -> tuple[int | None
     return None, "", ""
 
 
-COUNTER_RESTART = "counter_restart"
+COUNTER_RESTART, COUNTER_UNIT = "counter_restart", "counter_unit"
 REMEDY = "give --tokens-per-step, --tokens or a trajectory.yaml"
+FEWEST = 8
+"""Fewer tokens per step than any training has: a count of steps, or of the samples of small batches."""
 STEADY = 0.01
 """Two rates of tokens per step that differ by less than this share are the same."""
 LOST = 0.03
@@ -167,8 +177,24 @@ def with_whole_counts(run: Sequence[Checkpoint]) -> list[Checkpoint]:
     return [changed.get(checkpoint.location, checkpoint) for checkpoint in run]
 
 
+def with_doubted_unit(run: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """With a note at the first checkpoint whose counter cannot have counted tokens, by its growth per step."""
+    found = list(run)
+    for index, checkpoint in enumerate(run):
+        if checkpoint.tokens_counter != SEEN or not checkpoint.step or checkpoint.tokens is None:
+            continue
+        rate = checkpoint.tokens / checkpoint.step
+        if not FEWEST <= rate <= TOKENS_PER_STEP.most:
+            message = f"{SEEN} says {checkpoint.tokens:,} at step {checkpoint.step:,}, or {rate:,.3g} per step: "
+            found[index] = checkpoint.with_problem(
+                COUNTER_UNIT, f"{message}it seems to count something other than tokens, so D is wrong too; {REMEDY}"
+            )
+            break
+    return found
+
+
 def _with_whole(counter: str, counted: Sequence[Checkpoint]) -> dict[str, Checkpoint]:
-    """By location, those of the checkpoints read off one counter that change."""
+    """The checkpoints read off one counter, by location; only those that change."""
     readings = [_Reading(c.step or 0, c.tokens or 0) for c in counted]
     if any(later.step <= earlier.step for earlier, later in pairwise(readings)):
         return {}
@@ -228,14 +254,14 @@ class _Doubt:
 
 
 def _doubtful(readings: Sequence[_Reading], restarts: Collection[int]) -> dict[int, _Doubt]:
-    """By index, the readings of which a restart that is not certain would explain the slow growth up to them."""
+    """By index, the readings whose slow growth a possible restart would explain."""
     starts = [_Reading(0, 0), *readings]
     rates = {at: reading.rate(starts[at]) for at, reading in enumerate(readings) if at not in restarts}
     found = {}
     for at, rate in rates.items():
         usual, steady = _usual(rates, at)
         if usual <= rate or any(_same(rates[near], rate) for near in (at - 1, at + 1) if near in rates):
-            continue  # a rate that stays is that of another batch
+            continue  # a rate that stays means another batch size
         counted = readings[at].tokens / usual
         lost = readings[at].step - counted
         whole = abs(counted - round(counted)) < WHOLE

@@ -49,9 +49,9 @@ _EXPONENTS = {
 }
 """Per floating type: its bits as an integer type, and the mask that is all ones in NaN and infinity only."""
 
-HUGE = 2.0**63
-"""About 9e18: the squares of a few such numbers overflow float32 when they are added.  No training gives them, and a
-loss that comes out of them says nothing."""
+_HUGE = 63
+"""Exponent of 9e18: the squares of a few such numbers overflow float32 when they are added.  No training gives them,
+and a loss that comes out of them says nothing."""
 _EXPONENT = {"F64": (1023, 52), "F32": (127, 23), "BF16": (127, 7)}
 """Bias and place of the exponent in the types that hold numbers beyond the range of float16."""
 
@@ -66,7 +66,7 @@ TORCH_TYPES = {
 @dataclass(frozen=True)
 class WeightReport:
     """What reading the weights gave: their hash; in order of name the tensors with NaN or infinity, those with finite
-    numbers of at least HUGE, of less and beyond the range of float16, those that hold one value throughout, and those
+    numbers of at least 2^63, of less and beyond the range of float16, those that hold one value throughout, and those
     that hold zero, the matrices on a grid; type, shape, a checksum and a few entries of every tensor."""
 
     sha: str
@@ -128,7 +128,7 @@ def read_weights(files: tuple[Path, ...]) -> WeightReport:
         samples[name], checksums[name] = sampler.values(), checksum
         if largest == _EXPONENTS.get(tensor.dtype, ("", None))[1]:
             bad.append(name)
-        elif largest >= _bits_of(63, tensor.dtype):
+        elif largest >= _bits_of(_HUGE, tensor.dtype):
             huge.append(name)
         elif largest >= _bits_of(16, tensor.dtype):
             large.append(name)
@@ -330,7 +330,7 @@ class Sampler:
         found = np.concatenate(self._found)
         if found.dtype == np.dtype("<u2"):  # bfloat16 is the upper half of a float32
             found = (found.astype("<u4") << 16).view("<f4")
-        with np.errstate(over="ignore"):  # what is too large for float32 is named as HUGE
+        with np.errstate(over="ignore"):  # what is too large for float32 is named as huge
             found = found.astype(np.float32) * np.float32(self._scale)
         return np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
 

@@ -25,11 +25,13 @@ from ptq_eval.cli.console import Bar, complain, console, show_warning
 from ptq_eval.cli.dataset import dataset
 from ptq_eval.cli.export import export
 from ptq_eval.cli.fit import fit
+from ptq_eval.cli.paper import paper
 from ptq_eval.cli.plan import plan
 from ptq_eval.cli.pretrain import pretrain
 from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
 from ptq_eval.cli.serve import serve
+from ptq_eval.cli.submit import submit
 from ptq_eval.cli.watch import watch
 from ptq_eval.cli.work import work
 from ptq_eval.config.commands import InspectConfig
@@ -48,6 +50,7 @@ Examples:
   ptq-eval run runs/ -o out --option gptq.act_order=true --symmetric
   ptq-eval run runs/ -o out --eval-text wikitext2 --calib-text c4
   ptq-eval run runs/ -o out --shard 1/4     (and 2/4, 3/4, 4/4 in other jobs)
+  ptq-eval run runs/ -o out --executor ray  (for SLURM see ptq-eval submit)
   ptq-eval run 'hub:EleutherAI/pythia-70m@{step1000,step143000}'
 """
 
@@ -219,8 +222,8 @@ def formats() -> None:
     """List the number formats that --formats takes, with the quantizers that are defined for each.
 
     Effective bits are all stored bits per weight of a layer of 4,096 by 4,096, scales included.  The Gaussian MSE is
-    the mean squared error on standard Gaussian numbers, the ideal bits those of a code that reaches it at the limit of
-    information theory.
+    the mean squared error on standard Gaussian numbers.  The ideal bits are what a code at the limit of information
+    theory needs for the same error.
 
     \b
     Example:
@@ -243,10 +246,12 @@ cli.add_command(compare)
 cli.add_command(dataset)
 cli.add_command(export)
 cli.add_command(fit)
+cli.add_command(paper)
 cli.add_command(plan)
 cli.add_command(pretrain)
 cli.add_command(sensitivity)
 cli.add_command(serve)
+cli.add_command(submit)
 cli.add_command(watch)
 cli.add_command(work)
 

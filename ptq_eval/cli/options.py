@@ -7,7 +7,7 @@ the same values with the same words.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import click
@@ -32,10 +32,10 @@ def together(*options: _Decorator) -> _Decorator:
     return decorate
 
 
-def options_of(cls: type[Options], *names: str, **defaults: Any) -> _Decorator:
-    """The fields of `cls` that have a flag as options, or those named; `defaults` replace their own."""
+def options_of(cls: type[Options], *names: str, without: Collection[str] = (), **defaults: Any) -> _Decorator:
+    """The fields of `cls` that have a flag as options, or those named, `without` some; `defaults` replace their own."""
     specs = declared(cls)
-    chosen = names or [name for name, spec in specs.items() if spec.flag]
+    chosen = names or [name for name, spec in specs.items() if spec.flag and name not in without]
     return together(*(_option(specs[name], defaults.get(name, specs[name].default)) for name in chosen))
 
 

@@ -26,8 +26,8 @@ def serve(out: str, **settings: Any) -> None:
       ptq-eval serve out
       ptq-eval serve out --port 8000   (then ssh -L 8000:localhost:8000 HOST)
     """
+    from ptq_eval.cli.server import bind
     from ptq_eval.report.web.live import Folder
-    from ptq_eval.report.web.server import bind
 
     config = ServeConfig(**settings)
     with bind(Folder(out), config.port) as server:

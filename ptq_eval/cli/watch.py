@@ -14,7 +14,7 @@ from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, complain
 from ptq_eval.config.commands import EventsConfig
 from ptq_eval.config.run import RunConfig
-from ptq_eval.config.watch import WatchConfig
+from ptq_eval.config.watch import MEANINGLESS, WatchConfig
 
 if TYPE_CHECKING:
     from ptq_eval.jobs.events import Event
@@ -27,7 +27,7 @@ _COMMAND_SECONDS = 60
 @cli_options.out_option("Output folder.  [default: FOLDER-ptq, here]")
 @cli_options.options_of(WatchConfig)
 @cli_options.options_of(EventsConfig)
-@cli_options.options_of(RunConfig)
+@cli_options.options_of(RunConfig, without=MEANINGLESS)
 @cli_options.trajectory_options
 def watch(folders: tuple[str, ...], out: str | None, json: bool, **settings: Any) -> None:
     """Measure checkpoints under FOLDERS as they appear, forecast D_crit anew, and alert when it is near.

@@ -197,6 +197,9 @@ class FitConfig(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, (low, high) in self.bounds.items():
+            if not low < high:
+                got = f"{name}={low:g}:{high:g}"
+                raise OptionError("--bounds are the wrong way round", got=got, remedy=f"{name}=LOW:HIGH, LOW < HIGH")
             start = self.start.get(name, low)
             if not low <= start <= high:
                 got = f"{name}={start:g} with --bounds {name}={low:g}:{high:g}"

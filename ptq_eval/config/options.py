@@ -58,7 +58,7 @@ MOST = 2**63 - 1
 
 @dataclass(frozen=True)
 class Plausible:
-    """The range of a count outside of which it was written in another unit: 7 for 7B.
+    """The plausible range of a count; outside it, the user meant another unit: 7 for 7B.
 
     `suffix` is the unit that a smaller count was probably meant in, `mistaken` its name; without a suffix the
     remedy is the example.  `zero` allows 0 too.

@@ -6,11 +6,12 @@ An object is checked as a whole when it is made, before anything is loaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ptq_eval import plugins
+from ptq_eval.config.kinds import EXECUTOR, QUANTIZER_OPTIONS, SHARD
 from ptq_eval.config.options import (
     BITS,
     COUNT,
@@ -18,14 +19,11 @@ from ptq_eval.config.options import (
     NUMBER,
     SIZE,
     TEXT,
-    Kind,
     Options,
     declared,
-    once,
     option,
-    plain,
 )
-from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, NumberFormatError, OptionError, PtqEvalError
+from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, NumberFormatError, OptionError
 from ptq_eval.records import BITS_AXES, BitsAxis, Selection
 
 DEFAULT_SEQ_LEN = 2048
@@ -43,6 +41,7 @@ GRID = ("quantizers", "bits", "formats", "mixed", "options")
 NEUTRAL = (
     "shard",
     "jobs",
+    "executor",
     "device",
     "memory",
     "backend_seconds",
@@ -53,36 +52,6 @@ NEUTRAL = (
 """Options of where and how often something is measured: none changes the number of one measurement."""
 FIT_ONLY = ("laws", "bits_axis", "seed", "bootstrap")
 """Options that only the fit needs."""
-
-
-def _shard(value: Any, *, name: str, error: type[PtqEvalError]) -> tuple[int, int]:
-    parts = value.split("/") if isinstance(value, str) else value
-    if not isinstance(parts, Sequence) or len(parts) != 2:
-        raise error(f"{name} is not i/n", got=repr(value), remedy=f"{name} 1/4")
-    index, count = (COUNT.read(part, name=f"a part of {name}", error=error) for part in parts)
-    if not 1 <= index <= count:
-        raise error(f"{name} i/n needs 1 <= i <= n", got=f"{index}/{count}", remedy=f"{name} 1/4")
-    return index, count
-
-
-def _quantizer_options(value: Any, *, name: str, error: type[PtqEvalError]) -> dict[str, dict[str, Any]]:
-    """Options by quantizer, from such a mapping or from texts like "gptq.act_order=true"."""
-    if isinstance(value, Mapping):
-        if all(isinstance(own, Mapping) for own in value.values()):
-            return {str(quantizer): dict(own) for quantizer, own in value.items()}
-        raise error(f"{name} needs a mapping for each quantizer", got=repr(value), allowed="{'gptq': {'damping': 0.1}}")
-    parsed = []
-    for pair in [value] if isinstance(value, str) or not isinstance(value, Sequence) else value:
-        key, equals, text = str(pair).partition("=")
-        quantizer, dot, own = key.partition(".")
-        if not (equals and dot and own):
-            raise error(f"{name} is not QUANTIZER.OPTION=VALUE", got=pair, remedy=f"{name} gptq.act_order=true")
-        parsed.append((key.strip(), plain(text)))
-    options: dict[str, dict[str, Any]] = {}
-    for key, own_value in once(parsed, name, error).items():
-        quantizer, _, own = key.partition(".")
-        options.setdefault(quantizer, {})[own] = own_value
-    return options
 
 
 @dataclass(frozen=True)
@@ -150,7 +119,7 @@ class RunConfig(Options):
     options: Mapping[str, Mapping[str, Any]] = option(
         {},
         "An option of a quantizer; may be repeated.",
-        Kind(_quantizer_options, "QUANTIZER.OPTION=VALUE"),
+        QUANTIZER_OPTIONS,
         flag="--option",
         repeated=True,
     )
@@ -200,10 +169,16 @@ class RunConfig(Options):
     device: str = option("auto", "Where to compute: auto, cpu, cuda or cuda:N.", metavar="NAME")
     dtype: str = option("float32", "Number format of the model that is measured.", choices=DTYPES)
     shard: tuple[int, int] = option(
-        (1, 1), "Measure every n-th checkpoint only, starting at the i-th.", Kind(_shard, "i/n"), shown="1/1"
+        (1, 1), "Measure every n-th checkpoint only, starting at the i-th.", SHARD, shown="1/1"
     )
     jobs: int = option(
         1, "Checkpoints measured at the same time, each by a process with its share of the cores, or a GPU.", low=1
+    )
+    executor: str = option(
+        "local",
+        "Where checkpoints are measured: by processes of this machine, or by an existing Ray cluster "
+        "(ray, or ray:HOST:PORT) whose nodes all see the output folder.",
+        EXECUTOR,
     )
     precision: float | None = option(
         None,
@@ -250,6 +225,9 @@ class RunConfig(Options):
         for name in ("quantizers", "bits", "formats", "mixed", *CALIBRATED_WITH):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         self._check_calibration()
+        if self.executor != "local" and self.jobs > 1:
+            remedy = "omit --jobs: Ray measures as many as the cluster holds"
+            raise OptionError("--jobs is for one machine", got=f"{self.jobs} with {self.executor}", remedy=remedy)
         if not self.quantizers or not (self.bits or self.formats or self.mixed):
             raise OptionError("nothing to measure", got="no quantizer or no bits", remedy="--quantizers rtn --bits 4")
         for name in self.options:
@@ -311,7 +289,9 @@ class RunConfig(Options):
         return self.group_size
 
     def resolve_device(self) -> str:
-        """The device to run on, see `resolve_device`."""
+        """The device to run on, see `resolve_device`; one that is asked for on a cluster need not be here."""
+        if self.executor != "local" and self.device in ("cpu", "cuda"):
+            return self.device
         return resolve_device(self.device)
 
     def fixed(self) -> dict[str, Any]:
@@ -324,7 +304,7 @@ class RunConfig(Options):
         return {name: value for name, value in asdict(self).items() if name not in (*NEUTRAL, *FIT_ONLY)}
 
     def first_calibration(self) -> dict[str, Any]:
-        """The options of calibration of which there may be several, with the first value of each."""
+        """The calibration options that may have several values, each with its first one."""
         return {name: next(iter(getattr(self, name)), None) for name in CALIBRATED_WITH}
 
     def to_dict(self) -> dict[str, Any]:

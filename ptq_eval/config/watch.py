@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ptq_eval.config.options import BITS, COUNT, TEXT, Options, option
+from ptq_eval.errors import OptionError
 
 END = ".training-ended"
 """A file of this name in the first folder ends a watch once all there is measured, whatever the budget."""
+
+MEANINGLESS = ("jobs",)
+"""Options of a run that a watch lacks: it measures one checkpoint at a time."""
+
+
+def refuse_meaningless(options: Mapping[str, Any]) -> None:
+    """Raises OptionError where an option is one of a run alone."""
+    for name in MEANINGLESS:
+        if name in options:
+            got = f"{name}={options[name]}"
+            raise OptionError("a watch measures one checkpoint at a time", got=got, remedy="omit it")
 
 
 @dataclass(frozen=True)

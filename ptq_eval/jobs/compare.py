@@ -18,7 +18,7 @@ from ptq_eval.results.gate.verdict import Comparison, Origin, judge
 
 
 def compare(base: str | os.PathLike[str], new: str | os.PathLike[str], **options: Any) -> Comparison:
-    """The comparison of two results; `options` are those of `config.gate.GateConfig`.
+    """The comparison of two results; `options` are the fields of `config.gate.GateConfig`.
 
     Raises EmptyFolderError, NothingToFitError and RevisionError where there are no results, OutputMismatchError and
     DataFileError where they are damaged, OptionError.

@@ -1,7 +1,7 @@
 """Laws ranked on the same records, and hypotheses tested: `compare_laws("out", "kumar,ouyang")`.
 
-The records are those of an output folder, or any table (see `ptq_eval.jobs.fit_table`).  Laws of delta are compared per
-quantizer configuration, laws of the loss on the full-precision losses; on request per value of a column (`by`).
+The records come from an output folder, or from any table (see `ptq_eval.jobs.fit_table`).  Laws of delta are compared
+per quantizer configuration, laws of the loss on the full-precision losses; on request per value of a column (`by`).
 If the records have learning rates, tokens and the schedule's phase are always tested as rival explanations of delta,
 because a comparison of laws in D means nothing if the phase is the cause.
 """
@@ -73,8 +73,8 @@ def compare_laws(
     """What `comparison.json` holds: rankings per group and response, the test of phase against tokens, other `tests`.
 
     source: an output folder, or a table as for `fit_data` with its `columns`.  laws: names joined by commas, or a
-    list.  `options` are those of `config.fit.FitConfig`; among them by: a column, for one comparison per value, and
-    tests: pairs of constants that may be equal.  "records" is the digest of the folder's.  Raises NothingToFitError
+    list.  `options` are the fields of `config.fit.FitConfig`; among them by: a column, for one comparison per value,
+    and tests: pairs of constants that may be equal.  "records" is the digest of the folder's.  Raises NothingToFitError
     without any, and what `fit_data` raises.
     """
     names = [n.strip() for n in (laws.split(",") if isinstance(laws, str) else laws) if n.strip()]

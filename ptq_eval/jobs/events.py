@@ -20,7 +20,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Measured:
-    """A checkpoint was measured in so many `seconds`; `result` is that of all checkpoints so far."""
+    """A checkpoint was measured in so many `seconds`; `result` covers all checkpoints so far."""
 
     checkpoint: Checkpoint
     result: RunResult

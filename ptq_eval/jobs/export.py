@@ -84,7 +84,7 @@ def export(
 ) -> dict[str, Any]:
     """Quantize the checkpoint in `folder`, measure it, and write it to the new folder `out` in a file format.
 
-    `file_format` is a name of `packing.FILE_FORMATS`; `options` are those of `ptq_eval.config.run.RunConfig`, with one
+    `file_format` is a name of `packing.FILE_FORMATS`; `options` are fields of `ptq_eval.config.run.RunConfig`, with one
     quantizer and one bit-width, number format or plan.  Returns the content of `recipe.json`: what was done, the loss
     before and after in nats per token with the standard error of δ, and how far the file is from what was measured.
     Raises ExportError where the format cannot hold the result, and the PtqEvalError of whatever else is wrong.

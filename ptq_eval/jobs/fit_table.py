@@ -129,7 +129,7 @@ def fit_data(
     """Fit one law, or several joined by commas, to a table: Chinchilla's, unless a `law` or a `formula` is named.
 
     data: a .csv, .tsv, .parquet, .json or .jsonl file, a data frame, or columns by name.  columns: what each variable
-    is, as "N=params,D=flop/(6*N)" or a mapping; the usual names need no mapping.  `options` are those of
+    is, as "N=params,D=flop/(6*N)" or a mapping; the usual names need no mapping.  `options` are the fields of
     `fit_config.FitConfig`, as on the command line; among them where: a condition on rows, and by: a column, for one fit
     per value; where that is the bits, what they do to delta is held, and a group that cannot be fitted is named in a
     warning, as long as another one can.

@@ -16,7 +16,9 @@ from ptq_eval.backends.workers import Workers
 from ptq_eval.checkpoints import foremost
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import OutputMismatchError, PtqEvalError
+from ptq_eval.jobs import slurm
 from ptq_eval.jobs.job import Conditions, Job, measure
+from ptq_eval.jobs.on_ray import on_ray
 from ptq_eval.jobs.pool import in_processes
 from ptq_eval.measure.sweep import cost
 from ptq_eval.measure.trials import Plan, make_plan
@@ -99,9 +101,13 @@ class Grid:
 
         self.progress("measuring", 0.0, total)
         conditions = Conditions.of(self.config)
+        slurm.require_idle(self.store.folder)
         with self.store.writer() as writer:
             jobs = self._outstanding(jobs)  # another process may have measured some before it let go of the file
-            if self.config.jobs > 1 and len(jobs) > 1:
+            executor, _, address = self.config.executor.partition(":")
+            if executor == "ray" and jobs:
+                found = on_ray(jobs, conditions, self.store, writer, address, tick)
+            elif self.config.jobs > 1 and len(jobs) > 1:
                 found = in_processes(jobs, conditions, self.store, writer, self.config.jobs, tick)
             else:
                 with Workers(conditions.limits) as workers:

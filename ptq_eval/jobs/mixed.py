@@ -137,7 +137,7 @@ def measured(
 ) -> dict[str, Any]:
     """The plans of one checkpoint, which are written below `out`, and the uniform models beside them.
 
-    `entry` is that of the checkpoint in `sensitivity.json`.
+    `entry` is the checkpoint's in `sensitivity.json`.
     """
     sizes = Sizes.of(session.model)
     groups = input_groups(session.model, session.evaluation[:1])
@@ -178,11 +178,11 @@ def measured(
 
 
 def head(trial: Trial) -> dict[str, Any]:
-    """What a row of `sensitivity.json` says of the quantizer and scheme of a trial."""
+    """The columns by which rows of `sensitivity.json` identify the quantizer and scheme of a trial."""
     scheme = _scheme(trial)
-    named = scheme.format != "int"
-    label = {"quantizer": trial.quantizer + (f" {scheme.name}" if named else ""), "bits": trial.bits}
-    return label | ({"format": scheme.format} if named else {})
+    if scheme.format == "int":
+        return {"quantizer": trial.quantizer, "bits": trial.bits}
+    return {"quantizer": f"{trial.quantizer} {scheme.name}", "bits": trial.bits, "format": scheme.format}
 
 
 def _alone(rows: Sequence[Mapping[str, Any]], trials: Sequence[Trial], sizes: Sizes) -> dict[str, dict[str, Any]]:
@@ -190,8 +190,7 @@ def _alone(rows: Sequence[Mapping[str, Any]], trials: Sequence[Trial], sizes: Si
     found: dict[str, dict[str, Any]] = {}
     for trial in trials:
         scheme = _scheme(trial)
-        label = head(trial)
-        own = {row["layer"]: row for row in rows if label.items() <= row.items()}
+        own = {row["layer"]: row for row in rows if head(trial).items() <= row.items()}
         own.pop(ALL, None)
         if not own:
             what = f"{trial.quantizer} could not be measured under a format, whose price is unknown"
@@ -268,7 +267,7 @@ class _Paired:
         return found
 
     def difference(self, one: Scores, other: Scores) -> dict[str, float]:
-        """By how much the damage of `one` is larger than that of the `other`."""
+        """By how much `one` is damaged more than the `other`."""
         found = {}
         for key, mine, theirs in (("delta", one.nll, other.nll), ("kl", one.kl, other.kl)):
             values, weights = np.asarray(mine) - np.asarray(theirs), np.full(len(mine), self.tokens)

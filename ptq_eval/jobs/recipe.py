@@ -27,7 +27,7 @@ _MEASURED = (
 def recipe_of(work: Workload, config: RunConfig, row: Mapping[str, Any], file: Mapping[str, Any]) -> dict[str, Any]:
     """The content of `recipe.json`, but for the warnings.
 
-    work: the checkpoint with its two trials.  row: that of the quantized one in the degradation table.  file: the
+    work: the checkpoint with its two trials.  row: the quantized trial's in the degradation table.  file: the
     format's name, bytes and largest difference of what was written, and under "loaded" what became of loading it.
     """
     checkpoint, trial = work.checkpoint, work.trials[1]

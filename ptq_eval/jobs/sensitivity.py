@@ -74,7 +74,7 @@ def sensitivity(
     "3.5bits" or "60MB", or several, plans of mixed precision as well (`jobs.mixed`), in `mixed.json`.
 
     `steps`: steps and the words all, first and last, as a sequence or separated by commas.  `draws` is the number of
-    labels drawn per window for the Fisher information.  `options` are those of `config.run.RunConfig` (quantizers: rtn
+    labels drawn per window for the Fisher information.  `options` are fields of `config.run.RunConfig` (quantizers: rtn
     by default).  Returns the content of `sensitivity.json`, and the errors of checkpoints that were excluded.
     Raises PtqEvalError subclasses.
     """

@@ -22,7 +22,7 @@ from ptq_eval.checkpoints.arrivals import Arrivals, Files, files_of, is_temporar
 from ptq_eval.checkpoints.verify import Known
 from ptq_eval.config.options import declared
 from ptq_eval.config.run import RunConfig
-from ptq_eval.config.watch import END, WatchConfig
+from ptq_eval.config.watch import END, WatchConfig, refuse_meaningless
 from ptq_eval.errors import (
     EmptyFolderError,
     NoCheckpointError,
@@ -56,10 +56,11 @@ def watch(
 ) -> Iterator[Event]:
     """Measure checkpoints under `folders` as they appear; an iterator of what happens, which ends as `END` says.
 
-    `options` are those of `WatchConfig`, `RunConfig` and `Overrides`.  The folders need not exist yet.  Raises the
+    `options` are the fields of `WatchConfig`, `RunConfig` and `Overrides`.  The folders need not exist yet.  Raises the
     PtqEvalError of a wrong request, before the first look.
     """
     overrides = Overrides.take(options, overrides)
+    refuse_meaningless(options)
     own = {name: options.pop(name) for name in declared(WatchConfig) if name in options}
     watching = WatchConfig.of(own)
     config = RunConfig.of(options, also=[*declared(Overrides), *declared(WatchConfig)])

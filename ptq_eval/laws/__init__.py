@@ -1,7 +1,7 @@
 """Scaling laws of quantization: the formulas, the fit, its uncertainty, and the critical number of tokens.
 
 numpy and scipy only, so that fitting runs on a laptop without torch.  One law per file, reached through the
-`ptq_eval.laws` entry points; `analyse` applies those of the main job to a whole table.  For numbers alone there are
+`ptq_eval.laws` entry points; `analyse` applies the laws of the main job to a whole table.  For numbers alone there are
 plain functions (`delta_ptq`, `critical_tokens`, …) that take published constants or a fit, and `simulate` draws data
 from any law.
 """

@@ -193,7 +193,7 @@ class Law(ABC):
     signed: tuple[str, ...] = ()
     """The variables, and the response, that may have any sign and any unit."""
     one_value: ClassVar[tuple[str, ...]] = ()
-    """The variables of which a single value is enough too: their constant is then fixed and absorbed by another."""
+    """The variables that may have a single value: their constant is then fixed and absorbed by another."""
 
     @abstractmethod
     def predict(self, theta: Theta, data: Data) -> np.ndarray:

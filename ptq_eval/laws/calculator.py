@@ -210,7 +210,7 @@ def _capacity(theta: dict[str, float], trained: Sequence[Any]) -> Any:
 
 
 def _part(theta: dict[str, float], subscript: str) -> tuple[float, float] | None:
-    """(gamma, n) of a part, its own or those of tied parts; None if unknown."""
+    """(gamma, n) of a part, its own or shared with tied parts; None if unknown."""
     for of in (subscript, "bar"):
         if f"gamma_{of}" in theta:
             return pick(theta, (f"gamma_{of}",), "the effective parameters")[f"gamma_{of}"], theta.get(f"n_{of}", 0.0)

@@ -53,7 +53,7 @@ def make_law(name: str, options: Mapping[str, Any] | None = None) -> Law:
 def law_for(name: str, columns: Iterable[str], options: Mapping[str, Any] | None = None) -> Law:
     """The law called `name` with the parts (weights, activations, kv) whose training precisions are among `columns`.
 
-    For a law of training precision alone, a single column of bits is that of the weights (eq. 3 of Kumar et al.).
+    For a law of training precision alone, a single column of bits is the weights' (eq. 3 of Kumar et al.).
     """
     known, options = set(columns), dict(options or {})
     law = make_law(name, options)

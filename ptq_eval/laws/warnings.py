@@ -2,7 +2,7 @@
 
 The gravest is the confound of Catalan-Tatjer et al. (arXiv 2510.06213): degradation jumps when the learning rate
 decays and hardly depends on the number of tokens where all models were annealed alike.  Intermediate checkpoints
-of one decaying run therefore cannot separate the effect of D from that of the learning rate.
+of one decaying run therefore cannot separate the effects of D and of the learning rate.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ ALIKE = 0.05
 """Distance of weights from rounded ones, as a share of the error of rounding, below which they count as the same:
 scales that a package stores in 16 bits move them by less at 4 bits and below."""
 LARGE = 50.0
-"""Squared error of a layer over that of rounding from which on it is no rounding: that of GPTQ, which trades the error
-of weights for that of outputs, was up to 12 in single layers of the embedded trajectories."""
+"""Above this, a layer's squared error relative to rounding's cannot come from quantizing.  GPTQ, which accepts larger
+errors of weights for smaller ones of outputs, reached 12 in single layers of the embedded trajectories."""
 BAND = (0.4, 2.5)
 """Plausible ratios of the divergence to its second order."""
 SAME_WEIGHTS = 2e-3
@@ -98,7 +98,7 @@ class Witness:
     empty: list[str] = field(default_factory=list)
 
     def weight(self, name: str, own: Tensor, new: Tensor, scheme: Scheme) -> None:
-        """Note how a layer's `new` weight [out, in] is related to its `own` and to that of rounding."""
+        """Note how a layer's `new` weight [out, in] is related to its `own` and to the rounded one."""
         self.layers += 1
         if self.rounding:
             return
@@ -145,10 +145,10 @@ class Witness:
 
 
 def _compared(own: Tensor, new: Tensor, scheme: Scheme) -> tuple[bool, bool, float]:
-    """(like rounding, unchanged although rounding is not, squared error over that of rounding) of some rows.
+    """(like rounding, unchanged although rounding is not, squared error relative to rounding's) of some rows.
 
-    The error of rounding counts as at least that of Gaussian weights of this size: weights that are on the grid already
-    have next to none, and on any other grid much more.
+    The error of rounding counts as at least what Gaussian weights of this size would have: weights that are on the grid
+    already have next to none, and on any other grid much more.
     """
     own, new = own.float(), new.to(own.device).float()
     rounded = _rounded(own, scheme)
@@ -172,7 +172,7 @@ def of_backend(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def of_rounded(layers: Sequence[str], count: int) -> list[dict[str, Any]]:
-    """The doubt of a variant of `count` layers of which the method could only round these to nearest."""
+    """The doubt of a variant of `count` layers; the method could only round these to nearest."""
     if not layers:
         return []
     return [{"kind": Doubt.ROUNDED.value, "layers": len(layers), "of": count, "first": layers[0]}]
@@ -200,7 +200,7 @@ class Plausibility:
     def ratio(self, weights: MutableMapping[str, Tensor], windows: Sequence[int], scores: Scores) -> float | None:
         """The divergence over its second order; None where arithmetic would decide it.
 
-        `weights` are moved to the part of their error that is scored: they are those of the variant no more.
+        `weights` are moved to the part of their error that is scored, and no longer the variant's afterwards.
         `scores` of the variant on `windows`.
         """
         error = size = 0.0

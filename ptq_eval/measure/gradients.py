@@ -53,7 +53,7 @@ def gradients(
 
     `labels(probability [batch, time − 1, vocabulary])` returns [batch, time − 1].  A layer that no token reaches is
     absent; one that is called twice has the tokens of both calls.  To `by_table` [vocabulary, width], if there is one,
-    the gradients by the embedding's weight are added: those of all uses of the tensor.
+    the gradients with respect to the embedding's weight are added up over all uses of the tensor.
     """
     calls: list[tuple[str, Tensor, Tensor]] = []
 

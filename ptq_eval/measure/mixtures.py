@@ -84,7 +84,7 @@ class Mixture:
 
 
 def read(path: str | Path, group_size: int | None, narrowest: int) -> Mixture:
-    """The mixture of a plan; `group_size` is that of the run, and the narrowest row has `narrowest` columns.
+    """The mixture of a plan; `group_size` is the run's, and the narrowest row has `narrowest` columns.
 
     Raises OptionError for a file that is no plan, NumberFormatError or GroupSizeError for a format in it.
     """
@@ -139,9 +139,9 @@ def recorded(scheme: Scheme | Mixture) -> records.Scheme:
 
 
 def schemes_of(scheme: records.Scheme) -> tuple[Scheme, dict[str, Scheme]]:
-    """The scheme of a record, and those of layers that have their own.
+    """The scheme of a record, and the schemes of layers that have their own.
 
-    In mixed precision the former is that of the first layer, and stands for none.
+    In mixed precision the former is the first layer's, and applies to no other.
     """
     if not scheme.layers:
         return Scheme(scheme.bits, scheme.group_size, scheme.symmetric, scheme.format), {}

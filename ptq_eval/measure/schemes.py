@@ -31,7 +31,7 @@ def schemes_of(config: RunConfig, group_size: int | None, narrowest: int) -> lis
 
 
 def named(name: str, group_size: int | None, narrowest: int) -> Scheme:
-    """The scheme of one format whose name stands in a plan; blocks of its own as in `schemes_of`.
+    """The scheme of one format that a plan names; blocks of its own as in `schemes_of`.
 
     Raises NumberFormatError or GroupSizeError.
     """

@@ -47,8 +47,8 @@ def obstacle(
 ) -> Refusal | None:
     """Why the layer before `name` cannot take the scales of its input channels; None where it can.
 
-    `scales` [in] of every layer that has any, `outputs` of every linear layer, both by name; `scheme_of` gives that of
-    a quantized layer, None for others.
+    `scales` [in] of every layer that has any, `outputs` of every linear layer, both by name; `scheme_of` gives the
+    scheme of a quantized layer, None for others.
     """
     source, own = source_of(name, model_type), scales[name]
     if not source:

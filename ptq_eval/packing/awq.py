@@ -4,7 +4,7 @@
     qzeros   int32 [groups, out/8]  the same
     scales   float16 [groups, out]
 
-The eight codes of a word are those of outputs 0, 2, 4, 6, 1, 3, 5, 7, lowest bits first.
+A word holds the codes of eight outputs, in the order 0, 2, 4, 6, 1, 3, 5, 7, lowest bits first.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ BLOCKS = {
     **dict.fromkeys(("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "mxfp4"), 32),
     **dict.fromkeys(("q2_k", "q3_k", "q4_k", "q5_k", "q6_k"), 256),
 }
-"""The columns of a block by number format, each of which is a type of the same name."""
+"""The columns of a block by number format; GGUF has a type of the same name for each."""
 
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 

@@ -95,7 +95,7 @@ def configuration(architecture: str, *, width: int, layers: int, vocab: int, con
 
 
 def non_embedding(model: Any) -> int:
-    """The number of non-embedding parameters: all but those of nn.Embedding and the output head."""
+    """The number of non-embedding parameters: all except nn.Embedding and the output head."""
     import torch
 
     outside = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}

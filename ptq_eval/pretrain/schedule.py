@@ -17,7 +17,7 @@ SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine", "wsd")
 
 
 def factor(schedule: Schedule, step: int, *, warmup: int, total: int) -> float:
-    """The learning rate at `step` (0-based) divided by the peak rate; for wsd, that of the trunk."""
+    """The learning rate at `step` (0-based) divided by the peak rate; for wsd, the trunk's."""
     if step < warmup:
         return (step + 1) / warmup
     if schedule == "cosine":

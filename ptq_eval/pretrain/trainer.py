@@ -151,6 +151,7 @@ class _Run:
             "global_step": state.step,
             "max_steps": self.targets[-1],
             "num_input_tokens_seen": state.step * self.tokens_per_step,
+            "epoch": state.step * self.tokens_per_step / self.batches.epoch_tokens,
             "train_batch_size": self.config.batch_size,
             "learning_rate": rate,
             "schedule": self.config.schedule,

@@ -54,12 +54,12 @@ def write(
     replicates: Sequence[np.ndarray] | None = None,
     points: Sequence[Point] | None = None,
 ) -> list[Path]:
-    """Write the whole report below `out` and return the paths of its files.  points: those of the table, if known.
+    """Write the whole report below `out` and return the paths of its files.  points: the table's, if known.
 
     `degradation.csv`, `fit.json`, `replicates.npz` if replicates are passed, `report.md` and the same for a browser,
     `report.html`, `tables/degradation.tex` and two figures, one more for named number formats, several calibrations and
-    a run of eight checkpoints each, as PNG, PDF and CSV.  Both pages include a comparison of laws, a backtest and a
-    study of sensitivity if the folder has them.
+    a run of eight checkpoints each, as PNG, PDF and CSV.  Both pages include a comparison of laws, a backtest, a
+    study of sensitivity and mixed models if the folder has them.
     Each file is replaced atomically.
 
     Raises OutputFullError where the folder cannot be written, NothingToFitError for a table without rows, and
@@ -90,8 +90,8 @@ def write(
 
 
 def write_pages(out: Path, study: Study, data: Mapping[str, pd.DataFrame] | None = None) -> list[Path]:
-    """Write `report.md` and `report.html`, with a comparison of laws, a backtest and a study of sensitivity if the
-    folder has them.  data: that of figures, by name, if known."""
+    """Write `report.md` and `report.html`, with a comparison of laws, a backtest, a study of sensitivity and mixed
+    models if the folder has them.  data: the figures' data by name, if known."""
     from ptq_eval.report.common import files
     from ptq_eval.report.run import page
     from ptq_eval.report.web import page as web
@@ -104,12 +104,13 @@ def write_pages(out: Path, study: Study, data: Mapping[str, pd.DataFrame] | None
 
 
 def studies(out: Path) -> tuple[Mapping[str, Any] | None, ...]:
-    """The records of sensitivity, comparison and backtest below `out`, each None where the folder has none."""
+    """The records of sensitivity, comparison, backtest and mixed models below `out`; None for each that is missing."""
     from ptq_eval.report.backtest import page as backtest
     from ptq_eval.report.comparison import page as comparison
+    from ptq_eval.report.mixed import page as mixed
     from ptq_eval.report.sensitivity import page as sensitivity
 
-    return sensitivity.read(out), comparison.read(out), backtest.read(out)
+    return sensitivity.read(out), comparison.read(out), backtest.read(out), mixed.read(out)
 
 
 def renew_page(results: Results) -> list[Path]:

@@ -44,7 +44,7 @@ def first_of(run: Mapping[str, Any]) -> dict[str, CalibrationDraw]:
 
 
 def completed(measurements: Iterable[Measurement], run: Mapping[str, Any]) -> list[Measurement]:
-    """Measurements whose calibrated trials say what their windows are: those of earlier versions had one condition.
+    """Measurements whose calibrated trials say what their windows are: earlier versions had one condition.
 
     The seed stays unknown for draws that are not the run's first.
     """
@@ -136,7 +136,7 @@ def _plain(value: Any) -> Any:
 
 
 def _pairs(rows: Iterable[Any], windows: Mapping[Any, Losses]) -> list[tuple[Any, Any]]:
-    """Measured rows of other conditions, each with that of the first condition in the same cell."""
+    """Measured rows of other conditions, each with the first condition's in the same cell."""
     measured = [row for row in rows if isinstance(row.get("calib_text"), str) and row["key"] in windows]
     first = {_cell(row): row for row in measured if not is_other(row)}
     return [(row, first[_cell(row)]) for row in measured if is_other(row) and _cell(row) in first]

@@ -53,8 +53,10 @@ def cells(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
 
 
 def combined(rows: Sequence[dict[str, Any]], after: np.ndarray, before: np.ndarray, design: Design) -> dict[str, Any]:
-    """The row of several draws from those of each, with the errors that evaluation windows explain; `add_calibration`
-    adds what the draw does.  `after` [draws, windows] and `before` [windows] in nats per token."""
+    """The row of several draws, made of one row per draw, with the errors that evaluation windows explain.
+
+    `add_calibration` adds what the draw does.  `after` [draws, windows] and `before` [windows] in nats per token.
+    """
     row = dict(rows[0])
     row |= {name: float(np.mean([r[name] for r in rows])) for name in _MEANS if all(name in r for r in rows)}
     row["ppl_q"] = math.exp(row["loss_q"]) if row["loss_q"] < 700 else math.inf

@@ -28,7 +28,7 @@ Position: TypeAlias = tuple[Any, ...]
 """Run, step and name of a checkpoint."""
 _PACKAGES = ("ptq-eval", "torch", "numba", "triton", "transformers", "tokenizers", "accelerate", "datasets")
 _PACKAGES += ("safetensors", "numpy", "scipy", "pandas", "matplotlib")
-"""Packages that may change a number, of which the installed ones are recorded."""
+"""Packages that may change a number; those installed are recorded."""
 
 
 def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, started: float) -> dict[str, Any]:

@@ -21,7 +21,7 @@ SUFFIX = "_rtn"
 
 
 def compared(both: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of rows, those of rounding with `SUFFIX`, with what their comparison says.
+    """Pairs of rows, rounding's columns marked by `SUFFIX`, with the result of their comparison.
 
     New columns: `difference` and `error`, nats per token; `floor_known`, whether the chance of both roundings is in
     the error; `p` and `adjusted_p` of "no worse than rounding", NaN where the error is not known.

@@ -69,7 +69,7 @@ class Config:
         return self.quantizer if self.format in ("", "int") else f"{self.quantizer} {self.format}"
 
     def family(self) -> Config:
-        """What all formats of one method share, for laws in which the bits stand for the format."""
+        """What all formats of one method share, for laws that know a format by its bits."""
         return Config(self.quantizer, self.options, calibration=self.calibration, format="")
 
 
@@ -102,7 +102,7 @@ class Point:
     """One usable row; numbers that are not known are NaN.
 
     `bits` are bits per code, P is what laws take for them (`axis_value`), and one degradation law is fitted to all
-    points with the same `curve`: their own `config`, or its `family` where P stands for the format.
+    points with the same `curve`: their own `config`, or its `family` where P tells formats apart.
     """
 
     run: str

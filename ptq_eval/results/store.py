@@ -196,7 +196,7 @@ class Writer:
 
 
 class _RecordFile:
-    """The records of one worker's file, each line of which is parsed once however often the file is read."""
+    """The records of one worker's file; each line is parsed once, however often the file is read."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._parsed, self._end, self._lines = path, list[tuple[str, Measurement]](), 0, 0

@@ -128,7 +128,7 @@ def _compare_with_rounding(
 
 
 def _grid(trial: Trial) -> tuple[Any, ...]:
-    """What a measurement shares with that of rounding which it is compared with."""
+    """What a measurement shares with the one of rounding that it is compared with."""
     scheme = trial.scheme
     return pairing(trial), scheme and (scheme.bits, scheme.group_size, scheme.symmetric, scheme.format)
 

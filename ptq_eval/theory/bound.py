@@ -41,7 +41,7 @@ class Bound:
 
 
 def grid_factor(bits: float) -> float:
-    """4^b/(2^b − 1)²: the squared step of a grid of 2^b points, over that of 2^b steps in the same range."""
+    """4^b/(2^b − 1)²: the squared step of a grid of 2^b points, relative to 2^b steps in the same range."""
     return 4.0**bits / (2.0**bits - 1) ** 2
 
 

@@ -80,7 +80,7 @@ def output_damage(variance: Tensor, diagonal: Tensor) -> float:
     """½·tr(H·E[εᵀε]), H = 2/n Σ xxᵀ: the mean squared error of the layer's output, summed over its features.
 
     `variance` [out, in]; `diagonal` [in] of `LayerStats.hessian`, the only part of H that independent errors of mean 0
-    involve.  The unit is that of the output squared: this is not a loss, and layers cannot be compared by it.
+    involve.  The unit is the output's squared: this is not a loss, and layers cannot be compared by it.
     """
     return 0.5 * float((variance.double() * diagonal.double()).sum())
 

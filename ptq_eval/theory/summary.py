@@ -31,7 +31,7 @@ def _groups(table: Rows) -> dict[tuple[str, int], list[Mapping[str, Any]]]:
 def agreements(table: Rows) -> list[dict[str, Any]]:
     """One entry per quantizer, bit-width, prediction and measured damage, over the layers of one checkpoint.
 
-    `sum` adds up the damages of the layers quantized one at a time; `joint` is that of all together.
+    `sum` adds up the damages of the layers quantized one at a time; `joint` quantizes all together.
     """
     found = []
     for (quantizer, bits), own in _groups(table).items():
@@ -78,8 +78,8 @@ def ratio(above: float, below: float) -> float:
 def bounds(table: Rows) -> list[dict[str, Any]]:
     """The bound of each quantizer of integers, for δ and for KL, beside `predicted`, the constant of the noise model.
 
-    The error of a damage combines that of evaluation, the scatter of the second order and, for δ, the spread of the
-    slope: all of them move one rounding's damage away from its expectation, which is what the bound is about.
+    The error of a damage combines the errors of evaluation, the scatter of the second order and, for δ, the spread of
+    the slope: all of them move one rounding's damage away from its expectation, which the bound is about.
     """
     found = []
     for quantizer in dict.fromkeys(row["quantizer"] for row in table if "format" not in row):

@@ -23,6 +23,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
@@ -32,11 +33,11 @@ from ptq_eval.checkpoints import Overrides
 from ptq_eval.checkpoints.arrivals import Files, files_in
 from ptq_eval.config.options import Options, declared
 from ptq_eval.config.run import RunConfig
-from ptq_eval.config.watch import END, WatchConfig
+from ptq_eval.config.watch import END, WatchConfig, refuse_meaningless
 from ptq_eval.errors import full_disk
 from ptq_eval.jobs.machine import THREADS
 from ptq_eval.models.loading import tokenizer_folder
-from ptq_eval.report.watch.words import metrics
+from ptq_eval.report.watch import words
 
 BUDGET = 0.05
 """The share of training time that measuring may take by default."""
@@ -55,8 +56,8 @@ class Monitor:
     """Measures checkpoints of one run, called `name`, into the output folder `out`.
 
     log and alert are called by `poll`, in the thread that calls it; one that raises is warned of, and not called again.
-    budget: the share of this machine's time that measuring may take (see `WatchConfig.budget`).  threads: those of the
-    other process.  options: those of `ptq_eval.run` and of `ptq-eval watch`.  Raises OptionError for a wrong one, and
+    budget: the share of this machine's time that measuring may take (see `WatchConfig.budget`).  threads: how many the
+    other process has.  options: as for `ptq_eval.run` and `ptq-eval watch`.  Raises OptionError for a wrong one, and
     OutputFullError if `out` cannot be written.
     """
 
@@ -77,6 +78,7 @@ class Monitor:
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._lock = threading.Lock()
         self._waiting: list[Path] = []
+        self._replaced: set[Path] = set()
         self._copying: threading.Thread | None = None
         self._heard = threading.Thread(target=self._listen, daemon=True)
         command = [sys.executable, "-m", "ptq_eval", "watch", str(self.copies), "-o", str(self.out), "--json"]
@@ -128,13 +130,11 @@ class Monitor:
             found.append(self._events.get())
         for event in found:
             if event["event"] == "measured":
-                self._call("_log", metrics(event), event["step"])
+                self._call("_log", words.metrics(event), event["step"])
             elif event["event"] == "alert":
                 self._call("_alert", event)
             elif event["event"] in ("unmeasured", "delayed", "ended"):
-                warnings.warn(
-                    f"ptq-eval: {event.get('location', '')} {event['error']}".replace("  ", " "), stacklevel=2
-                )
+                warnings.warn(words.warning_text(event), stacklevel=2)
         return found
 
     def close(self, timeout: float | None = None) -> list[dict[str, Any]]:
@@ -178,15 +178,18 @@ class Monitor:
             if tokenizer is not None and tokenizer_folder(partial) is None:
                 tokenizer.save_pretrained(partial)
             _say_place(partial, step, tokens)
-            shutil.rmtree(target, ignore_errors=True)
+            _remove(target)
             partial.rename(target)
         except Exception as error:  # a tokenizer may raise anything, and nothing would hear of it in a thread
             shutil.rmtree(partial, ignore_errors=True)
-            self._events.put({"event": "unmeasured", "location": str(folder), "error": f"it cannot be copied: {error}"})
+            self._events.put(words.uncopied_json(folder, error))
             return
         with self._lock:
+            self._replaced.update(self._waiting)
+            self._replaced.discard(target)
             for other in self._waiting:
-                shutil.rmtree(other, ignore_errors=True)
+                if other != target:
+                    _remove(other)
             self._waiting = [target]
 
     def _listen(self) -> None:
@@ -197,17 +200,21 @@ class Monitor:
                 event = json.loads(line)
             except ValueError:  # half a line, of a process that was killed
                 continue
-            place = Path(event["location"]) if event.get("location") else None
-            with self._lock:
-                if place in self._waiting:
-                    self._waiting.remove(place)
-            if place is not None and event["event"] in ("measured", "unmeasured"):
-                shutil.rmtree(place, ignore_errors=True)
-            self._events.put(event)
+            self._hear(event)
         self._process.stdout.close()
         if code := self._process.wait():
-            where = self.out / "watch.log"
-            self._events.put({"event": "ended", "error": f"measuring ended with exit code {code}, see {where}"})
+            self._events.put(words.ended_json(code, self.out / "watch.log"))
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        place = Path(event["location"]) if event.get("location") else None
+        with self._lock:
+            if place in self._waiting:
+                self._waiting.remove(place)
+            vanished = place in self._replaced and event["event"] == "unmeasured"
+        if place is not None and event["event"] in ("measured", "unmeasured"):
+            _remove(place)
+        if not vanished:  # it was being read when a newer one replaced it, which is no fault of the checkpoint
+            self._events.put(event)
 
     def _call(self, name: str, *arguments: Any) -> None:
         function = getattr(self, name)
@@ -217,7 +224,7 @@ class Monitor:
             function(*arguments)
         except Exception as error:  # a logger's trouble must not end a training
             setattr(self, name, None)
-            warnings.warn(f"ptq-eval: {name.strip('_')} raised {error!r}, and is not called again", stacklevel=3)
+            warnings.warn(words.raised_text(name.strip("_"), error), stacklevel=3)
 
 
 def _states(folder: Path) -> Files:
@@ -227,6 +234,15 @@ def _states(folder: Path) -> Files:
         for state in files_in(folder)
         if not any(fnmatch(part, pattern) for part in Path(state[0]).parts for pattern in EXCLUDED)
     )
+
+
+def _remove(copy: Path) -> None:
+    """Delete a copy; the other process, which may look at any moment, never sees half of it."""
+    hidden = copy.with_name(f".removed-{copy.name}")
+    with suppress(OSError):
+        shutil.rmtree(hidden, ignore_errors=True)
+        copy.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _say_place(folder: Path, step: int, tokens: int | None) -> None:
@@ -241,6 +257,7 @@ def _say_place(folder: Path, step: int, tokens: int | None) -> None:
 
 def _arguments(options: Mapping[str, Any]) -> list[str]:
     """Options as arguments of the command line.  Raises OptionError for an unknown or a wrong one."""
+    refuse_meaningless(options)
     kinds: tuple[type[Options], ...] = (WatchConfig, RunConfig, Overrides)
     known = {name for kind in kinds for name in declared(kind)}
     found: list[str] = []

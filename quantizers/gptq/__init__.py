@@ -9,7 +9,7 @@ H⁻¹ that are ever needed are rows of its upper Cholesky factor U, H⁻¹ = U�
 
 `tests/reference/gptq.py` is Algorithm 1 as printed.  This package computes the same numbers another way, with a third
 fewer operations and smaller rounding errors, because it never inverts H.  Cholesky in reversed order gives H = RRᵀ with
-R upper triangular, so U = R⁻¹, and the diagonal blocks of U are the inverses of those of R.  Let F be the columns
+R upper triangular, so U = R⁻¹, and the diagonal blocks of U are the inverses of R's.  Let F be the columns
 already rounded, B the next block, and Δ = W − Ŵ the differences from the *original* weights.  ‖ΔR‖² is minimal over Δ_B
 where Δ_B·R_BB = −Δ_F·R_FB, so the weights that the algorithm has reached when it comes to block B are
 
@@ -27,7 +27,7 @@ Choices that the paper leaves open are made as in the authors' code, with the ex
 
 - Scales.  A group's scale is set when its first column is reached, from the weights as they were at the start of the
   current block of `block_size` columns: they include the errors of earlier blocks only (`group_scale_from`).
-- Formats.  The scale of a whole tensor (NVFP4) is that of the original weights, and so are all scales of formats whose
+- Formats.  The scale of a whole tensor (NVFP4) comes from the original weights, and so are all scales of formats whose
   blocks hold several groups (K-quants), as with `static_groups`.
 - Order.  `act_order` takes the columns by decreasing diag H.  Groups are then formed of neighbours in that order;
   `static_groups` keeps the groups of the original order, with scales from the original weights.

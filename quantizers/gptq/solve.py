@@ -39,7 +39,7 @@ def solve(
     mse: bool,
     widen: Tensor | None = None,
 ) -> list[QuantizedWeight]:
-    """`weight` [in, rows] under every scheme; the columns are rounded in `order`, which is also that of the `factor` R.
+    """`weight` [in, rows] under every scheme; the columns are rounded in `order`, and the `factor` R is ordered so too.
 
     `outers[i]` is the `grid.outer_of` the original rows under schemes[i].  `widen` [groups, rows] multiplies the ranges
     of integer groups.

@@ -2,7 +2,7 @@
 
 `solve_block` rounds a block of GPTQ's columns one by one to integers, `solve_levels` to the levels of another format;
 `rounding_errors` rounds a weight under many channel scales to integers, as AWQ's search does.  In torch they are chains
-of small operations, each of which reads and writes the whole matrix; compiled, a tile of rows stays in the core's cache
+of small operations, each reading and writing the whole matrix; compiled, a tile of rows stays in the core's cache
 until its last column is done.
 
     plain.py    torch, on every device; the compiled versions are tested against it

@@ -50,7 +50,7 @@ def solve_block(block: Block) -> None:
 
 
 class LevelBlock(NamedTuple):
-    """A block of columns under one format of levels; the fields are those of `Block` without its leading dimension."""
+    """A block of columns under one format of levels; its fields are as in `Block`, without the leading dimension."""
 
     state: Tensor
     original: Tensor

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -11,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ptq_eval import units
+from ptq_eval.backends import process, worker
 from ptq_eval.backends.base import Cell
 from ptq_eval.backends.environments import place_of
-from ptq_eval.backends.process import Limits, write_job
+from ptq_eval.backends.process import Limits, Worker, write_job
 from ptq_eval.backends.workers import Workers
 
 
@@ -53,7 +55,58 @@ def test_a_worker_that_hangs_is_ended_and_the_next_cell_is_done(fakes, exchange)
 
 def test_a_worker_that_is_not_ready_in_time_fails_in_all_cells(fakes, exchange):
     found = answers(exchange, "good", "good", seconds=0.2)
-    assert [("no answer within 0.2 s" in answer.error) for answer in found] == [True, True]
+    assert [("its package was not imported within 0.2 s" in answer.error) for answer in found] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("imported", "answered", "reason"),
+    [
+        (8, 16, ""),
+        (8, 30, "no answer within 10 s"),
+        (12, 16, "its package was not imported within 10 s"),
+    ],
+)
+def test_the_clock_of_a_cell_starts_once_the_package_is_imported(
+    fakes, tmp_path, monkeypatch, imported, answered, reason
+):
+    answer, now = tmp_path / "0.json", [0]
+
+    def sleep(_):
+        now[0] += 1
+        if now[0] == answered:
+            answer.touch()
+
+    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    monkeypatch.setattr(Worker, "ready", property(lambda _: now[0] >= imported))
+    one = Worker(place_of("fake"), 1)
+    try:
+        assert one.wait(answer, Limits(10)) == reason
+    finally:
+        one.close(kill=True)
+
+
+def test_a_progress_bar_is_not_the_last_word(fakes):
+    one = Worker(place_of("fake"), 1)
+    one._process.kill()
+    one._process.wait()
+    try:
+        one._log.write_text(
+            "cannot allocate\n\rLoading weights:   0%|          | 0/21\rLoading weights: 100%|███| 21/21\n"
+        )
+        assert one.last_words().startswith(": cannot allocate; log: ")
+    finally:
+        one.close(kill=True)
+
+
+def test_a_backend_that_returns_nothing_is_named(tmp_path):
+    class Forgetful:
+        def quantize(self, job):
+            pass
+
+    before, job = SimpleNamespace(ids={}), {"layers": {}, "device": "cpu", "reload": False}
+    cell = {"method": "m", "bits": 4, "group_size": 16, "symmetric": False}
+    with pytest.raises(TypeError, match="returned nothing, neither a model"):
+        worker._cell(Forgetful(), before, job, cell, tmp_path / "0.safetensors")
 
 
 def test_a_worker_that_takes_too_much_memory_is_ended(fakes, exchange):

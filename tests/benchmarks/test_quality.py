@@ -86,6 +86,7 @@ def test_the_subject_is_one_that_quantization_damages(tmp_path, monkeypatch):
     """Twice the damage at 4 bits would miss the limit; at 2 bits, a hundredth more."""
     checkpoint = last_of_each_run(ROOT / "examples" / "trajectory")[-1]
     losses = {}
+    monkeypatch.setattr(quality, "BITS", (2, 3, 4))  # no figure shows 8
     monkeypatch.setattr(quality, "VARIANTS", {"ours": {}, "ours, clipping": quality.VARIANTS["ours, clipping"]})
     full = quality.measure_ours(losses, checkpoint, tmp_path, eval_windows=16, calib_windows=4, calib_seed=0)
     for method in quality.METHODS:

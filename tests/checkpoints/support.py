@@ -4,6 +4,8 @@ import json
 
 from safetensors.torch import load_file, save_file
 
+from ptq_eval.checkpoints import discover, error_for, verify
+
 HIDDEN = 32
 
 
@@ -34,6 +36,15 @@ def write_tokenizer(folder, words=("a", "b")):
 
 def codes(checkpoint):
     return [problem.code for problem in checkpoint.problems]
+
+
+def only_problem(root):
+    """The one problem of the first checkpoint under `root`, which excludes it, and its error."""
+    found = verify(discover([root])[0])
+    (problem,) = found.problems
+    assert problem.fatal
+    assert "\n" not in str(problem)
+    return problem, error_for(found, problem)
 
 
 def touch_checkpoint(folder, **changes):

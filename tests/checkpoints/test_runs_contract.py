@@ -33,6 +33,36 @@ def test_another_model_in_the_run(trainer_run, save):
     assert [codes(c) for c in found] == [[], ["model_differs"], []]
 
 
+def test_a_first_checkpoint_of_another_model_does_not_exclude_the_others(trainer_run, save):
+    save(trainer_run / "checkpoint-200", seed=9, config=llama_config(num_hidden_layers=1))
+    found = verify_all(discover([trainer_run]))
+    assert [codes(c) for c in found] == [["model_differs"], [], []]
+    assert "small@500" in found[0].fatal[0].message
+
+
+def test_a_first_checkpoint_with_another_tokenizer_does_not_exclude_the_others(trainer_run):
+    write_tokenizer(trainer_run / "checkpoint-200", words=("a", "c"))
+    found = verify_all(discover([trainer_run]))
+    assert [codes(c) for c in found] == [["tokenizer_differs"], [], []]
+
+
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 3}, {"hidden_size": 48}, {"vocab_size": 96}])
+def test_a_checkpoint_that_cannot_be_loaded_is_no_reference_for_the_only_other_one(trainer_run, change):
+    shutil.rmtree(trainer_run / "checkpoint-1000")
+    path = trainer_run / "checkpoint-200" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    first, second = verify_all(discover([trainer_run]))
+    assert "not_loaded" in codes(first)
+    assert not second.problems
+
+
+def test_tokens_of_an_excluded_checkpoint_do_not_exclude_later_ones(trainer_run):
+    (trainer_run / "checkpoint-200" / "model.safetensors").write_bytes(b"")
+    overrides = Overrides(tokens={200: 9000, 500: 4000, 1000: 6000})
+    found = verify_all(discover([trainer_run], overrides=overrides))
+    assert [bool(c.fatal) for c in found] == [True, False, False]
+
+
 def test_steps_out_of_order_with_tokens(trainer_run):
     overrides = Overrides(tokens={200: 5000, 500: 4000, 1000: 6000})
     found = verify_all(discover([trainer_run], overrides=overrides))

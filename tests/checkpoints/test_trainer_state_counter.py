@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptq_eval.checkpoints import Overrides, discover
-from ptq_eval.checkpoints.trainer_state import with_whole_counts
+from ptq_eval.checkpoints.trainer_state import with_trainer_state, with_whole_counts
 from ptq_eval.records import Checkpoint
 from tests.checkpoints.support import codes, touch_checkpoint
 
@@ -51,6 +51,26 @@ def test_floating_point_operations_that_start_again(tmp_path):
     assert [c.tokens for c in found] == pytest.approx([per_step, 2 * per_step, 3 * per_step, 4 * per_step])
     assert [codes(c) for c in found] == [[], [], ["counter_restart"], []]
     assert "total_flos / (6 · N_hf)" in found[2].problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("seen", "doubted"),
+    [
+        ((98, 314), [0]),
+        ((98 * 4, 314 * 64), [0]),
+        ((98 * 64, 314 * 64), []),
+        ((10**30, 2 * 10**30), [0]),
+        ((98 * 10**6, 314 * 10**6), []),
+    ],
+)
+def test_a_counter_of_something_other_than_tokens_is_named_once(tmp_path, seen, doubted):
+    for step, value in zip((98, 314), seen):
+        folder = touch_checkpoint(tmp_path / "run" / f"checkpoint-{step}")
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "num_input_tokens_seen": value}))
+    found = discover([tmp_path / "run"])
+    assert [at for at, checkpoint in enumerate(found) if "counter_unit" in codes(checkpoint)] == doubted
+    corrected = discover([tmp_path / "run"], overrides=Overrides(tokens_per_step=2048))
+    assert not any("counter_unit" in codes(checkpoint) for checkpoint in corrected)
 
 
 def test_counters_of_two_kinds_are_not_compared(tmp_path):
@@ -184,3 +204,13 @@ def test_what_is_wrong_with_a_state_is_said_in_words(tmp_path, state, words):
     (found,) = discover([tmp_path])
     (problem,) = [problem for problem in found.problems if problem.code == "unreadable_state"]
     assert problem.message.endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("written", "epochs"), [(13.9, 13.9), (0, 0.0), ("many", None), (True, None), (-1, None), (None, None)]
+)
+def test_epochs_are_read_where_they_are_a_count(written, epochs, tmp_path):
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 5, "epoch": written}))
+    found = with_trainer_state(Checkpoint("r", 5, 100, 10), tmp_path)
+    assert found.epochs == epochs
+    assert not found.problems

@@ -1,6 +1,7 @@
 """Contract: `ptq-eval compare`, its exit codes, its files and what it refuses."""
 
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -39,6 +40,12 @@ def test_the_exit_code_is_the_verdict(ptq_eval, results, new, code, said):
     assert said in " ".join(answer.out.split())
 
 
+def test_errors_are_added_only_where_something_is_compared(ptq_eval, results):
+    stored, words = Path(__file__).parents[2] / "results" / "embedded", "The errors of both δ were added instead"
+    assert words not in " ".join(ptq_eval("compare", results["old"], stored).out.split())
+    assert words in " ".join(ptq_eval("compare", stored, stored).out.split())
+
+
 def test_a_tolerance_that_is_not_exceeded_lets_the_change_pass(ptq_eval, results):
     assert ptq_eval("compare", results["old"], results["worse"], "--tolerance", "0.05").code == 0
 
@@ -60,6 +67,13 @@ def test_files_are_written_for_machines_and_people(ptq_eval, results, tmp_path, 
     assert len(json.loads(names["--benchmark-json"].read_text())) == 6
     assert json.loads(names["--json"].read_text())["verdict"] == "worse"
     assert all(str(path) in answer.out.replace("\n", "") for path in names.values())
+
+
+def test_a_place_that_cannot_be_written_has_a_remedy_that_exists(ptq_eval, results, monkeypatch, tmp_path):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "missing" / "summary.md"))
+    answer = ptq_eval("compare", results["old"], results["old"], "--summary")
+    assert answer.code == 22
+    assert answer.err.endswith("remedy: choose another place for it\n")
 
 
 def test_a_wrong_command_line_is_no_verdict(ptq_eval, results, monkeypatch):

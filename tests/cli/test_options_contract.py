@@ -107,6 +107,8 @@ def test_a_flag_that_occurs_twice_is_refused(ptq_eval, material, tmp_path):
     [
         (("--fixed", "alpha=0.3", "--start", "alpha=0.4"), "no effect on a constant that is fixed"),
         (("--bounds", "alpha=0.3:0.4", "--start", "alpha=2"), "--start is outside --bounds"),
+        (("--bounds", "alpha=0.9:0.1"), "--bounds are the wrong way round"),
+        (("--bounds", "alpha=0.5:0.5"), "--bounds are the wrong way round"),
         (("--tied", "alpha=alpha"), "compares a constant with itself"),
     ],
 )
@@ -170,6 +172,7 @@ def test_the_counts_of_every_command_are_tested():
         "work",
         "compare",
         "dataset",
+        "paper",
     }
     assert len(COUNTS) > 30
     assert len(NUMBERS) > 10

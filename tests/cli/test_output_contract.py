@@ -127,7 +127,7 @@ def test_a_folder_that_may_not_be_written(ptq_eval, material, quick, tmp_path):
     with mounted(locked, "ro") if os.geteuid() == 0 else nullcontext():  # nothing is locked to root
         for out in (locked, locked / "out"):
             answer = ptq_eval("run", material.run, "-o", out, *quick)
-            answer.refuses(22, "cannot be written", str(locked), "remedy: choose another -o")
+            answer.refuses(22, "cannot be written", str(locked), "remedy: choose another place")
         assert list(locked.iterdir()) == []
 
 

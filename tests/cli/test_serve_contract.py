@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import pytest
 
 from ptq_eval import errors
+from ptq_eval.cli.server import bind
 from ptq_eval.report.web.live import Folder
-from ptq_eval.report.web.server import bind
 from ptq_eval.results.store import Store
 from tests.cli.support import start
 

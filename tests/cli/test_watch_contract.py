@@ -68,6 +68,7 @@ def test_a_watch_that_is_told_so_ends_by_itself(ptq_eval, trajectory, quick, tmp
     [
         (["--budget", "5"], "--budget is too large | got 5 | allowed: above 0, at most 1"),
         (["--every", "never"], "--every"),
+        (["--jobs", "2"], "No such option '--jobs'"),
         (["--pid", "0"], "--pid is too small"),
     ],
 )

@@ -109,13 +109,10 @@ def test_the_steps_of_the_workflow_measure_twice_and_compare(project):
     quick = f"--eval-text {project}/evaluation.txt --calib-text {project}/evaluation.txt --seq-len 16 --eval-windows 8"
     env = {**WORKFLOW["env"], "OLD": "main", "GRID": f"--quantizers rtn --bits 4 --bootstrap 10 --device cpu {quick}"}
     uses = [step["uses"].split("@")[0] for step in STEPS if "uses" in step]
-    assert uses == ["actions/checkout", "actions/setup-python", "OWNER/ptq-eval", "actions/upload-artifact"]
+    assert uses == ["actions/checkout", "actions/setup-python", "actions/upload-artifact"]  # nothing to fill in
     for step in STEPS:
         if "run" in step:
             code, said = bash(step, project, **env)
-            assert code == 0, said
-        elif step["uses"].startswith("OWNER/"):
-            code, said = act(project, **step["with"])
             assert code == 0, said
         elif "upload" in step["uses"]:
             assert (project / step["with"]["path"] / "gate.xml").exists()

@@ -2,8 +2,10 @@
 doubted."""
 
 import copy
+import json
 from importlib.metadata import EntryPoint
 
+import pandas as pd
 import pytest
 import torch
 
@@ -171,6 +173,18 @@ def test_the_report_and_the_table_say_it(trajectory, options, tmp_path):
     assert rows.loc["idle", "doubts"].str.contains("like_rounding").all()
     assert list(doubt_texts(load(tmp_path / "out").frame)) == [text]
     assert list(doubt_texts(result.table.drop(columns=["doubts", "second_order_ratio"]))) == []
+
+
+def test_what_is_true_of_several_methods_and_formats_is_said_once():
+    def rounded(layers):
+        return json.dumps(doubts.of_rounded(["embed"] * layers, 16))
+
+    rows = [("gptq", "int", rounded(1)), ("gptq", "nvfp4", rounded(1)), ("awq", "int", rounded(2)), ("awq", "q4_k", "")]
+    table = pd.DataFrame(rows, columns=["quantizer", "format", "doubts"])
+    table = table.assign(bits=4, group_size=32, symmetric=False, calibration="shared", options="")
+    once, other = doubt_texts(table)
+    assert once.startswith("gptq, gptq nvfp4, 2 of 2 measurements: the weights of 1 of 16 layers (embed)")
+    assert other.startswith("awq, 1 of 1 measurement: the weights of 2 of 16 layers")
 
 
 def test_every_doubt_has_a_sentence():

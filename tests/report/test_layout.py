@@ -21,8 +21,8 @@ def saved(monkeypatch):
     """Every figure that is saved, as it was laid out for its file."""
     seen, save = [], figures.saved
 
-    def remember(figure):
-        for content in save(figure):
+    def remember(figure, kinds):
+        for content in save(figure, kinds):
             seen.append(figure)
             yield content
 

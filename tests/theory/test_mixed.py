@@ -9,8 +9,14 @@ from ptq_eval.errors import OptionError
 from ptq_eval.jobs.sensitivity import sensitivity
 from ptq_eval.measure import mixtures
 from ptq_eval.models.language_model import LanguageModel
+from ptq_eval.report import studies
+from ptq_eval.report.common.data import Study
+from ptq_eval.report.mixed import page as mixed_page
+from ptq_eval.report.run import page as run_page
+from ptq_eval.report.web import page as web_page
 from ptq_eval.results.store import Store
 from quantizers import Scheme
+from tests.report.synthetic import make_fit, make_run, make_table
 
 GRID = {"bits": (2, 3, 4), "group_size": 16, "seq_len": 32, "eval_windows": 12, "calib_windows": 4, "device": "cpu"}
 
@@ -86,6 +92,21 @@ def test_the_page_names_every_plan(made):
         assert (out / plan["file"]).exists()
         assert plan["file"] in page
     assert (out / "figures" / "mixed.png").stat().st_size > 10_000
+
+
+def test_the_report_has_the_plans_and_draws_layers_and_models_in_the_browser(made):
+    out, record, quantizer = made
+    table = make_table()
+    study, records = Study(table, make_fit(table), make_run(table)), studies(out)
+    assert records[3] == record
+    assert f"## {mixed_page.TITLE}\n" in run_page.document(study, *records)
+    html = web_page.document(study, records, figures=out / "figures")
+    for plan in record["checkpoints"][0]["plans"]:
+        assert f"mixed, {plan['budget']}" in html
+    for name in ("mixed", f"sensitivity_{quantizer}"):
+        assert f'data-figure="{name}"' in html
+        assert f'"figures/{name}.csv":' in html
+    assert 'class="picture"' not in html
 
 
 @pytest.mark.parametrize(

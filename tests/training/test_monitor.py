@@ -72,7 +72,12 @@ def test_the_end_of_the_other_process_is_warned_of_once(saved_at, quick, tmp_pat
 @slow
 @pytest.mark.parametrize(
     ("wrong", "error"),
-    [({"bitz": 4}, OptionError), ({"budget": 2}, OptionError), ({"quantizers": "gtpq"}, UnknownPluginError)],
+    [
+        ({"bitz": 4}, OptionError),
+        ({"budget": 2}, OptionError),
+        ({"jobs": 2}, OptionError),
+        ({"quantizers": "gtpq"}, UnknownPluginError),
+    ],
 )
 def test_a_wrong_option_is_refused_at_once(quick, tmp_path, wrong, error):
     with pytest.raises(error):
@@ -149,3 +154,30 @@ def test_the_end_of_training_waits_for_no_space_on_a_disk(beside, monkeypatch):
     monkeypatch.setattr(Path, "touch", full)
     with pytest.warns(UserWarning, match="measuring ended with exit code -15"):
         mine.close()
+
+
+@slow
+def test_copies_that_wait_are_replaced_whole(saved_at, quick, tmp_path, monkeypatch):
+    removed, really = [], shutil.rmtree
+
+    def rmtree(path, **more):
+        if path.exists():
+            removed.append(path.name)
+        really(path, **more)
+
+    mine = Monitor(tmp_path / "out", budget=1e-9, **quick)
+    monkeypatch.setattr(monitor.shutil, "rmtree", rmtree)
+    for step in (100, 200, 200):  # the last one again, with its first copy still waiting
+        folder = saved_at(step)
+        mine.saved(folder, step=step, tokens=step * 2000)
+        assert mine._copying is not None
+        mine._copying.join()
+    assert [path.name for path in mine.copies.iterdir() if not path.name.startswith(".")] == ["checkpoint-200"]
+    assert {name for name in removed if "checkpoint" in name} == {".removed-checkpoint-100", ".removed-checkpoint-200"}
+    place = str(mine.copies / "checkpoint-100")
+    late = {"event": "unmeasured", "location": place, "error": "no config.json"}
+    mine._hear(late)  # said of a copy that was replaced while it was read
+    assert late not in mine.poll()
+    found = mine.close()
+    assert [event["step"] for event in found if event["event"] == "measured"] == [200]
+    assert not [event for event in found if event["event"] == "unmeasured"]

@@ -10,7 +10,7 @@ ROWS = 8
 """Windows of a batch."""
 
 STEPS, QUICK_STEPS = 200, 10
-"""Of SignRound, for each block: the package's default, and those of a conformance run."""
+"""Steps of SignRound for each block: the package's default, and for a conformance run."""
 
 
 class AutoRound(Backend):

@@ -10,7 +10,7 @@ from ptq_eval.backends.base import Backend, Job, Method
 class GPTQModel(Backend):
     """ModelCloud's package, with its defaults but for the layers' kernels.
 
-    These are the plain torch ones, because the others want a GPU; that of AWQ packs 16-bit models only.  Columns are
+    These are the plain torch ones, because the others want a GPU; AWQ's packs 16-bit models only.  Columns are
     taken in an order of its own within groups, and damping starts at 0.05.
     """
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class TorchAO(WeightBackend):
     """`quantize_` of one linear layer with the configurations that need no kernel of a GPU.
 
-    `Int4WeightOnlyConfig` packs for such a kernel; its integers are those of `IntxWeightOnlyConfig`, measured here.
+    `Int4WeightOnlyConfig` packs for such a kernel; `IntxWeightOnlyConfig`, measured here, has the same integers.
     """
 
     name = "torchao"

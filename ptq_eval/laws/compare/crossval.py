@@ -2,7 +2,7 @@
 
 A law is used to extrapolate, so what is held out are not random points but an end of the range: the largest D, the
 largest N, or one bit-width after another.  An end is made of whole values (those within 5 % count as one), as many as
-are needed to hold a tenth of the points.  Errors are those of the point prediction; held-out points do not affect the
+are needed to hold a tenth of the points.  Errors are of the point prediction; held-out points do not affect the
 weights.
 
 `log_error` is the natural measure where responses span orders of magnitude, and is defined for positive ones only;
@@ -74,7 +74,7 @@ class HeldOut:
 def held_out(law: Law, data: Data, by: Literal["D", "N", "P"] = "D", **fit_options: Any) -> HeldOut:
     """Fit `law` to `data` without its largest D, without its largest N, or without one bit-width in turn.
 
-    `fit_options` are those of `fit`; no intervals are computed unless `intervals` is given.  Where the data cannot
+    `fit_options` as for `fit`; no intervals are computed unless `intervals` is given.  Where the data cannot
     be split or the rest cannot be fitted, the status says why; OptionError for another `by`.
     """
     if by not in BY:

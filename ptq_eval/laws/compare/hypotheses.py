@@ -138,7 +138,7 @@ def _equality(difference: Estimate, gain: float, wider: float) -> Equality:
 
 
 def _wider(result: FitResult, claims: int) -> float:
-    """The length of an interval that holds at 95 % for all of `claims` together, in units of those of a fit."""
+    """The length of an interval that holds at 95 % for all of `claims` together, in units of a fit's intervals."""
     df = result.covers.n_clusters - 1 if result.covers.n_clusters > 1 else math.inf
     return errors_for_all(claims, df) / float(stats.t.ppf((1 + result.level) / 2, df))
 

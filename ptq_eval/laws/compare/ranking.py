@@ -9,7 +9,7 @@ dominate.
 
 Every kind of held-out point counts the same; `candidate` defines the error of a point.
 
-A law is significantly *worse* if its errors on the same held-out points, or its AICc, exceed those of the best law by
+A law is significantly *worse* if its errors on the same held-out points, or its AICc, exceed the best law's by
 more than chance would explain.  Points are not independent: bit-widths of a checkpoint share its weights, checkpoints
 of a run its seed.  Both differences are therefore summed by run (by checkpoint, with fewer than three runs), and must
 exceed their standard error over those sums by Student's t at 5 %, for both measures and all pairs of laws in all

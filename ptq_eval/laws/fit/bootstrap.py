@@ -93,7 +93,7 @@ def window_noise(windows: np.ndarray, n_boot: int, seed: int, design: Design | n
     """Change of every point's mean when the windows are drawn anew.
 
     windows [n, n_windows], the response per window; `design`: how they were drawn, one for all points or one for each
-    [n], None as if independently.  Returns [n_boot, n], in the response's unit; its variance is that of the means.
+    [n], None as if independently.  Returns [n_boot, n], in the response's unit; it varies as the means do.
     """
     n, n_windows = windows.shape
     designs = design if isinstance(design, np.ndarray) else np.full(n, design, object)

@@ -22,7 +22,7 @@ from ptq_eval.laws.findings import Caution, Finding, Why, caution, why
 from ptq_eval.laws.fit.choice import Choice
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.requirements import standard_errors
-from ptq_eval.laws.forecast.turns import Line, forecasts
+from ptq_eval.laws.forecast.folder import Line, forecasts
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
 from ptq_eval.laws.turning.observed import TurningPoint, controlled, turning_point
@@ -94,7 +94,7 @@ def fit_points(
     laws: Choice | None = None,
     axis: BitsAxis = "bits",
 ) -> FolderFit:
-    """Fit every law of the main job to the points of a folder, or those of `laws`.
+    """Fit every law of the main job, or those in `laws`, to the points of a folder.
 
     windows: by key, the loss per evaluation window after and before quantization (nats per token); may be
     empty.  axis: what P is in these points.  The content holds "fits", "critical_tokens", "cautions", "version",

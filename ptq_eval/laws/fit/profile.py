@@ -6,8 +6,8 @@ An end of the interval is where the objective, minimised over all other constant
 
 t being Student's quantile for the points left over: for squares that is the exact F test of one constant, for the
 robust losses the test of Schrader and Hettmansperger (1980).  Unlike "value ± standard error" this follows curved
-valleys such as that of A and alpha, and tells an end that is open: the bound of the search is then the end.  Points are
-taken as independent; with runs that differ, the bootstrap over runs is the honest one.
+valleys such as the one of A and alpha, and detects an open end, where the interval ends at the bound of the search.
+Points are taken as independent; with runs that differ, the bootstrap over runs is the honest one.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def _first_of(values: np.ndarray, places: np.ndarray, rows: np.ndarray) -> str:
 
 
 def confounded(law: Law, data: Data) -> tuple[str, str] | None:
-    """Two variables of `law` of which one is a power of the other within 5 %, as D = 20·N.
+    """Two variables of `law`, one a power of the other within 5 %, as D = 20·N.
 
     None where too few points or values say enough already, and for laws with fixed or tied constants, which need no
     distinct values: there the rank of the derivatives tells.

@@ -102,7 +102,7 @@ def _wide(p: Parameter, width: float) -> bool:
 
 
 def minimise(problem: Problem, z: np.ndarray, start: np.ndarray, hold: np.ndarray | None = None) -> Minima:
-    """`solver.minimise` for every loss, that of absolute values included."""
+    """`solver.minimise` for every loss, absolute values included."""
     if problem.loss.k > 0:
         return solver.minimise(problem, z, start, hold)
     points = np.clip(start, *search_bounds(problem.law))

@@ -70,7 +70,7 @@ class Problem:
 
     def derived(self, points: np.ndarray, z: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The residuals, the derivatives of f by the search coordinates in `out` [replicates, p, n], and what these are
-        to be multiplied by to be those of t(f)/sigma."""
+        to be multiplied by to give t(f)/sigma."""
         theta = to_theta(self.law, points)
         with np.errstate(all="ignore"):
             f, gradient = self.law.linearise(theta, self.data)
@@ -118,7 +118,7 @@ def to_search(law: Law, theta: Theta) -> np.ndarray:
 
 def to_theta(law: Law, points: np.ndarray) -> dict[str, np.ndarray]:
     """The inverse of `to_search`, for [p] or [replicates, p]; constants become [1] or [replicates, 1]."""
-    columns = np.moveaxis(points, -1, 0)[..., None]
+    columns = points.T[..., None]
     return {p.name: np.exp(c) if p.log else c for p, c in zip(law.parameters, columns)}
 
 
@@ -133,7 +133,7 @@ def minimise(problem: Problem, z: np.ndarray, start: np.ndarray, hold: np.ndarra
     """Minimise the objective from each row of `start`.
 
     z is [n] or [replicates, n], start [replicates, p] in search coordinates; `hold` [replicates, p] marks the
-    coordinates of each row that stay where they start.  The loss must not be that of absolute values.
+    coordinates of each row that stay where they start.  The loss must not be of absolute values.
     """
     bounds = search_bounds(problem.law)
     start = np.clip(start, *bounds)
@@ -169,8 +169,10 @@ class _Rows(ABC):
 
     def local(self, points: np.ndarray, rows: np.ndarray, damping: np.ndarray) -> Local:
         m, p = points.shape
-        found = Local(np.empty(m), np.empty((m, p)), np.empty((m, p, p)))
         with np.errstate(all="ignore"):
+            if 0 < m <= self._size:
+                return self._local(points, rows, damping)
+            found = Local(np.empty(m), np.empty((m, p)), np.empty((m, p, p)))
             for block in self._blocks(m):
                 found.update(block, self._local(points[block], rows[block], damping[block]))
         return found
@@ -252,7 +254,7 @@ class Local:
 
 
 class Objective(Protocol):
-    """What `descend` minimises: many regressions, of which it asks for those in `rows` at `points` [rows, p]."""
+    """What `descend` minimises: many regressions; it asks for some, `rows`, at `points` [rows, p]."""
 
     def values(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The objectives, infinite where there is none."""
@@ -282,7 +284,7 @@ def descend(
     here, damping = here[active], damping[active]
     for _ in range(iterations):
         step, promise = _step(here, damping, points[active], hold[active], bounds)
-        trial = np.clip(points[active] + step, *bounds)
+        trial = np.minimum(np.maximum(points[active] + step, bounds[0]), bounds[1])
         # A promise below the tolerance ends the search, unless it is small only because the damping is large.
         last = (promise <= TOLERANCE * np.maximum(here.value, _FLOOR)) & (damping <= _FREE)
         if np.any(last):
@@ -317,8 +319,8 @@ def _step(
     held = hold | ((points <= bounds[0]) & (slope < 0)) | ((points >= bounds[1]) & (slope > 0))
     slope = np.where(held | ~np.isfinite(slope), 0.0, slope)
     scale = np.sqrt(np.where((diagonal > 0) & np.isfinite(diagonal), diagonal, 1.0))
-    normal = np.where(held[:, :, None] | held[:, None, :], 0.0, normal / scale[:, :, None] / scale[:, None, :])
-    normal = np.where(np.isfinite(normal), normal, 0.0)
-    normal += (damping[:, None] + held + (diagonal <= 0) + _EYE)[:, :, None] * np.eye(points.shape[1])
+    normal = normal / scale[:, :, None] / scale[:, None, :]
+    normal[held[:, :, None] | held[:, None, :] | ~np.isfinite(normal)] = 0.0
+    np.einsum("mpp->mp", normal)[...] += damping[:, None] + held + (diagonal <= 0) + _EYE
     step = np.linalg.solve(normal, (slope / scale)[..., None])[..., 0]
     return step / scale, 0.5 * np.sum(step * slope / scale, axis=1)

@@ -68,7 +68,7 @@ class What(StrEnum):
 
 
 class Ahead(StrEnum):
-    """Which later checkpoint a statement is about; LAST is that of the run, OPEN is for D_crit."""
+    """Which later checkpoint a statement is about; LAST is the run's last one, OPEN is for D_crit."""
 
     NEXT = "next"
     TWICE = "2x"
@@ -258,7 +258,7 @@ def _as_assumed(series: Series, origin: float) -> np.ndarray:
 def _turn_statement(series: Series, origin: float, method: str, paths: Paths, level: float, truth: _Truth) -> Statement:
     said = turn(paths, level)
     if method == FORECAST:
-        said = unless_tested(said, origin, said.high > origin * (1 + 1e-9) or _tested(series.until(origin)))
+        said = unless_tested(said, origin, _tested(series.until(origin)))
     known = not math.isnan(truth.place)
     refuted = known and (truth.high < said.low or truth.low > said.high)
     refuted |= _falls_after(series, said.high, truth.least)

@@ -2,10 +2,10 @@
 
 All three continue the full-precision loss by E + B·D^−beta fitted to all checkpoints up to the origin.  Delta stays as
 it is (`staying`), follows the joint law of Kumar et al. over all bit-widths (`joint`, arXiv 2411.04330, eq. 2 for one
-size), or a power of D per bit-width (`power`).  Their intervals are those of the field: constants from a bootstrap (of
-residuals for the two curves fitted here, of `laws.fit` for the joint law), and the residuals' scatter on top for what a
-checkpoint measures.  Nothing accounts for a law that is wrong.  Where the joint law is not identified, delta stays as
-it is.
+size), or a power of D per bit-width (`power`).  Their intervals are the usual ones of the field: constants from a
+bootstrap (of residuals for the two curves fitted here, of `laws.fit` for the joint law), and the residuals' scatter on
+top for what a checkpoint measures.  Nothing accounts for a law that is wrong.  Where the joint law is not identified,
+delta stays as it is.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ N_DRAWS = 2000
 HORIZON = 16.0
 """How many times the last D paths are drawn."""
 FARTHEST = 4.0
-"""How many times the last D "not before" may be: as far as the backtests go."""
+"""How many times the last D the ends of D_crit may be: as far as the backtests go."""
 GRID = 60
 """Points of a path, evenly in log D."""
 MOST_GROWTH = 3.0
@@ -46,6 +46,8 @@ NOISE_GROWTH = np.linspace(0.0, 1.0, 21)
 """Exponents of D with which the noise of deltas may grow; none is likelier than another beforehand."""
 NEIGHBOURS = 5
 """Checkpoints that say where the smooth path passed one of them."""
+_PAST_LAST = HORIZON ** (0.5 / GRID)
+"""How many times the last D a turn may be whose minimum is at the last checkpoint: half a step of the grid."""
 _LEAST = 1e-12
 
 
@@ -128,7 +130,7 @@ def draw(
 
 
 def smoother(x: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """The matrix [n, n] that replaces a value at x [n] by that of a parabola through it and its neighbours.
+    """The matrix [n, n] that replaces a value at x [n] by a parabola through it and its neighbours, taken there.
 
     The parabola is fitted by least squares to the nearest `NEIGHBOURS` checkpoints; the ends stay as they are, and so
     do fewer checkpoints.  Where the noise [n] is zero everything stays.
@@ -161,7 +163,7 @@ def _growing(
         growth = growth + decay.mean(x) + rng.standard_normal((n_draws, 1)) * decay.spread(x)
     grown = level * np.exp(np.clip(growth, 0.0, MOST_GROWTH))
     scatter = noise * (grown / level if level > 0 else np.ones_like(grown))
-    # The scatter of the last checkpoint, from which the path starts, and that of the one to come.
+    # The scatter of the last checkpoint, where the path starts, and of the one to come.
     start, end = rng.standard_normal((n_draws, 1)), rng.standard_normal(grown.shape)
     return grown, grown + scatter * (start + end), scatter * end, shares
 
@@ -195,7 +197,7 @@ def growth_of_noise(group: Sequence[Series]) -> np.ndarray:
     """The probability of each of `NOISE_GROWTH`, from deltas that are noise: one bit-width, several quantizers.
 
     The noise is a multiple of the standard error (of any constant where that is not known) and a power of D, and the
-    multiple is that of greatest likelihood.  The quantizers share their checkpoints: k of them count as the square root
+    multiple is the most likely one.  The quantizers share their checkpoints: k of them count as the square root
     of k.
     """
     total = np.zeros(len(NOISE_GROWTH))
@@ -223,7 +225,7 @@ class Turn:
 
 
 def turn(paths: Paths, level: float = 0.9) -> Turn:
-    """D_crit with its interval; an end that lies beyond the horizon is open.
+    """D_crit with its interval; an end beyond the horizon is open.
 
     A path that stays at its least loss turns where it leaves it.  A minimum at one place is anywhere nearer to this
     than to the places beside it.
@@ -248,18 +250,20 @@ def turn(paths: Paths, level: float = 0.9) -> Turn:
 def unless_tested(said: Turn, last: float, tested: bool) -> Turn:
     """What of a turn may be stated, from checkpoints up to D = `last`.
 
-    An upper end within the measured range is a claim that the turn happened; unless it passed its test, that end is
-    open.  Of the draws of a flat curve many have their minimum at an earlier checkpoint.  No lower end is beyond
-    `FARTHEST` times the last D: how well forecasts hold farther on has not been tested.
+    An upper end within the measured range, or half a step of the grid beyond, is a claim that the turn
+    happened; unless it passed its test, that end is open.  Of the draws of a flat curve many have their minimum at an
+    earlier checkpoint.  Neither end is beyond `FARTHEST` times the last D: how well forecasts hold farther on has not
+    been tested.
     """
-    low = min(said.low, FARTHEST * last)
-    if tested or said.high > last * (1 + 1e-9):
-        return Turn(low, said.value, said.high)
-    return Turn(low, math.inf, math.inf)
+    farthest = FARTHEST * last
+    low, value = min(said.low, farthest), said.value if said.value <= farthest else math.inf
+    if not tested and said.high <= last * _PAST_LAST * (1 + 1e-9):
+        return Turn(low, math.inf, math.inf)
+    return Turn(low, value, said.high if said.high <= farthest else math.inf)
 
 
 def excludes_some(said: Turn, last: float) -> bool:
-    """Whether a turn has an upper end, or a lower one at or beyond D = `last`, that of the last checkpoint.
+    """Whether a turn has an upper end, or a lower one at or beyond D = `last`, the last checkpoint's.
 
     Either answers whether to train on; a lower end at an earlier checkpoint with an open upper one does not.
     """

@@ -166,7 +166,7 @@ class NEff(Chinchilla):
         self.needs = {**Chinchilla.needs, **distinct}
 
     def variables(self, data: Data) -> dict[str, np.ndarray]:
-        """N, D and the precisions; those of tied parts together, as P."""
+        """N, D and the precisions; tied parts have one together, P."""
         together = np.concatenate([data[name] for name in self.capacity.columns])
         return {name: together if name == "P" else data[name] for name in self.needs}
 

@@ -1,4 +1,4 @@
-"""The full-precision loss with an outer exponent: how the shortage of parameters and that of tokens add up.
+"""The full-precision loss with an outer exponent: how shortages of parameters and of tokens add up.
 
     L = E + (A/N^alpha + B/D^beta)^gamma
 

@@ -139,7 +139,7 @@ EPOCH_2024 = Preset(
     name="EPOCH_2024",
     source="Besiroglu et al. (Epoch AI) 2024, arXiv 2404.10102",
     note="240 points read off a figure of Hoffmann et al. Said to minimise log-Huber(1e-3), on which these constants "
-    "score 0.00102284 and the minimum is 0.00101827; A, B and alpha are those of least absolute deviation "
+    "score 0.00102284 and the minimum is 0.00101827; A, B and alpha are from least absolute deviation "
     "(EPOCH_2024_LAD).",
     constants={"A": 482.01, "alpha": 0.3478, "B": 2085.43, "beta": 0.3658, "E": 1.8172},
     laws=("chinchilla",),

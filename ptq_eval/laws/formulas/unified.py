@@ -11,7 +11,7 @@ served in the precision it was trained in.  Where P exceeds P_x they are clipped
 The paper does not report C_w, C_a and C_kv.  An infinite C_x is allowed and means no robustness at all, which
 makes delta an upper bound.  A model that was trained at full precision has factors near one: that is equation 2.
 
-The response of `UnifiedDelta` is the loss added by quantization, that of `Unified` the loss after it.
+The response of `UnifiedDelta` is the loss added by quantization; `Unified` gives the loss after it.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Unified(Law):
         return self.before.predict(theta, data) + self.added.predict(theta, data)
 
     def gradient(self, theta: Theta, data: Data) -> dict[str, np.ndarray]:
-        """Exact derivatives: sums of those of the two parts."""
+        """Exact derivatives: the sums of both parts' derivatives."""
         return self.linearise(theta, data)[1]
 
     def linearise(self, theta: Theta, data: Data) -> tuple[np.ndarray, dict[str, np.ndarray]]:

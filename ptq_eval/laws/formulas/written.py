@@ -166,6 +166,9 @@ class Formula(Law):
         return rest + design @ np.array([found[name] for name in self.linear]), {**theta, **found}
 
 
+_NAMED = "where a column's name is not a plain word: --columns 'N=args.N', and N in the formula"
+
+
 def parse(text: str) -> tuple[str, ast.expr]:
     """The response ("loss" unless the text begins with `NAME =`) and the right side.  Raises ExpressionError."""
     left = _left(text)
@@ -178,7 +181,8 @@ def parse(text: str) -> tuple[str, ast.expr]:
         _check(tree, text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         said = getattr(error, "msg", "") or "it cannot be read"
-        raise ExpressionError(f"not a formula: {said}", got=repr(text[:80]), allowed=ALLOWED) from error
+        remedy = _NAMED if "`" in text else ""
+        raise ExpressionError(f"not a formula: {said}", got=repr(text[:80]), allowed=ALLOWED, remedy=remedy) from error
     return left or "loss", tree
 
 
@@ -216,7 +220,7 @@ def _check(node: ast.expr, text: str) -> None:
         inside = node.args
     elif not isinstance(node, ast.Name) and not (isinstance(node, ast.Constant) and type(node.value) in (int, float)):
         power = isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitXor)
-        remedy = "write ** for a power" if power else ""
+        remedy = "write ** for a power" if power else _NAMED if isinstance(node, ast.Attribute) else ""
         what = "not a formula: " + ("^ is no power" if power else f"{type(node).__name__} is not arithmetic")
         raise ExpressionError(what, got=repr(text), allowed=ALLOWED, remedy=remedy)
     for part in inside:

@@ -17,7 +17,8 @@ al.; without them its damage, hence its loss, is the most that the equation allo
 there is one way: train in the format that is served.  The budget is the most that may be spent: a model that is
 quantized takes no more tokens than D_crit, so at a given N, or at given memory, part of the budget may remain
 (`stops_at_critical`, with the share `spent`).  Each way is compared with training at 16 bits and serving at the same
-bits (`against_16`), replicate by replicate, because the interval of a difference is not that of the losses.
+bits (`against_16`), replicate by replicate, because the interval of a difference does not follow from
+those of the losses.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Planner:
         return self.source.serving.label(bits)
 
     def trained(self, bits: float | None) -> float:
-        """The training precision of what is served at `bits`: 16 bits, or those of the format it is trained in."""
+        """The training precision of what is served at `bits`: 16 bits, or the bits of the format it is trained in."""
         return bits if self.formulas.trained_as_served and bits is not None else FULL_BITS
 
     def size(self, bits: float) -> float | None:
@@ -90,7 +91,7 @@ class Planner:
         return float(best.N[0]) if best.N[0] > 0 else None
 
     def _no_size(self) -> tuple[Finding, ...]:
-        """Why N is unknown; the constants that would determine it are those of the loss."""
+        """Why N is unknown; the constants that would determine it belong to the loss."""
         because = self.lacking("loss") or (Finding(Reason.SERVING_EXCEEDS_BUDGET),)
         facts = {"because": because[0], "constants": because[0].facts.get("constants", ())}
         return (Finding(Reason.SIZE_UNKNOWN, facts),)

@@ -82,7 +82,7 @@ class Formulas:
 
     @property
     def trained_as_served(self) -> bool:
-        """Whether the damage is that of training in the format served, so that no quantization follows."""
+        """Whether the damage comes from training in the format served, so that no quantization follows."""
         return isinstance(self.law, Sun)
 
     @cached_property

@@ -1,8 +1,8 @@
 """The constants that a plan is computed from: their origin, their uncertainty, and the range of the data behind them.
 
 A *preset* is a published table of constants; its uncertainty is not known, so its answers have no interval.  *Fits* are
-`FitResult` objects, or those of an output folder (see `stored`).  An answer combines constants of two fits whose errors
-are correlated, so it is evaluated on every replicate of their bootstrap.
+`FitResult` objects, or fits stored in an output folder (see `stored`).  An answer combines constants of two fits whose
+errors are correlated, so it is evaluated on every replicate of their bootstrap.
 
 Constants are arrays [1 + replicates], the estimate first, so that one formula gives an answer and its interval.
 """
@@ -52,7 +52,7 @@ class Source:
     """Constants [1 + replicates] by name, with the ranges of N, D and bits that they were fitted in.
 
     `bits` are the serving precisions to use if the question names none.  `refused` gives the reason why "damage",
-    "loss" or "precision" is unknown, `doubts` what else to beware of; `warnings` are those of the stored fit.
+    "loss" or "precision" is unknown, `doubts` what else to beware of; `warnings` come from the stored fit.
     `published` is what publications say of the uncertainty of their constants.  `one_size` is the N for which E holds,
     if E contains A/N^alpha, and `curve` names the run.  `verdicts` (N, bits, reason) say why the fit gives no D_crit
     for a run; the reason is None if it gives one.  `others` are the quantizers beside it that
@@ -89,7 +89,7 @@ class Source:
         """
         if self.axis == "gaussian" and (question.memory or question.served_tokens):
             raise PlanError(
-                "the bits of this fit are those of an ideal code, not those that are stored",
+                "this fit counts the bits of an ideal code, not the bits that are stored",
                 got="--memory" if question.memory else "--served-tokens",
                 remedy=f"ptq-eval fit {self.name} --bits-axis effective, then plan again",
             )
@@ -223,7 +223,7 @@ def from_fits(
     """The constants of a degradation law, of a loss law, or of both, fitted with one seed.
 
     Their replicates then belong together row by row.  Of several laws for one thing the one with most constants is
-    taken; a law that no plan can use is excluded.  `ranges` are those of N, D and bits in the data.
+    taken; a law that no plan can use is excluded.  `ranges`: of N, D and bits in the data.
     """
     constants: dict[str, np.ndarray] = {}
     refused: dict[str, Finding] = {}

@@ -39,7 +39,7 @@ _CONFIGURATION = ("options", "group_size", "symmetric", "calibration")
 _AXIS_NOTES = {
     "bits": "",
     "effective": "; bits are all those stored per weight, scales included",
-    "gaussian": "; bits are those of an ideal code with the same squared error on Gaussian numbers",
+    "gaussian": "; bits are counted for an ideal code with the same squared error on Gaussian numbers",
 }
 INTEGERS = "int"
 """The number format of plain integers, which entries do not name."""
@@ -117,7 +117,7 @@ def from_stored(
     a fit in "fits"; without them no answer has an interval.
 
     Raises PlanError if there are several quantizers and none is chosen, if the one chosen is not there, or if there are
-    several fits of one law, of which no plan can choose one; NothingToFitError if there is no fit.
+    several fits of one law, among which no plan can choose; NothingToFitError if there is no fit.
     """
     entries = {str(i): entry for i, entry in enumerate(content["fits"]) if entry.get("parameters")}
     if not entries:
@@ -216,7 +216,7 @@ def _is_loss(entry: Entry) -> bool:
 
 
 def _of(quantizer: str | None, number_format: str | None, entries: Mapping[str, Entry], name: str) -> dict[str, Entry]:
-    """The fits of the loss, and those of the degradation of one configuration of one quantizer."""
+    """The fits of the loss, and of the degradation under one configuration of one quantizer."""
     damage = [entry for entry in entries.values() if not _is_loss(entry)]
     names = list(dict.fromkeys(str(entry["quantizer"]) for entry in damage if entry.get("quantizer")))
     if quantizer is None and len(names) > 1:

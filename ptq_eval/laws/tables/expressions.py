@@ -133,6 +133,12 @@ class _Walk:
     def _name(self, node: ast.Name) -> Any:
         return self.lookup(node.id)
 
+    def _attribute(self, node: ast.Attribute) -> Any:
+        """A dotted name that is no column, since those that are come in backticks."""
+        if not (parts := ast.unparse(node)).replace(".", "_").isidentifier():
+            raise self.refusal("Attribute is not arithmetic")
+        return self.lookup(parts)
+
     def _binop(self, node: ast.BinOp) -> Any:
         return self._apply(node.op, self._number(node.left), self._number(node.right))
 

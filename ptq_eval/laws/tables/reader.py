@@ -67,7 +67,7 @@ class Reader:
         self.expressions: dict[str, str] = {}
 
     def names(self, name: str) -> tuple[str, ...]:
-        """The names that a variable goes by; bits are those of the weights where the law reads no others."""
+        """The names that a variable goes by; bits mean the weights' where the law reads no others."""
         only_weights = name == "P_w" and "P" not in self.law.columns
         return (name, *COLUMN_ALIASES.get(name, ()), *(("P", *COLUMN_ALIASES["P"]) if only_weights else ()))
 

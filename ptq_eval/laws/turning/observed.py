@@ -12,7 +12,7 @@ significantly after it, beyond two kinds of error.
 
 A curve that is not called interior may still turn: `detectable_rise` says which rise would have been seen.
 
-The interval of the place comes from drawing windows and scatter anew, the scatter being that of the test.  A curve that
+The interval of the place comes from drawing windows and scatter anew, with the same scatter as the test.  A curve that
 has its lowest checkpoint somewhere turns anywhere between the two neighbours of that checkpoint, because nothing was
 measured between them; so a draw counts as the neighbour before its lowest for the lower end and as the one after for
 the upper end.  (The vertex of a parabola, which serves as the value, is on the wrong side where a loss has become flat

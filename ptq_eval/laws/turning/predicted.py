@@ -217,7 +217,7 @@ def short_range_reason(value: float, tokens: Any) -> Finding | None:
 def poor_fit(fit: FitResult) -> PoorFit | None:
     """How poorly a law describes its points; None if it does well enough, or has no constants.
 
-    R² is that of the response itself, as an R² of logarithms leaves out what is negative.
+    R² is of the response itself: an R² of logarithms ignores negative values.
     """
     poor = fit.identified and (fit.r2 < MIN_R2 or fit.scatter > MAX_SCATTER)
     return PoorFit(fit.r2, fit.scatter) if poor else None

@@ -143,7 +143,7 @@ def _centered(columns: np.ndarray) -> np.ndarray:
 
 
 def _padded(rows: np.ndarray) -> np.ndarray:
-    """Two rows: those of rows [0 to 2, m], then zeros."""
+    """Two rows: `rows` [0 to 2, m], then zeros."""
     return np.pad(rows, ((0, 2 - len(rows)), (0, 0)))
 
 

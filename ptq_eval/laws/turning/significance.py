@@ -6,13 +6,13 @@ may be autocorrelated from checkpoint to checkpoint.
 * The statistic is a likelihood ratio: how much better does the best curve that falls and then rises fit than the best
   that falls and then stays flat (`shapes`)?  Both choose the shape and the end of their fall; a fall of two columns
   costs log(m)/2 more than a fall of one, for m groups of checkpoints.
-* Its distribution under the null hypothesis is that of the best curve without a rise plus simulated scatter (a
+* Its distribution under the null hypothesis comes from the best curve without a rise plus simulated scatter (a
   parametric bootstrap): normal, of the standard deviation about the better of the two curves, with a lag-1 correlation
   drawn uniformly from 0 to `MOST_CORRELATED`.  Each simulated curve is fitted anew.
 * A turn is only inside the range if the lowest checkpoint is neither the first nor the last.  So where that of the
   curve is inside, a simulated curve whose lowest is not does not count.
 
-Of many lines, those of one bit-width are a family, controlled by Hochberg's step-up procedure (1988): the chance of
+The lines of one bit-width are a family, controlled by Hochberg's step-up procedure (1988): the chance of
 any wrong claim among them is at most the level, if their errors depend positively (quantizers of one run share its
 checkpoints), and it loses less than Holm's where most of them turn.  A line is only tested if that of the same run and
 quantizer with the next fewer bits rises, because fewer bits turn first; so several bit-widths cost nothing where none
@@ -89,7 +89,7 @@ def _statistics(curves: np.ndarray, inside: bool) -> np.ndarray:
 
 
 def _of_checkpoint(of_group: np.ndarray, n: int) -> np.ndarray:
-    """The standard deviation of one of n checkpoints from that of a group's mean, at half of `MOST_CORRELATED`."""
+    """The standard deviation of one of n checkpoints, from a group mean's, at half of `MOST_CORRELATED`."""
     variances = []
     for size in np.diff(shapes.bounds(n)):
         lags = np.arange(size)

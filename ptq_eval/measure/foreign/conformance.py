@@ -2,7 +2,7 @@
 
 Every method quantizes a model with random weights, columns of unequal size and a few strong channels, at 4 bits where
 it can.  It passes if its weights come back finite, in the right shapes and changed; if the error of the logits is
-plausible beside that of rounding to nearest under the same scheme; and if the quantized model multiplies by the same
+plausible beside rounding to nearest under the same scheme; and if the quantized model multiplies by the same
 weights after a forward pass, and after saving and loading where the package does that.  What a package does to the
 model that it works on, such as scaling live weights, shows in the error.  The result is kept, and a method that failed
 is not trusted from then on.

@@ -1,6 +1,6 @@
 """What scoring needs to know about one model's logits: seven numbers per token, from which loss and KL follow.
 
-With z the full-precision logits and q those of a quantized variant,
+With z the logits in full precision and q a quantized variant's,
 
     KL(softmax(z) ‖ softmax(q)) = Σ e·(z − q) / Σ e − logsumexp(z) + logsumexp(q),     e = exp(z − shift),
 

@@ -1,6 +1,6 @@
 """The section of `report.md` on what the page would have said at D/N = 50, and what happened; its fan chart.
 
-The statements and scores are in the fit ("hindsight", see `laws.forecast.hindsight`).  The fan chart is of the largest
+The statements and scores are in the fit ("hindsight", see `laws.forecast.folder`).  The fan chart is of the largest
 run among them, which is the nearest to one that a team would plan, and of its first quantizer.
 """
 
@@ -16,7 +16,6 @@ from ptq_eval.laws.forecast.baselines import FORECAST
 from ptq_eval.laws.forecast.forecast import FARTHEST
 from ptq_eval.laws.forecast.series import series_of
 from ptq_eval.report.backtest import figure
-from ptq_eval.report.backtest.words import METHOD_NAMES, turn_text
 from ptq_eval.report.common import tables
 from ptq_eval.report.common.data import Frame, Study
 from ptq_eval.report.common.numbers import count, number, percent, ratio, short
@@ -30,6 +29,13 @@ _LINE = ("quantizer", "options", "group_size", "symmetric", "calibration", "form
 _HEADER = (
     "quantizer", "bits", "D_crit, forecast", "observed", "verdict", "last loss, forecast", "measured", "verdict",
 )  # fmt: skip
+METHOD_NAMES = {
+    FORECAST: "forecast",
+    "staying": "δ stays as it is",
+    "joint": "joint law (Kumar et al.)",
+    "power": "power of D per bit-width",
+}
+"""Methods as all pages on backtests name them."""
 
 
 def section(study: Study) -> str:
@@ -142,3 +148,10 @@ def data(study: Study) -> Frame:
 def draw(table: Frame) -> Figure:
     """The fan chart."""
     return figure.draw(table)
+
+
+def turn_text(low: float, value: float, high: float, level: float) -> str:
+    """D_crit as a statement has it, in tokens: an interval, or "not before 40M"; what is open is not finite."""
+    if not math.isfinite(high):
+        return f"not before {count(low)} ({50 + 50 * level:g} %)"
+    return f"{count(value) if math.isfinite(value) else 'open'} [{count(low)} to {count(high)}]"

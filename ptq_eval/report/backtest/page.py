@@ -20,7 +20,7 @@ from ptq_eval.laws.forecast.baselines import FORECAST
 from ptq_eval.laws.forecast.score import Score, best_baseline, scores, total
 from ptq_eval.laws.forecast.series import Series
 from ptq_eval.report.backtest import figure, hindsight
-from ptq_eval.report.backtest.words import METHOD_NAMES, turn_text
+from ptq_eval.report.backtest.hindsight import METHOD_NAMES, turn_text
 from ptq_eval.report.common import figures, files, tables
 from ptq_eval.report.common.data import Study, labels
 from ptq_eval.report.common.numbers import MISSING, count, number, percent, short
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "backtest.json"
 TITLE = "Had you asked earlier"
-VERSION = 4
+VERSION = 5
 """Raised whenever the content of `backtest.json` changes its meaning."""
 
 TARGETS = {None: "all", Ahead.NEXT: "next checkpoint", Ahead.TWICE: "2× D", Ahead.FOUR_TIMES: "4× D"}
@@ -238,9 +238,7 @@ def _summary(found: Mapping[str, Any], records: str) -> str:
     records: the digest of the page's measurements.
     """
     maker = "another version of ptq-eval made the backtest" if found.get("version") != VERSION else ""
-    others = (
-        "the backtest was made of other measurements than those of this page" if found["records"] != records else ""
-    )
+    others = "the backtest was made of other measurements than this page" if found["records"] != records else ""
     if maker or others:
         return f"**Out of date: {maker or others}.** `ptq-eval backtest OUT` makes it again.\n"
     level = f"{100 * number(found['level']):g} %"

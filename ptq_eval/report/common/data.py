@@ -122,7 +122,7 @@ class Study:
 
     @cached_property
     def rows(self) -> Frame:
-        """The rows of `every` but those of other calibrations than the first."""
+        """The rows of `every` with the first calibration."""
         return self.every[~_of_other_calibrations(self.every)].reset_index(drop=True)
 
     @cached_property
@@ -175,7 +175,7 @@ class Study:
 
     @cached_property
     def baseline(self) -> Frame:
-        """One full-precision row per checkpoint: those of quantizer "none", else what quantized rows say of it."""
+        """One full-precision row per checkpoint: its own (quantizer "none"), else what the quantized rows say."""
         rows = self.rows[self.rows["status"].isin(MEASURED) & np.isfinite(self.rows["loss_fp"])]
         full = rows["quantizer"] == FULL_PRECISION
         return pd.concat([rows[full], rows[~full]]).drop_duplicates("point").sort_index()
@@ -202,8 +202,14 @@ class Study:
 
     def title(self, run: str) -> str:
         """A trajectory's name with its N."""
-        mine = self.rows[self.rows["trajectory"] == run]
-        return title(run, float(mine["params"].iloc[0]), run not in set(mine["run"]))
+        return self._titles[run]
+
+    @cached_property
+    def _titles(self) -> dict[str, str]:
+        return {
+            run: title(run, float(mine["params"].iloc[0]), run not in set(mine["run"]))
+            for run, mine in self.rows.groupby("trajectory", sort=False)
+        }
 
     @cached_property
     def labels(self) -> list[str]:
@@ -216,7 +222,7 @@ class Study:
 
     @cached_property
     def panels(self) -> list[str]:
-        """The configurations that figures have a panel for: all or, with many formats, those of integers."""
+        """The configurations that figures have a panel for: all or, with many formats, the integers."""
         if len(self.labels) <= MOST_PANELS:
             return self.labels
         families = dict(zip(self.rows["label"], formats_of(self.rows)))

@@ -68,9 +68,14 @@ _STYLE: dict[Any, Any] = {
 
 
 def write(
-    folder: Path, study: Any, figures: Mapping[str, Any], tables: Mapping[str, Frame] | None = None
+    folder: Path,
+    study: Any,
+    figures: Mapping[str, Any],
+    tables: Mapping[str, Frame] | None = None,
+    kinds: Sequence[str] = ("png", "pdf"),
 ) -> list[Path]:
-    """Draw `figures` (by name, modules with `data` and `draw`) into `folder`; the paths, three for each figure.
+    """Draw `figures` (by name, modules with `data` and `draw`) into `folder`; the paths, one for each of `kinds` and
+    one of the table for each figure.
 
     tables: what `data` returned, by name, where that was called already.
     """
@@ -83,19 +88,19 @@ def write(
         for name, figure in figures.items():
             table = tables[name] if tables else figure.data(study)
             drawn = figure.draw(table)
-            paths += [files.write_bytes(folder / f"{name}.{kind}", content) for kind, content in saved(drawn)]
+            paths += [files.write_bytes(folder / f"{name}.{kind}", content) for kind, content in saved(drawn, kinds)]
             paths.append(files.write_csv(folder / f"{name}.csv", table))
     return paths
 
 
-def saved(figure: Figure) -> Iterator[tuple[str, bytes]]:
-    """The figure in each format.  `Figure.savefig` draws it twice for each, the first time for the layout alone."""
+def saved(figure: Figure, kinds: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """The figure as "png" and "pdf".  `Figure.savefig` draws it twice for each, the first time for the layout alone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
 
-    before = figure.get_dpi()
-    for kind, canvas in (("png", FigureCanvasAgg), ("pdf", FigureCanvasPdf)):
-        buffer, own = BytesIO(), canvas(figure)
+    before, canvases = figure.get_dpi(), {"png": FigureCanvasAgg, "pdf": FigureCanvasPdf}
+    for kind in kinds:
+        buffer, own = BytesIO(), canvases[kind](figure)
         figure.set_dpi(PIXELS_PER_INCH)
         getattr(own, f"print_{kind}")(buffer, metadata=_METADATA[kind])
         figure.set_dpi(before)

@@ -73,12 +73,14 @@ class Grid:
 def grid(study: Study, run: str) -> Grid:
     """The degradation table of one run."""
     mine = study.rows[study.rows["trajectory"] == run]
+    written = pd.Series(delta_cells(mine), index=mine.index, dtype=object)
     columns = [(label, bits) for label in study.labels for bits in study.bits(label)]
     full = study.baseline.set_index("point")["loss_fp"]
     rows = []
     for point, group in mine.groupby("point", sort=False):
         first = group.iloc[0]
-        cells = {(row["label"], row["bits"]): delta_cell(row) for _, row in group.iloc[::-1].iterrows()}
+        places = zip(group["label"], group["bits"], written[group.index])
+        cells = {(label, bits): cell for label, bits, cell in reversed(list(places))}
         excluded = (group["status"] == "excluded").any()
         loss = f"{full[point]:.4f}" if point in full.index else ("excluded" if excluded else MISSING)
         lead = [_name(first, run), count(first["tokens"]), short(first["tokens_per_param"]), loss]
@@ -102,12 +104,16 @@ def clear(points: Frame) -> Any:
     return points["delta"].abs() > least
 
 
-def delta_cell(row: Mapping[str, Any]) -> str:
-    """δ with its standard error and its marks, or why there is none."""
-    if row["delta"] != row["delta"]:
-        return str(row["status"]) if row["status"] not in ("ok", "partial") else MISSING
-    noise = not clear(pd.DataFrame([row])).item()
-    return with_error(row["delta"], row["delta_se"]) + FLOOR * noise + PARTIAL * (row["status"] == "partial")
+def delta_cells(points: Frame) -> list[str]:
+    """δ of each row with its standard error and its marks, or why there is none."""
+    rows = zip(points["delta"], points["delta_se"], points["status"], clear(points))
+    return [_delta_cell(*row) for row in rows]
+
+
+def _delta_cell(delta: float, error: float, status: str, is_clear: bool) -> str:
+    if delta != delta:
+        return str(status) if status not in ("ok", "partial") else MISSING
+    return with_error(delta, error) + FLOOR * (not is_clear) + PARTIAL * (status == "partial")
 
 
 def fit_name(study: Study, entry: Mapping[str, Any]) -> str:

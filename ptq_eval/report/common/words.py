@@ -191,8 +191,8 @@ def interval_text(entry: Facts) -> str:
     return f"{text}; {early_text(**early)}" if early else text
 
 
-def coverage_text(covers: Facts) -> str:
-    """What intervals cover and what they do not."""
+def coverage_text(covers: Facts, *others: Facts) -> str:
+    """What intervals cover and what they do not; `others` are of the same kind, with other counts."""
     method, interval = Method(covers["method"]), f"{100 * number(covers['level']):g} % interval"
     if method is Method.NONE:
         return "no interval"
@@ -205,11 +205,17 @@ def coverage_text(covers: Facts) -> str:
         Noise.STANDARD_ERRORS: "evaluation noise, as independent errors of the size of the standard errors",
         Noise.NONE: "no evaluation noise (no standard errors are known)",
     }[Noise(covers["noise"])]
+
+    def span(count: str, noun: str) -> str:
+        counts = [facts[count] for facts in (covers, *others)]
+        low, high = min(counts), max(counts)
+        return plural(high, noun) if low == high else f"{low} to {plural(high, noun)}"
+
     if covers["covers_runs"]:
-        return f"{interval} over {covers['n_runs']} runs; covers {noise} and differences between runs"
-    scatter = f"the scatter of {plural(covers['n_clusters'], 'checkpoint')} about the law"
+        return f"{interval} over {span('n_runs', 'run')}; covers {noise} and differences between runs"
+    scatter = f"the scatter of {span('n_clusters', 'checkpoint')} about the law"
     missing = f"another training run (seed, data order): at least {MIN_RUNS} runs are needed for that"
-    return f"{interval} from {plural(covers['n_runs'], 'run')}; covers {noise} and {scatter}; not {missing}"
+    return f"{interval} from {span('n_runs', 'run')}; covers {noise} and {scatter}; not {missing}"
 
 
 def early_text(count: int, deltas: int, median: float, low: int, high: int, windows: int) -> str:

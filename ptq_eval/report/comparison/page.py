@@ -66,7 +66,7 @@ def section(found: Mapping[str, Any], records: str) -> str:
     flags = [f"--laws {','.join(found['laws'])}"] * bool(found["laws"]) + [f"--by {found['by']}"] * bool(found["by"])
     flags += [f"--test {pair}" for pair in pairs] + [f"--loss {found['loss']}"]
     return (
-        "**Out of date: this comparison was made of other measurements than those of this page.** "
+        "**Out of date: this comparison was made of other measurements than this page.** "
         f"`ptq-eval fit OUT {' '.join(flags)}` makes it again.\n\n{body(found, 3)}"
     )
 

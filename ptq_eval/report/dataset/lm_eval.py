@@ -1,7 +1,7 @@
 """The losses as lm-eval writes its results: a folder per model with results_DATE.json and samples_TASK_DATE.jsonl.
 
 Tools that read that format, `ptq-eval compare` among them, can read these.  A model is a checkpoint with a quantizer,
-the task is the evaluation text, a document is a window.  The metrics are those of loglikelihood_rolling: per byte under
+the task is the evaluation text, a document is a window.  The metrics are as for loglikelihood_rolling: per byte under
 lm-eval's own names, where bytes are known, and per token, which it lacks, as `token_perplexity`.  Standard errors are
 those of the degradation table, which know how the windows were drawn.
 """

@@ -14,7 +14,7 @@ SENTENCES = {
     "whole row",
     Obstacle.LARGE_SCALE: "a scale of {scale:.3g} is too large for float16",
     Obstacle.INPUT_SCALES: "it has no place for the scales of input channels that AWQ keeps in the layer",
-    Obstacle.FREE_ZEROS: "its zero points are codes, and those of HQQ are real numbers",
+    Obstacle.FREE_ZEROS: "its zero points are codes, and HQQ's are real numbers",
     Obstacle.NO_SUCH_TYPE: "it has no type for {format}, only for {types}",
     Obstacle.PARTIAL_BLOCK: "a row of {columns} weights is no multiple of its blocks of {block}",
     Obstacle.MIXTURE: "it has one number format for all layers, and these have {schemes}",

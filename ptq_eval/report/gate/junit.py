@@ -1,7 +1,7 @@
 """A comparison of two results as JUnit XML, which every CI system shows: one test case per cell.
 
-The schema is that of Ant's JUnit task, the strictest in use (windyroad/JUnit-Schema): a worsening is a failure, a cell
-that is missing or not comparable an error, one that cannot be tested is skipped.
+The schema is the one of Ant's JUnit task, the strictest in use (windyroad/JUnit-Schema): a worsening is a failure, a
+cell that is missing or not comparable an error, one that cannot be tested is skipped.
 """
 
 from __future__ import annotations

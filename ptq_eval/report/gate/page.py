@@ -72,7 +72,7 @@ def _needed(needed: int | Shortage | None) -> str:
 
 
 def paragraphs(found: Comparison, names: Names) -> Iterator[tuple[str, list[str]]]:
-    """(kind, sentences) of what stands around the table."""
+    """(kind, sentences) around the table."""
     yield "power", list(words.power(found, names))
     yield "remarks", list(words.remarks(found, names))
     yield "origins", list(words.origins(found))

@@ -224,7 +224,7 @@ def _about_windows(found: Comparison, names: Names) -> Iterator[str]:
             f"({names.of(one.about)}: {one.windows[0]} of {one.windows[1]} and {one.windows[2]})."
         )
     tables = [origin.name for origin in (found.base, found.new) if not origin.windows]
-    if tables and not found.documents:
+    if tables and found.cells and not found.documents:
         yield (
             f"Not compared window by window: {' and '.join(dict.fromkeys(tables))} "
             f"{'hold' if len(set(tables)) > 1 else 'holds'} no records. The errors of both δ were added instead, which "

@@ -2,7 +2,7 @@
 
 A row for each checkpoint and quantizer.  The first panel has the uniform models, joined by a line, and the mixed ones,
 measured (filled) and predicted (open).  The second has a column for each budget and a line for each layer, in the order
-of the model; the colour is that of the width.
+of the model; the colour shows the width.
 """
 
 from __future__ import annotations

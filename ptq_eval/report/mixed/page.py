@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 NAME = "mixed.json"
+TITLE = "Mixed precision under a budget"
 PLANS = "mixed"
 """The folder of the plans."""
 FILES = f"{NAME}, mixed.csv, mixed.md, figures/mixed.{{png,pdf,csv}}, and plans in {PLANS}/"
@@ -41,7 +42,7 @@ Bits per weight count the quantized layers, scales included; MB count all weight
 def write_plan(
     out: Path, plan: Mapping[str, Any], checkpoint: Checkpoint, trial: Trial, shapes: Mapping[str, Sequence[int]]
 ) -> str:
-    """Write the file that `run --mixed` takes; its path within `out`.  `shapes` are those of the layers [out, in]."""
+    """Write the file that `run --mixed` takes; its path within `out`.  `shapes`: [out, in] of each layer."""
     assert trial.scheme is not None
     step = "" if checkpoint.step is None else f"-{checkpoint.step}"
     stem = re.sub(r"[^\w.-]+", "_", f"{checkpoint.run}{step}-{plan['quantizer']}-{plan['budget']}")
@@ -57,13 +58,19 @@ def write_plan(
 
 def write(out: Path, record: Mapping[str, Any]) -> list[Path]:
     """Write `mixed.json`, `.csv`, `.md` and the figure below `out`; the paths.  Raises OutputFullError."""
-    text = f"# Mixed precision under a budget\n\n{WORDS}\n![KL against bytes](figures/mixed.png)\n\n"
     return [
         files.write_json(out / NAME, record),
         files.write_csv(out / "mixed.csv", frame(record)),
         *figures.write(out / "figures", record, {"mixed": figure}),
-        files.write_text(out / "mixed.md", text + tables.markdown(HEADER, body(record), left=3) + _plans(record)),
+        files.write_text(out / "mixed.md", f"# {TITLE}\n\n{section(record)}"),
     ]
+
+
+def section(record: Mapping[str, Any]) -> str:
+    """The findings as Markdown, without a heading."""
+    about = "KL of mixed models and of models with one format against bytes, and the format of each layer"
+    table = tables.markdown(HEADER, body(record), left=3)
+    return f"{WORDS}\n![{about}](figures/mixed.png)\n\n{table}{_plans(record)}"
 
 
 def read(out: Path) -> dict[str, Any] | None:

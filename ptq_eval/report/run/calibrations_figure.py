@@ -1,7 +1,7 @@
 """δ under other calibrations, as its difference to the first: by text, against windows, and against their length.
 
 A column of panels per factor that was varied, a row per bit-width with an axis of its own; a colour and a line per
-method, a mark per method or, where there are several, per trajectory.  In each panel the other factors are those of the
+method, a mark per method or, where there are several, per trajectory.  In each panel the other factors are as in the
 first condition, whose difference is zero by definition.
 """
 

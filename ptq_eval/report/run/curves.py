@@ -48,8 +48,8 @@ def bands(own: Sequence[Series], trained_once: bool, seed: int = 0) -> Frame:
     """The forecasts of one run that a figure shows, in long form; empty where nothing can be forecast.
 
     own: its series; trained_once: whether they are checkpoints of one training run.  Rows of kind "band" hold the loss
-    after quantization (a checkpoint's own scatter is not in it), those of kind "ahead" the median of the loss before.
-    A band that reaches down to that median is omitted: it would be that of the loss before quantization once more.
+    after quantization (a checkpoint's own scatter is not in it), rows of kind "ahead" the median of the loss before.
+    A band that reaches down to that median is omitted: it would repeat the one of the loss before quantization.
     """
     own = [s for s in own if len(s.tokens) >= MIN_CHECKPOINTS]
     if not own or not trained_once:

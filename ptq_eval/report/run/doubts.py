@@ -25,9 +25,13 @@ def doubt_texts(table: Frame) -> Iterator[str]:
         for doubt in json.loads(text) if isinstance(text, str) and text else ():
             found.setdefault((str(label), doubt["kind"]), []).append(doubt)
     sizes = rows.groupby("label").size()
+    alike: dict[str, list[tuple[str, int]]] = {}  # what is true of several methods or formats is said once
     for (label, kind), several in found.items():
-        where = f"{label}, {len(several)} of {plural(int(sizes[label]), 'measurement')}: "
-        yield where + _TEXTS[Doubt(kind)](several)
+        alike.setdefault(_TEXTS[Doubt(kind)](several), []).append((label, len(several)))
+    for text, where in alike.items():
+        of = sum(int(sizes[label]) for label, _ in where)
+        names = ", ".join(label for label, _ in where)
+        yield f"{names}, {sum(number for _, number in where)} of {plural(of, 'measurement')}: {text}"
 
 
 def _layers(several: Sequence[Entry]) -> str:
@@ -54,8 +58,8 @@ def _rounded(several: Sequence[Entry]) -> str:
 def _large(several: Sequence[Entry]) -> str:
     ratio = max(one["ratio"] for one in several)
     return (
-        f"the squared error of the weights of {_layers(several)} is up to {short(ratio)} times that of rounding to "
-        "nearest: these are other weights than this layer's, or the grid is many times too coarse"
+        f"the squared error of the weights of {_layers(several)} is up to {short(ratio)} times as large as rounding to "
+        "nearest makes it: these are other weights than this layer's, or the grid is many times too coarse"
     )
 
 

@@ -32,12 +32,17 @@ def of_windows(study: Study) -> Iterator[str]:
         yield f"Standard errors of δ {_COVERS[Covers(covers)]}{half}."
 
 
+def calibrated_once(study: Study) -> list[str]:
+    """The configurations with one draw of the calibration windows; empty for tables of earlier versions."""
+    rows = _numbers(study, "calibration_draws")
+    return list(dict.fromkeys(rows.loc[rows["calibration_draws"] == 1, "label"]))
+
+
 def of_calibration(study: Study) -> Iterator[str]:
     """Whether errors cover another draw of the calibration windows, and what that adds to them; empty for methods
     without calibration, and for tables of earlier versions."""
     rows = _numbers(study, "calibration_draws", "calibration_se")
-    once = list(dict.fromkeys(rows.loc[rows["calibration_draws"] == 1, "label"]))
-    if once:
+    if once := calibrated_once(study):
         yield (
             f"No error or interval here covers another draw of the calibration windows of {', '.join(once)}: with one "
             "draw, nothing is known of others (`--calib-repeats 3` measures three)."

@@ -63,7 +63,7 @@ def tables_of(study: Study) -> Iterator[tuple[str, list[str], list[list[str]]]]:
         names = list(dict.fromkeys(mine["method"]))
         rows = []
         for name, own in mine.groupby("name", sort=False):
-            cells = {row["method"]: tables.delta_cell(row) for row in own.to_dict("records")}
+            cells = dict(zip(own["method"], tables.delta_cells(own)))
             first = own.iloc[0]
             lead = [str(name), f"{first['bits']:.0f}", short(first["effective_bits"]), short(first["ideal_bits"])]
             rows.append([*lead, *(cells.get(method, MISSING) for method in names)])

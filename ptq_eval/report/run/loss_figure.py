@@ -2,7 +2,7 @@
 
 Thin lines join the checkpoints; no law is drawn.  Beyond the last checkpoint, from the origin on that a grey line
 marks, the forecast from the run's own checkpoints is a band (50 and 90 %) for the bit-widths whose band is above the
-loss before quantization: where δ is too small to tell, the band would be that of the full-precision loss once more.
+loss before quantization: where δ is too small to tell, it would show the band of the full-precision loss once more.
 
 Each panel has its own loss axis, because a turn of a hundredth of a nat and one of a whole nat are both results.
 A curve that explodes would flatten all others, so of every curve at most `VISIBLE` times the fall of the

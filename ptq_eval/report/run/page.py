@@ -27,6 +27,7 @@ from ptq_eval.report.common.files import plain
 from ptq_eval.report.common.numbers import MISSING, count, number, short, with_error
 from ptq_eval.report.common.words import interval_text, plural
 from ptq_eval.report.comparison import page as comparison
+from ptq_eval.report.mixed import page as mixed
 from ptq_eval.report.run import answers, calibrations, formats
 from ptq_eval.report.run.errors import of_calibration, of_seeds, of_windows
 from ptq_eval.report.run.words import early, sentences, unknown_tokens
@@ -67,9 +68,10 @@ def document(
     theory: Mapping[str, Any] | None = None,
     found: Mapping[str, Any] | None = None,
     tested: Mapping[str, Any] | None = None,
+    planned: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page in GitHub's Markdown; the arguments are those of `sections`."""
-    parts = sections(study, theory, found, tested)
+    """The page in GitHub's Markdown; arguments as for `sections`."""
+    parts = sections(study, theory, found, tested, planned)
     return "\n".join(f"## {title}\n\n{text.rstrip()}\n" if title else text for title, text in parts)
 
 
@@ -78,11 +80,13 @@ def sections(
     theory: Mapping[str, Any] | None = None,
     found: Mapping[str, Any] | None = None,
     tested: Mapping[str, Any] | None = None,
+    planned: Mapping[str, Any] | None = None,
 ) -> list[tuple[str, str]]:
     """(title, Markdown) of every section of the page; the first one, with the page's heading, has no title.
 
-    `theory` is the record of `ptq-eval sensitivity`, `found` the comparison of laws and `tested` the backtest, where
-    there is one.  `report.md` and `report.html` are both made of these.
+    `theory` is the record of `ptq-eval sensitivity`, `found` the comparison of laws, `tested` the backtest and
+    `planned` the mixed models of `sensitivity --budget`, where there is one.  `report.md` and
+    `report.html` are both made of these.
     """
     return [
         ("", _title(study)),
@@ -97,6 +101,7 @@ def sections(
         *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
         (backtest.TITLE, backtest.section(tested, study)),
         *([("From theory: which layers carry the damage", sensitivity.section(theory))] if theory else []),
+        *([(mixed.TITLE, mixed.section(planned))] if planned else []),
         ("Where a method did worse than rounding", _worse_than_rounding(study)),
         ("What was quantized", _models(study)),
         ("Excluded, failed or partly measured", _left_out(study)),
@@ -197,7 +202,7 @@ def _fits(study: Study) -> str:
 
 
 def _worse_than_rounding(study: Study) -> str:
-    """Methods whose δ exceeds that of rounding on the same grid by more than errors and their number explain."""
+    """Methods whose δ exceeds rounding's on the same grid by more than errors and the number of methods explain."""
     both = _pairs_with_rounding(study)
     if both.empty:
         return "No measurement of another method has one of RTN on the same grid to be compared with.\n"
@@ -218,7 +223,7 @@ def _worse_than_rounding(study: Study) -> str:
 
 
 def _pairs_with_rounding(study: Study) -> Frame:
-    """Rows of every other method beside those of RTN for the same checkpoint, format, bits, group size and symmetry."""
+    """Rows of every other method beside RTN's for the same checkpoint, format, bits, group size and symmetry."""
     rows = study.measured.copy()
     rows["format"] = formats_of(rows)
     for name in ("group_size", "symmetric"):

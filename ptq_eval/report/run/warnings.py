@@ -1,4 +1,4 @@
-"""The sentences of a run's warnings: those of its fits, and notes on its records.
+"""The sentences of a run's warnings: about its fits, and notes on its records.
 
 Which warnings apply is decided where the laws are fitted (`laws.warnings`); here they are said in words, and what is
 the same for several quantizers is said once.
@@ -138,7 +138,7 @@ _TEXTS: Mapping[Caution, Callable[[Entry], str]] = {
     Caution.FULL_PRECISION_RISES: _full_precision_rises,
     Caution.SCHEDULE: _schedule,
     Caution.MIXED_PHASES: lambda f: (
-        f"annealed and other checkpoints enter one fit of delta: this mixes the effect of D with that of the learning "
+        f"annealed and other checkpoints enter one fit of delta: this mixes the effects of D and of the learning "
         f"rate {_SOURCE}; fit the folder `annealed` alone"
     ),
     Caution.FEW_RUNS: _few_runs,
@@ -151,7 +151,7 @@ _GROUPED: Mapping[Caution, Callable[[Sequence[Entry]], str]] = {
     Caution.NEGATIVE_DELTAS: _negative,
     Caution.POOR_FIT: _poor_fits,
 }
-"""Warnings about one quantizer, several of which make one sentence."""
+"""Warnings about one quantizer; several of them are joined into one sentence."""
 
 
 def notes(results: Results) -> list[str]:
@@ -218,8 +218,8 @@ def _worse_than_a_guess(results: Results) -> Iterator[str]:
             yield (
                 f"{run}: at step{'s' * (len(found) > 1)} {steps} the full-precision loss is up to "
                 f"{found['loss_fp'].max():.2f} nats per token, and equally likely tokens have {guess:.2f}: the model "
-                "is untrained, its weights are not those that the configuration means, or the ids of the text are "
-                "those of another tokenizer"
+                "is untrained, its weights do not fit config.json, or the token ids of the text come from another "
+                "tokenizer"
             )
 
 

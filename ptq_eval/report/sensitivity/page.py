@@ -63,7 +63,7 @@ def write(out: Path, record: Mapping[str, Any]) -> list[Path]:
     return [
         write_record(out, record),
         files.write_csv(out / "sensitivity.csv", tables.rows_of(record)),
-        *figures.write(out / "figures", record, _figures(record)),
+        *figures.write(out / "figures", record, figures_of(record)),
         files.write_text(out / "sensitivity.md", title + section(record)),
     ]
 
@@ -71,7 +71,7 @@ def write(out: Path, record: Mapping[str, Any]) -> list[Path]:
 def section(record: Mapping[str, Any]) -> str:
     """The findings as Markdown, with headings of the third level."""
     text = WORDS
-    for name in _figures(record):
+    for name in figures_of(record):
         text += f"\n![Damage of layers, predicted and measured](figures/{name}.png)\n"
     text += "\n### Predicted against measured\n\n" + tables.markdown(AGREEMENT_HEADER, agreement_rows(record), left=2)
     if limits := bound_rows(record):
@@ -94,7 +94,7 @@ def render(record: Mapping[str, Any]) -> RenderableType:
     return Group(*(tables.console(header, rows, unbroken=2) for header, rows in shown))
 
 
-def _figures(record: Mapping[str, Any]) -> dict[str, Any]:
+def figures_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """One figure per quantizer of integers, as `figures.write` expects them; its panels are about their widths."""
 
     def of(quantizer: str) -> Any:

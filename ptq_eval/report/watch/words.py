@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from ptq_eval.laws.turning.alerts import Alert
 from ptq_eval.laws.turning.verdict import VerdictKind
 from ptq_eval.records import FULL_PRECISION, Checkpoint
 from ptq_eval.report.common.numbers import OPEN, count, ratio, short
-from ptq_eval.report.common.tables import delta_cell
+from ptq_eval.report.common.tables import delta_cells
 from ptq_eval.report.common.words import plural
 
 _ROW = ("quantizer", "bits", "format", "loss_fp", "loss_q", "delta", "delta_se", "noise_floor", "status")
@@ -63,6 +64,16 @@ def unmeasured_json(checkpoint: Checkpoint, error: PtqEvalError) -> dict[str, An
     return {"event": "unmeasured", **_place(checkpoint), "error": str(error)}
 
 
+def uncopied_json(folder: Path, error: Exception) -> dict[str, Any]:
+    """The object of a checkpoint that a monitor cannot copy."""
+    return {"event": "unmeasured", "location": str(folder), "error": f"it cannot be copied: {error}"}
+
+
+def ended_json(code: int, log: Path) -> dict[str, Any]:
+    """The object of a watch, started by a monitor, that has failed with an exit code; its last lines are in `log`."""
+    return {"event": "ended", "code": code, "error": f"measuring ended with exit code {code}, see {log}"}
+
+
 def alert_json(alert: Alert) -> dict[str, Any]:
     """The object of an alert."""
     return {"event": "alert", **alert.to_dict(), "text": alert_text(alert)}
@@ -74,8 +85,9 @@ def _place(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def measured_text(checkpoint: Checkpoint, table: pd.DataFrame, seconds: float) -> str:
     """One line with the deltas of a checkpoint."""
-    rows = _rows(checkpoint, table).to_dict("records")
-    cells = [f"{row['quantizer']} {_scheme(row)} {delta_cell(row)}" for row in rows]
+    rows = _rows(checkpoint, table)
+    written = zip(rows.to_dict("records"), delta_cells(rows))
+    cells = [f"{row['quantizer']} {_scheme(row)} {cell}" for row, cell in written]
     return f"{_name(checkpoint)}: δ {', '.join(cells)}; {seconds:.0f} s"
 
 
@@ -116,6 +128,16 @@ def _tokens(alert: Alert) -> str:
 def _name(checkpoint: Checkpoint) -> str:
     share = checkpoint.tokens_per_param
     return checkpoint.name + (f" (D/N = {ratio(share)})" if share is not None else "")
+
+
+def warning_text(event: Mapping[str, Any]) -> str:
+    """The warning of an event that keeps a checkpoint from being measured."""
+    return " ".join(filter(None, ("ptq-eval:", event.get("location"), event["error"])))
+
+
+def raised_text(function: str, error: Exception) -> str:
+    """The warning of a user's function that has raised an error."""
+    return f"ptq-eval: {function} raised {error!r}, and is not called again"
 
 
 def metrics(measured: Mapping[str, Any], prefix: str = "ptq/") -> dict[str, float]:

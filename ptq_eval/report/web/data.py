@@ -6,7 +6,7 @@ page shows.  Beside them are only facts that the files lack: labels, titles, col
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,7 +16,9 @@ from ptq_eval.report.backtest import figure as fan_figure
 from ptq_eval.report.common import figures, tables
 from ptq_eval.report.common.data import FULL_PRECISION, NUMBERS, Frame, Study, labels
 from ptq_eval.report.common.files import csv_text, json_text
+from ptq_eval.report.mixed import figure as mixed_figure
 from ptq_eval.report.run import curves, delta_figure, formats_figure, loss_figure
+from ptq_eval.report.sensitivity import page as sensitivity
 
 ASKED = "asked"
 _DIGITS = 6
@@ -25,16 +27,22 @@ MOST_TOGGLES = 8
 """More configurations than this are switched by method."""
 
 
-def interactive(name: str) -> str | None:
-    """The figure that the page draws in place of the picture `name`; None where it shows the picture."""
+def interactive(name: str, files: Collection[str] = ()) -> str | None:
+    """The figure that the page draws in place of the picture `name`; None where it shows the picture.
+
+    files: what the page carries, by name.
+    """
     if name.startswith(f"{ASKED}_"):
         return ASKED
-    return name if name in _MAKERS else None
+    return name if name in _MAKERS or f"figures/{name}.csv" in files else None
 
 
-def embedded(study: Study, known: Mapping[str, Frame]) -> dict[str, Any]:
-    """Everything that the page carries; `known`: the data of figures, by name."""
+def embedded(
+    study: Study, known: Mapping[str, Frame], records: Sequence[Mapping[str, Any] | None] = ()
+) -> dict[str, Any]:
+    """Everything that the page carries; `known`: the data of figures, by name; `records`: of `report.studies`."""
     drawn = {name: known[name] if name in known else make(study) for name, make in _MAKERS.items()}
+    drawn |= _of_studies(*records)
     drawn = {name: frame for name, frame in drawn.items() if len(frame)}
     return {
         "files": {
@@ -63,7 +71,7 @@ def _cells(study: Study) -> list[str]:
     """δ of every row of degradation.csv, as in the degradation tables."""
     frame: Frame = pd.DataFrame(study.table).reset_index(drop=True)
     frame[NUMBERS] = frame[NUMBERS].apply(pd.to_numeric, errors="coerce").astype(float)
-    return [tables.delta_cell(row) for row in frame.to_dict("records")]
+    return tables.delta_cells(frame)
 
 
 def _bands_rounded(frame: Frame) -> Frame:
@@ -94,6 +102,14 @@ _MAKERS: Mapping[str, Callable[[Study], Frame]] = {
 }
 
 
+def _of_studies(
+    theory: Mapping[str, Any] | None = None, _found: Any = None, _tested: Any = None, planned: Any = None
+) -> dict[str, Frame]:
+    """The data of the figures of layers and of mixed models, by name."""
+    frames = {name: figure.data(theory) for name, figure in sensitivity.figures_of(theory).items()} if theory else {}
+    return frames | ({"mixed": mixed_figure.data(planned)} if planned else {})
+
+
 def _runs(study: Study) -> list[dict[str, Any]]:
     """Trajectories, smallest N first as in the figures, with their titles and the runs that belong to them."""
     first = study.rows.drop_duplicates("trajectory").sort_values("params", kind="stable")
@@ -106,7 +122,7 @@ def _runs(study: Study) -> list[dict[str, Any]]:
 
 
 def _toggles(study: Study) -> dict[str, str]:
-    """{configuration: the switch that shows it}: its own or, where there are many, that of its method."""
+    """{configuration: the switch that shows it}: its own or, where there are many, its method's."""
     if len(study.labels) <= MOST_TOGGLES:
         return {label: label for label in study.labels}
     methods = dict(zip(study.rows["label"], study.rows["method"]))
@@ -132,8 +148,14 @@ def _style(study: Study, drawn: Mapping[str, Frame]) -> dict[str, Any]:
     """The colours and marks of the other figures."""
     return {
         "bits": {str(bits): figures.colour(bits) for bits in study.bits()},
+        "other_bits": {f"{bits:g}": figures.colour(bits) for bits in _widths(drawn) - set(study.bits())},
         "marks": figures.MARKS,
         "lines": figures.LINES,
         "methods": formats_figure.styles_of(drawn["delta_vs_bits"]) if "delta_vs_bits" in drawn else {},
         "beside": delta_figure.BESIDE,
     }
+
+
+def _widths(drawn: Mapping[str, Frame]) -> set[float]:
+    """The bit-widths of all figures."""
+    return {float(bits) for frame in drawn.values() if "bits" in frame for bits in frame["bits"].dropna().unique()}

@@ -1,6 +1,6 @@
 """`report.html`: one file that needs no network and no server, made of the sections of `report.md`.
 
-Its sentences and tables are those of `report.md`, its numbers those of the CSV and JSON files, which it carries as text
+It has the sentences and tables of `report.md` and the numbers of the CSV and JSON files, which it carries as text
 and offers for download; the figures are drawn in the browser from the same text (see `data`).  Whatever comes from
 outside is text: Markdown without raw HTML, and JSON in which no tag can begin.
 
@@ -29,7 +29,7 @@ from ptq_eval.report.run import page
 from ptq_eval.report.web import data, markup
 
 NAME = "report.html"
-SCRIPTS = ("vendor/d3.min.js", "format.js", "figures.js", "draw.js", "tables.js", "page.js")
+SCRIPTS = ("vendor/d3.min.js", "format.js", "figures.js", "layers.js", "draw.js", "tables.js", "page.js")
 """In the order in which they run."""
 LIVE_SCRIPT = "live.js"
 STYLE = "page.css"
@@ -60,17 +60,19 @@ def document(
 ) -> str:
     """The page as HTML.
 
-    records: those of sensitivity, comparison and backtest, as `report.run.page.sections` takes them.  tables: the data
-    of figures that are known already, by name.  figures: the folder with pictures of the figures that are not drawn in
-    the browser.  live: for a page that is served.
+    records: of sensitivity, comparison, backtest and mixed models, as `report.run.page.sections` takes them.  tables:
+    the data of figures that are known already, by name.  figures: the folder with pictures of the figures that are not
+    drawn in the browser.  live: for a page that is served.
     """
 
+    embedded = data.embedded(study, tables or {}, records)
+
     def picture(name: str, about: str) -> str:
-        return _picture(data.interactive(name), about, figures / f"{name}.png" if figures else None)
+        return _picture(data.interactive(name, embedded["files"]), about, figures / f"{name}.png" if figures else None)
 
     parts = [part for part in page.sections(study, *records) if live is None or part[0] not in live.without]
     title = f"{_HEADING}: {', '.join(study.runs)}"
-    return _filled(title, parts, picture, data.embedded(study, tables or {}), live)
+    return _filled(title, parts, picture, embedded, live)
 
 
 def waiting(title: str, live: Live) -> str:

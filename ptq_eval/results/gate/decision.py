@@ -180,7 +180,7 @@ def _with(evidence: Evidence, windows: int) -> Evidence:
 
 
 def decide(evidence: Sequence[Evidence], tolerance: float, level: float) -> list[tuple[Outcome, float]]:
-    """(outcome, p adjusted over all cells) of each cell; the p-value is that of "not worse"."""
+    """(outcome, p adjusted over all cells) of each cell; the p-value tests "not worse"."""
     worse, better = (holm(p_values(evidence, sign)) for sign in (1, -1))
     return [(_outcome(one, up, down, tolerance, level), float(up)) for one, up, down in zip(evidence, worse, better)]
 

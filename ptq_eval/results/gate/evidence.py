@@ -1,7 +1,7 @@
 """What two results of one cell say of each other: window by window from records, or from two rows of tables.
 
 Records are compared on the windows that both measured, which are all of them unless a measurement stopped early
-(`early_stop`); tokens and design are those of these windows.  Rows alone are not paired any more: the errors of both δ
+(`early_stop`); tokens and design refer to these windows.  Rows alone are not paired any more: the errors of both δ
 are added, which bounds the error of the difference however the two depend on each other.
 """
 

@@ -59,7 +59,7 @@ _COLUMNS = tuple(Condition)[: tuple(Condition).index(Condition.CORPUS)]
 
 @dataclass(frozen=True)
 class Missing:
-    """A cell that only the old result has; `message` is that of a failed measurement or an excluded checkpoint."""
+    """A cell that only the old result has; `message` says why it failed or was excluded."""
 
     about: About
     why: Absence
@@ -103,7 +103,7 @@ class Paired:
 
 
 def pair(base: Side, new: Side, chance: bool = True) -> Paired:
-    """The cells of two results; `chance`: whether that of the roundings is part of the evidence."""
+    """The cells of two results; `chance`: whether the luck of rounding is part of the evidence."""
     mine, others = _by_identity(base.cells), _by_identity(new.cells)
     found, compared = Paired(), list[tuple[Cell, Cell, Compared]]()
     for old, other in _candidates(mine, others):
@@ -141,7 +141,7 @@ def _by_identity(cells: Iterable[Cell]) -> dict[Identity, dict[Identity, Cell]]:
 def _candidates(
     mine: Mapping[Identity, Mapping[Identity, Cell]], others: Mapping[Identity, Mapping[Identity, Cell]]
 ) -> Iterator[tuple[Cell, Cell | None]]:
-    """Each measured cell of the old result with that of the new one, calibrated equally if there is such a one."""
+    """Each measured cell of the old result with the new one's, calibrated equally if there is one."""
     for identity, olds in mine.items():
         news = others.get(identity, {})
         elsewhere = next(iter(news.values()), None) if not news.keys() & olds.keys() else None

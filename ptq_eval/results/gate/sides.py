@@ -1,6 +1,6 @@
 """What is compared: the results in a folder, cell by cell, with the losses per window where its records are there.
 
-A folder whose records are missing (those of this repository's studies are not kept in git) still has a table.  Its
+A folder without records (this repository keeps none of its studies' in git) still has a table.  Its
 cells can be compared too, but not window by window: see `pairs`.
 """
 

@@ -126,8 +126,21 @@ def test_a_turn_inside_the_range_is_open_above_unless_it_is_tested():
     assert unless_tested(beyond, 4e6, False) == beyond
 
 
-def test_no_lower_end_is_beyond_what_was_tested():
-    assert unless_tested(Turn(9e7, np.inf, np.inf), 4e6, False) == Turn(16e6, np.inf, np.inf)
+def test_an_upper_end_at_the_last_checkpoint_is_open_unless_it_is_tested():
+    loss = np.array([[3.0, 2.5, *np.linspace(2.0, 3.0, 61)]] * 2000)  # the least is that of the last checkpoint
+    x = np.concatenate([np.log([1e6, 2e6, 4e6]), grid(4e6)])
+    said = turn(Paths(x, loss, loss, loss, loss))
+    assert 4e6 < said.high < 4.1e6
+    assert unless_tested(said, 4e6, False) == Turn(said.low, np.inf, np.inf)
+    assert unless_tested(said, 4e6, True) == said
+
+
+@given(st.floats(1e5, 6.4e7), st.floats(1.0, 16.0), st.booleans())
+def test_neither_end_is_beyond_what_was_tested(low, factor, tested):
+    said = unless_tested(Turn(low, low * factor**0.5, low * factor), 4e6, tested)
+    assert said.low <= 16e6
+    assert said.high <= 16e6 or np.isinf(said.high)
+    assert unless_tested(Turn(low, np.inf, np.inf), 4e6, tested).low <= 16e6
 
 
 @settings(deadline=None, max_examples=25)

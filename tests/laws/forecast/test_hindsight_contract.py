@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ptq_eval.laws.fit.folder import fit_points
-from ptq_eval.laws.forecast.hindsight import hindsight
+from ptq_eval.laws.forecast.folder import hindsight
 from ptq_eval.results.points import read
 from tests.laws.synthetic import RATIOS, table
 

@@ -137,6 +137,8 @@ def test_a_huge_power_is_infinite_and_not_a_hang(table):
         ("b == 3", errors.NotVaryingError, "1 distinct value of P"),
         ("b > 99", errors.ExpressionError, "no row meets the condition"),
         ("c > 1", errors.ColumnError, "no column 'c'"),
+        ("args.lr > 1", errors.ColumnError, "no column 'args.lr'"),
+        ("b.mean().item > 1", errors.ExpressionError, "is not arithmetic"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(table, where, error, said):

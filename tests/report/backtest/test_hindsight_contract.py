@@ -3,7 +3,7 @@
 import pytest
 
 from ptq_eval.laws.fit.folder import fit_points
-from ptq_eval.laws.forecast.hindsight import hindsight
+from ptq_eval.laws.forecast.folder import hindsight
 from ptq_eval.report import write
 from ptq_eval.report.backtest.hindsight import section, shown
 from ptq_eval.report.common.data import Study

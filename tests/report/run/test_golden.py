@@ -9,8 +9,8 @@ import pytest
 from ptq_eval.laws.findings import Caution, Why
 from ptq_eval.laws.warnings import SCHEDULES
 from ptq_eval.report.common import numbers
+from ptq_eval.report.common.latex import cell, escape
 from ptq_eval.report.common.words import reason_text
-from ptq_eval.report.run.latex import cell, escape
 from ptq_eval.report.run.warnings import warning_texts
 from ptq_eval.report.run.words import observed, predicted, verdict, verdict_text
 

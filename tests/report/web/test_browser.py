@@ -7,95 +7,29 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import threading
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from ptq_eval.cli.server import bind
+from ptq_eval.jobs.sensitivity import sensitivity
 from ptq_eval.records import Checkpoint, Measurement, Scheme, Trial
 from ptq_eval.report import studies, with_texts, write
 from ptq_eval.report.common import numbers
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.web import page as web
 from ptq_eval.report.web.live import Folder
-from ptq_eval.report.web.server import bind
 from ptq_eval.results.store import Store
 from tests.report.synthetic import make_fit, make_run, make_table
+from tests.report.web.support import chart
 
 pytestmark = pytest.mark.browser
-RESULTS = Path(__file__).parents[3] / "results"
 HOSTILE = "</script><script>window.broken = 1</script><img src=x onerror=window.broken=2>"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=os.environ["CHROMIUM"], args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    """pages(name) -> the page of a folder of `results`, its table and its path."""
-    made, root = {}, tmp_path_factory.mktemp("pages")
-
-    def get(name):
-        if name not in made:
-            folder = RESULTS / name
-            table = pd.read_csv(folder / "degradation.csv")
-            fit, run = (json.loads((folder / f"{part}.json").read_text()) for part in ("fit", "run"))
-            study, path = Study(table, with_texts(fit), run), root / f"{name}.html"
-            path.write_text(web.document(study, studies(folder), figures=folder / "figures"))
-            made[name] = SimpleNamespace(path=path, table=table, study=study)
-        return made[name]
-
-    return get
-
-
-@pytest.fixture
-def opened(chromium):
-    """opened(path or address, **of the context) -> the page, ready; what it complained of and asked for is checked.
-
-    lazy: what is not on the screen is not made yet; else all is, as before printing.
-    """
-    contexts, heard = [], []
-
-    def get(where, lazy=False, **options):
-        context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True, **options)
-        contexts.append(context)
-        tab = context.new_page()
-        address = where if str(where).startswith("http") else Path(where).as_uri()
-        tab.on("console", lambda message: heard.append(message.text))
-        tab.on("pageerror", lambda error: heard.append(str(error)))
-        tab.on("request", lambda request: _own(request.url, address) or heard.append(request.url))
-        tab.goto(address)
-        tab.wait_for_selector("html[data-ready]")
-        if not lazy:
-            tab.evaluate("dispatchEvent(new Event('beforeprint'))")
-        return tab
-
-    get.heard = heard
-    yield get
-    for context in contexts:
-        context.close()
-    assert heard == []
-
-
-def _own(url, address):
-    return url.startswith(("data:", "blob:")) or url.startswith(address)
-
-
-def chart(tab, name):
-    return tab.locator(f"[data-figure='{name}']")
 
 
 def switch(tab, kind, value):
@@ -127,6 +61,42 @@ def test_figures_are_drawn_with_a_mark_for_every_measurement(opened, pages):
     assert not tab.evaluate(
         "[...document.querySelectorAll('.chart svg')].some((one) => /NaN|Infinity/.test(one.outerHTML))"
     )
+
+
+@pytest.fixture(scope="module")
+def layered(saved, texts, tmp_path_factory):
+    """The page of a study of layers with mixed models, and the folder of that study."""
+    out = tmp_path_factory.mktemp("layers") / "out"
+    few = {"bits": (2, 4), "group_size": 16, "seq_len": 32, "eval_windows": 12, "calib_windows": 4, "device": "cpu"}
+    few |= {"eval_text": texts.evaluation, "calib_text": texts.calibration, "quantizers": "rtn"}
+    sensitivity(saved("llama"), out, budget="3.5bits", **few)
+    table = make_table()
+    study = Study(table, with_texts(make_fit(table)), make_run(table))
+    (out / web.NAME).write_text(web.document(study, studies(out), figures=out / "figures"))
+    return out
+
+
+def test_layers_and_mixed_models_are_drawn_and_say_their_names(opened, layered):
+    tab = opened(layered / web.NAME)
+    layers = pd.read_csv(layered / "figures" / "sensitivity_rtn.csv").query("kind == 'layer'")
+    panels = chart(tab, "sensitivity_rtn").locator(".panel")
+    assert panels.count() == 3
+    shown = (layers["kl"] > 0).sum() + (layers["delta"] > 0).sum()
+    drawn = chart(tab, "sensitivity_rtn").locator(".point").count()
+    assert 0 < shown <= drawn <= shown + 4
+    panels.nth(1).focus()
+    tab.keyboard.press("ArrowRight")
+    least = layers[(layers["kl"] > 0) & (layers["predicted"] > 0)].sort_values("predicted").iloc[0]
+    assert tab.inner_text("#spoken").startswith(f"{least['layer']}, {least['bits']:.0f} bits, KL ")
+    models = pd.read_csv(layered / "figures" / "mixed.csv")
+    assert chart(tab, "mixed").locator(".panel").count() == 2
+    mixed = models[models["kind"] == "mixed"]
+    assert chart(tab, "mixed").locator(".point").count() == len(models) + (mixed["predicted_kl"] > 0).sum()
+    tab.set_viewport_size({"width": 360, "height": 740})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    assert not tab.locator(".chart").filter(has_text="NaN").count()
+    drawn = "[...document.querySelectorAll('.chart svg')].some((one) => /NaN|Infinity/.test(one.outerHTML))"
+    assert not tab.evaluate(drawn)
 
 
 def test_what_is_far_down_is_drawn_when_it_comes_near(opened, pages):
@@ -277,77 +247,6 @@ def test_what_is_saved_is_what_was_measured(opened, pages, tmp_path):
     tab.click("#download-menu summary")
     name, content = saved(lambda: tab.click("#download-menu [data-download='fit.json']"))
     assert json.loads(content)["critical_tokens"]
-
-
-def test_everything_works_by_keyboard(opened, pages):
-    tab = opened(pages("embedded").path)
-    tab.keyboard.press("Tab")
-    assert tab.evaluate("document.activeElement.textContent") == "Skip to the report"
-    panel = chart(tab, "loss_vs_tokens").locator(".panel").nth(1)
-    panel.focus()
-    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
-        tab.keyboard.press(key)
-    said = tab.text_content("#spoken")
-    assert "D = " in said
-    assert tab.locator("#tip").is_visible()
-    tab.keyboard.press("ArrowRight")
-    assert tab.text_content("#spoken") != said
-    ticks = chart(tab, "loss_vs_tokens").locator("svg text.muted").all_text_contents()
-    tab.keyboard.press("+")
-    assert chart(tab, "loss_vs_tokens").locator("svg text.muted").all_text_contents() != ticks
-    assert tab.evaluate(
-        "document.activeElement.dataset.key === "
-        "document.querySelectorAll('[data-figure=loss_vs_tokens] .panel')[1].dataset.key"
-    )
-    tab.keyboard.press("0")
-    assert chart(tab, "loss_vs_tokens").locator("svg text.muted").all_text_contents() == ticks
-    tab.focus("#contents-menu summary")
-    tab.keyboard.press("Enter")
-    assert tab.locator("#contents-menu nav").is_visible()
-    tab.keyboard.press("Escape")
-    assert not tab.locator("#contents-menu nav").is_visible()
-    tab.locator("#measurements th button").nth(5).focus()
-    tab.keyboard.press("Enter")
-    assert tab.locator("#measurements th").nth(5).get_attribute("aria-sort") == "ascending"
-
-
-def test_light_and_dark(opened, pages):
-    def paper(tab):
-        return sum(map(int, re.findall(r"\d+", tab.evaluate("getComputedStyle(document.body).backgroundColor"))[:3]))
-
-    dark, light = (opened(pages("embedded").path, color_scheme=scheme) for scheme in ("dark", "light"))
-    assert paper(dark) < 150 < 600 < paper(light)
-    light.click("#theme")
-    assert "light" in light.inner_text("#theme")
-    light.click("#theme")
-    assert paper(light) < 150
-    light.reload()
-    light.wait_for_selector("html[data-ready]")
-    assert paper(light) < 150
-
-
-@pytest.mark.parametrize("name", ["embedded", "formats"])
-def test_a_phone_needs_no_sideways_scrolling(opened, pages, name):
-    tab = opened(pages(name).path)
-    tab.set_viewport_size({"width": 360, "height": 740})
-    tab.reload()
-    tab.wait_for_selector("html[data-ready]")
-    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
-    assert chart(tab, "loss_vs_tokens").locator("svg").bounding_box()["width"] <= 360
-
-
-@pytest.mark.parametrize(
-    ("name", "scheme", "width"), [("embedded", "light", 1280), ("embedded", "dark", 360), ("formats", "light", 800)]
-)
-def test_axe_finds_nothing_to_object_to(opened, pages, name, scheme, width):
-    tab = opened(pages(name).path, color_scheme=scheme, bypass_csp=True)
-    tab.set_viewport_size({"width": width, "height": 900})
-    tab.evaluate(Path(os.environ["AXE"]).read_text())
-    found = tab.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    assert found["testEngine"]["name"] == "axe-core"
-    assert len(found["passes"]) > 10
-    assert [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in found["violations"]] == []
 
 
 def test_names_and_messages_from_outside_run_nothing(opened, tmp_path):

@@ -32,7 +32,7 @@ ptq.ticks = (axis, [low, high], most) => {
 
 ptq.Chart = class {
   constructor(host, name) {
-    Object.assign(this, { host, name, spec: ptq.figures[name], zoom: new Map(), focus: null, at: new Map() });
+    Object.assign(this, { host, name, spec: ptq.figure(name), zoom: new Map(), focus: null, at: new Map() });
     this.options = { ...this.spec.options };
     const caption = ptq.element("figcaption", { id: `caption-${name}` }, this.spec.caption);
     host.setAttribute("aria-labelledby", caption.id);
@@ -44,7 +44,7 @@ ptq.Chart = class {
   }
 
   tools() {
-    const words = { xlog: "D on a logarithmic axis", ylog: this.spec.shared ? "δ on a logarithmic axis" : "loss on a logarithmic axis", forecast: "Forecast" };
+    const words = { xlog: "D on a logarithmic axis", ylog: this.spec.shared ? "δ on a logarithmic axis" : "loss on a logarithmic axis", forecast: "Forecast", ...this.spec.words };
     const toggles = Object.keys(this.options).map((key) => ptq.element("button", {
       type: "button", "aria-pressed": String(this.options[key]), "data-option": key,
       onclick: (event) => {

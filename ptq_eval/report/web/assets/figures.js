@@ -1,7 +1,7 @@
 "use strict";
 // What each figure shows, as panels: made anew from the tables whenever a switch is changed.
 // A panel: { key, title, x, y, points, lines, areas, marks, spans, labels, notes }, x and y: { kind, label, format, domain }.
-ptq.colour = (bits) => ptq.data.style.bits[bits] || "#7F7F7F";
+ptq.colour = (bits) => ptq.data.style.bits[bits] || ptq.data.style.other_bits[bits] || "#7F7F7F";
 ptq.place = (run) => Math.max(0, ptq.data.runs.findIndex((one) => one.name === run));
 ptq.mark = (run) => ptq.data.style.marks[ptq.place(run) % ptq.data.style.marks.length];
 ptq.dash = (run) => ptq.data.style.lines[ptq.place(run) % ptq.data.style.lines.length];

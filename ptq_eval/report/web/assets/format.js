@@ -8,7 +8,7 @@ ptq.csv = (text) => {
   const [names, ...rows] = d3.csvParseRows(text);
   return rows.map((row) => Object.fromEntries(names.map((name, i) => [name, row[i]])));
 };
-ptq.TEXT = new Set(["run", "quantizer", "kind", "shown", "method", "name", "family", "label"]);
+ptq.TEXT = new Set(["run", "quantizer", "kind", "shown", "method", "name", "family", "label", "checkpoint", "layer", "panel", "model", "format"]);
 ptq.rowsOf = (() => {
   const read = new Map();
   return (name) => {

@@ -55,7 +55,7 @@ ptq.start = () => {
   for (const box of document.querySelectorAll("#degradation > .scroll")) ptq.followSwitches(box);
   for (const table of document.querySelectorAll("section:not(#the-answer) .scroll > table")) ptq.sortable(table);
   for (const host of document.querySelectorAll(".chart")) {
-    if (ptq.data.files[ptq.figures[host.dataset.figure].csv]) {
+    if (ptq.data.files[ptq.figure(host.dataset.figure).csv]) {
       const chart = new ptq.Chart(host, host.dataset.figure);
       ptq.whenNear(host, () => chart.draw());
     }

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ptq_eval.laws import analyse
+from ptq_eval.laws.forecast.folder import forecasts
 from ptq_eval.laws.forecast.series import series_of
-from ptq_eval.laws.forecast.turns import forecasts
 from ptq_eval.results.points import Losses, read
 from tests.laws.synthetic import table
 

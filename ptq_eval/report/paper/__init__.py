@@ -1,0 +1,1 @@
+"""A paper in LaTeX from an output folder: numbers as macros, tables, figures, and prose that uses them."""

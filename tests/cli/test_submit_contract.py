@@ -1,0 +1,25 @@
+"""Contract: the command line of `ptq-eval submit`."""
+
+from ptq_eval.errors import ClusterError
+
+
+def test_dry_run_prints_the_scripts_and_how_to_submit_them(ptq_eval, material, quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    out = tmp_path / "out"
+    answer = ptq_eval("submit", material.run, "-o", out, *quick, "--slurm", "--dry-run", "--sbatch-option", "qos=long")
+    assert (answer.code, answer.err) == (0, "")
+    assert "#SBATCH --qos=long\n" in answer.out
+    assert "#SBATCH --array=0-" in answer.out
+    assert 'sbatch --dependency=afterany:"$job"' in answer.out
+    answer = ptq_eval("submit", material.run, "-o", tmp_path / "other", *quick)
+    assert answer.code == ClusterError.exit_code
+    assert "sbatch is not on the PATH" in answer.err
+
+
+def test_retry_takes_the_output_folder_alone(ptq_eval, material, tmp_path):
+    answer = ptq_eval("submit", material.run, "-o", tmp_path, "--retry-missing", "--bits", "3")
+    assert answer.code == 2
+    assert "--bits" in answer.err
+    assert f"remedy: ptq-eval submit --retry-missing {tmp_path}" in answer.err
+    answer = ptq_eval("submit", "--retry-missing", tmp_path)
+    assert "nothing was submitted for this folder" in answer.err
