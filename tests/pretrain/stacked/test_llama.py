@@ -129,3 +129,14 @@ def test_runs_that_do_not_round_at_present_are_exact():
 def test_precisions_that_cannot_be_trained_in(name):
     with pytest.raises(OptionError, match="not a precision"):
         RunOptions(weights=name)
+
+
+def test_a_stack_with_number_formats_can_be_compiled():
+    """With a backend that generates no code: what fails on a format fails in tracing."""
+    options, (model, *_) = models(8, 1)
+    stacked = StackedLlama(model_config(options), "cpu")
+    ids = torch.randint(0, 300, (2, 2, 24), generator=torch.Generator().manual_seed(1))
+    flat = torch.stack([stacked.layout.row(model.state_dict())] * 2)
+    low = Precision(*(Rounding.of(["4", "fp8_e4m3"], per, "cpu") for per in ("channel", "tensor", "tensor")))
+    found = torch.compile(stacked.losses, backend="eager")(flat, ids, low)
+    torch.testing.assert_close(found, stacked.losses(flat, ids, low), atol=1e-5, rtol=0)
