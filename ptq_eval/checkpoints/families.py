@@ -25,6 +25,8 @@ from ptq_eval.records import Checkpoint
 _FILE = "pretrain.json"
 _PARTS = ("trunk", "annealed")
 """Folders of one training that hold its checkpoints; each has checkpoints of its own kind."""
+_AVERAGE = re.compile(r"ema-[\d.e-]+|lawa-\d+")
+"""Folders of averages of its weights."""
 
 
 def with_family(checkpoint: Checkpoint, home: Path | None) -> Checkpoint:
@@ -34,7 +36,7 @@ def with_family(checkpoint: Checkpoint, home: Path | None) -> Checkpoint:
 
 
 def _of_training(home: Path) -> str:
-    part = home.name if home.name in _PARTS else ""
+    part = home.name if home.name in _PARTS or _AVERAGE.fullmatch(home.name) else ""
     path = (home.parent if part else home) / _FILE
     try:
         about = load_json(path)

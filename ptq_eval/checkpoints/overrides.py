@@ -30,7 +30,7 @@ from typing import Any
 import yaml
 
 from ptq_eval.checkpoints.numbered import numbered_by, steps_restart
-from ptq_eval.checkpoints.trainer_state import COUNTER_RESTART, PHASES
+from ptq_eval.checkpoints.trainer_state import COUNTER_RESTART, COUNTER_UNIT, PHASES
 from ptq_eval.config.options import (
     COUNT,
     NUMBER,
@@ -169,7 +169,7 @@ class Overrides(Options):
         if note:
             TOKENS.require_below(tokens or 0, f"D of {checkpoint.name}, {note},")
             changes |= {"tokens": tokens, "tokens_source": "user", "tokens_note": note, "tokens_counter": ""}
-            changes["problems"] = tuple(p for p in checkpoint.problems if p.code != COUNTER_RESTART)
+            changes["problems"] = tuple(p for p in checkpoint.problems if p.code not in (COUNTER_RESTART, COUNTER_UNIT))
         if self.params is not None:
             changes |= {"params": self.params, "params_source": "user", "params_convention": "user"}
         for name in ("learning_rate", "schedule_phase"):

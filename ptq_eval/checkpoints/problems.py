@@ -8,7 +8,7 @@ folder is one more checkpoint, and asks for D once per run.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,46 +66,80 @@ def _one_hash_per_tokenizer(
     return [replace(c, tokenizer_sha=names[c.tokenizer_sha]) for c in checkpoints]
 
 
+_SHARED = (
+    ("tokenizer_sha", "tokenizer_differs", "the tokenizer"),
+    ("params_total", "model_differs", "the number of parameters"),
+)
+"""What the checkpoints of a run have in common: the attribute, the code where one differs, and its name."""
+
+
 def _in_order(run: Sequence[Checkpoint]) -> list[Checkpoint]:
     """The checkpoints of one run, in order, with what is wrong between them."""
-    done: list[Checkpoint] = []
-    for checkpoint in run:
-        earlier = list(done)
-        checkpoint = _against_first(checkpoint, earlier)
-        checkpoint = _against_order(checkpoint, earlier)
-        done.append(checkpoint)
-    return done
+    usual = {attribute: _usual(run, attribute) for attribute, _, _ in _SHARED}
+    run = _against_order([_against_usual(checkpoint, usual) for checkpoint in run])
+    return [_restarted(checkpoint, run[:index]) for index, checkpoint in enumerate(run)]
 
 
-def _against_first(checkpoint: Checkpoint, earlier: Sequence[Checkpoint]) -> Checkpoint:
-    for attribute, code, what in (
-        ("tokenizer_sha", "tokenizer_differs", "the tokenizer"),
-        ("params_total", "model_differs", "the number of parameters"),
-    ):
-        mine = getattr(checkpoint, attribute)
-        first = next((e for e in earlier if getattr(e, attribute)), None)
-        if mine and first and getattr(first, attribute) != mine:
-            checkpoint = noted(checkpoint, code, f"{what} differs from {first.name}'s")
+def _usual(run: Sequence[Checkpoint], attribute: str) -> Checkpoint | None:
+    """The first checkpoint with the value that most of the run have, so that a wrong one does not exclude the others.
+
+    Checkpoints that are excluded already do not count, unless all are; of two values as common, the earlier one.
+    """
+    known = [checkpoint for checkpoint in run if getattr(checkpoint, attribute)]
+    known = [checkpoint for checkpoint in known if not checkpoint.fatal] or known
+    counts = Counter(getattr(checkpoint, attribute) for checkpoint in known)
+    return max(known, key=lambda checkpoint: counts[getattr(checkpoint, attribute)], default=None)
+
+
+def _against_usual(checkpoint: Checkpoint, usual: Mapping[str, Checkpoint | None]) -> Checkpoint:
+    for attribute, code, what in _SHARED:
+        mine, other = getattr(checkpoint, attribute), usual[attribute]
+        if mine and other and getattr(other, attribute) != mine:
+            checkpoint = noted(checkpoint, code, f"{what} differs from {other.name}'s")
     return checkpoint
 
 
-def _against_order(checkpoint: Checkpoint, earlier: Sequence[Checkpoint]) -> Checkpoint:
-    """D must grow with the step, within a stage: later stages may branch from an earlier point."""
-    same = [e for e in earlier if e.stage == checkpoint.stage and e.step is not None and e.tokens is not None]
-    if checkpoint.step is not None and checkpoint.tokens is not None and same:
-        last = max(same, key=lambda e: e.tokens or 0)
-        if checkpoint.tokens <= (last.tokens or 0):
-            message = f"D = {checkpoint.tokens:,} is not above the {last.tokens:,} of {last.name}"
-            checkpoint = noted(checkpoint, "steps_out_of_order", message)
+def _against_order(run: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """D must grow with the step, within a stage: later stages may branch from an earlier point.
+
+    As few checkpoints as possible are excluded, of several such choices later ones.  Those that are excluded already do
+    not count: their D may be as wrong as the rest of them.
+    """
+    found = list(run)
+    counted = [i for i, c in enumerate(run) if not c.fatal and c.step is not None and c.tokens is not None]
+    for stage in {run[i].stage for i in counted}:
+        places = [i for i in counted if run[i].stage == stage]
+        kept = {places[i] for i in _longest_rise([run[i].tokens or 0 for i in places])}
+        for i in set(places) - kept:
+            mine = run[i].tokens or 0
+            above = [run[k] for k in kept if k < i and (run[k].tokens or 0) >= mine]
+            below = [run[k] for k in kept if k > i and (run[k].tokens or 0) <= mine]
+            message = f"D = {mine:,} is not {'above' if above else 'below'} "
+            message += f"the {(above or below)[0].tokens:,} of {(above or below)[0].name}"
+            found[i] = noted(run[i], "steps_out_of_order", message + ("" if above else ", which comes later"))
+    return found
+
+
+def _longest_rise(numbers: Sequence[int]) -> list[int]:
+    """The places of the longest rising subsequence; of several, the one of earlier places."""
+    chains: list[list[int]] = []  # the longest from each place on, the last place first
+    for place in range(len(numbers) - 1, -1, -1):
+        after = (chain for chain in reversed(chains) if numbers[chain[0]] > numbers[place])
+        chains.append([place, *max(after, key=len, default=[])])
+    return max(reversed(chains), key=len, default=[])
+
+
+def _restarted(checkpoint: Checkpoint, earlier: Sequence[Checkpoint]) -> Checkpoint:
+    """A note where a later stage counts its steps from 0 again."""
     restarted = (
         checkpoint.tokens is not None  # otherwise the question for D says so
         and checkpoint.stage
         and any(e.stage != checkpoint.stage and (e.step or 0) > (checkpoint.step or 0) for e in earlier)
     )
-    if restarted:
-        message = f"{checkpoint.stage} counts its steps from 0 again ({checkpoint.tokens_note})"
-        checkpoint = noted(checkpoint, "stage_restart", message, fatal=False)
-    return checkpoint
+    if not restarted:
+        return checkpoint
+    message = f"{checkpoint.stage} counts its steps from 0 again ({checkpoint.tokens_note})"
+    return noted(checkpoint, "stage_restart", message, fatal=False)
 
 
 def _with_twins(checkpoints: Sequence[Checkpoint], sketches: Sequence[Sketch | None]) -> list[Checkpoint]:
@@ -248,7 +282,8 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
 
 
 _WARNED = (
-    "tokens_unknown", "counter_restart", "stage_restart", "model_beside", "adapter_beside", "large_weights", "branch",
+    "tokens_unknown", "counter_restart", "counter_unit", "stage_restart", "model_beside",
+    "adapter_beside", "large_weights", "branch",
     "untied_head", "class_differs", "coarse_weights", "recipe_unused",
 )  # fmt: skip
 """Problems that are not fatal and change what a curve over D means."""

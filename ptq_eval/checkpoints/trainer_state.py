@@ -28,12 +28,13 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval import units
+from ptq_eval.config.options import TOKENS_PER_STEP
 from ptq_eval.errors import PtqEvalError, TrajectoryFileError
 from ptq_eval.models.json_files import load_json
 from ptq_eval.models.parameters import count_parameters
 from ptq_eval.records import Checkpoint, Source
 
-PHASES = ("warmup", "constant", "decay", "annealed")
+PHASES = ("warmup", "constant", "decay", "annealed", "averaged")
 ANNEALED_SHARE = 0.1
 """A learning rate at or below this share of its peak has been annealed (the usual floor of a cosine)."""
 
@@ -142,8 +143,10 @@ def _tokens(counts: dict[str, int], step: int, folder: Path) -> tuple[int | None
     return None, "", ""
 
 
-COUNTER_RESTART = "counter_restart"
+COUNTER_RESTART, COUNTER_UNIT = "counter_restart", "counter_unit"
 REMEDY = "give --tokens-per-step, --tokens or a trajectory.yaml"
+FEWEST = 8
+"""Fewer tokens per step than any training has: a count of steps, or of the samples of small batches."""
 STEADY = 0.01
 """Two rates of tokens per step that differ by less than this share are the same."""
 LOST = 0.03
@@ -172,6 +175,22 @@ def with_whole_counts(run: Sequence[Checkpoint]) -> list[Checkpoint]:
     for counter in (SEEN, FLOS):
         changed |= _with_whole(counter, [c for c in run if c.tokens_counter == counter and c.step])
     return [changed.get(checkpoint.location, checkpoint) for checkpoint in run]
+
+
+def with_doubted_unit(run: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """With a note at the first checkpoint whose counter cannot have counted tokens, by its growth per step."""
+    found = list(run)
+    for index, checkpoint in enumerate(run):
+        if checkpoint.tokens_counter != SEEN or not checkpoint.step or checkpoint.tokens is None:
+            continue
+        rate = checkpoint.tokens / checkpoint.step
+        if not FEWEST <= rate <= TOKENS_PER_STEP.most:
+            message = f"{SEEN} says {checkpoint.tokens:,} at step {checkpoint.step:,}, or {rate:,.3g} per step: "
+            found[index] = checkpoint.with_problem(
+                COUNTER_UNIT, f"{message}it seems to count something other than tokens, so D is wrong too; {REMEDY}"
+            )
+            break
+    return found
 
 
 def _with_whole(counter: str, counted: Sequence[Checkpoint]) -> dict[str, Checkpoint]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ptq_eval.config.options import COUNT, NUMBER, SWITCH, Options, option
+from ptq_eval.config.options import COUNT, NUMBER, SWITCH, TEXT, Options, option
 from ptq_eval.errors import OptionError
 from ptq_eval.pretrain.schedule import SCHEDULES, Schedule
 
@@ -65,3 +65,11 @@ class TrainingConfig(Options):
     text: str = option("stdlib:train", "Text to train on.")
     compile: bool | None = option(None, "Use torch.compile.", SWITCH, off="--no-compile", unset="on CUDA")
     threads: int | None = option(None, "CPU threads.", COUNT, low=1, unset="torch's own choice")
+
+
+@dataclass(frozen=True)
+class StudyArguments(Options):
+    """What `ptq-eval pretrain` needs for a study.  Raises OptionError."""
+
+    study: str | None = option(None, "Train the runs of this TOML file.", TEXT, metavar="FILE.toml")
+    status: bool = option(False, "Only say how far each run of the study is.")

@@ -53,6 +53,26 @@ def test_floating_point_operations_that_start_again(tmp_path):
     assert "total_flos / (6 · N_hf)" in found[2].problems[0].message
 
 
+@pytest.mark.parametrize(
+    ("seen", "doubted"),
+    [
+        ((98, 314), [0]),
+        ((98 * 4, 314 * 64), [0]),
+        ((98 * 64, 314 * 64), []),
+        ((10**30, 2 * 10**30), [0]),
+        ((98 * 10**6, 314 * 10**6), []),
+    ],
+)
+def test_a_counter_of_something_other_than_tokens_is_named_once(tmp_path, seen, doubted):
+    for step, value in zip((98, 314), seen):
+        folder = touch_checkpoint(tmp_path / "run" / f"checkpoint-{step}")
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "num_input_tokens_seen": value}))
+    found = discover([tmp_path / "run"])
+    assert [at for at, checkpoint in enumerate(found) if "counter_unit" in codes(checkpoint)] == doubted
+    corrected = discover([tmp_path / "run"], overrides=Overrides(tokens_per_step=2048))
+    assert not any("counter_unit" in codes(checkpoint) for checkpoint in corrected)
+
+
 def test_counters_of_two_kinds_are_not_compared(tmp_path):
     states = [
         {"total_flos": 300e12},

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 ANNEALED, AT_PEAK = "annealed", ("constant", "warmup")
-KNOWN = ("warmup", "constant", "decay", "annealed")
+AVERAGED = "averaged"
+"""The phase of an average of several checkpoints' weights."""
+KNOWN = ("warmup", "constant", "decay", "annealed", AVERAGED)
 """The phases of a schedule."""
 
 
@@ -16,9 +18,9 @@ def phase_of(
 ) -> tuple[np.ndarray, list[str]]:
     """S [n] of every checkpoint, from 1 (peak) to 2 (decayed to zero), and what a reader must know of it.
 
-    rates [n]: learning rates, NaN where unknown; phases [n]: `constant`, `warmup`, `decay`, `annealed` or ""; runs [n]:
-    names of training runs; tokens [n]: D.  NaN where neither rate nor phase tells.  The peak of a run is the highest
-    rate among its own points, so the rate of a run's only checkpoint tells nothing.
+    rates [n]: learning rates, NaN where unknown; phases [n]: one of `KNOWN`, or ""; runs [n]: names of training runs;
+    tokens [n]: D.  NaN for an average, and where neither rate nor phase tells.  The peak of a run is the highest rate
+    among its own points, so the rate of a run's only checkpoint tells nothing.
     """
     runs_, phases_ = np.asarray(runs), np.asarray(phases)
     s = np.full(len(rates), np.nan)
@@ -36,6 +38,7 @@ def phase_of(
         s[rows] = 1 + np.where(tokens[rows] < first, 0.0, share)
     s[np.isin(phases_, AT_PEAK)] = 1.0
     s[phases_ == ANNEALED] = 2.0
+    s[phases_ == AVERAGED] = np.nan  # it acts like a decay, but how much of one is not known
     notes = []
     if single:
         notes.append(

@@ -1,0 +1,224 @@
+"""`ptq-eval pretrain --study FILE`: all runs of a grid, trained in stacks.
+
+    text = ["stdlib:train", "files:novels.txt"]     # a text, or several as an axis
+    stack = 16                                      # the most runs in a stack, as far as `memory` allows
+    [run]                                           # options that all grids share
+    context = 128
+    [[grid]]                                        # every combination of these lists is a run
+    size = ["32x3", "64x4"]
+    seed = [0, 1, 2]
+    weights = ["full", 8, 4]
+
+Keys are the options of a run by their names in Python.  A file may grow: what is trained is kept.  The folder has a
+run's files in `runs/`, and in `stacks/` which legs are trained together; both are written whole, so the same command
+goes on after a SIGKILL at any moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ptq_eval.config.options import MEMORY, SIZE, TEXT, Options, option
+from ptq_eval.errors import OptionError
+from ptq_eval.pretrain.stacked.options import RunOptions
+from ptq_eval.pretrain.stacked.plan import Leg, Run, legs, points, stacks
+
+Progress = Callable[[str, int, int], None]
+"""progress(what is trained, steps done, steps in all)."""
+
+
+@dataclass(frozen=True)
+class StudyOptions(Options):
+    """The keys of a study file beside its grids.  Raises OptionError."""
+
+    text: tuple[str, ...] = option(("stdlib:train",), "Texts.", TEXT, many=True, files=True)
+    stack: int = option(16, "The most runs in a stack.", low=1)
+    memory: int = option(4_000_000_000, "What a stack may take.", SIZE, plausible=MEMORY)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs of a study and how many may be stacked."""
+
+    runs: tuple[Run, ...]
+    options: StudyOptions
+
+    def stacks(self, before: Sequence[Sequence[str]]) -> list[list[Leg]]:
+        """All legs in stacks; those of `before` (names of legs) as they were formed."""
+        wanted = [leg for run in self.runs for leg in legs(run)]
+        shapes = {run.options.shape: run.options for run in self.runs}
+        limits = {
+            shape: max(1, min(self.options.stack, self.options.memory // bytes_per_run(options)))
+            for shape, options in shapes.items()
+        }
+        return stacks(wanted, limits, before)
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far a run is: checkpoints saved of those planned, averages excluded."""
+
+    name: str
+    saved: int
+    planned: int
+
+
+def read(path: str | Path) -> Study:
+    """The study of a TOML file.  Raises OptionError."""
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        remedy = "see docs/pretraining.md"
+        raise OptionError("the study file cannot be read", got=f"{path}: {error}", remedy=remedy) from None
+    common, grids = content.pop("run", {}), content.pop("grid", [{}])
+    if not isinstance(common, dict) or not isinstance(grids, list) or not all(isinstance(one, dict) for one in grids):
+        raise OptionError("run or grid of the study file is no table", got=path, remedy="write [run] and [[grid]]")
+    options = StudyOptions.of(content, also=["run", "grid"])
+    return _study([point for grid in grids for point in points(grid, common)], options)
+
+
+def _study(found: Sequence[tuple[RunOptions, str | None]], options: StudyOptions) -> Study:
+    runs = {}
+    for own, text in found:
+        params, tokens = non_embedding(own), own.context * own.batch_size
+        targets = tuple(sorted({max(1, round(ratio * params / tokens)) for ratio in own.ratios}))
+        for one in (text,) if text else options.text:
+            run = Run(own, one, targets)
+            runs[run.name] = run
+    return Study(tuple(runs.values()), options)
+
+
+def non_embedding(options: RunOptions) -> int:
+    """N of a run."""
+    feed, head = _feed_forward(options)
+    attention = 2 * options.width * (options.width + head)
+    return options.layers * (attention + 3 * options.width * feed + 2 * options.width) + options.width
+
+
+def _feed_forward(options: RunOptions) -> tuple[int, int]:
+    """Inner channels of the MLP, and channels of all key heads."""
+    from ptq_eval.pretrain.architectures import configuration
+
+    o = options
+    c = configuration(o.architecture, width=o.width, layers=o.layers, vocab=o.vocab, context=o.context)
+    return c.intermediate_size, c.num_key_value_heads * c.hidden_size // c.num_attention_heads
+
+
+def bytes_per_run(options: RunOptions) -> int:
+    """About what a run takes in a stack: weights, gradients, moments, averages, and activations kept for backward."""
+    params = non_embedding(options) + options.vocab * options.width
+    copies = 8 + len(options.ema) + max(options.lawa, default=0)
+    feed, _ = _feed_forward(options)
+    per_token = 4 * options.vocab + options.layers * (16 * options.width + 5 * feed)
+    return 4 * (copies * params + options.batch_size * options.context * per_token)
+
+
+def status(study: Study, out: str | Path) -> list[Progressed]:
+    """How far each run is."""
+    found = []
+    for run in study.runs:
+        planned = [("trunk", step) for step in run.targets]
+        planned += [("annealed", leg.branch) for leg in legs(run) if leg.branch]
+        home = Path(out) / "runs" / run.name
+        saved = sum((home / part / f"checkpoint-{step}").is_dir() for part, step in planned)
+        found.append(Progressed(run.name, saved, len(planned)))
+    return found
+
+
+def train(
+    study: Study,
+    out: str | Path,
+    *,
+    device: str = "cpu",
+    compiled: bool | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Train all runs that are not complete under `out`, and return it; the same call goes on where one ended.
+
+    compiled: use torch.compile (default: on CUDA, and on the CPU for long stacks).  On CUDA, matrix products are in
+    bfloat16 under autocast, with float32 weights.  Raises OptionError, and OutputFullError if `out` cannot be written.
+    """
+    from ptq_eval.pretrain.saving import writing
+    from ptq_eval.pretrain.stacked.trainer import Stack
+
+    out = Path(out)
+    with writing(out):
+        (out / "stacks").mkdir(parents=True, exist_ok=True)
+        (out / "runs").mkdir(exist_ok=True)
+    known = [json.loads(path.read_text()) for path in sorted((out / "stacks").glob("*.json"))]
+    complete = {tuple(one["legs"]) for one in known if one["done"]}
+    waiting = [
+        stack
+        for stack in study.stacks([one["legs"] for one in known])
+        if tuple(leg.name for leg in stack) not in complete
+    ]
+    materials: dict[tuple[str, int], Any] = {}
+    for run in study.runs if waiting else ():  # those that are complete too: their text may have changed
+        _describe(out / "runs" / run.name, run, _material(materials, run, out), device)
+    for number, stack in enumerate(waiting, 1):
+        own = [_material(materials, leg.run, out) for leg in stack]
+        trained = Stack(stack, own, out, device, compiled)
+        trained.describe(done=False)
+        what = f"stack {number} of {len(waiting)}, {len(stack)} runs"
+        trained.train(lambda done, total, what=what: progress(what, done, total) if progress else None)
+    return out
+
+
+def _material(known: dict[tuple[str, int], Any], run: Run, out: Path) -> Any:
+    """The tokenized text of a run; its tokenizer is trained once and kept in OUT/tokenizers."""
+    from transformers import AutoTokenizer
+
+    from ptq_eval import corpora
+    from ptq_eval.pretrain.data import encode, train_tokenizer
+    from ptq_eval.pretrain.saving import write_folder, writing
+    from ptq_eval.pretrain.stacked.trainer import Material
+
+    key = (run.text, run.options.vocab)
+    if key not in known:
+        source = corpora.read(run.text)
+        if source.text is None:
+            allowed = "a text that can be tokenized"
+            raise OptionError("a text of the study must be text, not token ids", got=run.text, allowed=allowed)
+        said = f"{source.digest} {run.options.vocab}"
+        folder = out / "tokenizers" / hashlib.sha256(said.encode()).hexdigest()[:16]
+        if not folder.exists():
+            with writing(out):
+                folder.parent.mkdir(exist_ok=True)
+            write_folder(folder, train_tokenizer(source.text, run.options.vocab).save_pretrained)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        known[key] = Material(tokenizer, encode(tokenizer, source.text), source.digest)
+    return known[key]
+
+
+def _describe(folder: Path, run: Run, material: Any, device: str) -> None:
+    """Write a run's `pretrain.json`.  Raises OptionError where its text was another one before."""
+    import torch
+
+    from ptq_eval.pretrain.saving import require_same, write_whole, writing
+
+    batches, tokens = material.batches(run.options), run.options.context * run.options.batch_size
+    require_same(folder, config=asdict(run.options), token_digest=batches.digest)
+    about = {
+        "config": asdict(run.options),
+        "text": run.text,
+        "text_digest": material.text_digest,
+        "token_digest": batches.digest,
+        "tokens_per_epoch": batches.epoch_tokens,
+        "tokens_per_step": tokens,
+        "params_non_embedding": non_embedding(run.options),
+        "params_total": non_embedding(run.options) + run.options.vocab * run.options.width,
+        "steps_saved": run.targets,
+        "epochs": run.targets[-1] * tokens / batches.epoch_tokens,
+        "device": device,
+        "dtype": "bfloat16 autocast" if device.startswith("cuda") else "float32",
+        "torch": torch.__version__,
+    }
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "pretrain.json", (json.dumps(about, indent=2) + "\n").encode())
