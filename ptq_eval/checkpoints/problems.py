@@ -76,12 +76,8 @@ _SHARED = (
 def _in_order(run: Sequence[Checkpoint]) -> list[Checkpoint]:
     """The checkpoints of one run, in order, with what is wrong between them."""
     usual = {attribute: _usual(run, attribute) for attribute, _, _ in _SHARED}
-    done: list[Checkpoint] = []
-    for checkpoint in run:
-        checkpoint = _against_usual(checkpoint, usual)
-        checkpoint = _against_order(checkpoint, done)
-        done.append(checkpoint)
-    return done
+    run = _against_order([_against_usual(checkpoint, usual) for checkpoint in run])
+    return [_restarted(checkpoint, run[:index]) for index, checkpoint in enumerate(run)]
 
 
 def _usual(run: Sequence[Checkpoint], attribute: str) -> Checkpoint | None:
@@ -103,27 +99,47 @@ def _against_usual(checkpoint: Checkpoint, usual: Mapping[str, Checkpoint | None
     return checkpoint
 
 
-def _against_order(checkpoint: Checkpoint, earlier: Sequence[Checkpoint]) -> Checkpoint:
+def _against_order(run: Sequence[Checkpoint]) -> list[Checkpoint]:
     """D must grow with the step, within a stage: later stages may branch from an earlier point.
 
-    Excluded checkpoints do not count: their D may be as wrong as the rest of them.
+    As few checkpoints as possible are excluded, of several such choices later ones.  Those that are excluded already do
+    not count: their D may be as wrong as the rest of them.
     """
-    sound = [e for e in earlier if not e.fatal and e.step is not None and e.tokens is not None]
-    same = [e for e in sound if e.stage == checkpoint.stage]
-    if checkpoint.step is not None and checkpoint.tokens is not None and same:
-        last = max(same, key=lambda e: e.tokens or 0)
-        if checkpoint.tokens <= (last.tokens or 0):
-            message = f"D = {checkpoint.tokens:,} is not above the {last.tokens:,} of {last.name}"
-            checkpoint = noted(checkpoint, "steps_out_of_order", message)
+    found = list(run)
+    counted = [i for i, c in enumerate(run) if not c.fatal and c.step is not None and c.tokens is not None]
+    for stage in {run[i].stage for i in counted}:
+        places = [i for i in counted if run[i].stage == stage]
+        kept = {places[i] for i in _longest_rise([run[i].tokens or 0 for i in places])}
+        for i in set(places) - kept:
+            mine = run[i].tokens or 0
+            above = [run[k] for k in kept if k < i and (run[k].tokens or 0) >= mine]
+            below = [run[k] for k in kept if k > i and (run[k].tokens or 0) <= mine]
+            message = f"D = {mine:,} is not {'above' if above else 'below'} "
+            message += f"the {(above or below)[0].tokens:,} of {(above or below)[0].name}"
+            found[i] = noted(run[i], "steps_out_of_order", message + ("" if above else ", which comes later"))
+    return found
+
+
+def _longest_rise(numbers: Sequence[int]) -> list[int]:
+    """The places of the longest rising subsequence; of several, the one of earlier places."""
+    chains: list[list[int]] = []  # the longest from each place on, the last place first
+    for place in range(len(numbers) - 1, -1, -1):
+        after = (chain for chain in reversed(chains) if numbers[chain[0]] > numbers[place])
+        chains.append([place, *max(after, key=len, default=[])])
+    return max(reversed(chains), key=len, default=[])
+
+
+def _restarted(checkpoint: Checkpoint, earlier: Sequence[Checkpoint]) -> Checkpoint:
+    """A note where a later stage counts its steps from 0 again."""
     restarted = (
         checkpoint.tokens is not None  # otherwise the question for D says so
         and checkpoint.stage
         and any(e.stage != checkpoint.stage and (e.step or 0) > (checkpoint.step or 0) for e in earlier)
     )
-    if restarted:
-        message = f"{checkpoint.stage} counts its steps from 0 again ({checkpoint.tokens_note})"
-        checkpoint = noted(checkpoint, "stage_restart", message, fatal=False)
-    return checkpoint
+    if not restarted:
+        return checkpoint
+    message = f"{checkpoint.stage} counts its steps from 0 again ({checkpoint.tokens_note})"
+    return noted(checkpoint, "stage_restart", message, fatal=False)
 
 
 def _with_twins(checkpoints: Sequence[Checkpoint], sketches: Sequence[Sketch | None]) -> list[Checkpoint]:

@@ -9,6 +9,7 @@ without it is not the one that was trained.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -106,8 +107,14 @@ def surplus_finding(module: Any, account: Account, report: WeightReport) -> Find
         _wrapped(account, body)
         or _quantized(module, account, inside, report.tensors)
         or _headless(module, account)
-        or _of_layers([name for name in {*inside, *direct} if name not in report.zero])
+        or _of_layers([name for name in {*inside, *direct} if name not in report.zero and not _counts(name, report)])
     )
+
+
+def _counts(name: str, report: WeightReport) -> bool:
+    """Whether a tensor is a single whole number, such as a counter of batches: no parameter."""
+    kind, shape = report.tensors.get(name, ("", ()))
+    return math.prod(shape) == 1 and kind.upper().startswith(("I", "U", "TORCH.INT", "TORCH.UINT"))
 
 
 def _of_body(name: str, body: str) -> bool:
@@ -213,7 +220,7 @@ def _of_layers(names: Collection[str]) -> Finding | None:
         "not_loaded",
         f"tensors of the model's layers that its configuration does not know: {some(names)}",
         "correct config.json (number of layers, biases, norms); multiply masks and other factors into the weights; "
-        "remove from the file what is a mere buffer",
+        "remove buffers, which are no parameters, from the file",
     )
 
 

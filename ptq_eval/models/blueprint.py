@@ -122,7 +122,7 @@ class Blueprint:
 
     @cached_property
     def other_class(self) -> str:
-        """A class of transformers that config.json names and that is none of this type of model; "" where none is."""
+        """A class of transformers that config.json names and that belongs to another type of model, or ""."""
         import transformers
 
         own = {type(self.config), type(self.config.get_text_config())}

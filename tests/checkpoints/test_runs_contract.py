@@ -1,11 +1,15 @@
 """Contract: what is wrong between the checkpoints of a run, and the rows that show it."""
 
+import itertools
 import json
 import shutil
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ptq_eval.checkpoints import Overrides, discover, inspection_rows, verify_all, warnings
+from ptq_eval.checkpoints.problems import _longest_rise
 from tests.checkpoints.support import codes, llama_config, write_tokenizer
 
 
@@ -68,6 +72,27 @@ def test_steps_out_of_order_with_tokens(trainer_run):
     found = verify_all(discover([trainer_run], overrides=overrides))
     assert [codes(c) for c in found] == [[], ["steps_out_of_order"], []]
     assert found[1].fatal
+
+
+def test_one_d_that_is_too_high_excludes_itself_alone(trainer_run):
+    overrides = Overrides(tokens={200: 5_000_000, 500: 5000, 1000: 6000})
+    found = verify_all(discover([trainer_run], overrides=overrides))
+    assert [codes(c) for c in found] == [["steps_out_of_order"], [], []]
+    (problem,) = found[0].problems
+    assert problem.message.startswith("D = 5,000,000 is not below the 5,000 of ")
+
+
+@given(st.lists(st.integers(0, 9), max_size=9))
+def test_as_few_as_possible_are_out_of_order(numbers):
+    kept = _longest_rise(numbers)
+    rising = [
+        places
+        for places in itertools.chain.from_iterable(
+            itertools.combinations(range(len(numbers)), size) for size in range(len(numbers), -1, -1)
+        )
+        if all(numbers[a] < numbers[b] for a, b in itertools.pairwise(places))
+    ]
+    assert tuple(kept) == rising[0]  # the longest, and of those the earliest
 
 
 def test_unknown_tokens_are_asked_for_once_in_a_run(save_run, tmp_path):

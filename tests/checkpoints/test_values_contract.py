@@ -105,6 +105,7 @@ def test_a_head_that_differs_from_the_embedding_it_is_tied_to(save, tmp_path, ki
 SAME = {
     "a prefix": lambda ts: {n.removeprefix("model."): x for n, x in ts.items()},
     "a surplus tensor": lambda ts: {**ts, "value_head.weight": torch.ones(2, 2)},
+    "a counter": lambda ts: {**ts, "model.num_batches_tracked": torch.tensor(7)},
     "a buffer": lambda ts: {**ts, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)},
     "the tied head": lambda ts: {**ts, "lm_head.weight": ts["model.embed_tokens.weight"].clone()},
 }

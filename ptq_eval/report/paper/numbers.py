@@ -41,7 +41,7 @@ class Numbers:
         return rf"\{name}{{}}"
 
     def file(self, gone: Mapping[str, str] | None = None) -> str:
-        """The content of numbers.tex.  gone: macros that the author's text uses and no result stands behind now."""
+        """The content of numbers.tex.  gone: macros of the author's text whose results are gone."""
         lines = [_HEAD]
         for name, text in self.texts.items():
             about = f"  % {' '.join(self._about[name].split())}" if self._about[name] else ""

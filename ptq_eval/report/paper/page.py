@@ -2,7 +2,7 @@ r"""A paper as a LaTeX project: `main.tex`, which is the author's, and `generate
 
 `main.tex` is written once.  It holds the prose, and macros in place of everything that depends on the results, so that
 an author may rewrite it and still get new numbers, tables, figures and references with the next `ptq-eval paper`.
-A macro that the author uses and that no result stands behind any more is kept as two bold question marks: the paper
+A macro that the author uses and whose result is gone is kept as two bold question marks: the paper
 compiles, and nobody overlooks it.
 
 The template is `string.Template` with @ for $: it has blanks, no loop and no condition.
@@ -55,7 +55,7 @@ class Written:
     """A paper that was written.
 
     paths: the files written.  kept: whether main.tex was there and stayed as it was.  gone: macros that it uses and
-    that no result stands behind.  renamed: runs that pdfTeX cannot draw, with the names they have in the paper.
+    whose results are gone.  renamed: runs that pdfTeX cannot draw, with the names they have in the paper.
     uncited: methods, laws and suites without a reference.
     """
 
@@ -185,7 +185,7 @@ def lines(written: Written) -> Iterator[str]:
     else:
         yield "main.tex is yours from now on; generated/ is written anew each time"
     for name in written.gone:
-        yield rf"main.tex uses \{name}, which no result stands behind any more: it is set as ??"
+        yield rf"main.tex uses \{name}, whose result is gone: it is set as ??"
     for run, name in written.renamed.items():
         yield f"{run!r} is called {name!r}: pdfTeX's fonts cannot draw it; --rename chooses another name"
     if written.uncited:
