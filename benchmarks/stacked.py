@@ -13,6 +13,7 @@ import os
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def measure(runs: int, steps: int, repeats: int, device: str, compiled: bool) ->
     from ptq_eval.pretrain.trainer import _Run
 
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "ptq_eval").rglob("*.py")))
-    size = {"width": WIDTH, "layers": LAYERS, "vocab": VOCAB, "context": CONTEXT, "batch_size": BATCH}
+    size: dict[str, Any] = {"width": WIDTH, "layers": LAYERS, "vocab": VOCAB, "context": CONTEXT, "batch_size": BATCH}
     tokenizer = train_tokenizer(text, VOCAB)
     material = Material(tokenizer, encode(tokenizer, text), "")
     legs = [Leg(Run(RunOptions(**size, seed=SEED + k), "", (10**6,)), 0, 10**6) for k in range(runs)]

@@ -72,7 +72,7 @@ def rounded(x: Tensor, rounding: Rounding | None, shared: tuple[int, ...]) -> Te
     return found + (x - x.detach())
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 def _in_format(x: Tensor, form: Format, shared: tuple[int, ...]) -> Tensor:
     kept = [i for i in range(x.dim()) if i not in shared]
     order = [*kept, *shared]
