@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ptq_eval.checkpoints.account import Account, load_account
 from ptq_eval.checkpoints.arrivals import Files, files_of
+from ptq_eval.checkpoints.between import cross_checked
 from ptq_eval.checkpoints.contents import placeholder, placeholder_of
 from ptq_eval.checkpoints.discover import local_path
 from ptq_eval.checkpoints.foreign import adapter_beside, foreign
-from ptq_eval.checkpoints.problems import cross_checked, noted, settled
+from ptq_eval.checkpoints.problems import noted, settled
 from ptq_eval.checkpoints.surplus import Finding, some, surplus_finding
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.models.blueprint import blueprint

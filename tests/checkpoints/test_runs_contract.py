@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptq_eval.checkpoints import Overrides, discover, inspection_rows, verify_all, warnings
-from ptq_eval.checkpoints.problems import _longest_rise
+from ptq_eval.checkpoints.between import _longest_rise
 from tests.checkpoints.support import codes, llama_config, write_tokenizer
 
 
