@@ -95,7 +95,7 @@ def test_on_a_shared_axis_bits_are_those_of_the_axis(report):
     content["bits_axis"] = "gaussian"
     source = from_stored(content, name="out", quantizer="gptq", params=40e3)
     assert source.bits == (2.25, 3.25, 4.25, 8.25)
-    assert "bits are those of an ideal code" in source.note
+    assert "bits are counted for an ideal code" in source.note
     assert plan(source, Question(params=40e3, serve_bits=(3.1,))).of("critical_tokens")
     with pytest.raises(PlanError, match=r"not those that are stored.*--memory.*--bits-axis effective"):
         plan(source, Question(params=40e3, memory=1e6))
