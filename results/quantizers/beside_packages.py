@@ -244,6 +244,7 @@ def drawn(table: pd.DataFrame) -> Any:
     """δ against the bytes of the quantized matrices, a panel per model: ours filled, others hollow, families side by
     side, and the median noise floor of the methods of a size as a band."""
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import EngFormatter
 
     models = list(dict.fromkeys(table["model"]))
     figure, axes = figures.panels(1, len(models))
@@ -259,10 +260,11 @@ def drawn(table: pd.DataFrame) -> Any:
             panel.fill_between(ends, 1e-9, float(np.nanmedian(width["noise_floor"])), color="#dddddd", lw=0, zorder=0)
         floors = [float(np.nanmedian(width["noise_floor"])) for _, width in own.groupby("bits")]
         low = min([own["delta"][own["delta"] > 0].min(), *(floor for floor in floors if floor > 0)])
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.set(
             yscale="log",
             title=model,
-            xlabel="bytes of the quantized matrices, families side by side",
+            xlabel="bytes of the matrices",
             ylim=(low / 2, None),
         )
     axes[0, 0].set_ylabel("δ (nats per token)")
