@@ -92,8 +92,13 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the process still runs."""
-        return self._process.poll() is None
+        """Whether the process still runs; one that was killed and whose threads are still ending does not."""
+        import psutil
+
+        try:
+            return self._process.poll() is None and self._process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
 
     @property
     def ready(self) -> bool:

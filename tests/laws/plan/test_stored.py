@@ -97,7 +97,7 @@ def test_on_a_shared_axis_bits_are_those_of_the_axis(report):
     assert source.bits == (2.25, 3.25, 4.25, 8.25)
     assert "bits are counted for an ideal code" in source.note
     assert plan(source, Question(params=40e3, serve_bits=(3.1,))).of("critical_tokens")
-    with pytest.raises(PlanError, match=r"not those that are stored.*--memory.*--bits-axis effective"):
+    with pytest.raises(PlanError, match=r"not the bits that are stored.*--memory.*--bits-axis effective"):
         plan(source, Question(params=40e3, memory=1e6))
     with pytest.raises(PlanError, match=r"share a law.*got nvfp4"):
         from_stored(content, name="out", quantizer="gptq", number_format="nvfp4")
