@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks.harness import ROOT, SEED, Claim, Outcome, Setup
 from benchmarks.jobs import children, records, size
 from tests.support import ray_cluster, slurm
+from tests.support.numbers import working
 
 KILLS = 20
 VICTIMS = ("process", "driver", "slurm task", "slurm scancel", "ray node", "ray driver")
@@ -112,7 +113,7 @@ class _Bench:
             ray_cluster.kill(self.ray)
             self.ray.add_node(num_cpus=1)
             return True
-        alive = {"slurm task": lambda: _working(out), "process": lambda: children(driver.pid)}
+        alive = {"slurm task": lambda: working(out), "process": lambda: children(driver.pid)}
         for process in alive.get(victim, lambda: [driver.pid])()[:1]:
             try:
                 os.kill(process, signal.SIGKILL)
@@ -120,16 +121,3 @@ class _Bench:
                 return False
             return True
         return False
-
-
-def _working(out: Path) -> list[int]:
-    """Processes that measure into `out`."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (place / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"work" in words and os.fsencode(out) in words:
-            found.append(int(place.name))
-    return found

@@ -77,11 +77,26 @@ def save_checkpoint(folder: Path, model: Any, tokenizer: Any, trainer_state: Map
     write_folder(folder, fill)
 
 
-def keep_state(out: Path, state: Mapping[str, Any]) -> None:
-    """Replace the state from which the run can be resumed."""
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Replace a file of tensors and plain values atomically.  Raises OutputFullError."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-    write_whole(out / "state.pt", buffer.getvalue())
+    write_whole(path, buffer.getvalue())
+
+
+def read_state(path: Path, device: str, remedy: str) -> dict[str, Any]:
+    """What `write_state` wrote.  Raises UnreadableCheckpointError, with this remedy."""
+    try:
+        return torch.load(path, weights_only=True, map_location=device)
+    except Exception as error:  # torch raises different types for different kinds of damage
+        raise UnreadableCheckpointError(
+            "the saved training state is damaged", got=f"{path}: {type(error).__name__}", remedy=remedy
+        ) from error
+
+
+def keep_state(out: Path, state: Mapping[str, Any]) -> None:
+    """Replace the state from which the run can be resumed."""
+    write_state(out / "state.pt", state)
 
 
 def kept_state(out: Path, device: str) -> dict[str, Any] | None:
@@ -89,14 +104,7 @@ def kept_state(out: Path, device: str) -> dict[str, Any] | None:
     path = out / "state.pt"
     if not path.exists():
         return None
-    try:
-        return torch.load(path, weights_only=True, map_location=device)
-    except Exception as error:  # torch raises different types for different kinds of damage
-        raise UnreadableCheckpointError(
-            "the saved training state is damaged",
-            got=f"{path}: {type(error).__name__}",
-            remedy="delete that file to start the training again",
-        ) from error
+    return read_state(path, device, "delete that file to start the training again")
 
 
 def described(out: Path) -> dict[str, Any] | None:

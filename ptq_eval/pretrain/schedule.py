@@ -16,19 +16,27 @@ Schedule = Literal["constant", "cosine", "wsd"]
 SCHEDULES: tuple[Schedule, ...] = ("constant", "cosine", "wsd")
 
 
+COSINE_FLOOR = 0.1
+
+
 def factor(schedule: Schedule, step: int, *, warmup: int, total: int) -> float:
     """The learning rate at `step` (0-based) divided by the peak rate; for wsd, the trunk's."""
     if step < warmup:
         return (step + 1) / warmup
     if schedule == "cosine":
         done = (step - warmup) / max(1, total - warmup)
-        return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done)))
+        return COSINE_FLOOR + (1 - COSINE_FLOOR) / 2 * (1 + math.cos(math.pi * min(1.0, done)))
     return 1.0
 
 
 def branch_factor(step: int, *, start: int, end: int) -> float:
     """The same for a branch that decays linearly from the trunk's rate at step `start` to zero at `end`."""
     return max(0.0, (end - step) / max(1, end - start))
+
+
+def branch_start(end: int, *, warmup: int, decay: float) -> int:
+    """The step at which the branch that ends at `end` leaves the trunk."""
+    return min(end - 1, max(warmup, round((1 - decay) * end)))
 
 
 def phase(schedule: Schedule, step: int, *, warmup: int) -> str:

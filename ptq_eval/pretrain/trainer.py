@@ -30,7 +30,7 @@ from ptq_eval.pretrain.saving import (
     write_whole,
     writing,
 )
-from ptq_eval.pretrain.schedule import branch_factor, factor, phase
+from ptq_eval.pretrain.schedule import branch_factor, branch_start, factor, phase
 
 Progress = Callable[[int, int, float], None]
 """progress(steps done, total steps, last loss)."""
@@ -204,7 +204,7 @@ class _Run:
         config, total = self.config, self.targets[-1]
         branches: dict[int, list[int]] = {}
         for end in self.targets if config.schedule == "wsd" else ():
-            start = min(end - 1, max(config.warmup, round((1 - config.decay) * end)))
+            start = branch_start(end, warmup=config.warmup, decay=config.decay)
             branches.setdefault(start, []).append(end)
         while True:
             step = self.state.step

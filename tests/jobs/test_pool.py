@@ -19,18 +19,8 @@ from ptq_eval.jobs.files import error_from_dict, error_to_dict, read_job, write_
 from ptq_eval.jobs.job import Conditions, Job
 from ptq_eval.measure.trials import make_plan
 from ptq_eval.results.store import Store
+from tests.support.numbers import COMPARED, numbers
 from tests.support.steps import environ
-
-_COMPARED = ("nll", "n_tokens", "n_bytes", "kl", "agree", "windows", "status")
-
-
-def numbers(out):
-    """{key: what was measured} of all records; every key once."""
-    store = Store(out)
-    found = {m.trial.key(): tuple(getattr(m, name) for name in _COMPARED) for m in store.measurements()}
-    lines = sum(len(path.read_text().splitlines()) for path in store.records.glob("*.jsonl"))
-    assert lines == len(found)
-    return found
 
 
 def children():
@@ -105,7 +95,7 @@ def test_a_checkpoint_whose_processes_all_die_is_failed_and_the_others_are_measu
     monkeypatch.undo()
     again = ptq_eval.run(trajectory, tmp_path / "out", write_report=False, jobs=2, **small)
     assert again.problems == ()
-    good = {m.trial.key(): tuple(getattr(m, n) for n in _COMPARED) for m in Store(tmp_path / "out").measurements()}
+    good = {m.trial.key(): tuple(getattr(m, n) for n in COMPARED) for m in Store(tmp_path / "out").measurements()}
     assert good == alone
 
 

@@ -4,13 +4,12 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 import ptq_eval
 from tests.support import ray_cluster
-from tests.support.numbers import numbers
+from tests.support.numbers import numbers, working
 
 pytestmark = pytest.mark.cluster
 
@@ -26,19 +25,6 @@ def alone(trajectory, small, tmp_path_factory):
     out = tmp_path_factory.mktemp("alone") / "out"
     ptq_eval.run(trajectory, out, write_report=False, **small)
     return numbers(out)
-
-
-def working(out):
-    """Numbers of the processes that measure into `out`."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (place / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"work" in words and os.fsencode(out) in words:
-            found.append(int(place.name))
-    return found
 
 
 def when_measuring(out, act):

@@ -13,7 +13,7 @@ import ptq_eval
 from ptq_eval.errors import ClusterError, OutputMismatchError
 from ptq_eval.jobs.submit import retry, submit
 from tests.support import slurm
-from tests.support.numbers import numbers
+from tests.support.numbers import numbers, working
 
 pytestmark = pytest.mark.cluster
 
@@ -122,12 +122,7 @@ def _measuring(out):
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if list(out.glob("records/*-slurm-*.jsonl")):
-            for place in Path("/proc").glob("[0-9]*"):
-                try:
-                    words = (place / "cmdline").read_bytes().split(b"\0")
-                except OSError:
-                    continue
-                if b"work" in words and os.fsencode(out) in words:
-                    return int(place.name)
+            for process in working(out):
+                return process
         time.sleep(0.02)
     raise TimeoutError("no task measures")

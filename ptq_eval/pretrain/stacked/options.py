@@ -12,13 +12,13 @@ from typing import Any
 from ptq_eval.config.options import COUNT, NUMBER, Kind, option
 from ptq_eval.errors import OptionError, PtqEvalError, did_you_mean
 from ptq_eval.pretrain.config import PretrainConfig
+from ptq_eval.pretrain.schedule import branch_factor, factor
 
 FULL = "full"
 INTEGERS = range(3, 17)
 SCHEDULES = ("constant", "cosine", "linear", "inverse-sqrt", "wsd")
 PER_D = ("cosine", "linear")
 """Schedules that end at a D of their own: a run of its own for each D/N."""
-COSINE_FLOOR = 0.1
 
 
 def _precision(value: Any, *, name: str, error: type[PtqEvalError]) -> str:
@@ -86,14 +86,11 @@ class RunOptions(PretrainConfig):
 
     def factor(self, step: int, total: int) -> float:
         """The learning rate of the trunk at `step` (0-based) of `total`, divided by the peak rate."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        if self.schedule == "inverse-sqrt":
+        if step >= self.warmup and self.schedule == "inverse-sqrt":
             return math.sqrt(max(1, self.warmup) / (step + 1))
-        done = min(1.0, (step - self.warmup) / max(1, total - self.warmup))
-        if self.schedule == "cosine":
-            return COSINE_FLOOR + (1 - COSINE_FLOOR) / 2 * (1 + math.cos(math.pi * done))
-        return 1 - done if self.schedule == "linear" else 1.0
+        if step >= self.warmup and self.schedule == "linear":
+            return branch_factor(step, start=self.warmup, end=total)
+        return factor(self.schedule, step, warmup=self.warmup, total=total)
 
     def phase(self, step: int, total: int) -> str:
         """The phase of the trunk's schedule after `step` steps."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from ptq_eval.config.options import declared
 from ptq_eval.errors import OptionError
+from ptq_eval.pretrain.schedule import branch_factor, branch_start
 from ptq_eval.pretrain.stacked.options import FULL, PER_D, RunOptions
 
 SIZE = "size"
@@ -83,7 +84,7 @@ class Leg:
         """The learning rate of the step after `step` steps."""
         o = self.run.options
         if self.branch:
-            return o.learning_rate * (self.end - step) / (self.end - self.start)
+            return o.learning_rate * branch_factor(step, start=self.start, end=self.end)
         return o.learning_rate * o.factor(step, self.end)
 
     def low_precision(self, step: int) -> bool:
@@ -98,7 +99,7 @@ def branch_starts(run: Run) -> dict[int, int]:
     """{end: start} of a run's annealed branches."""
     o = run.options
     ends = run.targets if o.schedule == "wsd" else ()
-    return {end: min(end - 1, max(o.warmup, round((1 - o.decay) * end))) for end in ends}
+    return {end: branch_start(end, warmup=o.warmup, decay=o.decay) for end in ends}
 
 
 def legs(run: Run) -> list[Leg]:

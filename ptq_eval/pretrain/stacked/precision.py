@@ -13,6 +13,7 @@ Source: Kumar et al. 2024, Scaling Laws for Precision (arXiv 2411.04330), who tr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ class Rounding:
 
     @classmethod
     def of(cls, precisions: Sequence[str], per: str, device: str) -> Rounding | None:
-        """That of runs with these precisions; None if all are full."""
+        """The rounding of runs with these precisions; None if all are full."""
         if all(name == FULL for name in precisions):
             return None
         tops = [float(2 ** (int(name) - 1) - 1) if name.isdigit() else 1.0 for name in precisions]
@@ -77,17 +78,10 @@ def _in_format(x: Tensor, form: Format, shared: tuple[int, ...]) -> Tensor:
     kept = [i for i in range(x.dim()) if i not in shared]
     order = [*kept, *shared]
     moved = x.permute(order)
-    groups = moved.reshape(1, -1, _size(moved.shape[len(kept) :]))
+    groups = moved.reshape(1, -1, math.prod(moved.shape[len(kept) :]))
     params: Any = form.params(groups)
     found = form.weights(form.codes(groups, params), params).view(moved.shape)
     return found.permute([order.index(i) for i in range(x.dim())])
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ OUT/stacks/ID.json, ID.pt               the legs of a stack and whether it is do
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections.abc import Callable
@@ -21,10 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptq_eval.errors import UnreadableCheckpointError
 from ptq_eval.pretrain.architectures import configuration
 from ptq_eval.pretrain.data import Batches
-from ptq_eval.pretrain.saving import save_checkpoint, write_whole, writing
+from ptq_eval.pretrain.saving import read_state, save_checkpoint, write_state, write_whole, writing
 from ptq_eval.pretrain.stacked import optimizers
 from ptq_eval.pretrain.stacked.averages import Averages
 from ptq_eval.pretrain.stacked.llama import StackedLlama
@@ -32,6 +30,7 @@ from ptq_eval.pretrain.stacked.options import FULL, RunOptions
 from ptq_eval.pretrain.stacked.plan import Leg, branch_starts, identity
 from ptq_eval.pretrain.stacked.precision import Precision, Rounding
 
+_REMEDY = "delete that file and the run's folder to train it again"
 LOG_EVERY = 50
 KEEP_SECONDS = 60.0
 """The state is saved after so long at the latest: this much work is lost at most."""
@@ -44,7 +43,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """A tokenized text: `batches` by (context, batch size, seed, windows at its end to leave out) are made from it."""
+    """A tokenized text: its tokenizer, its token ids [tokens], and the digest of its bytes."""
 
     tokenizer: Any
     ids: Any
@@ -126,7 +125,7 @@ class Stack:
     def _start(self, leg: Leg) -> tuple[Tensor, dict[str, Tensor]]:
         if not leg.branch:
             return self._model.layout.row(initial_model(leg.run.options).state_dict()), {}
-        kept = _load(self.folder(leg) / "starts" / f"step-{leg.start}.pt", "cpu")
+        kept = read_state(self.folder(leg) / "starts" / f"step-{leg.start}.pt", "cpu", _REMEDY)
         return kept["weights"], kept["moments"]
 
     def train(self, progress: Progress | None = None) -> None:
@@ -204,7 +203,7 @@ class Stack:
         folder = self.folder(self.legs[k]) / "starts"
         with writing(self.out):
             folder.mkdir(parents=True, exist_ok=True)
-        _dump(folder / f"step-{step}.pt", {"weights": self.weights[k].detach().cpu().clone(), "moments": moments})
+        write_state(folder / f"step-{step}.pt", {"weights": self.weights[k].detach().cpu().clone(), "moments": moments})
 
     def _save(self, average: str, about: dict[str, Any] | None, weights: Tensor, due: list[int]) -> None:
         losses = self._validate(weights)
@@ -263,14 +262,14 @@ class Stack:
             "weights": self.weights.detach(), "moments": self._optimizer.moments, "averages": averages,
             "step": self.step, "logs": self.logs, "seconds": self.seconds,
         }  # fmt: skip
-        _dump(self.out / "stacks" / f"{self.id}.pt", state)
+        write_state(self.out / "stacks" / f"{self.id}.pt", state)
         self.describe(done=False)
 
     def _resume(self) -> None:
         path = self.out / "stacks" / f"{self.id}.pt"
         if not path.exists():
             return
-        kept = _load(path, self.device)
+        kept = read_state(path, self.device, _REMEDY)
         with torch.no_grad():
             self.weights.copy_(kept["weights"])
         for name, moment in self._optimizer.moments.items():
@@ -287,20 +286,3 @@ def _precision_of(options: list[RunOptions], device: str) -> Precision:
             for name in ("weights", "activations", "kv")
         )
     )
-
-
-def _dump(path: Path, state: Any) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_whole(path, buffer.getvalue())
-
-
-def _load(path: Path, device: str) -> Any:
-    try:
-        return torch.load(path, weights_only=True, map_location=device)
-    except Exception as error:  # torch raises different types for different kinds of damage
-        raise UnreadableCheckpointError(
-            "a saved training state is damaged",
-            got=f"{path}: {type(error).__name__}",
-            remedy="delete that file and the run's folder to train it again",
-        ) from error
