@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -37,6 +38,15 @@ def files_in(folder: Path) -> Files:
             continue
         found.append((path.relative_to(folder).as_posix(), state.st_size, state.st_mtime_ns))
     return tuple(found)
+
+
+def remove(folder: Path) -> None:
+    """Delete a checkpoint's folder so that another process, which may look at any moment, never sees half of it."""
+    hidden = folder.with_name(f".removed-{folder.name}")
+    with suppress(OSError):
+        shutil.rmtree(hidden, ignore_errors=True)
+        folder.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 _TEMPORARY = re.compile(r"(tmp|temp|partial|incomplete)[-_.].+|.+[-_.](tmp|temp|partial|incomplete)", re.IGNORECASE)
