@@ -159,6 +159,13 @@ def test_a_table_says_that_it_is_a_bound(folder):
     assert "window by window; errors include" not in text
 
 
+def test_a_metric_that_is_compared_in_nats_says_so(folder):
+    sides = [documents.write(folder / n, {"wiki": documents.lines([[-3.0, 2], [-v, 3]], "bits_per_byte")})
+             for n, v in (("one", 4.0), ("two", 5.0))]  # fmt: skip
+    found = ptq_eval.compare(*sides)
+    assert "wiki bits_per_byte in nats" in words.headline(found, Names(found)) + page.markdown(found)
+
+
 def test_results_that_share_no_cell_are_named_in_one_line(folder):
     found = ptq_eval.compare(folder / "old", write(folder / "other", grid(steps=(300,))))
     text = words.headline(found, Names(found))
