@@ -207,7 +207,7 @@ def test_a_checkpoint_that_changes_while_it_is_copied_is_not_measured(beside, tm
     mine._copying.join()
     assert copies_of(mine) == ["checkpoint-1"]
     with pytest.warns(UserWarning, match="its files changed meanwhile"):
-        mine.close()
+        mine.close(math.inf)
 
 
 def test_the_end_of_training_waits_for_no_space_on_a_disk(beside, monkeypatch):

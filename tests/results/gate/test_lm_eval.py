@@ -107,7 +107,7 @@ def test_a_value_that_is_not_finite_is_worse_than_any(tmp_path, metric, broken):
 
 def test_results_without_samples_are_known_as_those_of_lm_eval(tmp_path, answers):
     folders = write(tmp_path / "a", {"arc": lines(answers[0])}), write(tmp_path / "b", {})
-    with pytest.raises(NothingToFitError, match="have no samples.*--log_samples"):
+    with pytest.raises(NothingToFitError, match=r"have no samples.*--log_samples"):
         ptq_eval.compare(*folders)
 
 
