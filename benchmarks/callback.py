@@ -3,8 +3,9 @@
 A Llama of 1.2 M parameters is trained on text from one seed, for as many steps as take `--minutes` (10) without the
 callback, and saves ten checkpoints.  The callback has its default budget and measures what it measures by default.
 Each run is a process of its own, niced alike, one after the other, on one thread: the measuring process has the rest.
-`training` lasts from the first step to the last; the wait for the last checkpoint follows, as far as the budget allows;
-what is left of it is measured afterwards, and counted apart.  On a machine that others use, wall time is theirs too, and CPU time is the number to trust.
+`training` lasts from the first step to the last; the wait for the last checkpoint follows, as far as the budget
+allows; what is left of it is measured afterwards, and counted apart.  On a machine that others use, wall time is theirs
+too, and CPU time is the number to trust.
 """
 
 from __future__ import annotations
