@@ -159,8 +159,9 @@ def _counted(numbers: Sequence[Number], alone: bool) -> str:
     """What the numbers that no word explains and siblings differ in count: "tokens", "number", "other" or "fixed".
 
     Billions beside a name are the sizes of models (llama-7B), and tokens beside a word for a checkpoint, alone
-    (500B, 1.5T), or where they reach a trillion; if they may be sizes too (1B, 7B), "other".  Other numbers are the checkpoint's own beside such a word or with
-    leading zeros, which settings of a training do not have.  `alone`: no word that matters is beside them.
+    (500B, 1.5T), or where they reach a trillion; if they may be sizes too (1B, 7B), "other".  Other numbers are the
+    checkpoint's own beside such a word or with leading zeros, which settings of a training do not have.
+    `alone`: no word that matters is beside them.
     """
     word = numbers[0].word
     named = alone or word in SAVED or MEANINGS.get(word) in ("step", "number")

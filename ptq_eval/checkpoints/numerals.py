@@ -20,7 +20,8 @@ from decimal import Decimal
 from ptq_eval.checkpoints import stamps
 
 _WORDS = {
-    "step": "step steps st globalstep globalsteps gstep iter iters iteration iterations it update updates ba checkpoint",
+    "step": "step steps st globalstep globalsteps gstep iter iters iteration iterations it update updates ba "
+    "checkpoint",
     "number": "ckpt ckpts ckp chkpt chk checkpoints snapshot",
     "epoch": "epoch epochs ep",
     "tokens": "token tokens tok toks ntok ntoks ntoken ntokens numtokens",
