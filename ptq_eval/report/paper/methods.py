@@ -40,9 +40,10 @@ _CONVENTION = {
 def facts(study: Study) -> dict[str, str]:
     """The phrases that are plain text, by the name of their macro."""
     errors = [*of_windows(study), *filter(None, [early(study)])]
+    no_text = "not recorded" if _calibrated(study) else "none"
     return {
         "Evaluation": "; ".join(_texts(study, "evaluation")) or study.protocols,
-        "CalibrationText": "; ".join(_texts(study, "calibration")) or ("not recorded" if _calibrated(study) else "none"),
+        "CalibrationText": "; ".join(_texts(study, "calibration")) or no_text,
         "CalibrationInputs": _calibrations(study),
         "CalibrationDraws": " ".join(of_calibration(study)),
         "EvalWindows": _numbers(study, "evaluation", "windows"),
