@@ -42,6 +42,7 @@ class Doubt(StrEnum):
     UNCHANGED = "unchanged"  # layers are what they were, although rounding would change them
     ROUNDED = "rounded"  # the method could not treat layers, and they were rounded to nearest
     LARGE_ERROR = "large_error"  # the error of a layer is many times rounding's
+    SMALL_ERROR = "small_error"  # the error of a layer is a small part of rounding's
     NO_STATISTICS = "no_statistics"  # the statistics of layers are empty
     FEW_TOKENS = "few_tokens"  # the statistics of layers rest on fewer tokens than these have inputs
     NO_EFFECT = "no_effect"  # the losses are exactly those in full precision
