@@ -104,6 +104,10 @@ class Checkpoint:
     tokenizer_sha: str = ""
     family: str = ""
     """What runs that differ in their seed alone have in common; "" where that is not known."""
+    stated_bits_per_byte: float | None = None
+    """Bits per byte on its own validation text, as its files say."""
+    architecture_given: tuple[tuple[str, Any], ...] = ()
+    """Entries of the configuration that the user gave, because the checkpoint's files do not say them."""
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -133,6 +137,7 @@ class Checkpoint:
     def from_dict(cls, data: Mapping[str, Any]) -> Checkpoint:
         """The inverse of `to_dict`; unknown fields are ignored, so that older readers read newer files."""
         known = _known(cls, data)
+        known["architecture_given"] = tuple((name, value) for name, value in known.get("architecture_given", ()))
         known["problems"] = tuple(Problem(**_known(Problem, problem)) for problem in known.get("problems", ()))
         return cls(**known)
 
@@ -241,6 +246,7 @@ class Trial:
             "include_head": self.include_head,
             # Only where they are set, so that keys made before they existed stay what they are.
             **({"include_embedding": True} if self.include_embedding else {}),
+            **({"architecture": dict(given)} if (given := self.checkpoint.architecture_given) else {}),
             **({"stop": dict(sorted(self.stop.items()))} if self.stop else {}),
         }
 
