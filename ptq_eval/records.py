@@ -89,8 +89,7 @@ class Checkpoint:
     tokens_note: str = ""
     tokens_counter: str = ""
     """The counter in the checkpoint's files that D was read off, if any."""
-    epochs: float | None = None
-    """How often it has seen its training text, as its files say: above 1 tokens are repeated; None where unknown."""
+    epochs: float | None = None  # how often it has seen its training text, as its files say; above 1 tokens repeat
     params_source: Source = "unknown"
     params_convention: str = "non_embedding"
     params_total: int | None = None
@@ -104,10 +103,8 @@ class Checkpoint:
     tokenizer_sha: str = ""
     family: str = ""
     """What runs that differ in their seed alone have in common; "" where that is not known."""
-    stated_bits_per_byte: float | None = None
-    """Bits per byte on its own validation text, as its files say."""
-    architecture_given: tuple[tuple[str, Any], ...] = ()
-    """Entries of the configuration that the user gave, because the checkpoint's files do not say them."""
+    stated_bits_per_byte: float | None = None  # on its own validation text, as its files say
+    architecture_given: tuple[tuple[str, Any], ...] = ()  # entries of the configuration that no file says
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -137,7 +134,7 @@ class Checkpoint:
     def from_dict(cls, data: Mapping[str, Any]) -> Checkpoint:
         """The inverse of `to_dict`; unknown fields are ignored, so that older readers read newer files."""
         known = _known(cls, data)
-        known["architecture_given"] = tuple((name, value) for name, value in known.get("architecture_given", ()))
+        known["architecture_given"] = tuple(map(tuple, known.get("architecture_given", ())))
         known["problems"] = tuple(Problem(**_known(Problem, problem)) for problem in known.get("problems", ()))
         return cls(**known)
 

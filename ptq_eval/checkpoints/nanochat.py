@@ -20,7 +20,6 @@ nanochat/gpt.py up to commit 92d63d4.
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval.checkpoints.base import UNKNOWN_TOKENS, CheckpointFormat
-from ptq_eval.checkpoints.staging import staged
-from ptq_eval.errors import UnreadableCheckpointError, UnsafeCheckpointError, UnsupportedModelError
+from ptq_eval.checkpoints.staging import Content, staged
+from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
 from ptq_eval.models.configuration import NANOCHAT
 from ptq_eval.models.json_files import load_json
-from ptq_eval.models.tiktoken import read_encoding, write_tokenizer
+from ptq_eval.models.tiktoken import read_encoding, tokenizer_files
 from ptq_eval.records import Checkpoint
 
 BOS = "<|bos|>"
@@ -124,26 +123,23 @@ class Nanochat(CheckpointFormat):
         return staged(
             sources,
             {"format": self.name, "model_config": meta.get("model_config"), "given": given},
-            lambda folder: _make(folder, path, meta, tokenizer, given),
+            lambda: _content(path, meta, tokenizer, given),
         )
 
 
-def _make(folder: Path, path: Path, meta: Mapping[str, Any], tokenizer: Path | None, given: Mapping[str, Any]) -> None:
+def _content(path: Path, meta: Mapping[str, Any], tokenizer: Path | None, given: Mapping[str, Any]) -> Content:
     shapes, prefixed = _shapes(path)
-    content = configuration(shapes, _sizes(path, meta), given)
-    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
-    weights = folder / "pytorch_model.bin"
+    texts = {"config.json": json.dumps(configuration(shapes, _sizes(path, meta), given))}
+    links, tensors = {"pytorch_model.bin": path}, {}
     if prefixed:
-        import torch
+        from ptq_eval.checkpoints.weights import load_pickle
 
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-        torch.save({name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}, weights)
-    else:
-        weights.symlink_to(path.absolute())
+        links, tensors = {}, {name.removeprefix(_PREFIX): tensor for name, tensor in load_pickle(path).items()}
     if tokenizer is not None and tokenizer.suffix == ".json":
-        (folder / tokenizer.name).symlink_to(tokenizer.absolute())
+        links[tokenizer.name] = tokenizer
     elif tokenizer is not None:
-        write_tokenizer(read_encoding(tokenizer), folder, BOS)
+        texts |= tokenizer_files(read_encoding(tokenizer), BOS)
+    return Content(texts, links, tensors)
 
 
 def configuration(
@@ -157,12 +153,17 @@ def configuration(
     era = given.pop("era", None) or _era(shapes)
     if era not in ERAS:
         raise UnsupportedModelError("unknown era of nanochat in `architecture`", got=era, allowed=", ".join(ERAS))
-    own = ERAS[era]
+    own, rows = ERAS[era], shapes.get("transformer.wte.weight", (0,))[0]
+    if rows < sizes["vocab_size"]:
+        what = "model_config says a larger vocabulary than the embedding has rows"
+        raise UnreadableCheckpointError(
+            what, got=sizes["vocab_size"], allowed=f"at most {rows}", remedy="fetch both again"
+        )
     content = {
         "model_type": NANOCHAT,
         "architectures": ["NanochatForCausalLM"],
         **sizes,
-        "padded_vocab_size": shapes.get("transformer.wte.weight", (sizes["vocab_size"],))[0],
+        "padded_vocab_size": rows,
         "window_pattern": sizes.get("window_pattern") or "L",
         "short_window": own.short_window(sizes["sequence_len"]),
         "rope_theta": own.rope_theta,
@@ -223,7 +224,7 @@ def _sizes(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes in a meta file's `model_config`.  Raises UnreadableCheckpointError."""
     stated = meta.get("model_config")
     stated = stated if isinstance(stated, dict) else {}
-    wrong = [name for name in _SIZES if not isinstance(stated.get(name), int) or stated[name] < 1]
+    wrong = [name for name in _SIZES if type(stated.get(name)) is not int or stated[name] < 1]
     pattern = stated.get("window_pattern", "L")
     if wrong or not isinstance(pattern, str) or not re.fullmatch("[SLsl]+", pattern):
         name = wrong[0] if wrong else "window_pattern"
@@ -241,27 +242,11 @@ def _shapes(path: Path) -> tuple[dict[str, tuple[int, ...]], bool]:
 
     Raises UnreadableCheckpointError and UnsafeCheckpointError.
     """
-    import torch
+    from ptq_eval.checkpoints.weights import load_pickle  # which needs numpy
 
-    try:
-        with torch.device("meta"):
-            tensors = torch.load(path, map_location="meta", weights_only=True)
-    except pickle.UnpicklingError as error:
-        what = f"{path.name} holds more than tensors, and was not unpickled"
-        remedy = "save its state dict alone where you trust it"
-        raise UnsafeCheckpointError(what, got=_telling(error), remedy=remedy) from error
-    except Exception as error:  # torch raises a different type for each way in which a file can be cut
-        what = f"{path.name} is truncated or corrupt"
-        raise UnreadableCheckpointError(what, got=_telling(error), remedy="fetch it again") from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise UnreadableCheckpointError(f"{path.name} is not a state dict", got=type(tensors).__name__)
+    tensors = load_pickle(path, "meta")
     prefixed = any(name.startswith(_PREFIX) for name in tensors)
     return {name.removeprefix(_PREFIX): tuple(value.shape) for name, value in tensors.items()}, prefixed
-
-
-def _telling(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "nsupported" in line), lines[0] if lines else type(error).__name__)[:200]
 
 
 def _tokenizer_of(path: Path) -> Path | None:

@@ -153,8 +153,12 @@ class Overrides(Options):
         Raises `error`, which says where the corrections are from.
         """
         if self.architecture and (other := next((c for c in checkpoints if not _takes_architecture(c)), None)):
-            what = f"`architecture` is for formats whose files do not say all of it; {other.name} is in format {other.format}"
-            raise error(what, allowed="nanochat", remedy="correct its config.json")
+            raise error(
+                "`architecture` is for formats whose files do not say all of it",
+                got=f"{other.name} in the format {other.format}",
+                allowed="nanochat",
+                remedy="correct its config.json",
+            )
         kept = [checkpoint for checkpoint in checkpoints if checkpoint.step not in set(self.exclude)]
         placed = [checkpoint for checkpoint in kept if checkpoint.step is not None]
         listed = len(self.tokens) if isinstance(self.tokens, Sequence) else None

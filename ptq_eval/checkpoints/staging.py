@@ -12,11 +12,37 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERSION = 1
 """Raised whenever the content of staged folders changes."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a staged folder holds, by name of file: texts, links to files, and tensors for a `model.safetensors`."""
+
+    texts: Mapping[str, str]
+    links: Mapping[str, Path] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Fill an empty folder."""
+        for name, text in self.texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        for name, target in self.links.items():
+            (folder / name).symlink_to(target.absolute())
+        if self.tensors:
+            from safetensors.torch import save_file
+
+            save_file(
+                {name: tensor.contiguous() for name, tensor in self.tensors.items()}, folder / "model.safetensors"
+            )
 
 
 def home() -> Path:
@@ -25,8 +51,8 @@ def home() -> Path:
     return Path(cache) / "ptq-eval" / "staged"
 
 
-def staged(sources: Iterable[Path], facts: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
-    """The folder that `make(folder)` fills from `sources`, made if these files or `facts` are new.
+def staged(sources: Iterable[Path], facts: Mapping[str, Any], make: Callable[[], Content]) -> Path:
+    """The folder with what `make()` reads from `sources`, made if these files or `facts` are new.
 
     Raises what `make` raises, and leaves nothing behind then.
     """
@@ -37,7 +63,7 @@ def staged(sources: Iterable[Path], facts: Mapping[str, Any], make: Callable[[Pa
         home().mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=home(), prefix=".new-"))
         try:
-            make(folder)
+            make().write(folder)
             folder.rename(place)
         except OSError:
             if not place.is_dir():  # otherwise another process has just made it

@@ -11,8 +11,8 @@ With N layers and x_0 = RMSNorm(wte(t)), smeared where there is a gate,
     x ← λ_i·x + μ_i·x_0;   x ← x + attention(RMSNorm(x));   x ← x + W₂·relu(W₁·RMSNorm(x))²     for layer i,
     logits = c·tanh(lm_head(RMSNorm(x − β·x_{N/2}))/c).
 
-Norms have no weights, and their epsilon is that of the number type, as in nanochat: a model trained in bfloat16 (7.8e-3)
-is another function in float32 (1.2e-7).  Source: github.com/karpathy/nanochat, nanochat/gpt.py.
+Norms have no weights, and their epsilon is that of the number type, as in nanochat: a model trained in bfloat16
+(7.8e-3) is another function in float32 (1.2e-7).  Source: github.com/karpathy/nanochat, nanochat/gpt.py.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def register() -> None:
 class NanochatConfig(PreTrainedConfig):
     """The sizes as nanochat's `model_config` names them, and what its code fixes.
 
-    padded_vocab_size: rows of the embedding and the head; logits beyond vocab_size are dropped.  short_window: tokens to
-    the left that a layer marked S in window_pattern attends to, itself besides; the last layer attends to all.
+    padded_vocab_size: rows of the embedding and the head; logits beyond vocab_size are dropped.  short_window: tokens
+    to the left that a layer marked S in window_pattern attends to, itself besides; the last layer attends to all.
     rope_table: the type that the rotary table is rounded to, "" for none.  gate_channels: inputs of the gate of the
     value embeddings, 0 where there are none; gate_range: its largest value.
     """

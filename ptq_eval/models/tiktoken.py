@@ -1,11 +1,11 @@
 """A pickled `tiktoken.Encoding` as a `tokenizer.json`, without running the pickle.
 
-nanochat stores its tokenizer so.  Unpickling a file can run any code, so it is read by an unpickler that knows one class,
-a stand-in which keeps the four entries of an encoding, and refuses every other name.
+nanochat stores its tokenizer this way.  Unpickling a file can run any code, so it is read by an unpickler that knows
+one class, a stand-in which keeps the four entries of an encoding, and refuses every other name.
 
-tiktoken merges, of all neighbours whose bytes together are a token, those of the lowest rank, and takes a whole piece that
-is a token at once.  The same is said to the tokenizers library by listing every way in which a token is made of two
-others, in order of the token's rank, and by `ignore_merges`.
+tiktoken merges, of all neighbours whose bytes together are a token, those of the lowest rank, and takes a whole piece
+that is a token at once.  The tokenizers library does the same where it gets every way in which a token is made of two
+others, in order of the token's rank, and `ignore_merges`.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def read_encoding(path: Path) -> dict[str, Any]:
             "special_tokens": special}  # fmt: skip
 
 
-def write_tokenizer(encoding: dict[str, Any], folder: Path, bos: str = "") -> None:
-    """Write the encoding as `tokenizer.json` and `tokenizer_config.json`; `bos` is the token before a text."""
+def tokenizer_files(encoding: dict[str, Any], bos: str = "") -> dict[str, str]:
+    """The encoding as `tokenizer.json` and `tokenizer_config.json`; `bos` is the token before a text."""
     from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
 
@@ -86,10 +86,12 @@ def write_tokenizer(encoding: dict[str, Any], folder: Path, bos: str = "") -> No
          "special": True}
         for name, index in special
     ]  # fmt: skip
-    (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     known = {"bos_token": bos} if bos in encoding["special_tokens"] else {}
-    (folder / "tokenizer_config.json").write_text(json.dumps({**about, **known}), encoding="utf-8")
+    return {
+        "tokenizer.json": json.dumps(content, ensure_ascii=False),
+        "tokenizer_config.json": json.dumps({**about, **known}),
+    }
 
 
 def _halves(token: bytes, ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
