@@ -31,8 +31,9 @@ from typing import Any
 import yaml
 
 from ptq_eval import plugins
+from ptq_eval.checkpoints.growth import COUNTER_RESTART, COUNTER_UNIT
 from ptq_eval.checkpoints.numbered import numbered_by, steps_restart
-from ptq_eval.checkpoints.trainer_state import COUNTER_RESTART, COUNTER_UNIT, PHASES
+from ptq_eval.checkpoints.trainer_state import PHASES
 from ptq_eval.config.options import (
     COUNT,
     NUMBER,

@@ -38,6 +38,11 @@ def codes(checkpoint):
     return [problem.code for problem in checkpoint.problems]
 
 
+def one(folder, **options):
+    """The first checkpoint in a folder, verified."""
+    return verify(discover([folder])[0], **options)
+
+
 def only_problem(root):
     """The one problem of the first checkpoint under `root`, which excludes it, and its error."""
     found = verify(discover([root])[0])
@@ -60,9 +65,10 @@ def touch_checkpoint(folder, **changes):
 
 
 def rewrite(folder, change):
-    """Rewrite the weights by `change(tensors)`, which returns them or changes them in place."""
+    """Rewrite the weights by `change(tensors)`, which returns a mapping of them or changes them in place."""
     tensors = load_file(folder / "model.safetensors")
-    tensors = change(tensors) or tensors
+    changed = change(tensors)
+    tensors = changed if isinstance(changed, dict) else tensors
     save_file({n: x.clone() for n, x in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})
 
 
