@@ -90,8 +90,7 @@ class Checkpoint:
     tokens_note: str = ""
     tokens_counter: str = ""
     """The counter in the checkpoint's files that D was read off, if any."""
-    epochs: float | None = None
-    """How often it has seen its training text, as its files say: above 1 tokens are repeated; None where unknown."""
+    epochs: float | None = None  # how often it has seen its training text, as its files say; above 1 tokens repeat
     params_source: Source = "unknown"
     params_convention: str = "non_embedding"
     params_total: int | None = None
@@ -105,6 +104,8 @@ class Checkpoint:
     tokenizer_sha: str = ""
     family: str = ""
     """What runs that differ in their seed alone have in common; "" where that is not known."""
+    stated_bits_per_byte: float | None = None  # on its own validation text, as its files say
+    architecture_given: tuple[tuple[str, Any], ...] = ()  # entries of the configuration that no file says
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -134,6 +135,7 @@ class Checkpoint:
     def from_dict(cls, data: Mapping[str, Any]) -> Checkpoint:
         """The inverse of `to_dict`; unknown fields are ignored, so that older readers read newer files."""
         known = _known(cls, data)
+        known["architecture_given"] = tuple(map(tuple, known.get("architecture_given", ())))
         known["problems"] = tuple(Problem(**_known(Problem, problem)) for problem in known.get("problems", ()))
         return cls(**known)
 
@@ -242,6 +244,7 @@ class Trial:
             "include_head": self.include_head,
             # Only where they are set, so that keys made before they existed stay what they are.
             **({"include_embedding": True} if self.include_embedding else {}),
+            **({"architecture": dict(given)} if (given := self.checkpoint.architecture_given) else {}),
             **({"stop": dict(sorted(self.stop.items()))} if self.stop else {}),
         }
 

@@ -7,11 +7,17 @@ costs 11 % on a quiet machine.  A short spin costs nothing there and gives the c
 measures it.  A variable that the user has set is kept.
 
 Memory.  See `ptq_eval.measure.memory.keep_freed_memory`.
+
+Output.  Where the reader of a pipe ends first, as in `ptq-eval fit … | head`, what is left to print is dropped, and the
+command goes on: it writes its files and ends with its own exit code.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import sys
+from typing import Any
 
 from ptq_eval.measure.memory import keep_freed_memory
 
@@ -19,8 +25,23 @@ OPENMP = {"GOMP_SPINCOUNT": "3000"}
 """Turns of the waiting loop, some 10 microseconds; without it libgomp makes 300,000."""
 
 
+class _Pipe(io.FileIO):
+    """A file that takes whatever is written to it, and drops it once nobody reads at the other end."""
+
+    def write(self, data: Any) -> int | None:
+        """Bytes written or dropped."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
 def prepare_process() -> None:
-    """Set how threads wait and how memory is freed in this process; call it before torch is imported."""
+    """Set how threads wait, how memory is freed and what a closed pipe means; call it before torch is imported."""
+    out = sys.stdout
+    if out is not None and out is sys.__stdout__:
+        raw = io.BufferedWriter(_Pipe(out.fileno(), "wb", closefd=False))
+        sys.stdout = io.TextIOWrapper(raw, out.encoding, out.errors, line_buffering=out.isatty())
     if "OMP_WAIT_POLICY" not in os.environ:
         for name, value in OPENMP.items():
             os.environ.setdefault(name, value)

@@ -1,4 +1,5 @@
-"""Contract: the command line sets how its own threads wait, keeps what the user set, and the library sets nothing."""
+"""Contract: the command line sets how its own threads wait, keeps what the user set, and the library sets nothing; a
+closed pipe ends no command."""
 
 import os
 import subprocess
@@ -33,3 +34,13 @@ def test_waiting_threads_spin_briefly_unless_the_user_chose(set_before, expected
 
 def test_importing_the_library_changes_no_environment():
     assert run(f"import sys, ptq_eval.api, ptq_eval.cli.main; {SHOW}") == "None None False"
+
+
+def test_a_closed_pipe_ends_no_command():
+    code = f"{PREPARED}; print('x' * 1_000_000, flush=True); print('done', file=sys.stderr)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as one:
+        one.stdout.close()
+        assert one.stderr.read() == "done\n"
+    assert one.returncode == 0

@@ -200,10 +200,10 @@ def coverage_text(covers: Facts, *others: Facts) -> str:
         return (
             f"{interval} by profile likelihood; takes points as independent, differences between runs are not covered"
         )
-    noise = {
-        Noise.WINDOWS: f"the choice of {covers['n_windows']} evaluation windows",
-        Noise.STANDARD_ERRORS: "evaluation noise, as independent errors of the size of the standard errors",
-        Noise.NONE: "no evaluation noise (no standard errors are known)",
+    covered, missing = {
+        Noise.WINDOWS: ([f"the choice of {covers['n_windows']} evaluation windows"], []),
+        Noise.STANDARD_ERRORS: (["evaluation noise, as independent errors of the size of the standard errors"], []),
+        Noise.NONE: ([], ["evaluation noise (no standard errors are known)"]),
     }[Noise(covers["noise"])]
 
     def span(count: str, noun: str) -> str:
@@ -212,10 +212,13 @@ def coverage_text(covers: Facts, *others: Facts) -> str:
         return plural(high, noun) if low == high else f"{low} to {plural(high, noun)}"
 
     if covers["covers_runs"]:
-        return f"{interval} over {span('n_runs', 'run')}; covers {noise} and differences between runs"
-    scatter = f"the scatter of {span('n_clusters', 'checkpoint')} about the law"
-    missing = f"another training run (seed, data order): at least {MIN_RUNS} runs are needed for that"
-    return f"{interval} from {span('n_runs', 'run')}; covers {noise} and {scatter}; not {missing}"
+        over, covered = "over", [*covered, "differences between runs"]
+    else:
+        over, covered = "from", [*covered, f"the scatter of {span('n_clusters', 'checkpoint')} about the law"]
+        another = f"another training run (seed, data order): at least {MIN_RUNS} runs are needed for that"
+        missing = [*missing, another]
+    text = f"{interval} {over} {span('n_runs', 'run')}; covers {' and '.join(covered)}"
+    return f"{text}; not {' nor '.join(missing)}" if missing else text
 
 
 def early_text(count: int, deltas: int, median: float, low: int, high: int, windows: int) -> str:
