@@ -24,14 +24,14 @@ Files: TypeAlias = tuple[tuple[str, int, int], ...]
 
 
 def files_of(checkpoint: Checkpoint) -> Files:
-    """The files in a checkpoint's folder and below; nothing for one that is not a folder here, or is gone."""
+    """The files in a checkpoint's folder and below, or the file it is; nothing for one that is not here, or is gone."""
     return files_in(Path(checkpoint.location))
 
 
 def files_in(folder: Path) -> Files:
-    """The files in a folder and below, in order of path; nothing where there is no such folder."""
+    """The files in a folder and below, in order of path, or the file of that name; nothing where there is neither."""
     found = []
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else (folder,):
         try:
             state = path.stat()
         except OSError:  # deleted, or renamed at the end of writing it

@@ -35,7 +35,7 @@ from typing import Any
 
 import psutil
 
-from ptq_eval.checkpoints import Overrides
+from ptq_eval.checkpoints import Overrides, discover, local_path
 from ptq_eval.checkpoints.arrivals import Files, files_in, remove
 from ptq_eval.config.options import Options, declared
 from ptq_eval.config.run import RunConfig
@@ -138,9 +138,9 @@ class Monitor:
     def saved(self, folder: str | Path, *, step: int, tokens: int | None = None, tokenizer: Any = None) -> None:
         """Have a checkpoint measured that was saved in `folder`, with D = `tokens` after this many steps.
 
-        tokens may be omitted where the checkpoint's `trainer_state.json` says D.  tokenizer: one with
-        `save_pretrained`, for checkpoints without.  Returns at once, unless the last copy is still being made; a
-        failure to copy is warned of.
+        For nanochat, `folder` is the file `model_NNNNNN.pt`.  tokens may be omitted where the checkpoint's own files
+        say D.  tokenizer: one with `save_pretrained`, for checkpoints without.  Returns at once, unless the last copy
+        is still being made; a failure to copy is warned of.
         """
         if self._copying is not None:
             self._copying.join()
@@ -214,6 +214,7 @@ class Monitor:
         partial = self.copies / f".checkpoint-{step}"
         try:
             shutil.rmtree(partial, ignore_errors=True)
+            folder, tokens = _loadable(folder, tokens)
             before = _states(folder)
             shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(*EXCLUDED))
             if _states(folder) != before:
@@ -270,6 +271,16 @@ class Monitor:
         except Exception as error:  # a logger's trouble must not end a training
             setattr(self, name, None)
             warnings.warn(words.raised_text(name.strip("_"), error), stacklevel=3)
+
+
+def _loadable(place: Path, tokens: int | None) -> tuple[Path, int | None]:
+    """A folder that transformers loads, and D: for a checkpoint that is a file among others, as its format says."""
+    if not place.is_file():
+        return place, tokens
+    found = next((one for one in discover([place.parent]) if one.location == str(place.absolute())), None)
+    if found is None:
+        raise OSError(f"{place.name} is no checkpoint of a known format")
+    return local_path(found), found.tokens if tokens is None else tokens
 
 
 def _states(folder: Path) -> Files:

@@ -17,6 +17,7 @@ from ptq_eval.checkpoints import arrivals
 from ptq_eval.errors import OptionError, TextSourceError, TextTooShortError, UnknownPluginError
 from ptq_eval.jobs.machine import runs
 from ptq_eval.training import Monitor, monitor
+from tests.checkpoints.support import nanochat_run
 
 slow = pytest.mark.slow
 
@@ -245,3 +246,19 @@ def test_copies_that_wait_are_replaced_whole(saved_at, quick, tmp_path, monkeypa
     found = mine.close(math.inf)
     assert [event["step"] for event in found if event["event"] == "measured"] == [200]
     assert not [event for event in found if event["event"] == "unmeasured"]
+
+
+def test_a_file_among_others_is_copied_as_a_folder_with_its_tokens(beside, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = nanochat_run(tmp_path / "d3", "E", steps=(10, 20))
+    mine = beside("")
+    mine._copy(folder / "model_000020.pt", 20, None, None)
+    copy = mine.copies / "checkpoint-20"
+    assert {path.name for path in copy.iterdir()} == {"config.json", "pytorch_model.bin", "trainer_state.json"}
+    assert not (copy / "pytorch_model.bin").is_symlink()
+    state = json.loads((copy / "trainer_state.json").read_text())
+    assert state == {"global_step": 20, "num_input_tokens_seen": 20 * 4096}
+    (tmp_path / "other.pt").write_bytes(b"none")
+    mine._copy(tmp_path / "other.pt", 30, None, None)
+    with pytest.warns(UserWarning, match="no checkpoint of a known format"):
+        mine.close()
