@@ -22,7 +22,7 @@ KEY_VERSION = 1
 """Raised whenever the meaning of a trial's fields changes, so that old results are never mistaken for new ones."""
 
 Source = Literal["explicit", "derived", "label", "user", "unknown"]
-"""Where a count comes from: the checkpoint, computed from it, read off a (rounded) label, the user, or not known."""
+"""Where a count comes from: the checkpoint says it, computed from that, a (rounded) label, the user, or not known."""
 
 
 class Unmeasured(StrEnum):
