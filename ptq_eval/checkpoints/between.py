@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ptq_eval.checkpoints.growth import REMEDY, Reading, off_line
 from ptq_eval.checkpoints.problems import noted
 from ptq_eval.records import Checkpoint
 
@@ -90,22 +92,38 @@ def _against_usual(checkpoint: Checkpoint, usual: Mapping[str, Checkpoint | None
 def _against_order(run: Sequence[Checkpoint]) -> list[Checkpoint]:
     """D must grow with the step, within a stage: later stages may branch from an earlier point.
 
-    As few checkpoints as possible are excluded, of several such choices later ones.  Those that are excluded already do
-    not count: their D may be as wrong as the rest of them.
+    As few checkpoints as possible are excluded, those whose D the other steps contradict first, then later ones.  Those
+    that are excluded already do not count: their D may be as wrong as the rest of them.  A D that is contradicted but
+    in order is noted, unless it is read off a label, whose rounding may explain it.
     """
     found = list(run)
     counted = [i for i, c in enumerate(run) if not c.fatal and c.step is not None and c.tokens is not None]
     for stage in {run[i].stage for i in counted}:
         places = [i for i in counted if run[i].stage == stage]
-        kept = {places[i] for i in _longest_rise([run[i].tokens or 0 for i in places])}
+        implied = _implied(run, places)
+        sound = [i for i in places if i not in implied]
+        kept = {sound[i] for i in _longest_rise([run[i].tokens or 0 for i in sound])}
         for i in set(places) - kept:
             mine = run[i].tokens or 0
             above = [run[k] for k in kept if k < i and (run[k].tokens or 0) >= mine]
             below = [run[k] for k in kept if k > i and (run[k].tokens or 0) <= mine]
-            message = f"D = {mine:,} is not {'above' if above else 'below'} "
-            message += f"the {(above or below)[0].tokens:,} of {(above or below)[0].name}"
-            found[i] = noted(run[i], "steps_out_of_order", message + ("" if above else ", which comes later"))
+            if above or below:
+                message = f"D = {mine:,} is not {'above' if above else 'below'} "
+                message += f"the {(above or below)[0].tokens:,} of {(above or below)[0].name}"
+                found[i] = noted(run[i], "steps_out_of_order", message + ("" if above else ", which comes later"))
+            elif run[i].tokens_source != "label":
+                message = f"D = {mine:,}, but the other steps of the run imply {implied[i]:,}: {REMEDY}"
+                found[i] = noted(run[i], "tokens_off_line", message, fatal=False)
     return found
+
+
+def _implied(run: Sequence[Checkpoint], places: Sequence[int]) -> dict[int, int]:
+    """{place: the D that other steps imply} of the checkpoints at `places` whose D is far from it."""
+    places = [i for i in places if run[i].step]
+    readings = [Reading(run[i].step or 0, run[i].tokens or 0) for i in places]
+    if any(later.step <= earlier.step for earlier, later in pairwise(readings)):
+        return {}
+    return {places[at]: tokens for at, tokens in off_line(readings).items()}
 
 
 def _longest_rise(numbers: Sequence[int]) -> list[int]:

@@ -22,11 +22,11 @@ from ptq_eval import plugins
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds_model, holds_weights, subfolders
 from ptq_eval.checkpoints.families import with_family
 from ptq_eval.checkpoints.foreign import foreign
+from ptq_eval.checkpoints.growth import with_sound_counts
 from ptq_eval.checkpoints.labels import extra_words, name_order, stage_order
 from ptq_eval.checkpoints.numbered import Numbered
 from ptq_eval.checkpoints.overrides import Overrides, Place, read_overrides, require_known
 from ptq_eval.checkpoints.problems import ROOT, beside
-from ptq_eval.checkpoints.trainer_state import with_doubted_unit, with_whole_counts
 from ptq_eval.errors import (
     EmptyFolderError,
     NoCheckpointError,
@@ -71,7 +71,7 @@ def discover(
         runs = _merged([run for root in roots for run in _runs_of(root)])
     except OSError as error:
         raise EmptyFolderError("a folder cannot be read", got=error, remedy="allow reading it") from error
-    runs = [replace(run, checkpoints=tuple(with_doubted_unit(with_whole_counts(run.checkpoints)))) for run in runs]
+    runs = [replace(run, checkpoints=tuple(with_sound_counts(run.checkpoints))) for run in runs]
     runs = _corrected(corrections, runs, error=OptionError)
     found = [checkpoint for run in sorted(runs, key=lambda run: run.name) for checkpoint in run.checkpoints]
     if not found:

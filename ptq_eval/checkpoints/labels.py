@@ -29,6 +29,7 @@ from typing import Literal
 from ptq_eval.checkpoints import stamps
 from ptq_eval.checkpoints.numerals import (
     FACTORS,
+    MAYBE,
     MEANINGS,
     SAVED,
     SEPARATORS,
@@ -36,6 +37,7 @@ from ptq_eval.checkpoints.numerals import (
     cut,
     joined_thousands,
     numbers_in,
+    with_decimals,
 )
 
 Unit = Literal["step", "epoch", "number", "other"]
@@ -101,6 +103,7 @@ def _without_contradictions(numbers: Sequence[Number]) -> list[Number]:
 
 def read_siblings(names: Iterable[str]) -> dict[str, Label]:
     """The labels of sibling names; a number beside an unknown word counts where names differ in it."""
+    names = list(names)
     labels: dict[str, Label] = {}
     groups: dict[str, dict[str, Number]] = defaultdict(dict)
     for name in names:
@@ -112,6 +115,7 @@ def read_siblings(names: Iterable[str]) -> dict[str, Label]:
             if not number.meaning:
                 rest = cut(plain, [*stamps.find(plain), (number.start, number.end)], "\0")
                 groups["-".join(stamps.fields(re.sub("\0+", _ALONE, rest)))][name] = number
+    labels |= _nested(set(names), labels)
     for rest, group in sorted(groups.items(), key=lambda item: -len(item[1])):
         unread = {name: number for name, number in group.items() if name not in labels}
         counted = _counted(list(unread.values()), rest == _ALONE) if len(unread) > 1 else "fixed"
@@ -120,21 +124,61 @@ def read_siblings(names: Iterable[str]) -> dict[str, Label]:
     return _with_certain_steps(_without_shared_totals(_joined(labels)))
 
 
+def _nested(names: Iterable[str], labels: Mapping[str, Label]) -> dict[str, Label]:
+    """Labels of names that differ in several numbers which grow together (`e1_s98`, `e1_s196`, `e2_s294`).
+
+    One of the numbers grows from each name to the next, and none falls: an epoch and a step in it, say.  Names in which
+    both are settings (`a1_b1`, `a1_b2`, `a2_b1`) do not.
+    """
+    groups: dict[str, dict[str, list[Number]]] = defaultdict(dict)
+    for name in names:
+        label = labels.get(name)
+        if label is not None and (label.unit != "epoch" or label.tokens is not None):
+            continue
+        plain = _plain(name)
+        numbers = [n for n in numbers_in(plain) if n.meaning in ("", "epoch") and n.value is not None]
+        if len(numbers) > 1 and any(not n.meaning for n in numbers):
+            spans = [*stamps.find(plain), *((n.start, n.end) for n in numbers)]
+            groups["-".join(stamps.fields(re.sub("\0+", _ALONE, cut(plain, spans, "\0"))))][name] = numbers
+    found = {}
+    for group in groups.values():
+        columns = list(zip(*sorted([n.value or 0 for n in numbers] for numbers in group.values())))
+        growing = [column for column in columns if column[0] != column[-1]]
+        if (
+            len(growing) > 1
+            and all(list(column) == sorted(column) for column in growing)
+            and any(len({*column}) == len(column) for column in growing)
+        ):
+            for name, numbers in group.items():
+                counts = [replace(number, meaning="other") for number in numbers]
+                found[name] = _label(_plain(name), counts, counts[-1], None)
+    return found
+
+
 def _counted(numbers: Sequence[Number], alone: bool) -> str:
     """What the numbers that no word explains and siblings differ in count: "tokens", "number", "other" or "fixed".
 
     Billions beside a name are the sizes of models (llama-7B), and tokens beside a word for a checkpoint, alone
-    (500B, 1.5T), or where they reach a trillion.  Other numbers are the checkpoint's own beside such a word or with
-    leading zeros, which settings of a training do not have.  `alone`: no word that matters is beside them.
+    (500B, 1.5T), or where they reach a trillion; if they may be sizes too (1B, 7B), "other".  Other numbers are the
+    checkpoint's own beside such a word or with leading zeros, which settings of a training do not have.
+    `alone`: no word that matters is beside them.
     """
     word = numbers[0].word
     named = alone or word in SAVED or MEANINGS.get(word) in ("step", "number")
     if all(number.suffix in ("b", "t") for number in numbers):
+        if named and _may_be_sizes(sorted(number.value or 0 for number in numbers)):
+            return "other"
         large = any((number.value or 0) >= FACTORS["t"] for number in numbers)
         return "tokens" if named or large else "fixed"
     if any(number.suffix for number in numbers):
         return "other"
     return "number" if named or any(number.padded for number in numbers) else "other"
+
+
+def _may_be_sizes(billions: Sequence[int]) -> bool:
+    """Whether counts in order may be sizes of models: below 100B, of at most one decimal, and not multiples of one."""
+    even = len(billions) > 2 and all(value == place * billions[0] for place, value in enumerate(billions, start=1))
+    return not even and all(value < 100 * FACTORS["b"] and value % (FACTORS["b"] // 10) == 0 for value in billions)
 
 
 def _by_siblings(name: str, number: Number, counted: str) -> Label:
@@ -230,7 +274,7 @@ def _plain(name: str) -> str:
     name = stamps.without_scores(name.replace("%", "pct"))
     if fairseq := _FAIRSEQ.fullmatch(name):
         name = fairseq.expand(r"checkpoint_epoch\1_update\2")
-    return joined_thousands(_TOKENS_SEEN.sub(r"\1", name))
+    return with_decimals(joined_thousands(_TOKENS_SEEN.sub(r"\1", name)))
 
 
 def _label(name: str, numbers: Sequence[Number], step: Number | None, tokens: Number | None) -> Label:
@@ -263,7 +307,8 @@ def _label(name: str, numbers: Sequence[Number], step: Number | None, tokens: Nu
 def _stem(name: str, spans: Iterable[tuple[int, int]], staged: bool) -> str:
     for start, end in sorted(spans, reverse=True):
         name = f"{name[:start].rstrip(SEPARATORS)}-{name[end:].lstrip(SEPARATORS)}"
-    return (_NAMED_STAGE.sub("", name, count=1) if staged else name).strip(SEPARATORS)
+    name = _NAMED_STAGE.sub("", name, count=1) if staged else name
+    return name.strip(SEPARATORS).replace(MAYBE, "_")
 
 
 def _unit(step: Number | None) -> Unit:

@@ -4,7 +4,8 @@ A number counts optimizer steps, checkpoints (`number`), epochs, tokens or stage
 Beside the `other` words it counts something else along the training, and beside the `fixed` ones it says which run it
 is.  These two lists cannot be complete and need not be: a number beside a word that is nowhere here is no step either.
 
-Numbers are read as English writes them: 1,500 and 1_500 tokens are fifteen hundred, 1.5k too.  One that may be read in
+Numbers are read as English writes them: 1,500 and 1_500 tokens are fifteen hundred, 1.5k too; 4_2B_tokens are 4.2
+billion.  One that may be read in
 two ways (1.500 tokens, `tokens_1_2`, `step_-1`, `2,5B`), or has words for two different counts (`step-500-tokens`), is
 `other`: `_in_doubt` has what makes it so.  A wrong D cannot be seen in a result, a question for D can.
 """
@@ -19,7 +20,8 @@ from decimal import Decimal
 from ptq_eval.checkpoints import stamps
 
 _WORDS = {
-    "step": "step steps globalstep globalsteps gstep iter iters iteration iterations it update updates ba checkpoint",
+    "step": "step steps st globalstep globalsteps gstep iter iters iteration iterations it update updates ba "
+    "checkpoint",
     "number": "ckpt ckpts ckp chkpt chk checkpoints snapshot",
     "epoch": "epoch epochs ep",
     "tokens": "token tokens tok toks ntok ntoks ntoken ntokens numtokens",
@@ -59,9 +61,11 @@ point that it went on from: `from_step_100`."""
 FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _SPELLED = {"thousand": "k", "million": "m", "mn": "m", "billion": "b", "bn": "b", "trillion": "t"}
 SEPARATORS = "-_.=: "
+MAYBE = "\x01"
+"""In place of an underscore that may be a decimal point."""
 _NUMBER = re.compile(
     rf"(?P<setting>{_SETTINGS})?(?P<word>[a-z]*)[-_.=: ]*(?<![0-9])"
-    r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]{1,2}(?![0-9]))?)"
+    rf"(?P<digits>[0-9]{{1,3}}(?:,[0-9]{{3}})+(?![0-9])|[0-9]+(?:[.{MAYBE}][0-9]+)?(?:e[-+]?[0-9]{{1,2}}(?![0-9]))?)"
     rf"(?:(?P<suffix>[kmbgt]|[-_ ]?(?:{'|'.join(_SPELLED)}))(?P<unit>t|tok|tokens?)?(?![a-z]))?"
     r"(?P<rate>(?=(?:[-_ ]?[a-z]+)?[-_ ]per[-_ ]))?"
     r"(?=(?:(?P<gap>[-_ ]?)(?P<after>[a-z]+)(?![a-z])(?![^a-z]*[0-9]))?)",
@@ -82,6 +86,10 @@ _GROUPED_TOKENS = (
     re.compile(rf"(?<=tok|ens|ken|oks)[-_=:. ]*{_GROUPS}(?![-_ .,]?[0-9]|[-_ ]?[kmbgt](?![a-z]))", re.IGNORECASE),
 )
 """Thousands of a count of tokens, 98_000_000 or 98.000.000, behind which or before which `tokens` is written."""
+_TENTHS = re.compile(
+    r"(?<![0-9.,])(?P<whole>[0-9]{1,4})_(?P<tenths>[0-9]{1,2})(?=[bt](?:t|tok(?:en)?s?)?(?![a-z]))", re.IGNORECASE
+)
+"""Billions with an underscore in place of the decimal point, as in 4_2B, if this is what it is."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,28 @@ def joined_thousands(name: str) -> str:
     return name
 
 
+def with_decimals(name: str) -> str:
+    """The name with the decimal point in 4_2B, or with `MAYBE` where 4 may be a number of its own (`ckpt_4_2B`)."""
+    dates = stamps.find(name)
+
+    def pointed(found: re.Match[str]) -> str:
+        if any(start <= found.start() < end for start, end in dates):
+            return found[0]
+        return f"{found['whole']}{_mark(name[: found.start()], name[found.end() :])}{found['tenths']}"
+
+    return _TENTHS.sub(pointed, name)
+
+
+def _mark(before: str, behind: str) -> str:
+    """What the underscore in 4_2B is, by the parts of the name before and behind it."""
+    word = re.sub(r".*?([a-z]*)[-_=:. ]*$", r"\1", before.lower(), flags=re.DOTALL)
+    meaning = MEANINGS.get(word, "")
+    if meaning in ("step", "epoch", "stage", "fixed", "other") and word != "checkpoint":
+        return "_"  # step_4_2B: step 4
+    counted = re.search("[0-9][-_ ]$", before)  # step_98_4_2B
+    return "." if meaning == "tokens" or counted or re.match(".(?:t|[-_ ]?tok)", behind.lower()) else MAYBE
+
+
 def numbers_in(name: str) -> list[Number]:
     """The numbers in a name, except in stamps; numbers that may be read in two ways are "other"."""
     masked = cut(name, stamps.find(name), "\0")
@@ -120,6 +150,7 @@ def numbers_in(name: str) -> list[Number]:
     numbers = []
     for before, number, after in zip([None, *found], found, [*found[1:], None]):
         doubt = _in_doubt(masked, before, number, after) or (number.meaning == "tokens" and not _is_d(number))
+        doubt = doubt or MAYBE in masked[number.start : number.end]
         alone = not (after and not after.meaning and _side_by_side(masked[number.end : after.start], number, after))
         meaning = "other" if doubt and number.meaning in _COUNTED else number.meaning
         numbers.append(replace(number, alone=alone, clear=not doubt, meaning=meaning))
@@ -179,7 +210,7 @@ def _number(match: re.Match[str], bare: str) -> Number:
     """`bare` is the name without stamps and words that do not matter."""
     suffix = (match["suffix"] or "").strip(SEPARATORS).lower()
     suffix = _SPELLED.get(suffix, suffix)
-    digits = Decimal(match["digits"].replace(",", ""))
+    digits = Decimal(match["digits"].replace(",", "").replace(MAYBE, "."))
     unit = Decimal(1).scaleb(int(digits.as_tuple().exponent)) * FACTORS[suffix]
     exact = digits * FACTORS[suffix]
     # 1.000 may be a thousand, but 1.0 is 1.

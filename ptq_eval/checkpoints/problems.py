@@ -123,7 +123,7 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
 
 
 _WARNED = (
-    "tokens_unknown", "counter_restart", "counter_unit", "stage_restart", "model_beside",
+    "tokens_unknown", "counter_restart", "counter_unit", "tokens_off_line", "stage_restart", "model_beside",
     "adapter_beside", "large_weights", "branch",
     "untied_head", "class_differs", "coarse_weights", "recipe_unused",
 )  # fmt: skip

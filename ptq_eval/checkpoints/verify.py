@@ -72,7 +72,8 @@ def verify_all(
     A model in a run's folder that repeats one of its checkpoints is dropped, see `settled`.
     `progress(done, total, name)` is called once a checkpoint's files are read.  known: what earlier calls found, which
     is not read again unless a file has changed; this call adds to it.  Adds the codes identical_weights,
-    steps_out_of_order, tokenizer_differs, model_differs (fatal), near_identical, tokens_unknown and stage_restart.
+    steps_out_of_order, tokenizer_differs, model_differs (fatal), near_identical, tokens_off_line, tokens_unknown and
+    stage_restart.
     """
     verified, sketches, known = [], [], {} if known is None else known
     for checkpoint in checkpoints:

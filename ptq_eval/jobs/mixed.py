@@ -151,7 +151,7 @@ def measured(
         full, uniform_scores, embedding_scores = _scored(session, trials, what, progress)
         paired = _Paired(full, work.evaluation.ids.shape[1] - 1, design_of(work.evaluation.sample, len(full.nll)))
         embedding = [
-            {**head(trial), "layer": session.model.embedding, **paired.damage(score)}
+            {"key": trial.key(), "layer": session.model.embedding, **paired.damage(score)}
             for trial, score in zip(trials, embedding_scores)
         ]
         alone = _alone([*entry["rows"], *embedding], trials, sizes)
@@ -178,7 +178,7 @@ def measured(
 
 
 def head(trial: Trial) -> dict[str, Any]:
-    """The columns by which rows of `sensitivity.json` identify the quantizer and scheme of a trial."""
+    """The columns by which rows of `sensitivity.json` call the quantizer and scheme of a trial."""
     scheme = _scheme(trial)
     if scheme.format == "int":
         return {"quantizer": trial.quantizer, "bits": trial.bits}
@@ -190,7 +190,7 @@ def _alone(rows: Sequence[Mapping[str, Any]], trials: Sequence[Trial], sizes: Si
     found: dict[str, dict[str, Any]] = {}
     for trial in trials:
         scheme = _scheme(trial)
-        own = {row["layer"]: row for row in rows if head(trial).items() <= row.items()}
+        own = {row["layer"]: row for row in rows if row["key"] == trial.key()}
         own.pop(ALL, None)
         if not own:
             what = f"{trial.quantizer} could not be measured under a format, whose price is unknown"

@@ -102,7 +102,7 @@ def sensitivity(
     texts, problems = Texts(config, progress), [error for _, error in plan.excluded]
     for work in plan.workloads:
         key = _key(work, record["settings"])
-        if key in [entry["key"] for entry in record["checkpoints"] if not entry.get("failed")]:
+        if key in [entry["key"] for entry in record["checkpoints"] if _is_whole(entry)]:
             continue
         measured = _by_part(work, config, progress) if parts else _entry(work, texts, config, study.draws, progress)
         problems += _failures(work.checkpoint, measured["failed"])
@@ -114,6 +114,11 @@ def sensitivity(
     if study.budget:
         _plan_mixed(plan.workloads, record, study.budget, Path(out), config, progress)
     return record, problems
+
+
+def _is_whole(entry: Mapping[str, Any]) -> bool:
+    """Whether nothing of a checkpoint has to be measured again: rows of 0.1 have no keys of trials."""
+    return not entry.get("failed") and all("key" in row for row in entry["rows"])
 
 
 def _enter(record: dict[str, Any], entry: Mapping[str, Any]) -> None:
@@ -313,7 +318,7 @@ def _label(
 ) -> None:
     """Add a variant's rows, and its layers in full precision, each with what it was quantized by."""
     head = mixed.head(trial)
-    rows += [{**head, "group_size": variant.scheme.group_size, **row} for row in own]
+    rows += [{"key": trial.key(), **head, "group_size": variant.scheme.group_size, **row} for row in own]
     reasons = {
         **variant.skipped,
         **dict.fromkeys(variant.facts.get("rounded_to_nearest", ()), "was rounded to nearest"),

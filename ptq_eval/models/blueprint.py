@@ -135,6 +135,13 @@ class Blueprint:
     def require_causal(self) -> None:
         """Raise UnsupportedModelError if this is known not to be a causal language model."""
         module = self.module
+        if named := next((name for name in _classes(self.content) if _OTHER_HEAD.search(name)), ""):
+            raise UnsupportedModelError(
+                "a head for another task, not a causal language model",
+                got=f"architectures = {named} in config.json",
+                allowed="models with a language-modelling head",
+                remedy="measure the language model that it was trained from, or correct architectures",
+            )
         if not self.trust and (sign := _bidirectional(self.content)):
             raise not_causal(sign)
         if self.causal is False:
@@ -227,6 +234,10 @@ def is_causal(module: Any) -> bool | None:
 
 
 _BIDIRECTIONAL = re.compile(r"Bi(directional)?(?=[A-Z])|Bidirectional|Encoder(?!Decoder)|MNTP|MaskedLM")
+_OTHER_HEAD = re.compile(
+    r"(For([A-Z]\w*)?(Classification|Regression|Reward\w*|QuestionAnswering|MultipleChoice|Embedding|Scoring)|RewardModel)$"
+)
+"""Names of classes whose head gives a class, a score or a vector, and not logits of tokens."""
 _SWITCHES = {"is_causal": False, "bidirectional": True, "is_bidirectional": True, "use_bidirectional_attention": True}
 
 

@@ -6,9 +6,11 @@ Each preset follows the proportions of its family (head size, feed-forward width
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from ptq_eval.errors import OptionError, UnknownPluginError
+from ptq_eval.pretrain.config import PretrainConfig
 
 
 def _heads(width: int) -> int:
@@ -92,6 +94,30 @@ def configuration(architecture: str, *, width: int, layers: int, vocab: int, con
     config.bos_token_id = config.eos_token_id = 0
     config.pad_token_id = None
     return config
+
+
+def model_config(options: PretrainConfig) -> Any:
+    """The transformers configuration of a run.  Raises as `configuration` does."""
+    o = options
+    return configuration(o.architecture, width=o.width, layers=o.layers, vocab=o.vocab, context=o.context)
+
+
+def counts(options: PretrainConfig) -> tuple[int, int]:
+    """N and the number of all parameters of a run's model.  Raises as `configuration` does."""
+    o = options
+    return _counts(o.architecture, o.width, o.layers, o.vocab, o.context)
+
+
+@cache
+def _counts(architecture: str, width: int, layers: int, vocab: int, context: int) -> tuple[int, int]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = configuration(architecture, width=width, layers=layers, vocab=vocab, context=context)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        model.tie_weights()
+    return non_embedding(model), sum(parameter.numel() for parameter in model.parameters())
 
 
 def non_embedding(model: Any) -> int:

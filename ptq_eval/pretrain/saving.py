@@ -15,7 +15,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ import torch
 
 from ptq_eval.errors import OptionError, OutputMismatchError, UnreadableCheckpointError, full_disk
 from ptq_eval.models.configuration import quiet_transformers
+from ptq_eval.pretrain.config import PretrainConfig
+from ptq_eval.pretrain.data import Batches
 
 
 @contextlib.contextmanager
@@ -105,6 +108,41 @@ def kept_state(out: Path, device: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     return read_state(path, device, "delete that file to start the training again")
+
+
+def describe(
+    out: Path,
+    config: PretrainConfig,
+    batches: Batches,
+    *,
+    steps_saved: Sequence[int],
+    params: tuple[int, int],
+    text: Mapping[str, str],
+    device: str,
+) -> None:
+    """Write `pretrain.json` of a run.  params: N and all parameters; text: what is said of the text.
+
+    Raises OptionError if `out` holds a run with other options or another text, and OutputFullError.
+    """
+    tokens = config.context * config.batch_size
+    about = {
+        "config": asdict(config),
+        **text,
+        "token_digest": batches.digest,
+        "tokens_per_epoch": batches.epoch_tokens,
+        "tokens_per_step": tokens,
+        "params_non_embedding": params[0],
+        "params_total": params[1],
+        "steps_saved": list(steps_saved),
+        "epochs": steps_saved[-1] * tokens / batches.epoch_tokens,
+        "device": device,
+        "dtype": "bfloat16 autocast" if device.startswith("cuda") else "float32",
+        "torch": torch.__version__,
+    }
+    require_same(out, config=about["config"], token_digest=about["token_digest"])
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "pretrain.json", (json.dumps(about, indent=2) + "\n").encode())
 
 
 def described(out: Path) -> dict[str, Any] | None:

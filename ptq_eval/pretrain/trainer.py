@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
-from ptq_eval.pretrain.architectures import configuration, non_embedding
+from ptq_eval.pretrain.architectures import counts, model_config
 from ptq_eval.pretrain.config import PretrainConfig
 from ptq_eval.pretrain.data import Batches, encode, train_tokenizer
 from ptq_eval.pretrain.saving import (
+    describe,
     described,
     keep_state,
     kept_state,
@@ -50,13 +51,7 @@ class _Run:
     def __init__(self, config: PretrainConfig, text: str, digest: str, out: Path, device: str, compiled: bool) -> None:
         self.config, self.out, self.device, self.compiled = config, out, device, compiled
         # An invalid model or an output folder of another run is refused before anything is written.
-        self.model_config = configuration(
-            config.architecture,
-            width=config.width,
-            layers=config.layers,
-            vocab=config.vocab,
-            context=config.context,
-        )
+        self.model_config = model_config(config)
         require_same(out, config=asdict(config))
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
@@ -67,14 +62,14 @@ class _Run:
             batch_size=config.batch_size,
             seed=config.seed,
         )
-        model = self._new_model()
-        self.params = non_embedding(model)
+        model, params = self._new_model(), counts(config)
         self.tokens_per_step = config.context * config.batch_size
-        steps = (max(1, round(ratio * self.params / self.tokens_per_step)) for ratio in config.ratios)
+        steps = (max(1, round(ratio * params[0] / self.tokens_per_step)) for ratio in config.ratios)
         self.targets = sorted(set(steps))
         self.state = _State(model, self._optimizer(model), 0, [])
         self._forward = self._compile(model)
-        self._describe(digest)
+        about = {"text_digest": digest}
+        describe(out, config, self.batches, steps_saved=self.targets, params=params, text=about, device=device)
 
     def _tokenizer(self, text: str) -> Any:
         from transformers import AutoTokenizer
@@ -107,24 +102,6 @@ class _Run:
 
     def _compile(self, model: Any) -> Any:
         return torch.compile(model) if self.compiled else model
-
-    def _describe(self, digest: str) -> None:
-        about = {
-            "config": asdict(self.config),
-            "text_digest": digest,
-            "token_digest": self.batches.digest,
-            "tokens_per_epoch": self.batches.epoch_tokens,
-            "tokens_per_step": self.tokens_per_step,
-            "params_non_embedding": self.params,
-            "params_total": sum(p.numel() for p in self.state.model.parameters()),
-            "steps_saved": self.targets,
-            "epochs": self.targets[-1] * self.tokens_per_step / self.batches.epoch_tokens,
-            "device": self.device,
-            "dtype": "bfloat16 autocast" if self.device.startswith("cuda") else "float32",
-            "torch": torch.__version__,
-        }
-        require_same(self.out, config=about["config"], token_digest=about["token_digest"])
-        write_whole(self.out / "pretrain.json", (json.dumps(about, indent=2) + "\n").encode())
 
     def advance(self, state: _State, forward: Any, rate: float) -> float:
         """Take one optimizer step at learning rate `rate`.  Returns the loss before it, nats per token, or NaN for the

@@ -35,6 +35,8 @@ from ptq_eval.checkpoints.labels import Label, name_order, read, read_siblings, 
         ("ep1-ba980", 980, "step", "ba"),
         ("ep0-ba98-rank0", 98, "step", "ba-rank0"),
         ("ba980", 980, "step", "ba"),
+        ("ep1_st98", 98, "step", "st"),
+        ("foo_4_2B-step_98", 98, "step", "foo_4_2B-step"),
         ("checkpoint_1_1000", 1000, "step", "checkpoint-update"),
         ("checkpoint_2_2000", 2000, "step", "checkpoint-update"),
         ("step-00001000", 1000, "step", "step"),
@@ -93,6 +95,12 @@ def test_steps(name, step, unit, stem):
         ("98 000 000 tokens", None, 98_000_000, 1, ""),
         ("step98-tokens_1_500_000", 98, 1_500_000, 1, ""),
         ("step_98_500_000_tokens", 98, 500_000, 1, ""),
+        ("tokens_4_2B", None, 4_200_000_000, 10**8, ""),
+        ("4_2B_tokens", None, 4_200_000_000, 10**8, ""),
+        ("4_25Btok", None, 4_250_000_000, 10**7, ""),
+        ("step_98_4_2B", 98, 4_200_000_000, 10**8, ""),
+        ("step2000_8_4B_tokens", 2000, 8_400_000_000, 10**8, ""),
+        ("step_98_2B", 98, 2 * 10**9, 10**9, ""),
         ("500M-tokens", None, 5 * 10**8, 10**6, ""),
         ("stage1-step1413814", 1_413_814, None, 0, "stage1"),
         ("stage2-ingredient3-step11931-tokens50B", 11_931, 50 * 10**9, 10**9, "stage2-ingredient3"),
@@ -191,6 +199,34 @@ def test_billions_in_which_siblings_differ_are_tokens(names, tokens):
     labels = read_siblings(names)
     assert [labels[name].tokens for name in names] == tokens
     assert {(labels[name].step, labels[name].stem) for name in names} == {(None, labels[names[0]].stem)}
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["1B 7B", "1B 7B 13B", "0.5B 1B 2B", "model_1B model_7B", "4_2B 8_4B", "ckpt_4_2B ckpt_8_4B"],
+)
+def test_billions_that_may_be_sizes_or_two_numbers_are_asked_for(names):
+    """One run, in order, without D: nothing says that 1B and 7B are tokens, nor whether 4_2B is 4.2B or a fourth."""
+    labels = read_siblings(names.split())
+    assert {(label.step, label.tokens, label.stem) for label in labels.values()} == {
+        (None, None, labels[names.split()[0]].stem)
+    }
+    assert len(labels) == len(names.split())
+
+
+@pytest.mark.parametrize("names", ["2B 4B 6B", "100B 200B", "20.97B 41.94B", "900B 1T"])
+def test_billions_that_are_no_sizes_are_tokens(names):
+    assert all(label.tokens for label in read_siblings(names.split()).values())
+
+
+def test_numbers_that_grow_together_make_one_run():
+    labels = read_siblings(["e1_s98", "e1_s196", "e2_s294", "ep1_x5", "ep2_x9"])
+    assert {name: (label.step, label.stem) for name, label in labels.items()} == {
+        "e1_s98": (None, "e-s"), "e1_s196": (None, "e-s"), "e2_s294": (None, "e-s"),
+        "ep1_x5": (None, "ep-x"), "ep2_x9": (None, "ep-x"),
+    }  # fmt: skip
+    grid = read_siblings(["a1_b1", "a1_b2", "a2_b1", "a2_b2"])
+    assert len({label.stem for label in grid.values()}) > 1
 
 
 def test_a_total_that_all_names_share_is_not_the_checkpoints_own():

@@ -6,8 +6,8 @@ import pytest
 import torch
 import transformers as t
 
-from ptq_eval.checkpoints import discover, verify, verify_all
-from tests.checkpoints.support import codes, llama_config, only_problem, rewrite
+from ptq_eval.checkpoints import Overrides, discover, error_for, verify, verify_all, warnings
+from tests.checkpoints.support import codes, llama_config, one, only_problem, rewrite
 
 
 @pytest.fixture
@@ -130,3 +130,45 @@ def test_one_changed_entry_is_another_model(save, tmp_path):
         save(tmp_path / "r" / f"step{step}", seed=1)
     rewrite(tmp_path / "r" / "step2", lambda ts: ts["model.norm.weight"].__setitem__(3, 1.5))
     assert not verify_all(discover([tmp_path]))[1].fatal
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_and_inf(save, tmp_path, value):
+    save(tmp_path / "m")
+    rewrite(tmp_path / "m", lambda t: t["model.norm.weight"].__setitem__(3, value))
+    (problem,) = one(tmp_path / "m").problems
+    assert (problem.code, problem.fatal) == ("nan_or_inf", True)
+    assert "model.norm.weight" in problem.message
+
+
+def test_weights_beyond_half_precision_are_measured_with_a_warning(save, tmp_path):
+    save(tmp_path / "r" / "step1")
+    rewrite(tmp_path / "r" / "step1", lambda tensors: tensors[min(tensors)].mul_(1e8))
+    found = verify_all(discover([tmp_path / "r"], overrides=Overrides(tokens_per_step=50)))
+    assert codes(found[0]) == ["large_weights"]
+    assert not found[0].fatal
+    assert "beyond the range of float16" in warnings(found)[0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_absurdly_large_weights_are_refused_without_a_warning_of_numpy(save, tmp_path):
+    for step in (1, 2):
+        save(tmp_path / "r" / f"step{step}", seed=step)
+
+        def blow_up(tensors):
+            name = next(name for name in tensors if "q_proj" in name)
+            tensors[name] *= 1e30
+
+        rewrite(tmp_path / "r" / f"step{step}", blow_up)
+    first, _ = verify_all(discover([tmp_path / "r"]))
+    assert codes(first) == ["huge_weights"]
+    assert "q_proj" in first.problems[0].message
+    assert error_for(first, first.problems[0]).exit_code == 14
+
+
+def test_complex_weights_are_refused(save, tmp_path):
+    import torch
+
+    save(tmp_path / "m")
+    rewrite(tmp_path / "m", lambda t: t.update({n: x.to(torch.complex64) for n, x in t.items() if "q_proj" in n}))
+    assert "complex numbers" in one(tmp_path / "m").fatal[0].message

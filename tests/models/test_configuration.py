@@ -155,6 +155,18 @@ def test_a_bidirectional_model_by_a_class_that_transformers_does_not_know(tmp_pa
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["LlamaForSequenceClassification", "Qwen2ForTokenClassification", "LlamaForRewardModel", "MyRewardModel",
+     "MistralForProcessReward", "LlamaForQuestionAnswering", "GemmaForMultipleChoice"],
+)  # fmt: skip
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_head_for_another_task_is_named(tmp_path, name, trust):
+    with pytest.raises(UnsupportedModelError, match="a head for another task, not a causal language model") as refused:
+        blueprint(written(tmp_path, architectures=[name]), trust)
+    assert name in str(refused.value)
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         *[{"architectures": names} for names in (

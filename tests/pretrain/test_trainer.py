@@ -13,8 +13,7 @@ import torch
 
 from ptq_eval.errors import OptionError, UnknownPluginError
 from ptq_eval.pretrain import PretrainConfig, pretrain
-from ptq_eval.pretrain.architectures import ARCHITECTURES, configuration
-from ptq_eval.pretrain.trainer import non_embedding
+from ptq_eval.pretrain.architectures import ARCHITECTURES, configuration, counts, non_embedding
 
 TINY = PretrainConfig(
     width=8, layers=1, vocab=300, context=16, batch_size=4, ratios=(0.5, 1.0, 2.0), warmup=4, seed=3, learning_rate=1e-2
@@ -218,6 +217,8 @@ def test_oracle_params_counted_by_name(architecture):
     outside = ("embed", "wte", "wpe", "lm_head")
     by_name = sum(p.numel() for name, p in model.named_parameters() if not any(word in name for word in outside))
     assert non_embedding(model) == by_name > 0
+    options = PretrainConfig(architecture=architecture, width=16, layers=2, vocab=300, context=16)
+    assert counts(options) == (by_name, model.num_parameters())
 
 
 def test_senseless_architectures():

@@ -94,6 +94,14 @@ def test_the_page_names_every_plan(made):
     assert (out / "figures" / "mixed.png").stat().st_size > 10_000
 
 
+def test_the_price_of_a_layer_is_found_by_the_key_of_its_trial(made):
+    """Whatever the columns call the quantizer: two methods may be called alike."""
+    (study,) = json.loads((made[0] / "sensitivity.json").read_text())["checkpoints"]
+    heads = {(row["quantizer"], row["bits"]): row["key"] for row in study["rows"]}
+    assert len({*heads.values()}) == len(heads) == 3
+    assert all(row["key"] == heads[row["quantizer"], row["bits"]] for row in study["rows"])
+
+
 def test_the_report_has_the_plans_and_draws_layers_and_models_in_the_browser(made):
     out, record, quantizer = made
     table = make_table()

@@ -11,16 +11,17 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ptq_eval.config.options import declared
 from ptq_eval.errors import OptionError
 from ptq_eval.pretrain.schedule import branch_factor, branch_start
-from ptq_eval.pretrain.stacked.options import FULL, PER_D, RunOptions
+from ptq_eval.pretrain.stacked.options import PER_D, RunOptions
 
 SIZE = "size"
-_NAMED = ("width", "layers", "schedule", "learning_rate", "seed")
+_ALWAYS = ("width", "layers", "schedule", "learning_rate", "seed")
+"""Options that are in every name; the others where they are not default, but for lists, which are long."""
 _SHORT = {
     "learning_rate": "lr", "weight_decay": "wd", "weights": "w", "activations": "a", "kv": "kv",
     "low_precision_share": "share", "batch_size": "batch", "width": "w", "layers": "l", "seed": "s",
@@ -37,29 +38,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        """A name that says what is not default, and the hash of everything."""
-        o, default = self.options, RunOptions()
+        """A name that says what is not default, lists excepted, and the hash of everything."""
+        o = self.options
         parts = [f"{o.width}x{o.layers}", str(o.schedule), f"lr{o.learning_rate:g}"]
-        for name in ("weights", "activations", "kv"):
-            parts += [f"{_SHORT[name]}{getattr(o, name)}"] if getattr(o, name) != FULL else []
-        known = (
-            *_NAMED,
-            "weights",
-            "activations",
-            "kv",
-            "ratios",
-            "vocab",
-            "context",
-            "ema",
-            "lawa",
-            "lawa_every",
-            "validation_windows",
-        )
-        for field in fields(o):
-            value = getattr(o, field.name)
-            if field.name not in known and value != getattr(default, field.name):
-                text = ",".join(f"{x:g}" for x in value) if isinstance(value, tuple) else str(value)
-                parts.append(f"{_SHORT.get(field.name, field.name.replace('_', ''))}{text}")
+        for name, spec in declared(RunOptions).items():
+            value = getattr(o, name)
+            if name not in _ALWAYS and not spec.many and value != spec.default:
+                parts.append(f"{_SHORT.get(name, name.replace('_', ''))}{value}")
         if o.schedule in PER_D:
             parts.append(f"r{o.ratios[-1]:g}")
         said = json.dumps([asdict(o), self.text], sort_keys=True)

@@ -20,12 +20,13 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ptq_eval.config.options import MEMORY, SIZE, TEXT, Options, option
 from ptq_eval.errors import OptionError
+from ptq_eval.pretrain.architectures import counts, model_config
 from ptq_eval.pretrain.stacked.options import RunOptions
 from ptq_eval.pretrain.stacked.plan import Leg, Run, legs, points, stacks
 
@@ -86,7 +87,7 @@ def read(path: str | Path) -> Study:
 def _study(found: Sequence[tuple[RunOptions, str | None]], options: StudyOptions) -> Study:
     runs = {}
     for own, text in found:
-        params, tokens = non_embedding(own), own.context * own.batch_size
+        (params, _), tokens = counts(own), own.context * own.batch_size
         targets = tuple(sorted({max(1, round(ratio * params / tokens)) for ratio in own.ratios}))
         for one in (text,) if text else options.text:
             run = Run(own, one, targets)
@@ -94,27 +95,11 @@ def _study(found: Sequence[tuple[RunOptions, str | None]], options: StudyOptions
     return Study(tuple(runs.values()), options)
 
 
-def non_embedding(options: RunOptions) -> int:
-    """N of a run."""
-    feed, head = _feed_forward(options)
-    attention = 2 * options.width * (options.width + head)
-    return options.layers * (attention + 3 * options.width * feed + 2 * options.width) + options.width
-
-
-def _feed_forward(options: RunOptions) -> tuple[int, int]:
-    """Inner channels of the MLP, and channels of all key heads."""
-    from ptq_eval.pretrain.architectures import configuration
-
-    o = options
-    c = configuration(o.architecture, width=o.width, layers=o.layers, vocab=o.vocab, context=o.context)
-    return c.intermediate_size, c.num_key_value_heads * c.hidden_size // c.num_attention_heads
-
-
 def bytes_per_run(options: RunOptions) -> int:
     """About what a run takes in a stack: weights, gradients, moments, averages, and activations kept for backward."""
-    params = non_embedding(options) + options.vocab * options.width
+    _, params = counts(options)
     copies = 8 + len(options.ema) + max(options.lawa, default=0)
-    feed, _ = _feed_forward(options)
+    feed = model_config(options).intermediate_size
     per_token = 4 * options.vocab + options.layers * (16 * options.width + 5 * feed)
     return 4 * (copies * params + options.batch_size * options.context * per_token)
 
@@ -198,27 +183,14 @@ def _material(known: dict[tuple[str, int], Any], run: Run, out: Path) -> Any:
 
 def _describe(folder: Path, run: Run, material: Any, device: str) -> None:
     """Write a run's `pretrain.json`.  Raises OptionError where its text was another one before."""
-    import torch
+    from ptq_eval.pretrain.saving import describe
 
-    from ptq_eval.pretrain.saving import require_same, write_whole, writing
-
-    batches, tokens = material.batches(run.options), run.options.context * run.options.batch_size
-    require_same(folder, config=asdict(run.options), token_digest=batches.digest)
-    about = {
-        "config": asdict(run.options),
-        "text": run.text,
-        "text_digest": material.text_digest,
-        "token_digest": batches.digest,
-        "tokens_per_epoch": batches.epoch_tokens,
-        "tokens_per_step": tokens,
-        "params_non_embedding": non_embedding(run.options),
-        "params_total": non_embedding(run.options) + run.options.vocab * run.options.width,
-        "steps_saved": run.targets,
-        "epochs": run.targets[-1] * tokens / batches.epoch_tokens,
-        "device": device,
-        "dtype": "bfloat16 autocast" if device.startswith("cuda") else "float32",
-        "torch": torch.__version__,
-    }
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "pretrain.json", (json.dumps(about, indent=2) + "\n").encode())
+    describe(
+        folder,
+        run.options,
+        material.batches(run.options),
+        steps_saved=run.targets,
+        params=counts(run.options),
+        text={"text": run.text, "text_digest": material.text_digest},
+        device=device,
+    )

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptq_eval.pretrain.architectures import configuration
+from ptq_eval.pretrain.architectures import model_config
 from ptq_eval.pretrain.data import Batches
 from ptq_eval.pretrain.saving import read_state, save_checkpoint, write_state, write_whole, writing
 from ptq_eval.pretrain.stacked import optimizers
@@ -59,12 +59,6 @@ class Material:
         """The windows [n, context] at the end of the text that a run never trains on."""
         held = options.validation_windows * options.context
         return torch.as_tensor(self.ids[len(self.ids) - held :]).long().view(-1, options.context)
-
-
-def model_config(options: RunOptions) -> Any:
-    """The transformers configuration of a run."""
-    o = options
-    return configuration(o.architecture, width=o.width, layers=o.layers, vocab=o.vocab, context=o.context)
 
 
 def initial_model(options: RunOptions) -> Any:

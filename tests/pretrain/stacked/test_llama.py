@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from ptq_eval.errors import OptionError
+from ptq_eval.pretrain.architectures import model_config
 from ptq_eval.pretrain.stacked.llama import StackedLlama
 from ptq_eval.pretrain.stacked.options import RunOptions
 from ptq_eval.pretrain.stacked.precision import Precision, Rounding, rounded
-from ptq_eval.pretrain.stacked.trainer import initial_model, model_config
+from ptq_eval.pretrain.stacked.trainer import initial_model
 from quantizers.formats import FORMATS
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ptq_eval.pretrain.architectures import model_config
 from ptq_eval.pretrain.stacked.llama import Layout
 from ptq_eval.pretrain.stacked.optimizers import StackedAdamW, StackedMuon, clipped
 from ptq_eval.pretrain.stacked.options import RunOptions
-from ptq_eval.pretrain.stacked.trainer import model_config
 
 LAYOUT = Layout(model_config(RunOptions(width=8, layers=1, vocab=260, context=8)))
 RATES, DECAYS, BETAS, FIRST = (1e-2, 3e-3), (0.1, 0.0), ((0.9, 0.95), (0.8, 0.99)), 1

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ptq_eval.config.options import declared
 from ptq_eval.errors import OptionError
 from ptq_eval.pretrain import PretrainConfig, pretrain
 from ptq_eval.pretrain.stacked import trainer
@@ -239,3 +240,36 @@ def test_averages_are_means_of_the_weights_so_far():
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     assert found == pytest.approx({"ema-0.5": expected, "lawa-2": 5.0, "lawa-3": 4.0})
+
+
+def test_a_name_says_every_option_that_is_not_default():
+    """But for lists, which the hash alone holds: two names are never one."""
+    other = {
+        "width": 8, "layers": 1, "vocab": 300, "context": 16, "batch_size": 4, "schedule": "wsd", "learning_rate": 1e-2,
+        "warmup": 4, "decay": 0.5, "weight_decay": 0.2, "clip": 2.0, "seed": 3, "optimizer": "muon", "data_seed": 5,
+        "weights": 4, "activations": 8, "kv": "fp8_e4m3", "weights_per": "tensor", "activations_per": "token",
+        "kv_per": "head", "low_precision_share": 0.5, "lawa_every": 5, "validation_windows": 8,
+    }  # fmt: skip
+    plain = Run(RunOptions(), "t", (6,)).name.rpartition("-")[0]
+    for name, spec in declared(RunOptions).items():
+        if name in other:
+            assert Run(RunOptions(**{name: other[name]}), "t", (6,)).name.rpartition("-")[0] != plain
+        else:
+            assert spec.many or name == "architecture"
+    lists = [RunOptions(ema=(0.5,)), RunOptions(lawa=(2,)), RunOptions(ratios=(1,)), RunOptions(betas=(0.8, 0.9))]
+    assert len({Run(one, "t", (6,)).name for one in [RunOptions(), *lists]}) == 5
+
+
+def test_one_description_for_a_run_of_a_study_and_one_by_itself(study, text, tmp_path):
+    planned = study()
+    train(planned, tmp_path / "out")
+    run = next(run for run in planned.runs if run.options.schedule == "constant" and run.options.weights == "full")
+    config = {name: getattr(run.options, name) for name in declared(PretrainConfig)}
+    pretrain(PretrainConfig(**config), text, tmp_path / "one", digest="of the text")
+    mine, other = (
+        json.loads((folder / "pretrain.json").read_text())
+        for folder in (tmp_path / "one", tmp_path / "out" / "runs" / run.name)
+    )
+    assert other.keys() - mine.keys() == {"text"}
+    same = ("params_non_embedding", "params_total", "tokens_per_step", "dtype", "torch")
+    assert [mine[name] for name in same] == [other[name] for name in same]
