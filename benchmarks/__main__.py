@@ -46,6 +46,7 @@ NAMES = (
     "llama_cpp",
     "page",
     "callback",
+    "nanochat",
 )
 
 

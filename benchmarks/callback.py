@@ -3,8 +3,9 @@
 A Llama of 1.2 M parameters is trained on text from one seed, for as many steps as take `--minutes` (10) without the
 callback, and saves ten checkpoints.  The callback has its default budget and measures what it measures by default.
 Each run is a process of its own, niced alike, one after the other, on one thread: the measuring process has the rest.
-`training` lasts from the first step to the last; what follows (the last checkpoint, which is always measured) is
-reported as a wait.  On a machine that others use, wall time is theirs too, and CPU time is the number to trust.
+`training` lasts from the first step to the last; the wait for the last checkpoint follows, as far as the budget
+allows; what is left of it is measured afterwards, and counted apart.  On a machine that others use, wall time is theirs
+too, and CPU time is the number to trust.
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ def _train(folder: Path, steps: int, minutes: float, *, callback: bool = False) 
 
 def _main(folder: str, steps: int, minutes: float, callback: bool) -> Run:
     """One training in this process; with `minutes`, only as many steps as tell how many fill them."""
+    import psutil
+
     from ptq_eval.training import PTQCallback
 
     count = steps or WARM_UP + TIMED
@@ -113,6 +116,7 @@ def _main(folder: str, steps: int, minutes: float, callback: bool) -> Run:
         trainer.add_callback(PTQCallback(trainer, tokens_per_step=BATCH * LENGTH))
     trainer.train()
     ended = time.perf_counter()
+    psutil.wait_procs(psutil.Process().children())  # what measures the last checkpoint when training has ended
     steps = steps or max(SAVES, round(60 * minutes * TIMED / (times.last[0] - times.first[0])))
     logged = [int(line["ptq/step"]) for line in trainer.state.log_history if "ptq/step" in line]
     weights = hashlib.sha256()

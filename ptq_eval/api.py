@@ -65,17 +65,25 @@ def run(
     """
     from ptq_eval.checkpoints import Overrides
     from ptq_eval.config.run import RunConfig
+    from ptq_eval.jobs.pool import ahead
+    from ptq_eval.results.store import Store
 
     overrides = Overrides.take(options, overrides)
     config = RunConfig.of(options, also=declared(Overrides))
-    grid = planned(folders, out, config, overrides, progress)
-    problems = [*(error for _, error in grid.plan.excluded), *grid.measure(grid.jobs())]
+    out = out if out is not None else default_output(_roots(folders)[0])
+    with ahead(Store(out, config.shard), config) as ready:
+        grid = planned(folders, out, config, overrides, progress)
+        problems = [*(error for _, error in grid.plan.excluded), *grid.measure(grid.jobs(), ready)]
     options = {"laws": config.laws, "seed": config.seed, "bootstrap": config.bootstrap}
     found = analyse(grid.results(), progress=progress, **options)
     result = replace(found, problems=tuple(problems))
     if write_report:
         save_report(grid.store.folder, result)
     return result
+
+
+def _roots(folders: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [folders] if isinstance(folders, (str, Path)) else list(folders)
 
 
 def planned(
@@ -91,7 +99,7 @@ def planned(
     from ptq_eval.laws.fit.choice import chosen
     from ptq_eval.measure.trials import quantizers_of
 
-    roots = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    roots = _roots(folders)
     chosen(config.laws)
     quantizers_of(config)  # mistakes in the request are reported before any weight is read
     config.resolve_device()

@@ -22,8 +22,7 @@ KEY_VERSION = 1
 """Raised whenever the meaning of a trial's fields changes, so that old results are never mistaken for new ones."""
 
 Source = Literal["explicit", "derived", "label", "user", "unknown"]
-"""Where a count comes from: written in the checkpoint, computed from what is written, read off a (rounded)
-label, given by the user, or not known."""
+"""Where a count comes from: the checkpoint says it, computed from that, a (rounded) label, the user, or not known."""
 
 
 class Unmeasured(StrEnum):
@@ -42,6 +41,7 @@ class Doubt(StrEnum):
     UNCHANGED = "unchanged"  # layers are what they were, although rounding would change them
     ROUNDED = "rounded"  # the method could not treat layers, and they were rounded to nearest
     LARGE_ERROR = "large_error"  # the error of a layer is many times rounding's
+    SMALL_ERROR = "small_error"  # the error of a layer is a small part of rounding's
     NO_STATISTICS = "no_statistics"  # the statistics of layers are empty
     FEW_TOKENS = "few_tokens"  # the statistics of layers rest on fewer tokens than these have inputs
     NO_EFFECT = "no_effect"  # the losses are exactly those in full precision
@@ -89,8 +89,7 @@ class Checkpoint:
     tokens_note: str = ""
     tokens_counter: str = ""
     """The counter in the checkpoint's files that D was read off, if any."""
-    epochs: float | None = None
-    """How often it has seen its training text, as its files say: above 1 tokens are repeated; None where unknown."""
+    epochs: float | None = None  # how often it has seen its training text, as its files say; above 1 tokens repeat
     params_source: Source = "unknown"
     params_convention: str = "non_embedding"
     params_total: int | None = None
@@ -104,6 +103,8 @@ class Checkpoint:
     tokenizer_sha: str = ""
     family: str = ""
     """What runs that differ in their seed alone have in common; "" where that is not known."""
+    stated_bits_per_byte: float | None = None  # on its own validation text, as its files say
+    architecture_given: tuple[tuple[str, Any], ...] = ()  # entries of the configuration that no file says
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -133,6 +134,7 @@ class Checkpoint:
     def from_dict(cls, data: Mapping[str, Any]) -> Checkpoint:
         """The inverse of `to_dict`; unknown fields are ignored, so that older readers read newer files."""
         known = _known(cls, data)
+        known["architecture_given"] = tuple(map(tuple, known.get("architecture_given", ())))
         known["problems"] = tuple(Problem(**_known(Problem, problem)) for problem in known.get("problems", ()))
         return cls(**known)
 
@@ -241,6 +243,7 @@ class Trial:
             "include_head": self.include_head,
             # Only where they are set, so that keys made before they existed stay what they are.
             **({"include_embedding": True} if self.include_embedding else {}),
+            **({"architecture": dict(given)} if (given := self.checkpoint.architecture_given) else {}),
             **({"stop": dict(sorted(self.stop.items()))} if self.stop else {}),
         }
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -22,20 +24,29 @@ Files: TypeAlias = tuple[tuple[str, int, int], ...]
 
 
 def files_of(checkpoint: Checkpoint) -> Files:
-    """The files in a checkpoint's folder and below; nothing for one that is not a folder here, or is gone."""
+    """The files in a checkpoint's folder and below, or the file it is; nothing for one that is not here, or is gone."""
     return files_in(Path(checkpoint.location))
 
 
 def files_in(folder: Path) -> Files:
-    """The files in a folder and below, in order of path; nothing where there is no such folder."""
+    """The files in a folder and below, in order of path, or the file of that name; nothing where there is neither."""
     found = []
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else (folder,):
         try:
             state = path.stat()
         except OSError:  # deleted, or renamed at the end of writing it
             continue
         found.append((path.relative_to(folder).as_posix(), state.st_size, state.st_mtime_ns))
     return tuple(found)
+
+
+def remove(folder: Path) -> None:
+    """Delete a checkpoint's folder so that another process, which may look at any moment, never sees half of it."""
+    hidden = folder.with_name(f".removed-{folder.name}")
+    with suppress(OSError):
+        shutil.rmtree(hidden, ignore_errors=True)
+        folder.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 _TEMPORARY = re.compile(r"(tmp|temp|partial|incomplete)[-_.].+|.+[-_.](tmp|temp|partial|incomplete)", re.IGNORECASE)
@@ -79,9 +90,22 @@ class Arrivals:
         files = files_of(checkpoint)
         if not files:
             return math.inf if checkpoint.location.startswith("hub:") else 0.0
-        unchanged = self.wall_clock() - max(changed for *_, changed in files) / 1e9
+        unchanged = self.wall_clock() - _came(Path(checkpoint.location), files)
         first = now - unchanged if unchanged >= LONG * self.settle else now
         before, since = self._seen.get(checkpoint.location, (files, first))
         since = since if before == files else now
         self._seen[checkpoint.location] = files, since
         return now - since
+
+
+def _came(folder: Path, files: Files) -> float:
+    """When the last of these files came to be as it is here, in seconds of the clock on the wall.
+
+    A copy keeps the time of the last change of its original (`rsync -a`, `cp -p`), which says nothing about the
+    copying; the time of the last change of its entry is its own.
+    """
+    latest = max(changed for *_, changed in files) / 1e9
+    for name, *_ in files:
+        with suppress(OSError):  # deleted, or renamed meanwhile
+            latest = max(latest, (folder / name).stat().st_ctime)
+    return latest

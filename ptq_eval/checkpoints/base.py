@@ -62,6 +62,8 @@ class CheckpointFormat:
     """Roots written `scheme:...` are handed to this format as they are; the others are folders."""
     fallback: ClassVar[bool] = False
     """Asked last, about folders and labels that no other format reads."""
+    takes_architecture: ClassVar[bool] = False
+    """Whether `architecture_given` of a checkpoint changes its configuration."""
 
     def position(self, model: str, label: str) -> Position | None:
         """The meaning of `label` (a folder's or a revision's name) for a model or run called `model`.

@@ -140,13 +140,6 @@ _KINDS = (
         "litgpt convert_from_litgpt {folder} NEW; then rename NEW/model.pth to pytorch_model.bin and add a "
         "config.json; after pretraining, first litgpt convert_pretrained_checkpoint {folder} LIT, and convert LIT",
     ),
-    _Kind(
-        "a checkpoint of nanochat",
-        ("meta_[0-9]*.json",),
-        # `--input_dir` and `--output_dir` are required there.
-        "python src/transformers/models/nanochat/convert_nanochat_checkpoints.py --input_dir {folder} --output_dir NEW "
-        "(in a clone of transformers)",
-    ),
     _Kind("a checkpoint of nanoGPT", ("ckpt.pt",), "load its `model` entry into GPT2LMHeadModel, and save_pretrained"),
     _Kind(
         "a checkpoint of Composer",

@@ -9,6 +9,7 @@ the command line wins over both.  Example:
     learning_rate: 0.003          # or by step
     schedule_phase: constant      # or by step
     family: small                 # runs of one family differ in their seed alone
+    architecture: {softcap: 20}   # what the files of nanochat do not say
     runs:
       small: {params: 85056000}   # the same keys for one run
     checkpoints:                  # the folders of this run, whatever their names, and no others
@@ -29,6 +30,7 @@ from typing import Any
 
 import yaml
 
+from ptq_eval import plugins
 from ptq_eval.checkpoints.growth import COUNTER_RESTART, COUNTER_UNIT
 from ptq_eval.checkpoints.numbered import numbered_by, steps_restart
 from ptq_eval.checkpoints.trainer_state import PHASES
@@ -71,6 +73,16 @@ def _mapping_of(cls_name: str) -> Kind:
     return Kind(read, "")
 
 
+def _entries(value: Any, *, name: str, error: type[PtqEvalError]) -> dict[str, Any]:
+    """A mapping from names to single values."""
+    if not isinstance(value, Mapping) or any(isinstance(own, (Mapping, list)) for own in value.values()):
+        raise error(f"{name} is not a mapping from names to values", got=repr(value)[:80], allowed="{NAME: VALUE}")
+    return {str(key): own for key, own in value.items()}
+
+
+_ENTRIES = Kind(_entries, "")
+
+
 @dataclass(frozen=True)
 class Overrides(Options):
     """Corrections to what was found.  `tokens` is D by step, or one D per checkpoint in order of step.
@@ -103,6 +115,9 @@ class Overrides(Options):
         None, "Phase of the schedule, likewise.", TEXT, by_step=True, choices=PHASES, flag=""
     )
     family: str = option("", "What runs that differ in their seed alone have in common.", flag="")
+    architecture: Mapping[str, Any] = option(
+        {}, "Entries of the configuration that the files do not say (nanochat).", _ENTRIES, flag=""
+    )
     runs: Mapping[str, Overrides] = option({}, "The same for single runs.", _mapping_of("Overrides"), flag="")
     checkpoints: Mapping[str, Place] = option(
         {}, "The folders of this run, and no others.", _mapping_of("Place"), flag=""
@@ -138,6 +153,13 @@ class Overrides(Options):
 
         Raises `error`, which says where the corrections are from.
         """
+        if self.architecture and (other := next((c for c in checkpoints if not _takes_architecture(c)), None)):
+            raise error(
+                "`architecture` is for formats whose files do not say all of it",
+                got=f"{other.name} in the format {other.format}",
+                allowed="nanochat",
+                remedy="correct its config.json",
+            )
         kept = [checkpoint for checkpoint in checkpoints if checkpoint.step not in set(self.exclude)]
         placed = [checkpoint for checkpoint in kept if checkpoint.step is not None]
         listed = len(self.tokens) if isinstance(self.tokens, Sequence) else None
@@ -173,6 +195,8 @@ class Overrides(Options):
             changes["problems"] = tuple(p for p in checkpoint.problems if p.code not in (COUNTER_RESTART, COUNTER_UNIT))
         if self.params is not None:
             changes |= {"params": self.params, "params_source": "user", "params_convention": "user"}
+        if self.architecture:
+            changes["architecture_given"] = tuple(sorted(self.architecture.items()))
         for name in ("learning_rate", "schedule_phase"):
             value = getattr(self, name)
             value = value.get(step) if isinstance(value, Mapping) else value
@@ -196,6 +220,10 @@ class Overrides(Options):
         if tokens is None:
             return None, ""
         return tokens + self.offset_tokens, note + (f" + {self.offset_tokens:,}" if self.offset_tokens else "")
+
+
+def _takes_architecture(checkpoint: Checkpoint) -> bool:
+    return plugins.get("checkpoints", checkpoint.format).takes_architecture
 
 
 class _KeyTwiceError(yaml.constructor.ConstructorError):

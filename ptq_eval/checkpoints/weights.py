@@ -191,14 +191,14 @@ class _Values:
         return self._equal or self.zero
 
 
-def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a pickled state dict.  Raises as `read_weights` does."""
+def load_pickle(file: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """The tensors of a pickled state dict, on torch's device "meta" without content.  Raises as `read_weights` does."""
     import torch
 
     try:
         with warnings.catch_warnings():  # about the pickle's protocol, which is no concern of the reader's
             warnings.simplefilter("ignore")
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpointError(
             f"{file.name} holds more than tensors, and was not unpickled",
@@ -249,7 +249,7 @@ def _pickled(file: Path) -> dict[str, _Tensor]:
         return (raw[done : done + CHUNK].tobytes() for done in range(0, raw.size, CHUNK))
 
     found = {}
-    for name, tensor in _load_pickle(file).items():
+    for name, tensor in load_pickle(file).items():
         kind = str(tensor.dtype).removeprefix("torch.")
         found[name] = _Tensor(TORCH_TYPES.get(kind, kind), tuple(tensor.shape), lambda tensor=tensor: chunks(tensor))
     return found

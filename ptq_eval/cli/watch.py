@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from json import dumps
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -29,7 +32,8 @@ _COMMAND_SECONDS = 60
 @cli_options.options_of(EventsConfig)
 @cli_options.options_of(RunConfig, without=MEANINGLESS)
 @cli_options.trajectory_options
-def watch(folders: tuple[str, ...], out: str | None, json: bool, **settings: Any) -> None:
+@click.option("--copies", is_flag=True, hidden=True)
+def watch(folders: tuple[str, ...], out: str | None, json: bool, copies: bool, **settings: Any) -> None:
     """Measure checkpoints under FOLDERS as they appear, forecast D_crit anew, and alert when it is near.
 
     Checkpoints that are still being written wait until they are complete.  Of several, the newest is measured first.
@@ -43,16 +47,33 @@ def watch(folders: tuple[str, ...], out: str | None, json: bool, **settings: Any
       ptq-eval watch runs/my-model -o out --alert-command 'notify-send ptq-eval'
       ptq-eval watch runs/my-model -o out --once   (from cron, or after each save)
     """
+    from ptq_eval.checkpoints.arrivals import remove
     from ptq_eval.jobs.watch import watch as watched
 
     command, answers = settings["alert_command"], sys.stdout
     with Bar() as bar, redirect_stdout(sys.stderr) if json else nullcontext():  # a plug-in may print
         for event in watched(folders, out, progress=bar, **settings):
             found, text = _said(event)
+            if copies and found["event"] in ("measured", "unmeasured"):
+                remove(Path(found["location"]))
             if line := dumps(found) if json else text:
-                click.echo(line, file=answers)
+                _say(line, answers, heard=not copies)
             if found["event"] == "alert" and command:
                 _run(command, found)
+    for folder in folders if copies else ():
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # others may have copies there
+            Path(folder).parent.rmdir()
+
+
+def _say(line: str, answers: TextIO, *, heard: bool) -> None:
+    """Write a line; the process that made copies may have ended, and nobody need hear it then."""
+    try:
+        click.echo(line, file=answers)
+    except BrokenPipeError:
+        if heard:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
 
 
 def _said(event: Event) -> tuple[dict[str, Any], str]:
@@ -63,8 +84,8 @@ def _said(event: Event) -> tuple[dict[str, Any], str]:
     match event:
         case Started(checkpoint):
             return words.started_json(checkpoint), ""
-        case Measured(checkpoint, result, seconds):
-            found = words.measured_json(checkpoint, result.table, result.fit, seconds)
+        case Measured(checkpoint, result, seconds, spent):
+            found = words.measured_json(checkpoint, result.table, result.fit, seconds, spent)
             return found, words.measured_text(checkpoint, result.table, seconds)
         case Unmeasured(checkpoint, error):
             return words.unmeasured_json(checkpoint, error), words.unmeasured_text(checkpoint, error)

@@ -20,11 +20,15 @@ class Started:
 
 @dataclass(frozen=True)
 class Measured:
-    """A checkpoint was measured in so many `seconds`; `result` covers all checkpoints so far."""
+    """A checkpoint was measured in so many `seconds`; `result` covers all checkpoints so far.
+
+    spent: seconds of the machine's time that measuring has taken so far (see `jobs.spent`).
+    """
 
     checkpoint: Checkpoint
     result: RunResult
     seconds: float
+    spent: float
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ptq_eval.errors import OutputMismatchError, PtqEvalError
 from ptq_eval.jobs import slurm
 from ptq_eval.jobs.job import Conditions, Job, measure
 from ptq_eval.jobs.on_ray import on_ray
-from ptq_eval.jobs.pool import in_processes
+from ptq_eval.jobs.pool import Pool, in_processes
 from ptq_eval.measure.sweep import cost
 from ptq_eval.measure.trials import Plan, make_plan
 from ptq_eval.records import Checkpoint, Progress
@@ -87,8 +87,10 @@ class Grid:
         found = [Job(job.work, tuple(trial for trial in job.missing if trial.key() not in done)) for job in jobs]
         return [job for job in found if job.missing]
 
-    def measure(self, jobs: Sequence[Job]) -> list[PtqEvalError]:
+    def measure(self, jobs: Sequence[Job], ready: Pool | None = None) -> list[PtqEvalError]:
         """Run every missing trial of these jobs; the errors of checkpoints that could not be measured.
+
+        ready: processes that have begun (see `pool.ahead`).
 
         Raises OutputFullError: going on would lose what is measured.
         """
@@ -108,7 +110,7 @@ class Grid:
             if executor == "ray" and jobs:
                 found = on_ray(jobs, conditions, self.store, writer, address, tick)
             elif self.config.jobs > 1 and len(jobs) > 1:
-                found = in_processes(jobs, conditions, self.store, writer, self.config.jobs, tick)
+                found = in_processes(jobs, conditions, self.store, writer, self.config.jobs, tick, ready)
             else:
                 with Workers(conditions.limits) as workers:
                     found = [measure(job, conditions, writer, workers, tick) for job in jobs]

@@ -1,7 +1,8 @@
 """Jobs in several processes of this machine, each with its share of the cores, or a GPU of its own.
 
-A process does job after job, so that packages are imported once.  One that dies in a job is replaced, and the job goes
-to another process; a job in which `MAX_DEATHS` have died is recorded as failed.  What a lost process had written stays.
+A process does job after job, so that packages are imported once; the first ones do that while the jobs are planned
+(`ahead`).  One that dies in a job is replaced, and the job goes to another process; a job in which `MAX_DEATHS` have
+died is recorded as failed.  What a lost process had written stays.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import sys
 import tempfile
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import MeasurementFailedError, OutputFullError, PtqEvalError, full_disk
 from ptq_eval.jobs.files import error_from_dict, write_job
 from ptq_eval.jobs.job import Conditions, Job, Tick, write_failed
@@ -34,23 +36,42 @@ _LAST_WORDS = 300
 """Characters of what a process wrote last that are quoted."""
 
 
+@contextmanager
+def ahead(store: Store, config: RunConfig) -> Iterator[Pool | None]:
+    """A pool whose processes import packages while the jobs are planned.
+
+    None where no processes are asked for, and where something is stored already, so that there may be nothing to do.
+    """
+    if config.jobs == 1 or config.executor != "local" or any(store.records.glob("*.jsonl")):
+        yield None
+        return
+    with Pool(store, config.jobs, Conditions.of(config).device) as pool:
+        yield pool
+
+
 def in_processes(
-    jobs: Sequence[Job], conditions: Conditions, store: Store, writer: Writer, count: int, tick: Tick
+    jobs: Sequence[Job],
+    conditions: Conditions,
+    store: Store,
+    writer: Writer,
+    count: int,
+    tick: Tick,
+    ready: Pool | None = None,
 ) -> list[PtqEvalError | None]:
-    """Measure jobs in `count` processes at most; the error of each job that cannot be measured, in order.
+    """Measure jobs in `count` processes at most, those of `ready` if so many are needed; the error of each job that
+    cannot be measured, in order.
 
     Raises OutputFullError: going on would lose what is measured.
     """
     count = min(count, len(jobs))
-    with tempfile.TemporaryDirectory(prefix="ptq-eval-jobs-") as name:
-        folder, shared = Path(name), _shared(conditions, count)
-        with full_disk(folder):
-            paths = [write_job(folder, number, job, shared) for number, job in enumerate(jobs)]
-        pool = _Pool(store, folder, count, shared.device, tick)
-        try:
-            found = pool.run(paths)
-        finally:
-            pool.end()
+    if ready is not None and ready.count > count:  # each of fewer processes has more cores
+        ready.end()
+        ready = None
+    with nullcontext(ready) if ready is not None else Pool(store, count, conditions.device) as pool:
+        shared = _shared(conditions, count)
+        with full_disk(pool.folder):
+            paths = [write_job(pool.folder, number, job, shared) for number, job in enumerate(jobs)]
+        found = pool.run(paths, tick)
     for job, error in zip(jobs, found):
         if isinstance(error, OutputFullError):
             raise error
@@ -89,30 +110,49 @@ class _Process:
     job: Path | None = None
 
 
-@dataclass
-class _Pool:
-    store: Store
-    folder: Path
-    count: int
-    device: str
-    tick: Tick
-    _answers: queue.Queue[tuple[_Process, dict[str, Any] | None]] = field(default_factory=queue.Queue)
-    _alive: list[_Process] = field(default_factory=list)
-    _waiting: deque[Path] = field(default_factory=deque)
-    _deaths: Counter[Path] = field(default_factory=Counter)
-    _found: dict[Path, PtqEvalError | None] = field(default_factory=dict)
+class Pool:
+    """`count` processes that measure jobs into `store`; a context that ends them."""
 
-    def run(self, paths: Sequence[Path]) -> list[PtqEvalError | None]:
+    def __init__(self, store: Store, count: int, device: str) -> None:
+        self.store, self.count, self.device = store, count, device
+        self._answers: queue.Queue[tuple[_Process, dict[str, Any] | None]] = queue.Queue()
+        self._alive: list[_Process] = []
+        self._waiting: deque[Path] = deque()
+        self._deaths: Counter[Path] = Counter()
+        self._found: dict[Path, PtqEvalError | None] = {}
+
+    def __enter__(self) -> Pool:
+        self._place = tempfile.TemporaryDirectory(prefix="ptq-eval-jobs-")
+        self.folder = Path(self._place.name)
+        for number in range(self.count):
+            self._start(number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End all processes, at once where they are at a job or have had none yet."""
+        for process in self._alive:
+            if process.job is not None or not self._found:
+                process.handle.kill()
+            _close(process)
+        for process in self._alive:
+            process.handle.wait()
+        self._alive = []
+        self._place.cleanup()
+
+    def run(self, paths: Sequence[Path], tick: Tick) -> list[PtqEvalError | None]:
         """The error of every job, or None; after an OutputFullError, of those that are done."""
         self._waiting.extend(paths)
-        for number in range(self.count):
-            self._give(self._start(number))
+        for process in list(self._alive):
+            self._give(process)
         while len(self._found) < len(paths):
             process, answer = self._answers.get()
             if answer is None:
                 self._replace(process)
             elif "tick" in answer:
-                self.tick(answer["tick"])
+                tick(answer["tick"])
             else:
                 assert process.job is not None
                 error = error_from_dict(answer["error"]) if answer["error"] else None
@@ -134,15 +174,6 @@ class _Pool:
                 self._found[process.job] = self._lost(process)
         if self._waiting:
             self._give(self._start(process.number))
-
-    def end(self) -> None:
-        """End all processes, at once where they are at a job."""
-        for process in self._alive:
-            if process.job is not None:
-                process.handle.kill()
-            _close(process)
-        for process in self._alive:
-            process.handle.wait()
 
     def _start(self, number: int) -> _Process:
         command = [

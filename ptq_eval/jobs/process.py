@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from ptq_eval.jobs.job import measure
 from ptq_eval.results.store import Store
 
 _TICK_SECONDS = 0.2
+_NEEDED = ("transformers.modeling_utils", "transformers.models.auto.modeling_auto")
+"""What loading any model imports."""
 
 Say = Callable[[dict[str, Any]], object]
 
@@ -29,9 +33,13 @@ Say = Callable[[dict[str, Any]], object]
 def work(files: Iterable[str], out: Path, shard: tuple[int, int], name: str, say: Say) -> None:
     """Measure the jobs of these files one after another; all answers go to `say`."""
     end_with(os.getppid())
+    for package in _NEEDED:  # while the driver plans
+        import_module(package)
     store = Store(out, shard, name)
-    with store.writer() as writer:
+    with ExitStack() as held:
+        writer = None
         for path in files:
+            writer = writer or held.enter_context(store.writer())  # no file for a process without a job
             job, conditions = read_job(Path(path))
             done = store.keys()
             missing = tuple(trial for trial in job.missing if trial.key() not in done)

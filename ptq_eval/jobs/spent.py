@@ -31,6 +31,11 @@ class Spent:
         self._last = (self._now() if self._on_cpu else time.monotonic()) - self._entered
         self._total += self._last
 
+    @property
+    def seconds(self) -> float:
+        """What was taken so far."""
+        return self._total
+
     def allows(self, budget: float) -> bool:
         """Whether another measurement, as long as the last one, keeps the share since the beginning below `budget`."""
         return budget >= 1 or self._total + self._last <= budget * (time.monotonic() - self._began)

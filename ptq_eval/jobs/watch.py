@@ -249,7 +249,7 @@ class _Watch:
         seconds = time.monotonic() - started
         done, self._unreported = self._unreported, []
         for checkpoint, measuring in done:
-            yield Measured(checkpoint, result, measuring + seconds)
+            yield Measured(checkpoint, result, measuring + seconds, self.spent.seconds)
         yield from self._alerts(alerts(result.fit["critical_tokens"], self.watching.margin, self.watching.alert_bits))
 
     def _alerts(self, found: Sequence[Alert]) -> Iterator[Event]:

@@ -7,16 +7,20 @@ that laws are fitted under.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ptq_eval import corpora
-from ptq_eval.config.run import RunConfig
+from ptq_eval.config.run import DEFAULT_SEQ_LEN, RunConfig
 from ptq_eval.corpora.base import Text
 from ptq_eval.corpora.windows import Windows, make_windows
 from ptq_eval.errors import MissingTokenizerError, OptionError
+from ptq_eval.models.blueprint import usable_length
 from ptq_eval.models.configuration import end_of_text
 from ptq_eval.models.loading import load_tokenizer
 from ptq_eval.records import CalibrationDraw, Checkpoint, Progress, Selection
@@ -124,6 +128,33 @@ class Texts:
         if (spec, max_chars) not in self._texts:
             self._texts[spec, max_chars] = corpora.read(spec, max_chars=max_chars)
         return self._texts[spec, max_chars]
+
+
+def require_usable(config: RunConfig, model: Any = None, tokenizer: Any = None) -> None:
+    """Read the beginning of every text that a run asks for and cut one window, before there is a checkpoint.
+
+    Without the model's tokenizer, text is read and not cut.  Raises TextSourceError, TextTooShortError or
+    TokenRangeError.
+    """
+    longest = None if model is None else usable_length(model)
+    seq_len = config.seq_len or min(DEFAULT_SEQ_LEN, longest or DEFAULT_SEQ_LEN)
+    for request in (evaluation_request(config, seq_len), *calibration_requests(config, seq_len)):
+        text = corpora.read(request.text, max_chars=_max_chars("first", 1, request.length))
+        if tokenizer is not None:
+            with _one_thread():
+                make_windows(text, tokenizer, seq_len=request.length, count=1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Tokenizers use one thread: with several, they would warn of every process that is forked later."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 def _asked(request: Request) -> str:

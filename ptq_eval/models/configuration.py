@@ -8,6 +8,7 @@ attention kernel); what cannot be built is refused with both versions named.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import math
 import re
@@ -57,6 +58,11 @@ _RANGES = (
 """Names of entries, and the numbers that they may have: more than the first, and at most the second."""
 _MAY_BE_INFINITE = re.compile(r"limit|max|min|clamp|clip|cap")
 
+NANOCHAT = "ptq_eval_nanochat"
+"""The `model_type` of nanochat's models here; transformers' own type "nanochat" is their first version alone."""
+_OWN = {NANOCHAT: "ptq_eval.models.nanochat"}
+"""Architectures of this package, and the modules that make them known to transformers."""
+
 _AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 """In order of preference; the latter two hold a language model beside a vision or audio tower."""
 
@@ -100,6 +106,8 @@ def of_content(content: dict[str, Any], code: Path | None = None) -> PretrainedC
     from transformers import CONFIG_MAPPING, AutoConfig
 
     try:
+        if own := _OWN.get(str(content.get("model_type"))):
+            importlib.import_module(own).register()
         with quiet_transformers():
             if code is not None:
                 config = AutoConfig.from_pretrained(code, trust_remote_code=True, local_files_only=True)

@@ -32,9 +32,11 @@ class PTQCallback(TrainerCallback):
     nth_save: measure every so many saves.  tokens_per_step: of all processes; needed unless the Trainer counts
     tokens (`include_num_input_tokens_seen="all"`).  alert: called with each alert's fields, after a warning is logged
     and, where the Trainer reports to trackio, `trackio.alert`.  wait: seconds that the end of training waits for the
-    last checkpoint at most (None: until it is measured).  budget, threads and options: see `Monitor`.
+    last checkpoint at most (None: as long as the budget allows; math.inf: until it is measured).  budget, threads and
+    options: see `Monitor`.
 
-    Only the main process measures.  Raises OptionError where D cannot be known, when training begins.
+    Only the main process measures.  Raises, when training begins, OptionError where D cannot be known, and the error of
+    a text that cannot be used.
     """
 
     def __init__(
@@ -76,7 +78,15 @@ class PTQCallback(TrainerCallback):
         folder = Path(args.output_dir or ".")
         name = folder.resolve().name or "run"
         out = Path(self._out) if self._out is not None else folder / "ptq"
-        self._monitor = Monitor(out, name=name, log=self._log, alert=self._alarm, **self._options)
+        self._monitor = Monitor(
+            out,
+            name=name,
+            log=self._log,
+            alert=self._alarm,
+            model=kwargs.get("model"),
+            tokenizer=kwargs.get("processing_class"),
+            **self._options,
+        )
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Have the checkpoint measured that was just saved."""

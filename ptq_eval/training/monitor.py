@@ -10,17 +10,21 @@ The other process is `ptq-eval watch` on a folder of copies, at low priority and
 model, its random numbers or its device is touched here, and the training process spends time on a copy's start alone.
 Copies are made in a thread, without the optimizer's state, and deleted after they are measured.  Where checkpoints come
 faster than the budget lets them be measured, the newest copy replaces those that wait.
+
+The budget holds for the wait at the end too: what it does not cover, the other process goes on with by itself.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -29,13 +33,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ptq_eval.checkpoints import Overrides
-from ptq_eval.checkpoints.arrivals import Files, files_in
+import psutil
+
+from ptq_eval.checkpoints import Overrides, discover, local_path
+from ptq_eval.checkpoints.arrivals import Files, files_in, remove
 from ptq_eval.config.options import Options, declared
 from ptq_eval.config.run import RunConfig
 from ptq_eval.config.watch import END, WatchConfig, refuse_meaningless
 from ptq_eval.errors import full_disk
 from ptq_eval.jobs.machine import THREADS
+from ptq_eval.measure.texts import require_usable
 from ptq_eval.models.loading import tokenizer_folder
 from ptq_eval.report.watch import words
 
@@ -45,6 +52,10 @@ EXCLUDED = ("optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args.
 """Files of a checkpoint that are not copied: they are no part of the model."""
 NICENESS = 10
 """By how much the other process is nicer than this one."""
+END_SECONDS = 10.0
+"""How long its end is waited for when nothing is left to measure."""
+_NUMBER = ".watching"
+"""File among the copies with the number of the process that measures them."""
 
 Log = Callable[[dict[str, float], int], object]
 """log(numbers by name, step): called by `poll`."""
@@ -56,9 +67,12 @@ class Monitor:
     """Measures checkpoints of one run, called `name`, into the output folder `out`.
 
     log and alert are called by `poll`, in the thread that calls it; one that raises is warned of, and not called again.
-    budget: the share of this machine's time that measuring may take (see `WatchConfig.budget`).  threads: how many the
-    other process has.  options: as for `ptq_eval.run` and `ptq-eval watch`.  Raises OptionError for a wrong one, and
-    OutputFullError if `out` cannot be written.
+    budget: the share of this machine's time that measuring may take (see `WatchConfig.budget`), with the wait at the
+    end.  threads: how many the other process has.  model, tokenizer: those that are trained; with them a text is
+    refused that does not fill one window.  options: as for `ptq_eval.run` and `ptq-eval watch`.
+
+    Raises OptionError for a wrong one, TextSourceError and the like for a text that cannot be used, and OutputFullError
+    if `out` cannot be written.
     """
 
     def __init__(
@@ -70,6 +84,8 @@ class Monitor:
         alert: Alarm | None = None,
         budget: float = BUDGET,
         threads: int = 1,
+        model: Any = None,
+        tokenizer: Any = None,
         **options: Any,
     ) -> None:
         self.out = Path(out)
@@ -77,11 +93,15 @@ class Monitor:
         self._log, self._alert = log, alert
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._lock = threading.Lock()
+        self._budget, self._began = budget, time.monotonic()
+        self._spent = self._last = 0.0
         self._waiting: list[Path] = []
+        self._begun: Path | None = None
         self._replaced: set[Path] = set()
         self._copying: threading.Thread | None = None
         self._heard = threading.Thread(target=self._listen, daemon=True)
-        command = [sys.executable, "-m", "ptq_eval", "watch", str(self.copies), "-o", str(self.out), "--json"]
+        command = [sys.executable, "-m", "ptq_eval", "watch", str(self.copies), "-o", str(self.out)]
+        command += ["--json", "--copies"]
         # Copies are complete when they are seen, so nothing is waited for.
         watched = {
             "every": 2.0,
@@ -92,10 +112,12 @@ class Monitor:
             "budget": budget,
             "pid": os.getpid(),
         }
-        command += _arguments(watched)
+        arguments, config = _read(watched)
+        require_usable(config, model, tokenizer)
+        command += arguments
         with full_disk(self.out):
-            shutil.rmtree(self.copies, ignore_errors=True)
-            self.copies.mkdir(parents=True)
+            _take_over(self.copies)
+            self.copies.mkdir(parents=True, exist_ok=True)
             said = (self.out / "watch.log").open("ab")
         nice = ["nice", "-n", str(NICENESS)] if shutil.which("nice") else []
         hidden = {} if options.get("device", "cpu") != "cpu" else {"CUDA_VISIBLE_DEVICES": ""}
@@ -109,14 +131,16 @@ class Monitor:
                 text=True,
                 env={**os.environ, **number, **hidden},
             )
+        with suppress(OSError):
+            (self.copies / _NUMBER).write_text(str(self._process.pid), encoding="utf-8")
         self._heard.start()
 
     def saved(self, folder: str | Path, *, step: int, tokens: int | None = None, tokenizer: Any = None) -> None:
         """Have a checkpoint measured that was saved in `folder`, with D = `tokens` after this many steps.
 
-        tokens may be omitted where the checkpoint's `trainer_state.json` says D.  tokenizer: one with
-        `save_pretrained`, for checkpoints without.  Returns at once, unless the last copy is still being made; a
-        failure to copy is warned of.
+        For nanochat, `folder` is the file `model_NNNNNN.pt`.  tokens may be omitted where the checkpoint's own files
+        say D.  tokenizer: one with `save_pretrained`, for checkpoints without.  Returns at once, unless the last copy
+        is still being made; a failure to copy is warned of.
         """
         if self._copying is not None:
             self._copying.join()
@@ -137,11 +161,12 @@ class Monitor:
                 warnings.warn(words.warning_text(event), stacklevel=2)
         return found
 
-    def close(self, timeout: float | None = None) -> list[dict[str, Any]]:
-        """Wait until what was saved last is measured, for at most so many seconds; what happened meanwhile.
+    def close(self, wait: float | None = None) -> list[dict[str, Any]]:
+        """Wait until what was saved last is measured, for `wait` seconds at most; what happened meanwhile.
 
-        Training is over, so the budget no longer holds.  What is not measured by then is given up, and what a full
-        disk keeps from being measured.
+        None waits for as long as the budget allows, not at all if it will not suffice, and `math.inf` until all is
+        measured.  What is not measured by then, the other process measures while this one goes on or ends; a warning
+        says so.  A full disk keeps it from that.
         """
         if self._copying is not None:
             self._copying.join()
@@ -150,15 +175,33 @@ class Monitor:
             (self.copies / END).touch()
         except OSError:
             self._process.terminate()
+        limit = self._left() if wait is None else wait
         try:
-            self._process.wait(timeout)
+            self._process.wait(None if math.isinf(limit) else limit)
         except subprocess.TimeoutExpired:
-            self._process.terminate()
-            self._process.wait()
+            found = self.poll()
+            with self._lock:
+                left = [*filter(None, [self._begun]), *self._waiting]
+            if left:
+                warnings.warn(words.left_text(left[-1].name, self._process.pid, self.out), stacklevel=2)
+            return found
         self._heard.join()
         found = self.poll()
         shutil.rmtree(self.out / "copies", ignore_errors=True)
         return found
+
+    def _left(self) -> float:
+        """Seconds of waiting that the budget covers: 0 if measuring the last checkpoint would take longer.
+
+        With nothing left to measure, the other process ends soon, and that is waited for.
+        """
+        if self._budget >= 1:
+            return math.inf
+        with self._lock:
+            if not self._waiting and self._begun is None:
+                return END_SECONDS
+            left = self._budget * (time.monotonic() - self._began) - self._spent
+            return max(0.0, left) if self._last <= left else 0.0
 
     def __enter__(self) -> Monitor:
         return self
@@ -171,6 +214,7 @@ class Monitor:
         partial = self.copies / f".checkpoint-{step}"
         try:
             shutil.rmtree(partial, ignore_errors=True)
+            folder, tokens = _loadable(folder, tokens)
             before = _states(folder)
             shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(*EXCLUDED))
             if _states(folder) != before:
@@ -178,7 +222,7 @@ class Monitor:
             if tokenizer is not None and tokenizer_folder(partial) is None:
                 tokenizer.save_pretrained(partial)
             _say_place(partial, step, tokens)
-            _remove(target)
+            remove(target)
             partial.rename(target)
         except Exception as error:  # a tokenizer may raise anything, and nothing would hear of it in a thread
             shutil.rmtree(partial, ignore_errors=True)
@@ -189,7 +233,7 @@ class Monitor:
             self._replaced.discard(target)
             for other in self._waiting:
                 if other != target:
-                    _remove(other)
+                    remove(other)
             self._waiting = [target]
 
     def _listen(self) -> None:
@@ -211,8 +255,10 @@ class Monitor:
             if place in self._waiting:
                 self._waiting.remove(place)
             vanished = place in self._replaced and event["event"] == "unmeasured"
-        if place is not None and event["event"] in ("measured", "unmeasured"):
-            _remove(place)
+            if event["event"] in ("started", "measured", "unmeasured"):
+                self._begun = place if event["event"] == "started" else None
+            if event["event"] == "measured":
+                self._spent, self._last = event["spent"], event["seconds"]
         if not vanished:  # it was being read when a newer one replaced it, which is no fault of the checkpoint
             self._events.put(event)
 
@@ -227,6 +273,16 @@ class Monitor:
             warnings.warn(words.raised_text(name.strip("_"), error), stacklevel=3)
 
 
+def _loadable(place: Path, tokens: int | None) -> tuple[Path, int | None]:
+    """A folder that transformers loads, and D: for a checkpoint that is a file among others, as its format says."""
+    if not place.is_file():
+        return place, tokens
+    found = next((one for one in discover([place.parent]) if one.location == str(place.absolute())), None)
+    if found is None:
+        raise OSError(f"{place.name} is no checkpoint of a known format")
+    return local_path(found), found.tokens if tokens is None else tokens
+
+
 def _states(folder: Path) -> Files:
     """The files that would be copied."""
     return tuple(
@@ -236,13 +292,18 @@ def _states(folder: Path) -> Files:
     )
 
 
-def _remove(copy: Path) -> None:
-    """Delete a copy; the other process, which may look at any moment, never sees half of it."""
-    hidden = copy.with_name(f".removed-{copy.name}")
-    with suppress(OSError):
-        shutil.rmtree(hidden, ignore_errors=True)
-        copy.rename(hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
+def _take_over(copies: Path) -> None:
+    """End the process that an earlier monitor has left with these copies; what waits is kept, and measured here."""
+    with suppress(OSError, ValueError, psutil.Error):
+        process = psutil.Process(int((copies / _NUMBER).read_text(encoding="utf-8")))
+        if str(copies) in process.cmdline():  # and no other process, that has its number now
+            process.terminate()
+            process.wait()
+    for partial in copies.glob(".*"):
+        shutil.rmtree(partial, ignore_errors=True)
+    for name in (END, _NUMBER):
+        with suppress(OSError):
+            (copies / name).unlink()
 
 
 def _say_place(folder: Path, step: int, tokens: int | None) -> None:
@@ -255,8 +316,8 @@ def _say_place(folder: Path, step: int, tokens: int | None) -> None:
     path.write_text(json.dumps(state), encoding="utf-8")
 
 
-def _arguments(options: Mapping[str, Any]) -> list[str]:
-    """Options as arguments of the command line.  Raises OptionError for an unknown or a wrong one."""
+def _read(options: Mapping[str, Any]) -> tuple[list[str], RunConfig]:
+    """Options as arguments of the command line, and those of a run.  Raises OptionError for an unknown or wrong one."""
     refuse_meaningless(options)
     kinds: tuple[type[Options], ...] = (WatchConfig, RunConfig, Overrides)
     known = {name for kind in kinds for name in declared(kind)}
@@ -266,4 +327,4 @@ def _arguments(options: Mapping[str, Any]) -> list[str]:
         read = kind.of(own)
         found += [part for name in own for part in declared(kind)[name].arguments(getattr(read, name))]
     RunConfig.of({name: options[name] for name in options if name not in known}, also=known)
-    return found
+    return found, RunConfig.of({name: options[name] for name in options if name in declared(RunConfig)})

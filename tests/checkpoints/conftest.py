@@ -8,6 +8,12 @@ import pytest
 from tests.checkpoints.support import llama_config, write_tokenizer
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Folders made of other formats are below the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))
+
+
 @pytest.fixture(scope="session")
 def save():
     """save(folder, seed=0, config=None, tokenizer=True, **save_pretrained options) -> the model saved."""

@@ -1,6 +1,7 @@
 """Contract of what counts as complete: files that have been seen unchanged for long enough, and are sound."""
 
 import os
+import time
 from dataclasses import replace
 
 import pytest
@@ -37,7 +38,16 @@ def test_a_checkpoint_is_still_once_it_was_seen_unchanged_for_long_enough(checkp
 
 def test_an_old_checkpoint_is_still_at_once(checkpoint):
     write(checkpoint, b"12", at=1000)
-    assert Arrivals(10, 100, wall_clock=lambda: 1000.0 + 10 * LONG).still([checkpoint], now=7) == [checkpoint]
+    arrivals = Arrivals(10, 100, wall_clock=lambda: time.time() + 10 * LONG)
+    assert arrivals.still([checkpoint], now=7) == [checkpoint]
+
+
+def test_a_copy_that_keeps_the_times_of_its_original_has_only_just_come(checkpoint):
+    write(checkpoint, b"12", at=1000)
+    arrivals = Arrivals(settle=10, patience=100)
+    assert arrivals.still([checkpoint], now=7) == []
+    assert not arrivals.given_up(checkpoint, now=16)
+    assert arrivals.still([checkpoint], now=17) == [checkpoint]
 
 
 @pytest.mark.parametrize("jump", [-86400, 86400])

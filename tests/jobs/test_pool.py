@@ -14,7 +14,7 @@ import ptq_eval
 from ptq_eval.checkpoints import discover, verify_all
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import MeasurementFailedError, OptionError, OutputFullError, PtqEvalError
-from ptq_eval.jobs import pool
+from ptq_eval.jobs import grid, pool
 from ptq_eval.jobs.files import error_from_dict, error_to_dict, read_job, write_job
 from ptq_eval.jobs.job import Conditions, Job
 from ptq_eval.measure.trials import make_plan
@@ -66,6 +66,40 @@ def test_two_processes_give_the_records_of_one(trajectory, small, alone, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("jobs", "begun"), [(2, 2), (4, 7)])
+def test_processes_begin_while_the_jobs_are_planned(trajectory, small, tmp_path, monkeypatch, jobs, begun):
+    """With fewer checkpoints than processes (4 of them, then 3), those that have more cores take their place."""
+    count, planned = [], []
+    start, make_plan = pool.Pool._start, grid.make_plan
+
+    def started(self, number):
+        count.append(number)
+        return start(self, number)
+
+    def plan(*arguments, **more):
+        planned.append(len(children()))
+        return make_plan(*arguments, **more)
+
+    monkeypatch.setattr(pool.Pool, "_start", started)
+    monkeypatch.setattr(grid, "make_plan", plan)
+    options = {**small, "quantizers": "rtn", "bits": 4, "jobs": jobs, "write_report": False}
+    ptq_eval.run(trajectory, tmp_path / "out", **options)
+    assert (planned, len(count)) == ([jobs], begun)
+    assert len(list((tmp_path / "out" / "records").glob("*-job-*.jsonl"))) == min(jobs, 3)
+    ptq_eval.run(trajectory, tmp_path / "out", **options)  # all is stored
+    assert (planned, len(count)) == ([jobs, 0], begun)
+    assert children() == []
+
+
+@pytest.mark.slow
+def test_a_request_that_is_refused_leaves_no_process_and_no_file(trajectory, small, tmp_path):
+    with pytest.raises(PtqEvalError, match=r"none\.txt"):
+        ptq_eval.run(trajectory, tmp_path / "out", jobs=2, **{**small, "eval_text": str(tmp_path / "none.txt")})
+    assert children() == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
 def test_recovery_from_processes_that_are_killed(trajectory, small, alone, tmp_path):
     killer = Killer(0.05, 0.6)
     result = ptq_eval.run(trajectory, tmp_path / "out", write_report=False, jobs=2, progress=killer, **small)
@@ -78,14 +112,14 @@ def test_recovery_from_processes_that_are_killed(trajectory, small, alone, tmp_p
 def test_a_checkpoint_whose_processes_all_die_is_failed_and_the_others_are_measured(
     trajectory, small, alone, tmp_path, monkeypatch
 ):
-    give = pool._Pool._give
+    give = pool.Pool._give
 
     def deadly(self, process):
         give(self, process)
         if process.job is not None and process.job.name == "0001.json":
             process.handle.kill()
 
-    monkeypatch.setattr(pool._Pool, "_give", deadly)
+    monkeypatch.setattr(pool.Pool, "_give", deadly)
     result = ptq_eval.run(trajectory, tmp_path / "out", write_report=False, jobs=2, **small)
     (problem,) = result.problems
     assert isinstance(problem, MeasurementFailedError)
@@ -181,7 +215,7 @@ def test_the_end_of_a_process_is_heard_of_after_half_an_answer(tmp_path):
     code = """print('{"tick": 1}'); print('{"do', end="")"""
     handle = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     started = pool._Process(0, handle, tmp_path / "log")
-    mine = pool._Pool(Store(tmp_path), tmp_path, 1, "cpu", lambda amount: None)
+    mine = pool.Pool(Store(tmp_path), 1, "cpu")
     mine._listen(started)
     assert [mine._answers.get_nowait()[1] for _ in range(2)] == [{"tick": 1}, None]
 

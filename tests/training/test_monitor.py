@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ptq_eval.errors import OptionError, UnknownPluginError
+from ptq_eval.checkpoints import arrivals
+from ptq_eval.errors import OptionError, TextSourceError, TextTooShortError, UnknownPluginError
+from ptq_eval.jobs.machine import runs
 from ptq_eval.training import Monitor, monitor
+from tests.checkpoints.support import nanochat_run
 
 slow = pytest.mark.slow
 
@@ -85,6 +89,67 @@ def test_a_wrong_option_is_refused_at_once(quick, tmp_path, wrong, error):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("written", "error"),
+    [(None, TextSourceError), (b"  \n \n", TextSourceError), (b"some words", TextTooShortError)],
+)
+@pytest.mark.parametrize("role", ["eval_text", "calib_text"])
+def test_a_text_that_cannot_be_used_is_refused_at_once(quick, tokenizer, tmp_path, written, error, role):
+    text = tmp_path / "text.txt"
+    if written is not None:
+        text.write_bytes(written)
+    with pytest.raises(error):
+        Monitor(tmp_path / "out", tokenizer=tokenizer, **{**quick, role: str(text)})
+    assert not (tmp_path / "out").exists()
+
+
+_TRAINING = """
+import shutil, sys
+from ptq_eval.training import Monitor
+folder, out, options = sys.argv[1], sys.argv[2], eval(sys.argv[3])
+mine = Monitor(out, name="mine", **options)
+mine.saved(folder, step=100, tokens=200_000)
+mine.close()
+"""
+
+
+@slow
+def test_what_the_budget_does_not_cover_is_measured_after_the_training_process(saved_at, quick, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", _TRAINING, str(saved_at(100)), str(out), repr({**quick, "budget": 1e-9})]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "measuring checkpoint-100 goes on in process" in ended.stderr
+    assert not (out / "degradation.csv").exists()
+    wait_until(lambda: not (out / "copies").exists())
+    assert set(pd.read_csv(out / "degradation.csv")["step"]) == {100}
+    assert (out / "watch.log").read_text() == ""
+
+
+@slow
+def test_a_new_monitor_takes_over_what_an_earlier_one_left(saved_at, quick, tmp_path):
+    out, settings = tmp_path / "out", {**quick, "name": "mine", "budget": 1e-9}
+    first = Monitor(out, **settings)
+    first.saved(saved_at(100), step=100, tokens=200_000)
+    with pytest.warns(UserWarning, match="checkpoint-100 goes on in process"):
+        first.close()
+    second = Monitor(out, **settings)
+    assert not runs(first._process.pid)
+    assert copies_of(second) == ["checkpoint-100"]
+    found = second.close(math.inf)
+    assert [event["step"] for event in found if event["event"] == "measured"] == [100]
+
+
+def copies_of(monitor):
+    return [path.name for path in monitor.copies.iterdir() if not path.name.startswith(".")]
+
+
+def wait_until(what, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not what() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert what()
+
+
 @pytest.fixture
 def beside(monkeypatch, quick, tmp_path):
     """beside(code) -> a monitor whose other process runs this code."""
@@ -141,9 +206,9 @@ def test_a_checkpoint_that_changes_while_it_is_copied_is_not_measured(beside, tm
         mine.saved(folder, step=step, tokens=step)
     assert mine._copying is not None
     mine._copying.join()
-    assert [path.name for path in mine.copies.iterdir()] == ["checkpoint-1"]
+    assert copies_of(mine) == ["checkpoint-1"]
     with pytest.warns(UserWarning, match="its files changed meanwhile"):
-        mine.close()
+        mine.close(math.inf)
 
 
 def test_the_end_of_training_waits_for_no_space_on_a_disk(beside, monkeypatch):
@@ -166,18 +231,34 @@ def test_copies_that_wait_are_replaced_whole(saved_at, quick, tmp_path, monkeypa
         really(path, **more)
 
     mine = Monitor(tmp_path / "out", budget=1e-9, **quick)
-    monkeypatch.setattr(monitor.shutil, "rmtree", rmtree)
+    monkeypatch.setattr(arrivals.shutil, "rmtree", rmtree)
     for step in (100, 200, 200):  # the last one again, with its first copy still waiting
         folder = saved_at(step)
         mine.saved(folder, step=step, tokens=step * 2000)
         assert mine._copying is not None
         mine._copying.join()
-    assert [path.name for path in mine.copies.iterdir() if not path.name.startswith(".")] == ["checkpoint-200"]
+    assert copies_of(mine) == ["checkpoint-200"]
     assert {name for name in removed if "checkpoint" in name} == {".removed-checkpoint-100", ".removed-checkpoint-200"}
     place = str(mine.copies / "checkpoint-100")
     late = {"event": "unmeasured", "location": place, "error": "no config.json"}
     mine._hear(late)  # said of a copy that was replaced while it was read
     assert late not in mine.poll()
-    found = mine.close()
+    found = mine.close(math.inf)
     assert [event["step"] for event in found if event["event"] == "measured"] == [200]
     assert not [event for event in found if event["event"] == "unmeasured"]
+
+
+def test_a_file_among_others_is_copied_as_a_folder_with_its_tokens(beside, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = nanochat_run(tmp_path / "d3", "E", steps=(10, 20))
+    mine = beside("")
+    mine._copy(folder / "model_000020.pt", 20, None, None)
+    copy = mine.copies / "checkpoint-20"
+    assert {path.name for path in copy.iterdir()} == {"config.json", "pytorch_model.bin", "trainer_state.json"}
+    assert not (copy / "pytorch_model.bin").is_symlink()
+    state = json.loads((copy / "trainer_state.json").read_text())
+    assert state == {"global_step": 20, "num_input_tokens_seen": 20 * 4096}
+    (tmp_path / "other.pt").write_bytes(b"none")
+    mine._copy(tmp_path / "other.pt", 30, None, None)
+    with pytest.warns(UserWarning, match="no checkpoint of a known format"):
+        mine.close()

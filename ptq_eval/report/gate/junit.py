@@ -6,6 +6,7 @@ cell that is missing or not comparable an error, one that cannot be tested is sk
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,9 @@ from ptq_eval.results.gate.decision import Outcome
 from ptq_eval.results.gate.verdict import Comparison, Judged
 
 SUITE = "ptq-eval compare"
+_ILLEGAL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that no XML 1.0 document may hold, such as those that colour a message on a terminal."""
+_REPLACEMENT = "\ufffd"
 
 
 def junit(found: Comparison, now: float | None = None) -> str:
@@ -53,7 +57,8 @@ def junit(found: Comparison, now: float | None = None) -> str:
     ElementTree.SubElement(suite, "system-out").text = "\n".join(lines)
     ElementTree.SubElement(suite, "system-err")
     ElementTree.indent(root)
-    return "<?xml version='1.0' encoding='UTF-8'?>\n" + ElementTree.tostring(root, encoding="unicode") + "\n"
+    text = _ILLEGAL.sub(_REPLACEMENT, ElementTree.tostring(root, encoding="unicode"))
+    return f"<?xml version='1.0' encoding='UTF-8'?>\n{text}\n"
 
 
 def _case(suite: ElementTree.Element, about: Mapping[str, Any], names: Names) -> ElementTree.Element:
@@ -64,7 +69,7 @@ def _case(suite: ElementTree.Element, about: Mapping[str, Any], names: Names) ->
 def _judged(suite: ElementTree.Element, found: Comparison, cell: Judged, names: Names) -> None:
     case = _case(suite, cell.pair.about, names)
     if cell.outcome == Outcome.WORSE:
-        text = f"worse by {words.amount(cell)} {words.unit(found, cell)}, {words.chance(found, cell)}"
+        text = f"worse {words.worsening(found, cell)}"
         failure = ElementTree.SubElement(case, "failure", type="worse", message=text)
         failure.text = f"{cell.pair.base:.6f} before, {cell.pair.new:.6f} now, on {cell.pair.windows[0]} windows"
     elif cell.outcome == Outcome.UNTESTED:

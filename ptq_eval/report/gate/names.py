@@ -42,7 +42,8 @@ class Names:
     def method(self, about: Mapping[str, Any]) -> str:
         """The quantizer and its scheme, or the metric."""
         if "task" in about:
-            return str(about["metric"]) + ("" if about["filter"] == "none" else f" ({about['filter']})")
+            filtered = "" if about["filter"] == "none" else f" ({about['filter']})"
+            return f"{about['metric']}{' in nats' if about['nats'] else ''}{filtered}"
         quantizer = str(about["quantizer"])
         more = [
             _options(about[name]) if name == "options" else _word(name, about[name])

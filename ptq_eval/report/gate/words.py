@@ -71,7 +71,7 @@ def _because(found: Comparison, names: Names) -> str:
         worst, *others = found.worse
         are = "cell is" if len(others) == 1 else "cells are"
         more = f" {len(others)} more {are} worse by more than {tolerance}." if others else ""
-        return f"{names.of(worst.pair.about)} by {amount(worst)} {unit(found, worst)} ({chance(found, worst)}).{more}"
+        return f"{names.of(worst.pair.about)} {worsening(found, worst)}.{more}"
     if found.verdict == Verdict.NOT_COMPARABLE:
         return " ".join(differences(found, names))
     if found.verdict == Verdict.MISSING:
@@ -87,6 +87,13 @@ def _because(found: Comparison, names: Names) -> str:
 def amount(cell: Judged) -> str:
     """How much worse a cell is, with its error."""
     return plus_minus(cell.pair.evidence.worsening, cell.pair.evidence.total)
+
+
+def worsening(found: Comparison, cell: Judged) -> str:
+    """How much worse a cell is, and how rare that is by chance."""
+    if math.isinf(cell.pair.evidence.worsening):
+        return "by more than any tolerance (its loss is not finite)"
+    return f"by {amount(cell)} {unit(found, cell)} ({chance(found, cell)})"
 
 
 def chance(found: Comparison, cell: Judged) -> str:

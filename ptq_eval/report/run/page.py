@@ -30,7 +30,7 @@ from ptq_eval.report.comparison import page as comparison
 from ptq_eval.report.mixed import page as mixed
 from ptq_eval.report.run import answers, calibrations, formats
 from ptq_eval.report.run.errors import of_calibration, of_seeds, of_windows
-from ptq_eval.report.run.words import early, sentences, unknown_tokens
+from ptq_eval.report.run.words import early, sentences, stated_bits, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
 from ptq_eval.results.over_rounding import SUFFIX, compared
 
@@ -325,7 +325,7 @@ def _provenance(study: Study) -> str:
         windows += " (fewer where a delta ended early)"
     devices = ", ".join(sorted({" ".join(pair) for pair in zip(study.rows["device"], study.rows["dtype"])}))
     text = _bullets([f"Windows per loss: {windows or 'unknown'}. Device and type: {devices.strip() or 'unknown'}."])
-    text += _bullets(of_windows(study))
+    text += _bullets((*of_windows(study), *stated_bits(study)))
     for name in ("options", "versions", "digests", "overlap", "git", "machine"):
         if study.run.get(name):
             text += f"\n### {name.capitalize()}\n\n" + _pairs(study.run[name])

@@ -218,3 +218,19 @@ def unknown_tokens(study: Study) -> Iterator[tuple[str, str]]:
                 f"Not identifiable: D is unknown for {measured}, so nothing was fitted. Give `--tokens-per-step` or "
             )
             yield run, words + "`--tokens`, or write a `trajectory.yaml`, and run the same command again."
+
+
+def stated_bits(study: Study) -> Iterator[str]:
+    """The bits per byte that checkpoints' files state, beside those measured here; nothing where none does."""
+    measured = study.rows.drop_duplicates("point").set_index("checkpoint")["bpb_fp"].to_dict()
+    pairs = [
+        f"{name} {short(own)} ({short(stated)})"
+        for one in study.run.get("checkpoints") or ()
+        if (stated := one.get("stated_bits_per_byte")) is not None
+        and (own := measured.get(name := f"{one['run']}@{one['step']}")) == own is not None
+    ]
+    if pairs:
+        yield (
+            "Bits per byte before quantization, on this text and, in brackets, on the validation text of the training "
+            f"as the checkpoints' files state it: {', '.join(pairs)}."
+        )

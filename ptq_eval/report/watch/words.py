@@ -46,7 +46,7 @@ def started_json(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def measured_json(
-    checkpoint: Checkpoint, table: pd.DataFrame, fit: Mapping[str, Any], seconds: float
+    checkpoint: Checkpoint, table: pd.DataFrame, fit: Mapping[str, Any], seconds: float, spent: float
 ) -> dict[str, Any]:
     """The object of a measured checkpoint."""
     return {
@@ -54,6 +54,7 @@ def measured_json(
         **_place(checkpoint),
         "tokens_per_param": checkpoint.tokens_per_param,
         "seconds": round(seconds, 1),
+        "spent": round(spent, 1),
         "rows": rows_of(checkpoint, table),
         "critical_tokens": answers_of(checkpoint, fit),
     }
@@ -133,6 +134,14 @@ def _name(checkpoint: Checkpoint) -> str:
 def warning_text(event: Mapping[str, Any]) -> str:
     """The warning of an event that keeps a checkpoint from being measured."""
     return " ".join(filter(None, ("ptq-eval:", event.get("location"), event["error"])))
+
+
+def left_text(copy: str, process: int, out: Path) -> str:
+    """The warning of a monitor that ends before the last checkpoint is measured."""
+    return (
+        f"ptq-eval: training has ended, and measuring {copy} goes on in process {process}; results will be in {out} "
+        "(wait=math.inf waits for them)"
+    )
 
 
 def raised_text(function: str, error: Exception) -> str:

@@ -94,6 +94,11 @@ class Evidence:
         """Whether the error is known."""
         return math.isfinite(self.total) and self.df >= 1
 
+    @property
+    def measurable(self) -> bool:
+        """Whether worsenings of a known size could be seen: both losses are finite, and the error is known."""
+        return self.testable and math.isfinite(self.worsening)
+
 
 def _joint(error: float, df: float, chance: float, chance_df: float) -> float:
     known = [(v * v, d) for v, d in ((error, df), (chance, chance_df)) if v > 0]
@@ -139,7 +144,7 @@ class Rule:
         """The smallest true worsening that is called one with probability `power`; infinite where none is."""
         if evidence.discordance is not None:
             return evidence.discordance.smallest(self.tolerance, self.share, power)
-        if not evidence.testable:
+        if not evidence.measurable:
             return math.inf
         reach = evidence.error * float(stats.t.ppf(power, evidence.df)) if evidence.error else 0.0
         return self.critical(evidence) + reach
@@ -147,12 +152,12 @@ class Rule:
     def needed(self, evidence: Evidence) -> int | Shortage | None:
         """How many windows show a worsening of `MULTIPLE` tolerances with probability `ASSURED`.
 
-        Shortage.CHANCE where no number would; None where the error is not known.
+        Shortage.CHANCE where no number would; None where no worsening of a known size could be seen.
         """
         if evidence.discordance is not None:
             asked = MULTIPLE * self.tolerance, self.tolerance, self.share, ASSURED
             return evidence.discordance.needed(*asked, MOST_DOCUMENTS)
-        if not evidence.testable:
+        if not evidence.measurable:
             return None
         most = max(round(evidence.windows / evidence.share), evidence.windows) if evidence.share > 0 else MOST
 

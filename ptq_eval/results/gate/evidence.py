@@ -75,17 +75,21 @@ def from_records(old: Cell, other: Cell) -> Compared | None:
 
 
 def of_losses(base: np.ndarray, new: np.ndarray, tokens: np.ndarray, design: Design) -> Evidence:
-    """The evidence of losses per token [draws, windows] of both, without chance.
-
-    A loss that is not finite is worse than any that is.
-    """
-    finite = [bool(np.isfinite(losses).all()) for losses in (base, new)]
-    if not all(finite):
-        worsening, error = {(True, False): math.inf, (False, True): -math.inf}.get((finite[0], finite[1]), 0.0), 0.0
+    """The evidence of losses per token [draws, windows] of both, without chance."""
+    if (infinite := beyond(base, new)) is not None:
+        worsening, error = infinite, 0.0
     else:
         found = mean_and_error((new - base).mean(axis=0) * tokens, tokens, design)
         worsening, error = (0.0 if abs(value) < EXACT else value for value in found)
     return Evidence(worsening, error, float(design.freedom), len(tokens), share=design.share)
+
+
+def beyond(base: np.ndarray, new: np.ndarray) -> float | None:
+    """The worsening where a value is not finite, which is worse than any that is: ±inf, or 0 where both have one."""
+    finite = [bool(np.isfinite(losses).all()) for losses in (base, new)]
+    if all(finite):
+        return None
+    return {(True, False): math.inf, (False, True): -math.inf}.get((finite[0], finite[1]), 0.0)
 
 
 def in_common(old: Cell, other: Cell) -> list[tuple[Measurement, Measurement]]:

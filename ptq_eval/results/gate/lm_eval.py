@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,10 +22,12 @@ import numpy as np
 from ptq_eval.errors import DataFileError, NothingToFitError
 from ptq_eval.results.gate.decision import Evidence
 from ptq_eval.results.gate.discordance import Discordance
+from ptq_eval.results.gate.evidence import beyond
 from ptq_eval.results.gate.pairs import Absence, Condition, Mismatch, Missing, Pair, Paired
 from ptq_eval.sampling import mean_and_error
 
 _SAMPLES = re.compile(r"samples_(.+)_(\d{4}-\d\d-\d\dT[\d.-]+)\.jsonl")
+_RESULTS = re.compile(r"results_\d{4}-\d\d-\d\dT[\d.-]+\.json")
 _DATE = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+)\.json")
 _RATIOS = ("word_perplexity", "byte_perplexity", "bits_per_byte", "token_perplexity")
 _LOGS = ("perplexity",)
@@ -61,9 +62,11 @@ class Tasks:
 
 
 def is_lm_eval(path: Path) -> bool:
-    """Whether the path has samples of lm-eval: a folder, or the file of its results."""
+    """Whether the path has results of lm-eval, with samples or without: a folder, or the file of its results."""
     folder = path.parent if path.is_file() and path.suffix == ".json" else path
-    return folder.is_dir() and not (folder / "run.json").exists() and any(_sample_files(folder))
+    if not folder.is_dir() or (folder / "run.json").exists():
+        return False
+    return any(_sample_files(folder)) or any(_RESULTS.fullmatch(one.name) for one in folder.rglob("results_*.json"))
 
 
 def _sample_files(folder: Path) -> list[tuple[str, str, Path]]:
@@ -150,7 +153,7 @@ def _value(metric: str, value: Any) -> tuple[float, float] | None:
     if metric in _RATIOS and isinstance(value, (list, tuple)) and len(value) == 2:
         total, weight = float(value[0]), float(value[1])
         return (total / weight, weight) if weight > 0 else None
-    if metric in _NO_VALUE or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if metric in _NO_VALUE or not isinstance(value, (int, float)):
         return None
     return float(value), 1.0
 
@@ -204,8 +207,10 @@ def _pair(named: Mapping[str, Any], old: Documents, other: Documents) -> Pair:
     common = sorted(old.values.keys() & other.values.keys(), key=str)
     base, new = (np.array([side.values[d][0] for d in common]) for side in (old, other))
     weights = np.array([old.values[d][1] for d in common])
-    difference, n = new - base, len(common)
-    worsening, error = mean_and_error(difference * weights, weights)
+    with np.errstate(invalid="ignore"):
+        difference, n = new - base, len(common)
+    infinite = beyond(base, new)
+    worsening, error = mean_and_error(difference * weights, weights) if infinite is None else (infinite, 0.0)
     discordance = None
     if set(np.unique([base, new])) <= {-1.0, 0.0, 1.0} and not named["nats"]:
         discordance = Discordance(n, int((difference > 0).sum()), int((difference < 0).sum()))

@@ -87,6 +87,22 @@ def test_junit_counts_what_it_holds_and_keeps_to_the_schema(found):
     assert (suite.get("failures"), suite.get("errors")) == ("1", "2")
 
 
+def test_junit_can_be_read_whatever_a_message_holds(found):
+    colour = replace(found.missing[0], message="\x1b[31mno pivot\x1b[0m <&> \ud800")
+    root = ElementTree.fromstring(junit.junit(replace(found, missing=(colour,)), NOW).encode())
+    messages = [case.attrib["message"] for case in root.iter("error")]
+    assert any("no pivot" in text and "<&>" in text for text in messages)
+
+
+def test_a_loss_that_is_not_finite_is_said_to_be_so_and_has_no_power(folder):
+    new = moved(grid(steps=(100,)), math.inf, quantizer="gptq", bits=3)
+    one = ptq_eval.compare(folder / "old", write(folder / "infinite", new))
+    text = words.headline(one, Names(one))
+    assert "Worse: tiny@100 gptq 3 bits by more than any tolerance (its loss is not finite)" in text
+    assert "worse by more than any tolerance" in junit.junit(one, NOW)
+    assert "gptq 3 bits" not in " ".join(words.power(one, Names(one)))
+
+
 def test_the_series_holds_losses_with_the_error_of_the_change(found):
     entries = {entry["name"]: entry for entry in series.entries(found)}
     assert all({"name", "unit", "value", "range", "extra"} == set(entry) for entry in entries.values())
@@ -141,6 +157,13 @@ def test_a_table_says_that_it_is_a_bound(folder):
     text = page.markdown(found)
     assert "Not compared window by window" in text
     assert "window by window; errors include" not in text
+
+
+def test_a_metric_that_is_compared_in_nats_says_so(folder):
+    sides = [documents.write(folder / n, {"wiki": documents.lines([[-3.0, 2], [-v, 3]], "bits_per_byte")})
+             for n, v in (("one", 4.0), ("two", 5.0))]  # fmt: skip
+    found = ptq_eval.compare(*sides)
+    assert "wiki bits_per_byte in nats" in words.headline(found, Names(found)) + page.markdown(found)
 
 
 def test_results_that_share_no_cell_are_named_in_one_line(folder):

@@ -43,7 +43,7 @@ def test_a_measured_checkpoint_is_one_line(table):
 
 def test_the_object_of_a_measured_checkpoint_is_strict_json_and_gives_a_logger_its_numbers(table):
     answer = {"low": 3e6, "value": None, "high": None, "level": 0.9}
-    found = words.measured_json(CHECKPOINT, table, fit(answer), 12.34)
+    found = words.measured_json(CHECKPOINT, table, fit(answer), 12.34, 3.21)
     found = json.loads(json.dumps(found, allow_nan=False))
     assert (found["event"], found["step"], found["tokens"], found["seconds"]) == ("measured", 100, 2_000_000, 12.3)
     assert [row["quantizer"] for row in found["rows"]] == ["gptq", "rtn", "rtn"]
@@ -58,7 +58,7 @@ def test_the_object_of_a_measured_checkpoint_is_strict_json_and_gives_a_logger_i
 
 def test_unknown_tokens_and_failed_cells_are_absent_from_a_logger(table):
     table[["delta", "delta_se", "loss_q"]] = math.nan
-    found = words.measured_json(replace(CHECKPOINT, tokens=None), table, fit(None), 1.0)
+    found = words.measured_json(replace(CHECKPOINT, tokens=None), table, fit(None), 1.0, 1.0)
     assert words.metrics(json.loads(json.dumps(found, allow_nan=False))) == {}
 
 

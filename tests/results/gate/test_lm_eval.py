@@ -93,6 +93,24 @@ def test_perplexities_are_compared_in_nats_per_byte(tmp_path):
     assert one.outcome == Outcome.WORSE
 
 
+@pytest.mark.parametrize(("metric", "broken"), [("byte_perplexity", [math.nan, 8]), ("perplexity", -math.inf)])
+def test_a_value_that_is_not_finite_is_worse_than_any(tmp_path, metric, broken):
+    whole = [-10.0, 8] if isinstance(broken, list) else -10.0
+    sides = [whole] * 4, [whole, broken, whole, whole]
+    folders = [write(tmp_path / n, {"wiki": lines(v, metric)}) for n, v in zip("ab", sides)]
+    found = ptq_eval.compare(*folders)
+    assert found.verdict == Verdict.WORSE
+    assert found.worse[0].pair.evidence.worsening == math.inf
+    assert found.skipped == ()
+    assert ptq_eval.compare(*reversed(folders)).verdict == Verdict.NOT_WORSE
+
+
+def test_results_without_samples_are_known_as_those_of_lm_eval(tmp_path, answers):
+    folders = write(tmp_path / "a", {"arc": lines(answers[0])}), write(tmp_path / "b", {})
+    with pytest.raises(NothingToFitError, match=r"have no samples.*--log_samples"):
+        ptq_eval.compare(*folders)
+
+
 def test_fewer_documents_are_compared_on_those_in_common(tmp_path, answers):
     old, new = answers
     folders = write(tmp_path / "a", {"arc": lines(old)}), write(tmp_path / "b", {"arc": lines(new[:150])})

@@ -1,0 +1,304 @@
+"""nanochat's checkpoints: `base_checkpoints/d12/model_000500.pt`, each with a `meta_000500.json`.
+
+D = step × total_batch_size.  The batch is in the meta file since February 2026, before that among the options of the
+training script; an option of -1 means that it was chosen automatically and not recorded.  Checkpoints of midtraining,
+fine-tuning and reinforcement learning count their steps from 0 again and see other data: they are excluded.
+
+The file does not say which version of nanochat's code wrote it.  The names and shapes of its tensors do, mostly:
+
+A  to January 2026       neither resid_lambdas nor value_embeds
+B  11 to 16 January      resid_lambdas, no value_embeds
+C  to 9 March            gates of value embeddings with 32 inputs
+D  9 to 14 March         with 12 inputs
+E  since                 smear_gate
+
+Between 3 and 9 March (within C) logits were capped at 20 instead of 15, which no name shows; `architecture:
+{softcap: 20}` in a trajectory.yaml says so, and likewise any other entry of `NanochatConfig`.  Source: the history of
+nanochat/gpt.py up to commit 92d63d4.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ptq_eval.checkpoints.base import UNKNOWN_TOKENS, CheckpointFormat
+from ptq_eval.checkpoints.staging import Content, staged
+from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
+from ptq_eval.models.configuration import NANOCHAT
+from ptq_eval.models.json_files import load_json
+from ptq_eval.models.tiktoken import read_encoding, tokenizer_files
+from ptq_eval.records import Checkpoint
+
+BOS = "<|bos|>"
+"""The token before each document."""
+_WEIGHTS = re.compile(r"model_(\d{6,})\.pt")
+_BESIDE = re.compile(r"(meta_\d{6,}\.json|optim_\d{6,}(_rank\d+)?\.pt)")
+_LATER = {
+    "mid_checkpoints": "midtraining",
+    "chatsft_checkpoints": "fine-tuning",
+    "chatrl_checkpoints": "reinforcement learning",
+}
+"""Folders of checkpoints of what follows pretraining."""
+_SIZES = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd")
+_PREFIX = "_orig_mod."
+"""Before the names of tensors where torch.compile's wrapper was saved."""
+
+
+@dataclass(frozen=True)
+class Era:
+    """What a version of nanochat's code fixes; `short_window` gives the tokens of a short window by sequence_len."""
+
+    short_window: Callable[[int], int]
+    rope_theta: float = 10_000.0
+    rope_table: str = "bfloat16"
+    qk_scale: float = 1.0
+    gate_range: float = 2.0
+
+
+_TILE = 128
+"""Short windows are rounded up to a multiple of this since March 2026."""
+
+ERAS = {
+    "A": Era(lambda length: 0),
+    "B": Era(lambda length: length // 2),
+    "C": Era(lambda length: length // 2),
+    "D": Era(lambda length: -(-length // 3 // _TILE) * _TILE, 100_000.0, "", 1.15, 3.0),
+    "E": Era(lambda length: -(-length // 4 // _TILE) * _TILE, 100_000.0, "", 1.2, 3.0),
+}
+_ERA_OF_GATE = {32: "C", 12: "D"}
+"""By the inputs of the gates of value embeddings."""
+
+
+class Nanochat(CheckpointFormat):
+    """`model_NNNNNN.pt` with `meta_NNNNNN.json`."""
+
+    name = "nanochat"
+    takes_architecture = True
+
+    def discover(self, root: Path) -> list[Checkpoint]:
+        """The checkpoints in `root`, one for each file of weights, with D where the meta file says the batch."""
+        names = [child.name for child in root.iterdir() if child.is_file()]
+        if not any(map(_BESIDE.fullmatch, names)):
+            return []
+        return [self._checkpoint(root / match[0], int(match[1])) for match in map(_WEIGHTS.fullmatch, names) if match]
+
+    def _checkpoint(self, path: Path, step: int) -> Checkpoint:
+        checkpoint = Checkpoint("", step, None, None, str(path), self.name, path.stem, tokens_note=UNKNOWN_TOKENS)
+        try:
+            meta = _meta_of(path)
+        except UnreadableCheckpointError as error:
+            return checkpoint.with_problem("unreadable", error.fault, fatal=True, remedy=error.remedy)
+        if stage := _later_stage(path, meta):
+            message = f"a checkpoint of {stage}, which follows pretraining on other data; its steps count from 0 again"
+            remedy = "give the folder of base_checkpoints"
+            return replace(checkpoint, stage=stage).with_problem("not_pretraining", message, fatal=True, remedy=remedy)
+        per_step, source = _tokens_per_step(meta)
+        if per_step is not None:
+            note = f"step × {source} = {per_step:,}"
+            checkpoint = replace(checkpoint, tokens=step * per_step, tokens_source="derived", tokens_note=note)
+        if (said := meta.get("step")) != step:
+            message = f"{_meta_path(path).name} says step {said}, the name {step}"
+            checkpoint = checkpoint.with_problem("step_disagrees", message, fatal=True)
+        bits = meta.get("val_bpb")
+        return replace(
+            checkpoint,
+            epochs=_epoch(meta),
+            schedule_phase=_phase(meta, step),
+            stated_bits_per_byte=bits if isinstance(bits, float) and 0 < bits < 100 else None,
+        )
+
+    def local_path(self, checkpoint: Checkpoint) -> Path:
+        """A folder with a config.json, the tokenizer and a link to the weights.
+
+        Raises UnreadableCheckpointError, UnsafeCheckpointError, UnsupportedModelError and MissingTokenizerError.
+        """
+        path = Path(checkpoint.location)
+        meta, tokenizer, given = _meta_of(path), _tokenizer_of(path), dict(checkpoint.architecture_given)
+        sources = [path, *([tokenizer] if tokenizer else [])]
+        return staged(
+            sources,
+            {"format": self.name, "model_config": meta.get("model_config"), "given": given},
+            lambda: _content(path, meta, tokenizer, given),
+        )
+
+
+def _content(path: Path, meta: Mapping[str, Any], tokenizer: Path | None, given: Mapping[str, Any]) -> Content:
+    shapes, prefixed = _shapes(path)
+    texts = {"config.json": json.dumps(configuration(shapes, _sizes(path, meta), given))}
+    links, tensors = {"pytorch_model.bin": path}, {}
+    if prefixed:
+        from ptq_eval.checkpoints.weights import load_pickle
+
+        links, tensors = {}, {name.removeprefix(_PREFIX): tensor for name, tensor in load_pickle(path).items()}
+    if tokenizer is not None and tokenizer.suffix == ".json":
+        links[tokenizer.name] = tokenizer
+    elif tokenizer is not None:
+        texts |= tokenizer_files(read_encoding(tokenizer), BOS)
+    return Content(texts, links, tensors)
+
+
+def configuration(
+    shapes: Mapping[str, tuple[int, ...]], sizes: Mapping[str, Any], given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The content of a config.json for tensors of these shapes and a `model_config`; `given` replaces entries.
+
+    Raises UnsupportedModelError for a version that was in use for a few hours or days, and for an unknown one.
+    """
+    given = dict(given or {})
+    era = given.pop("era", None) or _era(shapes)
+    if era not in ERAS:
+        raise UnsupportedModelError("unknown era of nanochat in `architecture`", got=era, allowed=", ".join(ERAS))
+    own, rows = ERAS[era], shapes.get("transformer.wte.weight", (0,))[0]
+    if rows < sizes["vocab_size"]:
+        what = "model_config says a larger vocabulary than the embedding has rows"
+        raise UnreadableCheckpointError(
+            what, got=sizes["vocab_size"], allowed=f"at most {rows}", remedy="fetch both again"
+        )
+    content = {
+        "model_type": NANOCHAT,
+        "architectures": ["NanochatForCausalLM"],
+        **sizes,
+        "padded_vocab_size": rows,
+        "window_pattern": sizes.get("window_pattern") or "L",
+        "short_window": own.short_window(sizes["sequence_len"]),
+        "rope_theta": own.rope_theta,
+        "rope_table": own.rope_table,
+        "qk_scale": own.qk_scale,
+        "gate_range": own.gate_range,
+        "softcap": 15.0,
+        "residual_weights": "resid_lambdas" in shapes,
+        "gate_channels": next((shape[1] for name, shape in shapes.items() if name.endswith("ve_gate.weight")), 0),
+        "smear": "smear_gate.weight" in shapes,
+        "backout": "backout_lambda" in shapes,
+        "era": era,
+    }
+    if unknown := sorted(given.keys() - content.keys()):
+        what = "`architecture` in trajectory.yaml has unknown entries"
+        raise UnsupportedModelError(what, got=", ".join(unknown), allowed=", ".join(sorted(content)))
+    return content | given
+
+
+def _era(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The version of nanochat's code that has tensors of these names and shapes."""
+    gates = {shape[-1] for name, shape in shapes.items() if name.endswith("ve_gate.weight") and shape}
+    embedded = [name for name in shapes if re.match(r"value_embeds?\b", name)]
+    if "smear_gate.weight" in shapes:
+        return "E"
+    if len(gates) == 1 and (era := _ERA_OF_GATE.get(min(gates))):
+        return era
+    if gates or embedded or any("engram" in name for name in shapes):
+        raise UnsupportedModelError(
+            "a version of nanochat that was in use for hours or days only",
+            got=", ".join(sorted([*embedded, *(f"gates of {size} inputs" for size in gates)])[:3]) or "engram",
+            allowed="versions A to E of docs/nanochat.md",
+            remedy="measure checkpoints of another version",
+        )
+    return "B" if "resid_lambdas" in shapes else "A"
+
+
+def _meta_path(path: Path) -> Path:
+    return path.with_name(path.name.replace("model_", "meta_", 1)).with_suffix(".json")
+
+
+def _meta_of(path: Path) -> dict[str, Any]:
+    """The meta file of a file of weights.  Raises UnreadableCheckpointError."""
+    meta = _meta_path(path)
+    try:
+        content = load_json(meta)
+    except FileNotFoundError as error:
+        remedy = "copy it beside the weights; nanochat writes both at each save"
+        raise UnreadableCheckpointError(f"{path.name} has no {meta.name}", remedy=remedy) from error
+    except (OSError, ValueError) as error:
+        raise UnreadableCheckpointError(f"{meta.name} cannot be read", got=error, remedy="fetch it again") from error
+    if not isinstance(content, dict):
+        raise UnreadableCheckpointError(f"{meta.name} is not a JSON object", remedy="fetch it again")
+    return content
+
+
+def _sizes(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes in a meta file's `model_config`.  Raises UnreadableCheckpointError."""
+    stated = meta.get("model_config")
+    stated = stated if isinstance(stated, dict) else {}
+    wrong = [name for name in _SIZES if type(stated.get(name)) is not int or stated[name] < 1]
+    pattern = stated.get("window_pattern", "L")
+    if wrong or not isinstance(pattern, str) or not re.fullmatch("[SLsl]+", pattern):
+        name = wrong[0] if wrong else "window_pattern"
+        raise UnreadableCheckpointError(
+            f"model_config of {_meta_path(path).name} has no valid {name}",
+            got=repr(stated.get(name)),
+            allowed="the letters S and L" if name == "window_pattern" else "whole numbers from 1 on",
+            remedy="fetch the file again",
+        )
+    return {**{name: stated[name] for name in _SIZES}, "window_pattern": pattern}
+
+
+def _shapes(path: Path) -> tuple[dict[str, tuple[int, ...]], bool]:
+    """The shapes of the tensors of a file by name, and whether names have torch.compile's prefix; no content is read.
+
+    Raises UnreadableCheckpointError and UnsafeCheckpointError.
+    """
+    from ptq_eval.checkpoints.weights import load_pickle  # which needs numpy
+
+    tensors = load_pickle(path, "meta")
+    prefixed = any(name.startswith(_PREFIX) for name in tensors)
+    return {name.removeprefix(_PREFIX): tuple(value.shape) for name, value in tensors.items()}, prefixed
+
+
+def _tokenizer_of(path: Path) -> Path | None:
+    """The tokenizer's file: in `tokenizer/` of the base folder (`base/base_checkpoints/d12/…`), or nearer."""
+    names = ("tokenizer.json", "tokenizer.pkl")
+    places: Iterator[Path] = (
+        place / sub / name for place in path.absolute().parents[:3] for sub in (".", "tokenizer") for name in names
+    )
+    return next((place for place in places if place.is_file()), None)
+
+
+def _later_stage(path: Path, meta: Mapping[str, Any]) -> str:
+    """What followed pretraining and wrote this checkpoint; "" for pretraining, whose meta files alone have a batch."""
+    if stage := next((_LATER[part] for part in path.parts if part in _LATER), ""):
+        return stage
+    return "" if {"device_batch_size", "max_seq_len", "total_batch_size"} & meta.keys() else "fine-tuning"
+
+
+def _tokens_per_step(meta: Mapping[str, Any]) -> tuple[int | None, str]:
+    """(total_batch_size in tokens, where it is from)."""
+    options = meta.get("user_config")
+    sources = (
+        (meta, "total_batch_size"),
+        (options if isinstance(options, dict) else {}, "total_batch_size of user_config"),
+    )
+    for content, source in sources:
+        size = content.get("total_batch_size")
+        if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+            return size, source
+    return None, ""
+
+
+def _epoch(meta: Mapping[str, Any]) -> float | None:
+    """How often the training text was begun, where the state of the data loader says so."""
+    state = meta.get("dataloader_state_dict")
+    epoch = state.get("epoch") if isinstance(state, dict) else None
+    return float(epoch) if isinstance(epoch, int) and epoch >= 1 else None
+
+
+def _phase(meta: Mapping[str, Any], step: int) -> str:
+    """The phase of the schedule, where the number of steps was given; "" otherwise.
+
+    The rate rises linearly, stays, and falls linearly over the last `warmdown_ratio` of the steps.
+    """
+    options = meta.get("user_config")
+    options = options if isinstance(options, dict) else {}
+    steps, down = options.get("num_iterations"), options.get("warmdown_ratio")
+    if not isinstance(steps, int) or steps <= 0 or not isinstance(down, (int, float)):
+        return ""
+    if step >= steps:
+        return "annealed"
+    if step > steps - round(down * steps):
+        return "decay"
+    up = options.get("warmup_steps", round(options.get("warmup_ratio", 0) * steps))
+    return "warmup" if isinstance(up, int) and step < up else "constant"
