@@ -22,8 +22,7 @@ KEY_VERSION = 1
 """Raised whenever the meaning of a trial's fields changes, so that old results are never mistaken for new ones."""
 
 Source = Literal["explicit", "derived", "label", "user", "unknown"]
-"""Where a count comes from: written in the checkpoint, computed from what is written, read off a (rounded)
-label, given by the user, or not known."""
+"""Where a count comes from: the checkpoint says it, computed from that, a (rounded) label, the user, or not known."""
 
 
 class Unmeasured(StrEnum):
@@ -42,6 +41,7 @@ class Doubt(StrEnum):
     UNCHANGED = "unchanged"  # layers are what they were, although rounding would change them
     ROUNDED = "rounded"  # the method could not treat layers, and they were rounded to nearest
     LARGE_ERROR = "large_error"  # the error of a layer is many times rounding's
+    SMALL_ERROR = "small_error"  # the error of a layer is a small part of rounding's
     NO_STATISTICS = "no_statistics"  # the statistics of layers are empty
     FEW_TOKENS = "few_tokens"  # the statistics of layers rest on fewer tokens than these have inputs
     NO_EFFECT = "no_effect"  # the losses are exactly those in full precision

@@ -2,7 +2,8 @@
 
 Importing a package takes seconds, a small model milliseconds; so a process is started once and does job after job.
 A cell in which it dies is answered for it, and a new process goes on with the next.  A process that does not come as
-far as importing its package answers so for all cells of the job.  One whose memory has grown since its first job is
+far as importing its package answers so for all cells of the job and of later jobs: it would fail again, or hang as
+long, at each checkpoint.  One whose memory has grown since its first job is
 replaced before the next: what a package fails to free would otherwise count against later checkpoints.
 """
 
@@ -27,6 +28,8 @@ class Workers:
         self.limits = limits or Limits()
         self._alive: dict[str, Worker] = {}
         self._memory: dict[str, int] = {}
+        self._not_imported: dict[str, str] = {}
+        """Why a package could not be imported, by backend."""
 
     def __enter__(self) -> Workers:
         return self
@@ -54,19 +57,22 @@ class Workers:
         done = 0
         try:
             while done < len(cells):
-                worker = self._worker(place, threads)
-                worker.ask(folder)
-                reason = ""
-                while done < len(cells) and not reason:
-                    reason = worker.wait(folder / f"{done}.json", self.limits)
-                    if not reason:
-                        yield read_answer(folder, done, cells[done])
-                        done += 1
+                reason = self._not_imported.get(place.name, "")
                 if not reason:
-                    break
-                reason += worker.last_words()
-                failed = 1 if worker.ready else len(cells) - done
-                self._end(place.name)
+                    worker = self._worker(place, threads)
+                    worker.ask(folder)
+                    while done < len(cells) and not reason:
+                        reason = worker.wait(folder / f"{done}.json", self.limits)
+                        if not reason:
+                            yield read_answer(folder, done, cells[done])
+                            done += 1
+                    if not reason:
+                        break
+                    reason += worker.last_words()
+                    if not worker.ready:
+                        self._not_imported[place.name] = reason
+                    self._end(place.name)
+                failed = len(cells) - done if place.name in self._not_imported else 1
                 for cell in cells[done : done + failed]:
                     (folder / f"{done}.json").write_text("{}", encoding="utf-8")
                     yield Answer(cell, error=reason)

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ptq_eval.checkpoints import Overrides, discover, gravest, verify_all
+from ptq_eval.config.export import DEFAULT_BITS
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import (
     DeviceError,
@@ -85,10 +86,15 @@ def export(
     """Quantize the checkpoint in `folder`, measure it, and write it to the new folder `out` in a file format.
 
     `file_format` is a name of `packing.FILE_FORMATS`; `options` are fields of `ptq_eval.config.run.RunConfig`, with one
-    quantizer and one bit-width, number format or plan.  Returns the content of `recipe.json`: what was done, the loss
-    before and after in nats per token with the standard error of δ, and how far the file is from what was measured.
+    quantizer and one bit-width (by default 4), number format or plan.  Returns the content of `recipe.json`: what was
+    done, the loss before and after in nats per token with the standard error of δ, and how far the file is from what
+    was measured.
     Raises ExportError where the format cannot hold the result, and the PtqEvalError of whatever else is wrong.
     """
+    if not any(options.get(name) for name in ("bits", "formats", "mixed")):
+        options["bits"] = DEFAULT_BITS
+    elif not options.get("bits"):
+        options["bits"] = ()
     config, packer, out = RunConfig.of(options), _packer(file_format), Path(out)
     config.require_one_calibration("export takes one draw of calibration windows")
     schemes = (*config.bits, *config.formats, *config.mixed)

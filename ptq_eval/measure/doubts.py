@@ -5,7 +5,8 @@ None of them is a failure: the number stays, and its record carries the doubts (
 **The weights** of each layer are compared with those before and with rounding to nearest (RTN) under the same scheme,
 on `ROWS` rows; all rows where these look suspicious, or where the format has a scale for the whole matrix.  A method
 that is not rounding and gives its weights has had no effect; weights that are what they were, although rounding would
-change them, were not quantized; an error much larger than rounding's (`LARGE`) is no rounding at all.
+change them, were not quantized; an error much larger than rounding's (`LARGE`) is no rounding at all, and a much
+smaller one (`SMALL`) needs more bits.
 
 **The statistics** of a layer rest on as many tokens as reached it: with fewer than it has inputs, H is singular, and
 what a method makes of it is decided by the damping.
@@ -23,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +43,9 @@ scales that a package stores in 16 bits move them by less at 4 bits and below.""
 LARGE = 50.0
 """Above this, a layer's squared error relative to rounding's cannot come from quantizing.  GPTQ, which accepts larger
 errors of weights for smaller ones of outputs, reached 12 in single layers of the embedded trajectories."""
+SMALL = 0.03
+"""Below this, a layer's squared error relative to rounding's needs more bits than the scheme has: three bits more have
+1/64.  The best choice of ranges known here has 0.3 at 2 bits and 0.5 at 4."""
 BAND = (0.4, 2.5)
 """Plausible ratios of the divergence to its second order."""
 SAME_WEIGHTS = 2e-3
@@ -94,6 +98,7 @@ class Witness:
     alike: list[str] = field(default_factory=list)
     still: list[str] = field(default_factory=list)
     large: dict[str, float] = field(default_factory=dict)
+    small: dict[str, float] = field(default_factory=dict)
     few: dict[str, tuple[int, int]] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
 
@@ -103,15 +108,17 @@ class Witness:
         if self.rounding:
             return
         step = max(1, len(own) // ROWS) if scheme.format == "int" else 1
-        alike, still, ratio = _compared(own[::step], new[::step], scheme)
-        if step > 1 and (alike or still):
-            alike, still, ratio = _compared(own, new, scheme)
-        if alike and self.compared:
+        seen = _compared(own[::step], new[::step], scheme)
+        if step > 1 and (seen.alike or seen.still or seen.of_rounding < SMALL):
+            seen = _compared(own, new, scheme)
+        if seen.alike and self.compared:
             self.alike.append(name)
-        if still:
+        if seen.still:
             self.still.append(name)
-        if ratio > LARGE:
-            self.large[name] = ratio
+        elif seen.of_rounding < SMALL:
+            self.small[name] = seen.of_rounding
+        if seen.of_usual > LARGE:
+            self.large[name] = seen.of_usual
 
     def statistics(self, names: Sequence[str], stats: LayerStats) -> None:
         """Note what the statistics of a group of layers rest on."""
@@ -133,6 +140,8 @@ class Witness:
             found.append(self._of(Doubt.UNCHANGED, self.still))
         if self.large:
             found.append({**self._of(Doubt.LARGE_ERROR, list(self.large)), "ratio": max(self.large.values())})
+        if self.small:
+            found.append({**self._of(Doubt.SMALL_ERROR, list(self.small)), "ratio": min(self.small.values())})
         if self.empty:
             found.append(self._of(Doubt.NO_STATISTICS, self.empty))
         if self.few:
@@ -144,21 +153,30 @@ class Witness:
         return {"kind": kind.value, "layers": len(layers), "of": max(self.layers, len(layers)), "first": layers[0]}
 
 
-def _compared(own: Tensor, new: Tensor, scheme: Scheme) -> tuple[bool, bool, float]:
-    """(like rounding, unchanged although rounding is not, squared error relative to rounding's) of some rows.
+class _Seen(NamedTuple):
+    """Of some rows: like rounding; unchanged although rounding is not; squared error relative to rounding's.
 
-    The error of rounding counts as at least what Gaussian weights of this size would have: weights that are on the grid
-    already have next to none, and on any other grid much more.
+    `of_usual`: that error of rounding counts as at least what Gaussian weights of this size would have, as weights that
+    are on the grid already have next to none, and on any other grid much more.  `of_rounding`: 1 for such weights.
     """
+
+    alike: bool
+    still: bool
+    of_usual: float
+    of_rounding: float
+
+
+def _compared(own: Tensor, new: Tensor, scheme: Scheme) -> _Seen:
     own, new = own.float(), new.to(own.device).float()
     rounded = _rounded(own, scheme)
     if rounded is None:
-        return False, distance(new, own) <= UNCHANGED, 0.0
+        return _Seen(False, distance(new, own) <= UNCHANGED, 0.0, 1.0)
     rounding, mine = float((rounded - own).square().sum()), float((new - own).square().sum())
     usual = max(rounding, gaussian_mse(scheme) * float(own.square().sum()))
-    still = distance(new, own) <= UNCHANGED < distance(rounded, own)
+    moves = distance(rounded, own) > UNCHANGED
+    still = moves and distance(new, own) <= UNCHANGED
     alike = rounding > 0 and float((new - rounded).square().sum()) <= ALIKE**2 * rounding
-    return alike, still, mine / usual if usual > 0 else 0.0
+    return _Seen(alike, still, mine / usual if usual > 0 else 0.0, mine / rounding if moves else 1.0)
 
 
 def of_backend(facts: Mapping[str, Any]) -> list[dict[str, Any]]:

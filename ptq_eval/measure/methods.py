@@ -57,13 +57,18 @@ def _checked(
     found = quantizer.quantize_grid(given, schemes, stats if own else copy.deepcopy(stats))
     if len(found) != len(schemes) or any(len(layers) != len(weights) for layers in found):
         raise BrokenMethodError(f"{quantizer.name} gave another number of layers than it was asked for")
-    for layers in found:
+    for scheme, layers in zip(schemes, found):
         for weight, layer in zip(weights, layers):
             if not isinstance(layer, QuantizedWeight):
                 raise BrokenMethodError(f"{quantizer.name} gave a {type(layer).__name__}, not a QuantizedWeight")
             if layer.codes.shape != weight.shape:
                 shapes = f"{list(layer.codes.shape)} instead of {list(weight.shape)}"
                 raise BrokenMethodError(f"{quantizer.name} gave codes of another shape: {shapes}")
+            if layer.scheme != scheme:
+                names = " instead of ".join(
+                    f"{one.name}, group_size {one.group_size}" for one in (layer.scheme, scheme)
+                )
+                raise BrokenMethodError(f"{quantizer.name} gave a layer of another scheme: {names}")
     return found
 
 

@@ -58,6 +58,15 @@ def test_a_worker_that_is_not_ready_in_time_fails_in_all_cells(fakes, exchange):
     assert [("its package was not imported within 0.2 s" in answer.error) for answer in found] == [True, True]
 
 
+def test_a_package_that_was_not_imported_is_not_waited_for_at_the_next_checkpoint(fakes, exchange, monkeypatch):
+    with Workers(Limits(0.2)) as workers:
+        (first,) = asked(workers, exchange, "good")
+        monkeypatch.setattr(Worker, "__init__", None)  # no other process is started
+        (second,) = asked(workers, exchange, "good")
+    assert second.error == first.error
+    assert "its package was not imported within 0.2 s" in second.error
+
+
 @pytest.mark.parametrize(
     ("imported", "answered", "reason"),
     [

@@ -113,6 +113,22 @@ def test_weights_that_rounding_leaves_where_they_are_make_no_other_error_large(e
     assert [doubt["first"] for doubt in witness.doubts() if doubt["kind"] == Doubt.LARGE_ERROR] == ["other"]
 
 
+@pytest.mark.parametrize("scheme", [Scheme(2, 16), Scheme(4, 16), Scheme(4, None, symmetric=True), Scheme.of("nf4")])
+def test_weights_that_took_more_bits_than_the_scheme_are_noticed(scheme):
+    own = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    witness = doubts.Witness()
+    finer = Scheme(scheme.bits + 3, 16)
+    witness.weight("finer", own, get_quantizer("rtn").quantize(own, finer).dequantize(), scheme)
+    if scheme.format == "int":
+        clipped = get_quantizer("rtn", mse=True).quantize(own, scheme).dequantize()
+        witness.weight("clipped", own, clipped, scheme)
+    assert [(doubt["kind"], doubt["first"]) for doubt in witness.doubts()] == [(Doubt.SMALL_ERROR, "finer")]
+    on_grid = get_quantizer("rtn").quantize(own, scheme).dequantize()
+    witness = doubts.Witness(compared=False)
+    witness.weight("exact", on_grid, on_grid, scheme)
+    assert Doubt.SMALL_ERROR not in [doubt["kind"] for doubt in witness.doubts()]
+
+
 def test_a_model_far_from_the_original_one_is_implausible(trajectory_of_example):
     _, records = trajectory_of_example
     (m,) = [m for m in records if m.trial.quantizer == "mirror"]

@@ -48,6 +48,11 @@ class Halves(Plug):
         return RTN().quantize(weight[::2], scheme)
 
 
+class MoreBits(Plug):
+    def quantize(self, weight, scheme, stats=None):
+        return RTN().quantize(weight, replace(scheme, bits=8))
+
+
 class GivesATensor(Plug):
     def quantize(self, weight, scheme, stats=None):
         return weight
@@ -84,6 +89,7 @@ BROKEN = {
     Exits: "plug raised SystemExit: 3",
     OutOfMemory: "plug raised MemoryError: all of it",
     Halves: r"codes of another shape: \[16, 32\] instead of \[32, 32\]",
+    MoreBits: "gave a layer of another scheme: int8, group_size 16 instead of int3, group_size 16",
     GivesATensor: "gave a Tensor, not a QuantizedWeight",
     GivesNothing: "another number of layers",
     GivesNaN: "not finite",

@@ -65,3 +65,47 @@ def test_torchao_nvfp4_itself():
     scale = nvfp4.per_tensor_amax_to_scale(weight.abs().max())
     theirs = nvfp4.NVFP4Tensor.to_nvfp4(weight, per_tensor_scale=scale).dequantize(torch.float32)
     torch.testing.assert_close(rounded("nvfp4", weight), theirs, rtol=1e-6, atol=1e-9)
+
+
+def graded(*exponents):
+    """One row of blocks of 16, each 2^exponent times the first."""
+    block = torch.linspace(-1, 1, 16)
+    return torch.cat([block * 2.0**exponent for exponent in exponents])[None]
+
+
+def block_errors(weight, quantized):
+    return (quantized - weight).square().unflatten(1, (-1, 16)).sum(-1)[0]
+
+
+def test_nvfp4_scales_below_e4m3_are_its_smallest_and_no_worse_than_in_compressed_tensors():
+    """The smallest normal E4M3 is 2^-6, the smallest 2^-9; the scale of the largest block is 448 = 2^8.8.
+
+    There a scale that rounds to 0 makes the block 0 (compressed-tensors 0.20); ours keeps what the smallest can hold.
+    """
+    from compressed_tensors.quantization import QuantizationArgs
+    from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+    from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
+
+    weight = graded(0, -10, -15, -17, -18, -19, -20)
+    e4m3 = torch.float8_e4m3fn
+    settings = {"num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_group", "group_size": 16}
+    args = QuantizationArgs(**settings, scale_dtype=e4m3, zp_dtype=e4m3)
+    tensor_scale = generate_gparam(weight.min(), weight.max())
+    blocks = weight.unflatten(1, (-1, 16))
+    scale, zero = calculate_qparams(blocks.amin(-1), blocks.amax(-1), args, global_scale=tensor_scale)
+    theirs = fake_quantize(weight, scale, zero, args, global_scale=tensor_scale)
+    ours = rounded("nvfp4", weight)
+    torch.testing.assert_close(ours[:, :80], theirs[:, :80], rtol=1e-6, atol=0)
+    assert not theirs[:, 80:].any()
+    assert torch.all(block_errors(weight, ours)[5:] < block_errors(weight, theirs)[5:])
+
+
+@pytest.mark.backends
+def test_torchao_nvfp4_takes_the_smallest_normal_for_smaller_scales():
+    nvfp4 = pytest.importorskip("torchao.prototype.mx_formats.nvfp4_tensor", reason="torchao is not installed")
+    weight = graded(0, -10, -14, -16, -17, -18, -20)
+    scale = nvfp4.per_tensor_amax_to_scale(weight.abs().max())
+    theirs = nvfp4.NVFP4Tensor.to_nvfp4(weight, per_tensor_scale=scale).dequantize(torch.float32)
+    ours = rounded("nvfp4", weight)
+    torch.testing.assert_close(ours[:, :48], theirs[:, :48], rtol=1e-6, atol=0)
+    assert torch.all(block_errors(weight, ours)[3:] < block_errors(weight, theirs)[3:])

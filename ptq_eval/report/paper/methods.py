@@ -40,9 +40,10 @@ _CONVENTION = {
 def facts(study: Study) -> dict[str, str]:
     """The phrases that are plain text, by the name of their macro."""
     errors = [*of_windows(study), *filter(None, [early(study)])]
+    no_text = "not recorded" if _calibrated(study) else "none"
     return {
         "Evaluation": "; ".join(_texts(study, "evaluation")) or study.protocols,
-        "CalibrationText": "; ".join(_texts(study, "calibration")) or "not recorded",
+        "CalibrationText": "; ".join(_texts(study, "calibration")) or no_text,
         "CalibrationInputs": _calibrations(study),
         "CalibrationDraws": " ".join(of_calibration(study)),
         "EvalWindows": _numbers(study, "evaluation", "windows"),
@@ -111,7 +112,14 @@ def _calibrations(study: Study) -> str:
     rows = study.measured.drop_duplicates("label")
     parts = {str(kind): listed(own["label"]) for kind, own in rows.groupby("calibration", sort=False)}
     said = [f"{_CALIBRATION[kind]} ({names})" for kind, names in parts.items() if kind in _CALIBRATION]
+    if not _calibrated(study):
+        return "No method used here needs the inputs of a layer."
     return f"The inputs of a layer, for methods that need them, come {listed(said)}." if said else ""
+
+
+def _calibrated(study: Study) -> bool:
+    """Whether a method that was used needs calibration."""
+    return not set(study.measured["calibration"].dropna()) <= {""}
 
 
 def _quantized(study: Study) -> Iterator[str]:

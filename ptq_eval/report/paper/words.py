@@ -86,7 +86,8 @@ def turns(study: Study) -> str:
     of = f" of {plural(len(entries), 'combination')} of run, quantizer and bit-width"
     said = [text.format(kinds[kind]) for kind, text in _TURNS.items() if kinds[kind]]
     if not said:
-        return f"No turning point of the loss after quantization can be identified in any{of}."
+        where = f" in any{of}" if len(entries) > 1 else ""
+        return f"No turning point of the loss after quantization can be identified{where}."
     said[0] += of
     text = f"The loss after quantization {listed(said)}."
     if first := _earliest(study):
@@ -150,9 +151,10 @@ def _of_turns(study: Study) -> Iterator[tuple[str, str]]:
     many = plural(len(study.critical), "combination")
     if n := sum(bool(entry.get("withheld")) for entry in study.critical):
         yield "withheld", f"In {n} of {many}, the law's prediction is withheld, because the measurements refute it."
-    if n := kinds[VerdictKind.NOT_IDENTIFIED]:
-        yield "unidentified", f"In {n} of {many}, no turning point can be identified."
-    if not kinds:
+    if (n := kinds[VerdictKind.NOT_IDENTIFIED]) < len(study.critical):
+        if n:
+            yield "unidentified", f"In {n} of {many}, no turning point can be identified."
+    else:
         yield "unidentified", "No turning point can be identified in these data."
     if n := kinds[VerdictKind.FORECAST] + kinds[VerdictKind.NOT_BEFORE]:
         far = "nothing is stated beyond four times the last number of tokens"

@@ -63,6 +63,14 @@ def _large(several: Sequence[Entry]) -> str:
     )
 
 
+def _small(several: Sequence[Entry]) -> str:
+    ratio = min(one["ratio"] for one in several)
+    return (
+        f"the squared error of the weights of {_layers(several)} is down to {short(ratio)} times that of rounding to "
+        "nearest: this takes more bits than the measurement is named after"
+    )
+
+
 def _no_statistics(several: Sequence[Entry]) -> str:
     return f"the calibration inputs of {_layers(several)} are all zero: the method knew nothing of them"
 
@@ -114,6 +122,7 @@ _TEXTS: Mapping[Doubt, Callable[[Sequence[Entry]], str]] = {
     Doubt.UNCHANGED: _unchanged,
     Doubt.ROUNDED: _rounded,
     Doubt.LARGE_ERROR: _large,
+    Doubt.SMALL_ERROR: _small,
     Doubt.NO_STATISTICS: _no_statistics,
     Doubt.FEW_TOKENS: _few_tokens,
     Doubt.NO_EFFECT: _no_effect,

@@ -24,12 +24,11 @@ def of_windows(study: Study) -> Iterator[str]:
     if "covers" not in rows:  # tables of earlier versions
         return
     for covers, own in rows[rows["covers"].isin([*Covers])].groupby("covers", sort=False):
-        worth = own["effective_windows"].astype(float).quantile([0.25, 0.5, 0.75]).dropna().round().astype(int)
-        low, middle, high = worth if len(worth) else (None, None, None)
-        half = (
-            f"; the windows are worth {middle} independent ones (half of the deltas: {low} to {high})" if high else ""
-        )
-        yield f"Standard errors of δ {_COVERS[Covers(covers)]}{half}."
+        found = own["effective_windows"].astype(float).quantile([0.25, 0.5, 0.75]).dropna().round().astype(int)
+        low, middle, high = found if len(found) else (None, None, None)
+        half = f" (half of the deltas: {low} to {high})" if low != high else ""
+        worth = f"; the windows are worth {middle} independent ones{half}" if high else ""
+        yield f"Standard errors of δ {_COVERS[Covers(covers)]}{worth}."
 
 
 def calibrated_once(study: Study) -> list[str]:

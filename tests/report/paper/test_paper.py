@@ -212,6 +212,21 @@ def test_repeated_tokens_are_a_limitation_where_the_checkpoints_say_so(epochs, l
     assert bool(limit) == ("ptqLimitRepeated" in macros(tmp_path / "paper"))
 
 
+def test_one_combination_without_calibration_is_worded_as_one(undrawn, tmp_path):
+    table = make_table(runs=("small",), ratios=(20,), quantizers=("rtn",), bits=(4,))
+    run, fit = make_run(table), make_fit(table)
+    for roles in (run.get("texts") or {}).values():
+        roles.pop("calibration", None)
+    (one,) = fit["critical_tokens"]
+    one |= {"verdict_kind": "not_identified", "answer": None, "reason": {"kind": "no_turn"}}
+    out = finished(tmp_path / "out", table.assign(calibration=""), fit, run)
+    write(out, tmp_path / "paper")
+    found = macros(tmp_path / "paper")
+    assert found["ptqCalibrationInputs"] == "No method used here needs the inputs of a layer."
+    assert found["ptqCalibrationText"] == "none"
+    assert "1 combination" not in found["ptqTurns"] + found.get("ptqLimitUnidentified", "")
+
+
 def test_runs_that_cannot_be_drawn_get_names_that_differ(ugliest):
     folder, written = ugliest
     assert written.renamed == {"s&m_a%l{#}~^\\$ 训练": "run 1 (s&m_a%l{#}~^\\$)", "训练-二$x_1$": "run 2 ($x_1$)"}
