@@ -35,6 +35,7 @@ class History:
 
     `phase` [n] is the share of the learning rate's decay that is done (0 to 1), NaN where unknown.  `siblings` are the
     curves of the other bit-widths of one quantizer, as arrays x, y, noise, whose points after x[-1] are not used.
+    `se` [n] are the standard errors of deltas, a part of their noise; None where that is all that is known.
     """
 
     x: np.ndarray
@@ -42,10 +43,25 @@ class History:
     noise: np.ndarray
     phase: np.ndarray
     siblings: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...] = ()
+    se: np.ndarray | None = None
 
     def part(self, rows: slice) -> History:
         """Some of the checkpoints."""
-        return History(self.x[rows], self.y[rows], self.noise[rows], self.phase[rows], self.siblings)
+        se = None if self.se is None else self.se[rows]
+        return History(self.x[rows], self.y[rows], self.noise[rows], self.phase[rows], self.siblings, se)
+
+    @property
+    def floor(self) -> np.ndarray:
+        """Below what deltas are within their evaluation noise, [n].
+
+        Scatter is no part of it: deltas that are clearly above zero may scatter by more than half of themselves.
+        """
+        return 2 * (self.noise if self.se is None else self.se) + _TINY
+
+    @property
+    def positive(self) -> np.ndarray:
+        """Deltas of which a logarithm can be taken, [n]: at least `floor`."""
+        return np.maximum(self.y, self.floor)
 
     def recent(self) -> History:
         """The last `RECENT` checkpoints."""
@@ -187,8 +203,7 @@ def saturating(history: History) -> Curve | None:
 def damped(history: History) -> Curve | None:
     """The last slope of log delta in log D, flattening from there on (damped trend, Gardner & McKenzie 1985)."""
     last, near = history.x[-1], slice(-4, None)
-    positive = np.log(np.maximum(history.y, 2 * history.noise + _TINY))
-    slope = max(float(np.polyfit(history.x[near], positive[near], 1)[0]), 0.0)
+    slope = max(float(np.polyfit(history.x[near], np.log(history.positive[near]), 1)[0]), 0.0)
     return lambda x: np.exp(slope * (1 - np.exp(-FLATTENING * (x - last))) / FLATTENING)
 
 
@@ -239,9 +254,8 @@ def decay_of_loss(history: History) -> Decay | None:
 
 def decay_of_delta(history: History) -> Decay | None:
     """The same for log delta."""
-    positive = np.maximum(history.y, 2 * history.noise + _TINY)
-    noise = np.hypot(history.noise / positive, decay.DELTA_SCATTER)
-    return decay.fitted(history.x, np.log(positive), history.phase, np.array([]), decay.DELTA_PRIOR, noise)
+    noise = np.hypot(history.noise / history.positive, decay.DELTA_SCATTER)
+    return decay.fitted(history.x, np.log(history.positive), history.phase, np.array([]), decay.DELTA_PRIOR, noise)
 
 
 def _before_decay(history: History, found: Decay | None, *, logarithmic: bool) -> History:
@@ -268,6 +282,7 @@ def _scaled(curve: Curve, history: History) -> Curve:
 
 
 def level_of_delta(history: History) -> float:
-    """Delta at the last checkpoint or, where that one is within its noise, the weighted mean of all; not negative."""
-    last, noise = float(history.y[-1]), float(history.noise[-1])
-    return last if last > 2 * noise else max(float(np.average(history.y, weights=history.weights)), 0.0)
+    """Delta at the last checkpoint or, where that one is within its evaluation noise, the weighted mean of all; not
+    negative."""
+    last = float(history.y[-1])
+    return last if last > history.floor[-1] else max(float(np.average(history.y, weights=history.weights)), 0.0)

@@ -212,7 +212,8 @@ def growth_of_noise(group: Sequence[Series]) -> np.ndarray:
 
 def _delta_history(series: Series, siblings: Sequence[Series]) -> History:
     same = [s for s in siblings if s.quantizer == series.quantizer and s.significant]
-    return History(series.x, series.delta, series.noise, series.phase, tuple((s.x, s.delta, s.noise) for s in same))
+    siblings = tuple((s.x, s.delta, s.noise) for s in same)
+    return History(series.x, series.delta, series.noise, series.phase, siblings, series.se)
 
 
 @dataclass(frozen=True)

@@ -137,8 +137,8 @@ def squared_errors(history: History, origin: int, response: Response) -> dict[st
     chance = history.noise[origin:] ** 2 + history.noise[origin - 1] ** 2
     scale = np.maximum(x - start, MIN_DISTANCE) ** GROWTH
     if response.logarithmic:
-        floor = 2 * history.noise[origin:] + _TINY
-        chance = chance / np.maximum(y, floor) ** 2
+        floor, positive = history.floor[origin:], history.positive[origin:]
+        chance = chance / positive**2
     else:
         scale = scale * max(slope(curves, dict.fromkeys(curves, 1.0), past), 1e-9)
     later = decay.mean(x) if decay else np.zeros_like(x)
@@ -147,7 +147,7 @@ def squared_errors(history: History, origin: int, response: Response) -> dict[st
     found = {}
     for name, curve in curves.items():
         if response.logarithmic:
-            errors = np.log(np.maximum(y, floor) / np.maximum(curve(x) * np.exp(later), floor))
+            errors = np.log(positive / np.maximum(curve(x) * np.exp(later), floor))
         else:
             errors = y - curve(x) - later
         found[name] = np.column_stack([errors**2, chance]) / scale[:, None] ** 2

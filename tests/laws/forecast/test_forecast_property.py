@@ -86,6 +86,17 @@ def test_no_path_of_delta_falls_below_the_last(own):
     assert paths_of(own).delta[:, len(series.tokens) :].min() >= level * (1 - 1e-12)
 
 
+@settings(deadline=None, max_examples=15)
+@given(RUNS, st.integers(0, 10_000), st.floats(0.3, 1.0))
+def test_clear_deltas_that_scatter_widely_are_continued_from_the_last(own, seed, scatter):
+    """A δ of many standard errors is no noise, however far it is from a smooth curve."""
+    wide = np.exp(scatter * np.random.default_rng(seed).standard_normal(len(own[0].delta)))
+    series = replace(own[0], delta=own[0].delta * wide, se=own[0].delta * wide / 20)
+    assert series.significant
+    paths = draw(series, [series, *own[1:]], n_draws=200)
+    assert paths.delta[:, len(series.tokens) :].min() >= series.delta[-1] * (1 - 1e-9)
+
+
 def test_the_growth_of_noise_is_found():
     rng, own = np.random.default_rng(0), run(LAWS["power"], np.random.default_rng(0), 12)
     for growth in (0.0, 0.6):
