@@ -13,6 +13,7 @@ from ptq_eval.jobs import sensitivity as job
 from ptq_eval.measure.calibration import quantize
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
+from ptq_eval.report.parts import figure
 from ptq_eval.theory import ALL, REMAINDER
 from ptq_eval.theory.parts import parts_of, rows
 from quantizers import Scheme, get_quantizer
@@ -103,6 +104,15 @@ def test_files_and_what_they_say(made):
     for column in table:
         assert f"`{column}`" in explained, column
     assert record["settings"]["include_embedding"]
+
+
+def test_a_single_bit_width_shows_every_line_of_the_figure(made):
+    """A line of one point has only its marker."""
+    out, _ = made
+    table = figure.data(json.loads((out / "parts.json").read_text()))
+    drawn = figure.draw(table[table["bits"] == table["bits"].iloc[0]]).axes[0]
+    assert all(line.get_marker() != "None" for container in drawn.containers for line in container.lines[:1])
+    assert len(drawn.containers) == len(set(table["part"]))
 
 
 def test_the_job_goes_on_where_it_was(made, monkeypatch):

@@ -26,7 +26,7 @@ COLUMNS = ("panel", "checkpoint", "part", "quantizer", "bits", "bits_per_weight"
 STYLES = {
     "embedding": ("#0072B2", "s"), "head": ("#E69F00", "^"), "embedding and head": ("#0072B2", "P"),
     "attention": ("#009E73", "o"), "mlp": ("#CC79A7", "D"), "other": ("#7F7F7F", "v"),
-    ALL: ("black", "X"), "sum": ("0.5", "None"),
+    ALL: ("black", "X"), "sum": ("0.5", "_"),  # seen with one bit-width too
 }  # fmt: skip
 
 
