@@ -13,7 +13,7 @@ import dataclasses
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer
 from quantizers.errors import (
     BitsRangeError,
     FormatError,
@@ -28,6 +28,7 @@ from quantizers.errors import (
 )
 from quantizers.gaussian import gaussian_mse
 from quantizers.options import option
+from quantizers.scheme import Scheme
 from quantizers.stats import LayerStats
 
 __all__ = [

@@ -37,9 +37,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from quantizers import grid, kernels
-from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer
 from quantizers.errors import QuantizationError
 from quantizers.options import option
+from quantizers.scheme import Scheme
 from quantizers.stats import LayerStats, finite_hessian
 
 MIN_SCALE = 1e-4

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 
 from quantizers import grid
-from quantizers.base import Scheme
+from quantizers.scheme import Scheme
 
 ROWS, COLUMNS = 128, 4096
 

@@ -24,11 +24,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from quantizers.base import QuantizedWeight, Quantizer, Scheme
+from quantizers.base import QuantizedWeight, Quantizer
 from quantizers.errors import QuantizationError
 from quantizers.gptq.damping import damped_factor
 from quantizers.gptq.solve import solve
 from quantizers.options import option
+from quantizers.scheme import Scheme
 from quantizers.stats import LayerStats, finite_hessian
 
 _TOLERANCE = 1e-3

@@ -30,7 +30,6 @@ range that contains 0 nor any error, because a zero is rounded exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -38,9 +37,7 @@ from torch.nn import functional
 
 from quantizers.formats import CLIP_GRID, CLIP_NORM, CLIP_STEPS, FORMATS
 from quantizers.scales import Params
-
-if TYPE_CHECKING:
-    from quantizers.base import Scheme
+from quantizers.scheme import Scheme
 
 
 def outer_of(weight: Tensor, scheme: Scheme, sizes: Sequence[int] | None = None) -> Tensor | None:

@@ -32,8 +32,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from quantizers import grid
-from quantizers.base import QuantizedWeight, Quantizer, Scheme
+from quantizers.base import QuantizedWeight, Quantizer
 from quantizers.options import option
+from quantizers.scheme import Scheme
 from quantizers.stats import LayerStats
 
 

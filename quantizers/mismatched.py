@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from quantizers import grid
-from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer
 from quantizers.errors import QuantizationError
 from quantizers.formats import FORMATS
 from quantizers.gptq.damping import damped_factor
 from quantizers.options import option
+from quantizers.scheme import Scheme
 from quantizers.stats import LayerStats, all_finite, finite_hessian
 
 

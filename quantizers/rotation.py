@@ -28,10 +28,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from quantizers.base import QuantizedWeight, Quantizer, Rotation, Scheme
+from quantizers.base import QuantizedWeight, Quantizer
 from quantizers.formats import FORMATS
 from quantizers.options import option
-from quantizers.stats import LayerStats
+from quantizers.scheme import Scheme
+from quantizers.stats import LayerStats, Rotation
 
 MAX_ORDER = 4096
 """The largest order: a Hadamard matrix is stored whole."""

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from quantizers import grid
-from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer
 from quantizers.options import option
+from quantizers.scheme import Scheme
 from quantizers.stats import LayerStats
 
 

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from quantizers import grid
-from quantizers.base import QuantizedWeight, Quantizer, Scheme
+from quantizers.base import QuantizedWeight, Quantizer
 from quantizers.options import option
+from quantizers.scheme import Scheme
 from quantizers.stats import LayerStats, finite_hessian
 
 LEAST_RANGE = 0.5

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from quantizers import grid
-from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer
 from quantizers.errors import OptionValueError
 from quantizers.options import option
+from quantizers.scheme import Scheme
 from quantizers.stats import LayerStats, finite_hessian
 
 LEAST, MOST = 1e-5, 1e5

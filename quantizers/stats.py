@@ -11,18 +11,33 @@ H = 2/n X̃X̃ᵀ, how the two differ, M = 2/n (X − X̃)X̃ᵀ: ‖WX − ŴX�
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from quantizers.errors import QuantizationError, ShapeError
 
-if TYPE_CHECKING:
-    from quantizers.base import Rotation
-
 _CHUNK = 4096  # tokens converted to float32 at a time, which bounds the memory of `update` and fits a cache
 _BLOCKS, _MIN_COLUMNS = 8, 128  # block rows of H; products of fewer columns are slow
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """An orthogonal map Q of a layer's inputs: `signs` [in] of ±1, then a `matrix` [block, block] for every block."""
+
+    signs: Tensor
+    matrix: Tensor
+
+    def apply(self, rows: Tensor) -> Tensor:
+        """rows·Q, for weights or inputs `rows` [..., in]."""
+        blocks = (rows * self.signs).unflatten(-1, (-1, len(self.matrix)))
+        return (blocks @ self.matrix).flatten(-2)
+
+    def undo(self, rows: Tensor) -> Tensor:
+        """rows·Qᵀ, the inverse of `apply`."""
+        blocks = rows.unflatten(-1, (-1, len(self.matrix)))
+        return (blocks @ self.matrix.T).flatten(-2) * self.signs
 
 
 class LayerStats:

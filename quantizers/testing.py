@@ -21,9 +21,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer
 from quantizers.errors import FormatError, GroupSizeRangeError, MissingStatsError, QuantizationError, ShapeError
 from quantizers.formats import FORMATS
+from quantizers.scheme import Scheme
 from quantizers.stats import LayerStats
 
 COLUMNS = 40  # not a multiple of 16, so that groups of 16 are ragged

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import ptq_eval
 from ptq_eval import plugins
 from ptq_eval.errors import PtqEvalError, UnknownPluginError
 
@@ -92,3 +93,27 @@ def test_importing_loads_no_torch_and_help_is_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "ptq-eval inspect" in done.stdout
+
+
+WITHOUT = """
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "accelerate", "datasets", "quantizers"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NotInstalled())
+import ptq_eval
+result = ptq_eval.load({out!r}, bootstrap=10)
+ptq_eval.save_report({out!r}, result)
+print(len(result.table))
+"""
+
+
+def test_a_run_is_loaded_fitted_and_reported_where_there_is_no_torch(trajectory, small, tmp_path, python):
+    result = ptq_eval.run(trajectory, tmp_path / "out", write_report=False, **{**small, "quantizers": ("rtn",)})
+    done = python("-c", WITHOUT.format(out=str(tmp_path / "out")))
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(result.table)
+    assert (tmp_path / "out" / "report.md").is_file()

@@ -133,15 +133,6 @@ _KINDS = (
         "in a clone of transformers",
     ),
     _Kind(
-        "a checkpoint of litgpt",
-        ("lit_model.pth",),
-        # litgpt/scripts/convert_pretrained_checkpoint.py drops the state of the optimizer, convert_lit_checkpoint.py
-        # renames the tensors and writes model.pth alone.
-        "litgpt convert_from_litgpt {folder} NEW; then rename NEW/model.pth to pytorch_model.bin and add a "
-        "config.json; after pretraining, first litgpt convert_pretrained_checkpoint {folder} LIT, and convert LIT",
-    ),
-    _Kind("a checkpoint of nanoGPT", ("ckpt.pt",), "load its `model` entry into GPT2LMHeadModel, and save_pretrained"),
-    _Kind(
         "a checkpoint of Composer",
         ("ep*-ba*-rank*.pt",),
         # scripts/inference/README.md of mosaicml/llm-foundry

@@ -133,11 +133,11 @@ def _nested(names: Iterable[str], labels: Mapping[str, Label]) -> dict[str, Labe
     groups: dict[str, dict[str, list[Number]]] = defaultdict(dict)
     for name in names:
         label = labels.get(name)
-        if label is not None and (label.unit != "epoch" or label.tokens is not None):
+        if label is not None and (label.unit not in ("epoch", "other") or label.tokens is not None):
             continue
         plain = _plain(name)
-        numbers = [n for n in numbers_in(plain) if n.meaning in ("", "epoch") and n.value is not None]
-        if len(numbers) > 1 and any(not n.meaning for n in numbers):
+        numbers = [n for n in numbers_in(plain) if n.meaning in ("", "epoch", "other") and n.value is not None]
+        if len(numbers) > 1 and any(n.meaning != "epoch" for n in numbers):
             spans = [*stamps.find(plain), *((n.start, n.end) for n in numbers)]
             groups["-".join(stamps.fields(re.sub("\0+", _ALONE, cut(plain, spans, "\0"))))][name] = numbers
     found = {}

@@ -22,15 +22,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.checkpoints.base import UNKNOWN_TOKENS, CheckpointFormat
-from ptq_eval.checkpoints.staging import Content, staged
+from ptq_eval.checkpoints.converted import ConvertedFormat, mapping_of, part_of, with_tokens
+from ptq_eval.checkpoints.staging import Content
 from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
 from ptq_eval.models.configuration import NANOCHAT
-from ptq_eval.models.json_files import load_json
 from ptq_eval.models.tiktoken import read_encoding, tokenizer_files
 from ptq_eval.records import Checkpoint
 
@@ -74,7 +73,7 @@ _ERA_OF_GATE = {32: "C", 12: "D"}
 """By the inputs of the gates of value embeddings."""
 
 
-class Nanochat(CheckpointFormat):
+class Nanochat(ConvertedFormat):
     """`model_NNNNNN.pt` with `meta_NNNNNN.json`."""
 
     name = "nanochat"
@@ -85,61 +84,50 @@ class Nanochat(CheckpointFormat):
         names = [child.name for child in root.iterdir() if child.is_file()]
         if not any(map(_BESIDE.fullmatch, names)):
             return []
-        return [self._checkpoint(root / match[0], int(match[1])) for match in map(_WEIGHTS.fullmatch, names) if match]
+        return [self.found(root / match[0], int(match[1])) for match in map(_WEIGHTS.fullmatch, names) if match]
 
-    def _checkpoint(self, path: Path, step: int) -> Checkpoint:
-        checkpoint = Checkpoint("", step, None, None, str(path), self.name, path.stem, tokens_note=UNKNOWN_TOKENS)
-        try:
-            meta = _meta_of(path)
-        except UnreadableCheckpointError as error:
-            return checkpoint.with_problem("unreadable", error.fault, fatal=True, remedy=error.remedy)
-        if stage := _later_stage(path, meta):
+    def sources(self, place: Path) -> list[Path]:
+        """Weights, meta file and tokenizer."""
+        return [path for path in (place, _meta_path(place), _tokenizer_of(place)) if path is not None]
+
+    def about(self, place: Path) -> Checkpoint:
+        """Step, D, phase, and what nanochat measured; with a fatal problem where it is not of pretraining."""
+        meta, step = _meta_of(place), int(place.stem.partition("_")[2])
+        if stage := _later_stage(place, meta):
             message = f"a checkpoint of {stage}, which follows pretraining on other data; its steps count from 0 again"
             remedy = "give the folder of base_checkpoints"
-            return replace(checkpoint, stage=stage).with_problem("not_pretraining", message, fatal=True, remedy=remedy)
+            checkpoint = with_tokens(step, None, "", stage=stage)
+            return checkpoint.with_problem("not_pretraining", message, fatal=True, remedy=remedy)
         per_step, source = _tokens_per_step(meta)
-        if per_step is not None:
-            note = f"step × {source} = {per_step:,}"
-            checkpoint = replace(checkpoint, tokens=step * per_step, tokens_source="derived", tokens_note=note)
-        if (said := meta.get("step")) != step:
-            message = f"{_meta_path(path).name} says step {said}, the name {step}"
-            checkpoint = checkpoint.with_problem("step_disagrees", message, fatal=True)
         bits = meta.get("val_bpb")
-        return replace(
-            checkpoint,
+        checkpoint = with_tokens(
+            step,
+            per_step,
+            f"step × {source}",
             epochs=_epoch(meta),
             schedule_phase=_phase(meta, step),
             stated_bits_per_byte=bits if isinstance(bits, float) and 0 < bits < 100 else None,
         )
+        if (said := meta.get("step")) != step:
+            message = f"{_meta_path(place).name} says step {said}, the name {step}"
+            return checkpoint.with_problem("step_disagrees", message, fatal=True)
+        return checkpoint
 
-    def local_path(self, checkpoint: Checkpoint) -> Path:
-        """A folder with a config.json, the tokenizer and a link to the weights.
+    def content(self, place: Path, given: Mapping[str, Any]) -> Content:
+        """nanochat's configuration, a link to the weights, and the tokenizer."""
+        shapes, prefixed = _shapes(place)
+        texts = {"config.json": json.dumps(configuration(shapes, _sizes(place, _meta_of(place)), given))}
+        links, tensors = {"pytorch_model.bin": place}, {}
+        if prefixed:
+            from ptq_eval.checkpoints.weights import load_pickle
 
-        Raises UnreadableCheckpointError, UnsafeCheckpointError, UnsupportedModelError and MissingTokenizerError.
-        """
-        path = Path(checkpoint.location)
-        meta, tokenizer, given = _meta_of(path), _tokenizer_of(path), dict(checkpoint.architecture_given)
-        sources = [path, *([tokenizer] if tokenizer else [])]
-        return staged(
-            sources,
-            {"format": self.name, "model_config": meta.get("model_config"), "given": given},
-            lambda: _content(path, meta, tokenizer, given),
-        )
-
-
-def _content(path: Path, meta: Mapping[str, Any], tokenizer: Path | None, given: Mapping[str, Any]) -> Content:
-    shapes, prefixed = _shapes(path)
-    texts = {"config.json": json.dumps(configuration(shapes, _sizes(path, meta), given))}
-    links, tensors = {"pytorch_model.bin": path}, {}
-    if prefixed:
-        from ptq_eval.checkpoints.weights import load_pickle
-
-        links, tensors = {}, {name.removeprefix(_PREFIX): tensor for name, tensor in load_pickle(path).items()}
-    if tokenizer is not None and tokenizer.suffix == ".json":
-        links[tokenizer.name] = tokenizer
-    elif tokenizer is not None:
-        texts |= tokenizer_files(read_encoding(tokenizer), BOS)
-    return Content(texts, links, tensors)
+            links, tensors = {}, {name.removeprefix(_PREFIX): tensor for name, tensor in load_pickle(place).items()}
+        tokenizer = _tokenizer_of(place)
+        if tokenizer is not None and tokenizer.suffix == ".json":
+            links[tokenizer.name] = tokenizer
+        elif tokenizer is not None:
+            texts |= tokenizer_files(read_encoding(tokenizer), BOS)
+        return Content(texts, links, tensors)
 
 
 def configuration(
@@ -208,22 +196,15 @@ def _meta_path(path: Path) -> Path:
 def _meta_of(path: Path) -> dict[str, Any]:
     """The meta file of a file of weights.  Raises UnreadableCheckpointError."""
     meta = _meta_path(path)
-    try:
-        content = load_json(meta)
-    except FileNotFoundError as error:
+    if not meta.is_file():
         remedy = "copy it beside the weights; nanochat writes both at each save"
-        raise UnreadableCheckpointError(f"{path.name} has no {meta.name}", remedy=remedy) from error
-    except (OSError, ValueError) as error:
-        raise UnreadableCheckpointError(f"{meta.name} cannot be read", got=error, remedy="fetch it again") from error
-    if not isinstance(content, dict):
-        raise UnreadableCheckpointError(f"{meta.name} is not a JSON object", remedy="fetch it again")
-    return content
+        raise UnreadableCheckpointError(f"{path.name} has no {meta.name}", remedy=remedy)
+    return mapping_of(meta)
 
 
 def _sizes(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
     """The sizes in a meta file's `model_config`.  Raises UnreadableCheckpointError."""
-    stated = meta.get("model_config")
-    stated = stated if isinstance(stated, dict) else {}
+    stated = part_of(meta, "model_config")
     wrong = [name for name in _SIZES if type(stated.get(name)) is not int or stated[name] < 1]
     pattern = stated.get("window_pattern", "L")
     if wrong or not isinstance(pattern, str) or not re.fullmatch("[SLsl]+", pattern):
@@ -267,11 +248,7 @@ def _later_stage(path: Path, meta: Mapping[str, Any]) -> str:
 
 def _tokens_per_step(meta: Mapping[str, Any]) -> tuple[int | None, str]:
     """(total_batch_size in tokens, where it is from)."""
-    options = meta.get("user_config")
-    sources = (
-        (meta, "total_batch_size"),
-        (options if isinstance(options, dict) else {}, "total_batch_size of user_config"),
-    )
+    sources = ((meta, "total_batch_size"), (part_of(meta, "user_config"), "total_batch_size of user_config"))
     for content, source in sources:
         size = content.get("total_batch_size")
         if isinstance(size, int) and not isinstance(size, bool) and size > 0:
@@ -281,8 +258,7 @@ def _tokens_per_step(meta: Mapping[str, Any]) -> tuple[int | None, str]:
 
 def _epoch(meta: Mapping[str, Any]) -> float | None:
     """How often the training text was begun, where the state of the data loader says so."""
-    state = meta.get("dataloader_state_dict")
-    epoch = state.get("epoch") if isinstance(state, dict) else None
+    epoch = part_of(meta, "dataloader_state_dict").get("epoch")
     return float(epoch) if isinstance(epoch, int) and epoch >= 1 else None
 
 
@@ -291,8 +267,7 @@ def _phase(meta: Mapping[str, Any], step: int) -> str:
 
     The rate rises linearly, stays, and falls linearly over the last `warmdown_ratio` of the steps.
     """
-    options = meta.get("user_config")
-    options = options if isinstance(options, dict) else {}
+    options = part_of(meta, "user_config")
     steps, down = options.get("num_iterations"), options.get("warmdown_ratio")
     if not isinstance(steps, int) or steps <= 0 or not isinstance(down, (int, float)):
         return ""

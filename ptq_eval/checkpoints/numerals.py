@@ -39,11 +39,12 @@ MEANINGS = {word: meaning for meaning, words in _WORDS.items() for word in words
 
 AFTER = {
     **{word: meaning for word, meaning in MEANINGS.items() if meaning in ("step", "epoch", "tokens", "other")},
+    "st": "",
     **dict.fromkeys(("h", "s", "d"), "other"),
     **dict.fromkeys(("bit", "bits", "layer", "layers", "head", "heads", "expert", "experts", "dim", "dims"), "fixed"),
     **dict.fromkeys(("gpu", "gpus", "node", "nodes", "seed", "seeds", "lr", "bs", "wd"), "fixed"),
 }
-"""What a number before a word counts: 10h are hours, but h10 are heads."""
+"""What a number before a word counts: 10h are hours, but h10 are heads; st1 is a step, 1st is none."""
 
 SAVED = frozenset(
     ("model", "models", "save", "saves", "saved", "weight", "weights", "state", "states", "params", "net", "network",

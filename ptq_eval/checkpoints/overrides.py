@@ -129,7 +129,7 @@ class Overrides(Options):
         if value is None or isinstance(value, cls):
             return value or cls()
         if not isinstance(value, Mapping):
-            raise OptionError("overrides are of a wrong type", got=repr(value), allowed="Overrides, a mapping or None")
+            raise OptionError("overrides have the wrong type", got=repr(value), allowed="Overrides, a mapping or None")
         return cls.of(value)
 
     @classmethod

@@ -193,12 +193,17 @@ class _Values:
 
 def load_pickle(file: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     """The tensors of a pickled state dict, on torch's device "meta" without content.  Raises as `read_weights` does."""
+    return unwrapped(load_content(file, device), file.name)
+
+
+def load_content(file: Path, device: str = "cpu") -> Any:
+    """What a pickle of tensors and plain values holds.  Raises as `read_weights` does."""
     import torch
 
     try:
         with warnings.catch_warnings():  # about the pickle's protocol, which is no concern of the reader's
             warnings.simplefilter("ignore")
-            content = torch.load(file, map_location=device, weights_only=True)
+            return torch.load(file, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpointError(
             f"{file.name} holds more than tensors, and was not unpickled",
@@ -207,7 +212,6 @@ def load_pickle(file: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
         ) from error
     except Exception as error:  # torch raises a different type for each way in which a file can be cut
         raise UnreadableCheckpointError(f"{file.name} is truncated or corrupt", got=_reason(error)) from error
-    return unwrapped(content, file.name)
 
 
 def _safetensors(file: Path) -> dict[str, _Tensor]:

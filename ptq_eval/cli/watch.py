@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 from contextlib import nullcontext, redirect_stdout, suppress
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -57,23 +56,13 @@ def watch(folders: tuple[str, ...], out: str | None, json: bool, copies: bool, *
             if copies and found["event"] in ("measured", "unmeasured"):
                 remove(Path(found["location"]))
             if line := dumps(found) if json else text:
-                _say(line, answers, heard=not copies)
+                click.echo(line, file=answers)
             if found["event"] == "alert" and command:
                 _run(command, found)
     for folder in folders if copies else ():
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # others may have copies there
             Path(folder).parent.rmdir()
-
-
-def _say(line: str, answers: TextIO, *, heard: bool) -> None:
-    """Write a line; the process that made copies may have ended, and nobody need hear it then."""
-    try:
-        click.echo(line, file=answers)
-    except BrokenPipeError:
-        if heard:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
 
 
 def _said(event: Event) -> tuple[dict[str, Any], str]:

@@ -78,7 +78,7 @@ class RemoteConfig(RunConfig):
         device = options.get("device", "auto")
         device = ("cuda" if gpus else "cpu") if device == "auto" else device
         if device not in ("cpu", "cuda"):
-            raise DeviceError("a job of a cluster has devices of its own", got=device, allowed="auto, cpu, cuda")
+            raise DeviceError("a cluster job uses the devices of its own node", got=device, allowed="auto, cpu, cuda")
         return cls.of({**options, "device": device}, also=also)
 
     def resolve_device(self) -> str:

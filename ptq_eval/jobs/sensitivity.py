@@ -140,19 +140,23 @@ def _failures(checkpoint: Checkpoint, failed: Sequence[Mapping[str, Any]]) -> li
 def _config(options: Mapping[str, Any], study: SensitivityConfig) -> RunConfig:
     config = RunConfig.of({"quantizers": ("rtn",), **options})
     if config.dtype != "float32":
-        raise OptionError("sensitivities need float32", got=config.dtype, remedy="omit --dtype")
+        raise OptionError("a study of sensitivity needs float32", got=config.dtype, remedy="omit --dtype")
     if config.shard != (1, 1):
-        raise OptionError("sensitivities are not sharded", got=config.shard, remedy="choose --steps for each process")
-    config.require_one_calibration("sensitivities use one draw of calibration windows")
+        raise OptionError(
+            "a study of sensitivity cannot be sharded", got=config.shard, remedy="choose --steps for each process"
+        )
+    config.require_one_calibration("a study of sensitivity uses one draw of calibration windows")
     if config.precision is not None:
-        raise OptionError("sensitivities use every window", got=f"precision={config.precision}", remedy="omit it")
+        raise OptionError(
+            "a study of sensitivity uses every window", got=f"precision={config.precision}", remedy="omit it"
+        )
     if config.mixed:
         raise OptionError(
-            "sensitivities are of one number format at a time", got="mixed", remedy="--budget makes a plan"
+            "a study of sensitivity measures one number format at a time", got="mixed", remedy="--budget makes a plan"
         )
     if config.include_embedding and study.by != "part" and not study.budget:
         raise OptionError(
-            "sensitivities by layer need layers with inputs",
+            "an embedding has no inputs, which a study by layer needs",
             got="--include-embedding",
             remedy="omit it; --by part and --budget have the embedding",
         )

@@ -191,7 +191,7 @@ def _require_sane(work: Workload, nll: Sequence[float], vocab_size: int) -> None
         raise UnsupportedModelError(
             f"{work.checkpoint.name}: the full-precision loss is {loss:.4g} nats per token, and equally likely tokens "
             f"have {guess:.3g}: the model does not predict this text",
-            remedy="check that the weights have the scales that config.json means, and that the token ids of the text "
+            remedy="check that the weights, and their scale, fit config.json, and that the token ids of the text "
             "come from this model's tokenizer; or exclude the step",
         )
 

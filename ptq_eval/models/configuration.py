@@ -41,6 +41,8 @@ _SIZES = (
     "max_position_embeddings",
 )  # fmt: skip
 """Entries that are counts, by the names that transformers has for them in every architecture."""
+_VALIDATOR = re.compile(r"^Class validation error for validator '\w+': \w+: ")
+"""How transformers begins what a check of a configuration says."""
 _MOST_LAYERS = 5_000
 """Far beyond any model; each takes a millisecond to build."""
 
@@ -183,7 +185,7 @@ def refusal(content: dict[str, Any], error: Exception) -> UnsafeCheckpointError 
         return UnsafeCheckpointError(
             "the model needs code of its own", got=kind, remedy="--trust-remote-code, if you trust its author"
         )
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = _VALIDATOR.sub("", " ".join(str(error).split()))[:200] or type(error).__name__
     known = kind in transformers.CONFIG_MAPPING
     causal = known and transformers.CONFIG_MAPPING[kind] in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     if isinstance(error, KeyError):

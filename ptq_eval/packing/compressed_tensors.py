@@ -55,8 +55,9 @@ class CompressedTensors(FolderFormat):
         return None
 
     def load_options(self, schemes: Sequence[Scheme]) -> dict[str, Any]:
-        """Floats are unpacked at once: left for later, the package makes them bfloat16 in whatever model."""
-        if all(scheme.format == "int" for scheme in schemes):
+        """Unpacked at once: left for later, the package makes floats bfloat16 in whatever model, and since its version
+        0.18 transformers expects zeros of another shape than the package packs."""
+        if all(scheme.format == "int" and scheme.symmetric for scheme in schemes):
             return {}
         from transformers import CompressedTensorsConfig
 

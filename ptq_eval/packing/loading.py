@@ -31,7 +31,8 @@ def loaded(
     device: str,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
-    """The "loss" of the folder on windows `ids` [n, time], loaded by transformers, nats per token, with "versions".
+    """The "loss" of the folder on windows `ids` [n, time], loaded by transformers, nats per token, with "versions" and
+    the "arguments" of `from_pretrained` that it took, as Python writes them.
 
     Where it cannot be had: the packages that are "missing", or the "error".
     """
@@ -43,7 +44,8 @@ def loaded(
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code, "dtype": dtype}
     versions = plugins.versions("transformers", *file_format.packages)
     try:
-        options |= file_format.load_options(schemes)
+        own = file_format.load_options(schemes)
+        options |= own
         with quiet_transformers(), warnings.catch_warnings(action="ignore", category=UserWarning):
             module: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
         module.to(device).eval()
@@ -53,7 +55,12 @@ def loaded(
         loss = _loss(module, ids, progress)
     except Exception as error:  # each library has ways of its own to fail
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300], "versions": versions}
-    return {"loss": loss, "versions": versions}
+    return {"loss": loss, "versions": versions, "arguments": {name: _written(value) for name, value in own.items()}}
+
+
+def _written(value: Any) -> str:
+    """An argument as Python: a string, or a configuration that only says to unpack."""
+    return repr(value) if isinstance(value, str) else f"{type(value).__name__}(dequantize=True)"
 
 
 @torch.inference_mode()

@@ -32,7 +32,7 @@ class PTQCallback(TrainerCallback):
     nth_save: measure every so many saves.  tokens_per_step: of all processes; needed unless the Trainer counts
     tokens (`include_num_input_tokens_seen="all"`).  alert: called with each alert's fields, after a warning is logged
     and, where the Trainer reports to trackio, `trackio.alert`.  wait: seconds that the end of training waits for the
-    last checkpoint at most (None: as long as the budget allows; math.inf: until it is measured).  budget, threads and
+    last checkpoint at most (None: if the budget covers it; math.inf: until it is measured).  budget, threads and
     options: see `Monitor`.
 
     Only the main process measures.  Raises, when training begins, OptionError where D cannot be known, and the error of

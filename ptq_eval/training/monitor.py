@@ -191,7 +191,7 @@ class Monitor:
         return found
 
     def _left(self) -> float:
-        """Seconds of waiting that the budget covers: 0 if measuring the last checkpoint would take longer.
+        """Seconds of waiting that the budget covers: 0 unless a measurement as long as the last one fits.
 
         With nothing left to measure, the other process ends soon, and that is waited for.
         """
@@ -201,7 +201,7 @@ class Monitor:
             if not self._waiting and self._begun is None:
                 return END_SECONDS
             left = self._budget * (time.monotonic() - self._began) - self._spent
-            return max(0.0, left) if self._last <= left else 0.0
+            return left if 0 < self._last <= left else 0.0
 
     def __enter__(self) -> Monitor:
         return self

@@ -51,11 +51,12 @@ import torch
 from torch import Tensor
 
 from quantizers import grid
-from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer, Scheme
+from quantizers.base import ALL_FORMATS, QuantizedWeight, Quantizer
 from quantizers.gptq.damping import damped_factor
 from quantizers.gptq.solve import solve
 from quantizers.options import option
 from quantizers.parallel import over_rows
+from quantizers.scheme import Scheme
 from quantizers.stats import LayerStats, finite_hessian
 
 _MIN_ROWS_PER_THREAD = 512

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from quantizers import grid, kernels
-from quantizers.base import QuantizedWeight, Scheme
+from quantizers.base import QuantizedWeight
 from quantizers.formats import FORMATS
+from quantizers.scheme import Scheme
 
 
 class SchemeBatch:

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from quantizers.base import QuantizedWeight, Scheme
+from quantizers.base import QuantizedWeight
 from quantizers.errors import QuantizationError
 from quantizers.gptq.batch import batches_of
+from quantizers.scheme import Scheme
 from quantizers.stats import all_finite
 
 _PANEL = 256

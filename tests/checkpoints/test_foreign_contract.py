@@ -49,7 +49,6 @@ def put(folder, *names):
         (["flax_model.msgpack"], ["Flax", "from_flax=True"]),
         (["tf_model.h5"], ["TensorFlow", "from_tf=True"]),
         (["consolidated.00.pth", "params.json"], ["Meta", "{}"]),
-        (["lit_model.pth"], ["litgpt", "convert_from_litgpt {}"]),
         (["actor/model_world_size_8_rank_0.pt", "actor/fsdp_config.json"],
          ["verl", "model_merger merge --backend fsdp --local_dir {}/actor"]),
         (["model_world_size_2_rank_1.pt"], ["verl", "--local_dir {} --target_dir NEW"]),

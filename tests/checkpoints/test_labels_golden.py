@@ -225,6 +225,10 @@ def test_numbers_that_grow_together_make_one_run():
         "e1_s98": (None, "e-s"), "e1_s196": (None, "e-s"), "e2_s294": (None, "e-s"),
         "ep1_x5": (None, "ep-x"), "ep2_x9": (None, "ep-x"),
     }  # fmt: skip
+    doubtful = read_siblings(["0001000_tokens_2B", "0002000_tokens_4B"])
+    assert {(label.step, label.tokens) for label in doubtful.values()} == {(None, None)}
+    assert len({label.stem for label in doubtful.values()}) == 1
+    assert read("1st") is None
     grid = read_siblings(["a1_b1", "a1_b2", "a2_b1", "a2_b2"])
     assert len({label.stem for label in grid.values()}) > 1
 

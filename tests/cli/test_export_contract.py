@@ -35,6 +35,7 @@ def recipe(folder):
         ("gptq", "gguf", ("--number-format", "q4_0")),
         ("gptq", "compressed-tensors", ("--number-format", "fp8_e4m3")),
         ("rtn", "compressed-tensors", ("--number-format", "mxfp4")),
+        ("gptq", "compressed-tensors", ()),  # asymmetric
     ],
 )
 def test_the_loaded_folder_has_the_loss_that_was_measured(
@@ -51,7 +52,10 @@ def test_the_loaded_folder_has_the_loss_that_was_measured(
     assert found["measured"]["delta"] != 0
     assert not (tmp_path / "out.partial").exists()
     assert (out / "tokenizer.json").exists()
-    assert "# " in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "# " in card
+    unpacked = file_format == "compressed-tensors" and "--symmetric" not in more
+    assert ("quantization_config=CompressedTensorsConfig(dequantize=True)" in card) is unpacked
 
 
 @pytest.mark.parametrize(

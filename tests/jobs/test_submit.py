@@ -66,7 +66,7 @@ def test_jobs_with_gpus_are_planned_where_there_is_none(trajectory, small, tmp_p
     job, conditions = read_job(found.folder / "0000.json")
     assert (conditions.device, {trial.device for trial in job.missing}) == ("cuda", {"cuda"})
     assert RemoteConfig.having({"device": "auto"}, 0).resolve_device() == "cpu"
-    with pytest.raises(DeviceError, match="devices of its own"):
+    with pytest.raises(DeviceError, match="devices of its own node"):
         RemoteConfig.having({"device": "cuda:1"}, 1)
 
 

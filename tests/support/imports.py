@@ -54,23 +54,31 @@ def imported(node: ast.AST) -> set[str]:
 
 def for_type_checking(node: ast.AST) -> bool:
     """Whether the statement is an `if TYPE_CHECKING`."""
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, ast.If) and getattr(node.test, "id", getattr(node.test, "attr", "")) == "TYPE_CHECKING"
+
+
+@cache
+def nodes(module: str) -> tuple[ast.AST, ...]:
+    """All nodes of a module's syntax tree."""
+    return tuple(ast.walk(sources()[module]))
 
 
 def edges(modules: dict[str, ast.Module]) -> Iterator[tuple[str, str]]:
     """(importer, imported) for every import among `modules`, within functions too, but not for type checking only."""
 
-    def names(tree: ast.AST) -> Iterator[set[str]]:
-        for node in ast.iter_child_nodes(tree):
-            if not for_type_checking(node):
-                yield imported(node)
-                yield from names(node)
-
     for module, tree in modules.items():
-        for found in names(tree):
+        for found in _statements(tree):
             # `from a import b` of a module a.b does not count as an import of a.
             known = {name for name in found if name in modules and name != module}
             yield from ((module, name) for name in known if not any(other.startswith(name + ".") for other in known))
+
+
+def _statements(tree: ast.AST) -> Iterator[set[str]]:
+    """What each import within a tree names; an expression holds none."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.stmt, ast.excepthandler, ast.match_case)) and not for_type_checking(node):
+            yield imported(node)
+            yield from _statements(node)
 
 
 def rank(module: str) -> int:

@@ -113,5 +113,5 @@ def test_the_job_goes_on_where_it_was(made, monkeypatch):
 
 
 def test_by_layer_needs_layers_with_inputs(tmp_path):
-    with pytest.raises(job.OptionError, match="layers with inputs"):
+    with pytest.raises(job.OptionError, match="an embedding has no inputs"):
         job.sensitivity(TRAJECTORY, tmp_path, include_embedding=True, device="cpu")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
-from ptq_eval.errors import OptionError
+from ptq_eval.errors import OptionError, TextTooShortError
 from ptq_eval.training import PTQCallback
 from tests.support.models import build
 
@@ -100,6 +100,14 @@ def test_a_logger_that_raises_ends_no_training_and_tokens_may_be_those_of_a_step
 def test_tokens_must_be_known(train, quick):
     with pytest.raises(OptionError, match="how many tokens a step has"):
         train(lambda trainer: PTQCallback(trainer, **quick), include_num_input_tokens_seen="no")
+
+
+def test_a_text_that_fills_no_window_is_refused_before_training(train, quick, tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("some words")
+    with pytest.raises(TextTooShortError, match=r"short\.txt"):
+        train(lambda trainer: PTQCallback(trainer, **{**quick, "eval_text": str(short), "seq_len": None}))
+    assert not list((tmp_path / "my-run").glob("checkpoint-*"))
 
 
 def test_an_alert_is_logged_and_passed_on(quick, caplog):

@@ -155,12 +155,27 @@ def beside(monkeypatch, quick, tmp_path):
     """beside(code) -> a monitor whose other process runs this code."""
     start = subprocess.Popen
 
-    def make(code):
+    def make(code, **changes):
         with monkeypatch.context() as patch:
             patch.setattr(monitor.subprocess, "Popen", lambda _, **how: start([sys.executable, "-c", code], **how))
-            return Monitor(tmp_path / "out", **quick)
+            return Monitor(tmp_path / "out", **{**quick, **changes})
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("seconds", "spent", "left"), [(None, 0, 0), (20, 0, 50), (60, 0, 0), (20, 25, 25), (20, 45, 0)]
+)
+def test_the_end_is_waited_for_if_the_budget_covers_a_measurement_as_long_as_the_last(beside, seconds, spent, left):
+    mine = beside("", budget=0.05)
+    assert mine._left() == monitor.END_SECONDS
+    mine._waiting, mine._began = [mine.copies / "checkpoint-2"], time.monotonic() - 1000
+    if seconds is not None:
+        place = str(mine.copies / "checkpoint-1")
+        mine._hear({"event": "measured", "location": place, "seconds": seconds, "spent": spent})
+    assert mine._left() == pytest.approx(left, abs=1)
+    mine._events.queue.clear()
+    mine.close(math.inf)
 
 
 def test_lines_that_are_no_events_are_skipped(beside):

@@ -114,7 +114,7 @@ def _refuse(columns: Sequence[str], name: str, asked: Any) -> None:
             f"no group size can be given: {without}",
             got=f"--group-size {asked.group_size:g}",
             allowed="the laws chen and sun have",
-            remedy="leave it out, or --preset EPOCH_2024,CHEN_2025",
+            remedy="omit it, or --preset EPOCH_2024,CHEN_2025",
         )
 
 

@@ -82,7 +82,7 @@ def read_delimited(text: str, path: Path, usual: str, dialect: Dialect) -> pd.Da
     if all(_is_number(cell) for cell in rows[0]):
         remedy = "begin the file with a line of names"
         raise DataFileError(
-            "the first line has no names of columns", got=f"{path.name}: {filled[0].strip()}", remedy=remedy
+            "the first line holds no column names", got=f"{path.name}: {filled[0].strip()}", remedy=remedy
         )
     comma = {"dtype": str, "keep_default_na": False} if dialect.decimal == "," else {}
     with warnings.catch_warnings():

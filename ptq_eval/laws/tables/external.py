@@ -3,7 +3,7 @@
 A mapping says what each variable of a law is in the table: `N=params,D=flop/(6*N),loss=final_loss,bits=b`.  The
 right side is a column's name, exactly as the table spells it, an expression over columns and over the names that the
 mapping has defined before, or a column of names with the number of each (`bits={BF16:16,NVFP4:4}`).  A variable that
-the mapping leaves out is taken from the column of its own name or of a usual one (`params` for N, `tokens` for D,
+the mapping omits is taken from the column of its own name or of a usual one (`params` for N, `tokens` for D,
 `bits` for P), so tables of this project need no mapping.
 
 What is wrong with the data is said before any fit, in terms of the table: which column, which row, which value.
@@ -173,7 +173,7 @@ def unread(laws: Iterable[Law], columns: Mapping[str, str], table: Table) -> lis
     for name in [name for name in columns if name not in used]:
         if name not in every:
             near = difflib.get_close_matches(name, sorted(every), n=1, cutoff=0.5)
-            remedy = f"did you mean {near[0]!r}?" if near else "leave it out"
+            remedy = f"did you mean {near[0]!r}?" if near else "omit it"
             what = "the mapping gives a name that no law reads and no expression uses"
             raise ColumnError(what, got=repr(name), allowed=", ".join(wanted), remedy=remedy)
         if name not in read:

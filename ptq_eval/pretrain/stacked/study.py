@@ -1,6 +1,6 @@
 """`ptq-eval pretrain --study FILE`: all runs of a grid, trained in stacks.
 
-    text = ["stdlib:train", "files:novels.txt"]     # a text, or several as an axis
+    text = ["stdlib:train", "novels.txt"]     # a text, or several as an axis
     stack = 16                                      # the most runs in a stack, as far as `memory` allows
     [run]                                           # options that all grids share
     context = 128

@@ -79,6 +79,8 @@ def _loaded(recipe: Mapping[str, Any]) -> str:
     if "missing" in loaded:
         return f"Not loaded here: {' and '.join(loaded['missing'])} must be installed to load this format."
     versions = ", ".join(f"{name} {version}" for name, version in loaded["versions"].items())
+    if taken := loaded.get("arguments"):
+        versions += " with " + ", ".join(f"`{name}={value}`" for name, value in taken.items())
     if "error" in loaded:
         return f"Loading it failed here ({versions}): {loaded['error']}"
     difference = loaded["loss"] - recipe["measured"]["loss_q"]

@@ -124,7 +124,7 @@ def test_names_in_a_comment_before_the_numbers_are_read(tmp_path, text, dialect)
 
 def test_a_comment_with_another_number_of_words_is_no_header(tmp_path):
     path = written(tmp_path, "t.csv", "# made by hand\n1,2\n3,4\n")
-    with pytest.raises(errors.DataFileError, match="no names of columns"):
+    with pytest.raises(errors.DataFileError, match="holds no column names"):
         read_table(path, Dialect(comment="#"))
 
 

@@ -1,0 +1,169 @@
+"""Formats whose checkpoints are converted to what transformers loads, each time they are opened for the first time.
+
+A format says where its checkpoints are, what their files say of step and D, and what a folder for transformers holds
+(`content`); the folder is made once (`staging`).  A checkpoint whose files cannot be read is found all the same, with
+the reason: one that is missing without a word would leave a gap in a curve.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import yaml
+
+from ptq_eval.checkpoints.base import UNKNOWN_TOKENS, CheckpointFormat
+from ptq_eval.checkpoints.staging import Content, staged
+from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError
+from ptq_eval.models.json_files import load_json
+from ptq_eval.records import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "vocab.json", "merges.txt",
+    "generation_config.json",
+)  # fmt: skip
+"""Files of a tokenizer that transformers reads, which several frameworks keep beside their weights."""
+
+
+class ConvertedFormat(CheckpointFormat):
+    """A format with a `content` of its own for each checkpoint."""
+
+    @abstractmethod
+    def about(self, place: Path) -> Checkpoint:
+        """The checkpoint at a place, with step, D and what else its files say.  Raises PtqEvalError."""
+
+    @abstractmethod
+    def content(self, place: Path, given: Mapping[str, Any]) -> Content:
+        """What a folder for transformers holds; `given` are entries of its configuration.  Raises PtqEvalError."""
+
+    def sources(self, place: Path) -> Sequence[Path]:
+        """The files that `content` reads."""
+        return [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+
+    def found(self, place: Path, step: int | None = None) -> Checkpoint:
+        """What `about` says, or an unreadable checkpoint with the reason, at the step of its name."""
+        blank = Checkpoint(
+            "", step, None, None, str(place), self.name, place.stem if place.is_file() else place.name,
+            tokens_note=UNKNOWN_TOKENS,
+        )  # fmt: skip
+        try:
+            known = self.about(place)
+        except PtqEvalError as error:
+            return blank.with_problem("unreadable", error.fault, fatal=True, remedy=error.remedy)
+        return replace(known, location=blank.location, format=blank.format, revision=blank.revision)
+
+    def local_path(self, checkpoint: Checkpoint) -> Path:
+        """The folder for transformers.  Raises the PtqEvalErrors of `content`."""
+        place, given = Path(checkpoint.location), dict(checkpoint.architecture_given)
+        facts = {"format": self.name, "given": given}
+        return staged(self.sources(place), facts, lambda: self.content(place, given))
+
+
+class ConvertedFolders(ConvertedFormat):
+    """A format with a folder for each checkpoint, whose name may be its step."""
+
+    label: ClassVar[re.Pattern[str]]
+    """The names that say the step, which is the first group."""
+
+    @abstractmethod
+    def holds(self, place: Path) -> bool:
+        """Whether a folder is a checkpoint of this format, by names of files alone."""
+
+    def discover(self, root: Path) -> list[Checkpoint]:
+        """The folders in `root` that are checkpoints, or `root` itself; links to them (`latest`) are not counted."""
+        places = [child for child in sorted(root.iterdir()) if not child.is_symlink() and self.holds(child)]
+        return [self.found(place, self.step_of(place)) for place in places or [root] if self.holds(place)]
+
+    def step_of(self, place: Path) -> int | None:
+        """The step that a folder's name says."""
+        match = self.label.fullmatch(place.name)
+        return int(match[1]) if match else None
+
+
+def tokenizer_beside(place: Path) -> dict[str, Path]:
+    """The files of a tokenizer in a folder, by name."""
+    return {name: place / name for name in TOKENIZER_FILES if (place / name).is_file()}
+
+
+def mapping_of(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON or YAML file.  Raises UnreadableCheckpointError."""
+    try:
+        content = load_json(path) if path.suffix == ".json" else yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        got = " ".join(str(error).split())[:200]
+        raise UnreadableCheckpointError(f"{path.name} cannot be read", got=got, remedy="fetch it again") from error
+    if not isinstance(content, dict):
+        raise UnreadableCheckpointError(f"{path.name} is no mapping", got=repr(content)[:80], remedy="fetch it again")
+    return content
+
+
+def part_of(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The mapping under a key; an empty one where there is none."""
+    part = content.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def with_tokens_seen(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    """With the exact D that a trainer of OLMo stores, where its state is plain values that are safe to read."""
+    from ptq_eval.checkpoints.weights import load_content
+
+    try:
+        seen = part_of({"": load_content(path)}, "").get(_SEEN) if path.is_file() else None
+    except PtqEvalError:  # objects, which are not unpickled: the configuration says D too
+        return checkpoint
+    if type(seen) is not int or seen < 0:
+        return checkpoint
+    return replace(checkpoint, tokens=seen, tokens_source="explicit", tokens_note=f"{_SEEN} of {path.name}")
+
+
+_SEEN = "global_train_tokens_seen"
+
+
+def with_tokens(step: int | None, per_step: int | None, note: str, **others: Any) -> Checkpoint:
+    """A checkpoint at a step, with D = step × tokens per step where both are known."""
+    if step is None or per_step is None:
+        return Checkpoint("", step, None, None, tokens_note=UNKNOWN_TOKENS, **others)
+    text = f"{note} = {per_step:,} tokens per step"
+    return Checkpoint("", step, step * per_step, None, tokens_source="derived", tokens_note=text, **others)
+
+
+def product(content: Mapping[str, Any], *names: str) -> int | None:
+    """The product of entries that are positive whole numbers; None where one is not."""
+    total = 1
+    for name in names:
+        value = content.get(name)
+        if type(value) is not int or value < 1:
+            return None
+        total *= value
+    return total
+
+
+Change = Callable[["Tensor"], "Tensor"]
+
+
+def renamed(
+    tensors: Mapping[str, Tensor], rules: Iterable[tuple[str, str]], ignored: str = r"(?!)", where: str = "the file"
+) -> dict[str, Tensor]:
+    """The tensors under the names that the first fitting rule (pattern, replacement) gives them.
+
+    Those that fit `ignored` are dropped.  Raises UnreadableCheckpointError for a name that no rule fits, which would be
+    a part of the model that is not understood.
+    """
+    compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
+    found = {}
+    for name, tensor in tensors.items():
+        if re.fullmatch(ignored, name):
+            continue
+        fitting = next(((pattern, to) for pattern, to in compiled if pattern.fullmatch(name)), None)
+        if fitting is None:
+            what = f"{where} has a tensor that this format does not know"
+            raise UnreadableCheckpointError(what, got=name, remedy="convert it with the library that wrote it")
+        found[fitting[0].sub(fitting[1], name)] = tensor
+    return found

@@ -1,0 +1,97 @@
+"""nanoGPT's checkpoints: `ckpt.pt`, or copies of it under other names (`ckpt_1000.pt`), since each save overwrites it.
+
+The file says everything: iter_num, model_args, and in `config` the options of training.  D = iter_num ×
+gradient_accumulation_steps × batch_size × block_size; the steps of accumulation are counted over all processes, because
+nanoGPT records its options before it divides them among processes.  The model is GPT-2 with an exact GELU.  Without
+biases (`bias=False`), GPT-2 gets biases of zero, which N counts: 0.1 % at a width of 768.
+Source: github.com/karpathy/nanoGPT, model.py and train.py at 3adf61e.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptq_eval.checkpoints.converted import ConvertedFormat, product, renamed, with_tokens
+from ptq_eval.checkpoints.staging import Content
+from ptq_eval.errors import UnreadableCheckpointError
+from ptq_eval.records import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NAME = re.compile(r"ckpt[\w.-]*\.pt")
+_SIZES = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd")
+_TRANSPOSED = re.compile(r"transformer\.h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
+"""Matrices that GPT-2 keeps as [in, out]."""
+
+
+class NanoGPT(ConvertedFormat):
+    """`ckpt.pt` and its copies."""
+
+    name = "nanogpt"
+
+    def discover(self, root: Path) -> list[Checkpoint]:
+        """Every file of such a name in `root`, at the step that it says itself."""
+        return [
+            self.found(child) for child in sorted(root.iterdir()) if child.is_file() and _NAME.fullmatch(child.name)
+        ]
+
+    def about(self, place: Path) -> Checkpoint:
+        """Step and D."""
+        saved = _saved(place, "meta")
+        options, step = saved.get("config"), saved.get("iter_num")
+        options = options if isinstance(options, dict) else {}
+        per_step = product(options, "gradient_accumulation_steps", "batch_size", "block_size")
+        note = "iter_num × gradient_accumulation_steps × batch_size × block_size"
+        return with_tokens(step if type(step) is int else None, per_step, note)
+
+    def content(self, place: Path, given: Mapping[str, Any]) -> Content:
+        """GPT-2's configuration and tensors."""
+        saved = _saved(place)
+        sizes = saved["model_args"]
+        if wrong := [name for name in _SIZES if type(sizes.get(name)) is not int or sizes[name] < 1]:
+            what = f"model_args of {place.name} has no valid {wrong[0]}"
+            raise UnreadableCheckpointError(what, got=repr(sizes.get(wrong[0])), allowed="whole numbers from 1 on")
+        config = {
+            "model_type": "gpt2",
+            "architectures": ["GPT2LMHeadModel"],
+            "n_positions": sizes["block_size"],
+            **{name: sizes[name] for name in _SIZES[1:]},
+            "activation_function": "gelu",
+            "layer_norm_epsilon": 1e-5,
+            "tie_word_embeddings": True,
+            "bos_token_id": None,
+            "eos_token_id": None,
+        }
+        return Content({"config.json": json.dumps(config)}, tensors=_as_gpt2(saved["model"], place.name))
+
+
+def _saved(place: Path, device: str = "cpu") -> dict[str, Any]:
+    """The content of the file.  Raises UnreadableCheckpointError and UnsafeCheckpointError."""
+    from ptq_eval.checkpoints.weights import load_content
+
+    saved = load_content(place, device)
+    states = isinstance(saved, dict) and isinstance(saved.get("model"), dict)
+    if not states or not isinstance(saved.get("model_args"), dict):
+        what = f"{place.name} is no checkpoint of nanoGPT"
+        raise UnreadableCheckpointError(what, allowed="a dict with model, model_args, iter_num and config")
+    return saved
+
+
+def _as_gpt2(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    import torch
+
+    found = renamed(
+        tensors, [(r"(?:_orig_mod\.)?(transformer\..*)", r"\1")], r".*\.attn\.bias|.*lm_head\.weight", where
+    )
+    found = {name: tensor.T if _TRANSPOSED.fullmatch(name) else tensor for name, tensor in found.items()}
+    for name in list(found):
+        bias = name.removesuffix("weight") + "bias"
+        embeds = name.startswith(("transformer.wte", "transformer.wpe"))
+        if name.endswith(".weight") and not embeds and bias not in found:
+            found[bias] = torch.zeros(found[name].shape[-1], dtype=found[name].dtype)
+    return found
