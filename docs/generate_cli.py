@@ -54,7 +54,7 @@ def section(command: click.Command, context: click.Context) -> str:
     ]
     if examples:
         lines += ["\n```sh\n", *(f"{example}\n" for example in examples), "```\n"]
-    options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    options = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
     if options:
         lines += ["\n| option | meaning |\n|---|---|\n", *(row(option, context) for option in options)]
     within = command.commands if isinstance(command, click.Group) else {}

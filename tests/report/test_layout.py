@@ -59,7 +59,7 @@ def test_a_long_run_name_is_broken_and_the_panel_keeps_its_height(saved, tmp_pat
 def test_notes_stand_on_paper(saved, tmp_path):
     table = make_table(runs=("small",), quantizers=("gptq",))
     write(tmp_path, table, make_fit(table), {})
-    notes = [text for text in saved[-1].axes[0].texts if "as before quantization" in text.get_text()]
+    notes = [text for text in saved[-1].axes[0].texts if "band reaches the dashed line" in text.get_text()]
     assert [note.get_bbox_patch().get_facecolor()[:3] for note in notes] == [(1.0, 1.0, 1.0)]
 
 

@@ -52,11 +52,10 @@ class History:
 
     @property
     def floor(self) -> np.ndarray:
-        """Below what deltas are within their evaluation noise, [n].
-
-        Scatter is no part of it: deltas that are clearly above zero may scatter by more than half of themselves.
-        """
-        return 2 * (self.noise if self.se is None else self.se) + _TINY
+        """Below what deltas are noise, [n]: two standard deviations, but at most half of a delta that is beyond two
+        standard errors, because deltas that are clearly above zero may scatter by more than half of themselves."""
+        most = np.inf if self.se is None else np.maximum(2 * self.se, self.y / 2)
+        return np.minimum(2 * self.noise, most) + _TINY
 
     @property
     def positive(self) -> np.ndarray:

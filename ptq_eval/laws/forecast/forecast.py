@@ -212,8 +212,8 @@ def growth_of_noise(group: Sequence[Series]) -> np.ndarray:
 
 def _delta_history(series: Series, siblings: Sequence[Series]) -> History:
     same = [s for s in siblings if s.quantizer == series.quantizer and s.significant]
-    siblings = tuple((s.x, s.delta, s.noise) for s in same)
-    return History(series.x, series.delta, series.noise, series.phase, siblings, series.se)
+    others = tuple((s.x, s.delta, s.noise) for s in same)
+    return History(series.x, series.delta, series.noise, series.phase, others, series.se)
 
 
 @dataclass(frozen=True)

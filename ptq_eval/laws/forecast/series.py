@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptq_eval.laws.forecast.candidates import fit_falling
+from ptq_eval.laws.forecast.candidates import SCATTER, fit_falling
 from ptq_eval.laws.tables.schedule import phase_of
 from ptq_eval.laws.turning.observed import checkpoint_scatter
 from ptq_eval.results.points import FULL_PRECISION, Config, Point, Windows, by, curve
@@ -20,6 +20,8 @@ by two standard errors, or by the equivalent quantile of Student's t where degre
 
 Deltas that are noise are negative half the time, so a row of four above zero comes about by chance in one of sixteen.
 """
+GROWN = 3.0
+"""By how many times their noise the last two deltas are above zero where earlier ones are not clear."""
 PRIOR_SCATTER, PRIOR_COUNT = 0.003, 2.0
 """The scatter of checkpoints that is assumed beforehand, as a share of the loss, and its weight in checkpoints, which
 is also that of a standard error."""
@@ -70,8 +72,19 @@ class Series:
 
     @property
     def significant(self) -> bool:
-        """Whether the last `MIN_CHECKPOINTS` deltas are all significantly above zero."""
-        return len(self.delta) >= MIN_CHECKPOINTS and bool(np.all(self.clear[-MIN_CHECKPOINTS:]))
+        """Whether the last `MIN_CHECKPOINTS` deltas are all significantly above zero, or the last two have grown out
+        of the noise.
+
+        The noise is what the deltas before show: their root mean square in standard errors, at least one.
+        """
+        if len(self.delta) < MIN_CHECKPOINTS:
+            return False
+        if np.all(self.clear[-MIN_CHECKPOINTS:]):
+            return True
+        if not np.all(self.se > 0):
+            return False
+        units = self.delta / self.se
+        return bool(np.all(units[-2:] > GROWN * max(1.0, float(np.sqrt(np.mean(units[:-2] ** 2))))))
 
     @property
     def clear(self) -> np.ndarray:
@@ -82,14 +95,15 @@ class Series:
     def noise(self) -> np.ndarray:
         """The standard deviation of each delta about a smooth curve, [n].
 
-        Where delta is significant it is a share of delta: that by which checkpoints scatter, together with the standard
-        error, which counts as `PRIOR_COUNT` checkpoints.  The error is not added: checkpoints are evaluated on the same
-        windows, so that much of it is common to all.  Else the noise is a multiple of the standard error, as both grow
+        Where delta is significant it is a share of delta: that by which checkpoints scatter (`SCATTER` where fewer than
+        four are clear), together with the standard error, which counts as `PRIOR_COUNT` checkpoints.  The error is not
+        added: checkpoints are evaluated on the same windows, so that much of it is common to all.  Else the noise is a
+        multiple of the standard error, as both grow
         with the size of what rounding changes; or the deltas' standard deviation where no error is known.
         """
         if self.significant:
-            clear, count = self.clear, self.noise_freedom - PRIOR_COUNT
-            share = checkpoint_scatter(self.x[clear], np.log(self.delta[clear]))
+            clear, count = self.clear, max(self.noise_freedom - PRIOR_COUNT, 1.0)
+            share = checkpoint_scatter(self.x[clear], np.log(self.delta[clear])) if clear.sum() > 3 else SCATTER
             scatter = np.where(clear, share * np.abs(self.delta), self.se)
             return np.sqrt((PRIOR_COUNT * self.se**2 + count * scatter**2) / (PRIOR_COUNT + count))
         if np.all(self.se > 0):
@@ -100,7 +114,7 @@ class Series:
     def noise_freedom(self) -> float:
         """Degrees of freedom of the noise of a significant delta: checkpoints beyond the three of a third difference,
         and those that the standard error counts as."""
-        return PRIOR_COUNT + float(self.clear.sum()) - 3
+        return PRIOR_COUNT + max(float(self.clear.sum()) - 3, 0.0)
 
     @property
     def scatter_freedom(self) -> float:

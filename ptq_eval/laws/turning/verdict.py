@@ -159,6 +159,7 @@ def verdict(
             Answer(place.low, place.value, place.high, LEVEL),
             withheld=withheld,
             share=_share(observed.rise, full_rise, full_rises),
+            poor_fit=poor,
         )
     if full_rises:
         return Verdict(VerdictKind.NOT_IDENTIFIED, reason=why(Why.FULL_PRECISION_RISES), withheld=withheld)

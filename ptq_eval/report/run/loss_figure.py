@@ -2,7 +2,7 @@
 
 Thin lines join the checkpoints; no law is drawn.  Beyond the last checkpoint, from the origin on that a grey line
 marks, the forecast from the run's own checkpoints is a band (50 and 90 %) for the bit-widths whose band is above the
-loss before quantization: where δ is too small to tell, it would show the band of the full-precision loss once more.
+median of the loss before quantization, a dashed line; which other bands reach that line is said in the panel.
 
 Each panel has its own loss axis, because a turn of a hundredth of a nat and one of a whole nat are both results.
 A curve that explodes would flatten all others, so of every curve at most `VISIBLE` times the fall of the
@@ -226,7 +226,7 @@ def _notes(panel: Frame, above: list[float], top: float) -> list[str]:
     if (panel["kind"] == "ahead").any():
         banded = set(panel.loc[panel["kind"] == "band", "bits"])
         if missing := [bits for bits in after["bits"].unique() if bits not in banded]:
-            notes.append(f"{_from(sorted(missing), after['bits'].unique())}: as before quantization")
+            notes.append(f"{_from(sorted(missing), after['bits'].unique())}: band reaches the dashed line")
     return notes
 
 

@@ -156,7 +156,8 @@ def _about_observed(entry: Entry) -> list[str]:
         sentences.append(
             f"By the last checkpoint the loss after quantization has risen by {rise} nats per token{_p(entry)}"
         )
-    if math.isfinite(bounds(entry.get("predicted"))[0]) and not entry.get("withheld"):
+    unreliable = entry.get("withheld") or entry.get("poor_fit")
+    if math.isfinite(bounds(entry.get("predicted"))[0]) and not unreliable:
         sentences.append(f"The fits put the turn at {tokens_estimate(entry.get('predicted'))}")
     return sentences
 

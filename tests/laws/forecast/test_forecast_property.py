@@ -97,6 +97,28 @@ def test_clear_deltas_that_scatter_widely_are_continued_from_the_last(own, seed,
     assert paths.delta[:, len(series.tokens) :].min() >= series.delta[-1] * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("n", [4, 6, 10])
+def test_a_delta_that_has_grown_out_of_the_noise_is_no_noise(n):
+    """Two clear deltas after several that are not: the loss after quantization rises already, and may not be said to
+    fall up to four times the last D because δ were the mean of all."""
+    noise = 1e-3 * np.random.default_rng(n).standard_normal(n)
+    delta = np.append(noise[:-2], [0.05, 0.4])
+    own = run(LAWS["power"], np.random.default_rng(0), n)[0]
+    series = replace(own, delta=delta, se=np.append(np.full(n - 2, 1e-3), [2e-3, 5e-2]))
+    assert series.significant
+    assert turn(draw(series, [series])).low <= series.tokens[-1] * 1.1
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 10_000))
+def test_noise_rarely_seems_to_have_grown(seed):
+    """Deltas that are noise of four times their errors, as at 8 bits, are taken for signals in 5 % of cases at most."""
+    own = run(LAWS["power"], np.random.default_rng(0), 8)[0]
+    noise = 4e-3 * np.random.default_rng(seed).standard_normal((200, 8))
+    found = [replace(own, delta=each, se=np.full(8, 1e-3)).significant for each in noise]
+    assert np.mean(found) < 0.1
+
+
 def test_the_growth_of_noise_is_found():
     rng, own = np.random.default_rng(0), run(LAWS["power"], np.random.default_rng(0), 12)
     for growth in (0.0, 0.6):

@@ -124,6 +124,8 @@ def test_verdicts_are_observed_predicted_or_not_identifiable_and_never_two_of_th
         "last checkpoint the loss after quantization has risen by 0.100 ± 0.010 nats per token. The fits put the turn "
         "at 4M [3M to open]."
     )
+    poorly = {**SEEN, "poor_fit": {"r2": 0.2, "scatter": 0.8}}
+    assert verdict(poorly) == verdict(SEEN).removesuffix(" The fits put the turn at 4M [3M to open].")
     assert verdict(ENTRY) == (
         "Predicted at 2× the largest D seen, D = 4M tokens (D/N = 400). Interval of the prediction: 3M to open."
     )

@@ -1,0 +1,35 @@
+"""Contract: what the page on statistics says was reached is what the benchmarks stored."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "statistics.md").read_text()
+
+
+def stored(name, text):
+    """The value of the first claim of a benchmark whose words begin with `text`, in per cent."""
+    claims = json.loads((ROOT / "results" / "benchmarks" / f"{name}.json").read_text())["claims"]
+    return round(100 * next(c["value"] for c in claims if c["what"].startswith(text)))
+
+
+def row(start):
+    """The whole numbers before per cent signs in the row of a table that begins so."""
+    return [int(found) for found in re.findall(r"(\d+) %", next(x for x in PAGE.splitlines() if x.startswith(start)))]
+
+
+@pytest.mark.parametrize(
+    ("start", "name", "runs"),
+    [
+        ("| stored runs |", "backtest", "stored runs"),
+        ("| simulated, held out |", "forecast", "held out runs"),
+        ("| simulated, rising", "forecast", "rising runs"),
+    ],
+)
+def test_the_shares_of_later_losses_inside_are_those_stored(start, name, runs):
+    where = ("one checkpoint ahead", "at 2 times D", "at 4 times D")
+    found = [stored(name, f"{runs}: 90 % intervals of loss after quantization {each}, share inside") for each in where]
+    assert row(start)[:3] == found
