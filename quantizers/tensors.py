@@ -114,4 +114,4 @@ def _rows(x: Tensor, per: Per) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     if per == "tensor":
         return x.reshape(len(x), math.prod(x.shape[1:])), lambda rows: rows.reshape(x.shape)
     turned = x.transpose(-1, -2)
-    return turned.reshape(-1, x.shape[-2]), lambda rows: rows.reshape(turned.shape).transpose(-1, -2)
+    return turned.reshape(-1, x.shape[-2]), lambda rows: rows.reshape(turned.shape).transpose(-1, -2).contiguous()

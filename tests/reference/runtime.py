@@ -18,8 +18,9 @@ def integers(x, bits, dims):
 
 
 def on_grid(x, bits, low, high):
-    """x on the grid between `low` and `high`."""
+    """x on the grid between `low` and `high`; zeros stay zeros."""
     scale = (high - low) / (2**bits - 1)
+    scale = torch.where(scale == 0, 1.0, scale)
     zero = torch.round(-low / scale)
     return (torch.clamp(torch.round(x / scale) + zero, 0, 2**bits - 1) - zero) * scale
 
@@ -165,7 +166,7 @@ def gpt_neox(tensors, ids, config, r):
         a = layer.linear("attention.dense", attend(rotated(q, cos, sin), rotated(k, cos, sin), v, r))
         h = layer.linear("mlp.dense_h_to_4h", layer.layer_norm("post_attention_layernorm", x))
         x = layer.linear("mlp.dense_4h_to_h", F.gelu(h)) + a + x
-    return m.layer_norm("final_layer_norm", x) @ tensors["embed_out.weight"].T
+    return m.layer_norm("final_layer_norm", x) @ tensors["lm_head.weight"].T
 
 
 def nanochat(tensors, ids, config, r):

@@ -1,4 +1,4 @@
-"""Oracle and recovery: do the damages of weights, activations and cache add, or do the factors of the N_eff law multiply."""
+"""Oracle and recovery: do the damages of weights, activations and cache add, or do factors multiply."""
 
 import itertools
 import math

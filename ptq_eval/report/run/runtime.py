@@ -25,9 +25,9 @@ _HEADER = (
 _LEAD = (
     "A is the number of bits of the inputs of the quantized layers, KV that of keys and values; formats other than "
     "integers have their names. All other sections are of weights alone. The interaction of a combination is its δ "
-    "minus the sum of the δ of its parts, each measured alone on the same windows; errors are one standard error of these "
-    "paired differences over evaluation windows, and do not cover other roundings. The product form is that of the "
-    "N_eff law: 1 + δ/K of a combination is the product of the 1 + δ/K of its parts, with one K for a trajectory. "
+    "minus the sum of the δ of its parts, each measured alone on the same windows; errors are one standard error of "
+    "these paired differences over evaluation windows, and do not cover other roundings. The product form is that of "
+    "the N_eff law: 1 + δ/K of a combination is the product of the 1 + δ/K of its parts, with one K for a trajectory. "
     "p tests that δ is the sum or the product, adjusted for all combinations of a trajectory (Holm)."
 )
 
