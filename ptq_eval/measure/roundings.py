@@ -6,6 +6,7 @@ always among the combinations, so that each part is measured alone too.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ptq_eval.config.options import declared
@@ -61,4 +62,5 @@ def _rounding(config: RunConfig, what: str, name: str, option: str, windows: str
         check(scheme, per, static)
     except FormatError as error:
         raise OptionError(str(error), got=f"{flag} {per}", remedy=f"{flag} token, or another format") from error
-    return Rounding(scheme.name, scheme.bits, per, *(("static", windows) if static else ("dynamic",)))
+    seen = Rounding(scheme.name, scheme.bits, per)
+    return replace(seen, range="static", windows=windows) if static else seen

@@ -99,8 +99,8 @@ def _found(rows: Iterable[Row], windows: Mapping[Any, Losses]) -> Iterable[Combi
         if not is_runtime(row):
             continue
         parts = [_alone(row, part) for part in ("weights", "activations", "cache") if _has(row, part)]
-        alone = [by_place.get(key) for key in parts]
-        if len(parts) < 2 or None in alone:
+        alone = [by_place[key] for key in parts if key in by_place]
+        if len(parts) < 2 or len(alone) < len(parts):
             continue
         before, design = windows[row["key"]].before, windows[row["key"]].design
         together, *apart = (windows[one["key"]].after - before for one in (row, *alone))
