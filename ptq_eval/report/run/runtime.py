@@ -17,7 +17,7 @@ from ptq_eval.report.common.words import plural
 
 TITLE = "Activations and cache"
 LEVEL = 0.05
-_HOW = ("weights", "bits", "activations and cache", "D", "δ", "KL", "top-1")
+_LAST = ("weights", "bits", "activations and cache", "δ", "KL", "same top token")
 _HEADER = (
     *("weights", "bits", "activations and cache", "checkpoints", "δ", "sum of parts"),
     *("δ − sum", "p", "δ − product", "p"),
@@ -41,9 +41,12 @@ def section(study: Study) -> str:
         text += f"### {tables.cell(str(run))}\n\n" if several else ""
         if entry := found.get(str(run)):
             text += f"**{answer(entry)}**\n\n"
-            text += tables.markdown(_HEADER, [_combined(study, one) for one in entry["combinations"]], left=3) + "\n"
-        text += f"How: {'; '.join(_settings(rows.to_dict('records')))}.\n\n"
-        text += tables.markdown(_HOW, [_measured(row) for row in rows.to_dict("records")], left=3) + "\n"
+            cells = sorted(entry["combinations"], key=lambda one: _place({**one, "label": study.label_of(one)}))
+            text += tables.markdown(_HEADER, [_combined(study, one) for one in cells], left=3) + "\n"
+        last = sorted(rows[rows["point"] == rows.iloc[-1]["point"]].to_dict("records"), key=_place)
+        text += f"δ at D = {count(last[0]['tokens'])}, with {'; '.join(_settings(rows.to_dict('records')))} "
+        text += "(all checkpoints are in `degradation.csv`):\n\n"
+        text += tables.markdown(_LAST, [_measured(row) for row in last], left=3) + "\n"
     return text
 
 
@@ -66,7 +69,20 @@ def answer(entry: Mapping[str, Any]) -> str:
         return f"The damages do not add: {size}. The factors multiply: {left} (smallest p {rough(products)})."
     if not products < LEVEL:
         return f"The damages do not add: {size}. Together they cost less than apart, which no K > 0 gives: {left}."
-    return f"The damages neither add nor multiply: {size}, and {left} (smallest p {rough(products)})."
+    rms = [math.sqrt(math.fsum(c[f"{kind}difference"] ** 2 for c in cells) / len(cells)) for kind in ("", "product_")]
+    nearer = f"{'the product' if rms[1] < rms[0] else 'the sum'} is nearer, root mean square {short(min(rms))} against "
+    nearer += short(max(rms))
+    return f"The damages neither add nor multiply: {size}, and {left} (smallest p {rough(products)}); {nearer}."
+
+
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return str(row["label"]), *_order(row)
+
+
+def _order(row: Mapping[str, Any]) -> tuple[float, ...]:
+    """Bits of weights, activations and cache, fewest first, full precision last."""
+    found = [number(row.get(name)) for name in ("bits", "activation_bits", "kv_bits")]
+    return tuple(bits if math.isfinite(bits) else math.inf for bits in found)
 
 
 def _worst(cells: Sequence[Mapping[str, Any]], prefix: str) -> float:
@@ -115,7 +131,6 @@ def _measured(row: Mapping[str, Any]) -> list[str]:
         _weights(str(row["label"])),
         f"{row['bits']:.0f}" if row["bits"] == row["bits"] else MISSING,
         row["runtime_name"],
-        count(row["tokens"]),
         with_error(row["delta"], row["delta_se"]),
         short(row["kl"]),
         percent(row["top1_agreement"]),
