@@ -87,8 +87,7 @@ class Checkpoint:
     revision: str = ""
     tokens_source: Source = "unknown"
     tokens_note: str = ""
-    tokens_counter: str = ""
-    """The counter in the checkpoint's files that D was read off, if any."""
+    tokens_counter: str = ""  # the counter in the checkpoint's files that D was read off, if any
     epochs: float | None = None  # how often it has seen its training text, as its files say; above 1 tokens repeat
     params_source: Source = "unknown"
     params_convention: str = "non_embedding"
@@ -104,6 +103,7 @@ class Checkpoint:
     family: str = ""
     """What runs that differ in their seed alone have in common; "" where that is not known."""
     stated_bits_per_byte: float | None = None  # on its own validation text, as its files say
+    commit: str = ""  # the commit on the hub that `revision` pointed to, where it is known
     architecture_given: tuple[tuple[str, Any], ...] = ()  # entries of the configuration that no file says
     problems: tuple[Problem, ...] = ()
 

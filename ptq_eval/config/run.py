@@ -41,6 +41,7 @@ GRID = ("quantizers", "bits", "formats", "mixed", "options")
 NEUTRAL = (
     "shard",
     "jobs",
+    "prune",
     "executor",
     "device",
     "memory",
@@ -174,6 +175,11 @@ class RunConfig(Options):
     jobs: int = option(
         1, "Checkpoints measured at the same time, each by a process with its share of the cores, or a GPU.", low=1
     )
+    prune: bool = option(
+        False,
+        "Fetch or convert as many checkpoints as --jobs at a time, and delete each once it is measured; what was there "
+        "before is kept.",
+    )
     executor: str = option(
         "local",
         "Where checkpoints are measured: by processes of this machine, or by an existing Ray cluster "
@@ -228,6 +234,9 @@ class RunConfig(Options):
         if self.executor != "local" and self.jobs > 1:
             remedy = "omit --jobs: Ray measures as many as the cluster holds"
             raise OptionError("--jobs is for one machine", got=f"{self.jobs} with {self.executor}", remedy=remedy)
+        if self.executor != "local" and self.prune:
+            remedy = "omit --prune: nodes of a cluster share the files"
+            raise OptionError("--prune is for one machine", got=self.executor, remedy=remedy)
         if not self.quantizers or not (self.bits or self.formats or self.mixed):
             raise OptionError("nothing to measure", got="no quantizer or no bits", remedy="--quantizers rtn --bits 4")
         for name in self.options:
