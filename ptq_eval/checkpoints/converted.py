@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
+from ptq_eval import plugins
+from ptq_eval.checkpoints import foreign
 from ptq_eval.checkpoints.base import UNKNOWN_TOKENS, CheckpointFormat
 from ptq_eval.checkpoints.staging import Content, place_of, staged
 from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError
@@ -99,6 +101,20 @@ class ConvertedFolders(ConvertedFormat):
         """The step that a folder's name says."""
         match = self.label.fullmatch(place.name)
         return int(match[1]) if match else None
+
+
+def listing() -> list[dict[str, str]]:
+    """What `ptq-eval formats` says of every format of checkpoints, by column."""
+    rows = [
+        {
+            "checkpoints": name,
+            "looks like": (cls.__doc__ or "").partition("\n")[0].rstrip(".").replace("`", ""),
+            "status": "read, converted when it is opened" if issubclass(cls, ConvertedFormat) else "read",
+        }
+        for name, cls in sorted(plugins.load_all("checkpoints").items())
+    ]
+    status = "recognised: the message says what to do"
+    return rows + [{"checkpoints": name, "looks like": file, "status": status} for name, file in foreign.kinds()]
 
 
 def tokenizer_beside(place: Path) -> dict[str, Path]:

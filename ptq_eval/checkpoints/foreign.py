@@ -247,6 +247,12 @@ def recognised(folder: Path) -> bool:
     return bool(_adapter(folder) or _other_format(folder, names) or any(map(_SHARDS.match, names)))
 
 
+def kinds() -> list[tuple[str, str]]:
+    """(name, a file that only it has) of every format that is recognised and not read, in order of name."""
+    found = {kind.name: kind.patterns[0] for kind in reversed(_KINDS)}
+    return sorted(found.items(), key=lambda entry: entry[0].split(" ", 1)[-1].lower())
+
+
 def adapter_beside(folder: Path) -> str:
     """The kind of adapter (LoRA …) that is in a folder which holds a model's weights too; "" where there is none."""
     if not any(folder.glob("adapter_model*")) and not (folder / "adapter_config.json").is_file():

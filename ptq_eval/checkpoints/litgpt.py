@@ -204,5 +204,5 @@ def _as_neox(tensors: dict[str, Tensor], stated: Mapping[str, Any]) -> dict[str,
 def _rows(tensor: Tensor, rows: list[int], name: str) -> list[int]:
     if len(tensor) != sum(rows):
         what = f"{name} has another number of rows than model_config.yaml says"
-        raise UnreadableCheckpointError(what, got=len(tensor), allowed=sum(rows), remedy="fetch both again")
+        raise UnreadableCheckpointError(what, got=len(tensor), allowed=str(sum(rows)), remedy="fetch both again")
     return rows

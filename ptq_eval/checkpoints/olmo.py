@@ -130,8 +130,11 @@ def _split(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str
     """With queries, keys and values, and the two halves of SwiGLU's first matrix, apart."""
     width, size = config["hidden_size"], config["hidden_size"] // config["num_attention_heads"]
     keys = config["num_key_value_heads"] * size
-    parts = {"qkv": (("q_proj", width), ("k_proj", keys), ("v_proj", keys))}
-    parts["both"] = tuple((name, config["intermediate_size"]) for name in ("up_proj", "gate_proj"))
+    both = tuple((name, config["intermediate_size"]) for name in ("up_proj", "gate_proj"))
+    parts: dict[str, tuple[tuple[str, int], ...]] = {
+        "qkv": (("q_proj", width), ("k_proj", keys), ("v_proj", keys)),
+        "both": both,
+    }
     found = {}
     for name, tensor in tensors.items():
         stem, _, last = name.rpartition(".")

@@ -220,9 +220,10 @@ def quantizers() -> None:
     console().print(table)
 
 
-@cli.command(short_help="List the number formats with their bits, error and source.")
+@cli.command(short_help="List the number formats, with their bits, and the formats of checkpoints.")
 def formats() -> None:
-    """List the number formats that --formats takes, with the quantizers that are defined for each.
+    """List the number formats that --formats takes, with the quantizers that are defined for each, and the formats of
+    checkpoints that are read or recognised.
 
     Effective bits are all stored bits per weight of a layer of 4,096 by 4,096, scales included.  The Gaussian MSE is
     the mean squared error on standard Gaussian numbers.  The ideal bits are what a code at the limit of information
@@ -234,13 +235,14 @@ def formats() -> None:
     """
     from rich.table import Table
 
-    from ptq_eval.measure.schemes import listing
+    from ptq_eval.checkpoints import converted
+    from ptq_eval.measure import schemes
 
-    rows = listing()
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*row.values())
-    console().print(table)
+    for rows in (schemes.listing(), converted.listing()):
+        table = Table(*rows[0])
+        for row in rows:
+            table.add_row(*row.values())
+        console().print(table)
 
 
 cli.add_command(backends)

@@ -31,7 +31,7 @@ _COMMAND_SECONDS = 60
 @cli_options.options_of(EventsConfig)
 @cli_options.options_of(RunConfig, without=MEANINGLESS)
 @cli_options.trajectory_options
-@click.option("--copies", is_flag=True, hidden=True)
+@click.option("--copies", is_flag=True, hidden=True, help="The folder holds copies: delete each once measured.")
 def watch(folders: tuple[str, ...], out: str | None, json: bool, copies: bool, **settings: Any) -> None:
     """Measure checkpoints under FOLDERS as they appear, forecast D_crit anew, and alert when it is near.
 

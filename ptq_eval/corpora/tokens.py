@@ -84,7 +84,7 @@ def _all(tokenizer: Any, content: str, progress: Progress | None) -> Tokens:
     start = characters = n_bytes = 0
     while True:
         stop = min(start + max(PIECE, 4 * MARGIN), len(content))
-        found = _piece(tokenizer, content[start:stop], start, n_bytes)
+        found = _piece(tokenizer, content[start:stop], start, n_bytes, last=stop == len(content))
         if kept:
             place = _joint(kept[-1], found, start + MARGIN, start + 2 * MARGIN)
             if place is None:
@@ -121,13 +121,17 @@ def _joint(before: Tokens, after: Tokens, low: int, high: int) -> int | None:
     return None
 
 
-def _piece(tokenizer: Any, text: str, characters: int = 0, n_bytes: int = 0) -> Tokens:
-    """The tokens of one call, `characters` and `n_bytes` after the start of the whole text."""
+def _piece(tokenizer: Any, text: str, characters: int = 0, n_bytes: int = 0, last: bool = True) -> Tokens:
+    """The tokens of one call, `characters` and `n_bytes` after the start of the whole text.
+
+    Special tokens at the end belong to the end of the whole text, which only the `last` piece has.
+    """
     encoding = encode(tokenizer, text, return_offsets_mapping=True)
     offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     # A special token has the offsets (0, 0): it ends where the previous token does.
-    ends = np.maximum.accumulate(offsets[:, 1])
-    ids = np.asarray(encoding["input_ids"], dtype=np.int64)
+    count = len(offsets) if last else len(offsets) - int(np.argmax(offsets[::-1, 1] > 0))
+    ends = np.maximum.accumulate(offsets[:count, 1])
+    ids = np.asarray(encoding["input_ids"], dtype=np.int64)[:count]
     return Tokens(ids, ends + characters, _byte_positions(text)[ends] + n_bytes, complete=True)
 
 

@@ -217,12 +217,13 @@ class NanochatForCausalLM(PreTrainedModel):
     def forward(self, input_ids: Tensor, **_: Any) -> CausalLMOutput:
         """Logits [batch, time, vocab_size] of token ids [batch, time]."""
         config, parts = self.config, self.transformer
+        blocks: Any = parts["h"]
         x = _norm(parts["wte"](input_ids))
         if config.smear:
             gate = self.smear_lambda * torch.sigmoid(self.smear_gate(x[:, 1:, :SMEAR_CHANNELS]))
             x = torch.cat([x[:, :1], x[:, 1:] + gate * x[:, :-1]], dim=1)
         first, middle, turn = x, None, self._turn(input_ids.shape[1], x)
-        for layer, block in enumerate(parts["h"]):
+        for layer, block in enumerate(blocks):
             if config.residual_weights:
                 x = self.resid_lambdas[layer] * x + self.x0_lambdas[layer] * first
             embedded = self.value_embeds[str(layer)](input_ids) if config.has_value_embedding(layer) else None

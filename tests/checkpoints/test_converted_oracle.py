@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from ptq_eval import plugins
 from ptq_eval.checkpoints import discover, local_path, verify_all
+from ptq_eval.checkpoints.converted import listing
 from ptq_eval.models.language_model import LanguageModel
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -23,3 +25,12 @@ def test_the_logits_are_those_of_the_frameworks_own_model(name):
     logits = model.logits(torch.from_numpy(known["ids"]))[..., : known["logits"].shape[-1]].numpy()
     assert np.abs(logits - known["logits"]).max() < 1e-4 * np.abs(known["logits"]).max()
     assert len(model.matrices()) >= 8
+
+
+def test_every_reader_is_listed_with_its_status():
+    rows = {row["checkpoints"]: row for row in listing()}
+    assert set(plugins.names("checkpoints")) < set(rows)
+    read = {path.name for path in FIXTURES.iterdir()}
+    assert {name for name, row in rows.items() if row["status"].startswith("read, converted")} == read
+    assert rows["a GGUF file"]["status"].startswith("recognised")
+    assert all(row["looks like"] for row in rows.values())

@@ -16,6 +16,14 @@ def stored(name, text):
     return round(100 * next(c["value"] for c in claims if c["what"].startswith(text)))
 
 
+@pytest.mark.parametrize("run", ["held out", "rising"])
+def test_the_share_of_excluded_turning_points_is_that_stored(run):
+    claims = json.loads((ROOT / "results" / "benchmarks" / "forecast.json").read_text())["claims"]
+    words = f"{run} runs: D_crit, "
+    value = next(c["value"] for c in claims if c["what"].startswith(words) and "(all): statements that" in c["what"])
+    assert row(f"| simulated, {run}")[-1] == round(100 * value)
+
+
 def row(start):
     """The whole numbers before per cent signs in the row of a table that begins so."""
     return [int(found) for found in re.findall(r"(\d+) %", next(x for x in PAGE.splitlines() if x.startswith(start)))]
