@@ -8,6 +8,7 @@ call goes on from there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,17 +64,22 @@ def run(
     subclasses; checkpoints that are wrong do not stop the others, they are rows of status "excluded" or "failed" and
     listed in `problems`.
     """
-    from ptq_eval.checkpoints import Overrides
+    from ptq_eval.checkpoints import Overrides, discover
     from ptq_eval.config.run import RunConfig
+    from ptq_eval.jobs.parts import in_parts
     from ptq_eval.jobs.pool import ahead
     from ptq_eval.results.store import Store
 
     overrides = Overrides.take(options, overrides)
     config = RunConfig.of(options, also=declared(Overrides))
     out = out if out is not None else default_output(_roots(folders)[0])
-    with ahead(Store(out, config.shard), config) as ready:
-        grid = planned(folders, out, config, overrides, progress)
-        problems = [*(error for _, error in grid.plan.excluded), *grid.measure(grid.jobs(), ready)]
+    if config.prune:
+        grid = _prepared(_roots(folders), out, config, progress)
+        problems = in_parts(grid, discover(_roots(folders), overrides=overrides), _roots(folders))
+    else:
+        with ahead(Store(out, config.shard), config) as ready:
+            grid = planned(folders, out, config, overrides, progress)
+            problems = [*(error for _, error in grid.plan.excluded), *grid.measure(grid.jobs(), ready)]
     options = {"laws": config.laws, "seed": config.seed, "bootstrap": config.bootstrap}
     found = analyse(grid.results(), progress=progress, **options)
     result = replace(found, problems=tuple(problems))
@@ -95,23 +101,31 @@ def planned(
 ) -> Grid:
     """The grid of a run with its trials, none of them measured yet.  Raises PtqEvalError subclasses."""
     from ptq_eval.checkpoints import discover, verify_all
-    from ptq_eval.jobs.grid import Grid
-    from ptq_eval.laws.fit.choice import chosen
-    from ptq_eval.measure.trials import quantizers_of
 
     roots = _roots(folders)
-    chosen(config.laws)
-    quantizers_of(config)  # mistakes in the request are reported before any weight is read
-    config.resolve_device()
-    said: Progress = progress or (lambda what, done, total: None)
-    grid = Grid(out if out is not None else default_output(roots[0]), config, said)
+    grid = _prepared(roots, out, config, progress)
     checkpoints = verify_all(
         discover(roots, overrides=overrides),
-        progress=lambda done, total, _name: said("reading weights", done, total),
+        progress=lambda done, total, _name: grid.progress("reading weights", done, total),
         trust_remote_code=config.trust_remote_code,
     )
     grid.take(checkpoints, roots)
     return grid
+
+
+def _prepared(
+    roots: Sequence[str | Path], out: str | Path | None, config: RunConfig, progress: Progress | None
+) -> Grid:
+    """The empty grid of a run; mistakes in the request are reported here, before any weight is read."""
+    from ptq_eval.jobs.grid import Grid
+    from ptq_eval.laws.fit.choice import chosen
+    from ptq_eval.measure.trials import quantizers_of
+
+    chosen(config.laws)
+    quantizers_of(config)
+    config.resolve_device()
+    said: Progress = progress or (lambda what, done, total: None)
+    return Grid(out if out is not None else default_output(roots[0]), config, said)
 
 
 def analyse(
@@ -171,10 +185,7 @@ def load(
 
 
 def default_output(root: str | Path) -> Path:
-    """`<name of the folder>-ptq` in the working directory."""
-    name = (
-        str(root).rstrip("/").split("/")[-1].split("@")[0]
-        if str(root).startswith("hub:")
-        else Path(root).resolve().name
-    )
+    """`<name of the folder or model>-ptq` in the working directory."""
+    remote = re.match(r"(hub|suite):(?P<id>[^@]*)", str(root))
+    name = remote["id"].rstrip("/").rpartition("/")[2] if remote else Path(root).resolve().name
     return Path(f"{name or 'run'}-ptq")

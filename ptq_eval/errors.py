@@ -30,11 +30,8 @@ class PtqEvalError(Exception):
 
     def __init__(self, what: str, *, got: object = None, allowed: str = "", remedy: str = "") -> None:
         self.what, self.got, self.allowed, self.remedy = what, got, allowed, remedy
-        parts = [what]
-        if got is not None:
-            parts.append(f"got {got}")
-        if allowed:
-            parts.append(f"allowed: {allowed}")
+        facts = {"got": got, "allowed:": allowed or None}
+        parts = [what, *(f"{word} {fact}" for word, fact in facts.items() if fact is not None)]
         self.fault = " | ".join(" ".join(str(part).split()) for part in parts)
         """The line without its remedy."""
         super().__init__(self.fault + (f" | remedy: {' '.join(remedy.split())}" if remedy else ""))
@@ -68,6 +65,12 @@ class UnreadableCheckpointError(PtqEvalError):
     """A weight file is truncated, corrupt, or a shard is missing."""
 
     exit_code = 12
+
+
+class HubError(UnreadableCheckpointError):
+    """The hub cannot be reached, or does not have or give what is asked of it."""
+
+    exit_code = 58
 
 
 class UnsafeCheckpointError(PtqEvalError):

@@ -95,6 +95,7 @@ class Checkpoint:
     family: str = ""
     """What runs that differ in their seed alone have in common; "" where that is not known."""
     stated_bits_per_byte: float | None = None  # on its own validation text, as its files say
+    commit: str = ""  # the commit on the hub that `revision` pointed to, where it is known
     architecture_given: tuple[tuple[str, Any], ...] = ()  # entries of the configuration that no file says
     problems: tuple[Problem, ...] = ()
 

@@ -147,3 +147,35 @@ def python():
         )
 
     return call
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub on this machine, an empty cache, and the environment of processes that ask it."""
+    from huggingface_hub import constants
+
+    from tests.support.hub import LocalHub
+
+    with LocalHub() as made:
+        cache = tmp_path / "hf" / "hub"
+        for name, value in (
+            ("ENDPOINT", made.url),
+            ("HUGGINGFACE_CO_URL_TEMPLATE", made.url + "/{repo_id}/resolve/{revision}/{filename}"),
+            ("HF_HUB_OFFLINE", False),
+            ("HF_HUB_CACHE", str(cache)),
+        ):
+            monkeypatch.setattr(constants, name, value)
+        made.cache = cache
+        made.environment = {"HF_ENDPOINT": made.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+        yield made
+
+
+@pytest.fixture(scope="session")
+def revisions(tmp_path_factory, tokenizer):
+    """Folders of six small checkpoints by the names of Pythia's revisions, with one tokenizer."""
+    root = tmp_path_factory.mktemp("revisions")
+    made = {}
+    for place, step in enumerate((0, 1, 8, 64, 512, 1000)):
+        folder = root / f"step{step}"
+        made[folder.name] = core_models.save(folder, core_models.build("llama", seed=place), tokenizer)
+    return made

@@ -4,8 +4,8 @@
 both.  Importing this package imports no torch.
 """
 
-from ptq_eval.checkpoints.base import CheckpointFormat, Position
-from ptq_eval.checkpoints.discover import discover, local_path
+from ptq_eval.checkpoints.base import CheckpointFormat, Position, local_path, small_path
+from ptq_eval.checkpoints.discover import discover
 from ptq_eval.checkpoints.overrides import Overrides
 from ptq_eval.checkpoints.problems import error_for, foremost, gravest, inspection_rows, warnings
 from ptq_eval.checkpoints.verify import verify, verify_all
@@ -23,6 +23,7 @@ __all__ = [
     "gravest",
     "inspection_rows",
     "local_path",
+    "small_path",
     "verify",
     "verify_all",
     "warnings",

@@ -114,6 +114,19 @@ class CheckpointFormat:
         """The folder that holds the checkpoint, fetched first if need be."""
         return Path(checkpoint.location)
 
+    def small_path(self, checkpoint: Checkpoint) -> Path:
+        """A folder with the checkpoint's configuration and tokenizer at least; the same as `local_path`, if fetched."""
+        return self.local_path(checkpoint)
+
+    def copy_of(self, checkpoint: Checkpoint) -> Path | None:
+        """The folder that `local_path` writes, which need not exist yet; None where files are used as they are."""
+        del checkpoint
+        return None
+
+    def remove(self, copy: Path, kept: frozenset[str]) -> None:
+        """Delete what `local_path` wrote into a folder that `copy_of` named, except the files `kept`."""
+        raise NotImplementedError(f"{self.name} makes no copies")
+
 
 def read_label(model: str, label: str) -> Position | None:
     """The first installed format's reading of a label; formats are asked in order of name, fallbacks last."""
@@ -122,6 +135,23 @@ def read_label(model: str, label: str) -> Position | None:
         if position is not None:
             return position
     return None
+
+
+def local_path(checkpoint: Checkpoint) -> Path:
+    """The folder with the checkpoint's files, fetched first if its format needs that.
+
+    Raises UnreadableCheckpointError where fetching fails, UnknownPluginError where the format is not
+    installed.
+    """
+    return plugins.get("checkpoints", checkpoint.format)().local_path(checkpoint)
+
+
+def small_path(checkpoint: Checkpoint) -> Path:
+    """A folder with a checkpoint's configuration and tokenizer at least, fetched first if its format needs that.
+
+    Raises as `local_path`.
+    """
+    return plugins.get("checkpoints", checkpoint.format)().small_path(checkpoint)
 
 
 def counted(checkpoint: Checkpoint) -> Checkpoint:

@@ -8,6 +8,7 @@ the reason: one that is missing without a word would leave a gap in a curve.
 from __future__ import annotations
 
 import re
+import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ import yaml
 from ptq_eval import plugins
 from ptq_eval.checkpoints import foreign
 from ptq_eval.checkpoints.base import UNKNOWN_TOKENS, CheckpointFormat
-from ptq_eval.checkpoints.staging import Content, staged
+from ptq_eval.checkpoints.staging import Content, place_of, staged
 from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError
 from ptq_eval.models.json_files import load_json
 from ptq_eval.records import Checkpoint
@@ -64,8 +65,21 @@ class ConvertedFormat(CheckpointFormat):
     def local_path(self, checkpoint: Checkpoint) -> Path:
         """The folder for transformers.  Raises the PtqEvalErrors of `content`."""
         place, given = Path(checkpoint.location), dict(checkpoint.architecture_given)
-        facts = {"format": self.name, "given": given}
-        return staged(self.sources(place), facts, lambda: self.content(place, given))
+        return staged(*self._origin(checkpoint), lambda: self.content(place, given))
+
+    def copy_of(self, checkpoint: Checkpoint) -> Path:
+        """The folder for transformers, which need not exist yet."""
+        return place_of(*self._origin(checkpoint))
+
+    def remove(self, copy: Path, kept: frozenset[str]) -> None:
+        """Delete a folder for transformers that was not there before."""
+        if not kept:
+            shutil.rmtree(copy, ignore_errors=True)
+
+    def _origin(self, checkpoint: Checkpoint) -> tuple[Sequence[Path], dict[str, Any]]:
+        """The files that a folder for transformers is made from, and what else decides its content."""
+        facts = {"format": self.name, "given": dict(checkpoint.architecture_given)}
+        return self.sources(Path(checkpoint.location)), facts
 
 
 class ConvertedFolders(ConvertedFormat):

@@ -23,6 +23,7 @@ from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds
 from ptq_eval.checkpoints.families import with_family
 from ptq_eval.checkpoints.foreign import foreign
 from ptq_eval.checkpoints.growth import with_sound_counts
+from ptq_eval.checkpoints.hub import with_all_revisions
 from ptq_eval.checkpoints.labels import extra_words, name_order, stage_order
 from ptq_eval.checkpoints.numbered import Numbered
 from ptq_eval.checkpoints.overrides import Overrides, Place, read_overrides, require_known
@@ -60,14 +61,17 @@ MAX_DEPTH = 3
 def discover(
     roots: Sequence[str | Path], *, overrides: Overrides | Mapping[str, Any] | None = None
 ) -> list[Checkpoint]:
-    """All checkpoints under `roots` (folders or `hub:org/name@{rev,rev}` ids), by run, stage and numeric step.
+    """All checkpoints under `roots` (folders, `hub:` or `suite:` ids), by run, stage and numeric step.
 
     Reads names and JSON only; what is wrong with the weights is for `verify` to say.  Raises EmptyFolderError (also
     for a folder that may not be read), NoCheckpointError (each root must hold at least one checkpoint),
-    UnsupportedModelError (for a root that is a checkpoint of another format), OptionError and TrajectoryFileError.
+    UnsupportedModelError (for a root that is a checkpoint of another format), HubError, OptionError and
+    TrajectoryFileError.
     """
     corrections = Overrides.made_of(overrides)
     try:
+        every = corrections.checkpoint_count is not None
+        roots = [with_all_revisions(root) if every else root for root in roots]
         runs = _merged([run for root in roots for run in _runs_of(root)])
     except OSError as error:
         raise EmptyFolderError("a folder cannot be read", got=error, remedy="allow reading it") from error
@@ -97,15 +101,6 @@ def _with_branches(runs: Sequence[_Run]) -> list[_Run]:
     return found
 
 
-def local_path(checkpoint: Checkpoint) -> Path:
-    """The folder with the checkpoint's files, fetched first if its format needs that.
-
-    Raises UnreadableCheckpointError where fetching fails, UnknownPluginError where the format is not
-    installed.
-    """
-    return plugins.get("checkpoints", checkpoint.format)().local_path(checkpoint)
-
-
 @dataclass(frozen=True)
 class _Run:
     """A run while it is being put together; `home` is its folder, None for a remote one."""
@@ -132,7 +127,7 @@ def _runs_of(root: str | Path) -> list[_Run]:
             allowed="folders with config.json and weights, alone or numbered: checkpoint-N (HF Trainer), stepN, "
             "iter_N, N/hf, epoch_N, stage1-stepN-tokensMB and the like, or a hub cache",
             remedy="save other formats with save_pretrained; list folders of other names in a trajectory.yaml; "
-            "give remote ones as hub:org/name@{rev,rev}",
+            "give remote ones as hub:org/name@{rev,rev} or suite:NAME",
         )
     runs = [
         replace(run, checkpoints=tuple(with_family(checkpoint, run.home) for checkpoint in run.checkpoints))

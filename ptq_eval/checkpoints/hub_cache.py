@@ -8,12 +8,12 @@ weights, left behind by fetching a tokenizer or a configuration, are no checkpoi
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, holds_weights, read_label, subfolders
 from ptq_eval.checkpoints.numbered import place_revision
+from ptq_eval.checkpoints.remote import names_of_commits
 from ptq_eval.records import Checkpoint
 
 
@@ -27,22 +27,13 @@ class HubCache(CheckpointFormat):
         if not root.name.startswith("models--") or not (root / "snapshots").is_dir():
             return []
         model = "/".join(root.name.split("--")[1:])
-        revisions = _revisions(root / "refs")
+        revisions = names_of_commits(root)
         found = []
         for snapshot in subfolders(root / "snapshots"):
             if holds_weights(snapshot):
-                for revision, run, position in _places(model, revisions[snapshot.name] or [snapshot.name]):
+                for revision, run, position in _places(model, revisions.get(snapshot.name, [snapshot.name])):
                     found.append(replace(self.describe(snapshot, position), run=run, revision=revision))
         return found
-
-
-def _revisions(refs: Path) -> defaultdict[str, list[str]]:
-    """{commit: names that point to it}; a revision's name may hold slashes."""
-    names = defaultdict(list)
-    for ref in sorted(refs.rglob("*")):
-        if ref.is_file():
-            names[ref.read_text(encoding="utf-8").strip()].append(ref.relative_to(refs).as_posix())
-    return names
 
 
 def _places(model: str, revisions: list[str]) -> list[tuple[str, str, Position]]:

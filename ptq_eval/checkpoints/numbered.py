@@ -33,7 +33,7 @@ from ptq_eval.checkpoints.base import (
     subfolders,
 )
 from ptq_eval.checkpoints.labels import Label
-from ptq_eval.checkpoints.suites import FIRST_STAGES, Batches, Suite
+from ptq_eval.checkpoints.suite_rules import FIRST_STAGES, Batches, Suite
 from ptq_eval.errors import PtqEvalError
 from ptq_eval.models.parameters import read_config
 from ptq_eval.records import Checkpoint

@@ -1,4 +1,4 @@
-"""Corrections supplied by the user: `trajectory.yaml`, `--tokens-per-step`, `--tokens`, `--exclude`.
+"""Corrections supplied by the user: `trajectory.yaml`, `--tokens-per-step`, `--tokens`, `--exclude`, `--checkpoints`.
 
 A `trajectory.yaml` is in the folder that is searched, in a run's folder, or in both; the run's own one wins, and
 the command line wins over both.  Example:
@@ -6,6 +6,7 @@ the command line wins over both.  Example:
     tokens_per_step: 2097152      # or   tokens: {500: 1000000, 1000: 2000000}
     offset_tokens: 0              # added to every D, for a stage that starts at 0 again
     exclude: [700]                # steps that are not measured
+    checkpoint_count: 8           # of the others, so many, spaced evenly in log D
     learning_rate: 0.003          # or by step
     schedule_phase: constant      # or by step
     family: small                 # runs of one family differ in their seed alone
@@ -33,6 +34,7 @@ import yaml
 from ptq_eval import plugins
 from ptq_eval.checkpoints.growth import COUNTER_RESTART, COUNTER_UNIT
 from ptq_eval.checkpoints.numbered import numbered_by, steps_restart
+from ptq_eval.checkpoints.spacing import spread
 from ptq_eval.checkpoints.trainer_state import PHASES
 from ptq_eval.config.options import (
     COUNT,
@@ -105,6 +107,14 @@ class Overrides(Options):
     )
     params: int | None = option(None, "N, in place of the count from the architecture.", COUNT, low=1, plausible=PARAMS)
     exclude: tuple[int, ...] = option((), "Steps to exclude.", COUNT, many=True, low=0, metavar="STEP,…")
+    checkpoint_count: int | None = option(
+        None,
+        "Keep this many checkpoints of each run, spaced evenly in log D, the first and the last among them.",
+        COUNT,
+        low=2,
+        flag="--checkpoints",
+        unset="all",
+    )
     offset_tokens: int = option(
         0, "Added to every D, for a stage that starts at 0 again.", low=0, plausible=TOKENS, flag=""
     )
@@ -161,6 +171,7 @@ class Overrides(Options):
                 remedy="correct its config.json",
             )
         kept = [checkpoint for checkpoint in checkpoints if checkpoint.step not in set(self.exclude)]
+        kept = kept if self.checkpoint_count is None else spread(kept, self.checkpoint_count)
         placed = [checkpoint for checkpoint in kept if checkpoint.step is not None]
         listed = len(self.tokens) if isinstance(self.tokens, Sequence) else None
         if listed == len(placed) > 0:

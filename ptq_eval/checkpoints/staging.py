@@ -51,14 +51,19 @@ def home() -> Path:
     return Path(cache) / "ptq-eval" / "staged"
 
 
+def place_of(sources: Iterable[Path], facts: Mapping[str, Any]) -> Path:
+    """The staged folder of these files and `facts`, which need not exist."""
+    states = [(str(path.absolute()), *_state(path)) for path in sources]
+    digest = hashlib.sha256(json.dumps([VERSION, states, facts], sort_keys=True, default=str).encode()).hexdigest()
+    return home() / digest[:24]
+
+
 def staged(sources: Iterable[Path], facts: Mapping[str, Any], make: Callable[[], Content]) -> Path:
     """The folder with what `make()` reads from `sources`, made if these files or `facts` are new.
 
     Raises what `make` raises, and leaves nothing behind then.
     """
-    states = [(str(path.absolute()), *_state(path)) for path in sources]
-    digest = hashlib.sha256(json.dumps([VERSION, states, facts], sort_keys=True, default=str).encode()).hexdigest()
-    place = home() / digest[:24]
+    place = place_of(sources, facts)
     if not place.is_dir():
         home().mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=home(), prefix=".new-"))

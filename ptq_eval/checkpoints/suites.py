@@ -1,123 +1,13 @@
-"""Public suites of intermediate checkpoints: how each names its checkpoints, and how many tokens a name means.
+"""Public suites of intermediate checkpoints.
 
-`SUITES` has one row per rule, nothing but data; `Suite` explains the columns.  A rule is a list of batches, since some
-suites changed theirs during training; stages that count their steps from 0 again have batches of their own and a
-number of tokens before them.  `check` is a published label or total that the rule must reproduce.  Where a label
-states tokens and differs from the rule by more than its rounding, the label is taken.
+`SUITES` has one row per rule, nothing but data; `suite_rules.Suite` explains the columns.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 
-from ptq_eval.checkpoints.labels import Label
-
-Batches = Sequence[tuple[int, int]]
-"""(from this step on, tokens per step), in order of step."""
-
-
-class Status(Enum):
-    """How far a suite's rule can be trusted."""
-
-    VERIFIED = "verified"
-    DERIVED = "derived"
-    LABEL = "label only"
-    ASK = "ask"
-
-
-@dataclass(frozen=True)
-class Check:
-    """A checkpoint for which D is published: `tokens`, within a relative `tolerance`."""
-
-    model: str
-    label: str
-    tokens: float | None = None
-    tolerance: float = 0.001
-
-
-@dataclass(frozen=True)
-class Suite:
-    """The names of one suite and its rule.
-
-    `models` matches the name of the repository or of the run's folder, `labels` the name of a revision or checkpoint's
-    folder, both in any case.  `batches` holds before and in stage 1, `stages` for later stages that count their steps
-    from 0 again: (tokens before the stage, its batches).  With `global_steps` steps run on through all stages.
-    `first` is the number of batches behind the checkpoint numbered 0.  `path` matches `_name_or_path` of config.json
-    and captures the sequences per step (`batch`) and their length (`context`).  `seeds` matches the seed in the name of
-    a run, where the suite has runs that differ in nothing else.
-    """
-
-    name: str
-    status: Status
-    models: str
-    labels: str
-    check: Check
-    source: str
-    batches: Batches = ()
-    stages: Mapping[str, tuple[int, Batches]] = field(default_factory=dict)
-    global_steps: bool = False
-    first: int = 0
-    label_error: float = 0.0
-    path: str = ""
-    seeds: str = ""
-
-    def names(self, model: str, label: str) -> bool:
-        """Whether a checkpoint called `label` of a model or run called `model` belongs to this suite."""
-        model = re.split(r"/|--", model)[-1].removeprefix("EleutherAI_")
-        return any(_matches(self.models, name) for name in (model, label)) and _matches(self.labels, label)
-
-    def tokens_in_stage(self, label: Label) -> int | None:
-        """The tokens of the label's own stage up to its step, or None where no rule says so."""
-        batches = self._stage(label)[1]
-        return tokens_after(label.step + self.first, batches) if batches and label.step is not None else None
-
-    def tokens_before(self, label: Label) -> int | None:
-        """The tokens of all stages before the label's, or None where that is not known."""
-        return self._stage(label)[0]
-
-    def batches_of(self, label: Label) -> Batches:
-        """The batches of the label's stage; empty where they are not known."""
-        return self._stage(label)[1]
-
-    def _stage(self, label: Label) -> tuple[int | None, Batches]:
-        stage = label.stage.partition("-")[0]
-        if self.global_steps or stage in FIRST_STAGES:
-            return 0, self.batches
-        return self.stages.get(stage, (None, ()))
-
-
-FIRST_STAGES = ("", "stage1", "phase1", "pretrain")
-"""Stages before which there is none."""
-
-
-def tokens_after(step: int, batches: Batches) -> int:
-    """The tokens of the first `step` steps."""
-    ends = [start for start, _ in batches[1:]] + [step]
-    return sum(max(min(end, step) - start, 0) * per_step for (start, per_step), end in zip(batches, ends, strict=True))
-
-
-def constant(per_step: int) -> Batches:
-    """The same number of tokens in every step."""
-    return ((0, per_step),)
-
-
-def ramp(first: int, increment: int, last: int, samples: int, length: int) -> Batches:
-    """Megatron's `--rampup-batch-size`: sequences per step grow evenly over the first `samples` sequences."""
-    batches, step, seen, size = [], 0, 0, first
-    per_size = samples // ((last - first) // increment)
-    while size < last:
-        batches.append((step, size * length))
-        steps = -(-(per_size * len(batches) + 1 - seen) // size)
-        step, seen, size = step + steps, seen + steps * size, size + increment
-    return (*batches, (step, last * length))
-
-
-def _matches(pattern: str, name: str) -> bool:
-    return re.fullmatch(pattern, name, re.IGNORECASE) is not None
-
+from ptq_eval.checkpoints.suite_rules import Check, Status, Suite, constant, ramp
 
 _OLMO = r"(stage1-)?step\d+-tokens\d+B|stage2-ingredient\d+-step\d+-tokens\d+B"
 _STEP = r"step\d+"
@@ -132,6 +22,19 @@ _DATADECIDE = {
 Batches and totals come from the paper.  The last steps were not found in a published source (530M's is from an
 independent repetition); each agrees with batch and total within the total's rounding.
 """
+
+
+_PYTHIA_SIZES = ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+_PYTHIA = (
+    *(f"EleutherAI/pythia-{size}" for size in ("14m", "31m", *_PYTHIA_SIZES)),
+    *(f"EleutherAI/pythia-{size}-deduped" for size in _PYTHIA_SIZES),
+)
+_POLYPYTHIA = (
+    *(f"EleutherAI/pythia-{size}-seed{n}" for size in ("14m", "31m", "70m", "160m", "410m") for n in range(1, 10)),
+    *(f"EleutherAI/pythia-160m-{kind}-seed{n}" for kind in ("data", "weight") for n in range(1, 4)),
+)
+_PYTHIA_STEPS = ("step1", "step143000")
+_PYTHIA_RATE = "1 % of warm-up, cosine to a tenth (training configurations)"
 
 
 def _pythia(batch: str, per_step: int) -> Suite:
@@ -151,8 +54,9 @@ def _olmo2(name: str, models: str, per_step: int, last: int, check: Check) -> Su
     """OLMo 2: every stage has one batch, and stage 2 starts after the last step of stage 1."""
     stages = {"stage2": (last * per_step, constant(per_step))}
     return Suite(
-        name, Status.VERIFIED, models, _OLMO, check, "training configuration; last label", constant(per_step), stages
-    )
+        name, Status.VERIFIED, models, _OLMO, check, "training configuration; last label", constant(per_step), stages,
+        span=("", check.label),
+    )  # fmt: skip
 
 
 # fmt: off
@@ -161,23 +65,28 @@ SUITES: tuple[Suite, ...] = (
         "Pythia", Status.VERIFIED, r"pythia-\d+(\.\d+)?[mb](-deduped)?(-v0)?", _STEP,
         Check("EleutherAI/pythia-70m", "step143000", 299_892_736_000, 0.0),
         "2304.01373: 1,024 sequences of 2,048; early -v0 revisions were renamed to keep this rule",
-        constant(1024 * 2048),
+        constant(1024 * 2048), repositories=_PYTHIA, span=_PYTHIA_STEPS, schedule=_PYTHIA_RATE,
     ),
     Suite(
         "PolyPythia", Status.VERIFIED, r"pythia-\d+(\.\d+)?[mb](-deduped)?(-(data|weight))?-seed\d+", _STEP,
         Check("EleutherAI/pythia-160m-data-seed1", "step143000", 299_892_736_000, 0.0), "2503.09543: as Pythia",
-        constant(1024 * 2048), seeds=r"seed\d+$",
+        constant(1024 * 2048), seeds=r"seed\d+$", repositories=_POLYPYTHIA, span=_PYTHIA_STEPS,
     ),
     *(_pythia(batch, round(float(batch) * 2**20)) for batch in ("0.25", "0.5", "1", "4")),
     Suite(
         "OLMo 1B", Status.VERIFIED, r"olmo-1b(-hf)?", r"step\d+-tokens\d+B",
         Check("allenai/OLMo-1B-hf", "step1000-tokens4B", 4_194_304_000, 0.0),
         "training configuration: 2,048 sequences of 2,048", constant(2048 * 2048),
+        repositories=("allenai/OLMo-1B-hf", "allenai/OLMo-1B"), span=("step1000-tokens4B", ""),
     ),
     Suite(
         "OLMo 7B, OLMo 0424 and 0724, OLMoE", Status.LABEL,
         r"olmo-7b(-hf|-twin-2t)*|olmo-[17]b-0[47]24(-hf)?|olmoe-.*", r"step\d+-tokens\d+B",
         Check("allenai/OLMo-7B", "step555000-tokens2455B", 2455e9, 0.0), "label",
+        repositories=(
+            "allenai/OLMo-7B", "allenai/OLMo-7B-Twin-2T", "allenai/OLMo-7B-0424", "allenai/OLMo-7B-0724-hf",
+            "allenai/OLMo-1B-0724-hf",
+        ),
     ),
     _olmo2(
         "OLMo 2 1B", r"olmo-2-0425-1b", 512 * 4096, 1_907_359,
@@ -194,6 +103,7 @@ SUITES: tuple[Suite, ...] = (
     Suite(
         "OLMo 2 32B", Status.LABEL, r"olmo-2-0325-32b", _OLMO,
         Check("allenai/OLMo-2-0325-32B", "stage1-step721901-tokens6056B", 6056e9, 0.0), "label",
+        span=("", "stage1-step721901-tokens6056B"),
     ),
     Suite(
         "OLMo 3 7B", Status.DERIVED, r"olmo-3-\d+-7b", r"stage[123]-step\d+",
@@ -204,24 +114,29 @@ SUITES: tuple[Suite, ...] = (
             "stage2": (1_413_814 * 4_194_304, constant(2_097_152)),
             "stage3": (1_413_814 * 4_194_304 + 47_684 * 2_097_152, constant(4_194_304)),
         },
+        span=("stage1-step1000", "stage3-step11921"),
     ),
     Suite(
         "OLMo 3 32B", Status.DERIVED, r"olmo-3-\d+-32b", r"stage1-step\d+",
         Check("allenai/Olmo-3-1125-32B", "stage1-step656000", 5.50e12),
         "card: 5.50T tokens in stage 1, which ends at step 656,000", constant(1024 * 8192),
+        span=("", "stage1-step656000"),
     ),
     Suite(
         "Apertus", Status.DERIVED, r"apertus-\d+b(-2509)?", r"step\d+-tokens\d+[BT]",
         Check("swiss-ai/Apertus-8B-2509", "step2627139-tokens15T", 15e12),
         "configuration: 1,024 sequences of 4,096, doubled near step 1,678,000; labels count 4.2M per step",
         ((0, 1024 * 4096), (1_678_000, 2048 * 4096)), label_error=0.002,
+        repositories=("swiss-ai/Apertus-8B-2509", "swiss-ai/Apertus-70B-2509"),
+        span=("step50000-tokens210B", "step2627139-tokens15T"),
     ),
     *(
         Suite(
             f"DataDecide {size}", Status.DERIVED, rf"datadecide-.*-{size}", r"step\d+-seed-.*",
             Check(f"allenai/DataDecide-c4-{size}", f"step{last}-seed-default", billions * 1e9, 0.05 / billions + 0.001),
             f"2504.11393: {batch} sequences of 2,048; the last step is unverified", constant(batch * 2048),
-            seeds=r"seed-[\w-]+$",
+            seeds=r"seed-[\w-]+$", span=("", f"step{last}-seed-default"),
+            repositories=tuple(f"allenai/DataDecide-{corpus}-{size}" for corpus in ("c4", "dolma1_7", "dclm-baseline")),
         )
         for size, (batch, last, billions) in _DATADECIDE.items()
     ),
@@ -230,6 +145,7 @@ SUITES: tuple[Suite, ...] = (
             f"SmolLM2 {size}", status, rf"smollm2-{re.escape(size)}(-intermediate-checkpoints)?", r"step-\d+",
             Check(f"HuggingFaceTB/SmolLM2-{size}-intermediate-checkpoints", f"step-{step}", 250e9, 0.05),
             f"card: a checkpoint every {step:,} steps, about 250B tokens{also}", constant(per_step),
+            span=(f"step-{step}", ""),
         )
         for size, status, step, per_step, also in (
             ("135M", Status.VERIFIED, 240_000, 1_048_576, "; batch of 1,048,576"),
@@ -241,12 +157,13 @@ SUITES: tuple[Suite, ...] = (
         "SmolLM3", Status.VERIFIED, r"smollm3-3b(-checkpoints)?", r"stage[123]-step-\d+",
         Check("HuggingFaceTB/SmolLM3-3B-checkpoints", "stage1-step-40000", 94.4e9),
         "card: batch of 2,359,296; 40,000 steps are 94.4B tokens; steps run on through the stages",
-        constant(2_359_296), global_steps=True,
+        constant(2_359_296), global_steps=True, span=("stage1-step-40000", "stage3-step-4720000"),
+        schedule="2,000 steps of warm-up, constant, linear to 0 in the last 10 % (training README)",
     ),
     Suite(
         "Amber", Status.VERIFIED, r"amber", r"ckpt_\d+", Check("LLM360/Amber", "ckpt_359", 1.259e12),
         "2312.06550: 360 chunks of 1,706,976 sequences of 2,048; ckpt_000 follows the first",
-        constant(1_706_976 * 2048), first=1,
+        constant(1_706_976 * 2048), first=1, span=("ckpt_000", "ckpt_359"),
     ),
     Suite(
         "K2-65B", Status.ASK, r"k2(-65b)?", r"ckpt_\d+", Check("LLM360/K2", "ckpt_359"),
@@ -254,14 +171,20 @@ SUITES: tuple[Suite, ...] = (
     ),
     Suite(
         "open-sci-ref 0.01", Status.VERIFIED, r"open-sci-ref.*", r"iter_\d+",
-        Check("open-sci/open-sci-ref-v0.01-1.7b", "iter_0072661", 300e9),
+        Check("open-sci/open-sci-ref-v0.01-0.13b-fineweb-edu-1.4t-300B-4096", "iter_0072661", 300e9),
         "config.json states batch and context in _name_or_path: 72,661 × 1,008 × 4,096 is 300B",
         path=r"global_bs-(?P<batch>\d+)_context-(?P<context>\d+)",
+        repositories=(
+            "open-sci/open-sci-ref-v0.01-0.13b-fineweb-edu-1.4t-300B-4096",
+            "open-sci/open-sci-ref-v0.01-1.7b-nemotron-hq-1T-4096",
+        ),
+        schedule="warm-up, constant, decay; stated in _name_or_path",
     ),
     Suite(
         "OpenEuroLLM datamix 2B", Status.DERIVED, r".*datamix-2b.*", r"checkpoint_\d+",
         Check("openeurollm/datamix-2b-80-20", "checkpoint_0953675", 4.0e12),
         "the last of them, 953,675, is at 4T tokens", constant(4_194_304),
+        span=("checkpoint_0005000", "checkpoint_0953675"),
     ),
     Suite(
         "TinyLlama v1.1", Status.ASK, r"tinyllama(-1\.1b)?[-_]v1\.1.*", r".*step-\d+k?.*",
@@ -272,6 +195,7 @@ SUITES: tuple[Suite, ...] = (
         r"(.*-)?step-\d+k?(-(token-)?\d+(\.\d+)?[bt])?",
         Check("TinyLlama/tinyLlama-intermediate-checkpoints", "step-480k-token-1007B", 1007e9),
         "card: 50k steps are 105B tokens, 1,431k are 3T", constant(1024 * 2048),
+        schedule="2,000 steps of warm-up, cosine (README)",
     ),
     Suite(
         "BLOOM 176B", Status.DERIVED, r"bloom(-176b)?-intermediate|bloom-176b", r"global_step\d+",
@@ -299,6 +223,7 @@ SUITES: tuple[Suite, ...] = (
     Suite(
         "RedPajama-INCITE", Status.LABEL, r"redpajama-incite.*", r"\d+b_tokens",
         Check("togethercomputer/RedPajama-INCITE-7B-Base", "240b_tokens", 240e9, 0.0), "label",
+        span=("240b_tokens", ""),
     ),
     Suite(
         "Ettin", Status.ASK, r"ettin.*", r"step\d+|.*step\d+", Check("jhu-clsp/ettin-decoder-150m", "step10000"),

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ptq_eval.checkpoints.account import Account, load_account
 from ptq_eval.checkpoints.arrivals import Files, files_of
+from ptq_eval.checkpoints.base import local_path, small_path
 from ptq_eval.checkpoints.between import cross_checked
 from ptq_eval.checkpoints.contents import placeholder, placeholder_of
-from ptq_eval.checkpoints.discover import local_path
 from ptq_eval.checkpoints.foreign import adapter_beside, foreign
 from ptq_eval.checkpoints.problems import noted, settled
 from ptq_eval.checkpoints.surplus import Finding, some, surplus_finding
@@ -90,7 +90,7 @@ def verify_all(
             progress(len(verified), len(checkpoints), checkpoint.name)
 
     def same(one: Checkpoint, other: Checkpoint) -> bool:
-        first, second = (tokenizer_folder(local_path(checkpoint)) for checkpoint in (one, other))
+        first, second = (tokenizer_folder(small_path(checkpoint)) for checkpoint in (one, other))
         return first is not None and second is not None and same_tokenizer(first, second, trust_remote_code)
 
     return settled(cross_checked(verified, sketches, same))

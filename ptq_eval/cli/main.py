@@ -32,6 +32,7 @@ from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
 from ptq_eval.cli.serve import serve
 from ptq_eval.cli.submit import submit
+from ptq_eval.cli.suites import suites
 from ptq_eval.cli.watch import watch
 from ptq_eval.cli.work import work
 from ptq_eval.config.commands import InspectConfig
@@ -51,6 +52,7 @@ Examples:
   ptq-eval run runs/ -o out --eval-text wikitext2 --calib-text c4
   ptq-eval run runs/ -o out --shard 1/4     (and 2/4, 3/4, 4/4 in other jobs)
   ptq-eval run runs/ -o out --executor ray  (for SLURM see ptq-eval submit)
+  ptq-eval run suite:pythia-70m --checkpoints 8 --prune
   ptq-eval run 'hub:EleutherAI/pythia-70m@{step1000,step143000}'
 """
 
@@ -99,7 +101,8 @@ def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
     """Measure every checkpoint under FOLDERS before and after quantization, fit the laws, write the report.
 
     Repeat the command to resume an interrupted run.  A FOLDER may hold one run, several runs, one
-    checkpoint or a hub cache; hub:ORG/NAME@{REV,REV} names checkpoints on the hub.  A TEXT is a .txt, .jsonl or
+    checkpoint or a hub cache; hub:ORG/NAME@{REV,REV} names checkpoints on the hub, suite:NAME those of a
+    public suite (see ptq-eval suites).  A TEXT is a .txt, .jsonl or
     .parquet file, token ids in a .npy or .bin file, stdlib:PART, wikitext2, c4 or hf:DATASET:SPLIT.
     """
     import ptq_eval
@@ -254,6 +257,7 @@ cli.add_command(pretrain)
 cli.add_command(sensitivity)
 cli.add_command(serve)
 cli.add_command(submit)
+cli.add_command(suites)
 cli.add_command(watch)
 cli.add_command(work)
 

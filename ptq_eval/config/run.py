@@ -47,6 +47,7 @@ GRID = ("quantizers", "bits", "formats", "mixed", "options", *RUNTIME)
 NEUTRAL = (
     "shard",
     "jobs",
+    "prune",
     "executor",
     "device",
     "memory",
@@ -185,6 +186,11 @@ class RunConfig(Options):
     jobs: int = option(
         1, "Checkpoints measured at the same time, each by a process with its share of the cores, or a GPU.", low=1
     )
+    prune: bool = option(
+        False,
+        "Fetch or convert as many checkpoints as --jobs at a time, and delete each once it is measured; what was there "
+        "before is kept.",
+    )
     executor: str = option(
         "local",
         "Where checkpoints are measured: by processes of this machine, or by an existing Ray cluster "
@@ -240,7 +246,9 @@ class RunConfig(Options):
         if self.executor != "local" and self.jobs > 1:
             remedy = "omit --jobs: Ray measures as many as the cluster holds"
             raise OptionError("--jobs is for one machine", got=f"{self.jobs} with {self.executor}", remedy=remedy)
-        self._check_runtime()
+        if self.executor != "local" and self.prune:
+            remedy = "omit --prune: nodes of a cluster share the files"
+            raise OptionError("--prune is for one machine", got=self.executor, remedy=remedy)
         if not self.quantizers or not (self.bits or self.formats or self.mixed or self.has_runtime):
             raise OptionError("nothing to measure", got="no quantizer or no bits", remedy="--quantizers rtn --bits 4")
         for name in self.options:
@@ -252,17 +260,6 @@ class RunConfig(Options):
     def has_runtime(self) -> bool:
         """Whether activations or the cache are quantized."""
         return bool(self.activation_bits or self.activation_formats or self.kv_bits or self.kv_formats)
-
-    def _check_runtime(self) -> None:
-        per = {"activation": ("activation_per",), "kv": ("key_per", "value_per")}
-        for what, names in per.items():
-            flags = [declared(RunConfig)[name].flag for name in names]
-            if getattr(self, f"{what}_range") == "static" and all(getattr(self, name) == "token" for name in names):
-                raise OptionError(
-                    f"--{what}-range static is a range per channel or per tensor",
-                    got=", ".join(f"{flag} token" for flag in flags),
-                    remedy=f"{flags[0]} tensor, or --{what}-range dynamic",
-                )
 
     def require_weights_only(self, why: str) -> None:
         """Raises OptionError, which says `why`, where activations or the cache are to be quantized."""

@@ -12,7 +12,7 @@ from ptq_eval.errors import OptionError
 END = ".training-ended"
 """A file of this name in the first folder ends a watch once all there is measured, whatever the budget."""
 
-MEANINGLESS = ("jobs",)
+MEANINGLESS = ("jobs", "prune")
 """Options of a run that a watch lacks: it measures one checkpoint at a time."""
 
 

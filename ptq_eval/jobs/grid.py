@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,19 @@ from ptq_eval.jobs.job import Conditions, Job, measure
 from ptq_eval.jobs.on_ray import on_ray
 from ptq_eval.jobs.pool import Pool, in_processes
 from ptq_eval.measure.sweep import cost
+from ptq_eval.measure.texts import Texts
 from ptq_eval.measure.trials import Plan, make_plan
 from ptq_eval.records import Checkpoint, Progress
 from ptq_eval.results.load import Results, collect
-from ptq_eval.results.manifest import describe, merged, require_matching, require_same, require_same_weights, weights_of
+from ptq_eval.results.manifest import (
+    describe,
+    entry_of,
+    merged,
+    require_matching,
+    require_same,
+    require_same_weights,
+    weights_of,
+)
 from ptq_eval.results.store import Store
 
 
@@ -32,6 +42,7 @@ class Grid:
     """The measurements that `config` asks for, stored below `out`.
 
     growing: of runs that are still training, all of whose earlier checkpoints may have been deleted.
+    With `prune` the checkpoints are taken a few at a time, and this worker's share of them is chosen before.
     Raises OutputMismatchError if what is stored there is damaged.
     """
 
@@ -40,32 +51,46 @@ class Grid:
         self.store = Store(out, config.shard)
         self.plan = Plan()
         self.info: dict[str, Any] = {}
+        self._in_parts = config.prune
+        self._planned: dict[str, list[str]] = {}
+        self._texts = Texts(config, progress)
         self._started = time.time()
         self.store.read_run()  # refuses a damaged folder before any work
 
     def take(
-        self, checkpoints: Sequence[Checkpoint], roots: Sequence[str | Path], waiting: Collection[str] = ()
+        self, checkpoints: Sequence[Checkpoint], roots: Sequence[str | Path], waiting: Collection[Checkpoint] = ()
     ) -> None:
         """Plan the trials of these checkpoints, found below `roots` and verified, and write `run.json`.
 
-        waiting: locations of checkpoints that are there but not to be measured now; what was measured of them is kept.
+        waiting: checkpoints that are there but not to be measured now; what was measured of them is kept.
         Raises the PtqEvalError of whatever is wrong with the request, the gravest of the checkpoints if none can be
         measured, and OutputMismatchError if the folder holds results of another request.
         """
         self.plan = Plan()
-        self.plan = plan = make_plan(checkpoints, self.config, self.progress)
+        whole = replace(self.config, shard=(1, 1)) if self._in_parts else self.config
+        self.plan = plan = make_plan(checkpoints, whole, self.progress, self._texts if self._in_parts else None)
         if len(plan.excluded) == len(checkpoints):
             raise foremost([error for _, error in plan.excluded], "which `ptq-eval inspect` lists")
         info = describe(self.config, plan.checkpoints, plan, self._started)
+        for name in ("notes", "warnings") if self._in_parts else ():
+            info[name] = list(dict.fromkeys([*self.info.get(name, []), *info[name]]))
         old = self.store.read_run()  # another process may have written it since
         if old is not None:
-            require_same(old, info, self.store.folder, growing=self._growing)
+            require_same(old, info, self.store.folder, growing=self._growing, waiting=waiting)
             info = merged(old, info, roots, waiting)
         else:
             require_matching(self.store.measurements(), plan, self.store.folder)
         self.store.write_run(info)
-        self.store.write_plan({work.checkpoint.name: [t.key() for t in work.trials] for work in plan.workloads})
+        planned = {work.checkpoint.name: [t.key() for t in work.trials] for work in plan.workloads}
+        self._planned = {**(self._planned if self._in_parts else {}), **planned}
+        self.store.write_plan(self._planned)
         self.info = info
+
+    def add(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Add checkpoints that cannot be measured to `run.json`."""
+        now = {**(self.store.read_run() or self.info)}
+        self.info = merged(now, {**now, "checkpoints": [entry_of(checkpoint) for checkpoint in checkpoints]}, ())
+        self.store.write_run(self.info)
 
     def contradictions(self, checkpoints: Sequence[Checkpoint]) -> dict[str, PtqEvalError]:
         """By location, the errors of checkpoints that were measured with other weights."""

@@ -40,9 +40,10 @@ _LAST_WORDS = 300
 def ahead(store: Store, config: RunConfig) -> Iterator[Pool | None]:
     """A pool whose processes import packages while the jobs are planned.
 
-    None where no processes are asked for, and where something is stored already, so that there may be nothing to do.
+    None where no processes are asked for, where something is stored already, so that there may be nothing to do, and
+    where a few checkpoints are planned at a time.
     """
-    if config.jobs == 1 or config.executor != "local" or any(store.records.glob("*.jsonl")):
+    if config.jobs == 1 or config.prune or config.executor != "local" or any(store.records.glob("*.jsonl")):
         yield None
         return
     with Pool(store, config.jobs, Conditions.of(config).device) as pool:

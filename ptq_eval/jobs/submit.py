@@ -62,6 +62,8 @@ def submit(
     config = RemoteConfig.having(options, asked.gpus or 0, also=(*declared(Overrides), *declared(SlurmConfig)))
     if config.executor != "local":
         raise OptionError("--executor is for `ptq-eval run`", got=config.executor, remedy="omit it")
+    if config.prune:
+        raise OptionError("--prune is for one machine", got="--prune", remedy="omit it: tasks share the files")
     if config.jobs > 1:
         raise OptionError("--jobs is for one machine", got=config.jobs, remedy="--array-limit for tasks at one time")
     if not asked.dry_run:

@@ -150,7 +150,7 @@ class _Watch:
         seen = [(checkpoint, files_of(checkpoint)) for checkpoint in still]
         changed = seen != self._seen or self._damaged > 0
         if changed:
-            yield from self._take(still, [checkpoint.location for checkpoint in named], over)
+            yield from self._take(still, named, over)
         if job := self._next(seen, over):
             yield from self._measured(job)
         if self.grid.info and (changed or self._unreported):
@@ -171,8 +171,8 @@ class _Watch:
                 raise
             return discover(ready, overrides=self.overrides)
 
-    def _take(self, still: Sequence[Checkpoint], found: Sequence[str], over: bool) -> Iterator[Event]:
-        """Verify checkpoints that do not change, and plan the trials of the sound ones; `found`: all locations."""
+    def _take(self, still: Sequence[Checkpoint], found: Sequence[Checkpoint], over: bool) -> Iterator[Event]:
+        """Verify checkpoints that do not change, and plan the trials of the sound ones of all that are `found`."""
         verified = verify_all(
             still,
             progress=lambda done, total, _name: self.grid.progress("reading weights", done, total),
@@ -193,7 +193,7 @@ class _Watch:
             if self._new(checkpoint.location, str(error)):
                 yield Unmeasured(checkpoint, error)
 
-    def _plan(self, sound: Sequence[Checkpoint], found: Sequence[str]) -> None:
+    def _plan(self, sound: Sequence[Checkpoint], found: Sequence[Checkpoint]) -> None:
         """Plan the trials of sound checkpoints; those that the plan excludes are no error while a run grows."""
         try:
             self.grid.take(sound, self.roots, waiting=found)

@@ -30,6 +30,8 @@ def roundings_of(config: RunConfig, windows: str = "") -> list[dict[str, Any]]:
     `windows` is the digest of the calibration windows, for static ranges.
     Raises NumberFormatError for an unknown format, OptionError for one that cannot be used as asked.
     """
+    _require_ranges(config, "activation", "activation_per")
+    _require_ranges(config, "kv", "key_per", "value_per")
     inputs = [
         _rounding(config, "activation", name, "activation_per", windows).to_dict()
         for name in _names(config.activation_bits, config.activation_formats)
@@ -47,6 +49,17 @@ def roundings_of(config: RunConfig, windows: str = "") -> list[dict[str, Any]]:
         for own in [{}, *inputs]
         for cache in [{}, *caches]
     ]
+
+
+def _require_ranges(config: RunConfig, what: str, *names: str) -> None:
+    """Raise OptionError for a static range where all that could have one is rounded per token."""
+    if getattr(config, f"{what}_range") == "static" and all(getattr(config, name) == "token" for name in names):
+        flags = [declared(RunConfig)[name].flag for name in names]
+        raise OptionError(
+            f"--{what}-range static is a range per channel or per tensor",
+            got=", ".join(f"{flag} token" for flag in flags),
+            remedy=f"{flags[0]} tensor, or --{what}-range dynamic",
+        )
 
 
 def _names(bits: tuple[int, ...], formats: tuple[str, ...]) -> list[str]:

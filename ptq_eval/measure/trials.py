@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.checkpoints import gravest, local_path
+from ptq_eval.checkpoints import gravest, small_path
 from ptq_eval.config.run import DEFAULT_SEQ_LEN, RunConfig
 from ptq_eval.corpora.overlap import overlap
 from ptq_eval.corpora.windows import Windows
@@ -107,9 +107,17 @@ def quantizers_of(config: RunConfig) -> dict[str, Quantizer]:
         raise OptionError(f"--option: {error}", remedy="`ptq-eval quantizers` lists them all") from error
 
 
-def make_plan(checkpoints: Sequence[Checkpoint], config: RunConfig, progress: Progress | None = None) -> Plan:
-    """The plan for verified checkpoints.  Raises the PtqEvalError of whatever is wrong with the request."""
-    return _Planner(config, progress).plan(checkpoints)
+def make_plan(
+    checkpoints: Sequence[Checkpoint],
+    config: RunConfig,
+    progress: Progress | None = None,
+    texts: Texts | None = None,
+) -> Plan:
+    """The plan for verified checkpoints; `texts` are those of earlier plans with these options.
+
+    Raises the PtqEvalError of whatever is wrong with the request.
+    """
+    return _Planner(config, texts or Texts(config, progress)).plan(checkpoints)
 
 
 @contextlib.contextmanager
@@ -126,11 +134,10 @@ def _excluding(plan: Plan, place: int) -> Iterator[None]:
 
 
 class _Planner:
-    def __init__(self, config: RunConfig, progress: Progress | None) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, texts: Texts) -> None:
+        self.config, self.texts = config, texts
         self.quantizers = quantizers_of(config)
         self.device = config.resolve_device().split(":")[0]
-        self.texts = Texts(config, progress)
         self.narrowest = 1
         roundings_of(self.config)  # raises what is wrong with the request
 
@@ -142,7 +149,7 @@ class _Planner:
                 plan.excluded.append((checkpoint, gravest(checkpoint)))
                 continue
             with _excluding(plan, place):
-                folder = local_path(checkpoint)
+                folder = small_path(checkpoint)
                 sound.append((place, folder, self._blueprint(checkpoint, folder)))
         # One group size and one window length for all runs: deltas of other ones could not be compared.
         widths = {

@@ -45,7 +45,7 @@ def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, s
         "texts": plan.texts,
         "overlap": plan.overlaps,
         "models": plan.models,
-        "checkpoints": [replace(c, location=_relative(c.location)).to_dict() for c in checkpoints],
+        "checkpoints": [entry_of(checkpoint) for checkpoint in checkpoints],
         "notes": plan.notes,
         "warnings": plan.warnings,
         "versions": {"python": platform.python_version(), **plugins.versions(*_PACKAGES)},
@@ -58,6 +58,11 @@ def describe(config: RunConfig, checkpoints: Sequence[Checkpoint], plan: Plan, s
             "cores": os.cpu_count(),
         },
     }
+
+
+def entry_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A checkpoint as `run.json` lists it."""
+    return replace(checkpoint, location=_relative(checkpoint.location)).to_dict()
 
 
 def _resolved(plan: Plan) -> dict[str, Any]:
@@ -87,11 +92,19 @@ def _relative(location: str) -> str:
         return location
 
 
-def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, *, growing: bool = False) -> None:
+def require_same(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    folder: Path,
+    *,
+    growing: bool = False,
+    waiting: Collection[Checkpoint] = (),
+) -> None:
     """Refuse to mix in one folder another trajectory, another text, or options that change what numbers mean.
 
     A grid may grow: further quantizers, bits, checkpoints and runs are accepted.  growing: the runs are still training,
-    so all their earlier checkpoints may be gone.  Raises OutputMismatchError.
+    so all their earlier checkpoints may be gone.  waiting: further checkpoints of the trajectory, which are not in
+    `new`.  Raises OutputMismatchError.
     """
     before, now = _with_length(_with_samples(old.get("fixed", {}))), _plain(new["fixed"])
     for name in now:
@@ -115,7 +128,8 @@ def require_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path, *
     weights, mine = weights_of(old), weights_of(new)
     for checkpoint in new["checkpoints"]:
         require_same_weights(weights, checkpoint, folder)
-    known = {run for run, *_ in weights} & {run for run, *_ in mine} if growing else weights.keys() & mine.keys()
+    here = {*mine, *((c.run, c.step, c.revision) for c in waiting)}
+    known = {run for run, *_ in weights} & {run for run, *_ in here} if growing else weights.keys() & here
     if weights and not known:
         runs = [", ".join(sorted({run for run, *_ in positions})) for positions in (mine, weights)]
         _same(
@@ -229,17 +243,17 @@ def _position(checkpoint: Mapping[str, Any]) -> Position:
 
 
 def merged(
-    old: Mapping[str, Any], new: dict[str, Any], roots: Sequence[str | Path], waiting: Collection[str] = ()
+    old: Mapping[str, Any], new: dict[str, Any], roots: Sequence[str | Path], waiting: Collection[Checkpoint] = ()
 ) -> dict[str, Any]:
     """`new` and what is only in `old`: checkpoints measured earlier, quantizers of earlier calls.
 
     A checkpoint that still exists below one of the `roots` but was not found this time has been excluded by the user
-    and is dropped; one that was deleted after it was measured, or is somewhere else, is kept, and so is one at a
-    location that is only `waiting`: it is being written again, say.
+    and is dropped; one that was deleted after it was measured, or is somewhere else, is kept, and so is one that
+    is only `waiting`: it is being written again, say.
     """
     known = {_position(c) for c in new["checkpoints"]}
     unknown = [c for c in old.get("checkpoints", []) if _position(c) not in known]
-    found = {os.path.abspath(location) for location in waiting}
+    found = {os.path.abspath(checkpoint.location) for checkpoint in waiting}
     earlier = [c for c in unknown if os.path.abspath(c["location"]) in found or not _is_below(c, roots)]
     every = [*new["checkpoints"], *earlier]
     both = {

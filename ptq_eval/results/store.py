@@ -44,6 +44,7 @@ class Store:
         self.shard = f"{shard[0]}/{shard[1]}"
         own = f"-{process}" if process else ""
         self._path = self.records / f"worker-{shard[0]}-of-{shard[1]}{own}.jsonl"
+        self._copies = self.folder / f".copies-{self._path.stem}.json"
         self.conflicts: list[tuple[Measurement, Measurement]] = []
         self._files: dict[Path, _RecordFile] = {}
 
@@ -142,6 +143,21 @@ class Store:
         """Note what alerts were raised about, so that no later watch raises them again."""
         path = self.folder / _ALERTS
         self._replace(path, path.with_name(f".{_ALERTS}"), json.dumps(sorted(places)) + "\n")
+
+    def read_copies(self) -> list[dict[str, Any]]:
+        """What `write_copies` noted last: the copies of a run that was killed; nothing if the file is damaged."""
+        try:
+            found = json.loads(self._copies.read_text(encoding="utf-8"))
+            return [{"format": c["format"], "path": c["path"], "before": list(c["before"])} for c in found]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
+    def write_copies(self, copies: Sequence[Mapping[str, Any]]) -> None:
+        """Note the copies of checkpoints that this worker may make: format, path, and the files there before."""
+        if copies:
+            self._replace(self._copies, self._copies.with_suffix(".new"), json.dumps(list(copies)) + "\n")
+        else:
+            self._copies.unlink(missing_ok=True)
 
     def _replace(self, path: Path, partial: Path, text: str) -> None:
         with full_disk(self.folder):

@@ -4,7 +4,8 @@ import pytest
 
 from ptq_eval.checkpoints.base import read_label
 from ptq_eval.checkpoints.labels import read
-from ptq_eval.checkpoints.suites import SUITES, Status, find, from_path, ramp, tokens_after
+from ptq_eval.checkpoints.suite_rules import Status, ramp, tokens_after
+from ptq_eval.checkpoints.suites import SUITES, find, from_path
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
@@ -33,10 +34,13 @@ def test_labels_are_rounded_up_down_or_to_the_nearest_so_that_their_error_is_up_
     assert max(errors) > 0
 
 
-def test_there_are_many_suites_of_every_status():
+def test_there_are_many_suites_of_every_status_and_twenty_with_a_checked_rule():
+    """Held against a published D by `test_the_rule_reproduces_what_is_published`; sizes of one suite count once."""
     of_one = {"DataDecide", "Pythia,", "SmolLM2"}
-    names = {first if (first := suite.name.split()[0]) in of_one else suite.name for suite in SUITES}
+    checked = [suite for suite in SUITES if suite.check.tokens is not None]
+    names = {first if (first := suite.name.split()[0]) in of_one else suite.name for suite in checked}
     assert len(names) >= 20
+    assert all((suite.status is Status.ASK) == (suite.check.tokens is None) for suite in SUITES)
     assert {suite.status for suite in SUITES} == set(Status)
 
 
@@ -80,3 +84,15 @@ def test_the_batch_that_a_path_states():
     assert stated is not None
     assert (stated[0].name, stated[1]) == ("open-sci-ref 0.01", 1008 * 4096)
     assert from_path("EleutherAI/pythia-70m") is None
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+def test_what_is_listed_of_a_suite_is_of_it(suite):
+    assert suite.check.model in suite.known
+    for repository in suite.known:
+        assert suite.has_model(repository.rpartition("/")[2])
+    for label in filter(None, suite.span):
+        assert find(suite.known[0], label) is suite
+        position = read_label(suite.known[0], label)
+        assert position is not None
+        assert position.tokens is not None

@@ -207,6 +207,17 @@ def test_every_suite_is_listed_with_its_status_and_source():
     assert [line for line in table.splitlines() if line.startswith("| ")][2:] == rows
 
 
+def test_every_suite_has_its_command():
+    from ptq_eval.checkpoints.catalogue import entries
+
+    rows = []
+    for entry in entries():
+        cells = (entry.suite.name, f"`{entry.command}`", *entry.cells(), entry.rule, entry.suite.schedule)
+        rows.append(f"| {' | '.join(cells)} |")
+    table = (DOCS / "suites.md").read_text("utf-8").partition("## The commands")[2]
+    assert [line for line in table.splitlines() if line.startswith("| ")][2:] == rows
+
+
 def test_the_site_has_every_page():
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
     listed = set(re.findall(r": (\S+\.md)$", nav, re.MULTILINE))

@@ -171,7 +171,7 @@ def test_requests_that_contradict_themselves_are_refused():
         roundings_of(RunConfig(kv_formats=("mxfp4",)))
     assert roundings_of(RunConfig(kv_formats=("mxfp4",), key_per="token"))[1]["cache"]["keys"]["bits"] == 4
     with pytest.raises(OptionError, match="--activation-range static is a range per channel or per tensor"):
-        RunConfig(activation_bits=(8,), activation_range="static")
+        roundings_of(RunConfig(activation_bits=(8,), activation_range="static"))
     with pytest.raises(OptionError, match="nothing to measure"):
         RunConfig(bits=())
     assert RunConfig(bits=(), kv_bits="8,4").kv_bits == (8, 4)
