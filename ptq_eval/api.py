@@ -143,7 +143,7 @@ def analyse(
     from ptq_eval.laws.forecast.folder import hindsight
     from ptq_eval.report import with_texts
     from ptq_eval.report.run.warnings import notes
-    from ptq_eval.results.calibrations import effects
+    from ptq_eval.results import calibrations, interactions
 
     if progress:
         progress("fitting", 0.0, 0.0)
@@ -153,8 +153,9 @@ def analyse(
     fit = with_texts(found.content)
     fit["hindsight"] = hindsight(results.points, results.windows, found.turns, seed=seed)
     trajectories = {point.run: point.trajectory for point in results.points}
-    if found_effects := effects(results.frame.to_dict("records"), results.windows, trajectories):
-        fit["calibrations"] = found_effects
+    for name, effects in (("calibrations", calibrations.effects), ("activations_and_cache", interactions.effects)):
+        if found_effects := effects(results.frame.to_dict("records"), results.windows, trajectories):
+            fit[name] = found_effects
     fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
     return RunResult(results.frame, fit, dict(results.run), replicates=found.replicates, points=results.points)
 

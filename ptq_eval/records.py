@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 FULL_PRECISION = "none"
 """The quantizer of a trial that quantizes nothing."""
+WEIGHTS_KEPT = "weights_kept"
+"""The quantizer of a trial that quantizes activations or the cache alone."""
 Progress = Callable[[str, float, float], None]
 """progress(what is being done, units done, units in all)."""
 KEY_VERSION = 1
@@ -23,15 +25,6 @@ KEY_VERSION = 1
 
 Source = Literal["explicit", "derived", "label", "user", "unknown"]
 """Where a count comes from: the checkpoint says it, computed from that, a (rounded) label, the user, or not known."""
-
-
-class Unmeasured(StrEnum):
-    """Why a part of the noise floor is not known."""
-
-    OFFLOADED = "offloaded"
-    MEMORY = "memory"
-    NO_GRADIENT = "no_gradient"
-    ONE_WINDOW = "one_window"
 
 
 class Doubt(StrEnum):
@@ -94,8 +87,7 @@ class Checkpoint:
     params_total: int | None = None
     params_quantized: int | None = None
     learning_rate: float | None = None
-    schedule_phase: str = ""
-    """"" where unknown, else warmup | constant | decay | annealed."""
+    schedule_phase: str = ""  # "" where unknown, else warmup | constant | decay | annealed
     stage: str = ""
     architecture: str = ""
     weights_sha: str = ""
@@ -203,6 +195,7 @@ class Trial:
     `quantizer` is "none" for full precision, with `scheme` None.  `protocol` names text, window length, number
     and selection of windows; `corpus` is the digest of the token windows themselves.  `stop` are the fields of the
     rule that may end the measurement before the last window (`early_stop.StopRule`), empty where there is none.
+    `activations` and `cache` are the fields of a `runtime.Rounding` and a `runtime.Cache`, empty in full precision.
     `sample` says which windows of the text the corpus holds (None in records of earlier versions, which held the first
     ones); the corpus and the protocol stand for it in the key, and `calibration_corpus` for `calibration_draw` (None in
     records of earlier versions, whose folders have one text, number and length of calibration windows each).
@@ -224,6 +217,8 @@ class Trial:
     stop: Mapping[str, Any] = field(default_factory=dict)
     sample: Sample | None = None
     calibration_draw: CalibrationDraw | None = None
+    activations: Mapping[str, Any] = field(default_factory=dict)
+    cache: Mapping[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the number, and nothing else: no path, no step, no date."""
@@ -244,7 +239,7 @@ class Trial:
             # Only where they are set, so that keys made before they existed stay what they are.
             **({"include_embedding": True} if self.include_embedding else {}),
             **({"architecture": dict(given)} if (given := self.checkpoint.architecture_given) else {}),
-            **({"stop": dict(sorted(self.stop.items()))} if self.stop else {}),
+            **{n: dict(sorted(m.items())) for n in ("stop", "activations", "cache") if (m := getattr(self, n))},
         }
 
     def key(self) -> str:

@@ -74,7 +74,7 @@ def _study(path: str, out: str, device: str, compiled: bool | None, threads: int
         return
     import torch
 
-    from ptq_eval.config.run import resolve_device
+    from ptq_eval.config.device import resolve_device
 
     if threads:
         torch.set_num_threads(threads)
@@ -95,7 +95,7 @@ def _one(out: str, device: str, settings: dict[str, Any]) -> None:
     import torch
 
     from ptq_eval import corpora
-    from ptq_eval.config.run import resolve_device
+    from ptq_eval.config.device import resolve_device
     from ptq_eval.pretrain import pretrain as train
 
     training = TrainingConfig(**{name: settings.pop(name) for name in declared(TrainingConfig)})

@@ -5,12 +5,12 @@ An object is checked as a whole when it is made, before anything is loaded.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ptq_eval import plugins
+from ptq_eval.config.device import resolve_device
 from ptq_eval.config.kinds import EXECUTOR, QUANTIZER_OPTIONS, SHARD
 from ptq_eval.config.options import (
     BITS,
@@ -23,8 +23,9 @@ from ptq_eval.config.options import (
     declared,
     option,
 )
-from ptq_eval.errors import BitsError, DeviceError, GroupSizeError, NumberFormatError, OptionError
+from ptq_eval.errors import BitsError, GroupSizeError, NumberFormatError, OptionError
 from ptq_eval.records import BITS_AXES, BitsAxis, Selection
+from ptq_eval.runtime import PER, RANGES, ROPE, Per, Range, Rope
 
 DEFAULT_SEQ_LEN = 2048
 MAX_BOOTSTRAP = 10**6
@@ -36,7 +37,12 @@ CALIBRATED_WITH = ("calib_text", "calib_windows", "calib_length", "calib_seed")
 SELECTIONS: tuple[Selection, ...] = ("spread", "first", "crops")
 CALIBRATIONS: tuple[Calibration, ...] = ("default", "shared", "sequential")
 
-GRID = ("quantizers", "bits", "formats", "mixed", "options")
+RUNTIME = (
+    *("activation_bits", "activation_formats", "activation_per", "activation_range"),
+    *("kv_bits", "kv_formats", "key_per", "key_rope", "value_per", "kv_range"),
+)
+"""Options of activations and the cache."""
+GRID = ("quantizers", "bits", "formats", "mixed", "options", *RUNTIME)
 """Options that choose what is measured: the grid of an output folder may grow."""
 NEUTRAL = (
     "shard",
@@ -51,6 +57,10 @@ NEUTRAL = (
     "calib_repeats",
 )
 """Options of where and how often something is measured: none changes the number of one measurement."""
+_BIT_WIDTHS: dict[str, Any] = {
+    **{"many": True, "words": {"none": ()}, "low": 2, "high": 8, "metavar": "B,…", "error": BitsError},
+}
+_NAMES: dict[str, Any] = {"kind": TEXT, "many": True, "metavar": "NAME,…", "error": NumberFormatError}
 FIT_ONLY = ("laws", "bits_axis", "seed", "bootstrap")
 """Options that only the fit needs."""
 
@@ -76,24 +86,9 @@ class RunConfig(Options):
         many=True,
         metavar="NAME,…",
     )
-    bits: tuple[int, ...] = option(
-        (2, 3, 4, 8),
-        "Bit-widths of integers (none: only --formats).",
-        BITS,
-        many=True,
-        words={"none": ()},
-        low=2,
-        high=8,
-        metavar="B,…",
-        error=BitsError,
-    )
+    bits: tuple[int, ...] = option((2, 3, 4, 8), "Bit-widths of integers (none: only --formats).", BITS, **_BIT_WIDTHS)
     formats: tuple[str, ...] = option(
-        (),
-        "Number formats to measure beside --bits, such as nvfp4; `ptq-eval formats` lists them.",
-        TEXT,
-        many=True,
-        metavar="NAME,…",
-        error=NumberFormatError,
+        (), "Number formats to measure beside --bits, such as nvfp4; `ptq-eval formats` lists them.", **_NAMES
     )
     mixed: tuple[str, ...] = option(
         (),
@@ -101,6 +96,22 @@ class RunConfig(Options):
         TEXT,
         many=True,
         metavar="FILE,…",
+    )
+    activation_bits: tuple[int, ...] = option(
+        (), "Bits that inputs of quantized layers are rounded to, as integers.", BITS, **_BIT_WIDTHS
+    )
+    activation_formats: tuple[str, ...] = option((), "Number formats of these inputs, such as fp8_e4m3.", **_NAMES)
+    activation_per: Per = option("token", "What of these inputs shares a scale.", choices=PER)
+    activation_range: Range = option(
+        "dynamic", "Range of these inputs: of the values rounded, or of the calibration text (static).", choices=RANGES
+    )
+    kv_bits: tuple[int, ...] = option((), "Bits of keys and values, as integers.", BITS, **_BIT_WIDTHS)
+    kv_formats: tuple[str, ...] = option((), "Number formats of keys and values, such as fp8_e4m3.", **_NAMES)
+    key_per: Per = option("channel", "What of the keys shares a scale, in each head.", choices=PER)
+    key_rope: Rope = option("after", "Round keys after the rotary embedding, or before it.", choices=ROPE)
+    value_per: Per = option("token", "What of the values shares a scale, in each head.", choices=PER)
+    kv_range: Range = option(
+        "dynamic", "Range of keys and values that share a scale per channel or tensor.", choices=RANGES
     )
     group_size: int | Literal["auto"] | None = option(
         "auto",
@@ -228,7 +239,8 @@ class RunConfig(Options):
         super().__post_init__()
         full = tuple(map(plugins.quantizer_name, self.quantizers))
         object.__setattr__(self, "quantizers", full)
-        for name in ("quantizers", "bits", "formats", "mixed", *CALIBRATED_WITH):
+        several = ("activation_bits", "activation_formats", "kv_bits", "kv_formats")
+        for name in ("quantizers", "bits", "formats", "mixed", *several, *CALIBRATED_WITH):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         self._check_calibration()
         if self.executor != "local" and self.jobs > 1:
@@ -237,12 +249,22 @@ class RunConfig(Options):
         if self.executor != "local" and self.prune:
             remedy = "omit --prune: nodes of a cluster share the files"
             raise OptionError("--prune is for one machine", got=self.executor, remedy=remedy)
-        if not self.quantizers or not (self.bits or self.formats or self.mixed):
+        if not self.quantizers or not (self.bits or self.formats or self.mixed or self.has_runtime):
             raise OptionError("nothing to measure", got="no quantizer or no bits", remedy="--quantizers rtn --bits 4")
         for name in self.options:
             if name not in self.quantizers:
                 what = "an option for a quantizer that is not in this run"
                 raise OptionError(what, got=name, allowed=", ".join(self.quantizers))
+
+    @property
+    def has_runtime(self) -> bool:
+        """Whether activations or the cache are quantized."""
+        return bool(self.activation_bits or self.activation_formats or self.kv_bits or self.kv_formats)
+
+    def require_weights_only(self, why: str) -> None:
+        """Raises OptionError, which says `why`, where activations or the cache are to be quantized."""
+        if self.has_runtime:
+            raise OptionError(why, got="bits or formats of activations or keys and values", remedy="omit them")
 
     def _check_calibration(self) -> None:
         for name in ("calib_text", "calib_windows", "calib_seed"):
@@ -319,20 +341,3 @@ class RunConfig(Options):
     def to_dict(self) -> dict[str, Any]:
         """All options, for `run.json`."""
         return asdict(self)
-
-
-def resolve_device(name: str) -> str:
-    """The device that `name` means; "auto" takes CUDA where there is one.  Raises DeviceError."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "mps":
-        raise DeviceError("losses are summed in float64, which mps lacks", got=name, remedy="--device cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise DeviceError("unknown device", got=name, allowed="auto, cpu, cuda, cuda:N")
-    index = int(name.partition(":")[2] or 0)
-    if name != "cpu" and index >= (count := torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        what = f"no CUDA device {index}" if count else "no CUDA device is available"
-        raise DeviceError(what, got=name, allowed=", ".join(["cpu", *(f"cuda:{n}" for n in range(count))]))
-    return name

@@ -97,6 +97,7 @@ def export(
         options["bits"] = ()
     config, packer, out = RunConfig.of(options), _packer(file_format), Path(out)
     config.require_one_calibration("export takes one draw of calibration windows")
+    config.require_weights_only("export writes weights")
     schemes = (*config.bits, *config.formats, *config.mixed)
     if len(config.quantizers) != 1 or len(schemes) != 1:
         raise OptionError(

@@ -146,6 +146,7 @@ def _config(options: Mapping[str, Any], study: SensitivityConfig) -> RunConfig:
             "a study of sensitivity cannot be sharded", got=config.shard, remedy="choose --steps for each process"
         )
     config.require_one_calibration("a study of sensitivity uses one draw of calibration windows")
+    config.require_weights_only("a study of sensitivity is about weights")
     if config.precision is not None:
         raise OptionError(
             "a study of sensitivity uses every window", got=f"precision={config.precision}", remedy="omit it"

@@ -12,7 +12,9 @@ are taken in its order, and a variant stops as soon as the rule is satisfied.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,18 @@ _LOGIT_BYTES = {"cpu": 2**28, "cuda": 2**31}
 Tick = Callable[[int], None]
 
 
+class Running(Protocol):
+    """How a variant rounds what it computes, see `simulation.Simulation`."""
+
+    def running(self) -> AbstractContextManager[None]:
+        """Within the context, the model rounds."""
+        ...
+
+    def head_input(self, states: Tensor) -> Tensor:
+        """The last hidden states as the head reads them."""
+        ...
+
+
 def batch_size(model: LanguageModel, seq_len: int) -> int:
     """Windows per batch: a function of shapes alone, so that results do not depend on free memory."""
     kind = model.device.type if model.device.type in _BATCH_TOKENS else "cpu"
@@ -44,6 +58,7 @@ class _Progress:
     """A variant on its way through the windows: its parameters, its scores so far, and whether the rule ended it."""
 
     parameters: Mapping[str, nn.Parameter]
+    simulation: Running | None = None
     scores: Scores = field(default_factory=Scores)
     settled: bool = False
 
@@ -97,9 +112,16 @@ class Evaluator:
         places = {window: place for place, window in enumerate(self.order)}
         return [self._full.nll[places[window]] for window in windows]
 
-    def score(self, variants: Sequence[Mapping[str, Tensor]]) -> list[tuple[list[int], Scores]]:
-        """For variants with weights {name: [out, in]}: the windows each has seen, ascending, and their scores."""
-        running = [_Progress(self.model.parameters_of(weights)) for weights in variants]
+    def score(
+        self, variants: Sequence[Mapping[str, Tensor]], simulations: Sequence[Running | None] | None = None
+    ) -> list[tuple[list[int], Scores]]:
+        """For variants with weights {name: [out, in]}: the windows each has seen, ascending, and their scores.
+
+        `simulations`: how each rounds its activations and cache, None where it does not.
+        """
+        carried = {id(weights): self.model.parameters_of(weights) for weights in variants}
+        pairs = zip(variants, simulations or [None] * len(variants))
+        running = [_Progress(carried[id(weights)], simulation) for weights, simulation in pairs]
         for batches in self._looks:
             active = [variant for variant in running if not variant.settled]
             for batch in batches if active else ():
@@ -136,7 +158,11 @@ class Evaluator:
         rows, outputs = self.ids[batch], []
         for variant in variants:
             with self.model.carrying(variant.parameters):
-                outputs.append(self.scorer.output(rows))
+                if variant.simulation is None:
+                    outputs.append(self.scorer.output(rows))
+                else:
+                    with variant.simulation.running():
+                        outputs.append(self.scorer.output(rows, variant.simulation.head_input))
             self.tick(len(rows))
         nll, scores = compare(rows, full, outputs)
         self._record_full(batch, nll)

@@ -35,6 +35,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, TypeVar
 
 import numpy as np
@@ -47,7 +48,6 @@ from ptq_eval.measure.gradients import mean_gradient
 from ptq_eval.measure.memory import out_of_memory
 from ptq_eval.measure.session import Session
 from ptq_eval.models.language_model import LanguageModel
-from ptq_eval.records import Unmeasured
 
 Found = TypeVar("Found")
 
@@ -59,6 +59,15 @@ RESCORED_WINDOWS = 16
 
 _GRADIENT_TOKENS = {"cpu": 1024, "cuda": 8192}
 """Tokens of one backward pass, whose activations are kept."""
+
+
+class Unmeasured(StrEnum):
+    """Why a part of the noise floor is not known."""
+
+    OFFLOADED = "offloaded"
+    MEMORY = "memory"
+    NO_GRADIENT = "no_gradient"
+    ONE_WINDOW = "one_window"
 
 
 def places(count: int, of: int) -> list[int]:

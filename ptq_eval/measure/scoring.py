@@ -15,7 +15,7 @@ block, and nothing after them is rounded to that type.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -115,10 +115,14 @@ class Factored:
         self.head: Any = model.module.get_output_embeddings()  # type: ignore[operator]
 
     @torch.inference_mode()
-    def output(self, ids: Tensor) -> Hidden:
-        """The output of the model with its current weights for windows `ids` [batch, time]."""
+    def output(self, ids: Tensor, read: Callable[[Tensor], Tensor] | None = None) -> Hidden:
+        """The output of the model with its current weights for windows `ids` [batch, time].
+
+        The head reads what `read` makes of the hidden states [batch, time, width], where that is given.
+        """
+        hidden = self.model.hidden(ids)
         # The last position predicts nothing that is in the window.
-        states = self.model.hidden(ids)[:, :-1].flatten(0, 1)
+        states = (read(hidden) if read is not None else hidden)[:, :-1].flatten(0, 1)
         return Hidden(states, self.head.weight, self.head.bias)
 
     def variants_at_once(self, output: Output) -> int:
@@ -138,8 +142,8 @@ class Whole:
         self.model = model
 
     @torch.inference_mode()
-    def output(self, ids: Tensor) -> Logits:
-        """As `Factored.output`; a view of the model's logits where there is one window."""
+    def output(self, ids: Tensor, read: Callable[[Tensor], Tensor] | None = None) -> Logits:
+        """As `Factored.output`; a view of the model's logits where there is one window, whose head ran in the model."""
         logits = self.model.logits(ids)[:, :-1]
         return Logits(logits[0] if len(ids) == 1 else logits.flatten(0, 1))
 

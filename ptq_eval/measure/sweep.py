@@ -24,6 +24,7 @@ from ptq_eval.measure.doubts import Plausibility
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
 from ptq_eval.measure.foreign.quantizer import method_of
+from ptq_eval.measure.lanes import Cell, Lane, cells_of, lanes_of, scored, static_windows
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.trials import Workload
@@ -51,26 +52,30 @@ def cost(work: Workload, missing: Sequence[Trial]) -> float:
     """Units of work of a sweep, for a progress bar: windows evaluated, and windows calibrated with."""
     if not missing:
         return 0.0
-    variants = [trial for trial in missing if trial.quantizer != FULL_PRECISION]
+    quantized = [trial for trial in missing if trial.quantizer != FULL_PRECISION]
     calibrating = _calibration_cost(work, missing)
-    return (len(variants) + 1) * len(work.evaluation.ids) + sum(calibrating(trial) for trial in variants)
+    return (len(quantized) + 1) * len(work.evaluation.ids) + sum(map(calibrating, cells_of(quantized)))
 
 
-def _calibration_cost(work: Workload, missing: Sequence[Trial]) -> Callable[[Trial], float]:
-    """Units of calibration of a trial: a sequential one takes a pass of its own, of two models where the method needs
-    them (`two_models`); the shared ones of one draw of the calibration windows split one pass."""
+def _calibration_cost(work: Workload, missing: Sequence[Trial]) -> Callable[[Cell], float]:
+    """Units of calibration of the trials that share weights: sequential calibration takes a pass of its own, of two
+    models where the method needs them (`two_models`); shared ones of one draw of the calibration windows split one
+    pass, and every trial with static ranges takes one more."""
     draws = work.calibrations
     sequential = {trial.quantizer: trial.options for trial in missing if trial.calibration == "sequential"}
     passes = {name: 1 + method_of(name, **options).needs_mismatch for name, options in sequential.items()}
-    sharing = Counter(trial.calibration_corpus for trial in missing if trial.calibration == "shared")
+    heads = [cell[0] for cell in cells_of(missing)]
+    sharing = Counter(trial.calibration_corpus for trial in heads if trial.calibration == "shared")
 
-    def units(trial: Trial) -> float:
+    def units(cell: Cell) -> float:
+        ranges = sum(len(draws.get(static_windows(trial), ())) for trial in cell)
+        trial = cell[0]
         windows = draws.get(trial.calibration_corpus) if trial.calibration in ("shared", "sequential") else None
         if windows is None:
-            return 0.0
+            return float(ranges)
         if trial.calibration == "shared":
-            return len(windows) / sharing[trial.calibration_corpus]
-        return float(len(windows) * passes[trial.quantizer])
+            return ranges + len(windows) / sharing[trial.calibration_corpus]
+        return ranges + float(len(windows) * passes[trial.quantizer])
 
     return units
 
@@ -108,38 +113,35 @@ def sweep(
         evaluator = Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick)
         floor = Floor(session, full=wants_full)
         plausibility = Plausibility(session.model, evaluator) if session.scratch is None else None
-        for group in _groups(session, evaluator, quantized, beside=floor.nbytes):
-            variants = session.quantized(group, with_codes=keep is not None)
-            tick(sum(calibrating(trial) for trial in group))
-            scored = _scored(evaluator, variants)
+        for group in _groups(session, evaluator, cells_of(quantized), beside=floor.nbytes):
+            lanes = lanes_of(session, group, with_codes=keep is not None)
+            tick(sum(map(calibrating, group)))
+            found = scored(evaluator, lanes)
             measured = []
             if wants_full:
                 _require_sane(work, evaluator.full.nll, session.model.vocab_size)
                 full = _record(work, work.trials[0], evaluator.full)
                 measured.append(_with(full, {**floor.numerics(full.nll), **floor.second_order()} if full.nll else {}))
-            for trial, variant, (windows, scores) in zip(group, variants, scored):
-                record = _quantized_record(work, trial, scores, variant, windows)
+            for lane, (windows, scores) in zip(lanes, found):
+                record = _quantized_record(work, lane, scores, windows)
+                if lane.simulation is not None or lane.variant is None:
+                    measured.append(_doubted(record, lane, evaluator, None, windows, scores))
+                    continue
                 if record.nll:
-                    record = _with(record, floor.rounding(variant.weights))
+                    record = _with(record, floor.rounding(lane.variant.weights))
                 if keep is not None:
-                    keep(session, trial, variant)
-                    variant.weights = {name: weight.clone() for name, weight in variant.weights.items()}
-                measured.append(_doubted(record, variant, evaluator, plausibility, windows, scores))
+                    keep(session, lane.trial, lane.variant)
+                    lane.variant.weights = {name: weight.clone() for name, weight in lane.variant.weights.items()}
+                measured.append(_doubted(record, lane, evaluator, plausibility, windows, scores))
+            for variant in {id(lane.variant): lane.variant for lane in lanes if lane.variant is not None}.values():
                 variant.weights.clear()
             facts = session.provenance((time.monotonic() - started) / len(measured))
             yield from (replace(measurement, provenance=facts) for measurement in measured)
             wants_full, started = False, time.monotonic()
 
 
-def _scored(evaluator: Evaluator, variants: Sequence[Variant]) -> Iterator[tuple[list[int], Scores]]:
-    """What `Evaluator.score` gives for each variant; nothing for those that failed."""
-    found = iter(evaluator.score([variant.carried for variant in variants if not variant.failure]))
-    for variant in variants:
-        yield ([], Scores()) if variant.failure else next(found)
-
-
-def _groups(session: Session, evaluator: Evaluator, trials: Sequence[Trial], beside: float = 0.0) -> list[list[Trial]]:
-    """Trials whose variants are kept at the same time; at least one group, which may be empty.
+def _groups(session: Session, evaluator: Evaluator, cells: Sequence[Cell], beside: float = 0.0) -> list[list[Cell]]:
+    """Cells whose variants are kept at the same time; at least one group, which may be empty.
 
     `beside` is what else takes memory of the budget (bytes).
     Where there are several groups, the evaluator keeps full-precision outputs in the memory that they leave.
@@ -150,14 +152,14 @@ def _groups(session: Session, evaluator: Evaluator, trials: Sequence[Trial], bes
     if session.scratch is None:
         taken = sum(parameter.nbytes for parameter in model.module.parameters()) + evaluator.working_bytes + beside
         size = budget.variants(taken, variant_bytes)
-        if size < len(trials):
+        if size < len(cells):
             size = budget.variants(taken + references, variant_bytes)
             references = min(references, max(0.0, budget.total - taken - size * variant_bytes))
     else:
         size = max(1, int(_SHARE_OF_DISK * shutil.disk_usage(session.scratch).free // variant_bytes))
-    if size < len(trials):
+    if size < len(cells):
         evaluator.budget = references
-    return [list(trials[i : i + size]) for i in range(0, len(trials), size)] or [[]]
+    return [list(cells[i : i + size]) for i in range(0, len(cells), size)] or [[]]
 
 
 def _record(work: Workload, trial: Trial, scores: Scores, windows: Sequence[int] = ()) -> Measurement:
@@ -196,18 +198,16 @@ def _require_sane(work: Workload, nll: Sequence[float], vocab_size: int) -> None
         )
 
 
-def _quantized_record(
-    work: Workload, trial: Trial, scores: Scores, variant: Variant, windows: Sequence[int]
-) -> Measurement:
-    """The record of a variant that has seen `windows`, with what happened while it was quantized."""
-    early = len(windows) < len(work.evaluation.ids)
-    measurement = _record(work, trial, scores, windows if early else ())
-    details = {**variant.details(), **({"stopped_early": early} if trial.stop else {})}
-    bits = variant.bits_per_weight if variant.stored_weights else None
+def _quantized_record(work: Workload, lane: Lane, scores: Scores, windows: Sequence[int]) -> Measurement:
+    """The record of a lane that has seen `windows`, with what happened while it was quantized."""
+    variant, early = lane.variant, len(windows) < len(work.evaluation.ids)
+    measurement = _record(work, lane.trial, scores, windows if early else ())
+    details = {**(variant.details() if variant else {}), **({"stopped_early": early} if lane.trial.stop else {})}
+    bits = variant.bits_per_weight if variant and variant.stored_weights else None
     measurement = replace(measurement, bits_per_weight=bits, details=details)
-    if variant.failure:
-        return _failed(measurement, variant.failure)
-    if variant.skipped and measurement.status != "failed":
+    if lane.failure:
+        return _failed(measurement, lane.failure)
+    if variant and variant.skipped and measurement.status != "failed":
         named = ", ".join(list(variant.skipped)[:3])
         message = f"{len(variant.skipped)} layers left in full precision: {named}"
         return replace(measurement, status="partial", message=message)
@@ -216,26 +216,30 @@ def _quantized_record(
 
 def _doubted(
     measurement: Measurement,
-    variant: Variant,
+    lane: Lane,
     evaluator: Evaluator,
     plausibility: Plausibility | None,
     windows: Sequence[int],
     scores: Scores,
 ) -> Measurement:
-    """The record with what gives reason to doubt it.  The variant's weights are used up."""
-    found = [
-        *variant.witness.doubts(),
-        *doubts.of_rounded(variant.facts.get("rounded_to_nearest", ()), len(variant.weights)),
-        *doubts.of_backend(variant.facts.get("backend", {})),
-    ]
-    details: dict[str, Any] = {}
+    """The record with what gives reason to doubt it.  With `plausibility`, the variant's weights are used up."""
+    variant, details = lane.variant, dict[str, Any]()
+    found = _of_weights(variant) if variant is not None else []
     if measurement.nll:
         found += doubts.of_losses(scores.nll, evaluator.full_at(windows))
-    if measurement.nll and plausibility is not None and not variant.others and variant.weights:
+    if measurement.nll and plausibility and variant and not variant.others and variant.weights:
         ratio = plausibility.ratio(variant.weights, windows, scores)
         details["second_order_ratio"] = ratio
         found += doubts.of_ratio(ratio)
     return _with(measurement, {**details, **({"doubts": found} if found else {})})
+
+
+def _of_weights(variant: Variant) -> list[dict[str, Any]]:
+    return [
+        *variant.witness.doubts(),
+        *doubts.of_rounded(variant.facts.get("rounded_to_nearest", ()), len(variant.weights)),
+        *doubts.of_backend(variant.facts.get("backend", {})),
+    ]
 
 
 def _with(measurement: Measurement, details: Mapping[str, Any]) -> Measurement:

@@ -31,10 +31,11 @@ from ptq_eval.errors import (
 from ptq_eval.measure import mixtures
 from ptq_eval.measure.foreign.quantizer import Foreign, method_of
 from ptq_eval.measure.mixtures import Mixture
+from ptq_eval.measure.roundings import is_static, roundings_of
 from ptq_eval.measure.schemes import refusal, schemes_of
 from ptq_eval.measure.texts import Texts, evaluation_request
 from ptq_eval.models.language_model import LanguageModel
-from ptq_eval.records import FULL_PRECISION, CalibrationDraw, Checkpoint, Progress, Trial
+from ptq_eval.records import FULL_PRECISION, WEIGHTS_KEPT, CalibrationDraw, Checkpoint, Progress, Trial
 from quantizers import Quantizer, Scheme
 
 _OF_ONE_CHECKPOINT = (
@@ -138,6 +139,7 @@ class _Planner:
         self.quantizers = quantizers_of(config)
         self.device = config.resolve_device().split(":")[0]
         self.narrowest = 1
+        roundings_of(self.config)  # raises what is wrong with the request
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> Plan:
         plan = Plan(checkpoints=list(checkpoints))
@@ -225,7 +227,7 @@ class _Planner:
     ) -> Workload:
         evaluation = self.texts.cut(evaluation_request(self.config, seq_len), checkpoint, folder, model.vocab_size)
         drawn: Mapping[CalibrationDraw, Windows] = {}
-        if any(quantizer.needs_stats for quantizer in self.quantizers.values()):
+        if is_static(self.config) or any(quantizer.needs_stats for quantizer in self.quantizers.values()):
             drawn = self.texts.calibrations(checkpoint, folder, model.vocab_size, seq_len)
         if checkpoint.run not in plan.models:
             plan.models[checkpoint.run] = {**model.describe(), "seq_len": seq_len}
@@ -286,7 +288,10 @@ class _Planner:
             "stop": self.config.stop_rule(),
             "sample": evaluation.sample,
         }
+        first = next(iter(drawn.values()), None)
+        roundings = roundings_of(self.config, first.digest if first else "")
         trials = [Trial(quantizer=FULL_PRECISION, **common)]
+        trials += [Trial(quantizer=WEIGHTS_KEPT, **common, **rounding) for rounding in roundings if rounding]
         for name, quantizer in self.quantizers.items():
             mode = _calibration(quantizer, self.config)
             asked = schemes
@@ -303,9 +308,11 @@ class _Planner:
                     calibration_corpus=windows.digest if windows is not None else "",
                     calibration_draw=draw,
                     **common,
+                    **rounding,
                 )
                 for scheme in asked
                 for draw, windows in own
+                for rounding in roundings
             ]
         return trials
 

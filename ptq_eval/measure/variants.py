@@ -25,6 +25,7 @@ from ptq_eval.measure.schemes import refusal
 from ptq_eval.models.predecessors import obstacle
 from ptq_eval.records import Trial
 from quantizers import QuantizedWeight, Quantizer, Scheme, gaussian_mse
+from quantizers.stats import Rotation
 
 ROUNDING = "rtn"
 ZERO_BITS = 16
@@ -78,6 +79,8 @@ class Variant:
     scheme_bits: float = 0.0
     input_scales: dict[str, Tensor] = field(default_factory=dict)
     """Scales of input channels [in] of the layers that have any."""
+    rotations: dict[str, Rotation] = field(default_factory=dict)
+    """Rotations of the inputs of the layers that have any."""
     reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     layers: dict[str, QuantizedWeight] | None = None
     """The codes and scales behind the weights, where they are wanted."""
@@ -141,6 +144,8 @@ class Variant:
             self.layers[name] = quantized
         if quantized.input_scale is not None:
             self.input_scales[name] = quantized.input_scale
+        if quantized.rotation is not None:
+            self.rotations[name] = quantized.rotation
         weights = quantized.codes.numel()
         self.stored[name] = (quantized.bits_per_weight * weights, weights)
         self.scheme_bits += self.scheme_of(name).bits_stored(*quantized.codes.shape)

@@ -19,13 +19,14 @@ import numpy as np
 
 from ptq_eval.records import CalibrationDraw, Measurement
 from ptq_eval.results.draws import calibration_se
-from ptq_eval.results.points import Losses, Row, is_other
+from ptq_eval.results.points import Losses, Row, is_other, is_runtime
+from ptq_eval.runtime import COLUMNS as RUNTIME
 from ptq_eval.sampling import errors_needed, freedom, independent, standard_error
 
 COLUMNS = ("calib_text", "calib_windows", "calib_length")
 _CELL = (
     *("run", "step", "weights_sha", "quantizer", "quantizer_version", "options", "bits", "group_size", "symmetric"),
-    *("format", "calibration", "protocol", "dtype", "device"),
+    *("format", "calibration", "protocol", "dtype", "device", *RUNTIME),
 )
 """Columns that rows which differ in the condition alone have in common."""
 _EFFECT = ("quantizer", "options", "bits", "group_size", "symmetric", "format", "calibration", *COLUMNS)
@@ -100,7 +101,7 @@ def effects(
     a single one.  `trajectories` are the names of the runs' trajectories, by default their own.
     """
     groups: dict[str, list[tuple[Row, Row]]] = {}
-    for row, reference in _pairs(rows, windows):
+    for row, reference in _pairs((row for row in rows if not is_runtime(row)), windows):
         about = [(trajectories or {}).get(str(row["run"]), row["run"]), *(row.get(name) for name in _EFFECT)]
         key = json.dumps([*about, len(windows[row["key"]].after)], default=str)
         groups.setdefault(key, []).append((row, reference))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ptq_eval.runtime import COLUMNS as RUNTIME
+
 COLUMNS = (
     "run",
     "step",
@@ -77,4 +79,5 @@ COLUMNS = (
     "calib_difference_df",
     "second_order_ratio",
     "doubts",
+    *RUNTIME,
 )

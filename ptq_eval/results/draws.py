@@ -25,6 +25,7 @@ from scipy import optimize, special
 
 from ptq_eval.records import Measurement
 from ptq_eval.results.selection import cell_of
+from ptq_eval.runtime import COLUMNS as RUNTIME
 from ptq_eval.sampling import SIGNIFICANT, Design, freedom, standard_error
 
 _MEANS = (
@@ -34,7 +35,7 @@ _MEANS = (
 
 CONFIGURATION = (
     *("quantizer", "quantizer_version", "options", "group_size", "symmetric", "format", "calibration", "protocol"),
-    *("calibration_draws", "calib_text", "calib_windows", "calib_length"),
+    *("calibration_draws", "calib_text", "calib_windows", "calib_length", *RUNTIME),
 )
 """Columns whose rows are of one configuration, whatever the checkpoint and the bits."""
 

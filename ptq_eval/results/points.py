@@ -144,18 +144,22 @@ class Skipped(StrEnum):
     TOKENS_UNKNOWN = "tokens_unknown"
     PARAMS_UNKNOWN = "params_unknown"
     OTHER_CALIBRATION = "other_calibration"
+    RUNTIME = "runtime"
 
 
 def read(table: Iterable[Row], axis: BitsAxis = "bits") -> tuple[list[Point], Counter[Skipped]]:
     """The points of a table in its order, and the number of excluded rows by reason.
 
-    Rows of another calibration than the first are excluded: no fit ever pools calibrations.
+    Rows of another calibration than the first are excluded, and rows of quantized activations or cache: no fit ever
+    pools them.
     Raises OptionError if a quantized row that was measured does not say what it is on `axis`.
     """
     points, excluded = [], Counter[Skipped]()
     for row in table:
         point = _point(row, axis)
-        if is_other(row):
+        if is_runtime(row):
+            excluded[Skipped.RUNTIME] += 1
+        elif is_other(row):
             excluded[Skipped.OTHER_CALIBRATION] += 1
         elif str(row.get("status") or "") not in USABLE:
             excluded[Skipped.NOT_MEASURED] += 1
@@ -177,6 +181,11 @@ def read(table: Iterable[Row], axis: BitsAxis = "bits") -> tuple[list[Point], Co
 def is_other(row: Row) -> bool:
     """Whether a row of the table, which may come from a file, is of another calibration than the first."""
     return str(row.get("calib_first")).lower() in ("false", "0", "0.0")
+
+
+def is_runtime(row: Row) -> bool:
+    """Whether activations or the cache are quantized in a row of the table, which may come from a file."""
+    return any(_text(row.get(name)) for name in ("activation_format", "kv_format"))
 
 
 def digest(points: Iterable[Point]) -> str:

@@ -36,6 +36,7 @@ from ptq_eval.results.draws import cells as cells_of
 from ptq_eval.results.points import Losses
 from ptq_eval.results.seeds import add_seeds
 from ptq_eval.results.selection import pairing, place, select
+from ptq_eval.runtime import columns_of
 from ptq_eval.sampling import (
     SIGNIFICANT,
     Design,
@@ -68,7 +69,7 @@ def table_of(
     one row of status "excluded" with its reason.
     """
     order = {place(c): i for i, c in enumerate(checkpoints)}
-    full = {pairing(m.trial): m for m in mine if m.trial.scheme is None and m.nll}
+    full = {pairing(m.trial): m for m in mine if m.trial.quantizer == FULL_PRECISION and m.nll}
     designs = _designs(mine)
     rows, windows = [], {}
     cells = cells_of(mine)
@@ -130,7 +131,8 @@ def _compare_with_rounding(
 def _grid(trial: Trial) -> tuple[Any, ...]:
     """What a measurement shares with the one of rounding that it is compared with."""
     scheme = trial.scheme
-    return pairing(trial), scheme and (scheme.bits, scheme.group_size, scheme.symmetric, scheme.format)
+    runtime = json.dumps([trial.activations, trial.cache], sort_keys=True, default=str)
+    return pairing(trial), runtime, scheme and (scheme.bits, scheme.group_size, scheme.symmetric, scheme.format)
 
 
 def _by_window(m: Measurement, design: Design) -> np.ndarray:
@@ -142,7 +144,8 @@ def _by_window(m: Measurement, design: Design) -> np.ndarray:
 
 def _rank(measurement: Measurement) -> tuple[str, float, str]:
     trial = measurement.trial
-    return "" if trial.scheme is None else trial.quantizer, float(trial.bits or 0), trial.key()
+    quantizer = "" if trial.quantizer == FULL_PRECISION else trial.quantizer
+    return quantizer, float(trial.bits or 0), trial.key()
 
 
 def _per_token(measurement: Measurement) -> np.ndarray:
@@ -190,12 +193,13 @@ def _row(
     if scheme is not None:
         row |= {name: getattr(scheme, name) for name in ("bits", "group_size", "symmetric", "format")}
         row |= {"effective_bits": m.effective_bits, "gaussian_mse": m.details.get("gaussian_mse")}
+    row |= columns_of(trial)
     if trial.calibration_corpus:
         row |= {"calibration_draws": 1, "covers_calibration": False}
     if reference is not None:
         row["loss_fp"], row["loss_fp_se"] = mean_and_error(reference.nll, reference.n_tokens, design)
         row |= {"ppl_fp": reference.perplexity, "bpb_fp": reference.bits_per_byte}
-    if scheme is not None and m.nll:
+    if trial.quantizer != FULL_PRECISION and m.nll:
         row |= _damage(m, reference, design)
     row |= {name: m.details[name] for name in ("damping_max", "damping_retries", "dead_columns") if name in m.details}
     row["second_order_ratio"] = m.details.get("second_order_ratio")

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from ptq_eval.measure import floor
 from ptq_eval.measure.calibration import quantize
-from ptq_eval.measure.floor import Floor, Slopes, moved, places
+from ptq_eval.measure.floor import Floor, Slopes, Unmeasured, moved, places
 from ptq_eval.measure.gradients import mean_gradient
 from ptq_eval.measure.memory import Budget
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
-from ptq_eval.records import Unmeasured
 from quantizers import Scheme, get_quantizer
 from tests.theory.support import build, build_gpt2, windows
 

@@ -34,6 +34,8 @@ CHANGES = {
     "include_head": True,
     "include_embedding": True,
     "stop": {"precision": 0.02},
+    "activations": {"format": "int8", "per": "token"},
+    "cache": {"rope": "after"},
 }
 
 

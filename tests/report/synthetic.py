@@ -13,6 +13,7 @@ import pandas as pd
 
 from ptq_eval.report import with_texts
 from ptq_eval.results.table import COLUMNS
+from ptq_eval.runtime import COLUMNS as RUNTIME
 
 BASE = {"E": 1.6, "A": 18.0, "alpha": 0.34, "B": 190.0, "beta": 0.37}
 GAMMA_D, GAMMA_N = 0.52, 0.33
@@ -74,6 +75,7 @@ def _row(run, ratio, quantizer, bits, rng):
         "calib_length": 64 if bits else math.nan, "calib_seed": "0" if bits else None,
         "calib_first": True if bits else None, "calib_difference": math.nan, "calib_difference_se": math.nan,
         "calib_difference_df": math.nan, "second_order_ratio": 1.1 if bits else math.nan, "doubts": None,
+        **dict.fromkeys(RUNTIME),
     }  # fmt: skip
     return {name: values[name] for name in COLUMNS}
 

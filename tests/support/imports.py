@@ -17,7 +17,7 @@ ROOTS = [Path(package.__file__).parent for package in (ptq_eval, quantizers)]
 
 ORDER = (
     ("quantizers",),
-    ("records", "errors", "units", "plugins", "config", "sampling", "early_stop"),
+    ("records", "errors", "units", "plugins", "config", "sampling", "early_stop", "runtime"),
     ("models", "backends"),
     ("checkpoints", "corpora", "packing"),
     ("measure", "pretrain"),

@@ -9,7 +9,8 @@ the laws themselves, found by name among the installed plug-ins: no formula is r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +23,7 @@ from ptq_eval.errors import NothingToFitError, UnknownPluginError
 from ptq_eval.laws.base import FitKind
 from ptq_eval.records import FULL_PRECISION
 from ptq_eval.report.common.numbers import number, title
-from ptq_eval.results.points import Point, axis_value, digest, format_family, is_other, read
+from ptq_eval.results.points import Point, axis_value, digest, format_family, is_other, is_runtime, read
 from ptq_eval.results.table import COLUMNS as TABLE_COLUMNS
 
 Frame = Any
@@ -74,8 +75,19 @@ def formats_of(table: Frame) -> Any:
     return table["format"].map(lambda name: format_family("" if name is None or name != name else str(name)))
 
 
-def _of_other_calibrations(table: Frame) -> Any:
-    return pd.Series([is_other(row) for row in table.to_dict("records")], index=table.index, dtype=bool)
+def _where(table: Frame, holds: Callable[[Any], bool]) -> Any:
+    return pd.Series([holds(row) for row in table.to_dict("records")], index=table.index, dtype=bool)
+
+
+def runtime_name(row: Mapping[str, Any]) -> str:
+    """`A8 KV4` of a row whose activations have 8 bits and whose cache has 4; formats other than integers by name."""
+    parts = {"A": "activation", "KV": "kv"}
+    known = {prefix: str(row.get(f"{name}_format") or "").replace("nan", "") for prefix, name in parts.items()}
+    return " ".join(
+        prefix + (f"{number(row[f'{parts[prefix]}_bits']):.0f}" if re.fullmatch(r"int\d", form) else f" {form}")
+        for prefix, form in known.items()
+        if form
+    )
 
 
 def _describe(column: str, value: Any) -> str:
@@ -122,14 +134,20 @@ class Study:
 
     @cached_property
     def rows(self) -> Frame:
-        """The rows of `every` with the first calibration."""
-        return self.every[~_of_other_calibrations(self.every)].reset_index(drop=True)
+        """The rows of `every` with the first calibration, and with activations and cache in full precision."""
+        return self.every[~_where(self.every, lambda row: is_other(row) or is_runtime(row))].reset_index(drop=True)
+
+    @cached_property
+    def runtime(self) -> Frame:
+        """The measured rows with activations or cache quantized."""
+        rows = self.every[_where(self.every, lambda row: is_runtime(row) and not is_other(row))]
+        return rows[rows["status"].isin(MEASURED) & np.isfinite(rows["delta"])]
 
     @cached_property
     def calibrations(self) -> Frame:
         """The measured rows of every condition of calibration; none where there is only one."""
-        rows = self.every
-        if not _of_other_calibrations(rows).any():
+        rows = self.every[~_where(self.every, is_runtime)]
+        if not _where(rows, is_other).any():
             return rows.iloc[:0]
         return rows[rows["status"].isin(MEASURED) & np.isfinite(rows["delta"]) & rows["calib_text"].notna()]
 
@@ -146,6 +164,7 @@ class Study:
             frame[name] = frame[name].fillna("").astype(str) if name in frame else ""
         frame["quantizer"] = frame["quantizer"].replace("", FULL_PRECISION)
         frame["label"], frame["method"] = labels(frame), methods(frame)
+        frame["runtime_name"] = [runtime_name(row) for row in frame.to_dict("records")]
         frame["checkpoint"] = [f"{r}@{s:.0f}" if s == s else r for r, s in zip(frame["run"], frame["step"])]
         # Not astype(str), which may keep a missing D as missing, and grouping drops rows whose key is missing.
         tokens = frame["tokens"].map("{:.0f}".format)
@@ -193,7 +212,8 @@ class Study:
     @cached_property
     def troubled(self) -> Frame:
         """Rows that were not measured, or only in part."""
-        return self.every[self.every["status"] != "ok"]
+        rows = self.every[self.every["status"] != "ok"]
+        return rows.assign(label=(rows["label"] + " " + rows["runtime_name"]).str.strip())
 
     @cached_property
     def runs(self) -> list[str]:

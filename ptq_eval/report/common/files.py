@@ -23,6 +23,7 @@ from ptq_eval.errors import OutputFullError, OutputMismatchError, full_disk
 
 WHOLE = (
     "step", "tokens", "params", "bits", "group_size", "windows", "damping_retries", "dead_columns", "layers_skipped",
+    "activation_bits", "kv_bits",
 )  # fmt: skip
 """Columns of whole numbers, some with blank cells."""
 

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval import __version__
-from ptq_eval.records import Measurement
+from ptq_eval.records import FULL_PRECISION, Measurement
+from ptq_eval.report.common.data import runtime_name
 from ptq_eval.report.common.files import write_json, write_text
+from ptq_eval.runtime import columns_of
 
 DATE = "1970-01-01T00-00-00.000000"
 """Of files that are the same whenever they are written."""
@@ -39,6 +41,9 @@ def name_of(m: Measurement) -> str:
     words = [trial.checkpoint.name, trial.quantizer]
     if trial.scheme is not None:
         words.append(f"{trial.scheme.bits}bits" if trial.scheme.format == "int" else trial.scheme.format)
+    if runtime := runtime_name(columns_of(trial)):
+        words.append(runtime)
+    if trial.quantizer != FULL_PRECISION:
         words.append(trial.key()[-8:])
     return re.sub(r"[^\w.@-]+", "-", "-".join(words))
 
@@ -74,7 +79,8 @@ def _arguments(m: Measurement) -> dict[str, Any]:
     trial, checkpoint = m.trial, m.trial.checkpoint
     about = {"run": checkpoint.run, "step": checkpoint.step, "tokens": checkpoint.tokens, "params": checkpoint.params}
     scheme = {n: v for n, v in vars(trial.scheme).items() if n != "layers"} if trial.scheme else {}
-    return {**about, "quantizer": trial.quantizer, "options": dict(trial.options), **scheme, "key": trial.key()}
+    asked = {**about, "quantizer": trial.quantizer, "options": dict(trial.options), **scheme}
+    return {**asked, **columns_of(trial), "key": trial.key()}
 
 
 def _sample(m: Measurement, task: str, place: int) -> dict[str, Any]:

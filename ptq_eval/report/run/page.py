@@ -28,7 +28,7 @@ from ptq_eval.report.common.numbers import MISSING, count, number, short, with_e
 from ptq_eval.report.common.words import interval_text, plural
 from ptq_eval.report.comparison import page as comparison
 from ptq_eval.report.mixed import page as mixed
-from ptq_eval.report.run import answers, calibrations, formats
+from ptq_eval.report.run import answers, calibrations, formats, runtime
 from ptq_eval.report.run.errors import of_calibration, of_seeds, of_windows
 from ptq_eval.report.run.words import early, sentences, stated_bits, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
@@ -38,7 +38,8 @@ LIMITS = (
     "Loss on one text under one protocol is not accuracy on a task; a small δ can hide a large loss of ability, and "
     "losses in nats per token compare only between models with one tokenizer.",
     "Quantization is simulated: weights are replaced by their dequantized values. Speed, memory and the rounding of "
-    "a particular kernel are not measured, and activations and the key-value cache stay in full precision.",
+    "a particular kernel are not measured. Activations and the key-value cache stay in full precision, but in the "
+    "section about them.",
     "An interval covers what its fit says it covers. A run is one seed and one order of the data; with few runs the "
     "difference to another run is not in the interval.",
     "Where the points are intermediate checkpoints of one run with a decaying learning rate, D and the learning "
@@ -97,6 +98,7 @@ def sections(
         *([(formats.TITLE, formats.section(study))] if study.has_formats else []),
         ("Degradation", _degradation(study)),
         *([(calibrations.TITLE, calibrations.section(study))] if len(study.calibrations) else []),
+        *([(runtime.TITLE, runtime.section(study))] if len(study.runtime) else []),
         ("Fits", _fits(study)),
         *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),
         (backtest.TITLE, backtest.section(tested, study)),

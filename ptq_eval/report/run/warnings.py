@@ -24,6 +24,7 @@ _REASONS = {
     Skipped.TOKENS_UNKNOWN: "tokens unknown, or none seen (D = 0)",
     Skipped.PARAMS_UNKNOWN: "parameters unknown",
     Skipped.OTHER_CALIBRATION: "another calibration than the first, with which the report compares them",
+    Skipped.RUNTIME: "activations or cache quantized, which the report shows in a section of their own",
 }
 _SCATTER = {
     "within": "within the scatter of checkpoints",

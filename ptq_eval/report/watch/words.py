@@ -17,6 +17,7 @@ from ptq_eval.records import FULL_PRECISION, Checkpoint
 from ptq_eval.report.common.numbers import OPEN, count, ratio, short
 from ptq_eval.report.common.tables import delta_cells
 from ptq_eval.report.common.words import plural
+from ptq_eval.results.points import is_runtime
 
 _ROW = ("quantizer", "bits", "format", "loss_fp", "loss_q", "delta", "delta_se", "noise_floor", "status")
 _LOGGED = ("delta", "delta_se", "loss_q")
@@ -24,14 +25,15 @@ _ANSWER = ("quantizer", "bits", "verdict_kind", "answer", "verdict")
 
 
 def rows_of(checkpoint: Checkpoint, table: pd.DataFrame) -> list[dict[str, Any]]:
-    """What was measured of one checkpoint: a JSON object for each quantizer and scheme."""
+    """What was measured of one checkpoint: a JSON object for each quantizer and scheme of weights alone."""
     rows = _rows(checkpoint, table).reindex(columns=list(_ROW)).to_dict("records")
     return [{key: finite_or_none(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
 
 
 def _rows(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
     step = table["step"].isna() if checkpoint.step is None else table["step"] == checkpoint.step
-    return table.loc[(table["run"] == checkpoint.run) & step & (table["quantizer"] != FULL_PRECISION)]
+    rows = table.loc[(table["run"] == checkpoint.run) & step & (table["quantizer"] != FULL_PRECISION)]
+    return rows.loc[[not is_runtime(row) for row in rows.to_dict("records")]]
 
 
 def answers_of(checkpoint: Checkpoint, fit: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import pandas as pd
 from ptq_eval.laws.forecast.backtest import long_enough
 from ptq_eval.report.backtest import figure as fan_figure
 from ptq_eval.report.common import figures, tables
-from ptq_eval.report.common.data import FULL_PRECISION, NUMBERS, Frame, Study, labels
+from ptq_eval.report.common.data import FULL_PRECISION, NUMBERS, Frame, Study, labels, runtime_name
 from ptq_eval.report.common.files import csv_text, json_text
 from ptq_eval.report.mixed import figure as mixed_figure
 from ptq_eval.report.run import curves, delta_figure, formats_figure, loss_figure
@@ -52,6 +52,7 @@ def embedded(
             **{f"figures/{name}.csv": csv_text(frame) for name, frame in drawn.items()},
         },
         "labels": list(labels(pd.DataFrame(study.table).reset_index(drop=True))),
+        "runtime": [runtime_name(row) for row in pd.DataFrame(study.table).to_dict("records")],
         "cells": _cells(study),
         "full_precision": FULL_PRECISION,
         "runs": _runs(study),

@@ -21,7 +21,7 @@ from ptq_eval.records import FULL_PRECISION, Measurement
 from ptq_eval.results.calibrations import completed
 from ptq_eval.results.draws import cells as cells_of
 from ptq_eval.results.load import collect
-from ptq_eval.results.points import USABLE, number
+from ptq_eval.results.points import USABLE, is_runtime, number
 from ptq_eval.results.selection import pairing, select
 from ptq_eval.results.store import Store
 from ptq_eval.sampling import Design
@@ -136,7 +136,7 @@ def _from_records(store: Store, name: str) -> Side:
     run = store.require()
     results = collect(store, run)
     kept, _ = select(completed(store.measurements(), run), results.checkpoints)
-    full = {pairing(m.trial): m for m in kept if m.trial.scheme is None and m.nll}
+    full = {pairing(m.trial): m for m in kept if m.trial.quantizer == FULL_PRECISION and m.nll}
     by_key = {draws[0].trial.key(): tuple(draws) for draws in cells_of(kept)}
     cells = []
     for row in _rows(results.frame):
@@ -180,7 +180,7 @@ def _excluded(frame: pd.DataFrame) -> dict[tuple[Any, Any], str]:
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The quantized rows with values that compare equal whether they come from a file or not."""
     rows = [_plain(row) for row in frame.to_dict("records")]
-    return [row for row in rows if row["quantizer"] not in ("", FULL_PRECISION)]
+    return [row for row in rows if row["quantizer"] not in ("", FULL_PRECISION) and not is_runtime(row)]
 
 
 def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -44,15 +44,15 @@ ptq.followSwitches = (box) => {
 };
 
 ptq.measurements = (host) => {
-  const { labels, cells, runs, full_precision } = ptq.data;
+  const { labels, runtime, cells, runs, full_precision } = ptq.data;
   const owner = new Map(runs.flatMap((run) => run.members.map((name) => [name, run.name])));
-  const rows = ptq.csv(ptq.data.files["degradation.csv"]).map((row, i) => ({ ...row, label: labels[i], cell: cells[i] }))
+  const rows = ptq.csv(ptq.data.files["degradation.csv"]).map((row, i) => ({ ...row, label: labels[i], runtime: runtime[i], cell: cells[i] }))
     .filter((row) => row.label !== full_precision);
   if (!rows.length) return;
   const number = (text) => (text === "" || text === undefined ? NaN : +text), fixed = (text) => (text ? (+text).toFixed(4) : "–");
   const columns = [
     ["run", (row) => row.run], ["step", (row) => row.step, (row) => row.step], ["D", (row) => ptq.count(number(row.tokens)), (row) => row.tokens],
-    ["D/N", (row) => ptq.short(number(row.tokens_per_param)), (row) => row.tokens_per_param], ["quantizer", (row) => row.label],
+    ["D/N", (row) => ptq.short(number(row.tokens_per_param)), (row) => row.tokens_per_param], ["quantizer", (row) => `${row.label} ${row.runtime}`.trim()],
     ["bits", (row) => row.bits, (row) => row.bits], ["effective bits", (row) => ptq.short(number(row.effective_bits)), (row) => row.effective_bits],
     ["loss before", (row) => fixed(row.loss_fp), (row) => row.loss_fp], ["loss after", (row) => fixed(row.loss_q), (row) => row.loss_q],
     ["δ", (row) => row.cell, (row) => row.delta], ["KL", (row) => ptq.short(number(row.kl)), (row) => row.kl],

@@ -1,0 +1,184 @@
+"""Oracle: quantized activations and cache against models written out with quantize–dequantize by hand."""
+
+import pytest
+import torch
+
+from ptq_eval.errors import UnsupportedModelError
+from ptq_eval.measure.simulation import Simulation, Transform
+from ptq_eval.models.language_model import LanguageModel
+from ptq_eval.models.nanochat import NanochatConfig, NanochatForCausalLM
+from ptq_eval.runtime import Cache, Rounding
+from quantizers.stats import Rotation
+from tests.reference import runtime as naive
+from tests.support.models import HIDDEN, VOCAB, build, ids, randomised
+
+ARCHITECTURES = ("llama", "gpt2", "gpt-neox", "qwen3", "nanochat")
+SEPARATE_KEYS = ("llama", "qwen3", "nanochat")
+CLOSE = 1e-6
+
+
+@pytest.fixture(scope="module")
+def models():
+    """models(architecture) -> a tiny model with random weights; each is built once."""
+    built = {}
+
+    def get(architecture):
+        if architecture not in built:
+            built[architecture] = _nanochat() if architecture == "nanochat" else build(architecture)
+        return LanguageModel(built[architecture], name=architecture)
+
+    return get
+
+
+def _nanochat():
+    config = NanochatConfig(
+        vocab_size=VOCAB, padded_vocab_size=VOCAB + 8, sequence_len=64, n_layer=4, n_head=4, n_kv_head=2, n_embd=HIDDEN,
+        window_pattern="SL", short_window=5, qk_scale=1.2, residual_weights=True, gate_channels=12, smear=True,
+        backout=True,
+    )  # fmt: skip
+    return randomised(NanochatForCausalLM(config).eval(), 0)
+
+
+def simulated(model, text, *roundings, calibration=None, **more):
+    """Logits of the model as it rounds."""
+    before = model.logits(text)
+    simulation = Simulation(model, *roundings, **more)
+    simulation.prepare(model.parameters_of({}), text, calibration)
+    with simulation.running():
+        found = model.logits(text)
+    assert torch.equal(model.logits(text), before), "nothing stays behind"
+    return found
+
+
+def expected(model, architecture, text, rounders):
+    """Logits of the model written out."""
+    with torch.no_grad():
+        return naive.NAIVE[architecture](dict(model.module.state_dict()), text, model.module.config, rounders)
+
+
+def require_close(found, wanted):
+    """To 1e-6 of the largest logit; a code rounded the other way would be seen at once."""
+    assert (found - wanted).abs().max() <= CLOSE * wanted.abs().max()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_written_out_model_is_the_model(models, architecture):
+    model, text = models(architecture), ids(3, 16)
+    require_close(model.logits(text), expected(model, architecture, text, naive.Rounders()))
+
+
+@pytest.mark.parametrize("per", ["token", "channel", "tensor"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_activations(models, architecture, per):
+    model, text = models(architecture), ids(3, 16)
+    found = simulated(model, text, Rounding("int4", 4, per))
+    wanted = naive.Rounders(inputs=lambda x: naive.integers(x, 4, naive.INPUT_DIMS[per]))
+    require_close(found, expected(model, architecture, text, wanted))
+
+
+@pytest.mark.parametrize(("keys", "values"), [("channel", "token"), ("token", "channel"), ("tensor", "tensor")])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_cache(models, architecture, keys, values):
+    model, text = models(architecture), ids(3, 16)
+    found = simulated(model, text, None, Cache(Rounding("int3", 3, keys), Rounding("int3", 3, values)))
+    wanted = naive.Rounders(
+        keys=lambda x: naive.integers(x, 3, naive.CACHE_DIMS[keys]),
+        values=lambda x: naive.integers(x, 3, naive.CACHE_DIMS[values]),
+    )
+    require_close(found, expected(model, architecture, text, wanted))
+
+
+@pytest.mark.parametrize("keys", ["channel", "token", "tensor"])
+@pytest.mark.parametrize("architecture", SEPARATE_KEYS)
+def test_keys_before_the_rotary_embedding(models, architecture, keys):
+    model, text = models(architecture), ids(3, 16)
+    found = simulated(model, text, None, Cache(Rounding("int3", 3, keys), Rounding("int8", 8, "token"), "before"))
+    wanted = naive.Rounders(
+        early_keys=lambda x: naive.integers(x, 3, naive.CACHE_DIMS[keys]),
+        values=lambda x: naive.integers(x, 8, (3,)),
+    )
+    require_close(found, expected(model, architecture, text, wanted))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_activations_and_cache_in_eight_bit_floats(models, architecture):
+    model, text = models(architecture), ids(3, 16)
+    form = lambda per: Rounding("fp8_e4m3", 8, per)
+    found = simulated(model, text, form("token"), Cache(form("channel"), form("token")))
+    wanted = naive.Rounders(
+        inputs=lambda x: naive.e4m3(x, (2,)), keys=lambda x: naive.e4m3(x, (2,)), values=lambda x: naive.e4m3(x, (3,))
+    )
+    require_close(found, expected(model, architecture, text, wanted))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_static_ranges_are_those_of_the_calibration_windows(models, architecture):
+    """Values are read in a fixed order, so the n-th call of the written-out model is the n-th range."""
+    model, text, calibration = models(architecture), ids(3, 16), ids(4, 16, seed=1)
+    seen = []
+
+    def note(x):
+        seen.append((x.amin((0, 2), keepdim=True).clamp(max=0), x.amax((0, 2), keepdim=True).clamp(min=0)))
+        return x
+
+    static = Rounding("int4", 4, "channel", "static", "digest")
+    cache = Cache(static, Rounding("int8", 8, "token"))
+    found = simulated(model, text, None, cache, calibration=calibration)
+    expected(model, architecture, calibration, naive.Rounders(keys=note))
+    places = iter(seen)
+    wanted = naive.Rounders(
+        keys=lambda x: naive.on_grid(x, 4, *next(places)), values=lambda x: naive.integers(x, 8, (3,))
+    )
+    require_close(found, expected(model, architecture, text, wanted))
+
+
+def test_static_ranges_of_inputs(models):
+    model, text, calibration = models("llama"), ids(3, 16), ids(4, 16, seed=1)
+    seen = []
+
+    def note(x):
+        seen.append((x.amin().clamp(max=0), x.amax().clamp(min=0)))
+        return x
+
+    found = simulated(model, text, Rounding("int8", 8, "tensor", "static", "digest"), calibration=calibration)
+    expected(model, "llama", calibration, naive.Rounders(inputs=note))
+    places = iter(seen)
+    wanted = naive.Rounders(inputs=lambda x: naive.on_grid(x, 8, *next(places)))
+    require_close(found, expected(model, "llama", text, wanted))
+
+
+def test_what_a_quantizer_does_to_inputs_is_done_before_they_are_rounded(models):
+    """W·x = (W·diag(s)·Q)·(Qᵀ(x/s)): with scaled and rotated weights the rounded model is this one."""
+    model, text = models("llama"), ids(3, 16)
+    scale = torch.linspace(0.5, 2, HIDDEN)
+    hadamard = torch.tensor([[1.0, 1], [1, -1]])
+    rotation = Rotation(torch.tensor([1.0, -1] * (HIDDEN // 2)), hadamard / 2**0.5)
+    names = [name for name, module in model.linears().items() if module.in_features == HIDDEN]
+    transforms = {name: Transform(scale, rotation) for name in names}
+
+    def inputs(x):
+        if x.shape[-1] != HIDDEN:
+            return naive.integers(x, 4, (2,))
+        turned = ((x * rotation.signs).unflatten(-1, (-1, 2)) @ rotation.matrix).flatten(-2) / scale
+        found = naive.integers(turned, 4, (2,)) * scale
+        return (found.unflatten(-1, (-1, 2)) @ rotation.matrix.T).flatten(-2) * rotation.signs
+
+    found = simulated(model, text, Rounding("int4", 4, "token"), transforms=transforms)
+    require_close(found, expected(model, "llama", text, naive.Rounders(inputs=inputs)))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt-neox"])
+def test_keys_without_a_projection_of_their_own_are_not_rounded_before_the_rotary_embedding(models, architecture):
+    model = models(architecture)
+    simulation = Simulation(model, None, Cache(Rounding("int4", 4, "channel"), Rounding("int4", 4, "token"), "before"))
+    with pytest.raises(UnsupportedModelError, match="keys have no projection of their own"):
+        simulation.prepare(model.parameters_of({}), ids(1, 8))
+
+
+def test_a_model_without_the_attention_interface_is_refused():
+    model = LanguageModel(build("gptj"), name="some gptj")
+    cache = Cache(Rounding("int4", 4, "channel"), Rounding("int4", 4, "token"))
+    activations = Simulation(model, Rounding("int8", 8, "token"))
+    activations.prepare(model.parameters_of({}), ids(1, 8))
+    with pytest.raises(UnsupportedModelError, match="does not read keys and values through transformers' attention"):
+        Simulation(model, None, cache).prepare(model.parameters_of({}), ids(1, 8))
