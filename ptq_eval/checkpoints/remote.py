@@ -1,8 +1,8 @@
 """What is asked of the Hugging Face hub and of its cache: revisions, sizes, files, and the deletion of fetched files.
 
 All of it goes through `huggingface_hub`, which reads HF_ENDPOINT, HF_HUB_CACHE, HF_TOKEN and HF_HUB_OFFLINE, and which
-continues a download where the connection broke, to 10 MB, though not in another process.  Only what a model is loaded from is fetched: safetensors if there are
-any, pickles otherwise, and nothing from subfolders, which hold copies in other formats.
+continues a download that broke from its last 10 MB, in the same process.  Only what a model is loaded from is fetched:
+safetensors if there are any, pickles otherwise, and nothing from subfolders, which hold copies in other formats.
 """
 
 from __future__ import annotations
