@@ -32,7 +32,10 @@ def refs(model: str) -> dict[str, str]:
     from huggingface_hub import HfApi
 
     if offline():
-        return cached(model)
+        if not (known := cached(model)):
+            remedy = "unset HF_HUB_OFFLINE to ask the hub; HF_HUB_CACHE names another cache"
+            raise HubError(f"no weights of {model} are in the cache", got=cache_folder(model), remedy=remedy)
+        return known
     try:
         found = HfApi().list_repo_refs(model)
     except Exception as error:  # the hub's own errors, and its HTTP client's, whichever it uses
