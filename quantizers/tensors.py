@@ -6,7 +6,8 @@ A tensor x is [windows, …, tokens, channels], between them the heads of keys a
     "channel"   one channel (of one head) over all tokens of a window;
     "tensor"    all values of a window.
 
-No scale is shared by two windows, so what a window becomes does not depend on the windows beside it.  The range is that
+No scale is shared by two windows, so what a window becomes does not depend on the windows beside it.  Tokens without
+windows, [tokens, channels], as an expert reads them, are rounded per token alone.  The range is that
 of the values themselves ("dynamic": per channel and per tensor it knows the tokens that follow), or `Bounds` observed
 beforehand ("static"), beyond which values saturate.  The scale of a range, the nearest codes and what they represent
 are those of `grid`, for every format.
@@ -69,16 +70,19 @@ def rounded(x: Tensor, scheme: Scheme, per: Per, bounds: Bounds | None = None) -
     another number of channels.
     """
     check(scheme, per, bounds is not None)
+    if x.numel() == 0:
+        return x
+    windows = len(x) if x.dim() > 2 else 1
     rows, back = _rows(x, per)
     rows = rows.float()
     size = _block(scheme, rows.shape[1])
     groups = grid.to_groups(rows, size) if size < rows.shape[1] else rows.unsqueeze(1)
     try:
         if bounds is None:
-            outer = grid.outer_of(rows, scheme, [len(rows) // len(x)] * len(x))
+            outer = grid.outer_of(rows, scheme, [len(rows) // windows] * windows)
             params = grid.params_of(groups, scheme, outer)
         else:
-            params = grid.params_of(_ends(bounds, len(x), len(rows)), scheme)
+            params = grid.params_of(_ends(bounds, windows, len(rows)), scheme)
     except QuantizationError:
         return torch.full_like(x, torch.nan)
     found = grid.rounded(groups, params, scheme)

@@ -136,20 +136,24 @@ class Simulation:
                 self._find_attention(ids[:1, :_PROBED_TOKENS], self.cache)
             try:
                 with self.running():
-                    self.model.hidden(ids[:1, :_PROBED_TOKENS])
+                    self.model.hidden(ids[:1])
+                if any(site.static for site in self._sites()):
+                    self._observe(calibration)
             except ShapeError as error:
                 raise UnsupportedModelError(
                     f"{self.model.name}: a layer's inputs are not kept window by window",
                     got=str(error),
                     remedy="--activation-per token",
                 ) from error
-            if any(site.static for site in self._sites()):
-                if calibration is None:
-                    raise ValueError("static ranges need calibration windows")
-                for chunk in calibration.split(batch_size(self.model, calibration.shape[1])):
-                    with self._hooked(Site.observe):
-                        self.model.hidden(chunk) if self._head is None else self.model.logits(chunk)
-                self._require_observed()
+
+    def _observe(self, calibration: Tensor | None) -> None:
+        """Note the ranges of the calibration windows [windows, time]."""
+        if calibration is None:
+            raise ValueError("static ranges need calibration windows")
+        for chunk in calibration.split(batch_size(self.model, calibration.shape[1])):
+            with self._hooked(Site.observe):
+                self.model.hidden(chunk) if self._head is None else self.model.logits(chunk)
+        self._require_observed()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

@@ -110,9 +110,10 @@ def test_weights_are_quantized_once_for_all_their_lanes(saved, small, monkeypatc
     assert sum(ticks) == pytest.approx(cost(work, work.trials))
 
 
-def test_the_same_records_whatever_fits_in_memory(grid):
+@pytest.mark.parametrize("models", [0, 2], ids=["on disk", "one variant at a time"])
+def test_the_same_records_whatever_fits_in_memory(grid, models):
     work, found = grid
-    memory = 2 * 4 * work.checkpoint.params_total
+    memory = max(1, models * 4 * work.checkpoint.params_total)
     again = sweep(work, work.trials, memory=memory, tick=lambda _: None)
     assert {m.trial.key(): m.nll for m in again} == {m.trial.key(): m.nll for m in found}
 

@@ -11,6 +11,7 @@ from ptq_eval.runtime import Cache, Rounding
 from quantizers.stats import Rotation
 from tests.reference import runtime as naive
 from tests.support.models import HIDDEN, VOCAB, build, ids, randomised
+from tests.support.moe import ExpertsConfig
 
 ARCHITECTURES = ("llama", "gpt2", "gpt-neox", "qwen3", "nanochat")
 SEPARATE_KEYS = ("llama", "qwen3", "nanochat")
@@ -182,3 +183,16 @@ def test_a_model_without_the_attention_interface_is_refused():
     activations.prepare(model.parameters_of({}), ids(1, 8))
     with pytest.raises(UnsupportedModelError, match="does not read keys and values through transformers' attention"):
         Simulation(model, None, cache).prepare(model.parameters_of({}), ids(1, 8))
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_inputs_that_no_longer_are_windows_are_rounded_per_token_alone(static):
+    """Experts read the tokens that the router sends them, of all windows of a batch."""
+    model, text = LanguageModel(build(ExpertsConfig()), name="experts"), ids(3, 16)
+    found = simulated(model, text, Rounding("int4", 4, "token"))
+    alone = torch.cat([simulated(model, row, Rounding("int4", 4, "token")) for row in text.split(1)])
+    assert (found - model.logits(text)).abs().max() > 0.01
+    torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-4)
+    rounding = Rounding("int4", 4, "tensor", *(("static", "digest") if static else ()))
+    with pytest.raises(UnsupportedModelError, match=r"not kept window by window .* remedy: --activation-per token"):
+        simulated(model, text, rounding, calibration=text)

@@ -99,6 +99,8 @@ def test_what_a_format_cannot_do_is_refused():
         rounded(x, Scheme.of("int8"), "token", Bounds.of(x, "token"))
     with pytest.raises(ShapeError, match=r"expected \[windows, tokens, channels\], got \[4, 64\]"):
         rounded(x[0], Scheme.of("int8"), "tensor")
-    assert rounded(x[0], Scheme.of("int8"), "token").shape == (4, 64)
+    for name in ("int8", "nvfp4"):
+        assert torch.equal(rounded(x[0], Scheme.of(name), "token"), rounded(x, Scheme.of(name), "token")[0])
+        assert rounded(x[0, :0], Scheme.of(name), "token").shape == (0, 64)
     with pytest.raises(ShapeError, match="bounds of 32 channels do not fit 64"):
         rounded(x, Scheme.of("int8"), "channel", Bounds.of(x[..., :32], "channel"))
