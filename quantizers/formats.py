@@ -97,6 +97,10 @@ class Format:
         """The codes [rows, groups, size] nearest to `groups`, uint8."""
         return scales.codes(groups, self.levels().to(groups.device), params)
 
+    def rounded(self, groups: Tensor, params: Params) -> Tensor:
+        """What the nearest codes represent, `weights` of `codes`, float32."""
+        return scales.rounded(groups, self.levels().to(groups.device), params)
+
     def weights(self, codes: Tensor, params: Params) -> Tensor:
         """The weights of `codes` [rows, groups, size], float32."""
         return scales.represent(codes, self.levels().to(codes.device), params)

@@ -68,6 +68,13 @@ def codes_of(groups: Tensor, params: Params, scheme: Scheme) -> Tensor:
     return FORMATS[scheme.format].codes(groups, params)
 
 
+def rounded(groups: Tensor, params: Params, scheme: Scheme) -> Tensor:
+    """What the nearest codes represent, `weights_of` of `codes_of`, without the codes in between."""
+    if scheme.format == "int":
+        return decode(encode(groups, params.scale, params.zero, scheme.bits), params.scale, params.zero)
+    return FORMATS[scheme.format].rounded(groups, params)
+
+
 def weights_of(codes: Tensor, params: Params, scheme: Scheme) -> Tensor:
     """The weights in float32 that `codes` [rows, groups, size] represent."""
     if scheme.format == "int":

@@ -49,6 +49,10 @@ class Levels:
         """Codes of the nearest levels, uint8, of the shape of `x`."""
         return self.codes[torch.bucketize(x.contiguous(), self.bounds, out_int32=True)]
 
+    def rounded(self, x: Tensor) -> Tensor:
+        """The nearest levels themselves, float32, of the shape of `x`."""
+        return self.values[torch.bucketize(x.contiguous(), self.bounds, out_int32=True)]
+
     def of_codes(self, codes: Tensor) -> Tensor:
         """The levels of `codes`, float32; NaN for a bit pattern that is not a number."""
         return self.table()[codes.long()]

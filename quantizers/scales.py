@@ -110,13 +110,26 @@ def squared_error(groups: Tensor, levels: Levels, params: Params) -> Tensor:
 
 def codes(groups: Tensor, levels: Levels, params: Params) -> Tensor:
     """Codes [..., size] of the levels nearest to `groups` [..., size]."""
+    return levels.nearest(_in_steps(groups, params))
+
+
+def rounded(groups: Tensor, levels: Levels, params: Params) -> Tensor:
+    """What the nearest codes represent, `represent` of `codes`, [..., size]."""
+    return _of_levels(levels.rounded(_in_steps(groups, params)), params)
+
+
+def _in_steps(groups: Tensor, params: Params) -> Tensor:
     step = torch.where(params.scale == 0, 1.0, params.scale).unsqueeze(-1)
-    return levels.nearest((groups + params.zero.unsqueeze(-1)) / step)
+    return (groups + params.zero.unsqueeze(-1)) / step
 
 
 def represent(codes: Tensor, levels: Levels, params: Params) -> Tensor:
     """The weights [..., size] of `codes` [..., size]."""
-    return levels.of_codes(codes).mul_(params.scale.unsqueeze(-1)).sub_(params.zero.unsqueeze(-1))
+    return _of_levels(levels.of_codes(codes), params)
+
+
+def _of_levels(found: Tensor, params: Params) -> Tensor:
+    return found.mul_(params.scale.unsqueeze(-1)).sub_(params.zero.unsqueeze(-1))
 
 
 def stored(params: Params, kind: str, affine: bool) -> dict[str, Tensor]:

@@ -81,11 +81,7 @@ def rounded(x: Tensor, scheme: Scheme, per: Per, bounds: Bounds | None = None) -
             params = grid.params_of(_ends(bounds, len(x), len(rows)), scheme)
     except QuantizationError:
         return torch.full_like(x, torch.nan)
-    if scheme.format == "int":
-        codes = grid.encode(groups, params.scale, params.zero, scheme.bits)
-        found = grid.decode(codes, params.scale, params.zero)
-    else:
-        found = grid.weights_of(grid.codes_of(groups, params, scheme), params, scheme)
+    found = grid.rounded(groups, params, scheme)
     return back(grid.from_groups(found, rows.shape[1])).to(x.dtype)
 
 

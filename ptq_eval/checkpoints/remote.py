@@ -1,8 +1,8 @@
 """What is asked of the Hugging Face hub and of its cache: revisions, sizes, files, and the deletion of fetched files.
 
 All of it goes through `huggingface_hub`, which reads HF_ENDPOINT, HF_HUB_CACHE, HF_TOKEN and HF_HUB_OFFLINE, and which
-continues a download where the connection broke.  Only what a model is loaded from is fetched: safetensors if there are
-any, pickles otherwise, and nothing from subfolders, which hold copies in other formats.
+continues a download that broke from its last 10 MB, in the same process.  Only what a model is loaded from is fetched:
+safetensors if there are any, pickles otherwise, and nothing from subfolders, which hold copies in other formats.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def refs(model: str) -> dict[str, str]:
     from huggingface_hub import HfApi
 
     if offline():
-        return cached(model)
+        if not (known := cached(model)):
+            remedy = "unset HF_HUB_OFFLINE to ask the hub; HF_HUB_CACHE names another cache"
+            raise HubError(f"no weights of {model} are in the cache", got=cache_folder(model), remedy=remedy)
+        return known
     try:
         found = HfApi().list_repo_refs(model)
     except Exception as error:  # the hub's own errors, and its HTTP client's, whichever it uses

@@ -12,6 +12,7 @@ from ptq_eval.checkpoints.overrides import Overrides
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import console
 from ptq_eval.config.commands import EventsConfig
+from ptq_eval.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,6 +39,9 @@ def suites(name: str | None, checkpoint_count: int | None, json: bool) -> None:
     from ptq_eval.checkpoints import discover
     from ptq_eval.checkpoints.catalogue import download, entries, rows_of
 
+    if name is None and checkpoint_count is not None:
+        remedy = f"ptq-eval suites pythia-70m --checkpoints {checkpoint_count}"
+        raise OptionError("--checkpoints is for the revisions of one model", got="no NAME", remedy=remedy)
     if name is None:
         found = entries()
         if json:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ptq_eval.checkpoints.overrides import Overrides
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.console import Bar, complain
 from ptq_eval.config.commands import EventsConfig
@@ -30,7 +31,7 @@ _COMMAND_SECONDS = 60
 @cli_options.options_of(WatchConfig)
 @cli_options.options_of(EventsConfig)
 @cli_options.options_of(RunConfig, without=MEANINGLESS)
-@cli_options.trajectory_options
+@cli_options.options_of(Overrides, without=("checkpoint_count",))
 @click.option("--copies", is_flag=True, hidden=True, help="The folder holds copies: delete each once measured.")
 def watch(folders: tuple[str, ...], out: str | None, json: bool, copies: bool, **settings: Any) -> None:
     """Measure checkpoints under FOLDERS as they appear, forecast D_crit anew, and alert when it is near.

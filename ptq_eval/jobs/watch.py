@@ -27,6 +27,7 @@ from ptq_eval.errors import (
     EmptyFolderError,
     NoCheckpointError,
     NothingToFitError,
+    OptionError,
     OutputFullError,
     OutputMismatchError,
     PtqEvalError,
@@ -60,6 +61,9 @@ def watch(
     PtqEvalError of a wrong request, before the first look.
     """
     overrides = Overrides.take(options, overrides)
+    if overrides.checkpoint_count is not None:
+        what, got = "a watch measures every checkpoint", f"--checkpoints {overrides.checkpoint_count}"
+        raise OptionError(what, got=got, remedy="omit it: --budget bounds what measuring may cost")
     refuse_meaningless(options)
     own = {name: options.pop(name) for name in declared(WatchConfig) if name in options}
     watching = WatchConfig.of(own)

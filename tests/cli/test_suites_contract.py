@@ -67,6 +67,7 @@ def test_what_is_wrong_is_one_line(ptq_eval, pythia, quick, tmp_path):
     ptq_eval("suites", "pythia-70n").refuses(11, "'pythia-70n'", "did you mean 'pythia-70m'?")
     ptq_eval("run", "suite:pythia-75m", *quick).refuses(58, "pythia-75m", "no such repository")
     ptq_eval("suites", "pythia-70m", "--checkpoints", "1").refuses(2, "--checkpoints is too small")
+    ptq_eval("suites", "--checkpoints", "4").refuses(2, "no NAME", "ptq-eval suites pythia-70m --checkpoints 4")
     pythia.gated.add(MODEL)
     ptq_eval("run", "suite:pythia-70m", "--checkpoints", "2", *quick).refuses(12, "gated", "hf auth login")
 

@@ -182,10 +182,26 @@ def _ids(folder):
     return f"{path}#any"
 
 
+def test_folders_are_measured_as_without(measure, trajectory, small, tmp_path):
+    whole = ptq_eval.run(trajectory, tmp_path / "whole", write_report=False, **small)
+    files = sorted(trajectory.rglob("*"))
+    pruned = measure(prune=True)
+    assert losses(pruned) == losses(whole)
+    assert sorted(trajectory.rglob("*")) == files
+
+
 @pytest.mark.parametrize("options", [{"executor": "ray"}])
 def test_a_cluster_shares_the_files(suite, tmp_path, options):
     with pytest.raises(OptionError, match="--prune is for one machine"):
         suite.run(tmp_path / "out", prune=True, **options)
+
+
+def test_a_watch_neither_chooses_nor_deletes(trajectory, tmp_path, small):
+    from ptq_eval.jobs.watch import watch
+
+    for own in ({"checkpoint_count": 2}, {"prune": True}):
+        with pytest.raises(OptionError, match="a watch measures"):
+            watch(trajectory, tmp_path / "out", **{**small, **own})
 
 
 def test_the_hub_is_away(suite, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quantizers import FormatError, Scheme, ShapeError, get_quantizer
+from quantizers import FormatError, Scheme, ShapeError, get_quantizer, grid
 from quantizers.formats import FORMATS
 from quantizers.tensors import Bounds, rounded
 from tests.reference.runtime import CACHE_DIMS, INPUT_DIMS, e4m3, integers
@@ -41,6 +41,15 @@ def test_a_token_is_rounded_as_a_row_of_a_weight_is(name):
     scheme = Scheme.of(name) if name in FORMATS and FORMATS[name].blocks else Scheme.of(name, None)
     weight = get_quantizer("rtn").quantize(x[0], scheme).dequantize()
     torch.testing.assert_close(rounded(x, Scheme.of(name), "token")[0], weight, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rounding_is_what_the_codes_represent(name):
+    scheme, x = Scheme.of(name), some(6, 256)
+    groups = grid.to_groups(x, scheme.group_size)
+    params = grid.params_of(groups, scheme, grid.outer_of(x, scheme))
+    through_codes = grid.weights_of(grid.codes_of(groups, params, scheme), params, scheme)
+    assert torch.equal(grid.rounded(groups, params, scheme), through_codes)
 
 
 @pytest.mark.parametrize("name", NAMES)
