@@ -156,7 +156,7 @@ def test_rows_without_tokens_or_measurement_are_counted_not_fitted():
     rows, windows = table(np.random.default_rng(0))
     rows[1]["status"], rows[2]["tokens"], rows[3]["params"] = "failed", None, None
     out = analyse(rows, windows, n_boot=10)
-    assert read(rows)[1] == dict.fromkeys(set(Skipped) - {Skipped.OTHER_CALIBRATION}, 1)
+    assert read(rows)[1] == dict.fromkeys(set(Skipped) - {Skipped.OTHER_CALIBRATION, Skipped.RUNTIME}, 1)
     assert out["fits"][-1]["n_points"] == 80 - 3
 
 
