@@ -32,6 +32,7 @@ from typing import Any
 
 from ptq_eval import plugins
 from ptq_eval.backends.base import Backend, distribution_name
+from ptq_eval.config.cache import cache_folder
 from ptq_eval.errors import BackendError
 
 INSTALL_SECONDS = 1800
@@ -94,8 +95,7 @@ class Place:
 def home() -> Path:
     """The folder of all environments and logs."""
     own = os.environ.get("PTQ_EVAL_BACKENDS")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(cache) / "ptq-eval" / "backends"
+    return Path(own) if own else cache_folder("backends")
 
 
 def backend_of(name: str) -> Backend:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -33,6 +33,7 @@ TOKENIZER_FILES = (
     "generation_config.json",
 )  # fmt: skip
 """Files of a tokenizer that transformers reads, which several frameworks keep beside their weights."""
+_SEEN = "global_train_tokens_seen"
 
 
 class ConvertedFormat(CheckpointFormat):
@@ -109,12 +110,12 @@ def listing() -> list[dict[str, str]]:
         {
             "checkpoints": name,
             "looks like": (cls.__doc__ or "").partition("\n")[0].rstrip(".").replace("`", ""),
-            "status": "read, converted when it is opened" if issubclass(cls, ConvertedFormat) else "read",
+            "status": "converted" if issubclass(cls, ConvertedFormat) else "read",
         }
         for name, cls in sorted(plugins.load_all("checkpoints").items())
     ]
-    status = "recognised: the message says what to do"
-    return rows + [{"checkpoints": name, "looks like": file, "status": status} for name, file in foreign.kinds()]
+    others = ({"checkpoints": name, "looks like": file, "status": "recognised"} for name, file in foreign.kinds())
+    return [*rows, *others]
 
 
 def tokenizer_beside(place: Path) -> dict[str, Path]:
@@ -145,15 +146,13 @@ def with_tokens_seen(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     from ptq_eval.checkpoints.weights import load_content
 
     try:
-        seen = part_of({"": load_content(path)}, "").get(_SEEN) if path.is_file() else None
+        state = load_content(path) if path.is_file() else {}
     except PtqEvalError:  # objects, which are not unpickled: the configuration says D too
         return checkpoint
+    seen = state.get(_SEEN) if isinstance(state, dict) else None
     if type(seen) is not int or seen < 0:
         return checkpoint
     return replace(checkpoint, tokens=seen, tokens_source="explicit", tokens_note=f"{_SEEN} of {path.name}")
-
-
-_SEEN = "global_train_tokens_seen"
 
 
 def with_tokens(step: int | None, per_step: int | None, note: str, **others: Any) -> Checkpoint:
@@ -173,9 +172,6 @@ def product(content: Mapping[str, Any], *names: str) -> int | None:
             return None
         total *= value
     return total
-
-
-Change = Callable[["Tensor"], "Tensor"]
 
 
 def renamed(

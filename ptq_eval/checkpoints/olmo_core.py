@@ -81,7 +81,7 @@ class OLMoCore(ConvertedFolders):
         kind, config = _configuration(part_of(mapping_of(place / "config.json"), "model"))
         tensors = read_tensors(place / _MODEL, lambda name: name.startswith("model."))
         found = renamed(tensors, _LLAMA if kind == "llama" else _OLMO2, where=_MODEL)
-        return Content({"config.json": json.dumps({**config, **given})}, tokenizer_beside(place), found)
+        return Content({"config.json": json.dumps(config)}, tokenizer_beside(place), found)
 
 
 def _configuration(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

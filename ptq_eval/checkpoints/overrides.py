@@ -10,7 +10,7 @@ the command line wins over both.  Example:
     learning_rate: 0.003          # or by step
     schedule_phase: constant      # or by step
     family: small                 # runs of one family differ in their seed alone
-    architecture: {softcap: 20}   # what the files of nanochat do not say
+    architecture: {softcap: 20}   # what the files of nanochat and torchtitan do not say
     runs:
       small: {params: 85056000}   # the same keys for one run
     checkpoints:                  # the folders of this run, whatever their names, and no others
@@ -126,7 +126,7 @@ class Overrides(Options):
     )
     family: str = option("", "What runs that differ in their seed alone have in common.", flag="")
     architecture: Mapping[str, Any] = option(
-        {}, "Entries of the configuration that the files do not say (nanochat).", _ENTRIES, flag=""
+        {}, "Entries of the configuration that the files do not say (nanochat, torchtitan).", _ENTRIES, flag=""
     )
     runs: Mapping[str, Overrides] = option({}, "The same for single runs.", _mapping_of("Overrides"), flag="")
     checkpoints: Mapping[str, Place] = option(
@@ -167,7 +167,7 @@ class Overrides(Options):
             raise error(
                 "`architecture` is for formats whose files do not say all of it",
                 got=f"{other.name} in the format {other.format}",
-                allowed="nanochat",
+                allowed=", ".join(n for n, cls in plugins.load_all("checkpoints").items() if cls.takes_architecture),
                 remedy="correct its config.json",
             )
         kept = [checkpoint for checkpoint in checkpoints if checkpoint.step not in set(self.exclude)]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ptq_eval.config.cache import cache_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,8 +48,7 @@ class Content:
 
 def home() -> Path:
     """The folder of all staged folders: `ptq-eval/staged` in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "ptq-eval" / "staged"
+    return cache_folder("staged")
 
 
 def place_of(sources: Iterable[Path], facts: Mapping[str, Any]) -> Path:

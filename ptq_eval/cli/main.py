@@ -223,7 +223,7 @@ def quantizers() -> None:
 @cli.command(short_help="List the number formats, with their bits, and the formats of checkpoints.")
 def formats() -> None:
     """List the number formats that --formats takes, with the quantizers that are defined for each, and the formats of
-    checkpoints that are read or recognised.
+    checkpoints: read as they are, converted when they are opened, or recognised, with a message that says what to do.
 
     Effective bits are all stored bits per weight of a layer of 4,096 by 4,096, scales included.  The Gaussian MSE is
     the mean squared error on standard Gaussian numbers.  The ideal bits are what a code at the limit of information

@@ -63,9 +63,10 @@ def tokenizer_files(encoding: dict[str, Any], bos: str = "") -> dict[str, str]:
     """The encoding as `tokenizer.json` and `tokenizer_config.json`; `bos` is the token before a text."""
     from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     ranks: dict[bytes, int] = encoding["mergeable_ranks"]
-    letters = _letters()
+    letters = bytes_to_unicode()
     text = lambda token: "".join(letters[value] for value in token)
     vocabulary = {text(token): rank for token, rank in ranks.items()}
     merges = [
@@ -98,10 +99,3 @@ def _halves(token: bytes, ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
     """The ways in which a token is made of two others."""
     cuts = ((token[:at], token[at:]) for at in range(1, len(token)))
     return [(left, right) for left, right in cuts if left in ranks and right in ranks]
-
-
-def _letters() -> dict[int, str]:
-    """The letter that byte-level tokenizers write for each byte: itself where it is printable, else one from 256 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [value for value in range(256) if value not in printable]
-    return {**{value: chr(value) for value in printable}, **{value: chr(256 + i) for i, value in enumerate(others)}}

@@ -138,9 +138,9 @@ class Monitor:
     def saved(self, folder: str | Path, *, step: int, tokens: int | None = None, tokenizer: Any = None) -> None:
         """Have a checkpoint measured that was saved in `folder`, with D = `tokens` after this many steps.
 
-        For nanochat, `folder` is the file `model_NNNNNN.pt`.  tokens may be omitted where the checkpoint's own files
-        say D.  tokenizer: one with `save_pretrained`, for checkpoints without.  Returns at once, unless the last copy
-        is still being made; a failure to copy is warned of.
+        A checkpoint that is a file among others is given by that file (nanochat, nanoGPT).  tokens may be omitted where
+        the checkpoint's own files say D.  tokenizer: one with `save_pretrained`, for checkpoints without.  Returns at
+        once, unless the last copy is still being made; a failure to copy is warned of.
         """
         if self._copying is not None:
             self._copying.join()

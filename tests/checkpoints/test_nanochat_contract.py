@@ -259,8 +259,9 @@ def test_a_pickle_of_anything_else_is_refused_and_not_run(tmp_path, monkeypatch,
 def test_the_tokenizer_is_tiktokens_to_the_last_token(tmp_path):
     tiktoken = pytest.importorskip("tiktoken")
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    from ptq_eval.models.tiktoken import _letters, read_encoding, tokenizer_files
+    from ptq_eval.models.tiktoken import read_encoding, tokenizer_files
 
     pattern = (
         r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
@@ -271,7 +272,7 @@ def test_the_tokenizer_is_tiktokens_to_the_last_token(tmp_path):
     text = Path(pickle.__file__).read_text(encoding="utf-8")
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trained.train_from_iterator([text], trainers.BpeTrainer(vocab_size=1200, initial_alphabet=alphabet))
-    values = {letter: value for value, letter in _letters().items()}
+    values = {letter: value for value, letter in bytes_to_unicode().items()}
     vocabulary = json.loads(trained.to_str())["model"]["vocab"]
     ranks = {bytes(values[letter] for letter in token): rank for token, rank in vocabulary.items()}
     original = tiktoken.Encoding("a", pat_str=pattern, mergeable_ranks=ranks, special_tokens={"<|bos|>": len(ranks)})
