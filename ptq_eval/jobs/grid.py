@@ -21,6 +21,7 @@ from ptq_eval.jobs import slurm
 from ptq_eval.jobs.job import Conditions, Job, measure
 from ptq_eval.jobs.on_ray import on_ray
 from ptq_eval.jobs.pool import Pool, in_processes
+from ptq_eval.measure.estimate import Estimate, estimate
 from ptq_eval.measure.sweep import cost
 from ptq_eval.measure.texts import Texts
 from ptq_eval.measure.trials import Plan, make_plan
@@ -85,6 +86,31 @@ class Grid:
         self._planned = {**(self._planned if self._in_parts else {}), **planned}
         self.store.write_plan(self._planned)
         self.info = info
+
+    def estimates(self, checkpoints: Sequence[Checkpoint]) -> list[Estimate]:
+        """What the missing trials of these checkpoints would take; nothing is written.
+
+        One checkpoint speaks for others with as many parameters and the same missing trials.  Raises the PtqEvalError
+        of whatever is wrong with the request.
+        """
+        self.plan = make_plan(checkpoints, self.config, self.progress, None)
+        if len(self.plan.excluded) == len(checkpoints):
+            raise foremost([error for _, error in self.plan.excluded], "which `ptq-eval inspect` lists")
+        conditions, jobs = Conditions.of(self.config), self.jobs()
+        options: dict[str, Any] = {
+            name: getattr(conditions, name) for name in ("device", "memory", "trust_remote_code")
+        }
+        alike: dict[Any, Estimate] = {}
+        found = []
+        for number, job in enumerate(jobs):
+            self.progress("estimating", number, len(jobs))
+            work = job.work
+            kinds = tuple(replace(t, checkpoint=jobs[0].work.checkpoint).key() for t in job.missing)
+            kind = (work.checkpoint.params_total, kinds)
+            if kind not in alike:
+                alike[kind] = estimate(work, job.missing, **options)
+            found.append(replace(alike[kind], checkpoint=work.checkpoint.name))
+        return found
 
     def add(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Add checkpoints that cannot be measured to `run.json`."""

@@ -73,6 +73,7 @@ def measure(job: Job, conditions: Conditions, writer: Writer, workers: Workers, 
             memory=conditions.memory,
             workers=workers,
             tick=tick,
+            unfinished=writer.unfinished(job.work.trials[0].key()),
         ):
             writer.append(measurement)
         writer.sync()

@@ -18,7 +18,7 @@ from ptq_eval.measure.memory import Budget, free_memory
 from ptq_eval.measure.scoring import Factored
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.sweep import _groups, sweep
-from ptq_eval.measure.variants import OnDisk
+from ptq_eval.measure.kept import OnDisk
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.models.offload import OffloadedModel
 from tests.support import models as core_models
