@@ -145,12 +145,17 @@ class Grid:
 
         Raises OutputFullError: going on would lose what is measured.
         """
-        total, units = sum(cost(job.work, job.missing) for job in jobs), 0.0
+        total, units, doing = sum(cost(job.work, job.missing) for job in jobs), 0.0, "measuring"
 
         def tick(amount: float) -> None:
             nonlocal units
             units += amount
-            self.progress("measuring", units, total)
+            self.progress(doing, units, total)
+
+        def say(stage: str) -> None:
+            nonlocal doing
+            doing = f"measuring: {stage}"
+            tick(0.0)
 
         self.progress("measuring", 0.0, total)
         conditions = Conditions.of(self.config)
@@ -164,7 +169,7 @@ class Grid:
                 found = in_processes(jobs, conditions, self.store, writer, self.config.jobs, tick, ready)
             else:
                 with Workers(conditions.limits) as workers:
-                    found = [measure(job, conditions, writer, workers, tick) for job in jobs]
+                    found = [measure(job, conditions, writer, workers, tick, say) for job in jobs]
         self.info["seconds"] = time.time() - self._started
         now = self.store.read_run() or self.info  # another process may have added checkpoints
         self.store.write_run({**now, "seconds": self.info["seconds"]})

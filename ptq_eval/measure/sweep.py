@@ -55,6 +55,10 @@ Tick = Callable[[float], None]
 """tick(amount): units of work done; one unit is one pass over one window."""
 
 
+Say = Callable[[str], object]
+"""say(stage): what is being done now, in a few words."""
+
+
 def cost(work: Workload, missing: Sequence[Trial]) -> float:
     """Units of work of a sweep, for a progress bar: windows evaluated, and windows calibrated with."""
     if not missing:
@@ -104,19 +108,21 @@ def sweep(
     tick: Tick,
     keep: Keep | None = None,
     unfinished: Path | None = None,
+    say: Say | None = None,
 ) -> Iterator[Measurement]:
     """Measure the `missing` trials of a workload, the full-precision one first.
 
     `memory` is what the weights of the model and its variants may take on the device (bytes), by default most of what
     is free; `workers` are the processes of backends, which outlive the sweep (by default it has its own); `keep` is
     called with each variant; finished parts of the work are kept in the folder `unfinished` until the sweep ends, and
-    an interrupted one goes on from there.  `provenance["seconds"]` of a record is its share of the work: variants that
-    are measured together split the seconds of their group equally, and the first group's include loading, so that a
-    sweep's records add up to its time.  Raises PtqEvalError when the checkpoint cannot be loaded or the device runs out
-    of memory.
+    an interrupted one goes on from there; say(stage) is called as each stage begins.  `provenance["seconds"]` of a
+    record is its share of the work: variants that are measured together split the seconds of their group equally, and
+    the first group's include loading, so that a sweep's records add up to its time.  Raises PtqEvalError when the
+    checkpoint cannot be loaded or the device runs out of memory.
     """
     if not missing:
         return
+    say = say or (lambda stage: None)
     quantized = [trial for trial in missing if trial.quantizer != FULL_PRECISION]
     wants_full = len(quantized) < len(missing)
     calibrating = calibration_cost(work, missing)
@@ -131,12 +137,16 @@ def sweep(
         rule = StopRule(**stop) if stop else None
         design = design_of(work.evaluation.sample, len(work.evaluation))
         evaluator = Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick, kept=session.kept)
+        say("noise floor")
         floor = Floor(session, full=wants_full)
         plausibility = Plausibility(session.model, evaluator) if not session.offloaded else None
         for group in _groups(session, evaluator, cells_of(quantized), beside=floor.nbytes):
+            say("quantizing")
             lanes = lanes_of(session, group, with_codes=keep is not None)
             tick(sum(map(calibrating, group)))
-            found = scored(evaluator, lanes)
+            say("evaluating")
+            found = list(scored(evaluator, lanes))
+            say("noise floor")
             measured = []
             if wants_full:
                 _require_sane(work, evaluator.full.nll, session.model.vocab_size)
