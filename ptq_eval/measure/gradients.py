@@ -46,7 +46,7 @@ def mean_gradient(
             mean[model.embedding].add_(by_table, alpha=1 / tokens)
             by_table.zero_()
         if sums is not None:
-            sums.save(mean, number, last=number == len(batches))
+            sums.keep(mean, number, last=number == len(batches))
         if tick:
             tick(len(rows))
     return mean

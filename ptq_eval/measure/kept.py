@@ -94,7 +94,7 @@ class Sums(Mapping[str, Tensor]):
                 tensor.copy_(file.get_tensor(name))
             return int(file.metadata()["parts"])
 
-    def save(self, tensors: Mapping[str, Tensor], parts: int, *, last: bool) -> None:
+    def keep(self, tensors: Mapping[str, Tensor], parts: int, *, last: bool) -> None:
         """Write the sums of `parts`, if these are all or the last time is long enough ago."""
         if last or time.monotonic() - self._last > SECONDS:
             _write(tensors, self._path, {"parts": str(parts)})
