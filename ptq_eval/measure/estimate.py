@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
 
 from ptq_eval.measure import second_order
 from ptq_eval.measure.doubts import MOST_PROBES, PROBE_SHARE
@@ -118,12 +119,14 @@ def _statistics(session: Session, variants: Sequence[Variant]) -> float:
     if not any(variant.quantizer.needs_stats for variant in variants):
         return 0.0
     widths = Counter(session.model.weight(group[0]).shape[1] for group in session.input_groups or ())
-    device = session.model.device
-    taken = 0.0
-    for width, count in widths.items():
-        x = torch.randn(_STATS_TOKENS, width, device=device)
-        taken += count * _seconds(lambda x=x: LayerStats.from_inputs(x)) / _STATS_TOKENS
-    return taken
+    inputs = ((_inputs(width, session), count) for width, count in widths.items())
+    return sum(count * _seconds(partial(LayerStats.from_inputs, x)) / _STATS_TOKENS for x, count in inputs)
+
+
+def _inputs(width: int, session: Session) -> Tensor:
+    """Inputs of a layer [tokens, in], made up."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(_STATS_TOKENS, width, generator=generator).to(session.model.device)
 
 
 def _solver(session: Session, variants: Sequence[tuple[Variant, bool]]) -> Iterator[float]:
@@ -139,8 +142,7 @@ def _solver(session: Session, variants: Sequence[tuple[Variant, bool]]) -> Itera
         shapes.setdefault(tuple(model.weight(name).shape for name in group), []).append(group)
     for groups in shapes.values():
         weights = [model.weight(name) for name in groups[0]]
-        x = torch.randn(_STATS_TOKENS, weights[0].shape[1], device=model.device)
-        stats = LayerStats.from_inputs(x)
+        stats = LayerStats.from_inputs(_inputs(weights[0].shape[1], session))
         for (quantizer, _), schemes in together.items():
             yield len(groups) * _seconds(partial(_solve, quantizer, weights, schemes, stats))
 

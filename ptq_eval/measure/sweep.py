@@ -133,10 +133,7 @@ def sweep(
         Kept.opened(unfinished, device.partition(":")[0]) if long else nullcontext() as kept,
         Session.opened(work, workers=workers, kept=kept, **options) as session,
     ):
-        stop = work.trials[0].stop
-        rule = StopRule(**stop) if stop else None
-        design = design_of(work.evaluation.sample, len(work.evaluation))
-        evaluator = Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick, kept=session.kept)
+        evaluator = _evaluator(session, tick)
         say("noise floor")
         floor = Floor(session, full=wants_full)
         plausibility = Plausibility(session.model, evaluator) if not session.offloaded else None
@@ -152,23 +149,45 @@ def sweep(
                 _require_sane(work, evaluator.full.nll, session.model.vocab_size)
                 full = _record(work, work.trials[0], evaluator.full)
                 measured.append(_with(full, {**floor.numerics(full.nll), **floor.second_order()} if full.nll else {}))
-            for lane, (windows, scores) in zip(lanes, found):
-                record = _quantized_record(work, lane, scores, windows)
-                if lane.simulation is not None or lane.variant is None:
-                    measured.append(_doubted(record, lane, evaluator, None, windows, scores))
-                    continue
-                if record.nll:
-                    record = _with(record, floor.rounding(lane.variant))
-                if keep is not None:
-                    keep(session, lane.trial, lane.variant)
-                    lane.variant.weights = {name: weight.clone() for name, weight in lane.variant.weights.items()}
-                measured.append(_doubted(record, lane, evaluator, plausibility, windows, scores))
+            record = partial(_lane_record, session, evaluator, floor, plausibility, keep)
+            measured += [record(lane, windows, scores) for lane, (windows, scores) in zip(lanes, found)]
             facts = session.provenance((time.monotonic() - started) / len(measured))
             yield from (replace(measurement, provenance=facts) for measurement in measured)
             for lane in lanes:
                 if lane.variant is not None:
                     lane.variant.weights.clear()
             wants_full, started = False, time.monotonic()
+
+
+def _evaluator(session: Session, tick: Tick) -> Evaluator:
+    """What scores the variants of a session on its evaluation windows."""
+    work = session.work
+    stop = work.trials[0].stop
+    rule = StopRule(**stop) if stop else None
+    design = design_of(work.evaluation.sample, len(work.evaluation))
+    return Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick, kept=session.kept)
+
+
+def _lane_record(
+    session: Session,
+    evaluator: Evaluator,
+    floor: Floor,
+    plausibility: Plausibility | None,
+    keep: Keep | None,
+    lane: Lane,
+    windows: Sequence[int],
+    scores: Scores,
+) -> Measurement:
+    """The record of a lane with its noise floor and doubts; `keep` is called with its variant."""
+    record = _quantized_record(session.work, lane, scores, windows)
+    if lane.simulation is not None or lane.variant is None:
+        return _doubted(record, lane, evaluator, None, windows, scores)
+    if record.nll:
+        record = _with(record, floor.rounding(lane.variant))
+    if keep is not None:
+        keep(session, lane.trial, lane.variant)
+        lane.variant.weights = {name: weight.clone() for name, weight in lane.variant.weights.items()}
+    return _doubted(record, lane, evaluator, plausibility, windows, scores)
 
 
 def _groups(session: Session, evaluator: Evaluator, cells: Sequence[Cell], beside: float = 0.0) -> list[list[Cell]]:
