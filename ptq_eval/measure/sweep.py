@@ -153,9 +153,8 @@ def sweep(
             measured += [record(lane, windows, scores) for lane, (windows, scores) in zip(lanes, found)]
             facts = session.provenance((time.monotonic() - started) / len(measured))
             yield from (replace(measurement, provenance=facts) for measurement in measured)
-            for lane in lanes:
-                if lane.variant is not None:
-                    lane.variant.weights.clear()
+            for variant in filter(None, (lane.variant for lane in lanes)):
+                variant.weights.clear()
             wants_full, started = False, time.monotonic()
 
 
