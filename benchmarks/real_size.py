@@ -5,7 +5,8 @@ with RTN, GPTQ (sequential) and AWQ at 2, 3, 4 and 8 bits, in a process of its o
 process; memory is what a process takes beyond the libraries, in multiples of the weights in float32.  `--layers` and
 `--windows` make the model and the texts smaller: ratios change little with the windows, times are proportional to them.
 
-The loop is what `peers.loop` measures, with one cell for each method, at 4 bits, which counts for all four.
+Before the sweep, the same process estimates it as `ptq-eval run --estimate` does.  The loop over other packages is
+`grid`'s, on a smaller model.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -77,11 +79,15 @@ def measure(setup: Setup) -> Outcome:
             "records with --memory set low equal to the others", low["records"] == default["records"], 1, "at least"
         ),
     ]
+    told = default["estimate"]
+    claims.append(_claim("time / the estimate before it", default["seconds"] / sum(told["seconds"].values())))
+    claims.append(_claim("peak of memory / the estimate before it", default["peak"] / told["memory"]))
     rows = [[stage, seconds, seconds / default["seconds"]] for stage, seconds in default["stages"].items()]
     details = {
         "shape": shape,
         "windows": windows,
         "weights_bytes": weights,
+        "estimate": told,
         "peak_bytes": {"default": default["peak"], "low": low["peak"]},
         "seconds": {"note": "Of the default sweep.", "columns": ["stage", "seconds", "share"], "rows": rows},
     }
@@ -111,6 +117,7 @@ def _sweep(folder: Path, windows: int, memory: int | None) -> dict[str, Any]:
     """One sweep in this process: its records, seconds by stage, and peak of memory."""
     from ptq_eval.checkpoints import discover, verify_all
     from ptq_eval.config.run import RunConfig
+    from ptq_eval.measure.estimate import estimate
     from ptq_eval.measure.memory import keep_freed_memory
     from ptq_eval.measure.sweep import sweep
     from ptq_eval.measure.trials import make_plan
@@ -120,13 +127,14 @@ def _sweep(folder: Path, windows: int, memory: int | None) -> dict[str, Any]:
     work = make_plan(verify_all(discover([folder / "random-llama"])), config).workloads[0]
     keep_freed_memory()  # as the command line does
     warm_up()
+    told = estimate(work, work.trials, memory=memory)
     with Peak() as peak, timed() as stages:
         started = time.perf_counter()
         found = list(sweep(work, work.trials, memory=memory, tick=lambda _: None))
         seconds = time.perf_counter() - started
     stages["rest"] = seconds - sum(stages.values())
     records = [[m.trial.quantizer, m.nll, m.kl, m.agree, m.status] for m in found]
-    return {"seconds": seconds, "stages": stages, "peak": peak.bytes, "records": records}
+    return {"estimate": asdict(told), "seconds": seconds, "stages": stages, "peak": peak.bytes, "records": records}
 
 
 @contextmanager
