@@ -235,10 +235,10 @@ def formats() -> None:
     """
     from rich.table import Table
 
-    from ptq_eval.checkpoints import converted
+    from ptq_eval.checkpoints import listing
     from ptq_eval.measure import schemes
 
-    for rows in (schemes.listing(), converted.listing()):
+    for rows in (schemes.listing(), listing.listing()):
         table = Table(*rows[0])
         for row in rows:
             table.add_row(*row.values())
