@@ -328,6 +328,12 @@ class ClusterError(PtqEvalError):
     exit_code = 57
 
 
+class TaskError(PtqEvalError):
+    """A task of lm-evaluation-harness that is not known, or cannot be loaded or answered."""
+
+    exit_code = 59
+
+
 class BackendError(PtqEvalError):
     """A backend that cannot be installed or used, or that fails its conformance run."""
 

@@ -196,6 +196,7 @@ class Trial:
     and selection of windows; `corpus` is the digest of the token windows themselves.  `stop` are the fields of the
     rule that may end the measurement before the last window (`early_stop.StopRule`), empty where there is none.
     `activations` and `cache` are the fields of a `runtime.Rounding` and a `runtime.Cache`, empty in full precision.
+    `task` says which questions are answered instead of a text (`measure.tasks`), empty where a loss is measured.
     `sample` says which windows of the text the corpus holds (None in records of earlier versions, which held the first
     ones); the corpus and the protocol stand for it in the key, and `calibration_corpus` for `calibration_draw` (None in
     records of earlier versions, whose folders have one text, number and length of calibration windows each).
@@ -219,14 +220,15 @@ class Trial:
     calibration_draw: CalibrationDraw | None = None
     activations: Mapping[str, Any] = field(default_factory=dict)
     cache: Mapping[str, Any] = field(default_factory=dict)
+    task: Mapping[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """Everything that changes the number, and nothing else: no path, no step, no date."""
         return {
             "version": KEY_VERSION,
             "weights": self.checkpoint.weights_sha,
-            "corpus": self.corpus,
-            "protocol": self.protocol,
+            "corpus": self.task.get("digest", self.corpus),
+            "protocol": "task" if self.task else self.protocol,
             "quantizer": self.quantizer,
             "quantizer_version": self.quantizer_version,
             "options": dict(sorted(self.options.items())),
@@ -239,7 +241,13 @@ class Trial:
             # Only where they are set, so that keys made before they existed stay what they are.
             **({"include_embedding": True} if self.include_embedding else {}),
             **({"architecture": dict(given)} if (given := self.checkpoint.architecture_given) else {}),
-            **{n: dict(sorted(m.items())) for n in ("stop", "activations", "cache") if (m := getattr(self, n))},
+            **({"stop": dict(sorted(self.stop.items()))} if self.stop and not self.task else {}),
+            **{n: dict(sorted(m.items())) for n in ("activations", "cache") if (m := getattr(self, n))},
+            **(
+                {"task": {n: v for n, v in sorted(self.task.items()) if n not in ("asked", "folders")}}
+                if self.task
+                else {}
+            ),
         }
 
     def key(self) -> str:

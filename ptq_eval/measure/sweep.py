@@ -18,8 +18,8 @@ from typing import Any
 
 from ptq_eval.backends.workers import Workers
 from ptq_eval.early_stop import StopRule
-from ptq_eval.errors import UnsupportedModelError
-from ptq_eval.measure import doubts
+from ptq_eval.errors import TaskError, UnsupportedModelError
+from ptq_eval.measure import doubts, tasks
 from ptq_eval.measure.doubts import Plausibility
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
@@ -116,6 +116,7 @@ def sweep(
         for group in _groups(session, evaluator, cells_of(quantized), beside=floor.nbytes):
             lanes = lanes_of(session, group, with_codes=keep is not None)
             tick(sum(map(calibrating, group)))
+            answers = {id(lane): _answers(session, lane, tick) for lane in lanes if lane.trial.task}
             found = scored(evaluator, lanes)
             measured = []
             if wants_full:
@@ -123,6 +124,9 @@ def sweep(
                 full = _record(work, work.trials[0], evaluator.full)
                 measured.append(_with(full, {**floor.numerics(full.nll), **floor.second_order()} if full.nll else {}))
             for lane, (windows, scores) in zip(lanes, found):
+                if lane.trial.task:
+                    measured.append(answers[id(lane)])
+                    continue
                 record = _quantized_record(work, lane, scores, windows)
                 if lane.simulation is not None or lane.variant is None:
                     measured.append(_doubted(record, lane, evaluator, None, windows, scores))
@@ -212,6 +216,24 @@ def _quantized_record(work: Workload, lane: Lane, scores: Scores, windows: Seque
         message = f"{len(variant.skipped)} layers left in full precision: {named}"
         return replace(measurement, status="partial", message=message)
     return measurement
+
+
+def _answers(session: Session, lane: Lane, tick: Tick) -> Measurement:
+    """The record of a lane's answers to its task."""
+    measurement, task = Measurement(lane.trial), lane.trial.task
+    failure = lane.failure
+    if not failure and lane.trial.cache and tasks.generates(task):
+        failure = f"{task['name']} asks for text, and a quantized cache is simulated for whole windows alone"
+    if not failure:
+        try:
+            found = tasks.answer(session, task, lane.carried, lane.simulation)
+        except TaskError as error:
+            failure = str(error)
+        else:
+            details = {**(lane.variant.details() if lane.variant else {}), "answers": found}
+            measurement = replace(measurement, details=details)
+    tick(len(session.evaluation))
+    return _failed(measurement, failure) if failure else measurement
 
 
 def _doubted(
