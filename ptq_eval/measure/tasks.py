@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import logging
 import math
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import torch
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import TaskError, did_you_mean
 from ptq_eval.measure.evaluate import batch_size
+from ptq_eval.measure.memory import out_of_memory
 from ptq_eval.measure.session import Session
 from ptq_eval.models.loading import load_tokenizer
 
@@ -41,9 +44,8 @@ def specs(config: RunConfig) -> list[dict[str, Any]]:
     if not config.tasks:
         return []
     folders = [str(Path(folder).resolve()) for folder in config.task_folder]
-    known = _manager(tuple(folders)).all_tasks
     for name in config.tasks:
-        if name not in known:
+        if name not in (known := _manager(name, tuple(folders)).all_tasks):
             near = did_you_mean(name, known)
             raise TaskError("lm-eval has no such task", got=name, remedy=f"{near or '`lm-eval ls tasks` lists them'}")
     found: dict[str, dict[str, Any]] = {}
@@ -69,7 +71,7 @@ def answer(
     """The answers to a task with these parameters: per metric one value per document, in the documents' order.
 
     metrics: {"acc,none": [...]}.  responses: the log-likelihoods of the choices, or the text generated.  Raises
-    TaskError if the documents are not those of the plan any more.
+    TaskError if it cannot be answered, or the documents are not those of the plan any more.
     """
     from lm_eval.evaluator import evaluate  # pyright: ignore[reportMissingImports]
 
@@ -79,8 +81,14 @@ def answer(
     if _digest(name, task, spec["limit"]) != spec["digest"]:
         raise TaskError(f"the documents of {name} have changed since the run was planned", remedy="repeat the command")
     rounding = simulation.running() if simulation is not None else contextlib.nullcontext()
+    adapter = _adapter(session, bool(spec["bos"]))
     with session.model.carrying(session.model.parameters_of(carried)), rounding, _quiet(), torch.inference_mode():
-        found = evaluate(_adapter(session, bool(spec["bos"])), {name: task}, limit=spec["limit"], bootstrap_iters=0)
+        try:
+            found = evaluate(adapter, {name: task}, limit=spec["limit"], bootstrap_iters=0)
+        except Exception as error:  # of a task's own code, or of requests that do not fit the model
+            if out_of_memory(error):
+                raise
+            raise TaskError(f"{name} cannot be answered", got=_line(error)) from error
     return _columns(found["samples"][name], found["higher_is_better"].get(name, {}))
 
 
@@ -150,8 +158,14 @@ def _digest(name: str, task: Any, limit: int | None) -> str:
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
-@functools.lru_cache(maxsize=4)
-def _manager(folders: tuple[str, ...]) -> Any:
+def _manager(name: str, folders: tuple[str, ...]) -> Any:
+    """What knows a task: the files in the user's folders alone, which take no time to read, or the harness's too."""
+    own = _index(folders, False) if folders else None
+    return own if own is not None and name in own.all_tasks else _index(folders, True)
+
+
+@functools.lru_cache(maxsize=8)
+def _index(folders: tuple[str, ...], defaults: bool) -> Any:
     for folder in folders:
         if not Path(folder).is_dir():
             raise TaskError("--task-folder is not a folder", got=folder)
@@ -159,7 +173,7 @@ def _manager(folders: tuple[str, ...]) -> Any:
         with _quiet():
             from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
-            return TaskManager(include_path=list(folders) or None)
+            return TaskManager(include_path=list(folders) or None, include_defaults=defaults)
     except ImportError as error:
         raise TaskError("lm-evaluation-harness is not installed", remedy='pip install "ptq-eval[tasks]"') from error
     except Exception as error:  # a task file that is not YAML
@@ -173,7 +187,7 @@ def _tasks(asked: str, folders: tuple[str, ...]) -> dict[str, Any]:
 
     try:
         with _quiet():
-            return dict(_flat(get_task_dict([asked], _manager(folders))))
+            return dict(_flat(get_task_dict([asked], _manager(asked, folders))))
     except TaskError:
         raise
     except Exception as error:  # of the hub, of files, of a task's own code
@@ -191,15 +205,18 @@ def _flat(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the harness's log."""
+    """Without the harness's log and progress bars."""
     logger = logging.getLogger("lm_eval")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         logger.setLevel(before)
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
+    """The kind of an error and its first line or, where it has no words, the line of code that raised it."""
+    code = traceback.extract_tb(error.__traceback__)[-1].line or ""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [code])[0][:160]}"
