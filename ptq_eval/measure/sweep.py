@@ -19,7 +19,7 @@ from typing import Any
 from ptq_eval.backends.workers import Workers
 from ptq_eval.early_stop import StopRule
 from ptq_eval.errors import TaskError, UnsupportedModelError
-from ptq_eval.measure import doubts, tasks
+from ptq_eval.measure import answers, doubts, tasks
 from ptq_eval.measure.doubts import Plausibility
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
@@ -116,7 +116,7 @@ def sweep(
         for group in _groups(session, evaluator, cells_of(quantized), beside=floor.nbytes):
             lanes = lanes_of(session, group, with_codes=keep is not None)
             tick(sum(map(calibrating, group)))
-            answers = {id(lane): _answers(session, lane, tick) for lane in lanes if lane.trial.task}
+            answered = {id(lane): _answers(session, lane, tick) for lane in lanes if lane.trial.task}
             found = scored(evaluator, lanes)
             measured = []
             if wants_full:
@@ -125,7 +125,7 @@ def sweep(
                 measured.append(_with(full, {**floor.numerics(full.nll), **floor.second_order()} if full.nll else {}))
             for lane, (windows, scores) in zip(lanes, found):
                 if lane.trial.task:
-                    measured.append(answers[id(lane)])
+                    measured.append(answered[id(lane)])
                     continue
                 record = _quantized_record(work, lane, scores, windows)
                 if lane.simulation is not None or lane.variant is None:
@@ -226,7 +226,7 @@ def _answers(session: Session, lane: Lane, tick: Tick) -> Measurement:
         failure = f"{task['name']} asks for text, and a quantized cache is simulated for whole windows alone"
     if not failure:
         try:
-            found = tasks.answer(session, task, lane.carried, lane.simulation)
+            found = answers.answer(session, task, lane.carried, lane.simulation)
         except TaskError as error:
             failure = str(error)
         else:

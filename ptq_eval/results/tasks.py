@@ -94,7 +94,8 @@ def _change(before: np.ndarray, after: np.ndarray, higher: bool) -> dict[str, An
     if set(np.unique([before, after])) <= {0.0, 1.0}:
         p = float(stats.binomtest(worse, worse + better).pvalue) if worse + better else 1.0
     elif worse + better:
-        p = float(stats.ttest_1samp(difference, 0.0).pvalue) if len(difference) > 1 else math.nan
+        t = abs(float(difference.mean())) / error if (error := _error(difference)) > 0 else math.nan
+        p = float(2 * stats.t.sf(t, len(difference) - 1))
     else:
         p = 1.0
     change = {"change": float(difference.mean()), "change_se": _error(difference), "worse": worse, "better": better}

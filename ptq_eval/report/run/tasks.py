@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -73,7 +74,7 @@ def _answers(compared: Sequence[Mapping[str, Any]]) -> list[str]:
         pairs = [(sign * e["change"], number(e["delta"].get("delta"))) for e in own]
         pairs = [(change, delta) for change, delta in pairs if math.isfinite(delta)]
         if len(pairs) >= FEWEST:
-            correlation = stats.spearmanr(*zip(*pairs)).statistic
+            correlation = float(stats.spearmanr(np.array(pairs))[0])  # pyright: ignore[reportArgumentType]
             if math.isfinite(correlation):
                 line += f" Rank correlation of the change with δ: {correlation:.2f}.".replace("-", "−")
         lines.append(line)
