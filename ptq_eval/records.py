@@ -222,7 +222,7 @@ class Trial:
     task: Mapping[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
-        """Everything that changes the number, and nothing else: no path, no step, no date."""
+        """Everything that changes the number, and nothing else; later fields only where set, so that keys stay."""
         return {
             "version": KEY_VERSION,
             "weights": self.checkpoint.weights_sha,
@@ -237,8 +237,7 @@ class Trial:
             "dtype": self.dtype,
             "device": self.device,
             "include_head": self.include_head,
-            # Only where they are set, so that older keys stay what they are.
-            **({"include_embedding": True} if self.include_embedding else {}),
+                **({"include_embedding": True} if self.include_embedding else {}),
             **({"architecture": dict(given)} if (given := self.checkpoint.architecture_given) else {}),
             **{n: own for n in ("stop", "activations", "cache", "task") if (own := self._own(n))},
         }
