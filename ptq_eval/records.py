@@ -237,7 +237,7 @@ class Trial:
             "dtype": self.dtype,
             "device": self.device,
             "include_head": self.include_head,
-                **({"include_embedding": True} if self.include_embedding else {}),
+            **({"include_embedding": True} if self.include_embedding else {}),
             **({"architecture": dict(given)} if (given := self.checkpoint.architecture_given) else {}),
             **{n: own for n in ("stop", "activations", "cache", "task") if (own := self._own(n))},
         }

@@ -47,16 +47,8 @@ TASKS = ("tasks", "task_folder", "task_limit", "fewshot")
 GRID = ("quantizers", "bits", "formats", "mixed", "options", *RUNTIME, *TASKS)
 """Options that choose what is measured: the grid of an output folder may grow."""
 NEUTRAL = (
-    "shard",
-    "jobs",
-    "prune",
-    "executor",
-    "device",
-    "memory",
-    "backend_seconds",
-    "backend_memory",
-    "trust_remote_code",
-    "calib_repeats",
+    *("shard", "jobs", "prune", "executor", "device"),
+    *("memory", "backend_seconds", "backend_memory", "trust_remote_code", "calib_repeats"),
 )
 """Options of where and how often something is measured: none changes the number of one measurement."""
 _BIT_WIDTHS: dict[str, Any] = {
@@ -222,7 +214,7 @@ class RunConfig(Options):
         SIZE,
         low=1,
         plausible=MEMORY,
-        unset="most of what is free",
+        unset="most of what is free, for large models on a CPU 4 times their weights",
     )
     backend_seconds: int = option(3600, "Seconds that a backend may take for one model and scheme.", low=1)
     backend_memory: int | None = option(
