@@ -211,7 +211,7 @@ class RunConfig(Options):
         SIZE,
         low=1,
         plausible=MEMORY,
-        unset="most of what is free",
+        unset="most of what is free, for large models on a CPU 4 times their weights",
     )
     backend_seconds: int = option(3600, "Seconds that a backend may take for one model and scheme.", low=1)
     backend_memory: int | None = option(

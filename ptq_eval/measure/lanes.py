@@ -86,6 +86,7 @@ def _transforms(variant: Variant) -> dict[str, Transform]:
 def scored(evaluator: Evaluator, lanes: Sequence[Lane]) -> Iterator[tuple[list[int], Scores]]:
     """What `Evaluator.score` gives for each lane; nothing for those that failed."""
     possible = [lane for lane in lanes if not lane.failure]
-    found = iter(evaluator.score([lane.carried for lane in possible], [lane.simulation for lane in possible]))
+    carried, simulations = [lane.carried for lane in possible], [lane.simulation for lane in possible]
+    found = iter(evaluator.score(carried, simulations, [lane.trial.key() for lane in possible]))
     for lane in lanes:
         yield ([], Scores()) if lane.failure else next(found)

@@ -147,6 +147,13 @@ def render(
     return terminal.Report(Study(table, with_texts(fit), run, points))
 
 
+def render_estimates(estimates: Sequence[Any]) -> RenderableType:
+    """What a run will take, as `ptq_eval.estimate` gives it, for a rich console."""
+    from ptq_eval.report.run.estimates import estimate_table
+
+    return estimate_table(estimates)
+
+
 def render_fit(
     table: pd.DataFrame, fit: Mapping[str, Any], run: Mapping[str, Any], points: Sequence[Point] | None = None
 ) -> RenderableType:
