@@ -183,6 +183,8 @@ def analyse(
     for name, effects in (("calibrations", calibrations.effects), ("activations_and_cache", interactions.effects)):
         if found_effects := effects(results.frame.to_dict("records"), results.windows, trajectories):
             fit[name] = found_effects
+    if results.tasks:
+        fit["tasks"] = list(results.tasks)
     fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
     return RunResult(results.frame, fit, dict(results.run), replicates=found.replicates, points=results.points)
 

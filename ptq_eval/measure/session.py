@@ -166,7 +166,7 @@ class Session:
             "threads": torch.get_num_threads(),
             "matmul_precision": torch.get_float32_matmul_precision(),
             "kernels": kernels.backend(device),
-            **plugins.versions("ptq-eval", "torch", "transformers", "numba", "triton"),
+            **plugins.versions("ptq-eval", "torch", "transformers", "numba", "triton", "lm_eval"),
             "attention": getattr(self.model.module.config, "_attn_implementation", None),
             "seconds": seconds,
         }

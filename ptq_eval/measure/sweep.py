@@ -21,8 +21,8 @@ from typing import Any
 
 from ptq_eval.backends.workers import Workers
 from ptq_eval.early_stop import StopRule
-from ptq_eval.errors import UnsupportedModelError
-from ptq_eval.measure import doubts
+from ptq_eval.errors import TaskError, UnsupportedModelError
+from ptq_eval.measure import answers, doubts, tasks
 from ptq_eval.measure.doubts import Plausibility
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
@@ -142,6 +142,7 @@ def sweep(
             lanes = lanes_of(session, group, with_codes=keep is not None)
             tick(sum(map(calibrating, group)))
             say("evaluating")
+            answered = {id(lane): _answers(session, lane, tick) for lane in lanes if lane.trial.task}
             found = list(scored(evaluator, lanes))
             say("noise floor")
             measured = []
@@ -150,7 +151,7 @@ def sweep(
                 full = _record(work, work.trials[0], evaluator.full)
                 measured.append(_with(full, {**floor.numerics(full.nll), **floor.second_order()} if full.nll else {}))
             record = partial(_lane_record, session, evaluator, floor, plausibility, keep)
-            measured += [record(lane, windows, scores) for lane, (windows, scores) in zip(lanes, found)]
+            measured += [answered.get(id(lane)) or record(lane, *one) for lane, one in zip(lanes, found)]
             facts = session.provenance((time.monotonic() - started) / len(measured))
             yield from (replace(measurement, provenance=facts) for measurement in measured)
             for variant in filter(None, (lane.variant for lane in lanes)):
@@ -261,6 +262,24 @@ def _quantized_record(work: Workload, lane: Lane, scores: Scores, windows: Seque
         message = f"{len(variant.skipped)} layers left in full precision: {named}"
         return replace(measurement, status="partial", message=message)
     return measurement
+
+
+def _answers(session: Session, lane: Lane, tick: Tick) -> Measurement:
+    """The record of a lane's answers to its task."""
+    measurement, task = Measurement(lane.trial), lane.trial.task
+    failure = lane.failure
+    if not failure and lane.trial.cache and tasks.generates(task):
+        failure = f"{task['name']} asks for text, and a quantized cache is simulated for whole windows alone"
+    if not failure:
+        try:
+            found = answers.answer(session, task, lane.carried, lane.simulation)
+        except TaskError as error:
+            failure = str(error)
+        else:
+            details = {**(lane.variant.details() if lane.variant else {}), "answers": found}
+            measurement = replace(measurement, details=details)
+    tick(len(session.evaluation))
+    return _failed(measurement, failure) if failure else measurement
 
 
 def _doubted(
