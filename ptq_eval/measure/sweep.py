@@ -125,8 +125,7 @@ def sweep(
     say = say or (lambda stage: None)
     quantized = [trial for trial in missing if trial.quantizer != FULL_PRECISION]
     wants_full = len(quantized) < len(missing)
-    calibrating = calibration_cost(work, missing)
-    started = time.monotonic()
+    calibrating, started = calibration_cost(work, missing), time.monotonic()
     options: dict[str, Any] = {"device": device, "memory": memory, "trust_remote_code": trust_remote_code}
     long = keep is None and is_long(work, missing) and (device == "cpu" or unfinished is not None)
     with (
