@@ -4,15 +4,20 @@
 # For those who change the code: make check, make docs, make site, make bench, make clean; make oldest-test; make
 # backends-test installs other packages in environments of their own and tries them, all or those named:
 # make backends-test BACKENDS="hqq or torchao".
+# make study-cpu trains and measures a row of results/precision in about 20 minutes, on code that is part of Python;
+# make study-gpu BOOKS=books.txt OTHERS=other-books.txt all of it: plain text, or .txt.bz2, with no book in both.
 
 PYTHON ?= python3
 BACKENDS ?=
 BASE ?=
+BOOKS ?=
+OTHERS ?=
+STUDY := study-output
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint types docs site wheel backends-test page-test paper-test notebook-test cluster-test oldest-test gate bench clean
+.PHONY: demo test check lint types docs site wheel backends-test page-test paper-test notebook-test cluster-test oldest-test gate bench study-cpu study-gpu clean
 
 demo: $(STAMP)
 	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --eval-windows 192 --calib-windows 48
@@ -64,6 +69,13 @@ notebook-test: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
+study-cpu: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python results/precision/precision.py all $(STUDY) --stage 0
+
+study-gpu: $(STAMP)
+	$(BIN)/python results/precision/precision.py prepare "$(BOOKS)" "$(OTHERS)" $(STUDY)
+	$(BIN)/python results/precision/precision.py all $(STUDY)
+
 $(STAMP): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -71,4 +83,4 @@ $(STAMP): pyproject.toml requirements/constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) demo-output build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-output study-output build dist .pytest_cache .ruff_cache .hypothesis

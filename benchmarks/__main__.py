@@ -47,6 +47,7 @@ NAMES = (
     "page",
     "callback",
     "nanochat",
+    "real_size",
 )
 
 
@@ -65,7 +66,7 @@ def main() -> int:
     rehearsal = Path(tempfile.gettempdir()) / "ptq-eval-benchmarks"
     out = chosen.out or (rehearsal if chosen.quick else root / "results" / "benchmarks")
     setup, names = (
-        Setup(chosen.trajectory, chosen.quick, tuple(chosen.text or ()), chosen.minutes),
+        Setup(chosen.trajectory, chosen.quick, tuple(chosen.text or ()), chosen.minutes, chosen.layers, chosen.windows),
         chosen.only or NAMES,
     )
     failed, missed = [], []
@@ -97,6 +98,8 @@ def _arguments(root: Path) -> argparse.Namespace:
     parser.add_argument("--trajectory", type=Path, default=root / "examples" / "trajectory")
     parser.add_argument("--text", action="append", help="a text for coverage and rounding (may be repeated)")
     parser.add_argument("--minutes", type=float, help="how long the training of callback lasts (default: 10)")
+    parser.add_argument("--layers", type=int, help="layers of the model of real_size (default: 30)")
+    parser.add_argument("--windows", type=int, help="windows of real_size (default: 64)")
     parser.add_argument("--cores", type=int, default=2, help="cores to use, for this process and those it starts")
     parser.add_argument("--quick", action="store_true", help="a rehearsal on small sizes, kept apart")
     parser.add_argument("--check", action="store_true", help="a missed limit makes the exit code 1")
@@ -121,11 +124,11 @@ def _one(name: str, setup: Setup, out: Path) -> list[str]:
 
 def _words(setup: Setup) -> list[str]:
     """What was asked for beside the names of the benchmarks."""
-    minutes = [] if setup.minutes is None else ["--minutes", f"{setup.minutes:g}"]
+    numbers = {"--minutes": setup.minutes, "--layers": setup.layers, "--windows": setup.windows}
     return [
         *(["--quick"] if setup.quick else []),
         *(word for text in setup.texts for word in ("--text", text)),
-        *minutes,
+        *(word for flag, value in numbers.items() if value is not None for word in (flag, f"{value:g}")),
     ]
 
 

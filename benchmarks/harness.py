@@ -20,13 +20,15 @@ SEED = 0
 @dataclass(frozen=True)
 class Setup:
     """How to measure: `quick` rehearses on small sizes; `trajectory` is the folder of trained checkpoints; `texts` are
-    those to measure on, where a benchmark takes any (empty: its own); `minutes` is how long a training lasts (None: the
-    benchmark's own)."""
+    those to measure on, where a benchmark takes any (empty: its own); `minutes` is how long a training lasts, `layers`
+    and `windows` are the size of the model and of its texts (None: the benchmark's own)."""
 
     trajectory: Path
     quick: bool = False
     texts: tuple[str, ...] = ()
     minutes: float | None = None
+    layers: int | None = None
+    windows: int | None = None
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,7 @@ def sweep_in_this_process(root: Path, group: str, memory: int | None) -> dict[st
     if group:
         (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
     keep_freed_memory()  # as the command line does
-    with _Peak() as peak:
+    with Peak() as peak:
         started = time.perf_counter()
         measured = list(sweep(work, work.trials, memory=memory, tick=lambda _: None))
         seconds = time.perf_counter() - started
@@ -200,10 +200,10 @@ def warm_up() -> None:
         get_quantizer(name).quantize_grid([weight], [Scheme(bits, 128) for bits in BITS], LayerStats.from_inputs(x))
 
 
-class _Peak:
+class Peak:
     """The peak of this process's anonymous memory within the context, beyond what it was at its start."""
 
-    def __enter__(self) -> _Peak:
+    def __enter__(self) -> Peak:
         self.bytes, self._start, self._ended = 0, _status("RssAnon"), threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()

@@ -19,6 +19,7 @@ __all__ = [
     "compare",
     "compare_laws",
     "dataset",
+    "estimate",
     "export",
     "fit_by",
     "fit_data",
@@ -40,7 +41,7 @@ _JOBS = {
 }
 
 if TYPE_CHECKING:
-    from ptq_eval.api import RunResult, load, run, save_report
+    from ptq_eval.api import RunResult, estimate, load, run, save_report
     from ptq_eval.jobs.compare import compare
     from ptq_eval.jobs.compare_laws import compare_laws, fit_by
     from ptq_eval.jobs.dataset import dataset

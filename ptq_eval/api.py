@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ptq_eval.checkpoints import Overrides
     from ptq_eval.config.run import RunConfig
     from ptq_eval.jobs.grid import Grid
+    from ptq_eval.measure.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,32 @@ def run(
     if write_report:
         save_report(grid.store.folder, result)
     return result
+
+
+def estimate(
+    folders: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    overrides: Overrides | Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[Estimate]:
+    """What the same call of `run` would take, checkpoint by checkpoint; nothing is measured or written.
+
+    Raises PtqEvalError subclasses.
+    """
+    from ptq_eval.checkpoints import Overrides, discover, verify_all
+    from ptq_eval.config.run import RunConfig
+
+    overrides = Overrides.take(options, overrides)
+    config = RunConfig.of(options, also=declared(Overrides))
+    grid = _prepared(_roots(folders), out, config, progress)
+    checkpoints = verify_all(
+        discover(_roots(folders), overrides=overrides),
+        progress=lambda done, total, _name: grid.progress("reading weights", done, total),
+        trust_remote_code=config.trust_remote_code,
+    )
+    return grid.estimates(checkpoints)
 
 
 def _roots(folders: str | Path | Sequence[str | Path]) -> list[str | Path]:
@@ -156,6 +183,8 @@ def analyse(
     for name, effects in (("calibrations", calibrations.effects), ("activations_and_cache", interactions.effects)):
         if found_effects := effects(results.frame.to_dict("records"), results.windows, trajectories):
             fit[name] = found_effects
+    if results.tasks:
+        fit["tasks"] = list(results.tasks)
     fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
     return RunResult(results.frame, fit, dict(results.run), replicates=found.replicates, points=results.points)
 

@@ -1,7 +1,7 @@
 """The three records that flow through the package: Checkpoint, Trial, Measurement.
 
-Standard library only, immutable, and made of plain values, so that each of them is one JSON object.  Nothing
-derived is stored: loss, perplexity and bits per byte are properties of the per-window sums.
+Standard library only, immutable, of plain values, so that each of them is one JSON object.  Nothing derived is stored:
+loss, perplexity and bits per byte are properties of the per-window sums.
 """
 
 from __future__ import annotations
@@ -184,8 +184,8 @@ class CalibrationDraw:
     @property
     def name(self) -> str:
         """For people."""
-        seed = "" if self.seed is None else f", seed {self.seed}"
-        return f"{self.text}, {self.windows} windows of {self.length} tokens{seed}"
+        of = f"{self.text}, {self.windows} windows of {self.length} tokens"
+        return of if self.seed is None else f"{of}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -195,10 +195,10 @@ class Trial:
     `quantizer` is "none" for full precision, with `scheme` None.  `protocol` names text, window length, number
     and selection of windows; `corpus` is the digest of the token windows themselves.  `stop` are the fields of the
     rule that may end the measurement before the last window (`early_stop.StopRule`), empty where there is none.
-    `activations` and `cache` are the fields of a `runtime.Rounding` and a `runtime.Cache`, empty in full precision.
-    `sample` says which windows of the text the corpus holds (None in records of earlier versions, which held the first
-    ones); the corpus and the protocol stand for it in the key, and `calibration_corpus` for `calibration_draw` (None in
-    records of earlier versions, whose folders have one text, number and length of calibration windows each).
+    `activations` and `cache` are the fields of a `runtime.Rounding` and a `runtime.Cache`, empty in full precision;
+    `task` those of questions that are answered (`measure.tasks`), empty where a loss is measured.
+    `sample` says which windows of the text the corpus holds; the corpus and the protocol stand for it in the key, and
+    `calibration_corpus` for `calibration_draw`.  Both are None in records of earlier versions.
     """
 
     checkpoint: Checkpoint
@@ -219,14 +219,15 @@ class Trial:
     calibration_draw: CalibrationDraw | None = None
     activations: Mapping[str, Any] = field(default_factory=dict)
     cache: Mapping[str, Any] = field(default_factory=dict)
+    task: Mapping[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
-        """Everything that changes the number, and nothing else: no path, no step, no date."""
+        """Everything that changes the number, and nothing else; later fields only where set, so that keys stay."""
         return {
             "version": KEY_VERSION,
             "weights": self.checkpoint.weights_sha,
-            "corpus": self.corpus,
-            "protocol": self.protocol,
+            "corpus": self.task.get("digest", self.corpus),
+            "protocol": "task" if self.task else self.protocol,
             "quantizer": self.quantizer,
             "quantizer_version": self.quantizer_version,
             "options": dict(sorted(self.options.items())),
@@ -236,16 +237,20 @@ class Trial:
             "dtype": self.dtype,
             "device": self.device,
             "include_head": self.include_head,
-            # Only where they are set, so that keys made before they existed stay what they are.
             **({"include_embedding": True} if self.include_embedding else {}),
             **({"architecture": dict(given)} if (given := self.checkpoint.architecture_given) else {}),
-            **{n: dict(sorted(m.items())) for n in ("stop", "activations", "cache") if (m := getattr(self, n))},
+            **{n: own for n in ("stop", "activations", "cache", "task") if (own := self._own(n))},
         }
+
+    def _own(self, name: str) -> dict[str, Any]:
+        """The entries of a field that change the number."""
+        unused = ("asked", "folders") if name == "task" else self.stop if name == "stop" and self.task else ()
+        return {n: v for n, v in sorted(getattr(self, name).items()) if n not in unused}
 
     def key(self) -> str:
         """A versioned hash of `identity()` and of the checkpoint's place (run and step) in its trajectory.
 
-        Two checkpoints with identical weights keep records of their own, so that neither hides the other.
+        Two checkpoints with identical weights keep records of their own.
         """
         place = {"run": self.checkpoint.run, "step": self.checkpoint.step, "revision": self.checkpoint.revision}
         text = json.dumps([self.identity(), place], sort_keys=True, default=str)

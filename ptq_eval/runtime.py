@@ -62,8 +62,8 @@ def is_runtime(trial: Trial) -> bool:
 
 
 def of_weights(trial: Trial) -> Trial:
-    """The trial that quantizes the weights as this one, and nothing else."""
-    return replace(trial, activations={}, cache={})
+    """The trial that quantizes the weights as this one, and nothing else, and measures a loss."""
+    return replace(trial, activations={}, cache={}, task={})
 
 
 COLUMNS = (

@@ -142,10 +142,11 @@ WRITERS = ("ptq_eval.results.store", "ptq_eval.report", "ptq_eval.pretrain")
 WRITERS += ("ptq_eval.backends", "ptq_eval.measure.foreign.handover", "ptq_eval.measure.foreign.conformance")
 WRITERS += ("ptq_eval.packing.folder", "ptq_eval.jobs.export", "ptq_eval.models.weight_files")
 WRITERS += ("ptq_eval.training.monitor", "ptq_eval.jobs.files", "ptq_eval.jobs.pool")
-WRITERS += ("ptq_eval.jobs.slurm", "ptq_eval.jobs.submit", "ptq_eval.checkpoints.staging")
+WRITERS += ("ptq_eval.jobs.slurm", "ptq_eval.jobs.submit", "ptq_eval.checkpoints.staging", "ptq_eval.measure.kept")
 """`pretrain` and `export` write checkpoints, `training.monitor` copies them, backends and jobs exchange folders with
-their processes, checkpoints of other formats are staged as folders that transformers loads, and a state dict from
-within another dict is written into a folder that is removed again: none of them are results."""
+their processes, checkpoints of other formats are staged as folders that transformers loads, parts of unfinished work
+are kept until their records are written, and a state dict from within another dict is written into a folder that is
+removed again: none of them are results."""
 
 
 def writes(call: ast.Call) -> bool:

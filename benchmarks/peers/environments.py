@@ -105,5 +105,7 @@ def _fingerprint(peer: Peer) -> str:
 
 
 def _reason(error: Exception) -> str:
-    lines = [line for line in (getattr(error, "stderr", None) or str(error)).splitlines() if line.strip()]
+    said = getattr(error, "stderr", None) or str(error)
+    text = said.decode(errors="replace") if isinstance(said, bytes) else said  # bytes where time ran out
+    lines = [line for line in text.splitlines() if line.strip()]
     return next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "no message")[:200]

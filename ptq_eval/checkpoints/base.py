@@ -58,6 +58,10 @@ class CheckpointFormat:
     """
 
     name: ClassVar[str]
+    looks_like: ClassVar[str] = ""
+    """How a reader recognises it, for `ptq-eval formats`."""
+    converted: ClassVar[bool] = False
+    """Whether a folder for transformers is made from a checkpoint before it is loaded."""
     scheme: ClassVar[str] = ""
     """Roots written `scheme:...` are handed to this format as they are; the others are folders."""
     fallback: ClassVar[bool] = False

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
-from ptq_eval import plugins
-from ptq_eval.checkpoints import foreign
 from ptq_eval.checkpoints.base import UNKNOWN_TOKENS, CheckpointFormat
 from ptq_eval.checkpoints.staging import Content, place_of, staged
 from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError
@@ -38,6 +36,8 @@ _SEEN = "global_train_tokens_seen"
 
 class ConvertedFormat(CheckpointFormat):
     """A format with a `content` of its own for each checkpoint."""
+
+    converted = True
 
     @abstractmethod
     def about(self, place: Path) -> Checkpoint:
@@ -102,20 +102,6 @@ class ConvertedFolders(ConvertedFormat):
         """The step that a folder's name says."""
         match = self.label.fullmatch(place.name)
         return int(match[1]) if match else None
-
-
-def listing() -> list[dict[str, str]]:
-    """What `ptq-eval formats` says of every format of checkpoints, by column."""
-    rows = [
-        {
-            "checkpoints": name,
-            "looks like": (cls.__doc__ or "").partition("\n")[0].rstrip(".").replace("`", ""),
-            "status": "converted" if issubclass(cls, ConvertedFormat) else "read",
-        }
-        for name, cls in sorted(plugins.load_all("checkpoints").items())
-    ]
-    others = ({"checkpoints": name, "looks like": file, "status": "recognised"} for name, file in foreign.kinds())
-    return [*rows, *others]
 
 
 def tokenizer_beside(place: Path) -> dict[str, Path]:

@@ -16,6 +16,7 @@ class HFTrainer(CheckpointFormat):
     """`checkpoint-N`."""
 
     name = "hf_trainer"
+    looks_like = "checkpoint-N"
 
     def position(self, model: str, label: str) -> Position | None:
         """The step that the label says; a date is none."""

@@ -25,6 +25,7 @@ class Hub(CheckpointFormat):
     """`hub:` ids with one or several revisions; without any, `main`."""
 
     name = "hub"
+    looks_like = "hub:MODEL@{REVISION,REVISION}; without revisions, main"
     scheme = "hub"
 
     def discover(self, root: Path | str) -> list[Checkpoint]:

@@ -21,6 +21,7 @@ class HubCache(CheckpointFormat):
     """Several revisions of one model, as `huggingface_hub` stores them."""
 
     name = "hub_cache"
+    looks_like = "several revisions of one model, as huggingface_hub stores them"
 
     def discover(self, root: Path) -> list[Checkpoint]:
         """The snapshots of the model whose cache folder `root` is."""

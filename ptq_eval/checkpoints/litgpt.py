@@ -80,6 +80,7 @@ class LitGPT(ConvertedFolders):
     """`step-N/lit_model.pth`."""
 
     name = "litgpt"
+    looks_like = "step-N/lit_model.pth"
     label = re.compile(r"step-(\d+)")
 
     def holds(self, place: Path) -> bool:

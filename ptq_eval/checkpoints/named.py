@@ -25,6 +25,7 @@ class NamedSuite(CheckpointFormat):
     """`suite:` and the name of a model; its checkpoints are those of `hub:`."""
 
     name = "suite"
+    looks_like = "suite:MODEL"
     scheme = "suite"
 
     def discover(self, root: Path | str) -> list[Checkpoint]:

@@ -77,6 +77,7 @@ class Nanochat(ConvertedFormat):
     """`model_NNNNNN.pt` with `meta_NNNNNN.json`."""
 
     name = "nanochat"
+    looks_like = "model_NNNNNN.pt with meta_NNNNNN.json"
     takes_architecture = True
 
     def discover(self, root: Path) -> list[Checkpoint]:

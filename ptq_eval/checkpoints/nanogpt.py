@@ -33,6 +33,7 @@ class NanoGPT(ConvertedFormat):
     """`ckpt.pt` and its copies."""
 
     name = "nanogpt"
+    looks_like = "ckpt.pt and its copies"
 
     def discover(self, root: Path) -> list[Checkpoint]:
         """Every file of such a name in `root`, at the step that it says itself."""

@@ -48,6 +48,7 @@ class Numbered(CheckpointFormat):
     """Any name with a number whose meaning is known, or in which siblings differ."""
 
     name = "numbered"
+    looks_like = "any name with a number whose meaning is known, or in which siblings differ"
     fallback = True
 
     def position(self, model: str, label: str) -> Position | None:

@@ -53,6 +53,7 @@ class OLMo(ConvertedFolders):
     """`stepN-unsharded/` with a `config.yaml`."""
 
     name = "olmo"
+    looks_like = "stepN-unsharded/ with a config.yaml"
     label = re.compile(r"step(\d+)(?:-unsharded)?")
 
     def holds(self, place: Path) -> bool:

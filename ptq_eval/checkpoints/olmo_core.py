@@ -58,6 +58,7 @@ class OLMoCore(ConvertedFolders):
     """`stepN/model_and_optim/`."""
 
     name = "olmo_core"
+    looks_like = "stepN/model_and_optim/"
     label = re.compile(r"step(\d+)")
 
     def holds(self, place: Path) -> bool:

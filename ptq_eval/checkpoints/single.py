@@ -18,6 +18,7 @@ class Single(CheckpointFormat):
     """The folder itself is the checkpoint."""
 
     name = "single"
+    looks_like = "a folder that is itself a checkpoint"
     fallback = True
 
     def discover(self, root: Path) -> list[Checkpoint]:

@@ -51,6 +51,7 @@ class TorchTitan(ConvertedFolders):
     """`step-N/.metadata`."""
 
     name = "torchtitan"
+    looks_like = "step-N/.metadata"
     label = re.compile(r"step-(\d+)")
     takes_architecture = True
 

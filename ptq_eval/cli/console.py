@@ -40,7 +40,7 @@ class Bar:
     """One progress bar on stderr with the time that remains; silent where stderr is no terminal.
 
     Called as bar(what is being done, units done, units in all).  What is done next takes the place of what was done
-    before, so there is a single bar, and for measuring it spans the whole grid.
+    before, so there is a single bar, and for measuring it spans the whole grid: what follows a colon is a stage of it.
     """
 
     def __enter__(self) -> Bar:
@@ -69,8 +69,8 @@ class Bar:
     def __call__(self, what: str, done: float, total: float) -> None:
         """Show that `done` of `total` units are done; a `total` of 0 is one that is not known."""
         total_known: Any = total or None
-        if what != self._what:
-            self._what = what
+        if what.partition(":")[0] != self._what.partition(":")[0]:
             unit = "left" if total_known else ""
             self._progress.reset(self._task, description=what, total=total_known, completed=0, visible=True, unit=unit)
-        self._progress.update(self._task, completed=done, total=total_known)
+        self._what = what
+        self._progress.update(self._task, description=what, completed=done, total=total_known)

@@ -35,7 +35,7 @@ from ptq_eval.cli.submit import submit
 from ptq_eval.cli.suites import suites
 from ptq_eval.cli.watch import watch
 from ptq_eval.cli.work import work
-from ptq_eval.config.commands import InspectConfig
+from ptq_eval.config.commands import EstimateConfig, InspectConfig
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import MeasurementFailedError, PtqEvalError
 
@@ -96,8 +96,9 @@ def cli(ctx: click.Context) -> None:
 @click.argument("folders", nargs=-1, required=True)
 @cli_options.out_option("Output folder.  [default: FOLDER-ptq, here]")
 @cli_options.options_of(RunConfig)
+@cli_options.options_of(EstimateConfig)
 @cli_options.trajectory_options
-def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
+def run(folders: tuple[str, ...], out: str | None, estimate: bool, **settings: Any) -> None:
     """Measure every checkpoint under FOLDERS before and after quantization, fit the laws, write the report.
 
     Repeat the command to resume an interrupted run.  A FOLDER may hold one run, several runs, one
@@ -107,8 +108,13 @@ def run(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
     """
     import ptq_eval
     from ptq_eval.api import default_output
-    from ptq_eval.report import render
+    from ptq_eval.report import render, render_estimates
 
+    if estimate:
+        with Bar() as bar:
+            found = ptq_eval.estimate(folders, out, progress=bar, **settings)
+        console().print(render_estimates(found))
+        return
     with Bar() as bar:
         result = ptq_eval.run(folders, out, progress=bar, **settings)
     console().print(render(result.table, result.fit, result.run, result.points))
@@ -235,10 +241,10 @@ def formats() -> None:
     """
     from rich.table import Table
 
-    from ptq_eval.checkpoints import converted
+    from ptq_eval.checkpoints import listing
     from ptq_eval.measure import schemes
 
-    for rows in (schemes.listing(), converted.listing()):
+    for rows in (schemes.listing(), listing.listing()):
         table = Table(*rows[0])
         for row in rows:
             table.add_row(*row.values())

@@ -28,6 +28,7 @@ def pretrain(
     device: str,
     study: str | None,
     status: bool,
+    stage: int | None,
     folder: str | None,
     **settings: Any,
 ) -> None:
@@ -45,9 +46,9 @@ def pretrain(
       ptq-eval pretrain --study study.toml -o runs/study --status
     """
     if study is None:
-        if out is None or folder is not None or status:
+        if out is None or folder is not None or status or stage is not None:
             remedy = "ptq-eval pretrain OUT, or --study FILE -o OUT"
-            raise OptionError("one run needs OUT; -o and --status belong to --study", remedy=remedy)
+            raise OptionError("one run needs OUT; -o, --status and --stage belong to --study", remedy=remedy)
         _one(out, device, settings)
         return
     target = folder or out
@@ -62,13 +63,16 @@ def pretrain(
     if given:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise OptionError("options of a run belong in the study file", got=flags, remedy="write them under [run]")
-    _study(study, target, device, settings["compile"], settings["threads"], status)
+    stage = StudyArguments(stage=stage).stage
+    _study(study, stage, target, device, settings["compile"], settings["threads"], status)
 
 
-def _study(path: str, out: str, device: str, compiled: bool | None, threads: int | None, status: bool) -> None:
+def _study(
+    path: str, stage: int | None, out: str, device: str, compiled: bool | None, threads: int | None, status: bool
+) -> None:
     from ptq_eval.pretrain.stacked import study
 
-    planned = study.read(path)
+    planned = study.read(path).until(stage)
     if status:
         _print_status(study.status(planned, out))
         return

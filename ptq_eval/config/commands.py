@@ -1,4 +1,4 @@
-"""Options of commands that have one or two of their own: `inspect`, `watch`, `serve`, `fit --data`, `backends install`.
+"""Options of commands that have one or two of their own: `run`, `inspect`, `watch`, `serve`, `fit --data` and others.
 
 What a command is about is an argument and no option: folders, names, OUT.
 """
@@ -15,6 +15,13 @@ class InspectConfig(Options):
     """How checkpoints are shown."""
 
     json: bool = option(False, "One JSON object per checkpoint instead of a table.")
+
+
+@dataclass(frozen=True)
+class EstimateConfig(Options):
+    """What a run does."""
+
+    estimate: bool = option(False, "Say what time, memory and disk the run will take, and measure nothing.")
 
 
 @dataclass(frozen=True)

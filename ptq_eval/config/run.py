@@ -42,19 +42,13 @@ RUNTIME = (
     *("kv_bits", "kv_formats", "key_per", "key_rope", "value_per", "kv_range"),
 )
 """Options of activations and the cache."""
-GRID = ("quantizers", "bits", "formats", "mixed", "options", *RUNTIME)
+TASKS = ("tasks", "task_folder", "task_limit", "fewshot")
+"""Options of tasks with answers."""
+GRID = ("quantizers", "bits", "formats", "mixed", "options", *RUNTIME, *TASKS)
 """Options that choose what is measured: the grid of an output folder may grow."""
 NEUTRAL = (
-    "shard",
-    "jobs",
-    "prune",
-    "executor",
-    "device",
-    "memory",
-    "backend_seconds",
-    "backend_memory",
-    "trust_remote_code",
-    "calib_repeats",
+    *("shard", "jobs", "prune", "executor", "device"),
+    *("memory", "backend_seconds", "backend_memory", "trust_remote_code", "calib_repeats"),
 )
 """Options of where and how often something is measured: none changes the number of one measurement."""
 _BIT_WIDTHS: dict[str, Any] = {
@@ -113,6 +107,15 @@ class RunConfig(Options):
     kv_range: Range = option(
         "dynamic", "Range of keys and values that share a scale per channel or tensor.", choices=RANGES
     )
+    tasks: tuple[str, ...] = option(
+        (), "Tasks or groups of lm-evaluation-harness to answer, each variant as full precision does.", TEXT, many=True,
+        metavar="NAME,…",
+    )  # fmt: skip
+    task_folder: tuple[str, ...] = option(
+        (), "Folders with task files (YAML) of your own.", TEXT, many=True, metavar="DIR,…"
+    )
+    task_limit: int | None = option(None, "Documents per task, the first ones.", COUNT, low=1, unset="all")
+    fewshot: int | None = option(None, "Examples before each question.", COUNT, low=0, unset="as each task says")
     group_size: int | Literal["auto"] | None = option(
         "auto",
         "Columns per scale (none: one scale per row; auto: at most 128); formats with blocks of their own keep theirs.",
@@ -211,7 +214,7 @@ class RunConfig(Options):
         SIZE,
         low=1,
         plausible=MEMORY,
-        unset="most of what is free",
+        unset="most of what is free, for large models on a CPU 4 times their weights",
     )
     backend_seconds: int = option(3600, "Seconds that a backend may take for one model and scheme.", low=1)
     backend_memory: int | None = option(
@@ -239,10 +242,13 @@ class RunConfig(Options):
         super().__post_init__()
         full = tuple(map(plugins.quantizer_name, self.quantizers))
         object.__setattr__(self, "quantizers", full)
-        several = ("activation_bits", "activation_formats", "kv_bits", "kv_formats")
+        several = ("activation_bits", "activation_formats", "kv_bits", "kv_formats", "tasks", "task_folder")
         for name in ("quantizers", "bits", "formats", "mixed", *several, *CALIBRATED_WITH):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         self._check_calibration()
+        alone = [name for name in TASKS[1:] if getattr(self, name) not in (None, ())]
+        if alone and not self.tasks:
+            raise OptionError(f"{declared(RunConfig)[alone[0]].flag} is for tasks", got="no --tasks", remedy="--tasks")
         if self.executor != "local" and self.jobs > 1:
             remedy = "omit --jobs: Ray measures as many as the cluster holds"
             raise OptionError("--jobs is for one machine", got=f"{self.jobs} with {self.executor}", remedy=remedy)

@@ -21,6 +21,7 @@ from ptq_eval.jobs import slurm
 from ptq_eval.jobs.job import Conditions, Job, measure
 from ptq_eval.jobs.on_ray import on_ray
 from ptq_eval.jobs.pool import Pool, in_processes
+from ptq_eval.measure.estimate import Estimate, estimate
 from ptq_eval.measure.sweep import cost
 from ptq_eval.measure.texts import Texts
 from ptq_eval.measure.trials import Plan, make_plan
@@ -86,6 +87,31 @@ class Grid:
         self.store.write_plan(self._planned)
         self.info = info
 
+    def estimates(self, checkpoints: Sequence[Checkpoint]) -> list[Estimate]:
+        """What the missing trials of these checkpoints would take; nothing is written.
+
+        One checkpoint speaks for others with as many parameters and the same missing trials.  Raises the PtqEvalError
+        of whatever is wrong with the request.
+        """
+        self.plan = make_plan(checkpoints, self.config, self.progress, None)
+        if len(self.plan.excluded) == len(checkpoints):
+            raise foremost([error for _, error in self.plan.excluded], "which `ptq-eval inspect` lists")
+        conditions, jobs = Conditions.of(self.config), self.jobs()
+        options: dict[str, Any] = {
+            name: getattr(conditions, name) for name in ("device", "memory", "trust_remote_code")
+        }
+        alike: dict[Any, Estimate] = {}
+        found = []
+        for number, job in enumerate(jobs):
+            self.progress("estimating", number, len(jobs))
+            work = job.work
+            kinds = tuple(replace(t, checkpoint=jobs[0].work.checkpoint).key() for t in job.missing)
+            kind = (work.checkpoint.params_total, kinds)
+            if kind not in alike:
+                alike[kind] = estimate(work, job.missing, **options)
+            found.append(replace(alike[kind], checkpoint=work.checkpoint.name))
+        return found
+
     def add(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Add checkpoints that cannot be measured to `run.json`."""
         now = {**(self.store.read_run() or self.info)}
@@ -119,12 +145,17 @@ class Grid:
 
         Raises OutputFullError: going on would lose what is measured.
         """
-        total, units = sum(cost(job.work, job.missing) for job in jobs), 0.0
+        total, units, doing = sum(cost(job.work, job.missing) for job in jobs), 0.0, "measuring"
 
         def tick(amount: float) -> None:
             nonlocal units
             units += amount
-            self.progress("measuring", units, total)
+            self.progress(doing, units, total)
+
+        def say(stage: str) -> None:
+            nonlocal doing
+            doing = f"measuring: {stage}"
+            tick(0.0)
 
         self.progress("measuring", 0.0, total)
         conditions = Conditions.of(self.config)
@@ -138,7 +169,7 @@ class Grid:
                 found = in_processes(jobs, conditions, self.store, writer, self.config.jobs, tick, ready)
             else:
                 with Workers(conditions.limits) as workers:
-                    found = [measure(job, conditions, writer, workers, tick) for job in jobs]
+                    found = [measure(job, conditions, writer, workers, tick, say) for job in jobs]
         self.info["seconds"] = time.time() - self._started
         now = self.store.read_run() or self.info  # another process may have added checkpoints
         self.store.write_run({**now, "seconds": self.info["seconds"]})

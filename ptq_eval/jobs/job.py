@@ -12,7 +12,7 @@ from ptq_eval.backends.process import Limits
 from ptq_eval.backends.workers import Workers
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import MeasurementFailedError, OutputFullError, PtqEvalError
-from ptq_eval.measure.sweep import sweep
+from ptq_eval.measure.sweep import Say, sweep
 from ptq_eval.measure.trials import Workload
 from ptq_eval.records import Measurement, Trial
 from ptq_eval.results.store import Writer
@@ -59,8 +59,12 @@ class Conditions:
         return Limits(self.backend_seconds, self.backend_memory)
 
 
-def measure(job: Job, conditions: Conditions, writer: Writer, workers: Workers, tick: Tick) -> PtqEvalError | None:
+def measure(
+    job: Job, conditions: Conditions, writer: Writer, workers: Workers, tick: Tick, say: Say | None = None
+) -> PtqEvalError | None:
     """Run the missing trials of a job and write their records; the error of a checkpoint that cannot be measured.
+
+    say(what): called with the checkpoint and its stage as it begins.
 
     Raises OutputFullError: going on would lose what is measured.
     """
@@ -73,6 +77,8 @@ def measure(job: Job, conditions: Conditions, writer: Writer, workers: Workers, 
             memory=conditions.memory,
             workers=workers,
             tick=tick,
+            say=(lambda stage: say(f"{job.work.checkpoint.name}, {stage}")) if say else None,
+            unfinished=writer.unfinished(job.work.trials[0].key()),
         ):
             writer.append(measurement)
         writer.sync()

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 from torch import Tensor
@@ -135,7 +136,7 @@ def _quantize(
     waiting = [variant for variant in variants if variant.quantizer.needs_stats]
     if data_free:
         for name in model.matrices():
-            solve(data_free, (name,), None)
+            solve([variant for variant in data_free if not variant.has(name)], (name,), None)
     _round_embedding(model, waiting)
     if not waiting:
         return
@@ -143,6 +144,8 @@ def _quantize(
         raise ValueError("these quantizers need calibration tokens")
     groups = groups or input_groups(model, ids)
     for served in [[variant] for variant in waiting] if sequential else [waiting]:
+        if all(variant.failed or all(map(variant.has, model.linears())) for variant in served):
+            continue  # kept from an earlier process
         with model.restoring():
             _calibrating_pass(model, solve, served, waiting, ids, groups, sequential)
     for variant in waiting:
@@ -157,11 +160,13 @@ def _round_embedding(model: LanguageModel, variants: Sequence[Variant]) -> None:
         return
     weight, nearest = model.weight(model.embedding), get_quantizer("rtn")
     for variant in variants:
-        try:
-            variant.add(model.embedding, nearest.quantize(weight, variant.scheme_of(model.embedding)), weight)
-        except QuantizationError as error:
-            variant.skipped[model.embedding] = str(error)
-        else:
+        if not variant.has(model.embedding):
+            try:
+                variant.add(model.embedding, nearest.quantize(weight, variant.scheme_of(model.embedding)), weight)
+            except QuantizationError as error:
+                variant.skip([model.embedding], str(error))
+            variant.keep([model.embedding])
+        if model.embedding in variant.weights:
             variant.facts["rounded_to_nearest"] = [model.embedding]
 
 
@@ -245,8 +250,12 @@ def _solve_alike(
         alike = [variant for variant in rest if variant.quantizer == quantizer][: int(min(at_once, len(rest)))]
         rest = [variant for variant in rest if not any(variant is one for one in alike)]
         schemes = [variant.scheme_of(group[0]) for variant in alike]
-        for variant, outcome in zip(alike, solved(quantizer, weights, schemes, stats)):
-            _put(variant, group, weights, outcome)
+        outcomes = solved(quantizer, weights, schemes, stats)
+        # Kept as a whole: in a later process, schemes that are solved together are the same ones.
+        with alike[0].kept.together() if alike[0].kept is not None else nullcontext():
+            for variant, outcome in zip(alike, outcomes):
+                _put(variant, group, weights, outcome)
+                variant.keep(group)
 
 
 def _put(
@@ -262,6 +271,6 @@ def _put(
         for name, weight, quantized in zip(group, weights, outcome):
             guarded(variant.quantizer, partial(variant.add, name, quantized, weight))
     except QuantizationError as error:
-        variant.skipped.update(dict.fromkeys(group, str(error)))
+        variant.skip(group, str(error))
     except BrokenMethodError as error:
         variant.fail(str(error))

@@ -21,7 +21,7 @@ the former.  Weights of a narrow type hold a quarter of an error only where that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -131,6 +131,22 @@ class Witness:
         """Note layers, by name with their number of inputs, whose statistics rest on fewer tokens."""
         self.few |= {name: (tokens, columns) for name, columns in inputs.items() if tokens < columns}
 
+    def noted(self, name: str) -> dict[str, Any]:
+        """What is noted of one layer, as JSON; `restore` is the inverse."""
+        lists = {which: True for which in ("alike", "still", "empty") if name in getattr(self, which)}
+        facts = {
+            which: getattr(self, which)[name] for which in ("large", "small", "few") if name in getattr(self, which)
+        }
+        return {**lists, **facts}
+
+    def restore(self, name: str, noted: Mapping[str, Any]) -> None:
+        """Note what an earlier process noted of a layer."""
+        for which, value in noted.items():
+            if value is True:
+                getattr(self, which).append(name)
+            else:
+                getattr(self, which)[name] = value
+
     def doubts(self) -> list[dict[str, Any]]:
         """What gives reason to doubt, for the record."""
         found = []
@@ -215,22 +231,23 @@ class Plausibility:
         self._evaluator.budget = float("inf")  # these few windows' full-precision outputs are kept
 
     @torch.inference_mode()
-    def ratio(self, weights: MutableMapping[str, Tensor], windows: Sequence[int], scores: Scores) -> float | None:
+    def ratio(self, weights: Mapping[str, Tensor], windows: Sequence[int], scores: Scores) -> float | None:
         """The divergence over its second order; None where arithmetic would decide it.
 
-        `weights` are moved to the part of their error that is scored, and no longer the variant's afterwards.
-        `scores` of the variant on `windows`.
+        `weights` are moved to the part of their error that is scored, and no longer the variant's afterwards, unless
+        they are on disk.  `scores` of the variant on `windows`.
         """
         error = size = 0.0
+        moved: dict[str, Tensor] = {}
         for name, weight in weights.items():
             own = self.model.weight(name).to(weight.device)
             if weight.dtype is not torch.float32:
                 error += float((weight - own).float().square().sum())
                 size += float(own.float().square().sum())
-            weight.lerp_(own, 1 - PART)
+            moved[name] = weight.lerp_(own, 1 - PART)
         if error < _HELD**2 * size:
             return None
-        _, part = self._evaluator.score([weights])[0]
+        _, part = self._evaluator.score([moved])[0]
         tokens = len(self.windows) * (self._evaluator.ids.shape[1] - 1)
         places = {window: place for place, window in enumerate(windows)}
         whole = sum(scores.kl[places[window]] for window in self.windows) / tokens

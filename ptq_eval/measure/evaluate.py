@@ -11,15 +11,17 @@ are taken in its order, and a variant stops as soon as the rule is satisfied.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptq_eval.early_stop import StopRule
+from ptq_eval.measure.kept import SECONDS, Kept, OnDisk
 from ptq_eval.measure.scoring import Output, Scores, compare, scorer
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.sampling import Design
@@ -29,6 +31,8 @@ _BATCH_ACTIVATIONS = 2**18
 """Narrow models take larger batches, of this many activations: for them the calls dominate the cost of a pass."""
 
 _LOGIT_BYTES = {"cpu": 2**28, "cuda": 2**31}
+
+_FULL = "full precision"
 
 Tick = Callable[[int], None]
 
@@ -57,9 +61,14 @@ def batch_size(model: LanguageModel, seq_len: int) -> int:
 class _Progress:
     """A variant on its way through the windows: its parameters, its scores so far, and whether the rule ended it."""
 
-    parameters: Mapping[str, nn.Parameter]
+    parameters: Mapping[str, Tensor]
+    """Ready to be carried; those on disk are read for each batch."""
+    name: str = ""
+    """Under which its scores are kept."""
     simulation: Running | None = None
     scores: Scores = field(default_factory=Scores)
+    found: Mapping[int, Scores] = field(default_factory=dict)
+    """What an earlier process scored, by the first window of a batch."""
     settled: bool = False
 
 
@@ -80,16 +89,20 @@ class Evaluator:
         rule: StopRule | None = None,
         design: Design | None = None,
         tick: Tick | None = None,
+        kept: Kept | None = None,
     ) -> None:
-        self.design = design
+        self.design, self.kept = design, kept
         self.model, self.rule, self.tick = model, rule, tick or (lambda windows: None)
         self.order = rule.order(len(ids)) if rule else list(range(len(ids)))
         self.ids = ids.to(device=model.device, dtype=torch.long)[self.order]
         self._looks = self._batches(batch or batch_size(model, ids.shape[1]))
         self.scorer = scorer(model, self.ids[:1])
         self._full = Scores()
-        self._kept: dict[int, Output] = {}
+        self._outputs: dict[int, Output] = {}
         self.budget = 0.0
+        for start, nll in kept.parts(_FULL) if kept is not None else ():
+            if start == len(self._full.nll):
+                self._full.nll += nll
 
     @property
     def working_bytes(self) -> float:
@@ -113,15 +126,20 @@ class Evaluator:
         return [self._full.nll[places[window]] for window in windows]
 
     def score(
-        self, variants: Sequence[Mapping[str, Tensor]], simulations: Sequence[Running | None] | None = None
+        self,
+        variants: Sequence[Mapping[str, Tensor]],
+        simulations: Sequence[Running | None] | None = None,
+        names: Sequence[str] | None = None,
     ) -> list[tuple[list[int], Scores]]:
         """For variants with weights {name: [out, in]}: the windows each has seen, ascending, and their scores.
 
-        `simulations`: how each rounds its activations and cache, None where it does not.
+        `simulations`: how each rounds its activations and cache, None where it does not.  `names`: what their scores
+        are kept under.
         """
-        carried = {id(weights): self.model.parameters_of(weights) for weights in variants}
-        pairs = zip(variants, simulations or [None] * len(variants))
-        running = [_Progress(carried[id(weights)], simulation) for weights, simulation in pairs]
+        own = self.model.parameters_of
+        carried = {id(weights): weights if isinstance(weights, OnDisk) else own(weights) for weights in variants}
+        rows = zip(variants, simulations or [None] * len(variants), names or [""] * len(variants))
+        running = [self._progress(carried[id(weights)], name, simulation) for weights, simulation, name in rows]
         for batches in self._looks:
             active = [variant for variant in running if not variant.settled]
             for batch in batches if active else ():
@@ -134,6 +152,11 @@ class Evaluator:
             self.tick(len(self.ids) - len(variant.scores.nll))
         return [self._in_order(variant.scores) for variant in running]
 
+    def _progress(self, parameters: Mapping[str, Tensor], name: str, simulation: Running | None) -> _Progress:
+        parts = self.kept.parts(f"{name} scores") if self.kept is not None and name else []
+        found = {start: Scores(*lists) for start, *lists in parts}
+        return _Progress(parameters, name, simulation, found=found)
+
     def _batches(self, size: int) -> list[list[slice]]:
         """The batches between one look of the rule and the next: the same however variants are grouped."""
         looks, start = [], 0
@@ -144,36 +167,59 @@ class Evaluator:
         return looks
 
     def _score_batch(self, batch: slice, variants: Sequence[_Progress]) -> None:
-        rows, full = self.ids[batch], self._kept.get(batch.start)
+        missing = []
+        for variant in variants:
+            if batch.start in variant.found:
+                variant.scores.extend(variant.found[batch.start])
+                self.tick(len(self.ids[batch]))
+            else:
+                missing.append(variant)
+        if not missing and batch.start < len(self._full.nll):
+            return
+        rows, full = self.ids[batch], self._outputs.get(batch.start)
         if full is None:
             full = self.scorer.output(rows)
             if full.nbytes <= self.budget:
                 self.budget -= full.nbytes
-                self._kept[batch.start] = full
+                self._outputs[batch.start] = full
+        if not missing:
+            self._record_full(batch, compare(rows, full)[0])
         at_once = self.scorer.variants_at_once(full)
-        for first in range(0, len(variants), at_once):
-            self._compare(batch, full, variants[first : first + at_once])
+        while missing:
+            missing = self._compare(batch, full, missing, at_once)
 
-    def _compare(self, batch: slice, full: Output, variants: Sequence[_Progress]) -> None:
-        rows, outputs = self.ids[batch], []
-        for variant in variants:
-            with self.model.carrying(variant.parameters):
-                if variant.simulation is None:
-                    outputs.append(self.scorer.output(rows))
-                else:
-                    with variant.simulation.running():
-                        outputs.append(self.scorer.output(rows, variant.simulation.head_input))
+    def _compare(self, batch: slice, full: Output, variants: Sequence[_Progress], at_once: int) -> Sequence[_Progress]:
+        """Score the first of these variants, as many as are compared at once; the others."""
+        rows, outputs, started = self.ids[batch], list[Output](), time.monotonic()
+        for variant in variants[:at_once]:
+            outputs.append(self._output(rows, variant))
             self.tick(len(rows))
+            if self.kept is not None and time.monotonic() - started > SECONDS:
+                break
         nll, scores = compare(rows, full, outputs)
         self._record_full(batch, nll)
         for variant, score in zip(variants, scores):
             variant.scores.extend(score)
+            if self.kept is not None and variant.name:
+                self.kept.add(f"{variant.name} scores", [batch.start, score.nll, score.kl, score.agree])
+        return variants[len(outputs) :]
+
+    def _output(self, rows: Tensor, variant: _Progress) -> Output:
+        waits = isinstance(variant.parameters, OnDisk)
+        parameters = self.model.parameters_of(variant.parameters) if waits else variant.parameters
+        with self.model.carrying(parameters):
+            if variant.simulation is None:
+                return self.scorer.output(rows)
+            with variant.simulation.running():
+                return self.scorer.output(rows, variant.simulation.head_input)
 
     def _record_full(self, batch: slice, nll: list[float]) -> None:
         """Record full-precision losses once; later groups of variants recompute the same values."""
         if batch.start == len(self._full.nll):
             self._full.nll += nll
             self.tick(len(nll))
+            if self.kept is not None:
+                self.kept.add(_FULL, [batch.start, nll])
 
     def _in_order(self, scores: Scores) -> tuple[list[int], Scores]:
         seen = self.order[: len(scores.nll)]

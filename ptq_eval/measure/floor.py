@@ -36,6 +36,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,8 +46,10 @@ from torch import Tensor
 from ptq_eval.measure import second_order
 from ptq_eval.measure.evaluate import batch_size, evaluate
 from ptq_eval.measure.gradients import mean_gradient
+from ptq_eval.measure.kept import Kept, once
 from ptq_eval.measure.memory import out_of_memory
 from ptq_eval.measure.session import Session
+from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
 
 Found = TypeVar("Found")
@@ -83,10 +86,15 @@ class Slopes:
     second: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, model: LanguageModel, ids: Tensor) -> Slopes:
+    def of(cls, model: LanguageModel, ids: Tensor, kept: Kept | None = None) -> Slopes:
         """From windows `ids` [n, time], every second one for each estimate."""
         batch = _windows_per_pass(model, ids)
-        return cls(*(mean_gradient(model, half, batch=batch) for half in (ids[0::2], ids[1::2])))
+        found: list[Mapping[str, Tensor]] = []
+        for number, half in enumerate((ids[0::2], ids[1::2])):
+            sums = None if kept is None else kept.sums(f"slope {number}")
+            mean = mean_gradient(model, half, batch=batch, sums=sums)
+            found.append(mean if sums is None else sums)
+        return cls(*found)
 
     def rounding(self, model: LanguageModel, weights: Mapping[str, Tensor]) -> float:
         """Standard deviation of δ over equally good roundings like these `weights` {layer: [out, in]}, nats per token.
@@ -114,13 +122,15 @@ class Floor:
     @property
     def nbytes(self) -> float:
         """Memory that the slopes take."""
-        return 0.0 if isinstance(self.slopes, Unmeasured) else 2.0 * _gradient_bytes(self.session.model)
+        waits = isinstance(self.slopes, Unmeasured) or self.session.kept is not None
+        return 0.0 if waits else 2.0 * _gradient_bytes(self.session.model)
 
-    def rounding(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    def rounding(self, variant: Variant) -> dict[str, Any]:
         """What a quantized record says of it: {"rounding": nats per token}, or {"rounding_unmeasured": why}."""
         if isinstance(self.slopes, Unmeasured):
             return {"rounding_unmeasured": self.slopes.value}
-        return {"rounding": self.slopes.rounding(self.session.model, weights)}
+        deviation = partial(self.slopes.rounding, self.session.model, variant.weights)
+        return {"rounding": once(variant.kept, f"{variant.name} rounding", deviation)}
 
     def second_order(self) -> dict[str, Any]:
         """What a full-precision record says of it: {"second_order": the standard deviation of the second order over
@@ -135,12 +145,12 @@ class Floor:
         In nats per token.
         """
         session = self.session
-        if session.scratch is not None:
+        if session.offloaded:
             return {"numerics_unmeasured": Unmeasured.OFFLOADED.value}
         chosen = places(RESCORED_WINDOWS, len(nll))
         ids = session.evaluation[chosen]
         before = np.asarray(nll)[chosen]
-        losses = _again(session, ids)
+        losses = once(session.kept, "again", partial(_again, session, ids))
         if losses is None:
             return {"numerics_unmeasured": Unmeasured.MEMORY.value}
         tokens = ids.shape[1] - 1
@@ -155,11 +165,14 @@ def moved(differences: np.ndarray, evaluated: int) -> float:
 
 
 def _measured(
-    session: Session, what: Callable[[LanguageModel, Tensor], Found], windows: int, gradients: int
+    session: Session, what: Callable[[LanguageModel, Tensor, Kept | None], Found], windows: int, gradients: int
 ) -> Found | Unmeasured:
-    """What needs the gradients of some `windows`, so many of them at once."""
+    """What needs the gradients of some `windows`, so many of them at once, of which one is in memory where work is
+    kept."""
     model, ids = session.model, session.evaluation
-    if session.scratch is not None:
+    if session.kept is not None:
+        gradients = 1
+    if session.offloaded:
         return Unmeasured.OFFLOADED
     if len(ids) < 2:
         return Unmeasured.ONE_WINDOW
@@ -169,7 +182,7 @@ def _measured(
     if whole + variant + logits + gradients * _gradient_bytes(model) > session.budget.total:
         return Unmeasured.MEMORY
     try:
-        return what(model, ids[places(windows, len(ids))])
+        return what(model, ids[places(windows, len(ids))], session.kept)
     except (RuntimeError, MemoryError) as error:  # NotImplementedError, of a layer without backward pass, is one
         return Unmeasured.MEMORY if out_of_memory(error) else Unmeasured.NO_GRADIENT
 

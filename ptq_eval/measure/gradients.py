@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ptq_eval.measure.kept import Sums
 from ptq_eval.models.language_model import LanguageModel
 
 Gradients = dict[str, tuple[Tensor, Tensor]]
@@ -20,23 +21,32 @@ Gradients = dict[str, tuple[Tensor, Tensor]]
 
 
 def mean_gradient(
-    model: LanguageModel, ids: Tensor, *, batch: int = 1, tick: Callable[[float], None] | None = None
+    model: LanguageModel,
+    ids: Tensor,
+    *,
+    batch: int = 1,
+    tick: Callable[[float], None] | None = None,
+    sums: Sums | None = None,
 ) -> dict[str, Tensor]:
     """∇L of the mean loss on windows `ids` [windows, time] with their own labels: {layer: [out, in]}, float32.
 
     `batch` windows pass together; what layers do with a batch (experts of limited capacity) is not undone.  A layer
-    that no token reaches has the gradient 0.  tick(windows) after each batch.
+    that no token reaches has the gradient 0.  tick(windows) after each batch.  `sums` is where it is kept as it grows.
     """
     mean = {name: torch.zeros_like(model.weight(name), dtype=torch.float32) for name in model.matrices()}
     by_table = None if model.embedding is None else torch.zeros_like(model.weight(model.embedding))
     tokens = ids.shape[0] * (ids.shape[1] - 1)
-    for rows in ids.to(device=model.device, dtype=torch.long).split(batch):
+    batches = ids.to(device=model.device, dtype=torch.long).split(batch)
+    done = sums.resume(mean) if sums is not None else 0
+    for number, rows in enumerate(batches[done:], done + 1):
         for found in gradients(model, rows, lambda _, rows=rows: rows[:, 1:], by_table=by_table):
             for name, (inputs, outputs) in found.items():
                 mean[name].addmm_(outputs.T, inputs, alpha=1 / tokens)
         if by_table is not None and model.embedding is not None:
             mean[model.embedding].add_(by_table, alpha=1 / tokens)
             by_table.zero_()
+        if sums is not None:
+            sums.keep(mean, number, last=number == len(batches))
         if tick:
             tick(len(rows))
     return mean

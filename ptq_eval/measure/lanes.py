@@ -84,8 +84,10 @@ def _transforms(variant: Variant) -> dict[str, Transform]:
 
 
 def scored(evaluator: Evaluator, lanes: Sequence[Lane]) -> Iterator[tuple[list[int], Scores]]:
-    """What `Evaluator.score` gives for each lane; nothing for those that failed."""
-    possible = [lane for lane in lanes if not lane.failure]
-    found = iter(evaluator.score([lane.carried for lane in possible], [lane.simulation for lane in possible]))
+    """What `Evaluator.score` gives for each lane; nothing for those that failed or answer a task."""
+    possible = [lane for lane in lanes if not lane.failure and not lane.trial.task]
+    scoring = {id(lane) for lane in possible}
+    carried, simulations = [lane.carried for lane in possible], [lane.simulation for lane in possible]
+    found = iter(evaluator.score(carried, simulations, [lane.trial.key() for lane in possible]))
     for lane in lanes:
-        yield ([], Scores()) if lane.failure else next(found)
+        yield next(found) if id(lane) in scoring else ([], Scores())

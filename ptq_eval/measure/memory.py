@@ -17,6 +17,10 @@ from pathlib import Path
 _SHARE_FOR_WEIGHTS = 0.8
 """Share of the free memory that weights take by default; the rest is for activations."""
 
+_MOST_BY_DEFAULT = 4.0
+_LEAST_BY_DEFAULT = 2**30
+"""What is taken by default on a CPU: so many times the weights in float32, or so many bytes where that is more."""
+
 _SHARE_KEPT = 0.05
 """Share of the free memory that may stay unused in the process between one activation and the next."""
 
@@ -46,9 +50,18 @@ class Budget:
     total: float
 
     @classmethod
-    def of(cls, device: str, limit: int | None) -> Budget:
-        """`limit` bytes, or a share of what is free now, before the model is loaded."""
-        return cls(float(limit) if limit is not None else _SHARE_FOR_WEIGHTS * free_memory(device))
+    def of(cls, device: str, limit: int | None, params: int | None = None) -> Budget:
+        """`limit` bytes, or by default a share of what is free now, before the model is loaded.
+
+        On a CPU, where memory is shared with other programs, that is at most a multiple of the weights of `params`
+        parameters in float32, where these are given.
+        """
+        if limit is not None:
+            return cls(float(limit))
+        most = _NO_LIMIT
+        if params is not None and device == "cpu":
+            most = max(_LEAST_BY_DEFAULT, _MOST_BY_DEFAULT * 4 * params)
+        return cls(min(_SHARE_FOR_WEIGHTS * free_memory(device), most))
 
     def holds(self, model_bytes: float) -> bool:
         """Whether the model fits together with one variant, which is at most as large."""

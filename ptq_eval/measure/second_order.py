@@ -12,11 +12,14 @@ SᵀΣS/T has the expectation tr(FΣ), and (SᵀΣS′)²/T², of two independen
 from __future__ import annotations
 
 import math
+from collections.abc import MutableMapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ptq_eval.measure.gradients import drawn, gradients
+from ptq_eval.measure.kept import Kept, once
 from ptq_eval.models.language_model import LanguageModel
 
 WINDOWS = 12
@@ -25,20 +28,30 @@ behind it, so more pairs are worth more than longer samples.  The share is then 
 (docs/log.md)."""
 
 
-def share(model: LanguageModel, ids: Tensor) -> float:
+def share(model: LanguageModel, ids: Tensor, kept: Kept | None = None) -> float:
     """The standard deviation of ½ εᵀFε over roundings divided by its mean, from windows `ids` [n, time], n at least 2.
 
-    Memory holds one gradient per window.  Labels are drawn with a generator of their own.
+    Memory holds one gradient per window, unless they are `kept`.  Labels are drawn with a generator of their own.
     """
+    return once(kept, "second order", partial(_share, model, ids, kept))
+
+
+def _share(model: LanguageModel, ids: Tensor, kept: Kept | None) -> float:
     generator = torch.Generator(model.device).manual_seed(0)
-    scores = [_score(model, row, generator) for row in ids.to(device=model.device, dtype=torch.long).split(1)]
+    rows = ids.to(device=model.device, dtype=torch.long).split(1)
+    scores = [
+        _score(model, row, generator) if kept is None else _kept(kept, model, row, generator, place)
+        for place, row in enumerate(rows)
+    ]
     products = torch.zeros(len(scores), len(scores), dtype=torch.float64)
     for name in model.linears():
         weight = model.weight(name).float()
         spread = weight.amax(1, keepdim=True) - weight.amin(1, keepdim=True)
-        reached = [score[name] if name in score else torch.zeros_like(weight) for score in scores]
-        rows = torch.stack([(score * spread).flatten() for score in reached])
-        products += (rows @ rows.T).double().cpu()
+        reached = [score[name].to(weight.device) if name in score else torch.zeros_like(weight) for score in scores]
+        table = torch.stack([(score * spread).flatten() for score in reached])
+        products += (table @ table.T).double().cpu()
+    for score in scores:
+        score.clear()
     apart = ~torch.eye(len(scores), dtype=torch.bool)
     trace, square = float(products.diagonal().mean()), float(products[apart].square().mean())
     return math.sqrt(2 * square) / trace if trace > 0 else 0.0
@@ -48,3 +61,20 @@ def _score(model: LanguageModel, ids: Tensor, generator: torch.Generator) -> dic
     """S/√T of a window `ids` [1, time]: {layer: [out, in]}, float32; without layers that no token reaches."""
     (found,) = gradients(model, ids, lambda probability: drawn(probability, generator))
     return {name: outputs.T @ inputs * (ids.shape[1] - 1) ** -0.5 for name, (inputs, outputs) in found.items()}
+
+
+def _kept(
+    kept: Kept, model: LanguageModel, ids: Tensor, generator: torch.Generator, place: int
+) -> MutableMapping[str, Tensor]:
+    """As `_score`, on disk; an earlier process may have left it there, with the state of the generator after it."""
+    name = f"gradient {place}"
+    score = kept.tensors(name)
+    if not kept.parts(name):
+        score.update(_score(model, ids, generator))
+        kept.add(name, [list(score), generator.get_state().tolist()])
+        return score
+    layers, state = kept.parts(name)[0]
+    for layer in layers:
+        score.adopt(layer)
+    generator.set_state(torch.tensor(state, dtype=torch.uint8))
+    return score

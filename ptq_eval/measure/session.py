@@ -26,6 +26,7 @@ from ptq_eval.errors import DeviceError
 from ptq_eval.measure.calibration import input_groups, quantize
 from ptq_eval.measure.foreign import handover
 from ptq_eval.measure.foreign.quantizer import Foreign
+from ptq_eval.measure.kept import Kept
 from ptq_eval.measure.memory import Budget, out_of_memory
 from ptq_eval.measure.trials import Workload
 from ptq_eval.measure.variants import Variant, variants_of
@@ -48,8 +49,10 @@ class Session:
     model: LanguageModel
     work: Workload
     budget: Budget
-    scratch: Path | None
-    """The folder of variants that do not fit in memory; None if they fit."""
+    kept: Kept | None
+    """Where variants and finished parts of the work are; None if they are in memory alone."""
+    offloaded: bool
+    """Whether the model's blocks are on disk."""
     workers: Workers
     """The processes of backends."""
 
@@ -64,12 +67,14 @@ class Session:
         trust_remote_code: bool = False,
         offload: bool = True,
         workers: Workers | None = None,
+        kept: Kept | None = None,
         remedy: str = _USE_LESS,
     ) -> Iterator[Session]:
         """Load the model, whole or (if it does not fit with one variant) with its blocks left on disk.
 
         `memory` is what the weights of the model and its variants may take (bytes), by default most of what is free.
         Without `offload` the model is always loaded whole.  `workers` outlive the session; by default it has its own.
+        `kept` is where variants and finished parts of the work go, by default memory where the model is loaded whole.
         Raises the PtqEvalError of a checkpoint that cannot be loaded, and DeviceError with `remedy` when memory runs
         out, within the context too.
         """
@@ -82,17 +87,18 @@ class Session:
             "trust_remote_code": trust_remote_code,
             "name": work.checkpoint.name,
         }
-        budget = Budget.of(device, memory)
-        whole = budget.holds((work.checkpoint.params_total or 0) * DTYPES[trial.dtype].itemsize)
+        params = work.checkpoint.params_total or 0
+        budget = Budget.of(device, memory, params if kept is not None else None)
+        whole = budget.holds(params * DTYPES[trial.dtype].itemsize)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_memory_errors(work.checkpoint.name, device, remedy))
             workers = workers or stack.enter_context(Workers())
             if whole or not offload:
-                yield cls(LanguageModel.load(work.folder, **options), work, budget, None, workers)
+                yield cls(LanguageModel.load(work.folder, **options), work, budget, kept, False, workers)
                 return
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ptq-eval-")))
             model = OffloadedModel.load_from_disk(work.folder, folder / "model", **options)
-            yield cls(model, work, budget, folder, workers)
+            yield cls(model, work, budget, kept or Kept(folder / "parts"), True, workers)
 
     @cached_property
     def calibration(self) -> Tensor | None:
@@ -106,13 +112,14 @@ class Session:
         return torch.tensor(self.work.evaluation.ids)
 
     @cached_property
-    def _input_groups(self) -> list[tuple[str, ...]] | None:
+    def input_groups(self) -> list[tuple[str, ...]] | None:
+        """The layers by shared input, if any quantizer of the run needs calibration windows."""
         return None if self.calibration is None else input_groups(self.model, self.calibration)
 
     def quantized(self, trials: Sequence[Trial], *, with_codes: bool = False) -> list[Variant]:
         """The variant of each trial: for each draw of the calibration windows, first all that share statistics in one
         pass, then the sequential ones.  Trials without calibration go with the first draw."""
-        variants = variants_of(trials, self.scratch)
+        variants = variants_of(trials, self.kept)
         for variant in variants if with_codes else ():
             variant.layers = {}
         memory = _SHARE_FOR_SOLVING * self.budget.total
@@ -125,7 +132,7 @@ class Session:
             draw = trial.calibration_corpus if trial.calibration_corpus in draws else first
             passes.setdefault((draw, trial.calibration == "sequential"), []).append(variant)
         for (draw, sequential), own in sorted(passes.items(), key=lambda item: item[0][1]):
-            groups = self._input_groups if any(variant.quantizer.needs_stats for variant in own) else None
+            groups = self.input_groups if any(variant.quantizer.needs_stats for variant in own) else None
             windows = torch.tensor(draws[draw].ids, dtype=torch.long) if draw in draws else None
             quantize(self.model, own, windows, sequential=sequential, groups=groups, memory=memory)
         by_draw: dict[str, list[Variant]] = {}
@@ -159,7 +166,7 @@ class Session:
             "threads": torch.get_num_threads(),
             "matmul_precision": torch.get_float32_matmul_precision(),
             "kernels": kernels.backend(device),
-            **plugins.versions("ptq-eval", "torch", "transformers", "numba", "triton"),
+            **plugins.versions("ptq-eval", "torch", "transformers", "numba", "triton", "lm_eval"),
             "attention": getattr(self.model.module.config, "_attn_implementation", None),
             "seconds": seconds,
         }

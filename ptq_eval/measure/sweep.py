@@ -13,17 +13,21 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ptq_eval.backends.workers import Workers
 from ptq_eval.early_stop import StopRule
-from ptq_eval.errors import UnsupportedModelError
-from ptq_eval.measure import doubts
+from ptq_eval.errors import TaskError, UnsupportedModelError
+from ptq_eval.measure import answers, doubts, tasks
 from ptq_eval.measure.doubts import Plausibility
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
 from ptq_eval.measure.foreign.quantizer import method_of
+from ptq_eval.measure.kept import Kept, once
 from ptq_eval.measure.lanes import Cell, Lane, cells_of, lanes_of, scored, static_windows
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.session import Session
@@ -36,7 +40,10 @@ _SHARE_FOR_REFERENCES = 0.1
 """Share of the budget for full-precision outputs that are kept from one group of variants to the next."""
 
 _SHARE_OF_DISK = 0.5
-"""Share of the free disk that variants may take where they do not fit in memory."""
+"""Share of the free disk that variants may take where they are not in memory."""
+
+_SHORT = 2e12
+"""Operations of a sweep whose parts are not kept: less than a minute's work on any machine."""
 
 _BROKEN = 2.0
 """A full-precision loss above this many times the loss of equally likely tokens comes from no working model."""
@@ -48,16 +55,26 @@ Tick = Callable[[float], None]
 """tick(amount): units of work done; one unit is one pass over one window."""
 
 
+Say = Callable[[str], object]
+"""say(stage): what is being done now, in a few words."""
+
+
 def cost(work: Workload, missing: Sequence[Trial]) -> float:
     """Units of work of a sweep, for a progress bar: windows evaluated, and windows calibrated with."""
     if not missing:
         return 0.0
     quantized = [trial for trial in missing if trial.quantizer != FULL_PRECISION]
-    calibrating = _calibration_cost(work, missing)
+    calibrating = calibration_cost(work, missing)
     return (len(quantized) + 1) * len(work.evaluation.ids) + sum(map(calibrating, cells_of(quantized)))
 
 
-def _calibration_cost(work: Workload, missing: Sequence[Trial]) -> Callable[[Cell], float]:
+def is_long(work: Workload, missing: Sequence[Trial]) -> bool:
+    """Whether parts of a sweep are kept: by its operations, two per parameter and token of its passes."""
+    tokens = cost(work, missing) * work.evaluation.ids.shape[1]
+    return 2.0 * (work.checkpoint.params_total or 0) * tokens > _SHORT
+
+
+def calibration_cost(work: Workload, missing: Sequence[Trial]) -> Callable[[Cell], float]:
     """Units of calibration of the trials that share weights: sequential calibration takes a pass of its own, of two
     models where the method needs them (`two_models`); shared ones of one draw of the calibration windows split one
     pass, and every trial with static ranges takes one more."""
@@ -90,54 +107,87 @@ def sweep(
     workers: Workers | None = None,
     tick: Tick,
     keep: Keep | None = None,
+    unfinished: Path | None = None,
+    say: Say | None = None,
 ) -> Iterator[Measurement]:
     """Measure the `missing` trials of a workload, the full-precision one first.
 
     `memory` is what the weights of the model and its variants may take on the device (bytes), by default most of what
     is free; `workers` are the processes of backends, which outlive the sweep (by default it has its own); `keep` is
-    called with each variant.  `provenance["seconds"]` of a record is its share of the work: variants that are measured
-    together split the seconds of their group equally, and the first group's include loading, so that a sweep's records
-    add up to its time.  Raises PtqEvalError when the checkpoint cannot be loaded or the device runs out of memory.
+    called with each variant; finished parts of the work are kept in the folder `unfinished` until the sweep ends, and
+    an interrupted one goes on from there; say(stage) is called as each stage begins.  `provenance["seconds"]` of a
+    record is its share of the work: variants that are measured together split the seconds of their group equally, and
+    the first group's include loading, so that a sweep's records add up to its time.  Raises PtqEvalError when the
+    checkpoint cannot be loaded or the device runs out of memory.
     """
     if not missing:
         return
+    say = say or (lambda stage: None)
     quantized = [trial for trial in missing if trial.quantizer != FULL_PRECISION]
     wants_full = len(quantized) < len(missing)
-    calibrating = _calibration_cost(work, missing)
+    calibrating = calibration_cost(work, missing)
     started = time.monotonic()
     options: dict[str, Any] = {"device": device, "memory": memory, "trust_remote_code": trust_remote_code}
-    with Session.opened(work, workers=workers, **options) as session:
-        stop = work.trials[0].stop
-        rule = StopRule(**stop) if stop else None
-        design = design_of(work.evaluation.sample, len(work.evaluation))
-        evaluator = Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick)
+    long = keep is None and is_long(work, missing) and (device == "cpu" or unfinished is not None)
+    with (
+        Kept.opened(unfinished, device.partition(":")[0]) if long else nullcontext() as kept,
+        Session.opened(work, workers=workers, kept=kept, **options) as session,
+    ):
+        evaluator = _evaluator(session, tick)
+        say("noise floor")
         floor = Floor(session, full=wants_full)
-        plausibility = Plausibility(session.model, evaluator) if session.scratch is None else None
+        plausibility = Plausibility(session.model, evaluator) if not session.offloaded else None
         for group in _groups(session, evaluator, cells_of(quantized), beside=floor.nbytes):
+            say("quantizing")
             lanes = lanes_of(session, group, with_codes=keep is not None)
             tick(sum(map(calibrating, group)))
-            found = scored(evaluator, lanes)
+            say("evaluating")
+            answered = {id(lane): _answers(session, lane, tick) for lane in lanes if lane.trial.task}
+            found = list(scored(evaluator, lanes))
+            say("noise floor")
             measured = []
             if wants_full:
                 _require_sane(work, evaluator.full.nll, session.model.vocab_size)
                 full = _record(work, work.trials[0], evaluator.full)
                 measured.append(_with(full, {**floor.numerics(full.nll), **floor.second_order()} if full.nll else {}))
-            for lane, (windows, scores) in zip(lanes, found):
-                record = _quantized_record(work, lane, scores, windows)
-                if lane.simulation is not None or lane.variant is None:
-                    measured.append(_doubted(record, lane, evaluator, None, windows, scores))
-                    continue
-                if record.nll:
-                    record = _with(record, floor.rounding(lane.variant.weights))
-                if keep is not None:
-                    keep(session, lane.trial, lane.variant)
-                    lane.variant.weights = {name: weight.clone() for name, weight in lane.variant.weights.items()}
-                measured.append(_doubted(record, lane, evaluator, plausibility, windows, scores))
-            for variant in {id(lane.variant): lane.variant for lane in lanes if lane.variant is not None}.values():
-                variant.weights.clear()
+            record = partial(_lane_record, session, evaluator, floor, plausibility, keep)
+            measured += [answered.get(id(lane)) or record(lane, *one) for lane, one in zip(lanes, found)]
             facts = session.provenance((time.monotonic() - started) / len(measured))
             yield from (replace(measurement, provenance=facts) for measurement in measured)
+            for variant in filter(None, (lane.variant for lane in lanes)):
+                variant.weights.clear()
             wants_full, started = False, time.monotonic()
+
+
+def _evaluator(session: Session, tick: Tick) -> Evaluator:
+    """What scores the variants of a session on its evaluation windows."""
+    work = session.work
+    stop = work.trials[0].stop
+    rule = StopRule(**stop) if stop else None
+    design = design_of(work.evaluation.sample, len(work.evaluation))
+    return Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick, kept=session.kept)
+
+
+def _lane_record(
+    session: Session,
+    evaluator: Evaluator,
+    floor: Floor,
+    plausibility: Plausibility | None,
+    keep: Keep | None,
+    lane: Lane,
+    windows: Sequence[int],
+    scores: Scores,
+) -> Measurement:
+    """The record of a lane with its noise floor and doubts; `keep` is called with its variant."""
+    record = _quantized_record(session.work, lane, scores, windows)
+    if lane.simulation is not None or lane.variant is None:
+        return _doubted(record, lane, evaluator, None, windows, scores)
+    if record.nll:
+        record = _with(record, floor.rounding(lane.variant))
+    if keep is not None:
+        keep(session, lane.trial, lane.variant)
+        lane.variant.weights = {name: weight.clone() for name, weight in lane.variant.weights.items()}
+    return _doubted(record, lane, evaluator, plausibility, windows, scores)
 
 
 def _groups(session: Session, evaluator: Evaluator, cells: Sequence[Cell], beside: float = 0.0) -> list[list[Cell]]:
@@ -149,14 +199,14 @@ def _groups(session: Session, evaluator: Evaluator, cells: Sequence[Cell], besid
     model, budget = session.model, session.budget
     variant_bytes = sum(model.weight_bytes(name) for name in model.matrices())
     references = _SHARE_FOR_REFERENCES * budget.total
-    if session.scratch is None:
+    if session.kept is None:
         taken = sum(parameter.nbytes for parameter in model.module.parameters()) + evaluator.working_bytes + beside
         size = budget.variants(taken, variant_bytes)
         if size < len(cells):
             size = budget.variants(taken + references, variant_bytes)
             references = min(references, max(0.0, budget.total - taken - size * variant_bytes))
     else:
-        size = max(1, int(_SHARE_OF_DISK * shutil.disk_usage(session.scratch).free // variant_bytes))
+        size = max(1, int(_SHARE_OF_DISK * shutil.disk_usage(session.kept.folder).free // variant_bytes))
     if size < len(cells):
         evaluator.budget = references
     return [list(cells[i : i + size]) for i in range(0, len(cells), size)] or [[]]
@@ -214,6 +264,24 @@ def _quantized_record(work: Workload, lane: Lane, scores: Scores, windows: Seque
     return measurement
 
 
+def _answers(session: Session, lane: Lane, tick: Tick) -> Measurement:
+    """The record of a lane's answers to its task."""
+    measurement, task = Measurement(lane.trial), lane.trial.task
+    failure = lane.failure
+    if not failure and lane.trial.cache and tasks.generates(task):
+        failure = f"{task['name']} asks for text, and a quantized cache is simulated for whole windows alone"
+    if not failure:
+        try:
+            found = answers.answer(session, task, lane.carried, lane.simulation)
+        except TaskError as error:
+            failure = str(error)
+        else:
+            details = {**(lane.variant.details() if lane.variant else {}), "answers": found}
+            measurement = replace(measurement, details=details)
+    tick(len(session.evaluation))
+    return _failed(measurement, failure) if failure else measurement
+
+
 def _doubted(
     measurement: Measurement,
     lane: Lane,
@@ -228,7 +296,8 @@ def _doubted(
     if measurement.nll:
         found += doubts.of_losses(scores.nll, evaluator.full_at(windows))
     if measurement.nll and plausibility and variant and not variant.others and variant.weights:
-        ratio = plausibility.ratio(variant.weights, windows, scores)
+        probe = partial(plausibility.ratio, variant.weights, windows, scores)
+        ratio = once(variant.kept, f"{variant.name} second order", probe)
         details["second_order_ratio"] = ratio
         found += doubts.of_ratio(ratio)
     return _with(measurement, {**details, **({"doubts": found} if found else {})})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ptq_eval.errors import (
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
-from ptq_eval.measure import mixtures
+from ptq_eval.measure import mixtures, tasks
 from ptq_eval.measure.foreign.quantizer import Foreign, method_of
 from ptq_eval.measure.mixtures import Mixture
 from ptq_eval.measure.roundings import is_static, roundings_of
@@ -140,6 +140,7 @@ class _Planner:
         self.device = config.resolve_device().split(":")[0]
         self.narrowest = 1
         roundings_of(self.config)  # raises what is wrong with the request
+        self.tasks = tasks.specs(config)
 
     def plan(self, checkpoints: Sequence[Checkpoint]) -> Plan:
         plan = Plan(checkpoints=list(checkpoints))
@@ -290,15 +291,15 @@ class _Planner:
         }
         first = next(iter(drawn.values()), None)
         roundings = roundings_of(self.config, first.digest if first else "")
-        trials = [Trial(quantizer=FULL_PRECISION, **common)]
-        trials += [Trial(quantizer=WEIGHTS_KEPT, **common, **rounding) for rounding in roundings if rounding]
+        losses = [Trial(quantizer=FULL_PRECISION, **common)]
+        losses += [Trial(quantizer=WEIGHTS_KEPT, **common, **rounding) for rounding in roundings if rounding]
         for name, quantizer in self.quantizers.items():
             mode = _calibration(quantizer, self.config)
             asked = schemes
             if isinstance(quantizer, Foreign):
                 asked = quantizer.schemes([one for one in schemes if isinstance(one, Scheme)], self.narrowest)
             own = drawn.items() if mode != "none" else [(None, None)]
-            trials += [
+            losses += [
                 Trial(
                     quantizer=name,
                     quantizer_version=quantizer.version,
@@ -314,7 +315,9 @@ class _Planner:
                 for draw, windows in own
                 for rounding in roundings
             ]
-        return trials
+        kept = Trial(quantizer=WEIGHTS_KEPT, **common)
+        answers = [replace(trial, task=task) for trial in [kept, *losses[1:]] for task in self.tasks]
+        return [*losses, *answers]
 
 
 def _undefined(name: str, quantizer: Quantizer, cell: str, schemes: Sequence[Scheme]) -> PtqEvalError | None:

@@ -1,26 +1,24 @@
 """A quantized variant of the model: the weights that one quantizer and scheme put in place of the original ones.
 
-Each weight is dequantized once, when its layer is quantized, and from then on only swapped in by reference.  Weights
-that do not fit in memory go to a folder instead (`OnDisk`): one safetensors file per layer, mapped into memory when the
-layer runs, so that the operating system may drop its pages at any time.
+Each weight is dequantized once, when its layer is quantized, and from then on only swapped in by reference.  Where work
+is kept (`kept`), weights are on disk and what happened to each layer is noted, so that a later process goes on with the
+next one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ptq_eval.measure import mixtures
 from ptq_eval.measure.doubts import Witness
 from ptq_eval.measure.foreign.quantizer import Foreign, method_of
+from ptq_eval.measure.kept import Kept, OnDisk
 from ptq_eval.measure.schemes import refusal
 from ptq_eval.models.predecessors import obstacle
 from ptq_eval.records import Trial
@@ -32,35 +30,6 @@ ZERO_BITS = 16
 """Of a zero point that is no code."""
 SCALE_BITS = 16
 """Of the scale of an input channel, as `QuantizedWeight.bits_per_weight` counts it."""
-
-
-class OnDisk(MutableMapping[str, Tensor]):
-    """Tensors by name in a folder, one file each; reading one maps its file into memory."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files: dict[str, Path] = {}
-        folder.mkdir(parents=True)
-
-    def __setitem__(self, name: str, tensor: Tensor) -> None:
-        self._files[name] = self._folder / f"{name}.safetensors"
-        save_file({"weight": tensor.contiguous().cpu()}, self._files[name])
-
-    def __getitem__(self, name: str) -> Tensor:
-        with safe_open(self._files[name], framework="pt") as file:
-            return file.get_tensor("weight")
-
-    def __delitem__(self, name: str) -> None:
-        self._files.pop(name).unlink()
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._files
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
 
 
 @dataclass
@@ -92,11 +61,19 @@ class Variant:
     """Why there is no variant, where the method cannot do its scheme or failed."""
     witness: Witness = field(init=False)
     """What is noted while layers are quantized."""
+    kept: Kept | None = None
+    """Where work is kept, if it is, under `name`."""
+    name: str = ""
 
     def __post_init__(self) -> None:
         rounding = self.quantizer.name == ROUNDING
         plain = rounding or isinstance(self.quantizer, Foreign)
         self.witness = Witness(compared=self.quantizer.needs_stats or not plain, rounding=rounding)
+        if self.kept is not None:
+            weights = self.kept.tensors(self.name)
+            self.weights = weights
+            for part in self.kept.parts(self.name):
+                self._restore(part, weights, self.kept.tensors(f"{self.name}.inputs"))
 
     @property
     def carried(self) -> Mapping[str, Tensor]:
@@ -154,11 +131,56 @@ class Variant:
             report["ragged"] = 1
         self.reports[name] = report
 
+    def skip(self, names: Iterable[str], reason: str) -> None:
+        """Leave layers in full precision."""
+        self.skipped.update(dict.fromkeys(names, reason))
+
     def fail(self, reason: str) -> None:
         """There is no such variant, for this reason."""
         self.failed = reason
         self.weights.clear()
         self.stored.clear()
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Keep what became of these layers, where work is kept; their weights are on disk already."""
+        if self.kept is None:
+            return
+        if self.failed:
+            self.kept.add(self.name, {"failed": self.failed})
+            return
+        inputs = self.kept.tensors(f"{self.name}.inputs")
+        for name in names:
+            if name in self.input_scales:
+                inputs[f"{name}.scale"] = self.input_scales[name]
+            if name in self.rotations:
+                inputs[f"{name}.signs"] = self.rotations[name].signs
+                inputs[f"{name}.matrix"] = self.rotations[name].matrix
+            part = {"layer": name, "skipped": self.skipped.get(name), "witness": self.witness.noted(name)}
+            if name in self.weights:
+                part |= {"stored": self.stored[name], "report": self.reports[name]}
+                part |= {"scheme_bits": self.scheme_of(name).bits_stored(*self.weights[name].shape)}
+            self.kept.add(self.name, part)
+
+    def _restore(self, part: Mapping[str, Any], weights: OnDisk, inputs: OnDisk) -> None:
+        """Take over what an earlier process kept of one layer."""
+        if "failed" in part:
+            self.fail(part["failed"])
+            return
+        name = part["layer"]
+        if part["skipped"] is not None:
+            self.skipped[name] = part["skipped"]
+        elif not weights.adopt(name):
+            return  # whatever became of its file
+        else:
+            bits, count = part["stored"]
+            self.stored[name], self.reports[name] = (bits, count), part["report"]
+            self.scheme_bits += part["scheme_bits"]
+            if inputs.adopt(f"{name}.scale"):
+                self.input_scales[name] = inputs[f"{name}.scale"]
+            if inputs.adopt(f"{name}.signs") and inputs.adopt(f"{name}.matrix"):
+                self.rotations[name] = Rotation(inputs[f"{name}.signs"], inputs[f"{name}.matrix"])
+            self.witness.layers += 1
+        self.witness.restore(name, part["witness"])
 
     def has(self, name: str) -> bool:
         """Whether this layer has been quantized or skipped."""
@@ -216,8 +238,8 @@ class Variant:
         return summary
 
 
-def variants_of(trials: Sequence[Trial], scratch: Path | None = None) -> list[Variant]:
-    """An empty variant for each trial, whose weights will go to a folder below `scratch` if there is one.
+def variants_of(trials: Sequence[Trial], kept: Kept | None = None) -> list[Variant]:
+    """A variant for each trial, empty but for what is `kept` of it.
 
     Those whose method is not defined for their scheme have failed.
     """
@@ -228,9 +250,7 @@ def variants_of(trials: Sequence[Trial], scratch: Path | None = None) -> list[Va
         name = f"{trial.quantizer} {sorted(trial.options.items())}"
         if name not in made:
             made[name] = method_of(trial.quantizer, **trial.options)
-        variant = Variant(made[name], *mixtures.schemes_of(trial.scheme))
-        variant.failed = refusal(variant.quantizer, [variant.scheme, *variant.mixture.values()])
-        if scratch is not None:
-            variant.weights = OnDisk(scratch / trial.key())
+        variant = Variant(made[name], *mixtures.schemes_of(trial.scheme), kept=kept, name=trial.key())
+        variant.failed = variant.failed or refusal(variant.quantizer, [variant.scheme, *variant.mixture.values()])
         variants.append(variant)
     return variants

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ptq_eval.errors import Obstacle, Refusal, refused
+from ptq_eval.models.refusal import Obstacle, Refusal, refused
 from quantizers import Scheme
 
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "smollm3", "olmo", "helium", "granite")

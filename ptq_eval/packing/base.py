@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ptq_eval.errors import Obstacle, Refusal, refused
+from ptq_eval.models.refusal import Obstacle, Refusal, refused
 from quantizers import QuantizedWeight, Scheme
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ptq_eval.errors import Refusal
+from ptq_eval.models.refusal import Refusal
 from ptq_eval.packing import base
 from ptq_eval.packing.folder import FolderFormat
 from quantizers import QuantizedWeight, Scheme

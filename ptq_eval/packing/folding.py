@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ptq_eval.errors import Refusal
 from ptq_eval.models.predecessors import obstacle, source_of
+from ptq_eval.models.refusal import Refusal
 from quantizers import QuantizedWeight
 
 

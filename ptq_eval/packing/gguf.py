@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptq_eval.errors import Obstacle, Refusal, refused
+from ptq_eval.models.refusal import Obstacle, Refusal, refused
 from ptq_eval.packing import base
 from ptq_eval.packing.base import Content, FileFormat, Shape, narrowed
 from ptq_eval.packing.folder import copy_small

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.errors import Obstacle, Refusal, refused
+from ptq_eval.models.refusal import Obstacle, Refusal, refused
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """llama.cpp's names by `model_type`."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptq_eval.errors import Obstacle, Refusal, refused
+from ptq_eval.models.refusal import Obstacle, Refusal, refused
 from ptq_eval.packing import base
 from ptq_eval.packing.bits import WORD, packed, unpacked
 from ptq_eval.packing.folder import FolderFormat

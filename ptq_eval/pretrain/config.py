@@ -73,3 +73,4 @@ class StudyArguments(Options):
 
     study: str | None = option(None, "Train the runs of this TOML file.", TEXT, metavar="FILE.toml")
     status: bool = option(False, "Only say how far each run of the study is.")
+    stage: int | None = option(None, "Only the runs of a study up to this stage.", COUNT, low=0, unset="all stages")

@@ -68,7 +68,7 @@ def write(
     from ptq_eval.report.backtest import hindsight
     from ptq_eval.report.common import figures, files
     from ptq_eval.report.common.data import Study
-    from ptq_eval.report.run import calibrations_figure, delta_figure, formats_figure, latex, loss_figure
+    from ptq_eval.report.run import calibrations_figure, delta_figure, formats_figure, latex, loss_figure, tasks
 
     fit, out = with_texts(fit), Path(out)
     study = Study(table, fit, run, points)
@@ -82,6 +82,7 @@ def write(
     data = {name: figure.data(study) for name, figure in drawn.items()}
     return [
         files.write_csv(out / "degradation.csv", table),
+        *([files.write_csv(out / tasks.NAME, tasks.frame(fit))] if fit.get("tasks") else []),
         files.write_text(out / "tables" / "degradation.tex", latex.document(study)),
         *figures.write(out / "figures", study, drawn, data),
         *write_pages(out, study, data),
@@ -145,6 +146,13 @@ def render(
     from ptq_eval.report.run import terminal
 
     return terminal.Report(Study(table, with_texts(fit), run, points))
+
+
+def render_estimates(estimates: Sequence[Any]) -> RenderableType:
+    """What a run will take, as `ptq_eval.estimate` gives it, for a rich console."""
+    from ptq_eval.report.run.estimates import estimate_table
+
+    return estimate_table(estimates)
 
 
 def render_fit(

@@ -6,7 +6,7 @@ Each record is parsed once and each row becomes a point once; whoever needs eith
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import pandas as pd
 
 from ptq_eval.errors import NothingToFitError
 from ptq_eval.records import BitsAxis, Checkpoint, Measurement
-from ptq_eval.results import points
+from ptq_eval.results import points, tasks
 from ptq_eval.results.calibrations import completed, first_of
 from ptq_eval.results.selection import select, versions
 from ptq_eval.results.store import Store
@@ -32,6 +32,7 @@ class Results:
     of records that a newer version of their quantizer replaces, by (quantizer, version).  versions: the versions that
     the table holds of each quantizer, the oldest first.  conflicts: pairs of records of one trial that differ, of which
     the first is used.  damaged: (file, line) of the records that cannot be read.  bits_axis: what P is in the points.
+    tasks: answers to tasks before and after quantization (`results.tasks`).
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Results:
     conflicts: tuple[tuple[Measurement, Measurement], ...]
     damaged: tuple[tuple[Path, int], ...] = ()
     bits_axis: BitsAxis = "bits"
+    tasks: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -81,7 +83,8 @@ def collect(store: Store, run: Mapping[str, Any], bits_axis: BitsAxis | None = N
     """
     axis = bits_axis or run.get("options", {}).get("bits_axis", "bits")
     checkpoints = tuple(Checkpoint.from_dict(entry) for entry in run["checkpoints"])
-    kept, older = select(completed(store.measurements(), run), checkpoints)
+    every = completed(store.measurements(), run)
+    kept, older = select(every, checkpoints)
     frame, windows = table_of(kept, checkpoints, first_of(run))
     if frame.empty:
         raise NothingToFitError("no measurements of these checkpoints", got=store.folder)
@@ -98,5 +101,6 @@ def collect(store: Store, run: Mapping[str, Any], bits_axis: BitsAxis | None = N
         versions=versions(kept),
         conflicts=tuple(store.conflicts),
         damaged=tuple(store.damaged),
+        tasks=tasks.entries(tasks.answered(every, checkpoints)),
         bits_axis=axis,
     )

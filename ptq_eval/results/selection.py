@@ -49,8 +49,15 @@ def select(
 ) -> tuple[list[Measurement], list[Measurement]]:
     """(records that make the table, records that a newer version of their quantizer supersedes).
 
-    Records of checkpoints that are not listed are in neither.
+    Records of checkpoints that are not listed are in neither, nor are answers to tasks (`results.tasks`).
     """
+    return newest((m for m in measurements if not m.trial.task), checkpoints)
+
+
+def newest(
+    measurements: Iterable[Measurement], checkpoints: Sequence[Checkpoint]
+) -> tuple[list[Measurement], list[Measurement]]:
+    """(records of the newest version of their quantizer, the others), of listed checkpoints."""
     listed = {place(checkpoint) for checkpoint in checkpoints}
     cells: dict[Any, list[Measurement]] = {}
     for measurement in measurements:
@@ -58,9 +65,9 @@ def select(
             cells.setdefault(cell_of(replace(measurement.trial, quantizer_version="")), []).append(measurement)
     kept, older = [], []
     for cell in cells.values():
-        newest = max((m.trial.quantizer_version for m in cell), key=order_of)
-        kept += [m for m in cell if m.trial.quantizer_version == newest]
-        older += [m for m in cell if m.trial.quantizer_version != newest]
+        last = max((m.trial.quantizer_version for m in cell), key=order_of)
+        kept += [m for m in cell if m.trial.quantizer_version == last]
+        older += [m for m in cell if m.trial.quantizer_version != last]
     return kept, older
 
 

@@ -31,6 +31,7 @@ _COMPARED = ("nll", "n_tokens", "n_bytes", "kl", "agree", "windows", "status")
 _PLANNED = "planned"
 _ALERTS = "alerts.json"
 _ENDINGS = (".jsonl", ".jsonl.gz")
+_UNFINISHED = "unfinished"
 _MAPPINGS = ("fixed", "quantizer_options", "digests")
 """Keys of `run.json` that a later run is compared with."""
 
@@ -215,6 +216,10 @@ class Writer:
         """Write one record; it survives the end of this process.  Raises OutputFullError."""
         line = json.dumps(measurement.to_dict(), allow_nan=True, separators=(",", ":"), default=str)
         self._write(line.encode() + b"\n")
+
+    def unfinished(self, key: str) -> Path:
+        """A folder for parts of the work of the checkpoint whose full-precision trial has this key (`measure.kept`)."""
+        return self._folder / _UNFINISHED / key
 
     def _write(self, data: bytes) -> None:
         with full_disk(self._folder):

@@ -4,6 +4,7 @@ What needs another package's environment, or minutes, is not run here.
 """
 
 import json
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -48,6 +49,18 @@ def test_a_solve_times_both_sides_and_compares_their_results():
     assert all(side.wall > 0 for pair in solved.pairs for side in pair)
     assert solved.equal > 0.999
     assert solved.error[0] == pytest.approx(solved.error[1], rel=1e-3)
+
+
+def test_an_installation_that_takes_too_long_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    def late(*arguments, **options):
+        raise subprocess.TimeoutExpired("pip", 1800, stderr=b"ERROR: slow")
+
+    monkeypatch.setattr(environments, "FOLDER", tmp_path)
+    monkeypatch.setattr(environments.venv, "create", lambda *args, **kwargs: None)
+    monkeypatch.setattr(environments.subprocess, "run", late)
+    assert environments.python_of("auto-round") is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("auto-round: left out")
 
 
 def test_an_environment_that_cannot_be_built_is_told_in_one_line(tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import torch
 
 from ptq_eval import plugins
 from ptq_eval.checkpoints import discover, local_path, verify_all
-from ptq_eval.checkpoints.converted import listing
+from ptq_eval.checkpoints.listing import listing
 from ptq_eval.models.language_model import LanguageModel
 
 FIXTURES = Path(__file__).parent / "fixtures"

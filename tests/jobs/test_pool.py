@@ -43,7 +43,7 @@ class Killer:
         self.left, self.killed = list(shares), 0
 
     def __call__(self, what, done, total):
-        if what == "measuring" and self.left and done > self.left[0] * total and (alive := children()):
+        if what.startswith("measuring") and self.left and done > self.left[0] * total and (alive := children()):
             self.left.pop(0)
             os.kill(alive[0], signal.SIGKILL)
             self.killed += 1

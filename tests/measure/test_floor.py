@@ -38,8 +38,8 @@ def rounded(model, bits=4):
     return variant.weights
 
 
-def session(model, ids, total=1e12, scratch=None):
-    return SimpleNamespace(model=model, evaluation=ids, budget=Budget(total), scratch=scratch)
+def session(model, ids, total=1e12, offloaded=False):
+    return SimpleNamespace(model=model, evaluation=ids, budget=Budget(total), offloaded=offloaded, kept=None)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
@@ -137,7 +137,7 @@ def test_what_moves_all_windows_alike_does_not_average_out(common, spread, evalu
 @pytest.mark.parametrize(
     ("ids", "options", "why"),
     [
-        (windows(8), {"scratch": "somewhere"}, Unmeasured.OFFLOADED),
+        (windows(8), {"offloaded": True}, Unmeasured.OFFLOADED),
         (windows(1), {}, Unmeasured.ONE_WINDOW),
         (windows(8), {"total": 1000}, Unmeasured.MEMORY),
     ],

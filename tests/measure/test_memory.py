@@ -14,11 +14,11 @@ from ptq_eval.measure import floor, memory
 from ptq_eval.measure import sweep as sweeping
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Unmeasured
+from ptq_eval.measure.kept import OnDisk
 from ptq_eval.measure.memory import Budget, free_memory
 from ptq_eval.measure.scoring import Factored
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.sweep import _groups, sweep
-from ptq_eval.measure.variants import OnDisk
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.models.offload import OffloadedModel
 from tests.support import models as core_models

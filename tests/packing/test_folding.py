@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ptq_eval.errors import Obstacle
 from ptq_eval.models.predecessors import SOURCES
+from ptq_eval.models.refusal import Obstacle
 from ptq_eval.packing.folding import folded
 from ptq_eval.report.export.words import reason
 from quantizers import LayerStats, Scheme, get_quantizer

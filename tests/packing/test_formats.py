@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ptq_eval.errors import Obstacle, refused
+from ptq_eval.models.refusal import Obstacle, refused
 from ptq_eval.packing import FILE_FORMATS, Shape
 from ptq_eval.packing.awq import ORDER
 from ptq_eval.report.export.words import SENTENCES, reason

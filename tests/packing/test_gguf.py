@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from ptq_eval.errors import Obstacle
+from ptq_eval.models.refusal import Obstacle
 from ptq_eval.packing import FILE_FORMATS, Shape
 from ptq_eval.packing.base import Content
 from ptq_eval.packing.folder import largest_difference

@@ -30,11 +30,12 @@ _SHORT = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training run of a study: its options, the text it reads, and its steps."""
+    """One training run of a study: its options, the text it reads, its steps, and the stage in which it is trained."""
 
     options: RunOptions
     text: str
     targets: tuple[int, ...]
+    stage: int = 0
 
     @property
     def name(self) -> str:
@@ -114,7 +115,7 @@ def points(grid: Mapping[str, Any], common: Mapping[str, Any]) -> list[tuple[Run
         text = named.pop("text", None)
         if SIZE in named:
             named |= _size(named.pop(SIZE))
-        options = RunOptions.of(named, also=[SIZE, "text"])
+        options = RunOptions.of(named, also=[SIZE, "text", "stage"])
         ratios = [(ratio,) for ratio in options.ratios] if options.schedule in PER_D else [options.ratios]
         found += [(replace(options, ratios=own), text) for own in ratios]
     return found
@@ -130,7 +131,7 @@ def _size(value: Any) -> dict[str, int]:
 def stacks(
     wanted: Sequence[Leg], limits: Mapping[tuple[Any, ...], int], before: Sequence[Sequence[str]]
 ) -> list[list[Leg]]:
-    """Legs as stacks, trunks before branches; a stack of `before` (names of legs) is kept as it was formed.
+    """Legs as stacks, by stage, and trunks before branches; one of `before` (names of legs) is kept as it was formed.
 
     limits: the most runs in a stack, by the runs' shape.
     """
@@ -141,13 +142,13 @@ def stacks(
     for leg in by_name.values():
         if leg.name not in taken:
             shape = leg.run.options.shape
-            groups.setdefault((bool(leg.branch), shape, leg.end - leg.start), []).append(leg)
+            groups.setdefault((leg.run.stage, bool(leg.branch), shape, leg.end - leg.start), []).append(leg)
     new = [
         group[i : i + limits[shape]]
-        for (_, shape, _), group in groups.items()
+        for (_, _, shape, _), group in groups.items()
         for i in range(0, len(group), limits[shape])
     ]
-    return sorted([*kept, *new], key=lambda stack: bool(stack[0].branch))
+    return sorted([*kept, *new], key=lambda stack: (max(leg.run.stage for leg in stack), bool(stack[0].branch)))
 
 
 def identity(stack: Sequence[Leg]) -> str:

@@ -8,6 +8,9 @@
     size = ["32x3", "64x4"]
     seed = [0, 1, 2]
     weights = ["full", 8, 4]
+    [[grid]]
+    stage = 1                                       # trained after the grids of stage 0
+    size = "96x5"
 
 Keys are the options of a run by their names in Python.  A file may grow: what is trained is kept.  The folder has a
 run's files in `runs/`, and in `stacks/` which legs are trained together; both are written whole, so the same command
@@ -20,7 +23,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +47,27 @@ class StudyOptions(Options):
 
 
 @dataclass(frozen=True)
+class GridOptions(Options):
+    """The keys of a grid that are no options of a run.  Raises OptionError."""
+
+    stage: int = option(0, "Grids are trained in the order of their stages.", low=0)
+
+
+STAGE = "stage"
+TOKENIZER_CHARS = 20_000_000
+"""A tokenizer is trained on so much of a text at most, from its start: more changes little, and takes minutes."""
+
+
+@dataclass(frozen=True)
 class Study:
     """The runs of a study and how many may be stacked."""
 
     runs: tuple[Run, ...]
     options: StudyOptions
+
+    def until(self, stage: int | None) -> Study:
+        """The part of the study up to this stage; all of it for None."""
+        return self if stage is None else replace(self, runs=tuple(run for run in self.runs if run.stage <= stage))
 
     def stacks(self, before: Sequence[Sequence[str]]) -> list[list[Leg]]:
         """All legs in stacks; those of `before` (names of legs) as they were formed."""
@@ -81,17 +100,18 @@ def read(path: str | Path) -> Study:
     if not isinstance(common, dict) or not isinstance(grids, list) or not all(isinstance(one, dict) for one in grids):
         raise OptionError("run or grid of the study file is no table", got=path, remedy="write [run] and [[grid]]")
     options = StudyOptions.of(content, also=["run", "grid"])
-    return _study([point for grid in grids for point in points(grid, common)], options)
+    stages = [GridOptions(**({STAGE: grid.pop(STAGE)} if STAGE in grid else {})).stage for grid in grids]
+    return _study([(stage, *point) for stage, grid in zip(stages, grids) for point in points(grid, common)], options)
 
 
-def _study(found: Sequence[tuple[RunOptions, str | None]], options: StudyOptions) -> Study:
-    runs = {}
-    for own, text in found:
+def _study(found: Sequence[tuple[int, RunOptions, str | None]], options: StudyOptions) -> Study:
+    runs: dict[str, Run] = {}
+    for stage, own, text in found:
         (params, _), tokens = counts(own), own.context * own.batch_size
         targets = tuple(sorted({max(1, round(ratio * params / tokens)) for ratio in own.ratios}))
         for one in (text,) if text else options.text:
-            run = Run(own, one, targets)
-            runs[run.name] = run
+            run = Run(own, one, targets, stage)
+            runs.setdefault(run.name, run)
     return Study(tuple(runs.values()), options)
 
 
@@ -175,7 +195,7 @@ def _material(known: dict[tuple[str, int], Any], run: Run, out: Path) -> Any:
         if not folder.exists():
             with writing(out):
                 folder.parent.mkdir(exist_ok=True)
-            write_folder(folder, train_tokenizer(source.text, run.options.vocab).save_pretrained)
+            write_folder(folder, train_tokenizer(source.text[:TOKENIZER_CHARS], run.options.vocab).save_pretrained)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         known[key] = Material(tokenizer, encode(tokenizer, source.text), source.digest)
     return known[key]

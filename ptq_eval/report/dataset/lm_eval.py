@@ -1,4 +1,4 @@
-"""The losses as lm-eval writes its results: a folder per model with results_DATE.json and samples_TASK_DATE.jsonl.
+"""Losses and answers as lm-eval writes its results: per model a results_DATE.json and a samples_TASK_DATE.jsonl.
 
 Tools that read that format, `ptq-eval compare` among them, can read these.  A model is a checkpoint with a quantizer,
 the task is the evaluation text, a document is a window.  The metrics are as for loglikelihood_rolling: per byte under
@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ptq_eval import __version__
 from ptq_eval.records import FULL_PRECISION, Measurement
 from ptq_eval.report.common.data import runtime_name
@@ -27,11 +29,16 @@ DATE = "1970-01-01T00-00-00.000000"
 
 
 def write(folder: Path, measurements: Iterable[Measurement], errors: Mapping[str, float]) -> list[Path]:
-    """Write every measurement below `folder`; `errors` are the standard errors of losses by key."""
+    """Write every measurement below `folder`; `errors` are the standard errors of losses by key.
+
+    Answers to tasks are in folders of their own, `MODEL-TASK`.
+    """
     paths = []
     for m in measurements:
         if m.nll:
             paths += _write(folder / name_of(m), m, errors.get(m.trial.key(), math.nan))
+        elif "answers" in m.details:
+            paths += _write_answers(folder / name_of(m), m)
     return paths
 
 
@@ -43,6 +50,8 @@ def name_of(m: Measurement) -> str:
         words.append(f"{trial.scheme.bits}bits" if trial.scheme.format == "int" else trial.scheme.format)
     if runtime := runtime_name(columns_of(trial)):
         words.append(runtime)
+    if trial.task:
+        words.append(trial.task["name"])
     if trial.quantizer != FULL_PRECISION:
         words.append(trial.key()[-8:])
     return re.sub(r"[^\w.@-]+", "-", "-".join(words))
@@ -73,6 +82,55 @@ def _write(folder: Path, m: Measurement, error: float) -> list[Path]:
         write_json(folder / f"results_{DATE}.json", results),
         write_text(folder / f"samples_{task}_{DATE}.jsonl", lines),
     ]
+
+
+def _write_answers(folder: Path, m: Measurement) -> list[Path]:
+    answers, about = m.details["answers"], m.trial.task
+    task, higher = about["name"], answers["higher_is_better"]
+    marks = {metric: np.asarray(found, float) for metric, found in answers["metrics"].items()}
+    metrics: dict[str, Any] = {metric: float(found.mean()) for metric, found in marks.items()}
+    for metric, found in marks.items():
+        name, _, how = metric.partition(",")
+        metrics[f"{name}_stderr,{how}"] = float(found.std(ddof=1) / math.sqrt(len(found))) if len(found) > 1 else "N/A"
+    count = len(answers["documents"])
+    results = {
+        "results": {task: {"alias": task, **metrics}},
+        "group_subtasks": {task: []},
+        "configs": {task: {"task": task, "num_fewshot": about["fewshot"], "metadata": {"version": about["version"]}}},
+        "versions": {task: about["version"]},
+        "n-shot": {task: about["fewshot"]},
+        "higher_is_better": {task: {metric.partition(",")[0]: up for metric, up in higher.items()}},
+        "n-samples": {task: {"original": count, "effective": count}},
+        "config": {"model": "ptq-eval", "model_args": _arguments(m), "batch_size": None, "limit": about["limit"]},
+        "lm_eval_version": m.provenance.get("lm_eval", f"written by ptq-eval {__version__}"),
+        "model_name": folder.name,
+        "model_name_sanitized": folder.name,
+    }
+    filters = dict.fromkeys(metric.partition(",")[2] for metric in marks)
+    lines = [json.dumps(_answer(answers, how, place)) + "\n" for how in filters for place in range(count)]
+    return [
+        write_json(folder / f"results_{DATE}.json", results),
+        write_text(folder / f"samples_{task}_{DATE}.jsonl", "".join(lines)),
+    ]
+
+
+def _answer(answers: Mapping[str, Any], how: str, place: int) -> dict[str, Any]:
+    values = {name.partition(",")[0]: v[place] for name, v in answers["metrics"].items() if name.endswith(f",{how}")}
+    target = answers["targets"][place]
+    return {
+        "doc_id": place,
+        "doc": {},
+        "target": target,
+        "arguments": {},
+        "resps": answers["responses"][place],
+        "filtered_resps": [each[0] for each in answers["responses"][place]],
+        "filter": how,
+        "metrics": list(values),
+        "doc_hash": answers["documents"][place],
+        "prompt_hash": answers["documents"][place],
+        "target_hash": hashlib.sha256(target.encode()).hexdigest(),
+        **values,
+    }
 
 
 def _arguments(m: Measurement) -> dict[str, Any]:

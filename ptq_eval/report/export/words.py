@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptq_eval.errors import Obstacle, Refusal
+from ptq_eval.models.refusal import Obstacle, Refusal
 
 SENTENCES = {
     Obstacle.NOT_INTEGERS: "it holds integers, not {format}",

@@ -273,3 +273,29 @@ def test_one_description_for_a_run_of_a_study_and_one_by_itself(study, text, tmp
     assert other.keys() - mine.keys() == {"text"}
     same = ("params_non_embedding", "params_total", "tokens_per_step", "dtype", "torch")
     assert [mine[name] for name in same] == [other[name] for name in same]
+
+
+def test_stages_are_trained_in_their_order(study, tmp_path):
+    planned = study(more='[[grid]]\nstage = 1\nwidth = 8\nschedule = "wsd"\nseed = [7, 8]\n')
+    first, seen = planned.until(0), []
+    later = {run.name for run in planned.runs} - {run.name for run in first.runs}
+    assert len(later) == 2
+    for stack in planned.stacks([]):
+        names = {leg.run.name for leg in stack}
+        assert names <= later or not names & later, "no stack waits for a later stage"
+        seen.append((names <= later, bool(stack[0].branch)))
+    assert seen == sorted(seen), "and within a stage trunks come before their branches"
+    train(first, tmp_path / "out")
+    assert all(run.saved == (run.name not in later) * run.planned for run in status(planned, tmp_path / "out"))
+
+
+def test_a_tokenizer_is_trained_on_the_start_of_a_long_text(study, tmp_path, monkeypatch):
+    planned = study()
+    one = replace(planned, runs=planned.runs[:1])
+    monkeypatch.setattr("ptq_eval.pretrain.stacked.study.TOKENIZER_CHARS", 2000)
+    train(one, tmp_path / "out")
+    text = tmp_path / "text.txt"
+    text.write_text(text.read_text() + "a later word" * 2000)
+    train(one, tmp_path / "longer")
+    first, second = (next((tmp_path / name / "tokenizers").glob("*/tokenizer.json")) for name in ("out", "longer"))
+    assert first.read_bytes() == second.read_bytes()

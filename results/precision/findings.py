@@ -1,0 +1,178 @@
+"""What table.csv.gz of this folder says: two figures, and contrasts between runs that differ in one thing.
+
+    python results/precision/findings.py
+
+A contrast is the mean over seeds of a paired difference of δ, both at one D of one model size, text, quantizer and
+bit-width.  Its error is the standard error over seeds.  It is decided where a t interval at 95 % excludes zero, which
+takes 4.3 errors with three seeds; anything else is called undecided.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ptq_eval.report.common import figures
+
+HERE = Path(__file__).resolve().parent
+OF_A_RUN = ["text", "width", "layers", "params"]
+AT = [*OF_A_RUN, "tokens_per_param", "grouping", "quantizer", "bits"]
+USUAL = {
+    "optimizer": "adamw", "weight_decay": 0.1, "peak_learning_rate": 3e-3, "weights": "full", "activations": "full",
+    "kv": "full",
+}  # fmt: skip
+ENDINGS = ("constant", "annealed", "cosine", "linear", "inverse-sqrt")
+SHOWN_BITS = (2, 3, 4)
+SHOWN = ("gptq", "groups")
+
+
+def read() -> pd.DataFrame:
+    """The measurements after quantization, with how the rate ended, and what is unusual about the run."""
+    table = pd.read_csv(HERE / "table.csv.gz", dtype={"weights": str, "activations": str, "kv": str})
+    table = table[table["status"].isin(["ok", "partial"]) & (table["quantizer"] != "none")]
+    trunk = table["schedule"].where(table["schedule"] != "wsd", "constant")
+    ending = trunk.where(table["part"] != "annealed", "annealed").where(table["part"].isin(["trunk", "annealed"]))
+    ending = ending.fillna("averaged " + table["part"])
+    unusual = pd.Series("", index=table.index)
+    for name, value in USUAL.items():
+        unusual += (f"{name} " + table[name].astype(str) + " ").where(table[name] != value, "")
+    late = table["low_precision_share"] < 1
+    unusual += late.map({True: "in the branch alone", False: ""})
+    # targets are rounded to whole steps
+    ratio = table["tokens_per_param"].map(lambda value: float(f"{value:.2g}"))
+    return table.assign(ending=ending, unusual=unusual.str.strip(), tokens_per_param=ratio)
+
+
+def contrasts(table: pd.DataFrame) -> pd.DataFrame:
+    """Differences from the trunk at a constant rate by ending, and from full precision by what is unusual."""
+    usual = table[table["unusual"] == ""]
+    found = [_against(usual, "ending", "constant", [*AT, "seed"])]
+    common = table[table["ending"].isin(ENDINGS)]
+    found.append(_against(common, "unusual", "", [*AT, "ending", "seed"]))
+    return pd.concat(found, ignore_index=True)
+
+
+def _against(table: pd.DataFrame, name: str, reference: str, paired: list[str]) -> pd.DataFrame:
+    base = table[table[name] == reference].groupby(paired)["delta"].mean().rename("of_reference")
+    others = table[table[name] != reference].groupby([*paired, name])["delta"].mean().reset_index()
+    pairs = others.join(base, on=paired, how="inner")
+    pairs["difference"] = pairs["delta"] - pairs["of_reference"]
+    cells = [column for column in [*paired, name] if column != "seed"]
+    rows = []
+    for key, cell in pairs.groupby(cells):
+        n, mean = len(cell), cell["difference"].mean()
+        error = cell["difference"].std() / math.sqrt(n) if n > 1 else math.nan
+        limit = stats.t.ppf(0.975, n - 1) * error if n > 1 else math.nan
+        rows.append({
+            **dict(zip(cells, key)), "compared": name, "with": cell[name].iloc[0], "seeds": n,
+            "delta_of_reference": cell["of_reference"].mean(), "difference": mean, "error": error,
+            "decided": bool(abs(mean) > max(limit, 2 * error)) if n > 1 else False,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def summary(found: pd.DataFrame) -> pd.DataFrame:
+    """How many contrasts of each kind are decided, and in which direction."""
+    rows = []
+    for key, group in found.groupby(["compared", "with", "bits"]):
+        decided = group[group["decided"]]
+        rows.append({
+            "compared": key[0], "with": key[1], "bits": key[2], "contrasts": len(group),
+            "more damage": int((decided["difference"] > 0).sum()),
+            "less damage": int((decided["difference"] < 0).sum()),
+            "undecided": len(group) - len(decided),
+            "median difference": group["difference"].median(),
+            "median relative": (group["difference"] / group["delta_of_reference"]).median(),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def by_schedule(table: pd.DataFrame) -> pd.DataFrame:
+    """δ of every seed of the usual runs, under one quantizer."""
+    rows = table[(table["unusual"] == "") & table["ending"].isin(ENDINGS) & table["bits"].isin(SHOWN_BITS)]
+    rows = rows[(rows["quantizer"] == SHOWN[0]) & (rows["grouping"] == SHOWN[1])]
+    return rows[[*AT, "ending", "seed", "delta"]].sort_values([*AT, "ending", "seed"])
+
+
+def draw_by_schedule(table: pd.DataFrame) -> Any:
+    """δ against D/N: a row of panels for each text and size, a panel for each bit-width; a point is a seed."""
+    return _panels(table, "delta", "δ, nats per token", log=True)
+
+
+def branches(table: pd.DataFrame) -> pd.DataFrame:
+    """δ of an annealed branch minus that of its trunk at the same D, for every seed."""
+    rows = table[(table["unusual"] == "") & (table["schedule"] == "wsd") & table["bits"].isin(SHOWN_BITS)]
+    rows = rows[(rows["quantizer"] == SHOWN[0]) & (rows["grouping"] == SHOWN[1])]
+    wide = rows.pivot_table(index=[*AT, "seed"], columns="part", values="delta")
+    if not {"annealed", "trunk"} <= set(wide.columns):
+        return pd.DataFrame(columns=[*AT, "seed", "difference", "ending"])
+    found = (wide["annealed"] - wide["trunk"]).dropna().rename("difference").reset_index()
+    return found.assign(ending="annealed")
+
+
+def draw_branches(table: pd.DataFrame) -> Any:
+    """The difference against D/N, a point for each seed, and their mean."""
+    return _panels(table, "difference", "δ annealed − δ trunk", log=False)
+
+
+def _panels(table: pd.DataFrame, value: str, label: str, *, log: bool) -> Any:
+    from matplotlib.lines import Line2D
+
+    if table.empty:
+        return figures.nothing("nothing is measured yet")
+    models = list(table.groupby(["text", "params"]).groups)
+    bits = sorted(table["bits"].unique())
+    figure, axes = figures.panels(len(models), len(bits), sharex=True)
+    shown = [name for name in ENDINGS if name in set(table["ending"])]
+    for (text, params), row in zip(models, axes):
+        for width, panel in zip(bits, row):
+            own = table[(table["text"] == text) & (table["params"] == params) & (table["bits"] == width)]
+            for place, name in enumerate(shown):
+                points = own[own["ending"] == name]
+                colour, mark = figures.MORE_COLOURS[ENDINGS.index(name)], figures.MARKS[ENDINGS.index(name)]
+                at = points["tokens_per_param"] * 1.04 ** (place - len(shown) / 2)
+                panel.plot(at, points[value], mark, color=colour, alpha=0.5, markersize=2.6)
+                means = points.assign(at=at).groupby("at")[value].mean()
+                panel.plot(means.index, means, "-", color=colour, linewidth=0.9)
+            if log:
+                panel.set_yscale("log")
+            else:
+                panel.axhline(0, color="0.6", linewidth=0.6)
+            figures.log_x(panel, *figures.span(table["tokens_per_param"]), tokens=False)
+            corpus = "code" if text.startswith("stdlib") else "books"
+            panel.set_title(f"{corpus}, N = {figures.count(params)}, {width:g} bits")
+        row[0].set_ylabel(label)
+    for panel in axes[-1]:
+        panel.set_xlabel("D/N")
+    handles = [
+        Line2D([], [], color=figures.MORE_COLOURS[ENDINGS.index(name)], marker=figures.MARKS[ENDINGS.index(name)],
+               label=name)
+        for name in shown
+    ]  # fmt: skip
+    figures.legend(figure, handles, len(handles))
+    return figure
+
+
+def main() -> None:
+    """Write figures/, contrasts.csv and summary.md beside this file."""
+    table = read()
+    shown = {
+        "delta_by_schedule": SimpleNamespace(data=by_schedule, draw=draw_by_schedule),
+        "branch_against_trunk": SimpleNamespace(data=branches, draw=draw_branches),
+    }
+    (HERE / "figures").mkdir(exist_ok=True)
+    figures.write(HERE / "figures", table, shown)
+    found = contrasts(table)
+    found.to_csv(HERE / "contrasts.csv", index=False, float_format="%.4g")
+    counted = summary(found).replace({np.nan: None})
+    print(counted.to_string(index=False, float_format="{:.3g}".format))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The study of this folder, from texts to a table.
+
+    python results/precision/precision.py prepare BOOKS OTHER_BOOKS WORK
+    python results/precision/precision.py all WORK --stage 0
+    python results/precision/precision.py train WORK --stage 4
+    python results/precision/precision.py measure WORK
+    python results/precision/precision.py table WORK
+
+`prepare` is needed from stage 1 on.  BOOKS and OTHER_BOOKS are plain text (.txt, or .txt.bz2), with no book in both.
+`train` is `ptq-eval pretrain --study`; `measure` measures the runs that are complete and not measured yet, may run
+beside `train`, and ends; `table` gathers what is measured into table.csv.gz in WORK.  `all` does the three.  What was
+interrupted goes on when repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+HERE = Path(__file__).resolve().parent
+STUDY = HERE / "study.toml"
+CALIBRATION_CHARS = 2_000_000
+TRAIN_CHARS = {"books.txt": 24_000_000, "books-long.txt": 120_000_000}
+
+
+def prepare(books: Path, others: Path, work: Path) -> None:
+    """Write the texts of the study to `work`: training from the start of `books`, calibration from its end."""
+    work.mkdir(parents=True, exist_ok=True)
+    text = _read(books)
+    rest = text[:-CALIBRATION_CHARS]
+    for name, chars in TRAIN_CHARS.items():
+        (work / name).write_text(rest[:chars], encoding="utf-8")
+    (work / "calibration.txt").write_text(text[-CALIBRATION_CHARS:], encoding="utf-8")
+    (work / "evaluation.txt").write_text(_read(others), encoding="utf-8")
+
+
+def _read(path: Path) -> str:
+    opener = bz2.open if path.suffix == ".bz2" else open
+    with opener(path, "rt", encoding="utf-8") as handle:
+        return handle.read()
+
+
+OPTIONS: dict[str, Any] = {
+    "quantizers": ("rtn", "gptq", "awq"), "bits": (2, 3, 4, 5, 6, 8), "eval_windows": 64, "calib_windows": 32,
+}  # fmt: skip
+GROUPS = {"groups": 16, "rows": None}
+TEXTS = {"books": ("evaluation.txt", "calibration.txt"), "stdlib": ("stdlib:evaluation", "stdlib:calibration")}
+
+
+def train(work: Path, stage: int | None = None) -> None:
+    """Train the stages of the study up to this one, on a GPU if there is one."""
+    command = [sys.executable, "-m", "ptq_eval", "pretrain", "--study", str(STUDY), "-o", "study"]
+    work.mkdir(parents=True, exist_ok=True)
+    subprocess.run([*command, *(["--stage", str(stage)] if stage is not None else [])], cwd=work, check=True)
+
+
+def measure(work: Path) -> None:
+    """Measure every run that is complete, each in a folder of its own, in the order of the stages."""
+    from ptq_eval.api import planned
+    from ptq_eval.checkpoints import Overrides
+    from ptq_eval.config.run import RunConfig
+    from ptq_eval.pretrain.stacked.study import read, status
+
+    os.chdir(work)  # so that records name texts and checkpoints as a reader elsewhere would
+    study = read(STUDY)
+    for run, at in zip(study.runs, status(study, "study")):
+        evaluation, calibration = TEXTS[run.text.split("-")[0].split(":")[0].removesuffix(".txt")]
+        for name, size in GROUPS.items():
+            out = Path("measured") / name / run.name
+            if at.saved < at.planned or (out / "done").exists():
+                continue
+            own = {"group_size": size, "eval_text": evaluation, "calib_text": calibration}
+            config = RunConfig(**OPTIONS, **own)
+            grid = planned([Path("study/runs") / run.name], out, config, Overrides())
+            problems = grid.measure(grid.jobs())
+            print(*problems, sep="\n", end="", flush=True)
+            results = grid.results()
+            places = {(c.run, c.step): "/".join(Path(c.location).parts[-2:]) for c in results.checkpoints}
+            frame = results.frame.assign(
+                place=[places[key] for key in zip(results.frame["run"], results.frame["step"])]
+            )
+            frame.to_csv(out / "degradation.csv", index=False)
+            print(run.name, name, len(frame), "rows", flush=True)
+            if not problems:
+                (out / "done").touch()
+
+
+OF_THE_TABLE = (
+    "tokens", "params", "tokens_per_param", "quantizer", "bits", "group_size", "bits_per_weight", "loss_fp",
+    "loss_fp_se", "loss_q", "delta", "delta_se", "kl", "bpb_fp", "noise_floor", "windows", "calibration", "status",
+    "message", "weights_sha", "quantizer_version",
+)  # fmt: skip
+OF_THE_RUN = (
+    "width", "layers", "seed", "schedule", "learning_rate", "warmup", "decay", "batch_size", "optimizer",
+    "weight_decay", "weights", "activations", "kv", "low_precision_share",
+)  # fmt: skip
+OF_THE_CHECKPOINT = ("schedule_phase", "in_low_precision", "epochs", "eval_loss", "decay_steps")
+
+
+def table(work: Path) -> None:
+    """Gather all that is measured into `table.csv.gz`, a row per measurement."""
+    os.chdir(work)
+    found = pd.DataFrame(list(_rows()))
+    order = ["run", "part", "step", "grouping", "quantizer", "bits"]
+    found = found.sort_values(order, kind="stable")
+    found.to_csv("table.csv.gz", index=False, float_format="%.6g", compression={"method": "gzip", "mtime": 0})
+    quantized = found[found["quantizer"] != "none"]
+    print(f"{len(quantized)} measurements of {found['run'].nunique()} runs", flush=True)
+
+
+def _rows() -> Iterator[dict[str, Any]]:
+    for path in sorted(Path("measured").glob("*/*/degradation.csv")):
+        grouping, run = path.parts[1:3]
+        home = Path("study/runs") / run
+        about = json.loads((home / "pretrain.json").read_text())
+        of_run = {name: about["config"][name] for name in OF_THE_RUN}
+        of_run["peak_learning_rate"] = of_run.pop("learning_rate")
+        states = {
+            str(state.parent.relative_to(home)): json.loads(state.read_text())
+            for state in home.glob("*/checkpoint-*/trainer_state.json")
+        }
+        for row in pd.read_csv(path).to_dict("records"):
+            state = states[row["place"]]
+            yield {
+                "run": run, "part": row["place"].split("/")[0], "step": row["step"], "grouping": grouping, **of_run,
+                "text": about["text"], "text_digest": about["text_digest"][:16],
+                "learning_rate": state["learning_rate"], **{name: state[name] for name in OF_THE_CHECKPOINT},
+                **{name: row[name] for name in OF_THE_TABLE},
+            }  # fmt: skip
+
+
+def everything(work: Path, stage: int | None = None) -> None:
+    """Train, measure, and gather."""
+    work = work.resolve()
+    train(work, stage)
+    measure(work)
+    table(work)
+
+
+def main() -> None:
+    """Parse arguments and call."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(required=True)
+    calls = {"prepare": prepare, "train": train, "measure": measure, "table": table, "all": everything}
+    for name, call in calls.items():
+        own = parts.add_parser(name)
+        own.set_defaults(call=call)
+        for argument in ("books", "others") if name == "prepare" else ():
+            own.add_argument(argument, type=Path)
+        own.add_argument("work", type=Path)
+        if name in ("train", "all"):
+            own.add_argument("--stage", type=int, help="stop after this stage")
+    arguments = vars(parser.parse_args())
+    arguments.pop("call")(**arguments)
+
+
+if __name__ == "__main__":
+    main()
