@@ -59,8 +59,15 @@ def _share(model: LanguageModel, ids: Tensor, kept: Kept | None) -> float:
 
 def _score(model: LanguageModel, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """S/√T of a window `ids` [1, time]: {layer: [out, in]}, float32; without layers that no token reaches."""
-    (found,) = gradients(model, ids, lambda probability: drawn(probability, generator))
-    return {name: outputs.T @ inputs * (ids.shape[1] - 1) ** -0.5 for name, (inputs, outputs) in found.items()}
+    score: dict[str, Tensor] = {}
+
+    def take(name: str, inputs: Tensor, outputs: Tensor) -> None:
+        score[name] = outputs.T @ inputs * (ids.shape[1] - 1) ** -0.5
+
+    for rest in gradients(model, ids, lambda probability: drawn(probability, generator), take=take):
+        for name, (inputs, outputs) in rest.items():  # where one of several calls was not reached
+            take(name, inputs, outputs)
+    return score
 
 
 def _kept(

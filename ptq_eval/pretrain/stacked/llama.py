@@ -12,6 +12,8 @@ on one tensor.  Its columns come in two pieces: what Muon leaves to AdamW (embed
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,9 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ptq_eval.pretrain.stacked.head import tied_head
 from ptq_eval.pretrain.stacked.precision import Precision
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_JOINS = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "gate_up", "up_proj": "gate_up"}
+_JOINED = re.compile("|".join(_JOINS))
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,16 @@ class Layout:
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Parameters [K, …] as views of `flat` [K, P]."""
-        pieces = flat.split(self.sizes, dim=1)
-        return {name: piece.view(len(flat), *shape) for (name, shape), piece in zip(self.shapes.items(), pieces)}
+        return _views(flat, self.shapes)
+
+    @cached_property
+    def joined(self) -> dict[str, tuple[int, ...]]:
+        """`shapes` with one matrix where several read the same input: queries, keys and values; gate and up."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name, shape in self.shapes.items():
+            whole = _JOINED.sub(lambda match: _JOINS[match[0]], name)
+            found[whole] = (found[whole][0] + shape[0], *shape[1:]) if whole in found else shape
+        return found
 
     def row(self, state: dict[str, Tensor]) -> Tensor:
         """A model's parameters by name as one row [P], float32."""
@@ -94,15 +107,20 @@ class StackedLlama:
     def losses(self, flat: Tensor, ids: Tensor, precision: Precision) -> Tensor:
         """Mean loss of each run, nats per token, [K], from parameters [K, P] and windows `ids` [K, B, T]."""
         runs, batch, length = ids.shape
-        p, width = self.layout.views(flat), self.config.hidden_size
-        x = p["model.embed_tokens.weight"].gather(1, ids.reshape(runs, -1, 1).expand(-1, -1, width))
+        p, width = _views(flat, self.layout.joined), self.config.hidden_size
+        embedding = p["model.embed_tokens.weight"]
+        first = torch.arange(runs, device=ids.device).view(-1, 1) * len(embedding[0])
+        # as one table: gather's gradient adds single numbers, that of an embedding whole rows
+        x = F.embedding(ids.view(runs, -1) + first, embedding.flatten(0, 1))
         for layer in range(self.config.num_hidden_layers):
             name = f"model.layers.{layer}"
             own = {key.removeprefix(f"{name}."): value for key, value in p.items() if key.startswith(f"{name}.")}
             x = x + self._attention(self._norm(x, own["input_layernorm.weight"]), own, (batch, length), precision)
             x = x + self._mlp(self._norm(x, own["post_attention_layernorm.weight"]), own, precision)
-        logits = torch.bmm(self._norm(x, p["model.norm.weight"]), p["model.embed_tokens.weight"].mT)
-        logits = logits.view(runs, batch, length, -1)[:, :, :-1].float()
+        x = self._norm(x, p["model.norm.weight"]).view(runs, batch, length, width)
+        if not x.is_cuda:
+            return tied_head(x, embedding, ids)
+        logits = torch.bmm(x.flatten(1, 2), embedding.mT).view(runs, batch, length, -1)[:, :, :-1].float()
         each = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, :, 1:].reshape(-1), reduction="none")
         return each.view(runs, -1).mean(1)
 
@@ -113,8 +131,10 @@ class StackedLlama:
     def _attention(self, x: Tensor, p: dict[str, Tensor], size: tuple[int, int], precision: Precision) -> Tensor:
         (batch, length), c = size, self.config
         runs, x = len(x), precision.activation(x)
-        q, k, v = (_linear(x, p[f"self_attn.{part}.weight"], precision) for part in ATTENTION[:3])
-        q, k, v = (y.view(runs, batch, length, n, -1).transpose(2, 3) for y, n in zip((q, k, v), self._heads()))
+        heads = self._heads()
+        rows = [n * (c.hidden_size // c.num_attention_heads) for n in heads]
+        found = _linear(x, p["self_attn.qkv.weight"], precision, rows).split(rows, 2)
+        q, k, v = (y.view(runs, batch, length, n, -1).transpose(2, 3) for y, n in zip(found, heads))
         q, k, v = self._turned(q), precision.cached(self._turned(k)), precision.cached(v)
         repeats = c.num_attention_heads // c.num_key_value_heads
         q, k, v = (y.flatten(0, 1) for y in (q, k, v))
@@ -135,12 +155,17 @@ class StackedLlama:
 
     @staticmethod
     def _mlp(x: Tensor, p: dict[str, Tensor], precision: Precision) -> Tensor:
-        x = precision.activation(x)
-        inner = F.silu(_linear(x, p["mlp.gate_proj.weight"], precision)) * _linear(
-            x, p["mlp.up_proj.weight"], precision
-        )
+        x, half = precision.activation(x), [p["mlp.down_proj.weight"].shape[2]] * 2
+        gate, up = _linear(x, p["mlp.gate_up.weight"], precision, half).chunk(2, 2)
+        inner = F.silu(gate) * up
         return _linear(precision.activation(inner), p["mlp.down_proj.weight"], precision)
 
 
-def _linear(x: Tensor, weight: Tensor, precision: Precision) -> Tensor:
-    return torch.bmm(x, precision.weight(weight).mT)
+def _views(flat: Tensor, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    pieces = flat.split([math.prod(shape) for shape in shapes.values()], dim=1)
+    return {name: piece.view(len(flat), *shape) for (name, shape), piece in zip(shapes.items(), pieces)}
+
+
+def _linear(x: Tensor, weight: Tensor, precision: Precision, rows: Sequence[int] = ()) -> Tensor:
+    """The product with a matrix, or with several that are joined and have so many rows each."""
+    return torch.bmm(x, precision.weight(weight, rows).mT)

@@ -92,9 +92,14 @@ class Precision:
     activations: Rounding | None = None
     kv: Rounding | None = None
 
-    def weight(self, w: Tensor) -> Tensor:
-        """Weights [K, out, in]: a scale for each output channel, or for the layer."""
-        return rounded(w, self.weights, (2,) if self.weights and self.weights.per == "channel" else (1, 2))
+    def weight(self, w: Tensor, rows: Sequence[int] = ()) -> Tensor:
+        """Weights [K, out, in]: a scale for each output channel, or for the layer.
+
+        rows: of `w`, if it is several layers joined, those of each.
+        """
+        if self.weights is None or self.weights.per == "channel":
+            return rounded(w, self.weights, (2,))
+        return torch.cat([rounded(layer, self.weights, (1, 2)) for layer in w.split(list(rows) or w.shape[1], 1)], 1)
 
     def activation(self, x: Tensor) -> Tensor:
         """Inputs [K, tokens, in] of a layer: a scale for each token, or for the batch."""
