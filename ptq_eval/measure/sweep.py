@@ -125,8 +125,7 @@ def sweep(
     say = say or (lambda stage: None)
     quantized = [trial for trial in missing if trial.quantizer != FULL_PRECISION]
     wants_full = len(quantized) < len(missing)
-    calibrating = calibration_cost(work, missing)
-    started = time.monotonic()
+    calibrating, started = calibration_cost(work, missing), time.monotonic()
     options: dict[str, Any] = {"device": device, "memory": memory, "trust_remote_code": trust_remote_code}
     long = keep is None and is_long(work, missing) and (device == "cpu" or unfinished is not None)
     with (
@@ -145,11 +144,7 @@ def sweep(
             answered = {id(lane): _answers(session, lane, tick) for lane in lanes if lane.trial.task}
             found = list(scored(evaluator, lanes))
             say("noise floor")
-            measured = []
-            if wants_full:
-                _require_sane(work, evaluator.full.nll, session.model.vocab_size)
-                full = _record(work, work.trials[0], evaluator.full)
-                measured.append(_with(full, {**floor.numerics(full.nll), **floor.second_order()} if full.nll else {}))
+            measured = [_full_record(session, evaluator, floor)] if wants_full else []
             record = partial(_lane_record, session, evaluator, floor, plausibility, keep)
             measured += [answered.get(id(lane)) or record(lane, *one) for lane, one in zip(lanes, found)]
             facts = session.provenance((time.monotonic() - started) / len(measured))
@@ -166,6 +161,14 @@ def _evaluator(session: Session, tick: Tick) -> Evaluator:
     rule = StopRule(**stop) if stop else None
     design = design_of(work.evaluation.sample, len(work.evaluation))
     return Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick, kept=session.kept)
+
+
+def _full_record(session: Session, evaluator: Evaluator, floor: Floor) -> Measurement:
+    """The record in full precision, with its noise floor.  Raises UnsupportedModelError for a model that is broken."""
+    work = session.work
+    _require_sane(work, evaluator.full.nll, session.model.vocab_size)
+    full = _record(work, work.trials[0], evaluator.full)
+    return _with(full, {**floor.numerics(full.nll), **floor.second_order()} if full.nll else {})
 
 
 def _lane_record(
