@@ -38,10 +38,12 @@ class _Pipe(io.FileIO):
 
 def prepare_process() -> None:
     """Set how threads wait, how memory is freed and what a closed pipe means; call it before torch is imported."""
-    out = sys.stdout
-    if out is not None and out is sys.__stdout__:
-        raw = io.BufferedWriter(_Pipe(out.fileno(), "wb", closefd=False))
-        sys.stdout = io.TextIOWrapper(raw, out.encoding, out.errors, line_buffering=out.isatty())
+    for name in ("stdout", "stderr"):
+        out = getattr(sys, name)
+        if out is not None and out is getattr(sys, f"__{name}__"):
+            raw = io.BufferedWriter(_Pipe(out.fileno(), "wb", closefd=False))
+            at_once = out.isatty() or name == "stderr"
+            setattr(sys, name, io.TextIOWrapper(raw, out.encoding, out.errors, line_buffering=at_once))
     if "OMP_WAIT_POLICY" not in os.environ:
         for name, value in OPENMP.items():
             os.environ.setdefault(name, value)

@@ -35,6 +35,7 @@ from ptq_eval.laws.compare.candidate import undetermined
 from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.fit.folder import VERSION
 from ptq_eval.laws.fit.hold import determines, explains, fit_held, holding
+from ptq_eval.laws.fit.rank import require_determined
 from ptq_eval.laws.fit.requirements import COLUMN_ALIASES, require
 from ptq_eval.laws.fit.restrict import restrict, started
 from ptq_eval.laws.formulas.per_category import PerCategory
@@ -217,7 +218,7 @@ def _part(law: Law, mapped: Mapped, group: Mapping[str, str], own: Restrictions,
     """One law fitted to one group, with what its points do not determine held; or why it cannot be fitted."""
     fixed, tied, bounds = own
     first = {name: value for name, (value, _) in holding(law, mapped.data, fixed, tied, bounds).items()}
-    refusal = _refusal(restrict(law, {**fixed, **first}, tied, bounds), mapped.data, group)
+    refusal = _refusal(restrict(law, {**fixed, **first}, tied, bounds), mapped.data, group, bool(law.needs))
     if refusal is not None:
         return refusal
     names = ("loss", "huber_delta", "seed", "level", "intervals")
@@ -248,10 +249,10 @@ def _determines(part: Part) -> bool:
     return determines(part.result, part.held) and (not written or explains(part.result, part.held))
 
 
-def _refusal(law: Law, data: Mapping[str, np.ndarray], group: Mapping[str, str]) -> Refusal | None:
-    """Why `law` cannot be fitted to a group, with the group's name; None where it can."""
+def _refusal(law: Law, data: Mapping[str, np.ndarray], group: Mapping[str, str], known: bool) -> Refusal | None:
+    """Why `law` cannot be fitted to a group, with the group's name; `known`: whether it is no user's own formula."""
     try:
-        require(law, data)
+        (require_determined if known else require)(law, data)
     except REFUSALS as error:
         what = ": ".join(filter(None, (", ".join(f"{name} {value}" for name, value in group.items()), error.what)))
         return type(error)(what, got=error.got, allowed=error.allowed, remedy=error.remedy)

@@ -43,7 +43,7 @@ def ahead(store: Store, config: RunConfig) -> Iterator[Pool | None]:
     None where no processes are asked for, where something is stored already, so that there may be nothing to do, and
     where a few checkpoints are planned at a time.
     """
-    if config.jobs == 1 or config.prune or config.executor != "local" or any(store.records.glob("*.jsonl")):
+    if config.jobs == 1 or config.prune or config.executor != "local" or store.files:
         yield None
         return
     with Pool(store, config.jobs, Conditions.of(config).device) as pool:

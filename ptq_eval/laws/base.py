@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ptq_eval.laws.findings import Finding, Why, why, why_from
+from ptq_eval.laws.quality import BitsQuality, Scatter, finite_or_none
 from ptq_eval.results.points import SAME_SIZE
 
 Data = Mapping[str, np.ndarray]
@@ -242,29 +243,15 @@ class Law(ABC):
 
 
 @dataclass(frozen=True)
-class BitsQuality:
-    """How well a law describes the points of one bit-width: R² of the response about their own mean, the same weighted
-    by 1/sigma², and the relative scatter (NaN where it was not estimated)."""
-
-    bits: float
-    n_points: int
-    r2: float
-    r2_weighted: float
-    scatter: float
-
-    def to_dict(self) -> dict[str, float | None]:
-        """A JSON object."""
-        return {name: finite_or_none(value) for name, value in vars(self).items()} | {"n_points": self.n_points}
-
-
-@dataclass(frozen=True)
 class FitResult:
     """A law fitted to data, with everything needed to judge it.
 
     `objective` is the minimum of Σ rho(r), r being (y − f)/sigma or, for a logarithmic loss, (log y − log f)/sigma;
     `huber_delta` is where rho turns from ½r² to linear (infinite for squares, 0 for absolute values).
-    `scatter` is tau in sigma² = se² + (tau·f)²: the relative deviation from the law beyond the evaluation noise, NaN
-    where sigma was not estimated, and `least_scatter` whether it is the smallest that the law allows.  `r2` is taken
+    `scatter` is the deviation from the law beyond the evaluation noise, `scatter_kind` its unit: tau in
+    sigma² = se² + (tau·f)² where points are weighted by it, the same without weights for a logarithmic loss, and the
+    standard deviation of `response` for plain least squares.  `least_scatter`: whether it is the smallest that the law
+    allows.  `r2` is taken
     in the response itself, `r2_log` in its logarithm over positive points, and `r2_weighted` in
     the scale of the loss with weights 1/sigma²; `by_bits` has the quality at each bit-width.  `no_interval` are the
     constants without an interval that a fit has otherwise, with the reason.  `aicc` compares laws on the same points
@@ -296,6 +283,8 @@ class FitResult:
     covers: Coverage
     n_undefined: int = 0
     least_scatter: bool = False
+    scatter_kind: Scatter = Scatter.WEIGHTS
+    response: str = ""
     fixed: Mapping[str, float] = field(default_factory=dict)
     stretch: float = field(default=1.0, repr=False)
     replicates: np.ndarray = field(default_factory=lambda: np.empty((0, 0)), repr=False, compare=False)
@@ -312,6 +301,11 @@ class FitResult:
         return self.status.kind is not FitKind.NOT_IDENTIFIED
 
     @property
+    def tau(self) -> float:
+        """The relative scatter by which the points are weighted; NaN where they are weighted otherwise."""
+        return self.scatter if self.scatter_kind is Scatter.WEIGHTS else math.nan
+
+    @property
     def values(self) -> dict[str, float]:
         """The constants without their intervals."""
         return {name: estimate.value for name, estimate in self.estimates.items()}
@@ -319,23 +313,19 @@ class FitResult:
     def to_dict(self) -> dict[str, Any]:
         """A JSON object of values, without the replicates; what is not finite becomes None."""
         plain = ("law", "equation", "source", "loss", "n_points", "n_dropped", "n_undefined", "n_runs")
-        plain += ("seed", "digest", "level", "n_boot", "least_scatter")
+        plain += ("seed", "digest", "level", "n_boot", "least_scatter", "response")
         numbers = ("objective", "huber_delta", "scatter", "r2", "r2_log", "r2_weighted", "aicc", "stretch")
         return {
             **{name: getattr(self, name) for name in plain},
             **self.status.to_dict(),
             **{name: finite_or_none(getattr(self, name)) for name in numbers},
+            "scatter_kind": self.scatter_kind.value,
             "parameters": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
             "fixed": dict(self.fixed),
             "by_bits": [one.to_dict() for one in self.by_bits],
             "no_interval": {name: reason.to_dict() for name, reason in self.no_interval.items()},
             "covers": self.covers.to_dict(),
         }
-
-
-def finite_or_none(value: float) -> float | None:
-    """A float for JSON, which knows neither NaN nor infinity."""
-    return float(value) if math.isfinite(value) else None
 
 
 def n_distinct(values: Sequence[float] | np.ndarray, tolerance: float = SAME_SIZE) -> int:

@@ -43,6 +43,7 @@ class Why(StrEnum):
     WIDE_INTERVAL = "wide_interval"  # low, high
     SHORT_RANGE = "short_range"  # low, high, factor
     DELTA_NOT_SIGNIFICANT = "delta_not_significant"  # bits
+    DELTA_HIDDEN = "delta_hidden"  # most (nats per token; more are excluded)
     LAW_MISSES_DELTAS = "law_misses_deltas"  # bits, clear, deltas
     FULL_PRECISION_RISES = "full_precision_rises"
     TOO_FAR = "too_far"  # factor

@@ -6,16 +6,21 @@ loses at most those in hand (a power failure, those of one checkpoint), and leav
 last line, which readers skip and the next writer removes; what is in the store was measured, and nothing has to be
 repaired.  Any other line that cannot be read was damaged later: it is named, and its trial counts as missing.  Several
 workers write side by side on a shared file system, each to a file of its own.
+
+Files that are finished may be compressed (`gzip -9 OUT/records/*.jsonl`), as those of the studies in this repository
+are.  They are read like the others, and nothing is appended to them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ptq_eval.errors import NothingToFitError, OptionError, OutputMismatchError, full_disk
@@ -25,6 +30,7 @@ _COMPARED = ("nll", "n_tokens", "n_bytes", "kl", "agree", "windows", "status")
 
 _PLANNED = "planned"
 _ALERTS = "alerts.json"
+_ENDINGS = (".jsonl", ".jsonl.gz")
 _UNFINISHED = "unfinished"
 _MAPPINGS = ("fixed", "quantizer_options", "digests")
 """Keys of `run.json` that a later run is compared with."""
@@ -50,6 +56,11 @@ class Store:
         self._files: dict[Path, _RecordFile] = {}
 
     @property
+    def files(self) -> list[Path]:
+        """The files of records, in order."""
+        return sorted(path for path in self.records.glob("*") if is_records(path))
+
+    @property
     def damaged(self) -> list[tuple[Path, int]]:
         """(file, line counted from 1) of lines that were read and hold no record, except a last one without its end."""
         return [(path, line) for path, file in self._files.items() for line in file.damaged]
@@ -65,7 +76,7 @@ class Store:
     def _by_key(self) -> dict[str, Measurement]:
         found: dict[str, Measurement] = {}
         self.conflicts = []
-        for path in sorted(self.records.glob("*.jsonl")):
+        for path in self.files:
             for key, measurement in self._files.setdefault(path, _RecordFile(path)).read():
                 old = found.get(key)
                 if old is None or old.status == "failed":
@@ -173,7 +184,7 @@ class Store:
     def require(self) -> dict[str, Any]:
         """`run.json`, for commands that only read.  Raises NothingToFitError if the folder is not an output."""
         run = self.read_run()
-        if run is None or not any(self.records.glob("*.jsonl")):
+        if run is None or not self.files:
             raise NothingToFitError(
                 "this is not an output folder of a run",
                 got=self.folder,
@@ -181,6 +192,11 @@ class Store:
                 remedy="measure first: ptq-eval run FOLDER -o " + str(self.folder),
             )
         return run
+
+
+def is_records(path: PurePath) -> bool:
+    """Whether a file is one of records, by its name: of JSON lines, compressed or not."""
+    return path.parent.name == "records" and not path.name.startswith(".") and path.name.endswith(_ENDINGS)
 
 
 class Writer:
@@ -224,16 +240,19 @@ class _RecordFile:
         self.damaged: list[int] = []
 
     def read(self) -> list[tuple[str, Measurement]]:
-        """(key, record) of every line, in order."""
-        with self.path.open("rb") as handle:
-            handle.seek(self._end)
-            for line in handle:
-                found = _parse(line)
-                if not line.endswith(b"\n"):  # another worker may still be writing it
-                    return [*self._parsed, *found]
-                self._parsed += found
-                self._end, self._lines = self._end + len(line), self._lines + 1
-                self.damaged += [] if found or not line.strip() else [self._lines]
+        """(key, record) of every line, in order; of a damaged compressed file, those before the damage."""
+        try:
+            with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as handle:
+                handle.seek(self._end)
+                for line in handle:
+                    found = _parse(line)
+                    if not line.endswith(b"\n"):  # another worker may still be writing it
+                        return [*self._parsed, *found]
+                    self._parsed += found
+                    self._end, self._lines = self._end + len(line), self._lines + 1
+                    self.damaged += [] if found or not line.strip() else [self._lines]
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            self.damaged = sorted({*self.damaged, self._lines + 1})
         return list(self._parsed)
 
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from ptq_eval.errors import DataFileError
+
 VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 SHOW = "import os; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
 PREPARED = f"import sys; from ptq_eval.cli.process import prepare_process; prepare_process(); {SHOW}"
@@ -44,3 +46,11 @@ def test_a_closed_pipe_ends_no_command():
         one.stdout.close()
         assert one.stderr.read() == "done\n"
     assert one.returncode == 0
+
+
+def test_a_closed_pipe_keeps_the_exit_code_of_an_error():
+    command = [sys.executable, "-m", "ptq_eval", "fit", "--data", "nowhere.csv", "--law", "chinchilla"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as one:
+        one.stdout.close()
+        one.stderr.close()
+    assert one.returncode == DataFileError.exit_code

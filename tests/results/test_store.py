@@ -1,6 +1,7 @@
 """Contract: what is stored is kept, whatever happens to the writer."""
 
 import errno
+import gzip
 import json
 import os
 from dataclasses import replace
@@ -173,3 +174,22 @@ def test_a_folder_that_is_no_output_is_told(tmp_path):
     store.write_run(RUN)
     with pytest.raises(NothingToFitError):
         store.require()
+
+
+def test_compressed_records_are_read_like_others_and_not_appended_to(tmp_path):
+    store = Store(tmp_path)
+    write(store, record(2), record(3))
+    path = file_of(store)
+    packed = path.with_name(f"{path.name}.gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    store = Store(tmp_path)
+    assert store.measurements() == [record(2), record(3)]
+    before = packed.read_bytes()
+    write(store, record(4))
+    assert {m.trial.bits for m in store.measurements()} == {2, 3, 4}
+    assert packed.read_bytes() == before
+    packed.write_bytes(before[:-20])  # damaged: named, and what was before the damage counts
+    damaged = Store(tmp_path)
+    assert record(4) in damaged.measurements()
+    assert [file for file, _ in damaged.damaged] == [packed]

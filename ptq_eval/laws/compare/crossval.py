@@ -18,11 +18,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ptq_eval.errors import OptionError
-from ptq_eval.laws.base import Data, FitKind, FitResult, FitStatus, Law, finite_or_none
+from ptq_eval.laws.base import Data, FitKind, FitResult, FitStatus, Law
 from ptq_eval.laws.findings import Why, why
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.losses import make_loss
 from ptq_eval.laws.fit.requirements import clean
+from ptq_eval.laws.quality import finite_or_none
 from ptq_eval.results.points import SAME_SIZE
 
 MIN_SHARE = 0.1

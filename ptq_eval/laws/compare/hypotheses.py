@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ptq_eval.laws.base import Data, Estimate, FitResult, Law, finite_or_none, n_distinct
+from ptq_eval.laws.base import Data, Estimate, FitResult, Law, n_distinct
 from ptq_eval.laws.compare.candidate import undetermined, weights
 from ptq_eval.laws.compare.ranking import AICC_ALIKE, compare, errors_for_all
 from ptq_eval.laws.fit import bootstrap
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.formulas.phase import laws_of_phase
+from ptq_eval.laws.quality import finite_or_none
 
 NEGLIGIBLE = 0.05
 """An effect that changes delta by less than this share over all records does not explain it."""
@@ -101,7 +102,7 @@ def equality(law: Law, data: Data, a: str, b: str, *, questions: int = 1, **opti
     for name in (a, b):
         if reason := free.no_interval.get(name):
             return {"a": a, "b": b, "tested": False, "reason": reason.to_dict()}
-    sigma = weights(law, free, data) if free.identified and math.isfinite(free.scatter) else None
+    sigma = weights(law, free, data) if free.identified and math.isfinite(free.tau) else None
     judged = {**options, "n_boot": 0, "sigma": sigma}
     equal, unequal = fit(law, data, tied=[(a, b)], **judged), fit(law, data, **judged)
     if not (free.identified and equal.identified and unequal.identified):

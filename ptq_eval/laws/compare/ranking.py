@@ -32,12 +32,13 @@ import numpy as np
 from scipy import stats
 
 from ptq_eval.errors import NothingToFitError
-from ptq_eval.laws.base import Data, FitResult, Law, finite_or_none, n_distinct
+from ptq_eval.laws.base import Data, FitResult, Law, n_distinct
 from ptq_eval.laws.compare.candidate import KINDS, Candidate, undetermined, weights
 from ptq_eval.laws.fit import bootstrap
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.requirements import require
 from ptq_eval.laws.fit.restrict import restrict
+from ptq_eval.laws.quality import finite_or_none
 from ptq_eval.laws.turning.significance import SIGNIFICANCE
 
 AICC_ALIKE = 2.0
@@ -218,7 +219,7 @@ def _common(laws: Mapping[str, Law], data: Data, response: str) -> tuple[dict[st
 
 def _common_weights(laws: Mapping[str, Law], fits: Mapping[str, FitResult], data: Data) -> np.ndarray | None:
     """The weights of the law that scatters least; None where no scatter was estimated."""
-    known = {name: result.scatter for name, result in fits.items() if math.isfinite(result.scatter)}
+    known = {name: result.tau for name, result in fits.items() if math.isfinite(result.tau)}
     least = min(known, key=lambda name: known[name]) if known else None
     return weights(laws[least], fits[least], data) if least else None
 

@@ -17,18 +17,18 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from ptq_eval.laws.base import BitsQuality
 from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.fit.losses import DEFAULT_DELTA, Loss, huber_weight
 from ptq_eval.laws.fit.requirements import CONSTANTS
 from ptq_eval.laws.fit.solver import Problem, search_bounds
+from ptq_eval.laws.quality import BitsQuality, Scatter
 
 SINGULAR = 1e-7
 """Constants count as not separable if the scaled derivatives have a singular value below this."""
 
 _NAMED = 0.3
 _MAX_SCATTER = 10.0
-_TINY = 1e-300
+_TINY, _TINY_SHARE = 1e-300, 1e-12
 
 
 def free(problem: Problem, point: np.ndarray) -> np.ndarray:
@@ -149,7 +149,7 @@ def r2_weighted(z: np.ndarray, fitted: np.ndarray, sigma: np.ndarray) -> float:
     return 1 - float(weights @ np.square(z - fitted)) / total if total > 0 else math.nan
 
 
-def scatter(least: float, residual: np.ndarray, se: np.ndarray, scale: np.ndarray, k: float, dof: float) -> float:
+def tau_of(least: float, residual: np.ndarray, se: np.ndarray, scale: np.ndarray, k: float, dof: float) -> float:
     """Tau, the relative scatter in sigma² = se² + (tau·scale)², such that Huber's clipped squared residuals have the
     mean that normal noise would give them; from `least` to 10.
 
@@ -173,10 +173,35 @@ def scatter(least: float, residual: np.ndarray, se: np.ndarray, scale: np.ndarra
     return math.sqrt(low * high)
 
 
+def scatter_of(problem: Problem, f: np.ndarray, n_free: int, rows: np.ndarray | None = None) -> tuple[float, Scatter]:
+    """The scatter of responses about predictions f [n] beyond the evaluation noise where it is no part of the weights,
+    with its kind; of some of the `rows` [n], which bear their share of the `n_free` constants.
+
+    A logarithmic loss has that of log y, robust unless the loss is of squares; plain least squares that of y; with
+    errors that the caller gives, it is what these leave of a relative one.  NaN without degrees of freedom.
+    """
+    data, law, loss = problem.data, problem.law, problem.loss
+    y, rows = data[law.response], np.ones(len(f), bool) if rows is None else rows
+    size = np.maximum(np.abs(f), 1e-9 * np.abs(y).max())
+    given, k = "sigma" in data, math.inf if math.isinf(loss.k) else DEFAULT_DELTA["huber"]
+    kind, least, factor = Scatter.RELATIVE, law.min_scatter, 1.0
+    residual, se, scale = y - f, data["sigma" if given else "se"], size
+    if loss.log:
+        residual, scale = loss.transform(y) - loss.transform(f), np.ones(len(f))
+        se = se if given else se / size
+    elif not given:
+        factor = float(np.abs(y).max()) or 1.0
+        kind, least, scale = Scatter.RESPONSE, _TINY_SHARE, np.full(len(f), factor)
+    dof = float(np.sum(rows)) * (1 - n_free / len(f))
+    if dof <= 0:
+        return math.nan, kind
+    return factor * tau_of(least, residual[rows], se[rows], scale[rows], k, dof), kind
+
+
 def by_bits(problem: Problem, f: np.ndarray, n_free: int, *, estimated: bool) -> tuple[BitsQuality, ...]:
     """How well a law with the predictions f [n] describes each bit-width; () for a law without bits.
 
-    estimated: whether the scatter was (else it is NaN); each bit-width bears its share of the `n_free` constants.
+    estimated: whether the scatter was, with the constants; each bit-width bears its share of the `n_free` constants.
     """
     data, law, sigma, loss = problem.data, problem.law, problem.sigma, problem.loss
     if "P" not in law.columns:
@@ -187,13 +212,14 @@ def by_bits(problem: Problem, f: np.ndarray, n_free: int, *, estimated: bool) ->
         rows = data["P"] == bits
         dof = float(np.sum(rows)) * max(1 - n_free / len(y), 1 / len(y))
         own = (y[rows] - f[rows], data["se"][rows], scale[rows], loss.k or DEFAULT_DELTA["huber"], dof)
+        tau = tau_of(law.min_scatter, *own) if estimated else scatter_of(problem, f, n_free, rows)[0]
         found.append(
             BitsQuality(
                 bits=float(bits),
                 n_points=int(np.sum(rows)),
                 r2=r2(y[rows], f[rows]),
                 r2_weighted=r2_weighted(loss.transform(y[rows]), loss.transform(f[rows]), sigma[rows]),
-                scatter=scatter(law.min_scatter, *own) if estimated else math.nan,
+                scatter=tau,
             )
         )
     return tuple(found)

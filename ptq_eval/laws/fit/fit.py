@@ -31,15 +31,37 @@ from typing import Any, Literal
 import numpy as np
 
 from ptq_eval.errors import OptionError
-from ptq_eval.laws.base import Coverage, Data, Estimate, FitKind, FitResult, FitStatus, Law, Method, Noise, Parameter
+from ptq_eval.laws.base import (
+    Coverage,
+    Data,
+    Estimate,
+    FitKind,
+    FitResult,
+    FitStatus,
+    Law,
+    Method,
+    Noise,
+    Parameter,
+)
 from ptq_eval.laws.findings import Finding
 from ptq_eval.laws.fit import bootstrap, profile
-from ptq_eval.laws.fit.diagnostics import aicc, blind_direction, by_bits, free, leverage, r2, r2_weighted, scatter
+from ptq_eval.laws.fit.diagnostics import (
+    aicc,
+    blind_direction,
+    by_bits,
+    free,
+    leverage,
+    r2,
+    r2_weighted,
+    scatter_of,
+    tau_of,
+)
 from ptq_eval.laws.fit.losses import DEFAULT_DELTA, Loss, make_loss
 from ptq_eval.laws.fit.requirements import clean, confounded, few_sizes, trade_off
 from ptq_eval.laws.fit.restrict import restrict
 from ptq_eval.laws.fit.search import minimise, polish, starts
 from ptq_eval.laws.fit.solver import Minima, Problem, Solution, search_bounds, to_theta
+from ptq_eval.laws.quality import Scatter
 
 INTERVALS = ("bootstrap", "profile", "none")
 
@@ -124,7 +146,7 @@ def _solve(law: Law, data: Data, loss: Loss, rng: np.random.Generator) -> Soluti
         passed.append((float(np.sum(np.log(problem.sigma)) + problem.values(best[None], z)[0]), problem, found, tau))
         f = law.predict(to_theta(law, best), data)
         scale = np.maximum(np.abs(f), 1e-9 * np.abs(y).max())
-        tau = scatter(law.min_scatter, y - f, se, scale, loss.k or DEFAULT_DELTA["huber"], len(y) - law.n_free)
+        tau = tau_of(law.min_scatter, y - f, se, scale, loss.k or DEFAULT_DELTA["huber"], len(y) - law.n_free)
         if abs(tau - before[0]) < 1e-6 * tau and np.allclose(best, before[1], rtol=1e-7, atol=1e-9):
             return _finished(problem, z, found, tau)
         problem = replace(problem, sigma=np.hypot(se, tau * scale))
@@ -179,18 +201,23 @@ class FitContext:
         everything = self._complete(known)
         draws = {**{name: np.full(len(replicates), value) for name, value in self._restricted().items()}, **natural}
         kind = FitKind.AT_BOUND if at_bound else FitKind.OK
+        n_free = int(np.sum(~stuck))
+        scatter, unit = (solution.tau, Scatter.WEIGHTS)
+        if math.isnan(solution.tau):
+            scatter, unit = scatter_of(problem, f, n_free)
         return self._result(
             estimates={name: v if isinstance(v, Estimate) else Estimate(v) for name, v in everything.items()},
             status=FitStatus(kind if solution.converged else FitKind.NOT_CONVERGED, at_bound),
             objective=solution.objective,
-            scatter=solution.tau,
-            least_scatter=bool(solution.tau <= law.min_scatter),
+            scatter=scatter,
+            scatter_kind=unit,
+            least_scatter=bool(unit is not Scatter.RESPONSE and scatter <= law.min_scatter),
             r2=r2(y, f),
             r2_log=r2(np.log(y[both]), np.log(f[both])),
             r2_weighted=r2_weighted(z, self.loss.transform(f), problem.sigma),
-            by_bits=by_bits(problem, f, int(np.sum(~stuck)), estimated=not math.isnan(solution.tau)),
+            by_bits=by_bits(problem, f, n_free, estimated=not math.isnan(solution.tau)),
             no_interval=without,
-            aicc=aicc(problem, solution.objective, y, int(np.sum(~stuck))),
+            aicc=aicc(problem, solution.objective, y, n_free),
             residuals=self._in_rows(problem.residuals(solution.point[None], z)[0]),
             leverage=self._in_rows(leverage(problem, solution.point, z)),
             n_boot=len(replicates),
@@ -239,6 +266,7 @@ class FitContext:
             "law": self.law.name,
             "equation": self.law.equation,
             "source": self.law.source,
+            "response": self.law.response,
             "loss": self.loss.name,
             "huber_delta": self.loss.k,
             "n_points": len(self.data[self.law.response]),

@@ -11,12 +11,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ptq_eval.laws.base import finite_or_none
 from ptq_eval.laws.forecast.backtest import What, asked_once, long_enough
 from ptq_eval.laws.forecast.baselines import FORECAST
-from ptq_eval.laws.forecast.forecast import draw, learn, says_something, turn, unless_tested
+from ptq_eval.laws.forecast.forecast import draw, learn, most_hidden, says_something, turn, unless_tested
 from ptq_eval.laws.forecast.score import scores
 from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series, series_of
+from ptq_eval.laws.quality import finite_or_none
 from ptq_eval.laws.turning.observed import TurningPoint
 from ptq_eval.laws.turning.verdict import LEVEL, Forecast
 from ptq_eval.results.points import Config, Point, Windows, by
@@ -36,7 +36,13 @@ def forecasts(points: Sequence[Point], windows: Windows, *, seed: int = 0) -> di
             said = unless_tested(turn(paths, LEVEL), s.tokens[-1], False)
             low = said.low if says_something(said, s) else math.nan
             found[configs[s.quantizer], run, s.bits] = Forecast(
-                low, said.value, said.high, LEVEL, len(s.tokens), paths.weights
+                low,
+                said.value,
+                said.high,
+                LEVEL,
+                len(s.tokens),
+                paths.weights,
+                math.nan if s.significant else most_hidden(s),
             )
     return found
 

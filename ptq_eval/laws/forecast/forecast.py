@@ -17,16 +17,19 @@ path.
 
 No candidate for delta falls, and no path does: a departure that would let delta fall below its last value leaves it
 there.  A delta that is not significant is not extrapolated: it stays at the weighted mean of those seen, and a later
-one is drawn from Student's distribution with their noise, which may grow as a power of D.
+one is drawn from Student's distribution with their noise, which may grow as a power of D.  That it is not seen does
+not mean that it is not there: the lower end of D_crit allows for one that grows as a power of D and is as large as
+the checkpoints leave room for.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy import stats
 
 from ptq_eval.laws.forecast.candidates import History, level_of_delta
 from ptq_eval.laws.forecast.loss import draw_losses, mixed, uncertain
@@ -44,6 +47,8 @@ MOST_GROWTH = 3.0
 """The most that the logarithm of delta may grow by."""
 NOISE_GROWTH = np.linspace(0.0, 1.0, 21)
 """Exponents of D with which the noise of deltas may grow; none is likelier than another beforehand."""
+HIDDEN_LEVEL = 0.95
+"""The probability with which a larger delta than `most_hidden` is excluded."""
 NEIGHBOURS = 5
 """Checkpoints that say where the smooth path passed one of them."""
 _PAST_LAST = HORIZON ** (0.5 / GRID)
@@ -68,6 +73,8 @@ class Paths:
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     measured_before: np.ndarray | None = None
     """The full-precision loss of later checkpoints, [draws, places beyond the last checkpoint]; None for baselines."""
+    hidden: np.ndarray | None = None
+    """By how much a delta that is not seen grows from the last checkpoint on, [draws, m]; None where one is seen."""
 
     def interval(self, what: np.ndarray, tokens: float, level: float) -> tuple[float, float, float]:
         """(low, median, high) of one of the arrays at D = `tokens`, which is one of the places."""
@@ -126,6 +133,7 @@ def draw(
         np.hstack([deltas, measured]),
         {"loss": shares, "delta": of_delta},
         before + scatter * (rng.standard_normal((n_draws, 1)) + rng.standard_normal(before.shape)),
+        None if series.significant else _hidden(series, x, rng, n_draws),
     )
 
 
@@ -193,6 +201,38 @@ def _staying(
     return np.broadcast_to(level, t.shape), level + spread * later * t
 
 
+def most_hidden(series: Series) -> float:
+    """How large a delta in proportion to D may be at the last checkpoint, one-sided with `HIDDEN_LEVEL`, where deltas
+    are not significant; nats per token, at least zero."""
+    size, error = _hidden_size(series, np.ones(1))
+    return max(float(size[0] + stats.t.ppf(HIDDEN_LEVEL, len(series.x) - 1) * error[0]), 0.0)
+
+
+def _hidden_size(series: Series, exponents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The size at the last checkpoint of a delta that grows as D to one of the exponents [k], and its error, [k] each.
+
+    By weighted least squares; errors are as large as the deltas about it say, and at least the standard errors.
+    """
+    shapes, known = np.exp(exponents[:, None] * (series.x - series.x[-1])), bool(np.all(series.se > 0))
+    unit = series.se if known else np.ones_like(series.se)
+    total = (shapes / unit) ** 2 @ np.ones_like(unit)
+    size = shapes @ (series.delta / unit**2) / total
+    spread = np.sqrt(
+        np.mean(((series.delta - size[:, None] * shapes) / unit) ** 2, axis=1) * len(unit) / (len(unit) - 1)
+    )
+    return size, (np.maximum(spread, 1.0) if known else spread) / np.sqrt(total)
+
+
+def _hidden(series: Series, x: np.ndarray, rng: np.random.Generator, n_draws: int) -> np.ndarray:
+    """Draws of how a delta that is not seen grows from the last checkpoint on, [n_draws, checkpoints and m]; each has
+    an exponent of its own, as those of noise have (`NOISE_GROWTH`)."""
+    place = rng.integers(len(NOISE_GROWTH), size=n_draws)
+    size, error = (values[place, None] for values in _hidden_size(series, NOISE_GROWTH))
+    now = np.maximum(size + error * rng.standard_t(len(series.x) - 1, (n_draws, 1)), 0.0)
+    grown = now * np.expm1(NOISE_GROWTH[place, None] * (x - series.x[-1]))
+    return np.hstack([np.zeros((n_draws, len(series.x))), grown])
+
+
 def growth_of_noise(group: Sequence[Series]) -> np.ndarray:
     """The probability of each of `NOISE_GROWTH`, from deltas that are noise: one bit-width, several quantizers.
 
@@ -229,11 +269,18 @@ def turn(paths: Paths, level: float = 0.9) -> Turn:
     """D_crit with its interval; an end beyond the horizon is open.
 
     A path that stays at its least loss turns where it leaves it.  A minimum at one place is anywhere nearer to this
-    than to the places beside it.
+    than to the places beside it.  Where a delta may be hidden, the lower end is that with it, if it is lower.
     """
+    said = _turn(paths, paths.loss, level)
+    if paths.hidden is None:
+        return said
+    return replace(said, low=min(said.low, _turn(paths, paths.loss + paths.hidden, level).low))
+
+
+def _turn(paths: Paths, loss: np.ndarray, level: float) -> Turn:
     last = len(paths.x) - 1
-    lowest = paths.loss.min(axis=1, keepdims=True)
-    least = last - np.argmax(paths.loss[:, ::-1] <= lowest + _LEAST, axis=1)
+    lowest = loss.min(axis=1, keepdims=True)
+    least = last - np.argmax(loss[:, ::-1] <= lowest + _LEAST, axis=1)
     middles = (paths.x[1:] + paths.x[:-1]) / 2
     inside = (least > 0) & (least < last)
     ends = (np.where(inside, middles[np.clip(least + step, 0, last - 1)], paths.x[least]) for step in (-1, 0))

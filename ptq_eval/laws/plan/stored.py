@@ -25,6 +25,7 @@ from ptq_eval.laws.findings import Finding, Why, why, why_from
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.plan.question import Reason
 from ptq_eval.laws.plan.source import TRAINED, Source, from_fits
+from ptq_eval.laws.quality import Scatter
 from ptq_eval.laws.turning.verdict import VerdictKind
 from ptq_eval.results.load import load
 from ptq_eval.results.points import FULL_PRECISION
@@ -173,7 +174,7 @@ def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, Finding | N
     for entry in critical:
         if (N := entry.get("params")) and (bits := entry.get("bits")):
             reason = why_from(entry.get("reason"))
-            kept = reason is not None and reason.kind in (Why.TOO_FAR, Why.FORECAST_OPEN)
+            kept = reason is not None and reason.kind in (Why.TOO_FAR, Why.FORECAST_OPEN, Why.DELTA_HIDDEN)
             known = entry.get("predicted") and (kept or entry.get("verdict_kind") != VerdictKind.NOT_IDENTIFIED)
             if withheld := entry.get("withheld"):
                 reason = why(Why.REFUTED, conflict=withheld)
@@ -188,7 +189,9 @@ def stored(entry: Entry, replicates: np.ndarray | None = None) -> FitResult:
     def number(value: Any) -> float:
         return math.nan if value is None else float(value)
 
-    texts: dict[str, Any] = {name: str(entry.get(name) or "") for name in ("law", "equation", "source", "loss")}
+    texts: dict[str, Any] = {
+        name: str(entry.get(name) or "") for name in ("law", "equation", "source", "loss", "response")
+    }
     counts: dict[str, Any] = {
         name: int(entry.get(name) or 0) for name in ("n_points", "n_dropped", "n_runs", "seed", "n_boot")
     }
@@ -206,6 +209,7 @@ def stored(entry: Entry, replicates: np.ndarray | None = None) -> FitResult:
         estimates=estimates,
         digest=str(entry.get("digest") or ""),
         status=FitStatus.from_dict(entry),
+        scatter_kind=Scatter(entry.get("scatter_kind") or Scatter.WEIGHTS),
         covers=Coverage.from_dict(entry.get("covers") or {}),
         replicates=draws,
     )

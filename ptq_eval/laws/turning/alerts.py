@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ptq_eval.laws.base import finite_or_none
+from ptq_eval.laws.quality import finite_or_none
 from ptq_eval.laws.turning.verdict import VerdictKind
 
 

@@ -30,8 +30,9 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy import stats
 
-from ptq_eval.laws.base import Estimate, finite_or_none
+from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.fit.bootstrap import window_noise
+from ptq_eval.laws.quality import finite_or_none
 from ptq_eval.laws.turning import significance
 from ptq_eval.laws.turning.significance import MIN_TO_TEST, POWER, SIGNIFICANCE
 from ptq_eval.sampling import Design, standard_error

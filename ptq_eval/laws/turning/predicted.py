@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws.base import Data, Estimate, FitKind, FitResult, Law, finite_or_none
+from ptq_eval.laws.base import Data, Estimate, FitKind, FitResult, Law
 from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.fit import bootstrap
+from ptq_eval.laws.quality import Scatter, finite_or_none
 from ptq_eval.laws.turning.observed import TurningPoint, turning_point
 from ptq_eval.laws.turning.verdict import Forecast, PoorFit, Verdict, refutation, verdict
 from ptq_eval.results.points import Curve
@@ -219,5 +220,6 @@ def poor_fit(fit: FitResult) -> PoorFit | None:
 
     R² is of the response itself: an R² of logarithms ignores negative values.
     """
-    poor = fit.identified and (fit.r2 < MIN_R2 or fit.scatter > MAX_SCATTER)
-    return PoorFit(fit.r2, fit.scatter) if poor else None
+    relative = math.nan if fit.scatter_kind is Scatter.RESPONSE else fit.scatter
+    poor = fit.identified and (fit.r2 < MIN_R2 or relative > MAX_SCATTER)
+    return PoorFit(fit.r2, relative) if poor else None

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws.base import Estimate, finite_or_none
+from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.findings import Finding, Why, why
+from ptq_eval.laws.quality import finite_or_none
 from ptq_eval.laws.turning.observed import TurningPoint, checkpoint_scatter
 from ptq_eval.results.points import Curve
 from ptq_eval.sampling import errors_needed, freedom, independent, standard_error
@@ -90,15 +91,18 @@ class Answer:
 @dataclass(frozen=True)
 class Forecast(Answer):
     """D_crit as forecast from `n_checkpoints` of one run; `weights`: the share of each candidate by name, of "loss" and
-    "delta"."""
+    "delta"; `hidden`: where no delta is seen, above which one at the last checkpoint is excluded with 95 %, in nats
+    per token, else NaN."""
 
     n_checkpoints: int
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    hidden: float = math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object; what is open becomes None."""
         weights = {name: dict(shares) for name, shares in self.weights.items()}
-        return {**super().to_dict(), "n_checkpoints": self.n_checkpoints, "weights": weights}
+        hidden = finite_or_none(self.hidden)
+        return {**super().to_dict(), "n_checkpoints": self.n_checkpoints, "weights": weights, "hidden": hidden}
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,8 @@ def _from_forecast(forecast: Forecast, of_law: Verdict) -> Verdict:
         answer = Answer(forecast.low, math.nan, math.nan, forecast.level)
         return Verdict(VerdictKind.NOT_BEFORE, answer, **about)
     about["reason"] = why(Why.FORECAST_OPEN, checkpoints=forecast.n_checkpoints)
+    if math.isfinite(forecast.hidden):
+        about["reason"] = why(Why.DELTA_HIDDEN, most=forecast.hidden)
     return Verdict(VerdictKind.NOT_IDENTIFIED, **about)
 
 

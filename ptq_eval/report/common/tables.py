@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study
-from ptq_eval.report.common.numbers import MISSING, count, estimate, number, percent, short, with_error
-from ptq_eval.report.common.words import reason_text, remarks, status_text
+from ptq_eval.report.common.numbers import MISSING, count, estimate, number, short, with_error
+from ptq_eval.report.common.words import reason_text, remarks, scatter_text, status_text
 from ptq_eval.sampling import SIGNIFICANT, errors_needed
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def fit_rows(study: Study, between: str = ", ") -> list[list[str]]:
                 fit_name(study, entry),
                 str(entry.get("law", MISSING)),
                 constants or MISSING,
-                percent(entry.get("scatter")),
+                scatter_text(entry),
                 *(short(entry.get(name)) for name in ("r2_weighted", "objective", "n_points", "n_runs")),
                 status_text(entry),
             ]
@@ -151,12 +151,12 @@ def quality_table(fits: Iterable[tuple[str, Mapping[str, Any]]], about: str) -> 
 
     fits: entries of `fit.json` with the names of their rows, which are `about` something.
     """
-    named = [(name, entry["by_bits"]) for name, entry in fits if entry.get("by_bits")]
-    bits = sorted({number(one["bits"]) for _, several in named for one in several})
+    named = [(name, entry) for name, entry in fits if entry.get("by_bits")]
+    bits = sorted({number(one["bits"]) for _, entry in named for one in entry["by_bits"]})
     rows = []
-    for name, several in named:
-        found = {number(one["bits"]): one for one in several}
-        rows.append([name, *(_quality(found.get(width)) for width in bits)])
+    for name, entry in named:
+        found = {number(one["bits"]): one for one in entry["by_bits"]}
+        rows.append([name, *(_quality(entry, found.get(width)) for width in bits)])
     header = [about, *(f"{width:g} bits" for width in bits)]
     title = (
         "Scatter about the law beyond evaluation noise, and R² weighted by the errors, by bit-width. In the R² over "
@@ -166,19 +166,19 @@ def quality_table(fits: Iterable[tuple[str, Mapping[str, Any]]], about: str) -> 
     return title + markdown(header, rows) if rows else ""
 
 
-def _quality(one: Mapping[str, Any] | None) -> str:
-    return f"{percent(one['scatter'])}, R² {short(one['r2_weighted'])}" if one else MISSING
+def _quality(entry: Mapping[str, Any], one: Mapping[str, Any] | None) -> str:
+    return f"{scatter_text(entry, one)}, R² {short(one['r2_weighted'])}" if one else MISSING
 
 
 def fit_line(study: Study, entry: Mapping[str, Any]) -> str:
     """A fit in one line of Markdown: its form, its loss, points kept and dropped, scatter, peculiarities."""
-    huber, scatter = number(entry.get("huber_delta")), number(entry.get("scatter"))
+    huber = number(entry.get("huber_delta"))
     bend = f", linear beyond {huber:g} standard deviations" if entry.get("loss") == "huber" and huber == huber else ""
     parts = [
         f"`{entry['equation']}`" if entry.get("equation") else "form not recorded",
         f"{entry.get('loss') or 'unrecorded'} loss{bend}",
         f"{short(entry.get('n_points'))} points, {short(entry.get('n_dropped'))} dropped",
-        f"scatter about the law beyond evaluation noise: {percent(scatter)}",
+        f"scatter about the law beyond evaluation noise: {scatter_text(entry)}",
         *remarks(entry),
     ]
     if entry.get("reason"):

@@ -13,6 +13,7 @@ from typing import Any
 from ptq_eval.laws.base import FitKind, Method, Noise
 from ptq_eval.laws.findings import Why
 from ptq_eval.laws.fit.bootstrap import MIN_RUNS
+from ptq_eval.laws.quality import Scatter
 from ptq_eval.laws.turning.verdict import Conflict
 from ptq_eval.report.common.numbers import OPEN, count, end, number, percent, short
 from ptq_eval.results.points import SAME_SIZE
@@ -134,10 +135,16 @@ _REASONS: Mapping[Why, Callable[[Facts], str]] = {
     Why.FULL_PRECISION_RISES: lambda f: "the full-precision loss itself rises inside the range",
     Why.TOO_FAR: lambda f: f"the fits point to {short(f['factor'])}× the largest D seen, too far to believe",
     Why.REFUTED: lambda f: f"the measurements refute the turn that the law predicts: {CONFLICTS[f['conflict']]}",
+    Why.DELTA_HIDDEN: lambda f: f"delta is not determined: {hidden_text(f['most'])}",
     Why.FORECAST_OPEN: lambda f: (
         f"{plural(f['checkpoints'], 'checkpoint')} forecast neither a turn nor that none comes before a certain D"
     ),
 }
+
+
+def hidden_text(most: Any) -> str:
+    """What is excluded of a delta that is not seen."""
+    return f"at the last checkpoint only one of more than {short(most)} nats per token is excluded (95 %)"
 
 
 def reason_text(reason: Facts | None) -> str:
@@ -153,6 +160,15 @@ def status_text(entry: Facts) -> str:
     return f"{kind}: {reason_text(entry['reason'])}" if kind is FitKind.NOT_IDENTIFIED else kind.value
 
 
+def scatter_text(entry: Facts, found: Facts | None = None) -> str:
+    """The scatter of a fit, or of a part `found` of it: per cent of the prediction, or in the unit of the response."""
+    value = number((found or entry).get("scatter"))
+    if not math.isfinite(value) or entry.get("scatter_kind") != Scatter.RESPONSE:
+        return percent(value)
+    unit = "nats" if entry["response"] in ("loss", "delta") else f"of {entry['response']}"
+    return f"{short(value)} {unit}"
+
+
 def message_text(entry: Facts) -> str:
     """What has to be said of a fit beside its numbers."""
     if entry["status_kind"] == FitKind.NOT_IDENTIFIED:
@@ -160,7 +176,7 @@ def message_text(entry: Facts) -> str:
     text, scatter = plural(entry["n_points"], "point"), number(entry.get("scatter"))
     if math.isfinite(scatter):
         least = " (the smallest assumed)" if entry["least_scatter"] else ""
-        text += f", scattering {percent(scatter)} about the law beyond evaluation noise{least}"
+        text += f", scattering {scatter_text(entry)} about the law beyond evaluation noise{least}"
     return "; ".join([text, *remarks(entry)])
 
 

@@ -32,7 +32,7 @@ from ptq_eval.report.common.numbers import (
     short,
     tokens_estimate,
 )
-from ptq_eval.report.common.words import CONFLICTS, early_text, plural, poor_text, reason_text
+from ptq_eval.report.common.words import CONFLICTS, early_text, hidden_text, plural, poor_text, reason_text
 from ptq_eval.sampling import SIGNIFICANT
 
 Entry = Mapping[str, Any]
@@ -85,7 +85,9 @@ def untested_rise(entry: Entry) -> bool:
 def _not_before(answer: Entry, entry: Entry) -> str:
     """A turn with a lower end alone, whose probability is one-sided."""
     level = short(50 + 50 * number(answer["level"]))
-    return f"not harmful before D = {_tokens(number(answer['low']), entry)}, with {level} % probability"
+    text = f"not harmful before D = {_tokens(number(answer['low']), entry)}, with {level} % probability"
+    most = number((entry.get("forecast") or {}).get("hidden"))
+    return f"{text}; delta is not determined, {hidden_text(most)}, and it may grow" if math.isfinite(most) else text
 
 
 _FROM_FORECAST: Mapping[str, Callable[[Entry, Entry], str]] = {

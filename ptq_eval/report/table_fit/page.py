@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from ptq_eval.laws.turning.verdict import VerdictKind
 from ptq_eval.report.common import figures, files
-from ptq_eval.report.common.numbers import MISSING, count, estimate, number, percent, short, tokens_estimate
+from ptq_eval.report.common.numbers import MISSING, count, estimate, number, short, tokens_estimate
 from ptq_eval.report.common.tables import markdown, quality_table
-from ptq_eval.report.common.words import interval_text, message_text, reason_text, status_text, with_fit_texts
+from ptq_eval.report.common.words import (
+    interval_text,
+    message_text,
+    reason_text,
+    scatter_text,
+    status_text,
+    with_fit_texts,
+)
 from ptq_eval.report.table_fit import figure as data_figure
 
 if TYPE_CHECKING:
@@ -45,7 +52,7 @@ def rows(fit: Mapping[str, Any], between: str) -> Iterator[list[str]]:
         named = entry["parameters"].items()
         constants = between.join(f"{name} = {estimate(value)}{marks.get(name, '')}" for name, value in named)
         objective = f"{number(entry['objective']):.10g}" if entry["objective"] is not None else MISSING
-        numbers = [percent(entry["scatter"]), short(entry["r2_weighted"]), objective]
+        numbers = [scatter_text(entry), short(entry["r2_weighted"]), objective]
         numbers += [short(entry[name]) for name in ("aicc", "n_points")]
         yield [name_of(entry), constants or MISSING, *numbers, status_text(entry)]
 

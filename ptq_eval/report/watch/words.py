@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ptq_eval.errors import PtqEvalError
-from ptq_eval.laws.base import finite_or_none
+from ptq_eval.laws.quality import finite_or_none
 from ptq_eval.laws.turning.alerts import Alert
 from ptq_eval.laws.turning.verdict import VerdictKind
 from ptq_eval.records import FULL_PRECISION, Checkpoint

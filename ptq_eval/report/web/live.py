@@ -24,7 +24,7 @@ from ptq_eval.report.web import page
 from ptq_eval.results.load import collect
 from ptq_eval.results.store import Store
 
-_WATCHED = ("run.json", "fit.json", "records/*.jsonl", "planned/*.json", "sensitivity.json", "comparison.json")
+_WATCHED = ("run.json", "fit.json", "records/*.jsonl*", "planned/*.json", "sensitivity.json", "comparison.json")
 _WATCHED += ("backtest.json", "mixed.json")
 
 

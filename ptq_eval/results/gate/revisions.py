@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from ptq_eval.errors import RevisionError
+from ptq_eval.results.store import is_records
 
 _READ = ("run.json", "degradation.csv")
 _REMEDY = "REVISION:FOLDER, as in main:results/embedded; `git log` lists revisions"
@@ -61,7 +62,7 @@ def _wanted(name: str) -> bool:
     path = PurePosixPath(name)
     return (
         path.name in _READ
-        or (path.parent.name == "records" and path.suffix == ".jsonl")
+        or is_records(path)
         or (path.name.startswith("samples_") and path.suffix == ".jsonl")
         or (path.name.startswith("results_") and path.suffix == ".json")
     )

@@ -105,7 +105,7 @@ def read(folder: Path, name: str = "") -> Side:
             "there is no such folder of results", got=name, remedy="a folder of `ptq-eval run -o`, or REVISION:FOLDER"
         )
     store = Store(folder)
-    if any(store.records.glob("*.jsonl")) and (folder / "run.json").exists():
+    if store.files and (folder / "run.json").exists():
         return _from_records(store, name)
     if (folder / TABLE).exists():
         return _from_table(folder, store.read_run() or {}, name)

@@ -18,5 +18,5 @@ def test_weights_that_alternate_are_chosen_by_likelihood(monkeypatch, scatters):
     exact = KumarPTQRatio().predict({"C": 0.05, "gamma": 0.4, "gamma_post": 0.8}, data)
     data |= {"delta": exact * (1 + 0.1 * rng.standard_normal(n)), "run": np.full(n, "run")}
     alternating = cycle(scatters)
-    monkeypatch.setattr(module, "scatter", lambda *known: next(alternating))
+    monkeypatch.setattr(module, "tau_of", lambda *known: next(alternating))
     assert module.fit(KumarPTQRatio(), data, n_boot=0, intervals="none").scatter == 0.1
