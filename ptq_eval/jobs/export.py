@@ -33,7 +33,6 @@ from ptq_eval.errors import (
     MeasurementFailedError,
     OptionError,
     OutputFullError,
-    Refusal,
     did_you_mean,
     full_disk,
 )
@@ -46,6 +45,7 @@ from ptq_eval.measure.variants import Variant
 from ptq_eval.models.configuration import read_config
 from ptq_eval.models.language_model import DTYPES, LanguageModel
 from ptq_eval.models.parameters import transposed
+from ptq_eval.models.refusal import Refusal
 from ptq_eval.models.weight_files import find_weights
 from ptq_eval.packing import FILE_FORMATS, FileFormat, Shape
 from ptq_eval.packing.base import Content
