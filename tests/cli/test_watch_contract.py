@@ -1,6 +1,7 @@
 """Contract of `ptq-eval watch`: lines for people, JSON for programs, an alert command, a clean end."""
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -9,6 +10,14 @@ import pytest
 
 from ptq_eval.config.watch import END
 from tests.cli.support import records, start
+
+
+@pytest.fixture
+def single(trajectory):
+    """The run with its first checkpoint alone: each one that is measured costs a report."""
+    for step in (200, 300):
+        shutil.rmtree(trajectory / f"checkpoint-{step}")
+    return trajectory
 
 
 def test_once_measures_what_is_there_and_says_so(ptq_eval, trajectory, quick, tmp_path):
@@ -23,7 +32,7 @@ def test_once_measures_what_is_there_and_says_so(ptq_eval, trajectory, quick, tm
     assert ptq_eval("report", tmp_path / "out").code == 0
 
 
-def test_the_alert_command_gets_the_sentence_and_the_fields(ptq_eval, trajectory, quick, tmp_path, monkeypatch):
+def test_the_alert_command_gets_the_sentence_and_the_fields(ptq_eval, single, quick, tmp_path, monkeypatch):
     from ptq_eval.jobs import watch
     from ptq_eval.laws.turning.alerts import Alert
     from ptq_eval.laws.turning.verdict import VerdictKind
@@ -33,20 +42,20 @@ def test_the_alert_command_gets_the_sentence_and_the_fields(ptq_eval, trajectory
     script, heard = tmp_path / "say.py", tmp_path / "heard"
     script.write_text(f"import sys; open({str(heard)!r}, 'w').write(sys.argv[1] + '|' + sys.stdin.read())")
     command = f"{sys.executable} {script}"
-    answer = ptq_eval("watch", trajectory, "-o", tmp_path / "out", *quick, "--once", "--alert-command", command)
+    answer = ptq_eval("watch", single, "-o", tmp_path / "out", *quick, "--once", "--alert-command", command)
     assert answer.code == 0
     text, _, fields = heard.read_text().partition("|")
     assert f"ALERT {text}" in answer.out
     assert (json.loads(fields)["event"], json.loads(fields)["value"]) == ("alert", 2e5)
-    failing = ptq_eval("watch", trajectory, "-o", tmp_path / "new", *quick, "--once", "--alert-command", "false")
+    failing = ptq_eval("watch", single, "-o", tmp_path / "new", *quick, "--once", "--alert-command", "false")
     assert failing.code == 0
     assert failing.err.startswith("ptq-eval: the alert command failed | got ")
 
 
-def test_ctrl_c_ends_a_watch_in_one_line(trajectory, quick, tmp_path):
-    process = start("watch", trajectory, "-o", tmp_path / "out", *quick, "--settle", "0", "--every", "1")
+def test_ctrl_c_ends_a_watch_in_one_line(single, quick, tmp_path):
+    process = start("watch", single, "-o", tmp_path / "out", *quick, "--settle", "0", "--every", "1")
     deadline = time.monotonic() + 300
-    while len(records(tmp_path / "out")) < 6 and process.poll() is None and time.monotonic() < deadline:
+    while len(records(tmp_path / "out")) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)

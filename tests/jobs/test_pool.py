@@ -20,7 +20,7 @@ from ptq_eval.jobs.job import Conditions, Job
 from ptq_eval.measure.trials import make_plan
 from ptq_eval.results.store import Store
 from tests.support.numbers import COMPARED, numbers
-from tests.support.steps import environ
+from tests.support.steps import PER_CHECKPOINT, environ
 
 
 def children():
@@ -57,19 +57,12 @@ def alone(trajectory, small, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_records_of_one(trajectory, small, alone, tmp_path):
-    result = ptq_eval.run(trajectory, tmp_path / "out", write_report=False, jobs=2, **small)
-    assert result.problems == ()
-    assert numbers(tmp_path / "out") == alone
-    assert len(list((tmp_path / "out" / "records").glob("*-job-*.jsonl"))) == 2
-    assert children() == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("jobs", "begun"), [(2, 2), (4, 7)])
-def test_processes_begin_while_the_jobs_are_planned(trajectory, small, tmp_path, monkeypatch, jobs, begun):
-    """With fewer checkpoints than processes (4 of them, then 3), those that have more cores take their place."""
-    count, planned = [], []
+@pytest.mark.parametrize(("jobs", "excluded", "begun"), [(2, (), 2), (3, (400,), 5)], ids=["two", "more than jobs"])
+def test_processes_begin_while_the_jobs_are_planned_and_give_the_records_of_one(
+    trajectory, small, alone, tmp_path, monkeypatch, jobs, excluded, begun
+):
+    """With fewer checkpoints than processes (3 of them, then 2), those that have more cores take their place."""
+    out, count, planned = tmp_path / "out", [], []
     start, make_plan = pool.Pool._start, grid.make_plan
 
     def started(self, number):
@@ -82,11 +75,14 @@ def test_processes_begin_while_the_jobs_are_planned(trajectory, small, tmp_path,
 
     monkeypatch.setattr(pool.Pool, "_start", started)
     monkeypatch.setattr(grid, "make_plan", plan)
-    options = {**small, "quantizers": "rtn", "bits": 4, "jobs": jobs, "write_report": False}
-    ptq_eval.run(trajectory, tmp_path / "out", **options)
+    options = {**small, "jobs": jobs, "exclude": excluded, "write_report": False}
+    assert ptq_eval.run(trajectory, out, **options).problems == ()
     assert (planned, len(count)) == ([jobs], begun)
-    assert len(list((tmp_path / "out" / "records").glob("*-job-*.jsonl"))) == min(jobs, 3)
-    ptq_eval.run(trajectory, tmp_path / "out", **options)  # all is stored
+    assert len(list((out / "records").glob("*-job-*.jsonl"))) == 2
+    found = numbers(out)
+    assert len(found) == PER_CHECKPOINT * (3 - len(excluded))
+    assert found == {key: alone[key] for key in found}
+    ptq_eval.run(trajectory, out, **options)  # all is stored
     assert (planned, len(count)) == ([jobs, 0], begun)
     assert children() == []
 
@@ -127,7 +123,7 @@ def test_a_checkpoint_whose_processes_all_die_is_failed_and_the_others_are_measu
     failed = result.table[result.table["status"] == "failed"]
     assert set(failed["step"]) == {200}
     monkeypatch.undo()
-    again = ptq_eval.run(trajectory, tmp_path / "out", write_report=False, jobs=2, **small)
+    again = ptq_eval.run(trajectory, tmp_path / "out", write_report=False, **small)
     assert again.problems == ()
     good = {m.trial.key(): tuple(getattr(m, n) for n in COMPARED) for m in Store(tmp_path / "out").measurements()}
     assert good == alone
