@@ -58,13 +58,10 @@ def test_without_a_decay_nothing_is_added():
 
 
 def _decaying(follow):
-    """What forecasts of the loss of 6 runs hold whose cosine lowers it by 0.2 nats, known or not.
-
-    At one bit-width: the full-precision loss, which decays, is the same at all.
-    """
+    """What forecasts of the loss of 6 runs hold whose cosine lowers it by 0.2 nats, known or not."""
     stated = []
     for seed in range(6):
-        own = run(LAWS["power"], np.random.default_rng(seed), 12, scatter=0.003, relative=0.03, bits=(3.0,))
+        own = run(LAWS["power"], np.random.default_rng(seed), 12, scatter=0.003, relative=0.03)
         phase = cosine(own[0].tokens, end=own[0].tokens[-1])
         own = [replace(s, loss_fp=s.loss_fp - 0.2 * phase, phase=phase if follow else 0 * phase + np.nan) for s in own]
         stated += backtest(own, methods={"forecast": _forecast})
@@ -84,8 +81,8 @@ def test_forecasts_that_follow_a_schedule_keep_their_promise():
     assert ignores.otherwise == 0
 
 
-def test_statements_about_a_decay_that_nothing_announced_are_counted_apart():
-    own = run(LAWS["power"], np.random.default_rng(0), 12, bits=(3.0,))
+def test_statements_about_a_decay_that_nothing_told_of_are_counted_apart():
+    own = run(LAWS["power"], np.random.default_rng(0), 12)
     phase = np.where(np.arange(12) < 10, 0.0, 1.0)
     stated = backtest([replace(s, phase=phase) for s in own], methods={"forecast": _forecast})
     last = own[0].tokens[9]
