@@ -223,6 +223,7 @@ def test_every_reason_and_every_warning_has_a_sentence(kind):
         Why.TOO_FEW_POINTS: {"constants": 3},
         Why.REFUTED: {"conflict": "still_falls"},
         Why.FORECAST_OPEN: {"checkpoints": 4},
+        Why.DELTA_HIDDEN: {"most": 0.02},
         Caution.FEW_RUNS: {"runs": 2},
         Caution.RUNS_OF_SIZES: {"sizes": 2},
         Caution.POOR_FIT: {"scatter": 0.5},
