@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ptq_eval import plugins
-from ptq_eval.errors import full_disk
+from ptq_eval.errors import OutputFullError, full_disk
 
 Found = TypeVar("Found")
 
@@ -131,7 +131,8 @@ class Kept:
     @contextlib.contextmanager
     def opened(cls, folder: Path | None, device: str) -> Iterator[Kept]:
         """What is kept in `folder`, which is removed at the end or after an error, and stays where this process is
-        interrupted.  Without a folder, or where another process has it, in one that does not outlive the context."""
+        interrupted or the disk is full.  Without a folder, or where another process has it, in one that does not
+        outlive the context."""
         with contextlib.ExitStack() as stack:
             if folder is None or not stack.enter_context(_held(folder)):
                 yield cls(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ptq-eval-"))))
@@ -145,6 +146,8 @@ class Kept:
                 kept.add("made with", made_with)
             try:
                 yield kept
+            except OutputFullError:  # no record says that this failed: repeating the command goes on from here
+                raise
             except Exception:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -192,14 +195,15 @@ class Kept:
             file.write(data)
 
     def _read(self) -> None:
-        """The parts of an earlier process; a line that it did not finish is removed."""
+        """The parts of an earlier process; a line that it did not finish is removed, with all that follow."""
         good = 0
         with self._file.open("ab+") as file:
             file.seek(0)
             for line in file:
-                if not line.endswith(b"\n"):
+                try:
+                    name, value = json.loads(line) if line.endswith(b"\n") else ()
+                except ValueError:
                     break
-                name, value = json.loads(line)
                 self._parts.setdefault(name, []).append(value)
                 good += len(line)
             file.truncate(good)

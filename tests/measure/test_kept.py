@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptq_eval.errors import OutputFullError
+from ptq_eval.errors import OutputFullError, UnsupportedModelError
 from ptq_eval.measure import calibration, kept
 from ptq_eval.measure import sweep as sweeping
 from ptq_eval.measure.evaluate import Evaluator
@@ -180,3 +180,24 @@ def test_killed_by_the_system_at_random_moments(saved, tmp_path):
     assert killed > 1
     assert found(out) == found(tmp_path / "whole")
     assert not list(out.glob("unfinished/*"))
+
+
+@pytest.mark.parametrize(("error", "stays"), [(OutputFullError("full"), True), (UnsupportedModelError("odd"), False)])
+def test_what_is_kept_survives_a_full_disk_and_no_other_error(tmp_path, error, stays):
+    opened = Kept.opened(tmp_path / "unfinished", "cpu")
+    opened.__enter__().add("a", 1)
+    with pytest.raises(type(error)):
+        opened.__exit__(type(error), error, None)
+    with Kept.opened(tmp_path / "unfinished", "cpu") as kept:
+        assert kept.parts("a") == ([1] if stays else [])
+
+
+@pytest.mark.parametrize("torn", [b'["b", 2', b'\0\0\0\0\n["c", 3]\n', b'"b"\n'])
+def test_a_line_that_is_not_whole_ends_what_is_kept(tmp_path, torn):
+    Kept(tmp_path).add("a", 1)
+    with (tmp_path / "parts.jsonl").open("ab") as file:
+        file.write(torn)
+    again = Kept(tmp_path)
+    assert (again.parts("a"), again.parts("b"), again.parts("c")) == ([1], [], [])
+    again.add("d", 4)
+    assert Kept(tmp_path).parts("d") == [4]
