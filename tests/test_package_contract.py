@@ -80,8 +80,7 @@ def test_the_newcomer_needs_two_commands():
     for command in ("demo", "test"):
         assert re.search(rf"^{command}: \$\(STAMP\)$", makefile, re.MULTILINE), "sets up what it needs by itself"
         assert f"make {command}" in readme
-    first = next(line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make"))
-    assert first == "make test"
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
 def test_importing_loads_no_torch_and_help_is_light():

@@ -36,6 +36,7 @@ CHANGES = {
     "stop": {"precision": 0.02},
     "activations": {"format": "int8", "per": "token"},
     "cache": {"rope": "after"},
+    "task": {"name": "arc_easy"},
 }
 
 

@@ -150,9 +150,12 @@ def test_the_starts_of_n_eff_are_not_all_without_d():
 
 
 def test_a_factor_is_fixed_at_zero_in_every_law_of_the_loss():
-    for law in ("chinchilla", "outer", "n_eff"):
-        values = fitted(trained([5e9, 2e10, 8e10]), law, fixed="B=0").values
+    """Without the term of D an outer exponent only multiplies alpha, so it is fixed too."""
+    for law, fixed in (("chinchilla", "B=0"), ("outer", "B=0,gamma=1"), ("n_eff", "B=0")):
+        values = fitted(trained([5e9, 2e10, 8e10]), law, fixed=fixed).values
         assert values["B"] == 0
+    with pytest.raises(errors.NotVaryingError, match="gamma"):
+        fitted(trained([5e9, 2e10, 8e10]), "outer", fixed="B=0")
 
 
 def test_rows_that_determine_nothing_end_with_an_error_of_their_own():
