@@ -59,9 +59,9 @@ def contrasts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _against(table: pd.DataFrame, name: str, reference: str, paired: list[str]) -> pd.DataFrame:
-    base = table[table[name] == reference].groupby(paired)["delta"].mean().rename("of_reference")
+    base = table[table[name] == reference].groupby(paired)["delta"].mean().rename("of_reference").reset_index()
     others = table[table[name] != reference].groupby([*paired, name])["delta"].mean().reset_index()
-    pairs = others.join(base, on=paired, how="inner")
+    pairs = others.merge(base, on=paired)
     pairs["difference"] = pairs["delta"] - pairs["of_reference"]
     cells = [column for column in [*paired, name] if column != "seed"]
     rows = []
@@ -139,6 +139,7 @@ def _panels(table: pd.DataFrame, value: str, label: str, *, log: bool) -> Any:
                 at = points["tokens_per_param"] * 1.04 ** (place - len(shown) / 2)
                 panel.plot(at, points[value], mark, color=colour, alpha=0.5, markersize=2.6)
                 means = points.assign(at=at).groupby("at")[value].mean()
+                means = means.where(means > 0) if log else means  # a logarithmic axis has no place for the others
                 panel.plot(means.index, means, "-", color=colour, linewidth=0.9)
             if log:
                 panel.set_yscale("log")
@@ -160,7 +161,7 @@ def _panels(table: pd.DataFrame, value: str, label: str, *, log: bool) -> Any:
 
 
 def main() -> None:
-    """Write figures/, contrasts.csv and summary.md beside this file."""
+    """Write figures/ and contrasts.csv beside this file, and print how many contrasts are decided."""
     table = read()
     shown = {
         "delta_by_schedule": SimpleNamespace(data=by_schedule, draw=draw_by_schedule),
