@@ -200,8 +200,10 @@ class Kept:
         with self._file.open("ab+") as file:
             file.seek(0)
             for line in file:
+                if not line.endswith(b"\n"):
+                    break
                 try:
-                    name, value = json.loads(line) if line.endswith(b"\n") else ()
+                    name, value = json.loads(line)
                 except ValueError:
                     break
                 self._parts.setdefault(name, []).append(value)
