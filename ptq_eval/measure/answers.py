@@ -17,7 +17,7 @@ import torch
 
 from ptq_eval.errors import TaskError
 from ptq_eval.measure import tasks
-from ptq_eval.measure.evaluate import batch_size
+from ptq_eval.measure.evaluate import Running, batch_size
 from ptq_eval.measure.memory import out_of_memory
 from ptq_eval.measure.session import Session
 from ptq_eval.models.loading import load_tokenizer
@@ -27,7 +27,7 @@ LENGTH = 128
 
 
 def answer(
-    session: Session, spec: Mapping[str, Any], carried: Mapping[str, Any], simulation: Any = None
+    session: Session, spec: Mapping[str, Any], carried: Mapping[str, Any], simulation: Running | None = None
 ) -> dict[str, Any]:
     """The answers to a task with these parameters: per metric one value per document, in the documents' order.
 

@@ -40,8 +40,8 @@ def specs(config: RunConfig) -> list[dict[str, Any]]:
             raise TaskError("lm-eval has no such task", got=name, remedy=f"{near or '`lm-eval ls tasks` lists them'}")
     found: dict[str, dict[str, Any]] = {}
     for asked in config.tasks:
-        for name, task in _tasks(asked, tuple(folders)).items():
-            _prepare(task, config.fewshot)
+        for name in _tasks(asked, tuple(folders), config.fewshot):
+            task, digest = _asked(name, asked, tuple(folders), config.fewshot, config.task_limit)
             found[name] = {
                 "name": name,
                 "asked": asked,
@@ -49,7 +49,7 @@ def specs(config: RunConfig) -> list[dict[str, Any]]:
                 "fewshot": task.config.num_fewshot or 0,
                 "limit": config.task_limit,
                 "bos": config.bos,
-                "digest": _digest(name, task, config.task_limit),
+                "digest": digest,
                 "folders": folders,
             }
     return list(found.values())
@@ -57,27 +57,22 @@ def specs(config: RunConfig) -> list[dict[str, Any]]:
 
 def planned(spec: Mapping[str, Any]) -> Any:
     """The task of a trial.  Raises TaskError if its documents are not those of the plan any more."""
-    name = spec["name"]
-    task = _tasks(spec["asked"], tuple(spec["folders"]))[name]
-    _prepare(task, spec["fewshot"])
-    if _digest(name, task, spec["limit"]) != spec["digest"]:
+    name, asked, folders = spec["name"], spec["asked"], tuple(spec["folders"])
+    task, digest = _asked(name, asked, folders, spec["fewshot"], spec["limit"])
+    if digest != spec["digest"]:
         raise TaskError(f"the documents of {name} have changed since the run was planned", remedy="repeat the command")
     return task
 
 
 def generates(spec: Mapping[str, Any]) -> bool:
     """Whether a task asks for text."""
-    return _tasks(spec["asked"], tuple(spec["folders"]))[spec["name"]].OUTPUT_TYPE == GENERATED
+    return planned(spec).OUTPUT_TYPE == GENERATED
 
 
-def _prepare(task: Any, fewshot: int | None) -> None:
-    if fewshot is not None:
-        task.set_config(key="num_fewshot", value=fewshot)
-    task.set_fewshot_seed(SEED)
-
-
-def _digest(name: str, task: Any, limit: int | None) -> str:
-    """The first 16 hexadecimal digits of SHA-256 over all requests of a task and their targets."""
+@functools.lru_cache(maxsize=256)
+def _asked(name: str, asked: str, folders: tuple[str, ...], fewshot: int | None, limit: int | None) -> tuple[Any, str]:
+    """A task, and the first 16 hexadecimal digits of SHA-256 over all its requests and their targets."""
+    task = _tasks(asked, folders, fewshot)[name]
     with quiet():
         try:
             task.build_all_requests(limit=limit, rank=0, world_size=1)
@@ -86,7 +81,7 @@ def _digest(name: str, task: Any, limit: int | None) -> str:
     if not task.instances:
         raise TaskError(f"{name} has no documents", remedy="omit it")
     parts = [[one.request_type, one.doc_id, one.args, str(task.doc_to_target(one.doc))] for one in task.instances]
-    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+    return task, hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
 def _manager(name: str, folders: tuple[str, ...]) -> Any:
@@ -108,17 +103,26 @@ def _index(folders: tuple[str, ...], defaults: bool) -> Any:
     except ImportError as error:
         raise TaskError("lm-evaluation-harness is not installed", remedy='pip install "ptq-eval[tasks]"') from error
     except Exception as error:  # a task file that is not YAML
-        raise TaskError("the task files cannot be read", got=line_of(error), remedy="see --task-folder") from error
+        raise TaskError(
+            "the task files cannot be read",
+            got=line_of(error),
+            remedy="correct the file that is named, or give another --task-folder",
+        ) from error
 
 
 @functools.lru_cache(maxsize=64)
-def _tasks(asked: str, folders: tuple[str, ...]) -> dict[str, Any]:
-    """The tasks of a name, which may be that of a group, by their own names."""
+def _tasks(asked: str, folders: tuple[str, ...], fewshot: int | None) -> dict[str, Any]:
+    """The tasks of a name, which may be a group's, by their own names, with `fewshot` examples (None: as each says)."""
     from lm_eval.tasks import get_task_dict  # pyright: ignore[reportMissingImports]
 
     try:
         with quiet():
-            return dict(_flat(get_task_dict([asked], _manager(asked, folders))))
+            found = dict(_flat(get_task_dict([asked], _manager(asked, folders))))
+            for task in found.values():
+                if fewshot is not None:
+                    task.set_config(key="num_fewshot", value=fewshot)
+                task.set_fewshot_seed(SEED)
+            return found
     except TaskError:
         raise
     except Exception as error:  # of the hub, of files, of a task's own code

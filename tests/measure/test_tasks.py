@@ -156,6 +156,7 @@ def test_documents_that_changed_since_the_plan_fail_by_name(saved, options, aske
     folder = tasks.write(tmp_path / "changing", asked)
     work = planned(saved("llama").parent, **{**options, "task_folder": (str(folder),)}).workloads[0]
     tasks.write(folder, [*asked[:-1], {**asked[-1], "gold": 1 - asked[-1]["gold"]}])
+    harness._asked.cache_clear()
     harness._tasks.cache_clear()
     harness._index.cache_clear()
     records = list(sweep(work, [t for t in work.trials if t.task], tick=lambda amount: None))
@@ -209,3 +210,11 @@ def test_a_question_that_does_not_fit_the_model_fails_with_its_reason(saved, opt
     records = list(sweep(work, work.trials, tick=lambda amount: None))
     assert {m.status for m in records if not m.trial.task} == {"ok"}
     assert all(m.status == "failed" and "max_length" in m.message for m in records if m.trial.task)
+
+
+def test_examples_of_an_earlier_run_do_not_stay(options):
+    """Tasks are loaded once in a process, which may run several times."""
+    asked = [harness.specs(RunConfig(**{**options, **more}))[0] for more in ({}, {"fewshot": 1}, {})]
+    assert [spec["fewshot"] for spec in asked] == [0, 1, 0]
+    assert asked[0] == asked[2]
+    assert asked[0]["digest"] != asked[1]["digest"]
