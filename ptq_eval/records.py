@@ -306,6 +306,10 @@ class Measurement:
     """Time, host, versions: what may differ between two identical measurements."""
     windows: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        # A package may name a file whose bytes are no text; tables and files take text alone.
+        object.__setattr__(self, "message", self.message.encode("utf-8", "backslashreplace").decode())
+
     @property
     def loss(self) -> float:
         """Mean negative log-likelihood, nats per token."""
