@@ -1,7 +1,5 @@
-"""The three records that flow through the package: Checkpoint, Trial, Measurement.
-
-Standard library only, immutable, of plain values, so that each of them is one JSON object.  Nothing derived is stored:
-loss, perplexity and bits per byte are properties of the per-window sums.
+"""The records that flow through the package, Checkpoint, Trial and Measurement, by the standard library only: immutable,
+of plain values, each one JSON object.  Loss, perplexity and bits per byte are derived from the per-window sums.
 """
 
 from __future__ import annotations
@@ -288,8 +286,7 @@ class Measurement:
     `kl` is KL(full precision ‖ quantized) summed over a window's scored tokens and `agree` the number of them
     whose most likely token is unchanged; both are empty for full precision.  `status` is "ok", "partial" (some
     layers were left in full precision, see `details`) or "failed" (`message` says why; the sums are empty).
-    `windows` are the places of the windows measured, in ascending order, where the trial's rule stopped early;
-    empty means all of them.
+    `windows` are the places, ascending, of the windows measured where the trial's rule stopped early; empty: all.
     """
 
     trial: Trial
@@ -306,8 +303,7 @@ class Measurement:
     """Time, host, versions: what may differ between two identical measurements."""
     windows: tuple[int, ...] = ()
 
-    def __post_init__(self) -> None:
-        # A package may name a file whose bytes are no text; tables and files take text alone.
+    def __post_init__(self) -> None:  # a message may name a file whose bytes are no text
         object.__setattr__(self, "message", self.message.encode("utf-8", "backslashreplace").decode())
 
     @property

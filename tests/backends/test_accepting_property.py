@@ -15,7 +15,19 @@ from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
 from quantizers import Scheme, get_quantizer
 
-WRONG = ("nothing", "nan", "inf", "transposed", "short", "missing", "unchanged", "one unchanged", "other loss", "norm", "more")
+WRONG = (
+    "nothing",
+    "nan",
+    "inf",
+    "transposed",
+    "short",
+    "missing",
+    "unchanged",
+    "one unchanged",
+    "other loss",
+    "norm",
+    "more",
+)
 
 
 @pytest.fixture(scope="module")
