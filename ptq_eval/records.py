@@ -1,4 +1,4 @@
-"""The records that flow through the package, Checkpoint, Trial and Measurement, by the standard library only: immutable,
+"""The records that flow through the package, Checkpoint, Trial and Measurement, by the standard library only: frozen,
 of plain values, each one JSON object.  Loss, perplexity and bits per byte are derived from the per-window sums.
 """
 
