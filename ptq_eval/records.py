@@ -285,11 +285,11 @@ class Trial:
 class Measurement:
     """What was measured for a trial.  Sums are per window, in nats, over `n_tokens[i]` scored tokens.
 
-    `kl` is KL(full precision ‖ quantized) summed over a window's scored tokens and `agree` the number of them
-    whose most likely token is unchanged; both are empty for full precision.  `status` is "ok", "partial" (some
-    layers were left in full precision, see `details`) or "failed" (`message` says why; the sums are empty).
-    `windows` are the places of the windows measured, in ascending order, where the trial's rule stopped early;
-    empty means all of them.
+    `kl` is KL(full precision ‖ quantized) summed over a window's scored tokens and `agree` the number of them whose
+    most likely token is unchanged; both are empty for full precision, as is `tokens`, what single tokens say (see
+    `measure.tokens`), which records of earlier versions lack.  `status` is "ok", "partial" (some layers were left in
+    full precision, see `details`) or "failed" (`message` says why; the sums are empty).  `windows` are the places of
+    the windows measured, in ascending order, where the trial's rule stopped early; empty means all of them.
     """
 
     trial: Trial
@@ -305,6 +305,7 @@ class Measurement:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Time, host, versions: what may differ between two identical measurements."""
     windows: tuple[int, ...] = ()
+    tokens: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
@@ -346,5 +347,4 @@ class Measurement:
 
 
 def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in fields(cls)}
-    return {name: value for name, value in data.items() if name in names}
+    return {f.name: data[f.name] for f in fields(cls) if f.name in data}
