@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ptq_eval.version import __version__
+
 __all__ = [
     "RunResult",
+    "__version__",
     "compare",
     "compare_laws",
     "dataset",
@@ -41,13 +43,13 @@ _JOBS = {
 }
 
 if TYPE_CHECKING:
-    from ptq_eval.api import RunResult, estimate, load, run, save_report
     from ptq_eval.jobs.compare import compare
     from ptq_eval.jobs.compare_laws import compare_laws, fit_by
     from ptq_eval.jobs.dataset import dataset
     from ptq_eval.jobs.export import export
     from ptq_eval.jobs.fit_table import fit_data
     from ptq_eval.jobs.paper import paper
+    from ptq_eval.jobs.run import RunResult, estimate, load, run, save_report
     from ptq_eval.jobs.sensitivity import sensitivity
 
 
@@ -55,5 +57,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        return getattr(import_module(f"ptq_eval.{_JOBS.get(name, 'api')}"), name)
+        return getattr(import_module(f"ptq_eval.{_JOBS.get(name, 'jobs.run')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
