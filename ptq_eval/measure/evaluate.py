@@ -156,7 +156,7 @@ class Evaluator:
 
     def _progress(self, parameters: Mapping[str, Tensor], name: str, simulation: Running | None) -> _Progress:
         parts = self.kept.parts(_of(name)) if self.kept is not None and name else []
-        found = {start: Scores.from_json(lists) for start, *lists in parts}
+        found = {start: Scores.from_lists(lists) for start, *lists in parts}
         return _Progress(parameters, name, simulation, found=found)
 
     def _batches(self, size: int) -> list[list[slice]]:
@@ -203,7 +203,7 @@ class Evaluator:
         for variant, score in zip(variants, scores):
             variant.scores.extend(score)
             if self.kept is not None and variant.name:
-                self.kept.add(_of(variant.name), [batch.start, *score.to_json()])
+                self.kept.add(_of(variant.name), [batch.start, *score.to_lists()])
         return variants[len(outputs) :]
 
     def _output(self, rows: Tensor, variant: _Progress) -> Output:

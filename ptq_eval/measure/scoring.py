@@ -62,13 +62,13 @@ class Scores:
         take = lambda values: [values[i] for i in indices] if values else []
         return Scores(*map(take, (self.nll, self.kl, self.agree, self.tokens)))
 
-    def to_json(self) -> list[list[Any]]:
-        """As JSON; `from_json` is its inverse."""
+    def to_lists(self) -> list[list[Any]]:
+        """As lists of JSON; `from_lists` is its inverse."""
         return [self.nll, self.kl, self.agree, [base64.b64encode(window).decode() for window in self.tokens]]
 
     @classmethod
-    def from_json(cls, lists: Sequence[list[Any]]) -> Scores:
-        """The inverse of `to_json`."""
+    def from_lists(cls, lists: Sequence[list[Any]]) -> Scores:
+        """The inverse of `to_lists`."""
         nll, kl, agree, tokens = lists
         return cls(nll, kl, agree, [base64.b64decode(window) for window in tokens])
 

@@ -103,7 +103,7 @@ def test_scores_are_kept_to_the_last_bit():
     scores = Scores(
         [1.5, 2.5], [0.1, 0.2], [3, 4], [np.float32([0.1, 2, 3]).tobytes(), np.float32([1, 2, 3]).tobytes()]
     )
-    assert Scores.from_json(scores.to_json()) == scores
+    assert Scores.from_lists(scores.to_lists()) == scores
     assert scores.at([1]).tokens == scores.tokens[1:]
 
 
