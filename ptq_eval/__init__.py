@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "RunResult",
+    "average",
     "compare",
     "compare_laws",
     "dataset",
@@ -25,11 +26,13 @@ __all__ = [
     "fit_data",
     "load",
     "paper",
+    "probe",
     "run",
     "save_report",
     "sensitivity",
 ]
 _JOBS = {
+    "average": "jobs.average",
     "compare": "jobs.compare",
     "compare_laws": "jobs.compare_laws",
     "dataset": "jobs.dataset",
@@ -37,17 +40,20 @@ _JOBS = {
     "fit_data": "jobs.fit_table",
     "export": "jobs.export",
     "paper": "jobs.paper",
+    "probe": "jobs.probe",
     "sensitivity": "jobs.sensitivity",
 }
 
 if TYPE_CHECKING:
     from ptq_eval.api import RunResult, estimate, load, run, save_report
+    from ptq_eval.jobs.average import average
     from ptq_eval.jobs.compare import compare
     from ptq_eval.jobs.compare_laws import compare_laws, fit_by
     from ptq_eval.jobs.dataset import dataset
     from ptq_eval.jobs.export import export
     from ptq_eval.jobs.fit_table import fit_data
     from ptq_eval.jobs.paper import paper
+    from ptq_eval.jobs.probe import probe
     from ptq_eval.jobs.sensitivity import sensitivity
 
 
