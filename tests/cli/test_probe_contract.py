@@ -15,6 +15,13 @@ TINY = (
 BRANCHES = ("--branch", "decay:20%", "--branch", "qat:20%@3", "--branch", "average:2", "--branch", "decay:10%")
 
 
+@pytest.fixture
+def few(quick):
+    """The options of `quick` that are no options of a fit."""
+    place = quick.index("--bootstrap")
+    return quick[:place] + quick[place + 2 :]
+
+
 @pytest.fixture(scope="module")
 def trained(material, tmp_path_factory):
     """A run whose last state alone is kept."""
@@ -32,11 +39,11 @@ def trained(material, tmp_path_factory):
 
 
 @pytest.fixture
-def probe(ptq_eval, trained, quick, tmp_path):
+def probe(ptq_eval, trained, few, tmp_path):
     """probe(*flags, checkpoint=the last one) -> Answer"""
 
     def call(*flags, checkpoint=trained[-1]):
-        command = ("probe", checkpoint, "-o", tmp_path / "out", *quick, "--group-size", "8", *flags)
+        command = ("probe", checkpoint, "-o", tmp_path / "out", *few, "--group-size", "8", *flags)
         return ptq_eval(*command, repeated=True)
 
     return call
