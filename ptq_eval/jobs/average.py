@@ -18,6 +18,7 @@ from typing import Any
 from ptq_eval.api import default_output
 from ptq_eval.checkpoints import Overrides, discover, foremost, gravest, verify, verify_all
 from ptq_eval.checkpoints.average import averaged, write_average
+from ptq_eval.checkpoints.verify import Known
 from ptq_eval.config.endings import AVERAGE, AverageConfig
 from ptq_eval.config.options import declared
 from ptq_eval.config.run import RunConfig
@@ -103,15 +104,14 @@ def name_of(size: int) -> str:
 
 
 def _targets(checkpoints: Sequence[Checkpoint], asked: AverageConfig) -> list[_Target]:
-    """The checkpoints at which averages end; those before them are not verified, and as few as are needed."""
+    """The checkpoints at which averages end, each with all before it."""
     runs: dict[str, list[Checkpoint]] = {}
     for checkpoint in checkpoints:
         runs.setdefault(checkpoint.run, []).append(checkpoint)
     found = []
     for checkpoint in chosen(checkpoints, asked.steps):
         own = runs[checkpoint.run]
-        place = own.index(checkpoint) + 1
-        found.append(_Target(tuple(own[max(0, place - asked.windows[-1]) : place])))
+        found.append(_Target(tuple(own[: own.index(checkpoint) + 1])))
     require_enough(max(len(target.members) for target in found), asked.windows[0], "--windows")
     return [target for target in found if len(target.members) >= asked.windows[0]]
 
@@ -131,23 +131,38 @@ def require_enough(there: int, size: int, flag: str) -> None:
 def _verified(
     targets: Sequence[_Target], asked: AverageConfig, config: RunConfig, progress: Progress
 ) -> tuple[list[_Target], list[PtqEvalError]]:
-    """The targets with sound members alone, and the errors of the others."""
-    needed = list(dict.fromkeys(checkpoint for target in targets for checkpoint in target.members))
-    found = verify_all(
-        needed,
-        progress=lambda done, total, _name: progress("reading weights", done, total),
-        trust_remote_code=config.trust_remote_code,
-    )
-    by_location = {(one.location, one.revision): one for one in found}
-    problems = [gravest(one) for one in found if one.fatal]
-    kept = []
-    for target in targets:
-        members = [by_location.get((one.location, one.revision)) for one in target.members]
-        sound = tuple(one for one in members if one is not None and not one.fatal)
-        if members[-1] is not None and not members[-1].fatal and len(sound) >= asked.windows[0]:
-            kept.append(_Target(sound))
-    if not kept:
+    """The targets with the members that averages need, and the errors of checkpoints that cannot be any.
+
+    No more are read than that: where one is wrong, or repeats another, the one before them is read too.
+    """
+    known: Known = {}
+    excluded: dict[Checkpoint, PtqEvalError | None] = {}
+    while True:
+        usable = [[one for one in target.members if one not in excluded][-asked.windows[-1] :] for target in targets]
+        needed = list(dict.fromkeys(one for own in usable for one in own))
+        found = verify_all(
+            needed,
+            progress=lambda done, total, _name: progress("reading weights", done, total),
+            trust_remote_code=config.trust_remote_code,
+            known=known,
+        )
+        verified = {(one.location, one.revision): one for one in found}
+        own_of = {one: verified.get((one.location, one.revision)) for one in needed}
+        more = {one: own and gravest(own) for one, own in own_of.items() if own is None or own.fatal}
+        if not more:
+            break
+        excluded |= more
+    problems = [error for error in excluded.values() if error is not None]
+    members = [tuple(own for one in own_list if (own := own_of[one]) is not None) for own_list in usable]
+    kept = [
+        _Target(own)
+        for target, own in zip(targets, members)
+        if len(own) >= asked.windows[0] and excluded.get(target.checkpoint) is None
+    ]
+    if not kept and problems:
         raise foremost(problems, "which `ptq-eval inspect` lists")
+    if not kept:
+        require_enough(max(map(len, members)), asked.windows[0], "--windows")
     return kept, problems
 
 

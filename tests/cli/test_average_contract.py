@@ -111,6 +111,18 @@ def test_a_damaged_checkpoint_is_no_member(ptq_eval, trajectory, few, tmp_path):
     assert set(table[table["ending"] == "average:2"]["first_step"]) == {100}
 
 
+def test_a_model_that_repeats_the_last_checkpoint_is_no_member(ptq_eval, trajectory, few, tmp_path):
+    shutil.copytree(trajectory / "checkpoint-300", trajectory / "final")
+    (trajectory / "final" / "trainer_state.json").unlink(missing_ok=True)
+    answer = ptq_eval("average", trajectory, "-o", tmp_path / "out", *few, "--windows", "3", "--group-size", "8")
+    assert (answer.code, answer.err) == (0, "")
+    table = pd.read_csv(tmp_path / "out" / "average.csv")
+    assert set(zip(table["ending"], table["first_step"], table["step"])) == {
+        ("last", 300, 300),
+        ("average:3", 100, 300),
+    }
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [
