@@ -32,9 +32,9 @@ from safetensors.torch import load_file
 
 from benchmarks.harness import Claim, Outcome, Setup, claim_of
 from benchmarks.methods import losses_of
-from benchmarks.peers.driver import linear_names
 from benchmarks.peers.environments import QUANTIZING
 from benchmarks.peers.jobs import OURS, Cell, run_driver
+from benchmarks.peers.parts import linear_names
 from benchmarks.report import LEFT_OUT
 from benchmarks.subjects import bare_model, last_of_each_run, prepared
 from ptq_eval.measure.sweep import sweep

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ptq_eval.version import __version__
+
 __all__ = [
     "RunResult",
+    "__version__",
     "average",
     "compare",
     "compare_laws",
@@ -45,7 +47,6 @@ _JOBS = {
 }
 
 if TYPE_CHECKING:
-    from ptq_eval.api import RunResult, estimate, load, run, save_report
     from ptq_eval.jobs.average import average
     from ptq_eval.jobs.compare import compare
     from ptq_eval.jobs.compare_laws import compare_laws, fit_by
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from ptq_eval.jobs.fit_table import fit_data
     from ptq_eval.jobs.paper import paper
     from ptq_eval.jobs.probe import probe
+    from ptq_eval.jobs.run import RunResult, estimate, load, run, save_report
     from ptq_eval.jobs.sensitivity import sensitivity
 
 
@@ -61,5 +63,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        return getattr(import_module(f"ptq_eval.{_JOBS.get(name, 'api')}"), name)
+        return getattr(import_module(f"ptq_eval.{_JOBS.get(name, 'jobs.run')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

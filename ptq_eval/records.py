@@ -1,7 +1,5 @@
-"""The three records that flow through the package: Checkpoint, Trial, Measurement.
-
-Standard library only, immutable, of plain values, so that each of them is one JSON object.  Nothing derived is stored:
-loss, perplexity and bits per byte are properties of the per-window sums.
+"""The records that flow through the package, Checkpoint, Trial and Measurement, by the standard library only: frozen,
+of plain values, each one JSON object.  Loss, perplexity and bits per byte are derived from the per-window sums.
 """
 
 from __future__ import annotations
@@ -288,8 +286,7 @@ class Measurement:
     `kl` is KL(full precision ‖ quantized) summed over a window's scored tokens and `agree` the number of them
     whose most likely token is unchanged; both are empty for full precision.  `status` is "ok", "partial" (some
     layers were left in full precision, see `details`) or "failed" (`message` says why; the sums are empty).
-    `windows` are the places of the windows measured, in ascending order, where the trial's rule stopped early;
-    empty means all of them.
+    `windows` are the places, ascending, of the windows measured where the trial's rule stopped early; empty: all.
     """
 
     trial: Trial
@@ -305,6 +302,9 @@ class Measurement:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Time, host, versions: what may differ between two identical measurements."""
     windows: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:  # a message may name a file whose bytes are no text
+        object.__setattr__(self, "message", self.message.encode("utf-8", "backslashreplace").decode())
 
     @property
     def loss(self) -> float:

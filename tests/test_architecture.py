@@ -110,7 +110,7 @@ def test_laws_know_neither_torch_nor_quantizers():
         assert not closure(module) & HEAVY, module
 
 
-@pytest.mark.parametrize("folder", ["report", "results", "api", "plugins", "errors", "laws", "cli"])
+@pytest.mark.parametrize("folder", ["report", "results", "jobs.run", "plugins", "errors", "laws", "cli"])
 def test_fitting_and_reporting_need_no_torch(folder):
     for module in below(f"ptq_eval.{folder}"):
         assert not closure(module) & HEAVY, f"importing {module} loads {closure(module) & HEAVY}"

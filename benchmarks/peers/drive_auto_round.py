@@ -14,7 +14,7 @@ from auto_round.algorithms.transforms.awq.config import AWQConfig
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
-from benchmarks.peers.driver import installed, load_causal_lm
+from benchmarks.peers.parts import installed, load_causal_lm
 
 
 def versions() -> dict[str, str]:

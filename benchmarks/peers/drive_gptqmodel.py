@@ -13,7 +13,7 @@ import torch
 from gptqmodel import BACKEND, GPTQModel
 from gptqmodel.quantization.config import FORMAT, AWQConfig, GPTQConfig, RTNConfig
 
-from benchmarks.peers.driver import installed
+from benchmarks.peers.parts import installed
 
 CONFIGS = {"rtn": RTNConfig, "gptq": GPTQConfig, "awq": AWQConfig}
 BACKENDS = {"rtn": BACKEND.GPTQ_TORCH, "gptq": BACKEND.GPTQ_TORCH, "awq": BACKEND.AWQ_TORCH}

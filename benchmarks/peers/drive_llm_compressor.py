@@ -16,7 +16,7 @@ from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModif
 from llmcompressor.modifiers.transform.awq import AWQModifier
 from llmcompressor.pipelines.cache import IntermediatesCache
 
-from benchmarks.peers.driver import installed, load_causal_lm
+from benchmarks.peers.parts import installed, load_causal_lm
 
 if not torch.accelerator.is_available():
     IntermediatesCache.pin_memory = lambda self, batch_index: None

@@ -12,7 +12,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from benchmarks.peers.driver import clock, installed, load_causal_lm, peak_memory, since, token_ids
+from benchmarks.peers.parts import clock, installed, load_causal_lm, peak_memory, since, token_ids
 
 
 class GivenIds(HFLM):

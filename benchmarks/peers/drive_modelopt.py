@@ -12,7 +12,7 @@ from typing import Any
 import modelopt.torch.quantization as mtq
 import torch
 
-from benchmarks.peers.driver import installed, load_causal_lm
+from benchmarks.peers.parts import installed, load_causal_lm
 
 ALGORITHMS: dict[str, Any] = {
     "rtn": "max",

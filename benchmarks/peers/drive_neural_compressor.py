@@ -10,7 +10,7 @@ from typing import Any
 
 from neural_compressor.torch.quantization import AWQConfig, GPTQConfig, RTNConfig, convert, prepare
 
-from benchmarks.peers.driver import installed, load_causal_lm
+from benchmarks.peers.parts import installed, load_causal_lm
 
 
 def versions() -> dict[str, str]:

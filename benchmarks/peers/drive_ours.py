@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.peers.driver import installed
+from benchmarks.peers.parts import installed
 from ptq_eval.measure.calibration import quantize as fill
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from benchmarks.peers.driver import as_multiplied, clock, load_causal_lm, since, token_ids
+from benchmarks.peers.parts import as_multiplied, clock, load_causal_lm, since, token_ids
 
 ROUNDED = 0.01
 """Of a tensor's norm: rounding to bfloat16 moves it by some thousandths, a scale that got lost by a tenth or more."""
@@ -37,7 +37,7 @@ def kept(
 ) -> dict[str, Any]:
     """Seconds of "save", "reload" and "evaluate" of what `side` quantized; with "form", "type", "bytes" and "loss".
 
-    `module` is the transformers model in `model`, `names` its quantized layers (`driver.linear_names`), and `weights`
+    `module` is the transformers model in `model`, `names` its quantized layers (`parts.linear_names`), and `weights`
     a file of the dense weights (`driver.save_weights`), read before because saving may change the module.
     """
     dense, dtype, reason = load_file(weights), module.dtype, "its driver has no packed form"

@@ -35,7 +35,7 @@ def average(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
       ptq-eval average runs/my-model -o out --steps 1000,2000 --keep
     """
     import ptq_eval
-    from ptq_eval.api import default_output
+    from ptq_eval.jobs.run import default_output
     from ptq_eval.report.endings import page
 
     with Bar() as bar:

@@ -101,7 +101,7 @@ def _fit_table(data: str, target: str | None, config: FitConfig) -> None:
 
 def _fit_again(out: str, target: str | None, config: FitConfig) -> None:
     import ptq_eval
-    from ptq_eval.api import analyse
+    from ptq_eval.jobs.run import analyse
     from ptq_eval.report import render_fit, write_fit
     from ptq_eval.results.load import load
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ptq_eval import __version__
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.average import average
 from ptq_eval.cli.backends import backends
@@ -40,6 +39,7 @@ from ptq_eval.cli.work import work
 from ptq_eval.config.commands import EstimateConfig, InspectConfig
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import MeasurementFailedError, PtqEvalError
+from ptq_eval.version import __version__
 
 if TYPE_CHECKING:
     from ptq_eval import RunResult
@@ -109,7 +109,7 @@ def run(folders: tuple[str, ...], out: str | None, estimate: bool, **settings: A
     .parquet file, token ids in a .npy or .bin file, stdlib:PART, wikitext2, c4 or hf:DATASET:SPLIT.
     """
     import ptq_eval
-    from ptq_eval.api import default_output
+    from ptq_eval.jobs.run import default_output
     from ptq_eval.report import render, render_estimates
 
     if estimate:

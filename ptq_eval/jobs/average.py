@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.api import default_output
 from ptq_eval.checkpoints import Overrides, discover, foremost, gravest, verify, verify_all
 from ptq_eval.checkpoints.average import averaged, write_average
 from ptq_eval.checkpoints.verify import Known
@@ -24,6 +23,7 @@ from ptq_eval.config.options import declared
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import OptionError, PtqEvalError
 from ptq_eval.jobs.grid import Grid
+from ptq_eval.jobs.run import default_output
 from ptq_eval.jobs.sensitivity import chosen
 from ptq_eval.measure.trials import make_plan, quantizers_of
 from ptq_eval.pretrain.saving import write_folder

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval import __version__
 from ptq_eval.config.fit import ONE_LAW, TABLE, FitConfig
 from ptq_eval.errors import ColumnError, NothingToFitError, OptionError, UnknownPluginError
 from ptq_eval.jobs.fit_table import Data, columns_of, groups_of
@@ -42,6 +41,7 @@ from ptq_eval.results.points import (
     loss_data,
     with_trajectories,
 )
+from ptq_eval.version import __version__
 
 VERSION = 1
 """Of the shape of `comparison.json`."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ptq_eval.api import RunResult
 from ptq_eval.errors import PtqEvalError
+from ptq_eval.jobs.run import RunResult
 from ptq_eval.laws.turning.alerts import Alert
 from ptq_eval.records import Checkpoint
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptq_eval import __version__
 from ptq_eval.config.fit import FitConfig
 from ptq_eval.errors import (
     ColumnError,
@@ -49,6 +48,7 @@ from ptq_eval.records import Progress
 from ptq_eval.report.common.words import reason_text
 from ptq_eval.report.table_fit.page import with_texts
 from ptq_eval.results.points import Config
+from ptq_eval.version import __version__
 
 Data = str | Path | pd.DataFrame | Mapping[str, Any]
 Refusal = TooFewPointsError | NotVaryingError | NegativeDeltaError

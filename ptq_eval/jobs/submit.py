@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.api import planned
 from ptq_eval.checkpoints import Overrides
 from ptq_eval.config.cluster import RemoteConfig, SlurmConfig
 from ptq_eval.config.options import declared
@@ -23,6 +22,7 @@ from ptq_eval.errors import ClusterError, NothingToFitError, OptionError, PtqEva
 from ptq_eval.jobs import slurm
 from ptq_eval.jobs.files import read_job, write_job
 from ptq_eval.jobs.job import Conditions, Job
+from ptq_eval.jobs.run import planned
 from ptq_eval.records import Progress
 from ptq_eval.results.store import Store
 

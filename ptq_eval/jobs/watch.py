@@ -16,7 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.api import analyse, default_output, save_report
 from ptq_eval.checkpoints import Overrides, discover, gravest, verify_all
 from ptq_eval.checkpoints.arrivals import Arrivals, Files, files_of, is_temporary
 from ptq_eval.checkpoints.verify import Known
@@ -35,6 +34,7 @@ from ptq_eval.errors import (
 from ptq_eval.jobs.events import Delayed, Event, Measured, Started, Unmeasured, Waiting
 from ptq_eval.jobs.grid import Grid, Job
 from ptq_eval.jobs.machine import runs
+from ptq_eval.jobs.run import analyse, default_output, save_report
 from ptq_eval.jobs.spent import Spent
 from ptq_eval.laws.turning.alerts import Alert, alerts
 from ptq_eval.measure.trials import quantizers_of

@@ -65,9 +65,9 @@ def train(work: Path, stage: int | None = None) -> None:
 
 def measure(work: Path) -> None:
     """Measure every run that is complete, each in a folder of its own, in the order of the stages."""
-    from ptq_eval.api import planned
     from ptq_eval.checkpoints import Overrides
     from ptq_eval.config.run import RunConfig
+    from ptq_eval.jobs.run import planned
     from ptq_eval.pretrain.stacked.study import read, status
 
     os.chdir(work)  # so that records name texts and checkpoints as a reader elsewhere would

@@ -10,7 +10,7 @@ import ptq_eval
 from ptq_eval.errors import UnknownPluginError
 from ptq_eval.records import Measurement
 
-METHODS = ("good", "nan", "shape", "unchanged", "partial", "raises", "killed", "missing")
+METHODS = ("good", "nan", "shape", "unchanged", "partial", "raises", "killed", "missing", "more", "undecodable")
 REASONS = {
     "nan": "not finite",
     "shape": "other shapes",
@@ -18,6 +18,8 @@ REASONS = {
     "raises": "ValueError: cannot do this",
     "killed": "killed by SIGKILL, as the system does when memory runs out: about to die",
     "missing": "no weights of 1 layers",
+    "more": "layers that are not to be quantized: lm_head",
+    "undecodable": "FileNotFoundError: no file \\udcff",
 }
 
 
@@ -58,6 +60,20 @@ def test_a_disk_too_full_for_the_exchange_fails_the_backend_alone(fakes, measure
     assert found["rtn"]["status"] == "ok"
     assert found["fake:good"]["status"] == "failed"
     assert "No space left on device" in found["fake:good"]["message"]
+
+
+def test_weights_that_cannot_be_read_fail_their_method(fakes, measure, one, monkeypatch):
+    """The first answer's file is damaged; the answers after it are not waited for, and say so too."""
+
+    def damaged(_):
+        raise SafetensorError("Error while deserializing header: incomplete metadata")
+
+    monkeypatch.setattr("ptq_eval.measure.foreign.handover.load_file", damaged)
+    found = by_method(measure(one, quantizers=("rtn", "fake:good", "fake:draws"), bits=(4,)))
+    assert found["rtn"]["status"] == "ok"
+    for name in ("fake:good", "fake:draws"):
+        assert found[name]["status"] == "failed"
+        assert "incomplete metadata" in found[name]["message"]
 
 
 def test_a_scheme_that_a_backend_cannot_do(fakes, measure, one):

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import quality
 from benchmarks.harness import ROOT
-from benchmarks.peers.driver import linear_names
+from benchmarks.peers.parts import linear_names
 from benchmarks.subjects import last_of_each_run, random_llama
 from quantizers import Scheme, get_quantizer
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ptq_eval import errors
-from ptq_eval.api import load, save_report
+from ptq_eval.jobs.run import load, save_report
 from ptq_eval.records import Checkpoint, Measurement, Scheme, Trial
 from ptq_eval.report import renew_page
 from ptq_eval.results.load import load as load_results

@@ -35,7 +35,7 @@ def test_waiting_threads_spin_briefly_unless_the_user_chose(set_before, expected
 
 
 def test_importing_the_library_changes_no_environment():
-    assert run(f"import sys, ptq_eval.api, ptq_eval.cli.main; {SHOW}") == "None None False"
+    assert run(f"import sys, ptq_eval.jobs.run, ptq_eval.cli.main; {SHOW}") == "None None False"
 
 
 def test_a_closed_pipe_ends_no_command():

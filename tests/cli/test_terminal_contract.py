@@ -17,7 +17,7 @@ import pytest
 from ptq_eval.cli.main import cli
 from tests.cli.support import start
 
-HEAVY = ("torch", "transformers", "numpy", "pandas", "scipy", "matplotlib", "datasets", "ptq_eval.api")
+HEAVY = ("torch", "transformers", "numpy", "pandas", "scipy", "matplotlib", "datasets", "ptq_eval.jobs.run")
 AFTERWARDS = "import atexit; atexit.register(lambda: print([n for n in {!r} if n in sys.modules], file=sys.stderr))"
 COMMANDS = sorted(name for name, command in cli.commands.items() if not command.hidden)
 

@@ -17,7 +17,7 @@ ROOTS = [Path(package.__file__).parent for package in (ptq_eval, quantizers)]
 
 ORDER = (
     ("quantizers",),
-    ("records", "errors", "units", "plugins", "config", "sampling", "early_stop", "runtime"),
+    ("version", "records", "errors", "units", "plugins", "config", "sampling", "early_stop", "runtime"),
     ("models", "backends"),
     ("checkpoints", "corpora", "packing"),
     ("measure", "pretrain"),
@@ -25,10 +25,11 @@ ORDER = (
     ("laws",),
     ("theory",),
     ("report",),
-    ("api", "jobs", "training"),
+    ("jobs", "training"),
+    ("ptq_eval",),
     ("cli", "__main__"),
 )
-"""From bottom to top; none imports one above it.  `ptq_eval` itself, which holds the version, is below them all."""
+"""From bottom to top; none imports one above it.  `ptq_eval` is the `__init__` of the package, which hands on names."""
 
 
 @cache
@@ -84,9 +85,7 @@ def _statements(tree: ast.AST) -> Iterator[set[str]]:
 def rank(module: str) -> int:
     """The place of a module in `ORDER`.  Raises ValueError for one that has none."""
     package, _, rest = module.partition(".")
-    folder = rest.partition(".")[0] if package == "ptq_eval" else package
-    if module == "ptq_eval":
-        return -1
+    folder = rest.partition(".")[0] if package == "ptq_eval" and rest else package
     for place, folders in enumerate(ORDER):
         if folder in folders:
             return place

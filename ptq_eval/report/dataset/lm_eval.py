@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval import __version__
 from ptq_eval.records import FULL_PRECISION, Measurement
 from ptq_eval.report.common.data import runtime_name
 from ptq_eval.report.common.files import write_json, write_text
 from ptq_eval.runtime import columns_of
+from ptq_eval.version import __version__
 
 DATE = "1970-01-01T00-00-00.000000"
 """Of files that are the same whenever they are written."""

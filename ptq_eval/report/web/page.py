@@ -22,11 +22,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from ptq_eval import __version__
 from ptq_eval.report.common.data import Frame, Study
 from ptq_eval.report.common.files import plain
 from ptq_eval.report.run import page
 from ptq_eval.report.web import data, markup
+from ptq_eval.version import __version__
 
 NAME = "report.html"
 SCRIPTS = ("vendor/d3.min.js", "format.js", "figures.js", "layers.js", "draw.js", "tables.js", "page.js")
