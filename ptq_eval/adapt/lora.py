@@ -50,6 +50,7 @@ class Adapter:
         config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, bias="none")
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft sets it for each layer as it is
+            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")  # a head's own update is meant
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
             torch.manual_seed(seed)
             wrapped: Any = peft.get_peft_model(module, config)
