@@ -14,8 +14,8 @@ For formats with blocks of their own (MX, NVFP4) the rotation is in blocks of th
 beyond its scale (MR-GPTQ, Egiazarian et al. 2025, arXiv 2509.23202); for others it mixes whole rows.
 
 What differs from QuaRot: nothing is folded into the layers before, the residual stream is not rotated, and each layer
-has a rotation of its own inputs, which at inference costs a product for each layer.  AWQ and SmoothQuant have no rotated
-form: mean and largest |x| of rotated inputs do not follow from H, and rotation removes the channels that both look for.
+has a rotation of its own inputs, which at inference costs a product for each layer.  AWQ and SmoothQuant are without a
+rotated form: mean and largest |x| of rotated inputs do not follow from H, and rotation removes what both look for.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptq_eval.cli import options as cli_options
+from ptq_eval.cli.average import average
 from ptq_eval.cli.backends import backends
 from ptq_eval.cli.backtest import backtest
 from ptq_eval.cli.compare import compare
@@ -27,6 +28,7 @@ from ptq_eval.cli.fit import fit
 from ptq_eval.cli.paper import paper
 from ptq_eval.cli.plan import plan
 from ptq_eval.cli.pretrain import pretrain
+from ptq_eval.cli.probe import probe
 from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
 from ptq_eval.cli.serve import serve
@@ -260,6 +262,7 @@ def formats() -> None:
         console().print(table)
 
 
+cli.add_command(average)
 cli.add_command(backends)
 cli.add_command(backtest)
 cli.add_command(compare)
@@ -269,6 +272,7 @@ cli.add_command(fit)
 cli.add_command(paper)
 cli.add_command(plan)
 cli.add_command(pretrain)
+cli.add_command(probe)
 cli.add_command(sensitivity)
 cli.add_command(serve)
 cli.add_command(submit)
