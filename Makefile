@@ -23,7 +23,7 @@ demo: $(STAMP)
 	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --eval-windows 192 --calib-windows 48
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile --durations=30
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=30
 
 check: lint types test wheel
 

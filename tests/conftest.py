@@ -10,6 +10,7 @@ import gc
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,14 @@ from tests.support.steps import environ
 keep_freed_memory()  # as the command line does: the models of these tests are small
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with more tests marked `slow` first, then those with more tests: the processes of `make test` take file
+    after file in this order, and none should be left alone with a long one at the end."""
+    count = Counter(item.path for item in items)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (-slow[item.path], -count[item.path], str(item.path)))
+
+
 def pytest_collection_finish() -> None:
     """Modules and tests stay until the end: the garbage collector need not look at them again."""
     gc.collect()
@@ -44,6 +53,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_pdf_fonts(monkeypatch):
+    """A figure's PDF is that of an empty file: its fonts take as long as drawing the PNG from the same figure, which is
+    drawn here too.  `tests/report/test_contract.py`, fixtures that several tests share and other processes write whole
+    ones."""
+    from ptq_eval.report.common import figures
+
+    def saved(figure, kinds):
+        for kind in kinds:
+            yield from [(kind, b"%PDF-1.4")] if kind == "pdf" and "png" in kinds else drawn(figure, (kind,))
+
+    drawn = figures.saved
+    monkeypatch.setattr(figures, "saved", saved)
 
 
 @pytest.fixture(scope="session")

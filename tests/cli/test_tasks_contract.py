@@ -62,7 +62,6 @@ def test_tasks_are_added_to_a_finished_folder(ptq_eval, arguments, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "code", "words"),
     [
-        (("--tasks", "next_lime"), 59, "did you mean 'next_line'?"),
         (("--task-folder", "/nowhere/at/all"), 59, "not a folder"),
         (("--task-limit", "0"), 2, "--task-limit"),
     ],

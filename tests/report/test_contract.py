@@ -26,6 +26,11 @@ FIGURES = [f"figures/{name}.{kind}" for name in ("delta_vs_ratio", "loss_vs_toke
 FILES = ["degradation.csv", "fit.json", "report.md", "report.html", "tables/degradation.tex", *FIGURES]
 
 
+@pytest.fixture(autouse=True)
+def no_pdf_fonts():
+    """Every file of a report is whole here."""
+
+
 @pytest.fixture
 def small():
     """A table of one run, three checkpoints and one quantizer at two bit-widths, its fit and its run."""

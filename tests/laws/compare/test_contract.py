@@ -81,6 +81,7 @@ def test_measures_that_disagree_call_no_law_better():
     assert small.outcome == Outcome.INDISTINGUISHABLE
 
 
+@pytest.mark.slow
 def test_a_law_that_contains_another_never_fits_worse():
     """Equation 2 has one constant more than its form in D/N: the AICc of the same points differs by that at most."""
     for seed in range(2):
@@ -133,6 +134,7 @@ def test_tokens_and_phase_are_told_apart_where_they_can_be(gamma_S, gamma_D, ans
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_one_decaying_run_cannot_tell_tokens_from_phase():
     """Five checkpoints with log D and phase in step: neither explanation gains by the other."""
     data = annealed(1.0, 0.0, np.random.default_rng(1), confounded=True)

@@ -53,6 +53,7 @@ def test_the_true_constants_and_d_crit_lie_in_their_intervals():
     assert min(hits.values()) >= 0.72 * trials, hits
 
 
+@pytest.mark.slow
 def test_a_range_of_tokens_that_is_too_short_gives_no_number():
     given_numbers = 0
     for seed in range(10):
