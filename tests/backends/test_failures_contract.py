@@ -33,6 +33,7 @@ def one(saved):
     return saved("llama")
 
 
+@pytest.mark.slow
 def test_each_failure_is_a_record_and_the_grid_goes_on(fakes, measure, one, home):
     names = ("rtn", *(f"fake:{method}" for method in METHODS), "broken", "absent", "elsewhere")
     found = by_method(measure(one, quantizers=names, bits=(4,)))

@@ -72,6 +72,7 @@ def test_jobs_with_gpus_are_planned_where_there_is_none(trajectory, small, tmp_p
         RemoteConfig.having({"device": "cuda:1"}, 1)
 
 
+@pytest.mark.slow
 def test_a_retry_has_what_no_record_holds_and_may_change_what_is_asked(
     trajectory, small, tmp_path, monkeypatch, without_slurm
 ):

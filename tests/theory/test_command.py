@@ -53,6 +53,7 @@ def made(tmp_path_factory):
     return out, record
 
 
+@pytest.mark.slow
 def test_files_and_columns(made):
     out, record = made
     assert json.loads((out / "sensitivity.json").read_text())["checkpoints"][0]["run"] == "llama-40k"
@@ -104,6 +105,7 @@ def test_prediction_meets_measurement(made):
             assert found["pearson_log"] < 0.6
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_goes_on_where_it_was(made, call, monkeypatch):
     out, record = made
     monkeypatch.setattr(job, "rows", lambda *_, **__: pytest.fail("measured again"))

@@ -58,6 +58,7 @@ def test_laws_that_are_not_distinguishable_are_named_as_such():
     assert "not distinguishable from ouyang" in words.ranking(found.to_dict())
 
 
+@pytest.mark.slow
 def test_a_claim_takes_more_where_many_rankings_are_read_together():
     data = grid(kumar, np.random.default_rng(0))
     alone, one_of_many = (compare(laws("kumar", "ouyang"), data, rankings=n, intervals="none") for n in (1, 50))
@@ -119,6 +120,7 @@ def annealed(gamma_S, gamma_D, rng, *, confounded):
     return {**data, "delta": data["delta"] * np.exp(gamma_S * (S - 1)), "S": S}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gamma_S", "gamma_D", "answer"),
     [

@@ -34,6 +34,7 @@ def paper(seed, tokens=TOKENS):
     return delta, loss
 
 
+@pytest.mark.slow
 def test_the_true_constants_and_d_crit_lie_in_their_intervals():
     """A lower limit with few replicates; 200 of them are in docs/log.md."""
     trials, hits = 25, dict.fromkeys([*KUMAR, *KUMAR_LOSS, "D_crit"], 0)
