@@ -7,13 +7,12 @@ from typing import Any
 
 from ptq_eval.laws.base import FitKind
 from ptq_eval.laws.fit.precisions import SUM
-from ptq_eval.laws.formulas.served import NEffPTQ, ProductPTQ
 from ptq_eval.report.common import tables
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.numbers import MISSING, estimate, number, ratio, short, tokens_estimate
 from ptq_eval.report.common.words import interval_text, poor_text, reason_text, scatter_text, status_text
 
-FORMS = {NEffPTQ.name: "N_eff", ProductPTQ.name: "product", SUM: "sum"}
+FORMS = {"n_eff_ptq": "N_eff", "product_ptq": "product", SUM: "sum"}
 """The forms as the report calls them."""
 _HEADER = ("form", "constants [interval]", "scatter", "R², weighted", "held-out error", "ΔAICc", "status")
 _TURNS = ("weights, activations, cache", "D_crit", "D_crit/N")

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ptq_eval.config.plan import FULL_BITS
 from ptq_eval.laws.base import FitKind
-from ptq_eval.laws.formulas.served import laws_of
+from ptq_eval.laws.catalogue import law_for
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame, Study
 from ptq_eval.report.common.numbers import number
@@ -65,9 +65,7 @@ def _curve(study: Study, own: Frame) -> Frame:
     if form is None:
         return pd.DataFrame()
     theta = {name: number(value["value"]) for name, value in form["parameters"].items()}
-    law = next((law for law in laws_of(theta) if all(p.name in theta for p in law.parameters)), None)
-    if law is None:
-        return pd.DataFrame()
+    law = law_for(form["law"], [f"P_{x}" for x in ("w", "a", "kv") if f"gamma_post_{x}" in theta])
     bits = {"P_w": first["bits"], "P_a": first.get("activation_bits"), "P_kv": first.get("kv_bits")}
     served = {name: FULL_BITS if math.isnan(P := number(value)) else P for name, value in bits.items()}
     columns = {"N": np.full(CURVE_POINTS, float(first["params"])), "D": tokens}
