@@ -136,8 +136,7 @@ def from_stored(
     if not entries:
         raise NothingToFitError("no fit to plan from", got=name)
     if together is not None:
-        entries, critical = _together(content, entries, params, name, together)
-        content = {**content, "critical_tokens": critical}
+        entries, content = _together(content, entries, params, name, together)
     chosen = _of(quantizer, number_format, entries, name)
     own = next((e["quantizer"] for e in chosen.values() if not _is_loss(e) and e.get("quantizer")), None)
     chosen = _one_loss(chosen, params)
@@ -148,10 +147,9 @@ def from_stored(
             got=f"{laws.count(twice[0])} fits",
             remedy="fit the rows of one group alone: ptq-eval fit --data TABLE --where CONDITION",
         )
-    known = replicates or {}
     curve = next((entry for entry in chosen.values() if _size(entry) is not None), {})
     source = from_fits(
-        [stored(entry, known.get(key)) for key, entry in chosen.items()],
+        [stored(entry, (replicates or {}).get(key)) for key, entry in chosen.items()],
         name=name,
         ranges=_ranges(chosen.values()),
         note=_note(content, own, name),
@@ -161,19 +159,17 @@ def from_stored(
     axis = content.get("bits_axis", "bits")
     family = next((_family(e) for e in chosen.values() if not _is_loss(e)), "")
     critical = [
-        entry
+        {**entry, "bits": entry.get("axis_bits", entry.get("bits"))}
         for entry in content.get("critical_tokens") or []
         if own in (None, entry.get("quantizer")) and family in ("", _family(entry))
     ]
-    critical = [{**entry, "bits": entry.get("axis_bits", entry.get("bits"))} for entry in critical]
+    others = {e["quantizer"] for e in entries.values() if not _is_loss(e) and e.get("quantizer")}
     measured = sorted({float(entry["bits"]) for entry in critical if entry.get("bits")})
     return replace(
         source,
         axis=axis,
         verdicts=verdicts(critical),
-        others=tuple(
-            sorted({e["quantizer"] for e in entries.values() if not _is_loss(e) and e.get("quantizer")} - {own})
-        ),
+        others=tuple(sorted(others - {own})),
         bits=source.bits if "data" in content else tuple(measured) or source.bits,
         warnings=tuple(content.get("warnings", ())),
     )
@@ -181,9 +177,9 @@ def from_stored(
 
 def _together(
     content: Mapping[str, Any], entries: Mapping[str, Entry], params: float | None, name: str, served: Runtime
-) -> tuple[dict[str, Entry], list[dict[str, Any]]]:
+) -> tuple[dict[str, Entry], Mapping[str, Any]]:
     """The fits of the loss and, of the run nearest to `params`, the form of three precisions that is ranked first; and
-    what is known of D_crit at the bits of activations and cache that were measured nearest to these."""
+    the content with D_crit at the bits of activations and cache that were measured nearest to these."""
     place, found, critical = len(content["fits"]), list[tuple[float, str, Entry]](), list[dict[str, Any]]()
     for entry in content.get("precisions", ()):
         form, ranges = entry["forms"][0], {_TOGETHER.get(axis, axis): ends for axis, ends in entry["ranges"].items()}
@@ -206,7 +202,8 @@ def _together(
     if len({str(entry["quantizer"]) for entry in own.values()}) < len(own):
         what = f"{name} holds several ways to round activations and cache, or several configurations of the weights"
         raise PlanError(f"{what}: a plan needs one", got=f"{len(own)} fits", remedy="plan from a folder with one")
-    return {**{key: entry for key, entry in entries.items() if _is_loss(entry)}, **own}, critical
+    losses = {key: entry for key, entry in entries.items() if _is_loss(entry)}
+    return {**losses, **own}, {**content, "critical_tokens": critical}
 
 
 def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, Finding | None], ...]:
