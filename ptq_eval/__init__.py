@@ -18,6 +18,7 @@ from ptq_eval.version import __version__
 __all__ = [
     "RunResult",
     "__version__",
+    "average",
     "compare",
     "compare_laws",
     "dataset",
@@ -27,11 +28,13 @@ __all__ = [
     "fit_data",
     "load",
     "paper",
+    "probe",
     "run",
     "save_report",
     "sensitivity",
 ]
 _JOBS = {
+    "average": "jobs.average",
     "compare": "jobs.compare",
     "compare_laws": "jobs.compare_laws",
     "dataset": "jobs.dataset",
@@ -39,16 +42,19 @@ _JOBS = {
     "fit_data": "jobs.fit_table",
     "export": "jobs.export",
     "paper": "jobs.paper",
+    "probe": "jobs.probe",
     "sensitivity": "jobs.sensitivity",
 }
 
 if TYPE_CHECKING:
+    from ptq_eval.jobs.average import average
     from ptq_eval.jobs.compare import compare
     from ptq_eval.jobs.compare_laws import compare_laws, fit_by
     from ptq_eval.jobs.dataset import dataset
     from ptq_eval.jobs.export import export
     from ptq_eval.jobs.fit_table import fit_data
     from ptq_eval.jobs.paper import paper
+    from ptq_eval.jobs.probe import probe
     from ptq_eval.jobs.run import RunResult, estimate, load, run, save_report
     from ptq_eval.jobs.sensitivity import sensitivity
 

@@ -71,6 +71,12 @@ class HubError(UnreadableCheckpointError):
     exit_code = 58
 
 
+class ContinuationError(PtqEvalError):
+    """A checkpoint from which a training cannot be continued."""
+
+    exit_code = 60
+
+
 class UnsafeCheckpointError(PtqEvalError):
     """A pickle holds more than tensors, or a checkpoint asks for remote code."""
 

@@ -1,7 +1,5 @@
-"""The three records that flow through the package: Checkpoint, Trial, Measurement.
-
-Standard library only, immutable, of plain values, so that each of them is one JSON object.  Nothing derived is stored:
-loss, perplexity and bits per byte are properties of the per-window sums.
+"""The records that flow through the package, Checkpoint, Trial and Measurement, by the standard library only: frozen,
+of plain values, each one JSON object.  Loss, perplexity and bits per byte are derived from the per-window sums.
 """
 
 from __future__ import annotations
@@ -285,11 +283,10 @@ class Trial:
 class Measurement:
     """What was measured for a trial.  Sums are per window, in nats, over `n_tokens[i]` scored tokens.
 
-    `kl` is KL(full precision ‖ quantized) summed over a window's scored tokens and `agree` the number of them
-    whose most likely token is unchanged; both are empty for full precision.  `status` is "ok", "partial" (some
-    layers were left in full precision, see `details`) or "failed" (`message` says why; the sums are empty).
-    `windows` are the places of the windows measured, in ascending order, where the trial's rule stopped early;
-    empty means all of them.
+    `kl` is KL(full precision ‖ quantized) summed over a window's scored tokens and `agree` the number of them whose
+    most likely token is unchanged; both are empty for full precision, as is `tokens`, what single tokens say (see
+    `measure.tokens`; none in earlier versions).  `status` is "ok", "partial" (some layers were left in full precision,
+    see `details`) or "failed" (`message` says why).  `windows`: places of those measured, if stopped early.
     """
 
     trial: Trial
@@ -305,6 +302,10 @@ class Measurement:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Time, host, versions: what may differ between two identical measurements."""
     windows: tuple[int, ...] = ()
+    tokens: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:  # a message may name a file whose bytes are no text
+        object.__setattr__(self, "message", self.message.encode("utf-8", "backslashreplace").decode())
 
     @property
     def loss(self) -> float:
@@ -346,5 +347,4 @@ class Measurement:
 
 
 def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in fields(cls)}
-    return {name: value for name, value in data.items() if name in names}
+    return {f.name: data[f.name] for f in fields(cls) if f.name in data}

@@ -10,9 +10,11 @@ import gc
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from zlib import crc32
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line does; the few tests with two threads share cores
@@ -31,6 +33,29 @@ from tests.support.steps import environ
 keep_freed_memory()  # as the command line does: the models of these tests are small
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--slow 2/4` runs the second quarter of the tests marked `slow`, 0/1 none of them; by default all run."""
+    parser.addoption("--slow", default="1/1", metavar="K/N", help="of the slow tests run part K of N (0/1: none)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without the slow tests of other parts.  Files with more slow tests come first, then those with more tests: the
+    processes of `make test` take file after file in this order, and none should be left alone with a long one at the
+    end."""
+    part, parts = map(int, config.getoption("--slow").split("/"))
+    others = [
+        item
+        for item in items
+        if item.get_closest_marker("slow") and crc32(item.nodeid.partition("[")[0].encode()) % parts != part - 1
+    ]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
+    count = Counter(item.path for item in items)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (-slow[item.path], -count[item.path], str(item.path)))
+
+
 def pytest_collection_finish() -> None:
     """Modules and tests stay until the end: the garbage collector need not look at them again."""
     gc.collect()
@@ -44,6 +69,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_pdf_fonts(monkeypatch):
+    """A figure's PDF is that of an empty file: its fonts take as long as drawing the PNG from the same figure, which is
+    drawn here too.  `tests/report/test_contract.py`, fixtures that several tests share and other processes write whole
+    ones."""
+    from ptq_eval.report.common import figures
+
+    def saved(figure, kinds):
+        for kind in kinds:
+            yield from [(kind, b"%PDF-1.4")] if kind == "pdf" and "png" in kinds else drawn(figure, (kind,))
+
+    drawn = figures.saved
+    monkeypatch.setattr(figures, "saved", saved)
 
 
 @pytest.fixture(scope="session")

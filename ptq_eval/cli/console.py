@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +27,14 @@ def complain(what: object, code: int) -> int:
     """Say in one line on stderr what is wrong; returns the exit code for it."""
     click.echo("ptq-eval: " + " ".join(str(what).split()), err=True)
     return code
+
+
+def leave(problems: Sequence[Exception]) -> None:
+    """Name what was skipped, and raise the first of these errors, if there is any, for its exit code."""
+    for problem in problems[1:]:
+        click.echo(f"skipped: {problem}")
+    if problems:
+        raise problems[0]
 
 
 def show_warning(message: Warning | str, category: type[Warning], *where: Any, **also: Any) -> None:

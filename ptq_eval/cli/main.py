@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptq_eval.cli import options as cli_options
+from ptq_eval.cli.average import average
 from ptq_eval.cli.backends import backends
 from ptq_eval.cli.backtest import backtest
 from ptq_eval.cli.compare import compare
@@ -27,6 +28,7 @@ from ptq_eval.cli.fit import fit
 from ptq_eval.cli.paper import paper
 from ptq_eval.cli.plan import plan
 from ptq_eval.cli.pretrain import pretrain
+from ptq_eval.cli.probe import probe
 from ptq_eval.cli.process import prepare_process
 from ptq_eval.cli.sensitivity import sensitivity
 from ptq_eval.cli.serve import serve
@@ -212,17 +214,26 @@ def quantizers() -> None:
     from ptq_eval import plugins
     from ptq_eval.backends.environments import statuses
 
-    table = Table("quantizer", "from", "calibration", "option", "default", "allowed", "meaning")
+    table = Table("quantizer", "from", "calibration", "option", "default", "allowed", "meaning", "source")
     for name, cls in plugins.load_all("quantizers").items():
         head: tuple[str, ...] = (name, plugins.provider("quantizers", name), cls.default_calibration)
-        plain, allowed = cls(), cls.option_values()
+        plain, allowed, source = cls(), cls.option_values(), cls.source
         for option, text in cls.option_help().items() or {"": ""}.items():
-            table.add_row(*head, option, str(getattr(plain, option, "")), allowed.get(option, ""), text)
-            head = ("", "", "")
+            table.add_row(*head, option, str(getattr(plain, option, "")), allowed.get(option, ""), text, source)
+            head, source = ("", "", ""), ""
     for status in statuses():
         where = f"{status.backend.name} {status.version} ({status.state})".replace("  ", " ")
         for method, own in status.backend.methods.items():
-            table.add_row(f"{status.backend.name}:{method}", where, own.calibration, "", "", "", own.summary)
+            table.add_row(
+                f"{status.backend.name}:{method}",
+                where,
+                own.calibration,
+                "",
+                "",
+                "",
+                own.summary,
+                status.backend.source,
+            )
     console().print(table)
 
 
@@ -251,6 +262,7 @@ def formats() -> None:
         console().print(table)
 
 
+cli.add_command(average)
 cli.add_command(backends)
 cli.add_command(backtest)
 cli.add_command(compare)
@@ -260,6 +272,7 @@ cli.add_command(fit)
 cli.add_command(paper)
 cli.add_command(plan)
 cli.add_command(pretrain)
+cli.add_command(probe)
 cli.add_command(sensitivity)
 cli.add_command(serve)
 cli.add_command(submit)

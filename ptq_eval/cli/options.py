@@ -67,7 +67,7 @@ def _option(spec: Option, default: Any, *flags: str, required: bool = False) -> 
 
     def read(_ctx: click.Context, _param: click.Parameter, values: tuple[Any, ...]) -> Any:
         if spec.repeated:
-            return spec.read(values)
+            return spec.read(",".join(values) if spec.many else values)
         if len(values) > 1:
             remedy = "give all values once, with commas" if spec.many else "give it once"
             raise OptionError(f"{flag} occurs {len(values)} times", got=" and ".join(values), remedy=remedy)

@@ -42,6 +42,7 @@ def pretrain(
     Examples:
       ptq-eval pretrain runs/small --width 32 --ratios 5,10,20,50,100,200
       ptq-eval pretrain runs/annealed --schedule wsd --text my-text.txt
+      ptq-eval pretrain runs/trunk --ratios 20,40,60,80 --states
       ptq-eval pretrain --study study.toml -o runs/study
       ptq-eval pretrain --study study.toml -o runs/study --status
     """
@@ -115,9 +116,11 @@ def _one(out: str, device: str, settings: dict[str, Any]) -> None:
             config,
             source.text,
             out,
+            source=training.text,
             digest=source.digest,
             device=device,
             compiled=training.compile,
+            states=training.states,
             progress=lambda done, total, _loss: bar("training", done, total),
         )
     click.echo(f"Written: {out}")

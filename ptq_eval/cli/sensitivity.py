@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import click
 
 from ptq_eval.cli import options as cli_options
-from ptq_eval.cli.console import Bar, console
+from ptq_eval.cli.console import Bar, console, leave
 from ptq_eval.config.run import RunConfig
 from ptq_eval.config.study import SensitivityConfig
-from ptq_eval.errors import NothingToFitError, PtqEvalError
+from ptq_eval.errors import NothingToFitError
 
 
 @click.command(short_help="Damage per layer: predicted from noise and curvature, and measured.")
@@ -53,7 +52,7 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
     if settings["by"] == "part":
         console().print(parts.render(record))
         click.echo(f"Written to {out}: {parts.FILES}")
-        _raise(problems)
+        leave(problems)
         return
     page = _page(Path(out))
     console().print(render(record))
@@ -61,14 +60,7 @@ def sensitivity(folders: tuple[str, ...], out: str, **settings: Any) -> None:
     if settings["budget"] and (plans := mixed.read(Path(out))):
         console().print(mixed.render(plans))
         click.echo(f"Written to {out}: {mixed.FILES}")
-    _raise(problems)
-
-
-def _raise(problems: Sequence[PtqEvalError]) -> None:
-    for problem in problems[1:]:
-        click.echo(f"skipped: {problem}")
-    if problems:
-        raise problems[0]
+    leave(problems)
 
 
 def _page(out: Path) -> str:

@@ -41,6 +41,9 @@ def _step(value: Any, *, name: str, error: type[PtqEvalError]) -> int | str:
         ) from None
 
 
+STEP = Kind(_step, "STEP")
+
+
 @dataclass(frozen=True)
 class Budget:
     """What a mixed model may take: mean stored "bits" per quantized weight, or "bytes" of all weights.
@@ -77,7 +80,7 @@ class SensitivityConfig(Options):
     """
 
     steps: tuple[int | str, ...] = option(
-        ("all",), "Checkpoints of each run.", Kind(_step, "STEP"), many=True, metavar="STEP,…|first,last|all"
+        ("all",), "Checkpoints of each run.", STEP, many=True, metavar="STEP,…|first,last|all"
     )
     by: Literal["layer", "part"] = option(
         "layer",

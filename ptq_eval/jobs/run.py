@@ -213,8 +213,8 @@ def load(
     return analyse(load_results(folder, bits_axis), laws=laws, seed=seed, bootstrap=bootstrap, progress=progress)
 
 
-def default_output(root: str | Path) -> Path:
-    """`<name of the folder or model>-ptq` in the working directory."""
+def default_output(root: str | Path, suffix: str = "ptq") -> Path:
+    """`<name of the folder or model>-ptq` in the working directory, or with another suffix."""
     remote = re.match(r"(hub|suite):(?P<id>[^@]*)", str(root))
     name = remote["id"].rstrip("/").rpartition("/")[2] if remote else Path(root).resolve().name
-    return Path(f"{name or 'run'}-ptq")
+    return Path(f"{name or 'run'}-{suffix}")

@@ -78,6 +78,7 @@ class Evaluator:
     `rule` may end a variant early, by the errors of the windows' `design`.  `budget` is the memory (bytes) that kept
     full-precision outputs may still take, zero unless set before `score`.
     `tick(windows)` is called after each forward pass, and for windows that a variant does not need.
+    `tokens`: whether the scores of variants say what single tokens do.
     """
 
     def __init__(
@@ -90,8 +91,9 @@ class Evaluator:
         design: Design | None = None,
         tick: Tick | None = None,
         kept: Kept | None = None,
+        tokens: bool = False,
     ) -> None:
-        self.design, self.kept = design, kept
+        self.design, self.kept, self.tokens = design, kept, tokens
         self.model, self.rule, self.tick = model, rule, tick or (lambda windows: None)
         self.order = rule.order(len(ids)) if rule else list(range(len(ids)))
         self.ids = ids.to(device=model.device, dtype=torch.long)[self.order]
@@ -153,8 +155,8 @@ class Evaluator:
         return [self._in_order(variant.scores) for variant in running]
 
     def _progress(self, parameters: Mapping[str, Tensor], name: str, simulation: Running | None) -> _Progress:
-        parts = self.kept.parts(f"{name} scores") if self.kept is not None and name else []
-        found = {start: Scores(*lists) for start, *lists in parts}
+        parts = self.kept.parts(_of(name)) if self.kept is not None and name else []
+        found = {start: Scores.from_lists(lists) for start, *lists in parts}
         return _Progress(parameters, name, simulation, found=found)
 
     def _batches(self, size: int) -> list[list[slice]]:
@@ -196,12 +198,12 @@ class Evaluator:
             self.tick(len(rows))
             if self.kept is not None and time.monotonic() - started > SECONDS:
                 break
-        nll, scores = compare(rows, full, outputs)
+        nll, scores = compare(rows, full, outputs, tokens=self.tokens)
         self._record_full(batch, nll)
         for variant, score in zip(variants, scores):
             variant.scores.extend(score)
             if self.kept is not None and variant.name:
-                self.kept.add(f"{variant.name} scores", [batch.start, score.nll, score.kl, score.agree])
+                self.kept.add(_of(variant.name), [batch.start, *score.to_lists()])
         return variants[len(outputs) :]
 
     def _output(self, rows: Tensor, variant: _Progress) -> Output:
@@ -225,6 +227,11 @@ class Evaluator:
         seen = self.order[: len(scores.nll)]
         ranks = sorted(range(len(seen)), key=seen.__getitem__)
         return [seen[i] for i in ranks], scores.at(ranks)
+
+
+def _of(name: str) -> str:
+    """Under which the scores of a variant are kept."""
+    return f"{name} scores and tokens"
 
 
 def evaluate(

@@ -15,6 +15,7 @@ block, and nothing after them is rounded to that type.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ptq_eval.measure.kernels.sums import Sums
+from ptq_eval.measure.tokens import per_token
 from ptq_eval.models.language_model import LanguageModel
 from quantizers import kernels
 from quantizers.parallel import over_rows
@@ -40,22 +42,35 @@ _TEST_TOKENS = 8
 
 @dataclass
 class Scores:
-    """Per window: the summed negative log-likelihood and KL (nats), and the count of agreeing top-1 tokens."""
+    """Per window: the summed negative log-likelihood and KL (nats), the count of agreeing top-1 tokens, and what
+    single tokens say (`tokens.per_token`), where that is wanted."""
 
     nll: list[float] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
     agree: list[int] = field(default_factory=list)
+    tokens: list[bytes] = field(default_factory=list)
 
     def extend(self, more: Scores) -> None:
         """Append the scores of further windows."""
         self.nll += more.nll
         self.kl += more.kl
         self.agree += more.agree
+        self.tokens += more.tokens
 
     def at(self, indices: Sequence[int]) -> Scores:
         """The scores at these indices, in this order."""
         take = lambda values: [values[i] for i in indices] if values else []
-        return Scores(take(self.nll), take(self.kl), take(self.agree))
+        return Scores(*map(take, (self.nll, self.kl, self.agree, self.tokens)))
+
+    def to_lists(self) -> list[list[Any]]:
+        """As lists of JSON; `from_lists` is its inverse."""
+        return [self.nll, self.kl, self.agree, [base64.b64encode(window).decode() for window in self.tokens]]
+
+    @classmethod
+    def from_lists(cls, lists: Sequence[list[Any]]) -> Scores:
+        """The inverse of `to_lists`."""
+        nll, kl, agree, tokens = lists
+        return cls(nll, kl, agree, [base64.b64decode(window) for window in tokens])
 
 
 @dataclass(frozen=True)
@@ -157,31 +172,31 @@ class Whole:
         return 3.0 * batch * time * self.model.vocab_size * itemsize
 
 
-def compare(ids: Tensor, full: Output, variants: Sequence[Output] = ()) -> tuple[list[float], list[Scores]]:
+def compare(
+    ids: Tensor, full: Output, variants: Sequence[Output] = (), *, tokens: bool = False
+) -> tuple[list[float], list[Scores]]:
     """Score outputs of windows `ids` [batch, time]: (full-precision loss per window, one Scores per variant).
 
+    `tokens`: whether the scores say what single tokens do.
     To the last bit, a variant's scores do not depend on the other variants, nor the full-precision loss on any of them.
     """
     targets = ids[:, 1:].flatten()
-    device, tokens = targets.device, len(targets)
-    sums = [Sums.zero(tokens, device) for _ in range(1 + len(variants))]
+    device, count = targets.device, len(targets)
+    sums = [Sums.zero(count, device) for _ in range(1 + len(variants))]
     rows, columns = _of(_BLOCK, device)
     part = lambda first, last: _reduce(targets, [full, *variants], sums, (first, last), columns)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     if device.type == "cpu":
-        over_rows(part, tokens, threads, multiple=rows)
+        over_rows(part, count, threads, multiple=rows)
     else:
-        part(0, tokens)
-    full_sums, windows = sums[0], len(ids)
-    scores = [
-        Scores(
-            _per_window(each.nll(), windows),
-            _per_window(full_sums.kl(each), windows),
-            (each.top == each.highest).view(windows, -1).sum(1).tolist(),
-        )
-        for each in sums[1:]
-    ]
-    return _per_window(full_sums.nll(), windows), scores
+        part(0, count)
+    before, windows, scores = sums[0].nll(), len(ids), list[Scores]()
+    for each in sums[1:]:
+        after, kl = each.nll(), sums[0].kl(each)
+        agree: list[int] = (each.top == each.highest).view(windows, -1).sum(1).tolist()
+        single = per_token(kl, before, after, windows) if tokens else []
+        scores.append(Scores(_per_window(after, windows), _per_window(kl, windows), agree, single))
+    return _per_window(before, windows), scores
 
 
 @torch.inference_mode()

@@ -31,6 +31,7 @@ from ptq_eval.measure.kept import Kept, once
 from ptq_eval.measure.lanes import Cell, Lane, cells_of, lanes_of, scored, static_windows
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.session import Session
+from ptq_eval.measure.tokens import summary
 from ptq_eval.measure.trials import Workload
 from ptq_eval.measure.variants import Variant
 from ptq_eval.records import FULL_PRECISION, Measurement, Trial
@@ -160,7 +161,8 @@ def _evaluator(session: Session, tick: Tick) -> Evaluator:
     stop = work.trials[0].stop
     rule = StopRule(**stop) if stop else None
     design = design_of(work.evaluation.sample, len(work.evaluation))
-    return Evaluator(session.model, session.evaluation, rule=rule, design=design, tick=tick, kept=session.kept)
+    options: dict[str, Any] = {"rule": rule, "design": design, "tick": tick, "kept": session.kept, "tokens": True}
+    return Evaluator(session.model, session.evaluation, **options)
 
 
 def _full_record(session: Session, evaluator: Evaluator, floor: Floor) -> Measurement:
@@ -232,7 +234,7 @@ def _record(work: Workload, trial: Trial, scores: Scores, windows: Sequence[int]
     for name, values in (("loss", scores.nll), ("KL", scores.kl)):
         if not all(map(math.isfinite, values)):
             return _failed(measurement, f"the {name} is not finite")
-    return measurement
+    return replace(measurement, tokens=summary(scores.tokens)) if scores.tokens else measurement
 
 
 def _require_sane(work: Workload, nll: Sequence[float], vocab_size: int) -> None:
@@ -319,6 +321,5 @@ def _with(measurement: Measurement, details: Mapping[str, Any]) -> Measurement:
 
 
 def _failed(measurement: Measurement, message: str) -> Measurement:
-    return replace(
-        measurement, status="failed", message=message, nll=(), n_tokens=(), n_bytes=(), kl=(), agree=(), windows=()
-    )
+    nothing: dict[str, Any] = dict.fromkeys(("nll", "n_tokens", "n_bytes", "kl", "agree", "windows"), ())
+    return replace(measurement, status="failed", message=message, tokens={}, **nothing)

@@ -153,7 +153,7 @@ def tokenizer_sha(folder: Path) -> str:
 def tokenizer_fault(folder: Path, trust_remote_code: bool = False) -> MissingTokenizerError | None:
     """Why the tokenizer in `folder` cannot be loaded, or None where it can; the same files are tried once."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and _is_read_for_tokenizing(path)):
+    for path in tokenizer_files(folder):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     key = digest.hexdigest(), trust_remote_code
     if key not in _FAULTS:
@@ -164,8 +164,10 @@ def tokenizer_fault(folder: Path, trust_remote_code: bool = False) -> MissingTok
 _FAULTS: dict[tuple[str, bool], MissingTokenizerError | None] = {}
 
 
-def _is_read_for_tokenizing(path: Path) -> bool:
-    return path.name in (*_OTHER_FILES, "config.json") or "token" in path.name
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files in a folder that are read for its tokenizer, `config.json` included."""
+    read = lambda path: path.name in (*_OTHER_FILES, "config.json") or "token" in path.name
+    return sorted(path for path in folder.iterdir() if path.is_file() and read(path))
 
 
 def _tokenizer_fault(folder: Path, trust_remote_code: bool) -> MissingTokenizerError | None:

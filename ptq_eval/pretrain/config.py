@@ -63,6 +63,9 @@ class TrainingConfig(Options):
     """
 
     text: str = option("stdlib:train", "Text to train on.")
+    states: bool = option(
+        False, "Keep the optimizer's state at each checkpoint of the trunk, so that `probe` can start from all of them."
+    )
     compile: bool | None = option(None, "Use torch.compile.", SWITCH, off="--no-compile", unset="on CUDA")
     threads: int | None = option(None, "CPU threads.", COUNT, low=1, unset="torch's own choice")
 

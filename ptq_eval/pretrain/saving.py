@@ -4,6 +4,7 @@ OUT/pretrain.json              options, model size and text, by which a resumed 
 OUT/tokenizer/                 trained before the model
 OUT/trunk/checkpoint-STEP/     checkpoints as HF Trainer writes them; for wsd also OUT/annealed/checkpoint-STEP/
 OUT/state.pt                   weights, optimizer state and step of the trunk, from which a run is resumed
+OUT/starts/step-STEP.pt        the same at each checkpoint of the trunk, if states are kept
 OUT/log.jsonl                  step, loss and learning rate, written when the run is complete
 """
 
@@ -95,6 +96,11 @@ def read_state(path: Path, device: str, remedy: str) -> dict[str, Any]:
         raise UnreadableCheckpointError(
             "the saved training state is damaged", got=f"{path}: {type(error).__name__}", remedy=remedy
         ) from error
+
+
+def state_file(run: Path, step: int) -> Path:
+    """Where a run keeps the state of its trunk after `step` steps, if it does."""
+    return run / "starts" / f"step-{step}.pt"
 
 
 def keep_state(out: Path, state: Mapping[str, Any]) -> None:

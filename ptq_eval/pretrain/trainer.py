@@ -27,7 +27,9 @@ from ptq_eval.pretrain.saving import (
     kept_state,
     require_same,
     save_checkpoint,
+    state_file,
     write_folder,
+    write_state,
     write_whole,
     writing,
 )
@@ -48,7 +50,9 @@ class _State:
 class _Run:
     """One trunk and, for wsd, its annealed branches."""
 
-    def __init__(self, config: PretrainConfig, text: str, digest: str, out: Path, device: str, compiled: bool) -> None:
+    def __init__(
+        self, config: PretrainConfig, text: str, about: dict[str, str], out: Path, device: str, compiled: bool
+    ) -> None:
         self.config, self.out, self.device, self.compiled = config, out, device, compiled
         # An invalid model or an output folder of another run is refused before anything is written.
         self.model_config = model_config(config)
@@ -68,7 +72,6 @@ class _Run:
         self.targets = sorted(set(steps))
         self.state = _State(model, self._optimizer(model), 0, [])
         self._forward = self._compile(model)
-        about = {"text_digest": digest}
         describe(out, config, self.batches, steps_saved=self.targets, params=params, text=about, device=device)
 
     def _tokenizer(self, text: str) -> Any:
@@ -140,15 +143,18 @@ class _Run:
 
     def keep(self, state: _State) -> None:
         """Save the state from which the run can be resumed, replacing the previous one."""
-        keep_state(
-            self.out,
-            {
-                "model": state.model.state_dict(),
-                "optimizer": state.optimizer.state_dict(),
-                "step": state.step,
-                "log": state.log,
-            },
-        )
+        keep_state(self.out, self._kept(state))
+
+    def keep_for_branches(self, state: _State) -> None:
+        """Save the state at a checkpoint, beside those of the others."""
+        path = state_file(self.out, state.step)
+        with writing(self.out):
+            path.parent.mkdir(exist_ok=True)
+        write_state(path, self._kept(state))
+
+    def _kept(self, state: _State) -> dict[str, Any]:
+        own = {"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
+        return {**own, "step": state.step, "log": state.log}
 
     def resume(self) -> None:
         """Load the last saved state, if there is one."""
@@ -176,8 +182,8 @@ class _Run:
                 progress(self.state.step, self.targets[-1], loss)
         self.save(state, "annealed", "annealed", rate)
 
-    def train(self, progress: Progress | None) -> None:
-        """Train from the current state to the last target."""
+    def train(self, progress: Progress | None, states: bool = False) -> None:
+        """Train from the current state to the last target; `states`: keep one at each checkpoint of the trunk."""
         config, total = self.config, self.targets[-1]
         branches: dict[int, list[int]] = {}
         for end in self.targets if config.schedule == "wsd" else ():
@@ -194,6 +200,8 @@ class _Run:
             if progress:
                 progress(self.state.step, total, loss)
             if self.state.step in self.targets:
+                if states:
+                    self.keep_for_branches(self.state)
                 self.save(self.state, "trunk", phase(config.schedule, self.state.step, warmup=config.warmup), rate)
             if self.state.step in self.targets or self.state.step % 500 == 0:
                 self.keep(self.state)
@@ -206,19 +214,23 @@ def pretrain(
     text: str,
     out: str | Path,
     *,
+    source: str = "",
     digest: str = "",
     device: str = "cpu",
     compiled: bool | None = None,
+    states: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Train on `text` and save a trajectory under `out`; the same call resumes an interrupted run.
 
+    `source` and `digest` say which text it is.  `states` keeps the optimizer's state at each checkpoint of the trunk.
     `compiled` uses torch.compile (default: on CUDA).  On CUDA, matrix products are in bfloat16 under autocast, with
     float32 weights.  Returns `out`.  Raises OptionError if `out` holds another run, and OutputFullError if it cannot be
     written.
     """
     compiled = device.startswith("cuda") if compiled is None else compiled
-    run = _Run(config, text, digest, Path(out), device, compiled)
+    about = {"text_digest": digest, **({"text": source} if source else {})}
+    run = _Run(config, text, about, Path(out), device, compiled)
     run.resume()
-    run.train(progress)
+    run.train(progress, states)
     return Path(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ptq_eval.results.tokens import COLUMNS as TOKENS
 from ptq_eval.runtime import COLUMNS as RUNTIME
 
 COLUMNS = (
@@ -80,4 +81,5 @@ COLUMNS = (
     "second_order_ratio",
     "doubts",
     *RUNTIME,
+    *TOKENS,
 )

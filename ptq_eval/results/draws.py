@@ -25,12 +25,13 @@ from scipy import optimize, special
 
 from ptq_eval.records import Measurement
 from ptq_eval.results.selection import cell_of
+from ptq_eval.results.tokens import COLUMNS as TOKENS
 from ptq_eval.runtime import COLUMNS as RUNTIME
 from ptq_eval.sampling import SIGNIFICANT, Design, freedom, standard_error
 
 _MEANS = (
     *("delta", "loss_q", "bpb_q", "kl", "kl_se", "top1_agreement", "top1_se", "bits_per_weight"),
-    *("rounding_sd", "numerics_sd", "noise_floor", "effective_windows"),
+    *("rounding_sd", "numerics_sd", "noise_floor", "effective_windows", *TOKENS),
 )
 
 CONFIGURATION = (

@@ -36,6 +36,7 @@ from ptq_eval.results.draws import cells as cells_of
 from ptq_eval.results.points import Losses
 from ptq_eval.results.seeds import add_seeds
 from ptq_eval.results.selection import pairing, place, select
+from ptq_eval.results.tokens import of_tokens
 from ptq_eval.runtime import columns_of
 from ptq_eval.sampling import (
     SIGNIFICANT,
@@ -229,6 +230,7 @@ def _damage(m: Measurement, reference: Measurement | None, whole: Design | None)
     row["loss_q"], row["loss_q_se"] = mean_and_error(m.nll, m.n_tokens, design)
     row["kl"], row["kl_se"] = mean_and_error(m.kl, m.n_tokens, design)
     row["top1_agreement"], row["top1_se"] = mean_and_error(m.agree, m.n_tokens, design)
+    row |= of_tokens(m, design)
     if reference is not None:
         difference = np.subtract(m.nll, np.asarray(reference.nll)[list(m.windows) or slice(None)])
         row["delta"], row["delta_se"] = mean_and_error(difference, m.n_tokens, design)

@@ -22,17 +22,20 @@ class Fake(WeightBackend):
         name: Method(name, bits=(3, 4), symmetric=(False,))
         for name in (
             *("good", "nan", "shape", "unchanged", "partial", "raises", "killed", "sleeps", "missing"),
-            *("process", "draws", "leaks"),
+            *("process", "draws", "leaks", "more", "undecodable"),
         )
     }
     leaked = []
 
     def quantize(self, job):
+        import torch
         from safetensors.torch import load_file
 
         found = super().quantize(job)
         if job.cell.method == "missing":
             found.pop(job.layers[0])
+        if job.cell.method == "more":
+            found["lm_head"] = torch.ones(2, 2)
         if job.cell.method == "partial":
             found[job.layers[0]] = load_file(job.folder / "weights.safetensors")[job.layers[0]]
         return found
@@ -44,6 +47,8 @@ class Fake(WeightBackend):
 
         if cell.method == "raises":
             raise ValueError("cannot do this")
+        if cell.method == "undecodable":
+            raise FileNotFoundError(os.fsdecode(b"no file \xff"))
         if cell.method == "killed":
             print("about to die", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)

@@ -15,7 +15,19 @@ from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
 from quantizers import Scheme, get_quantizer
 
-WRONG = ("nothing", "nan", "inf", "transposed", "short", "missing", "unchanged", "one unchanged", "other loss", "norm")
+WRONG = (
+    "nothing",
+    "nan",
+    "inf",
+    "transposed",
+    "short",
+    "missing",
+    "unchanged",
+    "one unchanged",
+    "other loss",
+    "norm",
+    "more",
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +39,7 @@ def model(tmp_path_factory):
     return LanguageModel.load(folder, name="tiny")
 
 
+@pytest.mark.slow
 @given(st.sets(st.sampled_from(WRONG), min_size=1, max_size=3), st.integers(0, 13))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_weights_are_put_in_place_or_refused(model, tmp_path, fakes, wrong, place):
@@ -51,6 +64,8 @@ def test_weights_are_put_in_place_or_refused(model, tmp_path, fakes, wrong, plac
         found["other:model.norm.weight"] = torch.full((3,), 1.0)
     if "missing" in wrong:
         del found[key]
+    if "more" in wrong:
+        found["layer:lm_head"] = torch.ones(2, 2)
     save_file(found, tmp_path / "0.safetensors")
     loss = handover.loss_of(model.module, torch.arange(16)[None]) + ("other loss" in wrong)
     facts = {"seconds": 1.0, "versions": {}, "loss": loss}

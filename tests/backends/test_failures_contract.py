@@ -10,7 +10,7 @@ import ptq_eval
 from ptq_eval.errors import UnknownPluginError
 from ptq_eval.records import Measurement
 
-METHODS = ("good", "nan", "shape", "unchanged", "partial", "raises", "killed", "missing")
+METHODS = ("good", "nan", "shape", "unchanged", "partial", "raises", "killed", "missing", "more", "undecodable")
 REASONS = {
     "nan": "not finite",
     "shape": "other shapes",
@@ -18,6 +18,8 @@ REASONS = {
     "raises": "ValueError: cannot do this",
     "killed": "killed by SIGKILL, as the system does when memory runs out: about to die",
     "missing": "no weights of 1 layers",
+    "more": "layers that are not to be quantized: lm_head",
+    "undecodable": "FileNotFoundError: no file \\udcff",
 }
 
 
@@ -31,6 +33,7 @@ def one(saved):
     return saved("llama")
 
 
+@pytest.mark.slow
 def test_each_failure_is_a_record_and_the_grid_goes_on(fakes, measure, one, home):
     names = ("rtn", *(f"fake:{method}" for method in METHODS), "broken", "absent", "elsewhere")
     found = by_method(measure(one, quantizers=names, bits=(4,)))
@@ -60,6 +63,20 @@ def test_a_disk_too_full_for_the_exchange_fails_the_backend_alone(fakes, measure
     assert "No space left on device" in found["fake:good"]["message"]
 
 
+def test_weights_that_cannot_be_read_fail_their_method(fakes, measure, one, monkeypatch):
+    """The first answer's file is damaged; the answers after it are not waited for, and say so too."""
+
+    def damaged(_):
+        raise SafetensorError("Error while deserializing header: incomplete metadata")
+
+    monkeypatch.setattr("ptq_eval.measure.foreign.handover.load_file", damaged)
+    found = by_method(measure(one, quantizers=("rtn", "fake:good", "fake:draws"), bits=(4,)))
+    assert found["rtn"]["status"] == "ok"
+    for name in ("fake:good", "fake:draws"):
+        assert found[name]["status"] == "failed"
+        assert "incomplete metadata" in found[name]["message"]
+
+
 def test_a_scheme_that_a_backend_cannot_do(fakes, measure, one):
     result = measure(one, quantizers=("fake:good",), bits=(2, 4), formats=("mxfp4",))
     rows = {(row["bits"], row["format"]): row for _, row in result.table.iterrows() if row["bits"] == row["bits"]}
@@ -68,6 +85,7 @@ def test_a_scheme_that_a_backend_cannot_do(fakes, measure, one):
     assert rows[4, "mxfp4"]["message"] == "fake:good has no format mxfp4"
 
 
+@pytest.mark.slow
 def test_a_failed_measurement_is_tried_again_and_a_good_one_is_not(fakes, measure, one, home, tmp_path):
     names = ("fake:good", "fake:raises")
     measure(one, quantizers=names, bits=(4,))
@@ -79,6 +97,7 @@ def test_a_failed_measurement_is_tried_again_and_a_good_one_is_not(fakes, measur
     assert by_method(again)["fake:good"]["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_norms_that_a_method_changes_are_measured_too(fakes, measure, one):
     """Folding is exact in full precision: only the rounded layers do damage, as in rtn without the folded ones."""
     found = by_method(measure(one, quantizers=("rtn", "folds:fold", "folds:scaled"), bits=(4,)))

@@ -64,20 +64,6 @@ def ptq_eval(monkeypatch, capfd, tmp_path):
     return call
 
 
-@pytest.fixture(autouse=True)
-def no_pdf_fonts(monkeypatch):
-    """A figure's PDF is that of an empty file: its fonts take as long as drawing the PNG from the same figure, which is
-    drawn here too.  The tests of reports, of sensitivities and of the documentation write whole ones."""
-    from ptq_eval.report.common import figures
-
-    def saved(figure, kinds):
-        for kind in kinds:
-            yield from [(kind, b"%PDF-1.4")] if kind == "pdf" and "png" in kinds else drawn(figure, (kind,))
-
-    drawn = figures.saved
-    monkeypatch.setattr(figures, "saved", saved)
-
-
 @pytest.fixture(scope="session")
 def measured(material, tmp_path_factory):
     """An output folder of the run, measured with the options of `quick` and RTN at 3 and 4 bits."""

@@ -59,10 +59,10 @@ def test_tasks_are_added_to_a_finished_folder(ptq_eval, arguments, tmp_path):
     assert cell.pair.evidence.worsening == pytest.approx(-row["change"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "code", "words"),
     [
-        (("--tasks", "next_lime"), 59, "did you mean 'next_line'?"),
         (("--task-folder", "/nowhere/at/all"), 59, "not a folder"),
         (("--task-limit", "0"), 2, "--task-limit"),
     ],

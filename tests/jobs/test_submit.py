@@ -8,7 +8,7 @@ import pytest
 
 from ptq_eval.config.cluster import RemoteConfig, SlurmConfig
 from ptq_eval.errors import ClusterError, DeviceError, NothingToFitError, OptionError, OutputFullError
-from ptq_eval.jobs import slurm
+from ptq_eval.jobs import process, slurm
 from ptq_eval.jobs.files import read_job
 from ptq_eval.jobs.submit import retry, submit
 from ptq_eval.results.store import Store
@@ -37,6 +37,7 @@ def fake(tmp_path, monkeypatch):
     return write
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_a_script_whose_tasks_measure_everything(trajectory, small, tmp_path, without_slurm):
     out = tmp_path / "my out"
     asked = {"partition": "gpu", "time": "2:00:00", "cpus": 2, "mem": "8G", "account": "lab", "array_limit": 2}
@@ -71,14 +72,15 @@ def test_jobs_with_gpus_are_planned_where_there_is_none(trajectory, small, tmp_p
         RemoteConfig.having({"device": "cuda:1"}, 1)
 
 
-def test_a_retry_has_what_no_record_holds_and_may_change_what_is_asked(trajectory, small, tmp_path, without_slurm):
+@pytest.mark.slow
+def test_a_retry_has_what_no_record_holds_and_may_change_what_is_asked(
+    trajectory, small, tmp_path, monkeypatch, without_slurm
+):
     out = tmp_path / "out"
     found = submit(trajectory, out, dry_run=True, time="10", mem="1G", **small)
     job, _ = read_job(found.folder / "0001.json")
-    done = subprocess.run(
-        ["bash", found.folder / "measure.sh"], env=environ(SLURM_ARRAY_TASK_ID="1"), capture_output=True, check=False
-    )
-    assert done.returncode == 0
+    monkeypatch.setattr(process, "end_with", lambda _: None)  # a task ends with the process that started it
+    process.work([found.folder / "0001.json"], out, (1, 1), "slurm-1-1", lambda _: None)
     again = retry(out, dry_run=True, mem="4G")
     script = (again.folder / "measure.sh").read_text()
     assert (again.folder.name, again.count) == ("2", 2)
@@ -141,6 +143,7 @@ def test_an_output_folder_that_cannot_be_written(trajectory, small, tmp_path, wi
         submit(trajectory, folder / "out", dry_run=True, **small)
 
 
+@pytest.mark.slow
 def test_a_task_that_cannot_measure_ends_with_the_code_of_its_error(trajectory, small, tmp_path, without_slurm):
     found = submit(trajectory, tmp_path / "out", dry_run=True, **small)
     path = found.folder / "0000.json"

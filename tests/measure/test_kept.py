@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import ptq_eval
 from ptq_eval.errors import OutputFullError, UnsupportedModelError
 from ptq_eval.measure import calibration, kept
 from ptq_eval.measure import sweep as sweeping
@@ -57,6 +58,7 @@ def killed_at(monkeypatch, work, folder, moment):
     return written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "options"),
     [("llama", {}), ("gpt2", {"include_embedding": True}), ("llama", {"quantizers": ("gptaq",), "precision": 0.3})],
@@ -143,41 +145,40 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
 
 
 RUN = """
-import sys
+import json, sys
 from ptq_eval.measure import kept, sweep
 sweep._SHORT, kept.SECONDS = 0.0, 0.0
 import ptq_eval
-ptq_eval.run(sys.argv[1], sys.argv[2], quantizers=("rtn", "gptq", "awq"), bits=(2, 4), seq_len=32, eval_windows=64,
-             calib_windows=8, write_report=False, bootstrap=10)
+ptq_eval.run(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3]))
 """
+MORE = (2, 40)
+"""Parts after which a process is killed: while it quantizes, and while it evaluates."""
 
 
 @pytest.mark.slow
-def test_killed_by_the_system_at_random_moments(saved, tmp_path):
-    folder = saved("llama").parent
+def test_killed_by_the_system_and_again_where_it_went_on(saved, small, tmp_path):
+    """Two moments of real processes; `test_killed_at_any_part…` has the others."""
+    folder, out = saved("llama").parent, tmp_path / "killed"
+    options = {**small, **GRID, "eval_windows": 24, "write_report": False}
+    ptq_eval.run(folder, tmp_path / "whole", **options)
 
-    def start(out):
-        command = [sys.executable, "-c", RUN, str(folder), str(out)]
+    def start():
+        command = [sys.executable, "-c", RUN, str(folder), str(out), json.dumps(options)]
         return subprocess.Popen(command, env=environ(), stdout=subprocess.DEVNULL)
 
     def found(out):
         return [m.to_dict() | {"provenance": None} for m in Store(out).measurements()]
 
-    def parts(out):
+    def parts():
         return sum(path.read_bytes().count(b"\n") for path in out.glob("unfinished/*/parts/parts.jsonl"))
 
-    whole = start(tmp_path / "whole")
-    assert whole.wait() == 0
-    rng, killed = np.random.default_rng(0), 0
-    out = tmp_path / "killed"
-    for more in rng.integers(1, 60, size=6):
-        process, before = start(out), parts(out)
-        while process.poll() is None and parts(out) < before + more:
+    for more in MORE:
+        process, before = start(), parts()
+        while process.poll() is None and parts() < before + more:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-    assert start(out).wait() == 0
-    assert killed > 1
+        assert process.wait() == -signal.SIGKILL
+    assert start().wait() == 0
     assert found(out) == found(tmp_path / "whole")
     assert not list(out.glob("unfinished/*"))
 

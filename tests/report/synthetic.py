@@ -76,6 +76,10 @@ def _row(run, ratio, quantizer, bits, rng):
         "calib_first": True if bits else None, "calib_difference": math.nan, "calib_difference_se": math.nan,
         "calib_difference_df": math.nan, "second_order_ratio": 1.1 if bits else math.nan, "doubts": None,
         **dict.fromkeys(RUNTIME),
+        "kl_median": abs(got) / 2, "kl_p99": 5 * abs(got), "kl_p999": 9 * abs(got), "kl_max": 20 * abs(got),
+        "delta_p": -true / 10, "delta_p_se": se / 10, "delta_p_rms": true / 4, "delta_p_rms_se": se / 8,
+        "delta_p_p1": -0.9 * true, "delta_p_p5": -0.4 * true, "delta_p_p95": 0.3 * true, "delta_p_p99": 0.7 * true,
+        "loss_correlation": math.exp(-true / 9),
     }  # fmt: skip
     return {name: values[name] for name in COLUMNS}
 

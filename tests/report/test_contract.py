@@ -26,6 +26,11 @@ FIGURES = [f"figures/{name}.{kind}" for name in ("delta_vs_ratio", "loss_vs_toke
 FILES = ["degradation.csv", "fit.json", "report.md", "report.html", "tables/degradation.tex", *FIGURES]
 
 
+@pytest.fixture(autouse=True)
+def no_pdf_fonts():
+    """Every file of a report is whole here."""
+
+
 @pytest.fixture
 def small():
     """A table of one run, three checkpoints and one quantizer at two bit-widths, its fit and its run."""
@@ -39,6 +44,7 @@ def printed(table, fit, run, width=200):
     return console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_write_returns_exactly_the_files_it_wrote(out, written):
     found = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert found == sorted(FILES) == sorted(str(path.relative_to(out)) for path in written)
@@ -234,6 +240,7 @@ def test_a_table_without_rows_and_a_folder_that_is_a_file_are_plain_errors(table
         write(tmp_path / "file", table, fit, run)
 
 
+@pytest.mark.slow
 def test_the_report_imports_no_torch_and_leaves_matplotlib_alone(tmp_path):
     code = """
 import sys, pathlib, matplotlib

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ptq_eval.results.store import Store
 
-COMPARED = ("nll", "n_tokens", "n_bytes", "kl", "agree", "windows", "status")
+COMPARED = ("nll", "n_tokens", "n_bytes", "kl", "agree", "windows", "status", "tokens")
 
 
 def numbers(out):

@@ -75,7 +75,8 @@ def quantize(
                 options: dict[str, Any] = {"device": model.device.type, "threads": torch.get_num_threads()}
                 options["reload"] = reload
                 for answer in workers.run(place_of(name), exchange, cells, columns, **options):
-                    _accept(model, waiting.pop(0), answer, probe)
+                    _accept(model, waiting[0], answer, probe)
+                    del waiting[0]
         except (PtqEvalError, OSError, SafetensorError) as error:  # not installed, or no space for the exchange
             for variant in waiting:
                 variant.failed = str(error)
@@ -148,6 +149,8 @@ def _wrong(model: LanguageModel, layers: dict[str, Tensor], others: dict[str, Te
     """What is wrong with the form of the weights; empty if nothing is."""
     if missing := [name for name in model.linears() if name not in layers]:
         return f"returned no weights of {len(missing)} layers: {', '.join(missing[:3])}"
+    if more := sorted(layers.keys() - model.linears().keys()):
+        return f"returned weights of {len(more)} layers that are not to be quantized: {', '.join(more[:3])}"
     shapes = {name: (tuple(layers[name].shape), tuple(model.weight(name).shape)) for name in model.linears()}
     for name, value in others.items():
         shapes[name] = (tuple(value.shape), tuple(model.module.get_parameter(name).shape))

@@ -12,6 +12,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ptq_eval.config.options import declared
@@ -54,12 +55,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Leg:
-    """A trunk (`branch` 0) or the annealed branch that ends at step `branch`; trained from `start` to `end`."""
+    """A trunk (`branch` 0) or the annealed branch that ends at step `branch`; trained from `start` to `end`.
+
+    `origin` is the file with the state that it starts from, by default one that the run's trunk has left.
+    """
 
     run: Run
     start: int
     end: int
     branch: int = 0
+    origin: Path | None = None
 
     @property
     def name(self) -> str:

@@ -25,13 +25,16 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptq_eval.config.options import MEMORY, SIZE, TEXT, Options, option
 from ptq_eval.errors import OptionError
 from ptq_eval.pretrain.architectures import counts, model_config
 from ptq_eval.pretrain.stacked.options import RunOptions
 from ptq_eval.pretrain.stacked.plan import Leg, Run, legs, points, stacks
+
+if TYPE_CHECKING:
+    from ptq_eval.pretrain.stacked.trainer import Material
 
 Progress = Callable[[str, int, int], None]
 """progress(what is trained, steps done, steps in all)."""
@@ -44,6 +47,7 @@ class StudyOptions(Options):
     text: tuple[str, ...] = option(("stdlib:train",), "Texts.", TEXT, many=True, files=True)
     stack: int = option(16, "The most runs in a stack.", low=1)
     memory: int = option(4_000_000_000, "What a stack may take.", SIZE, plausible=MEMORY)
+    states: bool = option(False, "Keep the optimizer's state at each checkpoint of a trunk.")
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,14 @@ class Study:
 
     def stacks(self, before: Sequence[Sequence[str]]) -> list[list[Leg]]:
         """All legs in stacks; those of `before` (names of legs) as they were formed."""
-        wanted = [leg for run in self.runs for leg in legs(run)]
-        shapes = {run.options.shape: run.options for run in self.runs}
-        limits = {
-            shape: max(1, min(self.options.stack, self.options.memory // bytes_per_run(options)))
-            for shape, options in shapes.items()
-        }
-        return stacks(wanted, limits, before)
+        return stacked([leg for run in self.runs for leg in legs(run)], self.options, before)
+
+
+def stacked(wanted: Sequence[Leg], options: StudyOptions, before: Sequence[Sequence[str]]) -> list[list[Leg]]:
+    """These legs in stacks that `options` allow; those of `before` (names of legs) as they were formed."""
+    shapes = {leg.run.options.shape: leg.run.options for leg in wanted}
+    limits = {shape: max(1, min(options.stack, options.memory // bytes_per_run(own))) for shape, own in shapes.items()}
+    return stacks(wanted, limits, before)
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,23 @@ def train(
     compiled: use torch.compile (default: on CUDA, and on the CPU for long stacks).  On CUDA, matrix products are in
     bfloat16 under autocast, with float32 weights.  Raises OptionError, and OutputFullError if `out` cannot be written.
     """
+    materials: dict[tuple[str, int], Any] = {}
+    wanted = [leg for run in study.runs for leg in legs(run)]
+    read_text = lambda run: _material(materials, run, Path(out))
+    return train_legs(wanted, study.options, out, read_text, device=device, compiled=compiled, progress=progress)
+
+
+def train_legs(
+    wanted: Sequence[Leg],
+    options: StudyOptions,
+    out: str | Path,
+    read_text: Callable[[Run], Material],
+    *,
+    device: str = "cpu",
+    compiled: bool | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """`train` for single legs; `read_text` gives the tokenized text of a run."""
     from ptq_eval.pretrain.saving import writing
     from ptq_eval.pretrain.stacked.trainer import Stack
 
@@ -160,15 +182,14 @@ def train(
     complete = {tuple(one["legs"]) for one in known if one["done"]}
     waiting = [
         stack
-        for stack in study.stacks([one["legs"] for one in known])
+        for stack in stacked(wanted, options, [one["legs"] for one in known])
         if tuple(leg.name for leg in stack) not in complete
     ]
-    materials: dict[tuple[str, int], Any] = {}
-    for run in study.runs if waiting else ():  # those that are complete too: their text may have changed
-        _describe(out / "runs" / run.name, run, _material(materials, run, out), device)
+    runs = {leg.run.name: leg.run for leg in wanted}
+    for run in runs.values() if waiting else ():  # those that are complete too: their text may have changed
+        _describe(out / "runs" / run.name, run, read_text(run), device)
     for number, stack in enumerate(waiting, 1):
-        own = [_material(materials, leg.run, out) for leg in stack]
-        trained = Stack(stack, own, out, device, compiled)
+        trained = Stack(stack, [read_text(leg.run) for leg in stack], out, device, compiled, options.states)
         trained.describe(done=False)
         what = f"stack {number} of {len(waiting)}, {len(stack)} runs"
         trained.train(lambda done, total, what=what: progress(what, done, total) if progress else None)

@@ -4,7 +4,7 @@ Files of a study folder OUT that are written here:
 
 OUT/runs/RUN/trunk/checkpoint-STEP      also annealed/, and ema-D/ and lawa-k/ for averages of the trunk
 OUT/runs/RUN/log.jsonl                  loss and learning rate; log-annealed-STEP.jsonl of a branch
-OUT/runs/RUN/starts/step-STEP.pt        weights and optimizer state from which a branch starts
+OUT/runs/RUN/starts/step-STEP.pt        weights and optimizer state from which a branch starts, or may start
 OUT/stacks/ID.json, ID.pt               the legs of a stack and whether it is done; its state while it is not
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ptq_eval.pretrain.architectures import model_config
 from ptq_eval.pretrain.data import Batches
-from ptq_eval.pretrain.saving import read_state, save_checkpoint, write_state, write_whole, writing
+from ptq_eval.pretrain.saving import read_state, save_checkpoint, state_file, write_state, write_whole, writing
 from ptq_eval.pretrain.stacked import optimizers
 from ptq_eval.pretrain.stacked.averages import Averages
 from ptq_eval.pretrain.stacked.llama import StackedLlama
@@ -71,10 +71,17 @@ def initial_model(options: RunOptions) -> Any:
 
 
 class Stack:
-    """Legs of one shape and length.  `materials`: the text of each leg."""
+    """Legs of one shape and length.  `materials`: the text of each leg.  `states`: whether trunks leave a state at each
+    of their checkpoints, from which other branches can start."""
 
     def __init__(
-        self, legs: list[Leg], materials: list[Material], out: Path, device: str, compiled: bool | None = None
+        self,
+        legs: list[Leg],
+        materials: list[Material],
+        out: Path,
+        device: str,
+        compiled: bool | None = None,
+        states: bool = False,
     ) -> None:
         self.legs, self.out, self.device = legs, out, device
         options = [leg.run.options for leg in legs]
@@ -104,7 +111,10 @@ class Stack:
         on_cuda = device.startswith("cuda")
         self.compiled = on_cuda or self.length >= COMPILE_STEPS if compiled is None else compiled
         self._forward = torch.compile(self._model.losses) if self.compiled else self._model.losses
-        self._begins = {leg.name: set(branch_starts(leg.run).values()) for leg in legs if not leg.branch}
+        trunks = [leg for leg in legs if not leg.branch]
+        self._begins = {
+            leg.name: {*branch_starts(leg.run).values(), *(leg.run.targets if states else ())} for leg in trunks
+        }
         self._shell = initial_model(options[0])
 
     @property
@@ -117,9 +127,9 @@ class Stack:
         return self.out / "runs" / leg.run.name
 
     def _start(self, leg: Leg) -> tuple[Tensor, dict[str, Tensor]]:
-        if not leg.branch:
+        if not leg.start and leg.origin is None:
             return self._model.layout.row(initial_model(leg.run.options).state_dict()), {}
-        kept = read_state(self.folder(leg) / "starts" / f"step-{leg.start}.pt", "cpu", _REMEDY)
+        kept = read_state(leg.origin or state_file(self.folder(leg), leg.start), "cpu", _REMEDY)
         return kept["weights"], kept["moments"]
 
     def train(self, progress: Progress | None = None) -> None:
@@ -194,10 +204,10 @@ class Stack:
 
     def _save_start(self, k: int, step: int) -> None:
         moments = {name: rows[k].cpu().clone() for name, rows in self._optimizer.moments.items()}
-        folder = self.folder(self.legs[k]) / "starts"
+        path = state_file(self.folder(self.legs[k]), step)
         with writing(self.out):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_state(folder / f"step-{step}.pt", {"weights": self.weights[k].detach().cpu().clone(), "moments": moments})
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_state(path, {"weights": self.weights[k].detach().cpu().clone(), "moments": moments})
 
     def _save(self, average: str, about: dict[str, Any] | None, weights: Tensor, due: list[int]) -> None:
         losses = self._validate(weights)

@@ -29,6 +29,7 @@ COLUMNS = {
     "nll": "negative log-likelihood of the window, nats",
     "kl": "divergence from full precision, nats",
     "agree": "tokens whose most likely next token is unchanged",
+    "delta_p": "change of the probability of the true next token, summed over the tokens",
 }
 """The columns of `windows`, with what they mean."""
 _WHOLE = ("step", "bits", "calibration_seed", "window", "tokens", "bytes", "agree")
@@ -38,7 +39,7 @@ def windows(measurements: Iterable[Measurement]) -> pd.DataFrame:
     """A row per window of every measurement that has losses."""
     parts = [_windows(m) for m in measurements if m.nll]
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
-    return frame.astype(dict.fromkeys(_WHOLE, "Int64") | dict.fromkeys(("nll", "kl"), "float64"))
+    return frame.astype(dict.fromkeys(_WHOLE, "Int64") | dict.fromkeys(("nll", "kl", "delta_p"), "float64"))
 
 
 def _windows(m: Measurement) -> pd.DataFrame:
@@ -57,6 +58,7 @@ def _windows(m: Measurement) -> pd.DataFrame:
         "nll": m.nll,
         "kl": m.kl or None,
         "agree": m.agree or None,
+        "delta_p": m.tokens.get("delta_p_sums"),
     }
     return pd.DataFrame(values, index=range(n)).astype("object")
 

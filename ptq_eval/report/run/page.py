@@ -28,7 +28,7 @@ from ptq_eval.report.common.numbers import MISSING, count, number, short, with_e
 from ptq_eval.report.common.words import interval_text, plural
 from ptq_eval.report.comparison import page as comparison
 from ptq_eval.report.mixed import page as mixed
-from ptq_eval.report.run import answers, calibrations, formats, runtime, tasks
+from ptq_eval.report.run import answers, calibrations, formats, runtime, tasks, tokens
 from ptq_eval.report.run.errors import of_calibration, of_seeds, of_windows
 from ptq_eval.report.run.words import early, sentences, stated_bits, unknown_tokens
 from ptq_eval.report.sensitivity import page as sensitivity
@@ -99,6 +99,7 @@ def sections(
         ("Degradation", _degradation(study)),
         *([(calibrations.TITLE, calibrations.section(study))] if len(study.calibrations) else []),
         *([(runtime.TITLE, runtime.section(study))] if len(study.runtime) else []),
+        *([(tokens.TITLE, tokens.section(study))] if len(tokens.last(study)) else []),
         *([(tasks.TITLE, tasks.section(study))] if study.fit.get("tasks") else []),
         ("Fits", _fits(study)),
         *([(comparison.TITLE, comparison.section(found, study.digest))] if found else []),

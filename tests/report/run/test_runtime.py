@@ -4,6 +4,7 @@ import pytest
 
 import ptq_eval
 from ptq_eval.report.common.data import Study, runtime_name
+from ptq_eval.report.run import tokens
 from ptq_eval.report.run.page import sections
 from ptq_eval.report.run.runtime import TITLE
 
@@ -34,7 +35,7 @@ def test_everything_else_is_of_weights_alone(both):
     assert [e for e in whole.fit["fits"] if "digest" in e] == [e for e in plain.fit["fits"] if "digest" in e]
     assert TITLE not in dict(sections(plain))
     changed = {title for title, text in sections(whole) if dict(sections(plain)).get(title) != text}
-    assert changed <= {TITLE, "Warnings", "How this was measured"}
+    assert changed <= {TITLE, tokens.TITLE, "Warnings", "How this was measured"}
     assert any("18 rows not fitted: activations or cache quantized" in warning for warning in whole.warnings)
 
 
