@@ -18,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint types docs site wheel backends-test page-test paper-test notebook-test cluster-test oldest-test gate bench study-cpu study-gpu clean
+.PHONY: demo test check lint types docs site wheel backends-test page-test paper-test notebook-test loggers-test cluster-test oldest-test newest-test gate bench study-cpu study-gpu clean
 
 demo: $(STAMP)
 	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --eval-windows 192 --calib-windows 48
@@ -54,6 +54,12 @@ gate: $(STAMP)
 
 oldest-test: $(STAMP)
 	PYTHON=$(BIN)/python tests/oldest.sh
+
+loggers-test: $(STAMP)
+	PYTHON=$(BIN)/python tests/loggers.sh
+
+newest-test:
+	tests/newest.sh
 
 cluster-test: $(STAMP)
 	PYTHON=$(BIN)/python tests/cluster.sh
