@@ -90,13 +90,15 @@ def _deltas(row: Mapping[str, Any]) -> tuple[str, str]:
 
 def base_rows(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """One row for each base: means over seeds with their standard deviations."""
-    columns = {name: adaptation.by_base(summary, name) for name in ("perplexity", "delta_before", "delta")}
+    columns = {
+        name: adaptation.by_base(summary, name) for name in ("perplexity", "delta_before", "delta_se_before", "delta")
+    }
     found = []
-    for perplexity, before, after in zip(*columns.values()):
+    for perplexity, before, error, after in zip(*columns.values()):
         cells = [plus_minus(one["mean"], one["deviation"]) for one in (perplexity, before, after)]
         if perplexity["bits"] == FULL:
             cells[1:] = [MISSING, MISSING]
-        share = MISSING if perplexity["bits"] == FULL else words.remaining(before["mean"], after["mean"])
+        share = MISSING if perplexity["bits"] == FULL else words.remaining(before["mean"], error["mean"], after["mean"])
         head = [words.base(perplexity), words.bits(perplexity), str(perplexity["seeds"])]
         found.append([*head, *cells, share])
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from ptq_eval.config.adapt import FULL
 from ptq_eval.report.common.numbers import MISSING, count, percent
+from ptq_eval.sampling import SIGNIFICANT
 
 _ABOUT = """\
 Each run trains a low-rank update, rank {rank}, α {alpha:g}, on a base whose weights are quantized and fixed, in
@@ -64,6 +65,6 @@ def bits(row: Mapping[str, Any]) -> str:
     return MISSING if row["bits"] == FULL else str(row["bits"])
 
 
-def remaining(before: float, after: float) -> str:
-    """The share of δ that training leaves; a dash where there was none."""
-    return percent(after / before) if before > 0 else MISSING
+def remaining(before: float, error: float, after: float) -> str:
+    """The share of δ that training leaves; a dash where δ before was not significant."""
+    return percent(after / before) if before > SIGNIFICANT * error else MISSING
