@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptq_eval.cli import options as cli_options
+from ptq_eval.cli.arena import arena
 from ptq_eval.cli.average import average
 from ptq_eval.cli.backends import backends
 from ptq_eval.cli.backtest import backtest
@@ -253,6 +254,7 @@ def formats() -> None:
         console().print(table)
 
 
+cli.add_command(arena)
 cli.add_command(average)
 cli.add_command(backends)
 cli.add_command(backtest)
