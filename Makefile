@@ -1,6 +1,6 @@
 # Two commands set up everything they need and run on a fresh machine:
 #   make demo    the main job on the embedded trajectory; the report is written to demo-output/
-#   make test    every test
+#   make test    the tests but the slow ones: simulations, processes that are killed; make test SLOW=1/1 runs them all
 # For those who change the code: make check, make docs, make site, make bench, make clean; make oldest-test; make
 # backends-test installs other packages in environments of their own and tries them, all or those named:
 # make backends-test BACKENDS="hqq or torchao".
@@ -9,6 +9,7 @@
 
 PYTHON ?= python3
 BACKENDS ?=
+SLOW ?= 0/1
 BASE ?=
 BOOKS ?=
 OTHERS ?=
@@ -17,13 +18,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint types docs site wheel backends-test page-test paper-test notebook-test cluster-test oldest-test gate bench study-cpu study-gpu clean
+.PHONY: demo test check lint types docs site wheel backends-test page-test paper-test notebook-test loggers-test cluster-test oldest-test newest-test gate bench study-cpu study-gpu clean
 
 demo: $(STAMP)
 	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --eval-windows 192 --calib-windows 48
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=30
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=30 --slow $(SLOW)
 
 check: lint types test wheel
 
@@ -53,6 +54,12 @@ gate: $(STAMP)
 
 oldest-test: $(STAMP)
 	PYTHON=$(BIN)/python tests/oldest.sh
+
+loggers-test: $(STAMP)
+	PYTHON=$(BIN)/python tests/loggers.sh
+
+newest-test:
+	tests/newest.sh
 
 cluster-test: $(STAMP)
 	PYTHON=$(BIN)/python tests/cluster.sh

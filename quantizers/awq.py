@@ -61,6 +61,7 @@ class AWQ(Quantizer):
     version = "2"
     needs_stats = True
     default_calibration = "shared"
+    source = "Lin et al. 2023 (arXiv 2306.00978)"
     formats = ALL_FORMATS
 
     n_grid: int = option(20, "Number of exponents tried, 0, 1/n, … (n-1)/n.", low=1, high=1000)

@@ -130,6 +130,8 @@ class Quantizer(ABC):
     """Whether `stats.mismatch` is used: sequential calibration then runs the full-precision model beside the other."""
     formats: ClassVar[tuple[str, ...]] = ("int",)
     """The formats that the method is defined for; `ALL_FORMATS` for a method that rounds with `grid` alone."""
+    source: ClassVar[str] = ""
+    """Where the method is published."""
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):

@@ -30,6 +30,7 @@ class GPTAQ(Mismatched):
 
     name = "gptaq"
     version = "1"
+    source = "Li et al. 2025 (arXiv 2504.02692)"
 
     alpha: float = option(0.25, "Share of the mismatch that is corrected; 1 in the derivation.", low=0, high=1)
 

@@ -46,6 +46,7 @@ class GPTQNoClip(Quantizer):
     version = "1"
     needs_stats = True
     default_calibration = "sequential"
+    source = "Chen et al. 2025 (arXiv 2507.18553)"
 
     damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H.", low=0, high=1)
     act_order: bool = option(True, "Take the columns by decreasing diag H; groups keep the original order.")

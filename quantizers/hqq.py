@@ -46,6 +46,7 @@ class HQQ(Quantizer):
     version = "1"
     needs_stats = False
     default_calibration = "none"
+    source = "Badri & Shaji 2023 (mobiusml.github.io/hqq_blog)"
 
     norm: float = option(0.7, "The power p of the norm of the errors, at most 1.", low=0, high=1)
     beta: float = option(10.0, "β of the first step: errors shrink by |error|^(p − 1)/β.", low=1e-3, high=1e6)

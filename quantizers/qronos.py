@@ -30,6 +30,7 @@ class Qronos(Mismatched):
 
     name = "qronos"
     version = "1"
+    source = "Zhang et al. 2025 (arXiv 2505.11695)"
 
     damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H and diag G.", low=0, high=1)
     act_order: bool = option(True, "Take the columns by decreasing diag H, the most active inputs first.")

@@ -3,8 +3,8 @@
 A rotation spreads outliers over all columns that it mixes, so that ranges of groups shrink (QuIP#, Tseng et al. 2024,
 arXiv 2402.04396; QuaRot, Ashkboos et al. 2024, arXiv 2404.00456).  Q is a diagonal of random signs followed by Hadamard
 matrices along the diagonal, each divided by the square root of its order.  The quantizer sees W·Q and the statistics of
-Qᵀ·x, whose Hessian is QᵀHQ; what it returns is rotated back.  That is the weight whose layer computes what a layer with
-rotated codes and inputs rotated online computes, so no model has to know of the rotation, and any architecture works.
+Qᵀ·x, QᵀHQ and QᵀMQ; what it returns is rotated back.  That is the weight whose layer computes what a layer with rotated
+codes and inputs rotated online computes, so no model has to know of the rotation, and any architecture works.
 
 Orders: powers of two; q + 1 for primes q ≡ 3 mod 4 and 2(q + 1) for primes q ≡ 1 mod 4 (Paley 1933); and twice each.
 So 12, 20, 28, 96 and 11,008 have whole rotations.  A row of another length is rotated in equal blocks of the largest
@@ -14,8 +14,8 @@ For formats with blocks of their own (MX, NVFP4) the rotation is in blocks of th
 beyond its scale (MR-GPTQ, Egiazarian et al. 2025, arXiv 2509.23202); for others it mixes whole rows.
 
 What differs from QuaRot: nothing is folded into the layers before, the residual stream is not rotated, and each layer
-has a rotation of its own inputs, which at inference costs a product for each layer.  AWQ is not offered: its mean |x|
-of rotated inputs does not follow from H, and rotation removes the salient channels that it looks for.
+has a rotation of its own inputs, which at inference costs a product for each layer.  AWQ and SmoothQuant are without a
+rotated form: mean and largest |x| of rotated inputs do not follow from H, and rotation removes what both look for.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ class Rotated(Quantizer):
     """Base of quantizers that rotate and then do what `plain` does; a subclass inherits from both."""
 
     plain: ClassVar[type[Quantizer]]
+    source = "Ashkboos et al. 2024, QuaRot (arXiv 2404.00456)"
 
     rotation_block: int = option(
         0,

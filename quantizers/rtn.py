@@ -26,6 +26,7 @@ class RTN(Quantizer):
     version = "1"
     needs_stats = False
     default_calibration = "none"
+    source = "the grid of Frantar et al. 2022 (arXiv 2210.17323)"
     formats = ALL_FORMATS
 
     mse: bool = option(False, "Shrink each group's range to where the sum of |error|^2.4 is least.")

@@ -41,6 +41,7 @@ class SignRound(Quantizer):
     version = "1"
     needs_stats = True
     default_calibration = "shared"
+    source = "Cheng et al. 2023 (arXiv 2309.05516)"
 
     steps: int = option(200, "Steps of signed gradient descent.", low=1, high=100_000)
     ranges: bool = option(True, "Learn the range of every group too, not only offsets of rounding.")

@@ -36,6 +36,7 @@ class SmoothQuant(Quantizer):
     version = "1"
     needs_stats = True
     default_calibration = "shared"
+    source = "Xiao et al. 2022 (arXiv 2211.10438)"
     formats = ALL_FORMATS
 
     alpha: float = option(0.5, "Share of the activations' range that moves into the weights, 0 to 1.", low=0, high=1)

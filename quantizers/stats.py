@@ -138,9 +138,11 @@ class LayerStats:
         return self._max.clone()
 
     def rotated(self, rotation: Rotation) -> LayerStats:
-        """Statistics of rotated inputs: H becomes QᵀHQ; mean and largest |x| do not follow from it, and are NaN."""
+        """Statistics of rotated inputs: QᵀHQ and QᵀMQ; mean and largest |x| do not follow from these, and are NaN."""
         turned = LayerStats(self.in_features, self.device)
         turned._outer = rotation.apply(rotation.apply(self.hessian * (max(self.n_tokens, 1) / 2)).T)
+        if self._mismatch is not None:
+            turned._mismatch = rotation.apply(rotation.apply(self._mismatch).T).T.contiguous()
         turned._abs, turned._max = torch.full_like(self._abs, torch.nan), torch.full_like(self._max, torch.nan)
         turned.n_tokens = self.n_tokens
         return turned

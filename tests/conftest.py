@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from zlib import crc32
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line does; the few tests with two threads share cores
@@ -32,9 +33,24 @@ from tests.support.steps import environ
 keep_freed_memory()  # as the command line does: the models of these tests are small
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with more tests marked `slow` first, then those with more tests: the processes of `make test` take file
-    after file in this order, and none should be left alone with a long one at the end."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--slow 2/4` runs the second quarter of the tests marked `slow`, 0/1 none of them; by default all run."""
+    parser.addoption("--slow", default="1/1", metavar="K/N", help="of the slow tests run part K of N (0/1: none)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without the slow tests of other parts.  Files with more slow tests come first, then those with more tests: the
+    processes of `make test` take file after file in this order, and none should be left alone with a long one at the
+    end."""
+    part, parts = map(int, config.getoption("--slow").split("/"))
+    others = [
+        item
+        for item in items
+        if item.get_closest_marker("slow") and crc32(item.nodeid.partition("[")[0].encode()) % parts != part - 1
+    ]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
     count = Counter(item.path for item in items)
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: (-slow[item.path], -count[item.path], str(item.path)))

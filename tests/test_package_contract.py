@@ -110,6 +110,7 @@ print(len(result.table))
 """
 
 
+@pytest.mark.slow
 def test_a_run_is_loaded_fitted_and_reported_where_there_is_no_torch(trajectory, small, tmp_path, python):
     result = ptq_eval.run(trajectory, tmp_path / "out", write_report=False, **{**small, "quantizers": ("rtn",)})
     done = python("-c", WITHOUT.format(out=str(tmp_path / "out")))

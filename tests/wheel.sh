@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The built wheel, with the sources out of the way: install it alone, then use it as a user would.
+# The source distribution, and the wheel that is built from it alone, with the sources out of the way: install the wheel,
+# then use it as a user would.
 set -euo pipefail
 python=$(realpath -s "${PYTHON:-python3}")
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-"$python" -m build --wheel --outdir "$work/dist" "$root" >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
+"$python" -m build --outdir "$work/dist" "$root" >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
 # The dependencies are those of the environment that builds; only the package itself comes from the wheel.
 "$python" -m pip install --quiet --no-deps --no-index --target "$work/site" "$work"/dist/*.whl
 cp -r "$root/examples/trajectory" "$work/trajectory"

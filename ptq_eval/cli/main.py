@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptq_eval.cli import options as cli_options
+from ptq_eval.cli.adapt import adapt
 from ptq_eval.cli.arena import arena
 from ptq_eval.cli.average import average
 from ptq_eval.cli.backends import backends
@@ -215,17 +216,26 @@ def quantizers() -> None:
     from ptq_eval import plugins
     from ptq_eval.backends.environments import statuses
 
-    table = Table("quantizer", "from", "calibration", "option", "default", "allowed", "meaning")
+    table = Table("quantizer", "from", "calibration", "option", "default", "allowed", "meaning", "source")
     for name, cls in plugins.load_all("quantizers").items():
         head: tuple[str, ...] = (name, plugins.provider("quantizers", name), cls.default_calibration)
-        plain, allowed = cls(), cls.option_values()
+        plain, allowed, source = cls(), cls.option_values(), cls.source
         for option, text in cls.option_help().items() or {"": ""}.items():
-            table.add_row(*head, option, str(getattr(plain, option, "")), allowed.get(option, ""), text)
-            head = ("", "", "")
+            table.add_row(*head, option, str(getattr(plain, option, "")), allowed.get(option, ""), text, source)
+            head, source = ("", "", ""), ""
     for status in statuses():
         where = f"{status.backend.name} {status.version} ({status.state})".replace("  ", " ")
         for method, own in status.backend.methods.items():
-            table.add_row(f"{status.backend.name}:{method}", where, own.calibration, "", "", "", own.summary)
+            table.add_row(
+                f"{status.backend.name}:{method}",
+                where,
+                own.calibration,
+                "",
+                "",
+                "",
+                own.summary,
+                status.backend.source,
+            )
     console().print(table)
 
 
@@ -254,6 +264,7 @@ def formats() -> None:
         console().print(table)
 
 
+cli.add_command(adapt)
 cli.add_command(arena)
 cli.add_command(average)
 cli.add_command(backends)

@@ -17,6 +17,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,13 @@ def _packer(name: str) -> FileFormat:
     if name not in FILE_FORMATS:
         remedy = did_you_mean(name, FILE_FORMATS)
         raise OptionError("unknown file format", got=name, allowed=", ".join(FILE_FORMATS), remedy=remedy)
-    return FILE_FORMATS[name]
+    packer = FILE_FORMATS[name]
+    if packer.extra and find_spec(packer.extra) is None:
+        remedy = f'pip install "ptq-eval[{packer.extra}]"'
+        raise ExportError(
+            f"the package that writes the format {name} is not installed", got=packer.extra, remedy=remedy
+        )
+    return packer
 
 
 def _checkpoint(

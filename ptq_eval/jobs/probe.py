@@ -9,6 +9,7 @@ what is measured as `ptq-eval run` stores it, so a command that is repeated goes
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,7 +55,7 @@ def probe(
     require_one_process(config, "branches are trained and measured by one process")
     quantizers_of(config)
     device, said = config.resolve_device(), progress or (lambda what, done, total: None)
-    out, folder = Path(out), Path(checkpoint).absolute()
+    out, folder = Path(out), Path(os.path.abspath(checkpoint))
     beside = _beside(folder)
     trunk = branches.read_trunk(folder, asked.text)
     start = replace(_one(beside, folder), run=TRUNK)
@@ -105,7 +106,7 @@ def _one(beside: Sequence[Checkpoint], folder: Path) -> Checkpoint:
 
 def _trained(folder: Path, name: str) -> Checkpoint:
     """The checkpoint in a folder of its own, as one of the run `name`."""
-    place = folder.absolute()
+    place = Path(os.path.abspath(folder))
     return replace(_one(_beside(place), place), run=name, family="")
 
 

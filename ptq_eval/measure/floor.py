@@ -103,7 +103,8 @@ class Slopes:
         """
         variance = 0.0
         for name, weight in weights.items():
-            error = weight.to(model.device).float() - model.weight(name).float()
+            before = model.weight(name)
+            error = weight.to(before.device).float() - before.float()
             rows = [torch.einsum("oi,oi->o", own[name], error) for own in (self.first, self.second)]
             variance += float(rows[0].double() @ rows[1].double())
         return math.sqrt(max(0.0, variance))

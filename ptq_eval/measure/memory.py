@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,9 +46,15 @@ def free_memory(device: str) -> float:
 
 @dataclass(frozen=True)
 class Budget:
-    """Memory for weights on a device: `total` bytes for the model and its variants together."""
+    """Memory for weights: `total` bytes for the model and its variants together, equal parts on each of `devices`."""
 
     total: float
+    devices: int = 1
+
+    @property
+    def each(self) -> float:
+        """Bytes on one device."""
+        return self.total / self.devices
 
     @classmethod
     def of(cls, device: str, limit: int | None, params: int | None = None) -> Budget:
@@ -62,6 +69,11 @@ class Budget:
         if params is not None and device == "cpu":
             most = max(_LEAST_BY_DEFAULT, _MOST_BY_DEFAULT * 4 * params)
         return cls(min(_SHARE_FOR_WEIGHTS * free_memory(device), most))
+
+    @classmethod
+    def of_several(cls, devices: Sequence[str]) -> Budget:
+        """A share of what is free now on each of several devices, as much on each as on the fullest of them."""
+        return cls(len(devices) * _SHARE_FOR_WEIGHTS * min(map(free_memory, devices)), len(devices))
 
     def holds(self, model_bytes: float) -> bool:
         """Whether the model fits together with one variant, which is at most as large."""
@@ -92,6 +104,13 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: torch has a class for that on a GPU, and only a message on a CPU."""
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     return named or any(words in str(error) for words in ("can't allocate memory", "Cannot allocate memory"))
+
+
+def gpus(device: str) -> list[str]:
+    """The GPUs over which a model may be shared out: all that can be seen, unless `device` names one of them."""
+    import torch
+
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] if device == "cuda" else []
 
 
 def _of_the_system() -> float:

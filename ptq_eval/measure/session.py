@@ -1,7 +1,8 @@
 """One checkpoint, loaded once: where its model is kept, how its variants are quantized, and what a record says of it.
 
 The sweep and the sensitivity study both work in a session.  Where not even one variant fits in memory beside the
-model, the model's blocks and the variants stay on disk (`offload`); that changes the time taken and no result.
+model, the model is shared out over several GPUs (`sharded`), or else its blocks and the variants stay on disk
+(`offload`); that changes the time taken and no result.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from ptq_eval.measure.calibration import input_groups, quantize
 from ptq_eval.measure.foreign import handover
 from ptq_eval.measure.foreign.quantizer import Foreign
 from ptq_eval.measure.kept import Kept
-from ptq_eval.measure.memory import Budget, out_of_memory
+from ptq_eval.measure.memory import Budget, gpus, out_of_memory
 from ptq_eval.measure.trials import Workload
 from ptq_eval.measure.variants import Variant, variants_of
 from ptq_eval.models.language_model import DTYPES, LanguageModel
 from ptq_eval.models.offload import OffloadedModel
+from ptq_eval.models.sharded import ShardedModel
 from ptq_eval.records import Trial
 from quantizers import kernels
 
@@ -70,9 +72,11 @@ class Session:
         kept: Kept | None = None,
         remedy: str = _USE_LESS,
     ) -> Iterator[Session]:
-        """Load the model, whole or (if it does not fit with one variant) with its blocks left on disk.
+        """Load the model, whole or (if it does not fit with one variant) on several GPUs, or with its blocks left on
+        disk.
 
-        `memory` is what the weights of the model and its variants may take (bytes), by default most of what is free.
+        `memory` is what the weights of the model and its variants may take (bytes), by default most of what is free;
+        with it, the model is not shared out.
         Without `offload` the model is always loaded whole.  `workers` outlive the session; by default it has its own.
         `kept` is where variants and finished parts of the work go, by default memory where the model is loaded whole.
         Raises the PtqEvalError of a checkpoint that cannot be loaded, and DeviceError with `remedy` when memory runs
@@ -89,10 +93,18 @@ class Session:
         }
         params = work.checkpoint.params_total or 0
         budget = Budget.of(device, memory, params if kept is not None else None)
-        whole = budget.holds(params * DTYPES[trial.dtype].itemsize)
+        size = params * DTYPES[trial.dtype].itemsize
+        whole = budget.holds(size)
+        several = gpus(device) if memory is None and not whole else []
+        sharded = len(several) > 1 and Budget.of_several(several).holds(size)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_memory_errors(work.checkpoint.name, device, remedy))
             workers = workers or stack.enter_context(Workers())
+            if sharded:
+                options.pop("device")
+                model = ShardedModel.load_on(work.folder, several, **options)
+                yield cls(model, work, Budget.of_several(several), kept, False, workers)
+                return
             if whole or not offload:
                 yield cls(LanguageModel.load(work.folder, **options), work, budget, kept, False, workers)
                 return
@@ -122,7 +134,7 @@ class Session:
         variants = variants_of(trials, self.kept)
         for variant in variants if with_codes else ():
             variant.layers = {}
-        memory = _SHARE_FOR_SOLVING * self.budget.total
+        memory = _SHARE_FOR_SOLVING * self.budget.each
         draws = self.work.calibrations
         first = next(iter(draws), "")
         passes: dict[tuple[str, bool], list[Variant]] = {}
@@ -170,7 +182,10 @@ class Session:
             "attention": getattr(self.model.module.config, "_attn_implementation", None),
             "seconds": seconds,
         }
-        return {**facts, "gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else facts
+        if device.type != "cuda":
+            return facts
+        several = {"gpus": self.budget.devices} if self.budget.devices > 1 else {}
+        return {**facts, "gpu": torch.cuda.get_device_name(device), **several}
 
 
 @contextlib.contextmanager

@@ -203,7 +203,7 @@ def _groups(session: Session, evaluator: Evaluator, cells: Sequence[Cell], besid
     """
     model, budget = session.model, session.budget
     variant_bytes = sum(model.weight_bytes(name) for name in model.matrices())
-    references = _SHARE_FOR_REFERENCES * budget.total
+    references = _SHARE_FOR_REFERENCES * budget.each
     if session.kept is None:
         taken = sum(parameter.nbytes for parameter in model.module.parameters()) + evaluator.working_bytes + beside
         size = budget.variants(taken, variant_bytes)

@@ -63,6 +63,8 @@ class FileFormat(ABC):
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
     """What transformers needs to load the format."""
+    extra: ClassVar[str] = ""
+    """The extra of ptq-eval, and the package, that writes the format; empty where none is needed."""
     rounds_scales: ClassVar[bool] = False
     """Whether scales are stored in float16, so that weights differ from those measured by up to 2^−11 of themselves."""
 

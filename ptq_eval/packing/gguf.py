@@ -42,6 +42,7 @@ class GGUFFormat(FileFormat):
 
     name = "gguf"
     packages = ("gguf",)
+    extra = "gguf"
 
     def refusal(self, scheme: Scheme, shape: Shape) -> Refusal | None:
         """Number formats that are types of llama.cpp, in rows of whole blocks."""

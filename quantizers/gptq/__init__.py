@@ -71,6 +71,7 @@ class GPTQ(Quantizer):
     version = "3"
     needs_stats = True
     default_calibration = "sequential"
+    source = "Frantar et al. 2022 (arXiv 2210.17323)"
     formats = ALL_FORMATS
 
     damping: float = option(0.01, "Fraction of the mean of diag H that is added to diag H.", low=0, high=1)

@@ -4,7 +4,8 @@
 
 A contrast is the mean over seeds of a paired difference of δ, both at one D of one model size, text, quantizer and
 bit-width.  Its error is the standard error over seeds.  It is decided where a t interval at 95 % excludes zero, which
-takes 4.3 errors with three seeds; anything else is called undecided.
+takes 4.3 errors with three seeds; anything else is called undecided.  `against_constant` is the same over all runs of
+one ending and D/N.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ USUAL = {
 }  # fmt: skip
 ENDINGS = ("constant", "annealed", "cosine", "linear", "inverse-sqrt")
 SHOWN_BITS = (2, 3, 4)
+COMPARED = {
+    "loss_fp": ("loss before quantization", "0.2", "o"),
+    "loss_q": ("loss after it", figures.MORE_COLOURS[1], "s"),
+    "delta": ("δ", figures.MORE_COLOURS[0], "^"),
+}
+"""What is compared with a constant rate at the same D: its label, colour and mark."""
 SHOWN = ("gptq", "groups")
 
 
@@ -66,15 +73,21 @@ def _against(table: pd.DataFrame, name: str, reference: str, paired: list[str]) 
     cells = [column for column in [*paired, name] if column != "seed"]
     rows = []
     for key, cell in pairs.groupby(cells):
-        n, mean = len(cell), cell["difference"].mean()
-        error = cell["difference"].std() / math.sqrt(n) if n > 1 else math.nan
-        limit = stats.t.ppf(0.975, n - 1) * error if n > 1 else math.nan
+        mean, error, decided = _mean(cell["difference"])
         rows.append({
-            **dict(zip(cells, key)), "compared": name, "with": cell[name].iloc[0], "seeds": n,
-            "delta_of_reference": cell["of_reference"].mean(), "difference": mean, "error": error,
-            "decided": bool(abs(mean) > max(limit, 2 * error)) if n > 1 else False,
+            **dict(zip(cells, key)), "compared": name, "with": cell[name].iloc[0], "seeds": len(cell),
+            "delta_of_reference": cell["of_reference"].mean(), "difference": mean, "error": error, "decided": decided,
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _mean(values: pd.Series) -> tuple[float, float, bool]:
+    """The mean of independent values, its standard error, and whether a t interval at 95 % excludes zero."""
+    n, mean = len(values), float(values.mean())
+    if n < 2:
+        return mean, math.nan, False
+    error = float(values.std()) / math.sqrt(n)
+    return mean, error, abs(mean) > stats.t.ppf(0.975, n - 1) * error
 
 
 def summary(found: pd.DataFrame) -> pd.DataFrame:
@@ -102,26 +115,59 @@ def by_schedule(table: pd.DataFrame) -> pd.DataFrame:
 
 def draw_by_schedule(table: pd.DataFrame) -> Any:
     """δ against D/N: a row of panels for each text and size, a panel for each bit-width; a point is a seed."""
-    return _panels(table, "delta", "δ, nats per token", log=True)
+    return _panels(table, "delta", "δ, nats per token")
 
 
-def branches(table: pd.DataFrame) -> pd.DataFrame:
-    """δ of an annealed branch minus that of its trunk at the same D, for every seed."""
-    rows = table[(table["unusual"] == "") & (table["schedule"] == "wsd") & table["bits"].isin(SHOWN_BITS)]
-    rows = rows[(rows["quantizer"] == SHOWN[0]) & (rows["grouping"] == SHOWN[1])]
-    wide = rows.pivot_table(index=[*AT, "seed"], columns="part", values="delta")
-    if not {"annealed", "trunk"} <= set(wide.columns):
-        return pd.DataFrame(columns=[*AT, "seed", "difference", "ending"])
-    found = (wide["annealed"] - wide["trunk"]).dropna().rename("difference").reset_index()
-    return found.assign(ending="annealed")
+def against_constant(table: pd.DataFrame) -> pd.DataFrame:
+    """Losses before and after quantization, and δ, minus those of a constant rate at the same D, by ending and D/N.
+
+    A run is a text, a size and a seed; its differences are means over quantizers and groupings, and errors are
+    standard errors over runs.
+    """
+    usual = table[(table["unusual"] == "") & table["ending"].isin(ENDINGS)]
+    run = [*OF_A_RUN, "seed", "tokens_per_param", "bits"]
+    means = usual.groupby([*run, "ending"])[list(COMPARED)].mean().reset_index()
+    base = means[means["ending"] == "constant"].drop(columns="ending")
+    pairs = means[means["ending"] != "constant"].merge(base, on=run, suffixes=("", "_of_constant"))
+    for name in COMPARED:
+        pairs[name] -= pairs[f"{name}_of_constant"]
+    rows = []
+    for key, cell in pairs.groupby(["ending", "bits", "tokens_per_param"]):
+        found: dict[str, Any] = dict(zip(("ending", "bits", "tokens_per_param"), key), runs=len(cell))
+        found["delta_of_constant"] = cell["delta_of_constant"].mean()
+        for name in COMPARED:
+            mean, error, decided = _mean(cell[name])
+            found |= {name: mean, f"{name}_error": error, f"{name}_decided": decided}
+        rows.append(found)
+    return pd.DataFrame(rows)
 
 
-def draw_branches(table: pd.DataFrame) -> Any:
-    """The difference against D/N, a point for each seed, and their mean."""
-    return _panels(table, "difference", "δ annealed − δ trunk", log=False)
+def draw_against_constant(found: pd.DataFrame) -> Any:
+    """Differences against D/N: a row of panels for each ending, a panel for each bit-width."""
+    from matplotlib.lines import Line2D
+
+    endings = [name for name in ENDINGS if name in set(found["ending"])]
+    figure, axes = figures.panels(len(endings), len(SHOWN_BITS), sharex=True)
+    for ending, row in zip(endings, axes):
+        for bits, panel in zip(SHOWN_BITS, row):
+            own = found[(found["ending"] == ending) & (found["bits"] == bits)]
+            panel.axhline(0, color="0.6", linewidth=0.6)
+            for place, (name, (_, colour, mark)) in enumerate(COMPARED.items()):
+                panel.errorbar(
+                    own["tokens_per_param"] * 1.05 ** (place - 1), own[name], 2 * own[f"{name}_error"], color=colour,
+                    fmt=f"-{mark}", markersize=3, linewidth=0.9, elinewidth=0.9,
+                )  # fmt: skip
+            figures.log_x(panel, *figures.span(found["tokens_per_param"]), tokens=False)
+            panel.set_title(f"{ending}, {bits} bits")
+        row[0].set_ylabel("minus constant rate, nats")
+    for panel in axes[-1]:
+        panel.set_xlabel("D/N")
+    handles = [Line2D([], [], color=colour, marker=mark, label=label) for label, colour, mark in COMPARED.values()]
+    figures.legend(figure, handles, len(handles))
+    return figure
 
 
-def _panels(table: pd.DataFrame, value: str, label: str, *, log: bool) -> Any:
+def _panels(table: pd.DataFrame, value: str, label: str) -> Any:
     from matplotlib.lines import Line2D
 
     if table.empty:
@@ -139,12 +185,9 @@ def _panels(table: pd.DataFrame, value: str, label: str, *, log: bool) -> Any:
                 at = points["tokens_per_param"] * 1.04 ** (place - len(shown) / 2)
                 panel.plot(at, points[value], mark, color=colour, alpha=0.5, markersize=2.6)
                 means = points.assign(at=at).groupby("at")[value].mean()
-                means = means.where(means > 0) if log else means  # a logarithmic axis has no place for the others
+                means = means.where(means > 0)  # a logarithmic axis has no place for the others
                 panel.plot(means.index, means, "-", color=colour, linewidth=0.9)
-            if log:
-                panel.set_yscale("log")
-            else:
-                panel.axhline(0, color="0.6", linewidth=0.6)
+            panel.set_yscale("log")
             figures.log_x(panel, *figures.span(table["tokens_per_param"]), tokens=False)
             corpus = "code" if text.startswith("stdlib") else "books"
             panel.set_title(f"{corpus}, N = {figures.count(params)}, {width:g} bits")
@@ -165,7 +208,7 @@ def main() -> None:
     table = read()
     shown = {
         "delta_by_schedule": SimpleNamespace(data=by_schedule, draw=draw_by_schedule),
-        "branch_against_trunk": SimpleNamespace(data=branches, draw=draw_branches),
+        "against_constant": SimpleNamespace(data=against_constant, draw=draw_against_constant),
     }
     (HERE / "figures").mkdir(exist_ok=True)
     figures.write(HERE / "figures", table, shown)

@@ -39,6 +39,7 @@ def model(tmp_path_factory):
     return LanguageModel.load(folder, name="tiny")
 
 
+@pytest.mark.slow
 @given(st.sets(st.sampled_from(WRONG), min_size=1, max_size=3), st.integers(0, 13))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_weights_are_put_in_place_or_refused(model, tmp_path, fakes, wrong, place):

@@ -9,6 +9,7 @@ from ptq_eval.errors import BackendError
 from ptq_eval.measure.foreign.conformance import Finding, check
 
 
+@pytest.mark.slow
 def test_each_fault_is_found_and_remembered(fakes, home, measure, saved):
     found = {one.method: one for one in check("folds")}
     assert {name: one.finding for name, one in found.items()} == {

@@ -33,6 +33,7 @@ def one(saved):
     return saved("llama")
 
 
+@pytest.mark.slow
 def test_each_failure_is_a_record_and_the_grid_goes_on(fakes, measure, one, home):
     names = ("rtn", *(f"fake:{method}" for method in METHODS), "broken", "absent", "elsewhere")
     found = by_method(measure(one, quantizers=names, bits=(4,)))
@@ -84,6 +85,7 @@ def test_a_scheme_that_a_backend_cannot_do(fakes, measure, one):
     assert rows[4, "mxfp4"]["message"] == "fake:good has no format mxfp4"
 
 
+@pytest.mark.slow
 def test_a_failed_measurement_is_tried_again_and_a_good_one_is_not(fakes, measure, one, home, tmp_path):
     names = ("fake:good", "fake:raises")
     measure(one, quantizers=names, bits=(4,))
@@ -95,6 +97,7 @@ def test_a_failed_measurement_is_tried_again_and_a_good_one_is_not(fakes, measur
     assert by_method(again)["fake:good"]["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_norms_that_a_method_changes_are_measured_too(fakes, measure, one):
     """Folding is exact in full precision: only the rounded layers do damage, as in rtn without the folded ones."""
     found = by_method(measure(one, quantizers=("rtn", "folds:fold", "folds:scaled"), bits=(4,)))

@@ -40,6 +40,7 @@ def asked(workers, folder, *methods):
     return list(workers.run(place_of("fake"), folder, cells, {"a": 32}))
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_ended_and_the_next_cell_is_done(fakes, exchange):
     with Workers() as workers:
         asked(workers, exchange, "good")  # so that the imports do not count
@@ -120,7 +121,7 @@ def test_a_backend_that_returns_nothing_is_named(tmp_path):
 
 def test_a_worker_that_takes_too_much_memory_is_ended(fakes, exchange):
     (answer,) = answers(exchange, "good", seconds=600, memory=units.read("50MB", units.BYTES))
-    assert "took more than 50M bytes of memory" in answer.error
+    assert "took more than 50 MB of memory" in answer.error
 
 
 def first_number(answer):
@@ -136,6 +137,7 @@ def test_one_process_does_job_after_job_and_ends_with_the_run(fakes, exchange):
     assert not psutil.pid_exists(int(number))
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_replaced_and_only_its_cell_fails(fakes, exchange):
     with Workers() as workers:
         (before,) = asked(workers, exchange, "process")
@@ -150,6 +152,7 @@ def test_a_killed_process_is_replaced_and_only_its_cell_fails(fakes, exchange):
         assert first_number(next_job) == new
 
 
+@pytest.mark.slow
 def test_a_process_that_died_between_two_jobs_costs_no_cell(fakes, exchange):
     with Workers() as workers:
         (before,) = asked(workers, exchange, "process")
@@ -161,6 +164,7 @@ def test_a_process_that_died_between_two_jobs_costs_no_cell(fakes, exchange):
         assert after.error == ""
 
 
+@pytest.mark.slow
 def test_what_a_package_does_not_free_does_not_count_against_later_jobs(fakes, exchange):
     with Workers() as workers:
         methods = ("process", "leaks", "process")

@@ -73,6 +73,7 @@ def test_an_environment_that_cannot_be_built_is_told_in_one_line(tmp_path, monke
     assert printed[0].startswith("absent: left out")
 
 
+@pytest.mark.slow
 def test_the_driver_quantizes_weighs_and_writes_weights(tmp_path):
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "max_position_embeddings": 32}
     checkpoint, _, _ = random_llama(tmp_path, 2, **shape)

@@ -42,6 +42,7 @@ def test_a_worsening_has_its_size_on_the_whole_text(cells):
     assert all(one.chance > 0 for one in found.evidence("method", 0.03))
 
 
+@pytest.mark.slow
 def test_false_alarms_of_an_error_that_is_too_small_are_seen(cells, monkeypatch):
     claims = {claim.what: claim for claim in gate.false_alarms("text", cells, 60, 150)}
     sound = [claim.value for what, claim in claims.items() if "equal on the text" in what]

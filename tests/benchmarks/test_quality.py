@@ -82,6 +82,7 @@ def test_a_grid_is_told_by_its_values_and_its_distance_from_ours(tmp_path):
         assert (distance < 1e-6) is near
 
 
+@pytest.mark.slow
 def test_the_subject_is_one_that_quantization_damages(tmp_path, monkeypatch):
     """Twice the damage at 4 bits would miss the limit; at 2 bits, a hundredth more."""
     checkpoint = last_of_each_run(ROOT / "examples" / "trajectory")[-1]

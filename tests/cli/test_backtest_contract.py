@@ -104,6 +104,7 @@ def test_a_folder_without_results_is_one_line(ptq_eval, tmp_path):
     ptq_eval("backtest", tmp_path / "nowhere").refuses(errors.NothingToFitError.exit_code, "nowhere")
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_backtest_of_its_own_measurements(ptq_eval, simulated):
     report, record, result = simulated / "report.md", simulated / "backtest.json", load(simulated, bootstrap=10)
     record.unlink(missing_ok=True)

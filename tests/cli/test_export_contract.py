@@ -5,7 +5,11 @@ import json
 import pytest
 import torch
 
+from ptq_eval import export
 from ptq_eval.errors import ExportError
+from ptq_eval.packing import FILE_FORMATS
+from ptq_eval.packing.fake import Fake
+from ptq_eval.records import Doubt
 from ptq_eval.report.common.numbers import short
 from tests.cli.support import largest_file, save_checkpoint
 
@@ -152,6 +156,27 @@ def test_parts_in_full_precision_keep_the_type_of_the_checkpoint(ptq_eval, mater
 def test_what_cannot_be_done_is_refused_and_nothing_is_left(ptq_eval, checkpoint, quick, tmp_path, more, code, said):
     ptq_eval("export", checkpoint, "-o", tmp_path / "out", *quick, *more).refuses(code, *said)
     assert [path.name for path in tmp_path.iterdir()] == ["work"]
+
+
+def test_a_format_whose_package_is_not_installed_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("ptq_eval.jobs.export.find_spec", lambda name: None)
+    with pytest.raises(ExportError, match=r'gguf.*not installed.*pip install "ptq-eval\[gguf\]"'):
+        export(tmp_path / "nothing", tmp_path / "out", file_format="gguf", formats="q4_0")
+
+
+def test_a_file_that_holds_other_weights_than_those_measured_is_doubted(checkpoint, quick, tmp_path, monkeypatch):
+    class Wrong(Fake):
+        def tensors(self, layer, shape):
+            return {name: -tensor for name, tensor in super().tensors(layer, shape).items()}
+
+    monkeypatch.setitem(FILE_FORMATS, "fake", Wrong())
+    options = {"eval_text": str(quick[1]), "calib_text": str(quick[3]), "eval_windows": 8, "seq_len": 16}
+    options |= {"calib_windows": 4, "group_size": 16, "quantizers": "rtn", "bits": 4}
+    found = export(checkpoint, tmp_path / "out", file_format="fake", **options)
+    (doubt,) = [one for one in found["doubts"] if one["kind"] == Doubt.EXPORT_DIFFERS]
+    assert abs(doubt["difference"]) > doubt["limit"]
+    assert found["file"]["largest_difference"] > 1
+    assert "Doubtful: the exported model has a loss that differs" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_folder_with_something_in_it_is_kept(ptq_eval, checkpoint, quick, tmp_path):

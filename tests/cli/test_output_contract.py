@@ -138,6 +138,7 @@ def test_another_process_is_writing(ptq_eval, material, quick, out):
         ptq_eval("run", material.run, "-o", out, *quick).refuses(21, "another process", "--shard 1/2, --shard 2/2")
 
 
+@pytest.mark.slow
 def test_shards_fill_one_folder(ptq_eval, material, quick, tmp_path):
     for shard in ("1/4", "2/4", "3/4", "4/4"):  # one more than there are checkpoints
         answer = ptq_eval("run", material.run, "-o", tmp_path / "out", *quick, "--shard", shard)

@@ -119,6 +119,7 @@ def test_recovery_from_a_full_disk(train, tmp_path, file):
     assert contents(tmp_path / "run") == contents(tmp_path / "complete")
 
 
+@pytest.mark.slow
 def test_recovery_from_ctrl_c(train, material, tmp_path):
     flags = ("--ratios", "0.5,1,20")
     assert train(*flags, out=tmp_path / "complete").code == 0

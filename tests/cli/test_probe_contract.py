@@ -83,6 +83,12 @@ def test_the_same_command_gives_the_same_and_further_branches_add(probe, tmp_pat
     assert set(both["ending"]) == {"trunk", "decay:20%", "qat:30%@4"}
 
 
+def test_a_path_may_go_up_and_down(probe, trained, tmp_path):
+    indirect = trained[-1].parent / ".." / "trunk" / trained[-1].name
+    assert probe("--branch", "average:2", checkpoint=indirect).code == 0
+    assert set(pd.read_csv(tmp_path / "out" / "probe.csv")["ending"]) == {"trunk", "average:2"}
+
+
 def test_an_interrupted_probe_goes_on(probe, tmp_path, monkeypatch):
     def killed(*_, **__):
         raise KeyboardInterrupt

@@ -3,12 +3,15 @@
 import signal
 import time
 
+import pytest
+
 from tests.cli.support import numbers, records, start
 
 GRID = ("--quantizers", "rtn,gptq", "--bits", "2,3,4,6", "--eval-windows", "120", "--calib-windows", "10")
 LINE = "ptq-eval: interrupted | what is done is kept; the same command goes on from there"
 
 
+@pytest.mark.slow
 def test_recovery_from_ctrl_c(ptq_eval, material, quick, tmp_path):
     assert ptq_eval("run", material.run, "-o", tmp_path / "complete", *quick, *GRID).code == 0
     whole = numbers(tmp_path / "complete")

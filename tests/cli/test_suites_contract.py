@@ -72,6 +72,7 @@ def test_what_is_wrong_is_one_line(ptq_eval, pythia, quick, tmp_path):
     ptq_eval("run", "suite:pythia-70m", "--checkpoints", "2", *quick).refuses(12, "gated", "hf auth login")
 
 
+@pytest.mark.slow
 def test_one_command_from_the_hub_to_the_report(pythia, small, tmp_path):
     """As a user types it: the hub is known from the environment alone."""
     options = [

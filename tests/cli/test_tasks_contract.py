@@ -59,6 +59,7 @@ def test_tasks_are_added_to_a_finished_folder(ptq_eval, arguments, tmp_path):
     assert cell.pair.evidence.worsening == pytest.approx(-row["change"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "code", "words"),
     [

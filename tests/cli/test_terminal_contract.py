@@ -77,6 +77,7 @@ def test_nothing_is_drawn_in_a_pipe(ptq_eval, material, quick, tmp_path, monkeyp
     assert "measuring" not in answer.out
 
 
+@pytest.mark.slow
 def test_the_default_command_and_the_default_output(ptq_eval, material, quick, tmp_path):
     answer = ptq_eval(material.run, *quick)
     assert (answer.code, answer.err) == (0, "")
@@ -139,6 +140,7 @@ def test_architecture_help_imports_nothing_heavy():
     assert "--bits" in out
 
 
+@pytest.mark.slow
 def test_architecture_fitting_and_reporting_import_no_torch(out):
     process = start("report", out, before=AFTERWARDS.format(("torch", "transformers", "quantizers")))
     said, err = process.communicate(timeout=60)

@@ -20,6 +20,7 @@ def single(trajectory):
     return trajectory
 
 
+@pytest.mark.slow
 def test_once_measures_what_is_there_and_says_so(ptq_eval, trajectory, quick, tmp_path):
     answer = ptq_eval("watch", trajectory, "-o", tmp_path / "out", *quick, "--once")
     assert (answer.code, answer.err) == (0, "")
@@ -52,6 +53,7 @@ def test_the_alert_command_gets_the_sentence_and_the_fields(ptq_eval, single, qu
     assert failing.err.startswith("ptq-eval: the alert command failed | got ")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_watch_in_one_line(single, quick, tmp_path):
     process = start("watch", single, "-o", tmp_path / "out", *quick, "--settle", "0", "--every", "1")
     deadline = time.monotonic() + 300

@@ -73,6 +73,7 @@ def test_a_node_that_does_not_see_the_folder(tmp_path):
     assert "remedy: choose an -o on a file system that all nodes share" in str(error)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_answers_with_its_last_words(tmp_path, monkeypatch):
     path = tmp_path / "0000.json"
     path.write_text("{}")

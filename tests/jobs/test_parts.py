@@ -71,6 +71,7 @@ def test_one_revision_at_a_time_with_the_same_results(suite, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_as_many_at_a_time_as_processes(suite, tmp_path):
     pruned = suite.run(tmp_path / "out", prune=True, jobs=2, checkpoint_count=3)
     assert suite.most == 2

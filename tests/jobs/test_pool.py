@@ -56,34 +56,40 @@ def alone(trajectory, small, tmp_path_factory):
     return numbers(out)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("jobs", "excluded", "begun"), [(2, (), 2), (3, (400,), 5)], ids=["two", "more than jobs"])
-def test_processes_begin_while_the_jobs_are_planned_and_give_the_records_of_one(
-    trajectory, small, alone, tmp_path, monkeypatch, jobs, excluded, begun
-):
-    """With fewer checkpoints than processes (3 of them, then 2), those that have more cores take their place."""
-    out, count, planned = tmp_path / "out", [], []
-    start, make_plan = pool.Pool._start, grid.make_plan
+@pytest.fixture
+def started(monkeypatch):
+    """The numbers of the processes that were started."""
+    count, start = [], pool.Pool._start
 
-    def started(self, number):
+    def noted(self, number):
         count.append(number)
         return start(self, number)
+
+    monkeypatch.setattr(pool.Pool, "_start", noted)
+    return count
+
+
+@pytest.mark.slow
+def test_processes_begin_while_the_jobs_are_planned_and_give_the_records_of_one(
+    trajectory, small, alone, tmp_path, monkeypatch, started
+):
+    """With fewer checkpoints than processes (2 for 3 of them), those that have more cores take their place."""
+    out, planned, make_plan = tmp_path / "out", [], grid.make_plan
 
     def plan(*arguments, **more):
         planned.append(len(children()))
         return make_plan(*arguments, **more)
 
-    monkeypatch.setattr(pool.Pool, "_start", started)
     monkeypatch.setattr(grid, "make_plan", plan)
-    options = {**small, "jobs": jobs, "exclude": excluded, "write_report": False}
+    options = {**small, "jobs": 3, "exclude": (400,), "write_report": False}
     assert ptq_eval.run(trajectory, out, **options).problems == ()
-    assert (planned, len(count)) == ([jobs], begun)
+    assert (planned, len(started)) == ([3], 3 + 2)
     assert len(list((out / "records").glob("*-job-*.jsonl"))) == 2
     found = numbers(out)
-    assert len(found) == PER_CHECKPOINT * (3 - len(excluded))
+    assert len(found) == PER_CHECKPOINT * 2
     assert found == {key: alone[key] for key in found}
     ptq_eval.run(trajectory, out, **options)  # all is stored
-    assert (planned, len(count)) == ([jobs, 0], begun)
+    assert (planned, len(started)) == ([3, 0], 3 + 2)
     assert children() == []
 
 
@@ -96,10 +102,12 @@ def test_a_request_that_is_refused_leaves_no_process_and_no_file(trajectory, sma
 
 
 @pytest.mark.slow
-def test_recovery_from_processes_that_are_killed(trajectory, small, alone, tmp_path):
+def test_recovery_from_processes_that_are_killed(trajectory, small, alone, tmp_path, started):
+    """Those that began ahead, with more jobs than processes, and those that replace them."""
     killer = Killer(0.05, 0.6)
     result = ptq_eval.run(trajectory, tmp_path / "out", write_report=False, jobs=2, progress=killer, **small)
     assert killer.killed == 2
+    assert len(started) <= 2 + 2
     assert result.problems == ()
     assert numbers(tmp_path / "out") == alone
 

@@ -37,6 +37,7 @@ def fake(tmp_path, monkeypatch):
     return write
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_a_script_whose_tasks_measure_everything(trajectory, small, tmp_path, without_slurm):
     out = tmp_path / "my out"
     asked = {"partition": "gpu", "time": "2:00:00", "cpus": 2, "mem": "8G", "account": "lab", "array_limit": 2}
@@ -71,6 +72,7 @@ def test_jobs_with_gpus_are_planned_where_there_is_none(trajectory, small, tmp_p
         RemoteConfig.having({"device": "cuda:1"}, 1)
 
 
+@pytest.mark.slow
 def test_a_retry_has_what_no_record_holds_and_may_change_what_is_asked(
     trajectory, small, tmp_path, monkeypatch, without_slurm
 ):
@@ -141,6 +143,7 @@ def test_an_output_folder_that_cannot_be_written(trajectory, small, tmp_path, wi
         submit(trajectory, folder / "out", dry_run=True, **small)
 
 
+@pytest.mark.slow
 def test_a_task_that_cannot_measure_ends_with_the_code_of_its_error(trajectory, small, tmp_path, without_slurm):
     found = submit(trajectory, tmp_path / "out", dry_run=True, **small)
     path = found.folder / "0000.json"

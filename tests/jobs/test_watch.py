@@ -28,6 +28,7 @@ def losses(out):
     return table.loc[:, ["step", "quantizer", "bits", "loss_fp", "loss_q", "delta", "delta_se"]].reset_index(drop=True)
 
 
+@pytest.mark.slow
 def test_checkpoints_are_measured_as_they_appear_and_as_by_run(trajectory, run, small, tmp_path):
     options = {**small, **QUICK}
     happenings = [lambda s=s: save(trajectory, run, s) for s in STEPS] + [lambda: (run / END).touch()]

@@ -195,6 +195,7 @@ def test_where_a_variant_ends_depends_on_nothing_but_itself(sample):
             assert numbers(other[key]) == numbers(measurement)
 
 
+@pytest.mark.slow
 def test_a_run_under_a_rule_is_fitted_reported_and_resumed(trajectory, options, tmp_path):
     table = ptq_eval.run(trajectory, tmp_path / "out", **options).table
     variants = table[table.quantizer != "none"]

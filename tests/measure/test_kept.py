@@ -58,6 +58,7 @@ def killed_at(monkeypatch, work, folder, moment):
     return written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "options"),
     [("llama", {}), ("gpt2", {"include_embedding": True}), ("llama", {"quantizers": ("gptaq",), "precision": 0.3})],

@@ -86,6 +86,7 @@ def result(trajectory, small, out):
     return ptq_eval.run(trajectory, out, **options, bits_axis="effective")
 
 
+@pytest.mark.slow
 def test_rows_say_what_they_are(result):
     rows = result.table[result.table["quantizer"] == "rtn"]
     assert set(rows["format"]) == {"int", "nvfp4", "mxfp4"}

@@ -1,5 +1,6 @@
 """Oracle: the spread of the second order over roundings, against the whole Fisher matrix of a small model."""
 
+import pytest
 import torch
 
 from ptq_eval.measure.gradients import drawn, gradients
@@ -20,6 +21,7 @@ def fisher_of_range(model, ids, draws):
     return total / (draws * len(ids) * (ids.shape[1] - 1))
 
 
+@pytest.mark.slow
 def test_the_share_is_that_of_a_quadratic_form_in_normal_errors():
     model = build()
     matrix = fisher_of_range(model, windows(500, seed=1), draws=6)

@@ -21,7 +21,7 @@ from quantizers.rtn import RTN
 from quantizers.testing import CHECKS, check_quantizer
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-QUICK = {"signround": {"steps": 5}}
+QUICK = {"signround": {"steps": 5}, "hadamard-signround": {"steps": 5}}
 VARIANTS = [(name, QUICK.get(name, {})) for name in available_quantizers()] + [
     ("rtn", {"mse": True}),
     ("gptq", {"act_order": True}),
@@ -44,6 +44,15 @@ def test_conformance(name, options, check, device):
 
 def test_built_in_quantizers_are_installed():
     assert {"rtn", "gptq", "awq", "hqq", "gptq-noclip"} <= set(available_quantizers())
+
+
+@pytest.mark.parametrize("name", available_quantizers())
+def test_every_method_that_takes_no_size_of_inputs_has_a_rotated_form_and_a_source(name):
+    """Mean and largest |x| do not follow from the statistics of rotated inputs."""
+    own = get_quantizer(name)
+    assert own.source or not type(own).__module__.startswith("quantizers.")
+    if type(own).__module__.startswith("quantizers.") and not name.startswith("hadamard-"):
+        assert (f"hadamard-{name}" in available_quantizers()) == (name not in ("awq", "smoothquant"))
 
 
 def changed(result: QuantizedWeight, **fields) -> QuantizedWeight:

@@ -44,6 +44,7 @@ def printed(table, fit, run, width=200):
     return console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_write_returns_exactly_the_files_it_wrote(out, written):
     found = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert found == sorted(FILES) == sorted(str(path.relative_to(out)) for path in written)
@@ -239,6 +240,7 @@ def test_a_table_without_rows_and_a_folder_that_is_a_file_are_plain_errors(table
         write(tmp_path / "file", table, fit, run)
 
 
+@pytest.mark.slow
 def test_the_report_imports_no_torch_and_leaves_matplotlib_alone(tmp_path):
     code = """
 import sys, pathlib, matplotlib

@@ -62,6 +62,7 @@ def test_notes_stand_on_paper(saved, tmp_path):
     assert [note.get_bbox_patch().get_facecolor()[:3] for note in notes] == [(1.0, 1.0, 1.0)]
 
 
+@pytest.mark.slow
 def test_whole_numbers_are_written_whole_and_read_back_as_they_were(out, written, table):
     texts = pd.read_csv(out / "degradation.csv", dtype=str)
     assert (texts["bits"].isna() == table["bits"].isna()).all()

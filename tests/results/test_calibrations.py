@@ -51,6 +51,7 @@ def awq(table, **where):
     return rows
 
 
+@pytest.mark.slow
 def test_what_single_runs_measured_is_not_measured_again(grown):
     out, _, _, before, many = grown
     stored = list(Store(out).measurements())
@@ -211,6 +212,7 @@ def simulated(rng, checkpoints=4, windows=24, draws=3, effect=0.0):
     return rows, losses
 
 
+@pytest.mark.slow
 def test_recovery_one_difference_in_twenty_is_significant_where_nothing_changes():
     """The limit is two standard errors, 4.6 %; one checkpoint alone, and the mean over four."""
     from ptq_eval.sampling import errors_needed

@@ -29,6 +29,7 @@ def grown(trajectory, small, tmp_path_factory):
     return one, first, three, list(Store(out).measurements())
 
 
+@pytest.mark.slow
 def test_a_folder_grows_and_the_first_draw_stays(grown):
     one, first, three, stored = grown
     now = {m.trial.key(): m.nll for m in stored}

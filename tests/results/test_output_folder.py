@@ -15,6 +15,7 @@ from tests.support.steps import PER_CHECKPOINT, lines
 EMBEDDED = Path(__file__).resolve().parents[2] / "examples" / "trajectory" / "llama-40k"
 
 
+@pytest.mark.slow
 def test_a_grid_may_grow(measure, complete, trajectory, small, tmp_path):
     """First one bit-width of one quantizer on two checkpoints; then the rest."""
     part = tmp_path / "small"

@@ -43,6 +43,7 @@ def wait_for_records(process, out):
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_killed_and_continued_equals_uninterrupted(trajectory, small, complete, tmp_path):
     out = tmp_path / "out"
     process = start(command(trajectory, out, small))
@@ -78,6 +79,7 @@ def key(measurement):
     return measurement.trial.key()
 
 
+@pytest.mark.slow
 def test_two_shards_at_once_equal_one_process(trajectory, small, complete, tmp_path):
     out = tmp_path / "out"
     call = "import ptq_eval; ptq_eval.run({!r}, {!r}, write_report=False, **{!r})"

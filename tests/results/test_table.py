@@ -43,6 +43,7 @@ def table(result):
     return result.table
 
 
+@pytest.mark.slow
 def test_a_result_holds_the_table_the_fit_and_the_run(result):
     assert isinstance(result, ptq_eval.RunResult)
     assert type(result.table) is pd.DataFrame

@@ -53,6 +53,7 @@ def made(tmp_path_factory):
     return out, record
 
 
+@pytest.mark.slow
 def test_files_and_columns(made):
     out, record = made
     assert json.loads((out / "sensitivity.json").read_text())["checkpoints"][0]["run"] == "llama-40k"
@@ -104,6 +105,7 @@ def test_prediction_meets_measurement(made):
             assert found["pearson_log"] < 0.6
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_goes_on_where_it_was(made, call, monkeypatch):
     out, record = made
     monkeypatch.setattr(job, "rows", lambda *_, **__: pytest.fail("measured again"))
@@ -125,6 +127,7 @@ def test_other_settings_are_measured_anew(made, tmp_path, monkeypatch):
         )
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run_includes_it(call, tmp_path):
     few = ("--eval-windows", "4", "--calib-windows", "4", "--bits", "3", "--device", "cpu")
     steps = [int(folder.name.split("-")[1]) for folder in TRAJECTORY.glob("checkpoint-*")]
@@ -143,6 +146,7 @@ def test_the_report_of_a_run_includes_it(call, tmp_path):
     assert (tmp_path / "out" / "fit.json").read_text() == fit
 
 
+@pytest.mark.slow
 def test_how_many_variants_fit_changes_no_result(made, tmp_path, monkeypatch):
     """With memory for one variant at a time every number of the record is the same."""
     sizes = []
@@ -200,6 +204,7 @@ def test_types_and_shards_that_make_no_sense(tmp_path):
             job.sensitivity(TRAJECTORY, tmp_path, **wrong)
 
 
+@pytest.mark.slow
 def test_a_quantizer_that_fails_is_named_and_has_no_rows(call, tmp_path):
     """A model that was never made is no model without damage."""
     few = ("--eval-windows", "4", "--calib-windows", "4", "--steps", "last", "--device", "cpu")

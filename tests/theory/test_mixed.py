@@ -141,6 +141,7 @@ def test_a_wrong_budget_is_one_line_before_anything_is_measured(saved, options, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_embedding_is_a_part_with_its_own_damage_and_bytes(saved, options, tmp_path):
     """Of a Llama whose head is tied to it: counted once, alone as in `--by part`, and measured by `run` in the plan."""
     out, every = tmp_path / "out", {**options, "include_embedding": True, "quantizers": "rtn"}

@@ -84,6 +84,7 @@ def test_output_damage_is_the_expected_error_of_the_output():
     assert float(moved) == pytest.approx(predicted, rel=0.02)
 
 
+@pytest.mark.slow
 def test_expected_damage_against_the_whole_fisher_matrix(model):
     """½ tr(FΣ) and √(½ tr((FΣ)²)) of one layer, with F from the Jacobian of every logit by every weight."""
     ids = windows(600)

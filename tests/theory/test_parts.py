@@ -91,6 +91,7 @@ def made(tmp_path_factory):
     return out, record
 
 
+@pytest.mark.slow
 def test_files_and_what_they_say(made):
     out, record = made
     table = pd.read_csv(out / "parts.csv")
@@ -115,6 +116,7 @@ def test_a_single_bit_width_shows_every_line_of_the_figure(made):
     assert len(drawn.containers) == len(set(table["part"]))
 
 
+@pytest.mark.slow
 def test_the_job_goes_on_where_it_was(made, monkeypatch):
     out, _ = made
     monkeypatch.setattr(job, "part_rows", lambda *_, **__: pytest.fail("measured again"))

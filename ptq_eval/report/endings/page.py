@@ -50,11 +50,16 @@ def document(record: Mapping[str, Any]) -> str:
 
 
 def render(record: Mapping[str, Any]) -> RenderableType:
-    """Both tables for a rich console."""
+    """Both tables for a rich console, one of each for all that is compared at one D."""
     from rich.console import Group
+    from rich.text import Text
 
-    tables_of = tables.console(HEADER, body(record), unbroken=3), tables.console(ANSWERS, answers(record), unbroken=3)
-    return Group(*tables_of)
+    shown: list[RenderableType] = []
+    for group in dict.fromkeys(row["group"] for row in record["rows"]):
+        shown.append(Text(group))
+        for header, rows in ((HEADER, body(record)), (ANSWERS, answers(record))):
+            shown.append(tables.console(header[1:], [row[1:] for row in rows if row[0] == group], unbroken=3))
+    return Group(*shown)
 
 
 def answers(record: Mapping[str, Any]) -> list[list[str]]:

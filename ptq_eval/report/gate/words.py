@@ -113,7 +113,7 @@ def differences(found: Comparison, names: Names) -> Iterator[str]:
 
 
 def _differ(one: Mismatch) -> str:
-    plural = CONDITIONS[one.what].endswith("s") or one.what == Condition.WEIGHTS
+    plural = CONDITIONS[one.what].partition(" of ")[0].endswith("s")  # "number of calibration windows" is one
     return "differ" if plural else "differs"
 
 
@@ -231,11 +231,13 @@ def _about_windows(found: Comparison, names: Names) -> Iterator[str]:
             f"({names.of(one.about)}: {one.windows[0]} of {one.windows[1]} and {one.windows[2]})."
         )
     tables = [origin.name for origin in (found.base, found.new) if not origin.windows]
-    if tables and found.cells and not found.documents:
+    apart = sum(not cell.pair.paired for cell in found.cells)
+    if tables and apart and not found.documents:
+        all_of = f"{' and '.join(dict.fromkeys(tables))} {'hold' if len(set(tables)) > 1 else 'holds'} no records"
+        some_of = f"{apart} of {len(found.cells)} cells, whose records are not there"
         yield (
-            f"Not compared window by window: {' and '.join(dict.fromkeys(tables))} "
-            f"{'hold' if len(set(tables)) > 1 else 'holds'} no records. The errors of both δ were added instead, which "
-            "is an upper bound; with records, much smaller worsenings can be seen."
+            f"Not compared window by window: {all_of if apart == len(found.cells) else some_of}. The errors of both δ "
+            "were added instead, which is an upper bound; with records, much smaller worsenings can be seen."
         )
 
 

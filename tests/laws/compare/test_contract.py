@@ -58,6 +58,7 @@ def test_laws_that_are_not_distinguishable_are_named_as_such():
     assert "not distinguishable from ouyang" in words.ranking(found.to_dict())
 
 
+@pytest.mark.slow
 def test_a_claim_takes_more_where_many_rankings_are_read_together():
     data = grid(kumar, np.random.default_rng(0))
     alone, one_of_many = (compare(laws("kumar", "ouyang"), data, rankings=n, intervals="none") for n in (1, 50))
@@ -81,6 +82,7 @@ def test_measures_that_disagree_call_no_law_better():
     assert small.outcome == Outcome.INDISTINGUISHABLE
 
 
+@pytest.mark.slow
 def test_a_law_that_contains_another_never_fits_worse():
     """Equation 2 has one constant more than its form in D/N: the AICc of the same points differs by that at most."""
     for seed in range(2):
@@ -118,6 +120,7 @@ def annealed(gamma_S, gamma_D, rng, *, confounded):
     return {**data, "delta": data["delta"] * np.exp(gamma_S * (S - 1)), "S": S}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gamma_S", "gamma_D", "answer"),
     [
@@ -133,6 +136,7 @@ def test_tokens_and_phase_are_told_apart_where_they_can_be(gamma_S, gamma_D, ans
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_one_decaying_run_cannot_tell_tokens_from_phase():
     """Five checkpoints with log D and phase in step: neither explanation gains by the other."""
     data = annealed(1.0, 0.0, np.random.default_rng(1), confounded=True)

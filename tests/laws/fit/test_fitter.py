@@ -34,6 +34,7 @@ def paper(seed, tokens=TOKENS):
     return delta, loss
 
 
+@pytest.mark.slow
 def test_the_true_constants_and_d_crit_lie_in_their_intervals():
     """A lower limit with few replicates; 200 of them are in docs/log.md."""
     trials, hits = 25, dict.fromkeys([*KUMAR, *KUMAR_LOSS, "D_crit"], 0)
@@ -53,6 +54,7 @@ def test_the_true_constants_and_d_crit_lie_in_their_intervals():
     assert min(hits.values()) >= 0.72 * trials, hits
 
 
+@pytest.mark.slow
 def test_a_range_of_tokens_that_is_too_short_gives_no_number():
     given_numbers = 0
     for seed in range(10):

@@ -53,6 +53,7 @@ def test_chinchilla_and_its_one_size_form_are_recovered():
 
 
 @pytest.mark.parametrize("kind", ["scatter", "by_checkpoint"])
+@pytest.mark.slow
 def test_one_run_intervals_cover_scatter_of_points_and_of_checkpoints(kind):
     how = {"sizes": [80e3], "ratios": RATIOS, "bits": (2, 3, 4, 8), kind: 0.1}
     for name, share in coverage(KumarPTQRatio(), ratio, RATIO, 60, **how).items():
@@ -60,12 +61,14 @@ def test_one_run_intervals_cover_scatter_of_points_and_of_checkpoints(kind):
 
 
 @pytest.mark.parametrize("n_runs", [4, 8])
+@pytest.mark.slow
 def test_intervals_over_runs_cover_differences_between_runs(n_runs):
     how = {"sizes": np.geomspace(3e7, 3e8, n_runs), "ratios": RATIOS[::2], "bits": (2, 3, 4)}
     for name, share in coverage(KumarPTQ(), eq2, KUMAR, 40, scatter=0.03, by_run=0.1, **how).items():
         assert share >= 0.8, (name, share)  # 8 runs with intervals a tenth too narrow, 4 with a fifth, miss it
 
 
+@pytest.mark.slow
 def test_critical_tokens_are_covered_by_the_joint_bootstrap():
     trials, hits = 25, np.zeros((2, 4))  # intervals of 0.6 of their width miss the limit, as with 40
     for seed in range(trials):

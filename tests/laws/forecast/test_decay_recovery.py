@@ -74,6 +74,7 @@ def _forecast(group, siblings, x, seed):
     return (draw(s, siblings, x, seed=seed, n_draws=400) for s in group)
 
 
+@pytest.mark.slow
 def test_forecasts_that_follow_a_schedule_keep_their_promise():
     follows, ignores = _decaying(True), _decaying(False)
     assert follows.coverage >= 0.9

@@ -45,6 +45,7 @@ def test_a_law_that_is_true_is_covered(name):
             assert coverage(statements, what, ahead) >= 0.85, (what, ahead)
 
 
+@pytest.mark.slow
 def test_what_is_learned_narrows_the_interval():
     """From six checkpoints of an exact power more is known of the next ones than from four, and more from fourteen."""
     statements = stated(LAWS["power"], 1, n=16, scatter=0.001, relative=0.01)

@@ -21,6 +21,7 @@ def sample(seed, **how):
     return points(ratio, RATIO, [80e3], RATIOS[::2], (2, 3, 4), rng, **{"scatter": 0.1, **how})
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(seeds, st.floats(1e-3, 1e3))
 def test_delta_in_other_units_changes_only_the_factor(seed, unit):
@@ -32,6 +33,7 @@ def test_delta_in_other_units_changes_only_the_factor(seed, unit):
     assert other["gamma"].low == pytest.approx(one["gamma"].low, rel=1e-3)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(seeds)
 def test_the_order_of_the_points_does_not_matter(seed):

@@ -65,6 +65,7 @@ def test_constants_are_recovered_with_a_response_and_a_sign_of_their_own(table):
     assert found.values == pytest.approx({"c": -0.02, "g": 0.2, "t": 1.5, "s": 3}, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_intervals_contain_the_truth_about_as_often_as_stated():
     rng, inside = np.random.default_rng(2), 0
     x = np.linspace(1, 10, 40)

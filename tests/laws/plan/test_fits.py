@@ -83,6 +83,7 @@ def test_a_stored_fit_gives_the_same_values_without_intervals(fitted):
         from_stored({"fits": []}, name="out")
 
 
+@pytest.mark.slow
 def test_the_fit_of_a_run_is_planned_from_as_it_is_reported(small):
     """Three sizes: Chinchilla's law over all of them is used, though each run has its own curve."""
     rows, windows = small

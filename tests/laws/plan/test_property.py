@@ -1,6 +1,7 @@
 """Property: what must hold of plans whatever the constants and the budget."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +31,7 @@ def test_a_budget_scales_the_optimum_by_powers(compute, alpha, beta):
     assert np.isclose(ten.P, one.P, atol=1e-4)
 
 
+@pytest.mark.slow
 @few
 @given(compute=budgets, serve=st.sampled_from([3.0, 4.0, None]))
 def test_more_means_no_worse(compute, serve):

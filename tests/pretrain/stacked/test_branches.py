@@ -84,6 +84,14 @@ def test_branches_are_what_a_training_with_that_ending_gives(trained, tmp_path):
     assert states["decay:20%"]["learning_rate"] < 2e-3 < states["qat:20%@4"]["learning_rate"]
 
 
+def test_the_end_of_a_branch_can_be_continued(trained, tmp_path):
+    trunk = branches.read_trunk(trained["wsd"] / "trunk" / "checkpoint-40")
+    made = branches.train(trunk, of("qat:20%@3"), tmp_path / "out")
+    plain, low = (branches.read_trunk(made[name]) for name in ("trunk@50", "qat:20%@3"))
+    assert (plain.step, low.step) == (50, 50)
+    assert (plain.options.weights, low.options.weights) == ("full", "3")
+
+
 def test_both_at_once_decays_in_low_precision(trained, tmp_path):
     trunk = branches.read_trunk(trained["wsd"] / "trunk" / "checkpoint-40")
     made = branches.train(trunk, of("decay+qat:20%@3"), tmp_path / "out")

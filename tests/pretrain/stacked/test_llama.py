@@ -132,6 +132,7 @@ def test_precisions_that_cannot_be_trained_in(name):
         RunOptions(weights=name)
 
 
+@pytest.mark.slow
 def test_a_stack_with_number_formats_can_be_compiled():
     """With a backend that generates no code: what fails on a format fails in tracing."""
     options, (model, *_) = models(8, 1)

@@ -29,6 +29,7 @@ def page(study, tmp_path_factory):
     return text.split("## Had you asked earlier\n")[1].split("\n## ")[0]
 
 
+@pytest.mark.slow
 def test_every_line_of_every_run_is_in_a_table(study, page):
     assert page.count("\n| rtn |") == 4
     assert "**small (N = 80k)**, asked at D = 4M (D/N = 50); the last loss is at 6.4 times that D" in page

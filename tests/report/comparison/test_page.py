@@ -34,6 +34,7 @@ def section(out):
     return text.split(f"## {comparison.TITLE}\n")[1].split("\n## ")[0] if comparison.TITLE in text else ""
 
 
+@pytest.mark.slow
 def test_the_page_has_verdict_table_figure_and_answers(rows, found, tmp_path):
     comparison.write(tmp_path, found)
     write(tmp_path, rows, make_fit(rows), make_run(rows))
@@ -48,6 +49,7 @@ def test_the_page_has_verdict_table_figure_and_answers(rows, found, tmp_path):
     assert "Out of date" not in text
 
 
+@pytest.mark.slow
 def test_other_measurements_make_it_out_of_date_and_another_fit_does_not(rows, found, tmp_path):
     comparison.write(tmp_path, found)
     refitted = make_fit(rows)

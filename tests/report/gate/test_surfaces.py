@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -15,7 +16,7 @@ import ptq_eval
 from ptq_eval.report.common.files import plain
 from ptq_eval.report.gate import junit, page, series, words
 from ptq_eval.report.gate.names import Names
-from ptq_eval.results.gate.pairs import Condition
+from ptq_eval.results.gate.pairs import Condition, Mismatch
 from ptq_eval.results.gate.verdict import Comparison, Verdict
 from tests.results.gate import test_lm_eval as documents
 from tests.results.gate.support import grid, moved, noise, write
@@ -157,6 +158,27 @@ def test_a_table_says_that_it_is_a_bound(folder):
     text = page.markdown(found)
     assert "Not compared window by window" in text
     assert "window by window; errors include" not in text
+
+
+def test_results_of_which_some_have_records_say_how_many_are_a_bound(folder):
+    for side in ("old", "new"):
+        both = folder / f"{side}-both"
+        (both / "table").mkdir(parents=True)
+        shutil.copytree(folder / side, both / "records")
+        ptq_eval.load(folder / side, bootstrap=5).table.to_csv(both / "table" / "degradation.csv", index=False)
+    found = ptq_eval.compare(folder / "old-both", folder / "new-both")
+    text, count = page.markdown(found), len(found.cells)
+    assert f"Not compared window by window: {count // 2} of {count} cells" in text
+    assert "hold no records" not in text
+
+
+def test_what_differs_agrees_with_its_verb():
+    about = {
+        name: None for name in ("run", "step", "quantizer", "options", "bits", "group_size", "symmetric", "format")
+    }
+    verb = lambda what: words._differ(Mismatch(about, what, "a", "b"))
+    assert verb(Condition.CALIBRATION_WINDOWS) == verb(Condition.CALIBRATION_DRAW) == "differs"
+    assert verb(Condition.CORPUS) == verb(Condition.WEIGHTS) == "differ"
 
 
 def test_a_metric_that_is_compared_in_nats_says_so(folder):

@@ -57,6 +57,7 @@ NAMES = {"llama-160k": "LlamaOneSixZeroK", "llama-40k": "LlamaFourZeroK"}
 WIDTHS = {2: "Two", 3: "Three", 4: "Four", 8: "Eight"}
 
 
+@pytest.mark.slow
 def test_every_delta_of_the_last_checkpoints_is_a_macro_that_agrees_with_the_table(embedded):
     found = macros(embedded)
     table = pd.read_csv(EMBEDDED / "degradation.csv").query("quantizer != 'none'")
@@ -114,6 +115,7 @@ def test_the_counts_of_the_abstract_are_those_of_the_folder(embedded):
     assert found["ptqTurns"].count("$D/N$ = 47.8") == 1  # awq, 2 bits, llama-40k: the smallest observed D/N
 
 
+@pytest.mark.slow
 def test_exactly_the_works_used_are_cited(embedded, ugliest):
     keys = re.findall(r"@\w+\{([^,]+),", (embedded / "generated" / "references.bib").read_text())
     assert set(keys) == {
@@ -268,6 +270,7 @@ def test_the_class_is_the_authors_choice():
             PaperConfig(documentclass=wrong)
 
 
+@pytest.mark.slow
 def test_without_latex_the_sources_are_left_and_the_packages_are_named(tmp_path, monkeypatch):
     out = synthetic(tmp_path / "out", ratios=(20, 50))
     monkeypatch.setattr(job.shutil, "which", lambda name: None)
