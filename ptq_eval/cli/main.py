@@ -18,6 +18,7 @@ import click
 
 from ptq_eval.cli import options as cli_options
 from ptq_eval.cli.adapt import adapt
+from ptq_eval.cli.arena import arena
 from ptq_eval.cli.average import average
 from ptq_eval.cli.backends import backends
 from ptq_eval.cli.backtest import backtest
@@ -264,6 +265,7 @@ def formats() -> None:
 
 
 cli.add_command(adapt)
+cli.add_command(arena)
 cli.add_command(average)
 cli.add_command(backends)
 cli.add_command(backtest)
