@@ -19,15 +19,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ptq_eval.adapt.lora import Adapter
 from ptq_eval.adapt.noise import gradient_noise
+from ptq_eval.measure.evaluate import evaluate
 from ptq_eval.measure.gradients import drawn, gradients
+from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
-from ptq_eval.theory.curvature import noise_variance
+from ptq_eval.sampling import Design, standard_error
+from ptq_eval.theory.bound import grid_factor
+from ptq_eval.theory.curvature import Curvature, Perturbation, fisher, noise_variance, slope
+from ptq_eval.theory.sensitivity import damage
 from quantizers import Scheme
 
 PROBE_BITS = 6
@@ -36,6 +43,67 @@ PROBE_BITS = 6
 Tick = Callable[[float], None]
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """{layer: (X [in, in], G [out, out])}."""
+
+
+def damages(
+    model: LanguageModel,
+    variants: Sequence[Variant],
+    evaluation: Tensor,
+    calibration: Tensor,
+    *,
+    rank: int,
+    seed: int = 0,
+    designs: tuple[Design | None, Design | None] = (None, None),
+    tick: Tick | None = None,
+) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """For each variant its damage before training, predicted and measured, and a row for each layer.
+
+    `evaluation` and `calibration` are windows [n, time], drawn by the two `designs`.  Nats per token.  The first has
+    the keys of `sensitivity.rows` that `summary.bounds` needs, and `residual`, the predicted damage that the best
+    update of `rank` leaves; a layer's row has predicted, residual and residual_share.
+    """
+    found = [Perturbation.of(model, variant.weights, variant.scheme) for variant in variants]
+    curvatures = fisher(model, calibration, found, seed=seed, tick=tick)
+    factors = kronecker_factors(model, calibration, seed=seed, tick=tick)
+    slopes = slope(model, evaluation, found, tick=tick)
+    full, scores = evaluate(model, evaluation, [variant.weights for variant in variants], tick=tick)
+    rows = []
+    for one, curvature, (_, spread), score in zip(found, curvatures, slopes, scores):
+        layers = _layers(one, curvature, factors, rank)
+        measured = damage(full, score, evaluation.shape[1] - 1, designs[0])
+        expected = curvature.expected.sum(1)
+        whole = {name: pair[0] for name, pair in measured.items()}
+        whole |= {f"{name}_se": pair[1] for name, pair in measured.items()}
+        whole |= {"predicted": float(expected.mean()), "predicted_se": standard_error(expected, designs[1])}
+        whole |= {"scatter": curvature.scatter(), "spread": float(np.square(spread).sum() ** 0.5)}
+        rows.append((whole | {"residual": sum(row["residual"] for row in layers)}, layers))
+    return rows
+
+
+def with_bounds(bases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """`bases` with bound = C·4^−bits, where C is predicted for the lowest width of the quantizer, which has the largest
+    factor of the grid (`bound.grid_factor`), from the prediction at its highest; infinite for other formats."""
+    found = []
+    for base in bases:
+        own = [one for one in bases if one["quantizer"] == base["quantizer"] and one["format"].startswith("int")]
+        limit = np.inf
+        if base in own:
+            finest, lowest = max(own, key=lambda one: one["bits"]), min(one["bits"] for one in own)
+            scale = 4.0 ** finest["bits"] / grid_factor(finest["bits"]) * grid_factor(lowest)
+            limit = finest["predicted"] * scale * 4.0 ** -base["bits"]
+        found.append({**base, "bound": limit})
+    return found
+
+
+def _layers(one: Perturbation, curvature: Curvature, factors: Factors, rank: int) -> list[dict[str, Any]]:
+    rows = []
+    for place, name in enumerate(curvature.layers):
+        if name in one.error and name in factors:
+            share = residual_share(one.error[name], *factors[name], rank)
+            predicted = float(curvature.expected[:, place].mean())
+            numbers = {"predicted": predicted, "residual_share": share, "residual": share * predicted}
+            rows.append({"layer": name, "weights": one.error[name].numel(), **numbers})
+    return rows
 
 
 def kronecker_factors(model: LanguageModel, ids: Tensor, *, seed: int = 0, tick: Tick | None = None) -> Factors:
