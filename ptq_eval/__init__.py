@@ -18,6 +18,7 @@ from ptq_eval.version import __version__
 __all__ = [
     "RunResult",
     "__version__",
+    "arena",
     "average",
     "compare",
     "compare_laws",
@@ -34,6 +35,7 @@ __all__ = [
     "sensitivity",
 ]
 _JOBS = {
+    "arena": "jobs.arena",
     "average": "jobs.average",
     "compare": "jobs.compare",
     "compare_laws": "jobs.compare_laws",
@@ -47,6 +49,7 @@ _JOBS = {
 }
 
 if TYPE_CHECKING:
+    from ptq_eval.jobs.arena import arena
     from ptq_eval.jobs.average import average
     from ptq_eval.jobs.compare import compare
     from ptq_eval.jobs.compare_laws import compare_laws, fit_by

@@ -299,6 +299,12 @@ class TaskError(PtqEvalError):
     exit_code = 59
 
 
+class MissingPackageError(PtqEvalError):
+    """A package that only this command needs is not installed."""
+
+    exit_code = 61
+
+
 class BackendError(PtqEvalError):
     """A backend that cannot be installed or used, or that fails its conformance run."""
 

@@ -125,7 +125,7 @@ class Worker:
                 what = "no answer" if imported else "its package was not imported"
                 return f"{what} within {limits.seconds:g} s"
             if limits.memory is not None and self.memory() > limits.memory:
-                return f"took more than {units.write(limits.memory)} bytes of memory"
+                return f"took more than {units.write(limits.memory, units.BYTES)} of memory"
             time.sleep(pause)
             pause = min(_LAST_POLL, 1.2 * pause)
         return ""

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptq_eval.cli import options as cli_options
+from ptq_eval.cli.adapt import adapt
+from ptq_eval.cli.arena import arena
 from ptq_eval.cli.average import average
 from ptq_eval.cli.backends import backends
 from ptq_eval.cli.backtest import backtest
@@ -262,6 +264,8 @@ def formats() -> None:
         console().print(table)
 
 
+cli.add_command(adapt)
+cli.add_command(arena)
 cli.add_command(average)
 cli.add_command(backends)
 cli.add_command(backtest)

@@ -24,6 +24,7 @@ Examples:
   ptq-eval plan --preset EPOCH_2024,CHEN_2025 --params 1B --group-size 128
   ptq-eval plan --fit out --quantizer gptq --params 160M --serve-bits 4
   ptq-eval plan --fit out --quantizer gptq --number-format nvfp4 --params 160M
+  ptq-eval plan --fit out --params 160M --serve-bits 4 --activation-bits 8 --kv-bits 4
 """
 
 
@@ -52,7 +53,7 @@ def plan(out: str | None, **settings: Any) -> None:
     fit, preset = origin.fit, origin.preset or DEFAULT_PRESET
     question = Question(**{name: settings[name] for name in declared(PlanConfig)})
     with Bar() as bar:
-        source = _source(origin, question.params)
+        source = _source(origin, question)
         bar("planning", 0.0, 0.0)
         found = answer(source, question)
         if not found.answered:
@@ -69,16 +70,19 @@ def _answers(origin: SourceConfig, quantizer: str, question: Any) -> bool:
     from ptq_eval.laws.plan.answers import plan as answer
 
     try:
-        return answer(_source(replace(origin, quantizer=quantizer), question.params), question).answered
+        return answer(_source(replace(origin, quantizer=quantizer), question), question).answered
     except PlanError:
         return False
 
 
-def _source(origin: SourceConfig, params: float | None) -> Any:
+def _source(origin: SourceConfig, question: PlanConfig) -> Any:
     from ptq_eval.laws.plan.source import preset_named
     from ptq_eval.laws.plan.stored import from_folder
 
     if origin.fit is None:
         preset = DEFAULT_PRESET if origin.preset is None else origin.preset
         return preset_named(preset, offsets=origin.offsets)
-    return from_folder(origin.fit, quantizer=origin.quantizer, number_format=origin.number_format, params=params)
+    chosen = {"quantizer": origin.quantizer, "number_format": origin.number_format, "params": question.params}
+    served = question.activation_bits, question.kv_bits
+    together = None if served == (None, None) else served
+    return from_folder(origin.fit, together=together, **chosen)  # type: ignore[arg-type]

@@ -43,6 +43,14 @@ def _count(
     return option(default, f"{help}, such as {plausible.example}.", Kind(read, metavar), unset=unset)
 
 
+def _runtime(what: str) -> Any:
+    """An option that is a precision of what exists only while a model is served."""
+    low, high = SERVED_BITS
+    help = f"Precision of {what} when served; needs --fit of a run that quantized them."
+    bounds: dict[str, Any] = {"low": low, "high": high, "metavar": "B", "unset": "full precision", "error": BitsError}
+    return option(None, help, NUMBER, **bounds)
+
+
 DEFAULT_PRESET = "KUMAR_2024"
 
 
@@ -97,6 +105,8 @@ class PlanConfig(Options):
         unset="those that were fitted",
         error=BitsError,
     )
+    activation_bits: float | None = _runtime("activations")
+    kv_bits: float | None = _runtime("keys and values")
     serve_format: tuple[str, ...] = option(
         (), "Floating-point formats to train and serve in, such as E4M3.", TEXT, many=True, metavar="ExMy,…"
     )

@@ -26,6 +26,7 @@ from ptq_eval.laws.fit.folder import VERSION as FIT_VERSION
 from ptq_eval.laws.fit.folder import fit_points
 from ptq_eval.laws.tables.external import as_mapping, map_columns, unread
 from ptq_eval.laws.tables.labels import label_of
+from ptq_eval.laws.tables.reader import Table
 from ptq_eval.laws.tables.schedule import phase_of
 from ptq_eval.records import Progress
 from ptq_eval.report import with_texts
@@ -80,7 +81,7 @@ def compare_laws(
     names = [n.strip() for n in (laws.split(",") if isinstance(laws, str) else laws) if n.strip()]
     config = _config(names, columns, options)
     tests, by, bootstrap = config.tests, config.by, config.bootstrap
-    grouped = _recorded if isinstance(source, (str, Path)) and Path(source).is_dir() else _given
+    grouped = recorded if isinstance(source, (str, Path)) and Path(source).is_dir() else _given
     made, groups, known = grouped(source, config, names)
     options = {name: getattr(config, name) for name in ("loss", "huber_delta", "seed")}
     asked = made or {"kumar": make_law("kumar")}
@@ -162,7 +163,7 @@ def _by_response(laws: Mapping[str, Law]) -> Iterator[dict[str, Law]]:
         yield {name: law for name, law in laws.items() if law.response == response}
 
 
-def _columns_for(group: Group, laws: Iterable[Law]) -> dict[str, np.ndarray] | None:
+def columns_for(group: Group, laws: Iterable[Law]) -> dict[str, np.ndarray] | None:
     """All columns that these laws read, as far as the group has them; None where it lacks their response."""
     data: dict[str, np.ndarray] = {}
     for law in laws:
@@ -182,7 +183,7 @@ def _with_data(
     found = []
     for group in groups:
         for what, laws in asked:
-            if (data := _columns_for(group, laws)) is not None:
+            if (data := columns_for(group, laws)) is not None:
                 found.append(({"label": group.label, **group.about}, what, data))
     return found
 
@@ -196,12 +197,19 @@ def _given(source: Data, config: FitConfig, names: list[str]) -> tuple[dict[str,
     groups = []
     for about, rows in groups_of(table, config.by, config.where):
         label = ", ".join(f"{key} {value}" for key, value in about.items()) or name
-
-        def read_columns(law: Law, rows: np.ndarray = rows) -> dict[str, np.ndarray]:
-            return map_columns(law, table, mapping, rows, needed=(law.response,)).data
-
-        groups.append(Group(label, {"group": about}, read_columns))
+        groups.append(table_group(label, about, table, mapping, rows))
     return laws, groups, ""
+
+
+def table_group(
+    label: str, about: Mapping[str, str], table: Table, mapping: Mapping[str, str], rows: np.ndarray
+) -> Group:
+    """The `rows` of a table as points, with any of a law's columns that the table has."""
+
+    def read_columns(law: Law) -> dict[str, np.ndarray]:
+        return map_columns(law, table, mapping, rows, needed=(law.response,)).data
+
+    return Group(label, {"group": dict(about)}, read_columns)
 
 
 def point_groups(results: Results, column: str) -> list[tuple[dict[str, str], list[Point]]]:
@@ -228,7 +236,7 @@ def point_groups(results: Results, column: str) -> list[tuple[dict[str, str], li
     return groups
 
 
-def _recorded(folder: Any, config: FitConfig, names: list[str]) -> tuple[dict[str, Law], list[Group], str]:
+def recorded(folder: Any, config: FitConfig, names: list[str]) -> tuple[dict[str, Law], list[Group], str]:
     """Laws and groups (per configuration, and of the full-precision losses) of an output folder, and its digest."""
     if foreign := config.changed(*TABLE):
         raise OptionError(f"{', '.join(foreign)}: for a table", remedy=f"--data {folder}/degradation.csv")

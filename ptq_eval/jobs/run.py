@@ -167,6 +167,7 @@ def analyse(
     from ptq_eval.checkpoints import warnings
     from ptq_eval.laws.fit.choice import chosen
     from ptq_eval.laws.fit.folder import fit_points
+    from ptq_eval.laws.fit.precisions import fit_table
     from ptq_eval.laws.forecast.folder import hindsight
     from ptq_eval.report import with_texts
     from ptq_eval.report.run.warnings import notes
@@ -179,14 +180,18 @@ def analyse(
     found = fit_points(results.points, results.windows, **settings)
     fit = with_texts(found.content)
     fit["hindsight"] = hindsight(results.points, results.windows, found.turns, seed=seed)
-    trajectories = {point.run: point.trajectory for point in results.points}
+    rows, trajectories = results.frame.to_dict("records"), {p.run: p.trajectory for p in results.points}
     for name, effects in (("calibrations", calibrations.effects), ("activations_and_cache", interactions.effects)):
-        if found_effects := effects(results.frame.to_dict("records"), results.windows, trajectories):
+        if found_effects := effects(rows, results.windows, trajectories):
             fit[name] = found_effects
+    together = fit_table(rows, results.windows, found.curves, seed=seed, n_boot=bootstrap, axis=results.bits_axis)
+    if together:
+        fit["precisions"] = [one.entry for one in together]
+    replicates = [*found.replicates, *(draws for one in together for draws in one.replicates)]
     if results.tasks:
         fit["tasks"] = list(results.tasks)
     fit["warnings"] = [*fit["warnings"], *warnings(results.checkpoints), *notes(results)]
-    return RunResult(results.frame, fit, dict(results.run), replicates=found.replicates, points=results.points)
+    return RunResult(results.frame, fit, dict(results.run), replicates=replicates, points=results.points)
 
 
 def save_report(folder: str | Path, result: RunResult) -> list[Path]:

@@ -231,7 +231,7 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
         groups = session.fitting(work.trials[1:])
         passes = len(groups) * (len(cut.ids) + 2 * len(evaluation))
         total = passes + len(evaluation) * (len(work.trials) - 1) * (len(model.linears()) + 1)
-        tick = _ticker(progress, f"sensitivities of {checkpoint.name}", total)
+        tick = ticker(progress, f"sensitivities of {checkpoint.name}", total)
         for group in groups:
             made = _made(session.quantized(group), group, failed)
             drawing = {"draws": draws, "seed": config.seed, "designs": (designs[0], designs[1])}
@@ -261,7 +261,7 @@ def _by_part(work: Workload, config: RunConfig, progress: Progress) -> dict[str,
     with Session.opened(work, **_session_options(config)) as session:
         groups = session.fitting(work.trials[1:])
         passes = (len(parts_of(session.model)) + 1) * (len(work.trials) - 1) + len(groups)
-        tick = _ticker(progress, f"parts of {checkpoint.name}", passes * len(session.evaluation))
+        tick = ticker(progress, f"parts of {checkpoint.name}", passes * len(session.evaluation))
         design = design_of(work.evaluation.sample, len(work.evaluation))
         for group in groups:
             made = _made(session.quantized(group, with_codes=True), group, failed)
@@ -331,7 +331,8 @@ def _label(
     skipped += [{**head, "layer": name, "reason": why} for name, why in reasons.items()]
 
 
-def _ticker(progress: Progress, what: str, total: float) -> Callable[[float], None]:
+def ticker(progress: Progress, what: str, total: float) -> Callable[[float], None]:
+    """A function that adds an amount of work to what is done, and says so to `progress`."""
     done = 0.0
 
     def tick(amount: float) -> None:

@@ -38,6 +38,7 @@ from ptq_eval.laws.formulas.kumar import KumarPTQ, KumarPTQRatio
 from ptq_eval.laws.formulas.n_eff import COST_PER_BIT, PARTS, part_factor, precision_with
 from ptq_eval.laws.formulas.ouyang import Ouyang
 from ptq_eval.laws.formulas.presets import KUMAR_2024
+from ptq_eval.laws.formulas.served import laws_of
 from ptq_eval.laws.formulas.sun import Sun
 from ptq_eval.laws.formulas.unified import robustness
 
@@ -61,29 +62,48 @@ def effective_params(
     return plain(count("N", N) * _capacity(constants_of(constants, offsets=offsets), (weights, activations, kv)))
 
 
-def delta_ptq(N: Any, D: Any, bits: Any, *, group_size: Any = None, constants: Constants = KUMAR_2024) -> Any:
+def delta_ptq(
+    N: Any,
+    D: Any,
+    bits: Any,
+    activations: Any = FULL_BITS,
+    kv: Any = FULL_BITS,
+    *,
+    group_size: Any = None,
+    constants: Constants = KUMAR_2024,
+) -> Any:
     """The loss added by quantizing the weights of a model trained in full precision to `bits`.
 
     Kumar et al., arXiv 2411.04330, eq. 2, or whichever degradation law the constants belong to.  Those of Chen et al.,
     arXiv 2505.14302, need `group_size` and hold for one number of bits; for those of Sun et al., arXiv 2501.02423,
     what training in a format adds, `bits` being the format, "E4M3", and `group_size` how many numbers share a scale.
+    `activations` and `kv` below 16 bits need the constants of a law of three precisions (`formulas.served`).
     """
     theta, N, D = constants_of(constants), count("N", N), count("D", D)
     check_bits(constants, bits)
-    law, known, data = _law(theta, N, bits, group_size, D)
+    law, known, data = _law(theta, N, (bits, activations, kv), group_size, D)
     return plain(law.added(known, data))
 
 
-def critical_tokens(N: Any, bits: Any, *, group_size: Any = None, constants: Constants = KUMAR_2024) -> Any:
+def critical_tokens(
+    N: Any,
+    bits: Any,
+    activations: Any = FULL_BITS,
+    kv: Any = FULL_BITS,
+    *,
+    group_size: Any = None,
+    constants: Constants = KUMAR_2024,
+) -> Any:
     """D_crit: the tokens beyond which pretraining makes a model served at `bits` worse; arXiv 2411.04330, eq. 13.
 
-    Needs B and beta of a loss law beside a degradation law.  Infinite where delta does not grow with D.  `bits` and
-    `group_size` as in `delta_ptq`; for the constants of Sun et al. of a model trained in that format.
+    Needs B and beta of a loss law beside a degradation law.  Infinite where delta does not grow with D.  `bits`,
+    `activations`, `kv` and `group_size` as in `delta_ptq`; for the constants of Sun et al. of a model trained in that
+    format.
     """
     theta = constants_of(constants)
     check_bits(constants, bits)
     known = pick(theta, ("B", "beta"), "the fall of the loss with D")
-    law, own, data = _law(theta, count("N", N), bits, group_size)
+    law, own, data = _law(theta, count("N", N), (bits, activations, kv), group_size)
     return plain(law.critical_tokens(own, known, data))
 
 
@@ -156,8 +176,21 @@ _Degradation = tuple[Growing, dict[str, float], dict[str, Any]]
 """A degradation law, its constants, and its variables."""
 
 
-def _law(theta: dict[str, float], N: np.ndarray, bits: Any, group_size: Any, D: Any = 1.0) -> _Degradation:
-    """The degradation law that the constants belong to, also one that needs a group size or a format."""
+def _law(
+    theta: dict[str, float], N: np.ndarray, served: tuple[Any, Any, Any], group_size: Any, D: Any = 1.0
+) -> _Degradation:
+    """The degradation law that the constants belong to, also one that needs a group size, a format, or the precisions
+    of activations and cache; `served`: those of weights, activations and cache."""
+    bits, *runtime = served
+    if three := laws_of(theta):
+        law = next((law for law in three if all(p.name in theta for p in law.parameters)), three[0])
+        known = pick(theta, [p.name for p in law.parameters], "the degradation of three precisions")
+        precisions = {f"P_{PARTS[part]}": bits_of(part, value) for part, value in zip(PARTS, served)}
+        _require_full({part: precisions[f"P_{PARTS[part]}"] for part in PARTS if part not in law.parts})
+        data = {"N": N, "D": D, **{name: precisions[name] for name in law.columns[2:]}}
+        check_shapes(**data)
+        return law, known, data
+    _require_full({part: bits_of(part, value) for part, value in zip(list(PARTS)[1:], runtime)})
     if "nu" in theta and not any(name in theta for name in ("gamma_D", "gamma_post")):
         known = pick(theta, [p.name for p in Sun.parameters], "what a format adds to the loss")
         data = {"N": N, "D": D, "B_g": group(group_size), **format_of(bits)}
@@ -172,6 +205,18 @@ def _law(theta: dict[str, float], N: np.ndarray, bits: Any, group_size: Any, D: 
     if group_size is not None:
         raise OptionError("the group size is no variable of this degradation law", got=group_size, remedy="omit it")
     return _degradation(theta, N, D, P)
+
+
+def _require_full(precisions: dict[str, np.ndarray]) -> None:
+    """Check that parts whose rounding the constants do not know are served in full precision.  Raises OptionError."""
+    for part, P in precisions.items():
+        if np.any(P < FULL_BITS):
+            raise OptionError(
+                f"these constants do not say what rounding {part} after training costs",
+                got=f"{part} = {float(np.min(P)):g} bits",
+                allowed=f"{FULL_BITS:g} or more",
+                remedy="constants of n_eff_ptq or product_ptq, fitted to a run with --activation-bits and --kv-bits",
+            )
 
 
 def _degradation(theta: dict[str, float], N: np.ndarray, D: Any, P: np.ndarray) -> _Degradation:

@@ -28,6 +28,7 @@ class Why(StrEnum):
     FEW_SIZES = "few_sizes"  # sizes, needed
     COLUMN_MISSING = "column_missing"  # variable
     NOTHING_HELD_OUT = "nothing_held_out"  # variable, distinct
+    UNSEEN_VALUE = "unseen_value"  # variable
 
     NO_LOSS_CURVE = "no_loss_curve"
     DELTA_NOT_FITTED = "delta_not_fitted"  # fit (why)

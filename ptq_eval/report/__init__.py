@@ -68,13 +68,23 @@ def write(
     from ptq_eval.report.backtest import hindsight
     from ptq_eval.report.common import figures, files
     from ptq_eval.report.common.data import Study
-    from ptq_eval.report.run import calibrations_figure, delta_figure, formats_figure, latex, loss_figure, tasks
+    from ptq_eval.report.run import (
+        calibrations_figure,
+        delta_figure,
+        formats_figure,
+        latex,
+        loss_figure,
+        precisions_figure,
+        tasks,
+    )
 
     fit, out = with_texts(fit), Path(out)
     study = Study(table, fit, run, points)
     drawn: dict[str, Any] = {"delta_vs_ratio": delta_figure, "loss_vs_tokens": loss_figure}
     if study.has_formats:
         drawn["delta_vs_bits"] = formats_figure
+    if len(study.runtime) and study.runtime["bits"].notna().any():
+        drawn[precisions_figure.NAME] = precisions_figure
     if len(study.calibrations):
         drawn["delta_vs_calibration"] = calibrations_figure
     if hindsight.shown(study):

@@ -121,7 +121,7 @@ def test_a_backend_that_returns_nothing_is_named(tmp_path):
 
 def test_a_worker_that_takes_too_much_memory_is_ended(fakes, exchange):
     (answer,) = answers(exchange, "good", seconds=600, memory=units.read("50MB", units.BYTES))
-    assert "took more than 50M bytes of memory" in answer.error
+    assert "took more than 50 MB of memory" in answer.error
 
 
 def first_number(answer):

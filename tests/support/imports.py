@@ -21,6 +21,7 @@ ORDER = (
     ("models", "backends"),
     ("checkpoints", "corpora", "packing"),
     ("measure", "pretrain"),
+    ("adapt",),
     ("results",),
     ("laws",),
     ("theory",),

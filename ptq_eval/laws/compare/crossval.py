@@ -1,8 +1,9 @@
 """How well a law predicts what it was not fitted to: the errors on points that were held out.
 
 A law is used to extrapolate, so what is held out are not random points but an end of the range: the largest D, the
-largest N, or one bit-width after another.  An end is made of whole values (those within 5 % count as one), as many as
-are needed to hold a tenth of the points.  Errors are of the point prediction; held-out points do not affect the
+largest N, or one bit-width after another; "last" is the largest D of every run by itself, which a run with a single D
+has not, and where no run has two, that of every N.  An end is made of whole values (those within 5 % count as one), as
+many as are needed to hold a tenth of the points.  Errors are of the point prediction; held-out points do not affect the
 weights.
 
 `log_error` is the natural measure where responses span orders of magnitude, and is defined for positive ones only;
@@ -19,7 +20,7 @@ import numpy as np
 
 from ptq_eval.errors import OptionError
 from ptq_eval.laws.base import Data, FitKind, FitResult, FitStatus, Law
-from ptq_eval.laws.findings import Why, why
+from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.fit.fit import fit
 from ptq_eval.laws.fit.losses import make_loss
 from ptq_eval.laws.fit.requirements import clean
@@ -29,7 +30,7 @@ from ptq_eval.results.points import SAME_SIZE
 MIN_SHARE = 0.1
 """At least this share of the points is held out."""
 
-BY = ("D", "N", "P")
+BY = ("D", "N", "P", "last")
 
 
 @dataclass(frozen=True)
@@ -72,31 +73,56 @@ class HeldOut:
         return {**plain, **{name: finite_or_none(getattr(self, name)) for name in numbers}, "held_out": values}
 
 
-def held_out(law: Law, data: Data, by: Literal["D", "N", "P"] = "D", **fit_options: Any) -> HeldOut:
-    """Fit `law` to `data` without its largest D, without its largest N, or without one bit-width in turn.
+def held_out(law: Law, data: Data, by: Literal["D", "N", "P", "last"] = "D", **fit_options: Any) -> HeldOut:
+    """Fit `law` to `data` without its largest D, its largest N, one bit-width in turn, or the largest D of each run.
 
     `fit_options` as for `fit`; no intervals are computed unless `intervals` is given.  Where the data cannot
     be split or the rest cannot be fitted, the status says why; OptionError for another `by`.
     """
     if by not in BY:
         raise OptionError("unknown way to hold out", got=repr(by), allowed=", ".join(BY))
-    if by not in data:
-        return _summary(law, by, (), FitStatus.not_identified(why(Why.COLUMN_MISSING, variable=by)))
     options = {"intervals": "none", **fit_options}
     cost = make_loss(options.get("loss", "huber"), options.get("huber_delta"))
     usable = clean(law, data, options.get("sigma"), cost)[1]
-    column = np.asarray(data[by], float)
-    usable &= np.isfinite(column) & (column > 0)
-    levels = _levels(column, usable)
-    if len(levels) < 2:
-        return _summary(law, by, (), FitStatus.not_identified(why(Why.NOTHING_HELD_OUT, variable=by, distinct=1)))
-    parts = levels if by == "P" else [_end(levels)]
-    if not np.any(usable & ~np.isin(np.arange(len(usable)), parts[0])):
-        nothing = why(Why.NOTHING_HELD_OUT, variable=by, distinct=len(levels))
-        return _summary(law, by, (), FitStatus.not_identified(nothing))
+    parts = held_out_rows(data, by, usable)
+    if isinstance(parts, Finding):
+        return _summary(law, by, (), FitStatus.not_identified(parts))
+    column = np.asarray(data[_variable(by)], float)
     folds = tuple(_fold(law, data, column, rows, usable, options) for rows in parts)
     failed = [fold.result.status for fold in folds if not fold.result.identified]
     return _summary(law, by, folds, failed[0] if failed else FitStatus())
+
+
+def held_out_rows(data: Data, by: str, usable: np.ndarray) -> list[np.ndarray] | Finding:
+    """The rows of each part that is held out in turn, of those `usable` [n]; why there is none.
+
+    by: "D" or "N" for its end, "P" for each bit-width, "last" for the end of each run.
+    """
+    name = _variable(by)
+    if name not in data:
+        return why(Why.COLUMN_MISSING, variable=name)
+    column = np.asarray(data[name], float)
+    usable = usable & np.isfinite(column) & (column > 0)
+    levels = _levels(column, usable)
+    parts = levels if by == "P" else [_last(data, column, usable)] if by == "last" else [_end(levels)]
+    held = sum(map(len, parts)) if len(levels) > 1 else 0
+    if not held or not np.any(usable & ~np.isin(np.arange(len(usable)), parts[0])):
+        return why(Why.NOTHING_HELD_OUT, variable=name, distinct=len(levels))
+    return parts
+
+
+def _variable(by: str) -> str:
+    return "D" if by == "last" else by
+
+
+def _last(data: Data, column: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """The rows of the largest D of every run that has two, or else of every N that has."""
+    lines = [np.asarray(data[name]) for name in ("run", "N") if name in data]
+    for labels in lines:
+        own = [_levels(column, usable & (labels == label)) for label in dict.fromkeys(labels[usable].tolist())]
+        if ends := [_end(levels) for levels in own if len(levels) > 1]:
+            return np.sort(np.concatenate(ends))
+    return np.empty(0, int)
 
 
 def _fold(

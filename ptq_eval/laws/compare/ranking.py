@@ -61,6 +61,7 @@ class Exclusion(StrEnum):
     VARIABLE_UNKNOWN = "variable_unknown"  # variable, unknown, points
     ONE_PHASE = "one_phase"
     NOT_FITTED = "not_fitted"  # reason (see `laws.findings`)
+    UNREADABLE = "unreadable"  # what, got: of the error with which its columns were refused
 
 
 Excluded = Mapping[str, Mapping[str, Any]]
@@ -150,7 +151,7 @@ def compare(laws: Mapping[str, Law], data: Data, *, rankings: int = 1, **options
     All laws have one response.  `options` go to the fitter (`loss`, `huber_delta`, `seed`, `n_boot`, `intervals`).
     """
     response = next(iter(laws.values())).response
-    data, excluded = _common(laws, data, response)
+    data, excluded = common_points(laws, data, response)
     fits: dict[str, tuple[dict[str, float], FitResult]] = {}
     for name, law in laws.items():
         if name not in excluded:
@@ -197,7 +198,7 @@ def require_one(comparisons: Iterable[Mapping[str, Any]], answers: Iterable[Mapp
     )
 
 
-def _common(laws: Mapping[str, Law], data: Data, response: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def common_points(laws: Mapping[str, Law], data: Data, response: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The points that all laws can use, and the laws that are excluded because a variable is not known."""
     usual = np.isfinite(np.asarray(data[response], float))
     for name in ("N", "D"):
@@ -253,15 +254,15 @@ def _difference(best: Candidate, other: Candidate, kinds: tuple[str, ...], label
     likelihood = 2 * (best.log_density - other.log_density)
     return Difference(
         error=float(parts.sum()) if kinds else math.nan,
-        error_se=_clustered(parts, share, labels),
+        error_se=clustered_error(parts, share, labels),
         aicc=other.aicc - best.aicc,
-        aicc_se=_clustered(likelihood, np.full(n, 1 / n), labels),
+        aicc_se=clustered_error(likelihood, np.full(n, 1 / n), labels),
         t=t,
         best_error=best.error(kinds),
     )
 
 
-def _clustered(parts: np.ndarray, share: np.ndarray, labels: list[Any]) -> float:
+def clustered_error(parts: np.ndarray, share: np.ndarray, labels: list[Any]) -> float:
     """The standard error of Σ parts [n], a mean with weights `share` [n], when points of one label belong together.
 
     That of a ratio of sums, linearised; NaN for a single label.

@@ -57,11 +57,13 @@ MIN_OWN_CURVE = 6
 @dataclass(frozen=True)
 class FolderFit:
     """`content` is JSON-ready; `replicates` holds [n_boot, p] for each entry of its "fits", in their order; `turns`
-    are the observed turns of all lines, with control over all of them."""
+    are the observed turns of all lines, with control over all of them; `curves` the fits of the full-precision loss by
+    trajectory."""
 
     content: dict[str, Any]
     replicates: list[np.ndarray] = field(repr=False)
     turns: Mapping[Line, TurningPoint] = field(default_factory=dict, repr=False)
+    curves: Mapping[str, FitResult] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def fit_points(
         "critical_tokens": critical,
         "cautions": [one.to_dict() for one in found],
     }
-    return FolderFit({**content, **head}, [result.replicates for *_, result in fitted], turns)
+    return FolderFit({**content, **head}, [result.replicates for *_, result in fitted], turns, curves)
 
 
 def _rises(full: list[Point], windows: Windows, seed: int, n_boot: int) -> dict[str, TurningPoint]:

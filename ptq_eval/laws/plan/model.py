@@ -29,6 +29,7 @@ from ptq_eval.laws.formulas.kumar import KumarPTQ
 from ptq_eval.laws.formulas.n_eff import PARTS as MODEL_PARTS
 from ptq_eval.laws.formulas.n_eff import Capacity
 from ptq_eval.laws.formulas.ouyang import Ouyang
+from ptq_eval.laws.formulas.served import Served, laws_of
 from ptq_eval.laws.formulas.sun import Sun
 from ptq_eval.laws.formulas.unified import UnifiedDelta
 from ptq_eval.laws.plan.serving import Serving
@@ -42,6 +43,8 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "robustness": ("C_w", "C_a", "C_kv"),
 }
 """What an answer may need, and the constants of each."""
+_STEPS = 50
+"""Of a bisection in bits."""
 
 
 class Formulas:
@@ -72,13 +75,13 @@ class Formulas:
     @cached_property
     def law(self) -> Growing | None:
         """The degradation law that is known."""
-        known = (law for law in (KumarPTQ(), Ouyang(), Chen(), Sun()) if self.has(*(p.name for p in law.parameters)))
-        return next(known, None)
+        laws = (*laws_of(self.constants), KumarPTQ(), Ouyang(), Chen(), Sun())
+        return next((law for law in laws if self.has(*(p.name for p in law.parameters))), None)
 
     @property
     def by_bits(self) -> bool:
         """Whether the damage is known at any number of bits."""
-        return self.law is not None and "P" in self.law.columns
+        return self.law is not None and bool({"P", "P_w"} & set(self.law.columns))
 
     @property
     def trained_as_served(self) -> bool:
@@ -115,7 +118,7 @@ class Formulas:
     def _degradation(self, of: Callable[[Growing, Theta, Data], Any], N: Any, bits: Any, P: Any) -> Any:
         """`of` the degradation law from P to `bits`, its constants, and the variables of N and bits."""
         assert self.law is not None
-        if not self.by_bits:
+        if "P" not in self.law.columns:
             data: Any = {"N": N, **self.serving.variables(bits)}
             return of(self.law, self.constants, data)
         data = {"N": N, "P": bits}
@@ -140,12 +143,24 @@ class Formulas:
     def smallest_bits(self, N: Any, D: Any, most: float) -> Any:
         """The serving precision, as a real number of bits, at which quantization costs exactly `most` nats per token.
 
-        The inverse of the degradation law in P: gamma_post·log(delta(P = 0)/most), or of Ouyang's power of P.
+        The inverse of the degradation law in P: gamma_post·log(delta(P = 0)/most), or of Ouyang's power of P; by
+        bisection for a law of three precisions, infinite where activations and cache alone cost more.
         """
         c = self.constants
+        if isinstance(self.law, Served):
+            return self._bisected(N, D, most)
         if isinstance(self.law, KumarPTQ):
             return np.maximum(c["gamma_post"] * np.log(self.damage(N, D, 0.0) / most), 0.0)
         return (self.damage(N, D, 1.0) / most) ** (1 / c["gamma_P"])
+
+    def _bisected(self, N: Any, D: Any, most: float) -> Any:
+        low = np.zeros(np.shape(self.damage(N, D, 1.0)))
+        high = low + FULL_BITS
+        for _ in range(_STEPS):
+            middle = (low + high) / 2
+            enough = self.damage(N, D, middle) <= most
+            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+        return np.where(self.damage(N, D, FULL_BITS) <= most, high, math.inf)
 
     def critical_tokens(self, N: Any, bits: Any, P: Any = FULL_BITS) -> Any:
         """D_crit in tokens of a model trained at P bits; infinite if the damage does not grow with D."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ptq_eval.config.plan import SERVED_BITS
+from ptq_eval.config.plan import FULL_BITS, SERVED_BITS
 from ptq_eval.errors import BitsError, OptionError, PlanError
 from ptq_eval.laws.arguments import format_of
 from ptq_eval.laws.base import Law
@@ -28,18 +28,27 @@ _GROUPS = ("G", "B_g")
 
 @dataclass(frozen=True)
 class Serving:
-    """group_size: how many numbers share one scale.  formats: by their bits, one format for each: {8.0: "E4M3"}."""
+    """group_size: how many numbers share one scale.  formats: by their bits, one format for each: {8.0: "E4M3"}.
+
+    runtime: for laws of three precisions, the bits of activations ("P_a") and cache ("P_kv"), 16 in full precision.
+    """
 
     group_size: float | None = None
     formats: Mapping[float, str] = field(default_factory=dict)
+    runtime: Mapping[str, float] = field(default_factory=dict)
 
     def label(self, bits: float) -> str:
-        """`4 bits`, or the format that has them."""
+        """`4 bits`, the format that has them, or `W4A8KV4`."""
+        if self.runtime:
+            parts = {"W": bits, "A": self.runtime["P_a"], "KV": self.runtime["P_kv"]}
+            return "".join(f"{name}{P:g}" for name, P in parts.items() if name == "W" or P < FULL_BITS)
         return self.formats.get(float(bits), f"{bits:g} bit{'s' * (bits != 1)}")
 
-    def variables(self, bits: Any) -> dict[str, float]:
+    def variables(self, bits: Any) -> dict[str, Any]:
         """The columns that laws know of this; `bits` is one number where there are formats."""
-        found = {} if self.group_size is None else dict.fromkeys(_GROUPS, float(self.group_size))
+        if self.runtime:
+            return {**self.runtime, "P_w": bits}
+        found: dict[str, Any] = {} if self.group_size is None else dict.fromkeys(_GROUPS, float(self.group_size))
         return found | (format_of(self.formats[float(bits)]) if self.formats else {})
 
 
@@ -79,7 +88,8 @@ def settle(law: Law | None, only: float | None, asked: Any) -> tuple[Serving, tu
     """
     columns, name = (law.columns, law.name) if law is not None else ((), "")
     _refuse(columns, name, asked)
-    serving = Serving(asked.group_size, read_formats(asked.serve_format))
+    runtime = {"P_a": asked.activation_bits or FULL_BITS, "P_kv": asked.kv_bits or FULL_BITS}
+    serving = Serving(asked.group_size, read_formats(asked.serve_format), runtime if "P_w" in columns else {})
     lacking = ["a floating-point format"] * ("E_bits" in columns and not serving.formats)
     lacking += ["the group size"] * (bool(set(_GROUPS) & set(columns)) and asked.group_size is None)
     if lacking:
@@ -102,6 +112,15 @@ def _refuse(columns: Sequence[str], name: str, asked: Any) -> None:
             remedy=EXAMPLE,
         )
     without = f"the law {name} has none" if name else "these constants are of no degradation law"
+    for flag, column in (("activation-bits", "P_a"), ("kv-bits", "P_kv")):
+        value = getattr(asked, flag.replace("-", "_"))
+        if value is not None and column not in columns:
+            raise PlanError(
+                f"no --{flag} can be given: {without}",
+                got=f"{value:g}",
+                allowed="constants of a run that quantized them together with the weights",
+                remedy=f"ptq-eval run … --{flag}, then plan --fit OUT",
+            )
     if asked.serve_format and "E_bits" not in columns:
         raise PlanError(
             f"no floating-point format can be given: {without}",

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ptq_eval.config.plan import FULL_BITS
 from ptq_eval.errors import PlanError, UnknownPluginError, did_you_mean
 from ptq_eval.laws.base import Estimate, FitResult
 from ptq_eval.laws.findings import Finding
@@ -38,11 +39,13 @@ RANGES: Mapping[str, Ranges] = {
 
 TRAINED = ("P_w", "P_a", "P_kv")
 """The training precisions of weights, activations and KV cache, as ranges name them."""
+RUNTIME = {"P_a": "activation_bits", "P_kv": "kv_bits"}
+"""The precisions of activations and cache when served, and the names of their ranges."""
 DEFAULT_BITS = (3.0, 6.0)
 """Range of the serving precisions of a plan if none was fitted."""
 USED = (
     "kumar_ptq", "kumar_ptq_ratio", "ouyang", "chen", "sun",
-    "chinchilla", "chinchilla_d", "n_eff", "unified", "unified_delta",
+    "chinchilla", "chinchilla_d", "n_eff", "unified", "unified_delta", "n_eff_ptq", "product_ptq",
 )  # fmt: skip
 """The laws whose constants a plan can use, by name."""
 
@@ -146,7 +149,8 @@ class Source:
         """
         found, bits = {}, at.get("bits")
         held = {} if bits is None or math.isnan(bits) else self.serving.variables(bits)
-        for name, value in {**at, **held}.items():
+        served = {RUNTIME[name]: held[name] for name in RUNTIME if held.get(name, FULL_BITS) < FULL_BITS}
+        for name, value in {**at, **{k: v for k, v in held.items() if k not in TRAINED}, **served}.items():
             ends = [self.ranges[axis] for axis in (TRAINED if name == "P" else (name,)) if axis in self.ranges]
             if value is None or not 0 < value < math.inf or not ends:
                 continue

@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from ptq_eval.config.plan import FULL_BITS
 from ptq_eval.errors import NothingToFitError, OutputMismatchError, PlanError
 from ptq_eval.laws.base import Coverage, Estimate, FitResult, FitStatus
 from ptq_eval.laws.findings import Finding, Why, why, why_from
 from ptq_eval.laws.formulas.chinchilla import Chinchilla, ChinchillaD
 from ptq_eval.laws.plan.question import Reason
-from ptq_eval.laws.plan.source import TRAINED, Source, from_fits
+from ptq_eval.laws.plan.source import RUNTIME, TRAINED, Source, from_fits
 from ptq_eval.laws.quality import Scatter
 from ptq_eval.laws.turning.verdict import VerdictKind
 from ptq_eval.results.load import load
@@ -35,8 +36,13 @@ Ranges = dict[str, tuple[float, float]]
 
 FIRST_VERSION = 2
 """The first version of `fit.json` that records reasons as values."""
-_AXES = {"P": "bits", **{name: name for name in ("N", "D", *TRAINED, "G", "E_bits", "M_bits", "B_g")}}
+_AXES = {"P": "bits"}
+_AXES |= {name: name for name in ("N", "D", *TRAINED, *RUNTIME.values(), "G", "E_bits", "M_bits", "B_g")}
 _CONFIGURATION = ("options", "group_size", "symmetric", "calibration")
+_TOGETHER = {"P_w": "P", **RUNTIME}
+_RUNTIME = tuple(RUNTIME.values())
+Runtime = tuple[float | None, float | None]
+"""Bits of activations and cache when served; None in full precision."""
 _AXIS_NOTES = {
     "bits": "",
     "effective": "; bits are all those stored per weight, scales included",
@@ -47,9 +53,14 @@ INTEGERS = "int"
 
 
 def from_folder(
-    out: str | Path, *, quantizer: str | None = None, number_format: str | None = None, params: float | None = None
+    out: str | Path,
+    *,
+    quantizer: str | None = None,
+    number_format: str | None = None,
+    params: float | None = None,
+    together: Runtime | None = None,
 ) -> Source:
-    """The constants of the fit in an output folder.
+    """The constants of the fit in an output folder; `together`: of weights, with activations and cache of these bits.
 
     number_format: the family of formats, where several have laws of their own.  params: the N asked about, which
     chooses among the curves of several runs.
@@ -71,7 +82,7 @@ def from_folder(
         raise NothingToFitError(what, got=f"version {content.get('version', 1)}", remedy=again)
     kept = _read_replicates(out / "replicates.npz", again)
     chosen = {"quantizer": quantizer, "number_format": number_format, "params": params}
-    return from_stored(content, name=str(out), replicates=kept, **chosen)
+    return from_stored(content, name=str(out), replicates=kept, together=together, **chosen)  # type: ignore[arg-type]
 
 
 def _read_fit(out: Path) -> dict[str, Any]:
@@ -111,8 +122,9 @@ def from_stored(
     number_format: str | None = None,
     params: float | None = None,
     replicates: Mapping[str, np.ndarray] | None = None,
+    together: Runtime | None = None,
 ) -> Source:
-    """The constants of a `fit.json`.
+    """The constants of a `fit.json`; `together`: of weights, with activations and cache of these bits.
 
     params: the N asked about, which chooses among the curves of several runs.  replicates: [n_boot, p] by the place of
     a fit in "fits"; without them no answer has an interval.
@@ -123,6 +135,8 @@ def from_stored(
     entries = {str(i): entry for i, entry in enumerate(content["fits"]) if entry.get("parameters")}
     if not entries:
         raise NothingToFitError("no fit to plan from", got=name)
+    if together is not None:
+        entries, content = _together(content, entries, params, name, together)
     chosen = _of(quantizer, number_format, entries, name)
     own = next((e["quantizer"] for e in chosen.values() if not _is_loss(e) and e.get("quantizer")), None)
     chosen = _one_loss(chosen, params)
@@ -133,10 +147,9 @@ def from_stored(
             got=f"{laws.count(twice[0])} fits",
             remedy="fit the rows of one group alone: ptq-eval fit --data TABLE --where CONDITION",
         )
-    known = replicates or {}
     curve = next((entry for entry in chosen.values() if _size(entry) is not None), {})
     source = from_fits(
-        [stored(entry, known.get(key)) for key, entry in chosen.items()],
+        [stored(entry, (replicates or {}).get(key)) for key, entry in chosen.items()],
         name=name,
         ranges=_ranges(chosen.values()),
         note=_note(content, own, name),
@@ -146,22 +159,51 @@ def from_stored(
     axis = content.get("bits_axis", "bits")
     family = next((_family(e) for e in chosen.values() if not _is_loss(e)), "")
     critical = [
-        entry
+        {**entry, "bits": entry.get("axis_bits", entry.get("bits"))}
         for entry in content.get("critical_tokens") or []
         if own in (None, entry.get("quantizer")) and family in ("", _family(entry))
     ]
-    critical = [{**entry, "bits": entry.get("axis_bits", entry.get("bits"))} for entry in critical]
+    others = {e["quantizer"] for e in entries.values() if not _is_loss(e) and e.get("quantizer")}
     measured = sorted({float(entry["bits"]) for entry in critical if entry.get("bits")})
     return replace(
         source,
         axis=axis,
         verdicts=verdicts(critical),
-        others=tuple(
-            sorted({e["quantizer"] for e in entries.values() if not _is_loss(e) and e.get("quantizer")} - {own})
-        ),
+        others=tuple(sorted(others - {own})),
         bits=source.bits if "data" in content else tuple(measured) or source.bits,
         warnings=tuple(content.get("warnings", ())),
     )
+
+
+def _together(
+    content: Mapping[str, Any], entries: Mapping[str, Entry], params: float | None, name: str, served: Runtime
+) -> tuple[dict[str, Entry], Mapping[str, Any]]:
+    """The fits of the loss and, of the run nearest to `params`, the form of three precisions that is ranked first; and
+    the content with D_crit at the bits of activations and cache that were measured nearest to these."""
+    place, found, critical = len(content["fits"]), list[tuple[float, str, Entry]](), list[dict[str, Any]]()
+    for entry in content.get("precisions", ()):
+        form, ranges = entry["forms"][0], {_TOGETHER.get(axis, axis): ends for axis, ends in entry["ranges"].items()}
+        head = {key: entry[key] for key in ("quantizer", "format", *_CONFIGURATION) if key in entry}
+        found.append((entry["ranges"]["N"][0], str(place), {**head, **form, "runs": entry["runs"], "ranges": ranges}))
+        place += len(entry["forms"])
+        turns = [turn for turn in entry["critical_tokens"] if turn["bits"]]
+        apart = lambda turn: sum(abs((turn[axis] or FULL_BITS) - (P or FULL_BITS)) for axis, P in zip(_RUNTIME, served))
+        near = min(map(apart, turns), default=0.0)
+        about = {**head, "params": entry["ranges"]["N"][0], "run": entry["trajectory"]}
+        for turn in (turn for turn in turns if apart(turn) <= near):
+            kind = VerdictKind.PREDICTED if turn["predicted"] else VerdictKind.NOT_IDENTIFIED
+            critical.append({**about, **turn, "verdict_kind": kind.value})
+    if not found:
+        remedy = "ptq-eval run … --activation-bits 8,4 --kv-bits 8,4, then plan again"
+        raise PlanError(f"{name} holds no fit of activations and cache together with the weights", remedy=remedy)
+    wanted = params or max(N for N, *_ in found)
+    nearest = min((N for N, *_ in found), key=lambda N: abs(math.log(N / wanted)))
+    own = {key: entry for N, key, entry in found if nearest == N}
+    if len({str(entry["quantizer"]) for entry in own.values()}) < len(own):
+        what = f"{name} holds several ways to round activations and cache, or several configurations of the weights"
+        raise PlanError(f"{what}: a plan needs one", got=f"{len(own)} fits", remedy="plan from a folder with one")
+    losses = {key: entry for key, entry in entries.items() if _is_loss(entry)}
+    return {**losses, **own}, {**content, "critical_tokens": critical}
 
 
 def verdicts(critical: Iterable[Entry]) -> tuple[tuple[float, float, Finding | None], ...]:

@@ -115,13 +115,15 @@ def write_fit(
 ) -> list[Path]:
     """Write `fit.json` below `out`, or under another name, and `replicates.npz` beside it; the paths written.
 
-    replicates: the constants of every bootstrap refit, [n_boot, p] for each entry of "fits", in the order of its
-    "parameters".  They are stored under the entry's place: "0", "1", …  Fits of one call share their resamples row by
-    row, so quantities that combine two fits keep their correlation.  Raises OutputFullError.
+    replicates: the constants of every bootstrap refit, [n_boot, p] for each entry of "fits", then for each of the
+    "forms" of "precisions", in the order of its "parameters".  They are stored under the entry's place: "0", "1", …
+    Fits of one call share their resamples row by row, so quantities that combine two fits keep their correlation.
+    Raises OutputFullError.
     """
     written = []
     if replicates is not None:
-        shapes = [(-1, len(entry["parameters"])) for entry in fit["fits"]]
+        forms = [form for entry in fit.get("precisions", ()) for form in entry["forms"]]
+        shapes = [(-1, len(entry["parameters"])) for entry in (*fit["fits"], *forms)]
         arrays = {str(i): np.reshape(draws, shape) for i, (draws, shape) in enumerate(zip(replicates, shapes))}
         buffer = BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]

@@ -109,6 +109,7 @@ _REASONS: Mapping[Why, Callable[[Facts], str]] = {
     ),
     Why.COLUMN_MISSING: lambda f: f"the data have no column {f['variable']}",
     Why.NOTHING_HELD_OUT: _nothing_held_out,
+    Why.UNSEEN_VALUE: lambda f: f"it says nothing of a {f['variable']} that it has not seen",
     Why.LAW_HAS_NO_TURN: lambda f: f"the law {f['law']} gives no critical number of tokens",
     Why.NO_LOSS_CURVE: lambda f: "no full-precision loss is known",
     Why.DELTA_NOT_FITTED: lambda f: f"the degradation law cannot be fitted: {reason_text(f['fit'])}",

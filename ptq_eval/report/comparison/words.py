@@ -36,6 +36,7 @@ _EXCLUDED = {
     Exclusion.VARIABLE_UNKNOWN: "it reads {variable}, which is not known of {unknown} of {points} points",
     Exclusion.ONE_PHASE: "every checkpoint is at the same phase of its schedule",
     Exclusion.NOT_FITTED: "{reason}",
+    Exclusion.UNREADABLE: "{what} ({got})",
 }
 _UNTESTED = {
     Untested.NO_RATES: "not tested: the records have no learning rates (of two or more checkpoints of a run) and no "

@@ -14,6 +14,8 @@ from ptq_eval.report.common import tables
 from ptq_eval.report.common.data import Study, runtime_name
 from ptq_eval.report.common.numbers import MISSING, count, number, percent, plus_minus, rough, short, with_error
 from ptq_eval.report.common.words import plural
+from ptq_eval.report.run import precisions
+from ptq_eval.report.run.precisions_figure import NAME
 
 TITLE = "Activations and cache"
 LEVEL = 0.05
@@ -36,6 +38,8 @@ def section(study: Study) -> str:
     """What was measured, and the answer, in Markdown."""
     found = {str(entry["trajectory"]): entry for entry in study.fit.get("activations_and_cache") or ()}
     text = f"{_LEAD}\n\n"
+    if study.runtime["bits"].notna().any():
+        text += f"![δ of weights, activations and cache against D/N](figures/{NAME}.png)\n\n"
     several = study.runtime["trajectory"].nunique() > 1
     for run, rows in study.runtime.groupby("trajectory", sort=False):
         text += f"### {tables.cell(str(run))}\n\n" if several else ""
@@ -43,6 +47,7 @@ def section(study: Study) -> str:
             text += f"**{answer(entry)}**\n\n"
             cells = sorted(entry["combinations"], key=lambda one: _place({**one, "label": study.label_of(one)}))
             text += tables.markdown(_HEADER, [_combined(study, one) for one in cells], left=3) + "\n"
+        text += precisions.text(study, str(run))
         last = sorted(rows[rows["point"] == rows.iloc[-1]["point"]].to_dict("records"), key=_place)
         text += f"δ at D = {count(last[0]['tokens'])}, with {'; '.join(_settings(rows.to_dict('records')))} "
         text += "(all checkpoints are in `degradation.csv`):\n\n"

@@ -3,8 +3,9 @@
 import pytest
 
 import ptq_eval
+from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Study, runtime_name
-from ptq_eval.report.run import tokens
+from ptq_eval.report.run import precisions_figure, tokens
 from ptq_eval.report.run.page import sections
 from ptq_eval.report.run.runtime import TITLE
 
@@ -25,6 +26,26 @@ def test_the_section_has_every_combination_and_the_answer(both):
     for row in ("| rtn | 3 | A4 KV3 | 3 |", "| rtn | 3 | A4 | 3 |", "| full precision | – | A4 KV3 | 3 |"):
         assert row in text
     assert "δ at D = 400k, with activations per token, dynamic range; keys per channel, after the rotary" in text
+
+
+def test_the_laws_of_three_precisions_are_in_the_section_and_in_a_figure(both, tmp_path):
+    study = Study(both[1].table, both[1].fit, both[1].run)
+    text = dict(sections(study))[TITLE]
+    assert "**rtn, laws of three precisions.** The " in text
+    assert {
+        line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| N_eff |", "| product |", "| sum |"))
+    } == {"| N_eff", "| product", "| sum"}
+    (entry,) = both[1].fit["precisions"]
+    assert all(f"W3{more}" in text for more in ("A4", "KV3", "A4KV3"))
+    assert len(both[1].replicates) == len(both[1].fit["fits"]) + len(entry["forms"])
+    data = precisions_figure.data(study)
+    points = data[data["kind"] == "measured"]
+    assert set(points["name"]) == {"W3", "W3A4", "W3KV3", "W3A4KV3"}
+    assert len(points) == 4 * 3
+    assert set(data.loc[data["kind"] == "fit", "name"]) == set(points["name"])
+    paths = figures.write(tmp_path, study, {precisions_figure.NAME: precisions_figure})
+    assert {path.suffix for path in paths} == {".png", ".pdf", ".csv"}
+    assert precisions_figure.data(Study(both[0].table, both[0].fit, both[0].run)).empty
 
 
 def test_everything_else_is_of_weights_alone(both):

@@ -1,0 +1,1 @@
+"""What `ptq-eval arena` found, to read."""
