@@ -9,6 +9,7 @@ from ptq_eval.config.adapt import FULL
 from ptq_eval.records import FULL_PRECISION
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame
+from ptq_eval.report.common.numbers import short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +30,7 @@ def moments(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dic
 def draw(table: Frame, names: Mapping[str, str]) -> Figure:
     """A panel for each column of `names`; points are seeds, lines their means, and each quantizer has its mark."""
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     methods = [name for name in dict.fromkeys(table["quantizer"]) if name != FULL_PRECISION] or [FULL_PRECISION]
     figure, panels = figures.panels(1, len(names))
@@ -47,6 +49,9 @@ def draw(table: Frame, names: Mapping[str, str]) -> Figure:
         ax.set_xticks(bits, [str(one) if one != FULL else "none" for one in bits])
         ax.minorticks_off()
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0), numticks=8))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_xlabel("bits of the base")
         ax.set_ylabel(label)
     handles = [Line2D([], [], color=colour, label=when) for when, colour in colours.items()]
