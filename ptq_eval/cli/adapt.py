@@ -33,7 +33,7 @@ def adapt(checkpoint: str | None, out: str | None, **settings: Any) -> None:
     \b
     Examples:
       ptq-eval adapt runs/my-model/checkpoint-1000 -o out
-      ptq-eval adapt hub:microsoft/DialoGPT-medium --bits 16,8,4 --train-text my.txt
+      ptq-eval adapt hub:microsoft/DialoGPT-medium --bits 8,4 --train-text my.txt
       ptq-eval adapt --quantizers rtn,gptq --bits 4,3,2 --seeds 0,1,2
       ptq-eval adapt --quantizers bitsandbytes:nf4,bitsandbytes:int8 --bits 8
     """

@@ -31,7 +31,7 @@ def average(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
     \b
     Examples:
       ptq-eval average runs/my-model -o out
-      ptq-eval average runs/my-model -o out --windows 2,4,8 --quantizers gptq --bits 3,4
+      ptq-eval average runs/m -o out --windows 2,4,8 --quantizers gptq --bits 3
       ptq-eval average runs/my-model -o out --steps 1000,2000 --keep
     """
     import ptq_eval

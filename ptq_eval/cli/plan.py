@@ -24,7 +24,7 @@ Examples:
   ptq-eval plan --preset EPOCH_2024,CHEN_2025 --params 1B --group-size 128
   ptq-eval plan --fit out --quantizer gptq --params 160M --serve-bits 4
   ptq-eval plan --fit out --quantizer gptq --number-format nvfp4 --params 160M
-  ptq-eval plan --fit out --params 160M --serve-bits 4 --activation-bits 8 --kv-bits 4
+  ptq-eval plan --fit out --serve-bits 4 --activation-bits 8 --kv-bits 4
 """
 
 

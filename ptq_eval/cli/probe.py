@@ -31,8 +31,8 @@ def probe(checkpoint: str, out: str, **settings: Any) -> None:
 
     \b
     Examples:
-      ptq-eval probe runs/trunk/trunk/checkpoint-800 -o out --branch decay:10% --branch average:4
-      ptq-eval probe runs/trunk/trunk/checkpoint-800 -o out --branch qat:10%@4,decay+qat:10%@4 --bits 4
+      ptq-eval probe trunk/checkpoint-800 -o out --branch decay:10%,average:4
+      ptq-eval probe trunk/checkpoint-800 -o out --branch decay+qat:10%@4 --bits 4
     """
     import ptq_eval
     from ptq_eval.jobs.probe import PROBE

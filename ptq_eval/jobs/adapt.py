@@ -21,8 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ptq_eval.adapt.lora import require_peft
-from ptq_eval.adapt.training import steps_per_epoch, train
+from ptq_eval.adapt.training import batches_of, steps_per_epoch, train
 from ptq_eval.checkpoints import Overrides, discover, verify_all
 from ptq_eval.config.adapt import FULL, AdaptConfig
 from ptq_eval.config.options import declared
@@ -40,7 +42,7 @@ from ptq_eval.jobs.run import default_output
 from ptq_eval.jobs.sensitivity import ticker
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.session import Session
-from ptq_eval.measure.texts import Request, Texts
+from ptq_eval.measure.texts import Request, Texts, calibration_requests
 from ptq_eval.measure.trials import Workload, make_plan
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
@@ -50,6 +52,9 @@ from ptq_eval.results import adaptation
 from ptq_eval.results.adaptation import Run, metrics_name
 from ptq_eval.results.manifest import git_state
 from ptq_eval.sampling import design_of
+from ptq_eval.theory import ALL
+from ptq_eval.theory.adaptation import damages, gradient_response, with_bounds
+from quantizers import Scheme
 
 FORMAT = 1
 """Raised whenever the numbers of a metrics file change their meaning."""
@@ -112,6 +117,7 @@ def adapt(
         "runs": runs,
         "epochs": adaptation.epochs(runs, design),
         "summary": adaptation.summary(runs, design),
+        "theory": _theory(work, texts, config, asked, training, out, said) if asked.quantized else None,
     }
     page.write(out, record)
     return record, problems
@@ -162,13 +168,21 @@ def _workload(
 
 def _training(work: Workload, texts: Texts, asked: AdaptConfig, trust: bool) -> Windows:
     """The training windows, as long as those of evaluation.  Raises TextTooShortError."""
-    vocab_size = LanguageModel.blueprint(work.folder, trust_remote_code=trust).vocab_size
     request = Request(asked.train_text, asked.train_windows, work.evaluation.seq_len, "spread", 0)
-    found = texts.cut(request, work.checkpoint, work.folder, vocab_size)
+    found = texts.cut(request, work.checkpoint, work.folder, _vocab_size(work, trust))
     if len(found) < asked.batch_size:
         got = f"{len(found)} windows with --batch-size {asked.batch_size}"
         raise TextTooShortError("the training text holds no whole batch", got=got, remedy="a smaller --batch-size")
     return found
+
+
+def _vocab_size(work: Workload, trust: bool) -> int:
+    return LanguageModel.blueprint(work.folder, trust_remote_code=trust).vocab_size
+
+
+def _session_options(config: RunConfig) -> dict[str, Any]:
+    options: dict[str, Any] = {"device": config.resolve_device(), "memory": config.memory}
+    return options | {"trust_remote_code": config.trust_remote_code, "offload": False, "remedy": _LESS_MEMORY}
 
 
 def _planned(work: Workload, training: Windows, asked: AdaptConfig, out: Path) -> list[_Planned]:
@@ -210,9 +224,7 @@ def _train_all(
     problems: list[PtqEvalError] = []
     per_run = asked.epochs * steps_per_epoch(asked, training.ids) + asked.epochs + 1
     tick = ticker(said, f"adapting {work.checkpoint.name}", per_run * len(missing))
-    options: dict[str, Any] = {"device": config.resolve_device(), "memory": config.memory}
-    options |= {"trust_remote_code": config.trust_remote_code, "offload": False, "remedy": _LESS_MEMORY}
-    with Session.opened(work, **options) as session:
+    with Session.opened(work, **_session_options(config)) as session:
         evaluator = Evaluator(session.model, session.evaluation)
         evaluator.budget = _SHARE_FOR_OUTPUTS * session.budget.total
         for trial, variant, seconds in _bases(session, [one.trial for one in missing]):
@@ -238,6 +250,58 @@ def _train_all(
                 done[one.path] = {**content, "settings": asdict(asked), "epochs": rows, "provenance": provenance}
                 page.write_metrics(one.path, done[one.path])
     return problems
+
+
+def _theory(
+    work: Workload,
+    texts: Texts,
+    config: RunConfig,
+    asked: AdaptConfig,
+    training: Windows,
+    out: Path,
+    said: Progress,
+) -> dict[str, Any]:
+    """What is predicted for these bases, from `theory.json` if it is there, else computed and written."""
+    (wanted,) = calibration_requests(config, work.evaluation.seq_len)
+    cut = texts.cut(wanted, work.checkpoint, work.folder, _vocab_size(work, config.trust_remote_code))
+    trials = work.trials[1:]
+    identity = [FORMAT, [trial.key() for trial in trials], training.digest, cut.digest, {**asdict(asked), "bits": None}]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+    known = page.read_theory(out)
+    if known is not None and known["key"] == key:
+        return known
+    windows = torch.tensor(cut.ids, dtype=torch.long)
+    designs = design_of(work.evaluation.sample, len(work.evaluation)), design_of(cut.sample, len(cut))
+    bases: list[dict[str, Any]] = []
+    layers: list[dict[str, Any]] = []
+    responses: list[dict[str, Any]] = []
+    with Session.opened(work, **_session_options(config)) as session:
+        groups = session.fitting(trials)
+        passes = len(groups) * (3 * len(windows) + 2 * len(work.evaluation)) + len(trials) * len(work.evaluation)
+        tick = ticker(said, f"predicting {work.checkpoint.name}", passes)
+        for group in groups:
+            made = [pair for pair in zip(group, session.quantized(group)) if not pair[1].failure]
+            if not made:
+                continue
+            variants = [variant for _, variant in made]
+            found = damages(
+                session.model, variants, session.evaluation, windows, rank=asked.rank, designs=designs, tick=tick
+            )
+            for (trial, variant), (whole, own) in zip(made, found):
+                scheme = variant.scheme
+                head = {"quantizer": trial.quantizer, "bits": scheme.bits, "format": scheme.name}
+                bases.append({**head, "layer": ALL, **whole})
+                layers += [{**head, **row} for row in own]
+        scheme = Scheme(8, next(iter(trial.scheme.group_size for trial in trials if trial.scheme)))
+        for seed in asked.seeds:
+            order = batches_of(asked, training.ids, seed)
+            fixed = [order.batch(step).to(session.model.device) for step in range(asked.noise_batches)]
+            shape = {"rank": asked.rank, "alpha": asked.alpha, "seed": seed}
+            plain, growth = gradient_response(session.model, scheme, fixed, **shape)
+            responses.append({"seed": seed, "plain": plain, "growth": growth})
+    record = {"key": key, "bases": with_bounds(bases), "layers": layers, "gradients": responses}
+    page.write_theory(out, record)
+    return record
 
 
 def _bases(session: Session, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Variant | None, float]]:

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+MAX_SCATTER = 10.0
+"""No larger scatter is looked for, as a share of the prediction: there the law says nothing of the points."""
+
 
 class Scatter(StrEnum):
     """What the scatter of a fit is."""

@@ -17,7 +17,7 @@ The second order ½ εᵀFε differs between roundings too, and by more than the
 its standard deviation is a share of that mean, which is a property of the checkpoint and recorded beside its
 full-precision loss.  Both are added in squares where results are tabulated.  Higher orders are neglected.  What
 they change first is the slope: averaged over roundings, the loss has another gradient than at full precision.  At 2 and
-3 bits the floor is therefore low, 0.6 to 0.85 of the measured spread (docs/log.md); the gradient at a rounded model
+3 bits the floor is therefore low, 0.57 to 0.82 of the measured spread (docs/log.md); the gradient at a rounded model
 would cost a pass backward for every bit-width.
 
 **Arithmetic.** Some windows are scored again in full precision, in smaller batches and on one thread; a model in a type

@@ -115,3 +115,62 @@ def by_base(rows: Sequence[Metrics], name: str) -> list[dict[str, Any]]:
         }
         for (quantizer, bits), values in bases.items()
     ]
+
+
+WITHIN = 0.1
+"""Relative difference between prediction and observation that counts as agreement."""
+
+
+def comparisons(theory: Mapping[str, Any], rows: Sequence[Metrics]) -> list[dict[str, Any]]:
+    """One row per base: what was predicted beside the means over seeds of `summary` rows.
+
+    bound: C·4^−bits with the predicted C of the quantizer's lowest width.  The `_ratio` are predicted over observed,
+    and `_within` says whether they differ by at most 10 %.  variance_predicted is NaN for bases that are no integers.
+    """
+    found = []
+    means = {name: {(one["quantizer"], one["bits"]): one["mean"] for one in by_base(rows, name)} for name in _MEANS}
+    for base in theory["bases"]:
+        key = base["quantizer"], base["bits"]
+        if key not in means["delta"]:
+            continue
+        row = {
+            name: base[name] for name in ("quantizer", "bits", "predicted", "bound", "kl", "kl_se", "delta", "delta_se")
+        }
+        row |= {"residual": base["residual"], "delta_after": means["delta"][key], "variance": means[_VARIANCE][key]}
+        row["variance_full"] = float(np.mean([one["plain"] for one in theory["gradients"]]))
+        growth = float(np.mean([one["growth"] for one in theory["gradients"]]))
+        integer = base["format"].startswith("int")
+        row["variance_predicted"] = (
+            row["variance_full"] + growth / (2.0 ** base["bits"] - 1) ** 2 if integer else np.nan
+        )
+        for name, predicted in (("kl", "predicted"), ("delta", "predicted"), ("variance", "variance_predicted")):
+            row[f"{name}_ratio"] = row[predicted] / row[name] if row[name] else np.nan
+            row[f"{name}_within"] = bool(abs(row[f"{name}_ratio"] - 1) <= WITHIN)
+        found.append(row)
+    return found
+
+
+_VARIANCE = "gradient_variance_before"
+_MEANS = ("delta", _VARIANCE)
+
+
+def correlations(compared: Sequence[Metrics]) -> dict[str, float]:
+    """Pearson's r between logarithms of prediction and observation over bases, NaN for fewer than three.
+
+    For the variance it is the growth over the base that is not quantized that is compared.
+    """
+    growth = [
+        (row["variance_predicted"] - row["variance_full"], row["variance"] - row["variance_full"]) for row in compared
+    ]
+    pairs = {name: [(row["predicted"], row[name]) for row in compared] for name in ("kl", "delta")} | {
+        "variance": growth
+    }
+    return {name: _correlation(own) for name, own in pairs.items()}
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    usable = [pair for pair in pairs if min(pair) > 0]
+    if len(usable) < 3:
+        return np.nan
+    first, second = np.log(np.array(usable)).T
+    return float(np.corrcoef(first, second)[0, 1])

@@ -51,6 +51,12 @@ def test_files_and_columns(adapt, tmp_path):
     assert (table.loc[16, "delta"] == 0).all()
     assert len(pd.read_csv(out / "cost.csv")) == 6
     assert len(pd.read_csv(out / "epochs.csv")) == 12
+    predicted = pd.read_csv(out / "predictions.csv")
+    assert predicted["bits"].tolist() == [4, 3]
+    assert (predicted["residual"] < predicted["predicted"]).all()
+    assert (predicted["predicted"] <= predicted["bound"] * (1 + 1e-9)).all()
+    assert predicted["predicted"][1] / predicted["predicted"][0] == pytest.approx((15 / 7) ** 2, rel=1e-4)
+    assert predicted["kl"][1] == pytest.approx(table.loc[(3, 0), "kl_before"], rel=1e-3)
     for name in ("loss", "noise"):
         for kind in ("png", "pdf", "csv"):
             assert (out / "figures" / f"{name}.{kind}").exists()

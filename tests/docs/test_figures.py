@@ -1,6 +1,7 @@
 """Contract: what the page on statistics says was reached is what the benchmarks stored."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -41,3 +42,20 @@ def test_the_shares_of_later_losses_inside_are_those_stored(start, name, runs):
     where = ("one checkpoint ahead", "at 2 times D", "at 4 times D")
     found = [stored(name, f"{runs}: 90 % intervals of loss after quantization {each}, share inside") for each in where]
     assert row(start)[:3] == found
+
+
+def test_what_single_kinds_of_statements_hold_is_that_stored():
+    """Kinds that hold less than promised are named, not only the pool of all."""
+
+    def held(family, kind):
+        claims = json.loads((ROOT / "results" / "benchmarks" / "forecast.json").read_text())["claims"]
+        words, end = f"{family} runs: D_crit, ", f"({kind}): statements that exclude the exact D_crit"
+        excluded = next(c["value"] for c in claims if c["what"].startswith(words) and c["what"].endswith(end))
+        return math.floor(100 * (1 - excluded) + 0.5)
+
+    beyond = 'stated as "not before", beyond the origin'
+    assert row('| "not before"')[1:4] == [held(family, beyond) for family in ("decaying", "repeated", "flattening")]
+    two_ends = [held(family, "stated with two ends") for family in ("wandering", "held out", "rising")]
+    assert row("| two ends without")[1:4] == two_ends
+    words = "stdlib:evaluation, 3201 windows: 90 % intervals of δ, documents, 36 cells × 400 draws, share inside"
+    assert row("| a random half of the documents") == [stored("coverage", words)]

@@ -21,13 +21,12 @@ from ptq_eval.laws.findings import Finding, Why, why
 from ptq_eval.laws.fit.losses import DEFAULT_DELTA, Loss, huber_weight
 from ptq_eval.laws.fit.requirements import CONSTANTS
 from ptq_eval.laws.fit.solver import Problem, search_bounds
-from ptq_eval.laws.quality import BitsQuality, Scatter
+from ptq_eval.laws.quality import MAX_SCATTER, BitsQuality, Scatter
 
 SINGULAR = 1e-7
 """Constants count as not separable if the scaled derivatives have a singular value below this."""
 
 _NAMED = 0.3
-_MAX_SCATTER = 10.0
 _TINY, _TINY_SHARE = 1e-300, 1e-12
 
 
@@ -164,7 +163,7 @@ def tau_of(least: float, residual: np.ndarray, se: np.ndarray, scale: np.ndarray
         r = np.minimum(np.abs(residual) / np.hypot(se, tau * scale), k)
         return float(np.sum(r * r)) / dof - expected
 
-    low, high = least, _MAX_SCATTER
+    low, high = least, MAX_SCATTER
     if excess(low) <= 0:
         return low
     for _ in range(60):

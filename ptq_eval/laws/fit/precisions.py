@@ -28,7 +28,18 @@ from ptq_eval.laws.turning.observed import turning_point
 from ptq_eval.laws.turning.predicted import poor_fit, predict
 from ptq_eval.laws.turning.verdict import Conflict, refutation
 from ptq_eval.records import FULL_PRECISION, WEIGHTS_KEPT, BitsAxis
-from ptq_eval.results.points import Config, Point, Row, Windows, curve, delta_data, format_family, number, read
+from ptq_eval.results.points import (
+    Config,
+    Point,
+    Row,
+    Windows,
+    curve,
+    delta_data,
+    format_family,
+    is_runtime,
+    number,
+    read,
+)
 from ptq_eval.runtime import COLUMNS
 
 SUM = "sum"
@@ -87,6 +98,8 @@ def fit_table(
 def crossed(rows: Iterable[Row], axis: BitsAxis = "bits") -> list[Crossed]:
     """The groups of a table's rows in which weights are rounded together with activations, the cache or both."""
     by_key = {row["key"]: row for row in rows if row.get("quantizer") != FULL_PRECISION}
+    if not any(map(is_runtime, by_key.values())):
+        return []
     points = read([{**row, **dict.fromkeys(COLUMNS)} for row in by_key.values()], axis)[0]
     kept = [point for point in points if point.config.quantizer == WEIGHTS_KEPT]
     found: dict[tuple[str, Config], list[Point]] = {}

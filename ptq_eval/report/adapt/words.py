@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptq_eval.config.adapt import FULL
-from ptq_eval.report.common.numbers import MISSING, count, percent
+from ptq_eval.report.common.numbers import MISSING, count, percent, short
+from ptq_eval.sampling import SIGNIFICANT
 
 _ABOUT = """\
 Each run trains a low-rank update, rank {rank}, α {alpha:g}, on a base whose weights are quantized and fixed, in
@@ -19,6 +20,14 @@ COLUMNS = """\
 *Variance* is the trace of the covariance of one batch's gradient by the update's parameters, at fixed parameters.
 Before training only B has a gradient, because B is zero. The digits in brackets are the standard error of a paired
 difference over windows; another seed is not in it.
+"""
+
+PREDICTED = """\
+Before training: *predicted* is ½·Σ F·Δ²/12 from the checkpoint and the calibration text, nothing fitted; it is an
+expectation over roundings. KL and δ are measured; C·4^−bits is the bound with the predicted C. *Cannot be absorbed* is
+what the best update of this rank would leave of the predicted damage, in the quadratic model with factored curvature;
+δ after training is observed. *Variance predicted* is the variance without quantization plus its growth under noise of
+the noise model at 6 bits, scaled to the width; *variance* is that before training. Means over seeds.
 """
 
 
@@ -64,6 +73,24 @@ def bits(row: Mapping[str, Any]) -> str:
     return MISSING if row["bits"] == FULL else str(row["bits"])
 
 
-def remaining(before: float, after: float) -> str:
-    """The share of δ that training leaves; a dash where there was none."""
-    return percent(after / before) if before > 0 else MISSING
+def remaining(before: float, error: float, after: float) -> str:
+    """The share of δ that training leaves; a dash where δ before was not significant."""
+    return percent(after / before) if before > SIGNIFICANT * error else MISSING
+
+
+def agreement(compared: Sequence[Mapping[str, Any]], correlations: Mapping[str, float]) -> str:
+    """Where prediction and observation agree within 10 %, and how they correlate."""
+    lines = []
+    for name, label in (("kl", "KL"), ("delta", "δ"), ("variance", "the variance of gradients")):
+        inside = [_place(row) for row in compared if row[f"{name}_within"]]
+        outside = [_place(row) for row in compared if not row[f"{name}_within"]]
+        r = short(correlations[name])
+        lines.append(
+            f"- Of {label}, the prediction is within 10 % at {', '.join(inside) or 'no base'}, not at "
+            f"{', '.join(outside) or 'any'}; r of the logarithms over bases {r}."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return f"{row['quantizer']} {row['bits']} bits"

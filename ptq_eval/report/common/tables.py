@@ -28,8 +28,8 @@ PARTIAL = "*"
 FLOOR = "°"
 """Marks a delta that is not `clear`; figures draw it hollow."""
 FLOOR_NOTE = (
-    "is not significant or is within its noise floor: other roundings as good as the one made could give it (at 2 and "
-    "3 bits the floor is low: 0.6 to 0.85 of the spread that was measured)"
+    "is not significant beside its error and its noise floor together: other windows and other roundings as good as "
+    "the one made could give it (at 2 and 3 bits the floor is low: 0.57 to 0.82 of the spread that was measured)"
 )
 FIT_HEADER = (
     "quantizer", "law", "constants [interval]", "scatter", "R², weighted", "objective", "points", "runs", "status",
@@ -96,11 +96,17 @@ def _name(row: Mapping[str, Any], run: str) -> str:
 
 
 def clear(points: Frame) -> Any:
-    """Whether each delta is significant and, where its noise floor is known, above it."""
+    """Whether each delta is significant beside its error and, where known, its noise floor.
+
+    Both are chance and independent, so they are added in squares: a delta beyond each alone is no rarity where they are
+    alike.  What the draw of calibration windows does is part of both and counts once.
+    """
     errors = errors_needed(points["delta_df"]) if "delta_df" in points else SIGNIFICANT
     least = errors * points["delta_se"].fillna(0)
     if "noise_floor" in points:
-        least = np.fmax(least, points["noise_floor"])
+        draw = points["calibration_se"].fillna(0) if "calibration_se" in points else 0.0
+        other = (points["noise_floor"].fillna(0) ** 2 - (SIGNIFICANT * draw) ** 2).clip(lower=0)
+        least = np.sqrt(least**2 + other)
     return points["delta"].abs() > least
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ptq_eval.laws.base import FitKind, Method, Noise
 from ptq_eval.laws.findings import Why
 from ptq_eval.laws.fit.bootstrap import MIN_RUNS
-from ptq_eval.laws.quality import Scatter
+from ptq_eval.laws.quality import MAX_SCATTER, Scatter
 from ptq_eval.laws.turning.verdict import Conflict
 from ptq_eval.report.common.numbers import OPEN, count, end, number, percent, short
 from ptq_eval.results.points import SAME_SIZE
@@ -136,7 +136,7 @@ _REASONS: Mapping[Why, Callable[[Facts], str]] = {
     Why.FULL_PRECISION_RISES: lambda f: "the full-precision loss itself rises inside the range",
     Why.TOO_FAR: lambda f: f"the fits point to {short(f['factor'])}× the largest D seen, too far to believe",
     Why.REFUTED: lambda f: f"the measurements refute the turn that the law predicts: {CONFLICTS[f['conflict']]}",
-    Why.DELTA_HIDDEN: lambda f: f"delta is not determined: {hidden_text(f['most'])}",
+    Why.DELTA_HIDDEN: lambda f: f"the course of delta is not determined: {hidden_text(f['most'])}",
     Why.FORECAST_OPEN: lambda f: (
         f"{plural(f['checkpoints'], 'checkpoint')} forecast neither a turn nor that none comes before a certain D"
     ),
@@ -165,7 +165,7 @@ def scatter_text(entry: Facts, found: Facts | None = None) -> str:
     """The scatter of a fit, or of a part `found` of it: per cent of the prediction, or in the unit of the response."""
     value = number((found or entry).get("scatter"))
     if not math.isfinite(value) or entry.get("scatter_kind") != Scatter.RESPONSE:
-        return percent(value)
+        return f"over {percent(MAX_SCATTER)}" if value > 0.99 * MAX_SCATTER else percent(value)
     unit = "nats" if entry["response"] in ("loss", "delta") else f"of {entry['response']}"
     return f"{short(value)} {unit}"
 

@@ -167,7 +167,7 @@ def _of_measurements(study: Study) -> Iterator[tuple[str, str]]:
     measured, every = study.measured, study.every
     if n := int((~tables.clear(measured)).sum()) if len(measured) else 0:
         are = "is" if n == 1 else "are"
-        why = f"{are} not significant, or within the noise floor that other roundings of the same quality would give"
+        why = f"{are} not significant beside the error over windows and the chance of one rounding together"
         yield "noise_floor", f"{n} of {plural(len(measured), 'increase')} of the loss {why}."
     for status, what in (("failed", "failed and are excluded"), ("partial", "left some layers in full precision")):
         if n := int((every["status"] == status).sum()):

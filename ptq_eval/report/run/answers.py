@@ -42,7 +42,7 @@ _SHARED: Mapping[Why, str] = {
     Why.SHORT_RANGE: "the range of D is too short to predict D_crit so far beyond it",
     Why.TOO_FAR: "the fits point too far beyond the data to be believed",
     Why.REFUTED: "the measurements refute the turn that the law predicts",
-    Why.DELTA_HIDDEN: "δ is not determined, and a turn within the range is not excluded",
+    Why.DELTA_HIDDEN: "the course of δ is not determined, and a turn within the range is not excluded",
     Why.FORECAST_OPEN: "the checkpoints forecast neither a turn nor that none comes before a certain D",
     Why.TOO_FEW_CLEAR_DELTAS: "too few deltas are significantly above zero",
     Why.DELTA_NOT_FITTED: "the degradation law cannot be fitted",

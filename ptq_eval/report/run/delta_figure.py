@@ -4,7 +4,7 @@ Both axes are logarithmic.  Where evaluation noise reaches zero, as is common at
 below the size of that noise and goes on to negative values: every point is drawn at its value with its whole bar, none
 at an edge where it would hide another.  A law is drawn where it goes through the points (`curves.follows`) and nowhere
 else, and through no deltas that are noise: a straight line above that zone, which bends within it.  Hollow points are
-not significantly different from zero, or below their noise floor where one is known.  Runs at one D/N are drawn side by
+not significant beside their error and noise floor together, where that is known.  Runs at one D/N are drawn side by
 side, a little apart.
 """
 

@@ -149,5 +149,5 @@ def _legend(figure: Figure, table: Frame, styles: dict[str, dict[str, Any]]) -> 
         handles.append(Line2D([], [], color="grey", linewidth=0.9, linestyle=":", label="law fitted to all formats"))
     if (table["shown"] == "noise").any():
         look: dict[str, Any] = {"color": "black", "marker": "o", "markerfacecolor": "none", "linestyle": "none"}
-        handles.append(Line2D([], [], label="hollow: not significant, or below the noise floor", **look))
+        handles.append(Line2D([], [], label="hollow: |δ| not beyond its noise", **look))
     figures.legend(figure, handles, most=4, handlelength=2.0)

@@ -164,8 +164,9 @@ def _figures(study: Study) -> str:
     return (
         "![Loss before and after quantization against D](figures/loss_vs_tokens.png)\n\n"
         "![δ against D/N](figures/delta_vs_ratio.png)\n\n"
-        "Bands that are higher than a panel are cut off. Both also as PDF, with the numbers behind them as CSV, in "
-        "`figures/`."
+        "Bands that are higher than a panel are cut off. Of a forecast before quantization the median alone is drawn "
+        "(black, dashed); bands after quantization that reach it are not drawn. Both also as PDF, with the numbers "
+        "behind them as CSV, in `figures/`."
         f"{some if len(study.panels) < len(study.labels) else ''}\n"
     )
 

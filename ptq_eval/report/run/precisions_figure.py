@@ -43,7 +43,7 @@ def data(study: Study) -> Frame:
     weighted = study.runtime["bits"].notna() if len(study.runtime) else slice(0)
     beside = study.runtime[weighted]
     places = set(zip(beside["trajectory"], beside["label"], beside["bits"]))
-    rows = pd.concat([study.measured, beside])
+    rows: Frame = pd.concat([study.measured, beside])
     rows = rows[[place in places for place in zip(rows["trajectory"], rows["label"], rows["bits"])]]
     rows = rows[rows["tokens_per_param"] > 0]
     if rows.empty:
@@ -54,7 +54,7 @@ def data(study: Study) -> Frame:
     points["shown"] = np.where(clear(points), "clear", "noise")
     points = points[points["panel"].isin(list(dict.fromkeys(points["panel"]))[:MOST_PANELS])]
     lines = [_curve(study, own) for _, own in points.groupby(["panel", "name"], sort=False)]
-    found = pd.concat([part for part in (points, *lines) if len(part)], ignore_index=True)
+    found: Frame = pd.concat([part for part in (points, *lines) if len(part)], ignore_index=True)
     return found.reindex(columns=list(COLUMNS))
 
 

@@ -87,7 +87,9 @@ def _not_before(answer: Entry, entry: Entry) -> str:
     level = short(50 + 50 * number(answer["level"]))
     text = f"not harmful before D = {_tokens(number(answer['low']), entry)}, with {level} % probability"
     most = number((entry.get("forecast") or {}).get("hidden"))
-    return f"{text}; delta is not determined, {hidden_text(most)}, and it may grow" if math.isfinite(most) else text
+    if not math.isfinite(most):
+        return text
+    return f"{text}; the course of delta is not determined, {hidden_text(most)}, and it may grow"
 
 
 _FROM_FORECAST: Mapping[str, Callable[[Entry, Entry], str]] = {

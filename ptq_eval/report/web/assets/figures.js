@@ -216,7 +216,7 @@ ptq.figures = {
           colour: ptq.data.style.methods[method].color, text: method })),
         { line: true, grey: true, text: "integers with a zero point, joined" },
         ...(rows.some((row) => row.kind === "fit") ? [{ line: true, grey: true, dash: "1.5 2.5", text: "law fitted to all formats" }] : []),
-        ...(rows.some((row) => row.shown === "noise") ? [{ symbol: "o", ring: true, text: "hollow: not significant, or below the noise floor" }] : []),
+        ...(rows.some((row) => row.shown === "noise") ? [{ symbol: "o", ring: true, text: "hollow: |δ| not beyond its noise" }] : []),
       ];
     },
   },

@@ -77,7 +77,7 @@ ptq.measurements = (host) => {
     const words = rest.split(/[\s,]+/).filter(Boolean);
     let n = 0;
     for (const { row, line, words: text } of made) {
-      const noise = /[°–]/.test(row.cell) || Math.abs(+row.delta) <= 2 * +row.delta_se;
+      const noise = /[°–]/.test(row.cell);
       const shown = ptq.showsRun(owner.get(row.run)) && ptq.showsLabel(row.label) && ptq.showsBits(+row.bits)
         && !(clear.checked && noise) && (!bits.length || bits.includes(+row.bits)) && words.every((word) => text.includes(word));
       line.hidden = !shown;
@@ -91,7 +91,7 @@ ptq.measurements = (host) => {
   host.replaceChildren(
     ptq.element("h3", {}, "Every measurement"),
     ptq.element("p", { class: "filter" }, ptq.element("label", { for: "filter" }, "Filter", search),
-      ptq.element("label", {}, clear, "only δ beyond two standard errors and the noise floor"), found,
+      ptq.element("label", {}, clear, "only δ beyond its noise"), found,
       ptq.element("button", { type: "button", "data-download": "degradation.csv" }, "degradation.csv")),
     ptq.element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Every measurement" }, table),
   );
