@@ -231,7 +231,7 @@ def _scores(found: Mapping[str, Prediction], y: np.ndarray, se: np.ndarray, runs
                 difference=difference[0],
                 difference_error=difference[1],
                 p=p,
-                place=Place.BEST if name == order[0] else _place(p),
+                place=Place.BEST if name == order[0] and clusters >= MIN_RUNS else _place(p),
             )
         )
     return tuple(scores)

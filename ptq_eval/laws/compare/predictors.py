@@ -81,7 +81,8 @@ def staying(response: str) -> Predictor:
     def predict(kept: Data, places: Data) -> Prediction | Finding:
         found = np.empty(len(places["run"]))
         for i in range(len(found)):
-            gaps = {name: _gap(kept[name], places[name][i]) for name in ("P", "N", "D") if name in kept}
+            known = [name for name in ("P", "N", "D") if name in kept and np.isfinite(places[name][i])]
+            gaps = {name: _gap(kept[name], places[name][i]) for name in known}
             rows = np.flatnonzero(gaps.get("P", np.zeros(len(kept["run"]))) <= SAME_SIZE)
             if not len(rows):
                 return why(Why.UNSEEN_VALUE, variable="P")

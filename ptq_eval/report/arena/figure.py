@@ -68,6 +68,8 @@ def _laws(own: Frame) -> list[str]:
 
 
 def _panel(ax: Axes, own: Frame, laws: list[str], names: list[str]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     ax.set_yticks(range(len(laws)), laws)
     ax.set_ylim(len(laws) - 0.4, -0.6)
     ax.grid(axis="y", linewidth=0.4, color="#DDDDDD")
@@ -76,6 +78,9 @@ def _panel(ax: Axes, own: Frame, laws: list[str], names: list[str]) -> None:
         ax.text(0.5, 0.5, "not identified", transform=ax.transAxes, ha="center", color="0.5")
         return
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_locator(NullLocator())
     for one in own.to_dict("records"):
         shift = _SPREAD * ((names.index(one["table"]) + 0.5) / len(names) - 0.5) * 2
         colour = figures.MORE_COLOURS[names.index(one["table"]) % len(figures.MORE_COLOURS)]

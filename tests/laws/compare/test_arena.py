@@ -169,7 +169,14 @@ def test_fewer_than_three_runs_have_scores_without_errors():
     for one in asked(found, "last").scores:
         assert math.isnan(one.error)
         assert one.score > 0
-        assert one.place in (Place.BEST, Place.UNKNOWN)
+        assert one.place is Place.UNKNOWN
+
+
+def test_losses_without_bits_have_a_baseline():
+    data = table(bits=(3.0,))
+    before = {**data, "loss": 2 + 100 * data["D"] ** -0.3, "P": np.full(len(data["D"]), np.nan)}
+    last = asked(contest({"chinchilla_d": make_law("chinchilla_d")}, before), "last")
+    assert {one.law for one in last.scores} == {"chinchilla_d", STAYING}
 
 
 def test_points_within_their_noise_are_not_scored(data):
