@@ -49,17 +49,25 @@ def score(found, name, law):
     return next(one for one in asked(found, name).scores if one.law == law)
 
 
+def is_good(found, name, law):
+    """Best or not significantly different; without an error, where fewer than three runs are held out, the least."""
+    own, least = score(found, name, law), min(one.score for one in asked(found, name).scores)
+    if asked(found, name).n_runs < 3:
+        return own.place is Place.UNKNOWN and own.score < 1.5 * least
+    return own.place in (Place.BEST, Place.ALIKE)
+
+
 @pytest.mark.parametrize("name", ["last", "N", "P"])
 def test_the_law_that_made_a_table_is_not_significantly_worse_than_the_best(found, name):
+    assert is_good(found, name, "kumar_ptq")
     own = score(found, name, "kumar_ptq")
-    assert own.place in (Place.BEST, Place.ALIKE)
     assert own.score == pytest.approx(0.05, abs=0.02)
 
 
 def test_another_law_that_made_a_table_is_not_significantly_worse_either():
     found = contest(WITHOUT_OUYANG, table(law="kumar_ptq_ratio", theta=RATIO))
     for name in ("last", "N", "P"):
-        assert score(found, name, "kumar_ptq_ratio").place in (Place.BEST, Place.ALIKE)
+        assert is_good(found, name, "kumar_ptq_ratio")
 
 
 def test_wrong_laws_and_baselines_are_significantly_worse(found):
@@ -68,7 +76,8 @@ def test_wrong_laws_and_baselines_are_significantly_worse(found):
     for name in ("last", "N", "P"):
         scores = [one.score for one in asked(found, name).scores]
         assert scores == sorted(scores)
-        assert asked(found, name).scores[0].place is Place.BEST
+        best = Place.BEST if asked(found, name).n_runs >= 3 else Place.UNKNOWN
+        assert asked(found, name).scores[0].place is best
     json.dumps(found.to_dict(), allow_nan=False)
 
 
