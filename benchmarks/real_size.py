@@ -79,15 +79,15 @@ def measure(setup: Setup) -> Outcome:
             "records with --memory set low equal to the others", low["records"] == default["records"], 1, "at least"
         ),
     ]
-    told = default["estimate"]
-    claims.append(_claim("time / the estimate before it", default["seconds"] / sum(told["seconds"].values())))
-    claims.append(_claim("peak of memory / the estimate before it", default["peak"] / told["memory"]))
+    estimated = default["estimate"]
+    claims.append(_claim("time / the estimate before it", default["seconds"] / sum(estimated["seconds"].values())))
+    claims.append(_claim("peak of memory / the estimate before it", default["peak"] / estimated["memory"]))
     rows = [[stage, seconds, seconds / default["seconds"]] for stage, seconds in default["stages"].items()]
     details = {
         "shape": shape,
         "windows": windows,
         "weights_bytes": weights,
-        "estimate": told,
+        "estimate": estimated,
         "peak_bytes": {"default": default["peak"], "low": low["peak"]},
         "seconds": {"note": "Of the default sweep.", "columns": ["stage", "seconds", "share"], "rows": rows},
     }
@@ -127,14 +127,14 @@ def _sweep(folder: Path, windows: int, memory: int | None) -> dict[str, Any]:
     work = make_plan(verify_all(discover([folder / "random-llama"])), config).workloads[0]
     keep_freed_memory()  # as the command line does
     warm_up()
-    told = estimate(work, work.trials, memory=memory)
+    estimated = estimate(work, work.trials, memory=memory)
     with Peak() as peak, timed() as stages:
         started = time.perf_counter()
         found = list(sweep(work, work.trials, memory=memory, tick=lambda _: None))
         seconds = time.perf_counter() - started
     stages["rest"] = seconds - sum(stages.values())
     records = [[m.trial.quantizer, m.nll, m.kl, m.agree, m.status] for m in found]
-    return {"estimate": asdict(told), "seconds": seconds, "stages": stages, "peak": peak.bytes, "records": records}
+    return {"estimate": asdict(estimated), "seconds": seconds, "stages": stages, "peak": peak.bytes, "records": records}
 
 
 @contextmanager

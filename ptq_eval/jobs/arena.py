@@ -88,8 +88,8 @@ def _of_table(source: Source, names: Sequence[str], config: ArenaConfig, reading
             raise problems[0]
         got = f"{source.name}, for {', '.join(names)}"
         raise NothingToFitError("no law has its response in this table", got=got, allowed="rows with delta or loss")
-    told = ("name", "title", "source", "licence", "where", "by", "columns", "file")
-    about = {name: getattr(source, name) for name in told}
+    described = ("name", "title", "source", "licence", "where", "by", "columns", "file")
+    about = {name: getattr(source, name) for name in described}
     return {
         **about,
         "absent": [r for r in RESPONSES if not any(one["response"] == r for one in rankings)],

@@ -113,11 +113,6 @@ def by_schedule(table: pd.DataFrame) -> pd.DataFrame:
     return rows[[*AT, "ending", "seed", "delta"]].sort_values([*AT, "ending", "seed"])
 
 
-def draw_by_schedule(table: pd.DataFrame) -> Any:
-    """δ against D/N: a row of panels for each text and size, a panel for each bit-width; a point is a seed."""
-    return _panels(table, "delta", "δ, nats per token")
-
-
 def against_constant(table: pd.DataFrame) -> pd.DataFrame:
     """Losses before and after quantization, and δ, minus those of a constant rate at the same D, by ending and D/N.
 
@@ -167,7 +162,8 @@ def draw_against_constant(found: pd.DataFrame) -> Any:
     return figure
 
 
-def _panels(table: pd.DataFrame, value: str, label: str) -> Any:
+def draw_by_schedule(table: pd.DataFrame) -> Any:
+    """δ against D/N: a row of panels for each text and size, a panel for each bit-width; a point is a seed."""
     from matplotlib.lines import Line2D
 
     if table.empty:
@@ -183,15 +179,15 @@ def _panels(table: pd.DataFrame, value: str, label: str) -> Any:
                 points = own[own["ending"] == name]
                 colour, mark = figures.MORE_COLOURS[ENDINGS.index(name)], figures.MARKS[ENDINGS.index(name)]
                 at = points["tokens_per_param"] * 1.04 ** (place - len(shown) / 2)
-                panel.plot(at, points[value], mark, color=colour, alpha=0.5, markersize=2.6)
-                means = points.assign(at=at).groupby("at")[value].mean()
+                panel.plot(at, points["delta"], mark, color=colour, alpha=0.5, markersize=2.6)
+                means = points.assign(at=at).groupby("at")["delta"].mean()
                 means = means.where(means > 0)  # a logarithmic axis has no place for the others
                 panel.plot(means.index, means, "-", color=colour, linewidth=0.9)
             panel.set_yscale("log")
             figures.log_x(panel, *figures.span(table["tokens_per_param"]), tokens=False)
             corpus = "code" if text.startswith("stdlib") else "books"
             panel.set_title(f"{corpus}, N = {figures.count(params)}, {width:g} bits")
-        row[0].set_ylabel(label)
+        row[0].set_ylabel("δ, nats per token")
     for panel in axes[-1]:
         panel.set_xlabel("D/N")
     handles = [

@@ -162,9 +162,8 @@ def fit_precisions(
 
     The entry has "forms", by rank: each a fit with "form", "held_out_error", "delta_aicc" and "outcome" (against the
     first, see `compare.ranking.Outcome`; null where it could not be ranked), "poor" if the first describes its points
-    poorly, and "critical_tokens": D_crit, or the
-    reason why there is none, at every combination of bits that was measured (null: full precision).  Only the first
-    form has intervals: the bootstrap is what takes time.
+    poorly, and "critical_tokens": D_crit in tokens, or the reason why there is none, at every combination of bits that
+    was measured (null: full precision).  Only the first form has intervals, because the bootstrap is what takes time.
     """
     data = group.data(windows)
     laws = forms(data)
@@ -191,7 +190,7 @@ def fit_precisions(
         "ranges": {name: _range(data[name], name) for name in columns},
         "forms": listed,
         "poor": poor.to_dict() if (poor := poor_fit(results[best])) else None,
-        "critical_tokens": _critical(group, laws[best], results[best], full, windows, seed, n_boot),
+        "critical_tokens": _critical(group, data, laws[best], results[best], full, windows, seed, n_boot),
     }
     return Fitted(entry, [results[name].replicates for name in order])
 
@@ -202,12 +201,18 @@ def _range(values: np.ndarray, name: str) -> list[float]:
 
 
 def _critical(
-    group: Crossed, law: Served, result: FitResult, full: FitResult | None, windows: Windows, seed: int, n_boot: int
+    group: Crossed,
+    data: Mapping[str, np.ndarray],
+    law: Served,
+    result: FitResult,
+    full: FitResult | None,
+    windows: Windows,
+    seed: int,
+    n_boot: int,
 ) -> list[dict[str, Any]]:
     """D_crit of every combination, or why there is none: as for weights alone, one that the measurements or the
     forecast of that combination refute is withheld."""
-    data, found = group.data(windows), []
-    columns = law.columns[2:]
+    found, columns = [], law.columns[2:]
     places = list(zip(*(data[name].tolist() for name in columns)))
     for place in sorted(set(places)):
         at = dict(zip(columns, place))
