@@ -39,7 +39,7 @@ def _content(value: str | Path, name: str, error: type[PtqEvalError]) -> Any:
             return json.loads(str(value))
         if path.is_file():
             return load_json(path) if path.suffix == ".json" else yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as problem:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as problem:
         got = " ".join(str(problem).split())[:160]
         raise error(f"{name} cannot be read", got=f"{str(value)[:80]}: {got}", allowed=_ALLOWED) from problem
     if path.is_dir() and (path / "config.json").is_file():

@@ -125,8 +125,8 @@ def mapping_of(path: Path) -> dict[str, Any]:
     """The mapping in a JSON or YAML file.  Raises UnreadableCheckpointError."""
     try:
         content = load_json(path) if path.suffix == ".json" else yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        got = " ".join(str(error).split())[:200]
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        got = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
         raise UnreadableCheckpointError(f"{path.name} cannot be read", got=got, remedy="fetch it again") from error
     if not isinstance(content, dict):
         raise UnreadableCheckpointError(f"{path.name} is no mapping", got=repr(content)[:80], remedy="fetch it again")

@@ -174,7 +174,9 @@ def _walk(folder: Path, formats: Sequence[CheckpointFormat], depth: int, claimed
     for checkpoint in found:
         if (place := Path(checkpoint.location).resolve()) not in claimed:
             fresh.setdefault(place, checkpoint)
-    claimed |= set(fresh)
+    home = folder.resolve()
+    inside = {place for place in fresh if place.is_file() and place.is_relative_to(home)}
+    claimed |= {*fresh, *(home / place.relative_to(home).parts[0] for place in inside)}  # with the folder of a file
     whole = fresh.pop(folder.resolve(), None)
     yield from fresh.values()
     if whole is not None:
@@ -212,8 +214,7 @@ def _unnumbered(folder: Path, members: Sequence[Checkpoint], claimed: set[Path])
         return
     form = plugins.get("checkpoints", "single")()
     for child in subfolders(folder):
-        taken = any(place.is_relative_to(child.resolve()) for place in claimed)
-        if taken or not _LAST.fullmatch(child.name) or not holds_weights(child):
+        if child.resolve() in claimed or not _LAST.fullmatch(child.name) or not holds_weights(child):
             continue
         model = replace(form.describe(child, Position(None)), revision=f"{ROOT}/{child.name}")
         owners = [run for run, own in sizes.items() if own <= {counted(model).params, None}]

@@ -191,12 +191,11 @@ def _as_neox(tensors: dict[str, Tensor], stated: Mapping[str, Any]) -> dict[str,
     import torch
 
     heads, size = stated["n_head"], stated["head_size"]
+    rows = {part: heads * size for part in "qkv"}
     found = {}
     for name, tensor in tensors.items():
         if ".query_key_value." in name:
-            parts = rows_apart(
-                name.replace("query_key_value", "*"), tensor, dict.fromkeys("qkv", heads * size), "model_config.yaml"
-            ).values()
+            parts = rows_apart(name.replace("query_key_value", "*"), tensor, rows, "model_config.yaml").values()
             tensor = torch.stack([part.unflatten(0, (heads, size)) for part in parts], dim=1).flatten(0, 2)
         found[name] = tensor
     return found

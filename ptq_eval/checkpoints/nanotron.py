@@ -175,7 +175,7 @@ def _configuration(stated: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     """The configuration of transformers.  Raises UnreadableCheckpointError and UnsupportedModelError."""
     special = [f"{name} = {stated[name]}" for name in _PLAIN if stated.get(name) is not None]
     if not (stated.get("is_llama_config") or stated.get("is_qwen2_config")) or special:
-        got = ", ".join(special) or next((name for name in stated if name.startswith("is_")), "another configuration")
+        got = ", ".join(special) or next((n for n in stated if n.startswith("is_") and stated[n]), "none of its names")
         remedy = "convert it with the scripts in examples/ of nanotron"
         raise UnsupportedModelError("a model of nanotron that is not like Llama", got=got[:160], remedy=remedy)
     sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "max_position_embeddings")
@@ -217,7 +217,7 @@ def _apart(tensors: Mapping[str, Tensor], stated: Mapping[str, Any], config: Map
         found |= rows_apart(name, tensor, rows, _CONFIG) if rows else {name: tensor}
     if config["tie_word_embeddings"]:
         found.pop("lm_head.weight", None)
-    if stated.get("rope_interleaved"):
+    if stated.get("rope_interleaved", True):  # before there was such an entry, it always was
         for name, count in ((name, {"q": heads, "k": keys}.get(name.split(".")[-2][:1])) for name in list(found)):
             if count and ".self_attn." in name:
                 found[name] = in_halves(found[name], count)

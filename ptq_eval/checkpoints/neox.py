@@ -225,8 +225,8 @@ def _apart(rank: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, 
             rows = {"q": heads // ranks * size, "k": keys // ranks * size, "v": keys // ranks * size}
             found |= rows_apart(name.replace(".weight", ".*.weight"), tensor, rows, "configs/")
         elif name.endswith("linear1.weight"):
-            rows = dict.fromkeys(("up", "gate"), len(tensor) // 2)
-            found |= rows_apart(name.replace(".weight", ".*.weight"), tensor, rows, "configs/")
+            half = len(tensor) // 2
+            found |= rows_apart(name.replace(".weight", ".*.weight"), tensor, {"up": half, "gate": half}, "configs/")
         else:
             found[name] = tensor
     return found

@@ -55,6 +55,7 @@ _FAIRSEQ2_LLAMA = (
 )
 _IN_PAIRS = (META_LLAMA, _FAIRSEQ2_LLAMA)
 """Other names, of models whose RoPE rotates neighbours."""
+_HEADS = {"q": "num_attention_heads", "k": "num_key_value_heads"}
 _AS_CONV1D = re.compile(r"(transformer\.)?h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
 """Matrices that GPT-2 of transformers keeps as [in, out], and those who write it anew as [out, in]."""
 
@@ -164,13 +165,13 @@ def _named(tensors: Mapping[str, Tensor], config: Mapping[str, Any], where: str)
 
     Raises UnsupportedModelError for a configuration without a model, UnreadableCheckpointError where no name is known.
     """
-    shapes = _parameters(config)
+    built, shapes = _built(config)
     bare = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     ways: list[tuple[dict[str, Tensor], bool]] = []
     for own in _without_prefixes(bare):
         ways += [(own, False), *((matched(own, rules), True) for rules in _IN_PAIRS)]
     found, in_pairs = max(ways, key=lambda way: len(shapes.keys() & way[0].keys()))
-    if not shapes.keys() & found.keys():
+    if 4 * len(shapes.keys() & found.keys()) < len(shapes):  # which has most parameters by two names
         what = f"the tensors of {where} are not called as those of {config[WHOLE]}"
         raise UnreadableCheckpointError(
             what,
@@ -179,28 +180,35 @@ def _named(tensors: Mapping[str, Tensor], config: Mapping[str, Any], where: str)
             remedy="rename them, or give the --architecture that they are of",
         )
     if in_pairs:
-        heads = {"q": config.get("num_attention_heads"), "k": config.get("num_key_value_heads")}
-        heads["k"] = heads["k"] or heads["q"]
+        heads = {part: getattr(built, name, None) for part, name in _HEADS.items()}
         found = {name: _rotated(name, tensor, heads, where) for name, tensor in found.items()}
-    joined = lambda name: _AS_CONV1D.fullmatch(name) and shapes.get(name, shapes.get(f"transformer.{name}"))
-    first = next((name for name in found if "c_attn" in name and joined(name)), "")
-    if first and tuple(found[first].shape) == tuple(reversed(joined(first))) != joined(first):
-        found = {name: tensor.T if joined(name) else tensor for name, tensor in found.items()}
+    found = _as_conv1d(found, shapes)
     return _apart(found)
 
 
-def _parameters(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The shapes of a model's parameters by name, with and without the prefix of its body."""
+def _as_conv1d(tensors: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """GPT-2's matrices as [in, out], where the shape of the first says that they are [out, in]."""
+    matrices = [name for name in tensors if _AS_CONV1D.fullmatch(name)]
+    first = next((name for name in matrices if name in shapes and "c_attn" in name), None)
+    if first is None or tuple(tensors[first].shape) == shapes[first]:
+        return tensors
+    return {name: tensor.T if name in matrices else tensor for name, tensor in tensors.items()}
+
+
+def _built(config: Mapping[str, Any]) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """The configuration as transformers has it, and the shapes of the model's parameters by name, with and without the
+    prefix of its body."""
     from ptq_eval.models.blueprint import Blueprint
     from ptq_eval.models.configuration import of_content
 
     if not isinstance(config.get(WHOLE), str):
         raise UnsupportedModelError(f"the configuration that was given has no {WHOLE}", got=repr(config.get(WHOLE)))
     content = dict(config)
-    module = Blueprint(of_content(content), content=content).module
+    built = of_content(content)
+    module = Blueprint(built, content=content).module
     prefix = f"{module.base_model_prefix}."
     shapes = {name: tuple(own.shape) for name, own in module.named_parameters(remove_duplicate=False)}
-    return {**{name.removeprefix(prefix): shape for name, shape in shapes.items()}, **shapes}
+    return built, {**{name.removeprefix(prefix): shape for name, shape in shapes.items()}, **shapes}
 
 
 def _without_prefixes(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

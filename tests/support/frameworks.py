@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 VOCABULARY = 96
 
@@ -74,4 +75,79 @@ def neox_run(folder, options, layers, step=250, pipeline=True):
         torch.save(saved, place / f"mp_rank_{rank:02}_model_states.pt")
         for index, states in layers.items() if pipeline else ():
             torch.save(states[rank], place / f"layer_{index:02}-model_{rank:02}-model_states.pt")
+    return place
+
+
+def plain_llama(config, seed=0):
+    """The tensors of a Llama under transformers' names, of a configuration without tied embeddings."""
+    generator, hidden, inner = torch.Generator().manual_seed(seed), config["hidden_size"], config["intermediate_size"]
+    draw = lambda *shape: drawn(shape, generator)
+    size = hidden // config["num_attention_heads"]
+    rows = {"q": hidden, "k": config["num_key_value_heads"] * size, "v": config["num_key_value_heads"] * size}
+    found = {"model.embed_tokens.weight": draw(VOCABULARY, hidden), "model.norm.weight": 1 + draw(hidden)}
+    for layer in range(config["num_hidden_layers"]):
+        at = f"model.layers.{layer}."
+        found |= {f"{at}self_attn.{part}_proj.weight": draw(count, hidden) for part, count in rows.items()}
+        found |= {f"{at}mlp.{part}_proj.weight": draw(inner, hidden) for part in ("gate", "up")}
+        found |= {f"{at}{name}_layernorm.weight": 1 + draw(hidden) for name in ("input", "post_attention")}
+        found |= {
+            f"{at}self_attn.o_proj.weight": draw(hidden, hidden),
+            f"{at}mlp.down_proj.weight": draw(hidden, inner),
+        }
+    return {**found, "lm_head.weight": draw(VOCABULARY, hidden)}
+
+
+def nanotron_run(folder, config, tensors, metas, ranks=2, step=250):
+    """`N/` of nanotron's checkpoint version 1.5, from a Llama's or Qwen2's tensors under transformers' names."""
+    place = folder / str(step)
+    heads, keys = config["num_attention_heads"], config["num_key_value_heads"]
+    size, inner = config["hidden_size"] // heads, config["intermediate_size"]
+    names = {
+        "model.embed_tokens.weight": "model.token_position_embeddings.pp_block.token_embedding.weight",
+        "model.norm.weight": "model.final_layer_norm.pp_block.weight",
+        "lm_head.weight": "model.lm_head.pp_block.weight",
+    }
+    stored, chunks = {names[name]: own for name, own in tensors.items() if name in names}, {}
+    for layer in range(config["num_hidden_layers"]):
+        own, at = f"model.layers.{layer}.", f"model.decoder.{layer}.pp_block."
+        for kind in ("weight", "bias"):
+            if (first := f"{own}self_attn.q_proj.{kind}") in tensors:
+                joined = [tensors[first.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+                stored[f"{at}attn.qkv_proj.{kind}"] = torch.cat(joined)
+                chunks[f"{at}attn.qkv_proj.{kind}"] = [heads * size, keys * size, keys * size]
+        stored[f"{at}mlp.gate_up_proj.weight"] = torch.cat(
+            [tensors[f"{own}mlp.{part}_proj.weight"] for part in ("gate", "up")]
+        )
+        chunks[f"{at}mlp.gate_up_proj.weight"] = [inner, inner]
+        for name, new in (("self_attn.o_proj", "attn.o_proj"), ("mlp.down_proj", "mlp.down_proj"),
+                          ("input_layernorm",) * 2, ("post_attention_layernorm",) * 2):  # fmt: skip
+            stored[f"{at}{new}.weight"] = tensors[f"{own}{name}.weight"]
+    for name, tensor in stored.items():
+        *path, kind = name.split(".")
+        target = place.joinpath("model", *path)
+        target.mkdir(parents=True, exist_ok=True)
+        if "norm" in name:
+            save_file({"data": tensor.clone()}, target / f"model_{kind}.safetensors")
+            continue
+        dim = int("o_proj" in name or "down_proj" in name)
+        for rank in range(ranks):
+            pairs, parts, local, start = [], [], 0, 0
+            for chunk in chunks.get(name, [tensor.shape[dim]]):
+                own = chunk // ranks
+                ends = [[f"{at},{at + own},None"] for at in (local, start + rank * own)]
+                others = ["None,None,None"] * (tensor.dim() - 1)
+                pairs.append("#".join("|".join(e + others if dim == 0 else others + e) for e in ends))
+                parts.append(tensor.narrow(dim, start + rank * own, own))
+                local, start = local + own, start + chunk
+            about = {
+                "version": "1.5",
+                "local_global_slices_pairs": ";".join(pairs),
+                "unsharded_shape": str(tuple(tensor.shape)).replace("96", "np.int64(96)"),  # as some versions write it
+            }
+            file = target / f"model_{kind}_pp-rank-0-of-1_tp-rank-{rank}-of-{ranks}.safetensors"
+            save_file({"data": torch.cat(parts, dim).clone()}, file, metadata=about)
+    (place / "checkpoint_metadata.json").write_text(
+        json.dumps({"version": "1.5", "tp": ranks, "dp": 1, "cp": 1, "metas": metas})
+    )
+    (place / "model_config.json").write_text(json.dumps(config))
     return place
