@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -41,7 +42,7 @@ def endings(table: pd.DataFrame) -> pd.DataFrame:
     return found[found["runs"] > 1]
 
 
-def _name(row: object) -> str:
+def _name(row: Any) -> str:
     """The ending as `ptq-eval probe` writes it; empty for what is trained in low precision from its start."""
     late = row.low_precision_share < 1
     if row.weights != "full" and not late:
