@@ -193,11 +193,11 @@ def constants(table: pd.DataFrame) -> list[dict[str, Any]]:
         columns = {"N": "params", "D": "tokens", "P": "bits", "delta": "delta", "se": "delta_se", "run": "run"}
         found = fit(KumarPTQ(), {name: cell[column].to_numpy() for name, column in columns.items()}, level=0.95)
         for name, value in found.estimates.items():
-            known = math.isfinite(value.low) and math.isfinite(value.high)
+            known, paper = math.isfinite(value.low) and math.isfinite(value.high), KUMAR_2024.constants[name]
             rows.append({
                 "question": "constants", "case": f"{name} {quantizer}", "ending": part, "runs": found.n_runs,
                 "effect": value.value, "share_low": value.low, "share_high": value.high, "unit": f"R2 {found.r2:.2f}",
-                "paper": KUMAR_2024.constants[name], "decided": known and not value.low <= KUMAR_2024.constants[name] <= value.high,
+                "paper": paper, "decided": known and not value.low <= paper <= value.high,
             })  # fmt: skip
     trained = usual(table[(table["quantizer"] == "none") & (table["part"] == "annealed") & (table["ratio"] >= 20)])
     trained = trained[(trained["low_precision_share"] == 1) & ~trained["weights"].str.startswith("fp")]
