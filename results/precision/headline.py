@@ -2,8 +2,8 @@
 
     python results/precision/headline.py
 
-Writes figures/headline.{png,pdf,csv} from table.csv.gz: books, the size with the largest D/N, GPTQ in groups of 16, means
-over seeds with t intervals at 95 %.
+Writes figures/headline.{png,pdf,csv} from table.csv.gz: books, the size with the largest D/N, GPTQ in groups of 16,
+means over seeds with t intervals at 95 %.
 """
 
 from __future__ import annotations
