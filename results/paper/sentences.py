@@ -103,6 +103,31 @@ def _or_none(names: list[str]) -> str:
     return listed(names) if names else "none"
 
 
+def at_equal_loss() -> str:
+    """By how much δ at one width is lower after training in low precision, at equal loss before quantization."""
+    own = others.trained("delta after training in low precision, at equal loss")
+    own = own[own["bits"] == WIDTH]
+    decided = own[own["decided"].astype(str) == "True"]
+    said = [
+        f"{others.precision_name(row['case'])} {short(100 * row['effect'])} ± {rough(100 * row['error'])} %"
+        for row in decided.to_dict("records")
+    ]
+    return f"{listed(said) if said else 'no decided difference'}, of {len(own)} trainings"
+
+
+def together() -> str:
+    """Whether precisions of weights, activations and cache cost together what they cost alone."""
+    own = others.trained("do the factors multiply")
+    row = own[own["ending"] == "annealed"].iloc[-1]
+    width = str(row["case"]).split("/")[0]
+    decided = str(row["decided"]) == "True"
+    verdict = "" if decided else ", undecided"
+    return (
+        f"Together, {width} bits of weights, activations and cache cost {plus_minus(row['effect'], row['error'])} nats "
+        f"per token more than the three alone ({plural(row['runs'], 'run')}{verdict})."
+    )
+
+
 def averages(runs: pd.DataFrame) -> str:
     """What running averages change, against the trunk and the annealed branch of the same run and D."""
     found = study.averages(runs[runs["bits"] == WIDTH])
