@@ -70,7 +70,7 @@ def numbers(table: pd.DataFrame, runs: pd.DataFrame, against: pd.DataFrame, coun
     """Every macro of main.tex."""
     found = Numbers()
     for name, text in {**_design(table), **_results(table, runs, against, counted)}.items():
-        found.add_latex(name, re.sub(r"(?<![\w/$\\])([ND])(?![\w/])", r"$\1$", prose(text)))
+        found.add_latex(name, re.sub(r"(?<![\w/$\\{])([ND])(?![\w/])", r"$\1$", prose(text)))
     found.add_latex("Digests", _digests())
     return found
 

@@ -220,7 +220,7 @@ def harm(runs: pd.DataFrame) -> str:
 def training(table: pd.DataFrame) -> str:
     """What an unusual training changes at the largest D/N it reached."""
     found, lines = study.unusual(table[table["bits"].isin(BITS)], "annealed"), []
-    for (name, params), own in found.groupby(["unusual", "params"]):
+    for (name, _, params), own in found.groupby(["unusual", "corpus", "params"]):
         by_bits = {int(row["bits"]): row for row in own.to_dict("records")}
         some = next(iter(by_bits.values()))
         values = [shown(some["loss_fp"])]
@@ -237,7 +237,7 @@ def training(table: pd.DataFrame) -> str:
         _row("training", "$N$", "$D/N$", "runs", "", *widths, *widths),
     ]
     caption = (
-        "Other trainings against the usual one (same size, seed and $D$, annealed branches, books): difference of the "
+        "Other trainings against the usual one (same text, size, seed and $D$, annealed branches): difference of the "
         r"losses in nats per token, and $\delta$ over that of the usual training. Low precision is that of training; "
         rf"all models are quantized afterwards. {_BOLD}"
     )
