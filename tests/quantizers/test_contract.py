@@ -22,7 +22,8 @@ from quantizers.testing import CHECKS, check_quantizer
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 QUICK = {"signround": {"steps": 5}, "hadamard-signround": {"steps": 5}}
-VARIANTS = [(name, QUICK.get(name, {})) for name in available_quantizers()] + [
+DEFAULTS = [(name, QUICK.get(name, {})) for name in available_quantizers()]
+VARIANTS = [
     ("rtn", {"mse": True}),
     ("gptq", {"act_order": True}),
     ("gptq", {"act_order": True, "static_groups": True, "dead": "round"}),
@@ -37,7 +38,9 @@ VARIANTS = [(name, QUICK.get(name, {})) for name in available_quantizers()] + [
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+@pytest.mark.parametrize(
+    ("name", "options"), [*DEFAULTS, *(pytest.param(*one, marks=pytest.mark.slow) for one in VARIANTS)], ids=str
+)
 def test_conformance(name, options, check, device):
     check(lambda: get_quantizer(name, **options), device)
 

@@ -102,6 +102,7 @@ def test_a_flat_curve_with_training_noise_rarely_seems_to_turn():
     assert claims < 16
 
 
+@pytest.mark.slow
 def test_negative_control_no_growth_of_delta_no_turning_point():
     for seed in range(5):
         rows, windows = table(np.random.default_rng(seed), delta=constant, bits=(2, 3, 4))
