@@ -74,6 +74,7 @@ def test_the_page_names_scores_reasons_and_the_command(ptq_eval, runs, tmp_path)
     assert (tmp_path / "o/figures/arena.png").exists()
 
 
+@pytest.mark.slow
 def test_a_repeated_command_writes_the_same(ptq_eval, runs, tmp_path):
     for name in ("a", "b"):
         assert (

@@ -121,6 +121,7 @@ def test_stated_power_is_the_share_that_is_caught():
     assert 0.3 < caught / trials < 0.97
 
 
+@pytest.mark.slow
 def test_grids_without_a_worsening_are_rarely_called_worse():
     rng, n, grids = np.random.default_rng(1), 20, 1500
     alarms = 0
