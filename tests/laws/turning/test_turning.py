@@ -182,6 +182,7 @@ def test_the_growth_of_delta_shifts_the_observed_turn():
     assert places[1] / places[0] == pytest.approx(expected, rel=0.35)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phi", [0.0, 0.5])
 def test_the_interval_holds_an_abrupt_turn_that_is_nearly_always_between_the_lowest_checkpoint_and_the_next(phi):
     t, turn = np.linspace(0, 1, 30), 2 / 3
