@@ -64,7 +64,7 @@ def _row(question: str, case: str, mean: float, error: float, n: int, unit: str,
     seen = smallest(Evidence(mean, error, n - 1, n)) if n > 1 else math.inf
     return {
         "question": question, "case": case, "runs": n, "effect": mean, "error": error, "unit": unit,
-        "decided": abs(mean) > half, "detectable": seen, **more,
+        "decided": bool(abs(mean) > half), "detectable": seen, **more,
     }  # fmt: skip
 
 
@@ -155,6 +155,20 @@ def robustness(table: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
+def longer(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """What the last doubling of D does to the loss after quantization, a run's mean over quantizers and groupings."""
+    own = usual(table[(table["precision"] == "full/full/full") & (table["quantizer"] != "none")])
+    own = own[own["params"] == own.loc[own["ratio"].idxmax(), "params"]]
+    first, last = sorted(own["ratio"].unique())[-2:]
+    losses = own.groupby(["part", "bits", "seed", "ratio"])["loss_q"].mean().unstack()
+    change = (losses[last] - losses[first]).dropna()
+    case = f"D/N {first:g} to {last:g}"
+    return [
+        effect("loss after quantization of longer training", case, cell, "nats per token", ending=part, bits=bits)
+        for (part, bits), cell in change.groupby(["part", "bits"])
+    ]
+
+
 def recipes(table: pd.DataFrame) -> list[dict[str, Any]]:
     """What another learning rate, weight decay, optimizer or schedule, or an average, changes at equal D."""
     full = table[(table["precision"] == "full/full/full") & (table["params"] == SMALL) & (table["ratio"] == RATIO)]
@@ -209,10 +223,13 @@ def constants(table: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
+QUESTIONS = (longer, precisions, robustness, recipes, constants)
+
+
 def main() -> None:
     """Write training.csv beside this file, and print it."""
     table = read()
-    found = pd.DataFrame([*precisions(table), *robustness(table), *recipes(table), *constants(table)])
+    found = pd.DataFrame([row for part in QUESTIONS for row in part(table)])
     found.to_csv(HERE / "training.csv", index=False, float_format="%.4g")
     print(found.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
 
