@@ -89,7 +89,8 @@ def harm(runs: pd.DataFrame) -> tuple[str, str, str]:
     rises = found[found["effect"].map(sign) > 0]
     largest = rises.assign(size=rises["effect"].map(lambda one: one.mean)).sort_values("size").groupby(MODEL).tail(1)
     said = [_rise(row) for row in largest.sort_values(MODEL).to_dict("records")]
-    return _counts(found.to_dict("records")), listed(said) if said else "nowhere decidedly", _turns(runs)
+    rise = f"At most, for each model and width, it rises {listed(said)}." if said else "It rises decidedly nowhere."
+    return _counts(found.to_dict("records")), rise, _turns(runs)
 
 
 def _rise(row: Mapping[str, Any]) -> str:
