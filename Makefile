@@ -79,6 +79,7 @@ bench: $(STAMP)
 
 study-cpu: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python results/precision/precision.py all $(STUDY) --stage 0
+	$(BIN)/python results/precision/precision.py compare $(STUDY)
 
 study-gpu: $(STAMP)
 	$(BIN)/python results/precision/precision.py prepare "$(BOOKS)" "$(OTHERS)" $(STUDY)
