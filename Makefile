@@ -6,6 +6,7 @@
 # make backends-test BACKENDS="hqq or torchao".
 # make study-cpu trains and measures a row of results/precision in about 20 minutes, on code that is part of Python;
 # make study-gpu BOOKS=books.txt OTHERS=other-books.txt all of it: plain text, or .txt.bz2, with no book in both.
+# make paper builds results/paper/paper.pdf from the tables of results/ (needs latexmk).
 
 PYTHON ?= python3
 BACKENDS ?=
@@ -18,7 +19,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint types docs site wheel backends-test page-test paper-test notebook-test loggers-test cluster-test oldest-test newest-test gate bench study-cpu study-gpu clean
+.PHONY: demo test check lint types docs site wheel backends-test page-test paper paper-test notebook-test loggers-test cluster-test oldest-test newest-test gate bench study-cpu study-gpu clean
 
 demo: $(STAMP)
 	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --eval-windows 192 --calib-windows 48
@@ -40,7 +41,7 @@ docs: $(STAMP)
 	$(BIN)/python -m pytest -q tests/docs
 
 site: $(STAMP)
-	PYTHON=$(BIN)/python tests/site.sh
+	PYTHON=$(BIN)/python SLOW=$(SLOW) tests/site.sh
 
 backends-test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m backends tests/backends/test_packages.py \
@@ -78,16 +79,20 @@ bench: $(STAMP)
 
 study-cpu: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python results/precision/precision.py all $(STUDY) --stage 0
+	$(BIN)/python results/precision/precision.py compare $(STUDY)
 
 study-gpu: $(STAMP)
 	$(BIN)/python results/precision/precision.py prepare "$(BOOKS)" "$(OTHERS)" $(STUDY)
 	$(BIN)/python results/precision/precision.py all $(STUDY)
 
+paper: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m results.paper.build
+
 $(STAMP): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint requirements/constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) demo-output study-output build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-output study-output results/paper/generated build dist .pytest_cache .ruff_cache .hypothesis

@@ -48,7 +48,7 @@ def test_a_plan_from_the_default_preset(ptq_eval, tmp_path):
     names = {path.name for path in (out / "figures").iterdir()}
     assert names == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf", "csv")}
     content = plan_of(out)
-    assert {"version", "source", "question", "answers", "sentences", "cautions"} == set(content)
+    assert {"version", "source", "question", "answers", "endings", "sentences", "cautions"} == set(content)
     [turn] = [a for a in asked(content, "critical_tokens") if a["at"]["bits"] == 4]
     assert turn["values"]["D"] == {"value": pytest.approx(1.753e11, rel=1e-3), "low": None, "high": None}
     assert turn["beyond"] == {"D": pytest.approx(6.743, rel=1e-3)}
@@ -68,6 +68,7 @@ def test_the_figures_show_the_answers(ptq_eval, tmp_path):
     assert free["bits"].round(2).unique() == [7.0]
 
 
+@pytest.mark.slow
 def test_counts_in_any_notation_are_one_plan(ptq_eval, tmp_path):
     plans = []
     for i, (N, D) in enumerate((("1e9", "2e10"), ("1000M", "20B"))):
@@ -279,6 +280,7 @@ def test_what_the_fit_does_not_identify_the_plan_does_not_give(ptq_eval, simulat
         assert all("size100000 says: at 3 bits delta" in a["why_not"] for a in turns if not a["values"])
 
 
+@pytest.mark.slow
 def test_plan_needs_no_torch(tmp_path):
     script = "import atexit; atexit.register(lambda: print([n for n in ('torch', 'transformers') if n in sys.modules]))"
     process = start("plan", "--params", "1B", "-o", str(tmp_path), before=f"import sys\n{script}")
