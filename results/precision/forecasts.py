@@ -53,8 +53,9 @@ def series_of(table: pd.DataFrame) -> list[Series]:
 
 def asked(tokens: np.ndarray) -> tuple[str, float]:
     """Where a run with checkpoints at D = `tokens` [n] is asked: how far that is, and D."""
-    early = [D for D in np.sort(tokens)[MIN_CHECKPOINTS - 1 :] if D <= tokens.max() / 3]
-    return (THIRD, max(early)) if early else (HALF, float(np.sort(tokens)[MIN_CHECKPOINTS - 1]))
+    known = np.sort(tokens)[MIN_CHECKPOINTS - 1 :]
+    early = known[known <= tokens.max() / 3]
+    return (THIRD, float(early[-1])) if len(early) else (HALF, float(known[0]))
 
 
 def statements(table: pd.DataFrame) -> pd.DataFrame:
