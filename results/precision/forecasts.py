@@ -26,10 +26,11 @@ from ptq_eval.report.common import figures
 HERE = Path(__file__).resolve().parent
 FEWEST = MIN_CHECKPOINTS + 1
 LINE = ["run", "grouping", "quantizer", "bits"]
-OF_A_RUN = ["text", "params", "weights", "activations", "kv", "seed"]
-THIRD, HALF = "a third", "half"
-FARTHEST_DRAWN = 3.0
-"""Half-widths of an interval from its middle beyond which a measurement is drawn at the edge."""
+TRAINED = ["weights", "activations", "kv"]
+OF_A_RUN = ["text", "params", *TRAINED, "seed"]
+THIRD, HALF = "a third of the run", "half of the run"
+EDGE = 3.0
+"""Half-widths of an interval from its median beyond which a measurement is drawn at the edge."""
 
 
 def read() -> pd.DataFrame:
@@ -53,7 +54,7 @@ def series_of(table: pd.DataFrame) -> list[Series]:
 
 def asked(tokens: np.ndarray) -> tuple[str, float]:
     """Where a run with checkpoints at D = `tokens` [n] is asked: how far that is, and D."""
-    known = np.sort(tokens)[MIN_CHECKPOINTS - 1 :]
+    known = np.unique(tokens)[MIN_CHECKPOINTS - 1 :]
     early = known[known <= tokens.max() / 3]
     return (THIRD, float(early[-1])) if len(early) else (HALF, float(known[0]))
 
@@ -63,8 +64,8 @@ def statements(table: pd.DataFrame) -> pd.DataFrame:
     series = series_of(table)
     places = {run: asked(own.to_numpy(float)) for run, own in table.groupby("run")["tokens"]}
     found = backtest(series, min_checkpoints=FEWEST, methods={FORECAST: METHODS[FORECAST]})
-    rows = [s.to_dict() for s in found if s.origin_tokens == places[s.run][1]]
-    stated = pd.DataFrame(rows).drop(columns=["method", "made", "as_assumed"])
+    rows = [s.to_dict() for s in found if s.origin_tokens == places[s.run][1] and s.ahead is not Ahead.NEXT]
+    stated = pd.DataFrame(rows).drop(columns=["method", "made", "as_assumed"])  # the next checkpoint is at twice D
     stated["asked_at"] = stated["run"].map(lambda run: places[run][0])
     return stated.merge(table[["run", *OF_A_RUN]].drop_duplicates("run"), on="run")
 
@@ -98,37 +99,38 @@ def turns(stated: pd.DataFrame) -> pd.DataFrame:
 
 
 def places(stated: pd.DataFrame) -> pd.DataFrame:
-    """Where each later loss is in its interval: 0 at the median, ±1 at the ends."""
-    own = stated[stated["what"] == What.LOSS]
+    """Where each later measurement is in its interval: 0 at the median, ±1 at the ends."""
+    own = stated[stated["what"] != What.TURN]
     above = own["truth"] > own["value"]
     reach = np.where(above, own["high"] - own["value"], own["value"] - own["low"])
-    own = own.assign(place=(own["truth"] - own["value"]) / reach)
-    far = own["ahead"].map(lambda ahead: "2 D" if ahead in (Ahead.NEXT, Ahead.TWICE) else "4 D")
-    own = own.assign(panel="asked at " + own["asked_at"] + " of the run: " + far)
-    own = own.drop_duplicates([*LINE[:1], "quantizer", "bits", "target_tokens"])
-    return own[["panel", "run", "text", "params", "quantizer", "bits", "truth", "low", "value", "high", "place"]]
+    panel = "asked at " + own["asked_at"] + ": " + own["ahead"].map({Ahead.TWICE: "2 D", Ahead.FOUR_TIMES: "4 D"})
+    own = own.assign(place=(own["truth"] - own["value"]) / reach, panel=panel)
+    return own[["panel", "what", "run", "quantizer", "bits", "truth", "low", "value", "high", "place"]]
 
 
 def draw_places(table: pd.DataFrame) -> Any:
-    """A panel per distance, a column of points per bit-width."""
-    panels = sorted(table["panel"].unique())
-    figure, axes = figures.panels(1, len(panels), sharey=True)
+    """A row of panels for losses and one for δ, a column of points per bit-width."""
+    shown = {What.LOSS: "loss after quantization", What.DELTA: "δ"}
+    names = sorted(table["panel"].unique())
+    figure, axes = figures.panels(len(shown), len(names), sharex=True, sharey=True)
     bits, rng = sorted(table["bits"].unique()), np.random.default_rng(0)
-    for name, panel in zip(panels, axes[0]):
-        panel.axhspan(-1, 1, color="0.9", zorder=0)
-        panel.axhline(0, color="0.6", linewidth=0.6, zorder=1)
-        for place, width in enumerate(bits):
-            own = table[(table["panel"] == name) & (table["bits"] == width)]
-            at = place + rng.uniform(-0.3, 0.3, len(own))
-            shown = own["place"].clip(-FARTHEST_DRAWN, FARTHEST_DRAWN)
-            panel.plot(at, shown, "o", color=figures.colour(width), alpha=0.5, markersize=2.2, markeredgewidth=0)
-            inside = f"{100 * float((own['place'].abs() <= 1).mean()):.0f} %" if len(own) else ""
-            panel.text(place, FARTHEST_DRAWN * 1.08, inside, ha="center", fontsize=6.5)
-        panel.set_xticks(range(len(bits)), [f"{width:g}" for width in bits])
-        panel.set_xlabel("bits")
-        panel.set_ylim(-FARTHEST_DRAWN * 1.05, FARTHEST_DRAWN * 1.22)
-        panel.set_title(name, fontsize=7.5)
-    axes[0][0].set_ylabel("measured loss; 0: median forecast\n±1: ends of its 90 % interval")
+    for (what, label), row in zip(shown.items(), axes):
+        for name, panel in zip(names, row):
+            panel.axhspan(-1, 1, color="0.9", zorder=0)
+            panel.axhline(0, color="0.6", linewidth=0.6, zorder=1)
+            for column, width in enumerate(bits):
+                own = table.loc[(table["panel"] == name) & (table["what"] == what) & (table["bits"] == width), "place"]
+                at = column + rng.uniform(-0.3, 0.3, len(own))
+                inside = f"{100 * float((own.abs() <= 1).mean()):.0f} %"
+                colour = figures.colour(width)
+                panel.plot(at, own.clip(-EDGE, EDGE), "o", color=colour, alpha=0.5, markersize=2.2, markeredgewidth=0)
+                panel.text(column, EDGE * 1.08, inside, ha="center", fontsize=6.0)
+            panel.set_xticks(range(len(bits)), [f"{width:g}" for width in bits])
+            panel.set_ylim(-EDGE * 1.05, EDGE * 1.22)
+        row[0].set_ylabel(f"{label}\n0: median, ±1: ends of 90 %")
+    for name, top, bottom in zip(names, axes[0], axes[-1]):
+        top.set_title(name, fontsize=7.5)
+        bottom.set_xlabel("bits")
     return figure
 
 
@@ -137,7 +139,7 @@ def main() -> None:
     stated = statements(read())
     stated.to_csv(HERE / "forecasts.csv.gz", index=False, float_format="%.6g")
     figures.write(HERE / "figures", stated, {"forecast_places": SimpleNamespace(data=places, draw=draw_places)})
-    for by in (["asked_at"], ["asked_at", "ahead"], ["asked_at", "bits"], ["asked_at", "text", "params"]):
+    for by in (["asked_at", "ahead"], ["asked_at", "bits"], ["asked_at", "text", "params"], ["asked_at", *TRAINED]):
         print(coverage(stated, by).to_string(index=False, float_format="{:.3g}".format), "\n")
     print(turns(stated).to_string(index=False))
 

@@ -5,6 +5,7 @@ import math
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,3 +60,24 @@ def test_what_single_kinds_of_statements_hold_is_that_stored():
     assert row("| two ends without")[1:4] == two_ends
     words = "stdlib:evaluation, 3201 windows: 90 % intervals of δ, documents, 36 cells × 400 draws, share inside"
     assert row("| a random half of the documents") == [stored("coverage", words)]
+
+
+def test_what_forecasts_of_the_study_hold_is_that_stored():
+    folder = ROOT / "results" / "precision"
+    stated = pd.read_csv(folder / "forecasts.csv.gz")
+    lines = (folder / "README.md").read_text().splitlines()
+
+    def held(own):
+        return round(100 * float(1 - own["refuted"].mean()))
+
+    half = stated[stated["asked_at"].str.startswith("half")]
+    for what, start in (("loss_q", "| loss after quantization | 100 %"), ("delta", "| δ | 95 %")):
+        row = next(line for line in lines if line.startswith(start))
+        own = half[half["what"] == what]
+        assert [int(x) for x in re.findall(r"(\d+) %", row)] == [held(own[own["bits"] == b]) for b in (2, 3, 4, 5, 6, 8)]
+    third = stated[stated["asked_at"].str.startswith("a third") & (stated["ahead"] == "4x")]
+    assert held(third[third["what"] == "loss_q"]) == 100
+    assert held(third[third["what"] == "delta"]) == 95
+    turns = stated[stated["what"] == "critical_tokens"]
+    assert (len(turns), int(turns["decisive"].sum()), int(turns["refuted"].sum())) == (1296, 266, 0)
+    assert int((turns["low"] > turns["origin_tokens"] * (1 + 1e-6)).sum()) == 1132

@@ -72,20 +72,22 @@ def later_phase(x: np.ndarray, phase: np.ndarray) -> Callable[[np.ndarray], np.n
 
 
 def progress(x: np.ndarray, phase: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Log of the learning rate's integral over D at any log D, from S [n] at log D = x [n]; log D where S is not known.
+    """Log of the learning rate's integral over D at any log D, from S [n] at log D = x [n].
 
-    The rate is in units of its peak, which it has at D = 0, so that a constant rate gives log D.
+    The rate is in units of its peak, which it has at D = 0, so that a constant rate gives log D.  So does an S that is
+    not known, or is not of one schedule: one that falls again, or of branches that each end at a rate of zero.
     """
-    if not np.all(np.isfinite(phase)) or not np.any(phase > LEAST_DECAY):
+    known = bool(np.all(np.isfinite(phase)))
+    if not known or np.ptp(phase) <= LEAST_DECAY or np.any(np.diff(phase) < -FIT) or np.any(phase[:-1] >= 1):
         return lambda at: at
-    known, later = np.append(0.0, np.exp(x - x[-1])), later_phase(x, phase)
-    past = np.cumsum(np.append(0.0, _trapezoids(known, 1 - np.append(0.0, phase))))
+    before, later = np.append(0.0, np.exp(x - x[-1])), later_phase(x, phase)
+    past = np.cumsum(np.append(0.0, _trapezoids(before, 1 - np.append(0.0, phase))))
 
     def reached(at: np.ndarray) -> np.ndarray:
         tokens = np.exp(at - x[-1])
         ahead = np.geomspace(1.0, max(float(tokens.max(initial=1.0)), 1 + 1e-9), STEPS)
         added = np.cumsum(np.append(0.0, _trapezoids(ahead, 1 - later(np.log(ahead) + x[-1]))))
-        places, sums = np.append(known, ahead[1:]), np.append(past, past[-1] + added[1:])
+        places, sums = np.append(before, ahead[1:]), np.append(past, past[-1] + added[1:])
         return x[-1] + np.log(np.interp(tokens, places, sums))
 
     return reached

@@ -147,12 +147,12 @@ def test_a_learning_rate_of_zero_trains_nothing():
 
 
 def test_progress_is_the_integral_of_the_learning_rate():
-    """Against a fine sum over a cosine; log D where the rate is constant or not known."""
+    """Against a fine sum over a cosine; log D where the rate is constant, not known, or of branches that each end."""
     shares = cosine(TOKENS, end=1e7)
     fine = np.linspace(0, 1e7, 100_001)
     rates = 1 - cosine(fine, end=1e7)
     sums = np.cumsum(np.append(0.0, np.diff(fine) * (rates[1:] + rates[:-1]) / 2))
     expected = np.log(np.interp(TOKENS, fine, sums))
     assert progress(X[:6], shares[:6])(X) == pytest.approx(expected, abs=0.02)
-    for known in (np.zeros(6), np.full(6, np.nan)):
+    for known in (np.zeros(6), np.full(6, np.nan), np.ones(6), np.array([0.0, 1, 0, 1, 0, 1])):
         assert progress(X[:6], known)(X) == pytest.approx(X)
