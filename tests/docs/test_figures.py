@@ -74,7 +74,9 @@ def test_what_forecasts_of_the_study_hold_is_that_stored():
     for what, start in (("loss_q", "| loss after quantization | 100 %"), ("delta", "| δ | 95 %")):
         row = next(line for line in lines if line.startswith(start))
         own = half[half["what"] == what]
-        assert [int(x) for x in re.findall(r"(\d+) %", row)] == [held(own[own["bits"] == b]) for b in (2, 3, 4, 5, 6, 8)]
+        assert [int(x) for x in re.findall(r"(\d+) %", row)] == [
+            held(own[own["bits"] == b]) for b in (2, 3, 4, 5, 6, 8)
+        ]
     third = stated[stated["asked_at"].str.startswith("a third") & (stated["ahead"] == "4x")]
     assert held(third[third["what"] == "loss_q"]) == 100
     assert held(third[third["what"] == "delta"]) == 95
