@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,14 @@ Examples:
   ptq-eval plan --fit out --quantizer gptq --params 160M --serve-bits 4
   ptq-eval plan --fit out --quantizer gptq --number-format nvfp4 --params 160M
   ptq-eval plan --fit out --serve-bits 4 --activation-bits 8 --kv-bits 4
+  ptq-eval plan --endings probed,averages --serve-bits 4
 """
 
 
 _options = cli_options.together(
     cli_options.options_of(SourceConfig, "fit", "preset"),
     cli_options.options_of(PlanConfig),
-    cli_options.options_of(SourceConfig, "offsets", "quantizer", "number_format"),
+    cli_options.options_of(SourceConfig, "offsets", "quantizer", "number_format", "endings"),
     cli_options.out_option("Output folder.  [default: OUT/plan, or NAME-plan here]", metavar="FOLDER"),
 )
 
@@ -42,20 +44,25 @@ def plan(out: str | None, **settings: Any) -> None:
     """Answer how many tokens, how many parameters, and which precisions to train and to serve at.
 
     The constants come from a fit or from a publication.  Every answer has an interval if they have one, and says how
-    far it is beyond the data behind them.  Without --params, N is the best under --budget.
+    far it is beyond the data behind them.  Without --params, N is the best under --budget.  Where N and D are known,
+    the plan also says how the run should end: stop, average, let the learning rate decay, or train quantized for the
+    last x %.  --endings adds what was measured of this run, and gives N, D and the bits if no option does.
     """
     from ptq_eval.laws.plan.answers import Question
     from ptq_eval.laws.plan.answers import plan as answer
     from ptq_eval.report.plan import page as report
     from ptq_eval.report.plan.words import refusal
+    from ptq_eval.results.endings import read_records
 
     origin = SourceConfig(**{name: settings[name] for name in declared(SourceConfig)})
     fit, preset = origin.fit, origin.preset or DEFAULT_PRESET
-    question = Question(**{name: settings[name] for name in declared(PlanConfig)})
+    records = {name: record for folder in origin.endings for name, record in read_records(folder).items()}
+    asked = {name: settings[name] for name in declared(PlanConfig)}
+    question = Question(**_completed(asked, records) if records else asked)
     with Bar() as bar:
         source = _source(origin, question)
         bar("planning", 0.0, 0.0)
-        found = answer(source, question)
+        found = answer(source, question, records)
         if not found.answered:
             raise refusal(found, [name for name in source.others if _answers(origin, name, question)])
         beside = f"{preset.lower().replace(',', '+')}-plan"
@@ -63,6 +70,19 @@ def plan(out: str | None, **settings: Any) -> None:
         written = report.write(folder, found)
     console().print(report.render(found))
     click.echo(f"\nWritten to {folder}: plan.json and {len(written) - 1} files in figures/")
+
+
+def _completed(asked: dict[str, Any], records: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a plan with N, D and bits of the endings that were measured, where no option gives them."""
+    from ptq_eval.laws.plan.endings import recorded_bits, recorded_size
+
+    N, D = recorded_size(records.values())
+    given = {"tokens": D} if asked["tokens"] is None else {}
+    if all(asked[name] is None for name in ("params", "budget", "memory")):
+        given["params"] = N
+    if not asked["serve_bits"] and not asked["serve_format"]:
+        given["serve_bits"] = recorded_bits(records.values())
+    return {**asked, **given}
 
 
 def _answers(origin: SourceConfig, quantizer: str, question: Any) -> bool:

@@ -69,6 +69,9 @@ class SourceConfig(Options):
     offsets: bool = option(True, "Use the offsets n in N_eff.", off="--no-offsets")
     quantizer: str | None = option(None, "The quantizer to plan for, if OUT holds several.", TEXT, metavar="NAME")
     number_format: str | None = option(None, "The number format to plan for, if each has a law.", TEXT, metavar="NAME")
+    endings: tuple[str, ...] = option(
+        (), "How this run may end, as `probe` or `average` measured it in OUT.", TEXT, many=True, metavar="OUT,…"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,7 +21,7 @@ from ptq_eval.errors import LatexError, NothingToFitError, OptionError, OutputMi
 from ptq_eval.report import studies, with_texts
 from ptq_eval.report.common.data import COLUMNS, Study
 from ptq_eval.report.common.files import read_json
-from ptq_eval.report.paper import page
+from ptq_eval.report.paper import page, project
 from ptq_eval.report.paper.names import drawable, renamed
 from ptq_eval.results.load import load
 from ptq_eval.results.points import BitsAxis, digest, read
@@ -37,7 +37,7 @@ _SECONDS = 300
 class Paper:
     """What was written, and the compiled file if there is one."""
 
-    written: page.Written
+    written: project.Written
     pdf: Path | None
 
 
@@ -49,7 +49,7 @@ def paper(out: str | Path, folder: str | Path, **options: Any) -> Paper:
     else, OutputFullError, OptionError, and LatexError where LaTeX is missing or fails; the sources are complete then.
     """
     config, out, folder = PaperConfig.of(options), Path(out), Path(folder)
-    page.require_own(folder)
+    project.require_own(folder)
     table, fit, run = _finished(out)
     called = _called(config.rename, [str(name) for name in dict.fromkeys(table["run"].dropna())])
     found = drawable(called.values())
@@ -116,7 +116,7 @@ def compiled(folder: Path) -> Path:
             got=folder,
             remedy=f"apt-get install {PACKAGES}, or another TeX Live with latexmk, then repeat; or upload the folder",
         )
-    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error", page.MAIN]
+    command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-file-line-error", project.MAIN]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
@@ -134,6 +134,6 @@ def _fault(log: str) -> str:
 
 def _remedy(folder: Path) -> str:
     return (
-        f"main.tex is yours to correct (see {folder / 'main.log'}); {page.GENERATED}/main.tex is as it was written; "
+        f"main.tex is yours to correct (see {folder / 'main.log'}); {project.GENERATED}/main.tex is as it was written; "
         f"for a missing .sty: apt-get install {PACKAGES}; for a publisher's class: texlive-publishers"
     )

@@ -226,7 +226,7 @@ class _Watch:
         A failure is not repeated until the checkpoint's files change: nothing else would make it succeed.
         """
         yield Started(job.work.checkpoint)
-        with self.spent:
+        with self.spent.measuring():
             started = time.monotonic()
             files = files_of(job.work.checkpoint)
             problems = self.grid.measure([job])

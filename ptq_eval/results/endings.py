@@ -18,12 +18,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ptq_eval.errors import DataFileError
 from ptq_eval.records import FULL_PRECISION
-from ptq_eval.results.gate.decision import Evidence, p_values
+from ptq_eval.results.gate.decision import Evidence, Rule, p_values
 from ptq_eval.results.load import Results
 from ptq_eval.results.manifest import git_state
 from ptq_eval.results.over_rounding import holm
@@ -66,6 +68,10 @@ class Ending:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+KINDS = ("probe", "average")
+"""The kinds of records, after which their files are called."""
+_AGAIN = "repeat the `ptq-eval probe` or `ptq-eval average` that wrote it"
+_FIRST = "ptq-eval probe CHECKPOINT -o OUT --branch decay:10%"
 FORMAT = 1
 """Raised whenever the rows of a record change their meaning."""
 
@@ -80,7 +86,8 @@ def rows(results: Results, endings: Sequence[Ending]) -> list[dict[str, Any]]:
     """One row for each ending and configuration that was measured, in full precision first; losses in nats per token.
 
     `difference` is the loss minus that of the reference, `error` its standard error over windows, `chance` the standard
-    deviation of what chance adds, `p` adjusted over all rows.  `delta_difference` and `delta_error` are the same of δ.
+    deviation of what chance adds, `p` adjusted over all rows, `detectable` the least change that would be decided with
+    probability 0.8.  `delta_difference` and `delta_error` are the same of δ.
     """
     own: dict[tuple[str, int | None], list[Row]] = {}
     for row in _rows(results):
@@ -90,10 +97,10 @@ def rows(results: Results, endings: Sequence[Ending]) -> list[dict[str, Any]]:
     by_name = {(ending.group, ending.name): ending for ending in endings}
     for ending in endings:
         reference = by_name.get((ending.group, ending.reference or ""))
-        others = {_configuration(row): row for row in own.get((reference.run, reference.step), ())} if reference else {}
+        others = {configuration(row): row for row in own.get((reference.run, reference.step), ())} if reference else {}
         for row in own.get((ending.run, ending.step), ()):
             entry = _entry(ending, row, results.windows[row["key"]])
-            other = others.get(_configuration(row))
+            other = others.get(configuration(row))
             if other is not None:
                 evidence.append((entry, _compare(entry, row, other, results.windows)))
             found.append(entry)
@@ -106,7 +113,8 @@ def _rows(results: Results) -> list[Row]:
     return [row for row in table.to_dict("records") if row["key"] in results.windows]
 
 
-def _configuration(row: Row) -> str:
+def configuration(row: Mapping[str, Any]) -> str:
+    """What a row has in common with those that it is compared with."""
     return json.dumps([row.get(name) for name in CONFIGURATION], default=str)
 
 
@@ -149,6 +157,13 @@ def _decide(compared: Sequence[tuple[dict[str, Any], Evidence]]) -> None:
     both = np.minimum(1.0, 2 * np.minimum(p_values(evidence, 1), p_values(evidence, -1)))
     for (entry, one), p in zip(compared, holm(both)):
         entry |= {"p": None if np.isnan(p) else float(p), "decision": _decision(one, float(p))}
+        entry |= {"detectable": size if math.isfinite(size := smallest(one, len(evidence))) else None}
+
+
+def smallest(evidence: Evidence, compared: int = 1) -> float:
+    """The least difference, in either direction, that is decided with probability 0.8 among so many; infinite where
+    its error is not known."""
+    return Rule(SIGNIFICANT * evidence.total, LEVEL / 2, compared).smallest(evidence)
 
 
 def _decision(evidence: Evidence, p: float) -> Decision:
@@ -163,7 +178,42 @@ def least(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Of each group and configuration the row with the least loss; of equal ones the first."""
     best: dict[tuple[Any, str], Mapping[str, Any]] = {}
     for row in found:
-        cell = row["group"], _configuration(row)
+        cell = row["group"], configuration(row)
         if cell not in best or row["loss"] < best[cell]["loss"]:
             best[cell] = row
     return list(best.values())
+
+
+def read_records(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """The records of `average` and `probe` in an output folder, by their file.
+
+    Raises DataFileError where there is none, or none of this version.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in (Path(folder) / f"{kind}.json" for kind in KINDS):
+        if not path.is_file():
+            continue
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataFileError("a record of endings cannot be read", got=path, remedy=_AGAIN) from error
+        if not _complete(record):
+            raise DataFileError("a record of endings is of another version, or damaged", got=path, remedy=_AGAIN)
+        found[str(path)] = record
+    if not found:
+        allowed = "an output folder of `ptq-eval probe` or `ptq-eval average`"
+        raise DataFileError("no record of endings", got=folder, allowed=allowed, remedy=_FIRST)
+    return found
+
+
+def _complete(record: Any) -> bool:
+    """Whether a record has what a reader needs."""
+    if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("rows"), list):
+        return False
+    needed = ("ending", "bits", "tokens", "params", "quantizer")
+    compared = ("difference", "error", "chance", "detectable")
+    return all(
+        isinstance(row, dict)
+        and all(name in row for name in (*needed, *(compared if row.get("decision") is not None else ())))
+        for row in record["rows"]
+    )

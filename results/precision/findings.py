@@ -73,7 +73,7 @@ def _against(table: pd.DataFrame, name: str, reference: str, paired: list[str]) 
     cells = [column for column in [*paired, name] if column != "seed"]
     rows = []
     for key, cell in pairs.groupby(cells):
-        mean, error, decided = _mean(cell["difference"])
+        mean, error, decided = of_independent(cell["difference"])
         rows.append({
             **dict(zip(cells, key)), "compared": name, "with": cell[name].iloc[0], "seeds": len(cell),
             "delta_of_reference": cell["of_reference"].mean(), "difference": mean, "error": error, "decided": decided,
@@ -81,7 +81,7 @@ def _against(table: pd.DataFrame, name: str, reference: str, paired: list[str]) 
     return pd.DataFrame(rows)
 
 
-def _mean(values: pd.Series) -> tuple[float, float, bool]:
+def of_independent(values: pd.Series) -> tuple[float, float, bool]:
     """The mean of independent values, its standard error, and whether a t interval at 95 % excludes zero."""
     n, mean = len(values), float(values.mean())
     if n < 2:
@@ -131,7 +131,7 @@ def against_constant(table: pd.DataFrame) -> pd.DataFrame:
         found: dict[str, Any] = dict(zip(("ending", "bits", "tokens_per_param"), key), runs=len(cell))
         found["delta_of_constant"] = cell["delta_of_constant"].mean()
         for name in COMPARED:
-            mean, error, decided = _mean(cell[name])
+            mean, error, decided = of_independent(cell[name])
             found |= {name: mean, f"{name}_error": error, f"{name}_decided": decided}
         rows.append(found)
     return pd.DataFrame(rows)

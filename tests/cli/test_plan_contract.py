@@ -48,7 +48,7 @@ def test_a_plan_from_the_default_preset(ptq_eval, tmp_path):
     names = {path.name for path in (out / "figures").iterdir()}
     assert names == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf", "csv")}
     content = plan_of(out)
-    assert {"version", "source", "question", "answers", "sentences", "cautions"} == set(content)
+    assert {"version", "source", "question", "answers", "endings", "sentences", "cautions"} == set(content)
     [turn] = [a for a in asked(content, "critical_tokens") if a["at"]["bits"] == 4]
     assert turn["values"]["D"] == {"value": pytest.approx(1.753e11, rel=1e-3), "low": None, "high": None}
     assert turn["beyond"] == {"D": pytest.approx(6.743, rel=1e-3)}

@@ -100,13 +100,23 @@ def test_the_budget_is_a_share_of_the_time_since_the_beginning(monkeypatch):
     assert not used.allows(0.05)
     clock[0] = 41.0
     assert used.allows(0.05)
-    with used:
-        cpu[0] += 4.0
+    with used.measuring():
+        cpu[0] += 3.0
+    with used:  # the report on it
+        cpu[0] += 1.0
     clock[0] = 99.0  # three seconds so far, and two for the next
     assert not used.allows(0.05)
     clock[0] = 101.0
     assert used.allows(0.05)
     assert used.allows(1.0)
+    cpu[0] += 1.0  # reading checkpoints, outside both
+    assert not used.allows(0.05)
+    with used.measuring():
+        cpu[0] += 2.0
+    clock[0] = 109.0  # four and a half, and one: the measurement before counts no longer
+    assert not used.allows(0.05)
+    clock[0] = 111.0
+    assert used.allows(0.05)
 
 
 def test_a_watch_ends_with_the_training_process(trajectory, run, options, tmp_path):

@@ -1,5 +1,6 @@
 """Oracle: differences between ways to end a run, from losses made here."""
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -8,8 +9,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from ptq_eval.errors import DataFileError
 from ptq_eval.results.columns import COLUMNS
-from ptq_eval.results.endings import LEVEL, Decision, Ending, least, record_of, rows
+from ptq_eval.results.endings import LEVEL, Decision, Ending, least, read_records, record_of, rows
 from ptq_eval.results.points import Losses
 
 N = 40
@@ -113,3 +115,31 @@ def test_a_record_has_its_settings():
     assert (record["kind"], record["level"], record["start"]) == ("average", LEVEL, {"step": 3})
     assert record["settings"] == {"seq_len": 8}
     assert len(record["rows"]) == 4
+
+
+def test_the_detectable_difference_is_decided_four_times_of_five():
+    """Two endings that differ by it, drawn again and again."""
+    losses = made(shift=0.004, noise=0.01)
+    [four] = [r for r in rows(results(losses, bits=(4,)), ENDINGS) if r["ending"] != "trunk"]
+    truth, error = four["detectable"], four["error"]
+    rng, decided, draws = np.random.default_rng(1), 0, 4000
+    samples = truth + error * math.sqrt(N) * rng.standard_normal((draws, N))
+    for one in samples:
+        p = stats.ttest_1samp(one, 0).pvalue
+        decided += p <= LEVEL and abs(one.mean()) >= 2 * one.std(ddof=1) / math.sqrt(N)
+    assert decided / draws == pytest.approx(0.8, abs=0.03)
+
+
+def test_a_record_is_read_again(tmp_path):
+    record = record_of("probe", results(made()), ENDINGS)
+    (tmp_path / "probe.json").write_text(json.dumps(record), encoding="utf-8")
+    assert read_records(tmp_path) == {str(tmp_path / "probe.json"): json.loads(json.dumps(record))}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 0, "rows": []}', '{"format": 1, "rows": [{}]}'])
+def test_a_damaged_record_is_refused(tmp_path, text):
+    (tmp_path / "average.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DataFileError, match="record of endings"):
+        read_records(tmp_path)
+    with pytest.raises(DataFileError, match="no record of endings"):
+        read_records(tmp_path / "nowhere")

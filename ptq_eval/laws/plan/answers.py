@@ -6,6 +6,7 @@
     longer             what twice the tokens would change, before and after quantization
     lower              what the best training precision saves against 16 bits
     optimum            the N, D and P of least loss for at most a budget, free, at given N, or at given memory
+    endings            stop, average, anneal, or train quantized at the end (see `endings`)
 
 Every answer records the conditions under which it holds, has an interval if the constants have one, and gives the
 factor by which each condition is beyond the data that the constants were fitted to.  An answer that needs constants
@@ -35,6 +36,7 @@ from ptq_eval.errors import PlanError
 from ptq_eval.laws.base import Estimate
 from ptq_eval.laws.calculator import FULL_BITS
 from ptq_eval.laws.findings import Finding
+from ptq_eval.laws.plan.endings import Endings, endings
 from ptq_eval.laws.plan.grid_search import lowest
 from ptq_eval.laws.plan.optimum import BITS, Budget, Optimum, optimum
 from ptq_eval.laws.plan.question import Answer, Question, Reason, Setting
@@ -281,24 +283,28 @@ class Plan:
     question: Question
     answers: tuple[Answer, ...]
     planner: Planner = field(repr=False, compare=False)
+    endings: Endings = field(default_factory=Endings)
 
     @property
     def answered(self) -> bool:
-        """Whether there is any answer at all."""
-        return any(answer.values for answer in self.answers)
+        """Whether the constants give any answer at all, or endings were measured."""
+        return self.endings.measured or any(answer.values for answer in self.answers)
 
     def of(self, ask: str) -> list[Answer]:
         """The answers of one kind, in order."""
         return [answer for answer in self.answers if answer.ask == ask]
 
 
-def plan(source: Source, question: Question) -> Plan:
+def plan(source: Source, question: Question, records: Mapping[str, Mapping[str, Any]] | None = None) -> Plan:
     """Every answer that `source` has to `question`; one that lacks constants says which.
 
-    Raises PlanError if an option does not apply to the law.
+    records: what `probe` and `average` measured of this run, by file.  Raises PlanError if an option does not apply to
+    the law.
     """
     planner = Planner(source, question)
-    return Plan(planner.source, question, tuple(planner.answers()), planner)
+    bits = () if planner.source.serving.formats else planner.bits
+    known = endings(bits, question.params, question.tokens, records or {})
+    return Plan(planner.source, question, tuple(planner.answers()), planner, known)
 
 
 @dataclass(frozen=True)

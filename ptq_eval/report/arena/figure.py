@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ptq_eval.laws.compare.arena import Place
-from ptq_eval.report.arena.words import QUESTIONS, RESPONSES
+from ptq_eval.report.arena.words import BASELINE_NAMES, QUESTIONS, RESPONSES
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import number
@@ -70,12 +70,13 @@ def _laws(own: Frame) -> list[str]:
 def _panel(ax: Axes, own: Frame, laws: list[str], names: list[str]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    ax.set_yticks(range(len(laws)), laws)
+    ax.set_yticks(range(len(laws)), [BASELINE_NAMES.get(law, law) for law in laws])
     ax.set_ylim(len(laws) - 0.4, -0.6)
     ax.grid(axis="y", linewidth=0.4, color="#DDDDDD")
     ax.set_axisbelow(True)
     if own.empty:
-        ax.text(0.5, 0.5, "not identified", transform=ax.transAxes, ha="center", color="0.5")
+        ax.set_xticks([])
+        ax.text(0.5, 0.5, "no score", transform=ax.transAxes, ha="center", color="0.5")
         return
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

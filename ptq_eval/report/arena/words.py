@@ -16,7 +16,7 @@ Found = Mapping[str, Any]
 QUESTIONS = {"last": "largest D of each run", "N": "largest N", "P": "each bit-width in turn"}
 """What is held out."""
 HELD_OUT = {"last": "the largest D of each run", "N": "the largest N", "P": "each bit-width in turn"}
-LAW_NAMES = {STAYING: "*stays as it is*", POWER: "*power of D and N per bit-width*"}
+BASELINE_NAMES = {STAYING: "stays as it is", POWER: "power of D and N per bit-width"}
 PLACES = {
     Place.BEST: "best",
     Place.ALIKE: "not significantly different",
@@ -44,8 +44,8 @@ def how(found: Found) -> str:
 
 
 def law_name(name: str) -> str:
-    """A law or a baseline."""
-    return LAW_NAMES.get(name, name)
+    """A law, or a baseline in italics (Markdown)."""
+    return f"*{BASELINE_NAMES[name]}*" if name in BASELINE_NAMES else name
 
 
 def title(table: Found, ranking: Found) -> str:

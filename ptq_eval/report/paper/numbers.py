@@ -19,7 +19,7 @@ from ptq_eval.report.paper.names import PREFIX, spoken, unique
 from ptq_eval.report.run.words import sentences
 
 _HEAD = """\
-% Written by `ptq-eval paper`, and written anew each time: edit main.tex instead.
+% Written by the program, and written anew each time: edit main.tex instead.
 """
 
 

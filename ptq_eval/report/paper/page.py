@@ -1,37 +1,27 @@
-r"""A paper as a LaTeX project: `main.tex`, which is the author's, and `generated/`, which is the program's.
+r"""The paper of an output folder: what its project (`project`) holds.
 
-`main.tex` is written once.  It holds the prose, and macros in place of everything that depends on the results, so that
-an author may rewrite it and still get new numbers, tables, figures and references with the next `ptq-eval paper`.
-A macro that the author uses and whose result is gone is kept as two bold question marks: the paper
-compiles, and nobody overlooks it.
-
-The template is `string.Template` with @ for $: it has blanks, no loop and no condition.
+The template of main.tex is `string.Template` with @ for $: it has blanks, no loop and no condition.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from ptq_eval.errors import OutputFolderError, full_disk
 from ptq_eval.laws.findings import Caution
 from ptq_eval.laws.turning.verdict import VerdictKind
-from ptq_eval.report.common import figures as drawing
 from ptq_eval.report.common.data import Study
-from ptq_eval.report.common.files import write_text
 from ptq_eval.report.common.latex import escape
-from ptq_eval.report.paper import figures, tables, words, works
+from ptq_eval.report.paper import figures, project, tables, words, works
 from ptq_eval.report.paper.names import PREFIX, spoken
 from ptq_eval.report.paper.numbers import Numbers, line, numbers
+from ptq_eval.report.paper.project import MAIN, Written
 from ptq_eval.report.run.words import sentences
 
-GENERATED, MAIN = "generated", "main.tex"
-_MARK = "% Written by `ptq-eval paper`, and written anew each time.\n"
-_GONE = r"\textbf{??}"
 _PLAIN_CLASSES = ("article", "report", "scrartcl", "extarticle")
 """Classes without a layout of their own, which get margins here."""
 _SAID = (VerdictKind.OBSERVED, VerdictKind.FORECAST)
@@ -43,38 +33,10 @@ _LAYOUT = r"""\usepackage[a4paper,margin=18mm]{geometry}
 \setlength{\belowcaptionskip}{4pt}
 \raggedbottom
 """
-_LATEXMK = "# Yours, written once: `latexmk` alone makes main.pdf.\n$pdf_mode = 1;\n@default_files = ('main.tex');\n"
 
 
 class _Blanks(Template):
     delimiter = "@"
-
-
-@dataclass(frozen=True)
-class Written:
-    """A paper that was written.
-
-    paths: the files written.  kept: whether main.tex was there and stayed as it was.  gone: macros that it uses and
-    whose results are gone.  renamed: runs that pdfTeX cannot draw, with the names they have in the paper.
-    uncited: methods, laws and suites without a reference.
-    """
-
-    folder: Path
-    paths: list[Path]
-    kept: bool
-    gone: list[str]
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    uncited: list[str] = field(default_factory=list)
-
-
-def require_own(folder: Path) -> None:
-    """Raises OutputFolderError for a folder with files that is no paper of this program."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / GENERATED / "numbers.tex").exists():
-        raise OutputFolderError(
-            "the folder holds other files than a paper of this program",
-            got=folder,
-            remedy="choose another -o, or empty the folder",
-        )
 
 
 def write(
@@ -85,9 +47,7 @@ def write(
     renamed: Mapping[str, str] | None = None,
 ) -> Written:
     """Write the project; main.tex only where there is none.  Raises OutputFolderError, OutputFullError."""
-    with full_disk(folder):
-        require_own(folder)
-    own, generated = folder / MAIN, folder / GENERATED
+    project.require_own(folder)
     found, titles = numbers(study)
     drawn, data, appendix = figures.drawn(study, theory)
     found.add("TurnPanel", _panel(study))
@@ -97,25 +57,9 @@ def write(
         "appendix.tex": "".join(_figure(one) for one in appendix),
         **{f"tables/{name}.tex": text for name, text in tables.files(study, titles).items()},
     }
-    wide = data["delta"]["quantizer"].nunique() > 1
-    main = main_text(documentclass, wide=wide)
-    kept = own.exists()
-    text = own.read_text(encoding="utf-8", errors="replace") if kept else main
-    gone = _gone(text, found)
-    texts["numbers.tex"] = found.file(dict.fromkeys(gone, _GONE))
-    texts["references.bib"] = works.bibliography([main, text, *texts.values()])
-    paths = [write_text(generated / name, _marked(name, content)) for name, content in texts.items()]
-    paths.append(write_text(generated / MAIN, main))
-    paths += drawing.write(generated / "figures", study, drawn, data, kinds=("pdf",))
-    if not kept:
-        paths.append(write_text(own, main))
-    if not (folder / "latexmkrc").exists():
-        paths.append(write_text(folder / "latexmkrc", _LATEXMK))
-    return Written(folder, paths, kept, gone, renamed or {}, works.unknown(study))
-
-
-def _marked(name: str, content: str) -> str:
-    return content if name in ("numbers.tex", "references.bib") else _MARK + content
+    main = main_text(documentclass, wide=data["delta"]["quantizer"].nunique() > 1)
+    written = project.write(folder, main, found, texts, drawn, data)
+    return replace(written, renamed=renamed or {}, uncited=works.unknown(study))
 
 
 def main_text(documentclass: str, *, wide: bool) -> str:
@@ -132,14 +76,6 @@ def main_text(documentclass: str, *, wide: bool) -> str:
 def _panel(study: Study) -> str:
     found = figures.telling(study)
     return f"{found[0]}, {found[1]}" if found else "the first run and quantizer"
-
-
-def _gone(text: str, found: Numbers) -> list[str]:
-    """The macros with our prefix that some LaTeX uses, neither defined there nor among the results."""
-    code = re.sub(r"(?<!\\)%.*", "", text)
-    used = dict.fromkeys(re.findall(rf"\\({PREFIX}[A-Z][A-Za-z]*)", code))
-    defined = set(re.findall(rf"command\*?\{{?\\({PREFIX}[A-Za-z]+)", code))
-    return [name for name in used if name not in found.texts and name not in defined]
 
 
 def _findings(study: Study, titles: Mapping[str, str]) -> str:

@@ -45,7 +45,8 @@ def files(study: Study, titles: Titles) -> dict[str, str]:
     }
 
 
-def _float(body: str, caption: str, label: str = "", *, wide: bool = False, below: Iterable[str] = ()) -> str:
+def floating(body: str, caption: str, label: str = "", *, wide: bool = False, below: Iterable[str] = ()) -> str:
+    """A table as a float with its caption; wide: across both columns; below: notes under it."""
     name = "table*" if wide else "table"
     notes = " ".join(below)
     return "\n".join(
@@ -72,11 +73,11 @@ def critical(study: Study, titles: Titles) -> Iterator[str]:
                 part = replace(one, rows=rows).part(columns).narrow()
                 drawn = latex.answers_tabular(part, titles, r" \\ \addlinespace")
                 words = caption if label else "Continued: " + caption
-                yield _float(drawn, words, label, wide=True, below=notes if label else ())
+                yield floating(drawn, words, label, wide=True, below=notes if label else ())
                 label = ""
     if not found:
         why = " ".join(escape(f"{run}: {words}") for run, words in unknown_tokens(study))
-        yield _float("", rf"$D_{{\mathrm{{crit}}}}$ is not identifiable. {why}", label)
+        yield floating("", rf"$D_{{\mathrm{{crit}}}}$ is not identifiable. {why}", label)
 
 
 def _batches(items: Sequence, most: int) -> list:
@@ -101,7 +102,7 @@ def last_deltas(study: Study, titles: Titles) -> str:
     header = [" & ".join(["run", "quantizer", *heads]) + r" \\"]
     caption = rf"$\delta$ at the last checkpoint of each run, in nats per token. {_NOTE}"
     body = tabular("ll" + "r@{.}l" * len(bits), header, lines) if lines else ""
-    return _float(body, caption, "last", wide=len(bits) > 4, below=_marks(rows, lines))
+    return floating(body, caption, "last", wide=len(bits) > 4, below=_marks(rows, lines))
 
 
 def _marks(rows: Frame, drawn: Iterable[str]) -> list[str]:
@@ -128,7 +129,7 @@ def fits(study: Study) -> str:
     header = [r"fit & constants [interval] & scatter & $R^2$ & points \\"]
     body = tabular("llrrr", header, lines) if lines else ""
     caption = r"Constants of the fitted laws. Scatter is that of checkpoints about the law beyond evaluation noise."
-    return _float(body, caption if lines else "No law could be fitted.", "fits", below=dict.fromkeys(notes))
+    return floating(body, caption if lines else "No law could be fitted.", "fits", below=dict.fromkeys(notes))
 
 
 def runs(study: Study, titles: Titles) -> str:
@@ -144,7 +145,7 @@ def runs(study: Study, titles: Titles) -> str:
         lines.append(" & ".join([name, *map(escape, cells)]) + r" \\")
     header = [r"run & checkpoints & $N$ & $D$ & $D/N$ & $L$ & learning rate \\"]
     caption = "The training runs: parameters $N$, pretraining tokens $D$, and the loss $L$ in full precision."
-    return _float(tabular("lrrlllc", header, lines) if lines else "", caption, "runs", wide=True)
+    return floating(tabular("lrrlllc", header, lines) if lines else "", caption, "runs", wide=True)
 
 
 def _span(column: Frame, form) -> str:
@@ -170,7 +171,7 @@ def quantizers(study: Study) -> str:
         lines.append(" & ".join([*cells, stacked(options)]) + r" \\ \addlinespace")
     header = [r"quantizer & grids & calibration & version & options \\"]
     caption = "The quantizers with every option. Version: of the implementation."
-    return _float(tabular("lllll", header, lines) if lines else "", caption, "quantizers", wide=True)
+    return floating(tabular("lllll", header, lines) if lines else "", caption, "quantizers", wide=True)
 
 
 def _grid(row: Mapping[str, Any], bits: Sequence[int]) -> str:
@@ -200,4 +201,4 @@ def degradation(study: Study, titles: Titles) -> Iterator[str]:
                 notes = [rf"$^{{\circ}}$ $\delta$ {escape(FLOOR_NOTE)}."] if any(FLOOR in t for t in texts) else []
                 if any(t.endswith(PARTIAL) for t in texts):
                     notes.append(r"$^{*}$ Some layers were left in full precision.")
-                yield _float(grid_tabular(one), caption, wide=True, below=notes)
+                yield floating(grid_tabular(one), caption, wide=True, below=notes)

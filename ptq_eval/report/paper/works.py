@@ -165,12 +165,13 @@ def unknown(study: Study) -> list[str]:
     return own + laws + [name for name in suites_used(study) if not of_suite(name)]
 
 
-def bibliography(texts: Iterable[str]) -> str:
-    r"""The entries of `works.bib` that some LaTeX cites with \citep, in the order of the file."""
+def bibliography(texts: Iterable[str], more: Iterable[Path] = ()) -> str:
+    r"""The entries of `works.bib`, and of more such files, that some LaTeX cites with \citep, in their order."""
     wanted = {key for text in texts for found in re.findall(r"\\citep\{([^}]*)\}", text) for key in found.split(",")}
-    entries = Path(__file__).with_name("works.bib").read_text(encoding="utf-8").split("\n\n")
+    files = [Path(__file__).with_name("works.bib"), *more]
+    entries = [entry for file in files for entry in file.read_text(encoding="utf-8").split("\n\n")]
     kept = [entry.strip() for entry in entries if _key(entry) in wanted]
-    return "% Written by `ptq-eval paper`, and written anew each time.\n\n" + "\n\n".join(kept) + "\n"
+    return "% Written by the program, and written anew each time.\n\n" + "\n\n".join(kept) + "\n"
 
 
 def _key(entry: str) -> str:

@@ -32,6 +32,7 @@ def write(out: str | Path, plan: Plan) -> list[Path]:
         "source": {**about, "fitted_range": dict(source.ranges), "intervals": words.uncertainty(source)},
         "question": vars(plan.question),
         "answers": [_answer(plan, answer) for answer in plan.answers],
+        "endings": plan.endings.to_dict(),
         "sentences": words.sentences(plan),
         "cautions": words.cautions(plan),
     }

@@ -13,6 +13,7 @@ from rich.text import Text
 from ptq_eval.laws.plan.answers import Plan
 from ptq_eval.laws.plan.question import Answer
 from ptq_eval.report.common.numbers import MISSING, count, short
+from ptq_eval.report.plan import endings
 from ptq_eval.report.plan.words import beyond, bits, cautions, farther, interval, loss, percent, sentences, size
 
 _SERVING = ("N", "D_crit", "D_crit/N", "loss before", "added", "after", "beyond the data")
@@ -31,6 +32,8 @@ class PlanReport:
         yield Text.assemble(("Constants: ", "bold"), plan.source.name, ". ", plan.source.note)
         yield _serving(plan)
         yield from _optima(plan)
+        if plan.endings.choices:
+            yield _endings(plan)
         for sentence in sentences(plan):
             yield Text(sentence)
         for caution in cautions(plan):
@@ -102,6 +105,14 @@ def _optimum_cells(answer: Answer, plan: Plan) -> list[str]:
         percent(values["spent"]) + ", stops at D_crit" * answer.stops_at_critical,
         beyond(answer),
     ]
+
+
+def _endings(plan: Plan) -> Table:
+    title = Text("Ways to end the run: change in the loss after quantization against the trunk at the same D")
+    drawn = _table(title, "served at", *endings.HEADER)
+    for row in endings.rows(plan):
+        drawn.add_row(*map(Text, row))
+    return drawn
 
 
 def _table(title: Text, *columns: str) -> Table:

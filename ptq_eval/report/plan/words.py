@@ -18,6 +18,7 @@ from ptq_eval.laws.plan.source import TRAINED, Source
 from ptq_eval.laws.turning.verdict import MAX_FACTOR
 from ptq_eval.report.common.numbers import MISSING, count, estimate, short
 from ptq_eval.report.common.words import coverage_text, status_text
+from ptq_eval.report.plan import endings
 from ptq_eval.report.plan.reasons import why_not
 from ptq_eval.units import BYTES, write
 
@@ -33,8 +34,8 @@ _EQUAL = 5e-5
 
 
 def sentences(plan: Plan) -> list[str]:
-    """Longer, lower, and where the budget is not spent, one sentence or two each."""
-    return [*_longer(plan), *_smallest(plan), *_lower(plan), *_stops(plan)]
+    """Longer, lower, where the budget is not spent, and how to end, one sentence or two each."""
+    return [*_longer(plan), *_smallest(plan), *_lower(plan), *_stops(plan), *endings.sentences(plan)]
 
 
 def cautions(plan: Plan) -> list[str]:
@@ -58,6 +59,7 @@ def cautions(plan: Plan) -> list[str]:
         )
     if plan.question.spent is None:
         found.append("the best N, D and P need a budget: --budget, or --params and --tokens")
+    found += endings.cautions(plan)
     lacking: dict[str, list[str]] = {}
     for answer in plan.answers:
         if answer.why_not:

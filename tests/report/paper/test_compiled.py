@@ -9,7 +9,9 @@ import pytest
 
 import ptq_eval
 from ptq_eval.errors import LatexError
+from ptq_eval.jobs import paper as job
 from ptq_eval.report.common.latex import _GREEK, LATIN, escape
+from results.paper import build
 from tests.report.paper.support import EMBEDDED, ROOT, synthetic, ugly
 
 pytestmark = pytest.mark.latex
@@ -79,3 +81,14 @@ def test_every_character_that_is_escaped_can_be_set(tmp_path):
     log = done.stdout.decode(errors="replace")
     assert done.returncode == 0, log[-1500:]
     assert "Missing character" not in log
+
+
+def test_the_paper_of_the_study_compiles_without_faults(tmp_path):
+    """6 to 8 pages, less than 15 MB, nothing undefined."""
+    build.build(tmp_path / "paper")
+    pdf = job.compiled(tmp_path / "paper")
+    log = (tmp_path / "paper" / "main.log").read_text(errors="replace")
+    assert faults(log) == []
+    assert "??" not in (tmp_path / "paper" / "generated" / "numbers.tex").read_text()
+    assert 6 <= int(re.search(r"Output written on main.pdf \((\d+) pages", log)[1]) <= 8
+    assert pdf.stat().st_size < 15e6

@@ -14,7 +14,7 @@ from ptq_eval.config.paper import PaperConfig
 from ptq_eval.errors import LatexError, NothingToFitError, OptionError, OutputFolderError, OutputMismatchError
 from ptq_eval.jobs import paper as job
 from ptq_eval.report.common.latex import escape, prose, symbol
-from ptq_eval.report.paper import page, works
+from ptq_eval.report.paper import project, works
 from ptq_eval.report.paper.methods import equation
 from ptq_eval.report.paper.names import drawable, spoken, unique
 from ptq_eval.report.paper.page import main_text
@@ -41,7 +41,7 @@ def ugliest(tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Papers without figures, which take most of the time."""
-    monkeypatch.setattr(page.drawing, "write", lambda *args, **options: [])
+    monkeypatch.setattr(project.drawing, "write", lambda *args, **options: [])
 
 
 def write(out, folder, **options):
@@ -241,7 +241,7 @@ def test_runs_that_cannot_be_drawn_get_names_that_differ(ugliest):
 def test_a_run_is_renamed_everywhere_and_wrong_names_are_refused(undrawn, tmp_path):
     out = synthetic(tmp_path / "out", ratios=(20, 50))
     drawn = []
-    page.drawing.write = lambda folder, study, figures, tables, **options: drawn.append(tables) or []
+    project.drawing.write = lambda folder, study, figures, tables, **options: drawn.append(tables) or []
     write(out, tmp_path / "paper", rename=("small=Ours, 80k_b",))
     found = macros(tmp_path / "paper")
     assert found["ptqRunOursEightZeroKB"] == r"Ours, 80k\_b"
