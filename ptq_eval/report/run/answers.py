@@ -18,6 +18,7 @@ from itertools import chain
 from typing import Any
 
 from ptq_eval.laws.findings import Why
+from ptq_eval.laws.forecast.forecast import UNANNOUNCED_HELD
 from ptq_eval.laws.turning.verdict import Conflict, Share, VerdictKind
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.numbers import MISSING, OPEN, bounds, count, end, number, ratio, rough, short
@@ -235,7 +236,10 @@ def _remarks(entries: Iterable[Entry]) -> list[str]:
             "sooner or later than before is allowed for"
         )
     if VerdictKind.NOT_BEFORE in kinds:
-        found.append("nothing is stated beyond four times the last D")
+        found.append(
+            "nothing is stated beyond four times the last D. Where the rate of simulated runs decayed later without "
+            f"notice, {100 * UNANNOUNCED_HELD:.0f} % of such statements held"
+        )
     return found
 
 
