@@ -99,5 +99,9 @@ def test_what_forecasts_of_the_study_hold_is_that_stored():
     assert held(third[third["what"] == "loss_q"]) == 100
     assert held(third[third["what"] == "delta"]) == 95
     turns = stated[stated["what"] == "critical_tokens"]
-    assert (len(turns), int(turns["decisive"].sum()), int(turns["refuted"].sum())) == (1296, 266, 0)
-    assert int((turns["low"] > turns["origin_tokens"] * (1 + 1e-6)).sum()) == 1132
+    assert not turns["refuted"].any()
+    beyond = int((turns["low"] > turns["origin_tokens"] * (1 + 1e-6)).sum())
+    text = " ".join(line.strip() for line in lines)
+    assert f"one of {len(turns):,} lines" in text
+    assert f"can decide {int(turns['decisive'].sum())}. Two ends are stated of none" in text
+    assert f"beyond the one asked at of {beyond:,}" in text
