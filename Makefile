@@ -41,7 +41,7 @@ docs: $(STAMP)
 	$(BIN)/python -m pytest -q tests/docs
 
 site: $(STAMP)
-	PYTHON=$(BIN)/python tests/site.sh
+	PYTHON=$(BIN)/python SLOW=$(SLOW) tests/site.sh
 
 backends-test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m backends tests/backends/test_packages.py \
@@ -79,6 +79,7 @@ bench: $(STAMP)
 
 study-cpu: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python results/precision/precision.py all $(STUDY) --stage 0
+	$(BIN)/python results/precision/precision.py compare $(STUDY)
 
 study-gpu: $(STAMP)
 	$(BIN)/python results/precision/precision.py prepare "$(BOOKS)" "$(OTHERS)" $(STUDY)
@@ -90,7 +91,7 @@ paper: $(STAMP)
 $(STAMP): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint requirements/constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint requirements/constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
 clean:

@@ -10,6 +10,7 @@ add one without any change here.  `quantizers.testing` has the tests that it sho
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -57,6 +58,11 @@ ENTRY_POINT_GROUP = "ptq_eval.quantizers"
 
 def available_quantizers() -> dict[str, EntryPoint]:
     """The installed quantizers, {name: entry point}, sorted by name; none is imported."""
+    return dict(_points())
+
+
+@cache
+def _points() -> dict[str, EntryPoint]:
     points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     return dict(sorted(points.items()))
 

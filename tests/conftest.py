@@ -10,6 +10,7 @@ import gc
 import os
 import subprocess
 import sys
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,9 @@ from ptq_eval.measure.memory import keep_freed_memory
 from tests.support import models as core_models
 from tests.support.steps import environ
 
+PIXEL = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg==")
+"""A PNG of one white pixel."""
+
 keep_freed_memory()  # as the command line does: the models of these tests are small
 
 
@@ -44,9 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     end."""
     part, parts = map(int, config.getoption("--slow").split("/"))
     others = [
-        item
-        for item in items
-        if item.get_closest_marker("slow") and crc32(item.nodeid.partition("[")[0].encode()) % parts != part - 1
+        item for item in items if item.get_closest_marker("slow") and crc32(item.nodeid.encode()) % parts != part - 1
     ]
     if others:
         config.hook.pytest_deselected(items=others)
@@ -72,15 +74,19 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_pdf_fonts(monkeypatch):
-    """A figure's PDF is that of an empty file: its fonts take as long as drawing the PNG from the same figure, which is
-    drawn here too.  `tests/report/test_contract.py`, fixtures that several tests share and other processes write whole
-    ones."""
+def few_pictures(request, monkeypatch):
+    """A figure is made with all its parts, but the files that a test does not name in `drawn` are empty ones: laying
+    out and drawing the PNG takes a third of a report, the fonts of the PDF as long.  Figures with a PDF alone, those of
+    fixtures that several tests share and of other processes are drawn whole."""
     from ptq_eval.report.common import figures
+
+    mark = request.node.get_closest_marker("drawn")
+    empty = {"png": PIXEL, "pdf": b"%PDF-1.4"}
 
     def saved(figure, kinds):
         for kind in kinds:
-            yield from [(kind, b"%PDF-1.4")] if kind == "pdf" and "png" in kinds else drawn(figure, (kind,))
+            whole = kind in (mark.args if mark else ()) or tuple(kinds) == ("pdf",)
+            yield from drawn(figure, (kind,)) if whole else [(kind, empty[kind])]
 
     drawn = figures.saved
     monkeypatch.setattr(figures, "saved", saved)

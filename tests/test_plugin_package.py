@@ -52,6 +52,7 @@ def test_it_conforms_and_is_listed(installed, python):
     assert "smallest" in row
 
 
+@pytest.mark.slow
 def test_it_works_in_a_run(installed, trajectory, small, texts, tmp_path, python):
     out = tmp_path / "out"
     flags = {

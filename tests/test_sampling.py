@@ -111,6 +111,7 @@ def text_of_documents(rng, documents=40, length=30, between=1.0):
     return between * rng.normal(size=documents)[own] + rng.normal(size=len(own)), own
 
 
+@pytest.mark.slow
 def test_recovery_a_spread_sample_covers_the_text_it_was_drawn_from():
     """One text, 2,000 draws: 90 % intervals hold its mean; the first windows, taken as independent, hardly ever do."""
     from scipy import stats

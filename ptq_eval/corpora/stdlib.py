@@ -11,6 +11,7 @@ are recorded with every number.
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import sysconfig
 from collections.abc import Iterator
@@ -35,10 +36,11 @@ def part_of(module: str) -> str:
 def modules() -> Iterator[tuple[str, Path]]:
     """(dotted name, file) of every module that is not excluded."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    for path in root.rglob("*.py"):
-        parts = path.relative_to(root).with_suffix("").parts
-        if SKIPPED.isdisjoint(parts):
-            yield ".".join(parts).removesuffix(".__init__"), path
+    for folder, inner, files in os.walk(root):
+        inner[:] = [name for name in inner if name not in SKIPPED]  # what pip installed is not even listed
+        for path in map(Path(folder).joinpath, files):
+            if path.suffix == ".py" and path.stem not in SKIPPED:
+                yield ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"), path
 
 
 class StandardLibrary(TextSource):

@@ -5,7 +5,7 @@
     python -m results.paper.build -o FOLDER        # the same project somewhere else
 
 main.tex is prose.  Every number of it is a macro, every table and figure a file below generated/, made here from
-precision/table.csv.gz, adapt/ and arena/.  Sentences that name a direction are made here too, so that
+precision/, adapt/ and arena/.  Sentences that name a direction are made here too, so that
 they stay right when runs are added.
 """
 
@@ -31,7 +31,10 @@ from results.paper import dispute, figures, others, sentences, study, tables, wo
 from results.precision import findings
 
 HERE = Path(__file__).resolve().parent
-SOURCES = (study.TABLE, others.ADAPT / "predictions.csv", others.ADAPT / "summary.csv", others.ARENA / "arena.csv")
+SOURCES = (
+    study.TABLE, others.TRAINED, others.ADAPT / "predictions.csv", others.ADAPT / "summary.csv",
+    others.ARENA / "arena.csv",
+)  # fmt: skip
 
 
 _FAR = 80
@@ -50,6 +53,7 @@ def build(folder: Path = HERE) -> project.Written:
         "tables/quantizers.tex": tables.quantizers(table),
         "tables/growth.tex": tables.growth(runs),
         "tables/bits.tex": tables.bits(runs),
+        "tables/constants.tex": tables.constants(),
         "tables/schedules.tex": tables.schedules(against),
         "tables/equal.tex": tables.equal_loss(runs),
         "tables/harm.tex": tables.harm(runs),
@@ -66,7 +70,7 @@ def numbers(table: pd.DataFrame, runs: pd.DataFrame, against: pd.DataFrame, coun
     """Every macro of main.tex."""
     found = Numbers()
     for name, text in {**_design(table), **_results(table, runs, against, counted)}.items():
-        found.add_latex(name, re.sub(r"(?<![\w/$\\])([ND])(?![\w/])", r"$\1$", prose(text)))
+        found.add_latex(name, re.sub(r"(?<![\w/$\\{])([ND])(?![\w/])", r"$\1$", prose(text)))
     found.add_latex("Digests", _digests())
     return found
 
@@ -158,6 +162,8 @@ def _results(table: pd.DataFrame, runs: pd.DataFrame, against: pd.DataFrame, cou
         "SizeCaution": sentences.size_caution(table),
         "Training": sentences.training(table),
         "TrainingChance": short(0.05 * chances),
+        "TrainingAtLoss": sentences.at_equal_loss(),
+        "TrainingTogether": sentences.together(),
         "Averages": sentences.averages(study.of_runs(study.usual(table))),
         **sentences.adapters(),
         "AdaptBefore": f"{whole['loss_before'].mean():.3f}",

@@ -11,7 +11,7 @@ from ptq_eval.report.common.numbers import count, plus_minus, ratio
 from ptq_eval.report.common.words import listed, plural
 from results.paper import study
 from results.paper.study import BITS, Effect
-from results.paper.words import PLACES, WIDTH, amount, moves, of_row, ratios, sign, times
+from results.paper.words import MODEL, PLACES, WIDTH, amount, moves, of_row, ratios, sign, times
 
 
 def annealing(against: pd.DataFrame) -> str:
@@ -79,14 +79,18 @@ def _annealed_rises(runs: pd.DataFrame) -> pd.DataFrame:
     """The effect of every doubling of D on the loss after quantization of annealed branches."""
     rows = study.rises(runs[(runs["ending"] == "annealed") & runs["bits"].isin(BITS)])
     rows = rows[rows["tokens_per_param"] >= study.FIRST]
-    return study.cells(rows, "bits", "corpus", "params", *PLACES)
+    return study.cells(rows, *MODEL, *PLACES)
 
 
 def harm(runs: pd.DataFrame) -> tuple[str, str, str]:
-    """(counts of doublings that lower and raise the loss after quantization by width, the rises, where turns lie)."""
-    found = _annealed_rises(runs).to_dict("records")
-    rises = [_rise(row) for row in found if sign(row["effect"]) > 0]
-    return _counts(found), listed(rises) if rises else "nowhere decidedly", _turns(runs)
+    """(counts of doublings that lower and raise the loss after quantization by width; the largest rise of each model
+    and width; between which D/N the loss is least)."""
+    found = _annealed_rises(runs)
+    rises = found[found["effect"].map(sign) > 0]
+    largest = rises.assign(size=rises["effect"].map(lambda one: one.mean)).sort_values("size").groupby(MODEL).tail(1)
+    said = [_rise(row) for row in largest.sort_values(MODEL).to_dict("records")]
+    rise = f"At most, for each model and width, it rises {listed(said)}." if said else "It rises decidedly nowhere."
+    return _counts(found.to_dict("records")), rise, _turns(runs)
 
 
 def _rise(row: Mapping[str, Any]) -> str:
@@ -109,14 +113,14 @@ def _turns(runs: pd.DataFrame) -> str:
     """Between which D/N the loss after quantization is least, where it decidedly falls and later decidedly rises."""
     rows = study.rises(runs[(runs["ending"] == "annealed") & runs["bits"].isin(BITS)])
     said = []
-    for (bits, corpus, params), own in study.cells(rows, "bits", "corpus", "params", *PLACES).groupby(
-        ["bits", "corpus", "params"]
-    ):
+    for (bits, corpus, params), own in study.cells(rows, *MODEL, *PLACES).groupby(MODEL):
         signs = own["effect"].map(sign)
         falls, rises = own[signs < 0], own[signs > 0]
-        if len(falls) and len(rises):
-            between = f"{ratio(falls[PLACES[0]].max())} and {ratio(rises[PLACES[1]].min())}"
-            said.append(f"between D/N = {between} at {bits:.0f} bits (N = {count(params)}, {corpus})")
+        low, high = falls[PLACES[0]].max(), rises[PLACES[1]].min()
+        if low < high:  # neither is missing, and no fall comes after a rise
+            said.append(
+                f"between D/N = {ratio(low)} and {ratio(high)} at {bits:.0f} bits (N = {count(params)}, {corpus})"
+            )
     return f"The minimum is {listed(said)}." if said else "No minimum is enclosed by a fall and a rise."
 
 

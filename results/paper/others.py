@@ -10,6 +10,7 @@ import pandas as pd
 from ptq_eval.laws.formulas import presets
 from results.paper.study import RESULTS
 
+TRAINED = RESULTS / "precision" / "training.csv"
 ADAPT, ARENA = RESULTS / "adapt", RESULTS / "arena"
 HELD_OUT = {"last": r"largest $D$", "N": r"largest $N$", "P": "each bit-width"}
 _PLACES = {"best": "good", "not_different": "good", "worse": "worse", "no_error": "no error", "not_identified": "not"}
@@ -62,6 +63,30 @@ def predictions() -> pd.DataFrame:
     """Predicted and observed damage of every quantized base that has a prediction, rounded to nearest."""
     table = pd.read_csv(ADAPT / "predictions.csv")
     return table[(table["quantizer"] == "rtn") & table["predicted"].notna()]
+
+
+def trained(question: str) -> pd.DataFrame:
+    """The effects of precision/training.csv under one question."""
+    table = pd.read_csv(TRAINED)
+    return table[table["question"] == question]
+
+
+def constants() -> dict[str, dict[str, tuple[float, float, float, float]]]:
+    """{quantizer: {constant: (value, low, high, published)}} of Eq. 1 fitted to annealed branches."""
+    own = trained("constants")
+    found: dict[str, dict[str, tuple[float, float, float, float]]] = {}
+    for row in own[own["ending"] == "annealed"].to_dict("records"):
+        name, quantizer = row["case"].rsplit(" ", 1)
+        values = (row["effect"], row["share_low"], row["share_high"], row["paper"])
+        found.setdefault(quantizer, {})[name] = values
+    return found
+
+
+def precision_name(case: str) -> str:
+    """`4/full/full in the branch` as `W4, branch alone`."""
+    bits, _, branch = case.partition(" in the ")
+    said = [f"{part}{value}" for part, value in zip(("W", "A", "KV"), bits.split("/")) if value != "full"]
+    return " ".join(said) + (", branch alone" if branch else "")
 
 
 def adapted() -> pd.DataFrame:

@@ -74,8 +74,9 @@ def size(runs: pd.DataFrame) -> str:
 def size_caution(table: pd.DataFrame) -> str:
     """What else differs between the sizes."""
     if table["width"].nunique() == 1:
-        return "The sizes differ in depth at one width, so this is an effect of depth as much as of N"
-    return "The sizes differ in width and in depth"
+        caution = "so this is an effect of depth as much as of N, and no test of gamma_N where models grow in both"
+        return f"The sizes differ in depth at one width, {caution}."
+    return "The sizes differ in width and in depth, in other proportions than models of practice."
 
 
 def training(table: pd.DataFrame) -> str:
@@ -84,8 +85,10 @@ def training(table: pd.DataFrame) -> str:
     if not found:
         return "No other training is measured."
 
+    several = len({row["params"] for row in found}) > 1
+
     def where(name: str, wanted: int) -> list[str]:
-        return [_training(row) for row in found if sign(row[name]) == wanted]
+        return [_training(row, several) for row in found if sign(row[name]) == wanted]
 
     lower, higher = where("delta", -1), where("delta", 1)
     said = [f"Of {plural(len(found), 'training')}, δ at {WIDTH} bits is decidedly lower after {_or_none(lower)}"]
@@ -95,12 +98,38 @@ def training(table: pd.DataFrame) -> str:
     return "".join(said)
 
 
-def _training(row: Mapping[str, Any]) -> str:
-    return others.training_name(str(row["unusual"]))
+def _training(row: Mapping[str, Any], with_size: bool) -> str:
+    size = f" (N = {count(row['params'])})" if with_size else ""
+    return others.training_name(str(row["unusual"])) + size
 
 
 def _or_none(names: list[str]) -> str:
     return listed(names) if names else "none"
+
+
+def at_equal_loss() -> str:
+    """By how much δ at one width is lower after training in low precision, at equal loss before quantization."""
+    own = others.trained("delta after training in low precision, at equal loss")
+    own = own[own["bits"] == WIDTH]
+    decided = own[own["decided"].astype(str) == "True"]
+    said = [
+        f"{others.precision_name(row['case'])} {plus_minus(100 * row['effect'], 100 * row['error'])} %"
+        for row in decided.to_dict("records")
+    ]
+    return f"{listed(said) if said else 'no decided difference'}, of {len(own)} trainings"
+
+
+def together() -> str:
+    """Whether precisions of weights, activations and cache cost together what they cost alone."""
+    own = others.trained("do the factors multiply")
+    row = own[own["ending"] == "annealed"].iloc[-1]
+    width = str(row["case"]).split("/")[0]
+    decided = str(row["decided"]) == "True"
+    verdict = "" if decided else ", undecided"
+    return (
+        f"Together, {width} bits of weights, activations and cache cost {plus_minus(row['effect'], row['error'])} nats "
+        f"per token more than the three alone ({plural(row['runs'], 'run')}{verdict})."
+    )
 
 
 def averages(runs: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from ptq_eval.report.common.latex import escape, prose, tabular
+from ptq_eval.report.common.latex import escape, prose, symbol, tabular
 from ptq_eval.report.common.numbers import count, ratio, short, with_error
 from ptq_eval.report.paper.tables import floating
 from results.paper import others, study
@@ -128,6 +128,29 @@ def bits(runs: pd.DataFrame) -> str:
     return floating(tabular("lr" + "r" * len(BITS), header, lines), caption, "bits")
 
 
+def constants() -> str:
+    """The constants of the law of Kumar et al. fitted to annealed branches, beside the published ones."""
+    names, found = ("gamma_D", "gamma_N", "gamma_post"), others.constants()
+    lines = [_row(quantizer.upper(), *(_constant(own.get(name)) for name in names)) for quantizer, own in found.items()]
+    published = [next((own[name][-1] for own in found.values() if name in own), math.nan) for name in names]
+    lines += [r"\midrule", _row(r"published~\citep{kumar2024}", *(short(value) for value in published))]
+    header = [_row("", *map(symbol, names))]
+    caption = (
+        r"The constants of Eq.~\ref{eq:kumar}, fitted to the annealed branches on books from $D/N$ = "
+        rf"{short(study.FIRST)} on, in groups, with intervals at 95\,\% over runs; where there is none, too few sizes "
+        "determine the constant."
+    )
+    return floating(tabular("lrrr", header, lines), caption, "constants")
+
+
+def _constant(values: tuple[float, float, float, float] | None) -> str:
+    if values is None:
+        return "--"
+    value, low, high, _ = values
+    known = math.isfinite(low) and math.isfinite(high)
+    return prose(f"{short(value)} ({short(low)} to {short(high)})" if known else short(value))
+
+
 def schedules(against: pd.DataFrame) -> str:
     """Losses minus those at a constant rate at the same D."""
     lines = []
@@ -197,7 +220,7 @@ def harm(runs: pd.DataFrame) -> str:
 def training(table: pd.DataFrame) -> str:
     """What an unusual training changes at the largest D/N it reached."""
     found, lines = study.unusual(table[table["bits"].isin(BITS)], "annealed"), []
-    for (name, params), own in found.groupby(["unusual", "params"]):
+    for (name, _, params), own in found.groupby(["unusual", "corpus", "params"]):
         by_bits = {int(row["bits"]): row for row in own.to_dict("records")}
         some = next(iter(by_bits.values()))
         values = [shown(some["loss_fp"])]
@@ -214,7 +237,7 @@ def training(table: pd.DataFrame) -> str:
         _row("training", "$N$", "$D/N$", "runs", "", *widths, *widths),
     ]
     caption = (
-        "Other trainings against the usual one (same size, seed and $D$, annealed branches, books): difference of the "
+        "Other trainings against the usual one (same text, size, seed and $D$, annealed branches): difference of the "
         r"losses in nats per token, and $\delta$ over that of the usual training. Low precision is that of training; "
         rf"all models are quantized afterwards. {_BOLD}"
     )

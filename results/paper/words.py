@@ -14,6 +14,8 @@ from results.paper.study import Effect
 
 WIDTH = 3
 """The bit-width of statements about one."""
+MODEL = ["bits", "corpus", "params"]
+"""Columns that tell apart the lines of a model at one width."""
 PLACES = ("tokens_per_param", "tokens_per_param_next")
 """Columns of the ends of a step along a run."""
 

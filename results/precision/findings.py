@@ -20,6 +20,7 @@ import pandas as pd
 from scipy import stats
 
 from ptq_eval.report.common import figures
+from ptq_eval.sampling import SIGNIFICANT
 
 HERE = Path(__file__).resolve().parent
 OF_A_RUN = ["text", "width", "layers", "params"]
@@ -87,7 +88,7 @@ def of_independent(values: pd.Series) -> tuple[float, float, bool]:
     if n < 2:
         return mean, math.nan, False
     error = float(values.std()) / math.sqrt(n)
-    return mean, error, abs(mean) > stats.t.ppf(0.975, n - 1) * error
+    return mean, error, abs(mean) > max(SIGNIFICANT, stats.t.ppf(0.975, n - 1)) * error
 
 
 def summary(found: pd.DataFrame) -> pd.DataFrame:

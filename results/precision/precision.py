@@ -5,11 +5,12 @@
     python results/precision/precision.py train WORK --stage 4
     python results/precision/precision.py measure WORK
     python results/precision/precision.py table WORK
+    python results/precision/precision.py compare WORK
 
 `prepare` is needed from stage 1 on.  BOOKS and OTHER_BOOKS are plain text (.txt, or .txt.bz2), with no book in both.
 `train` is `ptq-eval pretrain --study`; `measure` measures the runs that are complete and not measured yet, may run
 beside `train`, and ends; `table` gathers what is measured into table.csv.gz in WORK.  `all` does the three.  What was
-interrupted goes on when repeated.
+interrupted goes on when repeated.  `compare` says how far the table in WORK is from the one of this folder.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
 HERE = Path(__file__).resolve().parent
 STUDY = HERE / "study.toml"
@@ -138,6 +140,40 @@ def _rows() -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
+MEASURED = ["run", "part", "step", "grouping", "quantizer", "bits"]
+CELL = ["text", "params", "schedule", "part", "step", "grouping", "quantizer", "bits"]
+"""What measurements of different seeds have in common."""
+
+
+def compare(work: Path) -> None:
+    """Print how far delta of a repeated study is from that of this folder, beside the scatter of seeds."""
+    here, there = (pd.read_csv(folder / "table.csv.gz", low_memory=False) for folder in (HERE, work))
+    print(repeated(here, there).to_string(index=False, float_format="{:.2g}".format), flush=True)
+
+
+def repeated(here: pd.DataFrame, there: pd.DataFrame) -> pd.DataFrame:
+    """A row for each number of bits: how far the same measurements of two tables are apart.
+
+    between_repeats: the root mean square difference of delta; between_seeds: that of two seeds of `here`, √2 times
+    their standard deviation.  means_agree: the share of means over three seeds at least that differ by no more than a
+    t interval at 95 % of the scatter of seeds.
+    """
+    both = here[here["quantizer"] != "none"].merge(there[[*MEASURED, "delta"]], on=MEASURED, suffixes=("", "_again"))
+    both["apart"] = both["delta_again"] - both["delta"]
+    rows = []
+    for bits, own in both.groupby("bits"):
+        cells = own.groupby([name for name in CELL if name != "bits"])
+        runs, variance = cells.size(), cells["delta"].var()
+        limit = pd.Series(stats.t.ppf(0.975, (runs - 1).clip(lower=1)), runs.index) * (2 * variance / runs) ** 0.5
+        agree = cells["apart"].mean().abs() <= limit
+        rows.append({
+            "bits": bits, "runs": own["run"].nunique(), "measurements": len(own),
+            "between_repeats": (own["apart"] ** 2).mean() ** 0.5, "between_seeds": (2 * variance.mean()) ** 0.5,
+            "means_agree": agree[runs >= 3].mean(),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def everything(work: Path, stage: int | None = None) -> None:
     """Train, measure, and gather."""
     work = work.resolve()
@@ -150,7 +186,9 @@ def main() -> None:
     """Parse arguments and call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(required=True)
-    calls = {"prepare": prepare, "train": train, "measure": measure, "table": table, "all": everything}
+    calls = {
+        "prepare": prepare, "train": train, "measure": measure, "table": table, "compare": compare, "all": everything,
+    }  # fmt: skip
     for name, call in calls.items():
         own = parts.add_parser(name)
         own.set_defaults(call=call)

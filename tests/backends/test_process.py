@@ -173,12 +173,14 @@ def test_what_a_package_does_not_free_does_not_count_against_later_jobs(fakes, e
     assert after != leaking
 
 
+@pytest.mark.slow
 def test_random_numbers_do_not_depend_on_what_was_done_before(fakes, exchange):
     with Workers() as workers:
         found = [first_number(a) for _ in range(2) for a in asked(workers, exchange, "draws", "good", "draws")[::2]]
     assert len(set(found)) == 1
 
 
+@pytest.mark.slow
 def test_a_caller_that_stops_asking_leaves_no_process(fakes, exchange):
     with Workers() as workers:
         (before,) = asked(workers, exchange, "process")

@@ -6,6 +6,7 @@ import pytest
 from benchmarks import calibration_draws as subject
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("between", [0.0, 0.02, 1.0])
 def test_the_error_of_sampling_does_not_depend_on_the_draws(between):
     rng = np.random.default_rng(0)

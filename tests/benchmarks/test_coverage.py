@@ -19,6 +19,7 @@ def cells():
     return [coverage.Cell("run@1", "rtn", bits, own, tokens, sample) for bits, own in zip((3, 4), values)]
 
 
+@pytest.mark.slow
 def test_the_default_covers_and_neighbours_taken_as_independent_do_not(cells):
     total = len(cells[0].difference)
     size = coverage.sample_size(total)

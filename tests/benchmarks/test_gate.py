@@ -58,6 +58,7 @@ def test_false_alarms_of_an_error_that_is_too_small_are_seen(cells, monkeypatch)
     assert max(wrong) > 0.1
 
 
+@pytest.mark.slow
 def test_power_is_stated_as_it_is_and_worsenings_are_caught(cells):
     rows = list(gate.power_rows(cells, 60, 25, "model"))
     assert {row[0] for row in rows} == {"model"}

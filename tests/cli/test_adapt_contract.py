@@ -63,6 +63,7 @@ def test_files_and_columns(adapt, tmp_path):
     assert "# Adapters on quantized bases" in (out / "adapt.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_goes_on_run_by_run(adapt, monkeypatch, tmp_path):
     whole, out, trained = tmp_path / "whole", tmp_path / "out", []
 

@@ -45,6 +45,7 @@ def runs(frame, tmp_path):
     return tmp_path / "runs.csv"
 
 
+@pytest.mark.drawn("png")
 def test_the_page_names_scores_reasons_and_the_command(ptq_eval, runs, tmp_path):
     described = tmp_path / "tables.toml"
     described.write_text('[mine]\ntitle = "Mine | ours"\nsource = "me"\nlicence = "CC0"\nby = "quantizer"\n')
@@ -73,6 +74,7 @@ def test_the_page_names_scores_reasons_and_the_command(ptq_eval, runs, tmp_path)
     assert (tmp_path / "o/figures/arena.png").exists()
 
 
+@pytest.mark.slow
 def test_a_repeated_command_writes_the_same(ptq_eval, runs, tmp_path):
     for name in ("a", "b"):
         assert (
@@ -129,6 +131,7 @@ def test_bad_input_is_one_line_with_its_exit_code(ptq_eval, runs, tmp_path, monk
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_an_output_folder_is_a_table(ptq_eval, tmp_path):
     answer = ptq_eval("arena", ROOT / "results/formats", "--laws", "ratio", "-o", tmp_path / "o")
     assert answer.code == 0

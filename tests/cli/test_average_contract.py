@@ -33,6 +33,7 @@ def largest(monkeypatch):
     return found
 
 
+@pytest.mark.drawn("png")
 def test_averages_are_measured_one_at_a_time(ptq_eval, trajectory, few, tmp_path, largest):
     answer = ptq_eval("average", trajectory, "-o", tmp_path / "out", *few, *WINDOWS)
     assert (answer.code, answer.err) == (0, "")

@@ -78,6 +78,7 @@ def test_the_figure_shows_the_measurements_and_bands_in_order(ptq_eval, simulate
     assert (np.diff(ends, axis=1) >= 0).all()
 
 
+@pytest.mark.slow
 def test_another_run_of_the_command_gives_the_same_files(ptq_eval, simulated):
     files = []
     for _ in range(2):

@@ -61,6 +61,7 @@ def test_every_kind_of_file_gives_the_same_constants(ptq_eval, tables):
     assert set(fit) >= {"fits", "critical_tokens", "warnings", "version"}
 
 
+@pytest.mark.drawn("png")
 def test_a_table_gives_a_report_and_critical_tokens(ptq_eval, tables, tmp_path):
     answer = ptq_eval("fit", "--data", tables.csv, "--law", "chinchilla,ptq", "--columns", COLUMNS, "--bootstrap", "20")
     assert answer.code == 0, answer.err
@@ -174,6 +175,7 @@ def test_options_that_do_not_go_together(ptq_eval, arguments, said):
     ptq_eval("fit", *arguments).refuses(OptionError.exit_code, said)
 
 
+@pytest.mark.drawn("png")
 def test_laws_are_compared_on_a_table(ptq_eval, tables, tmp_path):
     laws = ("--laws", "kumar,ouyang,chinchilla,chen", "--test", "gamma_D=gamma_N", "--bootstrap", "40")
     answer = ptq_eval("fit", "--data", tables.csv, "--columns", COLUMNS, *laws, "-o", "c")

@@ -34,7 +34,7 @@ def path(frame, tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(("n_fits", "rows"), [(1, 1), (2, 2), (4, 4), (9, 8)])
+@pytest.mark.parametrize(("n_fits", "rows"), [(1, 1), (2, 2), (4, 4), pytest.param(9, 8, marks=pytest.mark.slow)])
 def test_every_fit_has_a_row_of_panels_of_full_size(frame, n_fits, rows):
     where = f"bits < {BITS[n_fits - 1] + 0.5}"
     found = fit_data(frame, "ptq", by="bits", where=where, bootstrap=0)
@@ -47,12 +47,14 @@ def test_every_fit_has_a_row_of_panels_of_full_size(frame, n_fits, rows):
     assert figure.get_figheight() > 2 * rows
 
 
+@pytest.mark.drawn("png")
 def test_fits_of_several_laws_have_rows_too(ptq_eval, path):
     answer = ptq_eval("fit", "--data", path, "--law", "chinchilla,ptq", "--bootstrap", "10", "-o", "o")
     assert answer.code == 0, answer.err
     assert "constrained_layout" not in answer.err
 
 
+@pytest.mark.slow
 def test_replicates_are_written_in_the_order_of_the_constants(ptq_eval, path):
     answer = ptq_eval("fit", "--data", path, "--law", "chinchilla,ptq", "--bootstrap", "30", "-o", "o")
     assert answer.code == 0, answer.err

@@ -25,6 +25,7 @@ def complete(material, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_no_room_for_run_json_then_for_records(ptq_eval, material, quick, complete, tmp_path):
     out = tmp_path / "out"
     command = ("run", material.run, "-o", out, *quick, *LARGE)
@@ -46,6 +47,8 @@ def test_no_room_for_run_json_then_for_records(ptq_eval, material, quick, comple
     assert (out / "degradation.csv").read_bytes() == (complete / "degradation.csv").read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.drawn("png")
 def test_no_room_for_the_figures(ptq_eval, material, quick, out, tmp_path):
     small = max(path.stat().st_size for path in out.rglob("*.*") if path.suffix not in (".png", ".pdf", ".html"))
     figure = (out / "figures" / "delta_vs_ratio.png").stat().st_size

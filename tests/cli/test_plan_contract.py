@@ -68,6 +68,7 @@ def test_the_figures_show_the_answers(ptq_eval, tmp_path):
     assert free["bits"].round(2).unique() == [7.0]
 
 
+@pytest.mark.slow
 def test_counts_in_any_notation_are_one_plan(ptq_eval, tmp_path):
     plans = []
     for i, (N, D) in enumerate((("1e9", "2e10"), ("1000M", "20B"))):
@@ -279,6 +280,7 @@ def test_what_the_fit_does_not_identify_the_plan_does_not_give(ptq_eval, simulat
         assert all("size100000 says: at 3 bits delta" in a["why_not"] for a in turns if not a["values"])
 
 
+@pytest.mark.slow
 def test_plan_needs_no_torch(tmp_path):
     script = "import atexit; atexit.register(lambda: print([n for n in ('torch', 'transformers') if n in sys.modules]))"
     process = start("plan", "--params", "1B", "-o", str(tmp_path), before=f"import sys\n{script}")

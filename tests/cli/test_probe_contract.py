@@ -49,6 +49,7 @@ def probe(ptq_eval, trained, few, tmp_path):
     return call
 
 
+@pytest.mark.drawn("png")
 def test_every_ending_is_compared_at_equal_tokens(probe, trained, tmp_path):
     answer = probe(*BRANCHES)
     assert (answer.code, answer.err) == (0, "")

@@ -9,6 +9,8 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,6 +178,20 @@ def test_the_default_is_two_parts_of_the_embedded_text():
     assert evaluation.text is not None
     assert len(evaluation.text) == 2000
     assert "standard library of Python" in evaluation.notes[0]
+
+
+def test_modules_are_found_without_a_look_at_what_pip_installed(tmp_path, monkeypatch):
+    """A folder of packages may hold a hundred thousand files."""
+    kept = ("os.py", "json/__init__.py", "json/tool.py")
+    others = ("test.py", "json/test/one.py", "site-packages/torch/nn/linear.py", "encodings/utf_8.py", "json/data.txt")
+    for path in (*kept, *others):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    seen, walk = [], os.walk
+    monkeypatch.setattr(os, "walk", lambda top: (seen.append(found[0]) or found for found in walk(top)))
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+    assert sorted(name for name, _ in modules()) == ["json", "json.tool", "os"]
+    assert [Path(folder).name for folder in seen] == [tmp_path.name, "json"]
 
 
 def test_parts_of_the_embedded_text_are_disjoint_and_whole():

@@ -28,6 +28,14 @@ PACKAGES = [page for page in PAGES if any(block.file for block in blocks(page))]
 SESSIONS = [page for page in PAGES if any(b.language == "sh" and b.words == ("{.run}",) for b in blocks(page))]
 RUNNABLE = [p for p in PAGES if p not in SESSIONS and any(b.language == "python" and not b.words for b in blocks(p))]
 
+LONG = {f"docs/{page}.md" for page in ("adapt", "fitting", "formats", "mixed-precision", "theory")}
+"""Pages whose code measures or fits for several seconds."""
+
+
+def with_slow(pages, slow):
+    """The pages as parameters; those that are named in `slow` are marked so."""
+    return [pytest.param(page, marks=pytest.mark.slow) if name(page) in slow else page for page in pages]
+
 
 def run(*command, cwd, **env):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(cwd), **env}
@@ -70,7 +78,7 @@ def test_python_compiles(page):
             ast.parse(block.text, f"{name(page)}:{block.line}")
 
 
-@pytest.mark.parametrize("page", RUNNABLE, ids=name)
+@pytest.mark.parametrize("page", with_slow(RUNNABLE, LONG), ids=name)
 def test_python_runs(page, tmp_path, monkeypatch):
     """The blocks of a page one after the other, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
@@ -81,7 +89,7 @@ def test_python_runs(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.session
-@pytest.mark.parametrize("page", SESSIONS, ids=name)
+@pytest.mark.parametrize("page", with_slow(SESSIONS, {*map(name, SESSIONS)} - {"docs/tutorial.md"}), ids=name)
 def test_a_session_runs(page, tmp_path):
     """The blocks `sh {.run}` and `python` of a page in order, in a folder where `runs/my-model` has checkpoints."""
     for step in (98, 314, 980, 3138, 9805):

@@ -33,6 +33,7 @@ def test_the_table_is_that_of_the_records(study, tmp_path):
         pd.testing.assert_series_equal(stored[name], found[name], rtol=1e-9, check_dtype=False)
 
 
+@pytest.mark.slow
 def test_the_answers_of_the_embedded_study_are_those_of_its_records(tmp_path):
     """Observed turns and forecasts, which do not depend on the number of resamples."""
     study = RESULTS / "embedded"

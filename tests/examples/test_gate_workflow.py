@@ -119,6 +119,7 @@ def project(runner):
     return runner
 
 
+@pytest.mark.slow
 def test_the_steps_of_the_workflow_measure_twice_and_compare(project):
     env = {**WORKFLOW["env"], "OLD": "main", "GRID": "--quantizers rtn --bits 4"}
     uses = [step["uses"].split("@")[0] for step in STEPS if "uses" in step]
@@ -141,6 +142,7 @@ def test_the_workflow_names_options_that_exist():
     assert context.params["quantizers"] == ("gptq", "awq")
 
 
+@pytest.mark.slow
 def test_our_own_gate_measures_both_codes(tmp_path, monkeypatch):
     """With losses that each code makes up; `make gate` measures."""
     asked = plan()

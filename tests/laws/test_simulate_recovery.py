@@ -58,6 +58,7 @@ def test_the_constants_that_were_put_in_come_out(law, theta, design, noise):
     assert stats.chi2.ppf(1e-3, n - law.n_free) < chi2 < stats.chi2.ppf(1 - 1e-3, n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "loss", "noise"), [(3, "huber", 0.01), (9, "log-huber", 0.002), (13, "log-huber", 0.002)]
 )

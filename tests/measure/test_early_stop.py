@@ -46,6 +46,7 @@ def test_the_rule_is_that_of_the_paired_error():
     assert StopRule(0.01).settled([1.0, 2.0], [1.0, float("nan")], 1), "more windows cannot help"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", [0.3, 0.01, 0.0, -0.004])
 def test_recovery_the_estimate_is_within_two_errors_nearly_always(truth):
     """400 measurements of a known δ, each ended by the rule; nominal coverage is 95 %, looking again costs a little."""
@@ -121,6 +122,7 @@ def test_the_table_adds_delta_to_the_full_precision_loss_of_all_windows():
     assert complete["loss_q"] == pytest.approx(after.sum() / (256 * TOKENS))
 
 
+@pytest.mark.slow
 def test_the_error_of_the_sum_is_that_of_a_simulation():
     """Oracle: texts drawn again and again; the error printed is the scatter of the estimate."""
     rows = [tabulate(pair(64, seed=seed)[:2], [CHECKPOINT])[0].iloc[1] for seed in range(300)]

@@ -70,6 +70,7 @@ def test_the_spread_of_roundings_is_that_of_flipped_rows():
     assert same.rounding(model, weights) == pytest.approx(float(moves.std()), rel=0.03)
 
 
+@pytest.mark.slow
 def test_two_samples_leave_out_their_own_noise():
     """One gradient of few windows overstates the spread; the product of two halves does not, on average."""
     model, weights = build(), rounded(build())

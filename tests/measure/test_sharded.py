@@ -62,7 +62,9 @@ def test_a_model_is_shared_out_where_one_device_does_not_hold_it_and_several_do(
         assert session.offloaded
 
 
-@pytest.mark.parametrize(("architecture", "include_head"), [("llama", True), ("gpt2", False)])
+@pytest.mark.parametrize(
+    ("architecture", "include_head"), [("llama", True), pytest.param("gpt2", False, marks=pytest.mark.slow)]
+)
 def test_records_are_those_of_one_device(architecture, include_head, saved, small, python):
     folder = saved(architecture).parent
     options = {**small, "quantizers": ["rtn", "gptq", "awq", "gptaq"], "bits": [3], "include_head": include_head}

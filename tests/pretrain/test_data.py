@@ -41,6 +41,7 @@ def test_property_every_string_round_trips(round_trip, content):
     assert round_trip(content) == content
 
 
+@pytest.mark.slow
 def test_long_texts_round_trip_over_the_pieces(tokenizer, text, round_trip):
     content = text * (2_100_000 // len(text) + 1)
     assert len(content) > 2_000_000

@@ -22,7 +22,10 @@ from quantizers.testing import CHECKS, check_quantizer
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 QUICK = {"signround": {"steps": 5}, "hadamard-signround": {"steps": 5}}
-VARIANTS = [(name, QUICK.get(name, {})) for name in available_quantizers()] + [
+ROTATED = [name for name in available_quantizers() if name.startswith("hadamard-") and name != "hadamard-gptq"]
+USUAL = [(name, QUICK.get(name, {})) for name in available_quantizers() if name not in ROTATED]
+MORE = [
+    *((name, QUICK.get(name, {})) for name in ROTATED),
     ("rtn", {"mse": True}),
     ("gptq", {"act_order": True}),
     ("gptq", {"act_order": True, "static_groups": True, "dead": "round"}),
@@ -37,7 +40,9 @@ VARIANTS = [(name, QUICK.get(name, {})) for name in available_quantizers()] + [
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+@pytest.mark.parametrize(
+    ("name", "options"), [*USUAL, *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE)], ids=str
+)
 def test_conformance(name, options, check, device):
     check(lambda: get_quantizer(name, **options), device)
 

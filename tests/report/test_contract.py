@@ -26,11 +26,6 @@ FIGURES = [f"figures/{name}.{kind}" for name in ("delta_vs_ratio", "loss_vs_toke
 FILES = ["degradation.csv", "fit.json", "report.md", "report.html", "tables/degradation.tex", *FIGURES]
 
 
-@pytest.fixture(autouse=True)
-def no_pdf_fonts():
-    """Every file of a report is whole here."""
-
-
 @pytest.fixture
 def small():
     """A table of one run, three checkpoints and one quantizer at two bit-widths, its fit and its run."""
@@ -74,6 +69,8 @@ def test_fit_json_is_valid_json_with_null_for_what_is_not_finite(tmp_path, small
     assert read["critical_tokens"] == fit["critical_tokens"]
 
 
+@pytest.mark.slow
+@pytest.mark.drawn("png", "pdf")
 def test_a_changed_measurement_changes_every_output(small, tmp_path):
     table, fit, run = small
     changed = table.copy()
@@ -101,6 +98,7 @@ def test_a_changed_fit_changes_page_curves_and_terminal(small, tmp_path):
     np.testing.assert_allclose(slope, 0.6125, rtol=1e-9)
 
 
+@pytest.mark.drawn("png", "pdf")
 def test_the_same_numbers_give_the_same_bytes(small, tmp_path):
     for folder in ("one", "two"):
         write(tmp_path / folder, *small)

@@ -12,6 +12,8 @@ from ptq_eval.report.common.data import Study
 from ptq_eval.report.run import page
 from tests.report.synthetic import QUANTIZERS, make_fit, make_table
 
+pytestmark = pytest.mark.drawn("png")
+
 WHOLE = ["step", "tokens", "params", "bits", "group_size", "windows"]
 WHOLE += ["damping_retries", "dead_columns", "layers_skipped"]
 
@@ -36,7 +38,9 @@ def overhang(figure):
 
 
 @pytest.mark.parametrize("bits", [(4,), (2, 3, 4, 8)], ids=str)
-@pytest.mark.parametrize("panels", [1, 2, 3])
+@pytest.mark.parametrize(
+    "panels", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3]
+)
 def test_the_legend_lies_inside_the_figure(panels, bits, saved, tmp_path):
     table = make_table(runs=("small",), ratios=(20, 50, 100), quantizers=tuple(QUANTIZERS)[:panels], bits=bits)
     table.loc[table["bits"] == bits[-1], "delta"] *= -1  # the longest entry, on points at the lower edge

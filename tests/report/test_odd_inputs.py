@@ -73,6 +73,7 @@ CASES = (
 )  # fmt: skip
 
 
+@pytest.mark.drawn("png")
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_a_report_is_written_whole(case, tmp_path):

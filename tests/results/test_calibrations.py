@@ -250,6 +250,7 @@ def test_effects_are_means_over_the_checkpoints_of_a_trajectory():
     json.dumps(two)
 
 
+@pytest.mark.slow
 def test_the_page_is_written_again_with_its_comparison(grown):
     from ptq_eval.report import renew_page
 

@@ -118,6 +118,7 @@ def test_what_has_no_scale_or_too_few_beside_it_keeps_its_own_variance():
     assert (df == 2).all()
 
 
+@pytest.mark.slow
 def test_recovery_intervals_of_two_draws_cover_the_mean_of_all():
     """Sixteen cells whose spread over draws is the root of their divergence times e^±0.4; the sampling error is 1."""
     rng, inside, widths = np.random.default_rng(0), [], []

@@ -92,6 +92,7 @@ def test_equal_models_are_the_same_and_worse_ones_worse():
     assert Decision.WORSE in worse
 
 
+@pytest.mark.slow
 def test_equal_models_are_rarely_called_different():
     called = 0
     for seed in range(300):

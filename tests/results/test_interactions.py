@@ -93,6 +93,7 @@ def test_differences_and_errors_are_those_of_the_windows():
     assert cell["sum_of_parts"] == pytest.approx(cell["delta"] - cell["difference"])
 
 
+@pytest.mark.slow
 def test_p_is_uniform_where_the_hypothesis_holds():
     """Both hypotheses, smallest adjusted p of 60 tables: below a tenth in about a tenth of them."""
     for combine, name in ((sum, "p"), (multiplied(1.0), "product_p")):

@@ -49,6 +49,7 @@ def test_holms_procedure_on_its_textbook_case_and_without_unknown_ones():
     assert found == pytest.approx([0.03, 0.06, math.nan, 0.06, 0.02], nan_ok=True)
 
 
+@pytest.mark.slow
 def test_equal_methods_are_called_worse_in_at_most_five_of_a_hundred_reports():
     """Sixty pairs of equal methods, whose differences are the chance of windows and of two roundings."""
     rng, claims, reports, n = np.random.default_rng(0), 0, 400, 60

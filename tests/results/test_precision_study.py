@@ -2,13 +2,15 @@
 
 import importlib.util
 import math
+import statistics
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "results" / "precision" / "training.py"
+SCRIPTS = Path(__file__).parents[2] / "results" / "precision"
 SLOPE, HARDER = 0.14, 0.75
 SHARES = {
     ("full", "full", "full"): 1.0, ("3", "full", "full"): 0.6, ("4", "full", "full"): 0.8, ("6", "full", "full"): 0.9,
@@ -31,12 +33,16 @@ def row(precision, seed, N, ratio, part, quantizer, bits):
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("training_of_the_study", SCRIPT)
+def module_of(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_of_the_study", SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def script():
+    return module_of("training")
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +93,27 @@ def test_an_effect_is_decided_as_by_students_t(script):
     assert (close["decided"], far["decided"]) == (False, True)  # 4.30 errors of 0.0577 are 0.248
     assert close["detectable"] == pytest.approx((4.303 + 1.061) * 0.0577, rel=1e-3)
     assert script.effect("", "", [0.1], "")["decided"] is False
+
+
+def test_a_repeated_study_is_compared_with_the_scatter_of_seeds():
+    rng = np.random.default_rng(0)
+    cells, seeds = range(400), range(3)
+    about = {"text": "t", "params": 1, "schedule": "wsd", "part": "trunk", "grouping": "rows", "quantizer": "rtn"}
+    here = pd.DataFrame([
+        {**about, "run": f"run {seed}", "step": step, "bits": 3, "delta": 1 + 0.1 * rng.standard_normal()}
+        for step in cells
+        for seed in seeds
+    ])  # fmt: skip
+    there = here.assign(delta=here["delta"] + 0.02 * rng.standard_normal(len(here)))
+    [found] = module_of("precision").repeated(here, there.sample(frac=1, random_state=0)).to_dict("records")
+    assert (found["runs"], found["measurements"]) == (3, 1200)
+    assert found["between_repeats"] == pytest.approx(0.02, rel=0.1)
+    assert found["between_seeds"] == pytest.approx(0.1 * math.sqrt(2), rel=0.1)
+    agree = [
+        abs((again["delta"] - own["delta"]).mean()) <= 4.302653 * math.sqrt(2 * statistics.variance(own["delta"]) / 3)
+        for (_, own), (_, again) in zip(here.groupby("step"), there.groupby("step"))
+    ]
+    assert found["means_agree"] == pytest.approx(statistics.fmean(agree))
+    assert 0.9 < found["means_agree"] <= 1
+    elsewhere = there.assign(delta=there["delta"] + 1)
+    assert module_of("precision").repeated(here, elsewhere)["means_agree"].iloc[0] < 0.1

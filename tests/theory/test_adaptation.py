@@ -46,6 +46,7 @@ def test_the_factor_of_inputs_is_their_second_moment():
     torch.testing.assert_close(inputs, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_variance_of_gradients_grows_as_predicted_where_the_noise_is_fine():
     """At 5 bits, by noise that is drawn here and variances over gradients that are stacked."""
     model, scheme = build(), Scheme(4, 4)

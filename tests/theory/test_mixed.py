@@ -26,7 +26,7 @@ def options(texts):
     return {**GRID, "eval_text": texts.evaluation, "calib_text": texts.calibration}
 
 
-@pytest.fixture(scope="module", params=["rtn", "gptq"])
+@pytest.fixture(scope="module", params=[pytest.param("rtn", marks=pytest.mark.slow), "gptq"])
 def made(request, saved, options, tmp_path_factory):
     """(folder, mixed.json, quantizer)."""
     out = tmp_path_factory.mktemp("mixed") / "out"

@@ -64,6 +64,7 @@ def test_the_law_that_made_a_table_is_not_significantly_worse_than_the_best(foun
     assert own.score == pytest.approx(0.05, abs=0.02)
 
 
+@pytest.mark.slow
 def test_another_law_that_made_a_table_is_not_significantly_worse_either():
     found = contest(WITHOUT_OUYANG, table(law="kumar_ptq_ratio", theta=RATIO))
     for name in ("last", "N", "P"):

@@ -60,6 +60,7 @@ def test_profile_and_value_agree_on_the_side(loss):
     assert result.n_boot == 0
 
 
+@pytest.mark.slow
 def test_profile_intervals_of_chinchilla_s_constants_cover():
     N, tokens = (axis.ravel() for axis in np.meshgrid([3e7, 6e7, 1.1e8, 2.2e8], [1.5e9, 3e9, 6e9, 13e9, 26e9]))
     hits = dict.fromkeys(KUMAR_LOSS, 0)

@@ -37,7 +37,9 @@ def example(law, seed=0):
     return theta, data
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "unified" else name for name in LAWS]
+)
 def test_fixed_tied_and_bounded_constants_stay_where_they_are_put(name):
     law = make_law(name)
     theta, data = example(law)

@@ -37,6 +37,7 @@ def test_intervals_cover_what_they_promise_where_slopes_wander():
     assert np.mean(turns) <= 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_a_law_that_is_true_is_covered(name):
     statements = stated(LAWS[name], 3)

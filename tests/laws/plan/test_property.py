@@ -20,6 +20,7 @@ def grid(**constants):
     return Planner(from_preset(KUMAR_2024.replace(**constants)), Question(params=1e9)).grid
 
 
+@pytest.mark.slow
 @few
 @given(compute=budgets, alpha=exponents, beta=exponents)
 def test_a_budget_scales_the_optimum_by_powers(compute, alpha, beta):
@@ -90,6 +91,7 @@ def test_the_search_finds_the_bottom_of_a_tilted_bowl(x, y, tilt, width):
     assert edges == [None, None]
 
 
+@pytest.mark.slow
 @few
 @given(st.integers(0, 2**32 - 1))
 def test_replicates_are_searched_as_if_alone(seed):

@@ -123,6 +123,7 @@ def test_a_steep_fall_before_a_rise_that_saturates_does_not_hide_it(n):
     assert claims(mean + noise) >= 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 12])
 def test_a_detectable_rise_is_found_in_four_of_five_curves(n):
     rng = np.random.default_rng(n)

@@ -102,6 +102,7 @@ def test_a_flat_curve_with_training_noise_rarely_seems_to_turn():
     assert claims < 16
 
 
+@pytest.mark.slow
 def test_negative_control_no_growth_of_delta_no_turning_point():
     for seed in range(5):
         rows, windows = table(np.random.default_rng(seed), delta=constant, bits=(2, 3, 4))
@@ -181,6 +182,7 @@ def test_the_growth_of_delta_shifts_the_observed_turn():
     assert places[1] / places[0] == pytest.approx(expected, rel=0.35)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phi", [0.0, 0.5])
 def test_the_interval_holds_an_abrupt_turn_that_is_nearly_always_between_the_lowest_checkpoint_and_the_next(phi):
     t, turn = np.linspace(0, 1, 30), 2 / 3

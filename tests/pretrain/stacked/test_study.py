@@ -140,7 +140,7 @@ def test_a_run_does_not_depend_on_those_beside_it(study, tmp_path):
             assert all(torch.allclose(a[key], b[key], atol=1e-4) for key in a)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "wsd"])
+@pytest.mark.parametrize("schedule", [pytest.param("constant", marks=pytest.mark.slow), "wsd"])
 def test_oracle_a_stacked_run_is_that_of_pretrain(text, tmp_path, schedule):
     common = {"width": 16, "layers": 2, "vocab": 300, "context": 16, "batch_size": 4, "warmup": 4, "ratios": (1.0, 2.0)}
     pretrain(PretrainConfig(**common, schedule=schedule, seed=3), text, tmp_path / "one")
@@ -160,6 +160,7 @@ def test_oracle_a_stacked_run_is_that_of_pretrain(text, tmp_path, schedule):
     assert [entry["loss"] for entry in logs[0]] == pytest.approx([entry["loss"] for entry in logs[1]], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "seconds"), [(30, 0.0), (120, 1e9)])
 def test_recovery_a_study_that_was_killed_ends_in_the_same_bits(study, tmp_path, monkeypatch, call, seconds):
     planned = study()
@@ -173,6 +174,7 @@ def test_recovery_a_study_that_was_killed_ends_in_the_same_bits(study, tmp_path,
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_study_may_grow(study, tmp_path):
     train(study(), tmp_path / "out")
     before, steps = contents(tmp_path / "out"), []
@@ -260,6 +262,7 @@ def test_a_name_says_every_option_that_is_not_default():
     assert len({Run(one, "t", (6,)).name for one in [RunOptions(), *lists]}) == 5
 
 
+@pytest.mark.slow
 def test_one_description_for_a_run_of_a_study_and_one_by_itself(study, text, tmp_path):
     planned = study()
     train(planned, tmp_path / "out")
@@ -275,6 +278,7 @@ def test_one_description_for_a_run_of_a_study_and_one_by_itself(study, text, tmp
     assert [mine[name] for name in same] == [other[name] for name in same]
 
 
+@pytest.mark.slow
 def test_stages_are_trained_in_their_order(study, tmp_path):
     planned = study(more='[[grid]]\nstage = 1\nwidth = 8\nschedule = "wsd"\nseed = [7, 8]\n')
     first, seen = planned.until(0), []

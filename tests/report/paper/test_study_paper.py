@@ -180,7 +180,8 @@ def test_known_exponents_factors_and_losses_are_recovered():
 def test_a_direction_is_said_only_where_it_is_decided():
     rising, falling = dispute.harm(synthetic(slope=0.5)), dispute.harm(synthetic())
     assert "0 of 3 doublings lower it, 3 raise it" in rising[0]
-    assert falling[1] == "nowhere decidedly"
+    assert falling[1] == "It rises decidedly nowhere."
+    assert "minimum" in falling[2]
     assert "all 3 doublings lower it" in falling[0]
     assert words.moves(study.effect([0.1, 0.11, 0.12]), "δ").startswith("raises δ by 0.1100")
     assert "open" in words.moves(study.effect([-0.1, 0.1, 0.2]), "δ")

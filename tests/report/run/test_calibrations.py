@@ -86,6 +86,8 @@ def test_there_is_no_section_with_one_calibration(alone):
     assert calibrations.TITLE not in page.document(Study(older, make_fit(older), {}))
 
 
+@pytest.mark.slow
+@pytest.mark.drawn("png")
 def test_the_figure_shows_what_differs_in_one_respect(table, alone, tmp_path):
     shown = calibrations_figure.data(study(table, alone))
     assert set(shown["factor"]) == {"calib_text", "calib_windows"}

@@ -94,6 +94,7 @@ def test_the_figure_shows_every_format_and_the_law_on_its_axis(study):
     assert curve["delta"].astype(float).tolist() == pytest.approx(expected.tolist(), rel=0.01)
 
 
+@pytest.mark.drawn("png")
 def test_the_figure_is_written_where_formats_are_and_only_there(study, tmp_path):
     named = {path.name for path in write(tmp_path, study.table, study.fit, {})}
     assert {"delta_vs_bits.png", "delta_vs_bits.csv"} <= named

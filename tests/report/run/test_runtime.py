@@ -28,6 +28,7 @@ def test_the_section_has_every_combination_and_the_answer(both):
     assert "δ at D = 400k, with activations per token, dynamic range; keys per channel, after the rotary" in text
 
 
+@pytest.mark.drawn("png")
 def test_the_laws_of_three_precisions_are_in_the_section_and_in_a_figure(both, tmp_path):
     study = Study(both[1].table, both[1].fit, both[1].run)
     text = dict(sections(study))[TITLE]

@@ -199,6 +199,7 @@ def test_the_library_is_the_one_that_its_script_fetches():
     assert "Mike Bostock" in (folder / "d3.LICENSE").read_text()
 
 
+@pytest.mark.slow
 def test_the_embedded_folder_of_this_repository_makes_a_page():
     folder = Path(__file__).parents[3] / "results" / "formats"
     table, fit, run = (

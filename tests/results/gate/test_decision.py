@@ -106,6 +106,7 @@ def test_no_number_of_windows_reaches_what_chance_alone_moves():
     assert RULE.smallest(evidence(error=math.nan, df=0.0)) == math.inf
 
 
+@pytest.mark.slow
 def test_stated_power_is_the_share_that_is_caught():
     """Windows are drawn, one of twelve cells is worse by a known amount, and the whole grid is judged, many times."""
     rng, n, sd, worsening, trials = np.random.default_rng(0), 50, 0.02, 0.014, 1500
@@ -120,6 +121,7 @@ def test_stated_power_is_the_share_that_is_caught():
     assert 0.3 < caught / trials < 0.97
 
 
+@pytest.mark.slow
 def test_grids_without_a_worsening_are_rarely_called_worse():
     rng, n, grids = np.random.default_rng(1), 20, 1500
     alarms = 0
