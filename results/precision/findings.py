@@ -44,6 +44,8 @@ def read() -> pd.DataFrame:
     """The measurements after quantization, with how the rate ended, and what is unusual about the run."""
     table = pd.read_csv(HERE / "table.csv.gz", dtype={"weights": str, "activations": str, "kv": str})
     table = table[table["status"].isin(["ok", "partial"]) & (table["quantizer"] != "none")]
+    # runs at a constant rate are there for their averages (training.py); the constant runs of this page are trunks
+    table = table[table["schedule"] != "constant"]
     trunk = table["schedule"].where(table["schedule"] != "wsd", "constant")
     ending = trunk.where(table["part"] != "annealed", "annealed").where(table["part"].isin(["trunk", "annealed"]))
     ending = ending.fillna("averaged " + table["part"])
