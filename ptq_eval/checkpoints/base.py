@@ -68,6 +68,8 @@ class CheckpointFormat:
     """Asked last, about folders and labels that no other format reads."""
     takes_architecture: ClassVar[bool] = False
     """Whether `architecture_given` of a checkpoint changes its configuration."""
+    needs_architecture: ClassVar[bool] = False
+    """Asked only where a whole configuration is given, and no other format then."""
 
     def position(self, model: str, label: str) -> Position | None:
         """The meaning of `label` (a folder's or a revision's name) for a model or run called `model`.

@@ -10,7 +10,7 @@ the command line wins over both.  Example:
     learning_rate: 0.003          # or by step
     schedule_phase: constant      # or by step
     family: small                 # runs of one family differ in their seed alone
-    architecture: {softcap: 20}   # what the files of nanochat and torchtitan do not say
+    architecture: {softcap: 20}   # what the files do not say, or the name of a whole config.json
     runs:
       small: {params: 85056000}   # the same keys for one run
     checkpoints:                  # the folders of this run, whatever their names, and no others
@@ -32,6 +32,7 @@ from typing import Any
 import yaml
 
 from ptq_eval import plugins
+from ptq_eval.checkpoints.architecture import ARCHITECTURE
 from ptq_eval.checkpoints.growth import COUNTER_RESTART, COUNTER_UNIT
 from ptq_eval.checkpoints.numbered import numbered_by, steps_restart
 from ptq_eval.checkpoints.spacing import spread
@@ -75,16 +76,6 @@ def _mapping_of(cls_name: str) -> Kind:
     return Kind(read, "")
 
 
-def _entries(value: Any, *, name: str, error: type[PtqEvalError]) -> dict[str, Any]:
-    """A mapping from names to single values."""
-    if not isinstance(value, Mapping) or any(isinstance(own, (Mapping, list)) for own in value.values()):
-        raise error(f"{name} is not a mapping from names to values", got=repr(value)[:80], allowed="{NAME: VALUE}")
-    return {str(key): own for key, own in value.items()}
-
-
-_ENTRIES = Kind(_entries, "")
-
-
 @dataclass(frozen=True)
 class Overrides(Options):
     """Corrections to what was found.  `tokens` is D by step, or one D per checkpoint in order of step.
@@ -126,7 +117,10 @@ class Overrides(Options):
     )
     family: str = option("", "What runs that differ in their seed alone have in common.", flag="")
     architecture: Mapping[str, Any] = option(
-        {}, "Entries of the configuration that the files do not say (nanochat, torchtitan).", _ENTRIES, flag=""
+        {},
+        "Configuration of files that hold tensors alone (.pt): a config.json of transformers or a type of model; or "
+        "entries that files do not say (nanochat, torchtitan).",
+        ARCHITECTURE,
     )
     runs: Mapping[str, Overrides] = option({}, "The same for single runs.", _mapping_of("Overrides"), flag="")
     checkpoints: Mapping[str, Place] = option(
@@ -270,6 +264,8 @@ def read_overrides(folder: Path) -> Overrides | None:
     except (OSError, ValueError, yaml.YAMLError) as error:
         remedy = "keep one of the two" if isinstance(error, _KeyTwiceError) else "correct the file"
         raise TrajectoryFileError(f"{path} cannot be read", got=error, remedy=remedy) from error
+    if isinstance(data, dict) and isinstance(own := data.get("architecture"), str) and (folder / own).exists():
+        data["architecture"] = folder / own
     return _parse({} if data is None else data, str(path))
 
 
