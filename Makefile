@@ -95,4 +95,4 @@ $(STAMP): pyproject.toml requirements/constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) demo-output study-output build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-output study-output results/paper/generated build dist .pytest_cache .ruff_cache .hypothesis

@@ -15,7 +15,7 @@ import pandas as pd
 from benchmarks.harness import ROOT, SEED, Claim, Outcome, Setup
 from ptq_eval.laws.forecast.backtest import Ahead, Statement, What, backtest
 from ptq_eval.laws.forecast.baselines import FORECAST, METHODS, Method
-from ptq_eval.laws.forecast.forecast import draw, turn, unless_tested
+from ptq_eval.laws.forecast.forecast import draw, turn, untested
 from ptq_eval.laws.forecast.score import Score, best_baseline, scores, total
 from ptq_eval.laws.forecast.series import Series, series_of
 from ptq_eval.results.points import read
@@ -74,7 +74,7 @@ def _flat(curves: int) -> Iterator[Claim]:
                 loss, delta = 3 + 0.01 * noise(n, rng, phi), 0.3 * (1 + 0.05 * noise(n, rng, phi))
                 own = Series("run", "rtn", 2.0, 1e5, np.exp(x), loss, delta, np.full(n, 0.003), np.full(n, np.nan))
                 said = turn(draw(own, [own]))
-                found.append([said.high, unless_tested(said, own.tokens[-1], False).high])
+                found.append([said.high, untested(said, own.tokens[-1]).high])
             shares = np.mean(np.isfinite(found), axis=0)
             raw.append(float(shares[0]))
             ruled.append(float(shares[1]))

@@ -32,6 +32,7 @@ LEAST, MOST = 0.85, 0.95
 HALF = (0.4, 0.6)
 """Limits of what 50 % intervals hold."""
 REFUTED = 0.10
+NOT_BEFORE = 'stated as "not before", beyond the origin'
 FAST = (FORECAST, "staying", "power")
 AHEAD = {Ahead.NEXT: "one checkpoint ahead", Ahead.TWICE: "at 2 times D", Ahead.FOUR_TIMES: "at 4 times D"}
 
@@ -113,7 +114,8 @@ def _turns(runs: Sequence[Run], stated: Sequence[Statement]) -> Iterator[Claim]:
     """What is stated of D_crit against the exact one, whether or not a later checkpoint decided."""
     truth = {(s.run, s.bits): D for run in runs for s, D in zip(run.series, run.truth)}
     last = {(s.run, s.bits): s.tokens[-1] for run in runs for s in run.series}
-    own = [s for s in stated if s.what is What.TURN and s.method == FORECAST and s.bits in BITS and s.as_assumed]
+    every = [s for s in stated if s.what is What.TURN and s.method == FORECAST and s.bits in BITS]
+    own = [s for s in every if s.as_assumed]
     groups = {"all": own, "that turned before the origin": [s for s in own if truth[s.run, s.bits] < s.origin_tokens]}
     groups["that turn later, within the run"] = [
         s for s in own if s.origin_tokens <= truth[s.run, s.bits] < last[s.run, s.bits]
@@ -121,9 +123,9 @@ def _turns(runs: Sequence[Run], stated: Sequence[Statement]) -> Iterator[Claim]:
     two_ends = [s for s in own if math.isfinite(s.high)]
     groups["stated with two ends"] = two_ends
     groups["stated with two ends, the upper one beyond the origin"] = [s for s in two_ends if s.high > s.origin_tokens]
-    groups['stated as "not before", beyond the origin'] = [
-        s for s in own if not math.isfinite(s.high) and s.low >= s.origin_tokens
-    ]
+    beyond = [s for s in every if not math.isfinite(s.high) and s.low >= s.origin_tokens]
+    groups[NOT_BEFORE] = [s for s in beyond if s.as_assumed]
+    groups[f"{NOT_BEFORE}; the learning rate did otherwise later"] = [s for s in beyond if not s.as_assumed]
     for name, cases in groups.items():
         if not cases:
             continue

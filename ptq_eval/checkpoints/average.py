@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 from ptq_eval.checkpoints.account import load_account
 from ptq_eval.checkpoints.base import local_path
 from ptq_eval.checkpoints.staging import Content
-from ptq_eval.checkpoints.weights import TORCH_TYPES, load_pickle
+from ptq_eval.checkpoints.weights import TORCH_TYPES
 from ptq_eval.errors import UnsupportedModelError
 from ptq_eval.models.blueprint import Blueprint, blueprint
 from ptq_eval.models.loading import tokenizer_files, tokenizer_folder
+from ptq_eval.models.pickles import load_pickle
 from ptq_eval.models.weight_files import find_weights
 from ptq_eval.records import Checkpoint
 

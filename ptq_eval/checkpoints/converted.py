@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import yaml
 
@@ -23,14 +23,12 @@ from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError
 from ptq_eval.models.json_files import load_json
 from ptq_eval.records import Checkpoint
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "vocab.json", "merges.txt",
     "generation_config.json",
 )  # fmt: skip
 """Files of a tokenizer that transformers reads, which several frameworks keep beside their weights."""
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _SEEN = "global_train_tokens_seen"
 
 
@@ -51,6 +49,18 @@ class ConvertedFormat(CheckpointFormat):
         """The files that `content` reads."""
         return [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
 
+    def tokenizer_homes(self, place: Path) -> Sequence[Path]:
+        """Where a tokenizer may be: beside the weights, or in the run's folder."""
+        return [place, place.parent] if place.is_dir() else [place.parent]
+
+    def _tokenizer(self, place: Path) -> dict[str, Path]:
+        """The files of the first tokenizer there is, by name."""
+        for home in self.tokenizer_homes(place):
+            found = {name: home / name for name in TOKENIZER_FILES if (home / name).is_file()}
+            if found.keys() & set(_TOKENIZERS):
+                return found
+        return {}
+
     def found(self, place: Path, step: int | None = None) -> Checkpoint:
         """What `about` says, or an unreadable checkpoint with the reason, at the step of its name."""
         blank = Checkpoint(
@@ -66,7 +76,13 @@ class ConvertedFormat(CheckpointFormat):
     def local_path(self, checkpoint: Checkpoint) -> Path:
         """The folder for transformers.  Raises the PtqEvalErrors of `content`."""
         place, given = Path(checkpoint.location), dict(checkpoint.architecture_given)
-        return staged(*self._origin(checkpoint), lambda: self.content(place, given))
+
+        def made() -> Content:
+            content, beside = self.content(place, given), self._tokenizer(place)
+            known = content.texts.keys() | content.links.keys()
+            return content if known & beside.keys() else replace(content, links={**content.links, **beside})
+
+        return staged(*self._origin(checkpoint), made)
 
     def copy_of(self, checkpoint: Checkpoint) -> Path:
         """The folder for transformers, which need not exist yet."""
@@ -79,8 +95,9 @@ class ConvertedFormat(CheckpointFormat):
 
     def _origin(self, checkpoint: Checkpoint) -> tuple[Sequence[Path], dict[str, Any]]:
         """The files that a folder for transformers is made from, and what else decides its content."""
+        place = Path(checkpoint.location)
         facts = {"format": self.name, "given": dict(checkpoint.architecture_given)}
-        return self.sources(Path(checkpoint.location)), facts
+        return [*self.sources(place), *self._tokenizer(place).values()], facts
 
 
 class ConvertedFolders(ConvertedFormat):
@@ -104,17 +121,12 @@ class ConvertedFolders(ConvertedFormat):
         return int(match[1]) if match else None
 
 
-def tokenizer_beside(place: Path) -> dict[str, Path]:
-    """The files of a tokenizer in a folder, by name."""
-    return {name: place / name for name in TOKENIZER_FILES if (place / name).is_file()}
-
-
 def mapping_of(path: Path) -> dict[str, Any]:
     """The mapping in a JSON or YAML file.  Raises UnreadableCheckpointError."""
     try:
         content = load_json(path) if path.suffix == ".json" else yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        got = " ".join(str(error).split())[:200]
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        got = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
         raise UnreadableCheckpointError(f"{path.name} cannot be read", got=got, remedy="fetch it again") from error
     if not isinstance(content, dict):
         raise UnreadableCheckpointError(f"{path.name} is no mapping", got=repr(content)[:80], remedy="fetch it again")
@@ -129,7 +141,7 @@ def part_of(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def with_tokens_seen(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     """With the exact D that a trainer of OLMo stores, where its state is plain values that are safe to read."""
-    from ptq_eval.checkpoints.weights import load_content
+    from ptq_eval.models.pickles import load_content
 
     try:
         state = load_content(path) if path.is_file() else {}
@@ -158,24 +170,3 @@ def product(content: Mapping[str, Any], *names: str) -> int | None:
             return None
         total *= value
     return total
-
-
-def renamed(
-    tensors: Mapping[str, Tensor], rules: Iterable[tuple[str, str]], ignored: str = r"(?!)", where: str = "the file"
-) -> dict[str, Tensor]:
-    """The tensors under the names that the first fitting rule (pattern, replacement) gives them.
-
-    Those that fit `ignored` are dropped.  Raises UnreadableCheckpointError for a name that no rule fits, which would be
-    a part of the model that is not understood.
-    """
-    compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
-    found = {}
-    for name, tensor in tensors.items():
-        if re.fullmatch(ignored, name):
-            continue
-        fitting = next(((pattern, to) for pattern, to in compiled if pattern.fullmatch(name)), None)
-        if fitting is None:
-            what = f"{where} has a tensor that this format does not know"
-            raise UnreadableCheckpointError(what, got=name, remedy="convert it with the library that wrote it")
-        found[fitting[0].sub(fitting[1], name)] = tensor
-    return found

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval import plugins
+from ptq_eval.checkpoints.architecture import WHOLE
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, counted, holds_model, holds_weights, subfolders
 from ptq_eval.checkpoints.families import with_family
 from ptq_eval.checkpoints.foreign import foreign
 from ptq_eval.checkpoints.growth import with_sound_counts
 from ptq_eval.checkpoints.hub import with_all_revisions
 from ptq_eval.checkpoints.labels import extra_words, name_order, stage_order
-from ptq_eval.checkpoints.numbered import Numbered
+from ptq_eval.checkpoints.numbered import Numbered, with_numbers_as_steps
 from ptq_eval.checkpoints.overrides import Overrides, Place, read_overrides, require_known
 from ptq_eval.checkpoints.problems import ROOT, beside
 from ptq_eval.errors import (
@@ -72,7 +73,7 @@ def discover(
     try:
         every = corrections.checkpoint_count is not None
         roots = [with_all_revisions(root) if every else root for root in roots]
-        runs = _merged([run for root in roots for run in _runs_of(root)])
+        runs = _merged([run for root in roots for run in _runs_of(root, corrections)])
     except OSError as error:
         raise EmptyFolderError("a folder cannot be read", got=error, remedy="allow reading it") from error
     runs = [replace(run, checkpoints=tuple(with_sound_counts(run.checkpoints))) for run in runs]
@@ -110,13 +111,16 @@ class _Run:
     checkpoints: tuple[Checkpoint, ...]
 
 
-def _runs_of(root: str | Path) -> list[_Run]:
+def _runs_of(root: str | Path, corrections: Overrides) -> list[_Run]:
     formats = [plugin() for plugin in plugins.load_all("checkpoints").values()]
     for form in formats:
         if form.scheme and str(root).startswith(f"{form.scheme}:"):
             known = (with_family(checkpoint, None) for checkpoint in form.discover(root))
             return _grouped((checkpoint.run, None, checkpoint) for checkpoint in known)
     folder = _folder(root)
+    layer = read_overrides(folder)
+    whole = any(WHOLE in own.architecture for own in (corrections, layer) if own)
+    formats = [form for form in formats if form.needs_architecture == whole]
     found = list(_walk(folder, sorted(formats, key=lambda form: form.fallback), 0, set()))
     if not found:
         if error := foreign(folder):
@@ -134,7 +138,7 @@ def _runs_of(root: str | Path) -> list[_Run]:
         for run in _grouped((_name(checkpoint, folder), _home(checkpoint), counted(checkpoint)) for checkpoint in found)
     ]
     runs = _with_branches(runs)
-    if layer := read_overrides(folder):
+    if layer:
         runs = _corrected(layer, runs)
     return _own_corrections(runs, folder)
 
@@ -170,7 +174,9 @@ def _walk(folder: Path, formats: Sequence[CheckpointFormat], depth: int, claimed
     for checkpoint in found:
         if (place := Path(checkpoint.location).resolve()) not in claimed:
             fresh.setdefault(place, checkpoint)
-    claimed |= set(fresh)
+    home = folder.resolve()
+    inside = {place for place in fresh if place.is_file() and place.is_relative_to(home)}
+    claimed |= {*fresh, *(home / place.relative_to(home).parts[0] for place in inside)}  # with the folder of a file
     whole = fresh.pop(folder.resolve(), None)
     yield from fresh.values()
     if whole is not None:
@@ -257,7 +263,7 @@ def _home(checkpoint: Checkpoint) -> Path | None:
     known = checkpoint.step is not None or checkpoint.tokens_source in ("label", "user")
     placed = checkpoint.run or known or checkpoint.format == Numbered.name
     if checkpoint.revision == ROOT or not placed:
-        return location
+        return location.parent if location.is_file() else location
     return location.parents[checkpoint.revision.count("/")]
 
 
@@ -303,6 +309,10 @@ def _corrected(
     layer: Overrides, runs: Sequence[_Run], whole: bool = True, error: type[PtqEvalError] = TrajectoryFileError
 ) -> list[_Run]:
     require_known(layer.runs, [run.name for run in runs], "run")
+    per_step = {run.name: layer.runs.get(run.name, layer).tokens_per_step or layer.tokens_per_step for run in runs}
+    runs = [
+        replace(run, checkpoints=with_numbers_as_steps(run.checkpoints)) if per_step[run.name] else run for run in runs
+    ]
     if whole:
         layer.check_steps({checkpoint.step for run in runs for checkpoint in run.checkpoints}, error)
     corrected = []

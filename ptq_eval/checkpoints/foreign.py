@@ -38,16 +38,29 @@ class _Kind:
     def advice(self, folder: Path, file: str) -> str:
         """How to make a model of `file`, found in a folder or one level below."""
         variant = (re.findall(r"\.(\w+)(?:-\d+-of-\d+)?\.(?:safetensors|bin|json)$", file) or [""])[0]
-        return self.remedy.format(folder=folder, home=(folder / file).parent, file=file, variant=variant)
+        home = (folder / file).parent
+        above = home.parent if home.name.startswith("mp_rank_") else home
+        run = above.parent if above.name.startswith("iter_") else above
+        return self.remedy.format(folder=folder, home=home, run=run, file=file, variant=variant)
 
 
 # torch/distributed/checkpoint/format_utils.py: mode, source, destination.
 _DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch {home} {folder}/pytorch_model.bin"
 _OLD = "with transformers<5: AutoModelForCausalLM.from_pretrained('{folder}', %s=True).save_pretrained(NEW)"
 
+_GIVEN = "give the model's configuration: --architecture CONFIG (a config.json of transformers)"
+"""Where a file of tensors can be read as it is."""
+
 _BY_LIBRARY = (
     "with the library that wrote it, save its tensors as safetensors under the names that transformers has for them, "
     "and put a config.json beside them"
+)
+
+
+# scripts/conversion/README.md of NVIDIA-NeMo/Megatron-Bridge
+_BRIDGE = (
+    "./scripts/conversion/convert.sh export --executor local --device cpu --hf-model MODEL (one on the hub of the same "
+    "architecture) --megatron-path %s --hf-path NEW, of Megatron-Bridge"
 )
 
 
@@ -69,23 +82,29 @@ _KINDS = (
         "python {folder}/zero_to_fp32.py {folder} {folder} --safe_serialization",
     ),
     _Kind(
-        "a pipeline of GPT-NeoX or Megatron-DeepSpeed",
+        "a pipeline of GPT-NeoX or Megatron-DeepSpeed without its options",
         ("layer_*-model_*-model_states.pt", "*/layer_*-model_*-model_states.pt"),
         # tools/ckpts/convert_neox_to_hf.py of EleutherAI/gpt-neox
-        "python tools/ckpts/convert_neox_to_hf.py --input_dir {home} --config_file CONFIG.yml --output_dir NEW "
-        "of GPT-NeoX",
+        "if GPT-NeoX wrote it, copy the YAML files of its training into {home}/configs; or "
+        "python tools/ckpts/convert_neox_to_hf.py --input_dir {home} --config_file CONFIG.yml --output_dir NEW",
     ),
     _Kind(
         "DeepSpeed model states",
         ("mp_rank_*_model_states.pt", "*/mp_rank_*_model_states.pt"),
-        "load its `module` entry and save it with save_pretrained; for GPT-NeoX, tools/ckpts/convert_neox_to_hf.py",
+        "if GPT-NeoX wrote it, copy the YAML files of its training into {home}/configs; otherwise "
+        + _GIVEN,
     ),
     _Kind(
-        "a checkpoint of Megatron-LM",
-        ("mp_rank_*/model_*rng.pt", "model_optim_rng.pt", "common.pt", "*/common.pt", "distrib_optim.pt"),
-        # examples/conversion/README.md of NVIDIA-NeMo/Megatron-Bridge
-        "examples/conversion/convert_checkpoints.py of Megatron-Bridge: export --hf-model MODEL (one on the "
-        "hub of the same architecture) --megatron-path {folder} --hf-path NEW",
+        "a checkpoint of Megatron-LM in its earlier format",
+        ("mp_rank_*/model_*rng.pt", "*/mp_rank_*/model_*rng.pt", "model_optim_rng.pt"),
+        # megatron/training/config/training_config.py: ckpt_convert_format, ckpt_convert_save
+        "first write it as torch_dist, the command that trained it with --load {run} --ckpt-convert-format torch_dist "
+        "--ckpt-convert-save NEW, of Megatron-LM; then " + _BRIDGE % "NEW/torch_dist/iter_N",
+    ),
+    _Kind(
+        "a checkpoint of Megatron-LM (torch_dist)",
+        ("common.pt", "*/common.pt", "distrib_optim.pt", "*/distrib_optim.pt"),
+        _BRIDGE % "{home}",
     ),
     _Kind(
         "a checkpoint of OLMo-core",
@@ -154,11 +173,14 @@ _KINDS = (
         "python -m verl.model_merger merge --backend fsdp --local_dir {home} --target_dir NEW",
     ),
     _Kind(
-        "a checkpoint of nanotron",
+        "a checkpoint of nanotron without its parameters",
         ("checkpoint_metadata.json", "*/checkpoint_metadata.json"),
-        # examples/llama/convert_nanotron_to_hf.py; its default tokenizer is Llama 2's.
-        "torchrun --nproc_per_node=1 examples/llama/convert_nanotron_to_hf.py --checkpoint_path={home} "
-        "--save_path=NEW --tokenizer_name=TOKENIZER, of nanotron",
+        "fetch the folder model/ beside it",
+    ),
+    _Kind(
+        "a checkpoint of fairseq2",
+        ("model/pp_*/tp_*", "*/model/pp_*/tp_*"),
+        _GIVEN,
     ),
     _Kind(
         "a checkpoint of torchtune",
@@ -172,8 +194,8 @@ _KINDS = (
         "a checkpoint of PyTorch Lightning",
         ("*.ckpt", "*/*.ckpt"),
         # docs/source-pytorch/common/checkpointing_basic.rst: the LightningModule's state_dict is under that key.
-        "torch.load('{folder}/{file}')['state_dict'] where you trust it; without the name of the attribute that holds "
-        "the model (such as a leading `model.`) load it into the model of transformers, and save_pretrained",
+        _GIVEN + "; of a file with more than tensors that you trust, save torch.load('{folder}/{file}')['state_dict'] "
+        "as a file of its own first",
     ),
     _Kind(
         "a checkpoint of metaseq (OPT)",
@@ -318,6 +340,5 @@ def _other_name(folder: Path, names: list[str]) -> PtqEvalError | None:
 _MAY_HOLD_WEIGHTS = re.compile(r"([^/]*/)?[^/]*(\.safetensors|(model|weight|checkpoint|ckpt)[^/]*\.(pt|pth|bin))", re.I)
 _NO_WEIGHTS = re.compile(r"optim|rng|random_states|scheduler|training_args|tokenizer|scaler|sampler", re.IGNORECASE)
 _RENAME = (
-    "where its tensors are called as in transformers, rename {file} to model.safetensors (or pytorch_model.bin) and "
-    "put the model's config.json beside it; otherwise convert it with the library that wrote it"
+    _GIVEN + ", or rename {file} to model.safetensors (or pytorch_model.bin) and put the model's config.json beside it"
 )

@@ -20,10 +20,9 @@ from ptq_eval.checkpoints.converted import (
     mapping_of,
     part_of,
     product,
-    renamed,
-    tokenizer_beside,
     with_tokens,
 )
+from ptq_eval.checkpoints.layouts import renamed, rows_apart
 from ptq_eval.checkpoints.staging import Content
 from ptq_eval.errors import UnreadableCheckpointError, UnsafeCheckpointError, UnsupportedModelError
 from ptq_eval.records import Checkpoint
@@ -89,7 +88,7 @@ class LitGPT(ConvertedFolders):
 
     def sources(self, place: Path) -> list[Path]:
         """Weights and configuration; the tokenizer, which may be with the run."""
-        return [place / _FILE, place / "model_config.yaml", *tokenizer_beside(place).values()]
+        return [place / _FILE, place / "model_config.yaml"]
 
     def about(self, place: Path) -> Checkpoint:
         """Step and D."""
@@ -115,12 +114,12 @@ class LitGPT(ConvertedFolders):
         tensors = {name.removeprefix("_orig_mod."): tensor for name, tensor in saved.get("model", saved).items()}
         found = renamed(tensors, _LLAMA if kind == "llama" else _NEOX, where=_FILE)
         found = _as_llama(found, stated) if kind == "llama" else _as_neox(found, stated)
-        return Content({"config.json": json.dumps(_config(kind, stated))}, tokenizer_beside(place), found)
+        return Content({"config.json": json.dumps(_config(kind, stated))}, tensors=found)
 
 
 def _saved(place: Path, device: str = "cpu") -> dict[str, Any]:
     """The content of the weights' file.  Raises UnreadableCheckpointError and UnsafeCheckpointError."""
-    from ptq_eval.checkpoints.weights import load_content
+    from ptq_eval.models.pickles import load_content
 
     try:
         saved = load_content(place / _FILE, device)
@@ -176,12 +175,12 @@ def _config(kind: str, stated: Mapping[str, Any]) -> dict[str, Any]:
 def _as_llama(tensors: dict[str, Tensor], stated: Mapping[str, Any]) -> dict[str, Tensor]:
     """With queries, keys and values apart."""
     size = stated["head_size"]
-    rows = [stated["n_head"] * size, stated["n_query_groups"] * size, stated["n_query_groups"] * size]
+    keys = stated["n_query_groups"] * size
+    rows = {"q_proj": stated["n_head"] * size, "k_proj": keys, "v_proj": keys}
     found = {}
     for name, tensor in tensors.items():
         if name.endswith("qkv.weight"):
-            parts = zip("qkv", tensor.split(_rows(tensor, rows, name)))
-            found |= {name.replace("qkv", f"{letter}_proj"): part.clone() for letter, part in parts}
+            found |= rows_apart(name.replace("qkv", "*"), tensor, rows, "model_config.yaml")
         else:
             found[name] = tensor
     return found
@@ -192,18 +191,11 @@ def _as_neox(tensors: dict[str, Tensor], stated: Mapping[str, Any]) -> dict[str,
     import torch
 
     heads, size = stated["n_head"], stated["head_size"]
+    rows = {part: heads * size for part in "qkv"}
     found = {}
     for name, tensor in tensors.items():
         if ".query_key_value." in name:
-            parts = tensor.split(_rows(tensor, [heads * size] * 3, name))
-            by_head = torch.stack([part.unflatten(0, (heads, size)) for part in parts], dim=1)
-            tensor = by_head.flatten(0, 2)
+            parts = rows_apart(name.replace("query_key_value", "*"), tensor, rows, "model_config.yaml").values()
+            tensor = torch.stack([part.unflatten(0, (heads, size)) for part in parts], dim=1).flatten(0, 2)
         found[name] = tensor
     return found
-
-
-def _rows(tensor: Tensor, rows: list[int], name: str) -> list[int]:
-    if len(tensor) != sum(rows):
-        what = f"{name} has another number of rows than model_config.yaml says"
-        raise UnreadableCheckpointError(what, got=len(tensor), allowed=str(sum(rows)), remedy="fetch both again")
-    return rows

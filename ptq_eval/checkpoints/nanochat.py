@@ -120,7 +120,7 @@ class Nanochat(ConvertedFormat):
         texts = {"config.json": json.dumps(configuration(shapes, _sizes(place, _meta_of(place)), given))}
         links, tensors = {"pytorch_model.bin": place}, {}
         if prefixed:
-            from ptq_eval.checkpoints.weights import load_pickle
+            from ptq_eval.models.pickles import load_pickle
 
             links, tensors = {}, {name.removeprefix(_PREFIX): tensor for name, tensor in load_pickle(place).items()}
         tokenizer = _tokenizer_of(place)
@@ -224,7 +224,7 @@ def _shapes(path: Path) -> tuple[dict[str, tuple[int, ...]], bool]:
 
     Raises UnreadableCheckpointError and UnsafeCheckpointError.
     """
-    from ptq_eval.checkpoints.weights import load_pickle  # which needs numpy
+    from ptq_eval.models.pickles import load_pickle
 
     tensors = load_pickle(path, "meta")
     prefixed = any(name.startswith(_PREFIX) for name in tensors)

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptq_eval.checkpoints.converted import ConvertedFormat, product, renamed, with_tokens
+from ptq_eval.checkpoints.converted import ConvertedFormat, product, with_tokens
+from ptq_eval.checkpoints.layouts import renamed
 from ptq_eval.checkpoints.staging import Content
 from ptq_eval.errors import UnreadableCheckpointError
 from ptq_eval.records import Checkpoint
@@ -73,7 +74,7 @@ class NanoGPT(ConvertedFormat):
 
 def _saved(place: Path, device: str = "cpu") -> dict[str, Any]:
     """The content of the file.  Raises UnreadableCheckpointError and UnsafeCheckpointError."""
-    from ptq_eval.checkpoints.weights import load_content
+    from ptq_eval.models.pickles import load_content
 
     saved = load_content(place, device)
     states = isinstance(saved, dict) and isinstance(saved.get("model"), dict)

@@ -19,11 +19,10 @@ from ptq_eval.checkpoints.converted import (
     mapping_of,
     part_of,
     product,
-    renamed,
-    tokenizer_beside,
     with_tokens,
     with_tokens_seen,
 )
+from ptq_eval.checkpoints.layouts import renamed, rows_apart
 from ptq_eval.checkpoints.staging import Content
 from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
 from ptq_eval.records import Checkpoint
@@ -62,7 +61,7 @@ class OLMo(ConvertedFolders):
 
     def sources(self, place: Path) -> list[Path]:
         """Weights, configuration and tokenizer."""
-        return [_weights(place), place / "config.yaml", *tokenizer_beside(place).values()]
+        return [_weights(place), place / "config.yaml"]
 
     def about(self, place: Path) -> Checkpoint:
         """Step and D."""
@@ -78,7 +77,7 @@ class OLMo(ConvertedFolders):
         found = renamed(_tensors(_weights(place)), _RULES, r"_extra_state", _weights(place).name)
         if config["tie_word_embeddings"]:
             found.pop("lm_head.weight", None)
-        return Content({"config.json": json.dumps(config)}, tokenizer_beside(place), _split(found, config))
+        return Content({"config.json": json.dumps(config)}, tensors=_split(found, config))
 
 
 def _weights(place: Path) -> Path:
@@ -86,7 +85,7 @@ def _weights(place: Path) -> Path:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    from ptq_eval.checkpoints.weights import load_pickle
+    from ptq_eval.models.pickles import load_pickle
 
     if path.suffix == ".pt":
         return load_pickle(path)
@@ -130,21 +129,16 @@ def _configuration(model: Mapping[str, Any]) -> dict[str, Any]:
 def _split(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """With queries, keys and values, and the two halves of SwiGLU's first matrix, apart."""
     width, size = config["hidden_size"], config["hidden_size"] // config["num_attention_heads"]
-    keys = config["num_key_value_heads"] * size
-    both = tuple((name, config["intermediate_size"]) for name in ("up_proj", "gate_proj"))
-    parts: dict[str, tuple[tuple[str, int], ...]] = {
-        "qkv": (("q_proj", width), ("k_proj", keys), ("v_proj", keys)),
-        "both": both,
+    keys, inner = config["num_key_value_heads"] * size, config["intermediate_size"]
+    parts = {
+        "qkv": {"q_proj": width, "k_proj": keys, "v_proj": keys},
+        "both": {"up_proj": inner, "gate_proj": inner},
     }
     found = {}
     for name, tensor in tensors.items():
         stem, _, last = name.rpartition(".")
-        if last not in parts:
+        if last in parts:
+            found |= rows_apart(f"{stem}.*.weight", tensor, parts[last], "config.yaml")
+        else:
             found[name] = tensor
-            continue
-        if len(tensor) != sum(rows for _, rows in parts[last]):
-            what = "a matrix has another number of rows than config.yaml says"
-            raise UnreadableCheckpointError(what, got=f"{name}: {len(tensor)}", remedy="fetch both again")
-        for (part, _), own in zip(parts[last], tensor.split([rows for _, rows in parts[last]])):
-            found[f"{stem}.{part}.weight"] = own.clone()
     return found

@@ -19,12 +19,11 @@ from ptq_eval.checkpoints.converted import (
     mapping_of,
     part_of,
     product,
-    renamed,
-    tokenizer_beside,
     with_tokens,
     with_tokens_seen,
 )
 from ptq_eval.checkpoints.dcp import METADATA, read_tensors
+from ptq_eval.checkpoints.layouts import renamed
 from ptq_eval.checkpoints.staging import Content
 from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
 from ptq_eval.records import Checkpoint
@@ -67,7 +66,7 @@ class OLMoCore(ConvertedFolders):
 
     def sources(self, place: Path) -> list[Path]:
         """The model's files, configuration and tokenizer."""
-        own = [place / "config.json", *tokenizer_beside(place).values()]
+        own = [place / "config.json"]
         return [path for path in (*sorted((place / _MODEL).iterdir()), *own) if path.is_file()]
 
     def about(self, place: Path) -> Checkpoint:
@@ -82,7 +81,7 @@ class OLMoCore(ConvertedFolders):
         kind, config = _configuration(part_of(mapping_of(place / "config.json"), "model"))
         tensors = read_tensors(place / _MODEL, lambda name: name.startswith("model."))
         found = renamed(tensors, _LLAMA if kind == "llama" else _OLMO2, where=_MODEL)
-        return Content({"config.json": json.dumps(config)}, tokenizer_beside(place), found)
+        return Content({"config.json": json.dumps(config)}, tensors=found)
 
 
 def _configuration(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ the command line wins over both.  Example:
     learning_rate: 0.003          # or by step
     schedule_phase: constant      # or by step
     family: small                 # runs of one family differ in their seed alone
-    architecture: {softcap: 20}   # what the files of nanochat and torchtitan do not say
+    architecture: {softcap: 20}   # what the files do not say, or the name of a whole config.json
     runs:
       small: {params: 85056000}   # the same keys for one run
     checkpoints:                  # the folders of this run, whatever their names, and no others
@@ -32,8 +32,9 @@ from typing import Any
 import yaml
 
 from ptq_eval import plugins
+from ptq_eval.checkpoints.architecture import ARCHITECTURE
 from ptq_eval.checkpoints.growth import COUNTER_RESTART, COUNTER_UNIT
-from ptq_eval.checkpoints.numbered import numbered_by, steps_restart
+from ptq_eval.checkpoints.numbered import RATE_UNUSED, numbered_by, steps_restart, with_unused_rate
 from ptq_eval.checkpoints.spacing import spread
 from ptq_eval.checkpoints.trainer_state import PHASES
 from ptq_eval.config.options import (
@@ -53,6 +54,8 @@ from ptq_eval.models.json_files import file_content
 from ptq_eval.records import Checkpoint
 
 FILE_NAME = "trajectory.yaml"
+_SETTLED = (COUNTER_RESTART, COUNTER_UNIT, RATE_UNUSED)
+"""Problems that a D given by the user settles."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,6 @@ def _mapping_of(cls_name: str) -> Kind:
         return {str(key): own for key, own in value.items()}
 
     return Kind(read, "")
-
-
-def _entries(value: Any, *, name: str, error: type[PtqEvalError]) -> dict[str, Any]:
-    """A mapping from names to single values."""
-    if not isinstance(value, Mapping) or any(isinstance(own, (Mapping, list)) for own in value.values()):
-        raise error(f"{name} is not a mapping from names to values", got=repr(value)[:80], allowed="{NAME: VALUE}")
-    return {str(key): own for key, own in value.items()}
-
-
-_ENTRIES = Kind(_entries, "")
 
 
 @dataclass(frozen=True)
@@ -126,7 +119,10 @@ class Overrides(Options):
     )
     family: str = option("", "What runs that differ in their seed alone have in common.", flag="")
     architecture: Mapping[str, Any] = option(
-        {}, "Entries of the configuration that the files do not say (nanochat, torchtitan).", _ENTRIES, flag=""
+        {},
+        "Configuration of files that hold tensors alone (.pt): a config.json of transformers or a type of model; or "
+        "entries that files do not say (nanochat, torchtitan).",
+        ARCHITECTURE,
     )
     runs: Mapping[str, Overrides] = option({}, "The same for single runs.", _mapping_of("Overrides"), flag="")
     checkpoints: Mapping[str, Place] = option(
@@ -186,7 +182,8 @@ class Overrides(Options):
                 remedy="give one count per checkpoint, in order of step (--tokens D,D,…), or in trajectory.yaml "
                 "tokens: {STEP: D}",
             )
-        return [self._corrected(checkpoint, index) for index, checkpoint in enumerate(kept)]
+        corrected = [self._corrected(checkpoint, index) for index, checkpoint in enumerate(kept)]
+        return corrected if self.tokens_per_step is None else with_unused_rate(corrected)
 
     def check_steps(self, steps: Collection[int | None], error: type[PtqEvalError]) -> None:
         """Raise `error` for a step named here that no checkpoint has."""
@@ -203,7 +200,7 @@ class Overrides(Options):
         if note:
             TOKENS.require_below(tokens or 0, f"D of {checkpoint.name}, {note},")
             changes |= {"tokens": tokens, "tokens_source": "user", "tokens_note": note, "tokens_counter": ""}
-            changes["problems"] = tuple(p for p in checkpoint.problems if p.code not in (COUNTER_RESTART, COUNTER_UNIT))
+            changes["problems"] = tuple(p for p in checkpoint.problems if p.code not in _SETTLED)
         if self.params is not None:
             changes |= {"params": self.params, "params_source": "user", "params_convention": "user"}
         if self.architecture:
@@ -270,6 +267,8 @@ def read_overrides(folder: Path) -> Overrides | None:
     except (OSError, ValueError, yaml.YAMLError) as error:
         remedy = "keep one of the two" if isinstance(error, _KeyTwiceError) else "correct the file"
         raise TrajectoryFileError(f"{path} cannot be read", got=error, remedy=remedy) from error
+    if isinstance(data, dict) and isinstance(own := data.get("architecture"), str) and (folder / own).exists():
+        data["architecture"] = folder / own
     return _parse({} if data is None else data, str(path))
 
 

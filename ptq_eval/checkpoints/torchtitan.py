@@ -15,32 +15,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ptq_eval.checkpoints.converted import ConvertedFolders, renamed, with_tokens
+from ptq_eval.checkpoints.converted import ConvertedFolders, with_tokens
 from ptq_eval.checkpoints.dcp import METADATA, Stored, read_index, read_tensors
+from ptq_eval.checkpoints.layouts import META_LLAMA, in_halves, renamed
 from ptq_eval.checkpoints.staging import Content
 from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
 from ptq_eval.records import Checkpoint
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_BEFORE = r"(?:model\.)?"
-_AT = _BEFORE + r"layers\.(\d+)\."
-_RULES = (
-    (_BEFORE + r"tok_embeddings\.weight", "model.embed_tokens.weight"),
-    (_BEFORE + r"norm\.weight", "model.norm.weight"),
-    (_BEFORE + r"(?:output|lm_head)\.weight", "lm_head.weight"),
-    (_AT + r"attention\.(?:qkv_linear\.)?w([qkv])\.weight", r"model.layers.\1.self_attn.\2_proj.weight"),
-    (_AT + r"attention\.wo\.weight", r"model.layers.\1.self_attn.o_proj.weight"),
-    (_AT + r"feed_forward\.w1\.weight", r"model.layers.\1.mlp.gate_proj.weight"),
-    (_AT + r"feed_forward\.w2\.weight", r"model.layers.\1.mlp.down_proj.weight"),
-    (_AT + r"feed_forward\.w3\.weight", r"model.layers.\1.mlp.up_proj.weight"),
-    (_AT + r"attention_norm\.weight", r"model.layers.\1.input_layernorm.weight"),
-    (_AT + r"ffn_norm\.weight", r"model.layers.\1.post_attention_layernorm.weight"),
-)
-_EMBEDDING = re.compile(_BEFORE + r"tok_embeddings\.weight")
+_EMBEDDING = re.compile(r"(?:model\.)?tok_embeddings\.weight")
 _OTHERS = re.compile(r"(optimizer|lr_scheduler|train_state|dataloader)\b.*|.*freqs_cis")
 """What is stored beside the model."""
 _HEADS = "num_attention_heads"
@@ -85,17 +69,12 @@ class TorchTitan(ConvertedFolders):
                 f"{place}/pytorch_model.bin, under the names that transformers has, with a config.json beside it",
             )
         config = _configuration(index, given)
-        tensors = renamed(read_tensors(place, index.__contains__), _RULES, where=METADATA)
+        tensors = renamed(read_tensors(place, index.__contains__), META_LLAMA, where=METADATA)
         heads = {"q": config[_HEADS], "k": config["num_key_value_heads"]}
         for name in tensors:
             if match := re.fullmatch(r".*\.self_attn\.([qk])_proj\.weight", name):
-                tensors[name] = _halves(tensors[name], heads[match[1]])
+                tensors[name] = in_halves(tensors[name], heads[match[1]])
         return Content({"config.json": json.dumps(config)}, tensors=tensors)
-
-
-def _halves(weight: Tensor, heads: int) -> Tensor:
-    """Rows of each head ordered by halves, where neighbouring pairs were."""
-    return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
 def _configuration(index: Mapping[str, Stored], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +93,7 @@ def _configuration(index: Mapping[str, Stored], given: Mapping[str, Any]) -> dic
     if rows["wq"][0] % heads or rows["wk"][0] % (size := rows["wq"][0] // heads):
         what = f"the matrices cannot have so many heads ({_HEADS})"
         raise UnreadableCheckpointError(what, got=heads, allowed=f"divisors of {rows['wq'][0]}", remedy=remedy)
-    layers = {int(match[1]) for name in index if (match := re.match(_AT, name))}
+    layers = {int(match[1]) for name in index if (match := re.match(r"(?:model\.)?layers\.(\d+)\.", name))}
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -128,5 +107,5 @@ def _configuration(index: Mapping[str, Stored], given: Mapping[str, Any]) -> dic
         "rms_norm_eps": numbers.get("rms_norm_eps", 1e-5),
         "rope_theta": numbers.get("rope_theta", 500_000.0),
         "max_position_embeddings": int(numbers.get("max_position_embeddings", 8192)),
-        "tie_word_embeddings": not any(re.fullmatch(_RULES[2][0], name) for name in index),
+        "tie_word_embeddings": not any(re.fullmatch(META_LLAMA[2][0], name) for name in index),
     }

@@ -19,8 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pickle
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ptq_eval.checkpoints.grid import Grid, grid_of
-from ptq_eval.errors import UnreadableCheckpointError, UnsafeCheckpointError
-from ptq_eval.models.weight_files import unwrapped
+from ptq_eval.errors import UnreadableCheckpointError
+from ptq_eval.models.pickles import load_pickle, telling_line
 
 if TYPE_CHECKING:
     import torch
@@ -191,29 +189,6 @@ class _Values:
         return self._equal or self.zero
 
 
-def load_pickle(file: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """The tensors of a pickled state dict, on torch's device "meta" without content.  Raises as `read_weights` does."""
-    return unwrapped(load_content(file, device), file.name)
-
-
-def load_content(file: Path, device: str = "cpu") -> Any:
-    """What a pickle of tensors and plain values holds.  Raises as `read_weights` does."""
-    import torch
-
-    try:
-        with warnings.catch_warnings():  # about the pickle's protocol, which is no concern of the reader's
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UnsafeCheckpointError(
-            f"{file.name} holds more than tensors, and was not unpickled",
-            got=_reason(error),
-            remedy="convert it to safetensors where you trust it",
-        ) from error
-    except Exception as error:  # torch raises a different type for each way in which a file can be cut
-        raise UnreadableCheckpointError(f"{file.name} is truncated or corrupt", got=_reason(error)) from error
-
-
 def _safetensors(file: Path) -> dict[str, _Tensor]:
     from safetensors import SafetensorError, safe_open
 
@@ -225,7 +200,7 @@ def _safetensors(file: Path) -> dict[str, _Tensor]:
             header: dict[str, Any] = json.loads(stream.read(length))
     except (SafetensorError, OSError, ValueError) as error:
         raise UnreadableCheckpointError(
-            f"{file.name} is truncated or corrupt", got=_reason(error), remedy="fetch or save the file again"
+            f"{file.name} is truncated or corrupt", got=telling_line(error), remedy="fetch or save the file again"
         ) from error
     header.pop("__metadata__", None)
     return {
@@ -272,13 +247,6 @@ def _largest_exponent(chunk: bytes, dtype: str) -> int:
     kind, mask = _EXPONENTS[dtype]
     bits = np.frombuffer(chunk, dtype=kind)
     return int((bits & bits.dtype.type(mask)).max())
-
-
-def _reason(error: Exception) -> str:
-    """The one telling line of an error that may be a page long."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "Unsupported" in line or "unsupported" in line]
-    return (telling or lines or [type(error).__name__])[0][:200]
 
 
 ENTRIES = 256

@@ -24,10 +24,11 @@ _Self = TypeVar("_Self", bound="Options")
 
 @dataclass(frozen=True)
 class Kind:
-    """How a value is read, as `read(value, name=…, error=…)`, and what the help calls it."""
+    """How a value is read, as `read(value, name=…, error=…)`, what the help calls it, and how it is written again."""
 
     read: Callable[..., Any]
     metavar: str
+    write: Callable[[Any], str] | None = None
 
 
 def _text(value: Any, *, name: str, error: type[PtqEvalError]) -> str:
@@ -185,6 +186,8 @@ class Option:
                 return word
         if value in (None, (), {}):
             return self.unset
+        if self.kind.write is not None:
+            return self.kind.write(value)
         if self.many:
             return ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
         return self.shown or (f"{value:g}" if isinstance(value, float) else str(value))
@@ -193,7 +196,7 @@ class Option:
         """A value that `read` has returned, as arguments of the command line; nothing where only the default can be."""
         if self.kind is SWITCH:
             return [self.flag or ""] if value else [self.off] * bool(self.off)
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and self.kind.write is None:
             pairs = [(key, own) for key, options in value.items() for own in options.items()]
             return [part for key, (name, own) in pairs for part in (self.flag or "", f"{key}.{name}={own}")]
         text = self.written(value)

@@ -24,6 +24,7 @@ from typing import Any
 
 from ptq_eval.errors import UnreadableCheckpointError
 from ptq_eval.models.json_files import load_json
+from ptq_eval.models.pickles import is_state, load_safely, unwrapped
 
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|gguf|msgpack|h5)")
 _NO_WEIGHTS = re.compile(
@@ -87,50 +88,11 @@ def pinned(folder: Path, scratch: Path | None = None) -> Iterator[Path]:
         yield place
 
 
-def unwrapped(content: Any, name: str) -> dict[str, Any]:
-    """The tensors in the content of a pickle called `name`: its only state dict, `{"model": {…}, "step": 5}`.
-
-    Raises UnreadableCheckpointError where there is none, or several.
-    """
-    if _is_state(content):
-        return content
-    entries = content.items() if isinstance(content, dict) else ()
-    states = {str(key): value for key, value in entries if _is_state(value) and value}
-    if len(states) == 1:
-        return next(iter(states.values()))
-    raise UnreadableCheckpointError(
-        f"{name} holds {len(states)} state dicts" if states else f"{name} is not a state dict",
-        got=", ".join(states) or _not_tensors(content),
-        allowed="a dict of tensors by name, alone or as the only one in a dict",
-        remedy=f"keep one: torch.save(torch.load({name!r})[{next(iter(states))!r}], {name!r})" if states else "",
-    )
-
-
-def _not_tensors(content: Any) -> str:
-    import torch
-
-    if not isinstance(content, dict):
-        return type(content).__name__
-    others = [
-        f"{key!r}: {type(value).__name__}" for key, value in content.items() if not isinstance(value, torch.Tensor)
-    ]
-    return f"{', '.join(others[:3])} among {len(content)} entries"
-
-
-def _is_state(content: Any) -> bool:
-    import torch
-
-    return isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values())
-
-
 def _wrapped(path: Path) -> dict[str, Any] | None:
     """The tensors of a pickle whose state dict is within another dict; None for any other file."""
-    import torch
-
     try:
-        zipped = zipfile.is_zipfile(path)  # since torch 1.6; others cannot be mapped
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-        return None if _is_state(content) else unwrapped(content, path.name)
+        content = load_safely(path, mmap=zipfile.is_zipfile(path))  # since torch 1.6; others cannot be mapped
+        return None if is_state(content) else unwrapped(content, path.name)
     except Exception:  # transformers says what is wrong
         return None
 

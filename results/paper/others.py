@@ -55,8 +55,13 @@ def training_name(unusual: str) -> str:
     named |= {"weight_decay": "weight decay "}
     options, _, branch = unusual.partition(" in the ")
     words = options.split(" ")
-    said = "".join(f"{named.get(name, name + ' ')}{value} " for name, value in zip(words[::2], words[1::2]))
-    return said.strip() + (", branch alone" if branch else "")
+    said = " ".join(_joined(named.get(name, f"{name} "), value) for name, value in zip(words[::2], words[1::2]))
+    return said + (", branch alone" if branch else "")
+
+
+def _joined(name: str, value: str) -> str:
+    """`W4`, but `W fp8_e4m3`."""
+    return name + value if value.replace(".", "").isdigit() or not name else f"{name.strip()} {value}"
 
 
 def predictions() -> pd.DataFrame:
@@ -85,7 +90,7 @@ def constants() -> dict[str, dict[str, tuple[float, float, float, float]]]:
 def precision_name(case: str) -> str:
     """`4/full/full in the branch` as `W4, branch alone`."""
     bits, _, branch = case.partition(" in the ")
-    said = [f"{part}{value}" for part, value in zip(("W", "A", "KV"), bits.split("/")) if value != "full"]
+    said = [_joined(part, value) for part, value in zip(("W", "A", "KV"), bits.split("/")) if value != "full"]
     return " ".join(said) + (", branch alone" if branch else "")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -152,9 +153,7 @@ def torchtitan(folder):
 
 def nanochat(folder, clone):
     """`base_checkpoints/TAG/model_N.pt` and its meta file, by nanochat's own function."""
-    import types
-
-    sys.modules["rustbpe"] = types.ModuleType("rustbpe")  # trains tokenizers
+    _put("rustbpe")  # trains tokenizers
     sys.path.insert(0, clone)
     from nanochat.checkpoint_manager import save_checkpoint
     from nanochat.gpt import GPT, GPTConfig
@@ -169,6 +168,115 @@ def nanochat(folder, clone):
     meta |= {"device_batch_size": 4, "max_seq_len": 32, "total_batch_size": 512}
     save_checkpoint(folder / "d3", 250, model.state_dict(), None, meta)
     expected(folder / "d3", model)
+
+
+def nanotron(folder):
+    """`N/` as nanotron 0.4 saves it, two ranks of tensor parallelism, on the CPU.
+
+    nanotron needs flash-attn and a GPU, so attention, RoPE and the norm of flash-attn are replaced by the same in plain
+    torch, and processes talk by gloo.
+    """
+    import torch.multiprocessing as mp
+
+    mp.spawn(_nanotron_rank, args=(folder / "tp2",), nprocs=2)
+
+
+def _put(name, **content):
+    """A module of that name, with this content, as if it had been imported."""
+    sys.modules[name] = types.ModuleType(name)
+    vars(sys.modules[name]).update(content)
+
+
+def _put_flash_attn():
+    """What nanotron takes from flash-attn, in plain torch."""
+    from torch.nn import functional as F
+
+    class Rotary(torch.nn.Module):
+        """Of neighbouring channels: q [batch, time, heads, size], kv [batch, time, 2, heads, size]."""
+
+        def __init__(self, dim, interleaved):
+            super().__init__()
+            assert interleaved
+            self.dim = dim
+
+        def forward(self, q, kv):
+            angle = torch.outer(torch.arange(q.shape[1]), 10_000 ** (-torch.arange(0, self.dim, 2) / self.dim))
+            turn = torch.polar(torch.ones_like(angle), angle)[None, :, None]
+            turned = lambda x: torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+            keys, values = kv.unbind(2)
+            return turned(q.contiguous()), torch.stack([turned(keys.contiguous()), values], 2)
+
+    def attention(q, k, v, cu_seqlens_q, max_seqlen_q, causal, **others):
+        rows = lambda x: x.unflatten(0, (-1, max_seqlen_q)).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(rows(q), rows(k), rows(v), is_causal=causal, enable_gqa=True)
+        return mixed.transpose(1, 2).flatten(0, 1)
+
+    def norm(x, weight, bias, eps, **others):
+        return F.rms_norm(x, weight.shape, weight, eps)
+
+    _put("flash_attn", bert_padding=None)
+    _put("flash_attn.flash_attn_interface", flash_attn_varlen_func=attention, flash_attn_with_kvcache=None)
+    for name in ("layers", "ops", "ops.triton"):
+        _put(f"flash_attn.{name}")
+    _put("flash_attn.layers.rotary", RotaryEmbedding=Rotary)
+    _put("flash_attn.ops.triton.layer_norm", layer_norm_fn=norm)
+
+
+def _nanotron_rank(rank, folder):
+    import importlib
+    import os
+    from dataclasses import asdict
+
+    import torch.distributed as dist
+
+    _put_flash_attn()
+    ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29517", CUDA_DEVICE_MAX_CONNECTIONS="1", **ranks)
+    dist.init_process_group("gloo")
+    # The imports of 0.4 go round in a circle, which is broken at the one name that its log needs of its options.
+    _put("nanotron.config", __path__=[])
+    _put("nanotron.config.config", LoggingArgs=object)
+    importlib.import_module("nanotron.logging")
+    del sys.modules["nanotron.config"], sys.modules["nanotron.config.config"]
+    from nanotron.config import LlamaConfig, ParallelismArgs
+    from nanotron.models import build_model, llama
+    from nanotron.parallel import ParallelContext
+    from nanotron.parallel.pipeline_parallel.p2p import P2P
+    from nanotron.serialize import save_weights
+    from nanotron.serialize.metadata import save_meta
+    from nanotron.trainer import mark_tied_parameters
+
+    ParallelContext.set_device = lambda self: None
+    llama.P2P = lambda group, device: P2P(group, torch.device("cpu"))
+    context = ParallelContext(tensor_parallel_size=2, pipeline_parallel_size=1, data_parallel_size=1)
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2,
+        vocab_size=VOCABULARY, max_position_embeddings=64, tie_word_embeddings=False,
+    )  # fmt: skip
+    parallel = ParallelismArgs(dp=1, pp=1, tp=2)
+    model = build_model(
+        lambda: llama.LlamaForTraining(config, context, parallel), context, torch.float32, device=torch.device("cpu")
+    )
+    mark_tied_parameters(model=model, parallel_context=context)
+    for parameter in model.parameters():  # of the norms all ranks hold the whole
+        dist.broadcast(parameter.data, 0) if parameter.dim() == 1 else None
+    randomised(model, seed=rank)
+    for parameter in model.parameters():
+        dist.broadcast(parameter.data, 0) if parameter.dim() == 1 else None
+    place = folder / "250"
+    save_weights(model=model, parallel_context=context, root_folder=place)
+    save_meta(context, place, {"last_train_step": 250, "consumed_train_samples": 2000})
+    with torch.no_grad():
+        ids = torch.from_numpy(IDS)
+        own = model.model(input_ids=ids, input_mask=torch.ones_like(ids).bool()).transpose(0, 1).contiguous()
+    logits = [torch.empty_like(own) for _ in range(2)]
+    dist.all_gather(logits, own)
+    if rank == 0:
+        (place / "model_config.json").write_text(json.dumps(asdict(config)))
+        (place / "config.yaml").write_text("tokens: {sequence_length: 32, micro_batch_size: 2}\n")
+        (folder / "latest.txt").write_text("250")
+        np.savez_compressed(folder / "expected.npz", ids=IDS, logits=torch.cat(logits, -1).numpy())
+    dist.barrier()
 
 
 def main():

@@ -137,7 +137,9 @@ def parse(args):
 
 
 @every_page
-def test_commands_parse(page):
+def test_commands_parse(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config.json").write_text('{"model_type": "llama"}')  # a file whose content is read with the options
     for args in commands(page):
         try:
             parse(args)

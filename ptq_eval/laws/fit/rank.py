@@ -2,7 +2,7 @@
 
 What a law needs of each variable alone (`Law.needs`) says nothing once constants are fixed or tied: alpha = beta takes
 one D less, a fixed E one D or one N.  So the derivatives are looked at, at places where the search begins: constants
-that can change together there without changing the prediction cannot be told apart.  Values of a variable within 5 %
+that can change together there without changing the prediction cannot be distinguished.  Values of a variable within 5 %
 of each other count as one, as everywhere.
 """
 

@@ -38,7 +38,7 @@ import numpy as np
 
 from ptq_eval.laws.forecast.baselines import FORECAST, METHODS, Method
 from ptq_eval.laws.forecast.decay import later_phase
-from ptq_eval.laws.forecast.forecast import HORIZON, Paths, excludes_some, grid, turn, unless_tested
+from ptq_eval.laws.forecast.forecast import HORIZON, Paths, Turn, excludes_some, grid, turn, untested
 from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series
 from ptq_eval.laws.turning.observed import TurningPoint, checkpoint_scatter, controlled, turning_point
 from ptq_eval.results.points import Curve, by
@@ -256,9 +256,7 @@ def _as_assumed(series: Series, origin: float) -> np.ndarray:
 
 
 def _turn_statement(series: Series, origin: float, method: str, paths: Paths, level: float, truth: _Truth) -> Statement:
-    said = turn(paths, level)
-    if method == FORECAST:
-        said = unless_tested(said, origin, _tested(series.until(origin)))
+    said = _said(series.until(origin), paths, level) if method == FORECAST else turn(paths, level)
     known = not math.isnan(truth.place)
     refuted = known and (truth.high < said.low or truth.low > said.high)
     refuted |= _falls_after(series, said.high, truth.least)
@@ -288,9 +286,13 @@ def _lowest(series: Series, origin: float, paths: Paths, level: float) -> tuple[
     return float(ends[0]), float(ends[1]), float(series.x[np.argmin(series.loss_q)])
 
 
-def _tested(series: Series) -> bool:
-    """Whether a turn inside the range of a series is significant."""
-    return turning_point(*_measured(series), errors=series.se, n_boot=0).interior
+def _said(series: Series, paths: Paths, level: float) -> Turn:
+    """D_crit as a report of these checkpoints has it: an observed turn first, else the forecast."""
+    if 0 < np.argmin(series.loss_q) < len(series.tokens) - 1:
+        observed = turning_point(*_measured(series), errors=series.se, level=level)
+        if observed.interior:
+            return Turn(observed.place.low, observed.place.value, observed.place.high)
+    return untested(turn(paths, level), series.tokens[-1])
 
 
 def _measured(series: Series) -> Curve:

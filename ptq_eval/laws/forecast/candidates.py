@@ -45,6 +45,10 @@ class History:
     siblings: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...] = ()
     se: np.ndarray | None = None
 
+    def progress(self, x: np.ndarray) -> np.ndarray:
+        """What has been trained by log D = x [m]: the log of the learning rate's integral (`decay.progress`)."""
+        return decay.progress(self.x, self.phase)(x)
+
     def part(self, rows: slice) -> History:
         """Some of the checkpoints."""
         se = None if self.se is None else self.se[rows]
@@ -229,8 +233,7 @@ def loss_curves(history: History) -> dict[str, Curve]:
     They are fitted to the loss less the effect of the decay so far, and continue it without.
     """
     history = _before_decay(history, decay_of_loss(history), logarithmic=False)
-    found = {name: candidate(history) for name, candidate in OF_LOSS.items()}
-    return {name: _shifted(curve, history) for name, curve in found.items() if curve is not None}
+    return {name: _shifted(curve, history) for name, curve in _continued(OF_LOSS, history).items()}
 
 
 def delta_curves(history: History) -> dict[str, Curve]:
@@ -239,8 +242,20 @@ def delta_curves(history: History) -> dict[str, Curve]:
     They are fitted to delta without the effect of the decay so far, and continue it without.
     """
     history = _before_decay(history, decay_of_delta(history), logarithmic=True)
-    found = {name: candidate(history) for name, candidate in OF_DELTA.items()}
-    return {name: _scaled(curve, history) for name, curve in found.items() if curve is not None}
+    return {name: _scaled(curve, history) for name, curve in _continued(OF_DELTA, history).items()}
+
+
+def _continued(candidates: Mapping[str, Candidate], history: History) -> dict[str, Curve]:
+    """The candidates that the checkpoints determine, fitted over progress: a learning rate of zero trains nothing."""
+    clock = decay.progress(history.x, history.phase)
+    siblings = tuple((clock(x), y, noise) for x, y, noise in history.siblings)
+    timed = replace(history, x=clock(history.x), siblings=siblings)
+    found = {name: candidate(timed) for name, candidate in candidates.items()}
+    return {name: _at(curve, clock) for name, curve in found.items() if curve is not None}
+
+
+def _at(curve: Curve, clock: Curve) -> Curve:
+    return lambda x: curve(clock(x))
 
 
 def decay_of_loss(history: History) -> Decay | None:

@@ -28,6 +28,8 @@ LOSS_PRIOR = (-0.03, 0.03)
 """Mean and standard deviation of c of the loss, as shares of the loss: to zero, a loss of 3 nats falls by 0.1."""
 DELTA_PRIOR = (0.5, 0.5)
 """The same of log delta, which a decay raises."""
+STEPS = 200
+"""Places at which the learning rate to come is integrated."""
 SCATTER, DELTA_SCATTER = 0.002, 0.1
 """Scatter about the fitted curve that the error of c assumes: of losses as a share of the loss, and of log delta."""
 
@@ -67,6 +69,32 @@ def later_phase(x: np.ndarray, phase: np.ndarray) -> Callable[[np.ndarray], np.n
         return cosine(later) if cosine else last + slope * (later - 1)
 
     return lambda later: np.clip(share(np.exp(later - x[-1])), last, 1.0)
+
+
+def progress(x: np.ndarray, phase: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Log of the learning rate's integral over D at any log D, from S [n] at log D = x [n].
+
+    The rate is in units of its peak, which it has at D = 0, so that a constant rate gives log D.  So does an S that is
+    not known, or is not of one schedule: one that falls again, or of branches that each end at a rate of zero.
+    """
+    known = bool(np.all(np.isfinite(phase)))
+    if not known or np.ptp(phase) <= LEAST_DECAY or np.any(np.diff(phase) < -FIT) or np.any(phase[:-1] >= 1):
+        return lambda at: at
+    before, later = np.append(0.0, np.exp(x - x[-1])), later_phase(x, phase)
+    past = np.cumsum(np.append(0.0, _trapezoids(before, 1 - np.append(0.0, phase))))
+
+    def reached(at: np.ndarray) -> np.ndarray:
+        tokens = np.exp(at - x[-1])
+        ahead = np.geomspace(1.0, max(float(tokens.max(initial=1.0)), 1 + 1e-9), STEPS)
+        added = np.cumsum(np.append(0.0, _trapezoids(ahead, 1 - later(np.log(ahead) + x[-1]))))
+        places, sums = np.append(before, ahead[1:]), np.append(past, past[-1] + added[1:])
+        return x[-1] + np.log(np.interp(tokens, places, sums))
+
+    return reached
+
+
+def _trapezoids(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.diff(x) * (y[1:] + y[:-1]) / 2
 
 
 def _cosine(tokens: np.ndarray, rates: np.ndarray, least: float) -> Callable[[np.ndarray], np.ndarray] | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ptq_eval.laws.forecast.backtest import What, asked_once, long_enough
 from ptq_eval.laws.forecast.baselines import FORECAST
-from ptq_eval.laws.forecast.forecast import draw, learn, most_hidden, says_something, turn, unless_tested
+from ptq_eval.laws.forecast.forecast import draw, learn, most_hidden, says_something, turn, untested
 from ptq_eval.laws.forecast.score import scores
 from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series, series_of
 from ptq_eval.laws.quality import finite_or_none
@@ -33,7 +33,7 @@ def forecasts(points: Sequence[Point], windows: Windows, *, seed: int = 0) -> di
         learned = learn(series)
         for s in series:
             paths = draw(s, series, learned=learned, seed=seed)
-            said = unless_tested(turn(paths, LEVEL), s.tokens[-1], False)
+            said = untested(turn(paths, LEVEL), s.tokens[-1])
             low = said.low if says_something(said, s) else math.nan
             found[configs[s.quantizer], run, s.bits] = Forecast(
                 low,

@@ -8,8 +8,9 @@ normal:
     z·s·|slope|·h^GROWTH    for the loss, which stays where it would rise unless the checkpoints show a rise
 
 A loss may also bend: from a place on whose distance is exponentially distributed, its fall per log D fades
-exponentially.  No run shows beforehand that it will, so this prior is not weighted by what was seen.  Where the
-learning rate decays, the effect of the decay to come is added, with its error (`decay`).
+exponentially.  No run shows beforehand that it will, so this prior is not weighted by what was seen, and the ends of
+D_crit do not rest on it: the lower one is stated as if the loss bent at once, the upper one as if it never did.
+Where the learning rate decays, the effect of the decay to come is added, with its error (`decay`).
 
 So a draw is a smooth path from the last checkpoint on, and its minimum means something.  Checkpoints scatter about any
 smooth path; that scatter enters what a later checkpoint will measure, and how sure the past minimum is, but not the
@@ -41,6 +42,9 @@ HORIZON = 16.0
 """How many times the last D paths are drawn."""
 FARTHEST = 4.0
 """How many times the last D the ends of D_crit may be: as far as the backtests go."""
+UNANNOUNCED_HELD = 0.89
+"""The share of lower ends of D_crit, stated at 95 %, that held on simulated runs whose learning rate decayed later and
+whose checkpoints did not show it: the lowest of the families (`benchmarks/forecast.py`)."""
 GRID = 60
 """Points of a path, evenly in log D."""
 MOST_GROWTH = 3.0
@@ -73,8 +77,11 @@ class Paths:
     weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     measured_before: np.ndarray | None = None
     """The full-precision loss of later checkpoints, [draws, places beyond the last checkpoint]; None for baselines."""
-    hidden: np.ndarray | None = None
-    """By how much a delta that is not seen grows from the last checkpoint on, [draws, m]; None where one is seen."""
+    early: np.ndarray | None = None
+    """The loss after quantization, [draws, m], if its fall fades from the last checkpoint on and a delta that is not
+    seen grows: the lower end of D_crit is from these paths.  None for baselines."""
+    late: np.ndarray | None = None
+    """The same if its fall never fades, for the upper end."""
 
     def interval(self, what: np.ndarray, tokens: float, level: float) -> tuple[float, float, float]:
         """(low, median, high) of one of the arrays at D = `tokens`, which is one of the places."""
@@ -110,7 +117,7 @@ def draw(
     past, now = series.x, series.loss_q
     x = grid(series.tokens[-1]) if x is None else np.asarray(x, float)
     rng = np.random.default_rng([seed, len(past)])
-    before, shares = draw_losses(series, x, rng, n_draws)
+    losses, shares = draw_losses(series, x, rng, n_draws)
     scatter = series.scatter * uncertain(series.scatter_freedom, rng, n_draws)
     of_delta: dict[str, float] = {}
     if series.significant:
@@ -121,7 +128,9 @@ def draw(
         later = measured - grown
         noise = np.zeros_like(past)
     seen = now + np.hypot(noise, scatter) * rng.standard_normal((n_draws, len(past)))
-    ahead = before + grown + seen[:, -1:] - now[-1]
+    added = grown + seen[:, -1:] - now[-1]
+    ahead = losses.drawn + added
+    hidden = 0.0 if series.significant else _hidden(series, x, rng, n_draws)
     scattered = ahead + later + scatter * rng.standard_normal(ahead.shape)
     seen = seen @ smoother(past, np.hypot(noise, series.scatter)).T
     deltas = np.broadcast_to(series.delta, seen.shape)
@@ -132,8 +141,9 @@ def draw(
         np.hstack([seen, scattered]),
         np.hstack([deltas, measured]),
         {"loss": shares, "delta": of_delta},
-        before + scatter * (rng.standard_normal((n_draws, 1)) + rng.standard_normal(before.shape)),
-        None if series.significant else _hidden(series, x, rng, n_draws),
+        losses.drawn + scatter * (rng.standard_normal((n_draws, 1)) + rng.standard_normal(ahead.shape)),
+        np.hstack([seen, losses.bent_at_once + added + hidden]),
+        np.hstack([seen, losses.never_bent + added]),
     )
 
 
@@ -165,8 +175,9 @@ def _growing(
     history = _delta_history(series, siblings)
     drawn, size, shares = mixed(DELTA.curves(history), weights, x, rng, n_draws)
     level = level_of_delta(history)
+    ahead = history.progress(x) - history.progress(series.x[-1:])
     noise = float(history.noise[-1]) * uncertain(series.noise_freedom, rng, n_draws)
-    growth = np.log(np.maximum(drawn, _LEAST) / max(level, _LEAST)) + size * (x - series.x[-1]) ** GROWTH
+    growth = np.log(np.maximum(drawn, _LEAST) / max(level, _LEAST)) + size * ahead**GROWTH
     if decay := DELTA.decay(history):
         growth = growth + decay.mean(x) + rng.standard_normal((n_draws, 1)) * decay.spread(x)
     grown = level * np.exp(np.clip(growth, 0.0, MOST_GROWTH))
@@ -224,13 +235,12 @@ def _hidden_size(series: Series, exponents: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _hidden(series: Series, x: np.ndarray, rng: np.random.Generator, n_draws: int) -> np.ndarray:
-    """Draws of how a delta that is not seen grows from the last checkpoint on, [n_draws, checkpoints and m]; each has
-    an exponent of its own, as those of noise have (`NOISE_GROWTH`)."""
+    """Draws of how a delta that is not seen grows from the last checkpoint on, [n_draws, m]; each has an exponent of
+    its own, as those of noise have (`NOISE_GROWTH`)."""
     place = rng.integers(len(NOISE_GROWTH), size=n_draws)
     size, error = (values[place, None] for values in _hidden_size(series, NOISE_GROWTH))
     now = np.maximum(size + error * rng.standard_t(len(series.x) - 1, (n_draws, 1)), 0.0)
-    grown = now * np.expm1(NOISE_GROWTH[place, None] * (x - series.x[-1]))
-    return np.hstack([np.zeros((n_draws, len(series.x))), grown])
+    return now * np.expm1(NOISE_GROWTH[place, None] * (x - series.x[-1]))
 
 
 def growth_of_noise(group: Sequence[Series]) -> np.ndarray:
@@ -269,12 +279,15 @@ def turn(paths: Paths, level: float = 0.9) -> Turn:
     """D_crit with its interval; an end beyond the horizon is open.
 
     A path that stays at its least loss turns where it leaves it.  A minimum at one place is anywhere nearer to this
-    than to the places beside it.  Where a delta may be hidden, the lower end is that with it, if it is lower.
+    than to the places beside it.  An end is also where it would be if what no checkpoint shows beforehand were as bad
+    for it as it may be (`Paths.early`, `Paths.late`): a probability that is stated of one end has to hold then, too.
     """
     said = _turn(paths, paths.loss, level)
-    if paths.hidden is None:
-        return said
-    return replace(said, low=min(said.low, _turn(paths, paths.loss + paths.hidden, level).low))
+    if paths.early is not None:
+        said = replace(said, low=min(said.low, _turn(paths, paths.early, level).low))
+    if paths.late is not None:
+        said = replace(said, high=max(said.high, _turn(paths, paths.late, level).high))
+    return said
 
 
 def _turn(paths: Paths, loss: np.ndarray, level: float) -> Turn:
@@ -295,17 +308,16 @@ def _turn(paths: Paths, loss: np.ndarray, level: float) -> Turn:
     )
 
 
-def unless_tested(said: Turn, last: float, tested: bool) -> Turn:
-    """What of a turn may be stated, from checkpoints up to D = `last`.
+def untested(said: Turn, last: float) -> Turn:
+    """What of a turn may be stated where none passed its test, from checkpoints up to D = `last`.
 
-    An upper end within the measured range, or half a step of the grid beyond, is a claim that the turn
-    happened; unless it passed its test, that end is open.  Of the draws of a flat curve many have their minimum at an
-    earlier checkpoint.  Neither end is beyond `FARTHEST` times the last D: how well forecasts hold farther on has not
-    been tested.
+    An upper end within the measured range, or half a step of the grid beyond, is a claim that the turn happened, so
+    that end is open.  Of the draws of a flat curve many have their minimum at an earlier checkpoint.  Neither end is
+    beyond `FARTHEST` times the last D: how well forecasts hold farther on has not been tested.
     """
     farthest = FARTHEST * last
     low, value = min(said.low, farthest), said.value if said.value <= farthest else math.inf
-    if not tested and said.high <= last * _PAST_LAST * (1 + 1e-9):
+    if said.high <= last * _PAST_LAST * (1 + 1e-9):
         return Turn(low, math.inf, math.inf)
     return Turn(low, value, said.high if said.high <= farthest else math.inf)
 

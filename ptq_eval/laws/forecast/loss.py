@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -18,10 +19,23 @@ STEPS = 61
 """Places at which a draw that bends is known, beside those asked for."""
 
 
+@dataclass(frozen=True)
+class Losses:
+    """Draws of the full-precision loss, [draws, m] each: bent anywhere, from the last checkpoint on, and nowhere.
+
+    No run shows beforehand where its loss will bend.  A draw bends at a random place; what is stated of one end of
+    D_crit alone holds for the place that is worst for it.
+    """
+
+    drawn: np.ndarray
+    bent_at_once: np.ndarray
+    never_bent: np.ndarray
+
+
 def draw_losses(
     series: Series, x: np.ndarray, rng: np.random.Generator, n_draws: int
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Paths at log D = x [m], [n_draws, m], and the share of each candidate."""
+) -> tuple[Losses, dict[str, float]]:
+    """Paths at log D = x [m], and the share of each candidate."""
     history = History(series.x, series.loss_fp, np.full_like(series.x, series.scatter), series.phase)
     weights = _learned(*(each.tobytes() for each in (history.x, history.y, history.noise, history.phase)))
     curves = LOSS.curves(history)
@@ -29,14 +43,18 @@ def draw_losses(
     at = np.union1d(np.linspace(last, max(x.max(), last + 1e-9), STEPS), x)
     drawn, size, shares = mixed(curves, weights, at, rng, n_draws)
     rising = risen(history)
-    if not rising:
-        drawn = now + _bent(drawn - now, at, rng)
-    paths = drawn + size * slope(curves, weights.weights, history) * (at - last) ** GROWTH
+    trained = history.progress(at) - history.progress(at[:1])
+    added = size * slope(curves, weights.weights, history) * trained**GROWTH
+    place, rate = last + rng.exponential(1 / BENDS, (n_draws, 1)), rng.choice(FADING, (n_draws, 1))
     if decay := LOSS.decay(history):
-        paths = paths + decay.mean(at) + rng.standard_normal((n_draws, 1)) * decay.spread(at)
-    if not rising:
-        paths = np.minimum.accumulate(np.minimum(paths, now), axis=1)
-    return paths[:, np.searchsorted(at, x)], shares
+        added = added + decay.mean(at) + rng.standard_normal((n_draws, 1)) * decay.spread(at)
+
+    def bent(place: np.ndarray | float) -> np.ndarray:
+        paths = (drawn if rising else now + _bent(drawn - now, at, place, rate)) + added
+        paths = paths if rising else np.minimum.accumulate(np.minimum(paths, now), axis=1)
+        return paths[:, np.searchsorted(at, x)]
+
+    return Losses(bent(place), bent(last), bent(np.inf)), shares
 
 
 @lru_cache(maxsize=256)
@@ -46,10 +64,8 @@ def _learned(x: bytes, y: bytes, noise: bytes, phase: bytes) -> Weights:
     return combine([History(frombuffer(x), frombuffer(y), frombuffer(noise), frombuffer(phase))], LOSS)
 
 
-def _bent(paths: np.ndarray, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Paths [draws, m] at x [m] whose changes fade from a random place on, exponentially."""
-    place = x[0] + rng.exponential(1 / BENDS, (len(paths), 1))
-    rate = rng.choice(FADING, (len(paths), 1))
+def _bent(paths: np.ndarray, x: np.ndarray, place: np.ndarray | float, rate: np.ndarray) -> np.ndarray:
+    """Paths [draws, m] at x [m] whose changes fade from a place on, exponentially at a rate [draws, 1]."""
     fading = np.exp(-rate * np.maximum((x[1:] + x[:-1]) / 2 - place, 0.0))
     changes = np.cumsum(np.diff(paths, axis=1) * fading, axis=1)
     return np.hstack([paths[:, :1], paths[:, :1] + changes])

@@ -94,7 +94,8 @@ def slope(curves: Mapping[str, Curve], weights: Mapping[str, float], history: Hi
     """
     last, total = history.x[-1], sum(weights[name] for name in curves)
     ends = np.array([last - 0.2, last + 0.2])
-    slopes = {name: abs(float(np.diff(curve(ends))[0])) / 0.4 for name, curve in curves.items()}
+    step = max(float(np.diff(history.progress(ends))[0]), _TINY)
+    slopes = {name: abs(float(np.diff(curve(ends))[0])) / step for name, curve in curves.items()}
     mean = sum(weights[name] * each for name, each in slopes.items()) / max(total, _TINY)
     near = slice(min(int(np.searchsorted(history.x, last - 1)), len(history.x) - 3), None)
     return max(mean, LEAST_SLOPE * float(np.ptp(history.y[near]) / np.ptp(history.x[near])))
@@ -135,7 +136,7 @@ def squared_errors(history: History, origin: int, response: Response) -> dict[st
     curves, decay = response.curves(past), response.decay(past)
     x, y, start = history.x[origin:], history.y[origin:], history.x[origin - 1]
     chance = history.noise[origin:] ** 2 + history.noise[origin - 1] ** 2
-    scale = np.maximum(x - start, MIN_DISTANCE) ** GROWTH
+    scale = np.maximum(past.progress(x) - past.progress(np.array([start])), MIN_DISTANCE) ** GROWTH
     if response.logarithmic:
         floor, positive = history.floor[origin:], history.positive[origin:]
         chance = chance / positive**2

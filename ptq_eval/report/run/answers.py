@@ -18,6 +18,7 @@ from itertools import chain
 from typing import Any
 
 from ptq_eval.laws.findings import Why
+from ptq_eval.laws.forecast.forecast import UNANNOUNCED_HELD
 from ptq_eval.laws.turning.verdict import Conflict, Share, VerdictKind
 from ptq_eval.report.common.data import Study
 from ptq_eval.report.common.numbers import MISSING, OPEN, bounds, count, end, number, ratio, rough, short
@@ -31,8 +32,6 @@ LEAD = ("run", "quantizer")
 """The columns before the bit-widths."""
 LEAD_OF_FORMATS = ("run", "format")
 NOT_MEASURED = ""
-TWO_ENDS_HELD = "three quarters"
-"""The share of simulated D_crit in intervals of two ends without an observed turn (docs/log.md: 74 % of 38)."""
 
 _SHARED: Mapping[Why, str] = {
     Why.LAW_MISSES_DELTAS: "at this bit-width the law does not describe the deltas",
@@ -229,12 +228,17 @@ def _remarks(entries: Iterable[Entry]) -> list[str]:
             f"where no turn is observed, a rise of {span} nats per token from the middle of the range on would have "
             "been seen with probability 0.8 in that line alone"
         )
-    if any(entry["verdict_kind"] == VerdictKind.NOT_BEFORE for entry in entries):
-        found.append("nothing is stated beyond four times the last D")
-    if any(entry["verdict_kind"] == VerdictKind.FORECAST for entry in entries):
+    kinds = {entry["verdict_kind"] for entry in entries}
+    if kinds & {VerdictKind.FORECAST, VerdictKind.NOT_BEFORE}:
         found.append(
-            "where no turn is observed, an interval with two ends is less certain than stated: on simulated runs, "
-            f"{TWO_ENDS_HELD} of such intervals held D_crit"
+            "where no turn is observed, the answer holds with its probability if the run goes on as it has: the same "
+            "data, and the learning rate constant or on the schedule that the checkpoints show. A loss that flattens "
+            "sooner or later than before is allowed for"
+        )
+    if VerdictKind.NOT_BEFORE in kinds:
+        found.append(
+            "nothing is stated beyond four times the last D. Where the rate of simulated runs decayed later without "
+            f"notice, {100 * UNANNOUNCED_HELD:.0f} % of such statements held"
         )
     return found
 

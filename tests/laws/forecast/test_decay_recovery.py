@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ptq_eval.laws.forecast import loss
 from ptq_eval.laws.forecast.backtest import What, backtest
 from ptq_eval.laws.forecast.candidates import History, decay_of_loss, loss_curves, risen
-from ptq_eval.laws.forecast.decay import later_phase
-from ptq_eval.laws.forecast.forecast import draw, grid
-from ptq_eval.laws.forecast.loss import BENDS, _bent
+from ptq_eval.laws.forecast.decay import later_phase, progress
+from ptq_eval.laws.forecast.forecast import draw, grid, turn
+from ptq_eval.laws.forecast.loss import _bent
 from ptq_eval.laws.forecast.score import scores, total
 from tests.laws.forecast.support import LAWS, run
 
@@ -58,12 +59,19 @@ def test_without_a_decay_nothing_is_added():
 
 
 def _decaying(follow):
-    """What forecasts of the loss of 6 runs hold whose cosine lowers it by 0.2 nats, known or not."""
+    """What forecasts of the loss of 6 runs hold whose cosine lowers it by 0.2 nats, known or not.
+
+    Their laws are of the learning rate's integral over D (Tissue et al., 2408.11029), found by a sum over fine steps.
+    """
     stated = []
     for seed in range(6):
         own = run(LAWS["power"], np.random.default_rng(seed), 12, scatter=0.003, relative=0.03)
-        phase = cosine(own[0].tokens, end=own[0].tokens[-1])
-        own = [replace(s, loss_fp=s.loss_fp - 0.2 * phase, phase=phase if follow else 0 * phase + np.nan) for s in own]
+        end = 2.02 * own[0].tokens[-1]  # the integral over a whole cosine is half of that
+        fine = np.linspace(0, end, 100_001)
+        tokens = np.interp(own[0].tokens, np.cumsum(1 - cosine(fine, end=end)) * fine[1], fine)
+        phase = cosine(tokens, end=end)
+        shown = phase if follow else np.full(12, np.nan)
+        own = [replace(s, tokens=tokens, loss_fp=s.loss_fp - 0.2 * phase, phase=shown) for s in own]
         stated += backtest(own, methods={"forecast": _forecast})
     found = total(scores(stated), What.LOSS)
     assert found
@@ -109,10 +117,49 @@ def test_a_loss_rises_only_where_a_rise_was_seen():
     assert ups[0] < 0 < ups[1]
 
 
-def test_bends_are_as_frequent_as_stated_and_only_slow_a_fall():
-    x = np.linspace(0, 2, 61)
-    drawn = _bent(np.tile(-0.3 * x, (4000, 1)), x, np.random.default_rng(0))
-    assert np.all(drawn[:, -1] >= -0.6 - 1e-12)
+def test_a_bend_only_slows_a_fall_and_lowers_nothing():
+    x, rate = np.linspace(0, 2, 61), np.ones((2, 1))
+    fall = np.tile(-0.3 * x, (2, 1))
+    drawn = _bent(fall, x, np.array([[0.0], [np.inf]]), rate)
+    assert drawn[1] == pytest.approx(fall[1])
+    assert np.all(drawn[0] >= fall[0] - 1e-12)
     assert np.all(np.diff(drawn, axis=1) <= 1e-12)
-    bent = np.mean(drawn[:, -1] > -0.6 + 1e-9)
-    assert bent == pytest.approx(1 - np.exp(-BENDS * 2), abs=0.03)
+    assert drawn[0, -1] == pytest.approx(-0.3 * -np.expm1(-2), rel=1e-3)  # the integral of 0.3·e^(−x)
+
+
+def test_the_ends_of_a_turn_do_not_rest_on_when_the_loss_bends(monkeypatch):
+    """The lower end is as if the loss bent at once and the upper one as if it never did, however rare bends are."""
+    own = [s.until(s.tokens[7]) for s in run(LAWS["power"], np.random.default_rng(3), 11, scatter=0.002)]
+    said = {}
+    for rate in (1e-6, 0.15, 1e6):
+        monkeypatch.setattr(loss, "BENDS", rate)
+        said[rate] = [turn(draw(s, own, n_draws=400)) for s in own]
+    for never, some, always in zip(*said.values()):
+        assert some.low == pytest.approx(always.low, rel=1e-6)
+        assert some.high == pytest.approx(never.high, rel=1e-6)
+        assert some.low <= never.value
+        assert never.low == pytest.approx(some.low, rel=1e-6)
+
+
+def test_a_learning_rate_of_zero_trains_nothing():
+    """Beyond the end of a schedule no loss and no δ moves, whatever the power laws before it say."""
+    own = run(LAWS["power"], np.random.default_rng(0), 12, scatter=0.001)
+    end = own[0].tokens[-1]
+    known = [replace(s, phase=cosine(s.tokens, end=end)).until(s.tokens[-2]) for s in own]
+    x = np.log(end * np.array([1.01, 2.0, 8.0]))
+    for s in known:
+        paths = draw(s, known, x, n_draws=200)
+        assert np.ptp(paths.loss[:, -2:], axis=1).max() < 1e-3
+        assert np.ptp(paths.delta[:, -2:], axis=1).max() < 1e-3
+
+
+def test_progress_is_the_integral_of_the_learning_rate():
+    """Against a fine sum over a cosine; log D where the rate is constant, not known, or of branches that each end."""
+    shares = cosine(TOKENS, end=1e7)
+    fine = np.linspace(0, 1e7, 100_001)
+    rates = 1 - cosine(fine, end=1e7)
+    sums = np.cumsum(np.append(0.0, np.diff(fine) * (rates[1:] + rates[:-1]) / 2))
+    expected = np.log(np.interp(TOKENS, fine, sums))
+    assert progress(X[:6], shares[:6])(X) == pytest.approx(expected, abs=0.02)
+    for known in (np.zeros(6), np.full(6, np.nan), np.ones(6), np.array([0.0, 1, 0, 1, 0, 1])):
+        assert progress(X[:6], known)(X) == pytest.approx(X)

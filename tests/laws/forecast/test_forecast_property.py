@@ -18,7 +18,7 @@ from ptq_eval.laws.forecast.forecast import (
     learn,
     smoother,
     turn,
-    unless_tested,
+    untested,
 )
 from tests.laws.forecast.support import LAWS, only_noise, run
 
@@ -152,28 +152,25 @@ def test_the_future_of_siblings_is_not_used():
     assert (paths_of(parts).loss == paths_of([s.until(own[0].tokens[5]) for s in changed]).loss).all()
 
 
-def test_a_turn_inside_the_range_is_open_above_unless_it_is_tested():
-    inside, beyond = Turn(1e6, 2e6, 3e6), Turn(1e6, 2e6, 5e6)
-    assert unless_tested(inside, 4e6, True) == inside
-    assert unless_tested(inside, 4e6, False) == Turn(1e6, np.inf, np.inf)
-    assert unless_tested(beyond, 4e6, False) == beyond
+def test_an_untested_turn_inside_the_range_is_open_above():
+    assert untested(Turn(1e6, 2e6, 3e6), 4e6) == Turn(1e6, np.inf, np.inf)
+    assert untested(Turn(1e6, 2e6, 5e6), 4e6) == Turn(1e6, 2e6, 5e6)
 
 
-def test_an_upper_end_at_the_last_checkpoint_is_open_unless_it_is_tested():
+def test_an_untested_upper_end_at_the_last_checkpoint_is_open():
     loss = np.array([[3.0, 2.5, *np.linspace(2.0, 3.0, 61)]] * 2000)  # the least is that of the last checkpoint
     x = np.concatenate([np.log([1e6, 2e6, 4e6]), grid(4e6)])
     said = turn(Paths(x, loss, loss, loss, loss))
     assert 4e6 < said.high < 4.1e6
-    assert unless_tested(said, 4e6, False) == Turn(said.low, np.inf, np.inf)
-    assert unless_tested(said, 4e6, True) == said
+    assert untested(said, 4e6) == Turn(said.low, np.inf, np.inf)
 
 
-@given(st.floats(1e5, 6.4e7), st.floats(1.0, 16.0), st.booleans())
-def test_neither_end_is_beyond_what_was_tested(low, factor, tested):
-    said = unless_tested(Turn(low, low * factor**0.5, low * factor), 4e6, tested)
+@given(st.floats(1e5, 6.4e7), st.floats(1.0, 16.0))
+def test_neither_end_is_beyond_what_was_tested(low, factor):
+    said = untested(Turn(low, low * factor**0.5, low * factor), 4e6)
     assert said.low <= 16e6
     assert said.high <= 16e6 or np.isinf(said.high)
-    assert unless_tested(Turn(low, np.inf, np.inf), 4e6, tested).low <= 16e6
+    assert untested(Turn(low, np.inf, np.inf), 4e6).low <= 16e6
 
 
 @settings(deadline=None, max_examples=25)
@@ -212,6 +209,6 @@ def test_a_flat_curve_is_not_forecast_to_turn():
     for _ in range(20):
         loss, delta = 3 + 0.01 * rng.standard_normal(11), 0.3 + 0.01 * rng.standard_normal(11)
         series = replace(own[0], loss_fp=loss, delta=delta, se=np.full(11, 0.003))
-        said = unless_tested(turn(draw(series, [series], n_draws=400)), series.tokens[-1], False)
+        said = untested(turn(draw(series, [series], n_draws=400)), series.tokens[-1])
         two_ends += np.isfinite(said.high)
     assert two_ends <= 2

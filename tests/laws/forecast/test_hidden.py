@@ -43,7 +43,7 @@ def test_large_errors_exclude_less():
         assert not series.significant
         lows.append(turn(draw(series, [series], n_draws=400)).low / series.tokens[-1])
     assert lows == sorted(lows, reverse=True)
-    assert lows[0] > 4  # errors that hide nothing: as before, the loss alone decides
+    assert lows[0] > 3  # errors that hide nothing: the loss alone decides, even if it bends at once
     assert lows[2] <= 1.1  # a δ that may have been there all along
 
 

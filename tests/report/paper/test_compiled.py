@@ -18,7 +18,6 @@ pytestmark = pytest.mark.latex
 
 FOLDERS = {
     "embedded": lambda out: EMBEDDED,
-    "first light": lambda out: ROOT / "results" / "first-light" / "annealed",
     "formats": lambda out: ROOT / "results" / "formats",
     "ugly": ugly,
     "two checkpoints, one bit-width": lambda out: synthetic(out, ratios=(20, 50), bits=(4,)),

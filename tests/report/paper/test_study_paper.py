@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ptq_eval.report.paper import project
-from results.paper import build, dispute, study, tables, words
+from results.paper import build, dispute, others, study, tables, words
 from results.precision import findings
 from tests.report.paper.support import macros
 
@@ -188,3 +188,18 @@ def test_a_direction_is_said_only_where_it_is_decided():
     assert words.sign(study.effect([0.1])) == 0
     assert tables.shown(study.effect([-0.1, -0.11, -0.12])) == r"\textbf{$-$0.1100(58)}"
     assert tables.shown(study.NONE) == "--"
+
+
+@pytest.mark.parametrize(
+    ("unusual", "name"),
+    [
+        ("weights 4 activations 4 kv 4", "W4 A4 KV4"),
+        ("weights fp8_e4m3", "W fp8_e4m3"),
+        ("weights 4 in the branch alone", "W4, branch alone"),
+        ("optimizer muon", "muon"),
+        ("peak_learning_rate 0.001", "rate 0.001"),
+        ("weight_decay 0.0", "weight decay 0.0"),
+    ],
+)
+def test_trainings_are_named(unusual, name):
+    assert others.training_name(unusual) == name

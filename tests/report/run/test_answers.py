@@ -107,7 +107,7 @@ def test_the_latex_table_has_the_same_cells(study):
     assert text.index("not before") < text.index("Increase of the loss")
 
 
-@pytest.mark.parametrize(("lines", "said"), [([OBSERVED, NOT_BEFORE], False), ([OBSERVED, FORECAST], True)])
-def test_what_two_ends_without_an_observed_turn_held_is_said_where_there_are_any(study, lines, said):
+@pytest.mark.parametrize(("lines", "said"), [([OBSERVED], False), ([OBSERVED, NOT_BEFORE], True), ([FORECAST], True)])
+def test_what_a_forecast_assumes_is_said_where_there_is_one(study, lines, said):
     [found] = answers.tables(Study(study.table, {**study.fit, "critical_tokens": lines}, study.run))
-    assert any("three quarters of such intervals held D_crit" in remark for remark in found.remarks) == said
+    assert any("if the run goes on as it has" in remark for remark in found.remarks) == said
