@@ -151,6 +151,23 @@ def test_a_last_model_and_a_step_that_the_file_says(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        ("ckpt_100", "ckpt_200"),
+        ("100", "200"),
+        ("model-step100", "model-step200"),
+        ("epoch=1-step=100", "epoch=2-step=200"),
+    ],
+)
+def test_files_that_differ_in_a_number_are_steps(tmp_path, names):
+    for name in names:
+        torch.save({"a": torch.ones(2)}, tmp_path / f"{name}.pt")
+    torch.save({"state": {}}, tmp_path / "optimizer.pt")
+    found = discover([tmp_path], overrides={"architecture": "gpt2", "tokens_per_step": 64})
+    assert [(c.run, c.step, c.tokens) for c in found] == [(tmp_path.name, 100, 6400), (tmp_path.name, 200, 12_800)]
+
+
+@pytest.mark.parametrize(
     ("value", "text"),
     [
         ("missing.json", "names no file"),
