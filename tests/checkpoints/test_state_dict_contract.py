@@ -138,6 +138,9 @@ def test_the_configuration_may_be_in_a_trajectory_yaml(run):
 def test_without_a_configuration_the_message_asks_for_it(run):
     with pytest.raises(UnsupportedModelError, match=r"fairseq2.*--architecture CONFIG"):
         discover([run])
+    torch.save({"a": torch.ones(2)}, run.parent / "config" / "ckpt_5.pt")  # a name that nanoGPT has too
+    (checkpoint,) = verify_all([c for c in discover([run.parent / "config"]) if c.format == "nanogpt"])
+    assert "--architecture CONFIG" in str(checkpoint.fatal[0])
 
 
 def test_a_last_model_and_a_step_that_the_file_says(tmp_path):
