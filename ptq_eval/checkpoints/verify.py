@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from ptq_eval.checkpoints.account import Account, load_account, was_buffer
+from ptq_eval.checkpoints.adapters import adapter_beside
 from ptq_eval.checkpoints.arrivals import Files, files_of
 from ptq_eval.checkpoints.base import local_path, small_path
 from ptq_eval.checkpoints.between import cross_checked
 from ptq_eval.checkpoints.contents import placeholder, placeholder_of
-from ptq_eval.checkpoints.foreign import adapter_beside, foreign
+from ptq_eval.checkpoints.foreign import foreign
 from ptq_eval.checkpoints.problems import noted, settled
 from ptq_eval.checkpoints.surplus import Finding, some, surplus_finding
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
