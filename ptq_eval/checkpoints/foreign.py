@@ -301,12 +301,14 @@ def _other_name(folder: Path, names: list[str]) -> PtqEvalError | None:
     weights = (name for name in names if _MAY_HOLD_WEIGHTS.fullmatch(name) and not _NO_WEIGHTS.search(name))
     if (found := next(weights, None)) is None:
         return None
-    kind = _Kind("weights in a file of a name that transformers does not look for", (), _RENAME)
+    name = "model.safetensors" if found.endswith(".safetensors") else "pytorch_model.bin"
+    remedy = _SHARDED if _SHARD.search(found) else _RENAME % name
+    kind = _Kind("weights in a file of a name that transformers does not look for", (), remedy)
     return UnsupportedModelError(kind.name, got=found, remedy=kind.advice(folder, found))
 
 
 _MAY_HOLD_WEIGHTS = re.compile(r"([^/]*/)?[^/]*(\.safetensors|(model|weight|checkpoint|ckpt)[^/]*\.(pt|pth|bin))", re.I)
 _NO_WEIGHTS = re.compile(r"optim|rng|random_states|scheduler|training_args|tokenizer|scaler|sampler", re.IGNORECASE)
-_RENAME = (
-    _GIVEN + ", or rename {file} to model.safetensors (or pytorch_model.bin) and put the model's config.json beside it"
-)
+_RENAME = _GIVEN + ", or rename {file} to %s and put the model's config.json beside it"
+_SHARD = re.compile(r"-[0-9]{4,}(-of-[0-9]+)?\.")
+_SHARDED = "put the model's config.json and the index of the shards (*.index.json) into {home}, and give that folder"

@@ -33,6 +33,7 @@ import yaml
 
 from ptq_eval import plugins
 from ptq_eval.checkpoints.architecture import ARCHITECTURE
+from ptq_eval.checkpoints.contents import pointer
 from ptq_eval.checkpoints.growth import COUNTER_RESTART, COUNTER_UNIT
 from ptq_eval.checkpoints.numbered import RATE_UNUSED, numbered_by, steps_restart, with_unused_rate
 from ptq_eval.checkpoints.spacing import spread
@@ -260,6 +261,8 @@ def read_overrides(folder: Path) -> Overrides | None:
     if not path.exists():
         _require_no_misnamed(folder)
         return None
+    if fault := pointer(path):
+        raise TrajectoryFileError(fault.what, got=path, remedy=fault.remedy)
     try:
         data = yaml.load(file_content(path).decode(), _Loader)
     except RecursionError as error:

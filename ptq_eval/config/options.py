@@ -79,9 +79,9 @@ class Plausible:
         error = UnitsError if issubclass(error, OptionError) else error
         allowed = f"{self.least:g} to {self.most:g}" + ", or 0" * self.zero
         if found > self.most:
-            raise error(f"{name} is too large", got=value, allowed=allowed, remedy=f"{name} {self.example}")
+            raise error(f"{name} is too large", got=value, allowed=allowed, remedy=f"such as {self.example}")
         what, meant = f"{name} looks like a number of {self.mistaken}", f"{found:g}{self.suffix}"
-        remedy = f"did you mean {meant}?" if found > 0 and self.suffix else f"{name} {self.example}"
+        remedy = f"did you mean {meant}?" if found > 0 and self.suffix else f"such as {self.example}"
         raise error(what, got=value, allowed=allowed, remedy=remedy)
 
     def require_below(self, found: float, name: str) -> None:
@@ -147,7 +147,9 @@ class Option:
         try:
             found = self.kind.read(value, name=name, error=error)
         except error as problem:
-            allowed = self._allowed(", ".join(self.choices) or self.limits() or problem.allowed)
+            limits = self.limits()
+            form = problem.allowed if self.plausible or not limits else ""
+            allowed = self._allowed(", ".join(self.choices or filter(None, (limits, form))))
             raise error(problem.what, got=problem.got, allowed=allowed, remedy=problem.remedy) from None
         if self.choices and found not in self.choices:
             raise error(
