@@ -59,7 +59,8 @@ class Label:
     Half a unit would hold if all labels were rounded to the nearest.  OLMo 2's are rounded up (step 596,057 is at
     5,000.1B and called 5001B, 0.9 units off), others down, and no name says which.
 
-    A `step` that is None is not known for certain.  `core` is the stem without `stamps` and words that do not matter;
+    A `step` that is None is not known for certain; `number` is then what it would be if the number in the name counts
+    steps, None where it cannot.  `core` is the stem without `stamps` and words that do not matter;
     `said` is whether `tokens` are called tokens, so that they are no size of a model.
     """
 
@@ -69,6 +70,7 @@ class Label:
     tokens: int | None = None
     rounding: int = 0
     stage: str = ""
+    number: int | None = field(default=None, compare=False)
     core: str = field(default="", compare=False)
     stamps: tuple[str, ...] = field(default=(), compare=False)
     said: bool = field(default=True, compare=False)
@@ -144,14 +146,12 @@ def _nested(names: Iterable[str], labels: Mapping[str, Label]) -> dict[str, Labe
     for group in groups.values():
         columns = list(zip(*sorted([n.value or 0 for n in numbers] for numbers in group.values())))
         growing = [column for column in columns if column[0] != column[-1]]
-        if (
-            len(growing) > 1
-            and all(list(column) == sorted(column) for column in growing)
-            and any(len({*column}) == len(column) for column in growing)
-        ):
+        steady = [place for place, column in enumerate(columns) if len({*column}) == len(column)]
+        if len(growing) > 1 and all(list(column) == sorted(column) for column in growing) and steady:
             for name, numbers in group.items():
                 counts = [replace(number, meaning="other") for number in numbers]
-                found[name] = _label(_plain(name), counts, counts[-1], None)
+                label = _label(_plain(name), counts, counts[-1], None)
+                found[name] = replace(label, number=numbers[steady[0]].value if len(steady) == 1 else None)
     return found
 
 
@@ -185,8 +185,11 @@ def _by_siblings(name: str, number: Number, counted: str) -> Label:
     """The label of a name in which siblings differ by a number that counts what `_counted` says."""
     if counted == "tokens" and number.clear:
         return replace(_label(name, [], None, number), said=True)
-    certain = counted == "number" and number.clear
-    return _label(name, [], number if certain else replace(number, meaning="other"), None)
+    if counted == "number" and number.clear:
+        return _label(name, [], number, None)
+    may_be_step = number.clear and number.value is not None and number.value < FACTORS["b"]
+    label = _label(name, [], replace(number, meaning="other"), None)
+    return replace(label, number=number.value if may_be_step else None)
 
 
 def _groups(labels: Mapping[str, Label], part: str) -> Iterable[list[str]]:

@@ -20,7 +20,7 @@ from decimal import Decimal
 from ptq_eval.checkpoints import stamps
 
 _WORDS = {
-    "step": "step steps st globalstep globalsteps gstep iter iters iteration iterations it update updates ba "
+    "step": "step steps st globalstep globalsteps gstep iter iters itr itrs iteration iterations it update updates ba "
     "checkpoint",
     "number": "ckpt ckpts ckp chkpt chk checkpoints snapshot",
     "epoch": "epoch epochs ep",
