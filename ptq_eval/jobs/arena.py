@@ -23,6 +23,7 @@ from ptq_eval.errors import (
     NotFiniteError,
     NothingToFitError,
     NotPositiveError,
+    OptionError,
     PtqEvalError,
     TextColumnError,
 )
@@ -74,6 +75,10 @@ def arena(data: Sequence[str], *, progress: Progress | None = None, **options: A
 
 def _of_table(source: Source, names: Sequence[str], config: ArenaConfig, reading: FitConfig) -> dict[str, Any]:
     if Path(source.path).is_dir():
+        if given := [f"{name} {value}" for name in ("columns", "where", "by") if (value := getattr(source, name))]:
+            what = "columns, where and by are for tables, and this is an output folder"
+            remedy = f"its table: {source.name}={Path(source.path) / 'degradation.csv'}"
+            raise OptionError(what, got=f"{source.name}, {', '.join(given)}", remedy=remedy)
         laws, groups, _ = recorded(source.path, FitConfig(), list(names))
         present = {response: groups for response in RESPONSES}
     else:
