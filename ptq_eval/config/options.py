@@ -53,7 +53,7 @@ SWITCH = Kind(_switch, "")
 _KINDS = {bool: SWITCH, int: COUNT, float: NUMBER, str: TEXT}
 
 
-MOST = 2**63 - 1
+MAX_COUNT = 2**63 - 1
 """What a whole number may be at most, to be stored in 64 bits."""
 
 
@@ -166,8 +166,8 @@ class Option:
             )
         if self.plausible is not None:
             self.plausible.require(found, value, name, error)
-        elif isinstance(found, int) and found > MOST:
-            raise error(f"{name} is too large", got=value, allowed=f"at most {MOST:.2g}")
+        elif isinstance(found, int) and found > MAX_COUNT:
+            raise error(f"{name} is too large", got=value, allowed=f"at most {MAX_COUNT:.2g}")
         return found
 
     def _allowed(self, values: str) -> str:
