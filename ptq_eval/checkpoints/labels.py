@@ -49,6 +49,8 @@ _NAMED_STAGE = re.compile(rf"({'|'.join(_NAMED_STAGES)})[-_]", re.IGNORECASE)
 _ALONE = "/"
 """A number in what is left of a name: the whole of it where no word is beside it."""
 _FAIRSEQ = re.compile(r"checkpoint_([0-9]+)_([0-9]+)")
+_GLUED_FACTOR = re.compile(r"(?<=[0-9][km])(?=(?:step|iter|iteration|update|sample)s?(?![a-z]))", re.IGNORECASE)
+"""Between a number's factor and the word right behind it: 100Ksteps."""
 _TOKENS_SEEN = re.compile(r"(tokens?)[-_]?seen", re.IGNORECASE)
 
 
@@ -164,6 +166,8 @@ def _counted(numbers: Sequence[Number], alone: bool) -> str:
     `alone`: no word that matters is beside them.
     """
     word = numbers[0].word
+    if word == "batch" and all(_is_batch_size(number.value or 0) for number in numbers):
+        return "fixed"
     named = alone or word in SAVED or MEANINGS.get(word) in ("step", "number")
     if all(number.suffix in ("b", "t") for number in numbers):
         if named and _may_be_sizes(sorted(number.value or 0 for number in numbers)):
@@ -173,6 +177,11 @@ def _counted(numbers: Sequence[Number], alone: bool) -> str:
     if any(number.suffix for number in numbers):
         return "other"
     return "number" if named or any(number.padded for number in numbers) else "other"
+
+
+def _is_batch_size(value: int) -> bool:
+    """Whether a number is 2^k or 3·2^k, as the sequences in a batch mostly are and the number of a batch seldom is."""
+    return value > 0 and value // (value & -value) in (1, 3)
 
 
 def _may_be_sizes(billions: Sequence[int]) -> bool:
@@ -277,7 +286,7 @@ def _plain(name: str) -> str:
     name = stamps.without_scores(name.replace("%", "pct"))
     if fairseq := _FAIRSEQ.fullmatch(name):
         name = fairseq.expand(r"checkpoint_epoch\1_update\2")
-    return with_decimals(joined_thousands(_TOKENS_SEEN.sub(r"\1", name)))
+    return with_decimals(joined_thousands(_GLUED_FACTOR.sub("-", _TOKENS_SEEN.sub(r"\1", name))))
 
 
 def _label(name: str, numbers: Sequence[Number], step: Number | None, tokens: Number | None) -> Label:

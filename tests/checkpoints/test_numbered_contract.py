@@ -195,7 +195,9 @@ def test_numbered_checkpoints_of_another_format_are_found_so_that_they_are_named
         discover([tmp_path / "adapter"])
 
 
-@pytest.mark.parametrize("form", ["samples-{}", "{}pct", "{}%", "epoch-{}.5", "step_{}_000", "{}h", "step-{}.000"])
+@pytest.mark.parametrize(
+    "form", ["samples-{}", "consumed_samples_{}", "{}pct", "{}%", "epoch-{}.5", "step_{}_000", "{}h", "step-{}.000"]
+)
 def test_a_run_whose_steps_are_not_certain_is_ordered_and_asked_for(tmp_path, form):
     names = [form.format(number) for number in (5, 50, 100)]
     for name in reversed(names):
@@ -234,7 +236,7 @@ def test_a_trainers_state_says_the_step_that_a_name_does_not(tmp_path):
     "names",
     [
         ("llama-7b", "llama-13b"), ("model-4bit", "model-8bit"), ("fp16", "fp32"), ("width128", "width256"),
-        ("batch98", "batch980"), ("seed3", "seed4"), ("lr3e-4", "lr3e-5"), ("rank8", "rank16"),
+        ("batch256", "batch768"), ("seed3", "seed4"), ("lr3e-4", "lr3e-5"), ("rank8", "rank16"),
         ("12-layers", "24-layers"),
     ],
 )  # fmt: skip
@@ -263,6 +265,7 @@ def test_a_number_beside_another_word_is_no_step_and_one_line_says_what_to_do(tm
     [
         ("gs391 gs704 gs1252", (391, 704, 1252)),
         ("cpt-391 cpt-704 cpt-1252", (391, 704, 1252)),
+        ("batch391 batch704 batch1252", (391, 704, 1252)),
         ("10k 20k 100k", (10_000, 20_000, 100_000)),
         ("foo-7 foo-13 foo-100", (7, 13, 100)),
         ("e1_s98 e1_s196 e2_s294", (98, 196, 294)),
