@@ -22,6 +22,8 @@ _NUMBER = re.compile(
     rf"([+-]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:e[+-]?\d{{1,3}})?)\s*([a-z]*)", re.IGNORECASE
 )
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+_BINARY = re.compile(r"(\d+)\s*([kmgt])i", re.IGNORECASE)
+_PRODUCT = re.compile(r"(\d{1,9})\s*([*x×]|\*\*|\^)\s*(\d{1,9})", re.IGNORECASE)
 _LIMIT = 10**300
 MIN_COUNT = 1e3
 """No model has fewer parameters than this, and no checkpoint fewer tokens: smaller counts are of another unit."""
@@ -101,9 +103,24 @@ def write(value: float, unit: Unit = COUNT, *, digits: int | None = 3) -> str:
 
 
 def _wrong(value: Any, noun: str, unit: Unit, name: str, error: type[PtqEvalError]) -> PtqEvalError:
-    grouped = isinstance(value, str) and _GROUPED.fullmatch(value.strip())
-    remedy = f"write it without the comma: {value.strip().replace(',', '')}" if grouped else ""
+    text = value.strip() if isinstance(value, str) else ""
+    remedy = f"write it without the comma: {text.replace(',', '')}" if _GROUPED.fullmatch(text) else ""
+    if unit is COUNT and (result := _computed(text)):
+        remedy = f"write the number itself: {result}"
     return error(f"{name} is not {noun}", got=repr(value), allowed=f"written as {unit.example}", remedy=remedy)
+
+
+def _computed(text: str) -> int | None:
+    """The value of 2Mi, 4096*512 or 2^21, which are no numbers in this grammar; None for anything else."""
+    if found := _BINARY.fullmatch(text):
+        return int(found[1]) * 1024 ** _POWERS[found[2].lower()]
+    found = _PRODUCT.fullmatch(text)
+    if found is None:
+        return None
+    one, other = int(found[1]), int(found[3])
+    if found[2] in ("**", "^"):
+        return one**other if one.bit_length() * other < 100 else None
+    return one * other
 
 
 def _exact(value: Any, unit: Unit) -> Fraction | None:

@@ -29,7 +29,7 @@ from quantizers.options import option
 from quantizers.scheme import Scheme
 from quantizers.stats import LayerStats, finite_hessian
 
-LEAST_RANGE = 0.5
+MIN_RANGE = 0.5
 """The smallest share of a group's range."""
 
 
@@ -93,8 +93,8 @@ class SignRound(Quantizer):
             if self.ranges:
                 # dŵ/ds is the rounding error in steps inside the range, and the code itself beyond it.
                 by_scale = (slope * (codes - zero.unsqueeze(-1) - torch.where(inside, ratio, 0.0))).sum(-1)
-                top.sub_(rate * by_scale.sign() * (high > 0)).clamp_(LEAST_RANGE, 1)
-                bottom.sub_(rate * by_scale.sign() * (low < 0)).clamp_(LEAST_RANGE, 1)
+                top.sub_(rate * by_scale.sign() * (high > 0)).clamp_(MIN_RANGE, 1)
+                bottom.sub_(rate * by_scale.sign() * (low < 0)).clamp_(MIN_RANGE, 1)
         codes = grid.from_groups(kept[0], columns).to(torch.uint8).contiguous()
         report = {"error": float(best.sum()), "error_rounded": float(first.sum()), "n_tokens": stats.n_tokens}
         return QuantizedWeight(codes, kept[1], kept[2], scheme, size, report=report)

@@ -21,12 +21,15 @@ Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 
 _HISTORIC = re.compile(
     r"(^|[._])(masked_bias|causal_mask|attn_mask|attention_mask|bias_mask|inv_freq|original_inv_freq|rope\.freqs|freqs_cis"
-    r"|cos_cached|sin_cached|cos_sin_cache|position_ids|token_type_ids|alibi|embed_positions\._float_tensor)$"
+    r"|cos_cached|sin_cached|cos_sin_cache|position_ids|token_type_ids|alibi|embed_positions\._float_tensor|_extra_state)$"
+    r"|(^|\.)(rope|rotary\w*)\.(cache|scale|scale_base|freqs|cos|sin)$"
+    r"|(^|\.)((k|v|key|value)_cache|cache_(k|v|pos)|kv_cache\.[kv]|tril)$"
 )
-"""Buffers that some version of some library stored beside the weights: masks, rotary tables, positions."""
+"""Buffers that some version of some library stored beside the weights: masks, rotary tables, positions, caches of keys
+and values, and the state of TransformerEngine's layers."""
 
-_MASK = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.bias$")
-"""The causal mask of GPT-2, GPT-Neo and GPT-NeoX: a buffer called bias, with a row for each position."""
+_MASK = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.(bias|mask)$|^(model\.)?mask$")
+"""The causal mask, as of GPT-2, GPT-Neo and GPT-NeoX: a buffer with a row for each position."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ def _load_account(
     )
 
 
+def was_buffer(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is no parameter of any model, by its name: what is in it does not matter."""
+    return _HISTORIC.search(name) is not None or (_MASK.search(name) is not None and len(shape) != 1)
+
+
 def _buffers(module: Any, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> set[str]:
     """The stored tensors that are buffers of this architecture, were some once, or are ignored when it is loaded.
 
@@ -78,11 +86,11 @@ def _buffers(module: Any, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -
     prefix = f"{module.base_model_prefix}."
     parameters = {name.removeprefix(prefix) for name, _ in module.named_parameters(remove_duplicate=False)}
     buffers = {name.removeprefix(prefix) for name, _ in module.named_buffers()}
-    patterns = [_HISTORIC, *map(re.compile, module._keys_to_ignore_on_load_unexpected or ())]
+    ignored = [re.compile(pattern) for pattern in module._keys_to_ignore_on_load_unexpected or ()]
     found = set()
     for name, _, shape in tensors:
         bare = name.removeprefix(prefix)
-        historic = any(pattern.search(name) for pattern in patterns) or (_MASK.search(name) and len(shape) != 1)
+        historic = was_buffer(name, shape) or any(pattern.search(name) for pattern in ignored)
         if bare not in parameters and (bare in buffers or historic):
             found.add(name)
     return found

@@ -58,6 +58,11 @@ def placeholder(folder: Path) -> PtqEvalError | None:
     return None
 
 
+def pointer(path: Path) -> PtqEvalError | None:
+    """The error for a file that holds a pointer to its content, or a web page."""
+    return _no_content(path, False, _INSTEAD)
+
+
 def placeholder_of(folder: Path, weights: WeightFiles) -> PtqEvalError | None:
     """The same for the weights of a folder: those found, and where some are not found, whatever has their names."""
     missing = weights.missing or not weights.files

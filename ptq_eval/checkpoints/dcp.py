@@ -34,6 +34,10 @@ _OTHERS = {
 }
 
 
+class _RefusedError(pickle.UnpicklingError):
+    """A pickle asks for something that is no record of tensors."""
+
+
 class _Unpickler(pickle.Unpickler):
     """Reads torch's records of a distributed checkpoint and nothing else."""
 
@@ -45,7 +49,7 @@ class _Unpickler(pickle.Unpickler):
         of_torch = module == "torch" and (name in _TORCH or isinstance(getattr(torch, name, None), torch.dtype))
         if module in _RECORDS or (module, name) in _OTHERS or of_torch:
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        raise _RefusedError(f"it asks for {module}.{name}")
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,9 @@ def read_index(folder: Path) -> dict[str, Stored]:
             for name, own in content.state_dict_metadata.items()
             if hasattr(own, "chunks")
         }
-    except pickle.UnpicklingError as error:
-        if "asks for" in str(error):
-            what, remedy = f"{METADATA} holds more than records of tensors, and was not unpickled", "fetch it again"
-            raise UnsafeCheckpointError(what, got=error, remedy=remedy) from error
-        raise UnreadableCheckpointError(f"{METADATA} cannot be read", got=error, remedy="fetch it again") from error
+    except _RefusedError as error:
+        what = f"{METADATA} holds more than records of tensors, and was not unpickled"
+        raise UnsafeCheckpointError(what, got=error, remedy="fetch it again") from error
     except Exception as error:  # a damaged pickle can fail in any way
         got = " ".join(str(error).split())[:200] or type(error).__name__
         raise UnreadableCheckpointError(f"{METADATA} cannot be read", got=got, remedy="fetch it again") from error

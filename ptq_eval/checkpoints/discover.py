@@ -26,7 +26,7 @@ from ptq_eval.checkpoints.foreign import foreign
 from ptq_eval.checkpoints.growth import with_sound_counts
 from ptq_eval.checkpoints.hub import with_all_revisions
 from ptq_eval.checkpoints.labels import extra_words, name_order, stage_order
-from ptq_eval.checkpoints.numbered import Numbered
+from ptq_eval.checkpoints.numbered import Numbered, with_numbers_as_steps
 from ptq_eval.checkpoints.overrides import Overrides, Place, read_overrides, require_known
 from ptq_eval.checkpoints.problems import ROOT, beside
 from ptq_eval.errors import (
@@ -309,6 +309,10 @@ def _corrected(
     layer: Overrides, runs: Sequence[_Run], whole: bool = True, error: type[PtqEvalError] = TrajectoryFileError
 ) -> list[_Run]:
     require_known(layer.runs, [run.name for run in runs], "run")
+    per_step = {run.name: layer.runs.get(run.name, layer).tokens_per_step or layer.tokens_per_step for run in runs}
+    runs = [
+        replace(run, checkpoints=with_numbers_as_steps(run.checkpoints)) if per_step[run.name] else run for run in runs
+    ]
     if whole:
         layer.check_steps({checkpoint.step for run in runs for checkpoint in run.checkpoints}, error)
     corrected = []

@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ptq_eval.checkpoints.adapters import adapter
 from ptq_eval.errors import PtqEvalError, UnsupportedModelError
-from ptq_eval.models.json_files import load_json
 
 _SHARDS = re.compile(r"pytorch_model_fsdp_\d+$|mp_rank_\d+(_\d+)*$|model_and_optim$")
 """Folders within a checkpoint that hold its shards."""
@@ -183,6 +182,18 @@ _KINDS = (
         _GIVEN,
     ),
     _Kind(
+        "an adapter of LitGPT",
+        ("lit_model.pth.lora", "*/lit_model.pth.lora"),
+        # litgpt/scripts/merge_lora.py writes lit_model.pth beside it.
+        "litgpt merge_lora {home}, of LitGPT; what it writes is read as it is",
+    ),
+    _Kind(
+        "an adapter of torchtune",
+        ("adapter_[0-9]*.pt", "*/adapter_[0-9]*.pt"),
+        # save_adapter_weights_only of recipes/lora_finetune_single_device.py
+        "let torchtune write the merged model too: save_adapter_weights_only=False, of its recipe",
+    ),
+    _Kind(
         "a checkpoint of torchtune",
         ("hf_model_*.pt", "*/hf_model_*.pt", "torchtune_model_*.pt", "meta_model_*.pt", "recipe_state.pt",
          "recipe_state/recipe_state.pt", "ft-model-*"),
@@ -260,63 +271,20 @@ def _names(folder: Path, depth: int) -> Iterator[str]:
 def foreign(folder: Path) -> PtqEvalError | None:
     """What a folder without weights is instead, as an error that is returned; None where its files do not say."""
     names = list(_names(folder, 4))  # .cache/huggingface/download/*.incomplete
-    return _adapter(folder) or _other_format(folder, names) or _other_name(folder, names)
+    own = [name for name in names if "/" not in name]
+    return adapter(folder, own) or _other_format(folder, names) or adapter(folder, names) or _other_name(folder, names)
 
 
 def recognised(folder: Path) -> bool:
     """Whether a folder itself, not one below it, is an adapter or a checkpoint that has to be converted."""
     names = [child.name for child in folder.iterdir()]
-    return bool(_adapter(folder) or _other_format(folder, names) or any(map(_SHARDS.match, names)))
+    return bool(adapter(folder, names) or _other_format(folder, names) or any(map(_SHARDS.match, names)))
 
 
 def kinds() -> list[tuple[str, str]]:
     """(name, a file that only it has) of every format that is recognised and not read, in order of name."""
     found = {kind.name: kind.patterns[0] for kind in reversed(_KINDS)}
     return sorted(found.items(), key=lambda entry: entry[0].split(" ", 1)[-1].lower())
-
-
-def adapter_beside(folder: Path) -> str:
-    """The kind of adapter (LoRA …) that is in a folder which holds a model's weights too; "" where there is none."""
-    if not any(folder.glob("adapter_model*")) and not (folder / "adapter_config.json").is_file():
-        return ""
-    return _text(_adapter_config(folder), "peft_type") or "PEFT"
-
-
-def _adapter_config(folder: Path) -> Any:
-    try:
-        return load_json(folder / "adapter_config.json")
-    except (OSError, ValueError):
-        return {}
-
-
-def _adapter(folder: Path) -> PtqEvalError | None:
-    if not adapter_beside(folder):
-        return None
-    content = _adapter_config(folder)
-    base, method = (_text(content, key) for key in ("base_model_name_or_path", "peft_type"))
-    if _PROMPTS.search(method):
-        return UnsupportedModelError(
-            f"an adapter ({method}), not a model: learned prompts cannot be merged into weights",
-            allowed="whole models",
-            remedy=f"measure its base model{f' {base}' if base else ''}, whose weights it leaves as they are",
-        )
-    into = f"its base model {base}" if base else "its base model, which is not recorded"
-    return UnsupportedModelError(
-        f"an adapter ({method or 'PEFT'}), not a model: merge it into {into}",
-        allowed="whole models",
-        remedy=f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({(base or 'BASE')!r}), {str(folder)!r})"
-        ".merge_and_unload().save_pretrained(NEW)",
-    )
-
-
-_PROMPTS = re.compile(r"PROMPT|PREFIX|P_TUNING|CPT", re.IGNORECASE)
-"""Methods of PEFT that add inputs, not weights."""
-
-
-def _text(content: Any, key: str) -> str:
-    """The text under a key of what a JSON file holds; "" where there is none."""
-    value = content.get(key) if isinstance(content, dict) else None
-    return value if isinstance(value, str) else ""
 
 
 def _other_format(folder: Path, names: list[str]) -> PtqEvalError | None:
@@ -333,12 +301,14 @@ def _other_name(folder: Path, names: list[str]) -> PtqEvalError | None:
     weights = (name for name in names if _MAY_HOLD_WEIGHTS.fullmatch(name) and not _NO_WEIGHTS.search(name))
     if (found := next(weights, None)) is None:
         return None
-    kind = _Kind("weights in a file of a name that transformers does not look for", (), _RENAME)
+    name = "model.safetensors" if found.endswith(".safetensors") else "pytorch_model.bin"
+    remedy = _SHARDED if _SHARD.search(found) else _RENAME % name
+    kind = _Kind("weights in a file of a name that transformers does not look for", (), remedy)
     return UnsupportedModelError(kind.name, got=found, remedy=kind.advice(folder, found))
 
 
 _MAY_HOLD_WEIGHTS = re.compile(r"([^/]*/)?[^/]*(\.safetensors|(model|weight|checkpoint|ckpt)[^/]*\.(pt|pth|bin))", re.I)
 _NO_WEIGHTS = re.compile(r"optim|rng|random_states|scheduler|training_args|tokenizer|scaler|sampler", re.IGNORECASE)
-_RENAME = (
-    _GIVEN + ", or rename {file} to model.safetensors (or pytorch_model.bin) and put the model's config.json beside it"
-)
+_RENAME = _GIVEN + ", or rename {file} to %s and put the model's config.json beside it"
+_SHARD = re.compile(r"-[0-9]{4,}(-of-[0-9]+)?\.")
+_SHARDED = "put the model's config.json and the index of the shards (*.index.json) into {home}, and give that folder"

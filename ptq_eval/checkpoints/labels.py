@@ -49,6 +49,8 @@ _NAMED_STAGE = re.compile(rf"({'|'.join(_NAMED_STAGES)})[-_]", re.IGNORECASE)
 _ALONE = "/"
 """A number in what is left of a name: the whole of it where no word is beside it."""
 _FAIRSEQ = re.compile(r"checkpoint_([0-9]+)_([0-9]+)")
+_GLUED_FACTOR = re.compile(r"(?<=[0-9][km])(?=(?:step|iter|iteration|update|sample)s?(?![a-z]))", re.IGNORECASE)
+"""Between a number's factor and the word right behind it: 100Ksteps."""
 _TOKENS_SEEN = re.compile(r"(tokens?)[-_]?seen", re.IGNORECASE)
 
 
@@ -59,7 +61,8 @@ class Label:
     Half a unit would hold if all labels were rounded to the nearest.  OLMo 2's are rounded up (step 596,057 is at
     5,000.1B and called 5001B, 0.9 units off), others down, and no name says which.
 
-    A `step` that is None is not known for certain.  `core` is the stem without `stamps` and words that do not matter;
+    A `step` that is None is not known for certain; `number` is then what it would be if the number in the name counts
+    steps, None where it cannot.  `core` is the stem without `stamps` and words that do not matter;
     `said` is whether `tokens` are called tokens, so that they are no size of a model.
     """
 
@@ -69,6 +72,7 @@ class Label:
     tokens: int | None = None
     rounding: int = 0
     stage: str = ""
+    number: int | None = field(default=None, compare=False)
     core: str = field(default="", compare=False)
     stamps: tuple[str, ...] = field(default=(), compare=False)
     said: bool = field(default=True, compare=False)
@@ -144,14 +148,12 @@ def _nested(names: Iterable[str], labels: Mapping[str, Label]) -> dict[str, Labe
     for group in groups.values():
         columns = list(zip(*sorted([n.value or 0 for n in numbers] for numbers in group.values())))
         growing = [column for column in columns if column[0] != column[-1]]
-        if (
-            len(growing) > 1
-            and all(list(column) == sorted(column) for column in growing)
-            and any(len({*column}) == len(column) for column in growing)
-        ):
+        steady = [place for place, column in enumerate(columns) if len({*column}) == len(column)]
+        if len(growing) > 1 and all(list(column) == sorted(column) for column in growing) and steady:
             for name, numbers in group.items():
                 counts = [replace(number, meaning="other") for number in numbers]
-                found[name] = _label(_plain(name), counts, counts[-1], None)
+                label = _label(_plain(name), counts, counts[-1], None)
+                found[name] = replace(label, number=numbers[steady[0]].value if len(steady) == 1 else None)
     return found
 
 
@@ -164,6 +166,8 @@ def _counted(numbers: Sequence[Number], alone: bool) -> str:
     `alone`: no word that matters is beside them.
     """
     word = numbers[0].word
+    if word == "batch" and all(_is_batch_size(number.value or 0) for number in numbers):
+        return "fixed"
     named = alone or word in SAVED or MEANINGS.get(word) in ("step", "number")
     if all(number.suffix in ("b", "t") for number in numbers):
         if named and _may_be_sizes(sorted(number.value or 0 for number in numbers)):
@@ -173,6 +177,11 @@ def _counted(numbers: Sequence[Number], alone: bool) -> str:
     if any(number.suffix for number in numbers):
         return "other"
     return "number" if named or any(number.padded for number in numbers) else "other"
+
+
+def _is_batch_size(value: int) -> bool:
+    """Whether a number is 2^k or 3·2^k, as the sequences in a batch mostly are and the number of a batch seldom is."""
+    return value > 0 and value // (value & -value) in (1, 3)
 
 
 def _may_be_sizes(billions: Sequence[int]) -> bool:
@@ -185,8 +194,11 @@ def _by_siblings(name: str, number: Number, counted: str) -> Label:
     """The label of a name in which siblings differ by a number that counts what `_counted` says."""
     if counted == "tokens" and number.clear:
         return replace(_label(name, [], None, number), said=True)
-    certain = counted == "number" and number.clear
-    return _label(name, [], number if certain else replace(number, meaning="other"), None)
+    if counted == "number" and number.clear:
+        return _label(name, [], number, None)
+    may_be_step = number.clear and number.value is not None and number.value < FACTORS["b"]
+    label = _label(name, [], replace(number, meaning="other"), None)
+    return replace(label, number=number.value if may_be_step else None)
 
 
 def _groups(labels: Mapping[str, Label], part: str) -> Iterable[list[str]]:
@@ -274,7 +286,7 @@ def _plain(name: str) -> str:
     name = stamps.without_scores(name.replace("%", "pct"))
     if fairseq := _FAIRSEQ.fullmatch(name):
         name = fairseq.expand(r"checkpoint_epoch\1_update\2")
-    return with_decimals(joined_thousands(_TOKENS_SEEN.sub(r"\1", name)))
+    return with_decimals(joined_thousands(_GLUED_FACTOR.sub("-", _TOKENS_SEEN.sub(r"\1", name))))
 
 
 def _label(name: str, numbers: Sequence[Number], step: Number | None, tokens: Number | None) -> Label:

@@ -80,7 +80,10 @@ def _saved(place: Path, device: str = "cpu") -> dict[str, Any]:
     states = isinstance(saved, dict) and isinstance(saved.get("model"), dict)
     if not states or not isinstance(saved.get("model_args"), dict):
         what = f"{place.name} is no checkpoint of nanoGPT"
-        raise UnreadableCheckpointError(what, allowed="a dict with model, model_args, iter_num and config")
+        remedy = "for a file of another training, give its model's configuration: --architecture CONFIG"
+        raise UnreadableCheckpointError(
+            what, allowed="a dict with model, model_args, iter_num and config", remedy=remedy
+        )
     return saved
 
 

@@ -12,9 +12,8 @@ stage among counts of the whole training would be wrong by orders of magnitude.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from ptq_eval.checkpoints import labels, suites
 from ptq_eval.checkpoints.base import (
     ASK_TOKENS,
     BELOW_NUMBER,
+    POSSIBLE_STEP,
     UNKNOWN_STEP,
     UNKNOWN_TOKENS,
     CheckpointFormat,
@@ -33,11 +33,15 @@ from ptq_eval.checkpoints.base import (
     subfolders,
 )
 from ptq_eval.checkpoints.labels import Label
+from ptq_eval.checkpoints.numerals import numbers_in
+from ptq_eval.checkpoints.problems import beside
 from ptq_eval.checkpoints.suite_rules import FIRST_STAGES, Batches, Suite
 from ptq_eval.errors import PtqEvalError
 from ptq_eval.models.parameters import read_config
 from ptq_eval.records import Checkpoint
 
+RATE_UNUSED = "tokens_per_step_unused"
+"""The problem of checkpoints to which `tokens_per_step` does not apply."""
 _Groups = dict[tuple[str, int | None], list[Checkpoint]]
 """Checkpoints by the stem of their names and the model's N."""
 _GENERIC = {"hf", "checkpoints", "checkpoint", "ckpts", "ckpt", "models", "weights", "output", "outputs", "snapshots"}
@@ -137,7 +141,6 @@ _ASK_WHOLE = "give the whole D with --tokens or a trajectory.yaml"
 _UNKNOWN = {
     "step": UNKNOWN_TOKENS,
     "number": f"the number in the name is taken for the step; {UNKNOWN_TOKENS}",
-    "other": UNKNOWN_STEP,
     "epoch": f"numbered by epochs, and tokens per epoch are not known; {ASK_TOKENS} (a step is an epoch here)",
 }
 
@@ -179,6 +182,37 @@ def place_revision(model: str, revision: str, position: Position | None) -> tupl
     return f"{owner}/{label.stem}".strip("/"), place(owner, name, label)
 
 
+def with_numbers_as_steps(checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
+    """The checkpoints of a run with the numbers in their names as steps, where these may be steps and none is known.
+
+    For a user who says how many tokens a step has, and so that the numbers count steps.
+    """
+    names = [_number_folder(c) for c in checkpoints if c.step is None and c.format == Numbered.name]
+    numbers = {name: label.number for name, label in labels.read_siblings(names).items()}
+    found = [c if c.step is not None else replace(c, step=numbers.get(_number_folder(c))) for c in checkpoints]
+    steps = [checkpoint.step for checkpoint in found if checkpoint.step is not None]
+    return tuple(found if len({*steps}) == len(steps) else checkpoints)
+
+
+def with_unused_rate(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """With a warning at the first of a run's checkpoints to which the user's `tokens_per_step` does not apply."""
+    found = list(checkpoints)
+    others = [index for index, c in enumerate(found) if c.tokens_source != "user" and not beside(c)]
+    for reason, places in (
+        ("which step each is of is not known", [index for index in others if found[index].step is None]),
+        ("the steps of a later stage start at 0 again", [index for index in others if steps_restart(found[index])]),
+    ):
+        if places:
+            message = f"tokens_per_step is not applied to {len(places)} of {len(found)} checkpoints: {reason}"
+            found[places[0]] = found[places[0]].with_problem(RATE_UNUSED, message)
+    return found
+
+
+def _number_folder(checkpoint: Checkpoint) -> str:
+    """The folder with the number; the model may be below it."""
+    return checkpoint.revision.partition("/")[0]
+
+
 def steps_restart(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint's step counts from the start of a later stage, not from the start of training."""
     suite = suites.find(checkpoint.run, checkpoint.revision)
@@ -187,10 +221,10 @@ def steps_restart(checkpoint: Checkpoint) -> bool:
 
 def numbered_by(checkpoint: Checkpoint) -> str:
     """What a checkpoint's `step` counts: "step", "epoch" or "number in the name"."""
-    name = checkpoint.revision.partition("/")[0]
+    name = _number_folder(checkpoint)
     label = labels.read(name)
     if label is None and checkpoint.format == Numbered.name:
-        return "number in the name" if checkpoint.step in [int(n) for n in re.findall("[0-9]+", name)] else "step"
+        return "number in the name" if checkpoint.step in [n.value for n in numbers_in(name)] else "step"
     unit = label.unit if label and label.step == checkpoint.step else "step"
     return {"epoch": "epoch", "number": "number in the name"}.get(unit, "step")
 
@@ -223,4 +257,6 @@ def _listed(batches: Batches, shown: int = 2) -> str:
 def _unknown(label: Label, suite: Suite | None) -> str:
     if suite:
         return f"{title(suite)}: {suite.source}; {ASK_TOKENS}"
-    return _UNKNOWN["other" if label.step is None else label.unit]
+    if label.step is None:
+        return UNKNOWN_STEP if label.number is None else POSSIBLE_STEP
+    return _UNKNOWN[label.unit]

@@ -20,7 +20,7 @@ from decimal import Decimal
 from ptq_eval.checkpoints import stamps
 
 _WORDS = {
-    "step": "step steps st globalstep globalsteps gstep iter iters iteration iterations it update updates ba "
+    "step": "step steps st globalstep globalsteps gstep iter iters itr itrs iteration iterations it update updates ba "
     "checkpoint",
     "number": "ckpt ckpts ckp chkpt chk checkpoints snapshot",
     "epoch": "epoch epochs ep",
@@ -30,7 +30,7 @@ _WORDS = {
     "rows pct percent percentage hour hours hr hrs minute minutes min mins second seconds sec secs day days week weeks "
     "flop flops tflop tflops word words char chars byte bytes kb mb gb tb",
     "fixed": "seed seeds run exp experiment trial version v rank ranks r fold folds lr bs wd ctx seq len layer layers "
-    "head heads dim dims d n h l width depth batch size context window vocab hidden expert experts lora alpha bit bits "
+    "head heads dim dims d n h l width depth size context window vocab hidden expert experts lora alpha bit bits "
     "w a q fp bf nf int float gpu gpus node nodes replica try attempt of jan feb mar apr may jun jul aug sep oct nov "
     "dec",
 }

@@ -33,8 +33,9 @@ import yaml
 
 from ptq_eval import plugins
 from ptq_eval.checkpoints.architecture import ARCHITECTURE
+from ptq_eval.checkpoints.contents import pointer
 from ptq_eval.checkpoints.growth import COUNTER_RESTART, COUNTER_UNIT
-from ptq_eval.checkpoints.numbered import numbered_by, steps_restart
+from ptq_eval.checkpoints.numbered import RATE_UNUSED, numbered_by, steps_restart, with_unused_rate
 from ptq_eval.checkpoints.spacing import spread
 from ptq_eval.checkpoints.trainer_state import PHASES
 from ptq_eval.config.options import (
@@ -54,6 +55,8 @@ from ptq_eval.models.json_files import file_content
 from ptq_eval.records import Checkpoint
 
 FILE_NAME = "trajectory.yaml"
+_SETTLED = (COUNTER_RESTART, COUNTER_UNIT, RATE_UNUSED)
+"""Problems that a D given by the user settles."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,8 @@ class Overrides(Options):
                 remedy="give one count per checkpoint, in order of step (--tokens D,D,…), or in trajectory.yaml "
                 "tokens: {STEP: D}",
             )
-        return [self._corrected(checkpoint, index) for index, checkpoint in enumerate(kept)]
+        corrected = [self._corrected(checkpoint, index) for index, checkpoint in enumerate(kept)]
+        return corrected if self.tokens_per_step is None else with_unused_rate(corrected)
 
     def check_steps(self, steps: Collection[int | None], error: type[PtqEvalError]) -> None:
         """Raise `error` for a step named here that no checkpoint has."""
@@ -197,7 +201,7 @@ class Overrides(Options):
         if note:
             TOKENS.require_below(tokens or 0, f"D of {checkpoint.name}, {note},")
             changes |= {"tokens": tokens, "tokens_source": "user", "tokens_note": note, "tokens_counter": ""}
-            changes["problems"] = tuple(p for p in checkpoint.problems if p.code not in (COUNTER_RESTART, COUNTER_UNIT))
+            changes["problems"] = tuple(p for p in checkpoint.problems if p.code not in _SETTLED)
         if self.params is not None:
             changes |= {"params": self.params, "params_source": "user", "params_convention": "user"}
         if self.architecture:
@@ -257,6 +261,8 @@ def read_overrides(folder: Path) -> Overrides | None:
     if not path.exists():
         _require_no_misnamed(folder)
         return None
+    if fault := pointer(path):
+        raise TrajectoryFileError(fault.what, got=path, remedy=fault.remedy)
     try:
         data = yaml.load(file_content(path).decode(), _Loader)
     except RecursionError as error:

@@ -123,8 +123,8 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
 
 
 _WARNED = (
-    "tokens_unknown", "counter_restart", "counter_unit", "tokens_off_line", "stage_restart", "model_beside",
-    "adapter_beside", "large_weights", "branch",
+    "tokens_unknown", "counter_restart", "counter_unit", "tokens_off_line", "tokens_per_step_unused", "stage_restart",
+    "model_beside", "adapter_beside", "large_weights", "branch",
     "untied_head", "class_differs", "coarse_weights", "recipe_unused",
 )  # fmt: skip
 """Problems that are not fatal and change what a curve over D means."""

@@ -27,11 +27,13 @@ _COUNTS = re.compile(r"[-_ ]?(?:step|iter|update|tok|epoch)", re.IGNORECASE)
 """The same, behind digits."""
 _SCORE = re.compile(
     r"[-_]*(?:(?:val|valid|validation|eval|dev|test|train)[-_/]?)?"
-    r"(?:(?:loss|acc|accuracy|ppl|perplexity|bpb|bpc|nll|ce|f1|score|metric|reward|kl)[-_=:]?[0-9]+\.[0-9]+"
-    r"|consumed_(?:train_)?samples[-_=][0-9]+(?:\.[0-9]+)?)(?![0-9])|(?<=[0-9])[-_=]+[0-9]+\.[0-9]{2,}(?![0-9a-z.])",
+    r"(?:loss|acc|accuracy|ppl|perplexity|bpb|bpc|nll|ce|f1|score|metric|reward|kl)[-_=:]?[0-9]+\.[0-9]+(?![0-9])"
+    r"|(?<=[0-9])[-_=]+[0-9]+\.[0-9]{2,}(?![0-9a-z.])",
     re.IGNORECASE,
 )
-"""A loss or a count of samples beside the step, or a number with decimals behind it."""
+"""A loss, or a number with decimals behind the step."""
+_SAMPLES = re.compile(r"[-_]*consumed_(?:train_)?samples[-_=][0-9]+(?:\.[0-9]+)?(?![0-9])", re.IGNORECASE)
+"""A count of samples, which matters only where there is no other number."""
 _NEUTRAL = frozenset(
     ("main", "hf", "final", "last", "latest", "best", "end", "unsharded", "converted", "merged", "export", "exported",
      "release", "safetensors", "bf16", "fp16", "fp32")
@@ -64,7 +66,9 @@ def digits(stamp: str) -> str:
 
 def without_scores(name: str) -> str:
     """The name without losses and the like."""
-    return _SCORE.sub("", name)
+    name = _SCORE.sub("", name)
+    rest = _SAMPLES.sub("", name)
+    return rest if re.search("[0-9]", rest) else name
 
 
 def fields(name: str) -> list[str]:

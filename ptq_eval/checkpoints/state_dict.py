@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ptq_eval.checkpoints import labels, numbered
 from ptq_eval.checkpoints.architecture import WHOLE, given_entries
 from ptq_eval.checkpoints.base import UNKNOWN_STEP, Position, read_label
 from ptq_eval.checkpoints.converted import ConvertedFormat
@@ -71,13 +72,18 @@ class StateDict(ConvertedFormat):
     def discover(self, root: Path) -> list[Checkpoint]:
         """The files in `root`, and in folders there that a step or a word such as `final` names."""
         files = [path for path in sorted(root.iterdir()) if _may_hold_weights(path)]
-        found = [self._placed(path, root, (path.stem, *([root.name] if len(files) == 1 else []))) for path in files]
+        read = labels.read_siblings(path.stem for path in files)  # ckpt_100, ckpt_200: they differ in their number
+        found = []
+        for path in files:
+            own = numbered.place(root.name, path.stem, read[path.stem]) if path.stem in read else None
+            own = own or (read_label(root.parent.name, root.name) if len(files) == 1 else None)
+            found.append(self._placed(path, root, own))
         for folder in sorted(root.iterdir()):
             inside = folder.is_dir() and (read_label(root.name, folder.name) or _LAST.fullmatch(folder.name))
             if not inside or folder.is_symlink() or _OTHER.search(folder.name.lower()):
                 continue
             if own := sorted(_below(folder, _DEPTH)):
-                checkpoint = self._placed(own[0], root, (folder.name,))
+                checkpoint = self._placed(own[0], root, read_label(root.name, folder.name))
                 if len(own) > 1:
                     what = f"several files of {folder.name} hold tensors"
                     got = ", ".join(path.relative_to(folder).as_posix() for path in own[:3])
@@ -87,9 +93,8 @@ class StateDict(ConvertedFormat):
                 found.append(checkpoint)
         return found
 
-    def _placed(self, path: Path, root: Path, names: tuple[str, ...]) -> Checkpoint:
-        """A file's checkpoint, at the step that the first of `names` with one says."""
-        position = next((found for name in names if (found := read_label(root.name, name))), None)
+    def _placed(self, path: Path, root: Path, position: Position | None) -> Checkpoint:
+        """A file's checkpoint, at the position that a name says."""
         checkpoint = self.found(path, position.step if position else None)
         checkpoint = replace(checkpoint, revision=path.relative_to(root).with_suffix("").as_posix())
         if position is None:
@@ -127,16 +132,16 @@ def _below(folder: Path, levels: int) -> Iterator[Path]:
 
 
 def _at(checkpoint: Checkpoint, position: Position) -> Checkpoint:
-    counted = position.unit == "step"
+    """At a position; where a name counts something else, the step is the file's, if it says one."""
+    known = position.unit != "step" and checkpoint.step is not None
     return replace(
         checkpoint,
-        step=position.step if counted else checkpoint.step,
+        step=checkpoint.step if known else position.step,
         tokens=position.tokens,
         tokens_source=position.source,
-        tokens_note=position.note if counted or position.tokens is not None or checkpoint.step is not None
-        else UNKNOWN_STEP,
+        tokens_note=position.note,
         stage=position.stage,
-    )  # fmt: skip
+    )
 
 
 def _content(place: Path, device: str = "cpu") -> Any:

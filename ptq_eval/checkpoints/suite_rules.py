@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from ptq_eval.checkpoints import stamps
 from ptq_eval.checkpoints.labels import Label
 
 Batches = Sequence[tuple[int, int]]
@@ -42,7 +43,8 @@ class Suite:
     """The names of one suite and its rule.
 
     `models` matches the name of the repository or of the run's folder, `labels` the name of a revision or checkpoint's
-    folder, both in any case.  `batches` holds before and in stage 1, `stages` for later stages that count their steps
+    folder, both in any case and with `-` or `_`; a folder may have both names in one (`pythia-160m-step1000-hf`).
+    `batches` holds before and in stage 1, `stages` for later stages that count their steps
     from 0 again: (tokens before the stage, its batches).  With `global_steps` steps run on through all stages.
     `first` is the number of batches behind the checkpoint numbered 0.  `path` matches `_name_or_path` of config.json
     and captures the sequences per step (`batch`) and their length (`context`).  `seeds` matches the seed in the name of
@@ -80,8 +82,12 @@ class Suite:
 
     def names(self, model: str, label: str) -> bool:
         """Whether a checkpoint called `label` of a model or run called `model` belongs to this suite."""
-        model = re.split(r"/|--", model)[-1].removeprefix("EleutherAI_")
-        return any(map(self.has_model, (model, label))) and _matches(self.labels, label)
+        model, label = re.split(r"/|--", model)[-1].removeprefix("EleutherAI_"), _bare(label)
+        whole = (self.has_model(model) or self.has_model(label)) and _matches(self.labels, label)
+        return whole or any(
+            self.has_model(label[: at.start()]) and _matches(self.labels, label[at.end() :])
+            for at in re.finditer("-", label)
+        )
 
     def has_model(self, name: str) -> bool:
         """Whether a repository, without its organisation, has a name of this suite."""
@@ -133,5 +139,14 @@ def ramp(first: int, increment: int, last: int, samples: int, length: int) -> Ba
     return (*batches, (step, last * length))
 
 
+def _bare(label: str) -> str:
+    """A label with `-` for `_` and without words at its end that count nothing, such as `hf`."""
+    words = label.replace("_", "-").split("-")
+    while len(words) > 1 and stamps.is_neutral(words[-1].lower()):
+        words.pop()
+    return "-".join(words)
+
+
 def _matches(pattern: str, name: str) -> bool:
-    return re.fullmatch(pattern, name, re.IGNORECASE) is not None
+    """Whether a whole name is of a pattern, in any case and with `-` or `_` between its words."""
+    return re.fullmatch(pattern.replace("_", "-"), name.replace("_", "-"), re.IGNORECASE) is not None

@@ -187,7 +187,7 @@ SUITES: tuple[Suite, ...] = (
         span=("checkpoint_0005000", "checkpoint_0953675"),
     ),
     Suite(
-        "TinyLlama v1.1", Status.ASK, r"tinyllama(-1\.1b)?[-_]v1\.1.*", r".*step-\d+k?.*",
+        "TinyLlama v1.1", Status.ASK, r"tinyllama(-1\.1b)?-v1\.1.*", r".*step-\d+k?.*",
         Check("TinyLlama/TinyLlama_v1.1", "step-435000"), "the batch differs between its stages",
     ),
     Suite(

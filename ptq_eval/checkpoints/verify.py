@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from ptq_eval.checkpoints.account import Account, load_account
+from ptq_eval.checkpoints.account import Account, load_account, was_buffer
+from ptq_eval.checkpoints.adapters import adapter_beside
 from ptq_eval.checkpoints.arrivals import Files, files_of
 from ptq_eval.checkpoints.base import local_path, small_path
 from ptq_eval.checkpoints.between import cross_checked
 from ptq_eval.checkpoints.contents import placeholder, placeholder_of
-from ptq_eval.checkpoints.foreign import adapter_beside, foreign
+from ptq_eval.checkpoints.foreign import foreign
 from ptq_eval.checkpoints.problems import noted, settled
 from ptq_eval.checkpoints.surplus import Finding, some, surplus_finding
 from ptq_eval.errors import PtqEvalError, UnsafeCheckpointError, UnsupportedModelError
@@ -218,10 +219,10 @@ def _not_stored(weights: WeightFiles, report: WeightReport) -> str:
     file = weights.files[0]
     if file.suffix == ".pt":
         return f"transformers does not look for {file.name}: call it pytorch_model.bin, or save it as safetensors"
-    if complex_ones := [name for name, (kind, _) in report.tensors.items() if kind.startswith(("C", "complex"))]:
+    layout = {name: layout for name, layout in report.tensors.items() if not was_buffer(name, layout[1])}
+    if complex_ones := [name for name, (kind, _) in layout.items() if kind.startswith(("C", "complex"))]:
         return f"complex numbers, which the weights of no language model are: {some(complex_ones)}"
-    empty = [name for name, (_, shape) in report.tensors.items() if 0 in shape]
-    if empty:
+    if empty := [name for name, (_, shape) in layout.items() if 0 in shape]:
         return f"placeholders without content, as DeepSpeed ZeRO-3 leaves them: {some(empty)}; run zero_to_fp32.py"
     return ""
 

@@ -77,7 +77,7 @@ def _completed(asked: dict[str, Any], records: Mapping[str, Any]) -> dict[str, A
     from ptq_eval.laws.plan.endings import recorded_bits, recorded_size
 
     N, D = recorded_size(records.values())
-    given = {"tokens": D} if asked["tokens"] is None else {}
+    given: dict[str, Any] = {"tokens": D} if asked["tokens"] is None else {}
     if all(asked[name] is None for name in ("params", "budget", "memory")):
         given["params"] = N
     if not asked["serve_bits"] and not asked["serve_format"]:

@@ -53,7 +53,7 @@ SWITCH = Kind(_switch, "")
 _KINDS = {bool: SWITCH, int: COUNT, float: NUMBER, str: TEXT}
 
 
-MOST = 2**63 - 1
+MAX_COUNT = 2**63 - 1
 """What a whole number may be at most, to be stored in 64 bits."""
 
 
@@ -79,9 +79,9 @@ class Plausible:
         error = UnitsError if issubclass(error, OptionError) else error
         allowed = f"{self.least:g} to {self.most:g}" + ", or 0" * self.zero
         if found > self.most:
-            raise error(f"{name} is too large", got=value, allowed=allowed, remedy=f"{name} {self.example}")
+            raise error(f"{name} is too large", got=value, allowed=allowed, remedy=f"such as {self.example}")
         what, meant = f"{name} looks like a number of {self.mistaken}", f"{found:g}{self.suffix}"
-        remedy = f"did you mean {meant}?" if found > 0 and self.suffix else f"{name} {self.example}"
+        remedy = f"did you mean {meant}?" if found > 0 and self.suffix else f"such as {self.example}"
         raise error(what, got=value, allowed=allowed, remedy=remedy)
 
     def require_below(self, found: float, name: str) -> None:
@@ -147,7 +147,9 @@ class Option:
         try:
             found = self.kind.read(value, name=name, error=error)
         except error as problem:
-            allowed = self._allowed(", ".join(self.choices) or self.limits() or problem.allowed)
+            limits = self.limits()
+            form = problem.allowed if self.plausible or not limits else ""
+            allowed = self._allowed(", ".join(self.choices or filter(None, (limits, form))))
             raise error(problem.what, got=problem.got, allowed=allowed, remedy=problem.remedy) from None
         if self.choices and found not in self.choices:
             raise error(
@@ -164,8 +166,8 @@ class Option:
             )
         if self.plausible is not None:
             self.plausible.require(found, value, name, error)
-        elif isinstance(found, int) and found > MOST:
-            raise error(f"{name} is too large", got=value, allowed=f"at most {MOST:.2g}")
+        elif isinstance(found, int) and found > MAX_COUNT:
+            raise error(f"{name} is too large", got=value, allowed=f"at most {MAX_COUNT:.2g}")
         return found
 
     def _allowed(self, values: str) -> str:

@@ -144,7 +144,7 @@ class RunConfig(Options):
     )
     eval_text: str = option("stdlib:evaluation", "Text on which the loss is measured.")
     calib_text: tuple[str, ...] = option(
-        ("stdlib:calibration",), "Texts for calibration; laws are fitted under the first.", TEXT, many=True, files=True
+        ("stdlib:calibration",), "Texts for calibration; laws use the first.", TEXT, many=True, files=True
     )
     seq_len: int | None = option(
         None, "Tokens per window.", COUNT, low=2, unset=f"{DEFAULT_SEQ_LEN}, or the model's limit"
@@ -157,11 +157,11 @@ class RunConfig(Options):
     )
     eval_seed: int = option(0, "Seed of the draw of evaluation windows.", low=0)
     calib_windows: tuple[int, ...] = option(
-        (128,), "Windows of the calibration text; laws are fitted under the first number.", COUNT, many=True, low=1
+        (128,), "Windows of the calibration text; laws use the first number.", COUNT, many=True, low=1
     )
     calib_length: tuple[int, ...] = option(
         (),
-        "Tokens per calibration window; laws are fitted under the first number.",
+        "Tokens per calibration window; laws use the first number.",
         COUNT,
         many=True,
         low=2,
@@ -174,7 +174,7 @@ class RunConfig(Options):
     )
     calib_seed: tuple[int, ...] = option(
         (0,),
-        "Seeds of the draw of calibration windows; several are draws of one condition: their spread enters errors.",
+        "Seeds of the draw of calibration windows; several repeat a condition, their spread is part of the error.",
         COUNT,
         many=True,
         low=0,

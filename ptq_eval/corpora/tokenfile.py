@@ -138,7 +138,9 @@ def _bin(path: Path, kind: str) -> np.ndarray:
     if kind not in RAW_TYPES:
         raise TextSourceError("unknown type of token ids", got=kind, allowed=", ".join((*RAW_TYPES, ANY)))
     dtype, size = np.dtype(RAW_TYPES[kind]), path.stat().st_size - offset
-    if size <= 0 or size % dtype.itemsize:
+    if size <= 0:
+        raise TextSourceError("the token file is empty", got=path, remedy="tokenize the text again")
+    if size % dtype.itemsize:
         raise TextSourceError(
             f"the file is not a row of {kind} ids",
             got=f"{path} of {size} bytes",

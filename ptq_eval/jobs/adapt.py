@@ -26,7 +26,7 @@ import torch
 from ptq_eval.adapt.lora import require_peft
 from ptq_eval.adapt.training import batches_of, steps_per_epoch, train
 from ptq_eval.checkpoints import Overrides, discover, verify_all
-from ptq_eval.config.adapt import FULL, AdaptConfig
+from ptq_eval.config.adapt import FULL_BITS, AdaptConfig
 from ptq_eval.config.options import declared
 from ptq_eval.config.run import RunConfig
 from ptq_eval.corpora.windows import Windows
@@ -39,7 +39,7 @@ from ptq_eval.errors import (
     TextTooShortError,
 )
 from ptq_eval.jobs.run import default_output
-from ptq_eval.jobs.sensitivity import ticker
+from ptq_eval.jobs.sensitivity import session_options, ticker
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.texts import Request, Texts, calibration_requests
@@ -180,18 +180,13 @@ def _vocab_size(work: Workload, trust: bool) -> int:
     return LanguageModel.blueprint(work.folder, trust_remote_code=trust).vocab_size
 
 
-def _session_options(config: RunConfig) -> dict[str, Any]:
-    options: dict[str, Any] = {"device": config.resolve_device(), "memory": config.memory}
-    return options | {"trust_remote_code": config.trust_remote_code, "offload": False, "remedy": _LESS_MEMORY}
-
-
 def _planned(work: Workload, training: Windows, asked: AdaptConfig, out: Path) -> list[_Planned]:
     """Every run that is asked for, those in full precision first."""
     full, *quantized = work.trials
     settings = {name: value for name, value in asdict(asked).items() if name not in _OF_TRAINING}
     found = []
     for trial in (full, *(quantized if asked.quantized else ())):
-        bits = FULL if trial.scheme is None else trial.scheme.bits
+        bits = FULL_BITS if trial.scheme is None else trial.scheme.bits
         for seed in asked.seeds:
             run = Run(trial.quantizer, bits, seed)
             text = json.dumps([FORMAT, trial.key(), training.digest, settings, seed], sort_keys=True)
@@ -224,7 +219,7 @@ def _train_all(
     problems: list[PtqEvalError] = []
     per_run = asked.epochs * steps_per_epoch(asked, training.ids) + asked.epochs + 1
     tick = ticker(said, f"adapting {work.checkpoint.name}", per_run * len(missing))
-    with Session.opened(work, **_session_options(config)) as session:
+    with Session.opened(work, **session_options(config, _LESS_MEMORY)) as session:
         evaluator = Evaluator(session.model, session.evaluation)
         evaluator.budget = _SHARE_FOR_OUTPUTS * session.budget.total
         for trial, variant, seconds in _bases(session, [one.trial for one in missing]):
@@ -275,7 +270,7 @@ def _theory(
     bases: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
     responses: list[dict[str, Any]] = []
-    with Session.opened(work, **_session_options(config)) as session:
+    with Session.opened(work, **session_options(config, _LESS_MEMORY)) as session:
         groups = session.fitting(trials)
         passes = len(groups) * (3 * len(windows) + 2 * len(work.evaluation)) + len(trials) * len(work.evaluation)
         tick = ticker(said, f"predicting {work.checkpoint.name}", passes)

@@ -23,6 +23,7 @@ from ptq_eval.errors import (
     NotFiniteError,
     NothingToFitError,
     NotPositiveError,
+    OptionError,
     PtqEvalError,
     TextColumnError,
 )
@@ -30,7 +31,7 @@ from ptq_eval.jobs.compare_laws import Group, columns_for, recorded, table_group
 from ptq_eval.jobs.fit_table import columns_of, groups_of
 from ptq_eval.laws.base import Law
 from ptq_eval.laws.catalogue import law_for
-from ptq_eval.laws.compare.arena import WORST, contest
+from ptq_eval.laws.compare.arena import MAX_FACTOR, contest
 from ptq_eval.laws.compare.ranking import Exclusion
 from ptq_eval.laws.fit.requirements import COLUMN_ALIASES
 from ptq_eval.laws.tables.external import as_mapping
@@ -41,7 +42,7 @@ from ptq_eval.version import __version__
 VERSION = 1
 """Of the shape of `arena.json`."""
 RESPONSES = ("delta", "loss")
-USUAL_BY = "quantizer"
+DEFAULT_GROUPING = "quantizer"
 ALL_GROUPS = "all groups"
 """The label of what several groups have in common."""
 UNREADABLE = (ColumnError, TextColumnError, NotFiniteError, NotPositiveError, BitsError)
@@ -67,13 +68,17 @@ def arena(data: Sequence[str], *, progress: Progress | None = None, **options: A
         if progress:
             progress("scoring laws", float(place), float(len(given)))
         found.append(_of_table(source, names, config, reading))
-    about = {"laws": names, "seed": config.seed, "most_points": config.most_points, "worst": WORST}
+    about = {"laws": names, "seed": config.seed, "most_points": config.most_points, "worst": MAX_FACTOR}
     described = Path(config.tables).as_posix() if config.tables else ""
     return {"tables": found, **about, "described": described, "version": VERSION, "ptq_eval": __version__}
 
 
 def _of_table(source: Source, names: Sequence[str], config: ArenaConfig, reading: FitConfig) -> dict[str, Any]:
     if Path(source.path).is_dir():
+        if given := [f"{name} {value}" for name in ("columns", "where", "by") if (value := getattr(source, name))]:
+            what = "columns, where and by are for tables, and this is an output folder"
+            remedy = f"its table: {source.name}={Path(source.path) / 'degradation.csv'}"
+            raise OptionError(what, got=f"{source.name}, {', '.join(given)}", remedy=remedy)
         laws, groups, _ = recorded(source.path, FitConfig(), list(names))
         present = {response: groups for response in RESPONSES}
     else:
@@ -102,7 +107,7 @@ def _read(source: Source, names: Sequence[str], reading: FitConfig) -> tuple[dic
     table, _ = columns_of(source.path, reading)
     mapping = as_mapping(source.columns)
     laws = {text: law_for(text, [*mapping, *table]) for text in names}
-    by = source.grouped_by or ((USUAL_BY,) if USUAL_BY in table else ())
+    by = source.grouped_by or ((DEFAULT_GROUPING,) if DEFAULT_GROUPING in table else ())
     present = {}
     for response in RESPONSES:
         known = {response, *COLUMN_ALIASES.get(response, ())}

@@ -223,7 +223,7 @@ def _entry(work: Workload, texts: Texts, config: RunConfig, draws: int, progress
     """One checkpoint, loaded, measured and predicted; `provenance.seconds` is the time of all that."""
     started, checkpoint = time.monotonic(), work.checkpoint
     labelled, skipped, failed = [], [], []
-    with Session.opened(work, **_session_options(config)) as session:
+    with Session.opened(work, **session_options(config)) as session:
         model, evaluation = session.model, session.evaluation
         (wanted,) = calibration_requests(config, work.evaluation.seq_len)
         cut = texts.cut(wanted, checkpoint, work.folder, model.vocab_size)
@@ -258,7 +258,7 @@ def _by_part(work: Workload, config: RunConfig, progress: Progress) -> dict[str,
     """One checkpoint, loaded and measured by part; `provenance.seconds` is the time of all that."""
     started, checkpoint = time.monotonic(), work.checkpoint
     labelled, skipped, failed = [], [], []
-    with Session.opened(work, **_session_options(config)) as session:
+    with Session.opened(work, **session_options(config)) as session:
         groups = session.fitting(work.trials[1:])
         passes = (len(parts_of(session.model)) + 1) * (len(work.trials) - 1) + len(groups)
         tick = ticker(progress, f"parts of {checkpoint.name}", passes * len(session.evaluation))
@@ -295,15 +295,16 @@ def _plan_mixed(
         entry = entries.get(_key(work, record["settings"]))
         if entry is None:  # nothing of it could be measured, which is among the problems
             continue
-        with Session.opened(work, **_session_options(config)) as session:
+        with Session.opened(work, **session_options(config)) as session:
             own = mixed.measured(work, session, entry, budgets, out, progress)
         found["checkpoints"].append({"key": entry["key"], **_about(work.checkpoint), **own})
         mixed_page.write(out, found)
 
 
-def _session_options(config: RunConfig) -> dict[str, Any]:
+def session_options(config: RunConfig, remedy: str = _LESS_MEMORY) -> dict[str, Any]:
+    """Options of a session whose model stays in memory; remedy: what to do where it does not fit."""
     options: dict[str, Any] = {"device": config.resolve_device(), "memory": config.memory}
-    return options | {"trust_remote_code": config.trust_remote_code, "offload": False, "remedy": _LESS_MEMORY}
+    return options | {"trust_remote_code": config.trust_remote_code, "offload": False, "remedy": remedy}
 
 
 def _about(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Answers to tasks of lm-evaluation-harness, by the model of a session with the weights that a lane carries.
+"""Answers to tasks of lm-evaluation-harness, by the model of a session with the weights that a case carries.
 
 The harness marks them; its adapter for transformers is handed the model that is already loaded, so every variant
 answers the same requests without being saved, loaded or served.

@@ -5,8 +5,8 @@ None of them is a failure: the number stays, and its record carries the doubts (
 **The weights** of each layer are compared with those before and with rounding to nearest (RTN) under the same scheme,
 on `ROWS` rows; all rows where these look suspicious, or where the format has a scale for the whole matrix.  A method
 that is not rounding and gives its weights has had no effect; weights that are what they were, although rounding would
-change them, were not quantized; an error much larger than rounding's (`LARGE`) is no rounding at all, and a much
-smaller one (`SMALL`) needs more bits.
+change them, were not quantized; an error much larger than rounding's (`MAX_ERROR`) is no rounding at all, and a much
+smaller one (`MIN_ERROR`) needs more bits.
 
 **The statistics** of a layer rest on as many tokens as reached it: with fewer than it has inputs, H is singular, and
 what a method makes of it is decided by the damping.
@@ -37,13 +37,13 @@ from quantizers import LayerStats, QuantizationError, Quantizer, Scheme, gaussia
 
 UNCHANGED = 2e-3
 """Relative change below which a weight counts as unchanged: 8 bits move it by more, a change to bfloat16 by less."""
-ALIKE = 0.05
+EQUALITY = 0.05
 """Distance of weights from rounded ones, as a share of the error of rounding, below which they count as the same:
 scales that a package stores in 16 bits move them by less at 4 bits and below."""
-LARGE = 50.0
+MAX_ERROR = 50.0
 """Above this, a layer's squared error relative to rounding's cannot come from quantizing.  GPTQ, which accepts larger
 errors of weights for smaller ones of outputs, reached 12 in single layers of the embedded trajectories."""
-SMALL = 0.03
+MIN_ERROR = 0.03
 """Below this, a layer's squared error relative to rounding's needs more bits than the scheme has: three bits more have
 1/64.  The best choice of ranges alone reaches 0.27: rows of 4,096 heavy-tailed weights, 3 bits (docs/log.md)."""
 BAND = (0.4, 2.5)
@@ -109,15 +109,15 @@ class Witness:
             return
         step = max(1, len(own) // ROWS) if scheme.format == "int" else 1
         seen = _compared(own[::step], new[::step], scheme)
-        if step > 1 and (seen.alike or seen.still or seen.of_rounding < SMALL):
+        if step > 1 and (seen.alike or seen.still or seen.of_rounding < MIN_ERROR):
             seen = _compared(own, new, scheme)
         if seen.alike and self.compared:
             self.alike.append(name)
         if seen.still:
             self.still.append(name)
-        elif seen.of_rounding < SMALL:
+        elif seen.of_rounding < MIN_ERROR:
             self.small[name] = seen.of_rounding
-        if seen.of_usual > LARGE:
+        if seen.of_usual > MAX_ERROR:
             self.large[name] = seen.of_usual
 
     def statistics(self, names: Sequence[str], stats: LayerStats) -> None:
@@ -191,7 +191,7 @@ def _compared(own: Tensor, new: Tensor, scheme: Scheme) -> _Seen:
     usual = max(rounding, gaussian_mse(scheme) * float(own.square().sum()))
     moves = distance(rounded, own) > UNCHANGED
     still = moves and distance(new, own) <= UNCHANGED
-    alike = rounding > 0 and float((new - rounded).square().sum()) <= ALIKE**2 * rounding
+    alike = rounding > 0 and float((new - rounded).square().sum()) <= EQUALITY**2 * rounding
     return _Seen(alike, still, mine / usual if usual > 0 else 0.0, mine / rounding if moves else 1.0)
 
 

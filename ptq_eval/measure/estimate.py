@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from ptq_eval.measure import second_order
+from ptq_eval.measure.cases import cells_of
 from ptq_eval.measure.doubts import MOST_PROBES, PROBE_SHARE
 from ptq_eval.measure.evaluate import Evaluator, batch_size
 from ptq_eval.measure.floor import GRADIENT_WINDOWS, RESCORED_WINDOWS
 from ptq_eval.measure.foreign.quantizer import Foreign
 from ptq_eval.measure.gradients import mean_gradient
-from ptq_eval.measure.lanes import cells_of
 from ptq_eval.measure.methods import solved
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.sweep import calibration_cost, is_long
@@ -102,14 +102,14 @@ def _seconds(task: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
-def _floor(session: Session, full: int, lanes: int, scoring: float) -> float:
+def _floor(session: Session, full: int, variants: int, scoring: float) -> float:
     """Seconds of gradients, of scoring again on one thread, and of parts of every variant's error."""
     ids = session.evaluation
     if session.offloaded or len(ids) < 2:
         return 0.0
     gradient = _seconds(lambda: mean_gradient(session.model, ids[:1]))
     gradients = min(GRADIENT_WINDOWS, len(ids)) + full * min(second_order.WINDOWS, len(ids))
-    probes = min(MOST_PROBES, max(1, len(ids) // PROBE_SHARE)) * lanes
+    probes = min(MOST_PROBES, max(1, len(ids) // PROBE_SHARE)) * variants
     again = full * min(RESCORED_WINDOWS, len(ids)) * torch.get_num_threads()
     return gradients * gradient + (probes + again) * scoring
 

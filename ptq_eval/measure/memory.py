@@ -19,7 +19,7 @@ _SHARE_FOR_WEIGHTS = 0.8
 """Share of the free memory that weights take by default; the rest is for activations."""
 
 _MOST_BY_DEFAULT = 4.0
-_LEAST_BY_DEFAULT = 2**30
+_MIN_DEFAULT = 2**30
 """What is taken by default on a CPU: so many times the weights in float32, or so many bytes where that is more."""
 
 _SHARE_KEPT = 0.05
@@ -67,7 +67,7 @@ class Budget:
             return cls(float(limit))
         most = _NO_LIMIT
         if params is not None and device == "cpu":
-            most = max(_LEAST_BY_DEFAULT, _MOST_BY_DEFAULT * 4 * params)
+            most = max(_MIN_DEFAULT, _MOST_BY_DEFAULT * 4 * params)
         return cls(min(_SHARE_FOR_WEIGHTS * free_memory(device), most))
 
     @classmethod

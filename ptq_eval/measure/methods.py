@@ -17,7 +17,7 @@ from ptq_eval.measure.memory import out_of_memory
 from quantizers import LayerStats, QuantizationError, QuantizedWeight, Quantizer, Scheme
 
 T = TypeVar("T")
-_LONGEST = 300
+_MAX_MESSAGE = 300
 """Characters of another package's message."""
 
 
@@ -81,4 +81,4 @@ def _said(error: BaseException) -> str:
     """An error with its message and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]}{where}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_MAX_MESSAGE]}{where}"

@@ -23,12 +23,12 @@ from ptq_eval.backends.workers import Workers
 from ptq_eval.early_stop import StopRule
 from ptq_eval.errors import TaskError, UnsupportedModelError
 from ptq_eval.measure import answers, doubts, tasks
+from ptq_eval.measure.cases import Case, Cell, cases_of, cells_of, scored, static_windows
 from ptq_eval.measure.doubts import Plausibility
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
 from ptq_eval.measure.foreign.quantizer import method_of
 from ptq_eval.measure.kept import Kept, once
-from ptq_eval.measure.lanes import Cell, Lane, cells_of, lanes_of, scored, static_windows
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.tokens import summary
@@ -139,18 +139,18 @@ def sweep(
         plausibility = Plausibility(session.model, evaluator) if not session.offloaded else None
         for group in _groups(session, evaluator, cells_of(quantized), beside=floor.nbytes):
             say("quantizing")
-            lanes = lanes_of(session, group, with_codes=keep is not None)
+            cases = cases_of(session, group, with_codes=keep is not None)
             tick(sum(map(calibrating, group)))
             say("evaluating")
-            answered = {id(lane): _answers(session, lane, tick) for lane in lanes if lane.trial.task}
-            found = list(scored(evaluator, lanes))
+            answered = {id(case): _answers(session, case, tick) for case in cases if case.trial.task}
+            found = list(scored(evaluator, cases))
             say("noise floor")
             measured = [_full_record(session, evaluator, floor)] if wants_full else []
-            record = partial(_lane_record, session, evaluator, floor, plausibility, keep)
-            measured += [answered.get(id(lane)) or record(lane, *one) for lane, one in zip(lanes, found)]
+            record = partial(_case_record, session, evaluator, floor, plausibility, keep)
+            measured += [answered.get(id(case)) or record(case, *one) for case, one in zip(cases, found)]
             facts = session.provenance((time.monotonic() - started) / len(measured))
             yield from (replace(measurement, provenance=facts) for measurement in measured)
-            for variant in filter(None, (lane.variant for lane in lanes)):
+            for variant in filter(None, (case.variant for case in cases)):
                 variant.weights.clear()
             wants_full, started = False, time.monotonic()
 
@@ -173,26 +173,26 @@ def _full_record(session: Session, evaluator: Evaluator, floor: Floor) -> Measur
     return _with(full, {**floor.numerics(full.nll), **floor.second_order()} if full.nll else {})
 
 
-def _lane_record(
+def _case_record(
     session: Session,
     evaluator: Evaluator,
     floor: Floor,
     plausibility: Plausibility | None,
     keep: Keep | None,
-    lane: Lane,
+    case: Case,
     windows: Sequence[int],
     scores: Scores,
 ) -> Measurement:
-    """The record of a lane with its noise floor and doubts; `keep` is called with its variant."""
-    record = _quantized_record(session.work, lane, scores, windows)
-    if lane.simulation is not None or lane.variant is None:
-        return _doubted(record, lane, evaluator, None, windows, scores)
+    """The record of a case with its noise floor and doubts; `keep` is called with its variant."""
+    record = _quantized_record(session.work, case, scores, windows)
+    if case.simulation is not None or case.variant is None:
+        return _doubted(record, case, evaluator, None, windows, scores)
     if record.nll:
-        record = _with(record, floor.rounding(lane.variant))
+        record = _with(record, floor.rounding(case.variant))
     if keep is not None:
-        keep(session, lane.trial, lane.variant)
-        lane.variant.weights = {name: weight.clone() for name, weight in lane.variant.weights.items()}
-    return _doubted(record, lane, evaluator, plausibility, windows, scores)
+        keep(session, case.trial, case.variant)
+        case.variant.weights = {name: weight.clone() for name, weight in case.variant.weights.items()}
+    return _doubted(record, case, evaluator, plausibility, windows, scores)
 
 
 def _groups(session: Session, evaluator: Evaluator, cells: Sequence[Cell], beside: float = 0.0) -> list[list[Cell]]:
@@ -253,15 +253,15 @@ def _require_sane(work: Workload, nll: Sequence[float], vocab_size: int) -> None
         )
 
 
-def _quantized_record(work: Workload, lane: Lane, scores: Scores, windows: Sequence[int]) -> Measurement:
-    """The record of a lane that has seen `windows`, with what happened while it was quantized."""
-    variant, early = lane.variant, len(windows) < len(work.evaluation.ids)
-    measurement = _record(work, lane.trial, scores, windows if early else ())
-    details = {**(variant.details() if variant else {}), **({"stopped_early": early} if lane.trial.stop else {})}
+def _quantized_record(work: Workload, case: Case, scores: Scores, windows: Sequence[int]) -> Measurement:
+    """The record of a case that has seen `windows`, with what happened while it was quantized."""
+    variant, early = case.variant, len(windows) < len(work.evaluation.ids)
+    measurement = _record(work, case.trial, scores, windows if early else ())
+    details = {**(variant.details() if variant else {}), **({"stopped_early": early} if case.trial.stop else {})}
     bits = variant.bits_per_weight if variant and variant.stored_weights else None
     measurement = replace(measurement, bits_per_weight=bits, details=details)
-    if lane.failure:
-        return _failed(measurement, lane.failure)
+    if case.failure:
+        return _failed(measurement, case.failure)
     if variant and variant.skipped and measurement.status != "failed":
         named = ", ".join(list(variant.skipped)[:3])
         message = f"{len(variant.skipped)} layers left in full precision: {named}"
@@ -269,19 +269,19 @@ def _quantized_record(work: Workload, lane: Lane, scores: Scores, windows: Seque
     return measurement
 
 
-def _answers(session: Session, lane: Lane, tick: Tick) -> Measurement:
-    """The record of a lane's answers to its task."""
-    measurement, task = Measurement(lane.trial), lane.trial.task
-    failure = lane.failure
-    if not failure and lane.trial.cache and tasks.generates(task):
+def _answers(session: Session, case: Case, tick: Tick) -> Measurement:
+    """The record of a case's answers to its task."""
+    measurement, task = Measurement(case.trial), case.trial.task
+    failure = case.failure
+    if not failure and case.trial.cache and tasks.generates(task):
         failure = f"{task['name']} asks for text, and a quantized cache is simulated for whole windows alone"
     if not failure:
         try:
-            found = answers.answer(session, task, lane.carried, lane.simulation)
+            found = answers.answer(session, task, case.carried, case.simulation)
         except TaskError as error:
             failure = str(error)
         else:
-            details = {**(lane.variant.details() if lane.variant else {}), "answers": found}
+            details = {**(case.variant.details() if case.variant else {}), "answers": found}
             measurement = replace(measurement, details=details)
     tick(len(session.evaluation))
     return _failed(measurement, failure) if failure else measurement
@@ -289,14 +289,14 @@ def _answers(session: Session, lane: Lane, tick: Tick) -> Measurement:
 
 def _doubted(
     measurement: Measurement,
-    lane: Lane,
+    case: Case,
     evaluator: Evaluator,
     plausibility: Plausibility | None,
     windows: Sequence[int],
     scores: Scores,
 ) -> Measurement:
     """The record with what gives reason to doubt it.  With `plausibility`, the variant's weights are used up."""
-    variant, details = lane.variant, dict[str, Any]()
+    variant, details = case.variant, dict[str, Any]()
     found = _of_weights(variant) if variant is not None else []
     if measurement.nll:
         found += doubts.of_losses(scores.nll, evaluator.full_at(windows))

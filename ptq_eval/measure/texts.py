@@ -31,7 +31,7 @@ _SPARE_CHARS = 16
 _DRAWN_CHARS = 512
 """The same for windows drawn from the whole text: of a 32 times longer text."""
 
-LONGEST = 2**26
+MAX_CHARACTERS = 2**26
 """Characters from which windows are drawn at most: a minute of tokenizing, and some hundred megabytes of memory."""
 
 
@@ -167,7 +167,7 @@ def _max_chars(selection: Selection, count: int | None, seq_len: int) -> int | N
         return None
     if selection == "first":
         return _SPARE_CHARS * seq_len * count + 100_000
-    return min(_DRAWN_CHARS * seq_len * count + 100_000, max(LONGEST, _SPARE_CHARS * seq_len * count))
+    return min(_DRAWN_CHARS * seq_len * count + 100_000, max(MAX_CHARACTERS, _SPARE_CHARS * seq_len * count))
 
 
 def _tokenizer(text: Text, folder: Path, name: str, config: RunConfig) -> Any:

@@ -187,7 +187,15 @@ def refusal(content: dict[str, Any], error: Exception) -> UnsafeCheckpointError 
         )
     reason = _VALIDATOR.sub("", " ".join(str(error).split()))[:200] or type(error).__name__
     known = kind in transformers.CONFIG_MAPPING
-    causal = known and transformers.CONFIG_MAPPING[kind] in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    classes = [found for name in _AUTO_CLASSES if (found := getattr(transformers, name, None)) is not None]
+    causal = known and any(transformers.CONFIG_MAPPING[kind] in found._model_mapping for found in classes)
+    if known and not causal:
+        return UnsupportedModelError(
+            "transformers has no causal language model of this type",
+            got=kind,
+            allowed="a model that AutoModelForCausalLM loads",
+            remedy="measure a model that predicts the next token, or exclude this one",
+        )
     if isinstance(error, KeyError):
         reason = f"{reason} is unknown" if known else "not a model type that transformers knows"
     written, installed = content.get("transformers_version"), transformers.__version__

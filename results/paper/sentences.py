@@ -13,7 +13,7 @@ from ptq_eval.report.common.numbers import count, percent, plus_minus, ratio, ro
 from ptq_eval.report.common.words import listed, plural
 from results.paper import others, study
 from results.paper.study import BITS, Effect
-from results.paper.words import PLACES, WIDTH, amount, moves, sign, times
+from results.paper.words import PLACES, WIDTH, amount, sign, times
 
 
 def growth(runs: pd.DataFrame) -> tuple[str, str]:
@@ -140,12 +140,18 @@ def averages(runs: pd.DataFrame) -> str:
     said = []
     for (ending, against), own in found.groupby(["ending", "against"], sort=False):
         row = own.sort_values("tokens_per_param").iloc[-1]
-        base = {"constant": "the trunk's last weights", "annealed": "the annealed branch"}[str(against)]
-        said.append(
-            f"Against {base} at D/N = {ratio(row['tokens_per_param'])}, {str(ending).replace('averaged', 'average')} "
-            f"{moves(row['loss_q'], f'the loss after {WIDTH} bits')} ({plural(row['loss_q'].n, 'run')})."
-        )
+        base = "its trunk's last weights" if against == "trunk" else "the gain of the annealed branch"
+        name = str(ending).replace("averaged ", "").upper().replace("-", " ")
+        effect = row["loss_q"]
+        where = f"D/N = {ratio(row['tokens_per_param'])}, {plural(effect.n, 'run')}"
+        said.append(f"{name} against {base} ({where}): the loss after {WIDTH} bits is {_lower(effect)}.")
     return " ".join(said)
+
+
+def _lower(effect: Effect) -> str:
+    if not effect.decided:
+        return f"undecided ({plus_minus(effect.mean, effect.error)})"
+    return f"{'higher' if effect.mean > 0 else 'lower'} by {amount(effect)}"
 
 
 def adapters() -> dict[str, str]:

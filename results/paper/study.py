@@ -106,7 +106,8 @@ def at_equal_loss(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, own in runs[runs["tokens_per_param"] >= FIRST].groupby([*RUN, "bits"]):
         trunk = _falling(own[own["ending"] == "constant"])
-        for row in own[(own["ending"] != "constant") & (own["delta"] > 0)].to_dict("records"):
+        others = own["ending"].isin(findings.ENDINGS) & (own["ending"] != "constant")
+        for row in own[others & (own["delta"] > 0)].to_dict("records"):
             rows.append({**row, "value": np.log(row["delta"]) - _between(trunk, row["loss_fp"])})
     return pd.DataFrame(rows, columns=[*runs.columns, "value"]).dropna(subset="value")
 
@@ -184,16 +185,21 @@ def unusual(table: pd.DataFrame, ending: str) -> pd.DataFrame:
 
 
 def averages(runs: pd.DataFrame) -> pd.DataFrame:
-    """Losses of running averages minus those of the trunk and of the annealed branch of the same run and D.
+    """Losses of running averages minus those of their own trunk, and these gains minus those of annealed branches.
 
-    Columns: ending, against, bits, tokens_per_param, and effects `loss_fp`, `loss_q`, `delta`.
+    Branches have another run for their trunk, so gains are compared and not losses.  Columns: ending, against (trunk or
+    annealed), bits, tokens_per_param, and effects `loss_fp`, `loss_q`, `delta`.
     """
     keys = [*RUN, "corpus", "tokens_per_param", "bits"]
-    own, rows = runs[runs["ending"].str.startswith("averaged")], []
-    for against in ("constant", "annealed"):
-        base = runs[runs["ending"] == against].drop(columns="ending")
-        pairs = own.merge(base, on=keys, suffixes=("", "_of_base"))
-        for key, cell in pairs.groupby(["ending", "bits", "tokens_per_param"]):
-            row = dict(zip(["ending", "bits", "tokens_per_param"], key), against=against)
-            rows.append(row | {name: effect(cell[name] - cell[f"{name}_of_base"]) for name in LOSSES})
+    by_ending = {name: own.set_index(keys)[LOSSES] for name, own in runs.groupby("ending")}
+    rows = []
+    for ending in [name for name in by_ending if name.startswith("averaged ") and "averaged" in by_ending]:
+        gain = by_ending[ending] - by_ending["averaged"]
+        gains = {"trunk": gain}
+        if "annealed" in by_ending and "constant" in by_ending:
+            gains["annealed"] = gain - (by_ending["annealed"] - by_ending["constant"])
+        for against, found in gains.items():
+            for key, cell in found.dropna().groupby(["bits", "tokens_per_param"]):
+                row = dict(zip(["bits", "tokens_per_param"], key), ending=ending, against=against)
+                rows.append(row | {name: effect(cell[name]) for name in LOSSES})
     return pd.DataFrame(rows, columns=["ending", "against", "bits", "tokens_per_param", *LOSSES])

@@ -44,7 +44,8 @@ def read() -> pd.DataFrame:
     """The measurements after quantization, with how the rate ended, and what is unusual about the run."""
     table = pd.read_csv(HERE / "table.csv.gz", dtype={"weights": str, "activations": str, "kv": str})
     table = table[table["status"].isin(["ok", "partial"]) & (table["quantizer"] != "none")]
-    trunk = table["schedule"].where(table["schedule"] != "wsd", "constant")
+    # runs of schedule "constant" are there for their averages (training.py): what is constant here are trunks of wsd
+    trunk = table["schedule"].replace({"wsd": "constant", "constant": "averaged"})
     ending = trunk.where(table["part"] != "annealed", "annealed").where(table["part"].isin(["trunk", "annealed"]))
     ending = ending.fillna("averaged " + table["part"])
     unusual = pd.Series("", index=table.index)
@@ -59,7 +60,7 @@ def read() -> pd.DataFrame:
 
 def contrasts(table: pd.DataFrame) -> pd.DataFrame:
     """Differences from the trunk at a constant rate by ending, and from full precision by what is unusual."""
-    usual = table[table["unusual"] == ""]
+    usual = table[(table["unusual"] == "") & table["ending"].isin(ENDINGS)]
     found = [_against(usual, "ending", "constant", [*AT, "seed"])]
     common = table[table["ending"].isin(ENDINGS)]
     found.append(_against(common, "unusual", "", [*AT, "ending", "seed"]))

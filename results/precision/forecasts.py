@@ -21,6 +21,7 @@ import pandas as pd
 from ptq_eval.laws.forecast.backtest import Ahead, What, backtest
 from ptq_eval.laws.forecast.baselines import FORECAST, METHODS
 from ptq_eval.laws.forecast.series import MIN_CHECKPOINTS, Series
+from ptq_eval.laws.tables.schedule import phase_of
 from ptq_eval.report.common import figures
 
 HERE = Path(__file__).resolve().parent
@@ -41,14 +42,15 @@ def read() -> pd.DataFrame:
 
 
 def series_of(table: pd.DataFrame) -> list[Series]:
-    """One series per run, grouping, quantizer and bit-width; all learning rates are constant."""
+    """One series per run, grouping, quantizer and bit-width."""
     found = []
     for (run, grouping, quantizer, bits), own in table.groupby(LINE):
         own = own.sort_values("tokens")
-        assert (own["schedule_phase"] == "constant").all()
-        columns = (own[name].to_numpy(float) for name in ("tokens", "loss_fp", "delta", "delta_se"))
+        columns = [own[name].to_numpy(float) for name in ("tokens", "loss_fp", "delta", "delta_se")]
+        rates = own["learning_rate"].to_numpy(float)
+        phase = phase_of(rates, own["schedule_phase"].tolist(), own["run"].tolist(), columns[0])[0] - 1
         name, params = f"{quantizer} {grouping}", float(own["params"].iloc[0])
-        found.append(Series(str(run), name, float(bits), params, *columns, phase=np.zeros(len(own))))
+        found.append(Series(str(run), name, float(bits), params, *columns, phase=phase))
     return found
 
 

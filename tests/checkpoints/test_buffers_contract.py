@@ -69,6 +69,51 @@ def test_buffers_of_older_versions_are_no_problem(save, tmp_path, kind):
     assert found.params == plain.params
 
 
+LAYER = "model.layers.0.self_attn."
+ANYWHERE = {
+    "freqs_cis": torch.polar(torch.ones(16, 4), torch.rand(16, 4)),
+    "model.freqs_cis": torch.polar(torch.ones(16, 4), torch.rand(16, 4)),
+    f"{LAYER}mask": MASK[0, 0],
+    f"{LAYER}tril": MASK[0, 0].float(),
+    "model.mask": torch.full((16, 16), -math.inf),
+    f"{LAYER}rope.cache": torch.rand(16, 4, 2),
+    f"{LAYER}rotary_emb.scale": torch.rand(4),
+    f"{LAYER}kv_cache.k_cache": torch.randn(1, 2, 16, 8),
+    f"{LAYER}kv_cache.v": torch.randn(1, 2, 16, 8),
+    f"{LAYER}cache_k": torch.zeros(1, 16, 2, 8),
+    f"{LAYER}q_proj._extra_state": torch.zeros(0, dtype=torch.uint8),
+    f"{LAYER}k_proj._extra_state": torch.randint(0, 255, (700,), dtype=torch.uint8),
+}
+
+
+@pytest.mark.parametrize("name", ANYWHERE)
+def test_buffers_of_other_libraries_are_no_problem(save, tmp_path, name):
+    save(tmp_path / "m", config=llama_config(num_hidden_layers=1))
+    plain = verify(discover([tmp_path / "m"])[0])
+    add(tmp_path / "m", {name: ANYWHERE[name]})
+    found = verify(discover([tmp_path / "m"])[0])
+    assert codes(found) == codes(plain) == []
+    assert found.params == plain.params
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "code"),
+    [
+        ("mlp.down_proj.mask", torch.ones(32, 64), "not_loaded"),
+        ("self_attn.q_proj.weight_mask", torch.ones(32, 32), "not_loaded"),
+        ("self_attn.kv_cache.k_scale", torch.ones(1), "already_quantized"),
+        ("self_attn.q_proj.scale", torch.ones(32), "already_quantized"),
+        ("mlp.gate", torch.polar(torch.ones(4), torch.ones(4)), "not_loaded"),
+    ],
+)
+def test_what_changes_a_matrix_is_no_buffer(save, tmp_path, name, tensor, code):
+    save(tmp_path / "m", config=llama_config(num_hidden_layers=1))
+    add(tmp_path / "m", {f"model.layers.0.{name}": tensor})
+    (problem,) = verify(discover([tmp_path / "m"])[0]).problems
+    assert problem.fatal
+    assert problem.code == code
+
+
 def test_a_parameter_that_is_not_finite_still_excludes(save, tmp_path):
     """Though its name ends like that of a mask: a bias of an attention that has one."""
     config, home, buffers = STORED["neox"]

@@ -1,6 +1,7 @@
 """Contract: folders that are no model with weights say what they are, and how to make a model of them."""
 
 import json
+import re
 
 import pytest
 
@@ -76,14 +77,20 @@ def put(folder, *names):
         (["model-00001-of-00002.safetensors.aria2"], ["unfinished download"]),
         (["model.safetensors.tmp"], ["still being written"]),
         (["model.safetensors.dvc"], ["DVC", "dvc pull"]),
+        (["lit_model.pth.lora", "model_config.yaml"], ["an adapter of LitGPT", "litgpt merge_lora {}, of"]),
+        (["adapter_0.pt", "recipe_state.pt"], ["an adapter of torchtune", "save_adapter_weights_only=False"]),
         (["RWKV-4-Pile-169M.pth"], ["RWKV", "--checkpoint_file RWKV-4-Pile-169M.pth"]),
         (["qmodel.pt"], ["quantized", "quantized from"]),
         (["gptq_model-4bit-128g.safetensors"], ["quantized"]),
         (["openvino_model.bin", "openvino_model.xml"], ["exported"]),
         (["weights.00.npz"], ["arrays"]),
         (["weights.safetensors"],
-         ["name that transformers does not look for", "--architecture CONFIG", "rename weights.safetensors"]),
-        (["my_model.pth", "optimizer.pt"], ["rename my_model.pth"]),
+         ["name that transformers does not look for", "--architecture CONFIG",
+          "rename weights.safetensors to model.safetensors and"]),
+        (["my_model.pth", "optimizer.pt"], ["rename my_model.pth to pytorch_model.bin and"]),
+        (["my_model.bin"], ["rename my_model.bin to pytorch_model.bin and"]),
+        (["model/pytorch_model-00001.bin", "model/pytorch_model-00002.bin"],
+         ["config.json and the index of the shards (*.index.json) into {}/model, and"]),
         (["model.fp16-00001-of-00002.safetensors", "model.fp16-00002-of-00002.safetensors",
           "model.safetensors.index.fp16.json"], ["variant", "variant='fp16').save_pretrained(NEW)"]),
         (["pytorch_model.bf16-00001-of-00003.bin"], ["variant='bf16').save_pretrained(NEW)"]),
@@ -123,6 +130,35 @@ def test_an_adapter_names_its_base(folder, content):
     assert f"merge it into {into}" in str(problem)
     assert f"an adapter ({'LORA' if named else 'PEFT'})" in str(problem)
     assert f"from_pretrained('{base}'), '{folder}').merge_and_unload()" in str(problem)
+
+
+@pytest.mark.parametrize("below", ["adapter_model", "default"])
+@pytest.mark.parametrize("with_state", [True, False])
+def test_an_adapter_in_a_folder_of_its_own(tmp_path, below, with_state):
+    for step in (10, 20):
+        home = tmp_path / "run" / f"checkpoint-{step}" / below
+        put(home, "adapter_model.bin")
+        (home / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "org/base"}')
+        if with_state:
+            (home.parent / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    first = tmp_path / "run" / "checkpoint-10" / below
+    says = f"merge it into its base model org/base .*from_pretrained\\('org/base'\\), '{first}'"
+    if with_state:
+        assert [codes(verify(c)) for c in discover([tmp_path / "run"])] == [["not_a_model"]] * 2
+        assert re.search(says, str(only_problem(tmp_path / "run")[1]))
+    else:
+        with pytest.raises(UnsupportedModelError, match=says):
+            discover([tmp_path / "run"])
+
+
+def test_an_adapter_of_mlx(folder):
+    put(folder, "adapters.safetensors")
+    content = {"fine_tune_type": "lora", "model": "mlx-community/m", "lora_parameters": {"rank": 8}}
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+    (folder / "config.json").unlink()
+    problem, _ = only_problem(folder.parent)
+    assert "an adapter (lora), not a model: merge it into its base model mlx-community/m" in str(problem)
+    assert f"mlx_lm.fuse --model mlx-community/m --adapter-path {folder} --save-path NEW" in str(problem)
 
 
 @pytest.mark.parametrize("method", ["PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT"])

@@ -162,6 +162,12 @@ def test_siblings_say_what_a_number_beside_an_unknown_word_counts():
         (["foo-00100", "foo-01000"], [100, 1000]),
         (["foo-100", "foo-1000"], [None, None]),
         (["20x", "200x"], [None, None]),
+        (["batch391", "batch1252"], [None, None]),
+        (["batch-256", "batch-391"], [None, None]),
+        (["100Ksteps", "1Msteps"], [100_000, 1_000_000]),
+        (["0.5Miters", "1Miters"], [500_000, 1_000_000]),
+        (["consumed_samples_1000", "consumed_samples_2000"], [None, None]),
+        (["step_9_consumed_samples_1000", "step_10_consumed_samples_2000"], [9, 10]),
         (["1e9", "2e9"], [None, None]),
         (["130M", "350M"], [None, None]),
         (["lr3e-4-step100", "lr3e-4-step200"], [100, 200]),
@@ -176,7 +182,7 @@ def test_which_numbers_without_a_word_for_steps_are_the_checkpoints_own(names, s
 @pytest.mark.parametrize(
     "names",
     ["llama-7b llama-13b", "model-4bit model-8bit", "model-4-bit model-8-bit", "int4 int8", "w4a16 w8a16", "q4 q8",
-     "width128 width256", "batch98 batch980", "batch_size_8 batch_size_16", "seed3 seed4", "lr3e-4 lr3e-5",
+     "width128 width256", "batch256 batch768", "batch_size_8 batch_size_16", "seed3 seed4", "lr3e-4 lr3e-5",
      "rank8 rank16", "lora-r8 lora-r16", "12-layers 24-layers", "d512 d1024", "ctx2048 ctx4096", "4bit 8bit",
      "8x7b 8x22b", "gpu8 gpu16"],
 )  # fmt: skip

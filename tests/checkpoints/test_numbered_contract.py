@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptq_eval.checkpoints import Overrides, discover
+from ptq_eval.checkpoints.numbered import RATE_UNUSED
 from ptq_eval.errors import UnsupportedModelError
 from tests.checkpoints.support import touch_checkpoint
 
@@ -16,13 +17,17 @@ def found(root, **corrections):
     return [(c.run, c.step, c.tokens) for c in discover([root], overrides=Overrides(**corrections))]
 
 
+def unused(checkpoints):
+    return [p.message for c in checkpoints for p in c.problems if p.code == RATE_UNUSED]
+
+
 @pytest.mark.parametrize(
     "form",
     [
         "epoch_{}", "step_{}", "iter_{:07d}", "checkpoint-{}-hf", "global_step{}", "{}", "ckpt-{}", "model_{}",
         "step{}-seed-default", "iter_{}/hf", "{}/model", "step{}/model/hf", "global_step_{}/actor/huggingface",
         "{}-hf", "save {}", "stage1-step{}", "checkpoint_{:07d}",
-        "foo-step{}-tokens15T", "bar-step-{}k-3T", "ckpt_step_{}", "my-model_{}_steps",
+        "foo-step{}-tokens15T", "bar-step-{}k-3T", "ckpt_step_{}", "my-model_{}_steps", "itr-{}",
     ],
 )  # fmt: skip
 def test_one_run_in_order_of_the_number_and_d_given_once(tmp_path, form):
@@ -190,7 +195,9 @@ def test_numbered_checkpoints_of_another_format_are_found_so_that_they_are_named
         discover([tmp_path / "adapter"])
 
 
-@pytest.mark.parametrize("form", ["samples-{}", "{}pct", "{}%", "epoch-{}.5", "step_{}_000", "{}h", "step-{}.000"])
+@pytest.mark.parametrize(
+    "form", ["samples-{}", "consumed_samples_{}", "{}pct", "{}%", "epoch-{}.5", "step_{}_000", "{}h", "step-{}.000"]
+)
 def test_a_run_whose_steps_are_not_certain_is_ordered_and_asked_for(tmp_path, form):
     names = [form.format(number) for number in (5, 50, 100)]
     for name in reversed(names):
@@ -204,7 +211,11 @@ def test_a_run_whose_steps_are_not_certain_is_ordered_and_asked_for(tmp_path, fo
         2000,
         3000,
     ]
-    assert {c.tokens for c in discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=70))} == {None}
+    given_ = discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=70))
+    assert {c.tokens for c in given_} == {None}
+    (warning,) = unused(given_)
+    assert warning == "tokens_per_step is not applied to 3 of 3 checkpoints: which step each is of is not known"
+    assert not unused(discover([tmp_path / "mine"], overrides=Overrides(tokens=(1000, 2000, 3000), tokens_per_step=70)))
 
 
 @pytest.mark.parametrize("form", ["{}", "checkpoint-{}", "ckpt_{}", "save-{}"])
@@ -225,7 +236,7 @@ def test_a_trainers_state_says_the_step_that_a_name_does_not(tmp_path):
     "names",
     [
         ("llama-7b", "llama-13b"), ("model-4bit", "model-8bit"), ("fp16", "fp32"), ("width128", "width256"),
-        ("batch98", "batch980"), ("seed3", "seed4"), ("lr3e-4", "lr3e-5"), ("rank8", "rank16"),
+        ("batch256", "batch768"), ("seed3", "seed4"), ("lr3e-4", "lr3e-5"), ("rank8", "rank16"),
         ("12-layers", "24-layers"),
     ],
 )  # fmt: skip
@@ -243,10 +254,56 @@ def test_models_that_differ_in_a_setting_are_runs_of_their_own(tmp_path, names):
 def test_a_number_beside_another_word_is_no_step_and_one_line_says_what_to_do(tmp_path, names):
     for name in names:
         touch_checkpoint(tmp_path / "mine" / name)
-    assert found(tmp_path / "mine", tokens_per_step=70) == [("mine", None, None)] * 2
+    assert found(tmp_path / "mine") == [("mine", None, None)] * 2
     first = discover([tmp_path / "mine"])[0]
     for words in ("does not say for certain which step", "--tokens", "trajectory.yaml"):
         assert words in first.tokens_note
+
+
+@pytest.mark.parametrize(
+    ("names", "steps"),
+    [
+        ("gs391 gs704 gs1252", (391, 704, 1252)),
+        ("cpt-391 cpt-704 cpt-1252", (391, 704, 1252)),
+        ("batch391 batch704 batch1252", (391, 704, 1252)),
+        ("10k 20k 100k", (10_000, 20_000, 100_000)),
+        ("foo-7 foo-13 foo-100", (7, 13, 100)),
+        ("e1_s98 e1_s196 e2_s294", (98, 196, 294)),
+    ],
+)
+def test_tokens_per_step_say_that_a_number_is_the_step(tmp_path, names, steps):
+    for name in names.split():
+        touch_checkpoint(tmp_path / "mine" / name)
+    assert found(tmp_path / "mine") == [("mine", None, None)] * 3
+    assert "--tokens-per-step if its number is the step" in discover([tmp_path / "mine"])[0].tokens_note
+    (tmp_path / "mine" / "trajectory.yaml").write_text("runs: {mine: {tokens_per_step: 70}}")
+    for checkpoints in (
+        discover([tmp_path / "mine"]),
+        discover([tmp_path / "mine"], overrides=Overrides(tokens_per_step=70)),
+    ):
+        assert [(c.run, c.step, c.tokens) for c in checkpoints] == [("mine", step, 70 * step) for step in steps]
+        assert checkpoints[0].tokens_note == "number in the name × 70"
+        assert not unused(checkpoints)
+    kept = found(tmp_path / "mine", tokens_per_step=70, exclude=[steps[0]])
+    assert [step for _, step, _ in kept] == list(steps[1:])
+
+
+def test_tokens_per_step_are_never_ignored_silently(tmp_path):
+    for name in ("500B", "1000B", "1500B"):
+        touch_checkpoint(tmp_path / "labels" / name)
+    for name in ("stage1-step5", "stage2-step5", "stage2-step6"):
+        touch_checkpoint(tmp_path / "stages" / name)
+    touch_checkpoint(tmp_path / "one")
+    warnings = {
+        root: unused(discover([tmp_path / root], overrides=Overrides(tokens_per_step=70)))
+        for root in ("labels", "stages", "one")
+    }
+    assert warnings == {
+        "labels": ["tokens_per_step is not applied to 3 of 3 checkpoints: which step each is of is not known"],
+        "stages": ["tokens_per_step is not applied to 2 of 3 checkpoints: the steps of a later stage start at 0 again"],
+        "one": ["tokens_per_step is not applied to 1 of 1 checkpoints: which step each is of is not known"],
+    }
+    assert unused(discover([tmp_path / "labels"])) == []
 
 
 def test_a_number_of_unknown_meaning_is_called_that(tmp_path):

@@ -138,6 +138,9 @@ def test_the_configuration_may_be_in_a_trajectory_yaml(run):
 def test_without_a_configuration_the_message_asks_for_it(run):
     with pytest.raises(UnsupportedModelError, match=r"fairseq2.*--architecture CONFIG"):
         discover([run])
+    torch.save({"a": torch.ones(2)}, run.parent / "config" / "ckpt_5.pt")  # a name that nanoGPT has too
+    (checkpoint,) = verify_all([c for c in discover([run.parent / "config"]) if c.format == "nanogpt"])
+    assert "--architecture CONFIG" in str(checkpoint.fatal[0])
 
 
 def test_a_last_model_and_a_step_that_the_file_says(tmp_path):
@@ -148,6 +151,23 @@ def test_a_last_model_and_a_step_that_the_file_says(tmp_path):
     save_file({n: own.clone() for n, own in model.state_dict().items()}, run / "step-50.safetensors")
     found = discover([run], overrides={"architecture": CONFIGS["gpt2"].to_dict()})
     assert [(c.run, c.step) for c in found] == [("run", 50), ("run", 70)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("ckpt_100", "ckpt_200"),
+        ("100", "200"),
+        ("model-step100", "model-step200"),
+        ("epoch=1-step=100", "epoch=2-step=200"),
+    ],
+)
+def test_files_that_differ_in_a_number_are_steps(tmp_path, names):
+    for name in names:
+        torch.save({"a": torch.ones(2)}, tmp_path / f"{name}.pt")
+    torch.save({"state": {}}, tmp_path / "optimizer.pt")
+    found = discover([tmp_path], overrides={"architecture": "gpt2", "tokens_per_step": 64})
+    assert [(c.run, c.step, c.tokens) for c in found] == [(tmp_path.name, 100, 6400), (tmp_path.name, 200, 12_800)]
 
 
 @pytest.mark.parametrize(

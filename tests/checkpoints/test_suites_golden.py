@@ -2,10 +2,12 @@
 
 import pytest
 
+from ptq_eval.checkpoints import discover
 from ptq_eval.checkpoints.base import read_label
 from ptq_eval.checkpoints.labels import read
 from ptq_eval.checkpoints.suite_rules import Status, ramp, tokens_after
 from ptq_eval.checkpoints.suites import SUITES, find, from_path
+from tests.checkpoints.support import touch_checkpoint
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
@@ -59,12 +61,35 @@ def test_there_are_many_suites_of_every_status_and_twenty_with_a_checked_rule():
         ("allenai/Olmo-3-1125-32B", "stage2-step1000", None),
         ("infly/OpenCoder-1.5B-Base", "anneal_iter_0001000", None),
         ("tinyllama-mine", "step-500", None),
+        ("runs", "pythia-160m-step1000", 1000 * 2**21),
+        ("runs", "pythia-160m_step1000-hf", 1000 * 2**21),
+        ("pythia-160m-deduped", "step1000-hf", 1000 * 2**21),
+        ("Olmo-3-1025-7B", "stage1_step1000", 1000 * 2**22),
+        ("runs", "Olmo-3-1025-7B-stage2-step1000", 5_929_965_715_456 + 1000 * 2**21),
+        ("runs", "DataDecide-c4-1B-step5000-seed-default", 5000 * 704 * 2048),
+        ("runs", "SmolLM2-135M_step_240000", 240_000 * 2**20),
+        ("bloom-intermediate", "global-step95000", 365_367_885_824),
+        ("runs", "pythia-160m-mine-step1000", None),
+        ("pythia-160m-mine", "step1000", None),
+        ("pythia-160m", "step1000-mine", None),
+        ("runs", "my-pythia-160m-step1000", None),
     ],
 )
 def test_names_of_the_suites(model, label, tokens):
     position = read_label(model, label)
     assert position is not None
     assert position.tokens == tokens
+
+
+def test_folders_with_the_names_of_model_and_checkpoint(tmp_path):
+    for name in ("stage1-step1000", "stage2-step1000", "stage2-step2000"):
+        touch_checkpoint(tmp_path / "runs" / f"Olmo-3-1025-7B-{name}")
+    before = 5_929_965_715_456
+    assert [(c.run, c.tokens) for c in discover([tmp_path / "runs"])] == [
+        ("runs", 1000 * 2**22),
+        ("runs", before + 1000 * 2**21),
+        ("runs", before + 2000 * 2**21),
+    ]
 
 
 def test_a_batch_that_changes_is_summed_over_its_steps():

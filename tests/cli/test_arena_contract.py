@@ -139,3 +139,12 @@ def test_an_output_folder_is_a_table(ptq_eval, tmp_path):
     assert table["name"] == "formats"
     assert {one["response"] for one in table["rankings"]} == {"delta"}
     assert "too few runs for errors" in (tmp_path / "o/arena.md").read_text()
+
+
+@pytest.mark.parametrize("given", [("--where", "bits == 3"), ("--by", "quantizer"), ("--columns", "N=params")])
+def test_how_a_table_is_read_is_no_question_to_an_output_folder(ptq_eval, given, tmp_path):
+    answer = ptq_eval("arena", f"mine={ROOT / 'results/embedded'}", *given, *FEW, "-o", tmp_path / "o")
+    assert answer.code == OptionError.exit_code
+    assert given[0][2:] in answer.err
+    assert "degradation.csv" in answer.err
+    assert not (tmp_path / "o").exists()

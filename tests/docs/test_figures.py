@@ -89,7 +89,7 @@ def test_what_forecasts_of_the_study_hold_is_that_stored():
         return round(100 * float(1 - own["refuted"].mean()))
 
     half = stated[stated["asked_at"].str.startswith("half")]
-    for what, start in (("loss_q", "| loss after quantization | 100 %"), ("delta", "| δ | 95 %")):
+    for what, start in (("loss_q", "| loss after quantization | 100 %"), ("delta", "| δ | 96 %")):
         row = next(line for line in lines if line.startswith(start))
         own = half[half["what"] == what]
         assert [int(x) for x in re.findall(r"(\d+) %", row)] == [

@@ -87,7 +87,7 @@ def test_unchanged_weights_are_a_failure_if_all_are_and_a_doubt_if_some_are(traj
 
 def test_weights_in_another_order_are_no_rounding(trajectory, options):
     kinds, _ = found(trajectory, options, quantizers=("shuffler",), bits=(2, 4))
-    assert kinds["shuffler", 4][Doubt.LARGE_ERROR]["ratio"] > doubts.LARGE
+    assert kinds["shuffler", 4][Doubt.LARGE_ERROR]["ratio"] > doubts.MAX_ERROR
     assert kinds["shuffler", 4][Doubt.LARGE_ERROR]["layers"] == 14
     assert Doubt.LIKE_ROUNDING not in kinds["shuffler", 4]
 

@@ -23,12 +23,12 @@ def work(saved):
 
 def test_each_part_is_counted_as_often_as_it_is_done(work, second):
     found = subject.estimate(work, work.trials)
-    lanes, windows = 6, 8
+    variants, windows = 6, 8
     batch = windows  # all fit into one batch of so small a model
-    assert found.trials == 1 + lanes
+    assert found.trials == 1 + variants
     assert found.backends == 0
-    assert found.seconds["evaluation"] == (1 + lanes) * windows / batch / 2
-    scored_again = 8 * subject.torch.get_num_threads() + lanes
+    assert found.seconds["evaluation"] == (1 + variants) * windows / batch / 2
+    scored_again = 8 * subject.torch.get_num_threads() + variants
     assert found.seconds["noise floor"] == (8 + 8) + scored_again / batch / 2
     assert found.total == sum(found.seconds.values())
     assert found.memory > 0

@@ -53,14 +53,14 @@ def test_the_weights_alone_are_measured_as_without_activations(grid, saved, smal
         assert known[m.trial.key()].details == m.details
 
 
-def test_a_lane_carries_its_weights_and_rounds(grid):
+def test_a_variant_carries_its_weights_and_rounds(grid):
     """Against one simulation put together here."""
     work, found = grid
-    (lane,) = [
+    (record,) = [
         m for m in found if m.trial.quantizer == "rtn" and m.trial.activations.get("bits") == 4 and m.trial.cache
     ]
     with sessions.Session.opened(work) as session:
-        (variant,) = session.quantized([dataclasses.replace(lane.trial, activations={}, cache={})])
+        (variant,) = session.quantized([dataclasses.replace(record.trial, activations={}, cache={})])
         cache = Cache(Rounding("int4", 4, "channel"), Rounding("int4", 4, "token"))
         simulation = Simulation(session.model, Rounding("int4", 4, "token"), cache)
         simulation.prepare(session.model.parameters_of(variant.weights), session.evaluation)
@@ -69,8 +69,8 @@ def test_a_lane_carries_its_weights_and_rounds(grid):
             for row in session.evaluation.split(1):
                 logits = session.model.logits(row)[0, :-1].double().log_softmax(-1)
                 nll.append(-float(logits.gather(1, row[0, 1:, None].long()).sum()))
-    assert lane.nll == pytest.approx(nll, rel=1e-5)
-    assert lane.bits_per_weight is not None
+    assert record.nll == pytest.approx(nll, rel=1e-5)
+    assert record.bits_per_weight is not None
 
 
 @pytest.mark.parametrize("method", ["awq", "smoothquant", "hadamard-rtn"])
@@ -97,7 +97,7 @@ def test_inputs_are_rounded_as_the_quantized_weight_reads_them(saved, small, met
     assert losses["with"] != losses["without"]
 
 
-def test_weights_are_quantized_once_for_all_their_lanes(saved, small, monkeypatch):
+def test_weights_are_quantized_once_for_all_their_variants(saved, small, monkeypatch):
     calls = []
     own = sessions.Session.quantized
     monkeypatch.setattr(sessions.Session, "quantized", lambda s, t, **k: calls.append(len(t)) or own(s, t, **k))

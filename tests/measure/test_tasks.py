@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ptq_eval.config.run import RunConfig
 from ptq_eval.errors import OptionError, TaskError
 from ptq_eval.measure import tasks as harness
-from ptq_eval.measure.lanes import cells_of
+from ptq_eval.measure.cases import cells_of
 from ptq_eval.measure.sweep import cost, sweep
 from ptq_eval.records import FULL_PRECISION, WEIGHTS_KEPT, Measurement, Trial
 from tests.reference.rtn import rtn

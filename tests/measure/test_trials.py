@@ -227,7 +227,7 @@ def test_what_a_reader_must_know_of_a_checkpoint_is_a_warning(trajectory, small,
 def test_a_sample_of_the_start_of_a_long_text_says_so(saved, small, monkeypatch, selection, said):
     from ptq_eval.measure import texts
 
-    monkeypatch.setattr(texts, "LONGEST", 3000)
+    monkeypatch.setattr(texts, "MAX_CHARACTERS", 3000)
     options = {**small, "quantizers": ("rtn",), "seq_len": 16, "eval_windows": 4, "eval_sample": selection}
     plan = planned(saved("llama").parent, **options)
     assert any("windows are drawn from its first 3,000 characters" in note for note in plan.notes) is said

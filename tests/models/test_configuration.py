@@ -218,6 +218,15 @@ def test_values_that_transformers_refuses_are_no_other_kind_of_model(tmp_path, c
     assert named in str(refused.value)
 
 
+@pytest.mark.parametrize("kind", ["ModernBertConfig", "CLIPConfig", "ViTConfig"])
+def test_a_type_without_a_causal_language_model_is_refused_in_one_short_line(tmp_path, kind):
+    getattr(t, kind)(transformers_version="4.0.0").save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="no causal language model of this type") as refused:
+        blueprint(tmp_path)
+    assert len(str(refused.value)) < 250
+    assert refused.value.remedy
+
+
 def test_the_version_is_no_reason_where_it_is_the_installed_one(tmp_path):
     with pytest.raises(UnsupportedModelError) as refused:
         blueprint(written(tmp_path, transformers_version=t.__version__, model_type="llama7"))

@@ -14,8 +14,8 @@ from tests.report.synthetic import QUANTIZERS, make_fit, make_table
 
 pytestmark = pytest.mark.drawn("png")
 
-WHOLE = ["step", "tokens", "params", "bits", "group_size", "windows"]
-WHOLE += ["damping_retries", "dead_columns", "layers_skipped"]
+WHOLE_NUMBERS = ["step", "tokens", "params", "bits", "group_size", "windows"]
+WHOLE_NUMBERS += ["damping_retries", "dead_columns", "layers_skipped"]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_whole_numbers_are_written_whole_and_read_back_as_they_were(out, written
     assert (texts["bits"].isna() == table["bits"].isna()).all()
     assert set(texts["bits"].dropna()) == {"2", "3", "4", "8"}
     assert set(texts["group_size"].dropna()) == {"16"}
-    for name in WHOLE:
+    for name in WHOLE_NUMBERS:
         assert texts[name].dropna().str.fullmatch(r"\d+").all(), name
         np.testing.assert_array_equal(pd.read_csv(out / "degradation.csv")[name], table[name])
 

@@ -20,7 +20,7 @@ N = 64
 def table(combine, noise=2e-3, seed=0, steps=(1, 2), spread=0.2):
     """Rows and losses of a grid: δ of a combination is `combine(parts)`, window by window around it.
 
-    Windows differ in how hard they are, in all lanes alike, and by `noise` in each.
+    Windows differ in how hard they are, in all variants alike, and by `noise` in each.
     """
     rng = np.random.default_rng(seed)
     rows, windows = [], {}

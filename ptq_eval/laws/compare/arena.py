@@ -5,7 +5,7 @@ turn.  A law may answer one and be unable to answer another, so there is no rank
 
 The score of a law is the root mean square of log f − log y over the held-out points whose response exceeds its noise
 (`sampling.errors_needed` standard errors), since the logarithm of noise says nothing; all laws are scored on the same
-points.  A prediction further than a factor of `WORST` from the response counts as that far.  Where the fit has a
+points.  A prediction further than a factor of `MAX_FACTOR` from the response counts as that far.  Where the fit has a
 scatter, the prediction is a distribution: log y is normal about log f, with that scatter and the point's own error;
 its mean continuous ranked probability score (Gneiting and Raftery 2007) rewards a law that knows how sure it is.  The
 uncertainty of constants is not part of that distribution.
@@ -43,7 +43,7 @@ from ptq_eval.sampling import errors_needed
 
 QUESTIONS = ("last", "N", "P")
 """What is held out: see `crossval.held_out_rows`."""
-WORST = 100.0
+MAX_FACTOR = 100.0
 """A prediction is at most this factor off."""
 STAYING, POWER = "staying", "power_per_bits"
 BASELINES = (STAYING, POWER)
@@ -62,7 +62,7 @@ class Place(StrEnum):
 class Score:
     """One law under one question.  `score` and `crps` are in units of log response, `error` is the standard error of
     the score; `difference` is that of mean squared errors from the best law's, with its standard error and adjusted p.
-    NaN where unknown; `beyond` counts predictions further off than `WORST`."""
+    NaN where unknown; `beyond` counts predictions further off than `MAX_FACTOR`."""
 
     law: str
     score: float
@@ -227,7 +227,7 @@ def _scores(found: Mapping[str, Prediction], y: np.ndarray, se: np.ndarray, runs
                 score=math.sqrt(square),
                 error=error / (2 * math.sqrt(square)) if square > 0 else error,
                 crps=_crps(found[name], y, se),
-                beyond=int(np.sum(np.abs(errors[name]) >= math.log(WORST))),
+                beyond=int(np.sum(np.abs(errors[name]) >= math.log(MAX_FACTOR))),
                 difference=difference[0],
                 difference_error=difference[1],
                 p=p,
@@ -244,8 +244,8 @@ def _place(p: float) -> Place:
 
 
 def log_error(f: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """log f − log y [m] for positive y, at most `WORST` in size, which is also that of an f that is not positive."""
-    most = math.log(WORST)
+    """log f − log y [m] for positive y, its size at most that of log `MAX_FACTOR`, as for an f that is not positive."""
+    most = math.log(MAX_FACTOR)
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.log(f) - np.log(y)
     return np.where(np.isfinite(found), np.clip(found, -most, most), np.where(np.isposinf(f), most, -most))
@@ -263,7 +263,7 @@ def p_value(difference: float, error: float, clusters: int) -> float:
 def _crps(one: Prediction, y: np.ndarray, se: np.ndarray) -> float:
     """The mean score of log y under a normal distribution about log f; NaN without a scatter."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        noise = np.minimum(se / np.maximum(np.abs(one.value), 1e-300), math.log(WORST))
+        noise = np.minimum(se / np.maximum(np.abs(one.value), 1e-300), math.log(MAX_FACTOR))
     return float(np.mean(crps(log_error(one.value, y), np.hypot(one.scatter, noise)))) if len(y) else math.nan
 
 

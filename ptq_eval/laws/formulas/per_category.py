@@ -23,9 +23,9 @@ from ptq_eval.laws.findings import Finding, Why, why
 
 FULL_PRECISION = re.compile(r"(bf|fp|float|bfloat)?(16|32)|none|baseline|full.*|unquantized", re.IGNORECASE)
 """Categories that are the reference where there is one of them."""
-LARGEST = 1e3
+MAX_EFFICIENCY = 1e3
 """Efficiencies are searched for between its inverse and this."""
-MOST = 50
+MAX_CATEGORIES = 50
 _STEP = 1e-5
 _SAME = (
     "name",
@@ -59,15 +59,15 @@ class PerCategory(Law):
             raise OptionError(what, allowed=", ".join(law.columns), remedy="--per-category N=COLUMN")
         self.law, self.variable, self.reference = law, variable, reference(labels)
         names = [name for name in dict.fromkeys(labels) if name != self.reference]
-        if not names or len(names) >= MOST:
-            allowed = f"2 to {MOST} categories"
+        if not names or len(names) >= MAX_CATEGORIES:
+            allowed = f"2 to {MAX_CATEGORIES} categories"
             raise OptionError("--per-category: one free efficiency for each", got=f"{len(names) + 1}", allowed=allowed)
         self.key = f"category of {variable}"
         self.own = {f"eff_{variable}[{name}]": place for place, name in enumerate(names, start=1)}
         self.places = {self.reference: 0, **{name: place for place, name in enumerate(names, start=1)}}
         for name in _SAME:
             setattr(self, name, getattr(law, name))
-        added = [Parameter(name, 1 / LARGEST, LARGEST, log=True) for name in self.own]
+        added = [Parameter(name, 1 / MAX_EFFICIENCY, MAX_EFFICIENCY, log=True) for name in self.own]
         self.parameters = (*law.parameters, *added)
         self.equation = (  # type: ignore[misc]
             f"{law.equation}, with eff_{variable}·{variable} for {variable} (eff_{variable}[{self.reference}] = 1)"

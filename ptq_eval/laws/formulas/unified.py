@@ -29,7 +29,7 @@ from ptq_eval.laws.formulas.kumar import KumarPTQ
 from ptq_eval.laws.formulas.n_eff import PARTS, Capacity, NEff
 
 _N_STARTS, _N_STAGED, _N_KEPT = 12, 4, 3
-_LEAST_SHARE = 1e-6
+_MIN_SHARE = 1e-6
 _DELTA = "delta = C_T * exp(-P / gamma_post) * D^gamma_D / N_eff^gamma_N * prod over x of (1 - exp(-C_x * (P_x - P)))"
 
 
@@ -152,7 +152,7 @@ class Unified(Law):
         usable = [theta for theta in laws if np.all(np.isfinite(self.before.predict(theta, data)))]
         for theta in usable[:_N_STAGED]:
             more = data["loss"] - self.before.predict(theta, data)
-            visible = {**data, "delta": np.maximum(more, _LEAST_SHARE * data["loss"]), "se": 0 * more}
+            visible = {**data, "delta": np.maximum(more, _MIN_SHARE * data["loss"]), "se": 0 * more}
             guesses = [
                 {**guess, **{name: theta[name] for name in capacity}} for guess in self.added.starts(visible, rng)
             ]

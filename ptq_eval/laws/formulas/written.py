@@ -38,7 +38,7 @@ OF_TWO: Mapping[str, Callable[[Any, Any], Any]] = {
     "min": np.less_equal, "minimum": np.less_equal, "max": np.greater_equal, "maximum": np.greater_equal
 }  # fmt: skip
 """Functions of two arguments: which of them is the value."""
-LONGEST = 1000
+MAX_LENGTH = 1000
 ALLOWED = f"numbers, columns, constants, + - * / **, {' '.join([*FUNCTIONS, *OF_TWO])}"
 
 _WIDE, _EXPONENT = 1e30, 10.0
@@ -175,8 +175,8 @@ def parse(text: str) -> tuple[str, ast.expr]:
     if left and not left.isidentifier():
         raise ExpressionError("the left side of a formula is a name", got=repr(left), remedy="loss = E + A*N**-alpha")
     try:
-        if len(text) > LONGEST:
-            raise SyntaxError(f"longer than {LONGEST} characters")
+        if len(text) > MAX_LENGTH:
+            raise SyntaxError(f"longer than {MAX_LENGTH} characters")
         tree = ast.parse(_right(text).strip(), mode="eval").body
         _check(tree, text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

@@ -10,8 +10,9 @@ published  the share of quantization-aware training with the least loss of Dremo
                share = D_qat / D = exp(−a / ln S),    S = D / (N·bits/8)    tokens per byte of parameters
 
 All differences are of the loss after quantization, in nats per token, between an ending and the trunk (or the last
-checkpoint, for averages of a run) at the same D.  A choice compares endings with each other too: by how much one leads
-another has at most the sum of their two errors, whatever their correlation.
+checkpoint, for averages of a run) at the same D.  A choice compares endings with each other too: one is better than
+another if their intervals do not overlap, because a difference errs by at most the sum of both errors, whatever their
+correlation.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Choice:
         if best is None:
             return ()
         others = [one for one in self.effects if one is not best]
-        return tuple(one for one in others if not _lead(best, one) >= SIGNIFICANT * (best.error + one.error))
+        return tuple(one for one in others if not best.difference.high < one.difference.low)
 
     @property
     def verdict(self) -> Verdict:
@@ -133,10 +134,6 @@ class Choice:
         found = {"verdict": self.verdict.value, "best": best.ending if best else None}
         rivals = {"rivals": [one.ending for one in self.rivals]}
         return {**about, **found, **rivals, "effects": [one.to_dict() for one in self.effects]}
-
-
-def _lead(best: Effect, other: Effect) -> float:
-    return other.difference.value - best.difference.value
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ TESTS: dict[str, Callable[[str, str], bool]] = {
     "startswith": str.startswith, "endswith": str.endswith, "contains": lambda text, part: part in text,
 }  # fmt: skip
 """Of a column and quoted text, letter by letter; `isin(column, ...)` takes several values."""
-LONGEST = 1000
+MAX_LENGTH = 1000
 """Characters: an expression is a formula, and a parser is not to be fed a book."""
 
 _ARITHMETIC: dict[type[ast.AST], Callable[..., Any]] = {
@@ -65,8 +65,8 @@ def evaluate(text: str, lookup: Lookup, *, condition: bool = False) -> Any:
         return f" _column_{len(quoted) - 1} "
 
     try:
-        if len(text) > LONGEST:
-            raise SyntaxError(f"longer than {LONGEST} characters")
+        if len(text) > MAX_LENGTH:
+            raise SyntaxError(f"longer than {MAX_LENGTH} characters")
         tree = ast.parse(_BACKTICKS.sub(place, _counted(text)).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         what = getattr(error, "msg", "") or "it cannot be read"

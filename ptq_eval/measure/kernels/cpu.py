@@ -20,7 +20,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from ptq_eval.measure.kernels.sums import LOWEST, Sums
+from ptq_eval.measure.kernels.sums import LOG_FLOOR, Sums
 from quantizers.kernels.cpu import compiled
 
 WIDTH = 64
@@ -31,7 +31,7 @@ _TO_INTEGER = np.float32(1.5 * 2**23)
 _LEAST = np.float32(-126)
 """Below this power of two float32 loses digits: taken as zero."""
 _C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(_LN2**k / math.factorial(k)) for k in range(1, 7))
-_ONE, _ZERO, _LOWEST = np.float32(1), np.float32(0), np.float32(LOWEST)
+_ONE, _ZERO, _LOWEST = np.float32(1), np.float32(0), np.float32(LOG_FLOOR)
 
 
 def full_precision(z: Tensor, e: Tensor | None, targets: Tensor, first: int, sums: Sums) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptq_eval.measure.kernels.sums import LOWEST, Sums
+from ptq_eval.measure.kernels.sums import LOG_FLOOR, Sums
 
 
 def full_precision(z: Tensor, e: Tensor | None, targets: Tensor, first: int, sums: Sums) -> None:
@@ -17,7 +17,7 @@ def full_precision(z: Tensor, e: Tensor | None, targets: Tensor, first: int, sum
 
     `e`, of the same shape, receives exp(z − shift); None where no variant is compared.  z may be overwritten.
     """
-    z.clamp_(min=LOWEST)
+    z.clamp_(min=LOG_FLOOR)
     if e is not None:  # torch finds the highest faster than the highest and its index
         highest, index = z.max(-1)
         sums.top.copy_(torch.where(highest > sums.highest, index + first, sums.top))
@@ -33,7 +33,7 @@ def variant(q: Tensor, e: Tensor, targets: Tensor, first: int, full: Sums, sums:
 
     q may be overwritten.
     """
-    shifted = _raise(q.clamp_(min=LOWEST), None, q.amax(-1), sums)
+    shifted = _raise(q.clamp_(min=LOG_FLOOR), None, q.amax(-1), sums)
     sums.cross.mul_(full.scale).add_(torch.linalg.vecdot(e, q))
     sums.total.mul_(sums.scale).add_(shifted)
     _take(q, targets, first, sums.target)

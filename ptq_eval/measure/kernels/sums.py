@@ -8,8 +8,8 @@ so one exponential per logit serves each model, the full-precision model's e ser
 is stored.  When a later block of the vocabulary raises the shift, the earlier sums are rescaled (the online softmax of
 Milakov and Gimelshein 2018).  Sums over a block are in float32, sums of blocks in float64.
 
-Logits below `LOWEST`, including minus infinity, belong to tokens that the model rules out.  They count as `LOWEST`,
-whose exponential is zero beside any other, and a next token that was ruled out has an infinite loss.
+Logits below `LOG_FLOOR`, including minus infinity, belong to tokens that the model rules out.  They count as
+`LOG_FLOOR`, whose exponential is zero beside any other, and a next token that was ruled out has an infinite loss.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-LOWEST = -1e6
+LOG_FLOOR = -1e6
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Sums:
 
     def nll(self) -> Tensor:
         """Negative log-likelihood of the next token [tokens], nats, float64."""
-        return torch.where(self.target > LOWEST, self.logsumexp() - self.target, self.target.new_tensor(torch.inf))
+        return torch.where(self.target > LOG_FLOOR, self.logsumexp() - self.target, self.target.new_tensor(torch.inf))
 
     def kl(self, variant: Sums) -> Tensor:
         """KL(this full-precision model ‖ `variant`) [tokens], nats, float64."""

@@ -21,7 +21,7 @@ import pandas as pd
 
 from ptq_eval.errors import OutputFullError, OutputMismatchError, full_disk
 
-WHOLE = (
+WHOLE_NUMBERS = (
     "step", "tokens", "params", "bits", "group_size", "windows", "damping_retries", "dead_columns", "layers_skipped",
     "activation_bits", "kv_bits",
 )  # fmt: skip
@@ -66,10 +66,10 @@ def write_csv(path: Path, frame: Any) -> Path:
 def csv_text(frame: Any) -> str:
     """A table without its index as CSV; floats get the shortest digits that give the same float back.
 
-    The columns of `WHOLE` are written without a decimal point, also where a blank cell made pandas hold them as
+    The columns of `WHOLE_NUMBERS` are written without a decimal point, also where a blank cell made pandas hold them as
     floats; one that has a fraction after all keeps it.
     """
-    whole = {name: _whole(frame[name]) for name in WHOLE if name in frame}
+    whole = {name: _whole(frame[name]) for name in WHOLE_NUMBERS if name in frame}
     return frame.assign(**whole).to_csv(index=False, lineterminator="\n")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ptq_eval.report.common.numbers import MISSING
 from ptq_eval.report.common.tables import FLOOR, LEAD, Grid
@@ -108,6 +109,11 @@ def stacked(lines: Sequence[str]) -> str:
     if len(lines) == 1:
         return lines[0]
     return r"\begin{tabular}[t]{@{}l@{}}" + r" \\ ".join(lines) + r"\end{tabular}"
+
+
+def batches(items: Sequence[Any], most: int) -> list[Sequence[Any]]:
+    """`items` in parts of at most `most`."""
+    return [items[start : start + most] for start in range(0, len(items), most)]
 
 
 def tabular(columns: str, header: Iterable[str], rows: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ptq_eval.errors import full_disk
 from ptq_eval.records import Measurement
-from ptq_eval.report.common.files import WHOLE
+from ptq_eval.report.common.files import WHOLE_NUMBERS
 
 DEGRADATION, WINDOWS = "degradation", "windows"
 COLUMNS = {
@@ -68,7 +68,7 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     found = frame.copy()
     for name in found:
         column: Any = found[name]
-        if name in WHOLE:
+        if name in WHOLE_NUMBERS:
             numbers: Any = pd.to_numeric(column, errors="coerce")
             found[name] = numbers.astype("Int64" if (numbers.dropna() % 1 == 0).all() else "float64")
         elif column.dtype == object:

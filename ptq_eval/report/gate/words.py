@@ -35,6 +35,7 @@ CONDITIONS = {
     Condition.TARGET: "answers",
     Condition.VERSION: "version of the task",
 }
+_PLURAL = {Condition.WEIGHTS, Condition.CORPUS, Condition.DOCUMENTS, Condition.PROMPT, Condition.TARGET}
 OUTCOMES = {
     Outcome.SAME: "same",
     Outcome.WORSE: "worse",
@@ -113,8 +114,7 @@ def differences(found: Comparison, names: Names) -> Iterator[str]:
 
 
 def _differ(one: Mismatch) -> str:
-    plural = CONDITIONS[one.what].partition(" of ")[0].endswith("s")  # "number of calibration windows" is one
-    return "differ" if plural else "differs"
+    return "differ" if one.what in _PLURAL else "differs"
 
 
 def _sides(one: Mismatch) -> str:

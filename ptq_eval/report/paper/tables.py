@@ -14,7 +14,7 @@ from typing import Any
 
 from ptq_eval.laws.base import FitKind
 from ptq_eval.report.common.data import FULL_PRECISION, Frame, Study
-from ptq_eval.report.common.latex import cell, escape, grid_tabular, stacked, symbol, tabular
+from ptq_eval.report.common.latex import batches, cell, escape, grid_tabular, stacked, symbol, tabular
 from ptq_eval.report.common.numbers import MISSING, count, estimate, percent, ratio, short
 from ptq_eval.report.common.tables import FLOOR, FLOOR_NOTE, PARTIAL, delta_cells, fit_name, grid
 from ptq_eval.report.common.words import listed, message_text
@@ -68,8 +68,8 @@ def critical(study: Study, titles: Titles) -> Iterator[str]:
     caption = r"$D_{\mathrm{crit}}$ with its interval, and $D/N$, or what is known instead. Observed turns in bold."
     notes = [escape(text) for text in answers.notes(found[0])] if found else []
     for one in found:
-        for columns in _batches(one.columns, MAX_ANSWERS):
-            for rows in _batches(one.rows, MAX_LINES):
+        for columns in batches(one.columns, MAX_ANSWERS):
+            for rows in batches(one.rows, MAX_LINES):
                 part = replace(one, rows=rows).part(columns).narrow()
                 drawn = latex.answers_tabular(part, titles, r" \\ \addlinespace")
                 words = caption if label else "Continued: " + caption
@@ -78,10 +78,6 @@ def critical(study: Study, titles: Titles) -> Iterator[str]:
     if not found:
         why = " ".join(escape(f"{run}: {words}") for run, words in unknown_tokens(study))
         yield floating("", rf"$D_{{\mathrm{{crit}}}}$ is not identifiable. {why}", label)
-
-
-def _batches(items: Sequence, most: int) -> list:
-    return [items[start : start + most] for start in range(0, len(items), most)]
 
 
 def last_deltas(study: Study, titles: Titles) -> str:
@@ -194,7 +190,7 @@ def degradation(study: Study, titles: Titles) -> Iterator[str]:
     for run in study.runs:
         table = grid(study, run)
         for part in table.split(MAX_COLUMNS):
-            for rows in _batches(part.rows, MAX_ROWS):
+            for rows in batches(part.rows, MAX_ROWS):
                 one = replace(part, rows=rows)
                 texts = [text for row in rows for text in row]
                 caption = rf"$\delta$ of {titles[table.title]}, in nats per token; $L$ is the loss before. {_NOTE}"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ptq_eval.report.common.data import Study
-from ptq_eval.report.common.latex import escape, grid_tabular, stacked, tabular
+from ptq_eval.report.common.latex import batches, escape, grid_tabular, stacked, tabular
 from ptq_eval.report.common.tables import FLOOR, FLOOR_NOTE, PARTIAL, Grid, grid
 from ptq_eval.report.run import answers
 from ptq_eval.report.run.words import early
@@ -36,7 +36,7 @@ _HEAD = r"""% Compile with: pdflatex degradation.tex
 
 def document(study: Study) -> str:
     """The whole document: one table per run, split where it is larger than a page."""
-    parts = [_answers(one.part(some)) for one in answers.tables(study) for some in _batches(one.columns, MAX_ANSWERS)]
+    parts = [_answers(one.part(some)) for one in answers.tables(study) for some in batches(one.columns, MAX_ANSWERS)]
     parts += [_table(study, part) for run in study.runs for part in split(grid(study, run))]
     return _HEAD + "\n\\clearpage\n".join(parts) + "\n\\end{document}\n"
 
@@ -46,10 +46,6 @@ def split(table: Grid) -> Iterator[Grid]:
     for part in table.split(MAX_COLUMNS):
         for start in range(0, len(part.rows), MAX_ROWS):
             yield replace(part, rows=part.rows[start : start + MAX_ROWS])
-
-
-def _batches(items: list[str], most: int) -> list[list[str]]:
-    return [items[start : start + most] for start in range(0, len(items), most)]
 
 
 def _answers(found: answers.Answers) -> str:

@@ -45,7 +45,7 @@ REACH = 10.0
 VISIBLE, FAR = 2.0, 6.0
 """Multiples of the fall of the full-precision loss: how much of a curve is shown above its minimum, and how far
 above the lowest loss a curve is not shown at all."""
-LEAST_FALL = 0.3
+MIN_FALL = 0.3
 """The least that counts as that fall, nats per token, so that a short trajectory does not hide its curves."""
 TITLE_WIDTH = 38
 _INNER, _OUTER = 0.3, 0.15
@@ -150,7 +150,7 @@ def draw(table: Frame) -> Figure:
 def ceiling(panel: Frame) -> tuple[float, float, list[float]]:
     """(bottom, top) of the loss axis, and the bit-widths that are wholly above it."""
     before = panel.loc[panel["kind"] == "before", "loss"]
-    fall = max(float(before.max() - before.min()), LEAST_FALL)
+    fall = max(float(before.max() - before.min()), MIN_FALL)
     after = panel[panel["kind"] == "after"].groupby("bits")["loss"].agg(["min", "max"])
     ahead = panel.loc[panel["kind"].isin(["ahead", "band"]), ["loss", "low"]].min().min()
     bottom = min(float(before.min()), float(after["min"].min()))

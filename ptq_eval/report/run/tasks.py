@@ -20,7 +20,7 @@ from ptq_eval.results.tasks import COLUMNS
 TITLE = "Tasks"
 NAME = "tasks.csv"
 LEVEL = 0.05
-FEWEST = 8
+MIN_VARIANTS = 8
 """Variants from which on a rank correlation with δ is given."""
 _HEADER = (
     *("task", "metric", "weights", "bits", "activations and cache", "documents", "full precision", "quantized"),
@@ -73,7 +73,7 @@ def _answers(compared: Sequence[Mapping[str, Any]]) -> list[str]:
         line += f"worse, {len(clear) - worse} significantly better than full precision."
         pairs = [(sign * e["change"], number(e["delta"].get("delta"))) for e in own]
         pairs = [(change, delta) for change, delta in pairs if math.isfinite(delta)]
-        if len(pairs) >= FEWEST:
+        if len(pairs) >= MIN_VARIANTS:
             correlation = float(stats.spearmanr(np.array(pairs))[0])  # pyright: ignore[reportArgumentType]
             if math.isfinite(correlation):
                 line += f" Rank correlation of the change with δ: {correlation:.2f}.".replace("-", "−")

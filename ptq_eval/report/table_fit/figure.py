@@ -4,7 +4,7 @@ The first panel has measured values over fitted ones; a law that holds puts them
 residual, relative to the fitted value, over each variable of the law: a trend there is something that the law misses.
 Values that are not positive have no place on a logarithmic axis: they are drawn at its lower edge and counted there.
 
-Every fit has a row of its own, and the figure grows with them, up to `MOST` rows; the table has all of them.
+Every fit has a row of its own, and the figure grows with them, up to `MAX_ROWS` rows; the table has all of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COLUMNS = (
     "fit", "response", "row", "variables", "measured", "se", "fitted", "residual", "relative_residual",
     "standard_residual", "leverage",
 )  # fmt: skip
-MOST = 8
+MAX_ROWS = 8
 """Rows of panels: more groups than this are in the table, not in the figure."""
 _NAMES = {"N": "N (parameters)", "D": "D (tokens)", "P": "bits", "S": "phase (1 peak, 2 decayed)", "G": "group size"}
 _GREY = "#666666"
@@ -76,11 +76,11 @@ def draw(table: Frame) -> Figure:
     if table.empty:
         return figures.nothing("No law could be fitted.")
     every = list(table.groupby("fit", sort=False))
-    groups = every[:MOST]
+    groups = every[:MAX_ROWS]
     columns = 1 + max(len(_varying(group)) for _, group in groups)
     figure, axes = figures.panels(len(groups), columns)
-    if len(every) > MOST:
-        figure.suptitle(f"The first {MOST} of {len(every)} fits; all are in the table.", fontsize=8)
+    if len(every) > MAX_ROWS:
+        figure.suptitle(f"The first {MAX_ROWS} of {len(every)} fits; all are in the table.", fontsize=8)
     for row, (label, group) in zip(axes, groups):
         _against(row[0], group)
         row[0].set_title(str(label), loc="left")

@@ -139,7 +139,7 @@ def _axes(drawn: Mapping[str, Frame]) -> dict[str, Any]:
         "linear": linear,
         "visible": loss_figure.VISIBLE,
         "far": loss_figure.FAR,
-        "least_fall": loss_figure.LEAST_FALL,
+        "least_fall": loss_figure.MIN_FALL,
         "not_drawn": list(loss_figure.NOT_DRAWN),
         "x_titles": formats_figure.AXES,
     }

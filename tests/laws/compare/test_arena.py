@@ -8,7 +8,7 @@ import pytest
 from scipy import integrate, stats
 
 from ptq_eval.laws.catalogue import make_law
-from ptq_eval.laws.compare.arena import POWER, STAYING, WORST, Place, contest, crps, log_error, p_value
+from ptq_eval.laws.compare.arena import MAX_FACTOR, POWER, STAYING, Place, contest, crps, log_error, p_value
 from ptq_eval.laws.compare.crossval import held_out_rows
 from ptq_eval.laws.findings import Finding, Why
 from ptq_eval.laws.fit.fit import fit
@@ -131,7 +131,7 @@ def test_the_probability_score_is_an_integral():
 
 def test_an_absurd_prediction_counts_as_the_worst():
     gaps = log_error(np.array([0.0, -1.0, 1e9, np.inf, np.nan, 2.0]), np.ones(6))
-    most = math.log(WORST)
+    most = math.log(MAX_FACTOR)
     assert gaps.tolist() == pytest.approx([-most, -most, most, most, -most, math.log(2)])
 
 

@@ -81,7 +81,7 @@ def test_a_verdict(rows, verdict, best, rivals):
     assert [one.ending for one in choice.rivals] == rivals
 
 
-def test_a_lead_is_decided_beyond_the_sum_of_both_errors_twice():
+def test_a_lead_is_decided_where_intervals_do_not_overlap():
     for lead, sure in ((0.0401, True), (0.0399, False)):
         rows = (row("decay:10%", -0.1, decision="better"), row("average:4", lead - 0.1, decision="better"))
         assert (here(*rows)[0].verdict is Verdict.ONE) is sure

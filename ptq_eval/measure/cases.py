@@ -1,4 +1,4 @@
-"""Lanes: the trials of one checkpoint with the weights that each carries and how it rounds what it computes.
+"""Cases: the trials of one checkpoint with the weights that each carries and how it rounds what it computes.
 
 Trials that differ in their activations or cache alone share one variant, so its weights are quantized once.
 """
@@ -39,7 +39,7 @@ def static_windows(trial: Trial) -> str:
 
 
 @dataclass
-class Lane:
+class Case:
     """A trial on its way through the windows; `variant` is None where the weights are kept."""
 
     trial: Trial
@@ -50,32 +50,32 @@ class Lane:
 
     @property
     def carried(self) -> Mapping[str, Any]:
-        """The parameters that the model carries in this lane."""
+        """The parameters that the model carries in this case."""
         return self.variant.carried if self.variant is not None else {}
 
 
-def lanes_of(session: Session, cells: Sequence[Cell], *, with_codes: bool = False) -> list[Lane]:
-    """The lanes of some cells, their weights quantized and their ranges observed."""
+def cases_of(session: Session, cells: Sequence[Cell], *, with_codes: bool = False) -> list[Case]:
+    """The cases of some cells, their weights quantized and their ranges observed."""
     quantized = [cell for cell in cells if cell[0].quantizer != WEIGHTS_KEPT]
     made = session.quantized([of_weights(cell[0]) for cell in quantized], with_codes=with_codes)
     variants = {id(cell): variant for cell, variant in zip(quantized, made)}
-    return [_lane(session, trial, variants.get(id(cell))) for cell in cells for trial in cell]
+    return [_case(session, trial, variants.get(id(cell))) for cell in cells for trial in cell]
 
 
-def _lane(session: Session, trial: Trial, variant: Variant | None) -> Lane:
-    lane = Lane(trial, variant, failure=variant.failure if variant is not None else "")
-    if lane.failure or not is_runtime(trial):
-        return lane
+def _case(session: Session, trial: Trial, variant: Variant | None) -> Case:
+    case = Case(trial, variant, failure=variant.failure if variant is not None else "")
+    if case.failure or not is_runtime(trial):
+        return case
     activations = Rounding(**trial.activations) if trial.activations else None
     cache = Cache.from_dict(trial.cache) if trial.cache else None
-    lane.simulation = Simulation(session.model, activations, cache, _transforms(variant) if variant else None)
+    case.simulation = Simulation(session.model, activations, cache, _transforms(variant) if variant else None)
     windows = session.work.calibrations.get(static_windows(trial))
     calibration = None if windows is None else torch.tensor(windows.ids, dtype=torch.long)
     try:
-        lane.simulation.prepare(session.model.parameters_of(lane.carried), session.evaluation, calibration)
+        case.simulation.prepare(session.model.parameters_of(case.carried), session.evaluation, calibration)
     except UnsupportedModelError as error:
-        lane.failure = str(error)
-    return lane
+        case.failure = str(error)
+    return case
 
 
 def _transforms(variant: Variant) -> dict[str, Transform]:
@@ -83,11 +83,11 @@ def _transforms(variant: Variant) -> dict[str, Transform]:
     return {name: Transform(variant.input_scales.get(name), variant.rotations.get(name)) for name in names}
 
 
-def scored(evaluator: Evaluator, lanes: Sequence[Lane]) -> Iterator[tuple[list[int], Scores]]:
-    """What `Evaluator.score` gives for each lane; nothing for those that failed or answer a task."""
-    possible = [lane for lane in lanes if not lane.failure and not lane.trial.task]
-    scoring = {id(lane) for lane in possible}
-    carried, simulations = [lane.carried for lane in possible], [lane.simulation for lane in possible]
-    found = iter(evaluator.score(carried, simulations, [lane.trial.key() for lane in possible]))
-    for lane in lanes:
-        yield next(found) if id(lane) in scoring else ([], Scores())
+def scored(evaluator: Evaluator, cases: Sequence[Case]) -> Iterator[tuple[list[int], Scores]]:
+    """What `Evaluator.score` gives for each case; nothing for those that failed or answer a task."""
+    possible = [case for case in cases if not case.failure and not case.trial.task]
+    scoring = {id(case) for case in possible}
+    carried, simulations = [case.carried for case in possible], [case.simulation for case in possible]
+    found = iter(evaluator.score(carried, simulations, [case.trial.key() for case in possible]))
+    for case in cases:
+        yield next(found) if id(case) in scoring else ([], Scores())
