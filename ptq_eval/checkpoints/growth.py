@@ -1,21 +1,20 @@
 """How a count of tokens grows with the step, and what is wrong where it does not grow as it should.
 
-A counter may start again at 0 when training is resumed: one that restarts at step r holds, at step s, the tokens of
-s − r steps.  That shows between two checkpoints of a run (`with_whole_counts`): the counter falls, or
-it grows by fewer tokens per step than before, and a restart in between explains just what is missing.  What was
-counted before is then added, with a warning.  Where no later checkpoint confirms the restart, or the first checkpoint
-comes after it, another size of the batch would look the same, so that is only warned of (`_doubtful`).  Restarts that
-lose less than 3 % of D are not noticed, nor are those that a batch growing in several steps would explain.
+A counter may start again at 0 when training is resumed, and the batch may have another size from then on.  What
+happened is not written anywhere, so all histories that explain the counts are compared, see `histories`.  Where they
+agree, D is read as it is counted, or completed by what was counted before, with a warning.  From the first checkpoint
+on where they do not, D is unknown and a note names the possible ones.
 
 A single D that is wrong looks like neither: the steps around it grow as if it were not there (`off_line`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
+from ptq_eval.checkpoints.restarts import ON_LINE, START, STEADY, Reading, histories, one_batch, same
 from ptq_eval.config.options import TOKENS_PER_STEP
 from ptq_eval.records import Checkpoint
 
@@ -25,35 +24,8 @@ COUNTER_RESTART, COUNTER_UNIT = "counter_restart", "counter_unit"
 REMEDY = "give --tokens-per-step, --tokens or a trajectory.yaml"
 FEWEST = 8
 """Fewer tokens per step than any training has: a count of steps, or of the samples of small batches."""
-STEADY = 0.01
-"""Two rates of tokens per step that differ by less than this share are the same."""
-LOST = 0.03
-"""The least share of D whose loss is noticed."""
 FAR = 0.5
-"""Tokens per step are far below the usual ones from this share on, where those are not steady."""
-WHOLE = 1e-6
-"""How near to a whole number of steps at the usual rate a count is, if it was made of whole steps."""
-
-
-SMALL_BATCH = 0.125
-"""Batches that grow begin at this share of their last size or above, as a rule."""
-ON_LINE = 0.05
-"""Growth that differs by less than this share is that of one line."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A count of tokens at a step."""
-
-    step: int
-    tokens: int
-
-    def rate(self, since: Reading) -> float:
-        """Tokens per step since an earlier reading."""
-        return (self.tokens - since.tokens) / (self.step - since.step)
-
-
-START = Reading(0, 0)
+"""A D of this share of the implied one, or less, is wrong; also one that is as many times as large."""
 
 
 def off_line(readings: Sequence[Reading]) -> dict[int, int]:
@@ -68,10 +40,10 @@ def off_line(readings: Sequence[Reading]) -> dict[int, int]:
         implied = []
         across = after[0].rate(before[-1])
         beside = [one.rate(other) for one, other in [*pairwise(before[-2:][::-1]), *pairwise(after[:2][::-1])]]
-        if beside and all(_same(rate, across, ON_LINE) for rate in beside):
+        if beside and all(same(rate, across, ON_LINE) for rate in beside):
             implied.append(before[-1].tokens + across * (reading.step - before[-1].step))
         whole = [later.rate(START) for later in after]
-        implied += [rate * reading.step for rate, other in pairwise(whole) if _same(rate, other)]
+        implied += [rate * reading.step for rate, other in pairwise(whole) if same(rate, other)]
         if implied and not (_near(reading, implied[0]) or _continues(reading, after)):
             found[index] = round(implied[0])
     return found
@@ -137,96 +109,49 @@ def with_doubted_unit(run: Sequence[Checkpoint]) -> list[Checkpoint]:
 def _with_whole(counter: str, counted: Sequence[Checkpoint]) -> dict[str, Checkpoint]:
     """The checkpoints read off one counter, by location; only those that change."""
     readings = [Reading(c.step or 0, c.tokens or 0) for c in counted]
-    if any(later.step <= earlier.step for earlier, later in pairwise(readings)):
+    unordered = any(later.step <= earlier.step or not later.tokens for earlier, later in pairwise([START, *readings]))
+    if unordered or all(same(r.rate(START), readings[-1].rate(START), ON_LINE) for r in readings):
         return {}
-    wrong = off_line(readings)  # a wrong count is no restart
+    wrong = _wrong(readings)
     counted = [checkpoint for index, checkpoint in enumerate(counted) if index not in wrong]
     readings = [reading for index, reading in enumerate(readings) if index not in wrong]
-    restarts = _restarts(readings)
-    changed = {}
-    for index, checkpoint in enumerate(counted):
-        past = [restart for at, restart in restarts.items() if at <= index]
-        if past:
-            changed[checkpoint.location] = _completed(checkpoint, past[-1], noticed=index in restarts)
-    for index, doubt in _doubtful(readings, restarts).items():
-        checkpoint = changed.get(counted[index].location, counted[index])
-        changed[checkpoint.location] = checkpoint.with_problem(
-            COUNTER_RESTART,
-            f"{counter} grows by {doubt.rate:,.0f} tokens per step up to here and by {doubt.usual:,.0f} elsewhere: "
-            f"either the batch had another size, or the counter started again at step {doubt.step:,}, when training "
-            f"was resumed, and D lacks the tokens before, here and later; in that case {REMEDY}",
-        )
+    changed: dict[str, Checkpoint] = {}
+    total, restart, doubt = 0, START, ""
+    for checkpoint, reading, past, found in zip(counted, readings, [START, *readings], histories(readings)):
+        possible = sorted({total + interval.tokens for interval in found})
+        if not doubt and possible[-1] - possible[0] > STEADY * possible[-1]:
+            doubt = _doubt(counter, past, reading, possible)
+        if doubt:
+            changed[checkpoint.location] = replace(
+                checkpoint, tokens=None, tokens_source="unknown", tokens_note=doubt, tokens_counter=""
+            )
+            continue
+        likely = min(found, key=lambda interval: interval.restart is not None)
+        total += likely.tokens
+        if likely.restart is not None:
+            restart = Reading(likely.restart, total - reading.tokens)
+        if restart.tokens:
+            changed[checkpoint.location] = _completed(checkpoint, restart, noticed=likely.restart is not None)
     return changed
 
 
-def _restarts(readings: Sequence[Reading]) -> dict[int, Reading]:
-    """{index of the first reading after a restart: (the step of the restart, D there)}."""
-    restarts: dict[int, Reading] = {}
-    start, whole = START, 0
-    for index in range(1, len(readings)):
-        earlier, reading = readings[index - 1], readings[index]
-        rate = earlier.tokens / (earlier.step - start.step)
-        step = _restart(earlier, reading, readings[index + 1 : index + 2], rate)
-        if step is not None:
-            whole += earlier.tokens + round(rate * (step - earlier.step))
-            start = restarts[index] = Reading(step, whole)
-    return restarts
+def _wrong(readings: Sequence[Reading]) -> Collection[int]:
+    """The readings that are wrong, rather than followed by a restart: one batch from the start explains all others."""
+    wrong = off_line(readings)
+    rates = [reading.rate(START) for index, reading in enumerate(readings) if index not in wrong]
+    steady = len(wrong) == 1 and len(rates) > 3 and all(same(rate, rates[0]) for rate in rates)
+    return wrong if steady and not one_batch(readings) else ()
 
 
-def _restart(earlier: Reading, reading: Reading, later: Sequence[Reading], rate: float) -> int | None:
-    """The step between two readings at which the counter started again, or None."""
-    if rate <= 0 or _same(reading.rate(earlier), rate):
-        return None
-    step = round(reading.step - reading.tokens / rate)
-    if abs(step - earlier.step) <= STEADY * (reading.step - earlier.step) + 1:
-        step = earlier.step
-    if reading.tokens < earlier.tokens:
-        return step if earlier.step <= step < reading.step else earlier.step
-    if not earlier.step <= step < reading.step or rate * step < LOST * rate * reading.step:
-        return None
-    confirmed = _same(later[0].rate(reading), rate) if later else step == earlier.step
-    return step if confirmed else None
-
-
-@dataclass(frozen=True)
-class _Doubt:
-    """Tokens per step up to a reading and elsewhere, and the step of the restart that would explain the difference."""
-
-    rate: float
-    usual: float
-    step: int
-
-
-def _doubtful(readings: Sequence[Reading], restarts: Collection[int]) -> dict[int, _Doubt]:
-    """By index, the readings whose slow growth a possible restart would explain."""
-    starts = [START, *readings]
-    rates = {at: reading.rate(starts[at]) for at, reading in enumerate(readings) if at not in restarts}
-    found = {}
-    for at, rate in rates.items():
-        usual, steady = _usual(rates, at)
-        if usual <= rate or any(_same(rates[near], rate) for near in (at - 1, at + 1) if near in rates):
-            continue  # a rate that stays means another batch size
-        counted = readings[at].tokens / usual
-        lost = readings[at].step - counted
-        whole = abs(counted - round(counted)) < WHOLE
-        far = FAR if at else SMALL_BATCH
-        large = lost >= LOST * readings[at].step if steady or whole else rate < far * usual
-        if large and lost >= starts[at].step - 1:
-            found[at] = _Doubt(rate, usual, round(lost))
-    return found
-
-
-def _usual(rates: Mapping[int, float], at: int) -> tuple[float, bool]:
-    """The highest rate before reading `at`, and whether another one is the same.
-
-    Of the first reading, the highest one after it, or 0 where the rates rise more than once: a growing batch.
-    """
-    others = [rate for place, rate in rates.items() if (place < at if at else place > 0)]
-    usual = max(others, default=0.0)
-    rises = [rate for rate in others if rate > rates[at] and not _same(rate, rates[at])]
-    if at == 0 and rises and not _same(rises[0], usual):
-        usual = 0.0
-    return usual, sum(_same(rate, usual) for rate in others) > 1
+def _doubt(counter: str, past: Reading, reading: Reading, possible: Sequence[int]) -> str:
+    event = "the batch had another size or the counter started again when training was resumed"
+    if reading.tokens <= past.tokens:
+        event = "the counter started again when training was resumed, at an unknown step or with another batch"
+    since = f"after {past.tokens:,} at step {past.step:,}" if past.step else f"by step {reading.step:,}"
+    return (
+        f"{counter} counts {reading.tokens:,} {since}: {event}, so that D may be "
+        f"{' or '.join(f'{tokens:,}' for tokens in possible)}; {REMEDY}"
+    )
 
 
 def _completed(checkpoint: Checkpoint, restart: Reading, noticed: bool) -> Checkpoint:
@@ -242,7 +167,3 @@ def _completed(checkpoint: Checkpoint, restart: Reading, noticed: bool) -> Check
         )
         checkpoint = checkpoint.with_problem(COUNTER_RESTART, message)
     return replace(checkpoint, tokens=tokens + restart.tokens, tokens_source="derived", tokens_note=note)
-
-
-def _same(rate: float, other: float, share: float = STEADY) -> bool:
-    return abs(rate - other) <= share * abs(other)
