@@ -136,7 +136,10 @@ def _run_above(folder: Path) -> list[Path]:
 
 
 def tokenizer_sha(folder: Path) -> str:
-    """The hash of a tokenizer's content: the layout of `tokenizer.json` and its state of padding do not enter."""
+    """The hash of a tokenizer's content: the layout of its files and the state of padding do not enter.
+
+    The settings beside `tokenizer.json` do, since they may choose another class, which tokenizes in another way.
+    """
     digest = hashlib.sha256()
     path = folder / "tokenizer.json"
     try:
@@ -147,7 +150,28 @@ def tokenizer_sha(folder: Path) -> str:
         for name in ("tokenizer.json", *_OTHER_FILES):
             if (folder / name).is_file():
                 digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
+    for name, settings in tokenizer_settings(folder).items():
+        digest.update(f"{name}\0{json.dumps(settings, sort_keys=True)}".encode())
     return digest.hexdigest()
+
+
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
+_OF_CONFIG = ("model_type", "tokenizer_class")
+"""What transformers reads in the model's `config.json` to choose the tokenizer's class."""
+
+
+def tokenizer_settings(folder: Path) -> dict[str, Any]:
+    """What is set beside a tokenizer's vocabulary, by file; a file that cannot be read sets nothing."""
+    found = {}
+    for name in _SETTINGS:
+        try:
+            content = json.loads(file_content(folder / name))
+        except (OSError, ValueError):
+            continue
+        if name == "config.json" and isinstance(content, dict):
+            content = {key: content[key] for key in _OF_CONFIG if key in content}
+        found[name] = content
+    return found
 
 
 def tokenizer_fault(folder: Path, trust_remote_code: bool = False) -> MissingTokenizerError | None:

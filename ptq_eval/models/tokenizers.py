@@ -2,7 +2,8 @@
 
 Versions of the tokenizers library write merges as "a b" or as ["a", "b"], add fields and order keys anew; trainings
 save their state of padding, add a token for it, and change how ids are turned back into text.  None of that changes a
-loss.  So the library itself reads both files and writes them out again, and where that differs too, what counts is
+loss.  So the library itself reads both files and writes them out again, and where that differs too, or a setting beside
+them (another class, a space before the text), what counts is
 
 * the ids of a text that holds every piece of both vocabularies, which notices another normalizer, pre-tokenizer or
   post-processor, and
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ptq_eval.models.configuration import quiet_transformers
-from ptq_eval.models.loading import PARTS, load_tokenizer
+from ptq_eval.models.loading import PARTS, load_tokenizer, tokenizer_settings
 
 _PROBE = (
     "The quick brown fox doesn't jump;  it's 3.14159 (or 1,000,000)?\r\n\tdef f(x_1): return x_1**2 - 0x1F\n\n    "
@@ -43,7 +44,7 @@ _TAG = re.compile(r"</?(?!(?:s|pad|unk|mask|bos|eos|cls|sep|eot|eod)>)[a-z][a-z0
 def same_tokenizer(one: Path, other: Path, trust_remote_code: bool = False) -> bool:
     """Whether the tokenizers in two folders make the same ids of every text."""
     first, second = _canonical(one), _canonical(other)
-    if first is not None and first == second:
+    if first is not None and first == second and tokenizer_settings(one) == tokenizer_settings(other):
         return True
     try:
         with quiet_transformers():

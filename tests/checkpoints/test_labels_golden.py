@@ -227,7 +227,7 @@ def test_billions_that_may_be_sizes_or_two_numbers_are_asked_for(names):
     assert len(labels) == len(names.split())
 
 
-@pytest.mark.parametrize("names", ["2B 4B 6B", "100B 200B", "20.97B 41.94B", "900B 1T"])
+@pytest.mark.parametrize("names", ["step_4_2B step_8_4B", "2B 4B 6B", "100B 200B", "20.97B 41.94B", "900B 1T"])
 def test_billions_that_are_no_sizes_are_tokens(names):
     assert all(label.tokens for label in read_siblings(names.split()).values())
 

@@ -167,6 +167,13 @@ def test_a_tokenizer_of_another_form_is_the_same_and_a_different_one_is_not(save
     assert third.tokenizer_sha != first.tokenizer_sha
 
 
+def test_a_class_that_tokenizes_in_another_way_makes_another_tokenizer(save_run, tmp_path):
+    run = save_run(tmp_path / "r", ["step1", "step2", "step3"])
+    for step, changes in ((2, {"model_max_length": 64}), (3, {"tokenizer_class": "Qwen2Tokenizer"})):
+        (run / f"step{step}" / "tokenizer_config.json").write_text(json.dumps(changes))
+    assert ["tokenizer_differs" in codes(checkpoint) for checkpoint in verify_all(discover([run]))] == [0, 0, 1]
+
+
 @pytest.mark.parametrize("broken", [0, 1, 2])
 @pytest.mark.parametrize("content", ["{", '{"model": {"type": "of next year"}}'])
 def test_a_tokenizer_that_cannot_be_loaded_concerns_its_own_checkpoint_only(save_run, tmp_path, broken, content):

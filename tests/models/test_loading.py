@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptq_eval.models.loading import load_tokenizer, tokenizer_fault
+from ptq_eval.models.loading import load_tokenizer, tokenizer_fault, tokenizer_sha
 from ptq_eval.models.tokenizers import same_tokenizer
 from ptq_eval.pretrain.data import train_tokenizer
 
@@ -183,6 +183,32 @@ def test_one_that_cannot_be_read_is_like_no_other(tmp_path, content):
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "tokenizer.json").write_text("{}")
     assert not same_tokenizer(one, tmp_path / "two")
+
+
+def with_settings(folder, content, **settings):
+    write(folder, content)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, True),
+        ({"tokenizer_class": "GPT2Tokenizer"}, True),
+        ({"model_max_length": 64, "chat_template": "{{ messages }}"}, True),
+        ({"tokenizer_class": "Qwen2Tokenizer"}, False),  # cuts numbers into digits
+        ({"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True}, False),
+    ],
+)
+def test_settings_beside_the_vocabulary_count_by_what_they_do(tmp_path, content, settings, same):
+    one = with_settings(tmp_path / "one", content, tokenizer_class="GPT2Tokenizer")
+    two = with_settings(tmp_path / "two", content, **settings)
+    texts = ("a = 12345\n\tb", "def f(x):\n    return x")
+    ids = [[load_tokenizer(f, False, "x")(text)["input_ids"] for text in texts] for f in (one, two)]
+    assert (ids[0] == ids[1]) is same
+    assert same_tokenizer(one, two) is same
+    assert (tokenizer_sha(one) == tokenizer_sha(two)) is (settings == {"tokenizer_class": "GPT2Tokenizer"})
 
 
 def test_every_single_pair_of_swapped_merges_is_noticed(tmp_path, content):
