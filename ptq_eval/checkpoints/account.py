@@ -23,12 +23,13 @@ _HISTORIC = re.compile(
     r"(^|[._])(masked_bias|causal_mask|attn_mask|attention_mask|bias_mask|inv_freq|original_inv_freq|rope\.freqs|freqs_cis"
     r"|cos_cached|sin_cached|cos_sin_cache|position_ids|token_type_ids|alibi|embed_positions\._float_tensor|_extra_state)$"
     r"|(^|\.)(rope|rotary\w*)\.(cache|scale|scale_base|freqs|cos|sin)$"
-    r"|(^|\.)((k|v|key|value)_cache|cache_(k|v|pos)|kv_cache\.[kv]|tril)$"
+    r"|(^|\.)((k|v|key|value|rope|cos|sin|mask)_cache|cache_(k|v|pos)|kv_cache\.[kv]|tril|(freqs_)?(cos|sin)"
+    r"|(alibi_)?slopes)$"
 )
 """Buffers that some version of some library stored beside the weights: masks, rotary tables, positions, caches of keys
 and values, and the state of TransformerEngine's layers."""
 
-_MASK = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.(bias|mask)$|^(model\.)?mask$")
+_MASK = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.(bias|\w*mask)$|^(model\.)?\w*mask$")
 """The causal mask, as of GPT-2, GPT-Neo and GPT-NeoX: a buffer with a row for each position."""
 
 

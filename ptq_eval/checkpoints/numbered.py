@@ -187,7 +187,7 @@ def with_numbers_as_steps(checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint
 
     For a user who says how many tokens a step has, and so that the numbers count steps.
     """
-    names = [_number_folder(c) for c in checkpoints if c.step is None and c.format == Numbered.name]
+    names = [_number_folder(c) for c in checkpoints if c.step is None]
     numbers = {name: label.number for name, label in labels.read_siblings(names).items()}
     found = [c if c.step is not None else replace(c, step=numbers.get(_number_folder(c))) for c in checkpoints]
     steps = [checkpoint.step for checkpoint in found if checkpoint.step is not None]

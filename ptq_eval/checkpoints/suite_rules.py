@@ -82,12 +82,16 @@ class Suite:
 
     def names(self, model: str, label: str) -> bool:
         """Whether a checkpoint called `label` of a model or run called `model` belongs to this suite."""
-        model, label = re.split(r"/|--", model)[-1].removeprefix("EleutherAI_"), _bare(label)
-        whole = (self.has_model(model) or self.has_model(label)) and _matches(self.labels, label)
+        model, label = _bare(re.split(r"/|--", model)[-1]), _bare(label)
+        whole = (self._may_be(model) or self._may_be(label)) and _matches(self.labels, label)
         return whole or any(
-            self.has_model(label[: at.start()]) and _matches(self.labels, label[at.end() :])
+            self._may_be(label[: at.start()]) and _matches(self.labels, label[at.end() :])
             for at in re.finditer("-", label)
         )
+
+    def _may_be(self, name: str) -> bool:
+        """Whether a folder has the name of a model of this suite, which may begin with the organisation's."""
+        return _matches(f"({re.escape(self.organisation)}-+)?({self.models})", name)
 
     def has_model(self, name: str) -> bool:
         """Whether a repository, without its organisation, has a name of this suite."""
@@ -140,8 +144,8 @@ def ramp(first: int, increment: int, last: int, samples: int, length: int) -> Ba
 
 
 def _bare(label: str) -> str:
-    """A label with `-` for `_` and without words at its end that count nothing, such as `hf`."""
-    words = label.replace("_", "-").split("-")
+    """A name with `-` between its words and without those at its end that count nothing, such as `hf`."""
+    words = re.split("[-_@: ]", label)
     while len(words) > 1 and stamps.is_neutral(words[-1].lower()):
         words.pop()
     return "-".join(words)

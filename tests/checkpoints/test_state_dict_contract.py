@@ -126,6 +126,16 @@ def test_folders_of_fairseq2_with_their_tokenizer(run):
     ]
 
 
+def test_tokens_per_step_say_that_the_number_of_a_file_is_the_step(run):
+    place = run.parent / "files"
+    place.mkdir()
+    for step in (100, 1000):
+        (run / f"step_{step}" / "model" / "pp_00" / "tp_00" / "sdp_00.pt").rename(place / f"gs{step}.pt")
+    assert [c.step for c in discover([place], overrides={"architecture": "llama"})] == [None, None]
+    found = discover([place], overrides={"architecture": "llama", "tokens_per_step": 64})
+    assert [(c.run, c.step, c.tokens) for c in found] == [("files", 100, 6400), ("files", 1000, 64_000)]
+
+
 def test_the_configuration_may_be_in_a_trajectory_yaml(run):
     (run / "trajectory.yaml").write_text("architecture: ../config/config.json\ntokens_per_step: 2M\n")
     found = verify_all(discover([run]))
