@@ -63,7 +63,7 @@ class Label:
 
     A `step` that is None is not known for certain; `number` is then what it would be if the number in the name counts
     steps, None where it cannot.  `core` is the stem without `stamps` and words that do not matter;
-    `said` is whether `tokens` are called tokens, so that they are no size of a model.
+    `said` is whether `tokens` are called tokens, so that they are no size of a model; `epoch` is one beside a step.
     """
 
     stem: str
@@ -73,6 +73,7 @@ class Label:
     rounding: int = 0
     stage: str = ""
     number: int | None = field(default=None, compare=False)
+    epoch: int | None = field(default=None, compare=False)
     core: str = field(default="", compare=False)
     stamps: tuple[str, ...] = field(default=(), compare=False)
     said: bool = field(default=True, compare=False)
@@ -250,7 +251,19 @@ def _with_certain_steps(labels: dict[str, Label]) -> dict[str, Label]:
         places = {(labels[name].stage, labels[name].step) for name in numbered}
         if len(places) < len(numbered) or any(step is None for _, step in places):
             labels |= {name: replace(labels[name], step=None) for name in numbered}
+        if _start_anew([labels[name] for name in numbered]):
+            labels |= {name: replace(labels[name], step=None, number=None) for name in numbered}
     return labels
+
+
+def _start_anew(numbered: Sequence[Label]) -> bool:
+    """Whether the steps of a run are counted within epochs: those of a later epoch are not above all earlier ones."""
+    steps: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for label in numbered:
+        if label.epoch is not None and label.step is not None:
+            steps[label.stage, label.epoch].append(label.step)
+    pairs = pairwise(sorted(steps.items()))
+    return any(one[0] == other[0] and max(before) >= min(after) for (one, before), (other, after) in pairs)
 
 
 def stage_order(stage: str) -> tuple[object, ...]:
@@ -310,6 +323,7 @@ def _label(name: str, numbers: Sequence[Number], step: Number | None, tokens: Nu
         tokens=tokens.value if tokens else None,
         rounding=tokens.rounding if tokens else 0,
         stage=stage,
+        epoch=next((number.value for number in numbers if number.meaning == "epoch" and number != step), None),
         core="-".join(stamps.fields(_stem(name, [*spans, *dates], named is not None))),
         stamps=tuple(stamps.digits(name[start:end]) for start, end in dates),
         said=tokens is None or tokens.meaning == "tokens",

@@ -74,6 +74,8 @@ _NUMBER = re.compile(
 )
 _FEWEST_TOKENS = 1000
 """Fewer tokens than this, without a factor, are no D: `tokens-100` may be millions or billions."""
+_LARGEST_BATCH = 2 * 10**8
+"""More tokens than any training has in a step: the 4 in step_4_2B is no step."""
 _PADDED = 4
 """Digits, with leading zeros, of a counter of saved states; settings such as `v01` have fewer."""
 _GROUPS = (
@@ -128,17 +130,28 @@ def with_decimals(name: str) -> str:
     def pointed(found: re.Match[str]) -> str:
         if any(start <= found.start() < end for start, end in dates):
             return found[0]
-        return f"{found['whole']}{_mark(name[: found.start()], name[found.end() :])}{found['tenths']}"
+        behind = name[found.end() :]
+        tokens = int(found["tenths"]) * FACTORS[behind[0].lower()]
+        mark = _mark(name[: found.start()], behind, possible=may_be_seen(tokens, int(found["whole"])))
+        return f"{found['whole']}{mark}{found['tenths']}"
 
     return _TENTHS.sub(pointed, name)
 
 
-def _mark(before: str, behind: str) -> str:
-    """What the underscore in 4_2B is, by the parts of the name before and behind it."""
+def may_be_seen(tokens: int, step: int) -> bool:
+    """Whether a training may have seen so many tokens at a step."""
+    return bool(tokens) == bool(step) and tokens <= _LARGEST_BATCH * step
+
+
+def _mark(before: str, behind: str, possible: bool) -> str:
+    """What the underscore in 4_2B is, by the parts of the name before and behind it.
+
+    `possible`: whether 2B may be the tokens at step 4.
+    """
     word = re.sub(r".*?([a-z]*)[-_=:. ]*$", r"\1", before.lower(), flags=re.DOTALL)
     meaning = MEANINGS.get(word, "")
     if meaning in ("step", "epoch", "stage", "fixed", "other") and word != "checkpoint":
-        return "_"  # step_4_2B: step 4
+        return "_" if possible or meaning != "step" else "."  # step_400_2B: step 400, but step_1_5T: 1.5T
     counted = re.search("[0-9][-_ ]$", before)  # step_98_4_2B
     return "." if meaning == "tokens" or counted or re.match(".(?:t|[-_ ]?tok)", behind.lower()) else MAYBE
 

@@ -1,5 +1,7 @@
 """Golden: what names say, for the names that trainers and public suites give their checkpoints."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,6 +101,11 @@ def test_steps(name, step, unit, stem):
         ("4_2B_tokens", None, 4_200_000_000, 10**8, ""),
         ("4_25Btok", None, 4_250_000_000, 10**7, ""),
         ("step_98_4_2B", 98, 4_200_000_000, 10**8, ""),
+        ("step_400_2B", 400, 2_000_000_000, 10**9, ""),  # 5M in a step
+        ("step-1_5T", None, 1_500_000_000_000, 10**11, ""),  # 5T in a step are no batch
+        ("step-2_0T", None, 2_000_000_000_000, 10**11, ""),
+        ("iter_1_5T-hf", None, 1_500_000_000_000, 10**11, ""),
+        ("step_9000_1T", 9000, 10**12, 10**12, ""),
         ("step2000_8_4B_tokens", 2000, 8_400_000_000, 10**8, ""),
         ("step_98_2B", 98, 2 * 10**9, 10**9, ""),
         ("500M-tokens", None, 5 * 10**8, 10**6, ""),
@@ -307,6 +314,11 @@ def test_what_cannot_be_one_run_stays_apart(names):
     "names",
     [
         ["epoch1_step100", "epoch1_step200", "epoch2_step100"],  # counted within epochs
+        ["epoch_0_step_300", "epoch_0_step_600", "epoch_1_step_250", "epoch_1_step_500"],
+        ["epoch=0-step=500", "epoch=1-step=200"],
+        ["ep0-ba300", "ep0-ba600", "ep1-ba250"],
+        ["checkpoint_1_300", "checkpoint_1_600", "checkpoint_2_250"],
+        ["step_500_epoch_1", "step_300_epoch_2"],
         ["1_100", "1_200", "2_300"],
         ["0-100", "0-200"],
         ["0.5", "1.0"],
@@ -318,6 +330,17 @@ def test_one_uncertain_step_makes_those_of_its_run_uncertain(names):
     labels = read_siblings(names)
     assert len(labels) == len(names)
     assert {(label.step, label.stem) for label in labels.values()} == {(None, next(iter(labels.values())).stem)}
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["epoch_0_step_300 epoch_0_step_600 epoch_1_step_650", "ep0-ba300 ep1-ba600", "epoch_2_step_5 epoch_10_step_9"],
+)
+def test_steps_that_grow_through_the_epochs_are_certain(names):
+    labels = read_siblings(names.split())
+    assert [labels[name].step for name in names.split()] == [
+        int(re.split("step_|ba", name)[1]) for name in names.split()
+    ]
 
 
 def test_fractions_of_epochs_make_all_epochs_of_a_run_uncertain():
