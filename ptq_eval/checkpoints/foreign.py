@@ -188,6 +188,13 @@ _KINDS = (
         "litgpt merge_lora {home}, of LitGPT; what it writes is read as it is",
     ),
     _Kind(
+        "an adapter of LitGPT that cannot be merged into weights",
+        ("lit_model.pth.adapter*", "*/lit_model.pth.adapter*"),
+        # litgpt/finetune/adapter.py and adapter_v2.py
+        "measure its base model",
+    ),
+    _Kind("LoRA weights of a diffusion model", ("pytorch_lora_weights.*", "*/pytorch_lora_weights.*"), "exclude it"),
+    _Kind(
         "an adapter of torchtune",
         ("adapter_[0-9]*.pt", "*/adapter_[0-9]*.pt"),
         # save_adapter_weights_only of recipes/lora_finetune_single_device.py

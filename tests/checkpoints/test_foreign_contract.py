@@ -78,6 +78,8 @@ def put(folder, *names):
         (["model.safetensors.tmp"], ["still being written"]),
         (["model.safetensors.dvc"], ["DVC", "dvc pull"]),
         (["lit_model.pth.lora", "model_config.yaml"], ["an adapter of LitGPT", "litgpt merge_lora {}, of"]),
+        (["lit_model.pth.adapter_v2", "model_config.yaml"], ["LitGPT that cannot be merged", "measure its base model"]),
+        (["pytorch_lora_weights.safetensors"], ["LoRA weights of a diffusion model"]),
         (["adapter_0.pt", "recipe_state.pt"], ["an adapter of torchtune", "save_adapter_weights_only=False"]),
         (["RWKV-4-Pile-169M.pth"], ["RWKV", "--checkpoint_file RWKV-4-Pile-169M.pth"]),
         (["qmodel.pt"], ["quantized", "quantized from"]),

@@ -136,7 +136,7 @@ _REASONS: Mapping[Why, Callable[[Facts], str]] = {
     Why.FULL_PRECISION_RISES: lambda f: "the full-precision loss itself rises inside the range",
     Why.TOO_FAR: lambda f: f"the fits point to {short(f['factor'])}× the largest D seen, too far to believe",
     Why.REFUTED: lambda f: f"the measurements refute the turn that the law predicts: {CONFLICTS[f['conflict']]}",
-    Why.DELTA_HIDDEN: lambda f: f"the course of delta is not determined: {hidden_text(f['most'])}",
+    Why.DELTA_HIDDEN: lambda f: hidden_text(f["most"]),
     Why.FORECAST_OPEN: lambda f: (
         f"{plural(f['checkpoints'], 'checkpoint')} forecast neither a turn nor that none comes before a certain D"
     ),
@@ -144,8 +144,10 @@ _REASONS: Mapping[Why, Callable[[Facts], str]] = {
 
 
 def hidden_text(most: Any) -> str:
-    """What is excluded of a delta that is not seen."""
-    return f"at the last checkpoint only one of more than {short(most)} nats per token is excluded (95 %)"
+    """The limit of a delta that is hidden in its errors."""
+    return (
+        f"delta at the last checkpoint is below {short(most)} nats per token (95 %), and how it grows is not determined"
+    )
 
 
 def reason_text(reason: Facts | None) -> str:

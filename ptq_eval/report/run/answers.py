@@ -225,8 +225,8 @@ def _remarks(entries: Iterable[Entry]) -> list[str]:
         low, high = rough(rises[0]), rough(rises[-1])
         span = low if low == high else f"{low} to {high}"
         found.append(
-            f"where no turn is observed, a rise of {span} nats per token from the middle of the range on would have "
-            "been seen with probability 0.8 in that line alone"
+            f"where no turn is observed, the line, tested alone, would have shown a rise of {span} nats per token over "
+            "the second half of the range with probability 0.8"
         )
     kinds = {entry["verdict_kind"] for entry in entries}
     if kinds & {VerdictKind.FORECAST, VerdictKind.NOT_BEFORE}:

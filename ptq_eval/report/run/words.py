@@ -89,7 +89,7 @@ def _not_before(answer: Entry, entry: Entry) -> str:
     most = number((entry.get("forecast") or {}).get("hidden"))
     if not math.isfinite(most):
         return text
-    return f"{text}; the course of delta is not determined, {hidden_text(most)}, and it may grow"
+    return f"{text}; {hidden_text(most)}"
 
 
 _FROM_FORECAST: Mapping[str, Callable[[Entry, Entry], str]] = {
@@ -148,8 +148,8 @@ def power_text(entry: Entry) -> list[str]:
     if not math.isfinite(rise):
         return []
     return [
-        f"No turn is observed; in this line alone, a rise of {rough(rise)} nats per token from the middle of the range "
-        f"on would have been seen with probability {POWER:g}"
+        f"No turn is observed; tested alone, this line would have shown a rise of {rough(rise)} nats per token over "
+        f"the second half of the range with probability {POWER:g}"
     ]
 
 

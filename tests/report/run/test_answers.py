@@ -81,7 +81,7 @@ def test_the_page_begins_with_the_table(study):
     assert "| **4.86M [2.56M to 19.9M]**<br>**D/N 60.8 [32 to 249]**<br>**observed** |" in section
     assert "with its 90 or 95 % interval" in section
     assert (
-        "a rise of 0.05 nats per token from the middle of the range on would have been seen with probability 0.8"
+        "would have shown a rise of 0.05 nats per token over the second half of the range with probability 0.8"
         in section
     )
     assert "(2) the fits point too far beyond the data to be believed." in section

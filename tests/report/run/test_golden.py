@@ -136,8 +136,8 @@ def test_verdicts_are_observed_predicted_or_not_identifiable_and_never_two_of_th
     ]  # fmt: skip
     tested = {"p_value": 0.4, "adjusted_p": 0.8, "detectable_rise": 0.0512, "untested": None, "n_checkpoints": 9}
     power = (
-        "No turn is observed; in this line alone, a rise of 0.051 nats per token from the middle of the range on would "
-        "have been seen with probability 0.8."
+        "No turn is observed; tested alone, this line would have shown a rise of 0.051 nats per token over the second "
+        "half of the range with probability 0.8."
     )
     assert verdict({**ENTRY, **tested}) == f"{verdict(ENTRY)} {power}"
     few = {"untested": "few_checkpoints", "n_checkpoints": 4}
