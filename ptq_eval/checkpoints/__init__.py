@@ -2,6 +2,11 @@
 
 `discover` reads names and small JSON files, `verify_all` reads every weight once, `inspection_rows` shows
 both.  Importing this package imports no torch.
+
+D is what the user says (`overrides`), else what the format reads from the trainer's files (one file each: `hf_trainer`,
+`litgpt`, `neox`, …), else what the name means: under the rule of a public suite (`suites`, a row each), or as a count of
+tokens (`labels`).  A new format is a file with a `CheckpointFormat` (`base`), named in pyproject.toml among the entry
+points `ptq_eval.checkpoints`.
 """
 
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, local_path, small_path
