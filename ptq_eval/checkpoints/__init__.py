@@ -4,9 +4,9 @@
 both.  Importing this package imports no torch.
 
 D is what the user says (`overrides`), else what the format reads from the trainer's files (one file each: `hf_trainer`,
-`litgpt`, `neox`, …), else what the name means: under the rule of a public suite (`suites`, a row each), or as a count of
-tokens (`labels`).  A new format is a file with a `CheckpointFormat` (`base`), named in pyproject.toml among the entry
-points `ptq_eval.checkpoints`.
+`litgpt`, `neox`, …), else what the name means: under the rule of a public suite (`suites`, a row each), or as a count
+of tokens (`labels`); at last what `total_flos` of the Trainer implies.  A new format is a file with a
+`CheckpointFormat` (`base`), named in pyproject.toml among the entry points `ptq_eval.checkpoints`.
 """
 
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, local_path, small_path
