@@ -1,5 +1,5 @@
 """Contract: what the callback measures is stored by the loggers that the Trainer reports to, and an alert is one of
-trackio's: with TensorBoard and trackio themselves (`make loggers-test`)."""
+trackio's: with TensorBoard, trackio, W&B (offline) and MLflow (a folder) themselves (`make loggers-test`)."""
 
 import math
 import sqlite3
@@ -20,6 +20,10 @@ def train(tmp_path, data, tokenizer, quick, monkeypatch):
     """train(logger, do=…) -> the trainer, after a training that reports to it; do(callback) before its end."""
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlflow").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
 
     def run(logger, do=lambda callback: None):
         args = TrainingArguments(
@@ -58,3 +62,19 @@ def test_trackio_has_the_numbers_and_the_alert(train, tmp_path):
     with closing(sqlite3.connect(stored)) as database:
         assert any(NAME in str(row) for row in database.execute("SELECT * FROM metrics"))
         assert any("more data will soon harm" in str(row) for row in database.execute("SELECT * FROM alerts"))
+
+
+def test_wandb_has_the_numbers(train, tmp_path):
+    import wandb
+
+    train("wandb")
+    wandb.finish()
+    (stored,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert NAME.encode() in stored.read_bytes()
+
+
+def test_mlflow_has_the_numbers(train, tmp_path):
+    logged = train("mlflow")
+    (stored,) = (tmp_path / "mlflow").rglob("delta/rtn_3bit")
+    (line,) = stored.read_text(encoding="utf-8").splitlines()
+    assert float(line.split()[1]) == pytest.approx(logged["ptq/delta/rtn_3bit"], rel=1e-6)
