@@ -9,6 +9,7 @@ not asked for, such as the optimizer's state, is not read.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -108,15 +109,13 @@ def read_tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tenso
     for name, stored in read_index(folder).items():
         if not wanted(name):
             continue
+        entries, size = sum(math.prod(piece.sizes) for piece in stored.pieces), math.prod(stored.shape)
+        if entries != size:
+            raise UnreadableCheckpointError(f"{name} is not stored whole", got=f"{entries} of {size} entries")
         whole = torch.empty(stored.shape, dtype=stored.dtype)
-        filled = 0
         for piece in stored.pieces:
-            part = _read(folder, name, piece)
-            places = tuple(slice(at, at + size) for at, size in zip(piece.offsets, piece.sizes))
-            whole[places] = part
-            filled += part.numel()
-        if filled != whole.numel():
-            raise UnreadableCheckpointError(f"{name} is not stored whole", got=f"{filled} of {whole.numel()} entries")
+            places = tuple(slice(at, at + length) for at, length in zip(piece.offsets, piece.sizes))
+            whole[places] = _read(folder, name, piece)
         found[name] = whole
     return found
 

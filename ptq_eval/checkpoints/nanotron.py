@@ -10,6 +10,7 @@ and its repository at 2411b02, serialize/ and models/.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -125,8 +126,9 @@ def _whole(name: str, paths: list[Path]) -> Tensor:
     import torch
 
     whole, filled = None, None
-    for path in paths:
-        part, about = _read(path)
+    read = [(path, *_read(path)) for path in paths]
+    stored = sum(part.numel() for _, part, _ in read)
+    for path, part, about in read:
         if "unsharded_shape" not in about:
             if len(paths) > 1:
                 what = "several files of a parameter do not say how they fit together"
@@ -134,6 +136,8 @@ def _whole(name: str, paths: list[Path]) -> Tensor:
             return part
         try:
             shape = tuple(int(size) for size in re.findall(r"\d+(?=\s*[,)])", about["unsharded_shape"]))
+            if math.prod(shape) > stored:  # no memory for a shape that the files cannot fill
+                break
             if whole is None or filled is None:
                 whole = torch.empty(shape, dtype=part.dtype)
                 filled = torch.zeros(shape, dtype=torch.bool)

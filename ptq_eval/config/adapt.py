@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ptq_eval.config.options import BITS, COUNT, Options, option
 from ptq_eval.errors import BitsError, OptionError
 
-FULL_BITS = 16
+UNQUANTIZED_BITS = 16
 """The bits of a base that is not quantized."""
 MOST_QUANTIZED = 8
 
@@ -26,7 +26,7 @@ class AdaptConfig(Options):
         BITS,
         many=True,
         low=2,
-        high=FULL_BITS,
+        high=UNQUANTIZED_BITS,
         error=BitsError,
         metavar="B,…",
     )
@@ -46,11 +46,11 @@ class AdaptConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "bits", tuple(sorted({FULL_BITS, *self.bits}, reverse=True)))
+        object.__setattr__(self, "bits", tuple(sorted({UNQUANTIZED_BITS, *self.bits}, reverse=True)))
         object.__setattr__(self, "seeds", tuple(dict.fromkeys(self.seeds)))
         for bits in self.quantized:
             if bits > MOST_QUANTIZED:
-                allowed = f"2 to {MOST_QUANTIZED}, or {FULL_BITS} for the checkpoint as it is"
+                allowed = f"2 to {MOST_QUANTIZED}, or {UNQUANTIZED_BITS} for the checkpoint as it is"
                 raise BitsError("--bits has a width that no quantizer makes", got=bits, allowed=allowed)
         if not self.seeds:
             raise OptionError("--seeds needs a value", got="none", remedy="--seeds 0,1")
@@ -61,4 +61,4 @@ class AdaptConfig(Options):
     @property
     def quantized(self) -> tuple[int, ...]:
         """The widths of bases that are quantized, widest first."""
-        return tuple(bits for bits in self.bits if bits != FULL_BITS)
+        return tuple(bits for bits in self.bits if bits != UNQUANTIZED_BITS)

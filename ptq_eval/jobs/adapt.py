@@ -26,7 +26,7 @@ import torch
 from ptq_eval.adapt.lora import require_peft
 from ptq_eval.adapt.training import batches_of, steps_per_epoch, train
 from ptq_eval.checkpoints import Overrides, discover, verify_all
-from ptq_eval.config.adapt import FULL_BITS, AdaptConfig
+from ptq_eval.config.adapt import UNQUANTIZED_BITS, AdaptConfig
 from ptq_eval.config.options import declared
 from ptq_eval.config.run import RunConfig
 from ptq_eval.corpora.windows import Windows
@@ -186,7 +186,7 @@ def _planned(work: Workload, training: Windows, asked: AdaptConfig, out: Path) -
     settings = {name: value for name, value in asdict(asked).items() if name not in _OF_TRAINING}
     found = []
     for trial in (full, *(quantized if asked.quantized else ())):
-        bits = FULL_BITS if trial.scheme is None else trial.scheme.bits
+        bits = UNQUANTIZED_BITS if trial.scheme is None else trial.scheme.bits
         for seed in asked.seeds:
             run = Run(trial.quantizer, bits, seed)
             text = json.dumps([FORMAT, trial.key(), training.digest, settings, seed], sort_keys=True)

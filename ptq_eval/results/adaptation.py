@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ptq_eval.config.adapt import FULL_BITS
+from ptq_eval.config.adapt import UNQUANTIZED_BITS
 from ptq_eval.records import FULL_PRECISION
 from ptq_eval.sampling import Design, mean_and_error
 
@@ -46,7 +46,7 @@ def metrics_name(run: Run) -> str:
 
 def references(runs: Sequence[Metrics]) -> dict[int, Metrics]:
     """The runs on the base that is not quantized, by seed."""
-    return {run["seed"]: run for run in runs if run["bits"] == FULL_BITS}
+    return {run["seed"]: run for run in runs if run["bits"] == UNQUANTIZED_BITS}
 
 
 def epochs(runs: Sequence[Metrics], design: Design | None = None) -> list[dict[str, Any]]:

@@ -1,9 +1,12 @@
 """Oracle: nanotron's folders of later versions give the logits of transformers' model of the same tensors."""
 
 import json
+from unittest.mock import patch
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, SmolLM3Config
 
 from ptq_eval.checkpoints import discover, local_path, verify_all
@@ -99,3 +102,18 @@ def test_a_rank_that_is_missing_is_named(tmp_path):
     (problem,) = checkpoint.fatal
     assert "not stored whole" in str(problem)
     assert "tp-rank" in str(problem)
+
+
+def test_no_memory_is_taken_for_a_shape_that_the_files_cannot_fill(tmp_path):
+    _, tensors, config = model_of("llama")
+    nanotron_run(tmp_path / "run", config, tensors, STAGES, 2)
+    path = next(path for path in sorted(tmp_path.rglob("*.safetensors")) if "lm_head" in path.parts)
+    with safe_open(path, "pt") as content:
+        part, header = content.get_tensor("data"), content.metadata()
+    save_file({"data": part}, path, {**header, "unsharded_shape": "(1000000, 100000)"})
+    asked, empty = [], torch.empty
+    with patch("torch.empty", lambda *sizes, **more: asked.append(sizes[0]) or empty(*sizes, **more)):
+        (checkpoint,) = verify_all(discover([tmp_path / "run"]))
+    assert asked
+    assert (1_000_000, 100_000) not in asked
+    assert "not stored whole" in str(checkpoint.fatal)

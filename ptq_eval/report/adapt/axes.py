@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ptq_eval.config.adapt import FULL_BITS
+from ptq_eval.config.adapt import UNQUANTIZED_BITS
 from ptq_eval.records import FULL_PRECISION
 from ptq_eval.report.common import figures
 from ptq_eval.report.common.data import Frame
@@ -46,7 +46,7 @@ def draw(table: Frame, names: Mapping[str, str]) -> Figure:
                 ax.plot(means.index, means, figures.LINES[place % len(figures.LINES)], color=colour, linewidth=0.9)
         ax.set_xscale("log", base=2)
         bits = sorted(set(table["bits"]))
-        ax.set_xticks(bits, [str(one) if one != FULL_BITS else "none" for one in bits])
+        ax.set_xticks(bits, [str(one) if one != UNQUANTIZED_BITS else "none" for one in bits])
         ax.minorticks_off()
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0), numticks=8))

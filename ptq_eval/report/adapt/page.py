@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ptq_eval.config.adapt import FULL_BITS
+from ptq_eval.config.adapt import UNQUANTIZED_BITS
 from ptq_eval.report.adapt import loss_figure, noise_figure, words
 from ptq_eval.report.common import figures, files, tables
 from ptq_eval.report.common.numbers import MISSING, plus_minus, short, with_error
@@ -135,7 +135,7 @@ def rows(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _deltas(row: Mapping[str, Any]) -> tuple[str, str]:
-    if row["bits"] == FULL_BITS:
+    if row["bits"] == UNQUANTIZED_BITS:
         return MISSING, MISSING
     return with_error(row["delta_before"], row["delta_se_before"]), with_error(row["delta"], row["delta_se"])
 
@@ -148,11 +148,11 @@ def base_rows(summary: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     found = []
     for perplexity, before, error, after in zip(*columns.values()):
         cells = [plus_minus(one["mean"], one["deviation"]) for one in (perplexity, before, after)]
-        if perplexity["bits"] == FULL_BITS:
+        if perplexity["bits"] == UNQUANTIZED_BITS:
             cells[1:] = [MISSING, MISSING]
         share = (
             MISSING
-            if perplexity["bits"] == FULL_BITS
+            if perplexity["bits"] == UNQUANTIZED_BITS
             else words.remaining(before["mean"], error["mean"], after["mean"])
         )
         head = [words.base(perplexity), words.bits(perplexity), str(perplexity["seeds"])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ptq_eval.config.adapt import FULL_BITS
+from ptq_eval.config.adapt import UNQUANTIZED_BITS
 from ptq_eval.report.common.numbers import MISSING, count, percent, short
 from ptq_eval.sampling import SIGNIFICANT
 
@@ -65,12 +65,12 @@ def settings(study: Mapping[str, Any]) -> str:
 
 def base(row: Mapping[str, Any]) -> str:
     """The base's quantizer; empty for the checkpoint as it is."""
-    return "not quantized" if row["bits"] == FULL_BITS else row["quantizer"]
+    return "not quantized" if row["bits"] == UNQUANTIZED_BITS else row["quantizer"]
 
 
 def bits(row: Mapping[str, Any]) -> str:
     """The base's bits, with a dash for the checkpoint as it is, which is in float32."""
-    return MISSING if row["bits"] == FULL_BITS else str(row["bits"])
+    return MISSING if row["bits"] == UNQUANTIZED_BITS else str(row["bits"])
 
 
 def remaining(before: float, error: float, after: float) -> str:
