@@ -118,7 +118,7 @@ class Simulation:
         cache: Cache | None = None,
         transforms: Mapping[str, Transform] | None = None,
     ) -> None:
-        self.model, self.cache = model, cache
+        self.model, self.cache, self._activations = model, cache, activations
         known = transforms or {}
         self._inputs = {name: Site(activations, known.get(name)) for name in model.linears()} if activations else {}
         self._attention: dict[nn.Module, _Attention] = {}
@@ -157,6 +157,12 @@ class Simulation:
             with self._hooked(Site.observe):
                 self.model.hidden(chunk) if self._head is None else self.model.logits(chunk)
         self._require_observed()
+
+    @property
+    def over_tokens(self) -> bool:
+        """Whether tokens of a window share a scale that depends on them all, so that more tokens change it."""
+        used = [self._activations, *((self.cache.keys, self.cache.values) if self.cache else ())]
+        return any(one is not None and one.per != "token" and one.range == "dynamic" for one in used)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
