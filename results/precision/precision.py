@@ -67,33 +67,45 @@ def train(work: Path, stage: int | None = None) -> None:
 
 def measure(work: Path) -> None:
     """Measure every run that is complete, each in a folder of its own, in the order of the stages."""
-    from ptq_eval.checkpoints import Overrides
-    from ptq_eval.config.run import RunConfig
-    from ptq_eval.jobs.run import planned
-    from ptq_eval.pretrain.stacked.study import read, status
-
     os.chdir(work)  # so that records name texts and checkpoints as a reader elsewhere would
-    study = read(STUDY)
-    for run, at in zip(study.runs, status(study, "study")):
-        evaluation, calibration = TEXTS[run.text.split("-")[0].split(":")[0].removesuffix(".txt")]
+    for run in complete():
         for name, size in GROUPS.items():
             out = Path("measured") / name / run.name
-            if at.saved < at.planned or (out / "done").exists():
+            if (out / "done").exists():
                 continue
-            own = {"group_size": size, "eval_text": evaluation, "calib_text": calibration}
-            config = RunConfig(**OPTIONS, **own)
-            grid = planned([Path("study/runs") / run.name], out, config, Overrides())
-            problems = grid.measure(grid.jobs())
-            print(*problems, sep="\n", end="", flush=True)
-            results = grid.results()
-            places = {(c.run, c.step): "/".join(Path(c.location).parts[-2:]) for c in results.checkpoints}
-            frame = results.frame.assign(
-                place=[places[key] for key in zip(results.frame["run"], results.frame["step"])]
-            )
+            frame, problems = measured(run, out, **OPTIONS, group_size=size)
             frame.to_csv(out / "degradation.csv", index=False)
             print(run.name, name, len(frame), "rows", flush=True)
             if not problems:
                 (out / "done").touch()
+
+
+def complete() -> list[Any]:
+    """The runs of the study whose checkpoints are all in this folder, in the order of the stages."""
+    from ptq_eval.pretrain.stacked.study import read, status
+
+    study = read(STUDY)
+    return [run for run, at in zip(study.runs, status(study, "study")) if at.saved >= at.planned]
+
+
+def measured(run: Any, out: Path, **options: Any) -> tuple[pd.DataFrame, list[Any]]:
+    """Every measurement of a run in this folder, with `place`, the part and the folder of its checkpoint; and problems.
+
+    `out` keeps the records: the same call goes on where one ended.
+    """
+    from ptq_eval.checkpoints import Overrides
+    from ptq_eval.config.run import RunConfig
+    from ptq_eval.jobs.run import planned
+
+    evaluation, calibration = TEXTS[run.text.split("-")[0].split(":")[0].removesuffix(".txt")]
+    config = RunConfig(**options, eval_text=evaluation, calib_text=calibration)
+    grid = planned([Path("study/runs") / run.name], out, config, Overrides())
+    problems = grid.measure(grid.jobs())
+    print(*problems, sep="\n", end="", flush=True)
+    results = grid.results()
+    places = {(c.run, c.step): "/".join(Path(c.location).parts[-2:]) for c in results.checkpoints}
+    keys = zip(results.frame["run"], results.frame["step"])
+    return results.frame.assign(place=[places[key] for key in keys]), problems
 
 
 OF_THE_TABLE = (

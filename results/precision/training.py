@@ -120,6 +120,24 @@ def precisions(table: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
+EQUAL_BITS = {"fp8_e4m3": "8", "fp6_e2m3": "6", "fp4_e2m1": "4"}
+"""Floats and the integers of the same bits: weights have one scale per channel in both."""
+
+
+def floats(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """What weights in floating point cost in training against integers of the same bits."""
+    rows = []
+    for part in ("trunk", "annealed"):
+        found = losses(table, part)
+        for name, bits in EQUAL_BITS.items():
+            pair = [f"{weights}/full/full" for weights in (name, bits)]
+            if set(pair) <= set(found):
+                apart = (found[pair[0]] - found[pair[1]]).dropna()
+                case = f"weights {name} against integers of {bits} bits"
+                rows.append(effect("integer or float in training", case, apart, "nats per token", ending=part))
+    return rows
+
+
 def _published(name: str) -> float:
     """The share of N that is left by the constants of Kumar et al. 2024; NaN where they do not say."""
     if " " in name or "fp" in name:
@@ -223,7 +241,7 @@ def constants(table: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-QUESTIONS = (longer, precisions, robustness, recipes, constants)
+QUESTIONS = (longer, precisions, floats, robustness, recipes, constants)
 
 
 def main() -> None:
