@@ -6,8 +6,8 @@ exponent falls) plus a wandering slope, or a wandering slope alone.  6 to 40 che
 D; scatter is small or large, independent or autocorrelated.  Delta at 2, 3 and 4 bits is smaller by 4 each time, so
 that many runs turn at 2 bits and few at 4; at 8 bits it is noise that grows, or tiny.
 
-What a family may have beside: data repeated from some D on; a loss whose fall fades from some D on, or begins at some D
-alone; checkpoints evenly in D; a learning rate that decays, as a cosine or at the end; a loss that rises from some D on.
+What a family may have beside: data repeated from some D on; a loss whose fall fades from some D on, or begins only at
+some D; checkpoints evenly in D; a learning rate that decays, as a cosine or at the end; a loss that rises from some D on.
 """
 
 from __future__ import annotations

@@ -139,11 +139,13 @@ def floats() -> str:
     own = found[(found["part"] == "annealed") & (found["grouping"] != "rows")].to_dict("records")
     said = [f"{_format(row['format'])} {times(of_row(row, 'ratio'))}" for row in own]
     changes = [
-        f"{_format(row['format'])} ({plus_minus(row['slope'], row['slope_error'])})" for row in own if row["slope_decided"]
+        f"{_format(row['format'])} ({plus_minus(row['slope'], row['slope_error'])})"
+        for row in own
+        if row["slope_decided"]
     ]
     return (
-        f"{listed(said)} ({plural(own[0]['runs'], 'run')}, D/N from {ratio(number_formats.FIRST)} on). With each doubling of "
-        f"D the logarithm of the factor changes decidedly for {_or_none(changes)}."
+        f"{listed(said)} ({plural(own[0]['runs'], 'run')}, D/N from {ratio(number_formats.FIRST)} on). With each "
+        f"doubling of D the logarithm of the factor changes decidedly for {_or_none(changes)}."
     )
 
 
@@ -155,7 +157,9 @@ def floats_in_training() -> str:
     for row in own.to_dict("records"):
         name = str(row["case"]).split(" ")[1]
         verdict = "" if str(row["decided"]) == "True" else ", undecided"
-        said.append(f"{_format(name)} {plus_minus(row['effect'], row['error'])} ({plural(row['runs'], 'run')}{verdict})")
+        said.append(
+            f"{_format(name)} {plus_minus(row['effect'], row['error'])} ({plural(row['runs'], 'run')}{verdict})"
+        )
     if not said:
         return ""
     return f"In training, weights in floats rather than integers of the same bits change the loss by: {listed(said)}."

@@ -130,9 +130,10 @@ class Series:
         """Standard deviation of checkpoints about a smooth curve of the full-precision loss; 0 where unknown.
 
         The smaller of two estimates, both of which count as scatter what their curve misses: from third differences,
-        and from the residuals of E + B·D^−beta together with what is assumed beforehand.  Of checkpoints from `start` on.
+        and from the residuals of E + B·D^−beta together with what is assumed beforehand; from `start` on.
         """
-        x, loss = self.x[self.start :], self.loss_fp[self.start :]
+        own = slice(self.start, None)
+        x, loss = self.x[own], self.loss_fp[own]
         rough, about = checkpoint_scatter(x, loss), squares(x, loss)
         if not math.isfinite(about):
             return float(np.nan_to_num(rough))
