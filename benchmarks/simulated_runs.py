@@ -7,7 +7,7 @@ D; scatter is small or large, independent or autocorrelated.  Delta at 2, 3 and 
 that many runs turn at 2 bits and few at 4; at 8 bits it is noise that grows, or tiny.
 
 What a family may have beside: data repeated from some D on; a loss whose fall fades from some D on, or begins only at
-some D; checkpoints evenly in D; a learning rate that decays, as a cosine or at the end; a loss that rises from some D on.
+some D; checkpoints evenly in D; a learning rate that decays, as a cosine or at the end; a loss that rises at the end.
 """
 
 from __future__ import annotations
