@@ -59,6 +59,8 @@ def measure(work: Path) -> None:
             options = {**precision.OPTIONS, "quantizers": ("rtn",), "bits": (), "formats": formats}
             frame, _ = precision.measured(run, out, **options, group_size=size)
             own = frame[frame["quantizer"] == "rtn"]
+            half = "int" + own["bits"].astype(int).astype(str) + "_half"  # its name in records is that of all integers
+            own = own.assign(format=own["format"].where(own["format"] != "int", half))
             about = {"run": run.name, "seed": run.options.seed, "part": own["place"].str.split("/").str[0]}
             rows.append(own[list(KEPT)].assign(**about, grouping=name))
             print(run.name, name, len(own), "rows", flush=True)
@@ -131,6 +133,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 def draw(found: pd.DataFrame) -> Any:
     """A panel for each number of bits, the factor of KL against D/N: a line for each format and grouping."""
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogFormatter
 
     widths = sorted(found["bits"].unique(), reverse=True)
     figure, axes = figures.panels(1, len(widths), sharex=True)
@@ -149,6 +152,8 @@ def draw(found: pd.DataFrame) -> Any:
                     elinewidth=0.7,
                 )  # fmt: skip
         panel.set_yscale("log")
+        panel.yaxis.set_major_formatter(LogFormatter())
+        panel.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
         figures.log_x(panel, *figures.span(found["tokens_per_param"]), tokens=False)
         panel.set_title(f"{width:g} bits")
         panel.set_xlabel("D/N")
