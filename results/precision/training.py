@@ -3,10 +3,10 @@
     python results/precision/training.py
 
 Writes training.csv, a row for each effect, and prints it.  Losses of integers and floats in training are from
-trained.csv.gz, which has the runs that are not measured too.  Effects are differences between runs of a seed at equal
-D, on books.  An effect is the mean over seeds, `scatter` their standard deviation, `error` scatter/√runs.  It is decided
-where a t interval at 95 % excludes zero and it is twice its error at least; else `detectable` is the least effect that
-would be decided with probability 0.8.
+trained.csv.gz, which has the runs that are not measured too.  Effects are differences between runs of one seed at
+equal D, on books.  An effect is the mean over seeds, `scatter` their standard deviation, `error` scatter/√runs.  It
+is decided where a t interval at 95 % excludes zero and it is twice its error at least; else `detectable` is the least
+effect that would be decided with probability 0.8.
 
 Effective parameters are read off the study itself: a precision that raises the loss by Δ is worth as much as
 N_eff = N·exp(−Δ/s), s being how much the loss falls per log N between the two sizes at equal D.
