@@ -58,6 +58,8 @@ from quantizers import Scheme
 
 FORMAT = 1
 """Raised whenever the numbers of a metrics file change their meaning."""
+THEORY_FORMAT = 2
+"""The same for `theory.json`."""
 EMBEDDED = Path(__file__).parents[2] / "examples" / "trajectory" / "llama-160k" / "checkpoint-31288"
 """The checkpoint that is adapted by default, in a copy of the sources."""
 SUFFIX = "adapted"
@@ -260,7 +262,8 @@ def _theory(
     (wanted,) = calibration_requests(config, work.evaluation.seq_len)
     cut = texts.cut(wanted, work.checkpoint, work.folder, _vocab_size(work, config.trust_remote_code))
     trials = work.trials[1:]
-    identity = [FORMAT, [trial.key() for trial in trials], training.digest, cut.digest, {**asdict(asked), "bits": None}]
+    settings = {**asdict(asked), "bits": None}
+    identity = [THEORY_FORMAT, [trial.key() for trial in trials], training.digest, cut.digest, settings]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
     known = page.read_theory(out)
     if known is not None and known["key"] == key:
@@ -272,7 +275,7 @@ def _theory(
     responses: list[dict[str, Any]] = []
     with Session.opened(work, **session_options(config, _LESS_MEMORY)) as session:
         groups = session.fitting(trials)
-        passes = len(groups) * (3 * len(windows) + 2 * len(work.evaluation)) + len(trials) * len(work.evaluation)
+        passes = len(groups) * (3 * len(windows) + 2 * len(work.evaluation)) + 5 * len(trials) * len(work.evaluation)
         tick = ticker(said, f"predicting {work.checkpoint.name}", passes)
         for group in groups:
             made = [pair for pair in zip(group, session.quantized(group)) if not pair[1].failure]
@@ -280,20 +283,29 @@ def _theory(
                 continue
             variants = [variant for _, variant in made]
             found = damages(
-                session.model, variants, session.evaluation, windows, rank=asked.rank, designs=designs, tick=tick
+                session.model,
+                variants,
+                session.evaluation,
+                windows,
+                rank=asked.rank,
+                designs=designs,
+                budget=_SHARE_FOR_OUTPUTS * session.budget.total,
+                tick=tick,
             )
             for (trial, variant), (whole, own) in zip(made, found):
                 scheme = variant.scheme
                 head = {"quantizer": trial.quantizer, "bits": scheme.bits, "format": scheme.name}
+                head["group_size"] = scheme.group_size
                 bases.append({**head, "layer": ALL, **whole})
                 layers += [{**head, **row} for row in own]
-        scheme = Scheme(8, next(iter(trial.scheme.group_size for trial in trials if trial.scheme)))
-        for seed in asked.seeds:
+        integers = [trial.scheme for trial in trials if trial.scheme is not None and trial.scheme.format == "int"]
+        for seed in asked.seeds if integers else ():
             order = batches_of(asked, training.ids, seed)
             fixed = [order.batch(step).to(session.model.device) for step in range(asked.noise_batches)]
+            scheme = Scheme(8, integers[0].group_size, integers[0].symmetric)
             shape = {"rank": asked.rank, "alpha": asked.alpha, "seed": seed}
-            plain, growth = gradient_response(session.model, scheme, fixed, **shape)
-            responses.append({"seed": seed, "plain": plain, "growth": growth})
+            response = gradient_response(session.model, scheme, fixed, widths=asked.quantized, **shape)
+            responses.append({"seed": seed, "group_size": scheme.group_size, **response})
     record = {"key": key, "bases": with_bounds(bases), "layers": layers, "gradients": responses}
     page.write_theory(out, record)
     return record

@@ -28,6 +28,10 @@ PREDICTED = (
     "base", "bits", "predicted", "KL", "predicted / KL", "δ", "predicted / δ", "C·4^−bits", "cannot be absorbed",
     "δ after training", "variance predicted", "variance", "predicted / variance",
 )  # fmt: skip
+TESTED = (
+    "base", "bits", "predicted", "KL of uniform noise", "predicted / that", "½ εᵀFε", "½ εᵀFε / predicted",
+    "KL / ½ εᵀFε", "variance of uniform noise", "predicted / that",
+)  # fmt: skip
 BASES = ("base", "bits", "seeds", "perplexity", "δ before", "δ", "δ that remains")
 FIGURES = {"loss": loss_figure, "noise": noise_figure}
 _AGAIN = "ptq-eval adapt CHECKPOINT -o OUT"
@@ -101,6 +105,10 @@ def _theory(study: Mapping[str, Any]) -> list[str]:
         words.PREDICTED,
         tables.markdown(PREDICTED, theory_rows(compared), left=1),
         words.agreement(compared, adaptation.correlations(compared)),
+        "### Why\n",
+        words.TESTED,
+        tables.markdown(TESTED, tested_rows(compared), left=1),
+        words.reasons(compared),
     ]
 
 
@@ -112,6 +120,18 @@ def theory_rows(compared: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             short(row["kl_ratio"]), with_error(row["delta"], row["delta_se"]), short(row["delta_ratio"]),
             short(row["bound"]), short(row["residual"]), short(row["delta_after"]), short(row["variance_predicted"]),
             short(row["variance"]), short(row["variance_ratio"]),
+        ]
+        for row in compared
+    ]  # fmt: skip
+
+
+def tested_rows(compared: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """One row for each base: each assumption of the prediction by itself."""
+    return [
+        [
+            row["quantizer"], str(row["bits"]), short(row["predicted"]), short(row["uniform"]),
+            short(row["uniform_ratio"]), short(row["quadratic"]), short(1 / row["quadratic_ratio"]),
+            short(row["kl"] / row["quadratic"]), short(row["variance_uniform"]), short(row["variance_uniform_ratio"]),
         ]
         for row in compared
     ]  # fmt: skip

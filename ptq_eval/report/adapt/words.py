@@ -7,6 +7,7 @@ from typing import Any
 
 from ptq_eval.config.adapt import UNQUANTIZED_BITS
 from ptq_eval.report.common.numbers import MISSING, count, percent, short
+from ptq_eval.results.adaptation import WITHIN
 from ptq_eval.sampling import SIGNIFICANT
 
 _ABOUT = """\
@@ -28,6 +29,13 @@ expectation over roundings. KL and δ are measured; C·4^−bits is the bound wi
 what the best update of this rank would leave of the predicted damage, in the quadratic model with factored curvature;
 δ after training is observed. *Variance predicted* is the variance without quantization plus its growth under noise of
 the noise model at 6 bits, scaled to the width; *variance* is that before training. Means over seeds.
+"""
+TESTED = """\
+The prediction assumes that the error is uniform noise, and that no order beyond the second matters. *KL of uniform
+noise* is that of noise drawn from U(−Δ/2, Δ/2) in place of the error: what differs from the prediction is higher orders.
+½ εᵀFε is the second order of the error itself, KL of a small multiple of it scaled up: what differs from the prediction
+is the error, and what KL adds to it is higher orders. Both are means of two opposite errors. *Variance of uniform
+noise* is the variance of gradients under drawn noise of that width.
 """
 
 
@@ -90,6 +98,22 @@ def agreement(compared: Sequence[Mapping[str, Any]], correlations: Mapping[str, 
             f"{', '.join(outside) or 'any'}; r of the logarithms over bases {r}."
         )
     return "\n".join(lines) + "\n"
+
+
+def reasons(compared: Sequence[Mapping[str, Any]]) -> str:
+    """For each base whose KL is not as predicted: whether its error, higher orders, or both are the reason."""
+    lines = []
+    for row in compared:
+        if row["kl_within"]:
+            continue
+        error, orders = row["quadratic"] / row["predicted"], row["kl"] / row["quadratic"]
+        off = {"its error is not the noise assumed": error, "higher orders": orders}
+        named = [name for name, ratio in off.items() if abs(ratio - 1) > WITHIN]
+        lines.append(
+            f"- {_place(row)}: {' and '.join(named) or 'both by less than 10 %'} (½ εᵀFε is {short(error)} of the "
+            f"prediction, KL {short(orders)} of ½ εᵀFε)."
+        )
+    return "\n".join(lines) + "\n" if lines else "KL is within 10 % of the prediction at every base.\n"
 
 
 def _place(row: Mapping[str, Any]) -> str:
