@@ -124,9 +124,9 @@ WITHIN = 0.1
 def comparisons(theory: Mapping[str, Any], rows: Sequence[Metrics]) -> list[dict[str, Any]]:
     """One row per base: what was predicted beside the means over seeds of `summary` rows.
 
-    bound: C·4^−bits with the predicted C of the quantizer's lowest width.  uniform and quadratic are those of
-    `theory.assumptions`.  The `_ratio` are predicted over observed, and `_within` says whether they differ by at most
-    10 %.  variance_predicted, and variance_uniform under drawn noise, are NaN for bases of another grid than theirs.
+    bound: C·4^−bits with the predicted C of the quantizer's lowest width.  uniform, uniform_quadratic and quadratic are
+    those of `theory.assumptions`.  The `_ratio` are predicted over observed, and `_within` says whether they differ by
+    at most 10 %.  variance_predicted, and variance_uniform under drawn noise, are NaN for bases of another grid.
     """
     found = []
     means = {name: {(one["quantizer"], one["bits"]): one["mean"] for one in by_base(rows, name)} for name in _MEANS}
@@ -141,6 +141,15 @@ def comparisons(theory: Mapping[str, Any], rows: Sequence[Metrics]) -> list[dict
             row[f"{name}_within"] = bool(abs(row[f"{name}_ratio"] - 1) <= WITHIN)
         found.append(row)
     return found
+
+
+def factors(row: Metrics) -> dict[str, float]:
+    """KL over its prediction, of a row of `comparisons`, as the product of what `theory.assumptions` separates."""
+    return {
+        "curvature": row["uniform_quadratic"] / row["predicted"],
+        "error": row["quadratic"] / row["uniform_quadratic"],
+        "orders": row["kl"] / row["quadratic"],
+    }
 
 
 def _variances(theory: Mapping[str, Any], base: Metrics) -> dict[str, float]:
@@ -163,14 +172,13 @@ def _same_grid(response: Metrics, base: Metrics) -> bool:
 _VARIANCE = "gradient_variance_before"
 _MEANS = ("delta", _VARIANCE)
 _OF_BASE = (
-    "quantizer", "bits", "predicted", "bound", "kl", "kl_se", "delta", "delta_se", "residual", "uniform", "quadratic",
-    "scatter", "spread",
+    "quantizer", "bits", "predicted", "bound", "kl", "kl_se", "delta", "delta_se", "residual", "uniform",
+    "uniform_quadratic", "quadratic", "scatter", "spread",
 )  # fmt: skip
 _RATIOS = {
     "kl": "predicted",
     "delta": "predicted",
     "uniform": "predicted",
-    "quadratic": "predicted",
     "variance": "variance_predicted",
     "variance_uniform": "variance_predicted",
 }

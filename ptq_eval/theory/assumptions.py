@@ -1,15 +1,15 @@
-"""Why a predicted damage is not what is measured: each assumption of ½ Σ F·Δ²/12 tested by itself.
+"""Why a predicted damage P = ½ Σ F·Δ²/12 is not the KL that is measured: three factors whose product is KL/P.
 
-The prediction assumes that the error of rounding is uniform noise, independent from weight to weight, and that no order
-beyond the second matters.
+    KL/P = (N/P) · (Q/N) · (KL/Q)
 
-uniform    KL under noise ε ~ U(−Δ/2, Δ/2) that is drawn, in place of the error of rounding, with the same Δ.  The noise
-           is what was assumed, so what this exceeds the prediction by are the higher orders.
-quadratic  ½ εᵀFε of the error of rounding itself, on the windows where KL is measured: KL at W ± tε over t², with t so
-           small that the fourth order is below 1 %.  There is no higher order in it, so what differs from the prediction
-           is the error; KL of the whole error over it is the part of the higher orders.
+N  the second order ½ εᵀFε of noise ε ~ U(−Δ/2, Δ/2) that is drawn.  The noise is as assumed, so N/P is what the
+   curvature owes to its estimate, from other windows, and to this one draw.
+Q  the second order of the error of quantization itself, so Q/N is that the error is not this noise.
+KL of the whole error, so KL/Q are the higher orders.
 
-Means of two opposite errors, in which odd orders vanish.
+A second order is KL at W ± tε over t², on the windows where KL is measured, with t so small that the fourth order is
+below 1 %.  KL of the whole noise, in place of the error, says whether two orders suffice where the noise is as assumed.
+Those of noise are means of two opposite draws, in which odd orders vanish.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ SMALL = 1e-3
 def measured(
     model: LanguageModel, evaluator: Evaluator, one: Perturbation, predicted: float, *, seed: int = 0
 ) -> dict[str, float]:
-    """uniform and quadratic of one perturbation whose predicted KL is `predicted`, nats per token."""
+    """Of one perturbation whose predicted KL is `predicted`, nats per token: quadratic is Q, uniform_quadratic N, and
+    uniform the KL of the whole noise."""
     noise = uniform(one.variance, torch.Generator().manual_seed(seed))
     share = min(1.0, math.sqrt(SMALL / predicted)) if predicted > 0 else 1.0
     return {
         "uniform": _kl(model, evaluator, noise, 1.0),
+        "uniform_quadratic": _kl(model, evaluator, noise, share) / share**2,
         "quadratic": _kl(model, evaluator, one.error, share) / share**2,
     }
 

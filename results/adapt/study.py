@@ -2,8 +2,8 @@
 
     python results/adapt/study.py WORK [OUT]
 
-Makes the two texts, trains the base of `base.toml` below WORK, and adapts it to the first text in OUT, by default this
-folder.  What was interrupted goes on when repeated.
+Makes the two texts, trains the base below WORK, and adapts it to the first text in OUT, by default this folder.
+What was interrupted goes on when repeated.
 
 The texts are the help topics of the running Python, `pydoc_data.topics`: prose about the language, where the base has
 seen code.  The hash of its name puts a topic into one of the two; no part of `stdlib:` has any.
@@ -20,6 +20,11 @@ from pydoc_data.topics import topics
 
 HERE = Path(__file__).resolve().parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+BASE = (
+    "--architecture", "llama", "--width", "256", "--layers", "7", "--vocab", "2048", "--context", "128",
+    "--batch-size", "4", "--schedule", "wsd", "--decay", "0.3", "--learning-rate", "0.0015", "--warmup", "40",
+    "--ratios", "0.25", "--seed", "0", "--text", "stdlib:train", "--threads", "1", "--no-compile",
+)  # fmt: skip
 ADAPT = (
     "--bits", "16,8,4,3,2", "--seeds", "0,1", "--quantizers", "rtn,bitsandbytes:int8,bitsandbytes:nf4", "--rank", "16",
     "--train-windows", "128", "--batch-size", "8", "--noise-batches", "8", "--eval-windows", "64",
@@ -48,8 +53,8 @@ def main(work: Path, out: Path = HERE) -> None:
     """All of it."""
     work.mkdir(parents=True, exist_ok=True)
     adaptation, evaluation = write_texts(work)
-    call("pretrain", "--study", HERE / "base.toml", "-o", work / "base", "--threads", "1", "--no-compile")
-    (base,) = (work / "base" / "runs").glob("*/trunk/checkpoint-*")
+    call("pretrain", work / "base", *BASE)
+    (base,) = (work / "base" / "annealed").iterdir()
     texts = ("--train-text", adaptation, "--eval-text", evaluation, "--calib-text", adaptation)
     call("adapt", base, "-o", out, *ADAPT, *texts)
 

@@ -29,8 +29,8 @@ PREDICTED = (
     "δ after training", "variance predicted", "variance", "predicted / variance",
 )  # fmt: skip
 TESTED = (
-    "base", "bits", "predicted", "KL of uniform noise", "predicted / that", "½ εᵀFε", "½ εᵀFε / predicted",
-    "KL / ½ εᵀFε", "variance of uniform noise", "predicted / that",
+    "base", "bits", "KL / predicted", "curvature", "error", "higher orders", "uniform noise: KL / predicted",
+    "its higher orders", "its variance / predicted",
 )  # fmt: skip
 BASES = ("base", "bits", "seeds", "perplexity", "δ before", "δ", "δ that remains")
 FIGURES = {"loss": loss_figure, "noise": noise_figure}
@@ -84,6 +84,7 @@ def document(study: Mapping[str, Any]) -> str:
         [
             f"# Adapters on quantized bases: {words.checkpoint(study)}\n",
             words.about(study),
+            *words.cautions(study),
             tables.markdown(BASES, base_rows(study["summary"]), left=1),
             "![Loss and perplexity against the bits of the base](figures/loss.png)\n",
             "![Norm and variance of gradients against the bits of the base](figures/noise.png)\n",
@@ -126,12 +127,12 @@ def theory_rows(compared: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def tested_rows(compared: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """One row for each base: each assumption of the prediction by itself."""
+    """One row for each base: KL over the prediction, its three factors, and what uniform noise does."""
     return [
         [
-            row["quantizer"], str(row["bits"]), short(row["predicted"]), short(row["uniform"]),
-            short(row["uniform_ratio"]), short(row["quadratic"]), short(1 / row["quadratic_ratio"]),
-            short(row["kl"] / row["quadratic"]), short(row["variance_uniform"]), short(row["variance_uniform_ratio"]),
+            row["quantizer"], str(row["bits"]), short(1 / row["kl_ratio"]),
+            *(short(value) for value in adaptation.factors(row).values()), short(1 / row["uniform_ratio"]),
+            short(row["uniform"] / row["uniform_quadratic"]), short(1 / row["variance_uniform_ratio"]),
         ]
         for row in compared
     ]  # fmt: skip

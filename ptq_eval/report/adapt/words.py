@@ -7,7 +7,7 @@ from typing import Any
 
 from ptq_eval.config.adapt import UNQUANTIZED_BITS
 from ptq_eval.report.common.numbers import MISSING, count, percent, short
-from ptq_eval.results.adaptation import WITHIN
+from ptq_eval.results.adaptation import WITHIN, factors
 from ptq_eval.sampling import SIGNIFICANT
 
 _ABOUT = """\
@@ -31,12 +31,13 @@ what the best update of this rank would leave of the predicted damage, in the qu
 the noise model at 6 bits, scaled to the width; *variance* is that before training. Means over seeds.
 """
 TESTED = """\
-The prediction assumes that the error is uniform noise, and that no order beyond the second matters. *KL of uniform
-noise* is that of noise drawn from U(−Δ/2, Δ/2) in place of the error: what differs from the prediction is higher orders.
-½ εᵀFε is the second order of the error itself, KL of a small multiple of it scaled up: what differs from the prediction
-is the error, and what KL adds to it is higher orders. Both are means of two opposite errors. *Variance of uniform
-noise* is the variance of gradients under drawn noise of that width.
+KL over its prediction is the product of three factors. *Curvature*: the second order of noise drawn from
+U(−Δ/2, Δ/2) over the prediction, which differs from 1 where the curvature on the calibration text is not that on the
+evaluation text. *Error*: the second order of the error itself over that of the noise. *Higher orders*: KL over its
+second order. The last columns are about the noise in place of the error: the prediction assumes it, so that only
+curvature and higher orders can make it fail.
 """
+_FACTORS = {"curvature": "curvature", "error": "an error that is not uniform noise", "orders": "higher orders"}
 
 
 def checkpoint(study: Mapping[str, Any]) -> str:
@@ -58,6 +59,12 @@ def about(study: Mapping[str, Any]) -> str:
         batch=settings["batch_size"],
         evaluation=f"{texts['evaluation']['windows']} windows of {texts['evaluation']['spec']}",
     )
+
+
+def cautions(study: Mapping[str, Any]) -> list[str]:
+    """That the texts overlap, where they do."""
+    message = study["overlap"]["message"]
+    return [f"**{message[0].upper()}{message[1:]}.**\n"] if study["overlap"]["flagged"] else []
 
 
 def settings(study: Mapping[str, Any]) -> str:
@@ -101,18 +108,15 @@ def agreement(compared: Sequence[Mapping[str, Any]], correlations: Mapping[str, 
 
 
 def reasons(compared: Sequence[Mapping[str, Any]]) -> str:
-    """For each base whose KL is not as predicted: whether its error, higher orders, or both are the reason."""
+    """For each base whose KL is not as predicted, the factors that are off by more than 10 %."""
     lines = []
     for row in compared:
         if row["kl_within"]:
             continue
-        error, orders = row["quadratic"] / row["predicted"], row["kl"] / row["quadratic"]
-        off = {"its error is not the noise assumed": error, "higher orders": orders}
-        named = [name for name, ratio in off.items() if abs(ratio - 1) > WITHIN]
-        lines.append(
-            f"- {_place(row)}: {' and '.join(named) or 'both by less than 10 %'} (½ εᵀFε is {short(error)} of the "
-            f"prediction, KL {short(orders)} of ½ εᵀFε)."
-        )
+        named = [
+            f"{_FACTORS[name]} ({short(value)})" for name, value in factors(row).items() if abs(value - 1) > WITHIN
+        ]
+        lines.append(f"- {_place(row)}: {' and '.join(named) or 'no factor alone is off by more than 10 %'}.")
     return "\n".join(lines) + "\n" if lines else "KL is within 10 % of the prediction at every base.\n"
 
 
