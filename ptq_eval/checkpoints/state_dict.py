@@ -162,7 +162,7 @@ def _state(place: Path) -> dict[str, Tensor]:
     content = _content(place)
     entries = content if isinstance(content, dict) else {}
     named = next((entries[name] for name in _STATES if entries.get(name) and is_state(entries[name])), None)
-    return named if named is not None else unwrapped(content, place.name)
+    return unwrapped(content if named is None else named, place.name)
 
 
 def _named(tensors: Mapping[str, Tensor], config: Mapping[str, Any], where: str) -> dict[str, Tensor]:

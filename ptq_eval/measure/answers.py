@@ -34,7 +34,7 @@ def answer(
     metrics: {"acc,none": [...]}.  responses: the log-likelihoods of the choices, or the text generated.  Raises
     TaskError if it cannot be answered, or the documents are not those of the plan any more.
     """
-    from lm_eval.evaluator import evaluate  # pyright: ignore[reportMissingImports]
+    from lm_eval.evaluator import evaluate
 
     name, task = spec["name"], tasks.planned(spec)
     rounding = simulation.running() if simulation is not None else contextlib.nullcontext()
@@ -51,7 +51,7 @@ def answer(
 
 def _adapter(session: Session, bos: bool) -> Any:
     """The harness's adapter around the session's model."""
-    from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
+    from lm_eval.models.huggingface import HFLM
 
     model, work = session.model, session.work
     tokenizer = load_tokenizer(work.folder, False, work.checkpoint.name)

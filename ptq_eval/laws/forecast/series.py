@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,8 @@ class Series:
         """The checkpoints up to D = `tokens`."""
         keep = self.tokens <= tokens
         arrays = {name: value[keep] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return Series(**{**vars(self), **arrays})
+        values: dict[str, Any] = {**vars(self), **arrays}
+        return Series(**values)
 
     @property
     def significant(self) -> bool:
