@@ -6,6 +6,7 @@
 # make backends-test BACKENDS="hqq or torchao".
 # make study-cpu trains and measures a row of results/precision in about 20 minutes, on code that is part of Python;
 # make study-gpu BOOKS=books.txt OTHERS=other-books.txt all of it: plain text, or .txt.bz2, with no book in both.
+# make study-adapt trains a base of five million parameters and adapts it: results/adapt.
 # make paper builds results/paper/paper.pdf from the tables of results/ (needs latexmk).
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint types docs site wheel backends-test page-test paper paper-test notebook-test loggers-test cluster-test oldest-test newest-test gate bench study-cpu study-gpu clean
+.PHONY: demo test check lint types docs site wheel backends-test page-test paper paper-test notebook-test loggers-test cluster-test oldest-test newest-test gate bench study-cpu study-gpu study-adapt clean
 
 demo: $(STAMP)
 	$(BIN)/ptq-eval run examples/trajectory -o demo-output --group-size 16 --eval-windows 192 --calib-windows 48
@@ -34,7 +35,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 
 types: $(STAMP)
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyrefly check --min-severity error --python-interpreter-path $(BIN)/python
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate_cli.py --check
@@ -84,6 +85,10 @@ study-cpu: $(STAMP)
 study-gpu: $(STAMP)
 	$(BIN)/python results/precision/precision.py prepare "$(BOOKS)" "$(OTHERS)" $(STUDY)
 	$(BIN)/python results/precision/precision.py all $(STUDY)
+
+study-adapt: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-compile --constraint requirements/constraints.txt --editable ".[adapt,bitsandbytes]"
+	$(BIN)/python results/adapt/study.py $(STUDY)/adapt
 
 paper: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m results.paper.build

@@ -48,7 +48,12 @@ NAMES = (
     "callback",
     "nanochat",
     "real_size",
+    "real_loop",
+    "kills",
+    "prefetch",
 )
+SIZES = ("minutes", "layers", "windows", "kills")
+"""Fields of `Setup` that are options of their names."""
 
 
 def main() -> int:
@@ -65,10 +70,9 @@ def main() -> int:
     keep_freed_memory()  # as the command line does
     rehearsal = Path(tempfile.gettempdir()) / "ptq-eval-benchmarks"
     out = chosen.out or (rehearsal if chosen.quick else root / "results" / "benchmarks")
-    setup, names = (
-        Setup(chosen.trajectory, chosen.quick, tuple(chosen.text or ()), chosen.minutes, chosen.layers, chosen.windows),
-        chosen.only or NAMES,
-    )
+    sizes = {name: getattr(chosen, name) for name in SIZES}
+    setup = Setup(chosen.trajectory, chosen.quick, tuple(chosen.text or ()), **sizes)
+    names = chosen.only or NAMES
     failed, missed = [], []
     for place, name in enumerate(names, 1):
         _say(f"{place}/{len(names)} {name} …")
@@ -98,8 +102,9 @@ def _arguments(root: Path) -> argparse.Namespace:
     parser.add_argument("--trajectory", type=Path, default=root / "examples" / "trajectory")
     parser.add_argument("--text", action="append", help="a text for coverage and rounding (may be repeated)")
     parser.add_argument("--minutes", type=float, help="how long the training of callback lasts (default: 10)")
-    parser.add_argument("--layers", type=int, help="layers of the model of real_size (default: 30)")
-    parser.add_argument("--windows", type=int, help="windows of real_size (default: 64)")
+    parser.add_argument("--layers", type=int, help="layers of the model of real_size and kills (default: 30)")
+    parser.add_argument("--windows", type=int, help="windows of real_size, real_loop and kills")
+    parser.add_argument("--kills", type=int, help="how often kills ends a run (default: 20)")
     parser.add_argument("--cores", type=int, default=2, help="cores to use, for this process and those it starts")
     parser.add_argument("--quick", action="store_true", help="a rehearsal on small sizes, kept apart")
     parser.add_argument("--check", action="store_true", help="a missed limit makes the exit code 1")
@@ -124,7 +129,7 @@ def _one(name: str, setup: Setup, out: Path) -> list[str]:
 
 def _words(setup: Setup) -> list[str]:
     """What was asked for beside the names of the benchmarks."""
-    numbers = {"--minutes": setup.minutes, "--layers": setup.layers, "--windows": setup.windows}
+    numbers = {f"--{name}": getattr(setup, name) for name in SIZES}
     return [
         *(["--quick"] if setup.quick else []),
         *(word for text in setup.texts for word in ("--text", text)),

@@ -21,7 +21,8 @@ SEED = 0
 class Setup:
     """How to measure: `quick` rehearses on small sizes; `trajectory` is the folder of trained checkpoints; `texts` are
     those to measure on, where a benchmark takes any (empty: its own); `minutes` is how long a training lasts, `layers`
-    and `windows` are the size of the model and of its texts (None: the benchmark's own)."""
+    and `windows` are the size of the model and of its texts, `kills` how often a run is killed (None: the benchmark's
+    own)."""
 
     trajectory: Path
     quick: bool = False
@@ -29,6 +30,7 @@ class Setup:
     minutes: float | None = None
     layers: int | None = None
     windows: int | None = None
+    kills: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
-"""One checkpoint of 135 M parameters: where the time of its sweep goes, what memory it takes, and the loop beside it.
+"""One checkpoint of 135 M parameters: where the time of its sweep goes, and what memory it takes.
 
 A Llama of SmolLM2-135M's shape with random weights, which cost what trained ones cost, is measured by `ptq-eval run`
 with RTN, GPTQ (sequential) and AWQ at 2, 3, 4 and 8 bits, in a process of its own.  The stages are timed within that
 process; memory is what a process takes beyond the libraries, in multiples of the weights in float32.  `--layers` and
 `--windows` make the model and the texts smaller: ratios change little with the windows, times are proportional to them.
 
-Before the sweep, the same process estimates it as `ptq-eval run --estimate` does.  The loop over other packages is
-`grid`'s, on a smaller model.
+Another process estimates the sweep as `ptq-eval run --estimate` does: the C library keeps what that frees, which in one
+process would count as taken before the sweep.  The loop over other packages is in
+`real_loop`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from benchmarks.harness import ROOT, Claim, Outcome, Setup, claim_of
 from benchmarks.memory import Peak, warm_up
+
+if TYPE_CHECKING:
+    from ptq_eval.measure.trials import Workload
 
 SHAPE = {
     "vocab_size": 49152,
@@ -69,8 +73,9 @@ def measure(setup: Setup) -> Outcome:
         folder = Path(name)
         random_llama(folder, windows, **shape)
         weights = 4 * parameters(shape)
-        default = swept(folder, windows, None)
-        low = swept(folder, windows, int(LOW_MEMORY * weights))
+        estimated = _apart("estimate", folder, windows, None)
+        default = _apart("sweep", folder, windows, None)
+        low = _apart("sweep", folder, windows, int(LOW_MEMORY * weights))
     claims = [
         _claim("peak of memory beyond the libraries / weights", default["peak"] / weights, 4.0),
         _claim("the same with --memory set low", low["peak"] / weights, 2.5),
@@ -79,9 +84,8 @@ def measure(setup: Setup) -> Outcome:
             "records with --memory set low equal to the others", low["records"] == default["records"], 1, "at least"
         ),
     ]
-    estimated = default["estimate"]
-    claims.append(_claim("time / the estimate before it", default["seconds"] / sum(estimated["seconds"].values())))
-    claims.append(_claim("peak of memory / the estimate before it", default["peak"] / estimated["memory"]))
+    claims.append(_claim("time / the estimate", default["seconds"] / sum(estimated["seconds"].values())))
+    claims.append(_claim("peak of memory / the estimate", default["peak"] / estimated["memory"]))
     rows = [[stage, seconds, seconds / default["seconds"]] for stage, seconds in default["stages"].items()]
     details = {
         "shape": shape,
@@ -106,35 +110,47 @@ def parameters(shape: dict[str, int]) -> int:
     return shape["vocab_size"] * width + shape["num_hidden_layers"] * block + width
 
 
-def swept(folder: Path, windows: int, memory: int | None) -> dict[str, Any]:
-    """What `_sweep` gives in a process of its own."""
-    arguments = [sys.executable, "-m", "benchmarks.real_size", str(folder), str(windows), json.dumps(memory)]
+def _apart(what: str, folder: Path, windows: int, memory: int | None) -> dict[str, Any]:
+    """What `_sweep` or `_estimate` gives in a process of its own."""
+    arguments = [sys.executable, "-m", "benchmarks.real_size", what, str(folder), str(windows), json.dumps(memory)]
     done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _sweep(folder: Path, windows: int, memory: int | None) -> dict[str, Any]:
-    """One sweep in this process: its records, seconds by stage, and peak of memory."""
+def _work(folder: Path, windows: int) -> Workload:
+    """The work on the model in `folder`, in a process that is set up as the command line's."""
     from ptq_eval.checkpoints import discover, verify_all
     from ptq_eval.config.run import RunConfig
-    from ptq_eval.measure.estimate import estimate
     from ptq_eval.measure.memory import keep_freed_memory
-    from ptq_eval.measure.sweep import sweep
     from ptq_eval.measure.trials import make_plan
 
     texts = {"eval_text": f"{folder}/evaluation.npy#any", "calib_text": (f"{folder}/calibration.npy#any",)}
     config = RunConfig(**OPTIONS, **texts, eval_windows=windows, calib_windows=(windows,))
     work = make_plan(verify_all(discover([folder / "random-llama"])), config).workloads[0]
-    keep_freed_memory()  # as the command line does
+    keep_freed_memory()
     warm_up()
-    estimated = estimate(work, work.trials, memory=memory)
+    return work
+
+
+def _estimate(folder: Path, windows: int, memory: int | None) -> dict[str, Any]:
+    from ptq_eval.measure.estimate import estimate
+
+    work = _work(folder, windows)
+    return asdict(estimate(work, work.trials, memory=memory))
+
+
+def _sweep(folder: Path, windows: int, memory: int | None) -> dict[str, Any]:
+    """One sweep in this process: its records, seconds by stage, and peak of memory."""
+    from ptq_eval.measure.sweep import sweep
+
+    work = _work(folder, windows)
     with Peak() as peak, timed() as stages:
         started = time.perf_counter()
         found = list(sweep(work, work.trials, memory=memory, tick=lambda _: None))
         seconds = time.perf_counter() - started
     stages["rest"] = seconds - sum(stages.values())
     records = [[m.trial.quantizer, m.nll, m.kl, m.agree, m.status] for m in found]
-    return {"estimate": asdict(estimated), "seconds": seconds, "stages": stages, "peak": peak.bytes, "records": records}
+    return {"seconds": seconds, "stages": stages, "peak": peak.bytes, "records": records}
 
 
 @contextmanager
@@ -171,4 +187,5 @@ def timed() -> Iterator[dict[str, float]]:
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    print(json.dumps(_sweep(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))))
+    call = {"sweep": _sweep, "estimate": _estimate}[sys.argv[1]]
+    print(json.dumps(call(Path(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))))

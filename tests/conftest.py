@@ -213,6 +213,8 @@ def hub(tmp_path, monkeypatch):
             monkeypatch.setattr(constants, name, value)
         made.cache = cache
         made.environment = {"HF_ENDPOINT": made.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
         yield made
 
 

@@ -43,8 +43,11 @@ def weights_of(folder: Path, method: str, bits: int) -> Path:
     return folder / f"{method}-{bits}.safetensors"
 
 
-def measured(checkpoint: Checkpoint, folder: Path, windows: dict[str, int], threads: int) -> Loop | None:
-    """The loop's cells on one checkpoint; None if a package of the loop is missing."""
+def measured(
+    checkpoint: Checkpoint, folder: Path, windows: dict[str, Any], threads: int, measuring: Sequence[int] = BITS
+) -> Loop | None:
+    """The loop's cells on one checkpoint, those of `measuring` bits standing in for the others (4 among them); None if
+    a package of the loop is missing.  `windows` are options of a run."""
     work, calibration = prepared(checkpoint, folder, **windows)
     module, ids = bare_model(work.folder), torch.tensor(work.evaluation.ids, dtype=torch.long)
     batch, evaluation = batch_size(LanguageModel(module), ids.shape[1]), folder / "evaluation.npy"
@@ -55,7 +58,7 @@ def measured(checkpoint: Checkpoint, folder: Path, windows: dict[str, int], thre
         cells = [
             Cell(method, bits, TRAINED_GROUP, False, str(weights_of(folder, method, bits)))
             for method in methods
-            for bits in BITS
+            for bits in measuring
         ]
         job = {"evaluation": str(evaluation), "batch": batch}
         result = run_driver(side, work.folder, calibration, cells, threads=threads, **job)

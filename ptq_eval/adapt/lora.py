@@ -9,6 +9,7 @@ there is no dropout, neither of the update nor in the base.
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -47,7 +48,10 @@ class Adapter:
         with model.carrying(model.parameters_of(weights)):
             module = copy.deepcopy(model.module)
         names = list(model.linears())
-        config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, bias="none")
+        exactly = "|".join(
+            map(re.escape, names)
+        )  # a list would also match every longer name that ends with one of them
+        config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=exactly, lora_dropout=0.0, bias="none")
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft sets it for each layer as it is
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")  # a head's own update is meant

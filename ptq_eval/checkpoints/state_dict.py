@@ -197,7 +197,7 @@ def _state(place: Path) -> dict[str, Tensor]:
         content = _content(part)
         entries = content if isinstance(content, dict) else {}
         named = next((entries[name] for name in _STATES if entries.get(name) and is_state(entries[name])), None)
-        tensors = named if named is not None else unwrapped(content, part.name)
+        tensors = unwrapped(content if named is None else named, part.name)
         if twice := sorted(found.keys() & tensors.keys()):
             what = "a tensor is in several parts, which this format does not put together"
             remedy = "put them together with the library that wrote them"

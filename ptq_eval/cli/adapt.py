@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ptq_eval.cli import options as cli_options
-from ptq_eval.cli.console import Bar, console, leave
+from ptq_eval.cli.console import Bar, complain, console, leave
 from ptq_eval.config.adapt import AdaptConfig
 from ptq_eval.config.run import RunConfig
 
@@ -41,11 +41,13 @@ def adapt(checkpoint: str | None, out: str | None, **settings: Any) -> None:
     from ptq_eval.jobs.adapt import SUFFIX, root_of
     from ptq_eval.jobs.adapt import adapt as job
     from ptq_eval.jobs.run import default_output
-    from ptq_eval.report.adapt import page
+    from ptq_eval.report.adapt import page, words
 
     corrections = Overrides.take(settings)
     with Bar() as bar:
         record, problems = job(checkpoint, out, overrides=corrections, progress=bar, **settings)
     console().print(page.render(record))
+    for caution in words.cautions(record):
+        complain(caution.strip("*.\n"), 0)
     click.echo(f"Written to {out or default_output(root_of(checkpoint), SUFFIX)}: {page.NAMES}")
     leave(problems)

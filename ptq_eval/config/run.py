@@ -191,8 +191,8 @@ class RunConfig(Options):
     )
     prune: bool = option(
         False,
-        "Fetch or convert as many checkpoints as --jobs at a time, and delete each once it is measured; what was there "
-        "before is kept.",
+        "Fetch or convert as many checkpoints as --jobs at a time, fetch as many ahead, and delete each once it is "
+        "measured; what was there before is kept.",
     )
     executor: str = option(
         "local",

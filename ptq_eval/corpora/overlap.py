@@ -12,6 +12,7 @@ identification of repeated patterns in strings, trees and arrays").
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from ptq_eval.corpora.windows import Windows
 
 FLAG_ABOVE = 0.01
 """Share of an evaluation text's n-grams above which it is flagged."""
+
+Use = Literal["calibration", "training"]
+_FAVOURED: dict[Use, str] = {"calibration": "calibrated methods", "training": "what is trained"}
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,11 @@ class Overlap:
     message: str
 
 
-def overlap(calibration: Windows, evaluation: Windows, n: int = 32) -> Overlap:
+def overlap(calibration: Windows, evaluation: Windows, n: int = 32, *, use: Use = "calibration") -> Overlap:
     """How much of `evaluation` occurs in `calibration`, counted in n-grams of `n` tokens (or of a shorter window).
 
     Flagged if both come from the same text, or if more than 1 % of the evaluation n-grams occur in calibration.  Both
-    must have been made with the same tokenizer.
+    must have been made with the same tokenizer.  `use` is what the other text is for.
     """
     n = min(n, calibration.seq_len, evaluation.seq_len)
     shared = _shared(calibration.ids, evaluation.ids, n)
@@ -43,12 +47,12 @@ def overlap(calibration: Windows, evaluation: Windows, n: int = 32) -> Overlap:
     same = calibration.spec == evaluation.spec or calibration.text_digest == evaluation.text_digest
     found = (
         f"{ngrams:.2%} of the {n}-token sequences of the evaluation text ({evaluation.spec}), "
-        f"in {windows:.1%} of its windows, also occur in the calibration text ({calibration.spec})"
+        f"in {windows:.1%} of its windows, also occur in the {use} text ({calibration.spec})"
     )
     if same:
-        message = f"calibration and evaluation are drawn from the same text; {found}"
+        message = f"{use} and evaluation are drawn from the same text; {found}"
     elif ngrams > FLAG_ABOVE:
-        message = f"calibration and evaluation overlap, which can favour calibrated methods: {found}"
+        message = f"{use} and evaluation overlap, which can favour {_FAVOURED[use]}: {found}"
     else:
         message = found
     return Overlap(windows, ngrams, same or ngrams > FLAG_ABOVE, message)

@@ -19,16 +19,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
-import torch
-
 from ptq_eval.adapt.lora import require_peft
-from ptq_eval.adapt.training import batches_of, steps_per_epoch, train
+from ptq_eval.adapt.training import steps_per_epoch, train
 from ptq_eval.checkpoints import Overrides, discover, verify_all
 from ptq_eval.config.adapt import UNQUANTIZED_BITS, AdaptConfig
 from ptq_eval.config.options import declared
 from ptq_eval.config.run import RunConfig
+from ptq_eval.corpora.overlap import overlap
 from ptq_eval.corpora.windows import Windows
 from ptq_eval.errors import (
     MeasurementFailedError,
@@ -37,12 +37,14 @@ from ptq_eval.errors import (
     OutputMismatchError,
     PtqEvalError,
     TextTooShortError,
+    full_disk,
 )
+from ptq_eval.jobs.adapt_theory import LESS_MEMORY, SHARE_FOR_OUTPUTS, predict
 from ptq_eval.jobs.run import default_output
 from ptq_eval.jobs.sensitivity import session_options, ticker
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.session import Session
-from ptq_eval.measure.texts import Request, Texts, calibration_requests
+from ptq_eval.measure.texts import Request, Texts
 from ptq_eval.measure.trials import Workload, make_plan
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
@@ -52,9 +54,6 @@ from ptq_eval.results import adaptation
 from ptq_eval.results.adaptation import Run, metrics_name
 from ptq_eval.results.manifest import git_state
 from ptq_eval.sampling import design_of
-from ptq_eval.theory import ALL
-from ptq_eval.theory.adaptation import damages, gradient_response, with_bounds
-from quantizers import Scheme
 
 FORMAT = 1
 """Raised whenever the numbers of a metrics file change their meaning."""
@@ -63,9 +62,6 @@ EMBEDDED = Path(__file__).parents[2] / "examples" / "trajectory" / "llama-160k" 
 SUFFIX = "adapted"
 _OF_TRAINING = ("bits", "seeds")
 """Fields of AdaptConfig that name a run within a folder; the others are the same for all its runs."""
-_SHARE_FOR_OUTPUTS = 0.25
-"""Of the memory budget, for the outputs of the checkpoint on the evaluation windows, kept from run to run."""
-_LESS_MEMORY = "fewer --batch-size, a shorter --seq-len, or a device with more memory"
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,10 @@ def adapt(
     said: Progress = progress or (lambda what, done, total: None)
     work, texts = _workload(root, overrides, config, said)
     out = Path(out) if out is not None else default_output(root, SUFFIX)
-    training = _training(work, texts, asked, config.trust_remote_code)
+    blueprint = LanguageModel.blueprint(work.folder, trust_remote_code=config.trust_remote_code)
+    _require_rank(blueprint, asked.rank)
+    _require_writable(out)
+    training = _training(work, texts, asked, blueprint.vocab_size)
     planned = _planned(work, training, asked, out)
     done = {one.path: found for one in planned if (found := _read(one)) is not None}
     missing = [one for one in planned if one.path not in done]
@@ -109,15 +108,18 @@ def adapt(
     if missing:
         problems = _train_all(work, config, asked, training, missing, done, said)
     runs = [done[one.path] for one in planned if one.path in done]
+    vocab = blueprint.vocab_size
+    predicted = predict(work, texts, config, asked, training, vocab, out, said) if asked.quantized else None
     design = design_of(work.evaluation.sample, len(work.evaluation))
     record = {
         **_about(work),
         "settings": asdict(asked),
         "texts": {"training": training.describe(), "evaluation": work.evaluation.describe()},
+        "overlap": asdict(overlap(training, work.evaluation, use="training")),
         "runs": runs,
         "epochs": adaptation.epochs(runs, design),
         "summary": adaptation.summary(runs, design),
-        "theory": _theory(work, texts, config, asked, training, out, said) if asked.quantized else None,
+        "theory": predicted,
     }
     page.write(out, record)
     return record, problems
@@ -166,18 +168,29 @@ def _workload(
     return plan.workloads[0], texts
 
 
-def _training(work: Workload, texts: Texts, asked: AdaptConfig, trust: bool) -> Windows:
+def _require_rank(model: LanguageModel, rank: int) -> None:
+    """Raise OptionError for an update that is of full rank in every layer."""
+    most = max((min(model.weight(name).shape) for name in model.linears()), default=rank)
+    if rank > most:
+        what = "--rank is larger than every layer, so the update would not be of low rank"
+        raise OptionError(what, got=rank, allowed=f"at most {most}", remedy="a smaller --rank")
+
+
+def _require_writable(out: Path) -> None:
+    """Raise OutputFullError or OutputFolderError before anything is trained."""
+    with full_disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=out).close()
+
+
+def _training(work: Workload, texts: Texts, asked: AdaptConfig, vocab_size: int) -> Windows:
     """The training windows, as long as those of evaluation.  Raises TextTooShortError."""
     request = Request(asked.train_text, asked.train_windows, work.evaluation.seq_len, "spread", 0)
-    found = texts.cut(request, work.checkpoint, work.folder, _vocab_size(work, trust))
+    found = texts.cut(request, work.checkpoint, work.folder, vocab_size)
     if len(found) < asked.batch_size:
         got = f"{len(found)} windows with --batch-size {asked.batch_size}"
         raise TextTooShortError("the training text holds no whole batch", got=got, remedy="a smaller --batch-size")
     return found
-
-
-def _vocab_size(work: Workload, trust: bool) -> int:
-    return LanguageModel.blueprint(work.folder, trust_remote_code=trust).vocab_size
 
 
 def _planned(work: Workload, training: Windows, asked: AdaptConfig, out: Path) -> list[_Planned]:
@@ -219,9 +232,9 @@ def _train_all(
     problems: list[PtqEvalError] = []
     per_run = asked.epochs * steps_per_epoch(asked, training.ids) + asked.epochs + 1
     tick = ticker(said, f"adapting {work.checkpoint.name}", per_run * len(missing))
-    with Session.opened(work, **session_options(config, _LESS_MEMORY)) as session:
+    with Session.opened(work, **session_options(config, LESS_MEMORY)) as session:
         evaluator = Evaluator(session.model, session.evaluation)
-        evaluator.budget = _SHARE_FOR_OUTPUTS * session.budget.total
+        evaluator.budget = SHARE_FOR_OUTPUTS * session.budget.total
         for trial, variant, seconds in _bases(session, [one.trial for one in missing]):
             own = [one for one in missing if one.trial is trial]
             if variant is not None and variant.failure:
@@ -245,58 +258,6 @@ def _train_all(
                 done[one.path] = {**content, "settings": asdict(asked), "epochs": rows, "provenance": provenance}
                 page.write_metrics(one.path, done[one.path])
     return problems
-
-
-def _theory(
-    work: Workload,
-    texts: Texts,
-    config: RunConfig,
-    asked: AdaptConfig,
-    training: Windows,
-    out: Path,
-    said: Progress,
-) -> dict[str, Any]:
-    """What is predicted for these bases, from `theory.json` if it is there, else computed and written."""
-    (wanted,) = calibration_requests(config, work.evaluation.seq_len)
-    cut = texts.cut(wanted, work.checkpoint, work.folder, _vocab_size(work, config.trust_remote_code))
-    trials = work.trials[1:]
-    identity = [FORMAT, [trial.key() for trial in trials], training.digest, cut.digest, {**asdict(asked), "bits": None}]
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
-    known = page.read_theory(out)
-    if known is not None and known["key"] == key:
-        return known
-    windows = torch.tensor(cut.ids, dtype=torch.long)
-    designs = design_of(work.evaluation.sample, len(work.evaluation)), design_of(cut.sample, len(cut))
-    bases: list[dict[str, Any]] = []
-    layers: list[dict[str, Any]] = []
-    responses: list[dict[str, Any]] = []
-    with Session.opened(work, **session_options(config, _LESS_MEMORY)) as session:
-        groups = session.fitting(trials)
-        passes = len(groups) * (3 * len(windows) + 2 * len(work.evaluation)) + len(trials) * len(work.evaluation)
-        tick = ticker(said, f"predicting {work.checkpoint.name}", passes)
-        for group in groups:
-            made = [pair for pair in zip(group, session.quantized(group)) if not pair[1].failure]
-            if not made:
-                continue
-            variants = [variant for _, variant in made]
-            found = damages(
-                session.model, variants, session.evaluation, windows, rank=asked.rank, designs=designs, tick=tick
-            )
-            for (trial, variant), (whole, own) in zip(made, found):
-                scheme = variant.scheme
-                head = {"quantizer": trial.quantizer, "bits": scheme.bits, "format": scheme.name}
-                bases.append({**head, "layer": ALL, **whole})
-                layers += [{**head, **row} for row in own]
-        scheme = Scheme(8, next(iter(trial.scheme.group_size for trial in trials if trial.scheme)))
-        for seed in asked.seeds:
-            order = batches_of(asked, training.ids, seed)
-            fixed = [order.batch(step).to(session.model.device) for step in range(asked.noise_batches)]
-            shape = {"rank": asked.rank, "alpha": asked.alpha, "seed": seed}
-            plain, growth = gradient_response(session.model, scheme, fixed, **shape)
-            responses.append({"seed": seed, "plain": plain, "growth": growth})
-    record = {"key": key, "bases": with_bounds(bases), "layers": layers, "gradients": responses}
-    page.write_theory(out, record)
-    return record
 
 
 def _bases(session: Session, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Variant | None, float]]:

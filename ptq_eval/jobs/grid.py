@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ptq_eval.jobs import slurm
 from ptq_eval.jobs.job import Conditions, Job, measure
 from ptq_eval.jobs.on_ray import on_ray
 from ptq_eval.jobs.pool import Pool, in_processes
+from ptq_eval.jobs.prefetch import Near, Prefetch
 from ptq_eval.measure.estimate import Estimate, estimate
 from ptq_eval.measure.sweep import cost
 from ptq_eval.measure.texts import Texts
@@ -168,8 +170,11 @@ class Grid:
             elif self.config.jobs > 1 and len(jobs) > 1:
                 found = in_processes(jobs, conditions, self.store, writer, self.config.jobs, tick, ready)
             else:
-                with Workers(conditions.limits) as workers:
-                    found = [measure(job, conditions, writer, workers, tick, say) for job in jobs]
+                found = []
+                with Workers(conditions.limits) as workers, Prefetch(conditions.memory) as prefetch:
+                    for job, following in zip_longest(jobs, jobs[1:]):
+                        prefetch.begin(Near.folder(following.work.folder) if following else Near())
+                        found.append(measure(job, conditions, writer, workers, tick, say))
         self.info["seconds"] = time.time() - self._started
         now = self.store.read_run() or self.info  # another process may have added checkpoints
         self.store.write_run({**now, "seconds": self.info["seconds"]})

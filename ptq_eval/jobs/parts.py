@@ -1,18 +1,23 @@
 """A run that keeps as few checkpoints on the disk as it can: `--prune`.
 
     for each part of the trajectory: fetch → verify → plan → measure → delete what was fetched
+                                                        meanwhile: fetch the next part
 
-A part is as many checkpoints as are measured at a time.  What was there before the run stays: a revision in the hub's
-cache loses only the files that were added to it.  Copies that a killed run leaves behind are noted in the output folder
-and belong to the run that continues it.  A checkpoint that `run.json` has of the same commit is not fetched to learn
-what is known of its weights, so a finished run that is repeated fetches configurations and tokenizers alone.
+A part is as many checkpoints as are measured at a time, so copies of twice as many are on the disk at the most.  What
+was there before the run stays: a revision in the hub's cache loses only the files that were added to it.  Copies that a
+killed run leaves behind are noted in the output folder and belong to the run that continues it.  A checkpoint that
+`run.json` has of the same commit is not fetched to learn what is known of its weights, so a finished run that is
+repeated fetches configurations and tokenizers alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +29,12 @@ from ptq_eval.checkpoints.verify import Known
 from ptq_eval.errors import OptionError, PtqEvalError
 from ptq_eval.jobs.grid import Grid
 from ptq_eval.jobs.job import Job
+from ptq_eval.jobs.prefetch import Near, Prefetch
 from ptq_eval.records import Checkpoint
 from ptq_eval.results.store import Store
+
+_SHARE_OF_DISK = 0.25
+"""Share of the free disk that copies of the next part may take; variants of a long sweep take another."""
 
 
 def in_parts(grid: Grid, checkpoints: Sequence[Checkpoint], roots: Sequence[str | Path]) -> list[PtqEvalError]:
@@ -42,13 +51,17 @@ def in_parts(grid: Grid, checkpoints: Sequence[Checkpoint], roots: Sequence[str 
     known: Known = {}
     problems: list[PtqEvalError] = []
     excluded: list[Checkpoint] = []
-    with _Copies(grid.store) as copies:
-        for start in range(0, len(mine), config.jobs):
-            with copies.of(mine[start : start + config.jobs]) as part:
-                so_far += part
-                known |= _known_from(grid.store.read_run() or {}, part)
-                found = _verified(grid, so_far, part, known)
-                problems += _measured(grid, found, roots, checkpoints, excluded)
+    parts = [mine[start : start + config.jobs] for start in range(0, len(mine), config.jobs)]
+    with _Copies(grid.store) as copies, Prefetch(config.memory) as prefetch:
+        for part, following in zip(parts, [*parts[1:], []]):
+            placed = copies.place(part)
+            so_far += placed
+            known |= _known_from(grid.store.read_run() or {}, placed)
+            found = _verified(grid, so_far, placed, known)
+            begin = partial(_prefetch, prefetch, copies, grid.store, following)
+            problems += _measured(grid, found, roots, checkpoints, excluded, begin)
+            prefetch.wait(lambda: grid.progress("fetching", 0.0, 0.0))
+            copies.remove(part)
     if not grid.info:
         raise foremost(problems, "which `ptq-eval inspect` lists")
     if excluded:
@@ -88,8 +101,12 @@ def _measured(
     roots: Sequence[str | Path],
     every: Sequence[Checkpoint],
     excluded: list[Checkpoint],
+    begin: Callable[[], None],
 ) -> list[PtqEvalError]:
-    """Plan and measure a part; the errors of its checkpoints that cannot be, which are added to `excluded`."""
+    """Plan and measure a part; the errors of its checkpoints that cannot be, which are added to `excluded`.
+
+    begin() is called if something is measured, before that.
+    """
     wrong = [checkpoint for checkpoint in found if checkpoint.fatal]
     excluded += wrong
     problems = [gravest(checkpoint) for checkpoint in wrong]
@@ -111,7 +128,22 @@ def _measured(
             jobs.append(job)
         except PtqEvalError as error:
             problems.append(error)
-    return problems + (grid.measure(jobs) if jobs else [])
+    if not jobs:
+        return problems
+    begin()
+    return problems + grid.measure(jobs)
+
+
+def _prefetch(prefetch: Prefetch, copies: _Copies, store: Store, part: Sequence[Checkpoint]) -> None:
+    """Begin to bring the checkpoints of a part near, except those that may have been measured before."""
+    room = copies.nbytes <= _SHARE_OF_DISK * copies.free
+    near = Near()
+    for checkpoint in copies.place(part) if room else ():
+        if _known_from(store.read_run() or {}, [checkpoint]):
+            continue
+        elsewhere = _format(checkpoint.format).scheme
+        near += Near(fetch=(checkpoint,)) if elsewhere else Near.folder(Path(checkpoint.location))
+    prefetch.begin(near)
 
 
 def _known_from(run: Mapping[str, Any], part: Sequence[Checkpoint]) -> Known:
@@ -151,45 +183,64 @@ class _Copy:
 
 
 class _Copies:
-    """The copies of a run's checkpoints."""
+    """The copies of a run's checkpoints, which the store has a note of before they are made."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._left = {c["path"]: _Copy(c["format"], c["path"], tuple(c["before"])) for c in store.read_copies()}
+        self._own: dict[str, _Copy] = {}
 
     def __enter__(self) -> _Copies:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Delete what a killed run has left of checkpoints that this one did not come to."""
-        for copy in self._left.values():
+        """Delete all copies, with what a killed run has left of checkpoints that this one did not come to."""
+        for copy in (*self._own.values(), *self._left.values()):
             copy.remove()
-        self._left = {}
-        self._store.write_copies([])
+        self._own, self._left = {}, {}
+        self._note()
 
-    @contextmanager
-    def of(self, part: Sequence[Checkpoint]) -> Iterator[list[Checkpoint]]:
-        """The part with its commits, whose copies may be made within the context and are deleted at its end."""
-        own: dict[str, _Copy] = {}
+    @property
+    def nbytes(self) -> int:
+        """What all copies take."""
+        return sum(size for copy in self._own.values() for _, size, _ in files_in(Path(copy.path)))
+
+    @property
+    def free(self) -> float:
+        """Bytes that are free where the copies are."""
+        there = [copy.path for copy in self._own.values() if Path(copy.path).exists()]
+        return float(min((shutil.disk_usage(path).free for path in there), default=math.inf))
+
+    def place(self, part: Sequence[Checkpoint]) -> list[Checkpoint]:
+        """The checkpoints with their commits; from now on their copies may be made."""
         placed = []
         for checkpoint in part:
-            try:
+            path = None
+            with suppress(PtqEvalError):  # fetching it will say what is wrong
                 path = _format(checkpoint.format).copy_of(checkpoint)
-            except PtqEvalError:  # fetching it will say what is wrong
-                path = None
             if path is not None:
-                before = tuple(name for name, *_ in files_in(path)) if path.is_dir() else ()
-                own[str(path)] = self._left.pop(str(path), None) or _Copy(checkpoint.format, str(path), before)
+                self._own.setdefault(checkpoint.location, self._copy(checkpoint.format, path))
                 of_hub = checkpoint.location.startswith("hub:")
                 checkpoint = replace(checkpoint, commit=path.name) if of_hub else checkpoint
             placed.append(checkpoint)
-        self._store.write_copies([asdict(copy) for copy in (*self._left.values(), *own.values())])
-        try:
-            yield placed
-        finally:
-            for copy in own.values():
+        self._note()
+        return placed
+
+    def remove(self, part: Sequence[Checkpoint]) -> None:
+        """Delete the copies of these checkpoints."""
+        for checkpoint in part:
+            if copy := self._own.pop(checkpoint.location, None):
                 copy.remove()
-            self._store.write_copies([asdict(copy) for copy in self._left.values()])
+        self._note()
+
+    def _copy(self, name: str, path: Path) -> _Copy:
+        """What is known of a copy that an earlier run, or another name of the same commit, has made; or a new one."""
+        known = {copy.path: copy for copy in self._own.values()}
+        before = tuple(name for name, *_ in files_in(path)) if path.is_dir() else ()
+        return known.get(str(path)) or self._left.pop(str(path), None) or _Copy(name, str(path), before)
+
+    def _note(self) -> None:
+        self._store.write_copies([asdict(copy) for copy in (*self._left.values(), *self._own.values())])
 
 
 def _format(name: str) -> CheckpointFormat:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from ptq_eval.errors import MeasurementFailedError, OutputFullError, PtqEvalErro
 from ptq_eval.jobs.files import error_from_dict, write_job
 from ptq_eval.jobs.job import Conditions, Job, Tick, write_failed
 from ptq_eval.jobs.machine import THREADS, cores
+from ptq_eval.jobs.prefetch import Near, Prefetch
 from ptq_eval.measure.memory import Budget
 from ptq_eval.results.store import Store, Writer
 
@@ -72,7 +73,9 @@ def in_processes(
         shared = _shared(conditions, count)
         with full_disk(pool.folder):
             paths = [write_job(pool.folder, number, job, shared) for number, job in enumerate(jobs)]
-        found = pool.run(paths, tick)
+        folders = {path: job.work.folder for path, job in zip(paths, jobs)}
+        with Prefetch(conditions.memory) as prefetch:
+            found = pool.run(paths, tick, lambda path: prefetch.begin(Near.folder(folders[path])))
     for job, error in zip(jobs, found):
         if isinstance(error, OutputFullError):
             raise error
@@ -143,11 +146,17 @@ class Pool:
         self._alive = []
         self._place.cleanup()
 
-    def run(self, paths: Sequence[Path], tick: Tick) -> list[PtqEvalError | None]:
-        """The error of every job, or None; after an OutputFullError, of those that are done."""
+    def run(
+        self, paths: Sequence[Path], tick: Tick, following: Callable[[Path], None] = lambda path: None
+    ) -> list[PtqEvalError | None]:
+        """The error of every job, or None; after an OutputFullError, of those that are done.
+
+        following(file): called while all processes are at work, with the job that the first to be ready will have.
+        """
         self._waiting.extend(paths)
         for process in list(self._alive):
             self._give(process)
+        self._say_next(following)
         while len(self._found) < len(paths):
             process, answer = self._answers.get()
             if answer is None:
@@ -161,7 +170,12 @@ class Pool:
                 if isinstance(error, OutputFullError):
                     break
                 self._give(process)
+                self._say_next(following)
         return [self._found.get(path) for path in paths]
+
+    def _say_next(self, following: Callable[[Path], None]) -> None:
+        if self._waiting:
+            following(self._waiting[0])
 
     def _replace(self, process: _Process) -> None:
         """After the end of a process: its job waits again, or has failed; another process takes its place."""

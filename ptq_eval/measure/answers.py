@@ -35,7 +35,7 @@ def answer(
     metrics: {"acc,none": [...]}.  responses: the log-likelihoods of the choices, or the text generated.  Raises
     TaskError if it cannot be answered, or the documents are not those of the plan any more.
     """
-    from lm_eval.evaluator import evaluate  # pyright: ignore[reportMissingImports]
+    from lm_eval.evaluator import evaluate
 
     name, task = spec["name"], tasks.planned(spec)
     over_tokens = simulation is not None and simulation.over_tokens
@@ -56,7 +56,7 @@ def answer(
 def _require_generating(name: str, session: Session, simulation: Simulation | None) -> None:
     """A text is continued token by token.  Raises TaskError where the model or what it rounds is for whole windows."""
     what = ""
-    if not session.model.module.can_generate():  # type: ignore[operator]
+    if not session.model.module.can_generate():
         what = f"{type(session.model.module).__name__} does not generate"
     elif simulation is not None and simulation.cache is not None:
         what = "a quantized cache is simulated for whole windows alone"
@@ -68,7 +68,7 @@ def _require_generating(name: str, session: Session, simulation: Simulation | No
 
 def _adapter(session: Session, bos: bool, alone: bool = False) -> Any:
     """The harness's adapter around the session's model; with `alone`, no request is filled up to another's length."""
-    from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
+    from lm_eval.models.huggingface import HFLM
 
     model, work = session.model, session.work
     try:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,10 +59,7 @@ class Transform:
 
     def same(self, other: Transform) -> bool:
         """Whether both do the same, so that layers which share an input can share what it is rounded to."""
-        parts = (
-            (self.scale, self.rotation and self.rotation.signs),
-            (other.scale, other.rotation and other.rotation.signs),
-        )
+        parts = ((one.scale, None if one.rotation is None else one.rotation.signs) for one in (self, other))
         return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in zip(*parts))
 
 
@@ -201,7 +199,7 @@ class Simulation:
                     after = lambda _module, _args, out, own=own: _by_head(out, own, lambda x: change(own.keys, x))
                     stack.callback(own.key_module.register_forward_hook(after).remove)
             if self._attention:
-                stack.enter_context(_attending(self.model, lambda *read: self._read(change, *read)))
+                stack.enter_context(_attending(self.model, partial(self._read, change)))
             try:
                 yield
             finally:

@@ -29,6 +29,7 @@ from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
 from ptq_eval.measure.foreign.quantizer import method_of
 from ptq_eval.measure.kept import Kept, once
+from ptq_eval.measure.memory import return_freed_memory
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.tokens import summary
@@ -138,9 +139,11 @@ def sweep(
         floor = Floor(session, full=wants_full)
         plausibility = Plausibility(session.model, evaluator) if not session.offloaded else None
         for group in _groups(session, evaluator, cells_of(quantized), beside=floor.nbytes):
+            return_freed_memory()
             say("quantizing")
             cases = cases_of(session, group, with_codes=keep is not None)
             tick(sum(map(calibrating, group)))
+            return_freed_memory()
             say("evaluating")
             answered = {id(case): _answers(session, case, tick) for case in cases if case.trial.task}
             found = list(scored(evaluator, cases))

@@ -92,7 +92,7 @@ def _index(folders: tuple[str, ...], defaults: bool) -> Any:
             raise TaskError("--task-folder is not a folder", got=folder)
     try:
         with quiet():
-            from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+            from lm_eval.tasks import TaskManager
 
             return TaskManager(include_path=list(folders) or None, include_defaults=defaults)
     except ImportError as error:
@@ -108,7 +108,7 @@ def _index(folders: tuple[str, ...], defaults: bool) -> Any:
 @functools.lru_cache(maxsize=64)
 def _tasks(asked: str, folders: tuple[str, ...], fewshot: int | None) -> dict[str, Any]:
     """The tasks of a name, which may be a group's, by their own names, with `fewshot` examples (None: as each says)."""
-    from lm_eval.tasks import get_task_dict  # pyright: ignore[reportMissingImports]
+    from lm_eval.tasks import get_task_dict
 
     try:
         with quiet():

