@@ -19,7 +19,7 @@ from benchmarks.harness import ROOT, SEED, Outcome, Setup, claim_of, clock
 from benchmarks.subjects import REALISTIC, random_llama
 from tests.support.hub import LocalHub
 
-CHECKPOINTS, WINDOWS, LAYERS = 4, 16, 4
+CHECKPOINTS, WINDOWS, LAYERS = 4, 4, 2
 REPOSITORY = "EleutherAI/pythia-70m"
 
 
@@ -76,7 +76,7 @@ def _run(folder: Path, name: str, windows: int, ahead: bool) -> None:
     begin = Prefetch.begin if ahead else lambda self, near: None
     with mock.patch.object(Prefetch, "begin", begin):
         ptq_eval.run(
-            f"hub:{REPOSITORY}@step*", folder / name, prune=True, quantizers=("rtn", "gptq"), bits=(2, 3, 4, 8),
+            f"hub:{REPOSITORY}@step*", folder / name, prune=True, quantizers=("rtn",), bits=(2, 3, 4, 8),
             group_size=64, eval_text=f"{folder}/evaluation.npy#any", calib_text=(f"{folder}/calibration.npy#any",),
             eval_windows=windows, calib_windows=windows, seq_len=REALISTIC["max_position_embeddings"], device="cpu",
             bootstrap=10, write_report=False,

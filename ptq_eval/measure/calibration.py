@@ -22,6 +22,7 @@ Which layers share an input is found by a short probing pass: their inputs are t
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -30,6 +31,7 @@ from functools import partial
 from torch import Tensor
 
 from ptq_eval.measure import paused_forward
+from ptq_eval.measure.halfway import Halfway
 from ptq_eval.measure.methods import BrokenMethodError, guarded, solved
 from ptq_eval.measure.two_models import TwoModels
 from ptq_eval.measure.variants import Variant
@@ -206,8 +208,24 @@ def _calibrating_pass(
         both.adopt(rounded) if both else model.adopt(rounded, (model.embedding,))
     if both:
         paused_forward.run(model, both.chunks, groups, serve, both.enter)
-    else:
+    elif variants[0].kept is None:
         paused_forward.run(model, chunks, groups, serve)
+    else:
+        place = Halfway(model, groups, chunks, variants[0].kept.sums(_name_of_pass(variants)))
+        done = lambda index: all(variant.failed or variant.has(groups[index][0]) for variant in variants)
+
+        def kept_and_served(index: int, inputs: Mapping[int, Tensor]) -> None:
+            place.arrived(index)
+            serve(index, inputs)
+
+        with place.passing(done) as first:
+            rest = [() if index < first else group for index, group in enumerate(groups)]
+            paused_forward.run(model, chunks, rest, kept_and_served, place.enter)
+
+
+def _name_of_pass(variants: Sequence[Variant]) -> str:
+    """A name for the pass of these variants, among what is kept."""
+    return "pass-" + hashlib.sha256(" ".join(variant.name for variant in variants).encode()).hexdigest()[:24]
 
 
 def _stats_of(inputs: Mapping[int, Tensor]) -> LayerStats:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ptq_eval.measure.kept import Sums
+from ptq_eval.measure.memory import return_freed_memory
 from ptq_eval.measure.recomputation import Run, recomputing
 from ptq_eval.models.language_model import LanguageModel
 
@@ -100,6 +101,8 @@ def gradients(
         for handle in handles:
             handle.remove()
         table.requires_grad_(False)
+        if many:
+            return_freed_memory()
 
 
 def _backward(

@@ -85,14 +85,24 @@ class Sums(Mapping[str, Tensor]):
     def __init__(self, path: Path) -> None:
         self._path, self._last = path, time.monotonic()
 
-    def resume(self, tensors: Mapping[str, Tensor]) -> int:
-        """Put what was written last into `tensors`; how many parts of the sums it holds."""
+    @property
+    def parts(self) -> int:
+        """How many parts the sums hold that were written last."""
         if not self._path.exists():
             return 0
         with safe_open(self._path, framework="pt") as file:
-            for name, tensor in tensors.items():
-                tensor.copy_(file.get_tensor(name))
             return int(file.metadata()["parts"])
+
+    def resume(self, tensors: Mapping[str, Tensor]) -> int:
+        """Put what was written last into `tensors`; how many parts of the sums it holds."""
+        parts = self.parts
+        for name, tensor in tensors.items() if parts else ():
+            tensor.copy_(self[name])
+        return parts
+
+    def clear(self) -> None:
+        """Delete what was written."""
+        self._path.unlink(missing_ok=True)
 
     def keep(self, tensors: Mapping[str, Tensor], parts: int, *, last: bool) -> None:
         """Write the sums of `parts`, if these are all or the last time is long enough ago."""

@@ -14,6 +14,8 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
+from ptq_eval.models.blocks import blocks, forwarding
+
 
 class Run:
     """One run of a block forward, a context for each time that it is computed: the first, and every one again."""
@@ -30,22 +32,12 @@ class Run:
         self._enter(None, False)
 
 
-def blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The members of the outermost lists of modules, which the blocks of a model are."""
-    for child in module.children():
-        if isinstance(child, nn.ModuleList):
-            yield from child
-        else:
-            yield from blocks(child)
-
-
 @contextmanager
 def recomputing(module: nn.Module, enter: Callable[[Run | None, bool], None]) -> Iterator[None]:
     """A pass forward within the context keeps the inputs of blocks alone; its pass back may come later.
 
     enter(run, again) as a run of a block begins, for the first time or `again`; enter(None, False) as it ends.
     """
-    own = {block: block.forward for block in blocks(module)}
 
     def kept(forward: Callable[..., Any]) -> Callable[..., Any]:
         def run_once(*args: Any, **named: Any) -> Any:
@@ -55,11 +47,6 @@ def recomputing(module: nn.Module, enter: Callable[[Run | None, bool], None]) ->
 
         return run_once
 
-    for block, forward in own.items():
-        block.forward = kept(forward)
-    try:
-        with set_checkpoint_early_stop(False):  # which would end a block before its last layer is called
-            yield
-    finally:
-        for block in own:
-            del block.forward
+    whole = set_checkpoint_early_stop(False)  # which would end a block before its last layer is called
+    with forwarding({block: kept(block.forward) for block in blocks(module)}), whole:
+        yield

@@ -22,13 +22,14 @@ from typing import Any
 from ptq_eval.backends.workers import Workers
 from ptq_eval.early_stop import StopRule
 from ptq_eval.errors import TaskError, UnsupportedModelError
-from ptq_eval.measure import answers, doubts, tasks
+from ptq_eval.measure import answers, doubts
 from ptq_eval.measure.cases import Case, Cell, cases_of, cells_of, scored, static_windows
 from ptq_eval.measure.doubts import Plausibility
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.floor import Floor
 from ptq_eval.measure.foreign.quantizer import method_of
 from ptq_eval.measure.kept import Kept, once
+from ptq_eval.measure.memory import return_freed_memory
 from ptq_eval.measure.scoring import Scores
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.tokens import summary
@@ -138,9 +139,11 @@ def sweep(
         floor = Floor(session, full=wants_full)
         plausibility = Plausibility(session.model, evaluator) if not session.offloaded else None
         for group in _groups(session, evaluator, cells_of(quantized), beside=floor.nbytes):
+            return_freed_memory()
             say("quantizing")
             cases = cases_of(session, group, with_codes=keep is not None)
             tick(sum(map(calibrating, group)))
+            return_freed_memory()
             say("evaluating")
             answered = {id(case): _answers(session, case, tick) for case in cases if case.trial.task}
             found = list(scored(evaluator, cases))
@@ -273,8 +276,6 @@ def _answers(session: Session, case: Case, tick: Tick) -> Measurement:
     """The record of a case's answers to its task."""
     measurement, task = Measurement(case.trial), case.trial.task
     failure = case.failure
-    if not failure and case.trial.cache and tasks.generates(task):
-        failure = f"{task['name']} asks for text, and a quantized cache is simulated for whole windows alone"
     if not failure:
         try:
             found = answers.answer(session, task, case.carried, case.simulation)

@@ -255,3 +255,27 @@ def test_a_vocabulary_of_150_000_fits():
     command = [sys.executable, "-c", LARGE_VOCABULARY, *cases]
     done = subprocess.run(command, capture_output=True, text=True, env=environ(), timeout=120, check=False)
     assert done.stdout.splitlines() == ["Factored True 1", "Factored True 1", "Whole True 1"], done.stderr[-2000:]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_memory_in_holes_is_returned():
+    """In a process of its own: tensors freed between small ones that stay."""
+    code = """
+import torch
+from ptq_eval.measure.memory import keep_freed_memory, return_freed_memory
+
+def taken():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) // 1024
+
+keep_freed_memory()
+pairs = [(torch.ones(2**18), torch.ones(2**8)) for _ in range(300)]
+full, small = taken(), [small for _, small in pairs]
+del pairs
+kept = taken()
+return_freed_memory()
+print(full - kept, kept - taken())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    at_once, afterwards = map(int, done.stdout.split())
+    assert at_once + afterwards > 250
+    assert afterwards > 100
