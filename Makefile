@@ -35,7 +35,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 
 types: $(STAMP)
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyrefly check --min-severity error --python-interpreter-path $(BIN)/python
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate_cli.py --check

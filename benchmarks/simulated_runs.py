@@ -6,8 +6,8 @@ exponent falls) plus a wandering slope, or a wandering slope alone.  6 to 40 che
 D; scatter is small or large, independent or autocorrelated.  Delta at 2, 3 and 4 bits is smaller by 4 each time, so
 that many runs turn at 2 bits and few at 4; at 8 bits it is noise that grows, or tiny.
 
-What a family may have beside: data repeated from some D on; a loss whose fall fades from some D on; checkpoints evenly
-in D; a learning rate that decays, as a cosine or at the end; a loss that rises from some D on.
+What a family may have beside: data repeated from some D on; a loss whose fall fades from some D on, or begins only at
+some D; checkpoints evenly in D; a learning rate that decays, as a cosine or at the end; a loss that rises at the end.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class Family:
     rising: bool = False
     """Whether the loss rises from some D on, as where few data are repeated often."""
     schedules: tuple[str, ...] = ("",)
+    starting: bool = False
+    """Whether the loss hardly falls at first, as before anything is learned."""
 
 
 WANDERING = Family(
@@ -102,9 +104,13 @@ HELD_OUT = Family(
     (6, 29), (8, 600), (0.02, 0.12, 0.25), (0.02, 0.12, 0.25), (0.0008, 0.003, 0.012), (0.008, 0.04, 0.1), (0.03, 1.2),
     smaller=5.0, shared=0.6, noise_at_8=False, even=0.4, fading=0.4, schedules=("", "", "cosine", "wsd"),
 )  # fmt: skip
+STARTING = Family(
+    (5, 13), (16, 200), (0.0, 0.1, 0.2), (0.0, 0.1, 0.2), (0.001, 0.004, 0.01), (0.01, 0.03, 0.1), (0.05, 1.0),
+    shared=0.5, noise_at_8=False, starting=True,
+)  # fmt: skip
 FAMILIES = {
     "wandering": WANDERING, "smooth": SMOOTH, "repeated": REPEATED, "rough": ROUGH, "flattening": FADING,
-    "evenly spaced": EVEN, "decaying": DECAYING, "rising": RISING, "held out": HELD_OUT,
+    "evenly spaced": EVEN, "decaying": DECAYING, "rising": RISING, "starting": STARTING, "held out": HELD_OUT,
 }  # fmt: skip
 
 
@@ -171,6 +177,10 @@ def _loss(
         place, rate = rng.uniform(x[0], x[end]), rng.uniform(0.8, 2.5)
         left = 1 / (1 + np.exp(rate * ((x[1:] + x[:-1]) / 2 - place)))
         loss = loss[0] + np.concatenate([[0.0], np.cumsum(np.diff(loss) * left)])
+    if family.starting:
+        place, rate = rng.uniform(x[0], x[0] + 0.4 * (x[end] - x[0])), rng.uniform(1.5, 4.0)
+        begun = 1 / (1 + np.exp(-rate * ((x[1:] + x[:-1]) / 2 - place)))
+        loss = loss[0] + np.concatenate([[0.0], np.cumsum(np.diff(loss) * begun)])
     if phase.any():
         delay, gain, late = rng.uniform(0.01, 0.1) * math.exp(x[end]), rng.uniform(0.03, 0.25), np.zeros_like(x)
         for i, step in enumerate(steps, 1):

@@ -273,7 +273,7 @@ class Trial:
             known["scheme"] = replace(scheme, layers={name: (f, size) for name, (f, size) in scheme.layers.items()})
         if known.get("sample"):
             sample = _known(Sample, known["sample"])
-            known["sample"] = Sample(**{**sample, "documents": tuple(sample.get("documents", ()))})
+            known["sample"] = replace(Sample(**sample), documents=tuple(sample.get("documents", ())))
         if known.get("calibration_draw"):
             known["calibration_draw"] = CalibrationDraw(**_known(CalibrationDraw, known["calibration_draw"]))
         return cls(**known)

@@ -98,7 +98,7 @@ def write(value: float, unit: Unit = COUNT, *, digits: int | None = 3) -> str:
             scaled = scaled.quantize(Decimal((0, (1,), -places)), context=_EXACT)
         if abs(scaled) >= 1:
             break
-    text = f"{scaled:f}"
+    text = f"{scaled:f}"  # pyrefly: ignore[unbound-name]  # every unit has a first power
     return (text.rstrip("0").rstrip(".") if "." in text else text) + unit.written[power]
 
 

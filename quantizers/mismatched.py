@@ -55,7 +55,7 @@ def problem(stats: LayerStats, device: torch.device, damping: float, act_order: 
     hessian.diagonal().add_(used * unit)
     identity = torch.eye(len(hessian), device=device)
     inverse = torch.linalg.solve_triangular(factor.triu(), identity, upper=True)
-    report = {
+    report: dict[str, float | int | str] = {
         "damping": used,
         "damping_retries": retries,
         "dead_columns": int(dead.sum()),

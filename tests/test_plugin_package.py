@@ -44,6 +44,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_it_conforms_and_is_listed(installed, python):
     done = python("-c", CHECK, "quantizers", PYTHONPATH=installed)
     assert done.returncode == 0, done.stderr

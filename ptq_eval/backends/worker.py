@@ -55,8 +55,10 @@ class Packages(MetaPathFinder):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """The module `name`, if it is one of them: a folder, or one file."""
         place = self.folders.get(name)
-        if place is None or place.is_file():
-            return place and importlib.util.spec_from_file_location(name, place)
+        if place is None:
+            return None
+        if place.is_file():
+            return importlib.util.spec_from_file_location(name, place)
         inside = [str(place)]
         return importlib.util.spec_from_file_location(name, place / "__init__.py", submodule_search_locations=inside)
 

@@ -48,6 +48,8 @@ _NAMED_STAGES = ("pretrain", "midtrain", "anneal", "decay", "cooldown")
 _NAMED_STAGE = re.compile(rf"({'|'.join(_NAMED_STAGES)})[-_]", re.IGNORECASE)
 _ALONE = "/"
 """A number in what is left of a name: the whole of it where no word is beside it."""
+_MOST_SIZES = 6
+"""How many sizes of a batch are compared at the most."""
 _FAIRSEQ = re.compile(r"checkpoint_([0-9]+)_([0-9]+)")
 _GLUED_FACTOR = re.compile(r"(?<=[0-9][km])(?=(?:step|iter|iteration|update|sample)s?(?![a-z]))", re.IGNORECASE)
 """Between a number's factor and the word right behind it: 100Ksteps."""
@@ -167,7 +169,7 @@ def _counted(numbers: Sequence[Number], alone: bool) -> str:
     `alone`: no word that matters is beside them.
     """
     word = numbers[0].word
-    if word == "batch" and all(_is_batch_size(number.value or 0) for number in numbers):
+    if word == "batch" and _are_batch_sizes([number.value or 0 for number in numbers]):
         return "fixed"
     named = alone or word in SAVED or MEANINGS.get(word) in ("step", "number")
     if all(number.suffix in ("b", "t") for number in numbers):
@@ -180,9 +182,12 @@ def _counted(numbers: Sequence[Number], alone: bool) -> str:
     return "number" if named or any(number.padded for number in numbers) else "other"
 
 
-def _is_batch_size(value: int) -> bool:
-    """Whether a number is 2^k or 3·2^k, as the sequences in a batch mostly are and the number of a batch seldom is."""
-    return value > 0 and value // (value & -value) in (1, 3)
+def _are_batch_sizes(values: Sequence[int]) -> bool:
+    """Whether numbers are 2^k or 3·2^k, as the sequences in a batch mostly are and the number of a batch seldom is.
+
+    Of checkpoints saved at powers of two there are more than of sizes that are compared.
+    """
+    return len(values) <= _MOST_SIZES and all(value > 0 and value // (value & -value) in (1, 3) for value in values)
 
 
 def _may_be_sizes(billions: Sequence[int]) -> bool:

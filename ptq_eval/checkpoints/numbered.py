@@ -93,12 +93,21 @@ class Numbered(CheckpointFormat):
 def _folders(root: Path) -> dict[str, Path]:
     """The folders that may be checkpoints, by name relative to `root`; those that hold the rest of it excepted."""
     found = {}
-    for child in subfolders(root):
+    children = subfolders(root)
+    numbered = labels.read_siblings(child.name for child in children)
+    for child in children:
         if holds_model(child):
             found[child.name] = child
-        elif labels.read(child.name):
+        elif labels.read(child.name) or (child.name in numbered and not _has_numbers(child)):
             found |= {folder.relative_to(root).as_posix(): folder for folder in _below(child, BELOW_NUMBER)}
     return found
+
+
+def _has_numbers(folder: Path) -> bool:
+    """Whether a folder has numbered ones, as a run's has, at the depth of a checkpoint's model or above."""
+    names = [child.relative_to(folder) for child in folder.glob("/".join("*" * BELOW_NUMBER)) if child.is_dir()]
+    parts = {part for name in names for part in name.parts} | {child.name for child in subfolders(folder)}
+    return bool(labels.read_siblings(parts))
 
 
 def _below(folder: Path, levels: int) -> Iterator[Path]:

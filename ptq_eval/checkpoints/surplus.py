@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptq_eval.checkpoints.account import Account
+from ptq_eval.checkpoints.account import Account, Layout
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints.weights import WeightReport
@@ -37,17 +37,19 @@ _REPARAMETRISED = re.compile(r"\.(weight_[gvu]|weight_orig|parametrizations\.wei
 """How weight normalisation, spectral normalisation and pruning keep a weight."""
 
 _QUANTIZER = re.compile(
-    r"quant|observer|activation_post_process|(^|[._])(q?scales?|scaling|w?scale|zeros?|zero_?points?|zp|amax|absmax|absmean"
+    r"quant|observer|activation_post_process|(^|[._])(qscales?|zeros?|zero_?points?|zp|amax|absmax|absmean"
     r"|amin|min_val|max_val|step_size|codebooks?|scb|g_idx|qweight|qidxs|centroids|lut)([._]|\d|$)",
     re.IGNORECASE,
 )
 """Words in the names of what quantizers keep."""
+_SCALE = re.compile(r"(^|[._])(w?scales?|scaling)([._]|\d|$)", re.IGNORECASE)
+"""A quantizer's scale where a matrix is meant; elsewhere a factor of the model's own, as of NormFormer's attention."""
 
 _STATE = re.compile(r"(model\.)?[^.]*(quantizer|fake_quant|observer)[^.]*\.")
 """A quantizer of the whole model."""
 
 _PACKED = re.compile(
-    r"(^|[._])(qweight|qzeros|qscales|g_idx|scales|codebooks|absmax|nested_absmax|quant_map|nested_quant_map|SCB"
+    r"(^|[._])(qweight|qzeros|qscales|g_idx|codebooks|absmax|nested_absmax|quant_map|nested_quant_map|SCB"
     r"|weight_format|weight_packed|weight_shape|weight_zero_point|weight_scale(_inv|_2)?|weight_global_scale"
     r"|(input|output|act|k|v|q)_scale|input_global_scale|\w*scale_inv)$|quant_state\."
 )
@@ -170,18 +172,27 @@ def _inserted(name: str, plain: str) -> str:
     return name.removesuffix(plain) if name.endswith(plain) or within is None else within[0]
 
 
-def _quantized(module: Any, account: Account, inside: Collection[str], names: Collection[str]) -> Finding | None:
+def _of_matrix(name: str, matrices: Collection[str]) -> bool:
+    """Whether a tensor is in the module of a matrix, or beside it by a name that begins with the matrix's."""
+    beside = any(end[: at.start()] in matrices for end in _ends(name) for at in re.finditer("_", end))
+    return beside or any(within(end, matrices) for end in _ends(_home(name)))
+
+
+def _quantized(module: Any, account: Account, inside: Collection[str], tensors: Layout) -> Finding | None:
     """Packed weights in place of matrices, and scales or other state of a quantizer in or beside them."""
     body = f"{module.base_model_prefix}."
     missing = {_home(name.removeprefix(body)) for name in account.missing if name.endswith("weight")}
     lost = missing & {_home(name.removeprefix(body)) for name, p in weights_of(module).items() if p.dim() > 1}
     parts = {name.removeprefix(body) for name, _ in module.named_modules()} - {"", module.base_model_prefix}
-    parts = (parts | {_home(name.removeprefix(body)) for name in names if name.endswith("weight")}) - (missing - lost)
+    stored = {_home(name.removeprefix(body)): shape for name, (_, shape) in tensors.items() if name.endswith("weight")}
+    parts = (parts | set(stored)) - (missing - lost)
+    matrices = {name for name, shape in stored.items() if len(shape) > 1} | lost
     found = []
     for name in account.surplus:
         bare = name.removeprefix(body)
         packed = within(bare, lost) and not _REPARAMETRISED.search(name) and not bare.endswith("bias")
-        state = _QUANTIZER.search(name) and (name in inside or any(within(end, parts) for end in _ends(_home(bare))))
+        placed = name in inside or any(within(end, parts) for end in _ends(_home(bare)))
+        state = placed and (_QUANTIZER.search(name) or (_SCALE.search(name) and _of_matrix(bare, matrices)))
         alone = _STATE.match(name)
         if _PACKED.search(name) or packed or state or alone:
             found.append(name)

@@ -41,7 +41,7 @@ def list_() -> None:
         checked = "" if wrong is None else ", checked"
         faults = [f"{method}: {found.finding}" for method, found in (wrong or {}).items()]
         unloaded = backend.no_reload and f"not saved and loaded by its check: {backend.no_reload}"
-        known = "; ".join(filter(None, [status.why_not, *faults, backend.remarks, unloaded]))
+        known = "; ".join(part for part in (status.why_not, *faults, backend.remarks, unloaded) if part)
         table.add_row(backend.name, status.version, f"{status.state}{checked}", ", ".join(backend.methods), known)
     console().print(table)
 

@@ -118,7 +118,8 @@ def _fit_again(out: str, target: str | None, config: FitConfig) -> None:
             kept = {"name": f"fit-by-{config.by}.json"}
         else:
             result = analyse(results, **common, progress=bar)
-            found, kept = result.fit, {"replicates": result.replicates}
+            found = result.fit
+            kept = {"replicates": result.replicates}
     console().print(render_fit(results.frame, found, results.run, results.points))
     click.echo(f"Written: {', '.join(map(str, write_fit(Path(out), found, **kept)))}")
 

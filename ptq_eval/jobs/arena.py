@@ -60,7 +60,7 @@ def arena(data: Sequence[str], *, progress: Progress | None = None, **options: A
     """
     reading = FitConfig.of({name: options.pop(name) for name in TABLE if name in options})
     config = ArenaConfig.of(options, also=("data", *TABLE))
-    usual = {"columns": reading.columns, "where": reading.where, "by": config.by}
+    usual: dict[str, Any] = {"columns": reading.columns, "where": reading.where, "by": config.by}
     given = sources(data, config.tables, **usual)
     names = [name.strip() for name in config.laws.split(",") if name.strip()] or plugins.names("laws")
     found = []

@@ -148,7 +148,9 @@ def _verified(
         )
         verified = {(one.location, one.revision): one for one in found}
         own_of = {one: verified.get((one.location, one.revision)) for one in needed}
-        more = {one: own and gravest(own) for one, own in own_of.items() if own is None or own.fatal}
+        more = {
+            one: gravest(own) if own is not None else None for one, own in own_of.items() if own is None or own.fatal
+        }
         if not more:
             break
         excluded |= more

@@ -221,7 +221,7 @@ def point_groups(results: Results, column: str) -> list[tuple[dict[str, str], li
         return [({}, results.points)]
     name = COLUMN_NAMES.get(column, column)
     if name not in results.frame:
-        raise ColumnError.of(column, results.frame)
+        raise ColumnError.of(column, map(str, results.frame))
     shared = name in QUANTIZATION
     value_of = dict(zip(results.frame["key"], map(label_of, results.frame[name])))
     quantized = [point for point in results.points if point.config.quantizer != FULL_PRECISION]

@@ -257,7 +257,8 @@ def _measured(work: Workload, config: RunConfig, progress: Progress) -> tuple[Qu
 
 def _on_cpu(layer: QuantizedWeight) -> QuantizedWeight:
     values = {field.name: getattr(layer, field.name) for field in fields(layer)}
-    return replace(layer, **{name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)})
+    moved: dict[str, Any] = {name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)}
+    return replace(layer, **moved)
 
 
 def _written(folder: Path, work: Workload, packer: FileFormat, kept: Quantized) -> dict[str, Any]:

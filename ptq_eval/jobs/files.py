@@ -6,7 +6,7 @@ Texts that several jobs share are written once.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,9 @@ def _read_text(folder: Path, text: dict[str, Any]) -> Windows:
     for value in found.values():
         if value is not None:
             value.flags.writeable = False
-    sample = Sample(**{**text["sample"], "documents": tuple(text["sample"]["documents"])})
-    return replace(Windows(**{**text, **found, "notes": tuple(text["notes"])}), sample=sample)
+    sample: dict[str, Any] = {**text["sample"], "documents": tuple(text["sample"]["documents"])}
+    parts: dict[str, Any] = {**text, **found, "notes": tuple(text["notes"]), "sample": Sample(**sample)}
+    return Windows(**parts)
 
 
 def error_to_dict(error: PtqEvalError) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def connected(address: str) -> Iterator[Any]:
     Raises ClusterError.
     """
     try:
-        import ray  # pyright: ignore[reportMissingImports]
+        import ray  # pyrefly: ignore[missing-import]
     except ImportError as error:
         raise ClusterError("Ray is not installed here", remedy='pip install "ptq-eval[ray]"') from error
     found = address or os.environ.get("RAY_ADDRESS", "") or "auto"

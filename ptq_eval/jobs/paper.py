@@ -24,7 +24,7 @@ from ptq_eval.report.common.files import read_json
 from ptq_eval.report.paper import page, project
 from ptq_eval.report.paper.names import drawable, renamed
 from ptq_eval.results.load import load
-from ptq_eval.results.points import BitsAxis, digest, read
+from ptq_eval.results.points import BitsAxis, digest, read, rows_of
 
 PACKAGES = "latexmk texlive-latex-recommended lmodern"
 """Debian's packages that compile the project as it is written."""
@@ -88,7 +88,7 @@ def _finished(out: Path) -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
         table = pd.read_csv(out / "degradation.csv", dtype={"run": str, "weights_sha": str, "message": str})
         if missing := set(COLUMNS) - set(table):
             raise KeyError(f"no column {', '.join(sorted(missing))}")
-        points = read(table.to_dict("records"), fit.get("bits_axis") or "bits")[0]
+        points = read(rows_of(table), fit.get("bits_axis") or "bits")[0]
     except (ValueError, KeyError, OSError) as error:
         remedy = f"delete that file and repeat `{_AGAIN}`"
         raise OutputMismatchError("degradation.csv is damaged", got=error, remedy=remedy) from error

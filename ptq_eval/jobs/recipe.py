@@ -32,7 +32,7 @@ def recipe_of(work: Workload, config: RunConfig, row: Mapping[str, Any], file: M
     """
     checkpoint, trial = work.checkpoint, work.trials[1]
     about = ("run", "step", "tokens", "params", "architecture", "weights_sha")
-    recipe = {
+    recipe: dict[str, Any] = {
         "version": FORMAT,
         "checkpoint": {name: getattr(checkpoint, name) for name in about},
         "quantizer": trial.quantizer,

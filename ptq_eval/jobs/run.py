@@ -22,7 +22,7 @@ from ptq_eval.errors import PtqEvalError, full_disk
 from ptq_eval.records import BitsAxis, Progress
 from ptq_eval.results.load import Results
 from ptq_eval.results.load import load as load_results
-from ptq_eval.results.points import Point
+from ptq_eval.results.points import Point, rows_of
 
 if TYPE_CHECKING:
     from ptq_eval.checkpoints import Overrides
@@ -180,7 +180,7 @@ def analyse(
     found = fit_points(results.points, results.windows, **settings)
     fit = with_texts(found.content)
     fit["hindsight"] = hindsight(results.points, results.windows, found.turns, seed=seed)
-    rows, trajectories = results.frame.to_dict("records"), {p.run: p.trajectory for p in results.points}
+    rows, trajectories = rows_of(results.frame), {p.run: p.trajectory for p in results.points}
     for name, effects in (("calibrations", calibrations.effects), ("activations_and_cache", interactions.effects)):
         if found_effects := effects(rows, results.windows, trajectories):
             fit[name] = found_effects

@@ -146,7 +146,7 @@ class Factored:
 
     def working_bytes(self, batch: int, time: int) -> float:
         """Bytes that outputs take while a batch is scored."""
-        one = batch * time * self.model.width * self.model.module.dtype.itemsize  # type: ignore[operator,union-attr]
+        one: float = batch * time * self.model.width * self.model.module.dtype.itemsize  # type: ignore[operator,union-attr]
         return one + max(one, _of(_KEPT_BYTES, self.model.device))
 
 

@@ -64,11 +64,6 @@ def planned(spec: Mapping[str, Any]) -> Any:
     return task
 
 
-def generates(spec: Mapping[str, Any]) -> bool:
-    """Whether a task asks for text."""
-    return planned(spec).OUTPUT_TYPE == GENERATED
-
-
 @functools.lru_cache(maxsize=256)
 def _asked(name: str, asked: str, folders: tuple[str, ...], fewshot: int | None, limit: int | None) -> tuple[Any, str]:
     """A task, and the first 16 hexadecimal digits of SHA-256 over all its requests and their targets."""
@@ -97,7 +92,7 @@ def _index(folders: tuple[str, ...], defaults: bool) -> Any:
             raise TaskError("--task-folder is not a folder", got=folder)
     try:
         with quiet():
-            from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+            from lm_eval.tasks import TaskManager
 
             return TaskManager(include_path=list(folders) or None, include_defaults=defaults)
     except ImportError as error:
@@ -113,7 +108,7 @@ def _index(folders: tuple[str, ...], defaults: bool) -> Any:
 @functools.lru_cache(maxsize=64)
 def _tasks(asked: str, folders: tuple[str, ...], fewshot: int | None) -> dict[str, Any]:
     """The tasks of a name, which may be a group's, by their own names, with `fewshot` examples (None: as each says)."""
-    from lm_eval.tasks import get_task_dict  # pyright: ignore[reportMissingImports]
+    from lm_eval.tasks import get_task_dict
 
     try:
         with quiet():

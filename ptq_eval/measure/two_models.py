@@ -25,7 +25,7 @@ class TwoModels:
         self.chunks = [*chunks, *chunks]
         self._full: Mapping[str, Any] = model.carried()
         self._quantized = dict(self._full)
-        self._carrying = self._full
+        self._carrying: Mapping[str, Any] = self._full
 
     def enter(self, number: int) -> None:
         """Put the weights in place of the model to which the chunk `number` belongs."""

@@ -213,7 +213,8 @@ def load_tokenizer(folder: Path, trust: bool, name: str) -> Callable[..., Mappin
 
     try:
         readable = {**_without_unknown_entries(home), **_with_config(home, trust)}
-        return AutoTokenizer.from_pretrained(home, trust_remote_code=trust, local_files_only=True, **readable)
+        loaded: Any = AutoTokenizer.from_pretrained(home, trust_remote_code=trust, local_files_only=True, **readable)
+        return loaded
     except Exception as error:  # the tokenizers library raises bare Exception
         what = f"{name}: its tokenizer cannot be loaded"
         raise MissingTokenizerError(what, got=_first_line(error), remedy=remedy) from error

@@ -83,7 +83,8 @@ class NanochatConfig(PreTrainedConfig):
         self.qk_scale, self.softcap = qk_scale, softcap
         self.residual_weights, self.smear, self.backout = residual_weights, smear, backout
         self.gate_channels, self.gate_range = gate_channels, gate_range
-        super().__init__(**{"tie_word_embeddings": False, **others})
+        values: dict[str, Any] = {"tie_word_embeddings": False, **others}
+        super().__init__(**values)
 
     def window(self, layer: int) -> int:
         """Tokens to the left that a layer attends to; 0 for all."""

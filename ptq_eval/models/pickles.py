@@ -77,9 +77,9 @@ def unwrapped(content: Any, name: str) -> dict[str, Any]:
     Raises UnreadableCheckpointError where there is none, or several.
     """
     if is_state(content):
-        return content
+        return {name: value for name, value in content.items() if not _is_nothing(name, value)}
     entries = content.items() if isinstance(content, dict) else ()
-    states = {str(key): value for key, value in entries if is_state(value) and value}
+    states = {str(key): unwrapped(value, name) for key, value in entries if is_state(value) and value}
     if len(states) == 1:
         return next(iter(states.values()))
     raise UnreadableCheckpointError(
@@ -96,16 +96,29 @@ def _not_tensors(content: Any) -> str:
     if not isinstance(content, dict):
         return type(content).__name__
     others = [
-        f"{key!r}: {type(value).__name__}" for key, value in content.items() if not isinstance(value, torch.Tensor)
+        f"{key!r}: {type(value).__name__}"
+        for key, value in content.items()
+        if not isinstance(value, torch.Tensor) and not _is_nothing(key, value)
     ]
     return f"{', '.join(others[:3])} among {len(content)} entries"
 
 
 def is_state(content: Any) -> bool:
-    """Whether something is a mapping of tensors alone."""
+    """Whether something is a mapping of tensors, with nothing else but what `_is_nothing` of a model."""
     import torch
 
-    return isinstance(content, dict) and all(isinstance(value, torch.Tensor) for value in content.values())
+    if not isinstance(content, dict):
+        return False
+    others = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    return all(_is_nothing(name, content[name]) for name in others) and (not others or len(others) < len(content))
+
+
+def _is_nothing(name: Any, value: Any) -> bool:
+    """Whether an entry of a state dict holds nothing: None, or what `Module.get_extra_state` gave besides tensors, as
+    TransformerEngine's layers keep it."""
+    import torch
+
+    return value is None or (str(name).endswith("_extra_state") and not isinstance(value, torch.Tensor))
 
 
 def telling_line(error: Exception) -> str:

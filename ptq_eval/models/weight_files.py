@@ -24,7 +24,7 @@ from typing import Any
 
 from ptq_eval.errors import UnreadableCheckpointError
 from ptq_eval.models.json_files import load_json
-from ptq_eval.models.pickles import is_state, load_safely, unwrapped
+from ptq_eval.models.pickles import load_safely, unwrapped
 
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|gguf|msgpack|h5)")
 _NO_WEIGHTS = re.compile(
@@ -89,10 +89,11 @@ def pinned(folder: Path, scratch: Path | None = None) -> Iterator[Path]:
 
 
 def _wrapped(path: Path) -> dict[str, Any] | None:
-    """The tensors of a pickle whose state dict is within another dict; None for any other file."""
+    """The tensors of a pickle whose state dict is within another dict or has empty entries; None for any other file."""
     try:
         content = load_safely(path, mmap=zipfile.is_zipfile(path))  # since torch 1.6; others cannot be mapped
-        return None if is_state(content) else unwrapped(content, path.name)
+        inner = unwrapped(content, path.name)
+        return None if inner.keys() == content.keys() else inner
     except Exception:  # transformers says what is wrong
         return None
 

@@ -108,9 +108,10 @@ def write_pages(out: Path, study: Study, data: Mapping[str, pd.DataFrame] | None
     from ptq_eval.report.web import page as web
 
     records = studies(out)
+    parts = page.sections(study, *records)
     return [
-        files.write_text(out / "report.md", page.document(study, *records)),
-        files.write_text(out / web.NAME, web.document(study, records, data, out / "figures")),
+        files.write_text(out / "report.md", page.markdown(parts)),
+        files.write_text(out / web.NAME, web.document(study, records, data, out / "figures", parts=parts)),
     ]
 
 

@@ -29,7 +29,7 @@ from ptq_eval.results.gate.decision import Evidence, Rule, p_values
 from ptq_eval.results.load import Results
 from ptq_eval.results.manifest import git_state
 from ptq_eval.results.over_rounding import holm
-from ptq_eval.results.points import Losses, Row, number
+from ptq_eval.results.points import Losses, Row, number, rows_of
 from ptq_eval.runtime import COLUMNS as RUNTIME
 from ptq_eval.sampling import SIGNIFICANT, independent, mean_and_error
 
@@ -109,8 +109,8 @@ def rows(results: Results, endings: Sequence[Ending]) -> list[dict[str, Any]]:
 
 
 def _rows(results: Results) -> list[Row]:
-    table = results.frame.astype(object).where(results.frame.notna(), None)
-    return [row for row in table.to_dict("records") if row["key"] in results.windows]
+    frame: Any = results.frame
+    return [row for row in rows_of(frame.astype(object).where(frame.notna(), None)) if row["key"] in results.windows]
 
 
 def configuration(row: Mapping[str, Any]) -> str:

@@ -183,6 +183,11 @@ def is_other(row: Row) -> bool:
     return str(row.get("calib_first")).lower() in ("false", "0", "0.0")
 
 
+def rows_of(frame: Any) -> list[dict[str, Any]]:
+    """The rows of a data frame, each by the names of its columns."""
+    return frame.to_dict("records")
+
+
 def is_runtime(row: Row) -> bool:
     """Whether activations or the cache are quantized in a row of the table, which may come from a file."""
     return any(_text(row.get(name)) for name in ("activation_format", "kv_format"))

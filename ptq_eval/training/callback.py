@@ -53,7 +53,7 @@ class PTQCallback(TrainerCallback):
     ) -> None:
         self._trainer, self._out, self._nth, self._per_step = trainer, out, nth_save, tokens_per_step
         self._alert, self._wait = alert, wait
-        self._options = {"budget": budget, **options}
+        self._options: dict[str, Any] = {"budget": budget, **options}
         self._monitor: Monitor | None = None
         self._saves = 0
 

@@ -7,8 +7,8 @@ torch every column takes half a dozen launches, and on a GPU the launches take m
 from __future__ import annotations
 
 import torch
-import triton  # pyright: ignore[reportMissingImports]
-import triton.language as tl  # pyright: ignore[reportMissingImports]
+import triton  # pyrefly: ignore[missing-import]
+import triton.language as tl  # pyrefly: ignore[missing-import]
 
 from quantizers.kernels import plain
 from quantizers.kernels.plain import Block
@@ -35,7 +35,7 @@ def solve_block(block: Block) -> None:
     steps = [state.stride(0), scale.stride(0), codes.stride(0), delta.stride(0)]
     strides = [state.stride(1), original.stride(0), scale.stride(1), codes.stride(1), delta.stride(1)]
     with torch.cuda.device(state.device) if state.is_cuda else torch.no_grad():
-        _solve[(triton.cdiv(rows, tile), schemes)](  # pyright: ignore[reportIndexIssue]
+        _solve[(triton.cdiv(rows, tile), schemes)](
             *matrices, group_of, bits, rows, columns, *steps, *strides, WIDTH=width, TILE=tile, num_warps=1
         )
 

@@ -28,11 +28,11 @@ from ptq_eval.report.common.words import listed, plural
 from ptq_eval.report.paper import project
 from ptq_eval.report.paper.numbers import Numbers
 from results.paper import dispute, figures, others, sentences, study, tables, words
-from results.precision import findings
+from results.precision import findings, number_formats
 
 HERE = Path(__file__).resolve().parent
 SOURCES = (
-    study.TABLE, others.TRAINED, others.ADAPT / "predictions.csv", others.ADAPT / "summary.csv",
+    study.TABLE, others.TRAINED, number_formats.TABLE, others.ADAPT / "predictions.csv", others.ADAPT / "summary.csv",
     others.ARENA / "arena.csv",
 )  # fmt: skip
 
@@ -164,6 +164,8 @@ def _results(table: pd.DataFrame, runs: pd.DataFrame, against: pd.DataFrame, cou
         "TrainingChance": short(0.05 * chances),
         "TrainingAtLoss": sentences.at_equal_loss(),
         "TrainingTogether": sentences.together(),
+        "Floats": sentences.floats(),
+        "FloatsTraining": sentences.floats_in_training(),
         "Averages": sentences.averages(study.of_runs(study.usual(table))),
         **sentences.adapters(),
         "AdaptBefore": f"{whole['loss_before'].mean():.3f}",

@@ -13,7 +13,8 @@ from ptq_eval.report.common.numbers import count, percent, plus_minus, ratio, ro
 from ptq_eval.report.common.words import listed, plural
 from results.paper import others, study
 from results.paper.study import BITS, Effect
-from results.paper.words import PLACES, WIDTH, amount, sign, times
+from results.paper.words import PLACES, WIDTH, amount, of_row, sign, times
+from results.precision import number_formats
 
 
 def growth(runs: pd.DataFrame) -> tuple[str, str]:
@@ -130,6 +131,42 @@ def together() -> str:
         f"Together, {width} bits of weights, activations and cache cost {plus_minus(row['effect'], row['error'])} nats "
         f"per token more than the three alone ({plural(row['runs'], 'run')}{verdict})."
     )
+
+
+def floats() -> str:
+    """What floating point costs after training at equal bits, and whether that changes with D."""
+    found = number_formats.effects(number_formats.compared(number_formats.read()))
+    own = found[(found["part"] == "annealed") & (found["grouping"] != "rows")].to_dict("records")
+    said = [f"{_format(row['format'])} {times(of_row(row, 'ratio'))}" for row in own]
+    changes = [
+        f"{_format(row['format'])} ({plus_minus(row['slope'], row['slope_error'])})"
+        for row in own
+        if row["slope_decided"]
+    ]
+    return (
+        f"{listed(said)} ({plural(own[0]['runs'], 'run')}, D/N from {ratio(number_formats.FIRST)} on). With each "
+        f"doubling of D the logarithm of the factor changes decidedly for {_or_none(changes)}."
+    )
+
+
+def floats_in_training() -> str:
+    """What weights in floating point cost in training against integers of the same bits."""
+    own = others.trained("integer or float in training")
+    own = own[own["ending"] == "annealed"]
+    said = []
+    for row in own.to_dict("records"):
+        name = str(row["case"]).split(" ")[1]
+        verdict = "" if str(row["decided"]) == "True" else ", undecided"
+        said.append(
+            f"{_format(name)} {plus_minus(row['effect'], row['error'])} ({plural(row['runs'], 'run')}{verdict})"
+        )
+    if not said:
+        return ""
+    return f"In training, weights in floats rather than integers of the same bits change the loss by: {listed(said)}."
+
+
+def _format(name: str) -> str:
+    return name.upper().replace("_", " ")
 
 
 def averages(runs: pd.DataFrame) -> str:

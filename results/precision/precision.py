@@ -67,33 +67,45 @@ def train(work: Path, stage: int | None = None) -> None:
 
 def measure(work: Path) -> None:
     """Measure every run that is complete, each in a folder of its own, in the order of the stages."""
-    from ptq_eval.checkpoints import Overrides
-    from ptq_eval.config.run import RunConfig
-    from ptq_eval.jobs.run import planned
-    from ptq_eval.pretrain.stacked.study import read, status
-
     os.chdir(work)  # so that records name texts and checkpoints as a reader elsewhere would
-    study = read(STUDY)
-    for run, at in zip(study.runs, status(study, "study")):
-        evaluation, calibration = TEXTS[run.text.split("-")[0].split(":")[0].removesuffix(".txt")]
+    for run in complete():
         for name, size in GROUPS.items():
             out = Path("measured") / name / run.name
-            if at.saved < at.planned or (out / "done").exists():
+            if (out / "done").exists():
                 continue
-            own = {"group_size": size, "eval_text": evaluation, "calib_text": calibration}
-            config = RunConfig(**OPTIONS, **own)
-            grid = planned([Path("study/runs") / run.name], out, config, Overrides())
-            problems = grid.measure(grid.jobs())
-            print(*problems, sep="\n", end="", flush=True)
-            results = grid.results()
-            places = {(c.run, c.step): "/".join(Path(c.location).parts[-2:]) for c in results.checkpoints}
-            frame = results.frame.assign(
-                place=[places[key] for key in zip(results.frame["run"], results.frame["step"])]
-            )
+            frame, problems = measured(run, out, **OPTIONS, group_size=size)
             frame.to_csv(out / "degradation.csv", index=False)
             print(run.name, name, len(frame), "rows", flush=True)
             if not problems:
                 (out / "done").touch()
+
+
+def complete() -> list[Any]:
+    """The runs of the study whose checkpoints are all in this folder, in the order of the stages."""
+    from ptq_eval.pretrain.stacked.study import read, status
+
+    study = read(STUDY)
+    return [run for run, at in zip(study.runs, status(study, "study")) if at.saved >= at.planned]
+
+
+def measured(run: Any, out: Path, **options: Any) -> tuple[pd.DataFrame, list[Any]]:
+    """Every measurement of a run in this folder, with `place`, the part and the folder of its checkpoint; and problems.
+
+    `out` keeps the records: the same call goes on where one ended.
+    """
+    from ptq_eval.checkpoints import Overrides
+    from ptq_eval.config.run import RunConfig
+    from ptq_eval.jobs.run import planned
+
+    evaluation, calibration = TEXTS[run.text.split("-")[0].split(":")[0].removesuffix(".txt")]
+    config = RunConfig(**options, eval_text=evaluation, calib_text=calibration)
+    grid = planned([Path("study/runs") / run.name], out, config, Overrides())
+    problems = grid.measure(grid.jobs())
+    print(*problems, sep="\n", end="", flush=True)
+    results = grid.results()
+    places = {(c.run, c.step): "/".join(Path(c.location).parts[-2:]) for c in results.checkpoints}
+    keys = zip(results.frame["run"], results.frame["step"])
+    return results.frame.assign(place=[places[key] for key in keys]), problems
 
 
 OF_THE_TABLE = (
@@ -109,27 +121,51 @@ OF_THE_CHECKPOINT = ("schedule_phase", "in_low_precision", "epochs", "eval_loss"
 
 
 def table(work: Path) -> None:
-    """Gather all that is measured into `table.csv.gz`, a row per measurement."""
+    """Gather what is measured into `table.csv.gz`, a row per measurement, and what is trained into `trained.csv.gz`, a
+    row per checkpoint."""
     os.chdir(work)
     found = pd.DataFrame(list(_rows()))
     order = ["run", "part", "step", "grouping", "quantizer", "bits"]
     found = found.sort_values(order, kind="stable")
     found.to_csv("table.csv.gz", index=False, float_format="%.6g", compression={"method": "gzip", "mtime": 0})
+    trained = pd.DataFrame(list(_trained())).sort_values(["run", "part", "step"], kind="stable")
+    trained.to_csv("trained.csv.gz", index=False, float_format="%.6g", compression={"method": "gzip", "mtime": 0})
     quantized = found[found["quantizer"] != "none"]
-    print(f"{len(quantized)} measurements of {found['run'].nunique()} runs", flush=True)
+    print(
+        f"{len(quantized)} measurements of {found['run'].nunique()} runs, {trained['run'].nunique()} trained",
+        flush=True,
+    )
+
+
+def _of_run(run: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """pretrain.json of a run, its columns of the table, and the state of each checkpoint by part and folder."""
+    home = Path("study/runs") / run
+    about = json.loads((home / "pretrain.json").read_text())
+    columns = {name: about["config"][name] for name in OF_THE_RUN}
+    columns["peak_learning_rate"] = columns.pop("learning_rate")
+    states = {
+        str(state.parent.relative_to(home)): json.loads(state.read_text())
+        for state in home.glob("*/checkpoint-*/trainer_state.json")
+    }
+    return about, columns, states
+
+
+def _trained() -> Iterator[dict[str, Any]]:
+    for run in complete():
+        about, columns, states = _of_run(run.name)
+        for place, state in states.items():
+            tokens, params = state["num_input_tokens_seen"], about["params_non_embedding"]
+            yield {
+                "run": run.name, "part": place.split("/")[0], "step": state["global_step"], **columns,
+                "text": about["text"], "tokens": tokens, "params": params, "tokens_per_param": tokens / params,
+                "eval_loss": state["eval_loss"],
+            }  # fmt: skip
 
 
 def _rows() -> Iterator[dict[str, Any]]:
     for path in sorted(Path("measured").glob("*/*/degradation.csv")):
         grouping, run = path.parts[1:3]
-        home = Path("study/runs") / run
-        about = json.loads((home / "pretrain.json").read_text())
-        of_run = {name: about["config"][name] for name in OF_THE_RUN}
-        of_run["peak_learning_rate"] = of_run.pop("learning_rate")
-        states = {
-            str(state.parent.relative_to(home)): json.loads(state.read_text())
-            for state in home.glob("*/checkpoint-*/trainer_state.json")
-        }
+        about, of_run, states = _of_run(run)
         for row in pd.read_csv(path).to_dict("records"):
             state = states[row["place"]]
             yield {

@@ -2,10 +2,11 @@
 
     python results/precision/training.py
 
-Writes training.csv, a row for each effect, and prints it.  Effects are differences between runs of one seed at equal D,
-on books.  An effect is the mean over seeds, `scatter` their standard deviation, `error` scatter/√runs.  It is decided
-where a t interval at 95 % excludes zero and it is twice its error at least; else `detectable` is the least effect that
-would be decided with probability 0.8.
+Writes training.csv, a row for each effect, and prints it.  Losses of integers and floats in training are from
+trained.csv.gz, which has the runs that are not measured too.  Effects are differences between runs of one seed at
+equal D, on books.  An effect is the mean over seeds, `scatter` their standard deviation, `error` scatter/√runs.  It
+is decided where a t interval at 95 % excludes zero and it is twice its error at least; else `detectable` is the least
+effect that would be decided with probability 0.8.
 
 Effective parameters are read off the study itself: a precision that raises the loss by Δ is worth as much as
 N_eff = N·exp(−Δ/s), s being how much the loss falls per log N between the two sizes at equal D.
@@ -37,10 +38,11 @@ RATIO, SMALL, LARGE = 80.0, 13_408, 40_160
 BITS = (2.0, 3.0, 4.0)
 
 
-def read() -> pd.DataFrame:
+def read(name: str = "table.csv.gz") -> pd.DataFrame:
     """The measurements on books, with D/N as planned and the training precision as `weights/activations/kv`."""
-    table = pd.read_csv(HERE / "table.csv.gz", dtype=dict.fromkeys(PARTS, str), low_memory=False)
-    table = table[table["status"].isin(["ok", "partial"]) & table["text"].str.startswith("books")]
+    table = pd.read_csv(HERE / name, dtype=dict.fromkeys(PARTS, str), low_memory=False)
+    table = table[table["text"].str.startswith("books")]
+    table = table[table["status"].isin(["ok", "partial"])] if "status" in table else table
     precision = table["weights"] + "/" + table["activations"] + "/" + table["kv"]
     late = (table["low_precision_share"] < 1).map({True: " in the branch", False: ""})
     ratio = table["tokens_per_param"].map(lambda value: float(f"{value:.2g}"))
@@ -117,6 +119,24 @@ def precisions(table: pd.DataFrame) -> list[dict[str, Any]]:
             about = {"scatter": gap.std(), "ending": part}
             case = f"{low} against {high} bits"
             rows.append(_row("N_eff per bit of training", case, gap.mean(), error, len(gap), "log", **about))
+    return rows
+
+
+EQUAL_BITS = {"fp8_e4m3": "8", "fp6_e2m3": "6", "fp4_e2m1": "4"}
+"""Floats and the integers of the same bits: weights have one scale per channel in both."""
+
+
+def floats(trained: pd.DataFrame) -> list[dict[str, Any]]:
+    """What weights in floating point cost in training against integers of the same bits."""
+    rows = []
+    for part in ("trunk", "annealed"):
+        found = losses(trained, part)
+        for name, bits in EQUAL_BITS.items():
+            pair = [f"{weights}/full/full" for weights in (name, bits)]
+            if set(pair) <= set(found):
+                apart = (found[pair[0]] - found[pair[1]]).dropna()
+                case = f"weights {name} against integers of {bits} bits"
+                rows.append(effect("integer or float in training", case, apart, "nats per token", ending=part))
     return rows
 
 
@@ -229,7 +249,8 @@ QUESTIONS = (longer, precisions, robustness, recipes, constants)
 def main() -> None:
     """Write training.csv beside this file, and print it."""
     table = read()
-    found = pd.DataFrame([row for part in QUESTIONS for row in part(table)])
+    rows = [row for part in QUESTIONS for row in part(table)]
+    found = pd.DataFrame([*rows, *floats(read("trained.csv.gz"))])
     found.to_csv(HERE / "training.csv", index=False, float_format="%.4g")
     print(found.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
 

@@ -8,6 +8,7 @@ import transformers as t
 from safetensors.torch import load_file, save_file
 
 from ptq_eval.checkpoints import discover, verify
+from ptq_eval.models.language_model import LanguageModel
 from tests.checkpoints.support import codes, llama_config
 
 CONTEXT, V = 16, 48
@@ -137,3 +138,21 @@ def test_surplus_weights_are_named_and_what_is_in_them_does_not_matter(save, tmp
     found = verify(discover([tmp_path / "m"])[0])
     assert codes(found) == ["surplus_weights"]
     assert not found.fatal
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_entries_of_a_pickle_that_hold_nothing_are_no_problem(save, tmp_path, wrapped):
+    """None, as `get_extra_state` of TransformerEngine's layers and of others gives it."""
+    save(tmp_path / "m", config=llama_config(num_hidden_layers=1))
+    content = load_file(tmp_path / "m" / "model.safetensors")
+    (tmp_path / "m" / "model.safetensors").unlink()
+    empty = {f"{LAYER}q_proj._extra_state": None, f"{LAYER}k_proj._extra_state": {"version": 1}, "lm_head.bias": None}
+    losses = []
+    for more in ({}, empty):
+        state = {**content, **more}
+        torch.save({"model": state, "step": 5} if wrapped else state, tmp_path / "m" / "pytorch_model.bin")
+        found = verify(discover([tmp_path / "m"])[0])
+        assert codes(found) == []
+        model = LanguageModel.load(tmp_path / "m")
+        losses.append(model.logits(torch.arange(8)[None]))
+    assert torch.equal(*losses)

@@ -123,6 +123,7 @@ def test_siblings_say_what_a_number_beside_an_unknown_word_counts():
         (["20x", "200x"], [None, None]),
         (["batch391", "batch1252"], [None, None]),
         (["batch-256", "batch-391"], [None, None]),
+        ([f"batch{2**k}" for k in range(11)], [None] * 11),
         (["100Ksteps", "1Msteps"], [100_000, 1_000_000]),
         (["0.5Miters", "1Miters"], [500_000, 1_000_000]),
         (["consumed_samples_1000", "consumed_samples_2000"], [None, None]),
@@ -141,7 +142,8 @@ def test_which_numbers_without_a_word_for_steps_are_the_checkpoints_own(names, s
 @pytest.mark.parametrize(
     "names",
     ["llama-7b llama-13b", "model-4bit model-8bit", "model-4-bit model-8-bit", "int4 int8", "w4a16 w8a16", "q4 q8",
-     "width128 width256", "batch256 batch768", "batch_size_8 batch_size_16", "seed3 seed4", "lr3e-4 lr3e-5",
+     "width128 width256", "batch256 batch768", "batch_128 batch_256 batch_512",
+     "batch_size_8 batch_size_16", "seed3 seed4", "lr3e-4 lr3e-5",
      "rank8 rank16", "lora-r8 lora-r16", "12-layers 24-layers", "d512 d1024", "ctx2048 ctx4096", "4bit 8bit",
      "8x7b 8x22b", "gpu8 gpu16"],
 )  # fmt: skip

@@ -260,6 +260,22 @@ def test_a_number_beside_another_word_is_no_step_and_one_line_says_what_to_do(tm
         assert words in first.tokens_note
 
 
+@pytest.mark.parametrize("below", ["hf", "model/hf"])
+def test_a_number_beside_another_word_may_have_its_model_below(tmp_path, below):
+    for name in ("foo-7", "foo-13"):
+        touch_checkpoint(tmp_path / "mine" / name / below)
+    assert found(tmp_path / "mine") == [("mine", None, None)] * 2
+    assert found(tmp_path / "mine", tokens_per_step=70) == [("mine", 7, 490), ("mine", 13, 910)]
+
+
+@pytest.mark.parametrize("step", ["checkpoint-100", "step100/hf"])
+def test_runs_that_differ_in_such_a_number_stay_runs(tmp_path, step):
+    for name in ("foo-7", "foo-13"):
+        touch_checkpoint(tmp_path / "mine" / name / step)
+        touch_checkpoint(tmp_path / "mine" / name / "final")
+    assert {run for run, *_ in found(tmp_path / "mine")} == {"foo-7", "foo-13"}
+
+
 @pytest.mark.parametrize(
     ("names", "steps"),
     [

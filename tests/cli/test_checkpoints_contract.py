@@ -154,7 +154,14 @@ def test_inspect_says_the_same(ptq_eval, trajectory, breaking, code, said):
 
 
 @pytest.mark.parametrize(
-    ("breaking", "code"), [(truncate, 12), (pickle_with_code, 13), (nan, 14), (lose_tokenizer, 15), (unknown_model, 23)]
+    ("breaking", "code"),
+    [
+        (nan, 14),
+        *(
+            pytest.param(breaking, code, marks=pytest.mark.slow)
+            for breaking, code in ((truncate, 12), (pickle_with_code, 13), (lose_tokenizer, 15), (unknown_model, 23))
+        ),
+    ],
 )
 def test_the_good_ones_are_measured_and_reported(ptq_eval, trajectory, quick, tmp_path, breaking, code):
     breaking(trajectory / "checkpoint-200")

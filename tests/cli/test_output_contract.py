@@ -78,14 +78,13 @@ def test_another_text_is_refused(ptq_eval, material, quick, out, tmp_path):
     assert contents(out) == before
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"checkpoints": 3}', b'{"fixed": {}, "checkpoints": [1]}']
-)
-def test_a_damaged_run_json(ptq_eval, material, quick, out, content):
+def test_a_damaged_run_json(ptq_eval, material, quick, out):
     before = records(out)
-    (out / "run.json").write_bytes(content)
-    for command in (["run", material.run, "-o", out, *quick], ["fit", out], ["report", out]):
-        ptq_eval(*command).refuses(21, "run.json", "damaged", "delete that file")
+    damaged = [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"checkpoints": 3}', b'{"fixed": {}, "checkpoints": [1]}']
+    for content in damaged:
+        (out / "run.json").write_bytes(content)
+        for command in (["run", material.run, "-o", out, *quick], ["fit", out], ["report", out]):
+            ptq_eval(*command).refuses(21, "run.json", "damaged", "delete that file")
     (out / "run.json").unlink()
     answer = ptq_eval("run", material.run, "-o", out, *quick)
     assert (answer.code, answer.err) == (0, "")

@@ -80,6 +80,19 @@ def test_less_damage_than_an_equal_loss_explains_is_recovered(script, table):
     assert (at_tokens["effect"] < HARDER - 1).all()  # it has learned less as well
 
 
+def test_floats_are_compared_with_integers_of_the_same_bits(script, table):
+    trained = table[(table["quantizer"] == "none") & (table["ratio"] == 80) & (table["params"] == script.SMALL)]
+    base = trained[trained["precision"] == "full/full/full"]
+    costs = {"8": 0.01, "fp8_e4m3": 0.04, "6": 0.02}
+    added = [
+        base.assign(precision=f"{name}/full/full", eval_loss=base["eval_loss"] + cost) for name, cost in costs.items()
+    ]
+    found = pd.DataFrame(script.floats(pd.concat([base, *added])))
+    assert set(found["case"]) == {"weights fp8_e4m3 against integers of 8 bits"}  # a float without its integers is none
+    assert found["effect"].to_numpy() == pytest.approx(0.03)
+    assert list(found["ending"]) == ["trunk", "annealed"]
+
+
 def test_longer_training_is_the_last_doubling(script, table):
     found = pd.DataFrame(script.longer(table))
     assert set(found["case"]) == {"D/N 40 to 80"}

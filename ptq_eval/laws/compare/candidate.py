@@ -47,7 +47,7 @@ class Candidate:
     ) -> None:
         """`sigma` [n]: the common weights, None for a logarithmic loss, where all points weigh the same."""
         self.name, self.given, self.result, self.ignored = name, given, result, unread(law, data)
-        plain = {**options, "intervals": "none", "fixed": dict(given) or None}
+        plain: dict[str, Any] = {**options, "intervals": "none", "fixed": dict(given) or None}
         judged = result if sigma is None else fit(law, data, sigma=sigma, **plain)
         self.aicc, self.log_density = judged.aicc, _log_density(judged)
         self.errors = {kind: _errors(law, data, kind, plain) for kind in KINDS}

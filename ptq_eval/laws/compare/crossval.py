@@ -81,7 +81,7 @@ def held_out(law: Law, data: Data, by: Literal["D", "N", "P", "last"] = "D", **f
     """
     if by not in BY:
         raise OptionError("unknown way to hold out", got=repr(by), allowed=", ".join(BY))
-    options = {"intervals": "none", **fit_options}
+    options: dict[str, Any] = {"intervals": "none", **fit_options}
     cost = make_loss(options.get("loss", "huber"), options.get("huber_delta"))
     usable = clean(law, data, options.get("sigma"), cost)[1]
     parts = held_out_rows(data, by, usable)

@@ -59,7 +59,8 @@ def phase_against_tokens(data: Data, *, groups: int = 1, **options: Any) -> dict
     if n_distinct(data["S"]) < 2:
         return {"tested": False, "reason": Untested.ONE_PHASE.value}
     candidates = laws_of_phase()
-    comparison = compare(candidates, data, **{**options, "intervals": "none"})
+    plain: dict[str, Any] = {**options, "intervals": "none"}
+    comparison = compare(candidates, data, **plain)
     aicc = {entry.name: entry.aicc for entry in comparison.entries}
     if len(aicc) < len(candidates):
         return {"tested": False, "reason": Untested.NOT_FITTED.value, "comparison": comparison.to_dict()}
@@ -103,7 +104,7 @@ def equality(law: Law, data: Data, a: str, b: str, *, questions: int = 1, **opti
         if reason := free.no_interval.get(name):
             return {"a": a, "b": b, "tested": False, "reason": reason.to_dict()}
     sigma = weights(law, free, data) if free.identified and math.isfinite(free.tau) else None
-    judged = {**options, "n_boot": 0, "sigma": sigma}
+    judged: dict[str, Any] = {**options, "n_boot": 0, "sigma": sigma}
     equal, unequal = fit(law, data, tied=[(a, b)], **judged), fit(law, data, **judged)
     if not (free.identified and equal.identified and unequal.identified):
         bad = next(result for result in (free, unequal, equal) if not result.identified)

@@ -279,7 +279,8 @@ class FitContext:
             "fixed": {p.name: p.low for p in self.law.parameters if p.fixed},
             "covers": Coverage(self.level),
         }
-        return FitResult(**{**blank, **same, **known})
+        values: dict[str, Any] = {**blank, **same, **known}
+        return FitResult(**values)
 
     def _clusters(self) -> list[Any]:
         return bootstrap.clusters(self.data["run"].tolist(), self.data["checkpoint"].tolist())

@@ -258,6 +258,12 @@ def _at(curve: Curve, clock: Curve) -> Curve:
     return lambda x: curve(clock(x))
 
 
+def timed(history: History) -> History:
+    """Losses over progress, without the effect of the decay so far."""
+    less = _before_decay(history, decay_of_loss(history), logarithmic=False)
+    return replace(less, x=history.progress(history.x))
+
+
 def decay_of_loss(history: History) -> Decay | None:
     """What the decay of the learning rate adds to the loss; None where it is not known to decay."""
     last = float(history.y[-1])

@@ -36,7 +36,8 @@ def draw_losses(
     series: Series, x: np.ndarray, rng: np.random.Generator, n_draws: int
 ) -> tuple[Losses, dict[str, float]]:
     """Paths at log D = x [m], and the share of each candidate."""
-    history = History(series.x, series.loss_fp, np.full_like(series.x, series.scatter), series.phase)
+    whole = History(series.x, series.loss_fp, np.full_like(series.x, series.scatter), series.phase)
+    history = whole.part(slice(series.start, None))
     weights = _learned(*(each.tobytes() for each in (history.x, history.y, history.noise, history.phase)))
     curves = LOSS.curves(history)
     last, now = series.x[-1], series.loss_fp[-1]

@@ -137,8 +137,8 @@ def squared_errors(history: History, origin: int, response: Response) -> dict[st
     x, y, start = history.x[origin:], history.y[origin:], history.x[origin - 1]
     chance = history.noise[origin:] ** 2 + history.noise[origin - 1] ** 2
     scale = np.maximum(past.progress(x) - past.progress(np.array([start])), MIN_DISTANCE) ** GROWTH
+    floor, positive = history.floor[origin:], history.positive[origin:]
     if response.logarithmic:
-        floor, positive = history.floor[origin:], history.positive[origin:]
         chance = chance / positive**2
     else:
         scale = scale * max(slope(curves, dict.fromkeys(curves, 1.0), past), 1e-9)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ptq_eval.laws.forecast.candidates import SCATTER, fit_falling
+from ptq_eval.laws.forecast.candidates import SCATTER, History, timed
+from ptq_eval.laws.forecast.start import CONSTANTS, PRIOR_COUNT, assumed, squares, start
 from ptq_eval.laws.tables.schedule import phase_of
 from ptq_eval.laws.turning.observed import checkpoint_scatter
 from ptq_eval.results.points import FULL_PRECISION, Config, Point, Windows, by, curve
@@ -22,9 +24,6 @@ Deltas that are noise are negative half the time, so a row of four above zero co
 """
 GROWN = 3.0
 """By how many times their noise the last two deltas are above zero where earlier ones are not clear."""
-PRIOR_SCATTER, PRIOR_COUNT = 0.003, 2.0
-"""The scatter of checkpoints that is assumed beforehand, as a share of the loss, and its weight in checkpoints, which
-is also that of a standard error."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,8 @@ class Series:
         """The checkpoints up to D = `tokens`."""
         keep = self.tokens <= tokens
         arrays = {name: value[keep] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        return Series(**{**vars(self), **arrays})
+        values: dict[str, Any] = {**vars(self), **arrays}
+        return Series(**values)
 
     @property
     def significant(self) -> bool:
@@ -117,25 +117,29 @@ class Series:
         return PRIOR_COUNT + max(float(self.clear.sum()) - 3, 0.0)
 
     @property
+    def start(self) -> int:
+        """The checkpoint from which the full-precision loss falls as a power of D (see `start`)."""
+        history = timed(History(self.x, self.loss_fp, np.zeros_like(self.x), self.phase))
+        return start(history.x, history.y)
+
+    @property
     def scatter_freedom(self) -> float:
         """Those of the scatter: checkpoints beyond the constants of a falling power, and those assumed beforehand."""
-        return PRIOR_COUNT + len(self.x) - 3
+        return PRIOR_COUNT + len(self.x) - self.start - CONSTANTS
 
     @property
     def scatter(self) -> float:
         """Standard deviation of checkpoints about a smooth curve of the full-precision loss; 0 where unknown.
 
         The smaller of two estimates, both of which count as scatter what their curve misses: from third differences,
-        and from the residuals of E + B·D^−beta together with what is assumed beforehand.
+        and from the residuals of E + B·D^−beta together with what is assumed beforehand; from `start` on.
         """
-        rough = checkpoint_scatter(self.x, self.loss_fp)
-        decay, factors = (found[0] for found in fit_falling(self.x, self.loss_fp[None]))
-        if not math.isfinite(rough + decay):
+        own = slice(self.start, None)
+        x, loss = self.x[own], self.loss_fp[own]
+        rough, about = checkpoint_scatter(x, loss), squares(x, loss)
+        if not math.isfinite(about):
             return float(np.nan_to_num(rough))
-        residual = self.loss_fp - factors[0] - factors[1] * np.exp(-decay * (self.x - self.x[-1]))
-        assumed = PRIOR_COUNT * (PRIOR_SCATTER * self.loss_fp[-1]) ** 2
-        about = math.sqrt((assumed + float(np.sum(residual**2))) / self.scatter_freedom)
-        return min(rough, about)
+        return float(np.fmin(rough, math.sqrt((assumed(loss) + about) / self.scatter_freedom)))
 
 
 def series_of(

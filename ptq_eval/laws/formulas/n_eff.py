@@ -225,7 +225,9 @@ class NEff(Chinchilla):
         """
         return precision_with(1.0, *self.capacity.elasticity_constants(theta))
 
-    def compute_optimal(self, theta: Theta, cost: Any, P: Any = 16.0) -> tuple[Any, Any]:
+    def compute_optimal(  # pyrefly: ignore[bad-override]  # a product of N and D has no cost here
+        self, theta: Theta, cost: Any, P: Any = 16.0
+    ) -> tuple[Any, Any]:
         """The N and D of least loss with (6/16)·N·D·P = `cost` FLOPs and all parts at P bits.
 
         Chinchilla's closed form with A·f(P)^−alpha for A: the exponents of cost and P are equal and opposite but for f.

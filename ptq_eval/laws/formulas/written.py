@@ -74,8 +74,8 @@ class Formula(Law):
         if response in names:
             raise ExpressionError("the formula has its response on both sides", got=response)
         # What other laws declare as a class, this one reads from its text.
-        self.response = response  # pyright: ignore[reportAttributeAccessIssue]
-        self.equation = f"{response} = {_right(text)}"  # pyright: ignore[reportAttributeAccessIssue]
+        self.response = response  # pyrefly: ignore[read-only]
+        self.equation = f"{response} = {_right(text)}"  # pyrefly: ignore[read-only]
         self.signed = (*self.columns, response)
         self.start, self.bounds = dict(start or {}), dict(bounds or {})
         for name in (*self.start, *self.bounds):

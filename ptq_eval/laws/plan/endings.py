@@ -37,9 +37,10 @@ from ptq_eval.sampling import SIGNIFICANT
 STUDY = "results/precision"
 PAPER = "arXiv 2509.22935"
 A = 6.7297
-"""The constant of the published share."""
+"""The constant of the published share, with natural logarithms; compared with reading notes on the paper
+(papernotes.org, ICLR 2026), not with its text, so that it is open whether its N counts embeddings."""
 SHARE_ERROR = 0.091
-"""The mean absolute error of the published share over its own runs."""
+"""The mean absolute error of the published share about the best ones of its own runs."""
 SHARE_RANGES: Mapping[str, tuple[float, float]] = {"N": (86e6, 2.2e9), "D": (2.3e9, 1.4e12), "bits": (1, 6)}
 _TABLE = Path(__file__).with_name("study_endings.csv")
 

@@ -81,7 +81,7 @@ def _along(
         )
         value = np.take_along_axis(values, k, axis=1)[:, 0]
         count = FINE
-    return at, value
+    return at, value  # pyrefly: ignore[unbound-name]  # there is at least one round
 
 
 def _points(low: np.ndarray, high: np.ndarray, count: int) -> np.ndarray:

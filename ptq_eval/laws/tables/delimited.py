@@ -13,6 +13,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,7 +85,7 @@ def read_delimited(text: str, path: Path, usual: str, dialect: Dialect) -> pd.Da
         raise DataFileError(
             "the first line holds no column names", got=f"{path.name}: {filled[0].strip()}", remedy=remedy
         )
-    comma = {"dtype": str, "keep_default_na": False} if dialect.decimal == "," else {}
+    comma: dict[str, Any] = {"dtype": str, "keep_default_na": False} if dialect.decimal == "," else {}
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:

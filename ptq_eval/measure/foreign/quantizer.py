@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ class Foreign(Quantizer):
             return error
         return None
 
-    def options(self) -> Mapping[str, Any]:
+    def options(self) -> dict[str, Any]:
         """None: a backend's methods are measured as the package sets them."""
         return {}
 

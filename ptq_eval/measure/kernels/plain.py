@@ -18,10 +18,12 @@ def full_precision(z: Tensor, e: Tensor | None, targets: Tensor, first: int, sum
     `e`, of the same shape, receives exp(z − shift); None where no variant is compared.  z may be overwritten.
     """
     z.clamp_(min=LOG_FLOOR)
-    if e is not None:  # torch finds the highest faster than the highest and its index
+    if e is None:  # torch finds the highest faster than the highest and its index
+        highest = z.amax(-1)
+    else:
         highest, index = z.max(-1)
         sums.top.copy_(torch.where(highest > sums.highest, index + first, sums.top))
-    shifted = _raise(z, e, z.amax(-1) if e is None else highest, sums)
+    shifted = _raise(z, e, highest, sums)
     if e is not None:
         sums.cross.mul_(sums.scale).add_(torch.linalg.vecdot(e, z))
     sums.total.mul_(sums.scale).add_(shifted)

@@ -113,7 +113,7 @@ def _options(config: dict[str, Any], in_low_precision: bool) -> RunOptions:
             remedy=_AVERAGES,
         )
     options = RunOptions.of({"validation_windows": 0, **config})
-    precision = {} if in_low_precision else dict.fromkeys(_LAYERS, FULL)
+    precision: dict[str, Any] = {} if in_low_precision else dict.fromkeys(_LAYERS, FULL)
     schedule = "constant" if options.schedule == "wsd" else options.schedule
     return replace(options, **precision, schedule=schedule, low_precision_share=1.0, ema=(), lawa=())
 

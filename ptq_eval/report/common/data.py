@@ -249,7 +249,7 @@ class Study:
         integers = [label for label in self.labels if families[label] == "int"]
         return integers or self.labels[:MOST_PANELS]
 
-    @property
+    @cached_property
     def has_formats(self) -> bool:
         """Whether anything but plain integers was measured."""
         return bool((formats_of(self.measured) != "int").any())

@@ -65,7 +65,7 @@ def _windows(m: Measurement) -> pd.DataFrame:
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
     """The degradation table with one type per column: whole numbers, floats, text."""
-    found = frame.copy()
+    found: Any = frame.copy()
     for name in found:
         column: Any = found[name]
         if name in WHOLE_NUMBERS:
@@ -99,7 +99,8 @@ def write_sqlite(path: Path, frames: dict[str, pd.DataFrame]) -> Path:
         partial.unlink(missing_ok=True)
         with closing(sqlite3.connect(partial)) as database:
             for name, frame in frames.items():
-                frame.astype("object").where(frame.notna(), None).to_sql(name, database, index=False)
+                values: Any = frame.astype("object")
+                values.where(frame.notna(), None).to_sql(name, database, index=False)
             database.execute("CREATE INDEX windows_key ON windows (key)")
             database.commit()
         partial.replace(path)

@@ -50,7 +50,7 @@ class Names:
             for name, several in self._several.items()
             if quantizer in several
         ]
-        return ", ".join(filter(None, [f"{quantizer} {scheme(about)}", *more]))
+        return ", ".join(part for part in (f"{quantizer} {scheme(about)}", *more) if part)
 
 
 def scheme(about: Mapping[str, Any]) -> str:

@@ -70,7 +70,7 @@ def critical(study: Study, titles: Titles) -> Iterator[str]:
     for one in found:
         for columns in batches(one.columns, MAX_ANSWERS):
             for rows in batches(one.rows, MAX_LINES):
-                part = replace(one, rows=rows).part(columns).narrow()
+                part = replace(one, rows=list(rows)).part(columns).narrow()
                 drawn = latex.answers_tabular(part, titles, r" \\ \addlinespace")
                 words = caption if label else "Continued: " + caption
                 yield floating(drawn, words, label, wide=True, below=notes if label else ())
@@ -191,7 +191,7 @@ def degradation(study: Study, titles: Titles) -> Iterator[str]:
         table = grid(study, run)
         for part in table.split(MAX_COLUMNS):
             for rows in batches(part.rows, MAX_ROWS):
-                one = replace(part, rows=rows)
+                one = replace(part, rows=list(rows))
                 texts = [text for row in rows for text in row]
                 caption = rf"$\delta$ of {titles[table.title]}, in nats per token; $L$ is the loss before. {_NOTE}"
                 notes = [rf"$^{{\circ}}$ $\delta$ {escape(FLOOR_NOTE)}."] if any(FLOOR in t for t in texts) else []

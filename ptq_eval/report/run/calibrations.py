@@ -34,7 +34,7 @@ def summary(study: Study) -> Frame:
     """The effects in `fit.json` with the `label` of their configuration and `varied`, the factors that differ from the
     first condition; those that differ in one factor come first.  p tests for no effect on the mean over checkpoints,
     adjusted by Holm's procedure over all rows, and NaN where the error does not cover the draw of the windows."""
-    found = []
+    found: list[dict[str, Any]] = []
     for entry in study.fit.get("calibrations") or ():
         varied = [name for name in FACTORS if entry[name] != entry["first"][name]]
         found.append({**entry, "label": study.label_of(entry), "varied": varied})

@@ -98,7 +98,7 @@ def _panel(ax: Axes, mine: Frame, factor: str, series: list[tuple[str, str]], st
         else:
             own = own.sort_values(factor)
             x = own[factor].astype(float) * _NUDGE**shift
-        look = {"elinewidth": 0.7, "linewidth": 0.8, **styles.labels[label], **styles.runs.get(run, {})}
+        look: dict[str, Any] = {"elinewidth": 0.7, "linewidth": 0.8, **styles.labels[label], **styles.runs.get(run, {})}
         look |= {"linestyle": "none"} if text else {}
         ax.errorbar(x, own["difference"], yerr=own["error"], **look)
     if text:

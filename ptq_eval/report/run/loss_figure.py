@@ -50,13 +50,19 @@ MIN_FALL = 0.3
 TITLE_WIDTH = 38
 _INNER, _OUTER = 0.3, 0.15
 """Opacity of the bands of 50 and 90 %; where they overlap, both count."""
-RING = {"color": "black", "markerfacecolor": "none", "markersize": 5.8, "markeredgewidth": 0.7, "linestyle": "none"}
+RING: dict[str, Any] = {
+    "color": "black",
+    "markerfacecolor": "none",
+    "markersize": 5.8,
+    "markeredgewidth": 0.7,
+    "linestyle": "none",
+}
 """The marks of losses before quantization."""
 _SMALLEST, _LARGEST = 2.8, 4.6
 """Points: the marks of the smallest and of the largest bit-width."""
 DRAWN = ("observed", "forecast", "predicted")
 NOT_DRAWN = ("far", "open", "unidentified")
-_ORIGIN = {"color": "0.75", "linestyle": "-", "linewidth": 0.8, "zorder": 1}
+_ORIGIN: dict[str, Any] = {"color": "0.75", "linestyle": "-", "linewidth": 0.8, "zorder": 1}
 _PAPER = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 """Behind a note, so that lines and curves do not run through its letters."""
 
@@ -247,7 +253,12 @@ def _legend(figure: Figure, table: Frame) -> None:
 
     handles: list[Any] = [Line2D([], [], marker="o", label="before quantization", **RING)]
     for bits, size in mark_sizes(table).items():
-        look = {"color": figures.colour(bits), "markersize": size, "markeredgewidth": 0, "linestyle": "none"}
+        look: dict[str, Any] = {
+            "color": figures.colour(bits),
+            "markersize": size,
+            "markeredgewidth": 0,
+            "linestyle": "none",
+        }
         handles.append(Line2D([], [], marker="o", label=f"{bits:.0f} bits", **look))
     kinds = set(table["kind"])
     if "ahead" in kinds:

@@ -64,15 +64,13 @@ _COVERED = (
 )
 
 
-def document(
-    study: Study,
-    theory: Mapping[str, Any] | None = None,
-    found: Mapping[str, Any] | None = None,
-    tested: Mapping[str, Any] | None = None,
-    planned: Mapping[str, Any] | None = None,
-) -> str:
+def document(study: Study, *records: Mapping[str, Any] | None) -> str:
     """The page in GitHub's Markdown; arguments as for `sections`."""
-    parts = sections(study, theory, found, tested, planned)
+    return markdown(sections(study, *records))
+
+
+def markdown(parts: Iterable[tuple[str, str]]) -> str:
+    """The page of these `sections`."""
     return "\n".join(f"## {title}\n\n{text.rstrip()}\n" if title else text for title, text in parts)
 
 

@@ -74,7 +74,7 @@ def _answers(compared: Sequence[Mapping[str, Any]]) -> list[str]:
         pairs = [(sign * e["change"], number(e["delta"].get("delta"))) for e in own]
         pairs = [(change, delta) for change, delta in pairs if math.isfinite(delta)]
         if len(pairs) >= MIN_VARIANTS:
-            correlation = float(stats.spearmanr(np.array(pairs))[0])  # pyright: ignore[reportArgumentType]
+            correlation = float(stats.spearmanr(np.array(pairs))[0])
             if math.isfinite(correlation):
                 line += f" Rank correlation of the change with δ: {correlation:.2f}.".replace("-", "−")
         lines.append(line)

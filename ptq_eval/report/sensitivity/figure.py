@@ -16,6 +16,7 @@ import pandas as pd
 from ptq_eval.report.common import figures, tables
 from ptq_eval.report.common.data import Frame
 from ptq_eval.report.common.numbers import number, short
+from ptq_eval.results.points import rows_of
 from ptq_eval.theory import ALL
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ def data(record: Mapping[str, Any], quantizer: str) -> Frame:
         rows = [row for row in entry["rows"] if row["quantizer"] == quantizer]
         if not rows:
             continue
-        own = pd.DataFrame([{name: row[name] for name in ("layer", "bits", *NUMBERS)} for row in rows])
+        own: Any = pd.DataFrame([{name: row[name] for name in ("layer", "bits", *NUMBERS)} for row in rows])
         own[list(NUMBERS)] = own[list(NUMBERS)].apply(pd.to_numeric, errors="coerce")
         own["kind"] = np.where(own["layer"] == ALL, "joint", "layer")
         limits = {b["measured"]: b for b in entry["bounds"] if b["quantizer"] == quantizer}
-        own["bound"] = [_bound(limits["delta"], row) for row in own.to_dict("records")]
+        own["bound"] = [_bound(limits["delta"], row) for row in rows_of(own)]
         own["bar"] = _bars(own, telling_width(entry, quantizer))
         own["checkpoint"] = tables.checkpoint(entry)
         found.append(own[list(COLUMNS)])
@@ -201,10 +202,11 @@ def _legend(figure: Figure, table: Frame) -> None:
         for bits in sorted(table["bits"].unique())
     ]
     hollow: dict[str, Any] = {"color": "0.4", "markerfacecolor": "none", "linestyle": "none"}
+    square: dict[str, Any] = {**hollow, "color": "#0072B2", "markersize": 5}
     handles += [
         Line2D([], [], marker="o", label="δ ≤ 0 or below the axis", **hollow),
         Line2D([], [], color="black", marker="o", linestyle="none", label="δ, all layers"),
-        Line2D([], [], marker="s", label="KL, all layers", **{**hollow, "color": "#0072B2", "markersize": 5}),
+        Line2D([], [], marker="s", label="KL, all layers", **square),
         Line2D([], [], color="black", marker="D", markersize=2.6, linewidth=0.9, label="predicted"),
         Patch(color="0.85", linewidth=0, label="± roundings (of δ)"),
         Line2D([], [], color="#D55E00", linestyle="--", label=r"bound $C\,4^{-\mathrm{bits}}$"),

@@ -17,23 +17,23 @@ from ptq_eval.records import FULL_PRECISION, Checkpoint
 from ptq_eval.report.common.numbers import OPEN, count, ratio, short
 from ptq_eval.report.common.tables import delta_cells
 from ptq_eval.report.common.words import plural
-from ptq_eval.results.points import is_runtime
+from ptq_eval.results.points import is_runtime, rows_of
 
 _ROW = ("quantizer", "bits", "format", "loss_fp", "loss_q", "delta", "delta_se", "noise_floor", "status")
 _LOGGED = ("delta", "delta_se", "loss_q")
 _ANSWER = ("quantizer", "bits", "verdict_kind", "answer", "verdict")
 
 
-def rows_of(checkpoint: Checkpoint, table: pd.DataFrame) -> list[dict[str, Any]]:
+def measured_rows(checkpoint: Checkpoint, table: pd.DataFrame) -> list[dict[str, Any]]:
     """What was measured of one checkpoint: a JSON object for each quantizer and scheme of weights alone."""
-    rows = _rows(checkpoint, table).reindex(columns=list(_ROW)).to_dict("records")
+    rows = rows_of(_rows(checkpoint, table).reindex(columns=list(_ROW)))
     return [{key: finite_or_none(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
 
 
 def _rows(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
     step = table["step"].isna() if checkpoint.step is None else table["step"] == checkpoint.step
     rows = table.loc[(table["run"] == checkpoint.run) & step & (table["quantizer"] != FULL_PRECISION)]
-    return rows.loc[[not is_runtime(row) for row in rows.to_dict("records")]]
+    return rows.loc[[not is_runtime(row) for row in rows_of(rows)]]
 
 
 def answers_of(checkpoint: Checkpoint, fit: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def measured_json(
         "tokens_per_param": checkpoint.tokens_per_param,
         "seconds": round(seconds, 1),
         "spent": round(spent, 1),
-        "rows": rows_of(checkpoint, table),
+        "rows": measured_rows(checkpoint, table),
         "critical_tokens": answers_of(checkpoint, fit),
     }
 
@@ -89,7 +89,7 @@ def _place(checkpoint: Checkpoint) -> dict[str, Any]:
 def measured_text(checkpoint: Checkpoint, table: pd.DataFrame, seconds: float) -> str:
     """One line with the deltas of a checkpoint."""
     rows = _rows(checkpoint, table)
-    written = zip(rows.to_dict("records"), delta_cells(rows))
+    written = zip(rows_of(rows), delta_cells(rows))
     cells = [f"{row['quantizer']} {_scheme(row)} {cell}" for row, cell in written]
     return f"{_name(checkpoint)}: δ {', '.join(cells)}; {seconds:.0f} s"
 

@@ -19,6 +19,7 @@ from ptq_eval.report.common.files import csv_text, json_text
 from ptq_eval.report.mixed import figure as mixed_figure
 from ptq_eval.report.run import curves, delta_figure, formats_figure, loss_figure
 from ptq_eval.report.sensitivity import page as sensitivity
+from ptq_eval.results.points import rows_of
 
 ASKED = "asked"
 _DIGITS = 6
@@ -52,7 +53,7 @@ def embedded(
             **{f"figures/{name}.csv": csv_text(frame) for name, frame in drawn.items()},
         },
         "labels": list(labels(pd.DataFrame(study.table).reset_index(drop=True))),
-        "runtime": [runtime_name(row) for row in pd.DataFrame(study.table).to_dict("records")],
+        "runtime": [runtime_name(row) for row in rows_of(pd.DataFrame(study.table))],
         "cells": _cells(study),
         "full_precision": FULL_PRECISION,
         "runs": _runs(study),

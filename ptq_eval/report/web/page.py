@@ -57,12 +57,13 @@ def document(
     tables: Mapping[str, Frame] | None = None,
     figures: Path | None = None,
     live: Live | None = None,
+    parts: Sequence[tuple[str, str]] | None = None,
 ) -> str:
     """The page as HTML.
 
     records: of sensitivity, comparison, backtest and mixed models, as `report.run.page.sections` takes them.  tables:
     the data of figures that are known already, by name.  figures: the folder with pictures of the figures that are not
-    drawn in the browser.  live: for a page that is served.
+    drawn in the browser.  live: for a page that is served.  parts: the page's sections, if they are known.
     """
 
     embedded = data.embedded(study, tables or {}, records)
@@ -70,7 +71,8 @@ def document(
     def picture(name: str, about: str) -> str:
         return _picture(data.interactive(name, embedded["files"]), about, figures / f"{name}.png" if figures else None)
 
-    parts = [part for part in page.sections(study, *records) if live is None or part[0] not in live.without]
+    every = page.sections(study, *records) if parts is None else parts
+    parts = [part for part in every if live is None or part[0] not in live.without]
     title = f"{_HEADING}: {', '.join(study.runs)}"
     return _filled(title, parts, picture, embedded, live)
 

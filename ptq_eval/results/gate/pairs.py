@@ -167,12 +167,13 @@ def _missing(old: Cell, other: Cell | None, new: Side) -> Missing:
 def _pair(old: Cell, other: Cell, one: Compared, chance: bool, sd: float, df: float) -> Pair:
     fulls = [cell.full.loss if cell.full is not None else number(cell.row.get("loss_fp")) for cell in (old, other)]
     skipped = [number(cell.row.get("layers_skipped")) for cell in (old, other)]
-    with_chance = {
+    with_chance: dict[str, Any] = {
+        **vars(one),
         "evidence": replace(one.evidence, chance=sd if chance else 0.0, chance_df=df),
         "changed": one.changed if chance else replace(one.changed, chance=0.0),
     }
     return Pair(
-        **{**vars(one), **with_chance},
+        **with_chance,
         about=about(old.row),
         drift=fulls[1] - fulls[0] if all(map(math.isfinite, fulls)) else 0.0,
         partial=tuple(int(n) if math.isfinite(n) else 0 for n in skipped),  # type: ignore[arg-type]

@@ -90,7 +90,8 @@ class Side:
         """The version of this program and the commit, as far as `run.json` has them."""
         git = self.run.get("git") or {}
         words = [str((self.run.get("versions") or {}).get("ptq-eval") or ""), str(git.get("commit") or "")[:12]]
-        return " ".join(filter(None, [*words, "changed" if git.get("commit") and not git.get("clean") else ""]))
+        changed = "changed" if git.get("commit") and not git.get("clean") else ""
+        return " ".join(word for word in (*words, changed) if word)
 
 
 def read(folder: Path, name: str = "") -> Side:

@@ -127,7 +127,9 @@ def test_only_its_own_scripts_may_run_and_nothing_is_requested(text, document):
         assert str(element.get("href", "#")).startswith("#")
 
 
-@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize(
+    "hostile", [" ".join(HOSTILE), *(pytest.param(one, marks=pytest.mark.slow) for one in HOSTILE)]
+)
 def test_strings_from_outside_are_text(hostile, document, tmp_path):
     table = make_table(runs=("small",), ratios=(20, 50, 100), quantizers=("gptq",), bits=(2, 3))
     fit, run = make_fit(table), make_run(table)
