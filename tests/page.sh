@@ -13,7 +13,7 @@ if [ -z "$CHROMIUM" ]; then
     exit 0
 fi
 "$PYTHON" -c "import playwright" 2> /dev/null ||
-    "$PYTHON" -m pip install --quiet --constraint requirements/constraints.txt playwright
+    "$PYTHON" -m pip install --quiet --no-compile --constraint requirements/constraints.txt playwright
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 axe=4.10.3

@@ -4,6 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 "$PYTHON" -c "import zensical" 2> /dev/null ||
-    "$PYTHON" -m pip install --quiet --constraint requirements/constraints.txt zensical
+    "$PYTHON" -m pip install --quiet --no-compile --constraint requirements/constraints.txt zensical
 "$PYTHON" docs/build_site.py
 OMP_NUM_THREADS=1 "$PYTHON" -m pytest -q -m session --slow "$SLOW" tests/docs

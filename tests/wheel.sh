@@ -6,7 +6,7 @@ python=$(realpath -s "${PYTHON:-python3}")
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-"$python" -m build --outdir "$work/dist" "$root" >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
+"$python" -m build --no-isolation --outdir "$work/dist" "$root" >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
 # The dependencies are those of the environment that builds; only the package itself comes from the wheel.
 "$python" -m pip install --quiet --no-deps --no-index --target "$work/site" "$work"/dist/*.whl
 cp -r "$root/examples/trajectory" "$work/trajectory"

@@ -1,8 +1,9 @@
 """Files that hold tensors alone (`model_1000.pt`, `step_1000/model/…/sdp_00.pt`), with a configuration that is given.
 
 What `--architecture` gives, a config.json of transformers or a type of model, is the configuration.  The tensors may be
-in a state dict of their own or beside others (`{"model": …, "optimizer": …}`), below a prefix (`module.`,
-`model.transformer.`), and be called as in transformers, as in Meta's Llama or as in fairseq2.  Whichever way most names
+in a state dict of their own or beside others (`{"model": …, "optimizer": …}`), in one file or in several that are
+numbered (`model-00001-of-00002.safetensors`), below a prefix (`module.`, `model.transformer.`), and be called as in
+transformers, as in Meta's Llama or as in fairseq2.  Whichever way most names
 are parameters of the model is taken; what then lacks or is left over is for `verify` to say.  The step is in the name
 of the file or of a folder above it, else in the file (`step`, `global_step`, `iteration` …).
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 
 _FILE = re.compile(r".+\.(pt|pth|bin|ckpt|safetensors)")
 _OTHER = re.compile(
-    r"optim|rng|random_state|scheduler|training_args|tokenizer|scaler|sampler|trainer|data_?(reader|loader)|-of-\d"
+    r"optim|rng|random_state|scheduler|training_args|tokenizer|scaler|sampler|trainer|data_?(reader|loader)"
 )
-"""Names of files and folders beside the weights; shards of a whole that transformers reads itself."""
+"""Names of files and folders beside the weights."""
+_SHARD = re.compile(r"(?P<whole>.+)-\d+-of-(?P<count>\d+)(?P<kind>\.\w+)")
+"""Names of the parts of a state dict, each with some of its tensors."""
 _LAST = re.compile(r"(final|best|last|latest|main|release)\b.*", re.IGNORECASE)
 _DEPTH = 4
 """How many folders below the one with the step a file may be."""
@@ -71,18 +74,18 @@ class StateDict(ConvertedFormat):
 
     def discover(self, root: Path) -> list[Checkpoint]:
         """The files in `root`, and in folders there that a step or a word such as `final` names."""
-        files = [path for path in sorted(root.iterdir()) if _may_hold_weights(path)]
-        read = labels.read_siblings(path.stem for path in files)  # ckpt_100, ckpt_200: they differ in their number
+        files = _wholes(path for path in sorted(root.iterdir()) if _may_hold_weights(path))
+        read = labels.read_siblings(map(_stem, files))  # ckpt_100, ckpt_200: they differ in their number
         found = []
         for path in files:
-            own = numbered.place(root.name, path.stem, read[path.stem]) if path.stem in read else None
+            own = numbered.place(root.name, stem, read[stem]) if (stem := _stem(path)) in read else None
             own = own or (read_label(root.parent.name, root.name) if len(files) == 1 else None)
             found.append(self._placed(path, root, own))
         for folder in sorted(root.iterdir()):
             inside = folder.is_dir() and (read_label(root.name, folder.name) or _LAST.fullmatch(folder.name))
             if not inside or folder.is_symlink() or _OTHER.search(folder.name.lower()):
                 continue
-            if own := sorted(_below(folder, _DEPTH)):
+            if own := _wholes(sorted(_below(folder, _DEPTH))):
                 checkpoint = self._placed(own[0], root, read_label(root.name, folder.name))
                 if len(own) > 1:
                     what = f"several files of {folder.name} hold tensors"
@@ -96,7 +99,7 @@ class StateDict(ConvertedFormat):
     def _placed(self, path: Path, root: Path, position: Position | None) -> Checkpoint:
         """A file's checkpoint, at the position that a name says."""
         checkpoint = self.found(path, position.step if position else None)
-        checkpoint = replace(checkpoint, revision=path.relative_to(root).with_suffix("").as_posix())
+        checkpoint = replace(checkpoint, revision=path.relative_to(root).with_name(_stem(path)).as_posix())
         if position is None:
             return checkpoint if checkpoint.step is not None else replace(checkpoint, tokens_note=UNKNOWN_STEP)
         return _at(checkpoint, position)
@@ -107,6 +110,10 @@ class StateDict(ConvertedFormat):
         entries = content if isinstance(content, dict) else {}
         step = next((entries[name] for name in _STEPS if type(entries.get(name)) is int), None)
         return Checkpoint("", step, None, None)
+
+    def sources(self, place: Path) -> list[Path]:
+        """The file, or all parts of the state dict."""
+        return _parts(place)
 
     def tokenizer_homes(self, place: Path) -> tuple[Path, ...]:
         """The folders up to the run's."""
@@ -129,6 +136,28 @@ def _below(folder: Path, levels: int) -> Iterator[Path]:
             yield child
         elif levels and child.is_dir() and not _OTHER.search(child.name.lower()):
             yield from _below(child, levels - 1)
+
+
+def _shard(path: Path) -> tuple[str, str, str] | None:
+    """What all parts of a state dict have in their names: stem, number of parts, ending; None for a whole one."""
+    match = _SHARD.fullmatch(path.name)
+    return match.group("whole", "count", "kind") if match else None
+
+
+def _stem(path: Path) -> str:
+    return own[0] if (own := _shard(path)) else path.stem
+
+
+def _wholes(paths: Iterable[Path]) -> list[Path]:
+    """The files that hold a state dict, the first alone of those that are its parts."""
+    return list({(path.parent, _shard(path) or path.name): path for path in reversed([*paths])}.values())[::-1]
+
+
+def _parts(place: Path) -> list[Path]:
+    """The files of the state dict that `place` holds, or is the first part of."""
+    if (own := _shard(place)) is None:
+        return [place]
+    return sorted(path for path in place.parent.iterdir() if _shard(path) == own)
 
 
 def _at(checkpoint: Checkpoint, position: Position) -> Checkpoint:
@@ -159,10 +188,22 @@ def _content(place: Path, device: str = "cpu") -> Any:
 
 
 def _state(place: Path) -> dict[str, Tensor]:
-    content = _content(place)
-    entries = content if isinstance(content, dict) else {}
-    named = next((entries[name] for name in _STATES if entries.get(name) and is_state(entries[name])), None)
-    return unwrapped(content if named is None else named, place.name)
+    """The tensors of a state dict.  Raises UnreadableCheckpointError where a part is missing or repeats a tensor."""
+    parts, own, found = _parts(place), _shard(place), {}
+    if own is not None and len(parts) != int(own[1]):
+        what = f"{len(parts)} of the {int(own[1])} parts of {own[0]}{own[2]} are there"
+        raise UnreadableCheckpointError(what, got=", ".join(path.name for path in parts[:3]), remedy="fetch the others")
+    for part in parts:
+        content = _content(part)
+        entries = content if isinstance(content, dict) else {}
+        named = next((entries[name] for name in _STATES if entries.get(name) and is_state(entries[name])), None)
+        tensors = unwrapped(content if named is None else named, part.name)
+        if twice := sorted(found.keys() & tensors.keys()):
+            what = "a tensor is in several parts, which this format does not put together"
+            remedy = "put them together with the library that wrote them"
+            raise UnreadableCheckpointError(what, got=f"{twice[0]} in {part.name}", remedy=remedy)
+        found |= tensors
+    return found
 
 
 def _named(tensors: Mapping[str, Tensor], config: Mapping[str, Any], where: str) -> dict[str, Tensor]:

@@ -99,6 +99,8 @@ def verify_all(
 
 def _examined(checkpoint: Checkpoint, trust: bool) -> tuple[Checkpoint, Sketch | None]:
     """The checkpoint with what is wrong with it alone, and the sketch of its weights if they can be read."""
+    if any(problem.code == "unreadable" for problem in checkpoint.fatal):
+        return checkpoint, None  # found so, with the reason
     try:
         folder = local_path(checkpoint)
         for place in {folder, tokenizer_folder(folder) or folder}:

@@ -78,7 +78,7 @@ def predict(
             )
             for (trial, variant), (whole, own) in zip(made, found):
                 scheme = variant.scheme
-                head = {"quantizer": trial.quantizer, "bits": scheme.bits, "format": scheme.name}
+                head: dict[str, Any] = {"quantizer": trial.quantizer, "bits": scheme.bits, "format": scheme.name}
                 head["group_size"] = scheme.group_size
                 bases.append({**head, "layer": ALL, **whole})
                 layers += [{**head, **row} for row in own]

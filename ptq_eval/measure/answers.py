@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from ptq_eval.errors import TaskError
+from ptq_eval.errors import MissingTokenizerError, TaskError
 from ptq_eval.measure import tasks
-from ptq_eval.measure.evaluate import Running, batch_size
+from ptq_eval.measure.evaluate import batch_size
 from ptq_eval.measure.memory import out_of_memory
 from ptq_eval.measure.session import Session
+from ptq_eval.measure.simulation import Simulation
 from ptq_eval.models.loading import load_tokenizer
 
 LENGTH = 128
@@ -27,7 +28,7 @@ LENGTH = 128
 
 
 def answer(
-    session: Session, spec: Mapping[str, Any], carried: Mapping[str, Any], simulation: Running | None = None
+    session: Session, spec: Mapping[str, Any], carried: Mapping[str, Any], simulation: Simulation | None = None
 ) -> dict[str, Any]:
     """The answers to a task with these parameters: per metric one value per document, in the documents' order.
 
@@ -37,8 +38,11 @@ def answer(
     from lm_eval.evaluator import evaluate
 
     name, task = spec["name"], tasks.planned(spec)
+    over_tokens = simulation is not None and simulation.over_tokens
+    if task.OUTPUT_TYPE == tasks.GENERATED:
+        _require_generating(name, session, simulation)
     rounding = simulation.running() if simulation is not None else contextlib.nullcontext()
-    adapter = _adapter(session, bool(spec["bos"]))
+    adapter = _adapter(session, bool(spec["bos"]), alone=over_tokens)
     with session.model.carrying(session.model.parameters_of(carried)), rounding, tasks.quiet(), torch.inference_mode():
         try:
             found: Any = evaluate(adapter, {name: task}, limit=spec["limit"], bootstrap_iters=0)
@@ -49,18 +53,34 @@ def answer(
     return _columns(found["samples"][name], found["higher_is_better"].get(name, {}))
 
 
-def _adapter(session: Session, bos: bool) -> Any:
-    """The harness's adapter around the session's model."""
+def _require_generating(name: str, session: Session, simulation: Simulation | None) -> None:
+    """A text is continued token by token.  Raises TaskError where the model or what it rounds is for whole windows."""
+    what = ""
+    if not session.model.module.can_generate():
+        what = f"{type(session.model.module).__name__} does not generate"
+    elif simulation is not None and simulation.cache is not None:
+        what = "a quantized cache is simulated for whole windows alone"
+    elif simulation is not None and simulation.over_tokens:
+        what = "activations that share a scale over tokens are simulated for whole windows alone"
+    if what:
+        raise TaskError(f"{name} asks for text, and {what}", remedy="omit it, or ask for tasks of log-likelihoods")
+
+
+def _adapter(session: Session, bos: bool, alone: bool = False) -> Any:
+    """The harness's adapter around the session's model; with `alone`, no request is filled up to another's length."""
     from lm_eval.models.huggingface import HFLM
 
     model, work = session.model, session.work
-    tokenizer = load_tokenizer(work.folder, False, work.checkpoint.name)
+    try:
+        tokenizer = load_tokenizer(work.folder, session.trust_remote_code, work.checkpoint.name)
+    except MissingTokenizerError as error:  # windows of token ids need none
+        raise TaskError(error.what, got=error.got, remedy="put the tokenizer's files beside the weights") from error
     options: dict[str, Any] = {
         "pretrained": model.module,
         "backend": "causal",
         "tokenizer": tokenizer,
         "max_length": model.max_length,
-        "batch_size": batch_size(model, LENGTH),
+        "batch_size": 1 if alone else batch_size(model, LENGTH),
         "add_bos_token": True if bos else None,
     }
     adapter = HFLM(**options)

@@ -57,6 +57,8 @@ class Session:
     """Whether the model's blocks are on disk."""
     workers: Workers
     """The processes of backends."""
+    trust_remote_code: bool = False
+    """Whether code in the checkpoint may run."""
 
     @classmethod
     @contextlib.contextmanager
@@ -103,14 +105,15 @@ class Session:
             if sharded:
                 options.pop("device")
                 model = ShardedModel.load_on(work.folder, several, **options)
-                yield cls(model, work, Budget.of_several(several), kept, False, workers)
+                yield cls(model, work, Budget.of_several(several), kept, False, workers, trust_remote_code)
                 return
             if whole or not offload:
-                yield cls(LanguageModel.load(work.folder, **options), work, budget, kept, False, workers)
+                model = LanguageModel.load(work.folder, **options)
+                yield cls(model, work, budget, kept, False, workers, trust_remote_code)
                 return
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ptq-eval-")))
             model = OffloadedModel.load_from_disk(work.folder, folder / "model", **options)
-            yield cls(model, work, budget, kept or Kept(folder / "parts"), True, workers)
+            yield cls(model, work, budget, kept or Kept(folder / "parts"), True, workers, trust_remote_code)
 
     @cached_property
     def calibration(self) -> Tensor | None:

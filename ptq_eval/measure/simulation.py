@@ -6,7 +6,8 @@ quantized Ŵ_q, so Qᵀx/s is what is rounded.
 
 **Keys and values** are rounded where attention reads them: transformers' models call one of the functions of
 `ALL_ATTENTION_FUNCTIONS`, whose arguments are replaced before they reach the same function as always.  Keys then have
-their norm and rotary embedding; before the embedding they are rounded at the output of the key's norm or projection.
+their norm and rotary embedding; before the embedding they are rounded at the output of the key's norm or projection,
+the last of them that attention does not read as it is (some models norm keys after the embedding).
 
 A static range is observed on the calibration windows, in the model with the weights of the variant and nothing else
 rounded.  Whether a model can be treated so is found out by a short forward pass, and refused with the reason.
@@ -31,7 +32,8 @@ from quantizers import Scheme, ShapeError
 from quantizers.stats import Rotation
 from quantizers.tensors import Bounds, rounded
 
-_PROBED_TOKENS = 8
+_PROBED_TOKENS = (8, 7)
+"""Tokens of the forward pass that shows how keys are laid out, which must not be as many as there are heads."""
 _KEYS = ("k_norm", "k_layernorm", "key_layernorm", "k_proj", "c_k", "key_proj")
 """Names of the module within attention that makes the keys that are rotated, the last one first."""
 
@@ -96,8 +98,9 @@ class _Attention:
 
     keys: Site
     values: Site
-    heads: int
     key_module: nn.Module | None = None
+    heads: int = 0
+    """That the output of `key_module` [windows, tokens, …] has; 0 where it is [windows, heads, tokens, channels]."""
 
 
 class Simulation:
@@ -113,7 +116,7 @@ class Simulation:
         cache: Cache | None = None,
         transforms: Mapping[str, Transform] | None = None,
     ) -> None:
-        self.model, self.cache = model, cache
+        self.model, self.cache, self._activations = model, cache, activations
         known = transforms or {}
         self._inputs = {name: Site(activations, known.get(name)) for name in model.linears()} if activations else {}
         self._attention: dict[nn.Module, _Attention] = {}
@@ -131,7 +134,7 @@ class Simulation:
         """
         with self.model.carrying(parameters):
             if self.cache is not None:
-                self._find_attention(ids[:1, :_PROBED_TOKENS], self.cache)
+                self._find_attention(ids, self.cache)
             try:
                 with self.running():
                     self.model.hidden(ids[:1])
@@ -152,6 +155,12 @@ class Simulation:
             with self._hooked(Site.observe):
                 self.model.hidden(chunk) if self._head is None else self.model.logits(chunk)
         self._require_observed()
+
+    @property
+    def over_tokens(self) -> bool:
+        """Whether tokens of a window share a scale that depends on them all, so that more tokens change it."""
+        used = [self._activations, *((self.cache.keys, self.cache.values) if self.cache else ())]
+        return any(one is not None and one.per != "token" and one.range == "dynamic" for one in used)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -216,14 +225,7 @@ class Simulation:
 
     def _find_attention(self, ids: Tensor, cache: Cache) -> None:
         """Where the model reads keys and values.  Raises UnsupportedModelError."""
-        found: dict[nn.Module, Tensor] = {}
-
-        def note(module: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-            found[module] = key
-            return key, value
-
-        with _attending(self.model, note):
-            self.model.hidden(ids)
+        found, made = self._keys_of(ids)
         layers = getattr(self.model.module.config.get_text_config(), "num_hidden_layers", len(found))  # type: ignore[union-attr,operator]
         if not found or len(found) != layers:
             raise self._refused(
@@ -231,14 +233,37 @@ class Simulation:
                 f"{len(found)} of {layers} layers do",
             )
         for module, key in found.items():
-            own = _Attention(Site(cache.keys), Site(cache.values), key.shape[1])
+            own = self._attention[module] = _Attention(Site(cache.keys), Site(cache.values))
             if cache.rope == "before":
-                own.key_module = next((m for name in _KEYS if (m := getattr(module, name, None)) is not None), None)
+                known = [part for name in _KEYS if (part := getattr(module, name, None)) in made]
+                known = [part for part in known if made[part].numel() == key.numel()]
+                turned = [part for part in known if not torch.equal(_apart(made[part], key), key)]
+                own.key_module = next(iter((*turned, *known)), None)
                 if own.key_module is None:
                     raise self._refused(
                         "its keys have no projection of their own", "--key-rope before", "--key-rope after"
                     )
-            self._attention[module] = own
+                own.heads = 0 if made[own.key_module].shape == key.shape else key.shape[1]
+
+    def _keys_of(self, ids: Tensor) -> tuple[dict[nn.Module, Tensor], dict[nn.Module, Tensor]]:
+        """The keys [1, heads, tokens, channels] that attention modules read, and what modules named for keys return."""
+        found: dict[nn.Module, Tensor] = {}
+        made: dict[nn.Module, Tensor] = {}
+
+        def note(module: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+            found[module] = key
+            return key, value
+
+        parts = [part for name, part in self.model.module.named_modules() if name.rpartition(".")[2] in _KEYS]
+        for tokens in _PROBED_TOKENS:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(_attending(self.model, note))
+                for part in parts:
+                    stack.callback(part.register_forward_hook(lambda own, _args, out: made.update({own: out})).remove)
+                self.model.hidden(ids[:1, :tokens])
+            if all(key.shape[1] != key.shape[2] for key in found.values()):
+                break
+        return found, made
 
     def _refused(self, what: str, got: str, remedy: str = "omit --kv-bits and --kv-formats") -> UnsupportedModelError:
         name = f"{self.model.name} ({type(self.model.module).__name__})"
@@ -251,8 +276,15 @@ def _alike(one: Transform | None, other: Transform | None) -> bool:
     return one is other or one.same(other)
 
 
+def _apart(out: Tensor, key: Tensor) -> Tensor:
+    """Keys `out` of the same tokens as `key` [windows, heads, tokens, channels], laid out as it is."""
+    return out if out.shape == key.shape else out.reshape(*out.shape[:2], key.shape[1], -1).transpose(1, 2)
+
+
 def _by_head(out: Tensor, own: _Attention, change: Change) -> Tensor:
-    """`change` of keys `out` [windows, tokens, …], heads together or apart, as [windows, heads, tokens, channels]."""
+    """`change` of keys `out`, heads together or apart, as [windows, heads, tokens, channels]."""
+    if not own.heads:
+        return change(out)
     keys = out.reshape(*out.shape[:2], own.heads, -1).transpose(1, 2)
     return change(keys).transpose(1, 2).reshape(out.shape)
 

@@ -22,7 +22,7 @@ from typing import Any
 from ptq_eval.backends.workers import Workers
 from ptq_eval.early_stop import StopRule
 from ptq_eval.errors import TaskError, UnsupportedModelError
-from ptq_eval.measure import answers, doubts, tasks
+from ptq_eval.measure import answers, doubts
 from ptq_eval.measure.cases import Case, Cell, cases_of, cells_of, scored, static_windows
 from ptq_eval.measure.doubts import Plausibility
 from ptq_eval.measure.evaluate import Evaluator
@@ -276,8 +276,6 @@ def _answers(session: Session, case: Case, tick: Tick) -> Measurement:
     """The record of a case's answers to its task."""
     measurement, task = Measurement(case.trial), case.trial.task
     failure = case.failure
-    if not failure and case.trial.cache and tasks.generates(task):
-        failure = f"{task['name']} asks for text, and a quantized cache is simulated for whole windows alone"
     if not failure:
         try:
             found = answers.answer(session, task, case.carried, case.simulation)

@@ -64,11 +64,6 @@ def planned(spec: Mapping[str, Any]) -> Any:
     return task
 
 
-def generates(spec: Mapping[str, Any]) -> bool:
-    """Whether a task asks for text."""
-    return planned(spec).OUTPUT_TYPE == GENERATED
-
-
 @functools.lru_cache(maxsize=256)
 def _asked(name: str, asked: str, folders: tuple[str, ...], fewshot: int | None, limit: int | None) -> tuple[Any, str]:
     """A task, and the first 16 hexadecimal digits of SHA-256 over all its requests and their targets."""

@@ -216,3 +216,52 @@ def test_shards_are_not_taken_for_a_model(run):
     (problem,) = found[0].fatal
     assert "several files" in str(problem)
     assert not found[1].fatal
+
+
+SAVES = {
+    "safetensors": lambda tensors, path: save_file({n: own.clone() for n, own in tensors.items()}, path),
+    "bin": torch.save,
+    "pt": lambda tensors, path: torch.save({"model": tensors, "step": 7}, path),
+}
+
+
+def in_parts(folder, tensors, kind, count=3):
+    """The tensors in files `model-0000I-of-0000N`, every count-th in each."""
+    folder.mkdir(parents=True)
+    for place in range(count):
+        names = list(tensors)[place::count]
+        SAVES[kind]({name: tensors[name] for name in names}, folder / f"model-{place + 1:05d}-of-{count:05d}.{kind}")
+
+
+@pytest.mark.parametrize("kind", SAVES)
+def test_parts_that_are_numbered_are_one_state_dict(tmp_path, kind):
+    model, given = model_of("llama"), {"architecture": CONFIGS["llama"].to_dict()}
+    in_parts(tmp_path / "run" / "step_100", model.state_dict(), kind)
+    for root in (tmp_path / "run", tmp_path / "run" / "step_100"):
+        (found,) = verify_all(discover([root], overrides=given))
+        assert not found.fatal
+        logits = LanguageModel.load(local_path(found)).logits(IDS)
+        assert (logits - (known := model(IDS).logits)).abs().max() < 1e-5 * known.abs().max()
+
+
+def test_a_part_that_is_missing_or_repeats_a_tensor_is_one_line(tmp_path):
+    tensors = model_of("llama").state_dict()
+    in_parts(tmp_path / "run" / "step_100", tensors, "bin")
+    (tmp_path / "run" / "step_100" / "model-00002-of-00003.bin").unlink()
+    in_parts(tmp_path / "run" / "step_1000", tensors, "bin")
+    torch.save(tensors, tmp_path / "run" / "step_1000" / "model-00002-of-00003.bin")
+    found = verify_all(discover([tmp_path / "run"], overrides={"architecture": CONFIGS["llama"].to_dict()}))
+    lines = [str(problem) for c in found for problem in c.fatal]
+    assert len(lines) == 2
+    assert "2 of the 3 parts of model.bin are there" in lines[0]
+    assert "in several parts" in lines[1]
+
+
+def test_files_that_are_not_one_model_are_one_line(tmp_path):
+    tensors = model_of("llama").state_dict()
+    (tmp_path / "run" / "step_100").mkdir(parents=True)
+    for place in range(2):
+        torch.save(dict(list(tensors.items())[place::2]), tmp_path / "run" / "step_100" / f"part_{place}.pt")
+    (found,) = verify_all(discover([tmp_path / "run"], overrides={"architecture": CONFIGS["llama"].to_dict()}))
+    (problem,) = found.fatal
+    assert "several files" in str(problem)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import NanoChatConfig
 
 from ptq_eval.errors import UnsupportedModelError
 from ptq_eval.measure.simulation import Simulation, Transform
@@ -13,8 +14,8 @@ from tests.reference import runtime as naive
 from tests.support.models import HIDDEN, VOCAB, build, ids, randomised
 from tests.support.moe import ExpertsConfig
 
-ARCHITECTURES = ("llama", "gpt2", "gpt-neox", "qwen3", "nanochat")
-SEPARATE_KEYS = ("llama", "qwen3", "nanochat")
+ARCHITECTURES = ("llama", "gpt2", "gpt-neox", "qwen3", "nanochat", "gemma3")
+SEPARATE_KEYS = ("llama", "qwen3", "nanochat", "gemma3")
 CLOSE = 1e-6
 
 
@@ -166,6 +167,40 @@ def test_what_a_quantizer_does_to_inputs_is_done_before_they_are_rounded(models)
 
     found = simulated(model, text, Rounding("int4", 4, "token"), transforms=transforms)
     require_close(found, expected(model, "llama", text, naive.Rounders(inputs=inputs)))
+
+
+@pytest.mark.parametrize("count", [7, 8])
+def test_keys_are_told_apart_where_there_are_as_many_heads_as_tokens_in_the_trial(count):
+    """Gemma's norm of keys reads [windows, heads, tokens, channels], Llama's projection [windows, tokens, channels]."""
+    cache = Cache(Rounding("int3", 3, "token"), Rounding("int8", 8, "token"), "before")
+    for architecture in ("llama", "gemma3"):
+        sizes = {"hidden_size": 4 * count, "head_dim": 4, "num_attention_heads": count, "num_key_value_heads": count}
+        model = LanguageModel(build(architecture, **sizes))
+        simulation = Simulation(model, None, cache)
+        simulation.prepare(model.parameters_of({}), ids(1, 16))
+        laid = [own.heads for own in simulation._attention.values()]
+        assert laid == [count if architecture == "llama" else 0] * 2
+
+
+def test_a_norm_of_keys_after_the_rotary_embedding_is_not_ahead_of_it():
+    """transformers' nanochat rotates keys and norms them then; what is rounded ahead is the projection's output."""
+    model, text = LanguageModel(build(NanoChatConfig(
+        vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64,
+    ))), ids(3, 16)  # fmt: skip
+    rounding = Rounding("int3", 3, "channel"), Rounding("int8", 8, "token")
+    found = simulated(model, text, None, Cache(*rounding, "before"))
+    by_head = lambda x: naive.integers(x.unflatten(-1, (2, -1)), 8, (3,)).flatten(-2)
+    rounders = {"k_proj": lambda x: naive.integers(x, 3, (1,)), "v_proj": by_head}
+    hooks = [
+        getattr(layer.self_attn, name).register_forward_hook(lambda _own, _args, out, change=change: change(out))
+        for layer in model.module.model.layers
+        for name, change in rounders.items()
+    ]
+    wanted = model.logits(text)
+    for hook in hooks:
+        hook.remove()
+    require_close(found, wanted)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt-neox"])

@@ -9,10 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ptq_eval.config.run import RunConfig
-from ptq_eval.errors import OptionError, TaskError
+from ptq_eval.errors import MissingTokenizerError, OptionError, TaskError
+from ptq_eval.measure import answers
 from ptq_eval.measure import tasks as harness
 from ptq_eval.measure.cases import cells_of
 from ptq_eval.measure.sweep import cost, sweep
+from ptq_eval.models.loading import load_tokenizer
 from ptq_eval.records import FULL_PRECISION, WEIGHTS_KEPT, Measurement, Trial
 from tests.reference.rtn import rtn
 from tests.support import tasks
@@ -218,3 +220,61 @@ def test_examples_of_an_earlier_run_do_not_stay(options):
     assert [spec["fewshot"] for spec in asked] == [0, 1, 0]
     assert asked[0] == asked[2]
     assert asked[0]["digest"] != asked[1]["digest"]
+
+
+@pytest.fixture
+def continuing(options, asked, tmp_path, monkeypatch):
+    """Options of a task that asks for the next line as text."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    folder = tasks.write(tmp_path / "continued", asked[:3], "continued", continued=True)
+    return {**options, "bits": (), "tasks": ("continued",), "task_folder": (str(folder),)}
+
+
+def test_a_text_is_continued_by_the_model(saved, continuing):
+    _, records = measured(saved("llama").parent, **continuing, activation_bits=(2,))
+    answers = {bool(m.trial.activations): m.details["answers"] for m in records if m.trial.task}
+    assert answers[True]["responses"] != answers[False]["responses"]
+
+
+@pytest.mark.parametrize(
+    ("rounded", "words"),
+    [
+        ({"kv_bits": (4,)}, "a quantized cache"),
+        ({"activation_bits": (4,), "activation_per": "tensor"}, "activations that share a scale"),
+    ],
+)
+def test_a_text_is_not_continued_by_what_is_for_whole_windows(saved, continuing, rounded, words):
+    _, records = measured(saved("llama").parent, **continuing, **rounded)
+    failed = [m for m in records if m.trial.task and m.status == "failed"]
+    assert len(failed) == 1
+    assert f"continued asks for text, and {words}" in failed[0].message
+    assert {m.status for m in records if not m.trial.task} == {"ok"}
+
+
+def test_requests_are_not_filled_up_where_tokens_share_a_scale(saved, options, asked, tmp_path):
+    """Keys per channel: the answer to a question is the same whatever is asked besides."""
+    rounded = {**options, "bits": (), "kv_bits": (2,)}
+    answers = []
+    for name, documents in (("few", asked[:1]), ("many", asked)):
+        folder = tasks.write(tmp_path / name, documents)
+        _, records = measured(saved("llama").parent, **{**rounded, "task_folder": (str(folder),)})
+        answers += [m.details["answers"]["responses"][0] for m in records if m.trial.task and m.trial.cache]
+    alone, among = (np.array([one[0][0] for one in each]) for each in answers)
+    assert alone == pytest.approx(among, rel=1e-6)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_tokenizer_with_code_of_its_own_is_loaded_where_it_is_trusted(found, monkeypatch, trusted):
+    """One that cannot be loaded fails the tasks alone: windows of token ids need none."""
+
+    def load(folder, trust, name):
+        if not trust:
+            raise MissingTokenizerError(f"{name}: its tokenizer cannot be loaded", got="own code")
+        return load_tokenizer(folder, trust, name)
+
+    monkeypatch.setattr(answers, "load_tokenizer", load)
+    records = list(sweep(found[0], found[0].trials, tick=lambda amount: None, trust_remote_code=trusted))
+    assert {m.status for m in records if not m.trial.task} == {"ok"}
+    answered = [m for m in records if m.trial.task]
+    assert {m.status for m in answered} == {"ok" if trusted else "failed"}
+    assert trusted or all("its tokenizer cannot be loaded" in m.message for m in answered)

@@ -202,4 +202,27 @@ def nanochat(tensors, ids, config, r):
     return config.softcap * torch.tanh(logits / config.softcap)
 
 
-NAIVE = {"llama": llama, "qwen3": llama, "gpt2": gpt2, "gpt-neox": gpt_neox, "nanochat": nanochat}
+def gemma3(tensors, ids, config, r):
+    """Gemma 3: norms before and after each part with weights about 1, two rotary embeddings, layers with a window."""
+    m = Reader({n: own + 1 if n.endswith("norm.weight") else own for n, own in tensors.items()}, r, "model.")
+    x, time = m["embed_tokens.weight"][ids] * config.hidden_size**0.5, ids.shape[1]
+    back = torch.arange(time)[:, None] - torch.arange(time)
+    norm = lambda where, name, x: where.rms_norm(name, x, config.rms_norm_eps)
+    for i, kind in enumerate(config.layer_types):
+        layer, attn, mlp = m.at(f"layers.{i}"), m.at(f"layers.{i}.self_attn"), m.at(f"layers.{i}.mlp")
+        cos, sin = angles(time, config.head_dim, config.rope_parameters[kind]["rope_theta"])
+        h = norm(layer, "input_layernorm", x)
+        q = norm(attn, "q_norm", heads(attn.linear("q_proj", h), config.num_attention_heads))
+        k = norm(attn, "k_norm", heads(attn.linear("k_proj", h), config.num_key_value_heads))
+        v = heads(attn.linear("v_proj", h), config.num_key_value_heads)
+        q = rotated(q, cos, sin) * (config.head_dim / config.query_pre_attn_scalar) ** 0.5
+        seen = (back >= 0) & (back < config.sliding_window) if kind == "sliding_attention" else back >= 0
+        h = attn.linear("o_proj", attend(q, rotated(r.early_keys(k), cos, sin), v, r, seen))
+        x = x + norm(layer, "post_attention_layernorm", h)
+        h = norm(layer, "pre_feedforward_layernorm", x)
+        gate = F.gelu(mlp.linear("gate_proj", h), approximate="tanh")
+        x = x + norm(layer, "post_feedforward_layernorm", mlp.linear("down_proj", gate * mlp.linear("up_proj", h)))
+    return norm(m, "norm", x) @ m["embed_tokens.weight"].T
+
+
+NAIVE = {"gemma3": gemma3, "llama": llama, "qwen3": llama, "gpt2": gpt2, "gpt-neox": gpt_neox, "nanochat": nanochat}

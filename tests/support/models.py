@@ -32,6 +32,18 @@ def config(architecture, **changes):
         "opt": (t.OPTConfig, {**usual, "ffn_dim": 64, "word_embed_proj_dim": HIDDEN}),
         "olmo2": (t.Olmo2Config, {**gated, "num_key_value_heads": 4}),
         "qwen3": (t.Qwen3Config, {**gated, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": False}),
+        "gemma3": (
+            t.Gemma3TextConfig,
+            {
+                **gated,
+                "num_key_value_heads": 2,
+                "head_dim": 12,
+                "query_pre_attn_scalar": 16,
+                "sliding_window": 5,
+                "layer_types": ["sliding_attention", "full_attention"],
+                "attention_bias": True,
+            },
+        ),
         "gptj": (t.GPTJConfig, {**gpt2, "rotary_dim": 4}),
         "cohere": (t.CohereConfig, {**gated, "num_key_value_heads": 2, "logit_scale": 0.5}),
         "mixtral": (t.MixtralConfig, {**gated, "num_key_value_heads": 2, "num_local_experts": 4}),

@@ -40,10 +40,32 @@ def documents(text: str, count: int, seed: int = 0) -> list[dict]:
     return found
 
 
-def write(folder: Path, asked: list[dict], name: str = NAME) -> Path:
-    """The folder with the task's file and its documents."""
+_CONTINUED = """task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {documents}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{context}}}}\n"
+doc_to_target: "{{{{choices[gold]}}}}"
+generation_kwargs:
+  until: ["\n"]
+  max_gen_toks: 4
+metric_list:
+  - metric: exact_match
+    higher_is_better: true
+metadata:
+  version: 1.0
+"""
+
+
+def write(folder: Path, asked: list[dict], name: str = NAME, continued: bool = False) -> Path:
+    """The folder with the task's file and its documents; the text of a line is asked for where `continued`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(document) + "\n" for document in asked), encoding="utf-8")
-    (folder / f"{name}.yaml").write_text(_YAML.format(name=name, documents=path), encoding="utf-8")
+    (folder / f"{name}.yaml").write_text(
+        (_CONTINUED if continued else _YAML).format(name=name, documents=path), encoding="utf-8"
+    )
     return folder

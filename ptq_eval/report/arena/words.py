@@ -17,12 +17,6 @@ QUESTIONS = {"last": "largest D of each run", "N": "largest N", "P": "each bit-w
 """What is held out."""
 HELD_OUT = {"last": "the largest D of each run", "N": "the largest N", "P": "each bit-width in turn"}
 BASELINE_NAMES = {STAYING: "stays as it is", POWER: "power of D and N per bit-width"}
-PLACES = {
-    Place.BEST: "best",
-    Place.ALIKE: "not significantly different",
-    Place.WORSE: "significantly worse",
-    Place.UNKNOWN: "no error",
-}
 RESPONSES = {"delta": "δ", "loss": "loss"}
 NOT_IDENTIFIED = "not identified"
 
