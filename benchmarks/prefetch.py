@@ -16,10 +16,10 @@ from pathlib import Path
 from unittest import mock
 
 from benchmarks.harness import ROOT, SEED, Outcome, Setup, claim_of, clock
-from benchmarks.subjects import REALISTIC, random_llama
+from benchmarks.subjects import PEER, random_llama
 from tests.support.hub import LocalHub
 
-CHECKPOINTS, WINDOWS, LAYERS = 4, 4, 2
+CHECKPOINTS, WINDOWS = 4, 4
 REPOSITORY = "EleutherAI/pythia-70m"
 
 
@@ -48,7 +48,7 @@ def _publish(hub: LocalHub, folder: Path, count: int, windows: int) -> int:
     import torch
     from safetensors.torch import load_file, save_file
 
-    checkpoint, _, _ = random_llama(folder, windows, **{**REALISTIC, "num_hidden_layers": LAYERS})
+    checkpoint, _, _ = random_llama(folder, windows)
     home = Path(checkpoint.location)
     weights, generator = load_file(home / "model.safetensors"), torch.Generator().manual_seed(SEED)
     for number in range(count):
@@ -78,7 +78,7 @@ def _run(folder: Path, name: str, windows: int, ahead: bool) -> None:
         ptq_eval.run(
             f"hub:{REPOSITORY}@step*", folder / name, prune=True, quantizers=("rtn",), bits=(2, 3, 4, 8),
             group_size=64, eval_text=f"{folder}/evaluation.npy#any", calib_text=(f"{folder}/calibration.npy#any",),
-            eval_windows=windows, calib_windows=windows, seq_len=REALISTIC["max_position_embeddings"], device="cpu",
+            eval_windows=windows, calib_windows=windows, seq_len=PEER["max_position_embeddings"], device="cpu",
             bootstrap=10, write_report=False,
         )  # fmt: skip
 

@@ -1,9 +1,9 @@
-"""The study of this folder, from a text to its tables: `make study-adapt`, or
+"""Adapters on a base of five million parameters, from a text to tables: `make study-adapt`, or
 
     python results/adapt/study.py WORK [OUT]
 
-Makes the two texts, trains the base below WORK, and adapts it to the first text in OUT, by default this folder.
-What was interrupted goes on when repeated.
+Makes the two texts, trains the base below WORK, and adapts it to the first text in OUT, by default `llama-5m` of this
+folder.  What was interrupted goes on when repeated.
 
 The texts are the help topics of the running Python, `pydoc_data.topics`: prose about the language, where the base has
 seen code.  The hash of its name puts a topic into one of the two; no part of `stdlib:` has any.
@@ -27,8 +27,8 @@ BASE = (
 )  # fmt: skip
 ADAPT = (
     "--bits", "16,8,4,3,2", "--seeds", "0,1", "--quantizers", "rtn,bitsandbytes:int8,bitsandbytes:nf4", "--rank", "16",
-    "--train-windows", "128", "--batch-size", "8", "--noise-batches", "8", "--eval-windows", "64",
-    "--calib-windows", "32", "--group-size", "64", "--device", "cpu",
+    "--epochs", "2", "--train-windows", "64", "--batch-size", "4", "--noise-batches", "6", "--eval-windows", "32",
+    "--calib-windows", "16", "--group-size", "64", "--device", "cpu",
 )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def call(*arguments: str | Path) -> None:
     subprocess.run(command, check=True, env={**os.environ, **ONE_THREAD})
 
 
-def main(work: Path, out: Path = HERE) -> None:
+def main(work: Path, out: Path = HERE / "llama-5m") -> None:
     """All of it."""
     work.mkdir(parents=True, exist_ok=True)
     adaptation, evaluation = write_texts(work)

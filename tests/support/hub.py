@@ -10,6 +10,7 @@ import hashlib
 import json
 import threading
 import time
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -17,11 +18,17 @@ LARGE = (".safetensors", ".bin")
 PIECE = 2**18
 
 
+@cache
+def sha256(content):
+    """The digest of a file's content, computed once."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def commit_of(files):
     """A commit's name, by the content of its files."""
     digest = hashlib.sha1()
     for name in sorted(files):
-        digest.update(name.encode() + hashlib.sha256(files[name]).digest())
+        digest.update(name.encode() + sha256(files[name]).encode())
     return digest.hexdigest()
 
 
@@ -122,7 +129,7 @@ class LocalHub:
     def _entry(self, name, content):
         entry = {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
         if name.endswith(LARGE):
-            entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+            entry["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 134}
         return entry
 
     def _send_file(self, request, repository, revision, name):
@@ -141,7 +148,7 @@ class LocalHub:
         if not name.endswith(LARGE):
             self._send(request, content, own, name)
             return
-        digest = hashlib.sha256(content).hexdigest()
+        digest = sha256(content)
         linked = {"X-Linked-ETag": f'"{digest}"', "X-Linked-Size": str(len(content))}
         _head(request, 302, {**own, **linked, "Location": f"{self._store}/large/{digest}", "Content-Length": "0"})
 
@@ -149,7 +156,7 @@ class LocalHub:
         every = (files for revisions in self.repositories.values() for files in revisions.values())
         for files in every:
             for name, content in files.items():
-                if hashlib.sha256(content).hexdigest() == digest:
+                if sha256(content) == digest:
                     self._send(request, content, {"ETag": f'"{digest}"'}, name)
                     return
         _refuse(request, 404, "EntryNotFound")

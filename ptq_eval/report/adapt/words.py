@@ -111,13 +111,19 @@ def reasons(compared: Sequence[Mapping[str, Any]]) -> str:
     """For each base whose KL is not as predicted, the factors that are off by more than 10 %."""
     lines = []
     for row in compared:
-        if row["kl_within"]:
-            continue
-        named = [
-            f"{_FACTORS[name]} ({short(value)})" for name, value in factors(row).items() if abs(value - 1) > WITHIN
-        ]
-        lines.append(f"- {_place(row)}: {' and '.join(named) or 'no factor alone is off by more than 10 %'}.")
+        if not row["kl_within"]:
+            off = {name: value for name, value in factors(row).items() if abs(value - 1) > WITHIN}
+            named = [f"{_FACTORS[name]} ({short(value)}{_chance(name, value, row)})" for name, value in off.items()]
+            lines.append(f"- {_place(row)}: {' and '.join(named) or 'no factor alone is off by more than 10 %'}.")
     return "\n".join(lines) + "\n" if lines else "KL is within 10 % of the prediction at every base.\n"
+
+
+def _chance(name: str, value: float, row: Mapping[str, Any]) -> str:
+    """That two draws of the noise differ as much, where they may."""
+    scatter = 2**0.5 * row["scatter"] / row["predicted"]
+    return (
+        ", as two draws of the noise may differ" if name == "error" and abs(value - 1) < SIGNIFICANT * scatter else ""
+    )
 
 
 def _place(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from ptq_eval.report.paper import project
 from results.paper import build, dispute, others, study, tables, words
-from results.precision import findings
+from results.precision import findings, number_formats
 from tests.report.paper.support import macros
 
 MAIN = build.HERE / "main.tex"
@@ -203,3 +203,19 @@ def test_a_direction_is_said_only_where_it_is_decided():
 )
 def test_trainings_are_named(unusual, name):
     assert others.training_name(unusual) == name
+
+
+def test_floats_against_integers_are_those_of_the_table(found):
+    """FP8 E4M3 in groups of 16 at the ends of branches, from plain rows of the stored table."""
+    table = pd.read_csv(number_formats.TABLE).to_dict("records")
+    logs = {}
+    for row in table:
+        if row["grouping"] == "groups" and row["part"] == "annealed" and row["tokens_per_param"] > 19:
+            at = (row["params"], row["seed"], row["tokens_per_param"])
+            logs.setdefault(at, {})[row["format"]] = math.log(row["kl"])
+    runs = {}
+    for (params, seed, _), own in logs.items():
+        runs.setdefault((params, seed), []).append(own["fp8_e4m3"] - own["int8_narrow"])
+    mean, error = effect_of([statistics.fmean(own) for own in runs.values()])
+    [text] = re.findall(r"FP8 E4M3 (\S+ ± \S+?),", plain(found["Floats"]))
+    assert agrees(text, math.exp(mean), math.exp(mean) * error)
