@@ -25,9 +25,9 @@ from ptq_eval.records import Checkpoint, Source
 ASK_TOKENS = "give --tokens-per-step, --tokens or a trajectory.yaml"
 UNKNOWN_TOKENS = f"tokens per step are not known; {ASK_TOKENS}"
 _UNCERTAIN = "its name does not say for certain which step it is of; give "
-_EACH_D = "D of every checkpoint with --tokens, or list folders with steps or D in a trajectory.yaml"
-UNKNOWN_STEP = _UNCERTAIN + _EACH_D
-POSSIBLE_STEP = f"{_UNCERTAIN}--tokens-per-step if its number is the step, otherwise {_EACH_D}"
+EACH_D = "D of every checkpoint with --tokens, or list folders with steps or D in a trajectory.yaml"
+UNKNOWN_STEP = _UNCERTAIN + EACH_D
+POSSIBLE_STEP = f"{_UNCERTAIN}--tokens-per-step if its number is the step, otherwise {EACH_D}"
 
 BELOW_NUMBER = 2
 """How many levels below the folder with its number a model may be: `step98/model/hf`."""

@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 
 import yaml
 
-from ptq_eval.checkpoints.base import UNKNOWN_TOKENS, CheckpointFormat
+from ptq_eval.checkpoints.base import CheckpointFormat
+from ptq_eval.checkpoints.counts import MOST_TOKENS, count_in
 from ptq_eval.checkpoints.staging import Content, place_of, staged
 from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError
 from ptq_eval.models.json_files import load_json
@@ -64,8 +65,7 @@ class ConvertedFormat(CheckpointFormat):
     def found(self, place: Path, step: int | None = None) -> Checkpoint:
         """What `about` says, or an unreadable checkpoint with the reason, at the step of its name."""
         blank = Checkpoint(
-            "", step, None, None, str(place), self.name, place.stem if place.is_file() else place.name,
-            tokens_note=UNKNOWN_TOKENS,
+            "", step, None, None, str(place), self.name, place.stem if place.is_file() else place.name
         )  # fmt: skip
         try:
             known = self.about(place)
@@ -147,18 +147,10 @@ def with_tokens_seen(checkpoint: Checkpoint, path: Path) -> Checkpoint:
         state = load_content(path) if path.is_file() else {}
     except PtqEvalError:  # objects, which are not unpickled: the configuration says D too
         return checkpoint
-    seen = state.get(_SEEN) if isinstance(state, dict) else None
-    if type(seen) is not int or seen < 0:
+    seen, _ = count_in(state if isinstance(state, dict) else {}, _SEEN, path.name, most=MOST_TOKENS)
+    if seen is None:
         return checkpoint
     return replace(checkpoint, tokens=seen, tokens_source="explicit", tokens_note=f"{_SEEN} of {path.name}")
-
-
-def with_tokens(step: int | None, per_step: int | None, note: str, **others: Any) -> Checkpoint:
-    """A checkpoint at a step, with D = step × tokens per step where both are known."""
-    if step is None or per_step is None:
-        return Checkpoint("", step, None, None, tokens_note=UNKNOWN_TOKENS, **others)
-    text = f"{note} = {per_step:,} tokens per step"
-    return Checkpoint("", step, step * per_step, None, tokens_source="derived", tokens_note=text, **others)
 
 
 def product(content: Mapping[str, Any], *names: str) -> int | None:

@@ -19,9 +19,8 @@ from ptq_eval.checkpoints.converted import (
     ConvertedFolders,
     mapping_of,
     part_of,
-    product,
-    with_tokens,
 )
+from ptq_eval.checkpoints.counts import count_in, product_in, with_tokens
 from ptq_eval.checkpoints.layouts import renamed, rows_apart
 from ptq_eval.checkpoints.staging import Content
 from ptq_eval.errors import UnreadableCheckpointError, UnsafeCheckpointError, UnsupportedModelError
@@ -92,16 +91,16 @@ class LitGPT(ConvertedFolders):
 
     def about(self, place: Path) -> Checkpoint:
         """Step and D."""
-        step = self.step_of(place)
+        step, no_step = self.step_of(place), ""
         if step is None:
-            saved = _saved(place, "meta")
-            step = saved.get("step_count") if type(saved.get("step_count")) is int else None
+            step, no_step = count_in(_saved(place, "meta"), "step_count", _FILE)
         path = place / "hyperparameters.yaml"
         options = part_of(mapping_of(path), "train") if path.is_file() else {}
         if options.get("max_seq_length") is None:
             options = {**options, "max_seq_length": mapping_of(place / "model_config.yaml").get("block_size")}
-        per_step = product(options, "global_batch_size", "max_seq_length")
-        return with_tokens(step, per_step, "step × global_batch_size × max_seq_length")
+        per_step, no_batch = product_in(options, "global_batch_size", "max_seq_length", where=path.name)
+        note = "step × global_batch_size × max_seq_length"
+        return with_tokens(step, per_step, note, lacks=no_step or no_batch)
 
     def content(self, place: Path, given: Mapping[str, Any]) -> Content:
         """The configuration and tensors of Llama or GPT-NeoX."""

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.checkpoints.converted import ConvertedFormat, mapping_of, part_of, with_tokens
+from ptq_eval.checkpoints.converted import ConvertedFormat, mapping_of, part_of
+from ptq_eval.checkpoints.counts import MOST_TOKENS, count_in, with_tokens
 from ptq_eval.checkpoints.staging import Content
 from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
 from ptq_eval.models.configuration import NANOCHAT
@@ -97,20 +98,23 @@ class Nanochat(ConvertedFormat):
         if stage := _later_stage(place, meta):
             message = f"a checkpoint of {stage}, which follows pretraining on other data; its steps count from 0 again"
             remedy = "give the folder of base_checkpoints"
-            checkpoint = with_tokens(step, None, "", stage=stage)
-            return checkpoint.with_problem("not_pretraining", message, fatal=True, remedy=remedy)
-        per_step, source = _tokens_per_step(meta)
+            return Checkpoint("", step, None, None, stage=stage).with_problem(
+                "not_pretraining", message, fatal=True, remedy=remedy
+            )
+        per_step, source, lacks = _tokens_per_step(meta)
         bits = meta.get("val_bpb")
         checkpoint = with_tokens(
             step,
             per_step,
             f"step × {source}",
+            lacks=lacks,
             epochs=_epoch(meta),
             schedule_phase=_phase(meta, step),
             stated_bits_per_byte=bits if isinstance(bits, float) and 0 < bits < 100 else None,
         )
-        if (said := meta.get("step")) != step:
-            message = f"{_meta_path(place).name} says step {said}, the name {step}"
+        said, _ = count_in(meta, "step", _meta_path(place).name)
+        if said != step:
+            message = f"{_meta_path(place).name} says step {meta.get('step')!r}, the name {step}"
             return checkpoint.with_problem("step_disagrees", message, fatal=True)
         return checkpoint
 
@@ -247,14 +251,15 @@ def _later_stage(path: Path, meta: Mapping[str, Any]) -> str:
     return "" if {"device_batch_size", "max_seq_len", "total_batch_size"} & meta.keys() else "fine-tuning"
 
 
-def _tokens_per_step(meta: Mapping[str, Any]) -> tuple[int | None, str]:
-    """(total_batch_size in tokens, where it is from)."""
-    sources = ((meta, "total_batch_size"), (part_of(meta, "user_config"), "total_batch_size of user_config"))
-    for content, source in sources:
-        size = content.get("total_batch_size")
-        if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-            return size, source
-    return None, ""
+def _tokens_per_step(meta: Mapping[str, Any]) -> tuple[int | None, str, str]:
+    """(total_batch_size in tokens, where it is from, why it is not known)."""
+    size, reason = count_in(meta, "total_batch_size", "the meta file", least=1, most=MOST_TOKENS)
+    if size is not None:
+        return size, "total_batch_size", ""
+    option, other = count_in(part_of(meta, "user_config"), "total_batch_size", "user_config", least=1, most=MOST_TOKENS)
+    if option is not None:
+        return option, "total_batch_size of user_config", ""
+    return None, "", other if "total_batch_size" not in meta else reason
 
 
 def _epoch(meta: Mapping[str, Any]) -> float | None:

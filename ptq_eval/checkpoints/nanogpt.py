@@ -1,4 +1,4 @@
-"""nanoGPT's checkpoints: `ckpt.pt`, or copies of it under other names (`ckpt_1000.pt`), since each save overwrites it.
+"""nanoGPT's checkpoints: `ckpt.pt`, or copies of it under other names beside it, since each save overwrites it.
 
 The file says everything: iter_num, model_args, and in `config` the options of training.  D = iter_num ×
 gradient_accumulation_steps × batch_size × block_size; the steps of accumulation are counted over all processes, because
@@ -15,16 +15,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptq_eval.checkpoints.converted import ConvertedFormat, product, with_tokens
+from ptq_eval.checkpoints.converted import ConvertedFormat, part_of
+from ptq_eval.checkpoints.counts import count_in, product_in, with_tokens
 from ptq_eval.checkpoints.layouts import renamed
 from ptq_eval.checkpoints.staging import Content
-from ptq_eval.errors import UnreadableCheckpointError
+from ptq_eval.errors import UnreadableCheckpointError, UnsafeCheckpointError
 from ptq_eval.records import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _NAME = re.compile(r"ckpt[\w.-]*\.pt")
+_BATCH = ("gradient_accumulation_steps", "batch_size", "block_size")
 _SIZES = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd")
 _TRANSPOSED = re.compile(r"transformer\.h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
 """Matrices that GPT-2 keeps as [in, out]."""
@@ -37,19 +39,18 @@ class NanoGPT(ConvertedFormat):
     looks_like = "ckpt.pt and its copies"
 
     def discover(self, root: Path) -> list[Checkpoint]:
-        """Every file of such a name in `root`, at the step that it says itself."""
-        return [
-            self.found(child) for child in sorted(root.iterdir()) if child.is_file() and _NAME.fullmatch(child.name)
-        ]
+        """The checkpoints in a folder with a file of such a name, whatever the others are called."""
+        files = [child for child in sorted(root.iterdir()) if child.suffix == ".pt" and child.is_file()]
+        if not any(_NAME.fullmatch(file.name) for file in files):
+            return []
+        return [self.found(file) for file in files if _NAME.fullmatch(file.name) or _may_be_one(file)]
 
     def about(self, place: Path) -> Checkpoint:
         """Step and D."""
         saved = _saved(place, "meta")
-        options, step = saved.get("config"), saved.get("iter_num")
-        options = options if isinstance(options, dict) else {}
-        per_step = product(options, "gradient_accumulation_steps", "batch_size", "block_size")
-        note = "iter_num × gradient_accumulation_steps × batch_size × block_size"
-        return with_tokens(step if type(step) is int else None, per_step, note)
+        step, no_step = count_in(saved, "iter_num", "the file")
+        per_step, no_batch = product_in(part_of(saved, "config"), *_BATCH, where="config of the file")
+        return with_tokens(step, per_step, f"iter_num × {' × '.join(_BATCH)}", lacks=no_step or no_batch)
 
     def content(self, place: Path, given: Mapping[str, Any]) -> Content:
         """GPT-2's configuration and tensors."""
@@ -57,7 +58,12 @@ class NanoGPT(ConvertedFormat):
         sizes = saved["model_args"]
         if wrong := [name for name in _SIZES if type(sizes.get(name)) is not int or sizes[name] < 1]:
             what = f"model_args of {place.name} has no valid {wrong[0]}"
-            raise UnreadableCheckpointError(what, got=repr(sizes.get(wrong[0])), allowed="whole numbers from 1 on")
+            raise UnreadableCheckpointError(
+                what,
+                got=repr(sizes.get(wrong[0])),
+                allowed="whole numbers from 1 on",
+                remedy=f"store the model_args that the training ran with in {place.name}, or exclude its step",
+            )
         config = {
             "model_type": "gpt2",
             "architectures": ["GPT2LMHeadModel"],
@@ -72,13 +78,28 @@ class NanoGPT(ConvertedFormat):
         return Content({"config.json": json.dumps(config)}, tensors=_as_gpt2(saved["model"], place.name))
 
 
+def _may_be_one(place: Path) -> bool:
+    """Whether a file holds what nanoGPT saves, or may have done so before it was cut."""
+    from ptq_eval.models.pickles import load_content
+
+    try:
+        return _is_one(load_content(place, "meta"))
+    except UnsafeCheckpointError:
+        return False
+    except UnreadableCheckpointError:
+        return True
+
+
+def _is_one(saved: Any) -> bool:
+    return isinstance(saved, dict) and all(isinstance(saved.get(name), dict) for name in ("model", "model_args"))
+
+
 def _saved(place: Path, device: str = "cpu") -> dict[str, Any]:
     """The content of the file.  Raises UnreadableCheckpointError and UnsafeCheckpointError."""
     from ptq_eval.models.pickles import load_content
 
     saved = load_content(place, device)
-    states = isinstance(saved, dict) and isinstance(saved.get("model"), dict)
-    if not states or not isinstance(saved.get("model_args"), dict):
+    if not _is_one(saved):
         what = f"{place.name} is no checkpoint of nanoGPT"
         remedy = "for a file of another training, give its model's configuration: --architecture CONFIG"
         raise UnreadableCheckpointError(

@@ -23,8 +23,8 @@ from ptq_eval.checkpoints.converted import (
     mapping_of,
     part_of,
     product,
-    with_tokens,
 )
+from ptq_eval.checkpoints.counts import MOST_TOKENS, count_in, product_in, with_tokens
 from ptq_eval.checkpoints.layouts import in_halves, renamed, rows_apart
 from ptq_eval.checkpoints.staging import Content
 from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
@@ -70,21 +70,21 @@ class Nanotron(ConvertedFolders):
     def about(self, place: Path) -> Checkpoint:
         """Step and D."""
         metas = part_of(mapping_of(place / _META), "metas")
-        step = metas.get("last_train_step")
-        if type(step) is not int or step < 0:
-            what = f"{_META} has no valid last_train_step"
-            raise UnreadableCheckpointError(what, got=repr(step), allowed="a whole number", remedy="fetch it again")
-        found = with_tokens(step, None, "")
-        total = metas.get("consumed_tokens_total")
-        if type(total) is int and total >= 0:
+        step, reason = count_in(metas, "last_train_step", _META)
+        if step is None:
+            raise UnreadableCheckpointError(reason, remedy="fetch it again")
+        total, lacks = count_in(metas, "consumed_tokens_total", _META, most=MOST_TOKENS)
+        found = with_tokens(step, None, "", lacks=lacks)
+        if total is not None:
             note = f"consumed_tokens_total of {_META}"
             return replace(found, tokens=total, tokens_source="explicit", tokens_note=note)
         stages = metas.get("data_stages")
-        counts = [product(stage, "consumed_train_samples", "sequence_length") for stage in _mappings(stages)]
+        names = ("consumed_train_samples", "sequence_length")
+        counts = [product_in(stage, *names, where=_META)[0] for stage in _mappings(stages)]
         note = f"consumed_train_samples × sequence_length of the stages in {_META}"
         if not counts and (place / "config.yaml").is_file():
             options = part_of(mapping_of(place / "config.yaml"), "tokens")
-            counts = [product({**metas, **options}, "consumed_train_samples", "sequence_length")]
+            counts = [product_in({**metas, **options}, *names, where="config.yaml")[0]]
             note = f"consumed_train_samples of {_META} × sequence_length of config.yaml"
         known = [count for count in counts if count is not None]
         if not known or len(known) < len(counts):

@@ -24,8 +24,8 @@ from ptq_eval.checkpoints.converted import (
     ConvertedFolders,
     mapping_of,
     product,
-    with_tokens,
 )
+from ptq_eval.checkpoints.counts import product_in, with_tokens
 from ptq_eval.checkpoints.layouts import renamed, rows_apart
 from ptq_eval.checkpoints.staging import Content
 from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
@@ -93,7 +93,8 @@ class NeoX(ConvertedFolders):
     def about(self, place: Path) -> Checkpoint:
         """Step and D."""
         names = ("train_batch_size", "seq_length")
-        return with_tokens(self.step_of(place), product(_options(place), *names), f"step × {' × '.join(names)}")
+        per_step, lacks = product_in(_options(place), *names, where="configs/")
+        return with_tokens(self.step_of(place), per_step, f"step × {' × '.join(names)}", lacks=lacks)
 
     def content(self, place: Path, given: Mapping[str, Any]) -> Content:
         """The configuration and tensors of GPT-NeoX or Llama."""

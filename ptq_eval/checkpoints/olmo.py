@@ -19,9 +19,9 @@ from ptq_eval.checkpoints.converted import (
     mapping_of,
     part_of,
     product,
-    with_tokens,
     with_tokens_seen,
 )
+from ptq_eval.checkpoints.counts import product_in, with_tokens
 from ptq_eval.checkpoints.layouts import renamed, rows_apart
 from ptq_eval.checkpoints.staging import Content
 from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
@@ -67,8 +67,8 @@ class OLMo(ConvertedFolders):
         """Step and D."""
         config = mapping_of(place / "config.yaml")
         names = ("global_train_batch_size", "max_sequence_length")
-        per_step = product({**part_of(config, "model"), **config}, *names)
-        checkpoint = with_tokens(self.step_of(place), per_step, f"step × {names[0]} × {names[1]}")
+        per_step, lacks = product_in({**part_of(config, "model"), **config}, *names, where="config.yaml")
+        checkpoint = with_tokens(self.step_of(place), per_step, f"step × {' × '.join(names)}", lacks=lacks)
         return with_tokens_seen(checkpoint, place / "train.pt")
 
     def content(self, place: Path, given: Mapping[str, Any]) -> Content:

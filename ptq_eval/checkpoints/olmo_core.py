@@ -18,10 +18,9 @@ from ptq_eval.checkpoints.converted import (
     ConvertedFolders,
     mapping_of,
     part_of,
-    product,
-    with_tokens,
     with_tokens_seen,
 )
+from ptq_eval.checkpoints.counts import product_in, with_tokens
 from ptq_eval.checkpoints.dcp import METADATA, read_tensors
 from ptq_eval.checkpoints.layouts import renamed
 from ptq_eval.checkpoints.staging import Content
@@ -72,8 +71,8 @@ class OLMoCore(ConvertedFolders):
     def about(self, place: Path) -> Checkpoint:
         """Step and D."""
         loader = part_of(mapping_of(place / "config.json"), "data_loader")
-        per_step = product(loader, "global_batch_size")
-        checkpoint = with_tokens(self.step_of(place), per_step, "step × global_batch_size")
+        per_step, lacks = product_in(loader, "global_batch_size", where="data_loader of config.json")
+        checkpoint = with_tokens(self.step_of(place), per_step, "step × global_batch_size", lacks=lacks)
         return with_tokens_seen(checkpoint, place / "train" / "rank0.pt")
 
     def content(self, place: Path, given: Mapping[str, Any]) -> Content:

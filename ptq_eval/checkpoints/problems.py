@@ -61,11 +61,11 @@ def settled(verified: Sequence[Checkpoint]) -> list[Checkpoint]:
 
 def _asked_once(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
     """With the question for D of those that will be measured, at the first that it concerns; asked anew each time."""
-    asked: dict[tuple[str, str, bool], list[int]] = defaultdict(list)
+    asked: dict[tuple[str, str, bool, str], list[int]] = defaultdict(list)
     settled = []
     for index, checkpoint in enumerate(checkpoints):
         if checkpoint.tokens is None and not checkpoint.fatal:
-            asked[checkpoint.run, checkpoint.stage, checkpoint.step is None].append(index)
+            asked[checkpoint.run, checkpoint.stage, checkpoint.step is None, checkpoint.tokens_note].append(index)
         others = tuple(problem for problem in checkpoint.problems if problem.code != "tokens_unknown")
         settled.append(replace(checkpoint, problems=others))
     for places in asked.values():

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from ptq_eval.checkpoints import labels, numbered
 from ptq_eval.checkpoints.architecture import WHOLE, given_entries
-from ptq_eval.checkpoints.base import UNKNOWN_STEP, Position, read_label
+from ptq_eval.checkpoints.base import UNKNOWN_STEP, UNKNOWN_TOKENS, Position, read_label
 from ptq_eval.checkpoints.converted import ConvertedFormat
+from ptq_eval.checkpoints.counts import count_in, with_tokens
 from ptq_eval.checkpoints.layouts import META_LLAMA, in_halves, matched
 from ptq_eval.checkpoints.staging import Content
 from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
@@ -101,15 +102,17 @@ class StateDict(ConvertedFormat):
         checkpoint = self.found(path, position.step if position else None)
         checkpoint = replace(checkpoint, revision=path.relative_to(root).with_name(_stem(path)).as_posix())
         if position is None:
-            return checkpoint if checkpoint.step is not None else replace(checkpoint, tokens_note=UNKNOWN_STEP)
+            unsaid = checkpoint.step is None and checkpoint.tokens_note == UNKNOWN_TOKENS
+            return replace(checkpoint, tokens_note=UNKNOWN_STEP) if unsaid else checkpoint
         return _at(checkpoint, position)
 
     def about(self, place: Path) -> Checkpoint:
         """The step that the file itself says; D is unknown."""
         content = _content(place, "meta") if place.suffix != ".safetensors" else {}
         entries = content if isinstance(content, dict) else {}
-        step = next((entries[name] for name in _STEPS if type(entries.get(name)) is int), None)
-        return Checkpoint("", step, None, None)
+        name = next((name for name in _STEPS if entries.get(name) is not None), None)
+        step, lacks = count_in(entries, name, "the file") if name else (None, "")
+        return with_tokens(step, None, "", lacks=lacks)
 
     def sources(self, place: Path) -> list[Path]:
         """The file, or all parts of the state dict."""

@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ptq_eval.checkpoints.converted import ConvertedFolders, with_tokens
+from ptq_eval.checkpoints.converted import ConvertedFolders
+from ptq_eval.checkpoints.counts import MOST_TOKENS, count_in, with_tokens
 from ptq_eval.checkpoints.dcp import METADATA, Stored, read_index, read_tensors
 from ptq_eval.checkpoints.layouts import META_LLAMA, in_halves, renamed
 from ptq_eval.checkpoints.staging import Content
@@ -55,7 +56,10 @@ class TorchTitan(ConvertedFolders):
         seen = next((name for name in index if name.endswith("ntokens_seen")), None)
         if seen is None or len(ranks) != 1:
             return checkpoint
-        tokens = int(read_tensors(place, seen.__eq__)[seen])
+        stated = {"ntokens_seen": read_tensors(place, seen.__eq__)[seen].item()}
+        tokens, lacks = count_in(stated, "ntokens_seen", METADATA, most=MOST_TOKENS)
+        if tokens is None:
+            return with_tokens(self.step_of(place), None, "", lacks=lacks)
         return replace(checkpoint, tokens=tokens, tokens_source="explicit", tokens_note="ntokens_seen, of one rank")
 
     def content(self, place: Path, given: Mapping[str, Any]) -> Content:

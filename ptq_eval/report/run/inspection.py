@@ -42,9 +42,17 @@ def _run(run: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType
 
 
 def _sources(rows: Sequence[Mapping[str, Any]], shown: int = 4) -> list[str]:
-    """Where D comes from, each source once; where it is not known, the problems say so."""
+    """Where D comes from, each source once; where it is not known of one that is excluded for another reason, why.
+
+    Of the others the problems say so.
+    """
     notes = list(dict.fromkeys(row["tokens_note"] for row in rows if row["tokens"] is not None and row["tokens_note"]))
-    return notes if len(notes) <= shown else [*notes[: shown - 1], f"and {len(notes) - shown + 1} more ways"]
+    notes = notes if len(notes) <= shown else [*notes[: shown - 1], f"and {len(notes) - shown + 1} more ways"]
+    unknown: dict[str, list[str]] = {}
+    for row in rows:
+        if row["fatal"] and row["tokens"] is None and row["tokens_note"]:
+            unknown.setdefault(row["tokens_note"], []).append(_place(row))
+    return [*notes, *(f"not known of {', '.join(places)}: {note}" for note, places in unknown.items())]
 
 
 def _step(row: Mapping[str, Any]) -> str:
