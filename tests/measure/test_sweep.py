@@ -98,7 +98,8 @@ def test_a_sweep_changes_nothing_of_the_process_that_calls_it(work, monkeypatch)
         def mallopt(self):
             raise AssertionError("the allocator of the caller's process was changed")
 
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: Library())
+    own = memory.ctypes.CDLL
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name, *rest: Library() if name is None else own(name, *rest))
     before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.is_inference_mode_enabled()
     list(sweep(work, work.trials[:2], tick=lambda _: None))
     after = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.is_inference_mode_enabled()
