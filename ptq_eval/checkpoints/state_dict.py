@@ -141,7 +141,7 @@ def _below(folder: Path, levels: int) -> Iterator[Path]:
             yield from _below(child, levels - 1)
 
 
-def _shard(path: Path) -> tuple[str, str, str] | None:
+def _shard(path: Path) -> tuple[str, ...] | None:
     """What all parts of a state dict have in their names: stem, number of parts, ending; None for a whole one."""
     match = _SHARD.fullmatch(path.name)
     return match.group("whole", "count", "kind") if match else None

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from ptq_eval.errors import MissingTokenizerError, TaskError
 from ptq_eval.measure import tasks
@@ -55,9 +56,9 @@ def answer(
 
 def _require_generating(name: str, session: Session, simulation: Simulation | None) -> None:
     """A text is continued token by token.  Raises TaskError where the model or what it rounds is for whole windows."""
-    what = ""
-    if not session.model.module.can_generate():
-        what = f"{type(session.model.module).__name__} does not generate"
+    what, module = "", session.model.module
+    if not (isinstance(module, PreTrainedModel) and module.can_generate()):
+        what = f"{type(module).__name__} does not generate"
     elif simulation is not None and simulation.cache is not None:
         what = "a quantized cache is simulated for whole windows alone"
     elif simulation is not None and simulation.over_tokens:

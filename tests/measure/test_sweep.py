@@ -89,11 +89,17 @@ def test_a_model_that_is_sure_of_what_is_wrong_is_refused_by_the_sweep(work, mon
 def test_a_sweep_changes_nothing_of_the_process_that_calls_it(work, monkeypatch):
     import torch
 
-    def never():
-        raise AssertionError("the allocator of the caller's process was changed")
+    class Library:
+        """A C library whose allocator may be asked to return what is free, and not be set."""
 
-    monkeypatch.setattr(memory, "keep_freed_memory", never)
-    monkeypatch.setattr(memory.ctypes, "CDLL", never)
+        malloc_trim = staticmethod(lambda kept: 0)
+
+        @property
+        def mallopt(self):
+            raise AssertionError("the allocator of the caller's process was changed")
+
+    own = memory.ctypes.CDLL
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name, *rest: Library() if name is None else own(name, *rest))
     before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.is_inference_mode_enabled()
     list(sweep(work, work.trials[:2], tick=lambda _: None))
     after = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.is_inference_mode_enabled()
