@@ -65,6 +65,12 @@ class UnreadableCheckpointError(PtqEvalError):
     exit_code = 12
 
 
+class OtherStageError(PtqEvalError):
+    """A checkpoint of what follows pretraining, and none of pretraining beside it."""
+
+    exit_code = 62
+
+
 class HubError(UnreadableCheckpointError):
     """The hub cannot be reached, or does not have or give what is asked of it."""
 

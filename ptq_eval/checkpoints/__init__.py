@@ -12,7 +12,7 @@ of tokens (`labels`); at last what `total_flos` of the Trainer implies.  A new f
 from ptq_eval.checkpoints.base import CheckpointFormat, Position, local_path, small_path
 from ptq_eval.checkpoints.discover import discover
 from ptq_eval.checkpoints.overrides import Overrides
-from ptq_eval.checkpoints.problems import error_for, foremost, gravest, inspection_rows, warnings
+from ptq_eval.checkpoints.problems import error_for, faults, foremost, gravest, inspection_rows, warnings
 from ptq_eval.checkpoints.verify import verify, verify_all
 from ptq_eval.models.parameters import ParameterCounts, count_parameters
 
@@ -24,6 +24,7 @@ __all__ = [
     "count_parameters",
     "discover",
     "error_for",
+    "faults",
     "foremost",
     "gravest",
     "inspection_rows",

@@ -35,10 +35,13 @@ _MASK = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.(bias|\w*m
 
 @dataclass(frozen=True)
 class Account:
-    """What loading would say: parameters `missing`, `mismatched` in shape, `surplus` tensors; and those used."""
+    """What loading would say: parameters `missing`, `mismatched` in shape, `surplus` tensors; and those used.
+
+    mismatched: (name, shape found, shape expected) of each.
+    """
 
     missing: tuple[str, ...]
-    mismatched: tuple[str, ...]
+    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     surplus: tuple[str, ...]
     parameters: frozenset[str]
 
@@ -68,7 +71,7 @@ def _load_account(
     buffers = _buffers(plan.module, tensors)
     return Account(
         missing=tuple(sorted(info["missing_keys"])),
-        mismatched=tuple(sorted(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])),
+        mismatched=tuple(sorted((key[0], tuple(key[1]), tuple(key[2])) for key in info["mismatched_keys"])),
         surplus=tuple(sorted(unexpected - buffers)),
         parameters=frozenset(name for name, *_ in tensors) - unexpected - buffers,
     )

@@ -60,6 +60,8 @@ class CheckpointFormat:
     name: ClassVar[str]
     looks_like: ClassVar[str] = ""
     """How a reader recognises it, for `ptq-eval formats`."""
+    configuration: ClassVar[str] = "the config.json"
+    """Where the configuration of a checkpoint's model is."""
     converted: ClassVar[bool] = False
     """Whether a folder for transformers is made from a checkpoint before it is loaded."""
     scheme: ClassVar[str] = ""
@@ -150,6 +152,11 @@ def local_path(checkpoint: Checkpoint) -> Path:
     installed.
     """
     return plugins.get("checkpoints", checkpoint.format)().local_path(checkpoint)
+
+
+def configuration_of(checkpoint: Checkpoint) -> str:
+    """Where the configuration of a checkpoint's model is.  Raises UnknownPluginError."""
+    return plugins.get("checkpoints", checkpoint.format).configuration
 
 
 def small_path(checkpoint: Checkpoint) -> Path:

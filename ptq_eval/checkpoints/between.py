@@ -84,7 +84,8 @@ def _usual(run: Sequence[Checkpoint], attribute: str) -> Checkpoint | None:
 def _against_usual(checkpoint: Checkpoint, usual: Mapping[str, Checkpoint | None]) -> Checkpoint:
     for attribute, code, what in _SHARED:
         mine, other = getattr(checkpoint, attribute), usual[attribute]
-        if mine and other and getattr(other, attribute) != mine:
+        unfit = code == "model_differs" and any(problem.code == "not_loaded" for problem in checkpoint.problems)
+        if mine and other and getattr(other, attribute) != mine and not unfit:  # N is of the wrong configuration
             checkpoint = noted(checkpoint, code, f"{what} differs from {other.name}'s")
     return checkpoint
 

@@ -129,8 +129,10 @@ def _runs_of(root: str | Path, corrections: Overrides) -> list[_Run]:
             "no checkpoint of a known format",
             got=str(root),
             allowed="folders with config.json and weights, alone or numbered: checkpoint-N (HF Trainer), stepN, "
-            "iter_N, N/hf, epoch_N, stage1-stepN-tokensMB and the like, or a hub cache",
-            remedy="save other formats with save_pretrained; list folders of other names in a trajectory.yaml; "
+            "iter_N, N/hf, epoch_N, stage1-stepN-tokensMB and the like, a hub cache, or what nanochat, nanoGPT, "
+            "litgpt, OLMo, OLMo-core, torchtitan, GPT-NeoX and nanotron save",
+            remedy="for files of tensors (.pt, .ckpt, .safetensors) give their model's configuration: --architecture "
+            "CONFIG; save other formats with save_pretrained; list folders of other names in a trajectory.yaml; "
             "give remote ones as hub:org/name@{rev,rev} or suite:NAME",
         )
     runs = [

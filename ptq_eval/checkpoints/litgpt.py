@@ -79,6 +79,7 @@ class LitGPT(ConvertedFolders):
 
     name = "litgpt"
     looks_like = "step-N/lit_model.pth"
+    configuration = "model_config.yaml"
     label = re.compile(r"step-(\d+)")
 
     def holds(self, place: Path) -> bool:

@@ -79,6 +79,7 @@ class Nanochat(ConvertedFormat):
 
     name = "nanochat"
     looks_like = "model_NNNNNN.pt with meta_NNNNNN.json"
+    configuration = "model_config of meta_NNNNNN.json"
     takes_architecture = True
 
     def discover(self, root: Path) -> list[Checkpoint]:
@@ -152,6 +153,11 @@ def configuration(
         raise UnreadableCheckpointError(
             what, got=sizes["vocab_size"], allowed=f"at most {rows}", remedy="fetch both again"
         )
+    layers = {int(match[1]) for name in shapes if (match := re.match(r"transformer\.h\.(\d+)\.", name))}
+    if layers and max(layers) + 1 != sizes["n_layer"]:
+        what = "model_config of the meta file and the weights disagree on n_layer"
+        allowed = f"{max(layers) + 1}, the layers of the weights"
+        raise UnreadableCheckpointError(what, got=sizes["n_layer"], allowed=allowed, remedy="fetch both again")
     content = {
         "model_type": NANOCHAT,
         "architectures": ["NanochatForCausalLM"],

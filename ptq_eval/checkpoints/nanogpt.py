@@ -37,6 +37,7 @@ class NanoGPT(ConvertedFormat):
 
     name = "nanogpt"
     looks_like = "ckpt.pt and its copies"
+    configuration = "model_args of the file"
 
     def discover(self, root: Path) -> list[Checkpoint]:
         """The checkpoints in a folder with a file of such a name, whatever the others are called."""

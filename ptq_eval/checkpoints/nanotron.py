@@ -57,6 +57,7 @@ class Nanotron(ConvertedFolders):
 
     name = "nanotron"
     looks_like = f"N/ with {_META} and model/"
+    configuration = "model_config.json"
     label = re.compile(r"(\d+)")
 
     def holds(self, place: Path) -> bool:

@@ -80,6 +80,7 @@ class NeoX(ConvertedFolders):
 
     name = "neox"
     looks_like = "global_stepN/layer_00-model_00-model_states.pt and configs/"
+    configuration = "the files in configs/"
     label = re.compile(r"global_step(\d+)")
 
     def holds(self, place: Path) -> bool:

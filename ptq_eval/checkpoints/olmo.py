@@ -53,6 +53,7 @@ class OLMo(ConvertedFolders):
 
     name = "olmo"
     looks_like = "stepN-unsharded/ with a config.yaml"
+    configuration = "`model` of config.yaml"
     label = re.compile(r"step(\d+)(?:-unsharded)?")
 
     def holds(self, place: Path) -> bool:

@@ -7,7 +7,7 @@ then decides whether a model in a run's folder is one more checkpoint, and asks 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -116,6 +116,7 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
         errors.TrajectoryFileError,
         "give a D that grows with the step (--tokens, --tokens-per-step or trajectory.yaml), or exclude the step",
     ),
+    "not_pretraining": (errors.OtherStageError, "give a folder of pretraining"),
     "step_disagrees": (errors.TrajectoryFileError, "rename the folder, or exclude the step"),
     "tokens_unknown": (errors.TrajectoryFileError, "--tokens-per-step, --tokens or a trajectory.yaml"),
     "unreadable_state": (errors.TrajectoryFileError, "--tokens-per-step, --tokens or a trajectory.yaml"),
@@ -163,6 +164,14 @@ def foremost(found: Sequence[errors.PtqEvalError], listed: str) -> errors.PtqEva
     rank = lambda error: kinds.index(type(error)) if type(error) in kinds else -1
     first = min(found, key=lambda error: (-count[type(error)], rank(error)))
     return type(first)(f"{first} | and {len(found) - 1} more, {listed}") if len(found) > 1 else first
+
+
+def faults(found: Iterable[errors.PtqEvalError], *, sound: bool) -> list[errors.PtqEvalError]:
+    """Those of the errors that a command ends with.
+
+    That checkpoints of a later stage are excluded is no fault where there are `sound` ones beside them.
+    """
+    return [error for error in found if not (sound and isinstance(error, errors.OtherStageError))]
 
 
 def inspection_rows(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:

@@ -70,6 +70,7 @@ class StateDict(ConvertedFormat):
 
     name = "state_dict"
     looks_like = "a file of tensors (.pt, .ckpt, .safetensors), with --architecture CONFIG"
+    configuration = "the --architecture that is given"
     takes_architecture = True
     needs_architecture = True
 

@@ -37,6 +37,7 @@ class TorchTitan(ConvertedFolders):
 
     name = "torchtitan"
     looks_like = "step-N/.metadata"
+    configuration = "the `architecture` that is given"
     label = re.compile(r"step-(\d+)")
     takes_architecture = True
 
@@ -83,7 +84,7 @@ class TorchTitan(ConvertedFolders):
 
 def _configuration(index: Mapping[str, Stored], given: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration that follows from shapes and what was given.  Raises UnreadableCheckpointError."""
-    remedy = f"write a trajectory.yaml with architecture: {{{_HEADS}: N}}"
+    remedy = f"""give --architecture '{{"{_HEADS}": N}}', or a trajectory.yaml with architecture: {{{_HEADS}: N}}"""
     if unknown := sorted(given.keys() - _TAKEN):
         what = "`architecture` in trajectory.yaml has unknown entries"
         raise UnsupportedModelError(what, got=", ".join(unknown), allowed=", ".join(sorted(_TAKEN)))

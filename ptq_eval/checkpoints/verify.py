@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ptq_eval.checkpoints.account import Account, load_account, was_buffer
 from ptq_eval.checkpoints.adapters import adapter_beside
 from ptq_eval.checkpoints.arrivals import Files, files_of
-from ptq_eval.checkpoints.base import local_path, small_path
+from ptq_eval.checkpoints.base import configuration_of, local_path, small_path
 from ptq_eval.checkpoints.between import cross_checked
 from ptq_eval.checkpoints.contents import placeholder, placeholder_of
 from ptq_eval.checkpoints.foreign import foreign
@@ -231,11 +231,14 @@ def _not_stored(weights: WeightFiles, report: WeightReport) -> str:
 
 def _with_account(checkpoint: Checkpoint, account: Account) -> Checkpoint:
     """With the parameters that would not load (absent, of another shape), and tensors that are none."""
+    remedy = f"{configuration_of(checkpoint)} must belong to these weights"
     if account.missing:
-        checkpoint = noted(checkpoint, "not_loaded", f"not in the weights: {some(account.missing)}")
+        message = f"not in the weights: {some(account.missing)}"
+        checkpoint = noted(checkpoint, "not_loaded", message, remedy=remedy)
     if account.mismatched:
-        message = f"of another shape than the configuration says: {some(account.mismatched)}"
-        checkpoint = noted(checkpoint, "not_loaded", message)
+        shapes = (f"{name} (got {list(got)}, expected {list(expected)})" for name, got, expected in account.mismatched)
+        message = f"of another shape than the configuration says: {some(shapes)}"
+        checkpoint = noted(checkpoint, "not_loaded", message, remedy=remedy)
     if account.surplus:
         message = f"not used by the model: {some(account.surplus)}"
         checkpoint = noted(checkpoint, "surplus_weights", message, fatal=False)

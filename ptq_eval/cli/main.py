@@ -129,7 +129,7 @@ def run(folders: tuple[str, ...], out: str | None, estimate: bool, **settings: A
 
 def _raise_problems(result: RunResult) -> None:
     """Everything that could be measured is stored and reported; now say what could not, with its own exit code."""
-    _raise_foremost(result.problems)
+    _raise_foremost(result.problems, sound=True)
     failed = result.table[result.table["status"] == "failed"]
     if len(failed):
         first = failed.iloc[0]
@@ -141,11 +141,12 @@ def _raise_problems(result: RunResult) -> None:
         )
 
 
-def _raise_foremost(problems: Sequence[PtqEvalError]) -> None:
-    from ptq_eval.checkpoints import foremost
+def _raise_foremost(problems: Sequence[PtqEvalError], *, sound: bool) -> None:
+    """`sound`: whether there is a checkpoint without a problem."""
+    from ptq_eval.checkpoints import faults, foremost
 
-    if problems:
-        raise foremost(problems, "listed above")
+    if found := faults(problems, sound=sound):
+        raise foremost(found, "listed above")
 
 
 @cli.command(short_help="Show the checkpoints that are found, and what is wrong with them.")
@@ -176,7 +177,8 @@ def inspect(folders: tuple[str, ...], json: bool, trust_remote_code: bool, **set
             click.echo(dumps(row, default=str))
     else:
         console().print(inspection_table(rows))
-    _raise_foremost([gravest(checkpoint) for checkpoint in checkpoints if checkpoint.fatal])
+    wrong = [gravest(checkpoint) for checkpoint in checkpoints if checkpoint.fatal]
+    _raise_foremost(wrong, sound=len(wrong) < len(checkpoints))
 
 
 @cli.command(short_help="Write tables, figures and page again from stored measurements.")

@@ -121,8 +121,13 @@ def _is_nothing(name: Any, value: Any) -> bool:
     return value is None or (str(name).endswith("_extra_state") and not isinstance(value, torch.Tensor))
 
 
+_LONGEST = 200
+"""Characters of an error of another library that are quoted, to the end of a sentence."""
+
+
 def telling_line(error: Exception) -> str:
     """The one telling line of an error that may be a page long."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "Unsupported" in line or "unsupported" in line]
-    return (telling or lines or [type(error).__name__])[0][:200]
+    line = (telling or lines or [type(error).__name__])[0]
+    return line if len(line) <= _LONGEST else line[:_LONGEST].rpartition(". " if ". " in line[:_LONGEST] else " ")[0]
