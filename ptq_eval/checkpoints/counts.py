@@ -27,7 +27,7 @@ def count_in(
     if value is None:
         return None, f"{where} has no {name}"
     number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
-    number = int(number) if isinstance(number, float) and number.is_integer() else number
+    number = int(number) if isinstance(number, float) and number % 1 == 0 else number
     if type(number) is int and least <= number <= most:
         return number, ""
     return None, f"{name} of {where} is {repr(value)[:40]}, not a whole number from {least} to {most:,}"
