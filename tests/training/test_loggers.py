@@ -67,10 +67,13 @@ def test_trackio_has_the_numbers_and_the_alert(train, tmp_path):
 def test_wandb_has_the_numbers(train, tmp_path):
     import wandb
 
-    train("wandb")
-    wandb.finish()
-    (stored,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
-    assert NAME.encode() in stored.read_bytes()
+    logged = train("wandb")
+    try:
+        assert wandb.run is not None
+        assert wandb.run.summary[NAME] == pytest.approx(logged["ptq/delta/rtn_3bit"], rel=1e-6)
+    finally:
+        wandb.finish()
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 1
 
 
 def test_mlflow_has_the_numbers(train, tmp_path):
