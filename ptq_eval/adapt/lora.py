@@ -48,9 +48,7 @@ class Adapter:
         with model.carrying(model.parameters_of(weights)):
             module = copy.deepcopy(model.module)
         names = list(model.linears())
-        exactly = "|".join(
-            map(re.escape, names)
-        )  # a list would also match every longer name that ends with one of them
+        exactly = "|".join(map(re.escape, names))  # a list also matches longer names that end with one of them
         config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=exactly, lora_dropout=0.0, bias="none")
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft sets it for each layer as it is

@@ -153,12 +153,6 @@ def with_tokens_seen(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     return replace(checkpoint, tokens=seen, tokens_source="explicit", tokens_note=f"{_SEEN} of {path.name}")
 
 
-def product(content: Mapping[str, Any], *names: str) -> int | None:
-    """The product of entries that are positive whole numbers; None where one is not."""
-    total = 1
-    for name in names:
-        value = content.get(name)
-        if type(value) is not int or value < 1:
-            return None
-        total *= value
-    return total
+def is_size(value: Any) -> bool:
+    """Whether an entry of a configuration is a whole number from 1 on."""
+    return type(value) is int and value > 0

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from ptq_eval.checkpoints.converted import (
     ConvertedFolders,
+    is_size,
     mapping_of,
     part_of,
-    product,
 )
 from ptq_eval.checkpoints.counts import MOST_TOKENS, count_in, product_in, with_tokens
 from ptq_eval.checkpoints.layouts import in_halves, renamed, rows_apart
@@ -184,7 +184,7 @@ def _configuration(stated: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
         remedy = "convert it with the scripts in examples/ of nanotron"
         raise UnsupportedModelError("a model of nanotron that is not like Llama", got=got[:160], remedy=remedy)
     sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "max_position_embeddings")
-    if wrong := next((name for name in sizes if product(stated, name) is None), None):
+    if wrong := next((name for name in sizes if not is_size(stated.get(name))), None):
         what = f"{_CONFIG} has no valid {wrong}"
         raise UnreadableCheckpointError(what, got=repr(stated.get(wrong))[:80], allowed="whole numbers from 1 on")
     if "model.embed_tokens.weight" not in tensors:

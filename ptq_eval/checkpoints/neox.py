@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from ptq_eval.checkpoints.converted import (
     ConvertedFolders,
+    is_size,
     mapping_of,
-    product,
 )
 from ptq_eval.checkpoints.counts import product_in, with_tokens
 from ptq_eval.checkpoints.layouts import renamed, rows_apart
@@ -246,7 +246,7 @@ def _rows_in(name: str, tensor: Tensor, heads: int, parts: int) -> list[Tensor]:
 def _family(options: Mapping[str, Any]) -> str:
     """The type of transformers' model.  Raises UnreadableCheckpointError and UnsupportedModelError."""
     sizes = ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings")
-    if wrong := next((name for name in sizes if product(options, name) is None), None):
+    if wrong := next((name for name in sizes if not is_size(options.get(name))), None):
         what = f"the files in configs/ have no valid {wrong}"
         raise UnreadableCheckpointError(what, got=repr(options.get(wrong))[:80], allowed="whole numbers from 1 on")
     special = [f"{name} = {options.get(name)}" for name, usual in _USUAL.items() if options.get(name) not in usual]

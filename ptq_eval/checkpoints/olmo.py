@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ptq_eval.checkpoints.converted import (
     ConvertedFolders,
+    is_size,
     mapping_of,
     part_of,
-    product,
     with_tokens_seen,
 )
 from ptq_eval.checkpoints.counts import product_in, with_tokens
@@ -107,7 +107,7 @@ def _configuration(model: Mapping[str, Any]) -> dict[str, Any]:
     ]:
         remedy = "scripts/convert_olmo_to_hf_new.py of OLMo"
         raise UnsupportedModelError("a model unlike OLMo 1", got=", ".join(special), remedy=remedy)
-    if product(model, "d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length") is None:
+    if not all(map(is_size, map(model.get, ("d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length")))):
         raise UnreadableCheckpointError("`model` of config.yaml lacks a size", remedy="fetch it again")
     width, hidden = model["d_model"], model.get("mlp_hidden_size")
     tied = bool(model.get("weight_tying", True))

@@ -15,7 +15,7 @@ from results.paper.study import Effect
 WIDTH = 3
 """The bit-width of statements about one."""
 MODEL = ["bits", "corpus", "params"]
-"""Columns that tell apart the lines of a model at one width."""
+"""Columns that identify a model at one bit-width."""
 PLACES = ("tokens_per_param", "tokens_per_param_next")
 """Columns of the ends of a step along a run."""
 
