@@ -20,6 +20,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# What pip installs here is compiled by the first process that imports it, and not by each again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check lint types docs site wheel backends-test page-test paper paper-test notebook-test loggers-test cluster-test oldest-test newest-test gate bench study-cpu study-gpu study-adapt clean
 
 demo: $(STAMP)
