@@ -51,6 +51,7 @@ NAMES = (
     "real_loop",
     "kills",
     "prefetch",
+    "stacked",
 )
 SIZES = ("minutes", "layers", "windows", "kills")
 """Fields of `Setup` that are options of their names."""

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import yaml
 
 from ptq_eval.checkpoints.base import CheckpointFormat
-from ptq_eval.checkpoints.counts import MOST_TOKENS, count_in
+from ptq_eval.checkpoints.counts import with_count
 from ptq_eval.checkpoints.staging import Content, place_of, staged
 from ptq_eval.errors import PtqEvalError, UnreadableCheckpointError
 from ptq_eval.models.json_files import load_json
@@ -147,10 +147,7 @@ def with_tokens_seen(checkpoint: Checkpoint, path: Path) -> Checkpoint:
         state = load_content(path) if path.is_file() else {}
     except PtqEvalError:  # objects, which are not unpickled: the configuration says D too
         return checkpoint
-    seen, _ = count_in(state if isinstance(state, dict) else {}, _SEEN, path.name, most=MOST_TOKENS)
-    if seen is None:
-        return checkpoint
-    return replace(checkpoint, tokens=seen, tokens_source="explicit", tokens_note=f"{_SEEN} of {path.name}")
+    return with_count(checkpoint, state if isinstance(state, dict) else {}, _SEEN, path.name)
 
 
 def is_size(value: Any) -> bool:

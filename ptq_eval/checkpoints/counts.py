@@ -7,13 +7,16 @@ D cannot be seen in a result, a question for D can.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ptq_eval.checkpoints.base import ASK_TOKENS, EACH_D, UNKNOWN_TOKENS
+from ptq_eval.checkpoints.growth import BATCH
 from ptq_eval.records import Checkpoint
 
 MOST_STEPS = 10**9
 MOST_TOKENS = 10**15
+COUNT_IGNORED = "count_ignored"
 
 
 def count_in(
@@ -59,4 +62,19 @@ def with_tokens(step: int | None, per_step: int | None, note: str, *, lacks: str
             "", step, None, None, tokens_note=f"{lacks}; {question}" if lacks else UNKNOWN_TOKENS, **others
         )
     text = f"{note} = {per_step:,} tokens per step"
-    return Checkpoint("", step, step * per_step, None, tokens_source="derived", tokens_note=text, **others)
+    known: dict[str, Any] = {"tokens_source": "derived", "tokens_note": text, "tokens_counter": BATCH}
+    return Checkpoint("", step, step * per_step, None, **known, **others)
+
+
+def with_count(checkpoint: Checkpoint, content: Mapping[str, Any], name: str, where: str) -> Checkpoint:
+    """With the exact D that an entry counts, if there is one; the reason, where it is a count that no training has."""
+    least = 1 if checkpoint.step else 0
+    tokens, reason = count_in(content, name, where, least=least, most=MOST_TOKENS)
+    if tokens is not None:
+        note = f"{name} of {where}"
+        return replace(checkpoint, tokens=tokens, tokens_source="explicit", tokens_note=note, tokens_counter="")
+    if content.get(name) is None:
+        return checkpoint
+    if checkpoint.tokens is None:
+        return replace(checkpoint, tokens_note=f"{reason}; {ASK_TOKENS}")
+    return checkpoint.with_problem(COUNT_IGNORED, f"{reason}; D is {checkpoint.tokens_note} instead")

@@ -5,6 +5,9 @@ happened is not written anywhere, so all histories that explain the counts are c
 agree, D is read as it is counted, or completed by what was counted before, with a warning.  From the first checkpoint
 on where they do not, D is unknown and a note names the possible ones.
 
+Where D is step × batch, the batch that a checkpoint's files state is that of its end.  If it differs from that of the
+checkpoint before, when it changed is not written, so D is unknown from there on (`with_one_batch`).
+
 A single D that is wrong looks like neither: the steps around it grow as if it were not there (`off_line`).
 """
 
@@ -20,6 +23,8 @@ from ptq_eval.records import Checkpoint
 
 SEEN, FLOS = "num_input_tokens_seen", "total_flos"
 """The two counters of trainer_state.json from which D is read."""
+BATCH = "step × batch"
+"""The counter of a D that is a step times the tokens per step that the checkpoint's own files state."""
 COUNTER_RESTART, COUNTER_UNIT = "counter_restart", "counter_unit"
 REMEDY = "give --tokens-per-step, --tokens or a trajectory.yaml"
 FEWEST = 8
@@ -63,7 +68,7 @@ def _continues(reading: Reading, after: Sequence[Reading]) -> bool:
 
 def with_sound_counts(run: Sequence[Checkpoint]) -> list[Checkpoint]:
     """The checkpoints of one run, in order of step, with D completed, asked for or doubted as their counters show."""
-    return with_doubted_unit(with_whole_counts(without_impossible(run)))
+    return with_doubted_unit(with_one_batch(with_whole_counts(without_impossible(run))))
 
 
 def without_impossible(run: Sequence[Checkpoint]) -> list[Checkpoint]:
@@ -88,6 +93,34 @@ def with_whole_counts(run: Sequence[Checkpoint]) -> list[Checkpoint]:
     for counter in (SEEN, FLOS):
         changed |= _with_whole(counter, [c for c in run if c.tokens_counter == counter and c.step])
     return [changed.get(checkpoint.location, checkpoint) for checkpoint in run]
+
+
+def with_one_batch(run: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints of one run, in order of step, with D = step × batch only as long as all state one batch."""
+    found, past, doubt = [], START, ""
+    for checkpoint in run:
+        step, tokens = checkpoint.step, checkpoint.tokens
+        if checkpoint.tokens_counter == BATCH and step and tokens is not None:
+            reading = Reading(step, tokens)
+            if past.step and not doubt and past.rate(START) != reading.rate(START):
+                doubt = _two_batches(past, reading)
+            past = reading
+            if doubt:
+                checkpoint = replace(
+                    checkpoint, tokens=None, tokens_source="unknown", tokens_note=doubt, tokens_counter=""
+                )
+        found.append(checkpoint)
+    return found
+
+
+def _two_batches(past: Reading, reading: Reading) -> str:
+    rates = past.rate(START), reading.rate(START)
+    ends = sorted(past.tokens + rate * (reading.step - past.step) for rate in rates)
+    return (
+        f"the batch is {rates[0]:,.0f} tokens at step {past.step:,} and {rates[1]:,.0f} at step {reading.step:,}, "
+        f"and when it changed is not stored, so that D at step {reading.step:,} is from {ends[0]:,.0f} to "
+        f"{ends[1]:,.0f}; {REMEDY}"
+    )
 
 
 def with_doubted_unit(run: Sequence[Checkpoint]) -> list[Checkpoint]:

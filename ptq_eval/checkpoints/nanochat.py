@@ -281,11 +281,17 @@ def _phase(meta: Mapping[str, Any], step: int) -> str:
     """
     options = part_of(meta, "user_config")
     steps, down = options.get("num_iterations"), options.get("warmdown_ratio")
-    if not isinstance(steps, int) or steps <= 0 or not isinstance(down, (int, float)):
+    if not isinstance(steps, int) or steps <= 0 or not _is_share(down):
         return ""
     if step >= steps:
         return "annealed"
     if step > steps - round(down * steps):
         return "decay"
-    up = options.get("warmup_steps", round(options.get("warmup_ratio", 0) * steps))
+    ratio = options.get("warmup_ratio", 0)
+    up = options.get("warmup_steps", round(ratio * steps) if _is_share(ratio) else None)
     return "warmup" if isinstance(up, int) and step < up else "constant"
+
+
+def _is_share(value: Any) -> bool:
+    """Whether an option is a number from 0 to 1."""
+    return isinstance(value, (int, float)) and 0 <= value <= 1

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NAME = re.compile(r"ckpt[\w.-]*\.pt")
+_TRIED = 3
+"""Files that are opened to find out what a folder without a `ckpt.pt` holds."""
 _BATCH = ("gradient_accumulation_steps", "batch_size", "block_size")
 _SIZES = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd")
 _TRANSPOSED = re.compile(r"transformer\.h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
@@ -40,9 +42,9 @@ class NanoGPT(ConvertedFormat):
     configuration = "model_args of the file"
 
     def discover(self, root: Path) -> list[Checkpoint]:
-        """The checkpoints in a folder with a file of such a name, whatever the others are called."""
+        """The checkpoints in a folder with a file of such a name or content, whatever the others are called."""
         files = [child for child in sorted(root.iterdir()) if child.suffix == ".pt" and child.is_file()]
-        if not any(_NAME.fullmatch(file.name) for file in files):
+        if not any(_NAME.fullmatch(file.name) for file in files) and not any(map(_is_sound, files[:_TRIED])):
             return []
         return [self.found(file) for file in files if _NAME.fullmatch(file.name) or _may_be_one(file)]
 
@@ -79,7 +81,7 @@ class NanoGPT(ConvertedFormat):
         return Content({"config.json": json.dumps(config)}, tensors=_as_gpt2(saved["model"], place.name))
 
 
-def _may_be_one(place: Path) -> bool:
+def _may_be_one(place: Path, cut: bool = True) -> bool:
     """Whether a file holds what nanoGPT saves, or may have done so before it was cut."""
     from ptq_eval.models.pickles import load_content
 
@@ -88,7 +90,11 @@ def _may_be_one(place: Path) -> bool:
     except UnsafeCheckpointError:
         return False
     except UnreadableCheckpointError:
-        return True
+        return cut
+
+
+def _is_sound(place: Path) -> bool:
+    return _may_be_one(place, cut=False)
 
 
 def _is_one(saved: Any) -> bool:

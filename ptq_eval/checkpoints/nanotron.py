@@ -24,7 +24,7 @@ from ptq_eval.checkpoints.converted import (
     mapping_of,
     part_of,
 )
-from ptq_eval.checkpoints.counts import MOST_TOKENS, count_in, product_in, with_tokens
+from ptq_eval.checkpoints.counts import count_in, product_in, with_count, with_tokens
 from ptq_eval.checkpoints.layouts import in_halves, renamed, rows_apart
 from ptq_eval.checkpoints.staging import Content
 from ptq_eval.errors import UnreadableCheckpointError, UnsupportedModelError
@@ -74,11 +74,10 @@ class Nanotron(ConvertedFolders):
         step, reason = count_in(metas, "last_train_step", _META)
         if step is None:
             raise UnreadableCheckpointError(reason, remedy="fetch it again")
-        total, lacks = count_in(metas, "consumed_tokens_total", _META, most=MOST_TOKENS)
-        found = with_tokens(step, None, "", lacks=lacks)
-        if total is not None:
-            note = f"consumed_tokens_total of {_META}"
-            return replace(found, tokens=total, tokens_source="explicit", tokens_note=note)
+        return with_count(self._of_samples(place, metas, step), metas, "consumed_tokens_total", _META)
+
+    def _of_samples(self, place: Path, metas: Mapping[str, Any], step: int) -> Checkpoint:
+        """The checkpoint with D from the samples of all stages and their length, where both are known."""
         stages = metas.get("data_stages")
         names = ("consumed_train_samples", "sequence_length")
         counts = [product_in(stage, *names, where=_META)[0] for stage in _mappings(stages)]
@@ -89,8 +88,8 @@ class Nanotron(ConvertedFolders):
             note = f"consumed_train_samples of {_META} × sequence_length of config.yaml"
         known = [count for count in counts if count is not None]
         if not known or len(known) < len(counts):
-            return found
-        return replace(found, tokens=sum(known), tokens_source="derived", tokens_note=note)
+            return with_tokens(step, None, "")
+        return replace(with_tokens(step, None, ""), tokens=sum(known), tokens_source="derived", tokens_note=note)
 
     def content(self, place: Path, given: Mapping[str, Any]) -> Content:
         """The configuration and tensors of transformers' Llama, Qwen2 or SmolLM3."""

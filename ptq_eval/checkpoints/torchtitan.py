@@ -13,12 +13,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ptq_eval.checkpoints.converted import ConvertedFolders
-from ptq_eval.checkpoints.counts import MOST_TOKENS, count_in, with_tokens
+from ptq_eval.checkpoints.counts import with_count, with_tokens
 from ptq_eval.checkpoints.dcp import METADATA, Stored, read_index, read_tensors
 from ptq_eval.checkpoints.layouts import META_LLAMA, in_halves, renamed
 from ptq_eval.checkpoints.staging import Content
@@ -58,10 +57,7 @@ class TorchTitan(ConvertedFolders):
         if seen is None or len(ranks) != 1:
             return checkpoint
         stated = {"ntokens_seen": read_tensors(place, seen.__eq__)[seen].item()}
-        tokens, lacks = count_in(stated, "ntokens_seen", METADATA, most=MOST_TOKENS)
-        if tokens is None:
-            return with_tokens(self.step_of(place), None, "", lacks=lacks)
-        return replace(checkpoint, tokens=tokens, tokens_source="explicit", tokens_note="ntokens_seen, of one rank")
+        return with_count(checkpoint, stated, "ntokens_seen", f"{METADATA}, of one rank")
 
     def content(self, place: Path, given: Mapping[str, Any]) -> Content:
         """The configuration and tensors of Llama."""

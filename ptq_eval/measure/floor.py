@@ -89,12 +89,13 @@ class Slopes:
     def of(cls, model: LanguageModel, ids: Tensor, kept: Kept | None = None) -> Slopes:
         """From windows `ids` [n, time], every second one for each estimate."""
         batch = _windows_per_pass(model, ids)
-        found: list[Mapping[str, Tensor]] = []
-        for number, half in enumerate((ids[0::2], ids[1::2])):
+
+        def mean(number: int) -> Mapping[str, Tensor]:
             sums = None if kept is None else kept.sums(f"slope {number}")
-            mean = mean_gradient(model, half, batch=batch, sums=sums)
-            found.append(mean if sums is None else sums)
-        return cls(*found)
+            gradient = mean_gradient(model, ids[number::2], batch=batch, sums=sums)
+            return gradient if sums is None else sums
+
+        return cls(mean(0), mean(1))
 
     def rounding(self, model: LanguageModel, weights: Mapping[str, Tensor]) -> float:
         """Standard deviation of δ over equally good roundings like these `weights` {layer: [out, in]}, nats per token.

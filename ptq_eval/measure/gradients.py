@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -153,7 +154,8 @@ class _Calls:
     def __init__(self, take: Callable[[str, Tensor, Tensor], None] | None) -> None:
         self._take = take
         self._calls: dict[str, list[_Call]] = {}
-        self._of_runs: dict[Run, dict[str, list[_Call]]] = {}
+        # Weak, as a run refers to `enter`: a circle would keep what `take` fills until garbage is collected.
+        self._of_runs = WeakKeyDictionary[Run, dict[str, list[_Call]]]()
         self._waiting: dict[str, list[_Call]] | None = None
         self._first: dict[str, list[_Call]] | None = None
 

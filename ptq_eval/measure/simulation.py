@@ -7,7 +7,8 @@ quantized Ŵ_q, so Qᵀx/s is what is rounded.
 **Keys and values** are rounded where attention reads them: transformers' models call one of the functions of
 `ALL_ATTENTION_FUNCTIONS`, whose arguments are replaced before they reach the same function as always.  Keys then have
 their norm and rotary embedding; before the embedding they are rounded at the output of the key's norm or projection,
-the last of them that attention does not read as it is (some models norm keys after the embedding).
+whichever is last, but ahead of a norm that follows the embedding.  Layers without an embedding have them rounded as
+attention reads them.
 
 A static range is observed on the calibration windows, in the model with the weights of the variant and nothing else
 rounded.  Whether a model can be treated so is found out by a short forward pass, and refused with the reason.
@@ -225,7 +226,7 @@ class Simulation:
 
     def _find_attention(self, ids: Tensor, cache: Cache) -> None:
         """Where the model reads keys and values.  Raises UnsupportedModelError."""
-        found, made = self._keys_of(ids)
+        found, taken, made = self._keys_of(ids)
         layers = getattr(self.model.module.config.get_text_config(), "num_hidden_layers", len(found))  # type: ignore[union-attr,operator]
         if not found or len(found) != layers:
             raise self._refused(
@@ -237,33 +238,41 @@ class Simulation:
             if cache.rope == "before":
                 known = [part for name in _KEYS if (part := getattr(module, name, None)) in made]
                 known = [part for part in known if made[part].numel() == key.numel()]
-                turned = [part for part in known if not torch.equal(_apart(made[part], key), key)]
-                own.key_module = next(iter((*turned, *known)), None)
+                last, first = next(iter(known), None), next(iter(known[1:]), None)
+                own.key_module = last
+                if last is not None and first is not None and _alike_keys(made[last], key, key):
+                    after_rotation = not _alike_keys(taken[last], made[first], key)
+                    own.key_module = first if after_rotation else last
                 if own.key_module is None:
                     raise self._refused(
                         "its keys have no projection of their own", "--key-rope before", "--key-rope after"
                     )
                 own.heads = 0 if made[own.key_module].shape == key.shape else key.shape[1]
 
-    def _keys_of(self, ids: Tensor) -> tuple[dict[nn.Module, Tensor], dict[nn.Module, Tensor]]:
-        """The keys [1, heads, tokens, channels] that attention modules read, and what modules named for keys return."""
+    def _keys_of(self, ids: Tensor) -> tuple[dict[nn.Module, Tensor], ...]:
+        """The keys [1, heads, tokens, channels] that attention modules read, and what modules named for keys take and
+        return."""
         found: dict[nn.Module, Tensor] = {}
+        taken: dict[nn.Module, Tensor] = {}
         made: dict[nn.Module, Tensor] = {}
 
         def note(module: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
             found[module] = key
             return key, value
 
+        def noted(own: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+            taken[own], made[own] = args[0], out
+
         parts = [part for name, part in self.model.module.named_modules() if name.rpartition(".")[2] in _KEYS]
         for tokens in _PROBED_TOKENS:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(_attending(self.model, note))
                 for part in parts:
-                    stack.callback(part.register_forward_hook(lambda own, _args, out: made.update({own: out})).remove)
+                    stack.callback(part.register_forward_hook(noted).remove)
                 self.model.hidden(ids[:1, :tokens])
             if all(key.shape[1] != key.shape[2] for key in found.values()):
                 break
-        return found, made
+        return found, taken, made
 
     def _refused(self, what: str, got: str, remedy: str = "omit --kv-bits and --kv-formats") -> UnsupportedModelError:
         name = f"{self.model.name} ({type(self.model.module).__name__})"
@@ -279,6 +288,11 @@ def _alike(one: Transform | None, other: Transform | None) -> bool:
 def _apart(out: Tensor, key: Tensor) -> Tensor:
     """Keys `out` of the same tokens as `key` [windows, heads, tokens, channels], laid out as it is."""
     return out if out.shape == key.shape else out.reshape(*out.shape[:2], key.shape[1], -1).transpose(1, 2)
+
+
+def _alike_keys(one: Tensor, other: Tensor, key: Tensor) -> bool:
+    """Whether two tensors are the same keys, however each is laid out."""
+    return torch.equal(_apart(one, key), _apart(other, key))
 
 
 def _by_head(out: Tensor, own: _Attention, change: Change) -> Tensor:

@@ -4,6 +4,7 @@ The change of a metric is the mean over documents of (after − before); both mo
 standard error, sd(after − before)/√n, is that of one mean.  Where every value is 0 or 1 the test is McNemar's exact
 one: among documents whose mark changes, right to wrong and wrong to right are equally likely if nothing changed
 (McNemar 1947).  Otherwise it is a paired t-test.  p is adjusted by Holm's procedure over all entries of a folder.
+Of a perplexity, what a document has is the log-likelihood of its target, so that is compared.
 Answers after quantization with several draws of calibration windows are their mean, document by document.
 """
 
@@ -24,6 +25,9 @@ from ptq_eval.results.selection import cell_of, newest, place
 from ptq_eval.runtime import COLUMNS as RUNTIME
 from ptq_eval.runtime import columns_of, is_runtime
 
+LOG_LIKELIHOODS = {"perplexity": "log_likelihood"}
+"""Metrics whose value for one document is a log-likelihood in nats, by the name of that."""
+_NO_METRIC = "no metric of this task is a number for each document, so nothing is compared"
 _SAME = ("dtype", "device", "include_head", "include_embedding")
 COLUMNS = (
     *("run", "step", "tokens", "params", "quantizer", "bits", "group_size", "symmetric", "format", "calibration"),
@@ -55,6 +59,11 @@ def values(m: Measurement, metric: str) -> np.ndarray:
     return np.asarray(m.details["answers"]["metrics"][metric], float)
 
 
+def is_log_likelihood(metric: str) -> bool:
+    """Whether the documents' values of a metric, `NAME,FILTER`, are log-likelihoods, of which more is better."""
+    return metric.partition(",")[0] in LOG_LIKELIHOODS
+
+
 def _entries(cell: Sequence[Measurement], reference: Measurement | None) -> list[dict[str, Any]]:
     usable = [m for m in cell if "answers" in m.details]
     m = (usable or cell)[0]
@@ -62,9 +71,13 @@ def _entries(cell: Sequence[Measurement], reference: Measurement | None) -> list
     if not usable:
         return [about]
     answers, found = m.details["answers"], []
-    for metric, higher in answers["higher_is_better"].items():
+    if not answers["metrics"]:
+        return [about | {"documents": len(answers["documents"]), "message": _NO_METRIC}]
+    for metric, stated in answers["higher_is_better"].items():
         after = np.mean([values(one, metric) for one in usable], axis=0)
-        entry = about | {"metric": metric, "higher_is_better": higher, "documents": len(after)}
+        name, comma, how = metric.partition(",")
+        known = {"metric": LOG_LIKELIHOODS.get(name, name) + comma + how, "documents": len(after)}
+        entry = about | known | {"higher_is_better": (higher := stated or is_log_likelihood(metric))}
         entry |= {"score_q": float(after.mean()), "score_q_se": _error(after)}
         if reference is not None:
             before = values(reference, metric)

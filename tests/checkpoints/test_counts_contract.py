@@ -47,6 +47,16 @@ def test_every_copy_of_a_nanogpt_checkpoint_is_one_whatever_its_name(tmp_path):
     assert [c.revision for c in found if c.fatal] == ["cut"]
 
 
+def test_copies_are_found_without_one_of_the_usual_name(tmp_path):
+    names = {"model at 100": {"iter_num": 100}, "model at 50": {"iter_num": 50}}
+    folder = nanogpt(tmp_path / "out", **names)
+    (folder / "model at 70.pt").write_bytes((folder / "model at 50.pt").read_bytes()[:200])
+    found = verify_all(discover([folder]))
+    assert {c.step for c in found if not c.fatal} == {50, 100}
+    assert {c.format for c in found} == {"nanogpt"}
+    assert [c.revision for c in found if c.fatal] == ["model at 70"]
+
+
 @pytest.mark.parametrize("value", ABSURD)
 def test_an_absurd_step_of_nanogpt_is_unknown_with_the_reason(tmp_path, value):
     folder = nanogpt(tmp_path / "out", ckpt={"iter_num": 100}, ckpt_80={"iter_num": value})
@@ -79,6 +89,79 @@ def test_an_absurd_batch_is_unknown_with_the_reason(tmp_path, value):
         for checkpoint in found:
             assert checkpoint.tokens is None, checkpoint
             assert ", not a whole number from 1 to" in checkpoint.tokens_note, checkpoint
+
+
+def with_batches(form, root, batches):
+    """A run of a fixture's checkpoint at steps 100, 200 …, whose files state one batch each."""
+    source, sub, file, part, entry = {
+        "litgpt": ("llama/step-00000250", "step-{:08}", "hyperparameters.yaml", "train", "global_batch_size"),
+        "olmo": ("tied/step250-unsharded", "step{}-unsharded", "config.yaml", "", "global_train_batch_size"),
+        "olmo_core": ("llama/step250", "step{}", "config.json", "data_loader", "global_batch_size"),
+    }[form]
+    for place, batch in enumerate(batches, 1):
+        folder = root / sub.format(100 * place)
+        shutil.copytree(FIXTURES / form / source, folder, ignore=shutil.ignore_patterns("train.pt"))
+        options = yaml.safe_load((folder / file).read_text())
+        (options[part] if part else options)[entry] = batch
+        (folder / file).write_text(json.dumps(options) if file.endswith("json") else yaml.safe_dump(options))
+    return root
+
+
+@pytest.mark.parametrize("form", ["nanogpt", "nanochat", "litgpt", "olmo", "olmo_core"])
+def test_d_is_unknown_from_the_checkpoint_on_whose_files_state_another_batch(tmp_path, form):
+    """The step at which a resumed training began to use it is not stored, and the last batch was not that of all."""
+    batches = (512, 512, 1024, 1024)
+    if form == "nanogpt":
+        names = {
+            f"ckpt_{100 * place}": {
+                "iter_num": 100 * place,
+                "config": {"gradient_accumulation_steps": batch, "batch_size": 1, "block_size": 32},
+            }
+            for place, batch in enumerate(batches, 1)
+        }
+        folder = nanogpt(tmp_path / "run", **names)
+    elif form == "nanochat":
+        folder = nanochat_run(tmp_path / "run", "E", (100, 200, 300, 400))
+        for path, batch in zip(sorted(folder.rglob("meta_*.json")), batches):
+            path.write_text(json.dumps({**json.loads(path.read_text()), "total_batch_size": batch}))
+    else:
+        folder = with_batches(form, tmp_path / "run", batches)
+    found = discover([folder])
+    per_step = found[0].tokens // 100
+    assert [c.tokens for c in found] == [100 * per_step, 200 * per_step, None, None]
+    least, most = 300 * per_step, 400 * per_step
+    assert f"D at step 300 is from {least:,} to {most:,}" in found[2].tokens_note
+    assert found[3].tokens_note == found[2].tokens_note
+    given = discover([folder], overrides={"tokens_per_step": per_step})
+    assert [c.tokens for c in given] == [100 * k * per_step for k in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("value", [*ABSURD, 0])
+def test_a_count_that_no_training_has_is_ignored_with_the_reason(tmp_path, value):
+    shutil.copytree(FIXTURES / "olmo" / "tied" / "step250-unsharded", tmp_path / "olmo" / "step250-unsharded")
+    torch.save({"global_train_tokens_seen": value}, tmp_path / "olmo" / "step250-unsharded" / "train.pt")
+    shutil.copytree(FIXTURES / "nanotron" / "tp2" / "250", tmp_path / "nanotron" / "250")
+    path = tmp_path / "nanotron" / "250" / "checkpoint_metadata.json"
+    content = json.loads(path.read_text())
+    content["metas"]["consumed_tokens_total"] = value
+    path.write_text(json.dumps(content))
+    for form, entry in (("olmo", "global_train_tokens_seen of train.pt"), ("nanotron", "consumed_tokens_total")):
+        (found,) = discover([tmp_path / form])
+        assert (found.tokens, found.tokens_source) == (64_000, "derived")
+        (problem,) = [problem for problem in found.problems if problem.code == "count_ignored"]
+        assert entry in problem.message
+        assert "not a whole number from 1 to" in problem.message
+
+
+@pytest.mark.parametrize("option", ["warmdown_ratio", "warmup_ratio"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "much", None])
+def test_a_share_of_the_schedule_that_is_no_share_leaves_the_checkpoint_readable(tmp_path, option, value):
+    options = {"num_iterations": 20, "warmdown_ratio": 0.5, option: value}
+    (found,) = discover(
+        [nanochat_run(tmp_path / "run", "E", (10,), meta={"total_batch_size": 64, "user_config": options})]
+    )
+    assert found.tokens is not None
+    assert not found.fatal
 
 
 def test_the_reason_is_said_of_one_that_is_excluded_too(tmp_path):

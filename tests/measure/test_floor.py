@@ -1,6 +1,7 @@
 """Oracle and contract: what delta would be for no reason, against slow calculations that share no code with it."""
 
 import math
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from ptq_eval.measure import floor
 from ptq_eval.measure.calibration import quantize
 from ptq_eval.measure.floor import Floor, Slopes, Unmeasured, moved, places
 from ptq_eval.measure.gradients import mean_gradient
+from ptq_eval.measure.kept import Kept
 from ptq_eval.measure.memory import Budget
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
@@ -173,3 +175,22 @@ def test_places_are_spread_and_inside(count, of):
     found = places(count, of)
     assert len(found) == min(count, of) == len(set(found))
     assert 0 <= min(found) <= max(found) < of
+
+
+def test_one_slope_is_in_memory_where_they_are_kept(tmp_path, monkeypatch):
+    """The first is on disk alone while the second is computed, and no number changes."""
+    made, before = [], []
+
+    def noted(*arguments, **options):
+        before.append(sum(one() is not None for one in made))
+        mean = mean_gradient(*arguments, **options)
+        made.extend(map(weakref.ref, mean.values()))
+        return mean
+
+    model, ids = build(), windows(6)
+    expected = Slopes.of(model, ids)
+    monkeypatch.setattr(floor, "mean_gradient", noted)
+    slopes = Slopes.of(model, ids, Kept(tmp_path / "parts"))
+    assert before == [0, 0]
+    for own, other in ((slopes.first, expected.first), (slopes.second, expected.second)):
+        assert all(torch.equal(own[name], other[name]) for name in other)

@@ -1,5 +1,8 @@
 """Contract: gradients of blocks that compute their activations again are the same bit by bit, whatever the model."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -107,3 +110,17 @@ def test_inputs_and_gradients_are_dropped_once_they_are_used(most, monkeypatch):
     mean_gradient(model, models.ids(rows=1))
     assert len(made) == len(model.linears())
     assert all(one.inputs is None and one.gradient is None for one in made)
+
+
+@pytest.mark.parametrize("most", [0, 2**40])
+def test_a_gradient_is_freed_with_its_last_user(most, monkeypatch):
+    """No circle of references keeps it until garbage is collected."""
+    monkeypatch.setattr(module, "_MOST_ACTIVATIONS", {"cpu": most})
+    gc.disable()
+    try:
+        mean = mean_gradient(built("llama"), models.ids(rows=1))
+        alive = weakref.ref(next(iter(mean.values())))
+        del mean
+        assert alive() is None
+    finally:
+        gc.enable()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import NanoChatConfig
+from transformers import Exaone4Config, NanoChatConfig
 
 from ptq_eval.errors import UnsupportedModelError
 from ptq_eval.measure.simulation import Simulation, Transform
@@ -192,6 +192,28 @@ def test_a_norm_of_keys_after_the_rotary_embedding_is_not_ahead_of_it():
     found = simulated(model, text, None, Cache(*rounding, "before"))
     by_head = lambda x: naive.integers(x.unflatten(-1, (2, -1)), 8, (3,)).flatten(-2)
     rounders = {"k_proj": lambda x: naive.integers(x, 3, (1,)), "v_proj": by_head}
+    hooks = [
+        getattr(layer.self_attn, name).register_forward_hook(lambda _own, _args, out, change=change: change(out))
+        for layer in model.module.model.layers
+        for name, change in rounders.items()
+    ]
+    wanted = model.logits(text)
+    for hook in hooks:
+        hook.remove()
+    require_close(found, wanted)
+
+
+def test_layers_without_a_rotary_embedding_have_their_keys_rounded_behind_the_norm():
+    """EXAONE 4 norms keys in all layers, and rotates those of layers with a sliding window alone."""
+    model, text = LanguageModel(build(Exaone4Config(
+        vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+    ))), ids(3, 16)  # fmt: skip
+    rounding = Rounding("int3", 3, "channel"), Rounding("int8", 8, "token")
+    found = simulated(model, text, None, Cache(*rounding, "before"))
+    by_head = lambda x: naive.integers(x.unflatten(-1, (2, -1)), 8, (3,)).flatten(-2)
+    rounders = {"k_norm": lambda x: naive.integers(x, 3, (2,)), "v_proj": by_head}
     hooks = [
         getattr(layer.self_attn, name).register_forward_hook(lambda _own, _args, out, change=change: change(out))
         for layer in model.module.model.layers

@@ -74,6 +74,26 @@ def test_a_metric_whose_small_values_are_good_is_worse_where_it_rises():
     assert (one["worse"], one["better"]) == (2, 1)
 
 
+def test_of_a_perplexity_log_likelihoods_are_compared_of_which_more_is_better():
+    """The harness says of a perplexity that less is better, and gives the documents' log-likelihoods for it."""
+    before, after = np.array([-3.0, -4.0, -5.0, -6.0]), np.array([-4.0, -4.5, -5.5, -5.0])
+    full, one = entries(
+        [record({"perplexity,none": before}, WEIGHTS_KEPT, False), record({"perplexity,none": after}, higher=False)]
+    )
+    assert (one["metric"], one["higher_is_better"]) == ("log_likelihood,none", True)
+    assert (one["worse"], one["better"]) == (3, 1)
+    assert one["change"] == pytest.approx((after - before).mean())
+    assert full["metric"] == "log_likelihood,none"
+
+
+def test_answers_without_a_number_for_each_document_are_an_entry_that_says_so():
+    full, one = entries([record({}, WEIGHTS_KEPT), record({})])
+    for entry in (full, one):
+        assert entry["metric"] is None
+        assert entry["status"] == "ok"
+        assert "number for each document" in entry["message"]
+
+
 def test_p_is_adjusted_over_all_entries(marks):
     before, after = marks
     both = {"acc,none": before, "acc_norm,none": before}, {"acc,none": after, "acc_norm,none": 1 - before}

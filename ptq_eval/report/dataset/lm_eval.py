@@ -21,11 +21,15 @@ import numpy as np
 from ptq_eval.records import FULL_PRECISION, Measurement
 from ptq_eval.report.common.data import runtime_name
 from ptq_eval.report.common.files import write_json, write_text
+from ptq_eval.results.tasks import is_log_likelihood
 from ptq_eval.runtime import columns_of
 from ptq_eval.version import __version__
 
 DATE = "1970-01-01T00-00-00.000000"
 """Of files that are the same whenever they are written."""
+
+_MOST_NATS = 700.0
+"""Of which the exponential is a number still."""
 
 
 def write(folder: Path, measurements: Iterable[Measurement], errors: Mapping[str, float]) -> list[Path]:
@@ -88,10 +92,14 @@ def _write_answers(folder: Path, m: Measurement) -> list[Path]:
     answers, about = m.details["answers"], m.trial.task
     task, higher = about["name"], answers["higher_is_better"]
     marks = {metric: np.asarray(found, float) for metric, found in answers["metrics"].items()}
-    metrics: dict[str, Any] = {metric: float(found.mean()) for metric, found in marks.items()}
+    metrics: dict[str, Any] = {}
     for metric, found in marks.items():
         name, _, how = metric.partition(",")
-        metrics[f"{name}_stderr,{how}"] = float(found.std(ddof=1) / math.sqrt(len(found))) if len(found) > 1 else "N/A"
+        value, error = float(found.mean()), float(found.std(ddof=1) / math.sqrt(len(found))) if len(found) > 1 else None
+        if is_log_likelihood(metric):
+            value = math.exp(min(-value, _MOST_NATS))
+            error = None if error is None else value * error  # to first order
+        metrics |= {metric: value, f"{name}_stderr,{how}": "N/A" if error is None else error}
     count = len(answers["documents"])
     results = {
         "results": {task: {"alias": task, **metrics}},
@@ -99,7 +107,7 @@ def _write_answers(folder: Path, m: Measurement) -> list[Path]:
         "configs": {task: {"task": task, "num_fewshot": about["fewshot"], "metadata": {"version": about["version"]}}},
         "versions": {task: about["version"]},
         "n-shot": {task: about["fewshot"]},
-        "higher_is_better": {task: {metric.partition(",")[0]: up for metric, up in higher.items()}},
+        "higher_is_better": {task: {n.partition(",")[0]: up and not is_log_likelihood(n) for n, up in higher.items()}},
         "n-samples": {task: {"original": count, "effective": count}},
         "config": {"model": "ptq-eval", "model_args": _arguments(m), "batch_size": None, "limit": about["limit"]},
         "lm_eval_version": m.provenance.get("lm_eval", f"written by ptq-eval {__version__}"),

@@ -53,6 +53,9 @@ def section(study: Study) -> str:
         rows.sort(key=lambda e: (e["task"], e["metric"], study.label_of(e), number(e["bits"]), runtime_name(e)))
         text += f"{tables.cell(str(run))} at D = {count(last['tokens'])} (all checkpoints are in `{NAME}`):\n\n"
         text += tables.markdown(_HEADER, [_row(study, entry) for entry in rows], left=5) + "\n"
+    unmarked = [entry for entry in found if entry["status"] == "ok" and entry["metric"] is None]
+    for task, message in dict.fromkeys((entry["task"], entry["message"]) for entry in unmarked):
+        text += f"**{tables.cell(task)}**: {message}.\n\n"
     failed = [entry for entry in found if entry["status"] == "failed"]
     for message in dict.fromkeys(str(entry["message"]) for entry in failed):
         text += f"{plural(sum(e['message'] == message for e in failed), 'answer')} failed: {tables.cell(message)}\n\n"
