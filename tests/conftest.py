@@ -25,11 +25,10 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the processes that tests start need not compile the package each time
 
 import pytest
-import torch
 
 from ptq_eval.measure.memory import keep_freed_memory
 from tests.support import models as core_models
-from tests.support.steps import environ
+from tests.support.processes import environ
 
 PIXEL = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg==")
 """A PNG of one white pixel."""
@@ -67,6 +66,8 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """Sums in one order, here as in the subprocesses: bit-identity is asked across them."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -20,7 +20,8 @@ from ptq_eval.jobs.job import Conditions, Job
 from ptq_eval.measure.trials import make_plan
 from ptq_eval.results.store import Store
 from tests.support.numbers import COMPARED, numbers
-from tests.support.steps import PER_CHECKPOINT, environ
+from tests.support.processes import environ
+from tests.support.steps import PER_CHECKPOINT
 
 
 def children():

@@ -14,7 +14,7 @@ from ptq_eval.jobs.submit import retry, submit
 from ptq_eval.results.store import Store
 from tests.cli.support import mounted
 from tests.support.numbers import numbers
-from tests.support.steps import environ
+from tests.support.processes import environ
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.kept import Kept
 from ptq_eval.measure.sweep import sweep
 from ptq_eval.results.store import Store
-from tests.support.steps import environ, planned
+from tests.support.processes import environ
+from tests.support.steps import planned
 
 GRID = {"quantizers": ("rtn", "gptq", "awq"), "bits": (2, 4)}
 

@@ -22,7 +22,8 @@ from ptq_eval.measure.sweep import _groups, sweep
 from ptq_eval.models.language_model import LanguageModel
 from ptq_eval.models.offload import OffloadedModel
 from tests.support import models as core_models
-from tests.support.steps import environ, planned
+from tests.support.processes import environ
+from tests.support.steps import planned
 
 
 @pytest.mark.parametrize("text", ["much", "8 GBB", "-1GB", "", "GB", "8QB", 0])

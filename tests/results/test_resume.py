@@ -14,7 +14,8 @@ import ptq_eval
 from ptq_eval.errors import OutputFullError, UnreadableCheckpointError
 from ptq_eval.jobs import job as job_module
 from ptq_eval.results.store import Store
-from tests.support.steps import PER_CHECKPOINT, environ, lines
+from tests.support.processes import environ
+from tests.support.steps import PER_CHECKPOINT, lines
 
 
 def command(folder, out, options):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    import torch
 
 HIDDEN, VOCAB, CONTEXT, LAYERS = 32, 272, 64, 2
 
@@ -54,6 +55,7 @@ def config(architecture, **changes):
 
 def build(architecture, seed=0, **changes):
     """A model with random weights, in evaluation mode; `architecture` may be a configuration."""
+    import torch
     from transformers import AutoModelForCausalLM
 
     chosen = config(architecture, **changes) if isinstance(architecture, str) else architecture
@@ -62,13 +64,15 @@ def build(architecture, seed=0, **changes):
     return randomised(model, seed)
 
 
-@torch.no_grad()
 def randomised(model, seed):
     """The model with matrices of spread 0.25, and vectors that are not all 0 or 1."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.copy_(0.25 * noise if parameter.dim() > 1 else parameter + 0.1 * noise)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(0.25 * noise if parameter.dim() > 1 else parameter + 0.1 * noise)
     return model
 
 
@@ -88,9 +92,11 @@ def save(folder, model, tokenizer=None, tokens=None):
 
 def ids(rows=6, columns=24, seed=0, vocab=VOCAB):
     """Random token ids [rows, columns]."""
+    import torch
+
     return torch.randint(vocab, (rows, columns), generator=torch.Generator().manual_seed(seed))
 
 
-def matrix(module: nn.Module) -> torch.Tensor:
+def matrix(module: torch.nn.Module) -> torch.Tensor:
     """A module's weight as [out, in]: transformers' Conv1D keeps it as [in, out]."""
     return module.weight.T if type(module).__name__ == "Conv1D" else module.weight

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from ptq_eval.checkpoints import discover, verify_all
@@ -23,11 +22,6 @@ def measured(folder, **options):
     """The first workload of `folder`, and all its measurements."""
     work = planned(folder, **options).workloads[0]
     return work, list(sweep(work, work.trials, tick=lambda amount: None))
-
-
-def environ(**changes: str) -> dict[str, str]:
-    """This process's environment on one thread and without a network, with changes."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **changes}
 
 
 def lines(out):
