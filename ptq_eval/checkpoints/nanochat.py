@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ptq_eval.checkpoints.converted import ConvertedFormat, mapping_of, part_of
 from ptq_eval.checkpoints.counts import MOST_TOKENS, count_in, with_tokens
@@ -292,6 +292,6 @@ def _phase(meta: Mapping[str, Any], step: int) -> str:
     return "warmup" if isinstance(up, int) and step < up else "constant"
 
 
-def _is_share(value: Any) -> bool:
+def _is_share(value: Any) -> TypeGuard[float]:
     """Whether an option is a number from 0 to 1."""
     return isinstance(value, (int, float)) and 0 <= value <= 1

@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ptq_eval.errors import PtqEvalError
+
 PIPE_WIDTH = 160
 """Columns for a pipe or a file, which have no width of their own; 80 would wrap the tables."""
 
@@ -35,6 +37,17 @@ def leave(problems: Sequence[Exception]) -> None:
         click.echo(f"skipped: {problem}")
     if problems:
         raise problems[0]
+
+
+def raise_foremost(problems: Sequence[PtqEvalError], *, sound: bool) -> None:
+    """Raise the gravest of what is wrong with checkpoints, if anything is, once all of it has been shown.
+
+    `sound`: whether there is a checkpoint without a problem.
+    """
+    from ptq_eval.checkpoints import faults, foremost
+
+    if found := faults(problems, sound=sound):
+        raise foremost(found, "listed above")
 
 
 def show_warning(message: Warning | str, category: type[Warning], *where: Any, **also: Any) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import sys
 import warnings
-from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from ptq_eval.cli.average import average
 from ptq_eval.cli.backends import backends
 from ptq_eval.cli.backtest import backtest
 from ptq_eval.cli.compare import compare
-from ptq_eval.cli.console import Bar, complain, console, show_warning
+from ptq_eval.cli.console import Bar, complain, console, raise_foremost, show_warning
 from ptq_eval.cli.dataset import dataset
 from ptq_eval.cli.export import export
 from ptq_eval.cli.fit import fit
@@ -129,7 +128,7 @@ def run(folders: tuple[str, ...], out: str | None, estimate: bool, **settings: A
 
 def _raise_problems(result: RunResult) -> None:
     """Everything that could be measured is stored and reported; now say what could not, with its own exit code."""
-    _raise_foremost(result.problems, sound=True)
+    raise_foremost(result.problems, sound=True)
     failed = result.table[result.table["status"] == "failed"]
     if len(failed):
         first = failed.iloc[0]
@@ -139,14 +138,6 @@ def _raise_problems(result: RunResult) -> None:
             got=f"{first['run']} step {first['step']} {first['quantizer']} {bits}: {first['message']}",
             remedy="the others are stored; see the column message of degradation.csv",
         )
-
-
-def _raise_foremost(problems: Sequence[PtqEvalError], *, sound: bool) -> None:
-    """`sound`: whether there is a checkpoint without a problem."""
-    from ptq_eval.checkpoints import faults, foremost
-
-    if found := faults(problems, sound=sound):
-        raise foremost(found, "listed above")
 
 
 @cli.command(short_help="Show the checkpoints that are found, and what is wrong with them.")
@@ -178,7 +169,7 @@ def inspect(folders: tuple[str, ...], json: bool, trust_remote_code: bool, **set
     else:
         console().print(inspection_table(rows))
     wrong = [gravest(checkpoint) for checkpoint in checkpoints if checkpoint.fatal]
-    _raise_foremost(wrong, sound=len(wrong) < len(checkpoints))
+    raise_foremost(wrong, sound=len(wrong) < len(checkpoints))
 
 
 @cli.command(short_help="Write tables, figures and page again from stored measurements.")

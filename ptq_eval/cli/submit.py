@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ptq_eval.cli import options as cli_options
-from ptq_eval.cli.console import Bar
+from ptq_eval.cli.console import Bar, raise_foremost
 from ptq_eval.config.cluster import SlurmConfig
 from ptq_eval.config.options import declared
 from ptq_eval.config.run import RunConfig
@@ -48,10 +48,9 @@ def submit(folders: tuple[str, ...], out: str | None, **settings: Any) -> None:
         with Bar() as bar:
             found = submitted(folders, out, progress=bar, **settings)
     _say(found, settings["dry_run"])
-    if found.problems:
-        from ptq_eval.checkpoints import foremost
-
-        raise foremost(found.problems, "listed above")
+    for problem in found.problems:
+        click.echo(f"skipped: {problem}")
+    raise_foremost(found.problems, sound=True)
 
 
 def _output(folders: tuple[str, ...], out: str | None, settings: dict[str, Any]) -> str:
