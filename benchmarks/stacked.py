@@ -14,7 +14,6 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,12 @@ def measure(setup: Setup) -> Outcome:
             found = _measured(layers, device, compiled, repeats=1 if setup.quick else REPEATS)
             how = f"stacked: {size}, {'compiled' if compiled else 'not compiled'}"
             outcome.claims += _claims(how, found, limit if compiled else None)
+            rows = [[own.wall, apart.wall, own.cpu, apart.cpu] for own, apart in found["pairs"]]
             outcome.details[how] = {
-                "seconds_first": found["first"].wall,
-                "pairs": [[asdict(one) for one in pair] for pair in found["pairs"]],
-                "seconds_separate_on_one_thread": [one.wall for one in found["alone"]],
+                "note": f"Seconds of {STEPS} steps; the first time took {found['first'].wall:.1f}.",
+                "columns": ["stack", "one after another", "stack, CPU", "one after another, CPU"],
+                "rows": rows,
+                "on_one_thread": [one.wall for one in found["alone"]],
             }
     return outcome
 
@@ -66,7 +67,7 @@ def _measured(layers: int, device: str, compiled: bool, repeats: int) -> dict[st
     from ptq_eval.pretrain.stacked.trainer import Material, Stack
     from ptq_eval.pretrain.trainer import _Run
 
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "ptq_eval").rglob("*.py")))
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "quantizers").rglob("*.py")))
     size: dict[str, Any] = {"width": 32, "layers": layers, **SHAPE}
     tokenizer = train_tokenizer(text, SHAPE["vocab"])
     material = Material(tokenizer, encode(tokenizer, text), "")
@@ -75,7 +76,7 @@ def _measured(layers: int, device: str, compiled: bool, repeats: int) -> dict[st
         stack = Stack(legs, [material] * RUNS, Path(folder), device, compiled)
         separate = []
         for k in range(RUNS):
-            one = _Run(PretrainConfig(**size, seed=SEED + k), text, "", Path(folder) / str(k), device, False)
+            one = _Run(PretrainConfig(**size, seed=SEED + k), text, {}, Path(folder) / str(k), device, False)
             one.batches = Batches(material.ids, context=SHAPE["context"], batch_size=SHAPE["batch_size"], seed=SEED + k)
             separate.append(one)
 

@@ -41,11 +41,13 @@ class TiedHead(torch.autograd.Function):
             x = hidden[own, some, :-1].flatten(1, 2)
             target = ids[own, some, 1:].flatten(1, 2)[:, :, None]
             logits = torch.bmm(x, embedding[own].mT)
-            log_sum = logits.logsumexp(2, keepdim=True)
-            total[own] += (log_sum - logits.gather(2, target)).sum((1, 2))
+            chosen, high = logits.gather(2, target), logits.amax(2, keepdim=True)
+            exponentials = logits.sub_(high).exp_()
+            sums = exponentials.sum(2, keepdim=True)
+            total[own] += (sums.log().add_(high) - chosen).sum((1, 2))
             if grad_hidden is not None and grad_embedding is not None:
-                slope = logits.sub_(log_sum).exp_()
-                slope.scatter_add_(2, target, torch.full_like(log_sum, -1.0))
+                slope = exponentials.div_(sums)
+                slope.scatter_add_(2, target, torch.full_like(sums, -1.0))
                 found = torch.bmm(slope, embedding[own])
                 grad_hidden[own, some, :-1] = found.view(len(x), -1, length - 1, width) / share
                 grad_embedding[own].baddbmm_(slope.mT, x, alpha=1 / share)

@@ -21,6 +21,12 @@ def rows():
 
 
 @pytest.fixture(scope="module")
+def few():
+    """Rows whose report is quick to write."""
+    return make_table(runs=("small",), ratios=(20, 50, 100), quantizers=("rtn",), bits=(2, 3))
+
+
+@pytest.fixture(scope="module")
 def found(rows):
     """Laws compared, and a question asked, on the deltas of `rows`."""
     quantized = rows[rows["quantizer"] != "none"]
@@ -66,9 +72,9 @@ def test_other_measurements_make_it_out_of_date_and_another_fit_does_not(rows, f
     assert "| 1 | kumar |" in section(tmp_path)
 
 
-def test_a_comparison_of_somebodys_table_is_no_part_of_the_report(rows, found, tmp_path):
+def test_a_comparison_of_somebodys_table_is_no_part_of_the_report(few, found, tmp_path):
     comparison.write(tmp_path, {**found, "records": ""})
-    write(tmp_path, rows, make_fit(rows), {})
+    write(tmp_path, few, make_fit(few), {})
     assert not section(tmp_path)
 
 
@@ -83,17 +89,17 @@ def test_a_question_asked_later_keeps_the_ranking_of_the_same_records(found, tmp
     assert comparison.read(tmp_path)["comparisons"] == []
 
 
-def test_a_damaged_comparison_is_named(rows, tmp_path):
+def test_a_damaged_comparison_is_named(few, tmp_path):
     (tmp_path / "comparison.json").write_text('{"comparisons": [')
     with pytest.raises(OutputMismatchError, match=r"comparison\.json"):
-        write(tmp_path, rows, {}, {})
+        write(tmp_path, few, {}, {})
 
 
-def test_the_digest_is_that_of_the_written_table_in_any_order(rows, tmp_path):
-    write(tmp_path, rows, {}, {})
+def test_the_digest_is_that_of_the_written_table_in_any_order(few, tmp_path):
+    write(tmp_path, few, {}, {})
     with open(tmp_path / "degradation.csv", encoding="utf-8", newline="") as lines:
-        assert digest(read(csv.DictReader(lines))[0]) == Study(rows, {}, {}).digest
-    assert Study(rows[::-1], {}, {}).digest == Study(rows, {}, {}).digest
+        assert digest(read(csv.DictReader(lines))[0]) == Study(few, {}, {}).digest
+    assert Study(few[::-1], {}, {}).digest == Study(few, {}, {}).digest
 
 
 def test_columns_of_a_folder_are_refused(tmp_path):
