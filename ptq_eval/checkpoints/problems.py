@@ -124,7 +124,8 @@ _ERRORS: dict[str, tuple[type[errors.PtqEvalError], str]] = {
 
 
 _WARNED = (
-    "tokens_unknown", "counter_restart", "counter_unit", "tokens_off_line", "tokens_per_step_unused", "stage_restart",
+    "tokens_unknown", "counter_restart", "counter_unit", "count_ignored",
+    "tokens_off_line", "tokens_per_step_unused", "stage_restart",
     "model_beside", "adapter_beside", "large_weights", "branch",
     "untied_head", "class_differs", "coarse_weights", "recipe_unused",
 )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from ptq_eval.checkpoints import discover, inspection_rows, verify_all
+from ptq_eval.checkpoints import discover, inspection_rows, verify_all, warnings
 from ptq_eval.checkpoints.counts import count_in, with_tokens
 from ptq_eval.report import inspection_table
 from tests.checkpoints.support import codes, nanochat_run
@@ -151,6 +151,7 @@ def test_a_count_that_no_training_has_is_ignored_with_the_reason(tmp_path, value
         (problem,) = [problem for problem in found.problems if problem.code == "count_ignored"]
         assert entry in problem.message
         assert "not a whole number from 1 to" in problem.message
+        assert any(entry in line for line in warnings([found]))
 
 
 @pytest.mark.parametrize("option", ["warmdown_ratio", "warmup_ratio"])
