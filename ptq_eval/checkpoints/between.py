@@ -150,10 +150,14 @@ def _restarted(checkpoint: Checkpoint, earlier: Sequence[Checkpoint]) -> Checkpo
 
 
 def _with_twins(checkpoints: Sequence[Checkpoint], sketches: Sequence[Sketch | None]) -> list[Checkpoint]:
-    """Each checkpoint with the earlier one of the same weights, else with the nearest of nearly the same."""
+    """Each checkpoint with the earlier one of the same weights, else with the nearest of nearly the same.
+
+    One that is excluded for itself, as without a configuration, takes no other with it.
+    """
     found: list[Checkpoint] = []
     for index, checkpoint in enumerate(checkpoints):
-        earlier = sorted(range(index), key=lambda place: checkpoints[place].run != checkpoint.run)
+        usable = (place for place in range(index) if not checkpoints[place].fatal)
+        earlier = sorted(usable, key=lambda place: checkpoints[place].run != checkpoint.run)
         same = [place for place in earlier if _same(checkpoint, checkpoints[place], sketches[index], sketches[place])]
         mine = sketches[index]
         if same and checkpoints[same[0]].run == checkpoint.run:

@@ -31,12 +31,16 @@ def complain(what: object, code: int) -> int:
     return code
 
 
-def leave(problems: Sequence[Exception]) -> None:
-    """Name what was skipped, and raise the first of these errors, if there is any, for its exit code."""
-    for problem in problems[1:]:
-        click.echo(f"skipped: {problem}")
-    if problems:
-        raise problems[0]
+def leave(problems: Sequence[PtqEvalError]) -> None:
+    """Name what was skipped beside what was done, and raise the first fault, if there is any, for its exit code."""
+    from ptq_eval.checkpoints import faults
+
+    first = next(iter(faults(problems, sound=True)), None)
+    for problem in problems:
+        if problem is not first:
+            click.echo(f"skipped: {problem}")
+    if first is not None:
+        raise first
 
 
 def raise_foremost(problems: Sequence[PtqEvalError], *, sound: bool) -> None:

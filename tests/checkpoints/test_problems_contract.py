@@ -101,6 +101,16 @@ def test_identical_steps_of_a_run_are_said_to_be_identical_only(save, tmp_path):
     assert near(verify_all(discover([tmp_path / "r"]))[1]) == []
 
 
+def test_a_step_that_is_excluded_for_itself_takes_no_other_with_it(save, tmp_path):
+    """The second has the same weights, and all else that the first one lacks."""
+    for step in (1, 2):
+        save(tmp_path / "r" / f"step{step}", seed=1)
+    (tmp_path / "r" / "step1" / "config.json").write_text("{")
+    first, second = verify_all(discover([tmp_path / "r"]))
+    assert first.fatal
+    assert not second.fatal
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_the_sketch_estimates_the_distance(tmp_path, dtype):
     """Oracle: the distance of all weights, of tensors whose sizes and spreads differ a thousandfold."""
