@@ -1,6 +1,6 @@
 """What ways to end a run did in this study, for `ptq-eval plan`.
 
-    python results/precision/endings.py
+    python -m results.precision.endings
 
 Writes ptq_eval/laws/plan/study_endings.csv from table.csv.gz: the loss after quantization minus that of the trunk of
 the same run at the same D, in nats per token.  A run's difference is the mean over quantizers and groupings; difference
@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from results.precision import findings
+
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parents[1] / "ptq_eval" / "laws" / "plan" / "study_endings.csv"
 RUN = ["run", "params", "tokens_per_param", "bits"]
@@ -27,8 +29,7 @@ def endings(table: pd.DataFrame) -> pd.DataFrame:
     rows = rows[(rows[list(PLAIN)] == pd.Series(PLAIN)).all(axis=1) & rows["schedule"].isin(["wsd", "constant"])]
     rows = rows[rows["text"].str.startswith("books")]
     rows = rows.assign(
-        # targets are rounded to whole steps
-        tokens_per_param=rows["tokens_per_param"].map(lambda value: float(f"{value:.2g}")),
+        tokens_per_param=findings.planned(rows),
         ending=[_name(row) for row in rows.itertuples()],
     )
     means = rows[rows["ending"] != ""].groupby([*RUN, "ending"])["loss_q"].mean().reset_index()

@@ -1,6 +1,6 @@
 """What table.csv.gz of this folder says: two figures, and contrasts between runs that differ in one thing.
 
-    python results/precision/findings.py
+    python -m results.precision.findings
 
 A contrast is the mean over seeds of a paired difference of δ, both at one D of one model size, text, quantizer and
 bit-width.  Its error is the standard error over seeds.  It is decided where a t interval at 95 % excludes zero, which
@@ -40,6 +40,11 @@ COMPARED = {
 SHOWN = ("gptq", "groups")
 
 
+def planned(table: pd.DataFrame) -> pd.Series:
+    """D/N as planned, 5 · 2ᵏ: targets are rounded to whole steps."""
+    return 5.0 * 2 ** np.log2(table["tokens_per_param"] / 5).round()
+
+
 def read() -> pd.DataFrame:
     """The measurements after quantization, with how the rate ended, and what is unusual about the run."""
     table = pd.read_csv(HERE / "table.csv.gz", dtype={"weights": str, "activations": str, "kv": str})
@@ -53,9 +58,7 @@ def read() -> pd.DataFrame:
         unusual += (f"{name} " + table[name].astype(str) + " ").where(table[name] != value, "")
     late = table["low_precision_share"] < 1
     unusual += late.map({True: "in the branch alone", False: ""})
-    # targets are rounded to whole steps
-    ratio = table["tokens_per_param"].map(lambda value: float(f"{value:.2g}"))
-    return table.assign(ending=ending, unusual=unusual.str.strip(), tokens_per_param=ratio)
+    return table.assign(ending=ending, unusual=unusual.str.strip(), tokens_per_param=planned(table))
 
 
 def contrasts(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """What forecasts from the first part of every run of this folder said, against what was measured later.
 
-    python results/precision/forecasts.py
+    python -m results.precision.forecasts
 
 A run counts if it has a trunk of five checkpoints or more, one more than a forecast needs.  It is asked at the last
 checkpoint up to a third of its D that has three before it, or at its fourth checkpoint where none has.  Every later

@@ -1,6 +1,6 @@
 """The figure of README.md: loss after quantization and δ against D/N by bits, trunks beside their annealed branches.
 
-    python results/precision/headline.py
+    python -m results.precision.headline
 
 Writes figures/headline.{png,pdf,csv} from table.csv.gz: books, the size with the largest D/N, GPTQ in groups of 16,
 means over seeds with t intervals at 95 %.
@@ -17,6 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from ptq_eval.report.common import figures
+from results.precision import findings
 
 HERE = Path(__file__).resolve().parent
 SHOWN = {
@@ -39,8 +40,8 @@ def data(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each ending, number of bits and D/N: means over seeds of loss and delta, and half their intervals."""
     own = table[(table[list(SHOWN)] == pd.Series(SHOWN)).all(axis=1) & table["text"].str.startswith("books")]
     own = own[own["part"].isin(ENDINGS)]
-    ratio = own["tokens_per_param"].map(lambda value: float(f"{value:.2g}"))
-    own = own.assign(tokens_per_param=ratio)[ratio >= FIRST]
+    own = own.assign(tokens_per_param=findings.planned(own))
+    own = own[own["tokens_per_param"] >= FIRST]
     furthest = own.loc[own["tokens_per_param"].idxmax(), "params"]
     own = own[own["params"] == furthest]
     before = own[own["quantizer"] == "none"].assign(bits=0, delta=0.0, loss=own["loss_fp"])

@@ -77,7 +77,7 @@ def _usual(run: Any) -> bool:
 def read() -> pd.DataFrame:
     """The table, with D/N as planned."""
     table = pd.read_csv(TABLE)
-    return table.assign(tokens_per_param=table["tokens_per_param"].map(lambda value: float(f"{value:.2g}")))
+    return table.assign(tokens_per_param=findings.planned(table))
 
 
 def compared(table: pd.DataFrame) -> pd.DataFrame:

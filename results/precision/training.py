@@ -1,6 +1,6 @@
 """What table.csv.gz says of training precision, effective parameters, recipes, and the constants of published laws.
 
-    python results/precision/training.py
+    python -m results.precision.training
 
 Writes training.csv, a row for each effect, and prints it.  Losses of integers and floats in training are from
 trained.csv.gz, which has the runs that are not measured too.  Effects are differences between runs of one seed at
@@ -15,6 +15,7 @@ N_eff = N·exp(−Δ/s), s being how much the loss falls per log N between the t
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ptq_eval.laws.formulas.n_eff import NEff
 from ptq_eval.results.endings import smallest
 from ptq_eval.results.gate.decision import Evidence
 from ptq_eval.sampling import SIGNIFICANT
+from results.precision import findings
 
 HERE = Path(__file__).resolve().parent
 FULL = "full"
@@ -45,8 +47,7 @@ def read(name: str = "table.csv.gz") -> pd.DataFrame:
     table = table[table["status"].isin(["ok", "partial"])] if "status" in table else table
     precision = table["weights"] + "/" + table["activations"] + "/" + table["kv"]
     late = (table["low_precision_share"] < 1).map({True: " in the branch", False: ""})
-    ratio = table["tokens_per_param"].map(lambda value: float(f"{value:.2g}"))
-    return table.assign(precision=precision + late, ratio=ratio)
+    return table.assign(precision=precision + late, ratio=findings.planned(table))
 
 
 def usual(table: pd.DataFrame, **other: Any) -> pd.DataFrame:
@@ -96,7 +97,7 @@ def precisions(table: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for part in ("trunk", "annealed"):
         found, (slope, slope_error) = losses(table, part), per_log_size(table, part)
-        cost = found.sub(found["full/full/full"], axis=0).drop(columns="full/full/full")
+        cost = found.sub(found["full/full/full"], axis=0).drop(columns="full/full/full").dropna(how="all")
         for name in cost:
             row = effect("loss of training precision", name, cost[name].dropna(), "nats per token", ending=part)
             log_share = -row["effect"] / slope
@@ -176,17 +177,19 @@ def robustness(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def longer(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """What the last doubling of D does to the loss after quantization, a run's mean over quantizers and groupings."""
+    """What each doubling of D from half of `RATIO` on does to the loss after quantization, a run's mean over quantizers
+    and groupings."""
     own = usual(table[(table["precision"] == "full/full/full") & (table["quantizer"] != "none")])
     own = own[own["params"] == own.loc[own["ratio"].idxmax(), "params"]]
-    first, last = sorted(own["ratio"].unique())[-2:]
     losses = own.groupby(["part", "bits", "seed", "ratio"])["loss_q"].mean().unstack()
-    change = (losses[last] - losses[first]).dropna()
-    case = f"D/N {first:g} to {last:g}"
-    return [
-        effect("loss after quantization of longer training", case, cell, "nats per token", ending=part, bits=bits)
-        for (part, bits), cell in change.groupby(["part", "bits"])
-    ]
+    rows = []
+    for first, last in pairwise(ratio for ratio in sorted(losses) if ratio >= RATIO / 2):
+        change, case = (losses[last] - losses[first]).dropna(), f"D/N {first:g} to {2 * first:g}"
+        rows += [
+            effect("loss after quantization of longer training", case, cell, "nats per token", ending=part, bits=bits)
+            for (part, bits), cell in change.groupby(["part", "bits"])
+        ]
+    return rows
 
 
 def recipes(table: pd.DataFrame) -> list[dict[str, Any]]:

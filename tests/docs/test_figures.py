@@ -99,12 +99,13 @@ def test_what_forecasts_of_the_study_hold_is_that_stored():
         ]
     third = stated[stated["asked_at"].str.startswith("a third") & (stated["ahead"] == "4x")]
     assert held(third[third["what"] == "loss_q"]) == 100
-    assert held(third[third["what"] == "delta"]) == 95
+    assert held(third[third["what"] == "delta"]) == 96
     turns = stated[stated["what"] == "critical_tokens"]
     assert not turns["refuted"].any()
     two_ends = np.isfinite(turns["low"]) & np.isfinite(turns["high"])
     beyond = int(((turns["low"] > turns["origin_tokens"] * (1 + 1e-6)) & ~two_ends).sum())
     text = " ".join(line.strip() for line in lines)
-    assert f"one of {len(turns):,} lines" in text
+    assert f"six of {len(turns):,} lines" in text
+    assert np.isfinite(turns["truth"]).sum() == 6
     assert f"can decide {int(turns['decisive'].sum())}. Two ends are stated of {two_ends.sum()}" in text
     assert f"beyond the one asked at of {beyond:,}" in text

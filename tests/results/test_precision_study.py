@@ -93,7 +93,7 @@ def test_floats_are_compared_with_integers_of_the_same_bits(script, table):
     assert list(found["ending"]) == ["trunk", "annealed"]
 
 
-def test_longer_training_is_the_last_doubling(script, table):
+def test_longer_training_is_a_doubling_of_d(script, table):
     found = pd.DataFrame(script.longer(table))
     assert set(found["case"]) == {"D/N 40 to 80"}
     for _, one in found.iterrows():
