@@ -44,4 +44,4 @@ def arena(tables_: tuple[str, ...], out: str | None, **settings: Any) -> None:
     folder = Path(out or page.NAME)
     written = page.write(folder, found)
     console().print(page.render(found))
-    click.echo(f"Written to {folder}: {', '.join(path.name for path in written)}")
+    click.echo(f"Written to {folder}: {', '.join(str(path.relative_to(folder)) for path in written)}")

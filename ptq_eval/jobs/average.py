@@ -112,19 +112,21 @@ def _targets(checkpoints: Sequence[Checkpoint], asked: AverageConfig) -> list[_T
     for checkpoint in chosen(checkpoints, asked.steps):
         own = runs[checkpoint.run]
         found.append(_Target(tuple(own[: own.index(checkpoint) + 1])))
-    require_enough(max(len(target.members) for target in found), asked.windows[0], "--windows")
+    require_enough(max(len(target.members) for target in found), asked.windows[0], "--windows ")
     return [target for target in found if len(target.members) >= asked.windows[0]]
 
 
 def require_enough(there: int, size: int, flag: str) -> None:
-    """Raise OptionError where an average of `size` checkpoints is asked for, and fewer are there."""
+    """Raise OptionError where an average of `size` checkpoints is asked for, and fewer are there.
+
+    `flag` is what a number follows: `--windows `, `--branch average:`.
+    """
     if there < size:
         allowed = f"2 to {there}" if there > 1 else ""
-        what = f"{flag} asks for an average of more checkpoints than were saved up to this one"
+        what = f"{flag}{size} asks for an average of more checkpoints than were saved up to this one"
         got = f"{size} with {there} checkpoint{'s' if there > 1 else ''}"
-        remedy = (
-            f"{flag} {there}" if there > 1 else "save more checkpoints of the run, or give the folder with all of them"
-        )
+        more = "save more checkpoints of the run, or give the folder with all of them"
+        remedy = f"{flag}{there}" if there > 1 else more
         raise OptionError(what, got=got, allowed=allowed, remedy=remedy)
 
 
@@ -164,7 +166,7 @@ def _verified(
     if not kept and problems:
         raise foremost(problems, "which `ptq-eval inspect` lists")
     if not kept:
-        require_enough(max(map(len, members)), asked.windows[0], "--windows")
+        require_enough(max(map(len, members)), asked.windows[0], "--windows ")
     return kept, problems
 
 

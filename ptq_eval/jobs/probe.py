@@ -122,7 +122,7 @@ def _ready(one: Branch, trunk: branches.Trunk, beside: Sequence[Checkpoint], out
     """Raises OptionError where it is not there, before anything is trained."""
     if one.kind == AVERAGE:
         size = int(one.amount)
-        require_enough(len(beside), size, f"--branch {one.name}")
+        require_enough(len(beside), size, f"--branch {AVERAGE}:")
         folder = out / FOLDER / one.name.replace(":", "-") / beside[-1].revision
         return _Ready(tuple(beside[-size:]), folder)
     saved = branches.averages_saved(trunk.run, trunk.step)

@@ -109,7 +109,11 @@ def test_an_interrupted_probe_goes_on(probe, tmp_path, monkeypatch):
         ((), 2, ["--branch names no way to end the run", "--branch decay:10%"]),
         (("--branch", "dekay:10%"), 2, ["unknown branch", "did you mean 'decay'?"]),
         (("--branch", "decay:95%"), 2, ["share of a branch is out of range", "at most 90%"]),
-        (("--branch", "average:9"), 2, ["average of more checkpoints than were saved", "9 with 3 checkpoints"]),
+        (
+            ("--branch", "average:9"),
+            2,
+            ["average of more checkpoints than were saved", "9 with 3 checkpoints", "| remedy: --branch average:3\n"],
+        ),
         (("--branch", "ema:0.9"), 2, ["saved no such average", "ema:0.9"]),
         (("--branch", "qat:10%@1"), 2, ["not a precision to train in"]),
         (("--branch", "decay:10%", "--text", "none.txt"), 24, ["none.txt"]),

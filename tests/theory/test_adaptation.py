@@ -34,6 +34,17 @@ def test_no_update_of_a_rank_leaves_less_than_the_residual_share():
     assert residual_share(torch.tensor(error), torch.tensor(inputs), torch.tensor(outputs), 7) == pytest.approx(0)
 
 
+@pytest.mark.parametrize(("rows", "columns", "rank"), [(256, 256, 4), (256, 768, 8), (1024, 256, 8)])
+def test_of_white_noise_an_update_absorbs_its_largest_directions(rows, columns, rank):
+    """As docs/theory.md says: nearly r(√m + √n)²/(mn), well above the share of degrees of freedom."""
+    noise = torch.rand(rows, columns, generator=torch.Generator().manual_seed(0)) - 0.5
+    absorbed = 1 - residual_share(noise, torch.eye(columns), torch.eye(rows), rank)
+    most = rank * (rows**0.5 + columns**0.5) ** 2 / (rows * columns)
+    freedom = rank * (rows + columns - rank) / (rows * columns)
+    assert 0.9 * most < absorbed < most
+    assert absorbed > 1.5 * freedom
+
+
 def test_the_factor_of_inputs_is_their_second_moment():
     model, ids, name = build(), windows(6), "model.layers.0.self_attn.o_proj"
     inputs, _ = kronecker_factors(model, ids)[name]

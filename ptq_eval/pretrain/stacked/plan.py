@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +22,10 @@ from ptq_eval.pretrain.schedule import branch_factor, branch_start
 from ptq_eval.pretrain.stacked.options import PER_D, RunOptions
 
 SIZE = "size"
+SIDES = ("width", "layers")
+"""What a size sets."""
+MOST_RUNS = 10_000
+"""Of one grid: more are a slip, and would take minutes to list."""
 _ALWAYS = ("width", "layers", "schedule", "learning_rate", "seed")
 """Options that are in every name; the others where they are not default, but for lists, which are long."""
 _SHORT = {
@@ -103,24 +108,32 @@ def points(grid: Mapping[str, Any], common: Mapping[str, Any]) -> list[tuple[Run
     """(options, text) of every combination of a grid's values; a schedule per D becomes a point for each D/N.
 
     A list is an axis, except for options that are lists themselves, where a list of lists is one; `size = "32x3"` sets
-    width and layers.  Raises OptionError.
+    width and layers, and what the grid says of them replaces what is common.  Raises OptionError.
     """
     known = declared(RunOptions)
+    for table in (common, grid):
+        if SIZE in table and (twice := [name for name in SIDES if name in table]):
+            got = f"{SIZE} and {' and '.join(twice)}"
+            raise OptionError("a table of the study gives a size twice", got=got, remedy="keep one of them")
+    shared = {name: value for name, value in common.items() if SIZE not in grid or name not in SIDES}
     axes: dict[str, list[Any]] = {}
-    for name, value in {**common, **grid}.items():
+    for name, value in {**shared, **grid}.items():
         if name in known and known[name].many:
             axes[name] = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
         else:
             axes[name] = value if isinstance(value, list) else [value]
         if not axes[name]:
             raise OptionError("an axis of the study has no values", got=name, remedy="name values, or delete the line")
+    if (count := math.prod(map(len, axes.values()))) > MOST_RUNS:
+        what = "a grid of the study has too many combinations"
+        raise OptionError(what, got=f"{count:,}", allowed=f"at most {MOST_RUNS:,}", remedy="fewer values, or two files")
     found = []
     for values in itertools.product(*axes.values()):
         named = dict(zip(axes, values))
         text = named.pop("text", None)
         if SIZE in named:
-            named |= _size(named.pop(SIZE))
-        options = RunOptions.of(named, also=[SIZE, "text", "stage"])
+            named = _size(named.pop(SIZE)) | named
+        options = RunOptions.of(named, also=[SIZE, "text"])
         ratios = [(ratio,) for ratio in options.ratios] if options.schedule in PER_D else [options.ratios]
         found += [(replace(options, ratios=own), text) for own in ratios]
     return found

@@ -105,8 +105,12 @@ def read(path: str | Path) -> Study:
     if not isinstance(common, dict) or not isinstance(grids, list) or not all(isinstance(one, dict) for one in grids):
         raise OptionError("run or grid of the study file is no table", got=path, remedy="write [run] and [[grid]]")
     options = StudyOptions.of(content, also=["run", "grid"])
-    stages = [GridOptions(**({STAGE: grid.pop(STAGE)} if STAGE in grid else {})).stage for grid in grids]
-    return _study([(stage, *point) for stage, grid in zip(stages, grids) for point in points(grid, common)], options)
+    shared = common.pop(STAGE, 0)
+    stages = [GridOptions(stage=grid.pop(STAGE, shared)).stage for grid in grids]
+    study = _study([(stage, *point) for stage, grid in zip(stages, grids) for point in points(grid, common)], options)
+    if not study.runs:
+        raise OptionError("the study file describes no run", got=path, remedy="name a text, and a [[grid]] or none")
+    return study
 
 
 def _study(found: Sequence[tuple[int, RunOptions, str | None]], options: StudyOptions) -> Study:

@@ -199,6 +199,8 @@ def test_another_text_under_the_same_name_is_refused(study, tmp_path):
         ("weigths = 4", "unknown option"),
         ("weights = 2", "not a precision"),
         ("size = '8'", "WIDTHxLAYERS"),
+        ("size = '8x1'\nwidth = 16", "size twice"),
+        (f"seed = {list(range(101))}\nwarmup = {list(range(100))}", "10,100"),
         ("seed = []", "no values"),
         ("architecture = 'gpt2'", "llama"),
         ("schedule = 'cosin'", "unknown value"),
@@ -207,6 +209,23 @@ def test_another_text_under_the_same_name_is_refused(study, tmp_path):
 def test_studies_that_are_refused(study, line, said):
     with pytest.raises(OptionError, match=said):
         study(more=f"[[grid]]\n{line}\n")
+
+
+@pytest.mark.parametrize("content", ["grid = []", "text = []"])
+def test_a_study_without_runs_is_refused(tmp_path, content):
+    (tmp_path / "study.toml").write_text(content)
+    with pytest.raises(OptionError, match="no run"):
+        read(tmp_path / "study.toml")
+
+
+def test_a_grid_replaces_the_size_and_the_stage_that_are_common(tmp_path):
+    own = ["", "width = 32", "size = '48x3'", "stage = 0"]
+    grids = "".join(f"[[grid]]\nseed = {seed}\n{line}\n" for seed, line in enumerate(own))
+    (tmp_path / "study.toml").write_text(f"[run]\nsize = '16x2'\nstage = 1\n{grids}")
+    found = [(run.options.width, run.options.layers, run.stage) for run in read(tmp_path / "study.toml").runs]
+    assert found == [(16, 2, 1), (32, 2, 1), (48, 3, 1), (16, 2, 0)]
+    (tmp_path / "study.toml").write_text("[run]\nlayers = 5\n[[grid]]\nsize = '16x2'\n")
+    assert [run.options.layers for run in read(tmp_path / "study.toml").runs] == [2]
 
 
 def test_a_missing_file_is_refused(tmp_path):
