@@ -128,7 +128,8 @@ def test_the_rows_of_the_study_are_its_table():
             name = {"annealed": "decay:20%"}.get(line["part"], line["part"].replace("-", ":"))
             if late and line["part"] == "annealed":
                 name = f"decay+qat:20%@{line['weights']}"
-            ratio = float(f"{float(line['tokens_per_param']):.2g}")
+            reached = float(line["tokens_per_param"])
+            ratio = min((5.0 * 2**k for k in range(12)), key=lambda planned: abs(math.log(reached / planned)))
             key = line["run"], int(line["params"]), float(line["bits"]), ratio, name
             losses[key].append(float(line["loss_q"]))
     cells = defaultdict(list)
