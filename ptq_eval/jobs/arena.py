@@ -162,7 +162,7 @@ def _rankings(
         about = {"label": alike[0].label, **alike[0].about}
         if len(alike) > 1:
             about = {"label": ALL_GROUPS, "group": {}}
-        yield {**about, **one, "thinned_from": all_points}
+        yield {**about, **one, "thinned_from": all_points, "repeats": _repeats(points)}
 
 
 def _readable(group: Group, laws: Mapping[str, Law]) -> tuple[list[dict[str, Law]], dict[str, PtqEvalError]]:
@@ -183,6 +183,12 @@ def _readable(group: Group, laws: Mapping[str, Law]) -> tuple[list[dict[str, Law
 def _key(data: Mapping[str, np.ndarray], response: str) -> tuple[Any, ...]:
     """What two groups with the same points share."""
     return tuple(sorted(zip(*(data[name].tolist() for name in ("run", "N", "D", response) if name in data))))
+
+
+def _repeats(data: Mapping[str, np.ndarray]) -> int:
+    """How many points are the same as an earlier one in every column, as rows that a table has twice."""
+    rows = list(zip(*(np.asarray(values).tolist() for values in data.values())))
+    return len(rows) - len(set(rows))
 
 
 def _thinned(data: Mapping[str, np.ndarray], most: int, seed: int) -> tuple[dict[str, np.ndarray], int | None]:

@@ -99,6 +99,15 @@ def test_too_many_points_are_thinned_by_whole_checkpoints(ptq_eval, runs, tmp_pa
     assert "whole checkpoints drawn from 36 points" in (tmp_path / "o/arena.md").read_text()
 
 
+def test_rows_that_a_table_has_twice_are_counted(ptq_eval, frame, tmp_path):
+    own = frame[frame["quantizer"] == "rtn"]
+    pd.concat([own, own.head(7)]).to_csv(tmp_path / "twice.csv", index=False)
+    assert ptq_eval("arena", tmp_path / "twice.csv", "--laws", "ratio", "-o", tmp_path / "o").code == 0
+    page = (tmp_path / "o/arena.md").read_text()
+    assert "43 points of 3 runs" in page
+    assert "; 7 points the same as an earlier one in every column, each counted again" in page
+
+
 BAD = {
     "no file": (["none.csv"], DataFileError),
     "text for numbers": (["text.csv", "--laws", "chinchilla"], TextColumnError),

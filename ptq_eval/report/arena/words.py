@@ -54,6 +54,10 @@ def design(ranking: Found) -> str:
     size = f"{plural(ranking['n_points'], 'point')} of {plural(ranking['n_runs'], 'run')}; distinct values: {distinct}"
     if ranking["thinned_from"]:
         size += f"; whole checkpoints drawn from {ranking['thinned_from']} points"
+    if ranking["repeats"]:
+        size += (
+            f"; {plural(ranking['repeats'], 'point')} the same as an earlier one in every column, each counted again"
+        )
     return size
 
 
