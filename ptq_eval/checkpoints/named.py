@@ -39,7 +39,12 @@ class NamedSuite(CheckpointFormat):
 
 def resolve(name: str) -> tuple[Suite, str]:
     """The suite and the repository of a model's name.  Raises NoCheckpointError, with the nearest known name."""
-    short = name.strip().rpartition("/")[2]
+    short, at, revision = name.strip().rpartition("/")[2].partition("@")
+    if at:
+        suite, repository = resolve(short)
+        what, allowed = "a suite is read by its checkpoints, not by a revision", f"suite:{_model(repository)}"
+        remedy = f"for the one revision write hub:{repository}@{revision}"
+        raise NoCheckpointError(what, got=repr(name), allowed=allowed, remedy=remedy)
     every = [(suite, repository) for suite in SUITES for repository in suite.known]
     exact = [pair for pair in every if _model(pair[1]).lower() == short.lower()]
     begins = [pair for pair in every if pair[0].has_model(short) and _model(pair[1]).lower().startswith(short.lower())]

@@ -5,8 +5,10 @@ import pytest
 from ptq_eval.checkpoints import discover
 from ptq_eval.checkpoints.base import read_label
 from ptq_eval.checkpoints.labels import read
+from ptq_eval.checkpoints.named import resolve
 from ptq_eval.checkpoints.suite_rules import Status, ramp, tokens_after
 from ptq_eval.checkpoints.suites import SUITES, find, from_path
+from ptq_eval.errors import NoCheckpointError
 from tests.checkpoints.support import touch_checkpoint
 
 
@@ -126,3 +128,8 @@ def test_what_is_listed_of_a_suite_is_of_it(suite):
         position = read_label(suite.known[0], label)
         assert position is not None
         assert position.tokens is not None
+
+
+def test_a_revision_of_a_suites_model_is_named_as_the_hub_has_it():
+    with pytest.raises(NoCheckpointError, match=r"write hub:EleutherAI/pythia-70m@step98$"):
+        resolve("pythia-70m@step98")
