@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -185,8 +185,19 @@ _RATIOS = {
 """{what is observed: what predicts it}."""
 
 
-def correlations(compared: Sequence[Metrics]) -> dict[str, float]:
-    """Pearson's r between logarithms of prediction and observation over bases, NaN for fewer than three.
+FEWEST = 3
+"""Bases that have a correlation."""
+
+
+class Correlation(NamedTuple):
+    """Pearson's r between logarithms, NaN for fewer than `FEWEST` bases, and the bases whose values have one."""
+
+    r: float
+    bases: int
+
+
+def correlations(compared: Sequence[Metrics]) -> dict[str, Correlation]:
+    """How prediction and observation correlate over the bases where both are above zero.
 
     For the variance it is the growth over the base that is not quantized that is compared.
     """
@@ -199,9 +210,9 @@ def correlations(compared: Sequence[Metrics]) -> dict[str, float]:
     return {name: _correlation(own) for name, own in pairs.items()}
 
 
-def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
+def _correlation(pairs: Sequence[tuple[float, float]]) -> Correlation:
     usable = [pair for pair in pairs if min(pair) > 0]
-    if len(usable) < 3:
-        return np.nan
+    if len(usable) < FEWEST:
+        return Correlation(np.nan, len(usable))
     first, second = np.log(np.array(usable)).T
-    return float(np.corrcoef(first, second)[0, 1])
+    return Correlation(float(np.corrcoef(first, second)[0, 1]), len(usable))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ptq_eval.config.adapt import UNQUANTIZED_BITS
 from ptq_eval.report.common.numbers import MISSING, count, percent, short
-from ptq_eval.results.adaptation import WITHIN, factors
+from ptq_eval.results.adaptation import FEWEST, WITHIN, Correlation, factors
 from ptq_eval.sampling import SIGNIFICANT
 
 _ABOUT = """\
@@ -93,18 +93,25 @@ def remaining(before: float, error: float, after: float) -> str:
     return percent(after / before) if before > SIGNIFICANT * error else MISSING
 
 
-def agreement(compared: Sequence[Mapping[str, Any]], correlations: Mapping[str, float]) -> str:
+def agreement(compared: Sequence[Mapping[str, Any]], correlations: Mapping[str, Correlation]) -> str:
     """Where prediction and observation agree within 10 %, and how they correlate."""
     lines = []
     for name, label in (("kl", "KL"), ("delta", "δ"), ("variance", "the variance of gradients")):
         inside = [_place(row) for row in compared if row[f"{name}_within"]]
         outside = [_place(row) for row in compared if not row[f"{name}_within"]]
-        r = short(correlations[name])
         lines.append(
             f"- Of {label}, the prediction is within 10 % at {', '.join(inside) or 'no base'}, not at "
-            f"{', '.join(outside) or 'any'}; r of the logarithms over bases {r}."
+            f"{', '.join(outside) or 'any'}; {_correlated(correlations[name], len(compared))}."
         )
     return "\n".join(lines) + "\n"
+
+
+def _correlated(found: Correlation, of: int) -> str:
+    """r over the bases that have one, and which these are, where they are not all."""
+    if found.bases < FEWEST:
+        return f"no correlation over fewer than {FEWEST} bases where both are above zero"
+    bases = "bases" if found.bases == of else f"{found.bases} of {of} bases, those where both are above zero,"
+    return f"r of the logarithms over {bases} {short(found.r)}"
 
 
 def reasons(compared: Sequence[Mapping[str, Any]]) -> str:
