@@ -103,18 +103,22 @@ def claim_of(what: str, values: Sequence[float], **limits: Any) -> Claim:
     return Claim(what, statistics.median(values), min(values), max(values), **limits)
 
 
+def cores() -> list[int]:
+    """The cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 def environment() -> dict[str, Any]:
     """The machine, the versions and the state of the sources that a number was measured with."""
     import torch
 
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     names = ("ptq-eval", "torch", "transformers", "numpy", "tokenizers")
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "processor": _processor(),
         "machine": platform.machine(),
         "system": platform.platform(),
-        "cores_used": len(cores),
+        "cores_used": len(cores()),
         "cores_present": os.cpu_count(),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "threads": torch.get_num_threads(),

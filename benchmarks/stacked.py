@@ -9,17 +9,16 @@ taken as that on one thread over the number of cores, as if they did not disturb
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.harness import ROOT, SEED, Claim, Outcome, Seconds, Setup, by_turns, claim_of, clock
+from benchmarks.harness import ROOT, SEED, Claim, Outcome, Seconds, Setup, by_turns, claim_of, clock, cores
+from quantizers.parallel import one_thread
 
 SHAPE = {"vocab": 512, "context": 128, "batch_size": 8}
 LAYERS = {"32x1": 1, "32x3": 3}
@@ -47,13 +46,13 @@ def measure(setup: Setup) -> Outcome:
 
 
 def _claims(how: str, found: dict[str, Any], limit: float | None) -> Iterator[Claim]:
-    pairs, cores = found["pairs"], len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    pairs = found["pairs"]
     held: dict[str, Any] = {"limit": limit, "sense": "at least"}
     yield claim_of(
         f"{how}: runs one after another / the stack", [apart.wall / own.wall for own, apart in pairs], **held
     )
     own = statistics.median(own.wall for own, _ in pairs)
-    beside = [one.wall / cores / own for one in found["alone"]]
+    beside = [one.wall / len(cores()) / own for one in found["alone"]]
     if beside:
         yield claim_of(f"{how}: runs side by side, one thread each / the stack", beside)
 
@@ -93,7 +92,7 @@ def _measured(layers: int, device: str, compiled: bool, repeats: int) -> dict[st
 
         first = clock(together)
         pairs = by_turns(together, apart, repeats)
-        with _one_thread():
+        with one_thread():
             alone = _times(apart, repeats) if device == "cpu" else []
     return {"first": first, "pairs": pairs, "alone": alone}
 
@@ -101,16 +100,6 @@ def _measured(layers: int, device: str, compiled: bool, repeats: int) -> dict[st
 def _times(task: Callable[[], object], repeats: int) -> list[Seconds]:
     task()
     return [clock(task) for _ in range(repeats)]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _wait(device: str) -> None:

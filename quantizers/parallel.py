@@ -35,13 +35,13 @@ def over_rows(task: Callable[[int, int], T], rows: int, threads: int, *, multipl
     ranges = [(first, min(first + step, rows)) for first in range(0, rows, step)]
     if len(ranges) == 1:
         return [task(*ranges[0])]
-    with _COUNT, _one_thread_each(), ThreadPoolExecutor(len(ranges)) as pool:
+    with _COUNT, one_thread(), ThreadPoolExecutor(len(ranges)) as pool:
         return list(pool.map(lambda each: task(*each), ranges))
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Within the context, every thread runs its torch operations by itself."""
+def one_thread() -> Iterator[None]:
+    """Within the context, every thread runs its torch operations by itself.  For a whole process: see the module."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -32,8 +32,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -51,6 +51,7 @@ from ptq_eval.measure.memory import out_of_memory
 from ptq_eval.measure.session import Session
 from ptq_eval.measure.variants import Variant
 from ptq_eval.models.language_model import LanguageModel
+from quantizers.parallel import one_thread
 
 Found = TypeVar("Found")
 
@@ -205,23 +206,12 @@ def _again(session: Session, ids: Tensor) -> list[list[float]] | None:
     if narrow and size > session.budget.total:
         return None
     batch = max(1, min(batch_size(model, ids.shape[1]), len(ids)) // 2)
-    with _one_thread(model):
+    # Not several threads instead of one: where one core is all that a process has, its threads would wait for each
+    # other for a hundred times as long as they compute.
+    with one_thread() if model.device.type == "cpu" else nullcontext():
         found = [evaluate(model, ids, batch=batch)[0].nll]
     if narrow:
         exact = copy.deepcopy(model.module).float()
         options: dict[str, Any] = {"name": model.name, "outside": model.outside}
         found.append(evaluate(LanguageModel(exact, **options), ids)[0].nll)
     return found
-
-
-@contextmanager
-def _one_thread(model: LanguageModel) -> Iterator[None]:
-    """One thread instead of several.  Not several instead of one: where one core is all that a process has, its threads
-    would wait for each other for a hundred times as long as they compute."""
-    before = torch.get_num_threads()
-    if model.device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

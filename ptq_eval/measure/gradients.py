@@ -154,7 +154,7 @@ class _Calls:
     def __init__(self, take: Callable[[str, Tensor, Tensor], None] | None) -> None:
         self._take = take
         self._calls: dict[str, list[_Call]] = {}
-        # Weak, as a run refers to `enter`: a circle would keep what `take` fills until garbage is collected.
+        # Weak, as a run refers to `enter`: a cycle would keep what `take` fills until garbage is collected.
         self._of_runs = WeakKeyDictionary[Run, dict[str, list[_Call]]]()
         self._waiting: dict[str, list[_Call]] | None = None
         self._first: dict[str, list[_Call]] | None = None

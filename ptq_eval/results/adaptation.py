@@ -190,7 +190,7 @@ FEWEST = 3
 
 
 class Correlation(NamedTuple):
-    """Pearson's r between logarithms, NaN for fewer than `FEWEST` bases, and the bases whose values have one."""
+    """Pearson's r between logarithms, NaN for fewer than `FEWEST` bases; over so many, where both are above zero."""
 
     r: float
     bases: int

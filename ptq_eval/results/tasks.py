@@ -27,7 +27,6 @@ from ptq_eval.runtime import columns_of, is_runtime
 
 LOG_LIKELIHOODS = {"perplexity": "log_likelihood"}
 """Metrics whose value for one document is a log-likelihood in nats, by the name of that."""
-_NO_METRIC = "no metric of this task is a number for each document, so nothing is compared"
 _SAME = ("dtype", "device", "include_head", "include_embedding")
 COLUMNS = (
     *("run", "step", "tokens", "params", "quantizer", "bits", "group_size", "symmetric", "format", "calibration"),
@@ -72,12 +71,13 @@ def _entries(cell: Sequence[Measurement], reference: Measurement | None) -> list
         return [about]
     answers, found = m.details["answers"], []
     if not answers["metrics"]:
-        return [about | {"documents": len(answers["documents"]), "message": _NO_METRIC}]
+        return [about | {"documents": len(answers["documents"])}]  # no metric is a number for each document
     for metric, stated in answers["higher_is_better"].items():
         after = np.mean([values(one, metric) for one in usable], axis=0)
         name, comma, how = metric.partition(",")
         known = {"metric": LOG_LIKELIHOODS.get(name, name) + comma + how, "documents": len(after)}
-        entry = about | known | {"higher_is_better": (higher := stated or is_log_likelihood(metric))}
+        higher = stated or is_log_likelihood(metric)
+        entry = about | known | {"higher_is_better": higher}
         entry |= {"score_q": float(after.mean()), "score_q_se": _error(after)}
         if reference is not None:
             before = values(reference, metric)

@@ -16,6 +16,7 @@ from ptq_eval.errors import (
     TextColumnError,
     UnknownPluginError,
 )
+from ptq_eval.jobs.arena import _repeats
 from ptq_eval.laws.catalogue import make_law
 from ptq_eval.laws.simulate import grid, simulate
 from tests.laws.synthetic import KUMAR
@@ -157,3 +158,8 @@ def test_how_a_table_is_read_is_no_question_to_an_output_folder(ptq_eval, given,
     assert given[0][2:] in answer.err
     assert "degradation.csv" in answer.err
     assert not (tmp_path / "o").exists()
+
+
+def test_repeated_points_are_found_whatever_windows_they_have():
+    unknown = {"G": np.array([np.nan, np.nan, 1.0]), "design": np.array([None, {}, None], dtype=object)}
+    assert _repeats({"D": np.array([1.0, 1.0, 1.0]), "windows": np.zeros((3, 4)), **unknown}) == 1

@@ -114,7 +114,7 @@ def test_inputs_and_gradients_are_dropped_once_they_are_used(most, monkeypatch):
 
 @pytest.mark.parametrize("most", [0, 2**40])
 def test_a_gradient_is_freed_with_its_last_user(most, monkeypatch):
-    """No circle of references keeps it until garbage is collected."""
+    """No reference cycle keeps it until garbage is collected."""
     monkeypatch.setattr(module, "_MOST_ACTIVATIONS", {"cpu": most})
     gc.disable()
     try:

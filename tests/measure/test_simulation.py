@@ -182,6 +182,19 @@ def test_keys_are_told_apart_where_there_are_as_many_heads_as_tokens_in_the_tria
         assert laid == [count if architecture == "llama" else 0] * 2
 
 
+def changed(model, text, changes):
+    """The logits where what these modules of every attention return is changed."""
+    hooks = [
+        getattr(layer.self_attn, name).register_forward_hook(lambda _own, _args, out, change=change: change(out))
+        for layer in model.module.model.layers
+        for name, change in changes.items()
+    ]
+    logits = model.logits(text)
+    for hook in hooks:
+        hook.remove()
+    return logits
+
+
 def test_a_norm_of_keys_after_the_rotary_embedding_is_not_ahead_of_it():
     """transformers' nanochat rotates keys and norms them then; what is rounded ahead is the projection's output."""
     model, text = LanguageModel(build(NanoChatConfig(
@@ -192,15 +205,7 @@ def test_a_norm_of_keys_after_the_rotary_embedding_is_not_ahead_of_it():
     found = simulated(model, text, None, Cache(*rounding, "before"))
     by_head = lambda x: naive.integers(x.unflatten(-1, (2, -1)), 8, (3,)).flatten(-2)
     rounders = {"k_proj": lambda x: naive.integers(x, 3, (1,)), "v_proj": by_head}
-    hooks = [
-        getattr(layer.self_attn, name).register_forward_hook(lambda _own, _args, out, change=change: change(out))
-        for layer in model.module.model.layers
-        for name, change in rounders.items()
-    ]
-    wanted = model.logits(text)
-    for hook in hooks:
-        hook.remove()
-    require_close(found, wanted)
+    require_close(found, changed(model, text, rounders))
 
 
 def test_layers_without_a_rotary_embedding_have_their_keys_rounded_behind_the_norm():
@@ -214,15 +219,7 @@ def test_layers_without_a_rotary_embedding_have_their_keys_rounded_behind_the_no
     found = simulated(model, text, None, Cache(*rounding, "before"))
     by_head = lambda x: naive.integers(x.unflatten(-1, (2, -1)), 8, (3,)).flatten(-2)
     rounders = {"k_norm": lambda x: naive.integers(x, 3, (2,)), "v_proj": by_head}
-    hooks = [
-        getattr(layer.self_attn, name).register_forward_hook(lambda _own, _args, out, change=change: change(out))
-        for layer in model.module.model.layers
-        for name, change in rounders.items()
-    ]
-    wanted = model.logits(text)
-    for hook in hooks:
-        hook.remove()
-    require_close(found, wanted)
+    require_close(found, changed(model, text, rounders))
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt-neox"])

@@ -22,6 +22,7 @@ NAME = "tasks.csv"
 LEVEL = 0.05
 MIN_VARIANTS = 8
 """Variants from which on a rank correlation with δ is given."""
+_NO_METRIC = "no metric of this task is a number for each document, so nothing is compared"
 _HEADER = (
     *("task", "metric", "weights", "bits", "activations and cache", "documents", "full precision", "quantized"),
     *("change", "worse", "better", "p", "δ"),
@@ -54,8 +55,8 @@ def section(study: Study) -> str:
         text += f"{tables.cell(str(run))} at D = {count(last['tokens'])} (all checkpoints are in `{NAME}`):\n\n"
         text += tables.markdown(_HEADER, [_row(study, entry) for entry in rows], left=5) + "\n"
     unmarked = [entry for entry in found if entry["status"] == "ok" and entry["metric"] is None]
-    for task, message in dict.fromkeys((entry["task"], entry["message"]) for entry in unmarked):
-        text += f"**{tables.cell(task)}**: {message}.\n\n"
+    for task in dict.fromkeys(entry["task"] for entry in unmarked):
+        text += f"**{tables.cell(task)}**: {_NO_METRIC}.\n\n"
     failed = [entry for entry in found if entry["status"] == "failed"]
     for message in dict.fromkeys(str(entry["message"]) for entry in failed):
         text += f"{plural(sum(e['message'] == message for e in failed), 'answer')} failed: {tables.cell(message)}\n\n"
