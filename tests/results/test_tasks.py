@@ -86,12 +86,12 @@ def test_of_a_perplexity_log_likelihoods_are_compared_of_which_more_is_better():
     assert full["metric"] == "log_likelihood,none"
 
 
-def test_answers_without_a_number_for_each_document_are_an_entry_that_says_so():
+def test_answers_without_a_number_for_each_document_are_an_entry_without_a_metric():
     full, one = entries([record({}, WEIGHTS_KEPT), record({})])
     for entry in (full, one):
         assert entry["metric"] is None
         assert entry["status"] == "ok"
-        assert "number for each document" in entry["message"]
+        assert entry["documents"] == 0  # of this fixture; of a failed answer they are unknown
 
 
 def test_p_is_adjusted_over_all_entries(marks):
