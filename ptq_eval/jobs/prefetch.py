@@ -3,7 +3,7 @@
 A process of its own does it, with low priority, because a download cannot be ended within a process; it ends with the
 one that started it.  What it cannot do, whoever needs the checkpoint does in its turn, and says what is wrong.  Nothing
 that is measured depends on it.  Files that are here already are only read, into the system's page cache, and only
-where that has room for them beside what is being measured.
+where that has room for them beside what is being measured, and where reading them takes longer than the process does.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from ptq_eval.records import Checkpoint
 
 _SHARE_OF_MEMORY = 0.25
 """Share of the free memory that files which are read ahead may take: the model that is measured is mapped there too."""
+
+_LEAST = 2**25
+"""Bytes of files from which on they are read ahead: to start the process takes 0.2 CPU seconds, as long as a hard disk
+takes for these."""
 
 _PIECE = 2**23
 """Bytes that are read at a time."""
@@ -75,7 +79,7 @@ class Prefetch:
     def begin(self, near: Near) -> None:
         """Bring this near from now on, in place of what is under way."""
         self.end()
-        read = near.read if self._has_room(near.read) else ()
+        read = near.read if self._is_worth_it(near.read) else ()
         if not (near.fetch or read):
             return
         job = {"fetch": [checkpoint.to_dict() for checkpoint in near.fetch], "read": [str(path) for path in read]}
@@ -104,13 +108,13 @@ class Prefetch:
             self._process.wait()
             self._process = None
 
-    def _has_room(self, files: Sequence[Path]) -> bool:
+    def _is_worth_it(self, files: Sequence[Path]) -> bool:
         most = _SHARE_OF_MEMORY * free_memory("cpu")
         try:
             size = sum(path.stat().st_size for path in files)
         except OSError:
             return False
-        return size <= (most if self._memory is None else min(most, self._memory))
+        return _LEAST <= size <= (most if self._memory is None else min(most, self._memory))
 
 
 def bring(job: dict[str, list]) -> None:

@@ -155,17 +155,21 @@ def test_with_several_processes_the_first_that_waits_is_next(trajectory, small, 
     assert [str(near.read[0].parent) for near in notes] == folders[2:]
 
 
-def test_what_is_larger_than_memory_is_not_read(tmp_path, monkeypatch):
+def test_what_is_larger_than_memory_or_read_at_once_is_not_read(tmp_path, monkeypatch):
     file = tmp_path / "model.safetensors"
     file.write_bytes(bytes(4000))
-    for free, limit, begins in ((20_000, None, True), (12_000, None, False), (20_000, 3000, False)):
+    for free, limit, least, begins in (
+        (20_000, None, 4000, True), (12_000, None, 4000, False), (20_000, 3000, 0, False), (20_000, None, 4001, False),
+    ):  # fmt: skip
         monkeypatch.setattr(prefetch, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr(prefetch, "_LEAST", least)
         with Prefetch(limit) as one:
             one.begin(Near(read=(file,)))
             assert one.busy == begins
 
 
-def test_the_process_ends_by_itself_and_when_it_is_ended(tmp_path):
+def test_the_process_ends_by_itself_and_when_it_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(prefetch, "_LEAST", 0)
     file = tmp_path / "model.safetensors"
     file.write_bytes(bytes(4000))
     said = []
