@@ -79,12 +79,11 @@ def check_result(quantized: QuantizedWeight, weight: Tensor, scheme: Scheme) -> 
     if q.permutation is not None:
         order = q.permutation.cpu()
         _require(torch.equal(order.sort().values, torch.arange(columns)), "permutation is not one")
-    expected = torch.empty(rows, columns)
+    group = torch.empty_like(order)
+    group[order] = torch.arange(columns) // q.group_size
+    codes, step, zero = q.codes.cpu(), q.scale.cpu()[:, group], q.zero.cpu()[:, group]
     table = None if scheme.format == "int" else FORMATS[scheme.format].levels().table()
-    for position, column in enumerate(order.tolist()):
-        code, group = q.codes[:, column].cpu(), position // q.group_size
-        step, zero = q.scale[:, group].cpu(), q.zero[:, group].cpu()
-        expected[:, column] = (code - zero) * step if table is None else table[code.long()] * step - zero
+    expected = (codes - zero) * step if table is None else table[codes.long()] * step - zero
     if q.input_scale is not None:
         _require(q.input_scale.shape == (columns,), "input_scale is not [in]")
         _require(bool((q.input_scale > 0).all()), "an input scale is not positive")

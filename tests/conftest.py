@@ -74,23 +74,32 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(autouse=True)
-def few_pictures(request, monkeypatch):
-    """A figure is made with all its parts, but the files that a test does not name in `drawn` are empty ones: laying
-    out and drawing the PNG takes a third of a report, the fonts of the PDF as long.  Figures with a PDF alone, those of
-    fixtures that several tests share and of other processes are drawn whole."""
+@pytest.fixture(scope="session", autouse=True)
+def whole_pictures():
+    """The kinds of files that figures are drawn into, at the moment.  A figure is made with all its parts, but files of
+    other kinds are empty ones: laying out and drawing the PNG takes a third of a report, the fonts of the PDF as long.
+    Figures of other processes are drawn whole."""
     from ptq_eval.report.common import figures
 
-    mark = request.node.get_closest_marker("drawn")
-    empty = {"png": PIXEL, "pdf": b"%PDF-1.4"}
+    kinds_drawn, empty = set(), {"png": PIXEL, "pdf": b"%PDF-1.4"}
 
     def saved(figure, kinds):
         for kind in kinds:
-            whole = kind in (mark.args if mark else ()) or tuple(kinds) == ("pdf",)
-            yield from drawn(figure, (kind,)) if whole else [(kind, empty[kind])]
+            yield from drawn(figure, (kind,)) if kind in kinds_drawn else [(kind, empty[kind])]
 
     drawn = figures.saved
-    monkeypatch.setattr(figures, "saved", saved)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "saved", saved)
+        yield kinds_drawn
+
+
+@pytest.fixture(autouse=True)
+def drawn_in_this_test(request, whole_pictures):
+    """Those that the test names in `drawn`; fixtures that several tests share have none."""
+    if mark := request.node.get_closest_marker("drawn"):
+        whole_pictures.update(mark.args)
+    yield
+    whole_pictures.clear()
 
 
 @pytest.fixture(scope="session")
@@ -109,11 +118,10 @@ def tokenizer(source):
 
 @pytest.fixture(scope="session")
 def texts(source, tmp_path_factory):
-    """Two text files without a common line: `evaluation` and `calibration`."""
-    folder = tmp_path_factory.mktemp("texts")
-    half = len(source) // 2
-    for name, part in (("evaluation", source[:half]), ("calibration", source[half:])):
-        (folder / f"{name}.txt").write_text(part, encoding="utf-8")
+    """Two text files without a common line: `evaluation` and `calibration`, each of some 200 windows of 32 tokens."""
+    folder, half = tmp_path_factory.mktemp("texts"), len(source) // 2
+    for name, start in (("evaluation", 0), ("calibration", half)):
+        (folder / f"{name}.txt").write_text(source[start : start + 10_000], encoding="utf-8")
     return SimpleNamespace(evaluation=str(folder / "evaluation.txt"), calibration=str(folder / "calibration.txt"))
 
 

@@ -183,9 +183,10 @@ def is_other(row: Row) -> bool:
     return str(row.get("calib_first")).lower() in ("false", "0", "0.0")
 
 
-def rows_of(frame: Any) -> list[dict[str, Any]]:
-    """The rows of a data frame, each by the names of its columns."""
-    return frame.to_dict("records")
+def rows_of(frame: Any, columns: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of a data frame, each by the names of its columns; of some `columns`, NaN where there is none so named,
+    in a fraction of the time that all take."""
+    return (frame if columns is None else frame.reindex(columns=list(columns))).to_dict("records")
 
 
 def is_runtime(row: Row) -> bool:

@@ -132,11 +132,11 @@ def _falling(trunk: pd.DataFrame) -> pd.DataFrame:
 
 
 def _between(trunk: pd.DataFrame, loss: float) -> float:
-    """log δ of a trunk where its loss is `loss`; NaN beyond its range."""
-    by_loss = trunk.sort_values("loss_fp")
-    if len(by_loss) < 2:
+    """log δ of a falling trunk where its loss is `loss`; NaN beyond its range."""
+    if len(trunk) < 2:
         return float("nan")
-    return float(np.interp(loss, by_loss["loss_fp"], np.log(by_loss["delta"]), left=np.nan, right=np.nan))
+    losses, deltas = (trunk[name].to_numpy()[::-1] for name in ("loss_fp", "delta"))
+    return float(np.interp(loss, losses, np.log(deltas), left=np.nan, right=np.nan))
 
 
 def by_size(runs: pd.DataFrame) -> pd.DataFrame:

@@ -89,14 +89,14 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
 def _compared(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for key, own in table.groupby([*CHECKPOINT, "grouping"]):
         integers = own[own["format"].isin(INTEGERS)].sort_values("bits_per_weight")
+        bits, kl, delta = (integers[name].to_numpy() for name in ("bits_per_weight", "kl", "delta"))
         for row in own[~own["format"].str.startswith("int")].to_dict("records"):
-            equal = integers[(integers["bits_per_weight"] - row["bits_per_weight"]).abs() < 1e-6]
-            known = integers["bits_per_weight"], np.log(integers["kl"])
-            line = np.interp(row["bits_per_weight"], *known, left=math.nan, right=math.nan)
+            equal = delta[np.abs(bits - row["bits_per_weight"]) < 1e-6]
+            line = np.interp(row["bits_per_weight"], bits, np.log(kl), left=math.nan, right=math.nan)
             yield {
                 **dict(zip([*CHECKPOINT, "grouping"], key)), "format": row["format"], "bits": row["bits"],
                 "bits_per_weight": row["bits_per_weight"], "ratio": math.log(row["kl"]) - line,
-                "difference": row["delta"] - equal["delta"].iloc[0] if len(equal) else math.nan,
+                "difference": row["delta"] - equal[0] if len(equal) else math.nan,
             }  # fmt: skip
 
 

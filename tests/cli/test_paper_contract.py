@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import pytest
+
 
 def test_a_measured_folder_becomes_a_paper_and_main_stays_the_authors(ptq_eval, measured, tmp_path):
     first = ptq_eval("paper", measured, "-o", "paper", "--no-compile", "--rename", "tiny=A, B")
@@ -16,6 +18,7 @@ def test_a_measured_folder_becomes_a_paper_and_main_stays_the_authors(ptq_eval, 
     assert (tmp_path / "work" / "paper" / "main.tex").read_text() == "mine \\ptqDeltaNobody"
 
 
+@pytest.mark.drawn("pdf")
 def test_without_latex_the_sources_are_left_and_the_code_is_56(ptq_eval, measured, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     ptq_eval("paper", measured, "-o", "paper").refuses(56, "latexmk", "apt-get install", "texlive-latex-recommended")

@@ -8,11 +8,26 @@ import pytest
 import ptq_eval
 from ptq_eval.checkpoints import staging
 from ptq_eval.errors import HubError, OptionError, PtqEvalError
+from ptq_eval.jobs import parts
 from ptq_eval.results.store import Store
 from tests.checkpoints.support import nanochat_run
 from tests.support.hub import commit_of
 
 MODEL = "EleutherAI/pythia-70m"
+pytestmark = pytest.mark.usefixtures("in_turn")
+
+
+@pytest.fixture
+def in_turn(request, monkeypatch):
+    """Without `ahead`, each revision is fetched in its turn: the process that fetches the next one, for which there is
+    test_prefetch.py, takes longer than measuring it."""
+    if "ahead" not in request.fixturenames:
+        monkeypatch.setattr(parts.Prefetch, "begin", lambda self, near: None)
+
+
+@pytest.fixture
+def ahead():
+    """The next revision is fetched while one is measured."""
 
 
 @pytest.fixture
@@ -48,7 +63,7 @@ def losses(result):
     return {(row["step"], row["bits"]): row["delta"] for row in rows}
 
 
-def test_two_revisions_at_a_time_with_the_same_results(suite, tmp_path):
+def test_two_revisions_at_a_time_with_the_same_results(suite, ahead, tmp_path):
     kept = suite.run(tmp_path / "kept")
     assert len(weights(suite)) == 4
     for commit in weights(suite):  # an empty cache again
@@ -92,7 +107,7 @@ def test_what_was_there_before_stays(suite, tmp_path):
     assert all(path.exists() for path in before)
 
 
-def test_a_finished_run_fetches_no_weights_and_a_larger_one_each_once(suite, tmp_path):
+def test_a_finished_run_fetches_no_weights_and_a_larger_one_each_once(suite, ahead, tmp_path):
     suite.run(tmp_path / "out", prune=True)
     assert Counter(suite.fetched()).most_common(1)[0][1] == 1
     first = len(suite.fetched())

@@ -15,22 +15,19 @@ ENOUGH = 60
 """Seconds after which an event that should have come fails a test."""
 
 
-class Idle(Prefetch):
-    """Notes what would be brought near, and does nothing."""
-
-    def begin(self, near):
-        noted.append(near)
-
-
-noted = []
-
-
 @pytest.fixture
 def notes(monkeypatch):
-    noted.clear()
+    found = []
+
+    class Noting(Prefetch):
+        """Notes what would be brought near, and does nothing."""
+
+        def begin(self, near):
+            found.append(near)
+
     for place in (grid, parts, pool):
-        monkeypatch.setattr(place, "Prefetch", Idle)
-    return noted
+        monkeypatch.setattr(place, "Prefetch", Noting)
+    return found
 
 
 @pytest.fixture

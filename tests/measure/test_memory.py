@@ -126,8 +126,13 @@ def records(work, memory):
     ]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
-@pytest.mark.parametrize("include_head", [False, True])
+@pytest.mark.parametrize(
+    ("architecture", "include_head"),
+    [
+        ("llama", True), ("gpt2", False), ("opt", True),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("llama", False), ("gpt2", True), ("opt", False))),
+    ],
+)  # fmt: skip
 def test_any_memory_gives_the_same_records(architecture, include_head, saved, grid, monkeypatch):
     """All variants at once, one at a time, or the blocks on disk: bit by bit the same."""
     work = planned(saved(architecture).parent, **grid, include_head=include_head).workloads[0]

@@ -112,17 +112,17 @@ def plugged(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def sound(trajectory, small):
-    _, records = measured(trajectory, **{**small, "quantizers": ("gptq",), "bits": (3,)})
+def sound(saved, small):
+    _, records = measured(saved("llama").parent, **{**small, "quantizers": ("gptq",), "bits": (3,)})
     return [record.nll for record in records]
 
 
 @pytest.mark.parametrize("cls", [*BROKEN, Vandal], ids=lambda cls: cls.__name__)
 @pytest.mark.parametrize("calibration", ["default", "sequential"])
-def test_what_a_plug_in_breaks_is_its_own(plugged, trajectory, small, sound, cls, calibration):
+def test_what_a_plug_in_breaks_is_its_own(plugged, saved, small, sound, cls, calibration):
     plugged(cls)
     options = {**small, "quantizers": ("plug", "gptq"), "bits": (3,), "calibration": calibration}
-    _, records = measured(trajectory, **options)
+    _, records = measured(saved("llama").parent, **options)
     assert [record.nll for record in records if record.trial.quantizer != "plug"] == sound
     (own,) = [record for record in records if record.trial.quantizer == "plug"]
     if cls is Vandal:

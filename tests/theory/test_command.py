@@ -43,8 +43,9 @@ def call(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, whole_pictures):
     """A record of one checkpoint under two widths and one other format, made once."""
+    whole_pictures.update(("png", "pdf"))
     out = tmp_path_factory.mktemp("theory") / "out"
     record, problems = job.sensitivity(
         TRAJECTORY, out, steps="last", bits=(3, 8), formats="nvfp4", eval_windows=12, calib_windows=12, device="cpu"

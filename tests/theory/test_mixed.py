@@ -27,8 +27,9 @@ def options(texts):
 
 
 @pytest.fixture(scope="module", params=[pytest.param("rtn", marks=pytest.mark.slow), "gptq"])
-def made(request, saved, options, tmp_path_factory):
+def made(request, saved, options, tmp_path_factory, whole_pictures):
     """(folder, mixed.json, quantizer)."""
+    whole_pictures.add("png")
     out = tmp_path_factory.mktemp("mixed") / "out"
     sensitivity(saved("llama"), out, quantizers=request.param, budget="4.2bits,uniform", **options)
     return out, json.loads((out / "mixed.json").read_text()), request.param

@@ -84,7 +84,8 @@ def test_bytes_are_those_of_the_codes():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, whole_pictures):
+    whole_pictures.update(("png", "pdf"))
     out = tmp_path_factory.mktemp("parts") / "out"
     record, problems = job.sensitivity(TRAJECTORY, out, quantizers=("rtn", "gptq"), **FEW)
     assert problems == []

@@ -23,7 +23,7 @@ from ptq_eval.errors import NothingToFitError, UnknownPluginError
 from ptq_eval.laws.base import FitKind
 from ptq_eval.records import FULL_PRECISION
 from ptq_eval.report.common.numbers import number, title
-from ptq_eval.results.points import Point, axis_value, digest, format_family, is_other, is_runtime, read
+from ptq_eval.results.points import Point, axis_value, digest, format_family, is_other, is_runtime, read, rows_of
 from ptq_eval.results.table import COLUMNS as TABLE_COLUMNS
 
 Frame = Any
@@ -35,6 +35,8 @@ COLUMNS = list(TABLE_COLUMNS[: TABLE_COLUMNS.index("status") + 1])
 MEASURED = ("ok", "partial")
 NUMBERS = ["step", "tokens", "params", "tokens_per_param", "bits", "loss_fp", "loss_q", "delta", "delta_se", "windows"]
 _CONFIGURATION = ("group_size", "symmetric", "calibration", "options")
+_RUNTIME = ("activation_format", "activation_bits", "kv_format", "kv_bits")
+_CONDITION = ("calib_first", *_RUNTIME)
 MOST_PANELS = 6
 """More panels than this side by side cannot be read."""
 
@@ -76,7 +78,12 @@ def formats_of(table: Frame) -> Any:
 
 
 def _where(table: Frame, holds: Callable[[Any], bool]) -> Any:
-    return pd.Series([holds(row) for row in table.to_dict("records")], index=table.index, dtype=bool)
+    return pd.Series([holds(row) for row in rows_of(table, _CONDITION)], index=table.index, dtype=bool)
+
+
+def runtime_names(table: Frame) -> list[str]:
+    """`runtime_name` of each row."""
+    return [runtime_name(row) for row in rows_of(table, _RUNTIME)]
 
 
 def runtime_name(row: Mapping[str, Any]) -> str:
@@ -164,7 +171,7 @@ class Study:
             frame[name] = frame[name].fillna("").astype(str) if name in frame else ""
         frame["quantizer"] = frame["quantizer"].replace("", FULL_PRECISION)
         frame["label"], frame["method"] = labels(frame), methods(frame)
-        frame["runtime_name"] = [runtime_name(row) for row in frame.to_dict("records")]
+        frame["runtime_name"] = runtime_names(frame)
         frame["checkpoint"] = [f"{r}@{s:.0f}" if s == s else r for r, s in zip(frame["run"], frame["step"])]
         # Not astype(str), which may keep a missing D as missing, and grouping drops rows whose key is missing.
         tokens = frame["tokens"].map("{:.0f}".format)
@@ -281,7 +288,8 @@ class Study:
 
     @cached_property
     def _names(self) -> dict[tuple[str, ...], str]:
-        return {_configuration(row): row["label"] for row in self.rows.to_dict("records")}
+        columns = ("label", "quantizer", "format", *_CONFIGURATION)
+        return {_configuration(row): row["label"] for row in rows_of(self.rows, columns)}
 
     def label_of(self, entry: Mapping[str, Any]) -> str:
         """The label of the configuration that an entry of the fit is about."""

@@ -26,7 +26,7 @@ _ANSWER = ("quantizer", "bits", "verdict_kind", "answer", "verdict")
 
 def measured_rows(checkpoint: Checkpoint, table: pd.DataFrame) -> list[dict[str, Any]]:
     """What was measured of one checkpoint: a JSON object for each quantizer and scheme of weights alone."""
-    rows = rows_of(_rows(checkpoint, table).reindex(columns=list(_ROW)))
+    rows = rows_of(_rows(checkpoint, table), _ROW)
     return [{key: finite_or_none(v) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
 
 

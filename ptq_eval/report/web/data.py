@@ -14,7 +14,7 @@ import pandas as pd
 from ptq_eval.laws.forecast.backtest import long_enough
 from ptq_eval.report.backtest import figure as fan_figure
 from ptq_eval.report.common import figures, tables
-from ptq_eval.report.common.data import FULL_PRECISION, NUMBERS, Frame, Study, labels, runtime_name
+from ptq_eval.report.common.data import FULL_PRECISION, NUMBERS, Frame, Study, labels, runtime_names
 from ptq_eval.report.common.files import csv_text, json_text
 from ptq_eval.report.mixed import figure as mixed_figure
 from ptq_eval.report.run import curves, delta_figure, formats_figure, loss_figure
@@ -53,7 +53,7 @@ def embedded(
             **{f"figures/{name}.csv": csv_text(frame) for name, frame in drawn.items()},
         },
         "labels": list(labels(pd.DataFrame(study.table).reset_index(drop=True))),
-        "runtime": [runtime_name(row) for row in rows_of(pd.DataFrame(study.table))],
+        "runtime": runtime_names(pd.DataFrame(study.table)),
         "cells": _cells(study),
         "full_precision": FULL_PRECISION,
         "runs": _runs(study),
@@ -119,7 +119,7 @@ def _runs(study: Study) -> list[dict[str, Any]]:
     return [
         {"name": row["trajectory"], "title": study.title(row["trajectory"]),
          "params": row["params"], "members": list(members[row["trajectory"]])}
-        for row in first.to_dict("records")
+        for row in rows_of(first, ("trajectory", "params"))
     ]  # fmt: skip
 
 

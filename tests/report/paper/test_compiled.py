@@ -14,7 +14,7 @@ from ptq_eval.report.common.latex import _GREEK, LATIN, escape
 from results.paper import build
 from tests.report.paper.support import EMBEDDED, ROOT, synthetic, ugly
 
-pytestmark = pytest.mark.latex
+pytestmark = [pytest.mark.latex, pytest.mark.drawn("pdf")]
 
 FOLDERS = {
     "embedded": lambda out: EMBEDDED,

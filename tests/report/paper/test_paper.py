@@ -271,6 +271,7 @@ def test_the_class_is_the_authors_choice():
 
 
 @pytest.mark.slow
+@pytest.mark.drawn("pdf")
 def test_without_latex_the_sources_are_left_and_the_packages_are_named(tmp_path, monkeypatch):
     out = synthetic(tmp_path / "out", ratios=(20, 50))
     monkeypatch.setattr(job.shutil, "which", lambda name: None)
