@@ -15,6 +15,9 @@ import torch
 from ptq_eval.errors import TextTooShortError
 
 END_OF_TEXT = "<|endoftext|>"
+PIECE = 1_000_000
+"""Characters that are encoded as one."""
+PIECES_AT_ONCE = 8
 
 
 def train_tokenizer(text: str, vocab: int) -> Any:
@@ -39,12 +42,19 @@ def train_tokenizer(text: str, vocab: int) -> Any:
 
 
 def encode(tokenizer: Any, text: str) -> np.ndarray:
-    """Token ids of `text` as a 1-D int32 array, encoded in pieces of a million characters."""
+    """Token ids of `text` as a 1-D int32 array, encoded in pieces of `PIECE` characters.
+
+    Pieces go to the tokenizer a few at a time: an encoding takes about a hundred bytes per token.
+    """
     if not text:
         raise TextTooShortError("the training text is empty", got="0 characters", remedy="use a longer text")
-    pieces = [text[i : i + 1_000_000] for i in range(0, len(text), 1_000_000)]
-    encoded = tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
-    return np.concatenate([np.asarray(piece.ids, dtype=np.int32) for piece in encoded])
+    ids = []
+    for start in range(0, len(text), PIECE * PIECES_AT_ONCE):
+        some = text[start : start + PIECE * PIECES_AT_ONCE]
+        pieces = [some[i : i + PIECE] for i in range(0, len(some), PIECE)]
+        encoded = tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+        ids += [np.asarray(piece.ids, dtype=np.int32) for piece in encoded]
+    return np.concatenate(ids)
 
 
 class Batches:
@@ -59,14 +69,15 @@ class Batches:
                 allowed=f"at least {batch_size * context}",
                 remedy="use a longer text or a smaller --batch-size",
             )
-        self._windows = torch.from_numpy(ids[: count * context].reshape(count, context).astype(np.int64))
+        # int32 ids are shared with the other runs of a text, not copied.
+        self._windows = torch.from_numpy(np.ascontiguousarray(ids[: count * context], np.int32).reshape(count, context))
         self._batch_size, self._seed = batch_size, seed
-        self.digest = hashlib.sha256(np.ascontiguousarray(ids, dtype="<i4").tobytes()).hexdigest()
+        self.digest = hashlib.sha256(np.ascontiguousarray(ids, dtype="<i4")).hexdigest()
         self.epoch_tokens = count * context
         self._epoch, self._order = -1, torch.empty(0)
 
     def batch(self, step: int) -> torch.Tensor:
-        """The batch of optimizer step `step`; a batch may span the end of an epoch."""
+        """The int64 batch of optimizer step `step`; a batch may span the end of an epoch."""
         rows = []
         for position in range(step * self._batch_size, (step + 1) * self._batch_size):
             epoch, offset = divmod(position, len(self._windows))
@@ -74,4 +85,4 @@ class Batches:
                 generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
                 self._order, self._epoch = torch.randperm(len(self._windows), generator=generator), epoch
             rows.append(int(self._order[offset]))
-        return self._windows[rows]
+        return self._windows[rows].long()

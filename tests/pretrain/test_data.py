@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptq_eval.errors import TextTooShortError
+from ptq_eval.pretrain import data
 from ptq_eval.pretrain.data import END_OF_TEXT, Batches, encode, train_tokenizer
 from ptq_eval.pretrain.schedule import branch_factor, factor, phase
 
@@ -48,6 +52,35 @@ def test_long_texts_round_trip_over_the_pieces(tokenizer, text, round_trip):
     ids = encode(tokenizer, content)
     assert (ids.ndim, ids.dtype) == (1, np.int32)
     assert round_trip(content) == content
+
+
+def test_a_long_text_is_encoded_a_few_pieces_at_a_time(tokenizer, text, monkeypatch):
+    whole, sizes = encode(tokenizer, text), []
+
+    class Counting:
+        def encode_batch_fast(self, pieces, **options):
+            sizes.append(len(pieces))
+            return tokenizer.backend_tokenizer.encode_batch_fast(pieces, **options)
+
+    length = len(text) // 30
+    monkeypatch.setattr(data, "PIECE", length)
+    ids = encode(SimpleNamespace(backend_tokenizer=Counting()), text)
+    assert max(sizes) == data.PIECES_AT_ONCE
+    assert sum(sizes) == math.ceil(len(text) / length)
+    assert tokenizer.decode(ids) == tokenizer.decode(whole)
+    assert ids[: len(whole) // 40].tolist() == whole[: len(whole) // 40].tolist()
+
+
+def test_runs_share_the_ids_of_a_text():
+    ids = np.arange(1_000_000, dtype=np.int32)
+    tracemalloc.start()
+    try:
+        batches = [Batches(ids, context=64, batch_size=8, seed=seed) for seed in range(4)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < ids.nbytes / 2
+    assert batches[0].batch(0).dtype == torch.int64
 
 
 @given(count=st.integers(2, 40), batch_size=st.integers(1, 8), seed=st.integers(0, 2**31), epochs=st.integers(1, 3))
