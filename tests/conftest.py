@@ -159,7 +159,7 @@ def small(texts):
         "eval_text": texts.evaluation,
         "calib_text": texts.calibration,
         "seq_len": 32,
-        "eval_windows": 12,
+        "eval_windows": 8,
         "calib_windows": 4,
         "bootstrap": 10,
         "device": "cpu",

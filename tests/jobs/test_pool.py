@@ -140,7 +140,7 @@ def test_a_checkpoint_whose_processes_all_die_is_failed_and_the_others_are_measu
 
 @pytest.mark.slow
 def test_processes_end_with_a_driver_that_is_killed(trajectory, small, tmp_path):
-    options = {**small, "eval_windows": 400}
+    options = {**small, "eval_windows": 400, "seq_len": 16}
     code = f"import ptq_eval; ptq_eval.run({str(trajectory)!r}, {str(tmp_path / 'out')!r}, jobs=2, **{options!r})"
     driver = subprocess.Popen([sys.executable, "-c", code], env=environ())
     records, deadline = tmp_path / "out" / "records", time.monotonic() + 120

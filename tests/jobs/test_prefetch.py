@@ -1,13 +1,18 @@
 """Contract: the next checkpoint is brought near while one is measured, within bounds, and nothing depends on it."""
 
+import sys
 import threading
 
 import pytest
 
 import ptq_eval
+from ptq_eval.checkpoints import discover, verify_all
+from ptq_eval.config.run import RunConfig
 from ptq_eval.jobs import grid, parts, pool, prefetch
-from ptq_eval.jobs.job import measure
+from ptq_eval.jobs.job import Conditions, Job, measure
 from ptq_eval.jobs.prefetch import Near, Prefetch, bring
+from ptq_eval.measure.trials import make_plan
+from ptq_eval.results.store import Store
 from tests.jobs.test_parts import MODEL, blobs, losses, suite, weights  # noqa: F401
 from tests.support.hub import commit_of
 
@@ -145,11 +150,18 @@ def test_the_files_of_the_next_folder_are_read(trajectory, small, notes, tmp_pat
     assert [[str(path.parent) for path in near.read] for near in notes] == [[folder] for folder in folders[1:]] + [[]]
 
 
-def test_with_several_processes_the_first_that_waits_is_next(trajectory, small, notes, tmp_path):
-    options = {**small, "quantizers": ("rtn",), "bits": (4,), "write_report": False, "jobs": 2}
-    result = ptq_eval.run(trajectory, tmp_path / "out", **options)
-    folders = [c["location"] for c in result.run["checkpoints"]]
-    assert [str(near.read[0].parent) for near in notes] == folders[2:]
+def test_with_several_processes_the_first_that_waits_is_next(trajectory, small, notes, tmp_path, monkeypatch):
+    """The processes say that they have measured what they are handed, at once."""
+    answering = tmp_path / "python"
+    answering.write_text("""#!/bin/sh\nwhile read job; do echo '{"error": null}'; done\n""")
+    answering.chmod(0o755)
+    plan = make_plan(verify_all(discover([trajectory])), RunConfig.of(small))
+    jobs, store = [Job(work, work.trials) for work in plan.workloads], Store(tmp_path / "out")
+    monkeypatch.setattr(sys, "executable", str(answering))
+    with store.writer() as writer:
+        found = pool.in_processes(jobs, Conditions("cpu"), store, writer, 2, lambda amount: None)
+    assert found == [None] * 3
+    assert [near.read[0].parent for near in notes] == [job.work.folder for job in jobs[2:]]
 
 
 def test_what_is_larger_than_memory_or_read_at_once_is_not_read(tmp_path, monkeypatch):

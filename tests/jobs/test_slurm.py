@@ -59,8 +59,7 @@ def test_an_array_gives_the_records_of_one_process_and_a_report(trajectory, smal
 
 def test_recovery_of_what_was_cancelled_or_killed(trajectory, small, alone, tmp_path, environment):
     """Of three tasks one is killed as the kernel would when memory runs out, one is cancelled before it starts."""
-    options = {**small, "eval_windows": 12}
-    found = submit(trajectory, tmp_path / "out", array_limit=1, **options)
+    found = submit(trajectory, tmp_path / "out", array_limit=1, **small)
     subprocess.run(["scancel", f"{found.job}_2"], env=environment, check=True)
     victim = _measuring(tmp_path / "out")
     os.kill(victim, signal.SIGKILL)

@@ -16,9 +16,14 @@ def second(monkeypatch):
     monkeypatch.setattr(subject, "_seconds", lambda task: (task(), 1.0)[1])
 
 
-@pytest.fixture
-def work(saved):
-    return planned(saved("llama").parent, **GRID).workloads[0]
+@pytest.fixture(scope="module")
+def options(small):
+    return {**small, **GRID}
+
+
+@pytest.fixture(scope="module")
+def work(saved, options):
+    return planned(saved("llama").parent, **options).workloads[0]
 
 
 def test_each_part_is_counted_as_often_as_it_is_done(work, second):
@@ -47,10 +52,10 @@ def test_a_long_sweep_takes_disk(work, second, monkeypatch):
     assert found.disk >= 6 * 4 * 0.5 * work.checkpoint.params
 
 
-def test_a_run_is_estimated_without_writing(saved, tmp_path, monkeypatch, second):
+def test_a_run_is_estimated_without_writing(saved, options, tmp_path, monkeypatch, second):
     called = []
     original = subject.estimate
     monkeypatch.setattr("ptq_eval.jobs.grid.estimate", lambda *a, **k: called.append(a) or original(*a, **k))
-    found = ptq_eval.estimate(saved("llama").parent, tmp_path / "out", **GRID)
+    found = ptq_eval.estimate(saved("llama").parent, tmp_path / "out", **options)
     assert len(found) >= len(called) == 1
     assert not (tmp_path / "out").exists()

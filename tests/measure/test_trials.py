@@ -106,7 +106,7 @@ def test_the_grid_is_full_precision_first_and_then_quantizers_times_bits(traject
         assert kinds == [("none", None)] + [(q, b) for q in ("rtn", "gptq", "awq") for b in (3, 4)]
         assert {t.corpus for t in work.trials} == {work.evaluation.digest}
         assert {t.scheme for t in work.trials[1:]} == {Scheme(3, 16, True), Scheme(4, 16, True)}
-        assert work.evaluation.ids.shape == (12, 32)
+        assert work.evaluation.ids.shape == (8, 32)
         assert work.calibration.ids.shape == (4, 32)
 
 

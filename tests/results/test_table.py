@@ -16,6 +16,7 @@ NAMED = (
     *("calibration", "loss_fp", "loss_q", "delta", "delta_se", "ppl_fp", "ppl_q", "kl", "top1_agreement"),
     *("bits_per_weight", "windows", "protocol", "status"),
 )
+WINDOWS = 8
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,8 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(root, out, small):
-    return ptq_eval.run(root, out, **{**small, "quantizers": ("rtn", "gptq", "awq")})
+    options = {**small, "quantizers": ("rtn", "gptq", "awq"), "eval_windows": WINDOWS}
+    return ptq_eval.run(root, out, **options)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +93,8 @@ def test_every_number_is_what_its_records_say(table, out):
         assert row["tokens_per_param"] == row["tokens"] / row["params"]
         assert row["loss_fp"] == pytest.approx(sum(reference.nll) / n)
         assert row["ppl_fp"] == pytest.approx(math.exp(row["loss_fp"]))
-        assert row["windows"] == 12
-        assert n == 12 * 31
+        assert row["windows"] == WINDOWS
+        assert n == WINDOWS * 31
         assert row["protocol"] == m.trial.protocol
         if row["quantizer"] == "none":
             assert math.isnan(row["delta"])
@@ -101,11 +103,11 @@ def test_every_number_is_what_its_records_say(table, out):
         assert row["ppl_q"] == pytest.approx(math.exp(row["loss_q"]))
         assert row["delta"] == pytest.approx(row["loss_q"] - row["loss_fp"], abs=1e-12)
         paired = (np.array(m.nll) - np.array(reference.nll)) / 31
-        pairs = paired.reshape(6, 2)
-        error = math.sqrt((1 - 12 / population) * ((pairs[:, 0] - pairs[:, 1]) ** 2).sum()) / 12
+        pairs = paired.reshape(-1, 2)
+        error = math.sqrt((1 - WINDOWS / population) * ((pairs[:, 0] - pairs[:, 1]) ** 2).sum()) / WINDOWS
         assert row["delta_se"] == pytest.approx(error)
-        assert (row["delta_df"], row["covers"]) == (6, "text")
-        assert row["effective_windows"] == pytest.approx(12 * (paired.std(ddof=1) / math.sqrt(12) / error) ** 2)
+        assert (row["delta_df"], row["covers"]) == (WINDOWS // 2, "text")
+        assert row["effective_windows"] == pytest.approx(paired.var(ddof=1) / error**2)
         second = reference.details["second_order"] * sum(m.kl) / n
         assert second > 0
         parts = math.hypot(m.details["rounding"], second), reference.details["numerics"]
@@ -130,9 +132,11 @@ def test_what_a_method_loses_over_rounding_has_the_error_of_the_same_windows(tab
         other = rounding.loc[(row["step"], row["bits"])]
         paired = (np.array(records[row["key"]].nll) - np.array(records[other["key"]].nll)) / 31
         assert row["over_rounding"] == pytest.approx(row["delta"] - other["delta"], abs=1e-12)
-        gaps = np.diff(paired.reshape(6, 2), axis=1)
+        gaps = np.diff(paired.reshape(-1, 2), axis=1)
         population = records[row["key"]].trial.sample.population
-        assert row["over_rounding_se"] == pytest.approx(math.sqrt((1 - 12 / population) * (gaps**2).sum()) / 12)
+        assert row["over_rounding_se"] == pytest.approx(
+            math.sqrt((1 - WINDOWS / population) * (gaps**2).sum()) / WINDOWS
+        )
 
 
 def test_methods_and_bits_are_ordered_as_they_must_be(table):

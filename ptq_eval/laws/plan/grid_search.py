@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-COARSE, FINE = 39, 7
-"""Points of an axis, at first and around the lowest point: each further round is three times as fine."""
-ROUGH, ROUNDS = 7, 10
+COARSE, FINE = 39, 13
+"""Points of an axis, at first and around the lowest point: each further round is six times as fine.  With fewer points
+there are more rounds, whose calls take longer than the evaluations where replicates are few."""
+ROUGH, ROUNDS = 5, 6
 """Further rounds over x while y is coarse, and over either axis to the end."""
 MARGIN = 0.1
 """How far x is searched beyond its values at the neighbouring y."""
@@ -38,7 +39,7 @@ def lowest(
     """
     (left, right), (bottom, top) = box
     ends = np.array([[bottom, top]] if bottom < top else [[bottom]], float)
-    x, value = _along(objective, ends, np.array([[left]]), np.array([[right]]), COARSE, ROUNDS + 3)
+    x, value = _along(objective, ends, np.array([[left]]), np.array([[right]]), COARSE, ROUNDS + 2)
     y = np.broadcast_to(ends, x.shape)
     if bottom < top:
         inner = _between(objective, (left, right), (bottom, top))

@@ -37,6 +37,12 @@ def noisy():
     return rows
 
 
+@pytest.fixture(scope="module")
+def known(noisy):
+    """Their fits."""
+    return source(noisy, {}, **OPTIONS)
+
+
 def turns(planner):
     return [row for row in loss_over_bits_and_ratio(planner) if row["kind"] == "critical"]
 
@@ -47,12 +53,12 @@ def labels(planner):
     return " | ".join(" ".join(text.get_text().split()) for text in legend.get_texts())
 
 
-def test_records_are_judged_as_fit_judges_them(noisy):
-    found, alone = analyse(noisy, {}, **OPTIONS)["critical_tokens"], source(noisy, {}, **OPTIONS)
+def test_records_are_judged_as_fit_judges_them(noisy, known):
+    found = analyse(noisy, {}, **OPTIONS)["critical_tokens"]
     given = {(entry["params"], entry["bits"]): entry["predicted"] is not None for entry in found}
     assert set(given.values()) == {True, False}
     for N in SIZES:
-        answers = plan(alone, Question(params=N)).of("critical_tokens")
+        answers = plan(known, Question(params=N)).of("critical_tokens")
         assert {(N, a.at["bits"]): bool(a.values) for a in answers} == {
             at: known for at, known in given.items() if at[0] == N
         }
@@ -60,8 +66,8 @@ def test_records_are_judged_as_fit_judges_them(noisy):
         assert eight.why_not[0].facts["found"].kind == "delta_not_significant"
 
 
-def test_the_line_of_a_figure_is_refused_where_the_table_refuses(noisy):
-    planner = Planner(source(noisy, {}, **OPTIONS), Question(params=200e3))
+def test_the_line_of_a_figure_is_refused_where_the_table_refuses(known):
+    planner = Planner(known, Question(params=200e3))
     rows = turns(planner)
     for row in rows:
         value, why_not = planner.source.critical_tokens(200e3, row["bits"])
@@ -77,8 +83,7 @@ def test_the_line_of_a_figure_is_refused_where_the_table_refuses(noisy):
     assert "not significantly different from zero" in labels(planner)
 
 
-def test_a_fit_that_identifies_nothing_draws_no_line(noisy):
-    known = source(noisy, {}, **OPTIONS)
+def test_a_fit_that_identifies_nothing_draws_no_line(known):
     none = Finding(Reason.FIT_GIVES_NONE, {"found": findings.why(findings.Why.NO_LOSS_CURVE)})
     refusing = replace(known, verdicts=tuple((N, P, none) for N, P, _ in known.verdicts))
     planner = Planner(refusing, Question(params=200e3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -47,14 +48,25 @@ optimizer = ["muon"]
 """
 
 
+def written(folder, text, stack=16, more=""):
+    """A study in a folder."""
+    (folder / "text.txt").write_text(text)
+    (folder / "study.toml").write_text(TOML.format(text=folder / "text.txt", stack=stack) + more)
+    return read(folder / "study.toml")
+
+
 @pytest.fixture
 def study(text, tmp_path):
-    def write(stack=16, more=""):
-        (tmp_path / "text.txt").write_text(text)
-        (tmp_path / "study.toml").write_text(TOML.format(text=tmp_path / "text.txt", stack=stack) + more)
-        return read(tmp_path / "study.toml")
+    return partial(written, tmp_path, text)
 
-    return write
+
+@pytest.fixture(scope="module")
+def trained(text, tmp_path_factory):
+    """A study, and the folder that it was trained into."""
+    folder = tmp_path_factory.mktemp("trained")
+    planned = written(folder, text)
+    train(planned, folder / "out")
+    return planned, folder / "out"
 
 
 def contents(folder):
@@ -81,41 +93,29 @@ def kill_at(call):
     return progress
 
 
-def test_a_study_trains_every_run_of_its_grid(study, tmp_path):
-    planned = study()
-    train(planned, tmp_path / "out")
+def test_a_study_trains_every_run_of_its_grid(trained):
+    planned, out = trained
     assert len(planned.runs) == 2 * (1 + 1 + 2) + 3 * 2 * 2
-    assert all(run.saved == run.planned for run in status(planned, tmp_path / "out"))
-    stacks = [json.loads(path.read_text()) for path in (tmp_path / "out" / "stacks").iterdir()]
+    assert all(run.saved == run.planned for run in status(planned, out))
+    stacks = [json.loads(path.read_text()) for path in (out / "stacks").iterdir()]
     assert all(one["done"] for one in stacks)
     assert max(len(one["legs"]) for one in stacks) == 12
-    parts = {path.parent.name for path in (tmp_path / "out").glob("runs/*/*/checkpoint-*")}
+    parts = {path.parent.name for path in out.glob("runs/*/*/checkpoint-*")}
     assert {"trunk", "annealed", "ema-0.9", "lawa-2"} == parts
     wsd = next(run for run in planned.runs if run.options.schedule == "wsd")
-    state = json.loads(
-        (
-            tmp_path / "out" / "runs" / wsd.name / "annealed" / f"checkpoint-{wsd.targets[0]}" / "trainer_state.json"
-        ).read_text()
-    )
+    home = out / "runs" / wsd.name
+    state = json.loads((home / "annealed" / f"checkpoint-{wsd.targets[0]}" / "trainer_state.json").read_text())
     assert (state["schedule_phase"], state["global_step"]) == ("annealed", wsd.targets[0])
     assert state["eval_loss"] == state["eval_loss_full_precision"]
-    assert (
-        0
-        < state["epochs"]
-        == wsd.targets[0]
-        * 64
-        / json.loads((tmp_path / "out" / "runs" / wsd.name / "pretrain.json").read_text())["tokens_per_epoch"]
-    )
+    per_epoch = json.loads((home / "pretrain.json").read_text())["tokens_per_epoch"]
+    assert 0 < state["epochs"] == wsd.targets[0] * 64 / per_epoch
 
 
-def test_what_is_recorded_of_a_run_in_low_precision(study, tmp_path):
-    planned = study()
-    train(planned, tmp_path / "out")
+def test_what_is_recorded_of_a_run_in_low_precision(trained):
+    planned, out = trained
     run = next(r for r in planned.runs if (r.options.weights, r.options.activations, r.options.kv) == ("4", "8", "4"))
     first, last = (
-        json.loads(
-            (tmp_path / "out" / "runs" / run.name / "trunk" / f"checkpoint-{s}" / "trainer_state.json").read_text()
-        )
+        json.loads((out / "runs" / run.name / "trunk" / f"checkpoint-{s}" / "trainer_state.json").read_text())
         for s in run.targets
     )
     assert last["precision"] == {"weights": "4", "activations": "8", "kv": "4"}
