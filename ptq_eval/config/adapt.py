@@ -19,8 +19,8 @@ class AdaptConfig(Options):
     """Low-rank adaptation of a quantized base: the bases, the adapter, and its training.  Raises OptionError.
 
     A base of 16 bits is the checkpoint as it is, in float32, and is always among the bases: the others are compared
-    with it.  `epochs` pass over the same `train_windows` in an order that the seed decides.  The `noise_batches` have no
-    window in common: batches of the same windows would have too small a variance, or none.
+    with it.  `epochs` pass over the same `train_windows` in an order that the seed decides.  The `noise_batches` have
+    no window in common: batches of the same windows would have too small a variance, or none.
     """
 
     bits: tuple[int, ...] = option(

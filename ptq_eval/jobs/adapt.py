@@ -191,7 +191,7 @@ def _training(work: Workload, texts: Texts, asked: AdaptConfig, vocab_size: int)
     request = Request(asked.train_text, asked.train_windows, work.evaluation.seq_len, "spread", 0)
     found = texts.cut(request, work.checkpoint, work.folder, vocab_size)
     if len(found) < asked.noise_windows:
-        got = f"{asked.batches_asked} with {len(found)} windows of {work.evaluation.seq_len} tokens of {asked.train_text}"
+        got = f"{asked.batches_asked} with {len(found)} windows of {found.seq_len} tokens of {asked.train_text}"
         allowed = f"at least {asked.noise_windows} windows"
         raise TextTooShortError(SHARED_WINDOWS, got=got, allowed=allowed, remedy=f"{FEWER_WINDOWS}, or a longer text")
     return found

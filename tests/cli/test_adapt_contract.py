@@ -113,7 +113,9 @@ def test_quantizers_by_name_have_files_of_their_own(adapt, tmp_path):
 def test_a_wrong_request_is_one_line(adapt, material, tmp_path, monkeypatch):
     adapt("--bits", "9").refuses(19, "a width that no quantizer makes", "got 9")
     adapt("--bits", "1").refuses(19, "--bits is too small")
-    adapt("--noise-batches", "4").refuses(2, "would share windows", "--batch-size 2 with --train-windows 6", "at least 8")
+    adapt("--noise-batches", "4").refuses(
+        2, "would share windows", "--batch-size 2 with --train-windows 6", "at least 8"
+    )
     adapt("--seeds", "").refuses(2, "--seeds needs a value")
     adapt(checkpoint=material.run).refuses(2, "adaptation starts from one checkpoint", "checkpoint-300")
     adapt(checkpoint=tmp_path / "nothing").refuses(10)
