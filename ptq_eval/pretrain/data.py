@@ -69,7 +69,7 @@ class Batches:
                 allowed=f"at least {batch_size * context}",
                 remedy="use a longer text or a smaller --batch-size",
             )
-        # int32 ids are shared with the other runs of a text, not copied; whoever gave them may have made them read-only.
+        # int32 ids are shared with the other runs of a text, not copied, and may be read-only.
         self._windows = np.ascontiguousarray(ids[: count * context], np.int32).reshape(count, context)
         self._batch_size, self._seed = batch_size, seed
         self.digest = hashlib.sha256(np.ascontiguousarray(ids, dtype="<i4").data).hexdigest()

@@ -215,5 +215,5 @@ def test_batches_that_would_share_windows_are_refused():
     assert AdaptConfig().noise_windows <= AdaptConfig().train_windows
     AdaptConfig(**FIELDS | {"noise_batches": 3})
     for more in ({"noise_batches": 4}, {"batch_size": 3}, {"train_windows": 5}):
-        with pytest.raises(OptionError, match="would share windows.*at least"):
+        with pytest.raises(OptionError, match=r"would share windows.*at least"):
             AdaptConfig(**FIELDS | more)
