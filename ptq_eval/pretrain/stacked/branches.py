@@ -29,13 +29,12 @@ from ptq_eval.pretrain.config import PretrainConfig
 from ptq_eval.pretrain.data import encode
 from ptq_eval.pretrain.saving import read_state, state_file, write_state, writing
 from ptq_eval.pretrain.stacked.llama import Layout
-from ptq_eval.pretrain.stacked.options import FULL, PER_D, RunOptions
+from ptq_eval.pretrain.stacked.options import FULL, PARTS, PER_D, RunOptions
 from ptq_eval.pretrain.stacked.plan import Leg, Run
 from ptq_eval.pretrain.stacked.study import Progress, StudyOptions, train_legs
 from ptq_eval.pretrain.stacked.trainer import Material, initial_model
 
 _AVERAGES = "averages need no training: ptq-eval average FOLDER"
-_LAYERS = ("weights", "activations", "kv")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +112,7 @@ def _options(config: dict[str, Any], in_low_precision: bool) -> RunOptions:
             remedy=_AVERAGES,
         )
     options = RunOptions.of({"validation_windows": 0, **config})
-    precision: dict[str, Any] = {} if in_low_precision else dict.fromkeys(_LAYERS, FULL)
+    precision: dict[str, Any] = {} if in_low_precision else dict.fromkeys(PARTS, FULL)
     schedule = "constant" if options.schedule == "wsd" else options.schedule
     return replace(options, **precision, schedule=schedule, low_precision_share=1.0, ema=(), lawa=())
 
