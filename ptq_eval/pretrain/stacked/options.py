@@ -6,10 +6,10 @@ This file imports no torch, so that help is printed at once.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ptq_eval.config.options import COUNT, NUMBER, Kind, option
+from ptq_eval.config.options import COUNT, NUMBER, Kind, declared, option
 from ptq_eval.errors import OptionError, PtqEvalError, did_you_mean
 from ptq_eval.pretrain.config import PretrainConfig
 from ptq_eval.pretrain.schedule import branch_factor, factor
@@ -85,6 +85,20 @@ class RunOptions(PretrainConfig):
             *(self.weights_per, self.activations_per, self.kv_per, self.ema, self.lawa, self.lawa_every),
             self.validation_windows,
         )
+
+    @property
+    def effective(self) -> RunOptions:
+        """The same training with everything that has no effect in it at its default: runs for which this is equal have
+        the same weights."""
+        unused = [f"{name}_per" for name in PARTS if getattr(self, name) == FULL]
+        if len(unused) == len(PARTS):
+            unused.append("low_precision_share")
+        if self.schedule != "wsd":
+            unused.append("decay")
+        if not self.lawa:
+            unused.append("lawa_every")
+        defaults = {name: declared(RunOptions)[name].default for name in unused}
+        return replace(self, **defaults, data_seed=self.order_seed)
 
     def factor(self, step: int, total: int) -> float:
         """The learning rate of the trunk at `step` (0-based) of `total`, divided by the peak rate."""

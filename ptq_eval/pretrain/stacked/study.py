@@ -12,9 +12,10 @@
     stage = 1                                       # trained after the grids of stage 0
     size = "96x5"
 
-Keys are the options of a run by their names in Python.  A file may grow: what is trained is kept.  The folder has a
-run's files in `runs/`, and in `stacks/` which legs are trained together; both are written whole, so the same command
-goes on after a SIGKILL at any moment.
+Keys are the options of a run by their names in Python.  Combinations that differ in nothing that has an effect are one
+run, the first of them.  A file may grow: what is trained is kept.  The folder has a run's files in `runs/`, and in
+`stacks/` which legs are trained together; both are written whole, so the same command goes on after a SIGKILL at any
+moment.
 """
 
 from __future__ import annotations
@@ -114,14 +115,29 @@ def read(path: str | Path) -> Study:
 
 
 def _study(found: Sequence[tuple[int, RunOptions, str | None]], options: StudyOptions) -> Study:
-    runs: dict[str, Run] = {}
+    runs: dict[tuple[RunOptions, str], Run] = {}
     for stage, own, text in found:
         (params, _), tokens = counts(own), own.context * own.batch_size
         targets = tuple(sorted({max(1, round(ratio * params / tokens)) for ratio in own.ratios}))
         for one in (text,) if text else options.text:
-            run = Run(own, one, targets, stage)
-            runs.setdefault(run.name, run)
+            runs.setdefault((own.effective, one), Run(own, one, targets, stage))
+        _require_reached(own, targets[-1])
     return Study(tuple(runs.values()), options)
+
+
+def _require_reached(options: RunOptions, steps: int) -> None:
+    """Raise OptionError where a run ends before its warm-up does, or before an average of it has its snapshots."""
+    if options.warmup > steps:
+        what, remedy = "warmup is longer than a run of the study", "a lower warmup, or higher ratios"
+        got = f"warmup = {options.warmup:,} in {steps:,} steps"
+        raise OptionError(what, got=got, allowed=f"at most {steps:,}", remedy=remedy)
+    if (size := max(options.lawa, default=0)) > (most := steps // options.lawa_every):
+        raise OptionError(
+            "lawa averages more snapshots than a run of the study takes",
+            got=f"lawa = {size:,} with lawa_every = {options.lawa_every:,} in {steps:,} steps",
+            allowed=f"at most {most:,}" if most > 1 else "",
+            remedy="a lower lawa or lawa_every, or higher ratios",
+        )
 
 
 def bytes_per_run(options: RunOptions) -> int:

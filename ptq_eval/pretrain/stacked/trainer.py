@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptq_eval.errors import TextTooShortError
 from ptq_eval.pretrain.architectures import model_config
 from ptq_eval.pretrain.data import Batches
 from ptq_eval.pretrain.saving import (
@@ -58,9 +59,16 @@ class Material:
     text_digest: str
 
     def batches(self, options: RunOptions) -> Batches:
-        """The training batches of a run."""
-        held = options.validation_windows * options.context
-        ids = self.ids[: len(self.ids) - held]
+        """The training batches of a run.  Raises TextTooShortError where the validation windows leave too little."""
+        held, least = options.validation_windows * options.context, options.batch_size * options.context
+        if held and held + least > len(self.ids) >= least:
+            raise TextTooShortError(
+                "validation_windows leave less than a batch of the text to train on",
+                got=f"{options.validation_windows:,} windows of {options.context:,} of {len(self.ids):,} tokens",
+                allowed=f"at most {(len(self.ids) - least) // options.context:,} windows",
+                remedy="lower validation_windows, or use a longer text",
+            )
+        ids = self.ids[: max(0, len(self.ids) - held)]
         return Batches(ids, context=options.context, batch_size=options.batch_size, seed=options.order_seed)
 
     def validation(self, options: RunOptions) -> Tensor:
