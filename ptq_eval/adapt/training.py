@@ -31,6 +31,16 @@ def batches_of(config: AdaptConfig, windows: Any, seed: int) -> Batches:
     return Batches(windows.reshape(-1), context=windows.shape[1], batch_size=config.batch_size, seed=seed)
 
 
+def noise_batches(config: AdaptConfig, batches: Batches, device: torch.device) -> list[Tensor]:
+    """The batches of the gradient's variance, [batch, time] each: the first of the first epoch, with no window twice.
+
+    Drawn without replacement from N windows, their variance has no bias, whatever N: means of B values of variance S²
+    have Var(g_i) = S²/B·(1 − B/N) (Cochran 1977, "Sampling techniques", theorem 2.2) and Cov(g_i, g_j) = −S²/N, and the
+    difference, S²/B, is what is estimated.  Needs `config.noise_windows` windows.
+    """
+    return [batches.batch(step).to(device) for step in range(config.noise_batches)]
+
+
 def steps_per_epoch(config: AdaptConfig, windows: Any) -> int:
     """Whole batches of an epoch."""
     return len(windows) // config.batch_size
@@ -57,7 +67,7 @@ def train(
     batches = batches_of(config, windows, seed)
     optimizer = torch.optim.AdamW(adapter.parameters, lr=0.0, weight_decay=0.0)
     per_epoch, rows, spent = steps_per_epoch(config, windows), [], {"training": 0.0, "measuring": 0.0}
-    fixed = [batches.batch(step).to(device) for step in range(config.noise_batches)]
+    fixed = noise_batches(config, batches, device)
     losses: list[float] = []
     for epoch in range(config.epochs + 1):
         begun = time.monotonic()

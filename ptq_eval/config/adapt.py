@@ -10,6 +10,8 @@ from ptq_eval.errors import BitsError, OptionError
 UNQUANTIZED_BITS = 16
 """The bits of a base that is not quantized."""
 MOST_QUANTIZED = 8
+SHARED_WINDOWS = "the batches of the gradient's variance would share windows"
+FEWER_WINDOWS = "fewer --noise-batches, or a smaller --batch-size"
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,8 @@ class AdaptConfig(Options):
     """Low-rank adaptation of a quantized base: the bases, the adapter, and its training.  Raises OptionError.
 
     A base of 16 bits is the checkpoint as it is, in float32, and is always among the bases: the others are compared
-    with it.  `epochs` pass over the same `train_windows` in an order that the seed decides.
+    with it.  `epochs` pass over the same `train_windows` in an order that the seed decides.  The `noise_batches` have
+    no window in common: batches of the same windows would have too small a variance, or none.
     """
 
     bits: tuple[int, ...] = option(
@@ -54,9 +57,20 @@ class AdaptConfig(Options):
                 raise BitsError("--bits has a width that no quantizer makes", got=bits, allowed=allowed)
         if not self.seeds:
             raise OptionError("--seeds needs a value", got="none", remedy="--seeds 0,1")
-        if self.batch_size > self.train_windows:
-            got = f"--batch-size {self.batch_size} with --train-windows {self.train_windows}"
-            raise OptionError("an epoch holds no whole batch", got=got, remedy="a smaller --batch-size")
+        if self.noise_windows > self.train_windows:
+            got = f"{self.batches_asked} with --train-windows {self.train_windows}"
+            allowed, remedy = f"at least {self.noise_windows} windows", f"{FEWER_WINDOWS}, or more --train-windows"
+            raise OptionError(SHARED_WINDOWS, got=got, allowed=allowed, remedy=remedy)
+
+    @property
+    def noise_windows(self) -> int:
+        """How many windows the batches of the gradient's variance take."""
+        return self.noise_batches * self.batch_size
+
+    @property
+    def batches_asked(self) -> str:
+        """The batches of the gradient's variance, as options."""
+        return f"--noise-batches {self.noise_batches} of --batch-size {self.batch_size}"
 
     @property
     def quantized(self) -> tuple[int, ...]:

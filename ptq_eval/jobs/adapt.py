@@ -25,7 +25,7 @@ from typing import Any
 from ptq_eval.adapt.lora import require_peft
 from ptq_eval.adapt.training import steps_per_epoch, train
 from ptq_eval.checkpoints import Overrides, discover, verify_all
-from ptq_eval.config.adapt import UNQUANTIZED_BITS, AdaptConfig
+from ptq_eval.config.adapt import FEWER_WINDOWS, SHARED_WINDOWS, UNQUANTIZED_BITS, AdaptConfig
 from ptq_eval.config.options import declared
 from ptq_eval.config.run import RunConfig
 from ptq_eval.corpora.overlap import overlap
@@ -184,12 +184,16 @@ def _require_writable(out: Path) -> None:
 
 
 def _training(work: Workload, texts: Texts, asked: AdaptConfig, vocab_size: int) -> Windows:
-    """The training windows, as long as those of evaluation.  Raises TextTooShortError."""
+    """The training windows, as long as those of evaluation, enough for an epoch and for the batches of the variance.
+
+    Raises TextTooShortError.
+    """
     request = Request(asked.train_text, asked.train_windows, work.evaluation.seq_len, "spread", 0)
     found = texts.cut(request, work.checkpoint, work.folder, vocab_size)
-    if len(found) < asked.batch_size:
-        got = f"{len(found)} windows with --batch-size {asked.batch_size}"
-        raise TextTooShortError("the training text holds no whole batch", got=got, remedy="a smaller --batch-size")
+    if len(found) < asked.noise_windows:
+        got = f"{asked.batches_asked} with {len(found)} windows of {found.seq_len} tokens of {asked.train_text}"
+        allowed = f"at least {asked.noise_windows} windows"
+        raise TextTooShortError(SHARED_WINDOWS, got=got, allowed=allowed, remedy=f"{FEWER_WINDOWS}, or a longer text")
     return found
 
 

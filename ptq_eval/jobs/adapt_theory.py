@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ptq_eval.adapt.training import batches_of
+from ptq_eval.adapt.training import batches_of, noise_batches
 from ptq_eval.config.adapt import AdaptConfig
 from ptq_eval.config.run import RunConfig
 from ptq_eval.corpora.windows import Windows
@@ -97,8 +97,7 @@ def _responses(
         return []
     scheme, found = Scheme(8, integers[0].group_size, integers[0].symmetric), []
     for seed in asked.seeds:
-        order = batches_of(asked, training.ids, seed)
-        fixed = [order.batch(step).to(session.model.device) for step in range(asked.noise_batches)]
+        fixed = noise_batches(asked, batches_of(asked, training.ids, seed), session.model.device)
         shape = {"rank": asked.rank, "alpha": asked.alpha, "seed": seed}
         response = gradient_response(session.model, scheme, fixed, widths=asked.quantized, **shape)
         found.append({"seed": seed, "group_size": scheme.group_size, **response})

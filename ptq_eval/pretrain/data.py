@@ -69,10 +69,10 @@ class Batches:
                 allowed=f"at least {batch_size * context}",
                 remedy="use a longer text or a smaller --batch-size",
             )
-        # int32 ids are shared with the other runs of a text, not copied.
-        self._windows = torch.from_numpy(np.ascontiguousarray(ids[: count * context], np.int32).reshape(count, context))
+        # int32 ids are shared with the other runs of a text, not copied, and may be read-only.
+        self._windows = np.ascontiguousarray(ids[: count * context], np.int32).reshape(count, context)
         self._batch_size, self._seed = batch_size, seed
-        self.digest = hashlib.sha256(np.ascontiguousarray(ids, dtype="<i4")).hexdigest()
+        self.digest = hashlib.sha256(np.ascontiguousarray(ids, dtype="<i4").data).hexdigest()
         self.epoch_tokens = count * context
         self._epoch, self._order = -1, torch.empty(0)
 
@@ -85,4 +85,4 @@ class Batches:
                 generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
                 self._order, self._epoch = torch.randperm(len(self._windows), generator=generator), epoch
             rows.append(int(self._order[offset]))
-        return self._windows[rows].long()
+        return torch.from_numpy(self._windows[rows].astype(np.int64))

@@ -81,6 +81,41 @@ def save_checkpoint(folder: Path, model: Any, tokenizer: Any, trainer_state: Map
     write_folder(folder, fill)
 
 
+def training_record(
+    config: PretrainConfig,
+    batches: Batches,
+    *,
+    step: int,
+    max_steps: int,
+    rate: float,
+    phase: str,
+    decay_steps: int,
+    log: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What `trainer_state.json` of any checkpoint says, of a single run and of a run of a study.
+
+    `rate` is the learning rate of the last step, `decay_steps` the steps of an annealed branch, 0 on a trunk, and `log`
+    the losses so far.  The names are those of HF Trainer where it has one; `epochs` is its `epoch`.
+    """
+    tokens = step * config.context * config.batch_size
+    epochs = tokens / batches.epoch_tokens
+    return {
+        "global_step": step,
+        "max_steps": max_steps,
+        "num_input_tokens_seen": tokens,
+        "epoch": epochs,
+        "epochs": epochs,
+        "train_batch_size": config.batch_size,
+        "learning_rate": rate,
+        "weight_decay": config.weight_decay,
+        "schedule": config.schedule,
+        "schedule_phase": phase,
+        "decay_steps": decay_steps,
+        "seed": config.seed,
+        "log_history": [*log, {"step": step, "learning_rate": rate}],
+    }
+
+
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Replace a file of tensors and plain values atomically.  Raises OutputFullError."""
     buffer = io.BytesIO()

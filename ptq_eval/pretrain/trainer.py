@@ -28,15 +28,20 @@ from ptq_eval.pretrain.saving import (
     require_same,
     save_checkpoint,
     state_file,
+    training_record,
     write_folder,
     write_state,
     write_whole,
     writing,
 )
 from ptq_eval.pretrain.schedule import branch_factor, branch_start, factor, phase
+from ptq_eval.pretrain.stacked.options import FULL, PARTS
 
 Progress = Callable[[int, int, float], None]
 """progress(steps done, total steps, last loss)."""
+
+_FIXED = {"optimizer": "adamw", "precision": dict.fromkeys(PARTS, FULL), "in_low_precision": False}
+"""What a study chooses, and a single run does not."""
 
 
 @dataclass
@@ -125,21 +130,20 @@ class _Run:
             return value
         return math.nan
 
-    def save(self, state: _State, run: str, phase_name: str, rate: float) -> None:
+    def save(self, state: _State, run: str, phase_name: str, rate: float, decay_steps: int = 0) -> None:
         """Write `checkpoint-STEP` atomically."""
-        trainer_state = {
-            "global_step": state.step,
-            "max_steps": self.targets[-1],
-            "num_input_tokens_seen": state.step * self.tokens_per_step,
-            "epoch": state.step * self.tokens_per_step / self.batches.epoch_tokens,
-            "train_batch_size": self.config.batch_size,
-            "learning_rate": rate,
-            "schedule": self.config.schedule,
-            "schedule_phase": phase_name,
-            "log_history": [*state.log, {"step": state.step, "learning_rate": rate}],
-        }
+        record = training_record(
+            self.config,
+            self.batches,
+            step=state.step,
+            max_steps=self.targets[-1],
+            rate=rate,
+            phase=phase_name,
+            decay_steps=decay_steps,
+            log=state.log,
+        )
         folder = self.out / run / f"checkpoint-{state.step}"
-        save_checkpoint(folder, state.model, self.tokenizer, trainer_state)
+        save_checkpoint(folder, state.model, self.tokenizer, {**record, **_FIXED, "data_seed": self.config.seed})
 
     def keep(self, state: _State) -> None:
         """Save the state from which the run can be resumed, replacing the previous one."""
@@ -180,7 +184,7 @@ class _Run:
             loss = self.advance(state, forward, rate)
             if progress:
                 progress(self.state.step, self.targets[-1], loss)
-        self.save(state, "annealed", "annealed", rate)
+        self.save(state, "annealed", "annealed", rate, end - start)
 
     def train(self, progress: Progress | None, states: bool = False) -> None:
         """Train from the current state to the last target; `states`: keep one at each checkpoint of the trunk."""

@@ -87,16 +87,20 @@ def output_damage(variance: Tensor, diagonal: Tensor) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Perturbation:
-    """A change of the weights: {layer: error [out, in]}, and the variance [out, in] that the noise model expects."""
+    """A change of the weights: {layer: error [out, in]}, and the variance [out, in] that the noise model expects.
+
+    Noise is drawn, and sums are taken, layer by layer in this order.
+    """
 
     error: Mapping[str, Tensor]
     variance: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, model: LanguageModel, weights: Mapping[str, Tensor], scheme: Scheme) -> Perturbation:
-        """That of quantized `weights` {layer: [out, in]} on the grid of `scheme`."""
-        error = {name: weight.float() - model.weight(name).float() for name, weight in weights.items()}
-        return cls(error, {name: noise_variance(model.weight(name), scheme) for name in weights})
+        """That of quantized `weights` {layer: [out, in]} on the grid of `scheme`, in the model's order of layers."""
+        own = {name: model.weight(name) for name in model.matrices() if name in weights}
+        error = {name: weights[name].float() - weight.float() for name, weight in own.items()}
+        return cls(error, {name: noise_variance(weight, scheme) for name, weight in own.items()})
 
 
 @dataclass(frozen=True, eq=False)

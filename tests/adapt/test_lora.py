@@ -10,7 +10,7 @@ from ptq_eval.adapt import training
 from ptq_eval.adapt.lora import Adapter
 from ptq_eval.adapt.noise import gradient_noise
 from ptq_eval.config.adapt import AdaptConfig
-from ptq_eval.errors import MissingPackageError
+from ptq_eval.errors import MissingPackageError, OptionError
 from ptq_eval.measure.calibration import quantize
 from ptq_eval.measure.evaluate import Evaluator
 from ptq_eval.measure.variants import Variant
@@ -196,3 +196,24 @@ def test_only_the_layers_of_the_language_model_have_an_update():
     model.module.tower = torch.nn.ModuleDict({"model": build().module.model})
     inside = adapter_of(model, {}).module.base_model.model
     assert not any("lora" in name for name, _ in inside.tower.named_parameters())
+
+
+def test_the_batches_of_the_variance_share_no_window_and_give_it_without_bias():
+    """Three batches of two are all six windows, where batches that may repeat would vary too little."""
+    ids, place = windows(6, time=4).numpy().astype(np.int32), torch.device("cpu")
+    ids[:, 0] = np.arange(6)
+    values, factor = torch.tensor([0.3, -1.0, 2.0, 0.1, 0.9, -0.4]), torch.ones(1, requires_grad=True)
+    found = []
+    for seed in range(400):
+        batches = training.noise_batches(CONFIG, training.batches_of(CONFIG, ids, seed), place)
+        assert sorted(torch.cat(batches)[:, 0].tolist()) == list(range(6))
+        found.append(gradient_noise(lambda own: (factor * values[own[:, 0]]).mean(), [factor], batches).variance)
+    assert np.mean(found) == pytest.approx(float(values.var()) / CONFIG.batch_size, rel=0.1)
+
+
+def test_batches_that_would_share_windows_are_refused():
+    assert AdaptConfig().noise_windows <= AdaptConfig().train_windows
+    AdaptConfig(**FIELDS | {"noise_batches": 3})
+    for more in ({"noise_batches": 4}, {"batch_size": 3}, {"train_windows": 5}):
+        with pytest.raises(OptionError, match=r"would share windows.*at least"):
+            AdaptConfig(**FIELDS | more)

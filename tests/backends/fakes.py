@@ -67,6 +67,21 @@ class Fake(WeightBackend):
         return changed.get(cell.method, rounded)
 
 
+class Single(WeightBackend):
+    """Rounding to nearest, at one width."""
+
+    name = "single"
+    requirements = HERE
+    imports = "torch"
+    source = "the tests"
+    methods = {"rtn": Method("one width", bits=(4,), symmetric=(False,))}
+
+    def quantize_weight(self, weight, cell):
+        from quantizers import Scheme, get_quantizer
+
+        return get_quantizer("rtn").quantize(weight, Scheme(cell.bits, cell.group_size)).dequantize()
+
+
 class Folds(Backend):
     """A whole model: rounded, with scales of the columns moved into the norm before, as AWQ does; or left as it is."""
 

@@ -82,6 +82,19 @@ def test_weights_are_put_in_place_or_refused(model, tmp_path, fakes, wrong, plac
         assert not variant.weights
 
 
+def test_layers_are_put_in_place_in_the_models_order_whatever_that_of_the_file(model, tmp_path, fakes):
+    """Their order is that of draws and sums over layers, which two processes would otherwise make differently."""
+    scheme, names = Scheme(4, 16), list(model.linears())
+    found = {f"layer:{n}": get_quantizer("rtn").quantize(model.weight(n), scheme).dequantize() for n in sorted(names)}
+    save_file(found, tmp_path / "0.safetensors")
+    facts = {"seconds": 1.0, "versions": {}, "loss": None, "cpu_seconds": 2.0}
+    variant = Variant(method_of("fake:good"), scheme)
+    cell = Cell("good", 4, 16, False)
+    handover._accept(model, variant, Answer(cell, tmp_path / "0.safetensors", facts), torch.arange(16)[None])
+    assert list(variant.weights) == names != sorted(names)
+    assert list(variant.facts["backend"]) == ["seconds", "versions", "cpu_seconds"]
+
+
 @given(st.integers(2, 8), st.sampled_from([None, 16, 32, 64]), st.booleans(), st.sampled_from(["int", "nvfp4"]))
 def test_a_method_refuses_what_is_not_among_its_schemes_and_says_why(bits, group, symmetric, form):
     method = Method("x", bits=(3, 4), symmetric=(True,), groups=(32, 64), per_row=False)

@@ -2,10 +2,12 @@
 
 import json
 import sys
+from importlib.metadata import EntryPoint
 
 import pandas as pd
 import pytest
 
+from ptq_eval import plugins
 from ptq_eval.adapt import training
 from ptq_eval.jobs import adapt as job
 
@@ -111,7 +113,9 @@ def test_quantizers_by_name_have_files_of_their_own(adapt, tmp_path):
 def test_a_wrong_request_is_one_line(adapt, material, tmp_path, monkeypatch):
     adapt("--bits", "9").refuses(19, "a width that no quantizer makes", "got 9")
     adapt("--bits", "1").refuses(19, "--bits is too small")
-    adapt("--batch-size", "9").refuses(2, "an epoch holds no whole batch")
+    adapt("--noise-batches", "4").refuses(
+        2, "would share windows", "--batch-size 2 with --train-windows 6", "at least 8"
+    )
     adapt("--seeds", "").refuses(2, "--seeds needs a value")
     adapt(checkpoint=material.run).refuses(2, "adaptation starts from one checkpoint", "checkpoint-300")
     adapt(checkpoint=tmp_path / "nothing").refuses(10)
@@ -121,9 +125,27 @@ def test_a_wrong_request_is_one_line(adapt, material, tmp_path, monkeypatch):
     adapt(out=tmp_path / "file").refuses(32, "the output folder is a file")
     (tmp_path / "short.txt").write_text("too short")
     adapt("--train-text", tmp_path / "short.txt").refuses(16, "the text does not fill one window", "short.txt")
+    (tmp_path / "few.txt").write_text("some words more\n" * 3)
+    adapt("--train-text", tmp_path / "few.txt").refuses(16, "would share windows", "few.txt", "at least 4 windows")
+    assert not (tmp_path / "out" / "metrics_16_0.json").exists()
     adapt("--eval-text", tmp_path / "short.txt").refuses(16, "the text does not fill one window", "short.txt")
     monkeypatch.setitem(sys.modules, "peft", None)
     adapt().refuses(61, "adaptation needs the package peft", "pip install 'ptq-eval[adapt]'")
+
+
+def test_a_method_of_one_width_is_not_adapted_at_another_without_a_word(adapt, monkeypatch, tmp_path):
+    points = plugins._points
+    own = EntryPoint("single", "tests.backends.fakes:Single", "ptq_eval.backends")
+    monkeypatch.setattr(plugins, "_points", lambda kind: points(kind) | ({"single": own} if kind == "backends" else {}))
+    monkeypatch.setenv("PTQ_EVAL_BACKENDS", str(tmp_path / "backends"))
+    answer = adapt("--quantizers", "single:rtn", "--bits", "3", "--seeds", "0")
+    said = "The base single:rtn has 4 bits, the only width of this method, not 3 as in --bits"
+    assert answer.code == 0
+    assert answer.err.splitlines() == [f"ptq-eval: {said}"]
+    assert said in (tmp_path / "out" / "adapt.md").read_text()
+    assert pd.read_csv(tmp_path / "out" / "summary.csv")["bits"].tolist() == [16, 4]
+    answer = adapt("--quantizers", "single:rtn", "--bits", "4,3", "--seeds", "0", out=tmp_path / "other")
+    assert (answer.code, answer.err) == (0, "")
 
 
 def test_training_on_the_evaluation_text_is_said(adapt, material, tmp_path):

@@ -35,10 +35,10 @@ def test_every_number_has_its_origin(ptq_eval, probed, tmp_path):
     said = " ".join(answer.out.split())
     for words in (
         "served at 4 bits, rtn, measured here: decay:20% (-0.1000 ± 0.0050) is better than the trunk at the same D",
-        "than every other ending that was tried",
-        "measured in results/precision: ",
+        "and than average:4",
+        "measured in results/precision at N = ",
         "published law, not checked on this run (arXiv 2509.22935)",
-        "nothing that was tried is better than the trunk at the same D: average:8",
+        "not better than the trunk at the same D: average:8",
         "too far to rely on",
         "not over other seeds",
     ):
@@ -55,8 +55,24 @@ def test_every_number_has_its_origin(ptq_eval, probed, tmp_path):
 def test_an_effect_within_its_error_is_undecided_with_what_could_have_been_seen(ptq_eval, probed):
     answer = ptq_eval("plan", "--endings", probed(row("decay:20%", -0.008)), "--serve-bits", "4")
     said = " ".join(answer.out.split())
-    assert "measured here: undecided: no ending is known to be better than the trunk" in said
+    assert "measured here: undecided, not known to be better than the trunk" in said
     assert "decay:20% would have been decided if it changed the loss by 0.016" in said
+
+
+def test_each_ending_of_the_study_has_its_own_place(ptq_eval, tmp_path):
+    answer = ptq_eval("plan", "--params", "13408", "--tokens", "17.2M", "--serve-bits", "2", "-o", tmp_path / "plan")
+    said = " ".join(answer.out.split())
+    assert "at N = 13.4k, D/N = 1,280: not better than the trunk at the same D: decay:20% (+" in said
+    assert said.index("D/N = 1,280: ") < said.index("D/N = 80: ")
+    assert "(D/N 16× from the plan)" in said
+    assert "endings that the study has at different N or D/N are not comparable" in said
+
+
+def test_a_plan_between_two_ratios_is_at_the_nearest(ptq_eval, tmp_path):
+    near = ("--params", "13408", "--tokens", "1.1M", "--serve-bits", "2")
+    said = " ".join(ptq_eval("plan", *near, "-o", tmp_path / "plan").out.split())
+    assert "at N = 13.4k, D/N = 80: " in said
+    assert " from the plan)" not in said
 
 
 def test_options_count_more_than_the_record(ptq_eval, probed, tmp_path):

@@ -196,13 +196,15 @@ def test_an_error_crosses_to_another_process(error):
 
 
 _NOISY = """
-import os
-from ptq_eval.jobs import process
+import os, sys, types
+without_torch = types.ModuleType("jobs")
+for name in ("process", "files"):
+    sys.modules[f"ptq_eval.jobs.{name}"] = without_torch
 def work(files, out, shard, name, say):
     print("noise")
     os.system("echo noise")
     say({"done": list(files)})
-process.work = work
+without_torch.work, without_torch.error_from_dict = work, None
 from ptq_eval.cli.work import work
 work(["out", "1/1", "job-1"])
 """

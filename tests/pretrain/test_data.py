@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -81,6 +82,16 @@ def test_runs_share_the_ids_of_a_text():
         tracemalloc.stop()
     assert peak < ids.nbytes / 2
     assert batches[0].batch(0).dtype == torch.int64
+
+
+def test_read_only_ids_are_batched_without_a_warning():
+    ids = np.arange(64, dtype=np.int32)
+    ids.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        batch = Batches(ids, context=4, batch_size=8, seed=0).batch(0)
+    batch += 1  # of its own, so nothing of the text changes
+    assert ids.tolist() == list(range(64))
 
 
 @given(count=st.integers(2, 40), batch_size=st.integers(1, 8), seed=st.integers(0, 2**31), epochs=st.integers(1, 3))

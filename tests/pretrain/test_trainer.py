@@ -14,6 +14,7 @@ import torch
 from ptq_eval.errors import OptionError, UnknownPluginError
 from ptq_eval.pretrain import PretrainConfig, pretrain
 from ptq_eval.pretrain.architectures import ARCHITECTURES, configuration, counts, non_embedding
+from ptq_eval.pretrain.schedule import branch_start
 
 TINY = PretrainConfig(
     width=8, layers=1, vocab=300, context=16, batch_size=4, ratios=(0.5, 1.0, 2.0), warmup=4, seed=3, learning_rate=1e-2
@@ -132,6 +133,20 @@ def test_wsd_anneals_one_branch_for_each_target(finished):
         assert 0 < state["learning_rate"] < TINY.learning_rate
         one, other = (weights(root / f"checkpoint-{step}") for root in (trunk, annealed))
         assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_checkpoint_records_how_it_was_trained(finished):
+    end = max(steps_in(finished["wsd"] / "trunk"))
+    trunk, branch = (state_of(finished["wsd"] / part / f"checkpoint-{end}") for part in ("trunk", "annealed"))
+    start = branch_start(end, warmup=TINY.warmup, decay=TINY.decay)
+    assert (trunk["decay_steps"], branch["decay_steps"]) == (0, end - start)
+    about = json.loads((finished["wsd"] / "pretrain.json").read_text())
+    for state in (trunk, branch):
+        assert (state["optimizer"], state["weight_decay"]) == ("adamw", TINY.weight_decay)
+        assert (state["seed"], state["data_seed"]) == (TINY.seed, TINY.seed)
+        assert state["precision"] == {"weights": "full", "activations": "full", "kv": "full"}
+        assert state["in_low_precision"] is False
+        assert state["epochs"] == state["epoch"] == end * 64 / about["tokens_per_epoch"]
 
 
 def test_wsd_branches_do_not_disturb_the_trunk(finished):

@@ -68,6 +68,17 @@ def test_drawn_noise_is_uniform_in_a_cell_and_its_kl_that_of_both_signs():
     assert found["uniform_quadratic"] == pytest.approx(exact, rel=0.01)
 
 
+def test_what_is_drawn_does_not_depend_on_the_order_in_which_a_method_gives_its_layers():
+    model, ids = build(), windows(3)
+    variant = Variant(get_quantizer("rtn"), Scheme(3, 4))
+    quantize(model, [variant], None)
+    backwards = dict(reversed(variant.weights.items()))
+    one, other = (Perturbation.of(model, weights, variant.scheme) for weights in (variant.weights, backwards))
+    assert list(other.variance) == list(other.error) == list(one.variance) == list(model.linears())
+    found = [assumptions.measured(model, Evaluator(model, ids), each, predicted=0.1) for each in (one, other)]
+    assert found[0] == found[1]
+
+
 def test_an_error_of_zero_costs_nothing():
     model = build()
     nothing = {name: torch.zeros_like(model.weight(name)) for name in model.linears()}

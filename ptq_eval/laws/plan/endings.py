@@ -3,7 +3,7 @@
 What is known has three origins, which are never mixed:
 
 here       records of `ptq-eval probe` and `ptq-eval average` of the run that is planned
-study      differences measured in results/precision, at the nearest N and D/N (study_endings.csv)
+study      differences measured in results/precision, each ending at its nearest N and D/N (study_endings.csv)
 published  the share of quantization-aware training with the least loss of Dremov et al. (arXiv 2509.22935, where one
            constant is fitted to runs of 86M to 2.2B parameters, 2.3B to 1.4T tokens and 1 to 6 bits):
 
@@ -12,7 +12,7 @@ published  the share of quantization-aware training with the least loss of Dremo
 All differences are of the loss after quantization, in nats per token, between an ending and the trunk (or the last
 checkpoint, for averages of a run) at the same D.  A choice compares endings with each other too: one is better than
 another if their intervals do not overlap, because a difference errs by at most the sum of both errors, whatever their
-correlation.
+correlation.  Endings that the study has at different N or D/N are separate choices, which are not compared.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ A = 6.7297
 SHARE_ERROR = 0.091
 """The mean absolute error of the published share about the best ones of its own runs."""
 SHARE_RANGES: Mapping[str, tuple[float, float]] = {"N": (86e6, 2.2e9), "D": (2.3e9, 1.4e12), "bits": (1, 6)}
+MIN_DISTANCE = 1.5
+"""A row of the study nearer to the plan than this factor is at its N and D/N, which were measured in steps of two."""
+MIN_EXCESS = 1.05
+"""The least factor outside of a published range that is mentioned."""
 _TABLE = Path(__file__).with_name("study_endings.csv")
 
 
@@ -94,8 +98,8 @@ class Effect:
 class Choice:
     """The endings that are known from one origin for one way to quantize; `row` names that way, if it is one.
 
-    source: an output folder, or the study.  beyond: the factor by which N and D/N of the plan are outside of what was
-    measured.
+    source: an output folder, or the study, whose endings are at one N and D/N.  beyond: the factors between these and
+    the plan's, from `MIN_DISTANCE` on.
     """
 
     origin: Origin
@@ -251,30 +255,30 @@ def study_rows() -> tuple[Mapping[str, Any], ...]:
 
 
 def _study(bits: float, N: float, D: float) -> list[Choice]:
-    """The endings of the study at the nearest N, and at another N where it has endings that are missing there.
+    """Each ending of the study at its N and D/N nearest to the plan: a choice for each such place, the nearest first.
 
-    QAT at other bits than those served is not counted.  All endings of a choice are at one D/N, the nearest that all of
-    them have.
+    The nearest has the least product of the factor in N and the factor in D/N.  QAT at other bits than those served is
+    not counted.
     """
+
+    def factors(row: Mapping[str, Any]) -> dict[str, float]:
+        ratios = {"N": N / row["params"], "D/N": D / N / row["tokens_per_param"]}
+        return {name: max(ratio, 1 / ratio) for name, ratio in ratios.items()}
+
+    def nearness(row: Mapping[str, Any]) -> tuple[float, float]:
+        return math.prod(factors(row).values()), row["tokens_per_param"]
+
     rows = [row for row in study_rows() if row["bits"] == bits]
     rows = [row for row in rows if "@" not in row["ending"] or row["ending"].endswith(f"@{bits:g}")]
-    sizes = sorted({row["params"] for row in rows}, key=lambda size: abs(math.log(size / N)))
-    found: list[Choice] = []
-    seen: set[str] = set()
-    for size in sizes:
-        own: dict[str, dict[float, Mapping[str, Any]]] = {}
-        for row in rows:
-            if row["params"] == size:
-                own.setdefault(row["ending"], {})[row["tokens_per_param"]] = row
-        ratios = set.intersection(*map(set, own.values()))
-        if not ratios or own.keys() <= seen:
-            continue
-        seen |= own.keys()
-        at = min(ratios, key=lambda ratio: (abs(math.log(ratio * N / D)), ratio))
-        ranges = {"N": (min(sizes), max(sizes)), "D/N": (min(ratios), max(ratios))}
-        effects = tuple(_of_study(by_ratio[at]) for by_ratio in own.values())
-        found.append(Choice(Origin.STUDY, STUDY, bits, effects, {}, _beyond(ranges, N=N, **{"D/N": D / N})))
-    return found
+    places: dict[tuple[float, float], list[Mapping[str, Any]]] = {}
+    for ending in dict.fromkeys(row["ending"] for row in rows):
+        nearest = min((row for row in rows if row["ending"] == ending), key=nearness)
+        places.setdefault((nearest["params"], nearest["tokens_per_param"]), []).append(nearest)
+    found = sorted(places.values(), key=lambda there: nearness(there[0]))
+    return [
+        Choice(Origin.STUDY, STUDY, bits, tuple(map(_of_study, there)), {}, _from(MIN_DISTANCE, factors(there[0])))
+        for there in found
+    ]
 
 
 def _of_study(row: Mapping[str, Any]) -> Effect:
@@ -291,5 +295,8 @@ def _of_study(row: Mapping[str, Any]) -> Effect:
 
 def _beyond(ranges: Mapping[str, tuple[float, float]], **at: float) -> dict[str, float]:
     """The factor by which each value is outside its range, for those that are."""
-    found = {name: max(at[name] / high, low / at[name]) for name, (low, high) in ranges.items()}
-    return {name: factor for name, factor in found.items() if factor > 1.005}
+    return _from(MIN_EXCESS, {name: max(at[name] / high, low / at[name]) for name, (low, high) in ranges.items()})
+
+
+def _from(least: float, factors: Mapping[str, float]) -> dict[str, float]:
+    return {name: factor for name, factor in factors.items() if factor >= least}

@@ -132,16 +132,18 @@ def _accept(model: LanguageModel, variant: Variant, answer: Answer, probe: Tenso
     answer.weights.unlink()
     layers = {name.partition(":")[2]: weight for name, weight in found.items() if name.startswith("layer:")}
     others = {name.partition(":")[2]: value for name, value in found.items() if name.startswith("other:")}
-    variant.facts = {"backend": {name: answer.facts[name] for name in answer.facts.keys() - {"loss"}}}
+    variant.facts = {"backend": {name: value for name, value in answer.facts.items() if name != "loss"}}
     problem = _wrong(model, layers, others) or _other_model(model, answer.facts["loss"], probe)
     if problem:
         variant.failed = f"{_method(variant).name} {problem}"
         return
     own = {name: model.weight(name).float().cpu() for name in layers}
-    still = [name for name, weight in layers.items() if unchanged(own[name], weight, variant.scheme)]
+    still = [name for name in model.linears() if unchanged(own[name], layers[name], variant.scheme)]
     variant.skipped.update(dict.fromkeys(still, "the backend left it unchanged"))
-    for name in layers.keys() - set(still):
-        variant.add_dense(name, layers[name], model.weight(name))
+    # In the model's order, as every other variant: sums and draws over layers are then the same in every process.
+    for name in model.linears():
+        if name not in variant.skipped:
+            variant.add_dense(name, layers[name], model.weight(name))
     variant.others = others
 
 

@@ -29,13 +29,12 @@ from ptq_eval.pretrain.config import PretrainConfig
 from ptq_eval.pretrain.data import encode
 from ptq_eval.pretrain.saving import read_state, state_file, write_state, writing
 from ptq_eval.pretrain.stacked.llama import Layout
-from ptq_eval.pretrain.stacked.options import FULL, PER_D, RunOptions
+from ptq_eval.pretrain.stacked.options import FULL, PARTS, PER_D, RunOptions
 from ptq_eval.pretrain.stacked.plan import Leg, Run
 from ptq_eval.pretrain.stacked.study import Progress, StudyOptions, train_legs
 from ptq_eval.pretrain.stacked.trainer import Material, initial_model
 
 _AVERAGES = "averages need no training: ptq-eval average FOLDER"
-_LAYERS = ("weights", "activations", "kv")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +112,7 @@ def _options(config: dict[str, Any], in_low_precision: bool) -> RunOptions:
             remedy=_AVERAGES,
         )
     options = RunOptions.of({"validation_windows": 0, **config})
-    precision: dict[str, Any] = {} if in_low_precision else dict.fromkeys(_LAYERS, FULL)
+    precision: dict[str, Any] = {} if in_low_precision else dict.fromkeys(PARTS, FULL)
     schedule = "constant" if options.schedule == "wsd" else options.schedule
     return replace(options, **precision, schedule=schedule, low_precision_share=1.0, ema=(), lawa=())
 
@@ -176,7 +175,7 @@ def _material(folder: Path, spec: str, options: RunOptions, digest: str) -> Mate
 
 def legs(trunk: Trunk, wanted: Sequence[Branch], out: Path) -> dict[str, Leg]:
     """What is to be trained below `out`: each branch by its name, and as `trunk@END` the trunk itself to the end of
-    each branch, so that both have seen the same text."""
+    each branch, so that both have seen the same text.  Raises OptionError for a branch that would train nothing."""
     start = out / "start.pt"
     found: dict[str, Leg] = {}
     at, origin = trunk.step, start
@@ -187,12 +186,22 @@ def legs(trunk: Trunk, wanted: Sequence[Branch], out: Path) -> dict[str, Leg]:
     for branch in wanted:
         options, end = trunk.options, branch.end(trunk.step)
         if branch.kind in (QAT, BOTH):
+            _require_rounding(branch)
             options = replace(options, weights=branch.precision)
         if branch.decays:
             rate = options.learning_rate * options.factor(trunk.step, end)
             options = replace(options, schedule="wsd", learning_rate=rate)
         found[branch.name] = _leg(trunk, options, end, trunk.step, start, branch=end if branch.decays else 0)
     return found
+
+
+def _require_rounding(branch: Branch) -> None:
+    """Raise OptionError for quantization-aware training that rounds no weights."""
+    if branch.precision == FULL:
+        what = f"{branch.kind} trains with rounded weights, which {FULL} precision does not round"
+        rounded = f"{branch.kind}:{100 * branch.amount:g}%@4"
+        remedy = f"{rounded}, or decay:{100 * branch.amount:g}%" if branch.decays else rounded
+        raise OptionError(what, got=branch.name, allowed="3 to 16 bits, or a number format", remedy=remedy)
 
 
 def trunk_name(step: int) -> str:

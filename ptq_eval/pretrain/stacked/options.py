@@ -15,6 +15,8 @@ from ptq_eval.pretrain.config import PretrainConfig
 from ptq_eval.pretrain.schedule import branch_factor, factor
 
 FULL = "full"
+PARTS = ("weights", "activations", "kv")
+"""The options that name a precision."""
 INTEGERS = range(3, 17)
 SCHEDULES = ("constant", "cosine", "linear", "inverse-sqrt", "wsd")
 PER_D = ("cosine", "linear")

@@ -22,11 +22,19 @@ from torch import Tensor
 
 from ptq_eval.pretrain.architectures import model_config
 from ptq_eval.pretrain.data import Batches
-from ptq_eval.pretrain.saving import read_state, save_checkpoint, state_file, write_state, write_whole, writing
+from ptq_eval.pretrain.saving import (
+    read_state,
+    save_checkpoint,
+    state_file,
+    training_record,
+    write_state,
+    write_whole,
+    writing,
+)
 from ptq_eval.pretrain.stacked import optimizers
 from ptq_eval.pretrain.stacked.averages import Averages
 from ptq_eval.pretrain.stacked.llama import StackedLlama
-from ptq_eval.pretrain.stacked.options import FULL, RunOptions
+from ptq_eval.pretrain.stacked.options import FULL, PARTS, RunOptions
 from ptq_eval.pretrain.stacked.plan import Leg, branch_starts, identity
 from ptq_eval.pretrain.stacked.precision import Precision, Rounding
 
@@ -222,28 +230,27 @@ class Stack:
     def _state_of(self, k: int, average: dict[str, Any] | None) -> dict[str, Any]:
         """What `trainer_state.json` says of a checkpoint."""
         leg, o, batches = self.legs[k], self._options[k], self._batches[k]
-        step, tokens = leg.start + self.step, o.context * o.batch_size
+        step = leg.start + self.step
         phase = "annealed" if leg.branch else o.phase(step, leg.end)
-        rate = leg.rate(step - 1)
+        record = training_record(
+            o,
+            batches,
+            step=step,
+            max_steps=leg.run.targets[-1],
+            rate=leg.rate(step - 1),
+            phase="averaged" if average else phase,
+            decay_steps=leg.end - leg.start if leg.branch else 0,
+            log=self.logs[k],
+        )
         return {
-            "global_step": step,
-            "max_steps": leg.run.targets[-1],
-            "num_input_tokens_seen": step * tokens,
-            "train_batch_size": o.batch_size,
-            "learning_rate": rate,
-            "schedule": o.schedule,
-            "schedule_phase": "averaged" if average else phase,
+            **record,
             "average": average,
-            "decay_steps": leg.end - leg.start if leg.branch else 0,
-            "precision": {name: getattr(o, name) for name in ("weights", "activations", "kv")},
-            "precision_per": {name: getattr(o, f"{name}_per") for name in ("weights", "activations", "kv")},
+            "precision": {name: getattr(o, name) for name in PARTS},
+            "precision_per": {name: getattr(o, f"{name}_per") for name in PARTS},
             "low_precision_share": o.low_precision_share,
             "in_low_precision": leg.low_precision(step - 1) and {o.weights, o.activations, o.kv} != {FULL},
             "optimizer": o.optimizer,
-            "seed": o.seed,
             "data_seed": o.order_seed,
-            "epochs": step * tokens / batches.epoch_tokens,
-            "log_history": [*self.logs[k], {"step": step, "learning_rate": rate}],
         }
 
     def _validate(self, weights: Tensor) -> dict[str, list[float]]:
@@ -287,6 +294,6 @@ def _precision_of(options: list[RunOptions], device: str) -> Precision:
     return Precision(
         *(
             Rounding.of([getattr(o, name) for o in options], getattr(options[0], f"{name}_per"), device)
-            for name in ("weights", "activations", "kv")
+            for name in PARTS
         )
     )

@@ -62,9 +62,15 @@ def about(study: Mapping[str, Any]) -> str:
 
 
 def cautions(study: Mapping[str, Any]) -> list[str]:
-    """That the texts overlap, where they do."""
-    message = study["overlap"]["message"]
-    return [f"**{message[0].upper()}{message[1:]}.**\n"] if study["overlap"]["flagged"] else []
+    """That the texts overlap, where they do; and bases of other bits than asked for, of methods with a width of their
+    own."""
+    asked, overlap = study["settings"]["bits"], study["overlap"]
+    found = [f"{overlap['message'][0].upper()}{overlap['message'][1:]}"] if overlap["flagged"] else []
+    widths = ", ".join(str(bits) for bits in asked if bits != UNQUANTIZED_BITS)
+    for name, own in dict.fromkeys((run["quantizer"], run["bits"]) for run in study["runs"]):
+        if own not in asked:
+            found.append(f"The base {name} has {own} bits, the only width of this method, not {widths} as in --bits")
+    return [f"**{text}.**\n" for text in found]
 
 
 def settings(study: Mapping[str, Any]) -> str:

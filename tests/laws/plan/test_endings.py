@@ -146,11 +146,17 @@ def test_the_rows_of_the_study_are_its_table():
         assert got == pytest.approx((len(values), statistics.fmean(values), error), rel=1e-4), key
 
 
+def of_study(bits, N, ratio):
+    return [one for one in endings((bits,), N, N * ratio, {}).choices if one.origin is Origin.STUDY]
+
+
+def place(effect):
+    return effect.at["N"], effect.at["D"] / effect.at["N"]
+
+
 def test_the_study_answers_at_the_nearest_size_and_ratio():
-    choices = [one for one in endings((4,), 14_000, 14_000 * 70, {}).choices if one.origin is Origin.STUDY]
-    nearest = choices[0]
-    assert {effect.at["N"] for effect in nearest.effects} == {13_408}
-    assert {effect.at["D"] / effect.at["N"] for effect in nearest.effects} == {80}
+    nearest = of_study(4, 14_000, 70)[0]
+    assert set(map(place, nearest.effects)) == {(13_408, 80)}
     assert {"decay:20%", "decay+qat:20%@4"} <= {effect.ending for effect in nearest.effects}
     assert nearest.beyond == {}
     for effect in nearest.effects:
@@ -158,11 +164,68 @@ def test_the_study_answers_at_the_nearest_size_and_ratio():
         assert effect.difference.high - effect.difference.value == pytest.approx(half)
         decided = abs(effect.difference.value) > half
         assert (effect.decision is not Decision.UNDECIDED) == decided
-    far = [one for one in endings((4,), 1e9, 1e11, {}).choices if one.origin is Origin.STUDY]
-    assert {effect.at["N"] for effect in far[0].effects} == {max(row["params"] for row in study_rows())}
-    assert far[0].beyond["N"] > 100
+    assert of_study(4, 1e9, 100)[0].beyond["N"] > 100
     # training at 4 bits says nothing of serving at 3
-    assert all("@4" not in effect.ending for one in endings((3,), 2e4, 1e6, {}).choices for effect in one.effects)
+    assert all("@4" not in effect.ending for one in of_study(3, 2e4, 50) for effect in one.effects)
+
+
+@pytest.mark.parametrize(("bits", "N", "ratio"), product((2, 4), (13_408, 25e3, 6e5, 1e9), (6, 82, 1_280)))
+def test_each_ending_of_the_study_is_nearest_to_the_plan(bits, N, ratio):
+    """With loops: no other row of the ending has a smaller factor in N times factor in D/N."""
+
+    def factors(size, tokens):
+        return max(N / size, size / N), max(ratio / tokens, tokens / ratio)
+
+    least = {}
+    for one in study_rows():
+        if one["bits"] == bits and ("@" not in one["ending"] or one["ending"].endswith(f"@{bits}")):
+            distance = math.prod(factors(one["params"], one["tokens_per_param"]))
+            least[one["ending"]] = min(distance, least.get(one["ending"], math.inf))
+    choices, found = of_study(bits, N, ratio), {}
+    for choice in choices:
+        [there] = set(map(place, choice.effects))
+        expected = dict(zip(("N", "D/N"), factors(*there)))
+        assert choice.beyond == pytest.approx({name: by for name, by in expected.items() if by >= 1.5})
+        found |= {effect.ending: math.prod(factors(*there)) for effect in choice.effects}
+    assert found == pytest.approx(least)
+    assert sum(len(choice.effects) for choice in choices) == len(least)
+    assert list(found.values()) == sorted(found.values())
+
+
+def test_an_ending_is_compared_with_those_at_its_place_alone(monkeypatch):
+    def measured(ending, N, ratio, difference):
+        at = {"params": N, "tokens_per_param": ratio, "bits": 2.0}
+        return {"ending": ending, **at, "runs": 6.0, "difference": difference, "error": 0.001}
+
+    rows = [
+        measured("decay:20%", 1e4, 80.0, -0.2), measured("decay:20%", 1e4, 1_280.0, 0.1),
+        measured("ema:0.99", 1e4, 80.0, -0.1), measured("lawa:8", 1e4, 80.0, -0.01),
+        measured("decay:20%", 5e5, 5.0, 0.0), measured("decay:20%", 5e5, 10.0, 0.3), measured("lawa:8", 5e5, 10.0, 0.2),
+    ]  # fmt: skip
+    monkeypatch.setattr("ptq_eval.laws.plan.endings.study_rows", lambda: tuple(rows))
+
+    def seen(N, ratio):
+        return [
+            (place(one.effects[0]), [effect.ending for effect in one.effects], one.verdict, dict(one.beyond))
+            for one in of_study(2, N, ratio)
+        ]
+
+    annealed = ((1e4, 1_280), ["decay:20%"], Verdict.TRUNK, {})
+    averaged = ((1e4, 80), ["ema:0.99", "lawa:8"], Verdict.ONE, pytest.approx({"D/N": 16}))
+    assert seen(1e4, 1_280) == [annealed, averaged]
+    together = ["decay:20%", "ema:0.99", "lawa:8"]
+    assert seen(1e4, 82) == [((1e4, 80), together, Verdict.ONE, {})]
+    large = ((5e5, 10), ["decay:20%", "lawa:8"], Verdict.TRUNK, {})
+    assert seen(5e5, 11) == [large, ((1e4, 80), ["ema:0.99"], Verdict.ONE, pytest.approx({"N": 50, "D/N": 80 / 11}))]
+
+
+def test_annealing_is_worse_at_two_bits_where_the_study_trained_longest():
+    """At D/N 1,280 it was measured, so that what it did at 80 says nothing."""
+    [first, *others] = of_study(2, 13_408, 1_280)
+    [decay] = [effect for effect in first.effects if effect.ending == "decay:20%"]
+    assert (place(decay), decay.decision) == ((13_408, 1_280), Decision.WORSE)
+    assert first.verdict is Verdict.TRUNK
+    assert all(effect.ending != "decay:20%" for choice in others for effect in choice.effects)
 
 
 def test_a_plan_holds_them_and_counts_as_answered():

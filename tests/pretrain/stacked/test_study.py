@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from ptq_eval.config.options import declared
 from ptq_eval.errors import OptionError
 from ptq_eval.pretrain import PretrainConfig, pretrain
+from ptq_eval.pretrain.schedule import branch_start
 from ptq_eval.pretrain.stacked import trainer
 from ptq_eval.pretrain.stacked.options import RunOptions
 from ptq_eval.pretrain.stacked.plan import Leg, Run
@@ -108,7 +109,10 @@ def test_a_study_trains_every_run_of_its_grid(trained):
     assert (state["schedule_phase"], state["global_step"]) == ("annealed", wsd.targets[0])
     assert state["eval_loss"] == state["eval_loss_full_precision"]
     per_epoch = json.loads((home / "pretrain.json").read_text())["tokens_per_epoch"]
-    assert 0 < state["epochs"] == wsd.targets[0] * 64 / per_epoch
+    assert 0 < state["epochs"] == state["epoch"] == wsd.targets[0] * 64 / per_epoch
+    start = branch_start(wsd.targets[0], warmup=wsd.options.warmup, decay=wsd.options.decay)
+    assert state["decay_steps"] == wsd.targets[0] - start
+    assert (home / "starts" / f"step-{start}.pt").is_file()
 
 
 def test_what_is_recorded_of_a_run_in_low_precision(trained):
@@ -156,6 +160,11 @@ def test_oracle_a_stacked_run_is_that_of_pretrain(text, tmp_path, schedule):
         a, b = load_file(path / "model.safetensors"), load_file(mine / "model.safetensors")
         assert a.keys() == b.keys()
         assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-3
+        own, other = (json.loads((each / "trainer_state.json").read_text()) for each in (path, mine))
+        assert other.keys() - own.keys() == {"average", "precision_per", "low_precision_share"}
+        assert {name: other[name] for name in own if name != "log_history"} == (
+            {name: value for name, value in own.items() if name != "log_history"}
+        )
     logs = [[json.loads(line) for line in (p / "log.jsonl").read_text().splitlines()] for p in (tmp_path / "one", home)]
     assert [entry["loss"] for entry in logs[0]] == pytest.approx([entry["loss"] for entry in logs[1]], abs=1e-3)
 
