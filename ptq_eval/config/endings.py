@@ -27,6 +27,11 @@ TRAINED = (DECAY, QAT, BOTH)
 SAVED_AVERAGES = (EMA, LAWA)
 KINDS = (*TRAINED, AVERAGE, *SAVED_AVERAGES)
 EXAMPLE = "--branch decay:10% --branch average:4"
+_FORMS = {
+    DECAY: "decay:SHARE", QAT: "qat:SHARE@BITS", BOTH: "decay+qat:SHARE@BITS", AVERAGE: "average:COUNT",
+    EMA: "ema:DECAY", LAWA: "lawa:COUNT",
+}  # fmt: skip
+_AMOUNTS = {DECAY: "10%", QAT: "10%", BOTH: "10%", AVERAGE: "4", EMA: "0.999", LAWA: "8"}
 _QAT_PRECISION = "4"
 _MOST_SHARE = 0.9
 """A branch of ten times what the trunk was trained on is no ending of it."""
@@ -62,19 +67,28 @@ class Branch:
 
     def end(self, start: int) -> int:
         """The step at which a trained branch ends that leaves the trunk at step `start`, of which it is the last
-        `amount`: the inverse of `pretrain.schedule.branch_start`."""
-        return max(start + 1, round(start / (1 - self.amount)))
+        `amount`: the inverse of `pretrain.schedule.branch_start`.  Raises OptionError where this is no step."""
+        end = round(start / (1 - self.amount))
+        if end <= start:
+            least = f"about {100 / (start + 1):.2g}% or more, which is one step"
+            what = "a branch of less than half a step"
+            raise OptionError(what, got=f"{self.name} of step {start}", allowed=least, remedy=f"{self.kind}:10%")
+        return end
 
 
 def _branch(value: Any, *, name: str, error: type[PtqEvalError]) -> Branch:
     if isinstance(value, Branch):
         return value
     text = str(value).strip().lower()
-    kind, colon, rest = text.partition(":")
-    if kind not in KINDS or not colon:
+    kind, _, rest = text.partition(":")
+    amount, at, precision = (part.strip() for part in rest.partition("@"))
+    if not amount and (known := kind.partition("@")[0].strip()) in KINDS:
+        at = f"@{precision or kind.partition('@')[2] or _QAT_PRECISION}" if known in (QAT, BOTH) else ""
+        what = "a branch needs its amount"
+        raise error(what, got=repr(value), allowed=_FORMS[known], remedy=f"for example {known}:{_AMOUNTS[known]}{at}")
+    if kind not in KINDS:
         remedy = did_you_mean(kind, KINDS) or f"for example {EXAMPLE}"
         raise error("unknown branch", got=repr(value), allowed=f"KIND:AMOUNT with {', '.join(KINDS)}", remedy=remedy)
-    amount, at, precision = rest.partition("@")
     if at and kind not in (QAT, BOTH):
         raise error(f"{kind} has no precision", got=repr(value), remedy=f"{kind}:{amount}, or qat:{amount}@{precision}")
     if at and not precision:
@@ -126,8 +140,7 @@ class ProbeConfig(Options):
 
     branch: tuple[Branch, ...] = option(
         (),
-        "A way to end the run: decay:SHARE, qat:SHARE@BITS, decay+qat:SHARE@BITS, average:COUNT, ema:DECAY or "
-        "lawa:COUNT; may be repeated.",
+        f"A way to end the run: {', '.join(list(_FORMS.values())[:-1])} or {_FORMS[LAWA]}; may be repeated.",
         Kind(_branch, "KIND:AMOUNT"),
         many=True,
         repeated=True,

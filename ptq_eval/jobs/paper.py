@@ -17,7 +17,14 @@ from typing import Any
 import pandas as pd
 
 from ptq_eval.config.paper import PaperConfig
-from ptq_eval.errors import LatexError, NothingToFitError, OptionError, OutputMismatchError, did_you_mean
+from ptq_eval.errors import (
+    EmptyFolderError,
+    LatexError,
+    NothingToFitError,
+    OptionError,
+    OutputMismatchError,
+    did_you_mean,
+)
 from ptq_eval.report import studies, with_texts
 from ptq_eval.report.common.data import COLUMNS, Study
 from ptq_eval.report.common.files import read_json
@@ -44,9 +51,10 @@ class Paper:
 def paper(out: str | Path, folder: str | Path, **options: Any) -> Paper:
     """Write the results in `out` as a LaTeX project below `folder`, and compile it unless `compile` is false.
 
-    options: those of `ptq_eval.config.paper.PaperConfig`.  Raises NothingToFitError if `out` holds no report,
-    OutputMismatchError if that is damaged or older than the measurements, OutputFolderError if `folder` holds something
-    else, OutputFullError, OptionError, and LatexError where LaTeX is missing or fails; the sources are complete then.
+    options: those of `ptq_eval.config.paper.PaperConfig`.  Raises EmptyFolderError if there is no `out`,
+    NothingToFitError if it holds no report, OutputMismatchError if that is damaged or older than the measurements,
+    OutputFolderError if `folder` holds something else, OutputFullError, OptionError, and LatexError where LaTeX is
+    missing or fails; the sources are complete then.
     """
     config, out, folder = PaperConfig.of(options), Path(out), Path(folder)
     project.require_own(folder)
@@ -76,6 +84,8 @@ def _called(names: Mapping[str, str], runs: Sequence[str]) -> dict[str, str]:
 
 def _finished(out: Path) -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
     """The degradation table, the fit and the description of a run, all of the same measurements."""
+    if not out.is_dir():
+        raise EmptyFolderError("there is no such folder", got=out, remedy="an output folder of `ptq-eval run`")
     fit = read_json(out / "fit.json", ("fits", "critical_tokens"), _AGAIN)
     run = read_json(out / "run.json", ("options",), "ptq-eval run FOLDER -o OUT")
     if fit is None or run is None or not (out / "degradation.csv").exists():

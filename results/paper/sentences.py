@@ -231,8 +231,8 @@ def arena(counted: pd.DataFrame) -> str:
 
 
 def clear(table: pd.DataFrame) -> str:
-    """The share of δ beyond their noise, by bit-width."""
+    """The share of the usual runs' δ that are further from zero than twice their error, by bit-width."""
     own = study.usual(table)
-    limit = np.hypot(2 * own["delta_se"], own["noise_floor"])
-    shares = (own["delta"] > limit).groupby(own["bits"]).mean()
+    limit = np.hypot(2 * own["delta_se"], own["noise_floor"])  # a noise floor is two standard deviations
+    shares = (own["delta"].abs() > limit).groupby(own["bits"]).mean()
     return listed([f"{percent(share)} at {width:.0f} bits" for width, share in shares.items()])

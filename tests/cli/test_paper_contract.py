@@ -26,7 +26,9 @@ def test_without_latex_the_sources_are_left_and_the_code_is_56(ptq_eval, measure
 
 
 def test_what_is_no_finished_folder_is_refused(ptq_eval, measured, tmp_path):
-    ptq_eval("paper", tmp_path / "nowhere", "-o", "paper").refuses(25, "no report", "ptq-eval report OUT")
+    ptq_eval("paper", tmp_path / "nowhere", "-o", "paper").refuses(10, "no such folder", "ptq-eval run")
+    (tmp_path / "empty").mkdir()
+    ptq_eval("paper", tmp_path / "empty", "-o", "paper").refuses(25, "no report", "ptq-eval report OUT")
     ptq_eval("paper", measured, "-o", measured).refuses(32, "other files")
     ptq_eval("paper", measured, "-o", "paper", "--rename", "tinny=x").refuses(2, "did you mean 'tiny'")
     ptq_eval("paper", measured, "-o", "paper", "--style", "three").refuses(2, "onecolumn")

@@ -1,8 +1,10 @@
 """Contract: the grammar of branches, and one line for everything that is none."""
 
+import re
+
 import pytest
 
-from ptq_eval.config.endings import AverageConfig, Branch, ProbeConfig
+from ptq_eval.config.endings import KINDS, AverageConfig, Branch, ProbeConfig
 from ptq_eval.errors import OptionError
 
 
@@ -35,7 +37,13 @@ def test_several_branches_are_separated_by_commas_or_listed():
     ("spec", "said"),
     [
         ("decai:10%", "did you mean 'decay'?"),
-        ("decay", "unknown branch"),
+        ("decay", "needs its amount | got 'decay' | allowed: decay:SHARE | remedy: for example decay:10%"),
+        ("decay+qat", "remedy: for example decay+qat:10%@4"),
+        ("qat@3", "remedy: for example qat:10%@3"),
+        ("qat:@3", "remedy: for example qat:10%@3"),
+        ("average:", "remedy: for example average:4"),
+        ("lawa", "remedy: for example lawa:8"),
+        ("decai", "did you mean 'decay'?"),
         ("", "names no way to end the run"),
         ("10%", "KIND:AMOUNT"),
         ("decay:0%", "out of range"),
@@ -54,10 +62,30 @@ def test_several_branches_are_separated_by_commas_or_listed():
     ],
 )
 def test_what_is_no_branch_is_refused_in_one_line(spec, said):
-    with pytest.raises(OptionError, match=said.replace("?", r"\?")) as refused:
+    with pytest.raises(OptionError, match=re.escape(said)) as refused:
         ProbeConfig(branch=spec)
     assert "\n" not in str(refused.value)
     assert refused.value.exit_code == 2
+
+
+def test_an_example_of_a_kind_is_a_branch():
+    for kind in KINDS:
+        with pytest.raises(OptionError) as refused:
+            ProbeConfig(branch=kind)
+        [example] = ProbeConfig(branch=refused.value.remedy.split()[-1]).branch
+        assert example.kind == kind
+
+
+@pytest.mark.parametrize(("amount", "start", "end"), [(0.1, 800, 889), (0.5, 1, 2), (1 / 801, 800, 801)])
+def test_a_branch_is_its_share_of_where_it_ends(amount, start, end):
+    assert Branch("decay", amount).end(start) == end
+
+
+@pytest.mark.parametrize(("amount", "start"), [(1e-11, 800), (0.01, 20), (5e-4, 800)])
+def test_a_branch_of_no_step_is_refused(amount, start):
+    with pytest.raises(OptionError, match="less than half a step") as refused:
+        Branch("decay", amount).end(start)
+    assert "\n" not in str(refused.value)
 
 
 def test_windows_are_sorted_and_have_two_members():

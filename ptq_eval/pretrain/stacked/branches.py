@@ -175,7 +175,7 @@ def _material(folder: Path, spec: str, options: RunOptions, digest: str) -> Mate
 
 def legs(trunk: Trunk, wanted: Sequence[Branch], out: Path) -> dict[str, Leg]:
     """What is to be trained below `out`: each branch by its name, and as `trunk@END` the trunk itself to the end of
-    each branch, so that both have seen the same text."""
+    each branch, so that both have seen the same text.  Raises OptionError for a branch that would train nothing."""
     start = out / "start.pt"
     found: dict[str, Leg] = {}
     at, origin = trunk.step, start
@@ -186,12 +186,22 @@ def legs(trunk: Trunk, wanted: Sequence[Branch], out: Path) -> dict[str, Leg]:
     for branch in wanted:
         options, end = trunk.options, branch.end(trunk.step)
         if branch.kind in (QAT, BOTH):
+            _require_rounding(branch)
             options = replace(options, weights=branch.precision)
         if branch.decays:
             rate = options.learning_rate * options.factor(trunk.step, end)
             options = replace(options, schedule="wsd", learning_rate=rate)
         found[branch.name] = _leg(trunk, options, end, trunk.step, start, branch=end if branch.decays else 0)
     return found
+
+
+def _require_rounding(branch: Branch) -> None:
+    """Raise OptionError for quantization-aware training that rounds no weights."""
+    if branch.precision == FULL:
+        what = f"{branch.kind} trains with rounded weights, which {FULL} precision does not round"
+        rounded = f"{branch.kind}:{100 * branch.amount:g}%@4"
+        remedy = f"{rounded}, or decay:{100 * branch.amount:g}%" if branch.decays else rounded
+        raise OptionError(what, got=branch.name, allowed="3 to 16 bits, or a number format", remedy=remedy)
 
 
 def trunk_name(step: int) -> str:

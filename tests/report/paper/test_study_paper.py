@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ptq_eval.report.paper import project
-from results.paper import build, dispute, others, study, tables, words
+from results.paper import build, dispute, others, sentences, study, tables, words
 from results.precision import findings, number_formats
 from tests.report.paper.support import macros
 
@@ -145,6 +145,31 @@ def test_other_measurements_give_other_numbers(found, folder, tmp_path, monkeypa
     assert other["ptqRuns"] == found["ptqRuns"]
     name = "generated/tables/harm.tex"
     assert (tmp_path / "paper" / name).read_text() != (folder / name).read_text()
+
+
+def test_clear_effects_are_counted_on_both_sides_of_zero_and_of_usual_runs_alone():
+    rows = [
+        ("", 2.0, 0.3, 0.1, 0.2), ("", 2.0, -0.3, 0.1, 0.2), ("", 2.0, 0.2, 0.1, 0.2), ("", 2.0, -0.2, 0.1, 0.0),
+        ("", 3.0, -0.1, 0.0, 0.0), ("optimizer muon", 3.0, 0.1, 0.1, 0.2),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["unusual", "bits", "delta", "delta_se", "noise_floor"])
+    assert sentences.clear(table) == "50 % at 2 bits and 100 % at 3 bits"
+
+
+def test_the_shares_of_clear_effects_are_those_of_the_table(found):
+    """With a loop over plain rows of the stored table: every schedule and average of runs that change nothing else."""
+    kept = {"optimizer": "adamw", "weight_decay": 0.1, "peak_learning_rate": 3e-3, "low_precision_share": 1}
+    kept |= {"weights": "full", "activations": "full", "kv": "full"}
+    counted = {}
+    table = pd.read_csv(study.TABLE, dtype={"weights": str, "activations": str, "kv": str}, low_memory=False)
+    for row in table.to_dict("records"):
+        if row["status"] in ("ok", "partial") and row["quantizer"] != "none" and all(row[k] == kept[k] for k in kept):
+            error = math.hypot(row["delta_se"], row["noise_floor"] / 2)
+            counted.setdefault(int(row["bits"]), []).append(abs(row["delta"]) > 2 * error)
+    shown = re.findall(r"(\d[\d.]*) % at (\d) bits", plain(found["ptqClear"]).replace(r"\,", " "))
+    assert [int(bits) for _, bits in shown] == sorted(counted)
+    for share, bits in shown:
+        assert float(share) == pytest.approx(100 * statistics.fmean(counted[int(bits)]), rel=0.05)
 
 
 def synthetic(slope=0.0, gain=0.1, seeds=(0, 1, 2)):
