@@ -11,7 +11,7 @@ UNQUANTIZED_BITS = 16
 """The bits of a base that is not quantized."""
 MOST_QUANTIZED = 8
 SHARED_WINDOWS = "the batches of the gradient's variance would share windows"
-FEWER_WINDOWS = "fewer --noise-batches, or a smaller --batch-size"
+FEWER_WINDOWS = "a smaller --batch-size, fewer --noise-batches (at least 2)"
 
 
 @dataclass(frozen=True)

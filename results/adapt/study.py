@@ -23,7 +23,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 BASE = (
     "--architecture", "llama", "--width", "256", "--layers", "7", "--vocab", "2048", "--context", "128",
     "--batch-size", "4", "--schedule", "wsd", "--decay", "0.3", "--learning-rate", "0.0015", "--warmup", "40",
-    "--ratios", "0.25", "--seed", "0", "--text", "stdlib:train", "--threads", "1", "--no-compile",
+    "--ratios", "0.5", "--seed", "0", "--text", "stdlib:train", "--threads", "1", "--no-compile",
 )  # fmt: skip
 ADAPT = (
     "--bits", "16,8,4,3,2", "--seeds", "0,1", "--quantizers", "rtn,bitsandbytes:int8,bitsandbytes:nf4", "--rank", "16",

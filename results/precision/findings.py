@@ -1,4 +1,4 @@
-"""What table.csv.gz of this folder says: two figures, and contrasts between runs that differ in one thing.
+"""What table.csv.gz of this folder says: three figures, and contrasts between runs that differ in one thing.
 
     python -m results.precision.findings
 
@@ -168,18 +168,19 @@ def draw_against_constant(found: pd.DataFrame) -> Any:
 
 
 def draw_by_schedule(table: pd.DataFrame) -> Any:
-    """δ against D/N: a row of panels for each text and size, a panel for each bit-width; a point is a seed."""
+    """δ against D/N: a row of panels for books or code and each size, a panel for each bit-width; a point is a run."""
     from matplotlib.lines import Line2D
 
     if table.empty:
         return figures.nothing("nothing is measured yet")
-    models = list(table.groupby(["text", "params"]).groups)
+    corpus = table["text"].str.startswith("stdlib").map({True: "code", False: "books"})
+    models = list(table.groupby([corpus, "params"]).groups)
     bits = sorted(table["bits"].unique())
     figure, axes = figures.panels(len(models), len(bits), sharex=True)
     shown = [name for name in ENDINGS if name in set(table["ending"])]
     for (text, params), row in zip(models, axes):
         for width, panel in zip(bits, row):
-            own = table[(table["text"] == text) & (table["params"] == params) & (table["bits"] == width)]
+            own = table[(corpus == text) & (table["params"] == params) & (table["bits"] == width)]
             for place, name in enumerate(shown):
                 points = own[own["ending"] == name]
                 colour, mark = figures.MORE_COLOURS[ENDINGS.index(name)], figures.MARKS[ENDINGS.index(name)]
@@ -190,8 +191,7 @@ def draw_by_schedule(table: pd.DataFrame) -> Any:
                 panel.plot(means.index, means, "-", color=colour, linewidth=0.9)
             panel.set_yscale("log")
             figures.log_x(panel, *figures.span(table["tokens_per_param"]), tokens=False)
-            corpus = "code" if text.startswith("stdlib") else "books"
-            panel.set_title(f"{corpus}, N = {figures.count(params)}, {width:g} bits")
+            panel.set_title(f"{text}, N = {figures.count(params)}, {width:g} bits")
         row[0].set_ylabel("δ, nats per token")
     for panel in axes[-1]:
         panel.set_xlabel("D/N")
@@ -204,12 +204,50 @@ def draw_by_schedule(table: pd.DataFrame) -> Any:
     return figure
 
 
+def by_size(table: pd.DataFrame) -> pd.DataFrame:
+    """Loss after quantization of the usual runs on books by N and D/N, means over quantizers, groupings and runs, with
+    the standard error over runs; `lowest` marks the D/N of the lowest mean of a size."""
+    books = (table["unusual"] == "") & table["text"].str.startswith("books") & table["bits"].isin(SHOWN_BITS)
+    own = table[books & table["ending"].isin(["constant", "annealed"])]
+    cell = ["ending", "bits", "params", "tokens_per_param"]
+    found = own.groupby([*cell, "seed"])["loss_q"].mean().groupby(cell).agg(["mean", "sem", "size"]).reset_index()
+    found = found.rename(columns={"mean": "loss", "sem": "error", "size": "runs"})
+    return found.assign(lowest=found.groupby(cell[:-1])["loss"].transform("min") == found["loss"])
+
+
+def draw_by_size(found: pd.DataFrame) -> Any:
+    """Loss after quantization against D/N: a panel for each bit-width, a colour for each N."""
+    from matplotlib.lines import Line2D
+
+    sizes, lines = sorted(found["params"].unique()), {"constant": "--", "annealed": "-"}
+    colours = dict(zip(sizes, figures.MORE_COLOURS))
+    figure, axes = figures.panels(1, len(SHOWN_BITS), sharex=True, sharey=True)
+    for bits, panel in zip(SHOWN_BITS, axes[0]):
+        for (ending, params), own in found[found["bits"] == bits].groupby(["ending", "params"]):
+            at, colour = own["tokens_per_param"], colours[params]
+            style = {"linestyle": lines[ending], "linewidth": 1.0, "elinewidth": 0.8}
+            panel.errorbar(at, own["loss"], 2 * own["error"], color=colour, **style)
+            best = own[own["lowest"]]
+            face = colour if ending == "annealed" else "white"
+            panel.plot(best["tokens_per_param"], best["loss"], "o", color=colour, markerfacecolor=face, markersize=4)
+        figures.log_x(panel, *figures.span(found["tokens_per_param"]), tokens=False)
+        panel.set_title(f"{bits} bits")
+        panel.set_xlabel("D/N")
+    axes[0, 0].set_ylabel("loss after quantization, nats per token")
+    handles = [Line2D([], [], color=colours[n], label=f"N = {figures.count(n)}") for n in sizes]
+    handles += [Line2D([], [], color="0.2", linestyle=line, label=name) for name, line in lines.items()]
+    handles.append(Line2D([], [], color="0.2", linestyle="", marker="o", markersize=4, label="lowest"))
+    figures.legend(figure, handles, 4)
+    return figure
+
+
 def main() -> None:
     """Write figures/ and contrasts.csv beside this file, and print how many contrasts are decided."""
     table = read()
     shown = {
         "delta_by_schedule": SimpleNamespace(data=by_schedule, draw=draw_by_schedule),
         "against_constant": SimpleNamespace(data=against_constant, draw=draw_against_constant),
+        "loss_by_size": SimpleNamespace(data=by_size, draw=draw_by_size),
     }
     (HERE / "figures").mkdir(exist_ok=True)
     figures.write(HERE / "figures", table, shown)

@@ -9,7 +9,7 @@ is decided where a t interval at 95 % excludes zero and it is twice its error at
 effect that would be decided with probability 0.8.
 
 Effective parameters are read off the study itself: a precision that raises the loss by Δ is worth as much as
-N_eff = N·exp(−Δ/s), s being how much the loss falls per log N between the two sizes at equal D.
+N_eff = N·exp(−Δ/s), s being how much the loss falls per log N between the two smallest sizes at equal D.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FULL = "full"
 PARTS = ("weights", "activations", "kv")
 RECIPE = {"peak_learning_rate": 3e-3, "weight_decay": 0.1, "optimizer": "adamw", "schedule": "wsd"}
 RATIO, SMALL, LARGE = 80.0, 13_408, 40_160
-"""The D/N at which precisions and recipes are compared, and the N of both sizes."""
+"""The D/N at which precisions and recipes are compared, their N, and the N of the next size."""
 BITS = (2.0, 3.0, 4.0)
 
 
@@ -177,18 +177,16 @@ def robustness(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def longer(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """What each doubling of D from half of `RATIO` on does to the loss after quantization, a run's mean over quantizers
-    and groupings."""
+    """What each doubling of D does to the loss after quantization of each size, a run's mean over quantizers and
+    groupings."""
     own = usual(table[(table["precision"] == "full/full/full") & (table["quantizer"] != "none")])
-    own = own[own["params"] == own.loc[own["ratio"].idxmax(), "params"]]
-    losses = own.groupby(["part", "bits", "seed", "ratio"])["loss_q"].mean().unstack()
+    losses = own.groupby(["params", "part", "bits", "seed", "ratio"])["loss_q"].mean().unstack()
     rows = []
-    for first, last in pairwise(ratio for ratio in sorted(losses) if ratio >= RATIO / 2):
+    for first, last in pairwise(sorted(losses)):
         change, case = (losses[last] - losses[first]).dropna(), f"D/N {first:g} to {2 * first:g}"
-        rows += [
-            effect("loss after quantization of longer training", case, cell, "nats per token", ending=part, bits=bits)
-            for (part, bits), cell in change.groupby(["part", "bits"])
-        ]
+        for (params, part, bits), cell in change.groupby(["params", "part", "bits"]):
+            about = {"ending": part, "bits": bits, "params": params}
+            rows.append(effect("loss after quantization of longer training", case, cell, "nats per token", **about))
     return rows
 
 
@@ -253,7 +251,7 @@ def main() -> None:
     """Write training.csv beside this file, and print it."""
     table = read()
     rows = [row for part in QUESTIONS for row in part(table)]
-    found = pd.DataFrame([*rows, *floats(read("trained.csv.gz"))])
+    found = pd.DataFrame([*rows, *floats(read("trained.csv.gz"))]).astype({"params": "Int64"})
     found.to_csv(HERE / "training.csv", index=False, float_format="%.4g")
     print(found.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
 

@@ -105,25 +105,37 @@ def test_a_session_runs(page, tmp_path):
             run(sys.executable, "-c", block.text, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("page", PACKAGES, ids=name)
-def test_example_packages_pass_their_own_tests(page, tmp_path):
-    """The files of a page, with the entry points of their pyproject.toml laid down as an installer does it."""
+def laid_down(page, folder):
+    """The project that the files of a page describe, with its entry points laid down as an installer does it; and the
+    names of its tests."""
     files = {block.file: block.text for block in blocks(page) if block.file}
+    folder.mkdir()
     for path, text in files.items():
-        (tmp_path / path).write_text(text, encoding="utf-8")
+        (folder / path).write_text(text, encoding="utf-8")
     project = tomllib.loads(files["pyproject.toml"])["project"]
-    info = tmp_path / f"{project['name']}-{project['version']}.dist-info"
+    info = folder / f"{project['name']}-{project['version']}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
     groups = project["entry-points"].items()
     lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) for group, points in groups]
     (info / "entry_points.txt").write_text("\n".join(lines))
 
-    tests = [path for path in files if path.startswith("test_")]
-    out = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, cwd=tmp_path)
-    assert re.search(r"\d+ passed", out), out
-    if "ptq_eval.quantizers" in project["entry-points"]:
-        assert project["name"] in run(sys.executable, "-m", "ptq_eval", "quantizers", cwd=tmp_path)
+    return project, [f"{folder.name}/{path}" for path in files if path.startswith("test_")]
+
+
+def test_example_packages_pass_their_own_tests(tmp_path):
+    """All in one process, which need not import torch for each."""
+    folders = [tmp_path / page.stem for page in PACKAGES]
+    projects, tests = zip(*map(laid_down, PACKAGES, folders))
+    found = os.pathsep.join(map(str, folders))
+    every = [path for own in tests for path in own]
+    command = [sys.executable, "-m", "pytest", "-v", "--rootdir=.", "-p", "no:cacheprovider"]
+    out = run(*command, *every, cwd=tmp_path, PYTHONPATH=found)
+    assert all(re.search(rf"^{path}::\S+ PASSED", out, re.MULTILINE) for path in every), out
+    listed = run(sys.executable, "-m", "ptq_eval", "quantizers", cwd=tmp_path, PYTHONPATH=found)
+    quantizers = [one["name"] for one in projects if "ptq_eval.quantizers" in one["entry-points"]]
+    assert quantizers
+    assert all(one in listed for one in quantizers)
 
 
 def parse(args):

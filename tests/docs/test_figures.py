@@ -91,8 +91,8 @@ def test_what_forecasts_of_the_study_hold_is_that_stored():
         return round(share, 1 if share > 99 else None)
 
     half = stated[stated["asked_at"].str.startswith("half")]
-    for what, start in (("loss_q", "| loss after quantization | 99.7 %"), ("delta", "| δ | 94 %")):
-        row = next(line for line in lines if line.startswith(start))
+    head = next(at for at, line in enumerate(lines) if line.startswith("| half of the run, inside |"))
+    for what, row in zip(("loss_q", "delta"), lines[head + 2 : head + 4]):
         own = half[half["what"] == what]
         assert [float(x) for x in re.findall(r"([\d.]+) %", row)] == [
             held(own[own["bits"] == b]) for b in (2, 3, 4, 5, 6, 8)

@@ -93,9 +93,12 @@ def test_floats_are_compared_with_integers_of_the_same_bits(script, table):
     assert list(found["ending"]) == ["trunk", "annealed"]
 
 
-def test_longer_training_is_a_doubling_of_d(script, table):
+def test_longer_training_is_a_doubling_of_d_of_every_size(script, table):
     found = pd.DataFrame(script.longer(table))
-    assert set(found["case"]) == {"D/N 40 to 80"}
+    cases = ["D/N 5 to 10", "D/N 10 to 20", "D/N 20 to 40", "D/N 40 to 80"]
+    key = ["case", "params", "ending", "bits"]
+    expected = product(cases, (script.SMALL, script.LARGE), ("trunk", "annealed"), OF_DELTA)
+    assert sorted(zip(*(found[name] for name in key))) == sorted(expected)
     for _, one in found.iterrows():
         change = -0.1 * math.log(2)
         assert one["effect"] == pytest.approx(change * (1 - OF_DELTA[one["bits"]]), rel=1e-3)
@@ -130,3 +133,20 @@ def test_a_repeated_study_is_compared_with_the_scatter_of_seeds():
     assert 0.9 < found["means_agree"] <= 1
     elsewhere = there.assign(delta=there["delta"] + 1)
     assert module_of("precision").repeated(here, elsewhere)["means_agree"].iloc[0] < 0.1
+
+
+def test_the_lowest_loss_of_each_size_is_marked():
+    losses = {13_408: {5: 4.0, 10: 3.0, 20: 3.5}, 40_160: {5: 2.0, 10: 2.5, 20: 3.0}}
+    table = pd.DataFrame([
+        {"unusual": "", "text": text, "bits": 2, "ending": "annealed", "params": N, "tokens_per_param": ratio,
+         "seed": seed, "loss_q": loss + (seed - 1) / 10 + (5 if text == "stdlib:train" else 0)}
+        for N, own in losses.items()
+        for ratio, loss in own.items()
+        for seed in range(3)
+        for text in ("books.txt", "stdlib:train")
+    ])  # fmt: skip
+    found = module_of("findings").by_size(table)
+    lowest = found[found["lowest"]].set_index("params")
+    assert lowest["tokens_per_param"].to_dict() == {13_408: 10, 40_160: 5}
+    assert lowest["loss"].to_dict() == pytest.approx({13_408: 3.0, 40_160: 2.0})
+    assert found["error"].to_numpy() == pytest.approx(0.1 / math.sqrt(3))
