@@ -178,9 +178,9 @@ def draw_by_schedule(table: pd.DataFrame) -> Any:
     bits = sorted(table["bits"].unique())
     figure, axes = figures.panels(len(models), len(bits), sharex=True)
     shown = [name for name in ENDINGS if name in set(table["ending"])]
-    for (text, params), row in zip(models, axes):
+    for (kind, params), row in zip(models, axes):
         for width, panel in zip(bits, row):
-            own = table[(corpus == text) & (table["params"] == params) & (table["bits"] == width)]
+            own = table[(corpus == kind) & (table["params"] == params) & (table["bits"] == width)]
             for place, name in enumerate(shown):
                 points = own[own["ending"] == name]
                 colour, mark = figures.MORE_COLOURS[ENDINGS.index(name)], figures.MARKS[ENDINGS.index(name)]
@@ -191,7 +191,7 @@ def draw_by_schedule(table: pd.DataFrame) -> Any:
                 panel.plot(means.index, means, "-", color=colour, linewidth=0.9)
             panel.set_yscale("log")
             figures.log_x(panel, *figures.span(table["tokens_per_param"]), tokens=False)
-            panel.set_title(f"{text}, N = {figures.count(params)}, {width:g} bits")
+            panel.set_title(f"{kind}, N = {figures.count(params)}, {width:g} bits")
         row[0].set_ylabel("δ, nats per token")
     for panel in axes[-1]:
         panel.set_xlabel("D/N")
@@ -205,8 +205,8 @@ def draw_by_schedule(table: pd.DataFrame) -> Any:
 
 
 def by_size(table: pd.DataFrame) -> pd.DataFrame:
-    """Loss after quantization of the usual runs on books by N and D/N, means over quantizers, groupings and runs, with
-    the standard error over runs; `lowest` marks the D/N of the lowest mean of a size."""
+    """Loss after quantization, in nats per token, of the usual runs on books by N and D/N: means over quantizers,
+    groupings and runs, with the standard error over runs.  `lowest` marks the D/N of the lowest mean of a size."""
     books = (table["unusual"] == "") & table["text"].str.startswith("books") & table["bits"].isin(SHOWN_BITS)
     own = table[books & table["ending"].isin(["constant", "annealed"])]
     cell = ["ending", "bits", "params", "tokens_per_param"]
@@ -220,7 +220,7 @@ def draw_by_size(found: pd.DataFrame) -> Any:
     from matplotlib.lines import Line2D
 
     sizes, lines = sorted(found["params"].unique()), {"constant": "--", "annealed": "-"}
-    colours = dict(zip(sizes, figures.MORE_COLOURS))
+    colours = dict(zip(sizes, [*figures.MORE_COLOURS, *figures.COLOURS.values()]))
     figure, axes = figures.panels(1, len(SHOWN_BITS), sharex=True, sharey=True)
     for bits, panel in zip(SHOWN_BITS, axes[0]):
         for (ending, params), own in found[found["bits"] == bits].groupby(["ending", "params"]):
